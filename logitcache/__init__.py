@@ -1,0 +1,1 @@
+"""Run teachers once, train any number of students from what they said."""

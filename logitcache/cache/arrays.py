@@ -1,0 +1,99 @@
+"""Zarr arrays as the format wants them: one shard per unit and view, checksums inside.
+
+The only module that talks to zarr's array interface.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from logitcache.cache.format import ATTRIBUTE, inner_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zarr.core.array_spec import ArrayConfigParams
+
+    from logitcache.cache.location import RecordingStore
+    from logitcache.encoding.arrays import ArraySpec
+
+__all__ = ["create_array", "create_group", "open_array", "resize", "shard_key", "write_attributes"]
+
+# Without it a shard that holds nothing but fill has no object, and looks missing.
+_CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
+
+
+def create_group(store: RecordingStore, path: str, attributes: Mapping[str, Any]) -> None:
+    """Create a group with logitcache's attributes; what lay there undeclared is removed."""
+    zarr.create_group(
+        store, path=path or None, attributes={ATTRIBUTE: dict(attributes)}, overwrite=True
+    )
+
+
+def write_attributes(store: RecordingStore, path: str, attributes: Mapping[str, Any]) -> None:
+    """Replace logitcache's attributes of a group."""
+    group = zarr.open_group(store, path=path or None, mode="r+")
+    group.update_attributes({ATTRIBUTE: dict(attributes)})
+
+
+def create_array(
+    store: RecordingStore, path: str, spec: ArraySpec | None, leading: tuple[int, ...], unit: int
+) -> None:
+    """Create one array.
+
+    Args:
+        store: Where.
+        path: Path below the root.
+        spec: Shape of a row, dtype and fill; None for strings.
+        leading: Length of the axes before a row's own: (rows,) or (views, rows).
+        unit: Rows of a shard.
+    """
+    tail = () if spec is None else spec.shape
+    per_view = (1,) * (len(leading) - 1)
+    with warnings.catch_warnings():
+        # strings are no part of the Zarr v3 core yet; every implementation we name reads them
+        warnings.filterwarnings("ignore", message=".*(specification|vlen-utf8|string).*")
+        zarr.create_array(
+            store,
+            name=path,
+            shape=(*leading, *tail),
+            shards=(*per_view, unit, *tail),
+            chunks=(*per_view, inner_rows(unit), *tail),
+            dtype="str" if spec is None else spec.dtype,
+            fill_value="" if spec is None else np.dtype(spec.dtype).type(spec.fill),
+            compressors=_compressors(spec),
+            config=_CONFIG,
+        )
+
+
+def open_array(store: RecordingStore, path: str, *, writable: bool = False) -> zarr.Array[Any]:
+    """Open one array."""
+    array: Any = zarr.open_array(store, path=path, mode="r+" if writable else "r")
+    configured: zarr.Array[Any] = array.with_config(_CONFIG)  # open_array ignores its argument
+    return configured
+
+
+def shard_key(array: zarr.Array[Any], unit: int, slot: int | None) -> str:
+    """Return where the shard of a unit lies."""
+    leading = (unit,) if slot is None else (slot, unit)
+    coordinates = (*leading, *(0,) * (array.ndim - len(leading)))
+    return f"{array.path}/{array.metadata.encode_chunk_key(coordinates)}"
+
+
+def resize(store: RecordingStore, path: str, leading: tuple[int, ...]) -> None:
+    """Grow the axes before a row's own; no object is touched but the metadata."""
+    array = open_array(store, path, writable=True)
+    array.resize((*leading, *array.shape[len(leading) :]))
+
+
+def _compressors(spec: ArraySpec | None) -> list[Any]:
+    if spec is not None and spec.codec == "raw":
+        return [Crc32cCodec()]
+    typesize = 1 if spec is None else np.dtype(spec.dtype).itemsize
+    blosc = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=typesize)
+    return [blosc, Crc32cCodec()]

@@ -1,0 +1,171 @@
+"""Names, numbers and digests of cache format 1; ``docs/format.md`` is normative.
+
+Layout::
+
+    zarr.json                                     attributes["logitcache"]: the root manifest
+    samples/{key,hash,digest,bytes,label,status}  one row per image
+    teachers/<name>/<array>                       what a teacher said, by view slot and row
+    commits/<group>/<view, - for samples>/<unit>.json
+    ledger/<group>/<view>.<revision>.json
+    revisions/<n>.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.encoding.arrays import ArraySpec
+from logitcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "ATTRIBUTE",
+    "FORMAT",
+    "NO_VIEW",
+    "SAMPLES",
+    "SAMPLE_ARRAYS",
+    "Status",
+    "canonical_json",
+    "check_name",
+    "commit_key",
+    "commit_prefix",
+    "content_sha256",
+    "default_unit_rows",
+    "group_unit_rows",
+    "inner_rows",
+    "ledger_key",
+    "revision_key",
+    "sha256",
+    "teacher_group",
+]
+
+FORMAT = 1
+ATTRIBUTE = "logitcache"
+SAMPLES = "samples"
+NO_VIEW = "-"
+"""Stands for the view in the commits of the samples, which have none."""
+
+SAMPLE_ARRAYS = {
+    "hash": ArraySpec((), "uint64", 0),
+    "digest": ArraySpec((16,), "uint8", 0, "raw"),
+    "bytes": ArraySpec((), "int64", 0),
+    "label": ArraySpec((), "int32", -1),
+    "status": ArraySpec((), "uint8", 0),
+}
+"""The samples' arrays but for ``key``, which is a string."""
+
+_MAX_INNER_ROWS = 4096
+_MAX_UNIT_BYTES = 256_000_000
+_MIN_UNIT_ROWS, _SMALLEST_UNIT_ROWS, _MAX_UNIT_ROWS = 1024, 16, 65536
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Status(IntEnum):
+    """What is in a row of the samples."""
+
+    PADDING = 0
+    OK = 1
+    UNREADABLE = 2
+
+
+def canonical_json(value: object) -> bytes:
+    """Return JSON that is the same bytes for the same value: what is digested and stored."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def sha256(content: bytes | bytearray | memoryview) -> str:
+    """Return the sha256 of bytes in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def content_sha256(array: NDArray[Any]) -> str:
+    """Return the sha256 of decoded rows: little-endian C order, strings as UTF-8 joined by NUL."""
+    if array.dtype.kind in "OUT":
+        return sha256(b"\0".join(str(value).encode() for value in array))
+    return sha256(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+
+
+def check_name(name: str, what: str) -> str:
+    """Return a name that is safe as a path segment everywhere.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"unusable name for a {what}",
+            got=repr(name),
+            expected="letters, digits, '.', '_' and '-', at most 64, a letter or digit first",
+        )
+    return name
+
+
+def teacher_group(name: str) -> str:
+    """Return the path of a teacher's group."""
+    return f"teachers/{name}"
+
+
+def commit_prefix(group: str, view: str) -> str:
+    """Return where the commits of one view of a group lie."""
+    return f"commits/{group}/{view}"
+
+
+def commit_key(group: str, view: str, unit: int) -> str:
+    """Return where the commit of one unit lies."""
+    return f"{commit_prefix(group, view)}/{unit}.json"
+
+
+def ledger_key(group: str, view: str, revision: int) -> str:
+    """Return where a ledger lies."""
+    return f"ledger/{group}/{view}.{revision}.json"
+
+
+def revision_key(revision: int) -> str:
+    """Return where a revision lies."""
+    return f"revisions/{revision}.json"
+
+
+def default_unit_rows(rows: int, asked: int | None = None) -> int:
+    """Return the rows of a unit: a power of two, about a sixteenth of the set.
+
+    Args:
+        rows: Images of the first segment.
+        asked: What the user wants instead.
+
+    Raises:
+        UsageError: What the user wants is no power of two, or too small.
+    """
+    if asked is None:
+        sixteenth = 1 << max(0, (rows // 16).bit_length() - 1)
+        return min(max(sixteenth, _MIN_UNIT_ROWS), _MAX_UNIT_ROWS)
+    if asked < _SMALLEST_UNIT_ROWS or asked & (asked - 1) or asked > _MAX_UNIT_ROWS:
+        raise UsageError(
+            "unusable size of a unit",
+            where="unit_rows",
+            expected=f"a power of two from {_SMALLEST_UNIT_ROWS} to {_MAX_UNIT_ROWS}",
+            got=asked,
+        )
+    return asked
+
+
+def group_unit_rows(unit_rows: int, row_bytes: int) -> int:
+    """Return the rows of a group's unit: the root's, halved until a unit is under 256 MB."""
+    while unit_rows > 1 and unit_rows * row_bytes >= _MAX_UNIT_BYTES:
+        unit_rows //= 2
+    return unit_rows
+
+
+def inner_rows(unit_rows: int) -> int:
+    """Return the rows of an inner chunk."""
+    return min(unit_rows, _MAX_INNER_ROWS)

@@ -1,0 +1,151 @@
+"""A teacher's group: which views it saw, how its answers are encoded and cut into units."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.arrays import open_array
+from logitcache.cache.format import ATTRIBUTE, FORMAT, teacher_group
+from logitcache.encoding.arrays import ArraySpec
+from logitcache.encoding.choice import Encoding, parse_encoding
+from logitcache.errors import CacheDamaged, CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from logitcache.cache.location import LocalLocation, RecordingStore
+    from logitcache.encoding.arrays import Encoded
+
+__all__ = ["TeacherGroup", "read_group", "read_rows", "units_of"]
+
+_MAX_CLASSES = 2**32 - 1
+_OPTIONAL = {
+    "lse": ArraySpec((), "float32", float("nan")),
+    "label_logp": ArraySpec((), "float16", float("nan")),
+}
+
+
+@dataclass(frozen=True)
+class TeacherGroup:
+    """What the attributes of ``teachers/<name>`` say.
+
+    Attributes:
+        name: The teacher.
+        num_classes: C.
+        encoding: How its log-probabilities are stored.
+        optional: Which of ``lse`` and ``label_logp`` are kept.
+        unit_rows: Rows of a unit of this group.
+        view_ids: Views by slot.
+        lock_sha256: Digest of the lock in the root manifest.
+        class_names_sha256: Digest of the names of the classes.
+    """
+
+    name: str
+    num_classes: int
+    encoding: Encoding
+    optional: tuple[str, ...]
+    unit_rows: int
+    view_ids: tuple[str, ...]
+    lock_sha256: str
+    class_names_sha256: str
+
+    @property
+    def path(self) -> str:
+        """Path of the group below the root."""
+        return teacher_group(self.name)
+
+    def specs(self) -> dict[str, ArraySpec]:
+        """Return the arrays of the group by name."""
+        return self.encoding.specs() | {name: _OPTIONAL[name] for name in self.optional}
+
+    def slot(self, view_id: str) -> int:
+        """Return where a view lies on the first axis.
+
+        Raises:
+            CacheError: This teacher did not see it.
+        """
+        if view_id not in self.view_ids:
+            raise CacheError(
+                f"teacher {self.name!r} did not see this view",
+                got=view_id,
+                expected=f"one of its {len(self.view_ids)} views",
+            )
+        return self.view_ids.index(view_id)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the attributes as JSON values."""
+        return {
+            "format": FORMAT,
+            "head": "softmax",
+            "num_classes": self.num_classes,
+            "encoding": self.encoding.to_json(),
+            "optional": list(self.optional),
+            "unit_rows": self.unit_rows,
+            "view_ids": list(self.view_ids),
+            "lock_sha256": self.lock_sha256,
+            "class_names_sha256": self.class_names_sha256,
+        }
+
+
+def read_group(location: LocalLocation, name: str) -> TeacherGroup:
+    """Read the attributes of a teacher's group.
+
+    Raises:
+        CacheDamaged: They are missing or malformed.
+    """
+    key = f"{teacher_group(name)}/zarr.json"
+    where = f"{location}/{key}"
+    content = location.read(key)
+    try:
+        values = json.loads(content or b"")["attributes"][ATTRIBUTE]
+        if not 2 <= values["num_classes"] <= _MAX_CLASSES or values["head"] != "softmax":
+            raise CacheError("this group cannot be read", where=where, got=values)
+        return TeacherGroup(
+            name=name,
+            num_classes=values["num_classes"],
+            encoding=parse_encoding(values["encoding"], values["num_classes"], where),
+            optional=tuple(array for array in values["optional"] if array in _OPTIONAL),
+            unit_rows=values["unit_rows"],
+            view_ids=tuple(values["view_ids"]),
+            lock_sha256=values["lock_sha256"],
+            class_names_sha256=values["class_names_sha256"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CacheDamaged("a group's attributes are damaged", where=where, got=error) from None
+
+
+def read_rows(
+    store: RecordingStore,
+    group: TeacherGroup,
+    view_id: str,
+    start: int,
+    stop: int,
+    arrays: Sequence[str] | None = None,
+) -> Encoded:
+    """Read encoded rows [start, stop) of one view of a teacher, trusting that they are committed.
+
+    Raises:
+        CacheDamaged: A checksum does not hold, or an object cannot be read.
+    """
+    slot = group.slot(view_id)
+    encoded: Encoded = {}
+    for name in arrays or group.specs():
+        path = f"{group.path}/{name}"
+        try:
+            encoded[name] = np.asarray(open_array(store, path)[slot, start:stop])
+        except (ValueError, RuntimeError, OSError) as error:
+            raise CacheDamaged(
+                "an array cannot be read",
+                where=f"{path}, view {view_id}, rows {start} to {stop}",
+                got=error,
+            ) from error
+    return encoded
+
+
+def units_of(start: int, stop: int, unit_rows: int) -> range:
+    """Return the units that rows [start, stop) touch."""
+    return range(start // unit_rows, -(-stop // unit_rows))

@@ -1,0 +1,179 @@
+"""The root manifest: what a cache is about, bounded in size, parsed once and then trusted."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from logitcache.cache.format import ATTRIBUTE, FORMAT, check_name
+from logitcache.errors import CacheError, UnsupportedFormat, UsageError
+
+if TYPE_CHECKING:
+    from logitcache.cache.location import LocalLocation
+
+__all__ = ["DataRecord", "Manifest", "RevisionPointer", "Segment", "TeacherRecord", "read_manifest"]
+
+_MAX_MANIFEST_BYTES = 64 * 2**20
+_MAX_ROWS = 2**40
+_MAX_CLASSES = 2**32 - 1
+_Count = Annotated[int, Field(ge=0, le=_MAX_ROWS)]
+
+
+class _Record(BaseModel):
+    """A part of the manifest: immutable; what a newer version added is ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class Segment(_Record):
+    """Rows that were added together.
+
+    Attributes:
+        start: First row, a multiple of the unit.
+        rows: How many.
+        listing_sha256: Over key and label of its rows in order.
+    """
+
+    start: _Count
+    rows: _Count
+    listing_sha256: str = ""
+
+    @property
+    def stop(self) -> int:
+        """One past the last row."""
+        return self.start + self.rows
+
+
+class DataRecord(_Record):
+    """What the cache was made from.
+
+    Attributes:
+        description: Reader, place and split, in words; for people, never compared.
+        class_names: In order of their number; empty without labels.
+        fingerprint: sha256 over key and digest of all rows; known once sealed.
+    """
+
+    description: str
+    class_names: tuple[str, ...] = Field(max_length=1_000_000)
+    fingerprint: str | None = None
+
+
+class TeacherRecord(_Record):
+    """Who answered, field by field; the lock that a resumed run must match.
+
+    Attributes:
+        lock: What decides the answers: model, weights, preprocessing, precision, class map.
+        canonical_batch: Images of one forward.
+        source: Where the weights came from, in words; never compared.
+        accuracy: Share of labelled rows it gets right, by view id; known once sealed.
+    """
+
+    lock: dict[str, Any]
+    canonical_batch: int = Field(ge=1)
+    source: str
+    accuracy: dict[str, float] = Field(default_factory=dict)
+
+
+class RevisionPointer(_Record):
+    """Which revision is current, and its digest."""
+
+    number: int = Field(ge=1)
+    sha256: str
+
+
+class Manifest(_Record):
+    """The root manifest.
+
+    Attributes:
+        format: Version of the format.
+        unit_rows: U, rows of a unit of work.
+        segments: Rows, in the order they were added.
+        data: What images.
+        views: Recipe by id.
+        teachers: Record by name.
+        versions: Libraries and processor that made the first unit.
+        revision: What is sealed; None before the first seal.
+    """
+
+    format: int
+    unit_rows: int = Field(ge=16, le=65536)
+    segments: tuple[Segment, ...] = Field(max_length=65536)
+    data: DataRecord
+    views: dict[str, dict[str, Any]] = Field(max_length=65536)
+    teachers: dict[str, TeacherRecord] = Field(max_length=4096)
+    versions: dict[str, str]
+    revision: RevisionPointer | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in self.teachers:
+            check_name(name, "teacher")
+        end = 0
+        for segment in self.segments:
+            if segment.start % self.unit_rows or segment.start < end:
+                raise ValueError(f"segment starts at {segment.start}, after row {end}")
+            end = segment.stop
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Images of all segments, readable or not."""
+        return sum(segment.rows for segment in self.segments)
+
+    @property
+    def capacity(self) -> int:
+        """Rows of the arrays: the last segment's end, up to a whole unit."""
+        end = self.segments[-1].stop if self.segments else 0
+        return -(-end // self.unit_rows) * self.unit_rows
+
+    def changed(self, **fields: Any) -> Manifest:
+        """Return a copy with some fields replaced."""
+        return self.model_copy(update=fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as JSON values."""
+        return self.model_dump(mode="json")
+
+
+def read_manifest(location: LocalLocation) -> Manifest:
+    """Read and check the root manifest.
+
+    Raises:
+        CacheError: There is no cache, or its manifest is malformed.
+        UnsupportedFormat: A newer format.
+    """
+    where = f"{location}/zarr.json"
+    size = location.size("zarr.json")
+    if size is None:
+        raise CacheError(
+            "no cache here", where=location, hint="make one with logitcache precompute"
+        )
+    if size > _MAX_MANIFEST_BYTES:
+        raise CacheError("the manifest is too large to be one", where=where, got=f"{size} bytes")
+    try:
+        values = json.loads(location.read("zarr.json") or b"")["attributes"][ATTRIBUTE]
+    except (ValueError, KeyError, TypeError):
+        raise CacheError(
+            "a Zarr group, perhaps, but no cache",
+            where=where,
+            expected=f"attributes[{ATTRIBUTE!r}]",
+        ) from None
+    version = values.get("format") if isinstance(values, dict) else None
+    if version != FORMAT:
+        raise UnsupportedFormat(
+            "this version of logitcache does not read this format",
+            where=where,
+            expected=f"format {FORMAT}",
+            got=f"format {version}",
+            hint="update logitcache",
+        )
+    try:
+        return Manifest.model_validate(values)
+    except (ValidationError, UsageError) as error:
+        detail = error.errors()[0] if isinstance(error, ValidationError) else {"msg": error.what}
+        path = ".".join(str(part) for part in detail.get("loc", ()))
+        raise CacheError(
+            "the manifest is damaged", where=f"{where} {path}", got=detail["msg"]
+        ) from None

@@ -1,0 +1,187 @@
+"""Reading a sealed cache: whole units, only those that the current revision names."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format import NO_VIEW, SAMPLES
+from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of
+from logitcache.cache.ledger import Ledger, Revision, read_ledger, read_revision
+from logitcache.cache.location import locate
+from logitcache.cache.manifest import Manifest, read_manifest
+from logitcache.cache.samples import Samples, read_samples
+from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from logitcache.cache.location import LocalLocation
+    from logitcache.encoding.arrays import Encoded
+
+__all__ = ["Cache", "open_cache"]
+
+
+class Cache:
+    """A sealed cache.
+
+    Made by :func:`open_cache`. Instances can be pickled; they hold no open file.
+
+    Attributes:
+        manifest: The root manifest.
+        revision: What is sealed.
+    """
+
+    def __init__(self, location: LocalLocation, manifest: Manifest, revision: Revision) -> None:
+        self._location = location
+        self.manifest = manifest
+        self.revision = revision
+
+    def __repr__(self) -> str:
+        teachers = ", ".join(self.teachers)
+        return (
+            f"<Cache {self.url}: {self.manifest.rows} images, "
+            f"{len(self.views)} views, teachers {teachers}>"
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+        return str(self._location)
+
+    @property
+    def unit_rows(self) -> int:
+        """U: rows are shuffled and read in blocks of this many."""
+        return self.manifest.unit_rows
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes of the images' labels."""
+        return self.manifest.data.class_names
+
+    @cached_property
+    def teachers(self) -> Mapping[str, TeacherGroup]:
+        """Groups of the teachers that are sealed, by name."""
+        sealed = {path.split("/")[1] for path in self.revision.ledgers if path != "samples/-"}
+        groups = {name: read_group(self._location, name) for name in sorted(sealed)}
+        return MappingProxyType(groups)
+
+    @cached_property
+    def views(self) -> Mapping[str, dict[str, Any]]:
+        """Recipes of the views that at least one teacher saw, by id, in the order of slots."""
+        seen = [view for name in self.teachers for view in self.views_of([name])]
+        return MappingProxyType({view: self.manifest.views[view] for view in dict.fromkeys(seen)})
+
+    @property
+    def num_classes(self) -> int:
+        """C of the first teacher, or the number of class names if there is none."""
+        for group in self.teachers.values():
+            return group.num_classes
+        return len(self.class_names)
+
+    def teacher(self, name: str) -> TeacherGroup:
+        """Return a teacher's group.
+
+        Raises:
+            UsageError: There is no such teacher, or it is not sealed yet.
+        """
+        if name not in self.teachers:
+            raise UsageError(
+                f"no teacher {name!r} in this cache",
+                where=self.url,
+                hint=nearest(name, self.teachers),
+            )
+        return self.teachers[name]
+
+    def views_of(self, teachers: Sequence[str]) -> list[str]:
+        """Return the ids of the views that all of these teachers saw and that are sealed."""
+        groups = [self.teacher(name) for name in teachers]
+        return [
+            view
+            for view in (groups[0].view_ids if groups else ())
+            if all(f"{group.path}/{view}" in self.revision.ledgers for group in groups)
+        ]
+
+    @cached_property
+    def samples(self) -> Samples:
+        """What is known of the images: read once, about 60 bytes and a key a row."""
+        self._check_objects(SAMPLES, NO_VIEW, self._units(self.unit_rows))
+        return read_samples(self._location.store(), 0, self.revision.rows_end)
+
+    def read(
+        self, teacher: str, view_id: str, start: int, stop: int, arrays: Sequence[str] | None = None
+    ) -> Encoded:
+        """Read encoded rows [start, stop) of one view of a teacher.
+
+        Args:
+            teacher: Its name.
+            view_id: The view.
+            start: First row.
+            stop: One past the last row; whole units are read fastest.
+            arrays: Which arrays; all by default.
+
+        Returns:
+            Arrays by name, (stop - start, ...), encoded as the group says.
+
+        Raises:
+            CacheDamaged: An object of these units is missing or has another size.
+        """
+        group = self.teacher(teacher)
+        self._check_objects(group.path, view_id, units_of(start, stop, group.unit_rows))
+        return read_rows(self._location.store(), group, view_id, start, stop, arrays)
+
+    def _units(self, unit_rows: int) -> list[int]:
+        units: set[int] = set()
+        for start, rows in self.revision.segments:
+            units |= set(units_of(start, start + rows, unit_rows))
+        return sorted(units)
+
+    def _ledger(self, group: str, view: str) -> Ledger:
+        return read_ledger(self._location, self.revision.ledgers[f"{group}/{view}"])
+
+    def _check_objects(self, group: str, view: str, units: Sequence[int]) -> None:
+        """Compare sizes with the ledger: Zarr takes a missing or empty object for fill."""
+        ledger = self._ledger(group, view)
+        for unit in units:
+            commit = ledger.commits.get(unit)
+            if commit is None:
+                raise CacheDamaged(
+                    "a unit is not in the ledger",
+                    where=self.url,
+                    got=f"{group}, view {view}, unit {unit}",
+                )
+            for array in commit.arrays.values():
+                size = self._location.size(array.key)
+                if size != array.bytes:
+                    raise CacheDamaged(
+                        "a committed object is missing"
+                        if size is None
+                        else "a committed object has another size",
+                        where=f"{self.url}/{array.key} (view {view}, unit {unit})",
+                        expected=f"{array.bytes} bytes",
+                        got=None if size is None else f"{size} bytes",
+                    )
+
+
+def open_cache(url: str | os.PathLike[str]) -> Cache:
+    """Open a sealed cache for reading.
+
+    Args:
+        url: A folder.
+
+    Raises:
+        CacheError: There is none.
+        UnsupportedFormat: It was written by a newer logitcache.
+        CacheUnsealed: It was never finished; the message says what is missing.
+    """
+    location = locate(url)
+    manifest = read_manifest(location)
+    if manifest.revision is None:
+        raise CacheUnsealed(
+            "this cache is not finished",
+            where=url,
+            hint="run the same precompute command again; logitcache status shows what is missing",
+        )
+    return Cache(location, manifest, read_revision(location, manifest.revision))

@@ -1,0 +1,351 @@
+"""Filling a cache: declare, write units, seal. Nothing committed is ever rewritten.
+
+Everything here may be interrupted anywhere. What is declared is written before it is listed in the
+root manifest; what a unit holds is written before its commit; the root points at a revision after
+all that the revision names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.arrays import (
+    create_array,
+    create_group,
+    open_array,
+    resize,
+    shard_key,
+    write_attributes,
+)
+from logitcache.cache.format import (
+    NO_VIEW,
+    SAMPLE_ARRAYS,
+    SAMPLES,
+    content_sha256,
+    sha256,
+)
+from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of
+from logitcache.cache.ledger import (
+    Commit,
+    Ledger,
+    LedgerPointer,
+    Revision,
+    StoredArray,
+    committed_units,
+    manifest_digest,
+    read_commits,
+    read_revision,
+    write_commit,
+    write_ledger,
+    write_revision,
+)
+from logitcache.cache.manifest import (
+    DataRecord,
+    Manifest,
+    RevisionPointer,
+    Segment,
+    TeacherRecord,
+    read_manifest,
+)
+from logitcache.cache.samples import Samples, read_samples
+from logitcache.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.location import LocalLocation
+    from logitcache.encoding.arrays import Encoded
+
+__all__ = ["CacheWriter", "Conditions"]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions a unit was computed; part of its commit.
+
+    Attributes:
+        canonical_batch: Images of one forward, 0 where nothing is forwarded.
+        precision: Of the forward.
+        threads: Of the forward.
+        versions: Libraries and processor.
+    """
+
+    canonical_batch: int = 0
+    precision: str = ""
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class CacheWriter:
+    """The writing side of one cache.
+
+    Args:
+        location: Where it lies.
+        manifest: Its manifest.
+    """
+
+    def __init__(self, location: LocalLocation, manifest: Manifest) -> None:
+        self.location = location
+        self.manifest = manifest
+        self._store = location.store()
+
+    @classmethod
+    def create(
+        cls,
+        location: LocalLocation,
+        *,
+        unit_rows: int,
+        segment: Segment,
+        data: DataRecord,
+        versions: Mapping[str, str],
+    ) -> CacheWriter:
+        """Start a cache for the rows of one segment.
+
+        Raises:
+            CacheError: Something else lies there.
+        """
+        if not location.is_empty():
+            raise CacheError(
+                "this folder is neither a cache nor empty",
+                where=location,
+                hint="choose another --cache, or remove what is in it",
+            )
+        manifest = Manifest(
+            format=1,
+            unit_rows=unit_rows,
+            segments=(segment,),
+            data=data,
+            views={},
+            teachers={},
+            versions=dict(versions),
+        )
+        writer = cls(location, manifest)
+        create_group(writer._store, "", manifest.to_json())
+        writer._ensure_samples()
+        return writer
+
+    @classmethod
+    def open(cls, location: LocalLocation) -> CacheWriter:
+        """Open a cache to extend it."""
+        writer = cls(location, read_manifest(location))
+        writer._ensure_samples()
+        return writer
+
+    def add_segment(self, segment: Segment) -> None:
+        """Make room for more rows behind the existing ones."""
+        manifest = self.manifest.changed(segments=(*self.manifest.segments, segment))
+        for name in (*SAMPLE_ARRAYS, "key"):
+            resize(self._store, f"{SAMPLES}/{name}", (manifest.capacity,))
+        for group in self.groups().values():
+            for name in group.specs():
+                leading = (len(group.view_ids), manifest.capacity)
+                resize(self._store, f"{group.path}/{name}", leading)
+        self._publish(manifest)
+
+    def add_views(self, recipes: Mapping[str, dict[str, Any]]) -> None:
+        """Declare views by id; known ones are left as they are."""
+        views = {**recipes, **self.manifest.views}
+        if views != self.manifest.views:
+            self._publish(self.manifest.changed(views=views))
+
+    def add_teacher(self, record: TeacherRecord, group: TeacherGroup) -> None:
+        """Declare a teacher and make its arrays."""
+        create_group(self._store, group.path, group.to_json())
+        for name, spec in group.specs().items():
+            leading = (len(group.view_ids), self.manifest.capacity)
+            create_array(self._store, f"{group.path}/{name}", spec, leading, group.unit_rows)
+        teachers = {**self.manifest.teachers, group.name: record}
+        self._publish(self.manifest.changed(teachers=teachers))
+
+    def extend_teacher(self, name: str, view_ids: Sequence[str]) -> None:
+        """Give a teacher slots for more views."""
+        group = read_group(self.location, name)
+        new = [view_id for view_id in view_ids if view_id not in group.view_ids]
+        if not new:
+            return
+        group = replace(group, view_ids=(*group.view_ids, *new))
+        for array in group.specs():
+            resize(
+                self._store,
+                f"{group.path}/{array}",
+                (len(group.view_ids), self.manifest.capacity),
+            )
+        write_attributes(self._store, group.path, group.to_json())
+
+    def groups(self) -> dict[str, TeacherGroup]:
+        """Return the groups of all declared teachers."""
+        return {name: read_group(self.location, name) for name in self.manifest.teachers}
+
+    def needed_units(self, unit_rows: int) -> set[int]:
+        """Return the units of that size that hold rows of a segment."""
+        return {
+            unit
+            for segment in self.manifest.segments
+            for unit in units_of(segment.start, segment.stop, unit_rows)
+        }
+
+    def missing_units(self, group: str, view: str, unit_rows: int) -> set[int]:
+        """Return the units without a commit."""
+        return self.needed_units(unit_rows) - committed_units(self.location, group, view)
+
+    def write_samples(self, unit: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write and commit one unit of the samples: arrays by name, ``unit_rows`` rows each."""
+        self._write(SAMPLES, NO_VIEW, unit, self.manifest.unit_rows, None, arrays, Conditions())
+
+    def write_unit(
+        self,
+        group: TeacherGroup,
+        view_id: str,
+        unit: int,
+        arrays: Mapping[str, NDArray[Any]],
+        conditions: Conditions,
+    ) -> None:
+        """Write and commit one unit of one view of a teacher."""
+        slot = group.slot(view_id)
+        self._write(group.path, view_id, unit, group.unit_rows, slot, arrays, conditions)
+
+    def read_samples(self, start: int, stop: int) -> Samples:
+        """Read rows of the samples, whose units must be committed."""
+        return read_samples(self._store, start, stop)
+
+    def read_rows(
+        self, group: TeacherGroup, view_id: str, start: int, stop: int, arrays: Sequence[str]
+    ) -> Encoded:
+        """Read rows of a teacher, whose units must be committed."""
+        return read_rows(self._store, group, view_id, start, stop, arrays)
+
+    def missing(self) -> dict[str, int]:
+        """Return how many units are missing, by ``<group>/<view>``; empty when all is there."""
+        missing = {}
+        for group, view, unit_rows in self._required():
+            count = len(self.missing_units(group, view, unit_rows))
+            if count:
+                missing[f"{group}/{view}"] = count
+        return missing
+
+    def seal(
+        self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
+    ) -> RevisionPointer:
+        """Vouch for everything that is declared.
+
+        Args:
+            fingerprint: sha256 over key and digest of all rows.
+            accuracy: By teacher and view id.
+
+        Raises:
+            CacheError: A unit is missing.
+        """
+        missing = self.missing()
+        if missing:
+            raise CacheError("cannot seal: units are missing", where=self.location, got=missing)
+        manifest = self._with_measurements(fingerprint, accuracy)
+        previous = read_revision(self.location, manifest.revision) if manifest.revision else None
+        number = previous.number + 1 if previous else 1
+        ledgers = self._write_ledgers(previous, number)
+        revision = Revision(
+            number=number,
+            segments=tuple((segment.start, segment.rows) for segment in manifest.segments),
+            ledgers=ledgers,
+            metadata=self._metadata_digests(),
+            manifest_sha256=manifest_digest(manifest),
+        )
+        if previous is not None and replace(previous, number=number) == revision:
+            assert manifest.revision is not None
+            return manifest.revision
+        pointer = RevisionPointer(number=number, sha256=write_revision(self.location, revision))
+        self._publish(manifest.changed(revision=pointer))
+        return pointer
+
+    def _with_measurements(
+        self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
+    ) -> Manifest:
+        teachers = {
+            name: record.model_copy(update={"accuracy": dict(accuracy.get(name, {}))})
+            for name, record in self.manifest.teachers.items()
+        }
+        data = self.manifest.data.model_copy(update={"fingerprint": fingerprint})
+        return self.manifest.changed(teachers=teachers, data=data)
+
+    def _required(self) -> list[tuple[str, str, int]]:
+        """Return (group, view, unit rows) of everything that is declared."""
+        required = [(SAMPLES, NO_VIEW, self.manifest.unit_rows)]
+        for group in self.groups().values():
+            required += [(group.path, view, group.unit_rows) for view in group.view_ids]
+        return required
+
+    def _write_ledgers(self, previous: Revision | None, number: int) -> dict[str, LedgerPointer]:
+        """Write the ledgers that changed; keep the pointers of the others."""
+        ledgers = {}
+        for group, view, unit_rows in self._required():
+            units = self.needed_units(unit_rows)
+            known = previous.ledgers.get(f"{group}/{view}") if previous else None
+            if known is not None and known.units == len(units):
+                ledgers[f"{group}/{view}"] = known
+                continue
+            commits = read_commits(self.location, group, view, units)
+            ledgers[f"{group}/{view}"] = write_ledger(
+                self.location, Ledger(group, view, commits), number
+            )
+        return ledgers
+
+    def _metadata_digests(self) -> dict[str, str]:
+        paths = [SAMPLES, *(f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key"))]
+        for group in self.groups().values():
+            paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
+        keys = [f"{path}/zarr.json" for path in paths]
+        return {key: sha256(self.location.read(key) or b"") for key in keys}
+
+    def _write(
+        self,
+        group: str,
+        view: str,
+        unit: int,
+        unit_rows: int,
+        slot: int | None,
+        arrays: Mapping[str, NDArray[Any]],
+        conditions: Conditions,
+    ) -> None:
+        """Write every array of a unit, then its commit."""
+        start = unit * unit_rows
+        stored = {}
+        for name, content in sorted(arrays.items()):
+            path = f"{group}/{name}"
+            assert len(content) == unit_rows, f"{path}: a unit has {unit_rows} rows"
+            array = open_array(self._store, path, writable=True)
+            key = shard_key(array, unit, slot)
+            self.location.delete(key)  # zarr would merge into what an interrupted run left
+            rows = slice(start, start + unit_rows)
+            array[rows if slot is None else (slot, rows)] = content
+            size, digest = self._store.written.pop(key)
+            stored[path] = StoredArray(key, size, digest, content_sha256(content))
+        commit = Commit(
+            group=group,
+            view=view,
+            unit=unit,
+            rows=(start, start + unit_rows),
+            arrays=stored,
+            canonical_batch=conditions.canonical_batch,
+            precision=conditions.precision,
+            threads=conditions.threads,
+            versions=conditions.versions,
+        )
+        write_commit(self.location, commit)
+
+    def _ensure_samples(self) -> None:
+        """Make the samples' arrays, or those that an interrupted run left out."""
+        if self.location.size(f"{SAMPLES}/zarr.json") is None:
+            create_group(self._store, SAMPLES, {"unit_rows": self.manifest.unit_rows})
+        specs: dict[str, Any] = {**SAMPLE_ARRAYS, "key": None}
+        for name, spec in specs.items():
+            path = f"{SAMPLES}/{name}"
+            if self.location.size(f"{path}/zarr.json") is None:
+                leading = (self.manifest.capacity,)
+                create_array(self._store, path, spec, leading, self.manifest.unit_rows)
+
+    def _publish(self, manifest: Manifest) -> None:
+        """Write the root manifest."""
+        write_attributes(self._store, "", manifest.to_json())
+        self.manifest = manifest

@@ -1,0 +1,72 @@
+"""The base of every component's configuration: frozen, keyword-only, and strict about names.
+
+Each room keeps its own configuration class beside the code that reads it. Flags, YAML files and
+Python calls fill the same classes, so this is the one place where user input is doubted.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from logitcache.errors import UsageError, nearest
+
+__all__ = ["Config"]
+
+
+class Config(BaseModel):
+    """Base of the configurations: unknown keys are errors, instances do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @classmethod
+    def parse(cls, values: object, where: str) -> Self:
+        """Build the configuration from plain values, or say which key is wrong.
+
+        Args:
+            values: A mapping as YAML gives it.
+            where: Name of the section, for the message.
+
+        Raises:
+            UsageError: An unknown key (the nearest known one is offered) or an unusable value.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _usage_error(cls, error, where) from None
+
+
+def _usage_error(config: type[BaseModel], error: ValidationError, where: str) -> UsageError:
+    """Turn the first complaint of pydantic into ours."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    place = ".".join([where, *path])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(config, first["loc"][:-1])
+        return UsageError(
+            f"unknown option {path[-1]!r}", where=place, hint=nearest(path[-1], known)
+        )
+    return UsageError(
+        first["msg"].removeprefix("Value error, "), where=place, got=repr(first["input"])
+    )
+
+
+def _fields_at(config: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    """Return the names that are known at a path inside nested configurations."""
+    for part in path:
+        field = config.model_fields.get(str(part))
+        for candidate in _models_in(field.annotation if field else None):
+            config = candidate
+            break
+    return list(config.model_fields)
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    """Return the pydantic models that occur in a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found = []
+    for argument in getattr(annotation, "__args__", ()):
+        found += _models_in(argument)
+    return found

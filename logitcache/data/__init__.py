@@ -1,0 +1,1 @@
+"""What is shown: sources of images, their names and digests, their pixels."""

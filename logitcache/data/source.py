@@ -1,0 +1,51 @@
+"""What a set of images looks like to the rest of the package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Source"]
+
+
+class Source(Protocol):
+    """A finite, random-access set of images.
+
+    Contract: everything is fixed at construction; :meth:`read` is thread-safe, returns the same
+    value for the same index every time and never another image's; instances can be pickled.
+
+    """
+
+    @property
+    def description(self) -> str:
+        """What it is, for messages and for the manifest of a cache."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The stable name of every image, NFC and POSIX; unique."""
+        ...
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of every image as stored, (N,); -1 where only reading tells."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """Class of every image, (N,); -1 without one."""
+        ...
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes in order of their number; empty without labels."""
+        ...
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Return the encoded bytes of one image, or its pixels (H, W) or (H, W, 3) in uint8."""
+        ...

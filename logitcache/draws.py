@@ -1,0 +1,115 @@
+"""The only randomness of views and orders: Philox words that depend on nothing but their address.
+
+A view must come out the same on another machine, in another order, a year later. No library
+promises that of its random *streams* (numpy's NEP 19 and torch's notes both decline), but the
+Philox4x64-10 block function itself is a published constant (Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011). So each word is addressed: key = (seed, hash of the sample
+key), counter = (block, draw, purpose, 0), block counted from 1. There is no state to share,
+save or race for. ``docs/views.md`` is normative for everything here.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Purpose", "permutation", "unit_floats", "words"]
+
+_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+_ROUNDS = 10
+_LOW_32 = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+class Purpose(IntEnum):
+    """What a word is drawn for; the third word of the Philox counter. Numbers are never reused."""
+
+    CROP = 1
+    FLIP = 2
+    VIEW_ORDER = 64
+    UNIT_ORDER = 65
+    ROW_ORDER = 66
+    LABELLED_ROWS = 67
+    SHUFFLED_TARGETS = 68
+
+
+def words(
+    seed: int, hashes_N: ArrayLike, *, draw: int, purpose: Purpose, count: int
+) -> NDArray[np.uint64]:
+    """Return the first ``count`` words of every sample.
+
+    Args:
+        seed: First word of the key, 0 <= seed < 2^64.
+        hashes_N: Second word of the key for each sample, uint64.
+        draw: Second word of the counter, 0 <= draw < 2^32.
+        purpose: Third word of the counter.
+        count: Words per sample.
+
+    Returns:
+        uint64 array (N, count).
+    """
+    hashes_N = np.atleast_1d(np.asarray(hashes_N, dtype=np.uint64))
+    blocks = -(-count // 4)
+    shape = (len(hashes_N), blocks)
+    counter = np.zeros((4, *shape), dtype=np.uint64)
+    counter[0] = np.arange(1, blocks + 1, dtype=np.uint64)
+    counter[1] = np.uint64(draw)
+    counter[2] = np.uint64(purpose)
+    key = (np.uint64(seed), np.broadcast_to(hashes_N[:, None], shape))
+    block_4NB = _philox(counter, key)
+    return np.moveaxis(block_4NB, 0, -1).reshape(len(hashes_N), 4 * blocks)[:, :count]
+
+
+def unit_floats(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return floats in [0, 1) with 53 random bits: (word >> 11) * 2^-53, any shape."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permutation(
+    seed: int, size: int, *, draw: int, purpose: Purpose, stream: int = 0
+) -> NDArray[np.int64]:
+    """Return a permutation of range(size) that depends on its address only.
+
+    Args:
+        seed: First word of the key.
+        size: How many items are permuted.
+        draw: Second word of the counter, an epoch or cycle say.
+        purpose: Third word of the counter.
+        stream: Second word of the key, to tell permutations of one draw apart.
+
+    Returns:
+        int64 array (size,): the stable argsort of ``size`` words.
+    """
+    keys = words(seed, stream, draw=draw, purpose=purpose, count=size)[0]
+    return np.argsort(keys, kind="stable")
+
+
+def _philox(
+    counter: NDArray[np.uint64], key: tuple[np.uint64, NDArray[np.uint64]]
+) -> NDArray[np.uint64]:
+    """Apply Philox4x64-10 to counters (4, ...)."""
+    x0, x1, x2, x3 = counter
+    k0 = np.broadcast_to(key[0], x0.shape).copy()
+    k1 = key[1].copy()
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(x0, _MULTIPLIERS[0])
+        high1, low1 = _multiply(x2, _MULTIPLIERS[1])
+        x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
+        k0 += np.uint64(_WEYL[0])
+        k1 += np.uint64(_WEYL[1])
+    return np.stack([x0, x1, x2, x3])
+
+
+def _multiply(a: NDArray[np.uint64], b: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the high and the low word of the 128-bit product, by 32-bit halves."""
+    a_high, a_low = a >> _32, a & _LOW_32
+    b_high, b_low = np.uint64(b >> 32), np.uint64(b & 0xFFFFFFFF)
+    cross = a_high * b_low + ((a_low * b_low) >> _32)
+    cross_low = (cross & _LOW_32) + a_low * b_high
+    return a_high * b_high + (cross >> _32) + (cross_low >> _32), a * np.uint64(b)

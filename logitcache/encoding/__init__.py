@@ -1,0 +1,1 @@
+"""Logits to small arrays and back: pure maths, no input or output."""

@@ -1,0 +1,51 @@
+"""What an encoding asks of a store: named arrays with a shape per row, a dtype and a fill.
+
+Shapes: N rows, C classes, K stored classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["ArraySpec", "Encoded", "filled"]
+
+Encoded = dict[str, "NDArray[np.generic]"]
+"""Encoded rows by array name; the first axis is the row."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a group, without its axes for views and rows.
+
+    Attributes:
+        shape: Shape of one row.
+        dtype: Name of the numpy dtype, little-endian.
+        fill: Value of rows that are not there; NaN as a float.
+        codec: ``shuffled`` (blosc, byte shuffle, zstd 1) or ``raw``; a crc32c follows either.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    fill: float
+    codec: Literal["shuffled", "raw"] = "shuffled"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row before compression."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+def filled(specs: Mapping[str, ArraySpec], rows: int) -> Encoded:
+    """Return arrays of ``rows`` rows that hold the fill everywhere."""
+    return {
+        name: np.full((rows, *spec.shape), spec.fill, dtype=spec.dtype)
+        for name, spec in specs.items()
+    }

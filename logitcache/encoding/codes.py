@@ -1,0 +1,36 @@
+"""Probabilities in one byte: code = round(n p^(1/8)), read back as (code / n)^8.
+
+The eighth root spreads the levels so that a code is off by a nearly constant *ratio*, which is what
+a cross-entropy feels; at n = 255 the log of a probability is off by at most 0.016 above 6e-20.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["code_log_probs", "codes_of", "log_error_bound"]
+
+
+def codes_of(log_probs: NDArray[np.float64], levels: int) -> NDArray[np.uint8]:
+    """Return codes 1..levels for log-probabilities of any shape; half rounds to even."""
+    roots = np.exp(log_probs / 8.0)
+    codes: NDArray[np.uint8] = np.clip(np.rint(levels * roots), 1, levels).astype(np.uint8)
+    return codes
+
+
+def code_log_probs(levels: int) -> NDArray[np.float64]:
+    """Return the table of log p_hat by code, -inf for code 0 (absent)."""
+    with np.errstate(divide="ignore"):
+        table: NDArray[np.float64] = 8.0 * np.log(np.arange(levels + 1) / levels)
+    return table
+
+
+def log_error_bound(code: int) -> float:
+    """Return the largest |log p_hat - log p| behind a code, before rows are scaled, in nats."""
+    return -8.0 * math.log1p(-1.0 / (2.0 * code))

@@ -1,0 +1,43 @@
+"""Two numbers for all the classes that are not stored.
+
+log M(b) is the logsumexp of b log p over the absent classes: the absent mass at temperature 1/b,
+before it is normalised. Stored at b = 1 and b = 1/4; with log M(0) = log(number of absent classes)
+a quadratic goes through all three, exact at T = 1 and T = 4 and close in between.
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["NO_TAIL", "tail_of"]
+
+NO_TAIL = -65504.0
+"""The lowest finite float16: what both numbers are where no class is absent."""
+
+
+def tail_of(
+    log_probs_NC: NDArray[np.float64], present_NC: NDArray[np.bool_]
+) -> NDArray[np.float16]:
+    """Return log M(1) and log M(1/4) of each row: float16 (N, 2).
+
+    Summed over the absent classes themselves, never as one minus the rest, which loses all digits
+    where the rest is near one.
+    """
+    absent = np.where(present_NC, -np.inf, log_probs_NC)
+    peak_N = absent.max(axis=1)
+    has_tail = np.isfinite(peak_N)
+    peak_N = np.where(has_tail, peak_N, 0.0)
+    relative = np.exp(absent - peak_N[:, None])
+    with np.errstate(divide="ignore"):
+        mass = np.log(relative.sum(axis=1)) + peak_N
+        quarter = np.log(np.sqrt(np.sqrt(relative)).sum(axis=1)) + peak_N / 4.0
+    tail = np.stack([np.minimum(mass, 0.0), quarter], axis=1)
+    tail[~has_tail] = NO_TAIL
+    clipped: NDArray[np.float16] = np.clip(tail, NO_TAIL, -NO_TAIL).astype(np.float16)
+    return clipped

@@ -1,0 +1,47 @@
+"""The K likeliest classes of each row, ids ascending, ties to the lowest id.
+
+Ids are stored as differences: ascending ids have small ones, and those compress best.
+Shapes: N rows, C classes, K stored classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["delta_decode", "delta_encode", "top_k_mask"]
+
+
+def top_k_mask(scores_NC: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
+    """Return where the k largest values of each row are: exactly k per row.
+
+    Among classes equal to the k-th largest value the lowest ids win: bfloat16 logits tie there in
+    a third of the rows, and the choice must not depend on a sorting routine.
+    """
+    threshold_N1 = np.partition(scores_NC, -k, axis=1)[:, -k, None]
+    above: NDArray[np.bool_] = scores_NC > threshold_N1
+    at: NDArray[np.bool_] = scores_NC == threshold_N1
+    wanted_N1 = k - above.sum(axis=1, keepdims=True)
+    surplus = at.sum(axis=1) > wanted_N1[:, 0]
+    if surplus.any():
+        at[surplus] &= np.cumsum(at[surplus], axis=1) <= wanted_N1[surplus]
+    above |= at
+    return above
+
+
+def delta_encode(ids_NK: NDArray[np.integer], dtype: str) -> NDArray[np.generic]:
+    """Return the first id and then the differences, modulo the range of the dtype."""
+    ids = ids_NK.astype(dtype)
+    deltas = ids.copy()
+    deltas[:, 1:] -= ids[:, :-1]
+    return deltas
+
+
+def delta_decode(deltas_NK: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Return class ids out of stored differences: a running sum modulo the range of the dtype."""
+    ids = np.cumsum(deltas_NK, axis=1, dtype=deltas_NK.dtype)
+    return ids.astype(np.int64)

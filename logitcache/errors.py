@@ -1,0 +1,169 @@
+"""Every error a user can meet, in one tree.
+
+::
+
+    LogitcacheError                  exit 1   the root: catch this to catch them all
+    ├── UsageError                        2   an option, name or value that cannot be used
+    ├── DataError                         1   the image set: missing, empty, ambiguous
+    │   ├── UnreadableImage               1   one image that cannot be decoded
+    │   └── DataMismatch                  1   these images are not the ones of the cache
+    ├── NetworkError                      1   a model or its weights cannot be built
+    ├── NonFiniteLogits                   1   a teacher answered NaN or infinity
+    ├── CacheError                        1   the store: absent, foreign, inconsistent
+    │   ├── UnsupportedFormat             1   written by a newer logitcache
+    │   ├── CacheUnsealed                 3   work is missing; resume to finish it
+    │   └── CacheDamaged                  4   committed bytes are not what was committed
+    ├── StorageError                      3   the disk or the store refused; resume later
+    └── Interrupted                     3/130 stopped by a signal; 3 when something was kept
+
+A message says what went wrong, where, what was expected, what was got and what to do next. The
+command line prints it without a traceback and leaves with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "CacheDamaged",
+    "CacheError",
+    "CacheUnsealed",
+    "DataError",
+    "DataMismatch",
+    "Interrupted",
+    "LogitcacheError",
+    "NetworkError",
+    "NonFiniteLogits",
+    "StorageError",
+    "UnreadableImage",
+    "UnsupportedFormat",
+    "UsageError",
+    "nearest",
+]
+
+
+class LogitcacheError(Exception):
+    """Root of all errors that a user can cause or meet.
+
+    Args:
+        what: One sentence, no final period: the thing that went wrong.
+        where: Path, key, option or row it happened at.
+        expected: What would have been right.
+        got: What was found instead.
+        hint: What to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        got: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.got = got
+        self.hint = hint
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """Return the message, one line per part that is known."""
+        parts = [
+            ("where", self.where),
+            ("expected", self.expected),
+            ("got", self.got),
+            ("next", self.hint),
+        ]
+        lines = [f"  {name + ':':<10}{value}" for name, value in parts if value is not None]
+        return "\n".join([self.what, *lines])
+
+
+class UsageError(LogitcacheError):
+    """An option, name or value that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(LogitcacheError):
+    """The image set is missing, empty or ambiguous."""
+
+
+class UnreadableImage(DataError):
+    """One image cannot be decoded."""
+
+
+class DataMismatch(DataError):
+    """The images at hand are not the ones the cache was made from."""
+
+
+class NetworkError(LogitcacheError):
+    """A model or its weights cannot be built or loaded."""
+
+
+class NonFiniteLogits(LogitcacheError):
+    """A teacher answered NaN or infinity; nothing of that unit is written."""
+
+
+class CacheError(LogitcacheError):
+    """The store is absent, foreign or inconsistent."""
+
+
+class UnsupportedFormat(CacheError):
+    """The cache was written in a format this version does not read."""
+
+
+class CacheUnsealed(CacheError):
+    """Units of the cache are missing; a further precompute finishes it."""
+
+    exit_code = 3
+
+
+class CacheDamaged(CacheError):
+    """Committed bytes are missing or are not what was committed."""
+
+    exit_code = 4
+
+
+class StorageError(LogitcacheError):
+    """The disk or the object store refused; what was committed is intact."""
+
+    exit_code = 3
+
+
+class Interrupted(LogitcacheError):
+    """A signal stopped the run.
+
+    Args:
+        what: The message.
+        kept: Whether something worth keeping was written; decides the exit code (3 or 130).
+        hint: What to do next.
+    """
+
+    def __init__(self, what: str, *, kept: bool, hint: str | None = None) -> None:
+        self.exit_code = 3 if kept else 130
+        super().__init__(what, hint=hint)
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Return a hint that offers the options closest to a misspelt name.
+
+    Args:
+        name: What the user wrote.
+        options: What would have been understood.
+    """
+    options = sorted(options)
+    close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(option) for option in close) + "?"
+    if len(options) <= 12:
+        return "one of " + ", ".join(repr(option) for option in options)
+    return f"none of the {len(options)} known names is close"

@@ -1,0 +1,1 @@
+"""Networks, teacher or student alike: building them, RedNet, weights digests."""

@@ -1,0 +1,455 @@
+"""RedNet: a ResNet whose spatial convolutions are involutions, registered with timm.
+
+Source: Li et al., "Involution: Inverting the Inherence of Convolution for Visual Recognition",
+CVPR 2021. timm has no involution, and the published weights come in mmcls checkpoints; module
+names here follow that layout (``stem.1.conv2.conv``, ``layer1.0.conv2.conv1.bn`` …), so a
+published checkpoint loads after its prefixes are dropped.
+
+The published operator unfolds its input, which takes kernel_size^2 times the activation. Here the
+sum over the taps is accumulated in place, forward and backward, and only the input and the kernels
+are kept.
+
+Shapes: B batch, C channels, G groups, K taps (kernel_size^2), H W height and width of the output.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.classifier import ClassifierHead
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+)
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["Involution", "RedNet", "involve", "stem_kernel_of"]
+
+_GROUP_CHANNELS = 16
+_EXPANSION = 4
+
+
+class _Involve(torch.autograd.Function):
+    """out[c] = sum over taps k of kernel[group of c, k] * x[c], shifted by the tap."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor, kernel_BGKHW: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x_BCHW, kernel_BGKHW)
+        ctx.stride = stride
+        taps = _taps(_pad(x_BCHW, kernel_BGKHW), kernel_BGKHW, stride)
+        batch, groups, _, height, width = kernel_BGKHW.shape
+        channels = x_BCHW.shape[1] // groups
+        out = x_BCHW.new_zeros(batch, groups, channels, height, width)
+        for k, tap in enumerate(taps):
+            out.addcmul_(tap, kernel_BGKHW[:, :, k].unsqueeze(2))
+        return out.flatten(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor, Tensor, None]:
+        x_BCHW, kernel_BGKHW = ctx.saved_tensors
+        padded = _pad(x_BCHW, kernel_BGKHW)
+        grad_padded = torch.zeros_like(padded)
+        grad_kernel = torch.empty_like(kernel_BGKHW)
+        grad = _grouped(grad_BCHW, kernel_BGKHW.shape[1])
+        taps = _taps(padded, kernel_BGKHW, ctx.stride)
+        grad_taps = _taps(grad_padded, kernel_BGKHW, ctx.stride)
+        for k, (tap, grad_tap) in enumerate(zip(taps, grad_taps, strict=True)):
+            grad_kernel[:, :, k] = (grad * tap).sum(2)
+            grad_tap.addcmul_(grad, kernel_BGKHW[:, :, k].unsqueeze(2))
+        pad = (padded.shape[-1] - x_BCHW.shape[-1]) // 2
+        height, width = x_BCHW.shape[-2:]
+        return grad_padded[..., pad : pad + height, pad : pad + width], grad_kernel, None
+
+
+def _pad(x_BCHW: Tensor, kernel_BGKHW: Tensor) -> Tensor:
+    """Pad by (kernel_size - 1) / 2 on every side."""
+    pad = (_side(kernel_BGKHW) - 1) // 2
+    return nn.functional.pad(x_BCHW, (pad, pad, pad, pad))
+
+
+def _grouped(x_BCHW: Tensor, groups: int) -> Tensor:
+    """Split the channels into groups: (B, G, C/G, H, W)."""
+    return x_BCHW.view(x_BCHW.shape[0], groups, -1, *x_BCHW.shape[2:])
+
+
+def _side(kernel_BGKHW: Tensor) -> int:
+    return math.isqrt(kernel_BGKHW.shape[2])
+
+
+def _taps(padded_BCHW: Tensor, kernel_BGKHW: Tensor, stride: int) -> Iterator[Tensor]:
+    """Yield, tap by tap, the (B, G, C/G, H, W) window of the padded map that it multiplies."""
+    groups, _, height, width = kernel_BGKHW.shape[1:]
+    side = _side(kernel_BGKHW)
+    grouped = _grouped(padded_BCHW, groups)
+    for top in range(side):
+        for left in range(side):
+            rows = slice(top, top + (height - 1) * stride + 1, stride)
+            columns = slice(left, left + (width - 1) * stride + 1, stride)
+            yield grouped[..., rows, columns]
+
+
+def involve(x_BCHW: Tensor, kernel_BGKHW: Tensor, stride: int = 1) -> Tensor:
+    """Multiply each position by its own kernel and sum over the window (CVPR 2021, eq. 4).
+
+    Args:
+        x_BCHW: Input map; its sides are stride * (H, W) of the kernel.
+        kernel_BGKHW: One kernel of K taps per output position and group, K an odd square.
+        stride: Step between output positions, in pixels.
+
+    Returns:
+        The output map (B, C, H, W). Peak memory beyond input, kernel and output is one padded
+        copy of the input, not K copies.
+    """
+    out: Tensor = _Involve.apply(x_BCHW, kernel_BGKHW, stride)
+    return out
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, batch norm, ReLU, under the names ``conv`` and ``bn`` of mmcv."""
+
+    def __init__(self, in_chans: int, out_chans: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_chans, out_chans, kernel_size, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(out_chans)
+        self.act = nn.ReLU(inplace=True)
+
+
+class _KernelConv(nn.Module):
+    """The biased 1x1 convolution that emits the kernels, under the name ``conv`` of mmcv."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, out_chans, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        out: Tensor = self.conv(x_BCHW)
+        return out
+
+
+class Involution(nn.Module):
+    """Spatial operator whose kernel is computed from the position it is applied at.
+
+    The kernel has no softmax and no normalisation. It runs in float32 also under autocast: its
+    products overflow half precision.
+
+    Args:
+        channels: Input and output channels, a multiple of 16.
+        kernel_size: Side of the window, odd.
+        stride: Step; the input's sides must be multiples of it.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.groups = channels // _GROUP_CHANNELS
+        self.pool = nn.AvgPool2d(stride, stride) if stride > 1 else nn.Identity()
+        self.conv1 = ConvNormAct(channels, channels // 4, 1)
+        self.conv2 = _KernelConv(channels // 4, kernel_size**2 * self.groups)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map (B, C, stride * H, stride * W) to (B, C, H, W)."""
+        if x_BCHW.shape[-1] % self.stride or x_BCHW.shape[-2] % self.stride:
+            raise ValueError(
+                f"involution of stride {self.stride} got a map of {tuple(x_BCHW.shape[-2:])}: "
+                "feed images whose sides are multiples of the network's total stride (32)"
+            )
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            x = x_BCHW.float()
+            kernel = self.conv2(self.conv1(self.pool(x)))
+            return involve(x, _grouped(kernel, self.groups), self.stride)
+
+
+class Bottleneck(nn.Module):
+    """1x1 convolution, 7x7 involution, 1x1 convolution, and the shortcut."""
+
+    def __init__(self, in_chans: int, width: int, stride: int, kernel_size: int) -> None:
+        super().__init__()
+        out_chans = _EXPANSION * width
+        self.conv1 = nn.Conv2d(in_chans, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = Involution(width, kernel_size, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_chans, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_chans)
+        self.act = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_chans != out_chans:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_chans, out_chans, 1, stride, bias=False), nn.BatchNorm2d(out_chans)
+            )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map (B, in_chans, stride * H, stride * W) to (B, 4 * width, H, W)."""
+        shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+        x = self.act(self.bn1(self.conv1(x_BCHW)))
+        x = self.act(self.bn2(self.conv2(x)))
+        out: Tensor = self.act(self.bn3(self.conv3(x)) + shortcut)
+        return out
+
+
+class RedNet(nn.Module):
+    """Involution network with the shape and the habits of a timm ResNet.
+
+    Args:
+        layers: Blocks in each of the stages.
+        num_classes: Size of the head; 0 for none.
+        in_chans: Input channels.
+        global_pool: Pooling of the head, as in timm.
+        width: Bottleneck width of the first stage, a multiple of 16; doubles every stage.
+        kernel_size: Side of the involutions of the stages.
+        stem_kernel: Side of the involution of the stem: 3 (classification) or 7 (the backbones
+            published for detection and segmentation).
+        stem_stride: 2 as published; 1 for small images.
+        stem_pool: Whether a 3x3 max pooling of stride 2 follows the stem, as published.
+        drop_rate: Dropout before the head.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        width: int = 64,
+        kernel_size: int = 7,
+        stem_kernel: int = 3,
+        stem_stride: int = 2,
+        stem_pool: bool = True,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.stem = _stem(in_chans, width, stem_kernel, stem_stride)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem_pool else nn.Identity()
+        reduction = stem_stride * (2 if stem_pool else 1)
+        in_width = width
+        self.feature_info = []
+        for index, blocks in enumerate(layers):
+            stride = 1 if index == 0 else 2
+            reduction *= stride
+            stage = _stage(in_width, width << index, blocks, stride, kernel_size)
+            self.add_module(f"layer{index + 1}", stage)
+            in_width = _EXPANSION * (width << index)
+            self.feature_info.append(
+                {"num_chs": in_width, "reduction": reduction, "module": f"layer{index + 1}"}
+            )
+        self.stage_names = [str(info["module"]) for info in self.feature_info]
+        self.num_features = self.head_hidden_size = in_width
+        head = ClassifierHead(in_width, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.global_pool, self.drop, self.fc = head.global_pool, head.drop, head.fc
+        _initialise(self)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer."""
+        classifier: nn.Module = self.fc
+        return classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
+        """Replace the head by a fresh one for ``num_classes`` classes."""
+        self.num_classes = num_classes
+        head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool)
+        self.global_pool, self.fc = head.global_pool, head.fc
+
+    def forward_features(self, x_BCHW: Tensor) -> Tensor:
+        """Map images to the last map (B, num_features, H/32, W/32)."""
+        x = self.maxpool(self.stem(x_BCHW))
+        for name in self.stage_names:
+            x = self.get_submodule(name)(x)
+        out: Tensor = x
+        return out
+
+    def forward_head(self, x_BCHW: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map the last map to logits (B, num_classes), or to pooled features."""
+        x = self.drop(self.global_pool(x_BCHW))
+        out: Tensor = x if pre_logits else self.fc(x)
+        return out
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map images (B, in_chans, H, W) to logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x_BCHW))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the maps of the chosen stages, with the last map unless told otherwise.
+
+        Args:
+            x: Images (B, in_chans, H, W).
+            indices: Stages, counted from 0; the last n for an int, all for None.
+            norm: Accepted for timm's sake; stages have no norm of their own.
+            stop_early: Whether to stop after the last chosen stage.
+            output_fmt: Only NCHW.
+            intermediates_only: Whether to return the maps alone.
+        """
+        del norm
+        if output_fmt != "NCHW":
+            raise ValueError(f"RedNet maps are NCHW, not {output_fmt}")
+        take = _chosen(indices, len(self.stage_names))
+        x = self.maxpool(self.stem(x))
+        intermediates = []
+        for index, name in enumerate(self.stage_names):
+            if stop_early and index > max(take):
+                break
+            x = self.get_submodule(name)(x)
+            if index in take:
+                intermediates.append(x)
+        return intermediates if intermediates_only else (x, intermediates)
+
+
+def _chosen(indices: int | list[int] | None, stages: int) -> list[int]:
+    """Return the stages that timm's ``indices`` argument names."""
+    if indices is None:
+        return list(range(stages))
+    if isinstance(indices, int):
+        return list(range(stages - indices, stages))
+    return [range(stages)[index] for index in indices]
+
+
+def _stem(in_chans: int, width: int, kernel_size: int, stride: int) -> nn.Sequential:
+    """Build the stem; its positions 0..4 are the ones of the published checkpoints."""
+    half = width // 2
+    return nn.Sequential(
+        ConvNormAct(in_chans, half, 3, stride),
+        Involution(half, kernel_size),
+        nn.BatchNorm2d(half),
+        nn.ReLU(inplace=True),
+        ConvNormAct(half, width, 3),
+    )
+
+
+def _stage(in_chans: int, width: int, blocks: int, stride: int, kernel_size: int) -> nn.Sequential:
+    first = Bottleneck(in_chans, width, stride, kernel_size)
+    rest = [Bottleneck(_EXPANSION * width, width, 1, kernel_size) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *rest)
+
+
+def _initialise(network: nn.Module) -> None:
+    """Kaiming for convolutions; the last norm of a block starts at zero, as published."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
+
+
+def stem_kernel_of(state_dict: dict[str, Tensor]) -> int | None:
+    """Return the side of the stem's involution of a RedNet checkpoint, None for other networks."""
+    for key, value in state_dict.items():
+        if key.endswith("stem.1.conv2.conv.weight"):
+            groups = value.shape[1] * 4 // _GROUP_CHANNELS
+            return math.isqrt(value.shape[0] // groups)
+    return None
+
+
+def checkpoint_filter_fn(
+    state_dict: dict[str, Any], model: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Rename the keys of a published checkpoint (mmcls or Co-advise) to the ones used here."""
+    del model
+    state_dict = state_dict.get("state_dict", state_dict.get("model", state_dict))
+    renamed = {}
+    for key, value in state_dict.items():
+        key = key.removeprefix("backbone.").removeprefix("model.")
+        for old in ("head.fc.", "classifier."):
+            key = f"fc.{key.removeprefix(old)}" if key.startswith(old) else key
+        renamed[key] = value
+    return renamed
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.0.conv",
+        "classifier": "fc",
+        "paper_ids": "arXiv:2103.06255",
+        **kwargs,
+    }
+
+
+_SMALL = {"input_size": (3, 32, 32), "pool_size": (4, 4), "crop_pct": 1.0}
+
+default_cfgs = generate_default_cfgs(
+    {
+        "rednet26.untrained": _cfg(),
+        "rednet38.untrained": _cfg(),
+        "rednet50.untrained": _cfg(),
+        "rednet101.untrained": _cfg(),
+        "rednet152.untrained": _cfg(),
+        "rednet26_small.untrained": _cfg(**_SMALL),
+    }
+)
+
+
+def _create_rednet(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    network: nn.Module = build_model_with_cfg(
+        RedNet,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": False},
+        **kwargs,
+    )
+    return network
+
+
+@register_model
+def rednet26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """RedNet-26: 9 233 166 parameters."""
+    return _create_rednet("rednet26", pretrained, **{"layers": (1, 2, 4, 1), **kwargs})
+
+
+@register_model
+def rednet38(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """RedNet-38: 12 386 986 parameters."""
+    return _create_rednet("rednet38", pretrained, **{"layers": (2, 3, 5, 2), **kwargs})
+
+
+@register_model
+def rednet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """RedNet-50: 15 540 806 parameters."""
+    return _create_rednet("rednet50", pretrained, **{"layers": (3, 4, 6, 3), **kwargs})
+
+
+@register_model
+def rednet101(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """RedNet-101: 25 652 950 parameters."""
+    return _create_rednet("rednet101", pretrained, **{"layers": (3, 4, 23, 3), **kwargs})
+
+
+@register_model
+def rednet152(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """RedNet-152: 33 984 582 parameters."""
+    return _create_rednet("rednet152", pretrained, **{"layers": (3, 8, 36, 3), **kwargs})
+
+
+@register_model
+def rednet26_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """RedNet-26 for images of 32 pixels: no stride and no pooling in the stem, total stride 8."""
+    small = {"layers": (1, 2, 4, 1), "stem_stride": 1, "stem_pool": False}
+    return _create_rednet("rednet26_small", pretrained, **{**small, **kwargs})

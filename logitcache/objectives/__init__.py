@@ -1,0 +1,1 @@
+"""What a student is asked; functions of its outputs and a TargetBatch."""

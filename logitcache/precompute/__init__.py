@@ -1,0 +1,1 @@
+"""Stage 1: what is missing, computing it, sealing it."""

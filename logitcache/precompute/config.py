@@ -1,0 +1,52 @@
+"""What to precompute."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from logitcache.config import Config
+from logitcache.data.readers import DataConfig
+from logitcache.encoding.choice import EncodingConfig
+from logitcache.teachers.member import Precision, TeacherConfig
+from logitcache.views.spec import ViewsConfig
+
+__all__ = ["PrecomputeConfig"]
+
+
+class PrecomputeConfig(Config):
+    """Which teachers answer on which views of which images, and where the answers go.
+
+    Attributes:
+        cache: Where the cache lies, or shall lie.
+        data: The images.
+        teachers: Who answers, by name. Teachers already in the cache need not be named again.
+        views: What they look at.
+        encoding: How their logits are stored.
+        batch_size: Images of one forward, a power of two; recorded, and kept when resuming.
+        unit_rows: Rows of a unit of work, a power of two; fixed when the cache is made.
+        device: ``auto``, or as torch names it.
+        precision: What the teachers compute in.
+        threads: Threads that decode; all processors by default.
+        on_bad_image: ``error``, or ``skip`` to mark its row as unreadable and go on.
+    """
+
+    cache: str
+    data: DataConfig
+    teachers: dict[str, TeacherConfig] = Field(min_length=1)
+    views: ViewsConfig = ViewsConfig()
+    encoding: EncodingConfig = EncodingConfig()
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
+    unit_rows: int | None = None
+    device: str = "auto"
+    precision: Precision = "float32"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    @field_validator("batch_size")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("a batch must be a power of two, so that units are whole batches")
+        return value

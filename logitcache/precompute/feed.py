@@ -1,0 +1,102 @@
+"""The real renderer of stage 1: reads, digests, decodes and renders the rows of a block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format import Status
+from logitcache.data.identity import content_digest, stored_bytes
+from logitcache.errors import DataMismatch
+from logitcache.precompute.unit import Batch
+from logitcache.views.render import BatchRequest, ViewRenderer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.data.source import Source
+    from logitcache.precompute.unit import Block
+    from logitcache.views.spec import View
+
+__all__ = ["SourceRenderer"]
+
+
+class SourceRenderer:
+    """Renders rows of a source in threads, and sees to it that each is the image it was.
+
+    Where a block's samples are not yet written, the digest of every image is kept for them; where
+    they are, it is compared, once per process.
+
+    Args:
+        source: The images.
+        views: By id.
+        sizes: Sides to render, in pixels.
+        batch_rows: Rows of a batch.
+        threads: Threads that decode and render.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: Mapping[str, View],
+        sizes: Sequence[int],
+        *,
+        batch_rows: int,
+        threads: int,
+    ) -> None:
+        self._source = source
+        self._views = views
+        self._batch_rows = batch_rows
+        self._renderer = ViewRenderer(self._read, sizes, threads=threads)
+        self._block: Block | None = None
+        self._known = False
+        self._seen: set[int] = set()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._renderer.close()
+
+    def batches(self, view_id: str, starts: Iterable[int], block: Block) -> Iterator[Batch]:
+        """Render batches in order; see :class:`logitcache.precompute.unit.Renderer`."""
+        self._block, self._known = block, bool(block.digests.any())
+        for rendered in self._renderer.batches(
+            self._request(view_id, start, block) for start in starts
+        ):
+            start = block.start + int(rendered.request.tag)
+            pixels = {size: tensor.numpy() for size, tensor in rendered.pixels.items()}
+            yield Batch(start, pixels, rendered.failures)
+        self._seen.add(block.start)
+
+    def _request(self, view_id: str, start: int, block: Block) -> BatchRequest:
+        """Ask for the readable positions of a batch, by their offset in the block."""
+        offset = start - block.start
+        rows = np.arange(offset, offset + self._batch_rows)
+        readable = (block.status[rows] == Status.OK) & (block.indices[rows] >= 0)
+        return BatchRequest(
+            view=self._views[view_id],
+            indices=np.where(readable, rows, -1),
+            hashes=block.hashes[rows],
+            tag=offset,
+        )
+
+    def _read(self, offset: int) -> bytes | NDArray[np.uint8]:
+        block = self._block
+        assert block is not None
+        image = self._source.read(int(block.indices[offset]))
+        if block.start in self._seen:
+            return image
+        digest = np.frombuffer(content_digest(image), dtype=np.uint8)
+        if self._known and not np.array_equal(digest, block.digests[offset]):
+            raise DataMismatch(
+                "an image has changed since it was first read",
+                where=block.keys[offset],
+                expected=f"digest {bytes(block.digests[offset]).hex()}",
+                got=f"digest {bytes(digest).hex()}",
+                hint="restore the file, or make a new cache",
+            )
+        block.digests[offset] = digest
+        block.sizes[offset] = len(stored_bytes(image))
+        return image

@@ -1,0 +1,90 @@
+"""What a finished cache says of itself: fingerprint of its images, accuracy, size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format import Status
+from logitcache.data.identity import fingerprint
+from logitcache.encoding.sparse import SparseEncoding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.groups import TeacherGroup
+    from logitcache.cache.samples import Samples
+    from logitcache.cache.writer import CacheWriter
+
+__all__ = ["Size", "images_fingerprint", "size_of", "teacher_accuracy"]
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a teacher's answers are.
+
+    Attributes:
+        stored: Bytes of its group, metadata included.
+        dense_float32: Bytes of all its logits of all views as float32.
+    """
+
+    stored: int
+    dense_float32: int
+
+
+def images_fingerprint(writer: CacheWriter) -> str:
+    """Return the sha256 over key and digest of all rows."""
+    keys: list[str] = []
+    digests: list[bytes] = []
+    for samples in _blocks(writer):
+        here = samples.rows - samples.start
+        keys += list(samples.keys[here])
+        digests += [digest.tobytes() for digest in samples.digests[here]]
+    return fingerprint(keys, digests)
+
+
+def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> float | None:
+    """Return the share of labelled rows that a teacher gets right, None without labels."""
+    right = labelled = 0
+    for samples in _blocks(writer):
+        known = (samples.labels >= 0) & (samples.status == Status.OK)
+        if not known.any():
+            continue
+        stop = samples.start + len(samples.status)
+        answers = _top_classes(writer, group, view_id, samples.start, stop)
+        right += int((answers == samples.labels)[known].sum())
+        labelled += int(known.sum())
+    return right / labelled if labelled else None
+
+
+def size_of(writer: CacheWriter, group: TeacherGroup) -> Size:
+    """Return how large a teacher's answers are, and how large they would be."""
+    rows = sum(int((samples.status == Status.OK).sum()) for samples in _blocks(writer))
+    dense = rows * len(group.view_ids) * group.num_classes * _FLOAT32
+    return Size(writer.location.bytes_below(group.path), dense)
+
+
+def _blocks(writer: CacheWriter) -> Iterator[Samples]:
+    """Yield the samples block by block."""
+    rows = writer.manifest.unit_rows
+    for block in sorted(writer.needed_units(rows)):
+        yield writer.read_samples(block * rows, (block + 1) * rows)
+
+
+def _top_classes(
+    writer: CacheWriter, group: TeacherGroup, view_id: str, start: int, stop: int
+) -> NDArray[np.int64]:
+    """Return the likeliest class of each row."""
+    names = list(group.encoding.specs())
+    encoded = writer.read_rows(group, view_id, start, stop, names)
+    decoded = group.encoding.decode(encoded)
+    best: NDArray[np.int64] = np.argmax(np.nan_to_num(decoded.log_probs, nan=-np.inf), axis=1)
+    if isinstance(group.encoding, SparseEncoding):
+        return decoded.class_ids[np.arange(len(best)), best]  # type: ignore[union-attr]
+    return best

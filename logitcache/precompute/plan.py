@@ -1,0 +1,352 @@
+"""From what the user wants to what is missing: declare it in the cache, refuse what cannot be.
+
+Everything that could make an answer wrong is compared here, before the first forward: the images by
+key and size, the teachers by their locks, the label spaces, the encodings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.format import (
+    NO_VIEW,
+    SAMPLES,
+    Status,
+    canonical_json,
+    check_name,
+    default_unit_rows,
+    group_unit_rows,
+    sha256,
+    teacher_group,
+)
+from logitcache.cache.groups import TeacherGroup
+from logitcache.cache.location import locate
+from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
+from logitcache.cache.writer import CacheWriter
+from logitcache.data.identity import compare, key_hash, listing_digest, row_order
+from logitcache.encoding.choice import choose
+from logitcache.errors import CacheError, DataMismatch, UsageError
+from logitcache.precompute.environment import versions
+from logitcache.precompute.unit import Block
+from logitcache.precompute.worklist import Missing, WorkItem, worklist
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from logitcache.data.identity import Rows
+    from logitcache.data.source import Source
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.teachers.ensemble import Ensemble
+    from logitcache.teachers.member import Member
+    from logitcache.views.spec import View
+
+__all__ = ["Plan", "make_plan"]
+
+_UNKNOWN_ROW = -1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What shall be computed, and into what.
+
+    Attributes:
+        writer: The cache, with everything declared.
+        source: The images.
+        indices: Position in the source of every row, int64; -1 for padding.
+        views: By id.
+        groups: Of the teachers that were asked for, by name.
+        items: What is missing, in order.
+        notes: What the user should be told.
+    """
+
+    writer: CacheWriter
+    source: Source
+    indices: NDArray[np.int64]
+    views: Mapping[str, View]
+    groups: Mapping[str, TeacherGroup]
+    items: list[WorkItem]
+    notes: list[str]
+
+    @property
+    def images(self) -> int:
+        """How many images will be shown: once for every view of every missing block."""
+        rows = self.writer.manifest.unit_rows
+        return sum(
+            int((self.indices[item.block * rows : (item.block + 1) * rows] >= 0).sum())
+            for item in self.items
+        )
+
+    def block(self, number: int) -> Block:
+        """Return what is known of a block: from its samples if they are committed."""
+        rows = self.writer.manifest.unit_rows
+        start, stop = number * rows, (number + 1) * rows
+        indices = self.indices[start:stop]
+        here = indices >= 0
+        labels = np.where(here, self.source.labels[indices], -1).astype(np.int32)
+        if number not in self.writer.missing_units(SAMPLES, NO_VIEW, rows):
+            known = self.writer.read_samples(start, stop)
+            readable = np.where(known.status == Status.OK, indices, _UNKNOWN_ROW)
+            return Block(
+                start=start,
+                indices=readable,
+                keys=known.keys,
+                hashes=known.hashes,
+                labels=known.labels,
+                status=known.status,
+                digests=known.digests,
+                sizes=known.sizes,
+            )
+        keys = np.array([self.source.keys[i] if i >= 0 else "" for i in indices], dtype=object)
+        return Block(
+            start=start,
+            indices=indices,
+            keys=keys,
+            hashes=_hashes(keys),
+            labels=labels,
+            status=np.where(here, Status.OK, Status.PADDING).astype(np.uint8),
+            digests=np.zeros((rows, 16), dtype=np.uint8),
+            sizes=np.zeros(rows, dtype=np.int64),
+        )
+
+
+def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> Plan:
+    """Open or create the cache, declare what is asked for, and list what is missing.
+
+    Raises:
+        UsageError: Names, label spaces, encodings or sizes that cannot be.
+        DataMismatch: The cache was made from other images.
+        CacheError: Something else lies there, or another teacher has the name.
+    """
+    for name, member in ensemble.members.items():
+        check_name(name, "teacher")
+        _check_classes(name, member, source)
+    views = {view.id: view for view in config.views.views()}
+    writer, indices = _open_or_create(config, source)
+    writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
+    notes = [
+        note
+        for name, member in ensemble.members.items()
+        for note in _declare_teacher(config, writer, name, member, list(views))
+    ]
+    groups = {name: writer.groups()[name] for name in ensemble.members}
+    return Plan(
+        writer=writer,
+        source=source,
+        indices=indices,
+        views=views,
+        groups=groups,
+        items=_missing_items(writer, groups, list(views)),
+        notes=notes,
+    )
+
+
+def _check_classes(name: str, member: Member, source: Source) -> None:
+    names = source.class_names
+    if names and len(names) != member.num_classes:
+        raise UsageError(
+            f"teacher {name!r} answers for another number of classes than the data has",
+            where=source.description,
+            expected=f"{len(names)} classes",
+            got=f"{member.num_classes} classes",
+            hint="give class_map: for each class of the data, the teacher's class "
+            f"(--set teachers.{name}.class_map=[...])",
+        )
+
+
+def _open_or_create(
+    config: PrecomputeConfig, source: Source
+) -> tuple[CacheWriter, NDArray[np.int64]]:
+    location = locate(config.cache)
+    if location.is_empty():
+        return _create(config, source)
+    writer = CacheWriter.open(location)
+    if config.unit_rows is not None and config.unit_rows != writer.manifest.unit_rows:
+        raise UsageError(
+            "the size of a unit is fixed when a cache is made",
+            where=location,
+            expected=f"unit_rows {writer.manifest.unit_rows}",
+            got=config.unit_rows,
+        )
+    return writer, _match_rows(writer, source)
+
+
+def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, NDArray[np.int64]]:
+    rows = row_order(source)
+    writer = CacheWriter.create(
+        locate(config.cache),
+        unit_rows=default_unit_rows(len(rows), config.unit_rows),
+        segment=_segment(source, rows, start=0),
+        data=DataRecord(description=source.description, class_names=tuple(source.class_names)),
+        versions=versions(),
+    )
+    indices = np.full(writer.manifest.capacity, _UNKNOWN_ROW, dtype=np.int64)
+    indices[: len(rows)] = rows.indices
+    return writer, indices
+
+
+def _segment(source: Source, rows: Rows, start: int) -> Segment:
+    return Segment(start=start, rows=len(rows), listing_sha256=listing_digest(source, rows))
+
+
+def _match_rows(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
+    """Find every row of the cache in the source; add a segment for images that are new."""
+    manifest = writer.manifest
+    if tuple(source.class_names) != manifest.data.class_names:
+        raise DataMismatch(
+            "the cache was made from data with other classes",
+            where=writer.location,
+            expected=", ".join(manifest.data.class_names[:10]) or "no labels",
+            got=", ".join(source.class_names[:10]) or "no labels",
+        )
+    if writer.missing_units(SAMPLES, NO_VIEW, manifest.unit_rows):
+        return _match_unfinished(writer, source)
+    samples = writer.read_samples(0, manifest.capacity)
+    here = samples.rows
+    found, difference = compare(source, samples.keys[here], samples.sizes[here])
+    _refuse_other_images(writer, len(here), difference.missing, difference.changed)
+    if difference.added:
+        rows = row_order(source, difference.added)
+        writer.add_segment(_segment(source, rows, start=manifest.capacity))
+    indices = np.full(writer.manifest.capacity, _UNKNOWN_ROW, dtype=np.int64)
+    indices[here] = found
+    if difference.added:
+        indices[manifest.capacity : manifest.capacity + len(rows)] = rows.indices
+    return indices
+
+
+def _match_unfinished(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
+    """Order the rows anew where not all samples are written: the listing must be the same."""
+    manifest = writer.manifest
+    segment = manifest.segments[-1]
+    indices = np.full(manifest.capacity, _UNKNOWN_ROW, dtype=np.int64)
+    known = writer.read_samples(0, segment.start)
+    found, difference = compare(source, known.keys[known.rows], known.sizes[known.rows])
+    _refuse_other_images(writer, len(found), difference.missing, difference.changed)
+    indices[known.rows] = found
+    rows = row_order(source, difference.added)
+    if listing_digest(source, rows) != segment.listing_sha256:
+        raise DataMismatch(
+            "images were added, removed or relabelled since this cache was started",
+            where=writer.location,
+            expected=f"the {segment.rows} images of then",
+            got=f"{len(rows)} images in {source.description}",
+            hint="restore them and finish; then new images can be added",
+        )
+    indices[segment.start : segment.stop] = rows.indices
+    return indices
+
+
+def _refuse_other_images(
+    writer: CacheWriter, known: int, missing: list[str], changed: list[str]
+) -> None:
+    if not missing and not changed:
+        return
+    names = ", ".join([*missing[:3], *changed[:3]])
+    raise DataMismatch(
+        "these are not the images the cache was made from",
+        where=writer.location,
+        expected=f"{known} images by name and size",
+        got=f"{len(missing)} missing, {len(changed)} of another size: {names}, …",
+        hint="point --data at the original images, or make a new cache",
+    )
+
+
+def _declare_teacher(
+    config: PrecomputeConfig, writer: CacheWriter, name: str, member: Member, view_ids: list[str]
+) -> list[str]:
+    """Declare a teacher, or check that a declared one is the same; return notes."""
+    encoding = choose(config.encoding, member.num_classes)
+    record = writer.manifest.teachers.get(name)
+    if record is not None:
+        _check_lock(writer, name, record.lock, member.lock)
+        group = writer.groups()[name]
+        if group.encoding != encoding:
+            raise UsageError(
+                f"teacher {name!r} is stored in another encoding",
+                where=writer.location,
+                expected=group.encoding.to_json(),
+                got=encoding.to_json(),
+                hint="ask for the same one, or give the teacher a new name",
+            )
+        writer.extend_teacher(name, view_ids)
+        return []
+    optional = [
+        array
+        for array, wanted in (
+            ("lse", config.encoding.lse),
+            ("label_logp", config.encoding.label_log_probs and writer.manifest.data.class_names),
+        )
+        if wanted
+    ]
+    row_bytes = sum(spec.row_bytes for spec in encoding.specs().values())
+    unit_rows = group_unit_rows(writer.manifest.unit_rows, row_bytes)
+    group = TeacherGroup(
+        name=name,
+        num_classes=member.num_classes,
+        encoding=encoding,
+        optional=tuple(optional),
+        unit_rows=unit_rows,
+        view_ids=tuple(view_ids),
+        lock_sha256=sha256(canonical_json(member.lock)),
+        class_names_sha256=sha256(canonical_json(list(writer.manifest.data.class_names))),
+    )
+    writer.add_teacher(
+        TeacherRecord(
+            lock=member.lock,
+            canonical_batch=min(config.batch_size, unit_rows),
+            source=member.source,
+        ),
+        group,
+    )
+    top_k = config.encoding.top_k
+    if top_k is not None and top_k >= member.num_classes:
+        return [
+            f"teacher {name}: top {top_k} of {member.num_classes} classes is all of them; "
+            "stored dense"
+        ]
+    return []
+
+
+def _check_lock(
+    writer: CacheWriter, name: str, locked: Mapping[str, Any], actual: Mapping[str, Any]
+) -> None:
+    """Refuse another teacher under the same name, naming every field that differs."""
+    fields = sorted(
+        field for field in locked.keys() | actual.keys() if locked.get(field) != actual.get(field)
+    )
+    if fields:
+        raise CacheError(
+            f"another teacher {name!r} answered in this cache",
+            where=f"{writer.location}/{teacher_group(name)}",
+            expected="; ".join(f"{field} {locked.get(field)}" for field in fields),
+            got="; ".join(f"{field} {actual.get(field)}" for field in fields),
+            hint="use the same weights and settings, or another name",
+        )
+
+
+def _missing_items(
+    writer: CacheWriter, groups: Mapping[str, TeacherGroup], view_ids: list[str]
+) -> list[WorkItem]:
+    rows = writer.manifest.unit_rows
+    samples = writer.missing_units(SAMPLES, NO_VIEW, rows)
+    missing = {
+        name: Missing(
+            group.unit_rows,
+            {
+                view: writer.missing_units(group.path, view, group.unit_rows)
+                for view in group.view_ids
+                if view in view_ids
+            },
+        )
+        for name, group in groups.items()
+    }
+    return worklist(rows, view_ids, samples, missing)
+
+
+def _hashes(keys: NDArray[np.object_]) -> NDArray[np.uint64]:
+    return np.array([key_hash(key) if key else 0 for key in keys], dtype=np.uint64)

@@ -1,0 +1,89 @@
+"""What is missing: pure arithmetic over units, no input or output.
+
+A block is U rows, the unit of the samples. A group whose rows are large cuts a block into several
+units of its own, so an item of work is one view of one block, with the units each group lacks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Set
+
+__all__ = ["Missing", "WorkItem", "worklist"]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What one teacher's group lacks.
+
+    Attributes:
+        unit_rows: Rows of a unit of the group; divides the block.
+        units: Missing units by view id; a view that the group does not want is absent.
+    """
+
+    unit_rows: int
+    units: Mapping[str, Set[int]]
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One view of one block.
+
+    Attributes:
+        view_id: The view.
+        block: Number of the block; its rows are [block * U, (block + 1) * U).
+        samples: Whether the samples of the block are to be written too.
+        units: Missing units by teacher, ascending; empty where only the samples are missing.
+    """
+
+    view_id: str
+    block: int
+    samples: bool = False
+    units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def worklist(
+    block_rows: int, view_ids: list[str], samples: Set[int], groups: Mapping[str, Missing]
+) -> list[WorkItem]:
+    """Return the items in the order in which they are worked on: view by view.
+
+    Samples are written with the first view of their block. Where some group would commit before
+    the block is through, its samples get an item of their own, first: what a teacher said is never
+    committed before the image it said it of.
+
+    Args:
+        block_rows: U.
+        view_ids: Views in order.
+        samples: Blocks whose samples are missing.
+        groups: What each teacher lacks.
+    """
+    unwritten = set(samples)
+    items = []
+    for view_id in view_ids:
+        by_block = _by_block(block_rows, view_id, groups)
+        for block in sorted(by_block.keys() | unwritten):
+            units = by_block.get(block, {})
+            if block in unwritten and any(groups[n].unit_rows < block_rows for n in units):
+                items.append(WorkItem(view_id, block, samples=True))
+                unwritten.discard(block)
+            items.append(WorkItem(view_id, block, block in unwritten, units))
+            unwritten.discard(block)
+    return items
+
+
+def _by_block(
+    block_rows: int, view_id: str, groups: Mapping[str, Missing]
+) -> dict[int, dict[str, tuple[int, ...]]]:
+    """Return the missing units of one view, by block and teacher."""
+    found: dict[int, dict[str, list[int]]] = {}
+    for name, missing in groups.items():
+        per_block = block_rows // missing.unit_rows
+        for unit in sorted(missing.units.get(view_id, ())):
+            found.setdefault(unit // per_block, {}).setdefault(name, []).append(unit)
+    return {
+        block: {name: tuple(units) for name, units in by_name.items()}
+        for block, by_name in found.items()
+    }

@@ -1,0 +1,131 @@
+"""One teacher: a frozen network with its own size, normalisation and label space."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from logitcache.errors import NetworkError, UsageError
+from logitcache.networks.build import (
+    InputSpec,
+    NetworkConfig,
+    architecture,
+    build_network,
+    input_spec,
+)
+from logitcache.networks.digest import weights_digest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["Member", "Precision", "TeacherConfig"]
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class TeacherConfig(NetworkConfig):
+    """Which network answers, and in which label space.
+
+    Attributes:
+        class_map: For each class of the data, the teacher's class of the same meaning. The answer
+            is restricted to those classes before it is normalised. Needed wherever the numbers of
+            classes differ.
+    """
+
+    class_map: tuple[int, ...] | None = Field(default=None, min_length=2)
+
+
+class Member:
+    """A teacher, ready to answer.
+
+    Args:
+        name: How the cache calls it.
+        config: Which network.
+        device: Where it runs.
+        precision: ``float32``, or what autocast computes in.
+
+    Raises:
+        NetworkError: It has no weights, or they do not fit.
+        UsageError: The class map names classes it does not have.
+    """
+
+    def __init__(
+        self, name: str, config: TeacherConfig, *, device: torch.device, precision: Precision
+    ) -> None:
+        if not config.is_trained:
+            raise NetworkError(
+                f"teacher {name!r} has no weights",
+                where=config.model,
+                hint=f"give a file or 'pretrained': --teacher {name}={config.model}@WEIGHTS, "
+                "or a folder: local-dir:<folder>",
+            )
+        network = build_network(config)
+        self.name = name
+        self.input: InputSpec = input_spec(network, config.size)
+        self._outputs = int(network.num_classes)  # type: ignore[arg-type]
+        self._class_map = _checked_class_map(name, config.class_map, self._outputs)
+        lock = {
+            **architecture(network, config),
+            "weights_sha256": weights_digest(network),
+            "outputs": self._outputs,
+            "input": self.input.to_json(),
+            "precision": precision,
+            "class_map": config.class_map,
+        }
+        self._lock: dict[str, Any] = json.loads(json.dumps(lock))  # as it reads in a manifest
+        self.source = config.weights or config.model
+        self._device = device
+        self._precision = precision
+        self._network = network.eval().requires_grad_(False).to(device)
+        mean, std = torch.tensor(self.input.mean), torch.tensor(self.input.std)
+        self._mean_C11 = (255.0 * mean).view(-1, 1, 1).to(device)
+        self._std_C11 = (255.0 * std).view(-1, 1, 1).to(device)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of its answers, after the class map."""
+        return self._outputs if self._class_map is None else len(self._class_map)
+
+    @property
+    def lock(self) -> dict[str, Any]:
+        """What decides its answers; a resumed run must find the same."""
+        return self._lock
+
+    @torch.inference_mode()
+    def answer(self, pixels_B3SS: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return raw logits (B, C) for RGB pixels in uint8.
+
+        Args:
+            pixels_B3SS: A batch at the size of :attr:`input`.
+        """
+        images = torch.from_numpy(pixels_B3SS).to(self._device, non_blocking=True)
+        normalised = (images.float() - self._mean_C11) / self._std_C11
+        with self._autocast():
+            logits: Tensor = self._network(normalised)
+        logits = logits.float()
+        if self._class_map is not None:
+            logits = logits[:, self._class_map.to(logits.device)]
+        return np.asarray(logits.cpu().numpy(), dtype=np.float32)
+
+    def _autocast(self) -> torch.autocast:
+        half = self._precision != "float32"
+        dtype = getattr(torch, self._precision) if half else torch.bfloat16
+        return torch.autocast(self._device.type, dtype=dtype, enabled=half)
+
+
+def _checked_class_map(name: str, class_map: tuple[int, ...] | None, outputs: int) -> Tensor | None:
+    if class_map is None:
+        return None
+    wrong = [index for index in class_map if not 0 <= index < outputs]
+    if wrong:
+        raise UsageError(
+            f"the class map of teacher {name!r} names classes it does not have",
+            expected=f"numbers from 0 to {outputs - 1}",
+            got=wrong[:5],
+        )
+    return torch.tensor(class_map)
