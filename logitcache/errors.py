@@ -38,6 +38,7 @@ __all__ = [
     "LogitcacheError",
     "NetworkError",
     "NonFiniteLogits",
+    "NonFiniteLoss",
     "StorageError",
     "UnreadableImage",
     "UnsupportedFormat",
@@ -111,6 +112,10 @@ class NetworkError(LogitcacheError):
 
 class NonFiniteLogits(LogitcacheError):
     """A teacher answered NaN or infinity; nothing of that unit is written."""
+
+
+class NonFiniteLoss(LogitcacheError):
+    """A student's loss became NaN or infinite; the last checkpoint is kept."""
 
 
 class CacheError(LogitcacheError):

@@ -7,13 +7,17 @@ published checkpoint loads after its prefixes are dropped.
 
 The published operator unfolds its input, which takes kernel_size^2 times the activation. Here the
 sum over the taps is accumulated in place, forward and backward, and only the input and the kernels
-are kept.
+are kept. On small maps, where a window covers most of the map and 49 tiny steps would cost more
+than they compute, each position's kernel is laid out as a column of a matrix instead, which is
+hardly larger than the kernels themselves, and one batched product does it all.
 
-Shapes: B batch, C channels, G groups, K taps (kernel_size^2), H W height and width of the output.
+Shapes: B batch, C channels, G groups, K taps (kernel_size^2), H W height and width of the output,
+P = H W its positions, Q positions of the input.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +39,7 @@ __all__ = ["Involution", "RedNet", "involve", "stem_kernel_of"]
 
 _GROUP_CHANNELS = 16
 _EXPANSION = 4
+_MATRIX_POSITIONS = 64
 
 
 class _Involve(torch.autograd.Function):
@@ -109,8 +114,32 @@ def involve(x_BCHW: Tensor, kernel_BGKHW: Tensor, stride: int = 1) -> Tensor:
         The output map (B, C, H, W). Peak memory beyond input, kernel and output is one padded
         copy of the input, not K copies.
     """
+    if x_BCHW.shape[-1] * x_BCHW.shape[-2] <= _MATRIX_POSITIONS:
+        return _involve_by_matrix(x_BCHW, kernel_BGKHW, stride)
     out: Tensor = _Involve.apply(x_BCHW, kernel_BGKHW, stride)
     return out
+
+
+def _involve_by_matrix(x_BCHW: Tensor, kernel_BGKHW: Tensor, stride: int) -> Tensor:
+    """Do the same for few positions, by one (Q, P) matrix per image and group."""
+    batch, groups, _, height, width = kernel_BGKHW.shape
+    with_zero = nn.functional.pad(kernel_BGKHW.flatten(3), (0, 0, 0, 1))
+    tap_QP = _tap_of(height, width, _side(kernel_BGKHW), stride).to(x_BCHW.device)
+    matrix_BGQP = with_zero.gather(2, tap_QP.expand(batch, groups, -1, -1))
+    out = _grouped(x_BCHW, groups).flatten(3) @ matrix_BGQP
+    return out.view(batch, -1, height, width)
+
+
+@functools.lru_cache(maxsize=32)
+def _tap_of(height: int, width: int, side: int, stride: int) -> Tensor:
+    """Return which tap carries input position q to output position p; K where none does."""
+    pad = (side - 1) // 2
+    rows = torch.arange(height * stride)[:, None] - stride * torch.arange(height) + pad
+    columns = torch.arange(width * stride)[:, None] - stride * torch.arange(width) + pad
+    down, right = rows[:, None, :, None], columns[None, :, None, :]
+    inside = (down >= 0) & (down < side) & (right >= 0) & (right < side)
+    tap = torch.where(inside, down * side + right, side * side)
+    return tap.reshape(height * width * stride**2, height * width)
 
 
 class ConvNormAct(nn.Sequential):

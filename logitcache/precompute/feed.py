@@ -66,8 +66,7 @@ class SourceRenderer:
             self._request(view_id, start, block) for start in starts
         ):
             start = block.start + int(rendered.request.tag)
-            pixels = {size: tensor.numpy() for size, tensor in rendered.pixels.items()}
-            yield Batch(start, pixels, rendered.failures)
+            yield Batch(start, rendered.pixels, rendered.failures)
         self._seen.add(block.start)
 
     def _request(self, view_id: str, start: int, block: Block) -> BatchRequest:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-import torch
+import numpy as np
 
 from logitcache.data.decode import decode
 from logitcache.errors import UnreadableImage
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -64,7 +63,7 @@ class RenderedBatch:
     """
 
     request: BatchRequest
-    pixels: dict[int, Tensor]
+    pixels: dict[int, NDArray[np.uint8]]
     failures: dict[int, UnreadableImage] = field(default_factory=dict)
 
 
@@ -117,9 +116,7 @@ class ViewRenderer:
 
     def _start(self, request: BatchRequest) -> tuple[RenderedBatch, list[Future[None]]]:
         count = len(request.indices)
-        pixels = {
-            size: torch.zeros((count, 3, size, size), dtype=torch.uint8) for size in self._sizes
-        }
+        pixels = {size: np.zeros((count, 3, size, size), dtype=np.uint8) for size in self._sizes}
         batch = RenderedBatch(request, pixels)
         floats = view_floats(request.view, request.hashes)
         starts = range(0, count, _IMAGES_PER_TASK)
@@ -139,7 +136,7 @@ class ViewRenderer:
                 continue
             how = parameters(view, [f[position].tolist() for f in floats], *image.shape[1:])
             for size, pixels in batch.pixels.items():
-                pixels[position] = render(image, how, size, view.interpolation)
+                pixels[position] = render(image, how, size, view.interpolation).numpy()
 
 
 def _finish(batch: RenderedBatch, tasks: list[Future[None]]) -> RenderedBatch:

@@ -1,0 +1,93 @@
+"""What an objective sees of a batch: labels, and what each teacher said.
+
+Shapes: B batch, C classes, K stored classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from torch import Tensor
+
+__all__ = ["DenseLogits", "SparseLogits", "TargetBatch", "TeacherLogits"]
+
+
+@dataclass(frozen=True)
+class SparseLogits:
+    """A teacher's likeliest classes, and the mass of all the others.
+
+    Attributes:
+        class_ids: int64 (B, K), ascending; entries that are not used trail.
+        log_probs: float32 (B, K) at T = 1, -inf in entries that are not used; with the mass of the
+            absent classes they sum to one.
+        tail: float32 (B, 2): logsumexp over the absent classes of log p, and of log p / 4.
+        num_classes: C.
+    """
+
+    class_ids: Tensor
+    log_probs: Tensor
+    tail: Tensor
+    num_classes: int
+
+    def to(self, device: torch.device) -> SparseLogits:
+        """Return a copy on a device."""
+        return SparseLogits(
+            self.class_ids.to(device, non_blocking=True),
+            self.log_probs.to(device, non_blocking=True),
+            self.tail.to(device, non_blocking=True),
+            self.num_classes,
+        )
+
+
+@dataclass(frozen=True)
+class DenseLogits:
+    """What a teacher said of every class.
+
+    Attributes:
+        log_probs: float32 (B, C) at T = 1; they sum to one.
+    """
+
+    log_probs: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.log_probs.shape[1]
+
+    def to(self, device: torch.device) -> DenseLogits:
+        """Return a copy on a device."""
+        return DenseLogits(self.log_probs.to(device, non_blocking=True))
+
+
+TeacherLogits = SparseLogits | DenseLogits
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """Everything a student may be asked about a batch of images.
+
+    Attributes:
+        rows: Row of each image in the cache or the set, int64 (B,).
+        labels: int64 (B,); -1 where there is none, or the student may not see it.
+        teachers: What each teacher said, by name.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    teachers: Mapping[str, TeacherLogits]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> TargetBatch:
+        """Return a copy on a device."""
+        return TargetBatch(
+            self.rows.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            {name: logits.to(device) for name, logits in self.teachers.items()},
+        )

@@ -1,0 +1,147 @@
+"""How a student is trained; without a cache, how a teacher is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from logitcache.config import Config
+from logitcache.data.readers import DataConfig
+from logitcache.networks.build import NetworkConfig
+from logitcache.objectives.combine import ObjectiveConfig
+from logitcache.views.spec import ViewsConfig
+
+__all__ = ["LabelsConfig", "OptimizerConfig", "ScheduleConfig", "TrainConfig"]
+
+_Positive = Annotated[int, Field(ge=1)]
+
+
+class LabelsConfig(Config):
+    """How many labels the student may see.
+
+    Attributes:
+        count: Images that keep their label, drawn by the hash of their keys; all by default.
+        seed: Of that draw.
+        images: ``all``, or ``labelled`` to show only images that keep their label.
+    """
+
+    count: _Positive | None = None
+    seed: int = Field(default=0, ge=0)
+    images: Literal["all", "labelled"] = "all"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_count(cls, value: object) -> object:
+        return {"count": value} if isinstance(value, int) else value
+
+
+class OptimizerConfig(Config):
+    """A timm optimizer.
+
+    Attributes:
+        name: As ``timm.optim.list_optimizers`` has it.
+        lr: Peak learning rate.
+        weight_decay: Not applied to biases and norms.
+        clip_grad: Largest norm of the gradient; None not to clip.
+        kwargs: Further arguments.
+    """
+
+    name: str = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    clip_grad: Annotated[float, Field(gt=0)] | None = None
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class ScheduleConfig(Config):
+    """A timm learning-rate schedule, stepped with every batch.
+
+    Attributes:
+        name: As timm has it: ``cosine``, ``poly``, ``constant`` …
+        warmup: Share of all steps over which the rate rises.
+        min_lr: Where it ends.
+    """
+
+    name: str = "cosine"
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    min_lr: float = Field(default=0.0, ge=0)
+
+
+class TrainConfig(Config):
+    """Everything about one training run.
+
+    Attributes:
+        out: Folder for checkpoints, journal, result and export.
+        data: The images to train on; with a cache, the ones it was made from.
+        val: The images to evaluate on.
+        cache: Where the targets are; None to learn from labels alone.
+        student: The network.
+        objectives: Terms of the loss; ``soft`` with a cache and ``label`` without by default.
+        labels: How many labels the student may see.
+        views: How images are shown where there is no cache.
+        shuffle_targets: Whether every image gets another one's targets, as a control.
+        subset: Whether images of the cache may be missing.
+        epochs: How long; an epoch shows every image once.
+        steps: How long in batches, instead of epochs.
+        batch_size: Images of a batch.
+        optimizer: How weights change.
+        schedule: How the learning rate changes.
+        ema: Decay of an average of the weights, which is evaluated and exported instead of them.
+        crop_pct: Share of the shorter side that evaluation keeps; the network's own by default.
+        precision: ``no``, ``bf16`` or ``fp16``, as accelerate has it.
+        device: ``auto``, or ``cpu`` to leave an accelerator alone.
+        seed: Of weights, order and dropout.
+        eval_every: Epochs between evaluations; the last epoch is always evaluated.
+        checkpoint_every: Epochs between checkpoints.
+        target_memory: Bytes that targets may take in memory.
+        threads: Threads that decode; all processors by default.
+    """
+
+    out: str
+    data: DataConfig
+    val: DataConfig | None = None
+    cache: str | None = None
+    student: NetworkConfig
+    objectives: list[ObjectiveConfig] = Field(default_factory=list)
+    labels: LabelsConfig = LabelsConfig()
+    views: ViewsConfig | None = None
+    shuffle_targets: bool = False
+    subset: bool = False
+    epochs: _Positive | None = None
+    steps: _Positive | None = None
+    batch_size: _Positive = 128
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    device: Literal["auto", "cpu"] = "auto"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    eval_every: _Positive = 1
+    checkpoint_every: _Positive = 1
+    target_memory: int = Field(default=2**30, ge=1)
+    threads: _Positive | None = None
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str | dict) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        if self.cache is not None and self.views is not None:
+            raise ValueError("a cache has its own views: drop views, or the cache")
+        if self.cache is None and any(term.soft is not None for term in self.objectives):
+            raise ValueError("soft needs what teachers said: give a cache")
+        if self.cache is None and self.shuffle_targets:
+            raise ValueError("there are no targets to shuffle: give a cache")
+        return self
+
+    @property
+    def terms(self) -> list[ObjectiveConfig]:
+        """The objectives, with the default filled in."""
+        default = "label" if self.cache is None else "soft"
+        return self.objectives or [ObjectiveConfig.model_validate(default)]

@@ -1,0 +1,40 @@
+"""A trained network as a folder that timm opens by ``local-dir:``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from timm.models import save_for_hf
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from logitcache.networks.build import InputSpec
+
+__all__ = ["export_network"]
+
+
+def export_network(network: nn.Module, spec: InputSpec, folder: Path) -> None:
+    """Write ``config.json`` and ``model.safetensors``.
+
+    ``timm.create_model("local-dir:<folder>", pretrained=True)`` opens it; for a RedNet import
+    logitcache first, which registers it.
+
+    Args:
+        network: A network made by timm or by :mod:`logitcache.networks`.
+        spec: What it was fed; becomes its data configuration.
+        folder: Where to; created if need be.
+    """
+    save_for_hf(
+        network,
+        str(folder),
+        safe_serialization=True,
+        data_config={
+            "input_size": (len(spec.mean), spec.size, spec.size),
+            "mean": spec.mean,
+            "std": spec.std,
+            "crop_pct": spec.crop_pct,
+        },
+    )

@@ -1,0 +1,67 @@
+"""The images of a run, and which of their labels it may see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.draws import Purpose, words
+from logitcache.errors import UsageError
+from logitcache.targets.loader import Targets, cached_targets
+from logitcache.targets.match import ImageRows, number_rows
+
+if TYPE_CHECKING:
+    from logitcache.data.source import Source
+    from logitcache.training.config import LabelsConfig, TrainConfig
+
+__all__ = ["training_images"]
+
+
+def training_images(
+    config: TrainConfig, source: Source, teachers: list[str] | None
+) -> tuple[ImageRows, Targets | None]:
+    """Choose the images of a run and the labels it may see, and open its targets.
+
+    Args:
+        config: The run.
+        source: Its images.
+        teachers: Whose targets; all by default, none for an empty list.
+    """
+    if config.cache is None:
+        return _with_labels(number_rows(source), config.labels, source), None
+    rows, targets = cached_targets(
+        config.cache,
+        source,
+        teachers,
+        target_memory=config.target_memory,
+        shuffled=config.shuffle_targets,
+        subset=config.subset,
+    )
+    return _with_labels(rows, config.labels, source), targets
+
+
+def _with_labels(rows: ImageRows, config: LabelsConfig, source: Source) -> ImageRows:
+    """Hide all labels but the ones the student may see.
+
+    Which images keep theirs depends on their keys and the seed alone, so every run over a set,
+    cached or not, hides the same ones.
+    """
+    labelled = np.flatnonzero(rows.labels >= 0)
+    if config.count is not None:
+        if config.count > len(labelled):
+            raise UsageError(
+                "there are not so many labels",
+                where=source.description,
+                expected=f"at most {len(labelled)}",
+                got=config.count,
+                hint="set labels.count lower",
+            )
+        drawn = words(
+            config.seed, rows.hashes[labelled], draw=0, purpose=Purpose.LABELLED_ROWS, count=1
+        )
+        labelled = labelled[np.argsort(drawn[:, 0], kind="stable")[: config.count]]
+    visible = np.zeros(len(rows), dtype=np.bool_)
+    visible[labelled] = True
+    rows.labels = np.where(visible, rows.labels, -1)
+    return rows.keep(visible) if config.images == "labelled" else rows

@@ -1,0 +1,93 @@
+"""What happened in a run: a line of JSON per event, a row of CSV per epoch, TensorBoard if there.
+
+A resumed run forgets what came after its checkpoint, so a journal never tells anything twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Journal", "read_journal"]
+
+_EVENTS = "journal.jsonl"
+_EPOCHS = "journal.csv"
+_BOARD = "tensorboard"
+_COLUMNS = (
+    "epoch",
+    "step",
+    "loss",
+    "lr",
+    "top1",
+    "top5",
+    "val_loss",
+    "images_per_second",
+    "data_wait",
+)
+
+
+def read_journal(out: Path | str) -> list[dict[str, Any]]:
+    """Return the events of a run, oldest first."""
+    path = Path(out) / _EVENTS
+    if not path.exists():
+        return []
+    *lines, unfinished = path.read_text().split("\n")
+    del unfinished  # a killed run may leave half a line
+    return [json.loads(line) for line in lines]
+
+
+class Journal:
+    """The journal of one run.
+
+    Args:
+        out: Folder of the run.
+        step: Step from which the run goes on; later events are dropped.
+    """
+
+    def __init__(self, out: Path, *, step: int = 0) -> None:
+        self._path = out / _EVENTS
+        self._csv = out / _EPOCHS
+        kept = [event for event in read_journal(out) if event["step"] <= step]
+        self._path.write_text("".join(json.dumps(event) + "\n" for event in kept))
+        self._write_csv([event for event in kept if event["event"] == "epoch"])
+        self._board = _open_board(out / _BOARD, step)
+
+    def event(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Write one event."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"event": kind, "step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def epoch(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write the summary of an epoch, into the table too."""
+        self.event("epoch", step, values)
+        with self._csv.open("a", newline="") as file:
+            csv.DictWriter(file, _COLUMNS, extrasaction="ignore").writerow({"step": step, **values})
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self._board is not None:
+            self._board.close()
+
+    def _write_csv(self, epochs: list[dict[str, Any]]) -> None:
+        with self._csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(epochs)
+
+
+def _open_board(folder: Path, step: int) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,396 @@
+"""Stage 2: one loop for students and, with labels alone, for teachers.
+
+The loop knows images, targets and an objective. It never builds, loads or imports a teacher.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+
+from logitcache.data.readers import open_source
+from logitcache.errors import Interrupted, NonFiniteLoss, UsageError
+from logitcache.networks.build import InputSpec, build_network, input_spec
+from logitcache.objectives.combine import build_objective
+from logitcache.targets.loader import Loader, LoaderSettings
+from logitcache.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from logitcache.training.evaluation import Evaluation, Evaluator
+from logitcache.training.export import export_network
+from logitcache.training.images import training_images
+from logitcache.training.journal import Journal
+from logitcache.training.progress import Clock, TrainProgress
+from logitcache.training.result import TrainResult, read_result, write_result
+from logitcache.views.spec import ViewsConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from logitcache.batch import TargetBatch
+    from logitcache.data.source import Source
+    from logitcache.training.config import TrainConfig
+
+__all__ = ["train_student"]
+
+_REPORT_EVERY = 10  # steps; asking for a loss waits for the device
+_CONFIG = "config.yaml"
+_EXPORT = "export"
+_FREE_FIELDS = {"out", "device", "threads", "checkpoint_every"}  # may change when resuming
+
+
+def train_student(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[TrainProgress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrainResult:
+    """Train one network.
+
+    Args:
+        config: The run.
+        resume: Whether to go on where an interrupted run stopped; a finished one is not repeated.
+        on_progress: Called every few batches.
+        should_stop: Asked after every batch; a checkpoint is written before stopping.
+
+    Raises:
+        LogitcacheError: See :mod:`logitcache.errors`.
+    """
+    out = Path(config.out)
+    previous = _previous(config, out, resume=resume)
+    finished = read_result(out)
+    if previous is not None and finished is not None:
+        return finished
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    run = _Run(config, previous)
+    try:
+        result = run.train(on_progress, should_stop)
+    finally:
+        run.close()
+    write_result(result)
+    return result
+
+
+def _previous(config: TrainConfig, out: Path, *, resume: bool) -> Checkpoint | None:
+    """Return where an earlier run of this configuration stands."""
+    found = latest_checkpoint(out)
+    if found is None:
+        return None
+    if not resume:
+        raise UsageError(
+            "there is a run in this folder",
+            where=out,
+            hint="go on with --resume, or choose another --out",
+        )
+    checkpoint = read_checkpoint(found)
+    now = config.model_dump(mode="json")
+    differing = sorted(
+        name
+        for name in now.keys() | checkpoint.config.keys()
+        if name not in _FREE_FIELDS and now.get(name) != checkpoint.config.get(name)
+    )
+    if differing:
+        raise UsageError(
+            "the run in this folder has another configuration",
+            where=out,
+            expected="; ".join(f"{name} {checkpoint.config.get(name)}" for name in differing),
+            got="; ".join(f"{name} {now.get(name)}" for name in differing),
+            hint="choose another --out",
+        )
+    return checkpoint
+
+
+class _Run:
+    """The parts of one training run, and where it stands."""
+
+    def __init__(self, config: TrainConfig, previous: Checkpoint | None) -> None:
+        torch.manual_seed(config.seed)
+        self._config = config
+        self._objective = build_objective(config.terms)
+        self._accelerator = _accelerator(config)
+        device = self._accelerator.device
+        source = open_source(config.data)
+        self._source_images = len(source.keys)
+        rows, targets = training_images(config, source, self._objective.teachers)
+        classes = targets.reader.num_classes if targets else None
+        network = build_network(config.student, classes or _class_count(config, source))
+        self._spec = input_spec(network, config.student.size)
+        settings = LoaderSettings(
+            batch_size=config.batch_size,
+            size=self._spec.size,
+            mean=self._spec.mean,
+            std=self._spec.std,
+            seed=config.seed,
+            threads=config.threads,
+            device=device,
+        )
+        views = None if targets else config.views or ViewsConfig()
+        self._loader = Loader(source, rows, settings, targets=targets, views=views)
+        self._steps = config.steps or (config.epochs or 1) * len(self._loader)
+        self._build_optimizer(network)
+        self._evaluator = self._build_evaluator(device)
+        self._step = self._epoch = self._batch = 0
+        self._sums: dict[str, Tensor] = {}
+        self._evaluation: Evaluation | None = None
+        if previous is not None:
+            self._restore(previous)
+        self._journal = Journal(Path(config.out), step=self._step)
+        self._clock = Clock()
+
+    def close(self) -> None:
+        """Stop all threads."""
+        self._loader.close()
+        self._journal.close()
+        if self._evaluator is not None:
+            self._evaluator.close()
+
+    def train(
+        self,
+        on_progress: Callable[[TrainProgress], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> TrainResult:
+        """Train to the end."""
+        self._clock.start()
+        while self._step < self._steps:
+            self._train_epoch(on_progress, should_stop)
+            self._finish_epoch()
+        export_network(self._final_network(), self._spec, Path(self._config.out) / _EXPORT)
+        return self._result()
+
+    def _train_epoch(
+        self,
+        on_progress: Callable[[TrainProgress], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        """Train to the end of the current epoch, or of the run."""
+        self._model.train()
+        batches = self._loader.epoch(self._epoch, first_batch=self._batch)
+        while self._step < self._steps:
+            with self._clock.waiting():
+                batch = next(batches, None)
+            if batch is None:
+                break
+            loss = self._train_batch(*batch)
+            if on_progress is not None and self._step % _REPORT_EVERY == 0:
+                on_progress(self._progress(float(loss)))
+            if should_stop is not None and should_stop():
+                self._save()
+                raise Interrupted(
+                    f"stopped at step {self._step} of {self._steps}; a checkpoint is written",
+                    kept=True,
+                    hint="go on with --resume",
+                )
+        batches.close()  # type: ignore[attr-defined]  # a generator: what it read ahead is dropped
+
+    def _train_batch(self, images: Tensor, targets: TargetBatch) -> Tensor:
+        """Do one step and return its loss."""
+        logits = self._model(images)
+        parts = self._objective.parts(logits, targets)
+        loss = self._objective.total(parts)
+        self._accelerator.backward(loss)
+        if self._config.optimizer.clip_grad is not None:
+            self._accelerator.clip_grad_norm_(
+                self._model.parameters(), self._config.optimizer.clip_grad
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._step += 1
+        self._batch += 1
+        self._schedule.step_update(self._step)
+        if self._ema is not None:
+            self._ema.update(self._accelerator.unwrap_model(self._model), step=self._step)
+        for name, value in {"loss": loss, **parts}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+        self._clock.images += len(images)
+        return loss.detach()
+
+    def _finish_epoch(self) -> None:
+        """Evaluate, write the journal, write a checkpoint."""
+        means = {name: float(total) / self._batch for name, total in self._sums.items()}
+        if not torch.isfinite(torch.tensor(means["loss"])):
+            raise NonFiniteLoss(
+                "the loss is not a finite number",
+                where=f"epoch {self._epoch}, step {self._step}",
+                got=means,
+                hint="lower optimizer.lr, set optimizer.clip_grad, or use precision no",
+            )
+        epoch, self._epoch, self._batch, self._sums = self._epoch, self._epoch + 1, 0, {}
+        last = self._step >= self._steps
+        values: dict[str, Any] = {"epoch": epoch, **means, "lr": self._learning_rate()}
+        if self._evaluator is not None and (last or self._epoch % self._config.eval_every == 0):
+            self._evaluation = self._evaluator(self._final_network())
+            found = self._evaluation.to_json()
+            values |= {"val_loss": found.pop("loss"), **found}
+        self._journal.epoch(self._step, {**values, **self._clock.rates()})
+        if last or self._epoch % self._config.checkpoint_every == 0:
+            self._save()
+
+    def _build_optimizer(self, network: nn.Module) -> None:
+        config = self._config
+        optimizer = create_optimizer_v2(
+            network,
+            opt=config.optimizer.name,
+            lr=config.optimizer.lr,
+            weight_decay=config.optimizer.weight_decay,
+            **config.optimizer.kwargs,
+        )
+        self._schedule, _ = create_scheduler_v2(
+            optimizer,
+            sched=config.schedule.name,
+            num_epochs=self._steps,
+            warmup_epochs=round(config.schedule.warmup * self._steps),
+            warmup_lr=config.optimizer.lr / 100,
+            min_lr=config.schedule.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=1,
+        )
+        self._schedule.step_update(0)
+        self._model, self._optimizer = self._accelerator.prepare(network, optimizer)
+        self._ema = (
+            ModelEmaV3(self._accelerator.unwrap_model(self._model), config.ema, use_warmup=True)
+            if config.ema is not None
+            else None
+        )
+
+    def _build_evaluator(self, device: torch.device) -> Evaluator | None:
+        config = self._config
+        if config.val is None:
+            return None
+        spec = self._spec
+        if config.crop_pct is not None:
+            spec = InputSpec(**{**asdict(spec), "crop_pct": config.crop_pct})
+            self._spec = spec
+        return Evaluator(
+            open_source(config.val),
+            spec,
+            batch_size=config.batch_size,
+            device=device,
+            threads=config.threads,
+        )
+
+    def _final_network(self) -> nn.Module:
+        """Return the network that counts: the average if there is one."""
+        network: nn.Module = (
+            self._ema.module
+            if self._ema is not None
+            else self._accelerator.unwrap_model(self._model)
+        )
+        return network
+
+    def _learning_rate(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def _progress(self, loss: float) -> TrainProgress:
+        top1 = self._evaluation.top1 if self._evaluation else None
+        rates = self._clock.rates()
+        return TrainProgress(
+            step=self._step,
+            steps=self._steps,
+            epoch=self._epoch,
+            loss=loss,
+            images_per_second=rates["images_per_second"],
+            data_wait=rates["data_wait"],
+            top1=top1,
+        )
+
+    def _result(self) -> TrainResult:
+        rows = self._loader.rows
+        epochs, rest = divmod(self._steps, len(self._loader))
+        shown = epochs * len(rows) + rest * self._config.batch_size
+        return TrainResult(
+            out=self._config.out,
+            evaluation=self._evaluation,
+            steps=self._steps,
+            images=shown,
+            set_images=len(rows),
+            labelled=int((rows.labels >= 0).sum()),
+            parameters=sum(p.numel() for p in self._final_network().parameters()),
+            seconds=self._clock.seconds,
+            data_wait=self._clock.rates()["data_wait"],
+        )
+
+    def _save(self) -> None:
+        """Write a checkpoint of exactly this moment."""
+        modules = {"model": self._accelerator.unwrap_model(self._model).state_dict()}
+        if self._ema is not None:
+            modules["ema"] = self._ema.module.state_dict()
+        position = {
+            "step": self._step,
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "sums": {name: float(total) for name, total in self._sums.items()},
+            "evaluation": self._evaluation.to_json() if self._evaluation else None,
+        }
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        checkpoint = Checkpoint(
+            position=position,
+            config=self._config.model_dump(mode="json"),
+            modules=modules,
+            optimizer=self._optimizer.state_dict(),
+            random=random,
+        )
+        write_checkpoint(Path(self._config.out), checkpoint)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Continue exactly from a checkpoint."""
+        position = checkpoint.position
+        self._step, self._epoch, self._batch = (
+            position["step"],
+            position["epoch"],
+            position["batch"],
+        )
+        device = self._accelerator.device
+        self._sums = {
+            name: torch.tensor(total, device=device) for name, total in position["sums"].items()
+        }
+        if position["evaluation"]:
+            self._evaluation = Evaluation(**position["evaluation"])
+        self._accelerator.unwrap_model(self._model).load_state_dict(checkpoint.modules["model"])
+        if self._ema is not None:
+            self._ema.module.load_state_dict(checkpoint.modules["ema"])
+        self._optimizer.load_state_dict(checkpoint.optimizer)
+        self._schedule.step_update(self._step)
+        torch.set_rng_state(checkpoint.random["cpu"])
+        if "cuda" in checkpoint.random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(checkpoint.random["cuda"])
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    """Return accelerate's handle; it keeps one setting per process, so another one starts anew."""
+    wanted = {"cpu": config.device == "cpu", "mixed_precision": config.precision}
+    try:
+        return Accelerator(**wanted)
+    except ValueError:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return Accelerator(**wanted)
+
+
+def _class_count(config: TrainConfig, source: Source) -> int | None:
+    """Return how many classes a student has, if the data says so."""
+    if "num_classes" in config.student.kwargs:
+        return None
+    if not source.class_names:
+        raise UsageError(
+            "the images have no classes and the student no size",
+            where=source.description,
+            hint="set student.kwargs.num_classes",
+        )
+    return len(source.class_names)

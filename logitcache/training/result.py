@@ -1,0 +1,60 @@
+"""What came of a run, as a file beside its network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from logitcache.training.evaluation import Evaluation
+
+__all__ = ["TrainResult", "read_result", "write_result"]
+
+_RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a run.
+
+    Attributes:
+        out: Its folder; the network is in ``export`` below it.
+        evaluation: At the end; None without a set to evaluate on.
+        steps: Batches.
+        images: Images that were shown, one in every epoch counted again.
+        set_images: Images of the set.
+        labelled: Images whose label was seen.
+        parameters: Of the network.
+        seconds: Since the run began or went on.
+        data_wait: Share of that time spent waiting for batches.
+    """
+
+    out: str
+    evaluation: Evaluation | None
+    steps: int
+    images: int
+    set_images: int
+    labelled: int
+    parameters: int
+    seconds: float
+    data_wait: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return asdict(self)
+
+
+def write_result(result: TrainResult) -> None:
+    """Write the result into the folder of its run; from here on the run is finished."""
+    (Path(result.out) / _RESULT).write_text(json.dumps(result.to_json(), indent=2) + "\n")
+
+
+def read_result(out: Path | str) -> TrainResult | None:
+    """Read the result of a run, None if it is not finished."""
+    path = Path(out) / _RESULT
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text())
+    evaluation = values.pop("evaluation")
+    return TrainResult(evaluation=Evaluation(**evaluation) if evaluation else None, **values)
