@@ -22,12 +22,12 @@ class LabelsConfig(Config):
 
     Attributes:
         count: Images that keep their label, drawn by the hash of their keys; all by default.
-        seed: Of that draw.
+        seed: Of that draw; the run's own by default.
         images: ``all``, or ``labelled`` to show only images that keep their label.
     """
 
     count: _Positive | None = None
-    seed: int = Field(default=0, ge=0)
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     images: Literal["all", "labelled"] = "all"
 
     @model_validator(mode="before")

@@ -13,7 +13,7 @@ from logitcache.targets.match import ImageRows, number_rows
 
 if TYPE_CHECKING:
     from logitcache.data.source import Source
-    from logitcache.training.config import LabelsConfig, TrainConfig
+    from logitcache.training.config import TrainConfig
 
 __all__ = ["training_images"]
 
@@ -29,7 +29,7 @@ def training_images(
         teachers: Whose targets; all by default, none for an empty list.
     """
     if config.cache is None:
-        return _with_labels(number_rows(source), config.labels, source), None
+        return _with_labels(number_rows(source), config, source), None
     rows, targets = cached_targets(
         config.cache,
         source,
@@ -38,30 +38,31 @@ def training_images(
         shuffled=config.shuffle_targets,
         subset=config.subset,
     )
-    return _with_labels(rows, config.labels, source), targets
+    return _with_labels(rows, config, source), targets
 
 
-def _with_labels(rows: ImageRows, config: LabelsConfig, source: Source) -> ImageRows:
+def _with_labels(rows: ImageRows, config: TrainConfig, source: Source) -> ImageRows:
     """Hide all labels but the ones the student may see.
 
     Which images keep theirs depends on their keys and the seed alone, so every run over a set,
     cached or not, hides the same ones.
     """
+    wanted = config.labels
     labelled = np.flatnonzero(rows.labels >= 0)
-    if config.count is not None:
-        if config.count > len(labelled):
+    if wanted.count is not None:
+        if wanted.count > len(labelled):
             raise UsageError(
                 "there are not so many labels",
                 where=source.description,
                 expected=f"at most {len(labelled)}",
-                got=config.count,
+                got=wanted.count,
                 hint="set labels.count lower",
             )
-        drawn = words(
-            config.seed, rows.hashes[labelled], draw=0, purpose=Purpose.LABELLED_ROWS, count=1
-        )
-        labelled = labelled[np.argsort(drawn[:, 0], kind="stable")[: config.count]]
+        seed = config.seed if wanted.seed is None else wanted.seed
+        hashes = rows.hashes[labelled]
+        drawn = words(seed, hashes, draw=0, purpose=Purpose.LABELLED_ROWS, count=1)
+        labelled = labelled[np.argsort(drawn[:, 0], kind="stable")[: wanted.count]]
     visible = np.zeros(len(rows), dtype=np.bool_)
     visible[labelled] = True
     rows.labels = np.where(visible, rows.labels, -1)
-    return rows.keep(visible) if config.images == "labelled" else rows
+    return rows.keep(visible) if wanted.images == "labelled" else rows

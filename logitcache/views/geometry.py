@@ -1,5 +1,8 @@
 """Crops, resizes and flips of uint8 pixels with explicit parameters and no state.
 
+Resizing is torch's antialiased interpolation of uint8, which torchvision's v2 transforms call too:
+the same pixels, without the dispatch around them.
+
 Shapes: C channels, H W source height and width, S side of the square that comes out.
 """
 
@@ -8,8 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as v2
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,31 +24,33 @@ __all__ = ["crop_box", "crop_centre", "flip"]
 
 def crop_box(image_CHW: Tensor, box: Box, size: int, interpolation: Interpolation) -> Tensor:
     """Cut a box out of the image and resize it to a square: uint8 (C, S, S)."""
-    out: Tensor = v2.resized_crop(
-        image_CHW,
-        box.top,
-        box.left,
-        box.height,
-        box.width,
-        [size, size],
-        interpolation=InterpolationMode(interpolation),
-        antialias=True,
-    )
-    return out
+    bottom, right = box.top + box.height, box.left + box.width
+    return _resize(image_CHW[:, box.top : bottom, box.left : right], size, size, interpolation)
 
 
 def crop_centre(
     image_CHW: Tensor, fraction: float, size: int, interpolation: Interpolation
 ) -> Tensor:
-    """Resize the shorter side to floor(size / fraction), then cut out the centre, as timm does."""
+    """Resize the shorter side to floor(size / fraction), then cut out the centre, as timm does.
+
+    The longer side is rounded down; the offset of the centre to the nearest, halves to even.
+    """
+    height, width = image_CHW.shape[1:]
     shorter = math.floor(size / fraction)
-    resized = v2.resize(
-        image_CHW, [shorter], interpolation=InterpolationMode(interpolation), antialias=True
-    )
-    out: Tensor = v2.center_crop(resized, [size, size])
-    return out
+    new_height = shorter * height // min(height, width)
+    new_width = shorter * width // min(height, width)
+    resized = _resize(image_CHW, new_height, new_width, interpolation)
+    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
+    return resized[:, top : top + size, left : left + size]
 
 
 def flip(image_CHW: Tensor) -> Tensor:
     """Mirror left and right."""
     return image_CHW.flip(-1)
+
+
+def _resize(image_CHW: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
+    out = functional.interpolate(
+        image_CHW[None], size=(height, width), mode=interpolation, antialias=True
+    )
+    return out[0]

@@ -1,0 +1,5 @@
+"""``python -m logitcache``."""
+
+from logitcache.cli.app import main
+
+main()

@@ -1,0 +1,186 @@
+"""What a cache holds and what it lacks, sealed or not: read without touching a shard."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format import NO_VIEW, SAMPLES
+from logitcache.cache.groups import read_group, units_of
+from logitcache.cache.ledger import committed_units
+from logitcache.cache.location import locate
+from logitcache.cache.manifest import read_manifest
+
+if TYPE_CHECKING:
+    import os
+
+    from logitcache.cache.groups import TeacherGroup
+    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.manifest import Manifest
+
+__all__ = ["CacheDescription", "TeacherDescription", "ViewDescription", "describe"]
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class ViewDescription:
+    """One view.
+
+    Attributes:
+        id: Its id.
+        operations: Names of its operations.
+        draw: Which draw.
+        seed: Of its draws.
+    """
+
+    id: str
+    operations: list[str]
+    draw: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class TeacherDescription:
+    """One teacher.
+
+    Attributes:
+        name: Its name.
+        architecture: Of its network.
+        source: Where its weights came from.
+        weights_sha256: Digest of its weights.
+        input_size: Side of the images it saw, in pixels.
+        precision: What it computed in.
+        num_classes: C.
+        encoding: How its answers are stored.
+        views: How many views it saw.
+        units: Committed units of all its views.
+        needed: Units there should be.
+        stored_bytes: Bytes of its group.
+        dense_bytes: Bytes of the same answers as dense float32.
+        accuracy: Share of labelled images it gets right, by view id; known once sealed.
+    """
+
+    name: str
+    architecture: str
+    source: str
+    weights_sha256: str
+    input_size: int
+    precision: str
+    num_classes: int
+    encoding: dict[str, Any]
+    views: int
+    units: int
+    needed: int
+    stored_bytes: int
+    dense_bytes: int
+    accuracy: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CacheDescription:
+    """A cache.
+
+    Attributes:
+        url: Where it lies.
+        format: Version of its format.
+        revision: Number of the sealed revision, None before the first.
+        complete: Whether every declared unit is committed.
+        images: Rows of its segments.
+        segments: How many times images were added, the first included.
+        unit_rows: Rows of a unit.
+        data: What it was made from.
+        fingerprint: sha256 over keys and digests of the images.
+        class_names: Names of the classes.
+        sample_units: Committed units of the samples.
+        sample_units_needed: Units of the samples there should be.
+        views: Views, in the order in which they were declared.
+        teachers: Teachers, by name.
+        versions: Libraries and processor that made it.
+    """
+
+    url: str
+    format: int
+    revision: int | None
+    complete: bool
+    images: int
+    segments: int
+    unit_rows: int
+    data: str
+    fingerprint: str | None
+    class_names: list[str]
+    sample_units: int
+    sample_units_needed: int
+    views: list[ViewDescription]
+    teachers: list[TeacherDescription]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description as JSON values."""
+        return asdict(self)
+
+
+def describe(url: str | os.PathLike[str]) -> CacheDescription:
+    """Describe a cache, finished or not.
+
+    Raises:
+        CacheError: There is none.
+    """
+    location = locate(url)
+    manifest = read_manifest(location)
+    teachers = [
+        _teacher(location, manifest, read_group(location, name)) for name in manifest.teachers
+    ]
+    sample_units = len(committed_units(location, SAMPLES, NO_VIEW))
+    sample_units_needed = _needed(manifest, manifest.unit_rows)
+    return CacheDescription(
+        url=str(location),
+        format=manifest.format,
+        revision=manifest.revision.number if manifest.revision else None,
+        complete=sample_units >= sample_units_needed
+        and all(teacher.units >= teacher.needed for teacher in teachers),
+        images=manifest.rows,
+        segments=len(manifest.segments),
+        unit_rows=manifest.unit_rows,
+        data=manifest.data.description,
+        fingerprint=manifest.data.fingerprint,
+        class_names=list(manifest.data.class_names),
+        sample_units=sample_units,
+        sample_units_needed=sample_units_needed,
+        views=[_view(view_id, recipe) for view_id, recipe in manifest.views.items()],
+        teachers=teachers,
+        versions=manifest.versions,
+    )
+
+
+def _teacher(
+    location: LocalLocation, manifest: Manifest, group: TeacherGroup
+) -> TeacherDescription:
+    record = manifest.teachers[group.name]
+    lock = record.lock
+    units = sum(len(committed_units(location, group.path, view)) for view in group.view_ids)
+    return TeacherDescription(
+        name=group.name,
+        architecture=str(lock.get("architecture", "unknown")),
+        source=record.source,
+        weights_sha256=str(lock.get("weights_sha256", "")),
+        input_size=int(lock.get("input", {}).get("size", 0)),
+        precision=str(lock.get("precision", "")),
+        num_classes=group.num_classes,
+        encoding=group.encoding.to_json(),
+        views=len(group.view_ids),
+        units=units,
+        needed=_needed(manifest, group.unit_rows) * len(group.view_ids),
+        stored_bytes=location.bytes_below(group.path),
+        dense_bytes=manifest.rows * len(group.view_ids) * group.num_classes * _FLOAT32,
+        accuracy=record.accuracy,
+    )
+
+
+def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
+    operations = [str(operation.get("op")) for operation in recipe.get("operations", ())]
+    return ViewDescription(view_id, operations, recipe.get("draw", 0), recipe.get("seed", 0))
+
+
+def _needed(manifest: Manifest, unit_rows: int) -> int:
+    return sum(len(units_of(s.start, s.stop, unit_rows)) for s in manifest.segments)

@@ -1,0 +1,277 @@
+"""The command line: what can be typed, and what a run leaves with.
+
+Results go to stdout, progress and errors to stderr. Heavy imports happen inside the commands, so
+that help comes at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from logitcache.errors import Interrupted, LogitcacheError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="logitcache",
+    help="Run teachers once, train any number of students from what they said.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_CREATE, _LOOK = "Create", "Look"
+
+Config = Annotated[
+    Path | None, typer.Option(help="YAML file with the same settings; flags go over it.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set any field; repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+
+@app.command(rich_help_panel=_CREATE)
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="How many times, for mean and spread.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Show the whole story on scikit-learn's digits, in about three minutes."""
+    from logitcache.cli.demo import run_demo
+
+    run_demo(out, seeds=seeds, as_json=as_json)
+
+
+@app.command(rich_help_panel=_CREATE)
+def precompute(
+    cache: Annotated[str | None, typer.Option(help="Folder of the cache.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder, .tar file, digits, or torch/SET:FOLDER."),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL[@WEIGHTS]",
+            help="A timm model with a weights file or 'pretrained', or local-dir:FOLDER; "
+            "repeatable.",
+        ),
+    ] = None,
+    views: Annotated[int | None, typer.Option(help="How many random views.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Classes to keep; by default 50, or all of up to 256.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of one forward.")] = None,
+    unit_rows: Annotated[int | None, typer.Option(help="Rows of a unit of work.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda …")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads that decode.")] = None,
+    on_bad_image: Annotated[
+        str | None, typer.Option(help="error, or skip to mark it unreadable.")
+    ] = None,
+    config: Config = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Run teachers over views of images and store what they say.
+
+    What is already in the cache is not computed again: the same command resumes, and a longer one
+    adds teachers, views or new images.
+    """
+    from logitcache.cli.interrupt import StopRequest
+    from logitcache.cli.options import gather, print_json, teachers
+    from logitcache.cli.progress import ProgressLine
+    from logitcache.cli.tables import print_precompute
+
+    flags = {
+        "cache": cache,
+        "data": data,
+        "teachers": teachers(teacher or []),
+        "views.count": views,
+        "encoding.top_k": top_k,
+        "batch_size": batch_size,
+        "unit_rows": unit_rows,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "on_bad_image": on_bad_image,
+    }
+    values = gather(_text(config), flags, sets or [])
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.precompute.local import precompute as run
+
+    parsed = PrecomputeConfig.parse(values, "precompute")
+    with StopRequest() as stop, ProgressLine("precompute") as line:
+        summary = run(parsed, on_progress=line.precompute, should_stop=stop)
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        print_precompute(summary)
+
+
+@app.command(rich_help_panel=_CREATE)
+def train(
+    out: Annotated[
+        str | None, typer.Option(help="Folder for checkpoints, journal, result and export.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Images to train on; those of the cache if there is one.")
+    ] = None,
+    val: Annotated[str | None, typer.Option(help="Images to evaluate on.")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="Cache to learn from; none for labels alone.")
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="timm model, or local-dir:FOLDER.")] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=WEIGHT]", help="soft or label; repeatable."),
+    ] = None,
+    labels: Annotated[int | None, typer.Option(help="How many labels the student may see.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="How long, in epochs.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How long, in batches.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a batch.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, or cpu.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
+    ] = False,
+    config: Config = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Train a student from a cache, or any network from labels alone.
+
+    No teacher is loaded, and none needs to be there.
+    """
+    from logitcache.cli.interrupt import StopRequest
+    from logitcache.cli.options import gather, objectives, print_json
+    from logitcache.cli.progress import ProgressLine
+    from logitcache.cli.tables import print_train
+
+    flags = {
+        "out": out,
+        "data": data,
+        "val": val,
+        "cache": cache,
+        "student.model": student,
+        "objectives": objectives(objective or []),
+        "labels.count": labels,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "optimizer.lr": lr,
+        "seed": seed,
+        "device": device,
+    }
+    values = gather(_text(config), flags, sets or [])
+    from logitcache.training.config import TrainConfig
+    from logitcache.training.loop import train_student
+
+    parsed = TrainConfig.parse(values, "train")
+    with StopRequest() as stop, ProgressLine("train") as line:
+        result = train_student(parsed, resume=resume, on_progress=line.train, should_stop=stop)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_train(result)
+
+
+@app.command(rich_help_panel=_CREATE)
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one.")],
+    out: Annotated[str | None, typer.Option(help="Folder of all outputs.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run just this stage; repeatable.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many times with another seed, for mean and spread.")
+    ] = 1,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Run every stage of a pipeline, skipping what is done."""
+    from logitcache.cli.run import run_pipeline
+
+    run_pipeline(pipeline, out=out, only=only or [], seeds=seeds, sets=sets or [], as_json=as_json)
+
+
+@app.command(rich_help_panel=_LOOK)
+def inspect(cache: Annotated[str, typer.Argument(help="A cache.")], as_json: Json = False) -> None:
+    """Show what a cache holds: images, views, teachers, bytes."""
+    from logitcache.cache.describe import describe
+    from logitcache.cli.options import print_json
+    from logitcache.cli.tables import print_cache
+
+    found = describe(cache)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_cache(found)
+
+
+@app.command(rich_help_panel=_LOOK)
+def status(cache: Annotated[str, typer.Argument(help="A cache.")], as_json: Json = False) -> None:
+    """Show which units are committed; exit 3 if some are missing."""
+    from logitcache.cache.describe import describe
+    from logitcache.cli.options import print_json
+    from logitcache.cli.tables import print_status
+
+    found = describe(cache)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_status(found)
+    if not found.complete or found.revision is None:
+        raise typer.Exit(3)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(version_of("logitcache"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line and leave with the exit code of what happened."""
+    try:
+        app()
+    except LogitcacheError as error:
+        _complain(error)
+    except KeyboardInterrupt:
+        _complain(Interrupted("interrupted", kept=False))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone, which is no error of ours
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        _complain(_no_space(error))
+
+
+def _no_space(error: OSError) -> LogitcacheError:
+    from logitcache.errors import StorageError
+
+    return StorageError(
+        "no space left",
+        where=error.filename,
+        hint="free some space and run the same command again; what was committed is intact",
+    )
+
+
+def _complain(error: LogitcacheError) -> Any:
+    print(f"error: {error.render()}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

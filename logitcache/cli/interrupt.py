@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM as a wish to stop soon, with what is whole kept."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["StopRequest"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """A context in which a first signal is noted and a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Return whether a signal has come."""
+        return self._asked
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True

@@ -1,0 +1,92 @@
+"""Flags to configurations: a file, then flags over it, then ``--set`` over both."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from logitcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["SCHEMA_VERSION", "gather", "objectives", "print_json", "teachers"]
+
+SCHEMA_VERSION = 1
+"""Of what ``--json`` prints."""
+
+
+def gather(config: str | None, flags: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a configuration.
+
+    Args:
+        config: A YAML file to begin with.
+        flags: Values by dotted path; those that are None were not given.
+        sets: ``a.b=value`` assignments.
+    """
+    from logitcache.pipeline import override, read_yaml
+
+    values = read_yaml(config) if config else {}
+    for path, value in flags.items():
+        if value is not None:
+            values = _put(values, path.split("."), value)
+    return override(values, sets)
+
+
+def teachers(specifications: Sequence[str]) -> dict[str, dict[str, Any]] | None:
+    """Read ``NAME=MODEL[@WEIGHTS]``; None if none was given.
+
+    Raises:
+        UsageError: It does not look like that, or a name is given twice.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for specification in specifications:
+        name, separator, model = specification.partition("=")
+        if not separator or not name or not model:
+            raise UsageError(
+                "unreadable teacher",
+                where=f"--teacher {specification}",
+                expected="NAME=MODEL[@WEIGHTS], for example cnn=resnet50@resnet50.safetensors",
+            )
+        if name in found:
+            raise UsageError("two teachers have the same name", where=f"--teacher {specification}")
+        found[name] = _network(model)
+    return found or None
+
+
+def objectives(names: Sequence[str]) -> list[dict[str, Any]] | None:
+    """Read ``NAME[=WEIGHT]``; None if none was given."""
+    found = []
+    for name in names:
+        kind, separator, weight = name.partition("=")
+        try:
+            found.append({kind: {"weight": float(weight)} if separator else {}})
+        except ValueError:
+            raise UsageError(
+                "the weight is not a number", where=f"--objective {name}", got=weight
+            ) from None
+    return found or None
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one stable document on stdout."""
+    json.dump({"schema_version": SCHEMA_VERSION, **document}, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _network(model: str) -> dict[str, Any]:
+    if model.startswith(("local-dir:", "hf-hub:")):
+        return {"model": model}
+    name, separator, weights = model.partition("@")
+    return {"model": name, "weights": weights} if separator else {"model": name}
+
+
+def _put(values: dict[str, Any], path: list[str], value: object) -> dict[str, Any]:
+    head, *rest = path
+    inner = values.get(head)
+    if rest:
+        return {**values, head: _put(inner if isinstance(inner, dict) else {}, rest, value)}
+    if isinstance(inner, dict) and isinstance(value, dict):
+        return {**values, head: {**inner, **value}}
+    return {**values, head: value}

@@ -1,0 +1,62 @@
+"""``logitcache run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from logitcache.cli.interrupt import StopRequest
+from logitcache.cli.options import print_json
+from logitcache.cli.stages import runners
+from logitcache.cli.tables import print_pipeline
+from logitcache.pipeline import (
+    Pipeline,
+    PipelineConfig,
+    StageResult,
+    find_pipeline,
+    override,
+    read_yaml,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["load_pipelines", "run_pipeline"]
+
+
+def run_pipeline(
+    name: str,
+    *,
+    out: str | None,
+    only: Sequence[str],
+    seeds: int,
+    sets: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Run a pipeline once per seed and print what came of it."""
+    with StopRequest() as stop:
+        pipelines = load_pipelines(name, out=out, seeds=seeds, sets=sets)
+        runs = [pipeline.run(runners(stop), only) for pipeline in pipelines]
+    if as_json:
+        print_json({"pipeline": name, "runs": [_document(results) for results in runs]})
+    else:
+        print_pipeline(runs)
+
+
+def load_pipelines(
+    name: str, *, out: str | None, seeds: int, sets: Sequence[str]
+) -> list[Pipeline]:
+    """Read a pipeline file, once per seed; several seeds get a folder each."""
+    path = find_pipeline(name)
+    config = PipelineConfig.parse(override(read_yaml(path), sets), path.name)
+    folder = Path(out or config.out)
+    if seeds == 1:
+        return [Pipeline(config, out=str(folder))]
+    return [
+        Pipeline(config, out=str(folder / f"seed-{seed}"), seed=seed)
+        for seed in range(config.seed, config.seed + seeds)
+    ]
+
+
+def _document(results: Sequence[StageResult]) -> dict[str, object]:
+    return {result.stage.name: {"kind": result.stage.kind, **result.values} for result in results}

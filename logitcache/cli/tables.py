@@ -1,0 +1,216 @@
+"""Tables for people, on stdout."""
+
+from __future__ import annotations
+
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from logitcache.cache.describe import CacheDescription
+    from logitcache.pipeline import StageResult
+    from logitcache.precompute.local import Summary
+    from logitcache.training.result import TrainResult
+
+__all__ = ["print_cache", "print_pipeline", "print_precompute", "print_status", "print_train"]
+
+
+def print_precompute(summary: Summary) -> None:
+    """Show what stage 1 did."""
+    console = _console()
+    console.print(
+        f"{summary.cache}: {summary.images} images x {summary.views} views, "
+        f"revision {summary.revision}; {summary.computed} shown in {summary.seconds:.1f} s"
+    )
+    if summary.unreadable:
+        console.print(f"{summary.unreadable} images could not be decoded and have no targets")
+    table = _table("teacher", "accuracy", "stored", "dense float32", "ratio")
+    for name, size in summary.sizes.items():
+        accuracy = next(iter(summary.accuracy.get(name, {}).values()), None)
+        table.add_row(
+            name,
+            _percent(accuracy),
+            _bytes(size.stored),
+            _bytes(size.dense_float32),
+            f"{size.stored / max(1, size.dense_float32):.2f}",
+        )
+    console.print(table)
+    for note in summary.notes:
+        console.print(f"note: {note}")
+
+
+def print_train(result: TrainResult) -> None:
+    """Show what came of a training."""
+    table = _table(
+        "out", "images", "labels seen", "steps", "top-1", "loss", "images/s", "data wait"
+    )
+    evaluation = result.evaluation
+    table.add_row(
+        result.out,
+        str(result.set_images),
+        str(result.labelled),
+        str(result.steps),
+        _percent(evaluation.top1 if evaluation else None),
+        f"{evaluation.loss:.3f}" if evaluation else "-",
+        f"{result.images / max(1e-9, result.seconds):.0f}",
+        f"{result.data_wait:.0%}",
+    )
+    _console().print(table)
+
+
+def print_cache(cache: CacheDescription) -> None:
+    """Show what a cache holds."""
+    console = _console()
+    state = f"revision {cache.revision}" if cache.revision else "not sealed"
+    console.print(f"{cache.url}: format {cache.format}, {state}")
+    console.print(
+        f"{cache.images} images of {cache.data} in {cache.segments} segment(s), "
+        f"units of {cache.unit_rows} rows, {len(cache.class_names)} classes"
+    )
+    views = _table("view", "operations", "seed", "draw")
+    for view in cache.views[:8]:
+        views.add_row(view.id, ", ".join(view.operations), str(view.seed), str(view.draw))
+    console.print(views)
+    if len(cache.views) > 8:
+        console.print(f"… and {len(cache.views) - 8} more views")
+    teachers = _table("teacher", "network", "pixels", "classes", "stored as", "views", "accuracy")
+    for column in ("bytes", "of dense"):
+        teachers.add_column(column, justify="right")
+    for teacher in cache.teachers:
+        encoding = teacher.encoding
+        top = f"top {encoding['top_k']} " if encoding["kind"] == "sparse" else ""
+        teachers.add_row(
+            teacher.name,
+            teacher.architecture,
+            str(teacher.input_size),
+            str(teacher.num_classes),
+            f"{encoding['kind']} {top}{encoding['values']}",
+            str(teacher.views),
+            _percent(next(iter(teacher.accuracy.values()), None)),
+            _bytes(teacher.stored_bytes),
+            f"{teacher.stored_bytes / max(1, teacher.dense_bytes):.2f}",
+        )
+    console.print(teachers)
+
+
+def print_status(cache: CacheDescription) -> None:
+    """Show what is committed and what is missing."""
+    table = _table("group", "units", "of")
+    table.add_row("samples", str(cache.sample_units), str(cache.sample_units_needed))
+    for teacher in cache.teachers:
+        table.add_row(f"teachers/{teacher.name}", str(teacher.units), str(teacher.needed))
+    console = _console()
+    console.print(table)
+    if not cache.complete:
+        console.print("incomplete: run the same precompute command again to finish it")
+    elif cache.revision is None:
+        console.print("complete, but not sealed: run the same precompute command again")
+    else:
+        console.print(f"complete, revision {cache.revision}")
+
+
+def print_pipeline(runs: Sequence[Sequence[StageResult]]) -> None:
+    """Show what every stage of a pipeline came to, over its seeds."""
+    console = _console()
+    caches = _table("cache", "teacher", "accuracy", "views", "stored", "dense float32", "ratio")
+    students = _table("network", "learns from", "images", "labels seen", "steps", "top-1")
+    for results in zip(*runs, strict=True):
+        stage = results[0].stage
+        values = [result.values for result in results]
+        if stage.kind == "precompute":
+            for name, size in values[0]["sizes"].items():
+                caches.add_row(
+                    stage.name,
+                    name,
+                    _spread([_first(value["accuracy"].get(name, {})) for value in values]),
+                    str(values[0]["views"]),
+                    _bytes(size["stored"]),
+                    _bytes(size["dense_float32"]),
+                    f"{size['stored'] / max(1, size['dense_float32']):.2f}",
+                )
+            continue
+        students.add_row(
+            f"{stage.name} ({stage.values['student']['model']})",
+            _learns_from(stage.values),
+            str(values[0]["set_images"]),
+            str(values[0]["labelled"] if _uses_labels(stage.values) else 0),
+            str(values[0]["steps"]),
+            _spread([(value["evaluation"] or {}).get("top1") for value in values]),
+        )
+    if caches.row_count:
+        console.print(caches)
+    if students.row_count:
+        console.print(students)
+
+
+def _learns_from(train: Mapping[str, Any]) -> str:
+    """Say in words what a training asks of its network."""
+    if not train.get("cache"):
+        return "labels"
+    parts = []
+    for term in _terms(train):
+        kind, settings = next(iter(term.items()))
+        if kind == "soft":
+            teachers = (settings or {}).get("teachers")
+            names = " + ".join(teachers) if teachers else "all teachers"
+            parts.append(f"cache of {names}")
+        else:
+            parts.append(f"{kind}s" if kind == "label" else kind)
+    shuffled = ", shuffled" if train.get("shuffle_targets") else ""
+    return " and ".join(parts) + shuffled
+
+
+def _uses_labels(train: Mapping[str, Any]) -> bool:
+    return not train.get("cache") or any("label" in term for term in _terms(train))
+
+
+def _terms(train: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the objectives of a training as mappings with one key."""
+    default: Any = "soft" if train.get("cache") else "label"
+    terms = train.get("objectives") or default
+    listed = terms if isinstance(terms, list) else [terms]
+    return [{term: {}} if isinstance(term, str) else term for term in listed]
+
+
+def _first(values: Mapping[str, float]) -> float | None:
+    return next(iter(values.values()), None)
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    """Return the mean and, for several values, the standard deviation, in percent."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    if len(known) == 1:
+        return _percent(known[0])
+    return f"{100 * mean(known):.1f} ± {100 * stdev(known):.1f} %"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(first)
+    for name in others:
+        right = name in {"accuracy", "stored", "dense float32", "ratio", "top-1", "steps", "images"}
+        table.add_column(name, justify="right" if right else "left")
+    return table
+
+
+def _console() -> Console:
+    """Return stdout; wide enough for a table where it is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)

@@ -1,0 +1,335 @@
+"""A pipeline: several stages in one YAML file, run in order, skipping what is done.
+
+A file has settings that all stages share, and stages that say what is theirs::
+
+    name: quickstart
+    out: runs/quickstart
+    data: digits                     # shared by every stage
+    train: {batch_size: 128}         # shared by every train stage
+    stages:
+      - name: cnn
+        train: {student: {model: resnet10t}, steps: 200}
+      - name: cache
+        precompute: {teachers: {cnn: {model: "stage:cnn"}}}
+      - name: student
+        train: {student: {model: deit_tiny_patch16_224}, cache: "stage:cache", steps: 500}
+
+``stage:NAME`` stands for what an earlier stage made: the exported network of a ``train`` stage, the
+cache of a ``precompute`` stage. What a stage may say is the configuration of the component that
+runs it; nothing here knows a field of it but ``out``, ``cache``, ``data`` and ``seed``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from logitcache.config import Config
+from logitcache.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "Pipeline",
+    "PipelineConfig",
+    "Stage",
+    "StageResult",
+    "find_pipeline",
+    "override",
+    "read_yaml",
+    "shipped_pipelines",
+]
+
+_REFERENCE = "stage:"
+_EXPORT = "export"
+
+
+class StageConfig(Config):
+    """One stage.
+
+    Attributes:
+        name: Names its folder, and what later stages call it.
+        train: Fields of a :class:`~logitcache.training.config.TrainConfig`.
+        precompute: Fields of a :class:`~logitcache.precompute.config.PrecomputeConfig`.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    train: dict[str, Any] | None = None
+    precompute: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.train is None) == (self.precompute is None):
+            raise ValueError("a stage is either train or precompute")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """``train`` or ``precompute``."""
+        return "precompute" if self.train is None else "train"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the stage says."""
+        return self.train if self.train is not None else self.precompute or {}
+
+
+class PipelineConfig(Config):
+    """A pipeline file.
+
+    Attributes:
+        name: What it is called.
+        description: What it shows.
+        out: Folder of all its outputs.
+        seed: Of every training; ``logitcache run --seeds`` sets it.
+        data: Images of every stage.
+        val: Images every training is evaluated on.
+        train: Settings shared by train stages.
+        precompute: Settings shared by precompute stages.
+        stages: In order.
+    """
+
+    name: str
+    description: str = ""
+    out: str
+    seed: int = 0
+    data: Any
+    val: Any = None
+    train: dict[str, Any] = Field(default_factory=dict)
+    precompute: dict[str, Any] = Field(default_factory=dict)
+    stages: list[StageConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are called {name}")
+        return self
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, resolved: references replaced, shared settings filled in.
+
+    Attributes:
+        name: Its name.
+        kind: ``train`` or ``precompute``.
+        values: Fields of the configuration of its component.
+    """
+
+    name: str
+    kind: str
+    values: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the stage says; a stage with the same digest is not run again."""
+        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made.
+
+    Attributes:
+        stage: Which.
+        values: Its result, as JSON values.
+        skipped: Whether it was done before.
+    """
+
+    stage: Stage
+    values: dict[str, Any]
+    skipped: bool
+
+
+class Pipeline:
+    """A pipeline with one seed.
+
+    Args:
+        config: The file.
+        out: Folder of its outputs; the file's own by default.
+        seed: Of every training; the file's own by default.
+
+    Raises:
+        UsageError: A reference to a stage that does not come earlier.
+    """
+
+    def __init__(
+        self, config: PipelineConfig, *, out: str | None = None, seed: int | None = None
+    ) -> None:
+        self.config = config
+        self.out = Path(out or config.out)
+        self.seed = config.seed if seed is None else seed
+        self.stages = self._resolve()
+
+    def run(
+        self, runners: Mapping[str, Callable[[Stage], dict[str, Any]]], only: Sequence[str] = ()
+    ) -> list[StageResult]:
+        """Run the stages in order; those that are done are read back.
+
+        Args:
+            runners: By kind: runs a stage and returns its result as JSON values.
+            only: Names of the stages to run; all by default.
+
+        Raises:
+            UsageError: An unknown stage.
+        """
+        for name in only:
+            if name not in {stage.name for stage in self.stages}:
+                known = [stage.name for stage in self.stages]
+                raise UsageError(f"no stage {name!r}", hint=nearest(name, known))
+        chosen = [stage for stage in self.stages if not only or stage.name in only]
+        return [self._run_stage(stage, runners) for stage in chosen]
+
+    def _run_stage(
+        self, stage: Stage, runners: Mapping[str, Callable[[Stage], dict[str, Any]]]
+    ) -> StageResult:
+        marker = self.out / f"{stage.name}.done.json"
+        if marker.exists():
+            done = json.loads(marker.read_text())
+            if done["digest"] == stage.digest:
+                return StageResult(stage, done["result"], skipped=True)
+        values = runners[stage.kind](stage)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps({"digest": stage.digest, "result": values}, indent=2) + "\n")
+        return StageResult(stage, values, skipped=False)
+
+    def _resolve(self) -> list[Stage]:
+        made: dict[str, str] = {}
+        stages = []
+        for config in self.config.stages:
+            shared = self.config.train if config.kind == "train" else self.config.precompute
+            values = _merged(self._common(config), _merged(shared, config.settings))
+            values = _replace_references(values, made, f"stages.{config.name}")
+            stages.append(Stage(config.name, config.kind, values))
+            folder = self.out / config.name
+            made[config.name] = (
+                str(folder) if config.kind == "precompute" else f"local-dir:{folder / _EXPORT}"
+            )
+        return stages
+
+    def _common(self, stage: StageConfig) -> dict[str, Any]:
+        """Return the fields that the pipeline itself knows of."""
+        folder = str(self.out / stage.name)
+        if stage.kind == "precompute":
+            return {"data": self.config.data, "cache": folder}
+        return {
+            "data": self.config.data,
+            "val": self.config.val,
+            "out": folder,
+            "seed": self.seed,
+        }
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UsageError: There is no such file, or it is no YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UsageError("cannot read this file", where=path, got=error.strerror) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError("not YAML", where=path, got=" ".join(str(error).split())) from None
+    if not isinstance(values, dict):
+        raise UsageError("not a mapping", where=path, expected="lines like 'name: value'")
+    return values
+
+
+def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return values with ``a.b=c`` assignments applied; c is read as YAML.
+
+    A list of stages is addressed by their names: ``stages.cnn.train.steps=10``.
+
+    Raises:
+        UsageError: Not an assignment, or its path leads into something that is no mapping.
+    """
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator or not path:
+            raise UsageError("not an assignment", where=f"--set {assignment}", expected="a.b=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError("the value is not YAML", where=f"--set {assignment}") from None
+        values = _assigned(values, path.split("."), value, f"--set {path}")
+    return values
+
+
+def shipped_pipelines() -> list[Path]:
+    """Return the pipeline files that come with logitcache."""
+    here = Path(__file__).parent
+    for folder in (here / "pipelines", here.parent / "pipelines"):
+        found = sorted(folder.glob("*.yaml"))
+        if found:
+            return found
+    return []
+
+
+def find_pipeline(name: str) -> Path:
+    """Return a pipeline file by path, or by the name of a shipped one.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for path in shipped_pipelines()}
+    stem = Path(name).stem
+    if stem in shipped:
+        return shipped[stem]
+    raise UsageError("no such pipeline", where=name, hint=nearest(stem, shipped))
+
+
+def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
+    """Return a copy of nested values with one of them replaced."""
+    head, *rest = path
+    if isinstance(values, list):
+        names = [str(item.get("name")) for item in values if isinstance(item, dict)]
+        if head not in names:
+            raise UsageError(
+                f"nothing called {head!r} here", where=where, hint=nearest(head, names)
+            )
+        index = names.index(head)
+        return [*values[:index], _assigned(values[index], rest, value, where), *values[index + 1 :]]
+    if not isinstance(values, dict):
+        raise UsageError(f"{head!r} is below something that is no mapping", where=where)
+    inner = _assigned(values.get(head, {}), rest, value, where) if rest else value
+    return {**values, head: inner}
+
+
+def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return shared settings overridden by own ones, mapping by mapping."""
+    merged = dict(shared)
+    for name, value in own.items():
+        before = merged.get(name)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            merged[name] = _merged(before, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _replace_references(value: Any, made: Mapping[str, str], where: str) -> Any:
+    """Replace ``stage:NAME`` everywhere."""
+    if isinstance(value, Mapping):
+        return {k: _replace_references(v, made, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_replace_references(item, made, where) for item in value]
+    if isinstance(value, str) and value.startswith(_REFERENCE):
+        name = value.removeprefix(_REFERENCE)
+        if name not in made:
+            raise UsageError(f"no earlier stage {name!r}", where=where, hint=nearest(name, made))
+        return made[name]
+    return value
