@@ -9,6 +9,7 @@
     │   └── DataMismatch                  1   these images are not the ones of the cache
     ├── NetworkError                      1   a model or its weights cannot be built
     ├── NonFiniteLogits                   1   a teacher answered NaN or infinity
+    ├── NonFiniteLoss                     1   a student's loss became NaN or infinite
     ├── CacheError                        1   the store: absent, foreign, inconsistent
     │   ├── UnsupportedFormat             1   written by a newer logitcache
     │   ├── CacheUnsealed                 3   work is missing; resume to finish it

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from logitcache.config import Config
 from logitcache.data.identity import key_hash, normalise_key, stored_bytes
@@ -38,10 +38,12 @@ class DataConfig(Config):
     Attributes:
         name: A folder, a ``.tar`` file, ``digits``, or ``torch/<set>:<folder>``.
         split: ``train`` or ``val``, for sets that have splits; folders and tar files have none.
+        limit: How many of the images, chosen by the hash of their keys; all by default.
     """
 
     name: str
     split: Literal["train", "val"] = "train"
+    limit: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -60,6 +62,14 @@ def open_source(data: str | DataConfig) -> Source:
         DataError: There is nothing there, or no image in it.
     """
     config = DataConfig(name=data) if isinstance(data, str) else data
+    source = _list(config)
+    if config.limit is None or config.limit >= len(source.keys):
+        return source
+    by_hash = sorted(range(len(source.keys)), key=lambda index: key_hash(source.keys[index]))
+    return SubsetSource(source, sorted(by_hash[: config.limit]))
+
+
+def _list(config: DataConfig) -> Source:
     if config.name == "digits":
         return DigitsSource(config.split)
     if config.name.startswith("torch/"):
@@ -78,6 +88,23 @@ def _missing(name: str) -> DataError | UsageError:
     return UsageError(
         "no such data", where=name, expected="a folder, a .tar file, digits or torch/<set>:<folder>"
     )
+
+
+class SubsetSource:
+    """Some of the images of a source; the classes stay."""
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self.description = f"{len(indices)} of {len(source.keys)} images of {source.description}"
+        self.class_names = source.class_names
+        self.keys = [source.keys[index] for index in indices]
+        self.sizes = source.sizes[list(indices)]
+        self.labels = source.labels[list(indices)]
+        self._source = source
+        self._indices = list(indices)
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Return one image as the source stores it."""
+        return self._source.read(self._indices[index])
 
 
 class FileSource:

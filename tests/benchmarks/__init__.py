@@ -1,0 +1,1 @@
+"""Measurements whose output is in ``docs/``; never run as tests."""

@@ -1,0 +1,57 @@
+"""What every source of images must do; each implementation gives a fixture called ``source``."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.data.decode import decode
+from logitcache.data.identity import content_digest, row_order, stored_bytes
+
+if TYPE_CHECKING:
+    from logitcache.data.source import Source
+
+
+class SourceContract:
+    """Inherit, and define a fixture ``source`` with at least ten images."""
+
+    def test_everything_is_as_long_as_the_keys(self, source: Source) -> None:
+        count = len(source.keys)
+        assert count >= 10
+        assert source.sizes.shape == source.labels.shape == (count,)
+
+    def test_keys_are_unique_and_relative(self, source: Source) -> None:
+        assert len(set(source.keys)) == len(source.keys)
+        assert not any(key.startswith(("/", "./")) or ".." in key for key in source.keys)
+
+    def test_labels_name_classes(self, source: Source) -> None:
+        assert source.labels.min() >= -1
+        assert source.labels.max() < max(1, len(source.class_names))
+
+    def test_sizes_are_those_of_what_is_read(self, source: Source) -> None:
+        for index in range(10):
+            assert source.sizes[index] in {-1, len(stored_bytes(source.read(index)))}
+
+    def test_an_image_is_the_same_every_time_and_in_every_thread(self, source: Source) -> None:
+        once = [content_digest(source.read(index)) for index in range(10)]
+        with ThreadPoolExecutor(4) as pool:
+            again = list(pool.map(lambda i: content_digest(source.read(i % 10)), range(200)))
+        assert again == once * 20
+
+    def test_images_decode_to_rgb(self, source: Source) -> None:
+        pixels = decode(source.read(0))
+        assert pixels.dtype.is_floating_point is False
+        assert pixels.shape[0] == 3
+
+    def test_it_can_be_pickled(self, source: Source) -> None:
+        copy: Source = pickle.loads(pickle.dumps(source))
+        assert list(copy.keys) == list(source.keys)
+        assert content_digest(copy.read(3)) == content_digest(source.read(3))
+
+    def test_rows_are_ordered_by_hash(self, source: Source) -> None:
+        rows = row_order(source)
+        assert sorted(rows.indices) == list(range(len(source.keys)))
+        assert (np.diff(rows.hashes.astype(object)) > 0).all()

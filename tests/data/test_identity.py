@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logitcache.data.identity import (
+    compare,
+    content_digest,
+    fingerprint,
+    key_hash,
+    listing_digest,
+    normalise_key,
+    row_order,
+    stored_bytes,
+)
+from logitcache.data.readers import ArraySource
+from logitcache.errors import DataError
+
+
+def source_of(keys: list[str], sizes: list[int] | None = None) -> ArraySource:
+    images = [np.full((2, 2), i % 256, dtype=np.uint8) for i in range(len(keys))]
+    source = ArraySource("test", "train", images, np.zeros(len(keys), np.int32), ["a"])
+    source.keys = keys
+    if sizes is not None:
+        source.sizes = np.array(sizes)
+    return source
+
+
+def test_hash_and_digest_are_as_the_format_says() -> None:
+    digest = hashlib.blake2b("cat/ü.jpg".encode(), digest_size=8).digest()
+    assert key_hash("cat/ü.jpg") == int.from_bytes(digest, "big")
+    assert content_digest(b"abc") == hashlib.blake2b(b"abc", digest_size=16).digest()
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    assert stored_bytes(pixels) == b"uint8\x002,3\x00\x00\x01\x02\x03\x04\x05"
+    assert content_digest(pixels) == hashlib.blake2b(stored_bytes(pixels), digest_size=16).digest()
+
+
+def test_pixels_of_another_shape_have_another_digest() -> None:
+    flat = np.arange(6, dtype=np.uint8)
+    assert content_digest(flat.reshape(2, 3)) != content_digest(flat.reshape(3, 2))
+
+
+def test_keys_are_relative_and_composed() -> None:
+    assert normalise_key("./a/b.jpg") == "a/b.jpg"
+    assert normalise_key("cafe\u0301/x.png") == "caf\u00e9/x.png"
+
+
+@given(st.permutations([f"k{i}" for i in range(12)]))
+def test_rows_do_not_depend_on_the_listing(keys: list[str]) -> None:
+    rows = row_order(source_of(keys))
+    assert [keys[i] for i in rows.indices] == sorted(keys, key=lambda k: (key_hash(k), k))
+
+
+def test_two_images_with_one_key() -> None:
+    with pytest.raises(DataError, match="same key"):
+        row_order(source_of(["a", "b", "a"]))
+
+
+def test_what_differs_is_found_by_key_and_size() -> None:
+    source = source_of(["a", "b", "new"], [1, 2, 3])
+    found, difference = compare(source, ["b", "gone", "a"], np.array([9, 1, 1]))
+    assert found.tolist() == [1, -1, 0]
+    assert difference.missing == ["gone"]
+    assert difference.changed == ["b"]
+    assert difference.added == [2]
+
+
+def test_unknown_sizes_are_no_change() -> None:
+    _, difference = compare(source_of(["a"], [-1]), ["a"], np.array([7]))
+    assert difference.changed == []
+
+
+def test_fingerprints_tell_names_and_contents_apart() -> None:
+    prints = {
+        fingerprint(["a", "b"], [b"1" * 16, b"2" * 16]),
+        fingerprint(["a", "b"], [b"2" * 16, b"1" * 16]),
+        fingerprint(["b", "a"], [b"1" * 16, b"2" * 16]),
+    }
+    assert len(prints) == 3
+
+
+def test_a_listing_is_known_by_keys_and_labels() -> None:
+    source = source_of(["a", "b"])
+    before = listing_digest(source, row_order(source))
+    source.labels = np.array([0, 1], np.int32)
+    assert listing_digest(source, row_order(source)) != before
