@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format import NO_VIEW, SAMPLES
-from logitcache.cache.groups import read_group, units_of
+from logitcache.cache.groups import read_group, units_of_segment
 from logitcache.cache.ledger import committed_units
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import read_manifest
@@ -183,4 +183,5 @@ def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
 
 
 def _needed(manifest: Manifest, unit_rows: int) -> int:
-    return sum(len(units_of(s.start, s.stop, unit_rows)) for s in manifest.segments)
+    block = manifest.unit_rows
+    return sum(len(units_of_segment(s, block, unit_rows)) for s in manifest.segments)

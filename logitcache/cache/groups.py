@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from logitcache.cache.location import LocalLocation, RecordingStore
+    from logitcache.cache.manifest import Segment
     from logitcache.encoding.arrays import Encoded
 
-__all__ = ["TeacherGroup", "read_group", "read_rows", "units_of"]
+__all__ = ["TeacherGroup", "read_group", "read_rows", "units_of", "units_of_segment"]
 
 _MAX_CLASSES = 2**32 - 1
 _OPTIONAL = {
@@ -149,3 +150,15 @@ def read_rows(
 def units_of(start: int, stop: int, unit_rows: int) -> range:
     """Return the units that rows [start, stop) touch."""
     return range(start // unit_rows, -(-stop // unit_rows))
+
+
+def units_of_segment(segment: Segment, block_rows: int, unit_rows: int) -> range:
+    """Return the units of a segment: those of all its blocks, padding at the end included.
+
+    Args:
+        segment: The rows.
+        block_rows: U.
+        unit_rows: Rows of a unit of the group; divides U.
+    """
+    blocks = units_of(segment.start, segment.stop, block_rows)
+    return units_of(blocks.start * block_rows, blocks.stop * block_rows, unit_rows)

@@ -25,7 +25,7 @@ from logitcache.cache.format import (
     content_sha256,
     sha256,
 )
-from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of
+from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of_segment
 from logitcache.cache.ledger import (
     Commit,
     Ledger,
@@ -180,12 +180,16 @@ class CacheWriter:
         return {name: read_group(self.location, name) for name in self.manifest.teachers}
 
     def needed_units(self, unit_rows: int) -> set[int]:
-        """Return the units of that size that hold rows of a segment."""
+        """Return the units of that size there should be."""
         return {
             unit
             for segment in self.manifest.segments
-            for unit in units_of(segment.start, segment.stop, unit_rows)
+            for unit in units_of_segment(segment, self.manifest.unit_rows, unit_rows)
         }
+
+    def has_commits(self) -> bool:
+        """Return whether anything is committed; the samples of a block are first."""
+        return bool(committed_units(self.location, SAMPLES, NO_VIEW))
 
     def missing_units(self, group: str, view: str, unit_rows: int) -> set[int]:
         """Return the units without a commit."""

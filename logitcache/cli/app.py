@@ -104,11 +104,11 @@ def precompute(
     }
     values = gather(_text(config), flags, sets or [])
     from logitcache.precompute.config import PrecomputeConfig
-    from logitcache.precompute.local import precompute as run
+    from logitcache.precompute.local import build_cache
 
     parsed = PrecomputeConfig.parse(values, "precompute")
     with StopRequest() as stop, ProgressLine("precompute") as line:
-        summary = run(parsed, on_progress=line.precompute, should_stop=stop)
+        summary = build_cache(parsed, on_progress=line.precompute, should_stop=stop)
     if as_json:
         print_json(summary.to_json())
     else:

@@ -20,11 +20,11 @@ def runners(stop: StopRequest) -> dict[str, Callable[[Stage], dict[str, Any]]]:
 
     def run_precompute(stage: Stage) -> dict[str, Any]:
         from logitcache.precompute.config import PrecomputeConfig
-        from logitcache.precompute.local import precompute
+        from logitcache.precompute.local import build_cache
 
         config = PrecomputeConfig.parse(stage.values, f"stages.{stage.name}")
         with ProgressLine(stage.name) as line:
-            summary = precompute(config, on_progress=line.precompute, should_stop=stop)
+            summary = build_cache(config, on_progress=line.precompute, should_stop=stop)
         return summary.to_json()
 
     def run_train(stage: Stage) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _dense_divergence(log_s_BC: Tensor, teacher: DenseLogits, b: float) -> Tenso
 def _sparse_divergence(log_s_BC: Tensor, teacher: SparseLogits, b: float, tail: Tail) -> Tensor:
     """Return KL(teacher || student) of every row from the student's log-probabilities."""
     used_BK = torch.isfinite(teacher.log_probs)
-    absent_B = teacher.num_classes - used_BK.sum(1)
+    absent_B = (teacher.num_classes - used_BK.sum(1)).to(log_s_BC.dtype)
     log_q_BK, log_mass_B = _at_temperature(teacher, absent_B, b, tail, log_s_BC.dtype)
     q_BK, mass_B = log_q_BK.exp(), log_mass_B.exp()
     negative_entropy_B = -torch.special.entr(q_BK).sum(1) - torch.special.entr(mass_B)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from logitcache.cache.writer import CacheWriter
     from logitcache.precompute.config import PrecomputeConfig
 
-__all__ = ["Progress", "Summary", "precompute", "resolve_device"]
+__all__ = ["Progress", "Summary", "build_cache", "resolve_device"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Summary:
         return {**asdict(self), "notes": list(self.notes)}
 
 
-def precompute(
+def build_cache(
     config: PrecomputeConfig,
     *,
     on_progress: Callable[[Progress], None] | None = None,
@@ -130,7 +130,7 @@ def _compute(
         batch_rows=batch_rows,
         threads=config.threads or len(os.sched_getaffinity(0)),
     )
-    counter = _Counter(plan.images, on_progress, should_stop)
+    counter = _Counter(plan.images, plan.writer, on_progress, should_stop)
     work = Work(
         writer=plan.writer,
         renderer=renderer,
@@ -162,10 +162,12 @@ class _Counter:
     def __init__(
         self,
         total: int,
+        writer: CacheWriter,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
         self._images, self._total = 0, total
+        self._writer = writer
         self._on_progress, self._should_stop = on_progress, should_stop
 
     def add(self, images: int) -> None:
@@ -173,9 +175,10 @@ class _Counter:
         if self._on_progress is not None:
             self._on_progress(Progress(self._images, self._total))
         if self._should_stop is not None and self._should_stop():
+            kept = self._writer.has_commits()
             raise Interrupted(
-                "stopped; committed units are kept",
-                kept=True,
+                "stopped; committed units are kept" if kept else "stopped before the first commit",
+                kept=kept,
                 hint="run the same command again to go on",
             )
 

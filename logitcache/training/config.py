@@ -58,7 +58,7 @@ class ScheduleConfig(Config):
     """A timm learning-rate schedule, stepped with every batch.
 
     Attributes:
-        name: As timm has it: ``cosine``, ``poly``, ``constant`` …
+        name: ``cosine``, ``poly``, ``tanh`` or ``constant``, as timm has them.
         warmup: Share of all steps over which the rate rises.
         min_lr: Where it ends.
     """
@@ -134,8 +134,6 @@ class TrainConfig(Config):
             raise ValueError("give either epochs or steps")
         if self.cache is not None and self.views is not None:
             raise ValueError("a cache has its own views: drop views, or the cache")
-        if self.cache is None and any(term.soft is not None for term in self.objectives):
-            raise ValueError("soft needs what teachers said: give a cache")
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
         return self

@@ -13,8 +13,6 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 
 from logitcache.data.readers import open_source
@@ -32,6 +30,7 @@ from logitcache.training.evaluation import Evaluation, Evaluator
 from logitcache.training.export import export_network
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
+from logitcache.training.optimisation import build_optimizer, build_schedule
 from logitcache.training.progress import Clock, TrainProgress
 from logitcache.training.result import TrainResult, read_result, write_result
 from logitcache.views.spec import ViewsConfig
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from logitcache.batch import TargetBatch
     from logitcache.data.source import Source
     from logitcache.training.config import TrainConfig
+
+    Answer = Callable[[Tensor, TargetBatch], TargetBatch]
 
 __all__ = ["train_student"]
 
@@ -59,6 +60,7 @@ def train_student(
     resume: bool = False,
     on_progress: Callable[[TrainProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    answer: Answer | None = None,
 ) -> TrainResult:
     """Train one network.
 
@@ -67,10 +69,14 @@ def train_student(
         resume: Whether to go on where an interrupted run stopped; a finished one is not repeated.
         on_progress: Called every few batches.
         should_stop: Asked after every batch; a checkpoint is written before stopping.
+        answer: Called with every batch (normalised images and targets) to put other targets in
+            place: a live teacher, to compare a cache with.
 
     Raises:
         LogitcacheError: See :mod:`logitcache.errors`.
     """
+    if config.cache is None and answer is None and any(term.soft for term in config.terms):
+        raise UsageError("soft needs what teachers said", where="objectives", hint="give a cache")
     out = Path(config.out)
     previous = _previous(config, out, resume=resume)
     finished = read_result(out)
@@ -78,7 +84,7 @@ def train_student(
         return finished
     out.mkdir(parents=True, exist_ok=True)
     (out / _CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    run = _Run(config, previous)
+    run = _Run(config, previous, answer)
     try:
         result = run.train(on_progress, should_stop)
     finally:
@@ -119,9 +125,12 @@ def _previous(config: TrainConfig, out: Path, *, resume: bool) -> Checkpoint | N
 class _Run:
     """The parts of one training run, and where it stands."""
 
-    def __init__(self, config: TrainConfig, previous: Checkpoint | None) -> None:
+    def __init__(
+        self, config: TrainConfig, previous: Checkpoint | None, answer: Answer | None
+    ) -> None:
         torch.manual_seed(config.seed)
         self._config = config
+        self._answer = answer
         self._objective = build_objective(config.terms)
         self._accelerator = _accelerator(config)
         device = self._accelerator.device
@@ -200,6 +209,8 @@ class _Run:
 
     def _train_batch(self, images: Tensor, targets: TargetBatch) -> Tensor:
         """Do one step and return its loss."""
+        if self._answer is not None:
+            targets = self._answer(images, targets)
         logits = self._model(images)
         parts = self._objective.parts(logits, targets)
         loss = self._objective.total(parts)
@@ -243,24 +254,10 @@ class _Run:
 
     def _build_optimizer(self, network: nn.Module) -> None:
         config = self._config
-        optimizer = create_optimizer_v2(
-            network,
-            opt=config.optimizer.name,
-            lr=config.optimizer.lr,
-            weight_decay=config.optimizer.weight_decay,
-            **config.optimizer.kwargs,
+        optimizer = build_optimizer(network, config.optimizer)
+        self._schedule = build_schedule(
+            optimizer, config.schedule, self._steps, config.optimizer.lr
         )
-        self._schedule, _ = create_scheduler_v2(
-            optimizer,
-            sched=config.schedule.name,
-            num_epochs=self._steps,
-            warmup_epochs=round(config.schedule.warmup * self._steps),
-            warmup_lr=config.optimizer.lr / 100,
-            min_lr=config.schedule.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=1,
-        )
-        self._schedule.step_update(0)
         self._model, self._optimizer = self._accelerator.prepare(network, optimizer)
         self._ema = (
             ModelEmaV3(self._accelerator.unwrap_model(self._model), config.ema, use_warmup=True)

@@ -1,0 +1,76 @@
+"""timm's optimizers and learning-rate schedules, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+
+from logitcache.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from timm.scheduler.scheduler import Scheduler
+    from torch import nn, optim
+
+    from logitcache.training.config import OptimizerConfig, ScheduleConfig
+
+__all__ = ["build_optimizer", "build_schedule"]
+
+_SCHEDULES = ("constant", "cosine", "poly", "tanh")
+_WARMUP_DIVISOR = 100
+
+
+def build_optimizer(network: nn.Module, config: OptimizerConfig) -> optim.Optimizer:
+    """Build an optimizer; weight decay leaves biases and norms alone, as timm does it.
+
+    Raises:
+        UsageError: timm has none of this name, or it does not take these arguments.
+    """
+    if config.name not in list_optimizers():
+        raise UsageError(
+            f"unknown optimizer {config.name!r}", hint=nearest(config.name, list_optimizers())
+        )
+    try:
+        return create_optimizer_v2(
+            network,
+            opt=config.name,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            **config.kwargs,
+        )
+    except TypeError as error:
+        raise UsageError(
+            f"optimizer {config.name!r} does not take this", where="optimizer.kwargs", got=error
+        ) from None
+
+
+def build_schedule(
+    optimizer: optim.Optimizer, config: ScheduleConfig, steps: int, peak: float
+) -> Scheduler:
+    """Build a schedule over batches, at its first value.
+
+    Args:
+        optimizer: Whose rate it sets.
+        config: Which schedule.
+        steps: Batches of the run.
+        peak: Learning rate after the warm-up, which rises from a hundredth of it.
+
+    Raises:
+        UsageError: None of this name steps with every batch.
+    """
+    if config.name not in _SCHEDULES:
+        raise UsageError(f"unknown schedule {config.name!r}", hint=nearest(config.name, _SCHEDULES))
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=config.name,
+        num_epochs=steps,
+        warmup_epochs=round(config.warmup * steps),
+        warmup_lr=peak / _WARMUP_DIVISOR,
+        min_lr=config.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    assert schedule is not None
+    schedule.step_update(0)
+    return schedule

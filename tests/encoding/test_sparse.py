@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logitcache.encoding.codes import code_log_probs, codes_of, log_error_bound
+from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.tail import NO_TAIL, tail_of
+from tests.encoding.strategies import log_probs_of, logits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6, 7, 8])
+def test_codes_keep_the_bound_of_the_format(bits: int) -> None:
+    levels = (1 << bits) - 1
+    lowest = -8 * math.log(levels)
+    log_probs = np.linspace(lowest, 0, 20001)
+    codes = codes_of(log_probs, levels)
+    assert codes.min() >= 1
+    assert codes.max() == levels
+    error = abs(code_log_probs(levels)[codes] - log_probs)
+    bounds = np.array([log_error_bound(int(code)) for code in codes])
+    assert (error <= bounds + 1e-12).all()
+
+
+def test_the_bound_at_the_top_is_the_published_one() -> None:
+    assert log_error_bound(255) == pytest.approx(0.0157, abs=5e-5)
+
+
+def test_code_zero_is_absent() -> None:
+    assert code_log_probs(255)[0] == -np.inf
+
+
+@given(logits(), st.data())
+def test_the_tail_is_the_logsumexp_of_the_absent(
+    z: NDArray[np.float32], data: st.DataObject
+) -> None:
+    log_probs = log_probs_of(z)
+    generator = np.random.default_rng(data.draw(st.integers(0, 100)))
+    present = generator.random(z.shape) < 0.5
+    tail = tail_of(log_probs, present)
+    for row, kept, (mass, quarter) in zip(log_probs, present, tail, strict=True):
+        absent = row[~kept]
+        if not len(absent):
+            assert (mass, quarter) == (NO_TAIL, NO_TAIL)
+            continue
+        for stored, b in ((mass, 1.0), (quarter, 0.25)):
+            peak = (b * absent).max()
+            exact = peak + math.log(sum(math.exp(b * value - peak) for value in absent))
+            exact = max(exact if b < 1 else min(exact, 0.0), -65504.0)
+            assert stored == np.float16(exact) or stored == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("values", ["codes", "float16"])
+@given(z=logits(), data=st.data())
+def test_what_is_read_back_is_within_the_bound_and_sums_to_one(
+    values: str, z: NDArray[np.float32], data: st.DataObject
+) -> None:
+    log_probs = log_probs_of(z)
+    k = data.draw(st.integers(1, z.shape[1] - 1))
+    encoding = SparseEncoding(z.shape[1], k, values)  # type: ignore[arg-type]
+    arrays = encoding.encode(log_probs)
+    decoded = encoding.decode(arrays)
+    assert (np.diff(decoded.class_ids, axis=1) > 0).all()
+    total = np.exp(decoded.log_probs.astype(np.float64)).sum(1) + np.exp(decoded.tail[:, 0])
+    np.testing.assert_allclose(total, 1.0, atol=1e-5)
+    exact = np.take_along_axis(log_probs, decoded.class_ids, axis=1)
+    covered = exact >= -8 * math.log(255) if values == "codes" else exact > -60000
+    error = abs(decoded.log_probs - exact)
+    assert (error <= error_bounds(encoding, arrays))[covered].all()
+
+
+def error_bounds(encoding: SparseEncoding, arrays: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Return the bound of every entry: its own, the row's scaling, the tail's rounding, float32."""
+    if encoding.values == "codes":
+        stored = code_log_probs(encoding.levels)[arrays["codes"]]
+        own = np.vectorize(lambda code: log_error_bound(int(code)))(arrays["codes"])
+    else:
+        stored = arrays["logp_k"].astype(np.float64)
+        own = 2.0**-11 * abs(stored)
+    shift = np.log(np.exp(stored + own).sum(1) / np.exp(stored).sum(1))
+    log_mass = arrays["tail"][:, 0].astype(np.float64)
+    mass = np.minimum(np.exp(log_mass), 1 - 2.0**-11)
+    tail = 2.0**-10 * abs(log_mass) * mass / (1 - mass)
+    bounds: NDArray[np.float64] = own + (shift + tail)[:, None] + 1e-5 * (1 + abs(stored))
+    return bounds
+
+
+def test_ids_are_wide_where_classes_are_many() -> None:
+    assert SparseEncoding(65536, 3).specs()["class_ids"].dtype == "uint16"
+    assert SparseEncoding(65537, 3).specs()["class_ids"].dtype == "uint32"
+    z = np.zeros((1, 70000), dtype=np.float32)
+    z[0, [1, 66000, 69999]] = 9
+    encoding = SparseEncoding(70000, 3)
+    decoded = encoding.decode(encoding.encode(log_probs_of(z)))
+    assert decoded.class_ids.tolist() == [[1, 66000, 69999]]
+
+
+def test_adding_coding_costs_little() -> None:
+    """KL of what is read back against the exact top K with the exact tail, in nats (design 6)."""
+    generator = np.random.default_rng(0)
+    z = generator.normal(size=(500, 1000)) * 2
+    z[np.arange(500), generator.integers(0, 1000, 500)] += generator.normal(8, 3, 500)
+    log_probs = log_probs_of(z.astype(np.float32))
+    encoding = SparseEncoding(1000, 50)
+    arrays = encoding.encode(log_probs)
+    decoded = encoding.decode(arrays)
+    exact = np.take_along_axis(log_probs, decoded.class_ids, axis=1)
+    tail = np.log(1 - np.exp(exact).sum(1))
+    kl = (np.exp(exact) * (exact - decoded.log_probs)).sum(1)
+    kl += np.exp(tail) * (tail - decoded.tail[:, 0])
+    assert 0 <= kl.mean() < 1e-4

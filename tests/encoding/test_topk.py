@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logitcache.encoding.topk import delta_decode, delta_encode, top_k_mask
+from tests.encoding.strategies import logits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@given(logits(), st.data())
+def test_the_largest_win_and_ties_go_to_the_lowest_id(
+    z: NDArray[np.float32], data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, z.shape[1] - 1))
+    mask = top_k_mask(z, k)
+    for row, kept in zip(z, mask, strict=True):
+        expected = sorted(range(len(row)), key=lambda c: (-row[c], c))[:k]
+        assert sorted(np.flatnonzero(kept)) == sorted(expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+@given(data=st.data())
+def test_ids_survive_their_differences(dtype: str, data: st.DataObject) -> None:
+    top = np.iinfo(dtype).max
+    ids = np.array([sorted(data.draw(st.sets(st.integers(0, top), min_size=4, max_size=4)))])
+    deltas = delta_encode(ids, dtype)
+    assert deltas.dtype == dtype
+    assert (delta_decode(deltas) == ids).all()
+
+
+def test_an_absent_entry_repeats_the_last_id() -> None:
+    assert delta_decode(np.array([[3, 4, 0, 0]], dtype=np.uint16)).tolist() == [[3, 7, 7, 7]]

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from logitcache.batch import DenseLogits, SparseLogits, TargetBatch
+from logitcache.encoding.logits import log_softmax
+from logitcache.encoding.sparse import SparseEncoding
+from logitcache.errors import UsageError
+from logitcache.objectives.soft import Soft, SoftConfig, soft_divergence
+from tests.objectives import reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from logitcache.objectives.soft import Tail
+
+MODES: list[Tail] = ["uniform", "bucket", "renorm"]
+TEMPERATURES = [1.0, 1.5, 4.0]
+
+
+def random_logits(rows: int, classes: int, seed: int, scale: float = 3.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(rows, classes, dtype=torch.float64, generator=generator)
+
+
+def sparse_of(teacher_logits: Tensor, top_k: int) -> SparseLogits:
+    """Return exact sparse targets, in float64, with one unused entry at the end."""
+    log_p = teacher_logits.log_softmax(1)
+    classes = log_p.shape[1]
+    ids = log_p.topk(top_k, dim=1).indices.sort(dim=1).values
+    kept = log_p.gather(1, ids)
+    absent = log_p.scatter(1, ids, -torch.inf)
+    tail = torch.stack([absent.logsumexp(1), (absent / 4).logsumexp(1)], dim=1)
+    return SparseLogits(
+        class_ids=torch.cat([ids, ids[:, -1:]], 1),
+        log_probs=torch.cat([kept, torch.full_like(kept[:, :1], -torch.inf)], 1),
+        tail=tail.clamp(-65504.0, 65504.0),
+        num_classes=classes,
+    )
+
+
+def by_loops(z: Tensor, teacher: SparseLogits, temperature: float, mode: str) -> list[float]:
+    values = []
+    for row, ids, log_probs, tail in zip(
+        z.tolist(),
+        teacher.class_ids.tolist(),
+        teacher.log_probs.tolist(),
+        teacher.tail.tolist(),
+        strict=True,
+    ):
+        present = {c: p for c, p in zip(ids, log_probs, strict=True) if math.isfinite(p)}
+        values.append(reference.sparse(row, present, tuple(tail), temperature, mode))
+    return values
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("top_k", [1, 4, 11])
+def test_the_value_is_that_of_the_plain_loops(mode: Tail, temperature: float, top_k: int) -> None:
+    z, teacher = random_logits(5, 12, 0), sparse_of(random_logits(5, 12, 1), top_k)
+    got = soft_divergence(z, teacher, temperature=temperature, tail=mode)
+    assert got.tolist() == pytest.approx(by_loops(z, teacher, temperature, mode), rel=1e-10)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_the_gradient_is_that_of_the_plain_loops(mode: Tail, temperature: float) -> None:
+    z, teacher = random_logits(3, 8, 2), sparse_of(random_logits(3, 8, 3), 3)
+    z.requires_grad_()
+    (got,) = torch.autograd.grad(
+        soft_divergence(z, teacher, temperature=temperature, tail=mode).sum(), z
+    )
+    step = 1e-5
+    for row in range(3):
+        for column in range(8):
+            up, down = z.detach().clone(), z.detach().clone()
+            up[row, column] += step
+            down[row, column] -= step
+            difference = by_loops(up, teacher, temperature, mode)[row]
+            difference -= by_loops(down, teacher, temperature, mode)[row]
+            assert float(got[row, column]) == pytest.approx(difference / (2 * step), abs=1e-8)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradcheck_with_unequal_weights_of_rows(mode: Tail) -> None:
+    z, teacher = random_logits(3, 7, 4).requires_grad_(), sparse_of(random_logits(3, 7, 5), 3)
+    weights = torch.tensor([0.2, -1.0, 3.0], dtype=torch.float64)
+    assert gradcheck(lambda x: soft_divergence(x, teacher, temperature=2.0, tail=mode) * weights, z)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_with_all_classes_it_is_the_dense_loss(mode: Tail, temperature: float) -> None:
+    """The loop here, the dense target of the package and every tail agree where K = C."""
+    z, t = random_logits(4, 9, 6).requires_grad_(), random_logits(4, 9, 7)
+    every = SparseLogits(
+        class_ids=torch.arange(9).expand(4, -1).contiguous(),
+        log_probs=t.log_softmax(1),
+        tail=torch.full((4, 2), -65504.0, dtype=torch.float64),
+        num_classes=9,
+    )
+    expected = [
+        reference.dense(a, b, temperature) for a, b in zip(z.tolist(), t.tolist(), strict=True)
+    ]
+    sparse = soft_divergence(z, every, temperature=temperature, tail=mode)
+    dense = soft_divergence(z, DenseLogits(t.log_softmax(1)), temperature=temperature)
+    assert sparse.tolist() == pytest.approx(expected, rel=1e-10)
+    assert dense.tolist() == pytest.approx(expected, rel=1e-10)
+    (of_sparse,) = torch.autograd.grad(sparse.sum(), z)
+    (of_dense,) = torch.autograd.grad(dense.sum(), z)
+    torch.testing.assert_close(of_sparse, of_dense, rtol=1e-9, atol=1e-12)
+
+
+def test_below_all_classes_it_is_the_dense_loss_of_the_reconstruction() -> None:
+    z, teacher = random_logits(4, 9, 8), sparse_of(random_logits(4, 9, 9), 4)
+    q = torch.zeros(4, 9, dtype=torch.float64)
+    q += teacher.tail[:, :1].exp() / 5
+    kept = teacher.class_ids[:, :4]
+    q.scatter_(1, kept, teacher.log_probs[:, :4].exp())
+    expected = F.kl_div(z.log_softmax(1), q, reduction="none").sum(1)
+    torch.testing.assert_close(soft_divergence(z, teacher), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_was_stored_is_what_the_loss_sees(mode: Tail) -> None:
+    """Through the codes and back: within a thousandth of the exact targets."""
+    t, z = random_logits(16, 60, 10).float(), random_logits(16, 60, 11)
+    encoding = SparseEncoding(60, 20)
+    stored = encoding.decode(encoding.encode(log_softmax(t.numpy())[0]))
+    coded = SparseLogits(
+        torch.from_numpy(stored.class_ids),
+        torch.from_numpy(stored.log_probs),
+        torch.from_numpy(stored.tail),
+        60,
+    )
+    exact = soft_divergence(z, sparse_of(t.double(), 20), tail=mode)
+    torch.testing.assert_close(soft_divergence(z, coded, tail=mode), exact, rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_shift_of_all_logits_changes_nothing(mode: Tail) -> None:
+    z, teacher = random_logits(4, 9, 12), sparse_of(random_logits(4, 9, 13), 3)
+    shifted = z + torch.tensor([[5.0], [-300.0], [1e3], [0.0]])
+    torch.testing.assert_close(
+        soft_divergence(shifted, teacher, tail=mode), soft_divergence(z, teacher, tail=mode)
+    )
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_it_is_zero_for_the_teacher_itself(temperature: float) -> None:
+    t = random_logits(4, 9, 14)
+    dense = soft_divergence(t, DenseLogits(t.log_softmax(1)), temperature=temperature)
+    bucket = soft_divergence(t, sparse_of(t, 4), temperature=1.0, tail="bucket")
+    torch.testing.assert_close(dense, torch.zeros(4, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(bucket, torch.zeros(4, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_the_bucket_never_exceeds_the_dense_loss() -> None:
+    z, t = random_logits(64, 9, 15), random_logits(64, 9, 16)
+    bucket = soft_divergence(z, sparse_of(t, 3), tail="bucket")
+    assert (bucket <= soft_divergence(z, DenseLogits(t.log_softmax(1))) + 1e-12).all()
+
+
+def test_half_precision_logits_are_widened() -> None:
+    z, teacher = random_logits(4, 9, 17), sparse_of(random_logits(4, 9, 18), 3)
+    half = soft_divergence(z.bfloat16(), teacher)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, soft_divergence(z.bfloat16().float(), teacher))
+
+
+def batch_of(**teachers: SparseLogits | DenseLogits) -> TargetBatch:
+    return TargetBatch(torch.arange(4), torch.full((4,), -1), teachers)
+
+
+def test_teachers_are_weighted() -> None:
+    z = random_logits(4, 9, 19)
+    a, b = sparse_of(random_logits(4, 9, 20), 3), sparse_of(random_logits(4, 9, 21), 5)
+    of_a, of_b = soft_divergence(z, a).mean(), soft_divergence(z, b).mean()
+    weighted = Soft(SoftConfig(teachers={"a": 2.0, "b": 0.5}))
+    alike = Soft()
+    assert float(weighted(z, batch_of(a=a, b=b))) == pytest.approx(float(2 * of_a + 0.5 * of_b))
+    assert float(alike(z, batch_of(a=a, b=b))) == pytest.approx(float((of_a + of_b) / 2))
+
+
+def test_an_unknown_teacher_is_named() -> None:
+    soft = Soft(SoftConfig(teachers={"cnm": 1.0}))
+    with pytest.raises(UsageError, match="did you mean 'cnn'"):
+        soft(random_logits(4, 9, 0), batch_of(cnn=sparse_of(random_logits(4, 9, 1), 3)))
+    with pytest.raises(UsageError, match="no teacher to learn from"):
+        Soft()(random_logits(4, 9, 0), batch_of())
+
+
+def test_another_number_of_classes_is_refused() -> None:
+    with pytest.raises(UsageError, match="different classes"):
+        soft_divergence(random_logits(4, 8, 0), sparse_of(random_logits(4, 9, 1), 3))
+
+
+def peak_bytes(function: Callable[[], Tensor]) -> int:
+    """Return the most bytes that were allocated at once by forward and backward."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        torch.autograd.backward(function())
+    current = peak = 0
+    results: Any = recorded.profiler
+    for event in results.kineto_results.events():
+        if event.name() == "[memory]":
+            current += event.nbytes()
+            peak = max(peak, current)
+    return peak
+
+
+@pytest.mark.parametrize("classes", [1000, 21841])
+def test_no_dense_teacher_is_ever_built(classes: int) -> None:
+    z = torch.randn(64, classes, requires_grad=True)
+    t = torch.randn(64, classes)
+    teacher = sparse_of(t, 50)
+    one_dense = z.numel() * z.element_size()
+    labels = torch.zeros(64, dtype=torch.long)
+    plain = peak_bytes(lambda: F.cross_entropy(z, labels))
+    z.grad = None
+    ours = peak_bytes(lambda: soft_divergence(z, teacher).mean())
+    assert ours - plain < one_dense

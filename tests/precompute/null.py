@@ -1,0 +1,188 @@
+"""Stage 1 without images, networks or torch: everything else is real.
+
+The renderer and the teachers come in through the Protocols of ``precompute.unit``; answers are a
+function of the row, so a cache can be compared with what it ought to be.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.format import NO_VIEW, SAMPLES, Status
+from logitcache.cache.groups import TeacherGroup
+from logitcache.cache.location import locate
+from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
+from logitcache.cache.writer import CacheWriter, Conditions
+from logitcache.data.identity import key_hash
+from logitcache.encoding.sparse import SparseEncoding
+from logitcache.precompute.unit import Batch, Block, Work, compute_item
+from logitcache.precompute.worklist import Missing, worklist
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from logitcache.errors import UnreadableImage
+
+CLASSES, UNIT, BATCH, ROWS = 40, 32, 8, 100
+VIEWS = ["v0", "v1"]
+
+
+class NullRenderer:
+    """Pixels that say which row they are; failures where it is told to."""
+
+    def __init__(self, failures: Mapping[int, UnreadableImage] | None = None) -> None:
+        self._failures = failures or {}
+
+    def batches(self, view_id: str, starts: Iterable[int], block: Block) -> Iterator[Batch]:
+        for start in starts:
+            pixels = np.zeros((BATCH, 3, 1, 1), dtype=np.uint8)
+            failures = {}
+            for position in range(BATCH):
+                row = start + position
+                offset = row - block.start
+                if row in self._failures and block.status[offset] == Status.OK:
+                    failures[position] = self._failures[row]
+                elif block.status[offset] == Status.OK:
+                    pixels[position, :, 0, 0] = (row % 256, row // 256 + 1, VIEWS.index(view_id))
+                    block.digests[offset] = row % 251 + 1
+                    block.sizes[offset] = row
+            yield Batch(start, {1: pixels}, failures)
+
+
+class NullTeachers:
+    """Answers that are a function of the row, the view and the teacher."""
+
+    def __init__(self, nan_row: int | None = None) -> None:
+        self.asked: list[tuple[int, int, str]] = []
+        self._nan_row = nan_row
+
+    def answer(
+        self,
+        pixels: Mapping[int, NDArray[np.uint8]],
+        batches: Mapping[str, int],
+        names: Collection[str],
+    ) -> dict[str, NDArray[np.float32]]:
+        answers = {}
+        for name in names:
+            low, high, view = pixels[1][:, :, 0, 0].astype(np.int64).T
+            rows = low + 256 * (high - 1)
+            shown = zip(rows, view, high, strict=True)
+            self.asked += [(int(r), int(v), name) for r, v, h in shown if h > 0]
+            answers[name] = logits_of(rows, view, name)
+            if self._nan_row is not None:
+                answers[name][rows == self._nan_row] = np.nan
+        return answers
+
+
+def logits_of(rows: NDArray[np.int64], view: NDArray[np.int64], name: str) -> NDArray[np.float32]:
+    seed = sum(name.encode())
+    phase = rows[:, None] * 0.37 + view[:, None] * 1.7 + seed
+    logits: NDArray[np.float32] = (5 * np.sin(phase * np.arange(1, CLASSES + 1))).astype(np.float32)
+    return logits
+
+
+def open_or_create(path: Path, rows: int = ROWS) -> CacheWriter:
+    location = locate(path)
+    if not location.is_empty():
+        return CacheWriter.open(location)
+    return CacheWriter.create(
+        location,
+        unit_rows=UNIT,
+        segment=Segment(start=0, rows=rows),
+        data=DataRecord(description="null", class_names=()),
+        versions={},
+    )
+
+
+def block_of(writer: CacheWriter, number: int, rows: int) -> Block:
+    start = number * UNIT
+    here = start + np.arange(UNIT) < rows
+    keys = np.array([f"{start + i:06d}" if here[i] else "" for i in range(UNIT)], dtype=object)
+    block = Block(
+        start=start,
+        indices=np.where(here, start + np.arange(UNIT), -1),
+        keys=keys,
+        hashes=np.array([key_hash(key) if key else 0 for key in keys], dtype=np.uint64),
+        labels=np.full(UNIT, -1, dtype=np.int32),
+        status=np.where(here, Status.OK, Status.PADDING).astype(np.uint8),
+        digests=np.zeros((UNIT, 16), dtype=np.uint8),
+        sizes=np.zeros(UNIT, dtype=np.int64),
+    )
+    if number not in writer.missing_units(SAMPLES, NO_VIEW, UNIT):
+        block.status = writer.read_samples(start, start + UNIT).status
+    return block
+
+
+def run(
+    path: Path,
+    teachers: Mapping[str, int],
+    *,
+    renderer: NullRenderer | None = None,
+    answers: NullTeachers | None = None,
+    views: list[str] | None = None,
+    rows: int = ROWS,
+    skip_bad_images: bool = False,
+    after_batch: Callable[[int], None] = lambda _: None,
+) -> CacheWriter:
+    """Do everything that is missing, and seal.
+
+    Args:
+        path: The cache.
+        teachers: By name: rows of a unit of its group.
+        renderer: Pixels.
+        answers: Teachers.
+        views: Ids of the views.
+        rows: Images.
+        skip_bad_images: As in the configuration.
+        after_batch: As in :class:`Work`.
+    """
+    view_ids = views or VIEWS
+    writer = open_or_create(path, rows)
+    writer.add_views({view: {"algorithm": 1, "operations": []} for view in view_ids})
+    for name, unit_rows in teachers.items():
+        if name not in writer.manifest.teachers:
+            _declare(writer, name, unit_rows, view_ids)
+        writer.extend_teacher(name, view_ids)
+    groups = {name: writer.groups()[name] for name in teachers}
+    missing = {
+        name: Missing(
+            group.unit_rows,
+            {v: writer.missing_units(group.path, v, group.unit_rows) for v in view_ids},
+        )
+        for name, group in groups.items()
+    }
+    work = Work(
+        writer=writer,
+        renderer=renderer or NullRenderer(),
+        teachers=answers or NullTeachers(),
+        groups=groups,
+        conditions={name: Conditions(BATCH, "float32", 1) for name in groups},
+        batch_rows=BATCH,
+        skip_bad_images=skip_bad_images,
+        after_batch=after_batch,
+    )
+    samples = writer.missing_units(SAMPLES, NO_VIEW, UNIT)
+    for item in worklist(UNIT, view_ids, samples, missing):
+        compute_item(work, item, block_of(writer, item.block, rows))
+    writer.seal("fingerprint", {})
+    return writer
+
+
+def _declare(writer: CacheWriter, name: str, unit_rows: int, view_ids: list[str]) -> None:
+    lock: dict[str, Any] = {"name": name}
+    group = TeacherGroup(
+        name=name,
+        num_classes=CLASSES,
+        encoding=SparseEncoding(CLASSES, 5),
+        optional=("lse",),
+        unit_rows=unit_rows,
+        view_ids=tuple(view_ids),
+        lock_sha256="0",
+        class_names_sha256="0",
+    )
+    writer.add_teacher(TeacherRecord(lock=lock, canonical_batch=BATCH, source="null"), group)
