@@ -1,1 +1,101 @@
-"""Run teachers once, train any number of students from what they said."""
+"""Run teachers once, train any number of students from what they said.
+
+Stage 1 writes a cache, stage 2 trains from it, and a training script of your own needs four lines::
+
+    import logitcache
+
+    cache = logitcache.open_cache("cache")
+    for images, targets in logitcache.loader(cache, "photos", batch_size=256, size=224):
+        loss = objective(student(images), targets)
+
+Names are imported when they are first used, so importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from logitcache.batch import DenseLogits, SparseLogits, TargetBatch
+    from logitcache.cache.reader import Cache, open_cache
+    from logitcache.data.readers import DataConfig, open_source
+    from logitcache.encoding.choice import EncodingConfig
+    from logitcache.errors import LogitcacheError
+    from logitcache.networks.build import NetworkConfig, build_network
+    from logitcache.objectives.combine import ObjectiveConfig, build_objective
+    from logitcache.objectives.label import Label, LabelConfig
+    from logitcache.objectives.soft import Soft, SoftConfig
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.precompute.local import build_cache
+    from logitcache.targets.loader import Loader, loader
+    from logitcache.teachers.member import TeacherConfig
+    from logitcache.training.config import TrainConfig
+    from logitcache.training.loop import train_student
+    from logitcache.views.spec import ViewsConfig
+
+__all__ = [
+    "Cache",
+    "DataConfig",
+    "DenseLogits",
+    "EncodingConfig",
+    "Label",
+    "LabelConfig",
+    "Loader",
+    "LogitcacheError",
+    "NetworkConfig",
+    "ObjectiveConfig",
+    "PrecomputeConfig",
+    "Soft",
+    "SoftConfig",
+    "SparseLogits",
+    "TargetBatch",
+    "TeacherConfig",
+    "TrainConfig",
+    "ViewsConfig",
+    "build_cache",
+    "build_network",
+    "build_objective",
+    "loader",
+    "open_cache",
+    "open_source",
+    "train_student",
+]
+
+_HOMES = {
+    "Cache": "cache.reader",
+    "DataConfig": "data.readers",
+    "DenseLogits": "batch",
+    "EncodingConfig": "encoding.choice",
+    "Label": "objectives.label",
+    "LabelConfig": "objectives.label",
+    "Loader": "targets.loader",
+    "LogitcacheError": "errors",
+    "NetworkConfig": "networks.build",
+    "ObjectiveConfig": "objectives.combine",
+    "PrecomputeConfig": "precompute.config",
+    "Soft": "objectives.soft",
+    "SoftConfig": "objectives.soft",
+    "SparseLogits": "batch",
+    "TargetBatch": "batch",
+    "TeacherConfig": "teachers.member",
+    "TrainConfig": "training.config",
+    "ViewsConfig": "views.spec",
+    "build_cache": "precompute.local",
+    "build_network": "networks.build",
+    "build_objective": "objectives.combine",
+    "loader": "targets.loader",
+    "open_cache": "cache.reader",
+    "open_source": "data.readers",
+    "train_student": "training.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'logitcache' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"logitcache.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -38,8 +38,9 @@ class Config(BaseModel):
 
 
 def _usage_error(config: type[BaseModel], error: ValidationError, where: str) -> UsageError:
-    """Turn the first complaint of pydantic into ours."""
-    first = error.errors()[0]
+    """Turn one complaint of pydantic into ours; a misspelt name explains a missing one."""
+    complaints = error.errors()
+    first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
     path = [str(part) for part in first["loc"]]
     place = ".".join([where, *path])
     if first["type"] == "extra_forbidden":
@@ -47,6 +48,8 @@ def _usage_error(config: type[BaseModel], error: ValidationError, where: str) ->
         return UsageError(
             f"unknown option {path[-1]!r}", where=place, hint=nearest(path[-1], known)
         )
+    if first["type"] == "missing":
+        return UsageError(f"option {path[-1]!r} is missing", where=place)
     return UsageError(
         first["msg"].removeprefix("Value error, "), where=place, got=repr(first["input"])
     )

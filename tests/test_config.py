@@ -55,6 +55,7 @@ def test_a_missing_field_is_named() -> None:
     with pytest.raises(UsageError) as caught:
         PrecomputeConfig.parse({"data": "digits", "teachers": {"a": {"model": "m"}}}, "precompute")
     assert caught.value.where == "precompute.cache"
+    assert caught.value.what == "option 'cache' is missing"
 
 
 def test_a_batch_is_a_power_of_two() -> None:

@@ -122,7 +122,16 @@ def _involve_by_matrix(x_BCHW: Tensor, kernel_BGKHW: Tensor, stride: int) -> Ten
 
 @functools.lru_cache(maxsize=32)
 def _tap_of(height: int, width: int, side: int, stride: int) -> Tensor:
-    """Return which tap carries input position q to output position p; K where none does."""
+    """Return which tap carries input position q to output position p; K where none does.
+
+    Kept between calls, so it is made outside of any inference mode: a table made inside could not
+    be used for training afterwards.
+    """
+    with torch.inference_mode(mode=False):
+        return _tap_table(height, width, side, stride)
+
+
+def _tap_table(height: int, width: int, side: int, stride: int) -> Tensor:
     pad = (side - 1) // 2
     rows = torch.arange(height * stride)[:, None] - stride * torch.arange(height) + pad
     columns = torch.arange(width * stride)[:, None] - stride * torch.arange(width) + pad

@@ -29,7 +29,12 @@ class Objective(Protocol):
 
 
 class ObjectiveConfig(Config):
-    """One term: a mapping with one key, as ``{soft: {temperature: 2}}``."""
+    """One term: a mapping with one key, as ``{soft: {temperature: 2}}``.
+
+    Attributes:
+        label: Cross-entropy with the labels.
+        soft: Divergence from teachers.
+    """
 
     label: LabelConfig | None = None
     soft: SoftConfig | None = None
@@ -79,7 +84,15 @@ class WeightedSum:
 
 
 def build_objective(configs: Sequence[ObjectiveConfig]) -> WeightedSum:
-    """Build the sum that configurations describe."""
+    """Build the sum that configurations describe.
+
+    Args:
+        configs: One per term.
+
+    Returns:
+        A function of the student's logits (B, C) and a :class:`~logitcache.batch.TargetBatch` that
+        returns a scalar, in nats.
+    """
     terms: list[tuple[str, float, Objective]] = []
     for config in configs:
         if config.soft is not None:

@@ -82,8 +82,6 @@ def train_student(
     finished = read_result(out)
     if previous is not None and finished is not None:
         return finished
-    out.mkdir(parents=True, exist_ok=True)
-    (out / _CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     run = _Run(config, previous, answer)
     try:
         result = run.train(on_progress, should_stop)
@@ -120,6 +118,14 @@ def _previous(config: TrainConfig, out: Path, *, resume: bool) -> Checkpoint | N
             hint="choose another --out",
         )
     return checkpoint
+
+
+def _open_folder(config: TrainConfig, step: int) -> Journal:
+    """Make the folder of a run, write its configuration, and open its journal."""
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    return Journal(out, step=step)
 
 
 class _Run:
@@ -159,7 +165,7 @@ class _Run:
         self._evaluation: Evaluation | None = None
         if previous is not None:
             self._restore(previous)
-        self._journal = Journal(Path(config.out), step=self._step)
+        self._journal = _open_folder(config, self._step)
         self._clock = Clock()
 
     def close(self) -> None:

@@ -27,10 +27,9 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> optim.Optimi
     Raises:
         UsageError: timm has none of this name, or it does not take these arguments.
     """
-    if config.name not in list_optimizers():
-        raise UsageError(
-            f"unknown optimizer {config.name!r}", hint=nearest(config.name, list_optimizers())
-        )
+    known = [str(name) for name in list_optimizers()]
+    if config.name not in known:
+        raise UsageError(f"unknown optimizer {config.name!r}", hint=nearest(config.name, known))
     try:
         return create_optimizer_v2(
             network,
@@ -61,6 +60,7 @@ def build_schedule(
     """
     if config.name not in _SCHEDULES:
         raise UsageError(f"unknown schedule {config.name!r}", hint=nearest(config.name, _SCHEDULES))
+    schedule: Scheduler | None
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=config.name,

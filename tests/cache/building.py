@@ -14,6 +14,7 @@ from logitcache.cache.writer import CacheWriter, Conditions
 from logitcache.data.identity import key_hash
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.logits import label_log_probs, log_softmax
+from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from logitcache.encoding.choice import Encoding
 
 UNIT = 16
-VIEW = "v0123456789abcdef"
+_VIEW = ViewsConfig(count=0, eval=True).eval_view()
+VIEW = _VIEW.id
 
 
 def samples_of(rows: int, unreadable: tuple[int, ...] = ()) -> Encoded:
@@ -51,7 +53,7 @@ def start_cache(path: Path, rows: int) -> CacheWriter:
         data=DataRecord(description="thin air", class_names=("a", "b", "c")),
         versions={"numpy": "2"},
     )
-    writer.add_views({VIEW: {"algorithm": 1, "operations": []}})
+    writer.add_views({VIEW: _VIEW.to_json()})
     return writer
 
 

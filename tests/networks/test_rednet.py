@@ -141,6 +141,15 @@ def test_an_odd_map_is_refused_before_it_gives_a_wrong_one() -> None:
         Involution(16, 7, stride=2)(torch.zeros(1, 16, 7, 8))
 
 
+def test_a_network_can_be_trained_after_it_was_used_for_inference() -> None:
+    layer = Involution(16, 5)
+    x = torch.randn(1, 16, 6, 6)
+    with torch.inference_mode():
+        layer(x)
+    torch.autograd.backward(layer(x).sum())
+    assert layer.conv2.conv.weight.grad is not None
+
+
 def test_the_kernel_is_computed_in_float32_under_autocast() -> None:
     layer = Involution(16, 3)
     x = torch.randn(1, 16, 12, 12)

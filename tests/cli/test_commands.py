@@ -1,0 +1,307 @@
+"""The command line as a person meets it, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from logitcache.cli import app as cli
+from logitcache.errors import UsageError
+from logitcache.pipeline import shipped_pipelines
+from tests.cache.building import make_cache, samples_of, start_cache, write_samples
+from tests.training.test_loop import VIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Teachers = dict[str, dict[str, str]]
+
+
+class Outcome:
+    """What a command left with."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        assert document["schema_version"] == 1
+        return document
+
+
+@pytest.fixture
+def logitcache(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["logitcache", *map(str, arguments)])
+        try:
+            cli.main()
+            code: object = 0
+        except SystemExit as leaving:
+            code = leaving.code
+        out, err = capsys.readouterr()
+        return Outcome(code if isinstance(code, int) else int(code is not None), out, err)
+
+    return call
+
+
+@pytest.fixture
+def flags(images: Path, teachers: Teachers, tmp_path: Path) -> list[object]:
+    named = [f"--teacher={name}={value['model']}" for name, value in teachers.items()]
+    return [
+        "--cache",
+        tmp_path / "cache",
+        "--data",
+        images,
+        *named,
+        "--views",
+        2,
+        "--unit-rows",
+        16,
+    ]
+
+
+def test_from_teachers_to_a_student(
+    logitcache: Callable[..., Outcome], flags: list[object], images: Path, tmp_path: Path
+) -> None:
+    made = logitcache("precompute", *flags, "--json")
+    assert made.code == 0, made.err
+    assert made.json["images"] == 60
+    assert made.json["views"] == 2
+    assert made.json["accuracy"].keys() == {"cnn", "red"}
+    assert made.json["sizes"]["cnn"]["dense_float32"] == 60 * 2 * 3 * 4
+    again = logitcache("precompute", *flags)
+    assert "0 shown" in again.out
+    looked = logitcache("inspect", tmp_path / "cache", "--json").json
+    assert looked["complete"] is True
+    assert [t["name"] for t in looked["teachers"]] == ["cnn", "red"]
+    assert "rednet26_small" in logitcache("inspect", tmp_path / "cache").out
+    state = logitcache("status", tmp_path / "cache")
+    assert (state.code, "complete, revision 1" in state.out) == (0, True)
+    train: list[object] = [
+        "train",
+        "--cache",
+        tmp_path / "cache",
+        "--data",
+        images,
+        "--val",
+        images,
+    ]
+    train += ["--student", VIT["model"], "--epochs", 1, "--objective", "soft"]
+    train += ["--objective", "label=0.5", "--out", tmp_path / "student", "--batch-size", 16]
+    kwargs: Any = VIT["kwargs"]
+    train += [part for k, v in kwargs.items() for part in ("--set", f"student.kwargs.{k}={v}")]
+    trained = logitcache(*train, "--json")
+    assert trained.code == 0, trained.err
+    assert trained.json["steps"] == 4
+    saved = yaml.safe_load((tmp_path / "student" / "config.yaml").read_text())
+    assert saved["objectives"][1]["label"]["weight"] == 0.5
+    refused = logitcache(*train)
+    assert (refused.code, "--resume" in refused.err) == (2, True)
+    assert logitcache(*train, "--resume").code == 0
+
+
+def test_a_file_flags_and_assignments_in_this_order(
+    logitcache: Callable[..., Outcome],
+    images: Path,
+    teachers: Teachers,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "c.yaml"
+    values = {"cache": str(tmp_path / "c"), "data": str(images), "teachers": teachers}
+    file.write_text(yaml.safe_dump({**values, "views": {"count": 5}, "unit_rows": 16}))
+    made = logitcache(
+        "precompute", "--config", file, "--views", 3, "--set", "views.count=1", "--json"
+    )
+    assert made.code == 0, made.err
+    assert made.json["views"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["precompute", "--cache", "c"], 2, "precompute.data"),
+        (["precompute", "--teacher", "resnet50"], 2, "NAME=MODEL[@WEIGHTS]"),
+        (["precompute", "--teacher", "a=x", "--teacher", "a=y"], 2, "same name"),
+        (["precompute", "--config", "nowhere.yaml"], 2, "cannot read this file"),
+        (["precompute", "--set", "views.cuont=3"], 2, "did you mean 'count'"),
+        (["precompute", "--set", "views"], 2, "not an assignment"),
+        (
+            ["train", "--out", "o", "--data", "digits", "--student", "vitt", "--epochs", "1"],
+            2,
+            "vit",
+        ),
+        (["train", "--objective", "sofft"], 2, "did you mean 'soft'"),
+        (["train", "--objective", "soft=a"], 2, "not a number"),
+        (["inspect", "nowhere"], 1, "no cache here"),
+        (["status", "nowhere"], 1, "no cache here"),
+        (["run", "cifar11"], 2, "did you mean 'cifar10'"),
+        (["nonsense"], 2, "No such command"),
+        ([], 2, ""),
+    ],
+)
+def test_what_cannot_be_is_told_without_a_traceback(
+    logitcache: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = {
+        "precompute": ["--cache", "c", "--data", "digits", "--teacher", "t=resnet10t@w"],
+        "train": ["--out", "o", "--data", "digits", "--student", "resnet10t", "--epochs", "1"],
+    }
+    if len(arguments) == 3 and arguments[1] in {"--set", "--objective"}:
+        arguments = [arguments[0], *base[arguments[0]], *arguments[1:]]
+    outcome = logitcache(*arguments)
+    assert outcome.code == code
+    assert said in outcome.err
+    assert "Traceback" not in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_cache(logitcache: Callable[..., Outcome], tmp_path: Path) -> None:
+    writer = start_cache(tmp_path / "c", 40)
+    state = logitcache("status", tmp_path / "c", "--json")
+    assert (state.code, state.json["complete"]) == (3, False)
+    write_samples(writer, samples_of(40))
+    assert "not sealed" in logitcache("status", tmp_path / "c").out
+    assert "not sealed" in logitcache("inspect", tmp_path / "c").out
+    trained = logitcache(
+        "train", "--cache", tmp_path / "c", "--data", "digits", "--student", "resnet10t",
+        "--epochs", 1, "--out", tmp_path / "o",
+    )  # fmt: skip
+    assert (trained.code, "not finished" in trained.err) == (3, True)
+
+
+def test_a_damaged_cache(logitcache: Callable[..., Outcome], tmp_path: Path) -> None:
+    import numpy as np
+
+    from logitcache.encoding.dense import DenseEncoding
+
+    logits = np.zeros((40, 3), np.float32)
+    make_cache(tmp_path / "c", {"a": (DenseEncoding(3), logits)}, 40)
+    shutil.rmtree(tmp_path / "c" / "samples" / "key" / "c")
+    trained = logitcache(
+        "train", "--cache", tmp_path / "c", "--data", "digits", "--student", "resnet10t",
+        "--epochs", 1, "--out", tmp_path / "o",
+    )  # fmt: skip
+    assert (trained.code, "missing" in trained.err) == (4, True)
+
+
+def pipeline_file(path: Path, images: Path, **fields: object) -> Path:
+    kwargs: Any = VIT["kwargs"]
+    tiny = {"model": "rednet26_small", "kwargs": {"layers": [1], "width": 32}, "size": 8}
+    values = {
+        "name": "tiny",
+        "out": str(path.parent / "out"),
+        "data": str(images),
+        "val": str(images),
+        "train": {"batch_size": 16, "steps": 2},
+        "precompute": {"unit_rows": 16, "views": {"count": 1}},
+        "stages": [
+            {"name": "red", "train": {"student": tiny}},
+            {"name": "cache", "precompute": {"teachers": {"red": {"model": "stage:red"}}}},
+            {
+                "name": "student",
+                "train": {
+                    "student": {"model": VIT["model"], "kwargs": kwargs},
+                    "cache": "stage:cache",
+                },
+            },
+        ],
+        **fields,
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_a_pipeline_runs_its_stages_and_skips_what_is_done(
+    logitcache: Callable[..., Outcome], images: Path, tmp_path: Path
+) -> None:
+    file = pipeline_file(tmp_path / "p.yaml", images)
+    first = logitcache("run", file, "--json")
+    assert first.code == 0, first.err
+    stages = first.json["runs"][0]
+    assert list(stages) == ["red", "cache", "student"]
+    assert stages["student"]["steps"] == 2
+    shutil.rmtree(tmp_path / "out" / "red" / "export")
+    again = logitcache("run", file, "--json")
+    assert again.json == first.json
+    assert "cache of all teachers" in logitcache("run", file).out
+    changed = logitcache("run", file, "--set", "stages.student.train.steps=3")
+    assert (changed.code, "another configuration" in changed.err) == (2, True)
+
+
+def test_a_pipeline_over_seeds_shows_mean_and_spread(
+    logitcache: Callable[..., Outcome], images: Path, tmp_path: Path
+) -> None:
+    file = pipeline_file(tmp_path / "p.yaml", images)
+    outcome = logitcache("run", file, "--seeds", 2)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("±") >= 3
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"seed-0", "seed-1"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"stages": [{"name": "a", "train": {"cache": "stage:b"}}]}, "no earlier stage 'b'"),
+        ({"stages": [{"name": "a", "train": {}}, {"name": "a", "train": {}}]}, "two stages"),
+        ({"stages": [{"name": "a"}]}, "either train or precompute"),
+        ({"stage": []}, "did you mean 'stages'"),
+        ({"stages": [{"name": "a", "train": {"stepps": 1}}]}, "did you mean 'steps'"),
+    ],
+)
+def test_a_pipeline_that_cannot_be(
+    logitcache: Callable[..., Outcome],
+    images: Path,
+    tmp_path: Path,
+    fields: dict[str, object],
+    said: str,
+) -> None:
+    outcome = logitcache("run", pipeline_file(tmp_path / "p.yaml", images, **fields))
+    assert (outcome.code, said in outcome.err) == (2, True), outcome.err
+
+
+def test_only_some_stages(logitcache: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
+    file = pipeline_file(tmp_path / "p.yaml", images)
+    assert list(logitcache("run", file, "--only", "red", "--json").json["runs"][0]) == ["red"]
+    wrong = logitcache("run", file, "--only", "rde")
+    assert (wrong.code, "did you mean 'red'" in wrong.err) == (2, True)
+
+
+@pytest.mark.parametrize("path", shipped_pipelines(), ids=lambda p: p.stem)
+def test_every_shipped_pipeline_is_well_formed(path: Path) -> None:
+    from logitcache.pipeline import Pipeline, PipelineConfig, read_yaml
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.training.config import TrainConfig
+
+    pipeline = Pipeline(PipelineConfig.parse(read_yaml(path), path.name))
+    for stage in pipeline.stages:
+        kind = PrecomputeConfig if stage.kind == "precompute" else TrainConfig
+        kind.parse(stage.values, stage.name)
+
+
+def test_not_yaml(tmp_path: Path) -> None:
+    from logitcache.pipeline import read_yaml
+
+    (tmp_path / "a.yaml").write_text("a: [1")
+    with pytest.raises(UsageError, match="not YAML"):
+        read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("- 1")
+    with pytest.raises(UsageError, match="not a mapping"):
+        read_yaml(tmp_path / "b.yaml")
+
+
+def test_the_version(logitcache: Callable[..., Outcome]) -> None:
+    assert logitcache("--version").out.strip() == "0.1.0"
