@@ -1,8 +1,8 @@
 """Train a stage of a pipeline again, with its teachers answering live: the control of a cache.
 
-Same student, steps, batches and order. By default the same views too, so that only *when* the teachers
-were asked differs; with ``--fresh-views`` every epoch draws a view of its own, as training with live
-teachers usually does::
+Same student, steps, batches and order. By default the same views too, so that only *when* the
+teachers were asked differs; with ``--fresh-views`` every epoch draws a view of its own, as training
+with live teachers usually does::
 
     python -m tests.benchmarks.live cifar10 from-both --out runs/cifar10 [--fresh-views]
 
