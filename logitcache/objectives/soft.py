@@ -30,6 +30,8 @@ __all__ = ["Soft", "SoftConfig", "Tail", "soft_divergence"]
 
 Tail = Literal["uniform", "bucket", "renorm"]
 
+_ROWS_AT_ONCE = 32
+
 
 class SoftConfig(Config):
     """Divergence from teachers.
@@ -142,16 +144,13 @@ def _sparse_divergence(log_s_BC: Tensor, teacher: SparseLogits, b: float, tail: 
     q_BK, mass_B = log_q_BK.exp(), log_mass_B.exp()
     negative_entropy_B = -torch.special.entr(q_BK).sum(1) - torch.special.entr(mass_B)
     if tail == "bucket":
-        log_absent_B = log_s_BC.scatter(1, teacher.class_ids, -torch.inf).logsumexp(1)
-        none_B = absent_B == 0  # the student's absent mass is zero there, and so is the teacher's
-        bucket_B = mass_B * log_absent_B.masked_fill(none_B, 0.0)
-        read_B = _read_out(log_s_BC, teacher.class_ids, q_BK)
-        out_B: Tensor = negative_entropy_B - read_B - bucket_B
+        read_B = _read_out(log_s_BC, teacher.class_ids, q_BK, bucket_B=mass_B)
+        out_B: Tensor = negative_entropy_B - read_B
         return out_B
     at_least_one_B = absent_B.clamp(min=1)
     spread_B = mass_B / at_least_one_B
     weights_BK = (q_BK - spread_B[:, None]) * used_BK
-    read_B = _read_out(log_s_BC, teacher.class_ids, weights_BK, spread_B)
+    read_B = _read_out(log_s_BC, teacher.class_ids, weights_BK, everywhere_B=spread_B)
     divergence_B: Tensor = negative_entropy_B - mass_B * at_least_one_B.log() - read_B
     return divergence_B
 
@@ -185,16 +184,22 @@ def _log_tail_mass(tail_B2: Tensor, absent_B: Tensor, b: float) -> Tensor:
 
 
 def _read_out(
-    log_s_BC: Tensor, ids_BK: Tensor, weights_BK: Tensor, everywhere_B: Tensor | None = None
+    log_s_BC: Tensor,
+    ids_BK: Tensor,
+    weights_BK: Tensor,
+    *,
+    everywhere_B: Tensor | None = None,
+    bucket_B: Tensor | None = None,
 ) -> Tensor:
-    read_B: Tensor = _ReadOut.apply(log_s_BC, ids_BK, weights_BK, everywhere_B)
+    """Return sum_k w_k log s[id_k] + e sum_c log s[c] + b log sum_absent s[c] of every row."""
+    read_B: Tensor = _ReadOut.apply(log_s_BC, ids_BK, weights_BK, everywhere_B, bucket_B)
     return read_B
 
 
 class _ReadOut(torch.autograd.Function):
-    """sum_k w_k log s[id_k] + v sum_c log s[c]: what a sparse target asks of a dense student.
+    """What a sparse target asks of a dense student.
 
-    Its gradient is one (B, C) buffer; plain autograd makes one each for the gather and the sum.
+    Its gradient is one (B, C) buffer; plain autograd makes one for each of the three sums.
     """
 
     @staticmethod
@@ -204,20 +209,41 @@ class _ReadOut(torch.autograd.Function):
         ids_BK: Tensor,
         weights_BK: Tensor,
         everywhere_B: Tensor | None,
+        bucket_B: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(ids_BK, weights_BK, everywhere_B)
         ctx.num_classes = log_s_BC.shape[1]
         read_B = (weights_BK * log_s_BC.gather(1, ids_BK)).sum(1)
-        return read_B if everywhere_B is None else read_B.addcmul_(everywhere_B, log_s_BC.sum(1))
+        if everywhere_B is not None:
+            read_B.addcmul_(everywhere_B, log_s_BC.sum(1))
+        if bucket_B is None:
+            ctx.save_for_backward(ids_BK, weights_BK, everywhere_B, None, None, None)
+            return read_B
+        log_absent_B = _log_absent(log_s_BC, ids_BK)
+        ctx.save_for_backward(ids_BK, weights_BK, None, bucket_B, log_absent_B, log_s_BC)
+        return read_B.addcmul_(bucket_B, log_absent_B)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, None, None, None]:
-        ids_BK, weights_BK, everywhere_B = ctx.saved_tensors
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, None, None, None, None]:
+        ids_BK, weights_BK, everywhere_B, bucket_B, log_absent_B, log_s_BC = ctx.saved_tensors
         shape = (len(ids_BK), ctx.num_classes)
-        if everywhere_B is None:
-            grad_BC = weights_BK.new_zeros(shape)
-        else:
+        if bucket_B is not None:
+            grad_BC = (log_s_BC - log_absent_B[:, None]).exp_().mul_((bucket_B * grad_B)[:, None])
+            grad_BC.scatter_(1, ids_BK, 0.0)
+        elif everywhere_B is not None:
             grad_BC = (everywhere_B * grad_B)[:, None].expand(shape).contiguous()
+        else:
+            grad_BC = weights_BK.new_zeros(shape)
         grad_BC.scatter_add_(1, ids_BK, weights_BK * grad_B[:, None])
-        return grad_BC, None, None, None
+        return grad_BC, None, None, None, None
+
+
+def _log_absent(log_s_BC: Tensor, ids_BK: Tensor) -> Tensor:
+    """Return the log of the student's mass on absent classes; 0 where nothing is absent.
+
+    A few rows at a time, so that no second (B, C) is made.
+    """
+    parts = zip(*(torch.split(t, _ROWS_AT_ONCE) for t in (log_s_BC, ids_BK)), strict=True)
+    log_absent_B = torch.cat([s.scatter(1, ids, -torch.inf).logsumexp(1) for s, ids in parts])
+    # where nothing is absent the student's mass is zero, and so is the teacher's
+    return log_absent_B.masked_fill_(log_absent_B == -torch.inf, 0.0)

@@ -6,8 +6,7 @@ with live teachers usually does::
 
     python -m tests.benchmarks.live cifar10 from-both --out runs/cifar10 [--fresh-views]
 
-The folder is the one of ``logitcache run``; the teachers are those its cache was made with, at the
-student's own size or their own.
+The folder is the one of ``logitcache run``; the teachers are those its cache was made with.
 """
 
 from __future__ import annotations
@@ -18,53 +17,75 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 
 from logitcache.batch import DenseLogits, TargetBatch
-from logitcache.networks.build import InputSpec, NetworkConfig, build_network, input_spec
+from logitcache.data.readers import open_source
+from logitcache.networks.build import NetworkConfig, build_network, input_spec
+from logitcache.objectives.combine import build_objective
 from logitcache.pipeline import Pipeline, PipelineConfig, find_pipeline, override, read_yaml
+from logitcache.targets.loader import Loader, LoaderSettings
+from logitcache.targets.match import CheckedReader
 from logitcache.training.config import TrainConfig
+from logitcache.training.images import training_images
 from logitcache.training.loop import train_student
+from logitcache.views.render import BatchRequest, ViewRenderer
+from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
+
+    from logitcache.data.source import Source
 
 
 class LiveTeachers:
-    """Answers a batch of normalised images at once.
+    """Answers every batch at once, each teacher from the same view at its own size.
 
     Args:
         teachers: Networks by name.
-        student: What the student is fed; undone before a teacher's own normalisation.
+        shown: A twin of the loader of the run: it knows the views of its epochs.
+        source: The images.
     """
 
-    def __init__(self, teachers: dict[str, nn.Module], student: InputSpec) -> None:
+    def __init__(self, teachers: dict[str, nn.Module], shown: Loader, source: Source) -> None:
         self._teachers = {name: network.eval() for name, network in teachers.items()}
         self._specs = {name: input_spec(network) for name, network in teachers.items()}
-        self._student = student
+        self._shown = shown
+        sizes = sorted({spec.size for spec in self._specs.values()})
+        self._renderer = ViewRenderer(CheckedReader(source, shown.rows), sizes, threads=2)
+        self._batches = 0
         self.forwards = 0
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, targets: TargetBatch) -> TargetBatch:
-        answers = {
-            name: DenseLogits(network(self._for(images, self._specs[name])).log_softmax(1))
-            for name, network in self._teachers.items()
-        }
-        self.forwards += len(self._teachers)
+    def __call__(self, _: Tensor, targets: TargetBatch) -> TargetBatch:
+        view = self._shown.view(self._batches // len(self._shown))
+        self._batches += 1
+        rows = self._shown.rows
+        positions = rows.positions(targets.rows.numpy())
+        request = BatchRequest(view, positions, rows.hashes[positions])
+        pixels = next(iter(self._renderer.batches([request]))).pixels
+        answers = {name: self._ask(name, pixels) for name in self._teachers}
+        self.forwards += len(answers)
         return TargetBatch(targets.rows, targets.labels, answers)
 
-    def _for(self, images: Tensor, spec: InputSpec) -> Tensor:
-        own_mean, own_std = _column(self._student.mean), _column(self._student.std)
-        pixels = images * own_std + own_mean
-        if spec.size != self._student.size:
-            pixels = functional.interpolate(
-                pixels, size=(spec.size, spec.size), mode="bicubic", antialias=True
-            ).clamp(0, 1)
-        return (pixels - _column(spec.mean)) / _column(spec.std)
+    def _ask(self, name: str, pixels: dict[int, NDArray[np.uint8]]) -> DenseLogits:
+        spec = self._specs[name]
+        images = torch.from_numpy(pixels[spec.size]).float() / 255
+        logits = self._teachers[name]((images - _column(spec.mean)) / _column(spec.std))
+        return DenseLogits(logits.log_softmax(1))
 
 
 def _column(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values).view(-1, 1, 1)
+
+
+def twin_loader(config: TrainConfig, source: Source) -> Loader:
+    """Return a loader that walks the views and rows of a run."""
+    rows, targets = training_images(config, source, build_objective(config.terms).teachers)
+    settings = LoaderSettings(config.batch_size, size=1, seed=config.seed)
+    views = None if targets else config.views or ViewsConfig()
+    return Loader(source, rows, settings, targets=targets, views=views)
 
 
 def live_config(
@@ -102,8 +123,9 @@ def main() -> None:
     pipeline = Pipeline(config, out=arguments.out, seed=arguments.seed)
     train, configs = live_config(pipeline, arguments.stage, fresh_views=arguments.fresh_views)
     networks = {name: build_network(teacher) for name, teacher in configs.items()}
-    live = LiveTeachers(networks, input_spec(build_network(train.student), train.student.size))
-    result = train_student(train, resume=True, answer=live)
+    source = open_source(train.data)
+    live = LiveTeachers(networks, twin_loader(train, source), source)
+    result = train_student(train, answer=live)
     document = {**result.to_json(), "teacher_forwards": live.forwards}
     (Path(result.out) / "live.json").write_text(json.dumps(document, indent=2) + "\n")
     print(json.dumps(document, indent=2))

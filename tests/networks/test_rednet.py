@@ -6,17 +6,16 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch.profiler import ProfilerActivity, profile
 
 from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.networks.involution import Involution, involve
+from tests.memory import peak_bytes
 from tests.networks.naive_rednet import published_checkpoint, rednet, unfold_involution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
 LAYERS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -112,26 +111,13 @@ def test_involution_equals_the_unfolded_one_with_its_gradient(
     torch.testing.assert_close(got, expected)
 
 
-def peak_bytes(function: Callable[[], Tensor]) -> int:
-    """Return the most bytes that were allocated at once by forward and backward."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        torch.autograd.backward(function().sum())
-    current = peak = 0
-    results: Any = recorded.profiler
-    for event in results.kineto_results.events():
-        if event.name() == "[memory]":
-            current += event.nbytes()
-            peak = max(peak, current)
-    return peak
-
-
 @pytest.mark.parametrize("side", [32, 8])
 def test_involution_does_without_49_copies(side: int) -> None:
     x = torch.randn(2, 64, side, side, requires_grad=True)
     kernel = torch.randn(2, 4, 49, side, side, requires_grad=True)
     activation, kernels = x.numel() * 4, kernel.numel() * 4
-    naive = peak_bytes(lambda: unfold_involution(x, kernel, 1))
-    ours = peak_bytes(lambda: involve(x, kernel, 1))
+    naive = peak_bytes(lambda: unfold_involution(x, kernel, 1).sum(), x, kernel)
+    ours = peak_bytes(lambda: involve(x, kernel, 1).sum(), x, kernel)
     assert naive > 49 * activation
     assert ours < 6 * activation + 4 * kernels < naive / 2
 

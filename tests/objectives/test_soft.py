@@ -1,24 +1,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch.autograd import gradcheck
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from logitcache.batch import DenseLogits, SparseLogits, TargetBatch
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
 from logitcache.objectives.soft import Soft, SoftConfig, soft_divergence
+from tests.memory import peak_bytes
 from tests.objectives import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from logitcache.objectives.soft import Tail
@@ -204,27 +202,13 @@ def test_another_number_of_classes_is_refused() -> None:
         soft_divergence(random_logits(4, 8, 0), sparse_of(random_logits(4, 9, 1), 3))
 
 
-def peak_bytes(function: Callable[[], Tensor]) -> int:
-    """Return the most bytes that were allocated at once by forward and backward."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        torch.autograd.backward(function())
-    current = peak = 0
-    results: Any = recorded.profiler
-    for event in results.kineto_results.events():
-        if event.name() == "[memory]":
-            current += event.nbytes()
-            peak = max(peak, current)
-    return peak
-
-
 @pytest.mark.parametrize("classes", [1000, 21841])
-def test_no_dense_teacher_is_ever_built(classes: int) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_no_dense_teacher_is_ever_built(classes: int, mode: Tail) -> None:
     z = torch.randn(64, classes, requires_grad=True)
-    t = torch.randn(64, classes)
-    teacher = sparse_of(t, 50)
+    teacher = sparse_of(torch.randn(64, classes), 50)
     one_dense = z.numel() * z.element_size()
     labels = torch.zeros(64, dtype=torch.long)
-    plain = peak_bytes(lambda: F.cross_entropy(z, labels))
-    z.grad = None
-    ours = peak_bytes(lambda: soft_divergence(z, teacher).mean())
+    plain = peak_bytes(lambda: F.cross_entropy(z, labels), z)
+    ours = peak_bytes(lambda: soft_divergence(z, teacher, tail=mode).mean(), z)
     assert ours - plain < one_dense

@@ -1,0 +1,55 @@
+"""Run benchmarks and print their rows: ``python -m tests.benchmarks loss involution``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from tests.benchmarks.measuring import Measurement
+
+NAMES = ("help", "involution", "loss")
+
+
+def markdown(rows: list[Measurement]) -> str:
+    """Return a table for ``docs/benchmarks.md``."""
+    lines = ["| what | value | quartiles | bound | met | |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        spread = "" if row.low is None else f"{row.low:.2f} .. {row.high:.2f}"
+        sign = "≤" if row.at_most else "≥"
+        bound = "" if row.target is None else f"{sign} {row.target:g}"
+        met = {None: "", True: "yes", False: "**no**"}[row.met]
+        lines.append(
+            f"| {row.name} | {row.value:.2f} {row.unit} | {spread} | {bound} | {met} | {row.note} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    arguments = parser.parse_args()
+    names = NAMES if arguments.all else tuple(arguments.names)
+    if not names or set(names) - set(NAMES):
+        parser.error(f"give some of {', '.join(NAMES)}, or --all")
+    torch.set_num_threads(arguments.threads)
+    modules = [importlib.import_module(f"tests.benchmarks.{name}") for name in names]
+    rows = [row for module in modules for row in module.measure()]
+    if arguments.json:
+        print(json.dumps([row.to_json() for row in rows], indent=2))
+        return
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {platform.machine()}\n")
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
