@@ -42,7 +42,7 @@ class SoftConfig(Config):
         temperature: T; sparse targets are made for T = 1.
         tail: How the mass of the absent classes of sparse targets is treated: ``uniform`` spreads
             it over them, ``bucket`` compares it as one class, ``renorm`` drops it (its gradient is
-            off by half or more, see ``docs/objectives.md``).
+            off by 0.3 to 0.9 at T = 1, see ``docs/objectives.md``).
     """
 
     weight: float = Field(default=1.0, ge=0)

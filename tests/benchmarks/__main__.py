@@ -14,7 +14,7 @@ import torch
 if TYPE_CHECKING:
     from tests.benchmarks.measuring import Measurement
 
-NAMES = ("help", "involution", "loss")
+NAMES = ("help", "involution", "loss", "tails")
 
 
 def markdown(rows: list[Measurement]) -> str:
@@ -26,7 +26,7 @@ def markdown(rows: list[Measurement]) -> str:
         bound = "" if row.target is None else f"{sign} {row.target:g}"
         met = {None: "", True: "yes", False: "**no**"}[row.met]
         lines.append(
-            f"| {row.name} | {row.value:.2f} {row.unit} | {spread} | {bound} | {met} | {row.note} |"
+            f"| {row.name} | {row.value:.3g} {row.unit} | {spread} | {bound} | {met} | {row.note} |"
         )
     return "\n".join(lines)
 
