@@ -81,8 +81,8 @@ def precompute(
 ) -> None:
     """Run teachers over views of images and store what they say.
 
-    What is already in the cache is not computed again: the same command resumes, and a longer one
-    adds teachers, views or new images.
+    What is already in the cache is not computed again: the same command
+    resumes, and a longer one adds teachers, views or new images.
     """
     from logitcache.cli.interrupt import StopRequest
     from logitcache.cli.options import gather, print_json, teachers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.progress import ProgressLine
+from logitcache.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,13 @@ def runners(stop: StopRequest) -> dict[str, Callable[[Stage], dict[str, Any]]]:
 
         config = TrainConfig.parse(stage.values, f"stages.{stage.name}")
         with ProgressLine(stage.name) as line:
-            result = train_student(config, resume=True, on_progress=line.train, should_stop=stop)
+            try:
+                result = train_student(
+                    config, resume=True, on_progress=line.train, should_stop=stop
+                )
+            except Interrupted as stopped:
+                stopped.hint = "run the same command again"  # a pipeline always resumes
+                raise
         return result.to_json()
 
     return {"precompute": run_precompute, "train": run_train}

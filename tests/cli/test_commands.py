@@ -273,6 +273,20 @@ def test_a_pipeline_that_cannot_be(
     assert (outcome.code, said in outcome.err) == (2, True), outcome.err
 
 
+def test_a_pipeline_that_is_stopped_says_how_to_go_on(
+    logitcache: Callable[..., Outcome],
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = pipeline_file(tmp_path / "p.yaml", images)
+    with monkeypatch.context() as stopping:
+        stopping.setattr("logitcache.cli.interrupt.StopRequest.__call__", lambda self: True)
+        stopped = logitcache("run", file)
+    assert (stopped.code, "run the same command again" in stopped.err) == (3, True), stopped.err
+    assert logitcache("run", file).code == 0
+
+
 def test_only_some_stages(logitcache: Callable[..., Outcome], images: Path, tmp_path: Path) -> None:
     file = pipeline_file(tmp_path / "p.yaml", images)
     assert list(logitcache("run", file, "--only", "red", "--json").json["runs"][0]) == ["red"]
