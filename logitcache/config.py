@@ -49,7 +49,11 @@ def _usage_error(config: type[BaseModel], error: ValidationError, where: str) ->
             f"unknown option {path[-1]!r}", where=place, hint=nearest(path[-1], known)
         )
     if first["type"] == "missing":
-        return UsageError(f"option {path[-1]!r} is missing", where=place)
+        return UsageError(
+            f"option {path[-1]!r} is missing",
+            where=place,
+            hint="give it as a flag, with --set, or in the file",
+        )
     return UsageError(
         first["msg"].removeprefix("Value error, "), where=place, got=repr(first["input"])
     )

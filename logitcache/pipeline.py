@@ -296,7 +296,13 @@ def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
     """Return a copy of nested values with one of them replaced."""
     head, *rest = path
     if isinstance(values, list):
-        names = [str(item.get("name")) for item in values if isinstance(item, dict)]
+        names = [str(item["name"]) for item in values if isinstance(item, dict) and "name" in item]
+        if not names:
+            raise UsageError(
+                f"{head!r} is inside a list, and a list is set as a whole",
+                where=where,
+                hint="as objectives=[{soft: {temperature: 2}}]",
+            )
         if head not in names:
             raise UsageError(
                 f"nothing called {head!r} here", where=where, hint=nearest(head, names)

@@ -121,7 +121,7 @@ def train(
         str | None, typer.Option(help="Folder for checkpoints, journal, result and export.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Images to train on; those of the cache if there is one.")
+        str | None, typer.Option(help="Images to train on: with a cache, those it was made from.")
     ] = None,
     val: Annotated[str | None, typer.Option(help="Images to evaluate on.")] = None,
     cache: Annotated[

@@ -23,7 +23,14 @@ from logitcache.networks import rednet
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["InputSpec", "NetworkConfig", "architecture", "build_network", "input_spec"]
+__all__ = [
+    "InputSpec",
+    "NetworkConfig",
+    "architecture",
+    "build_network",
+    "check_model_name",
+    "input_spec",
+]
 
 PRETRAINED = "pretrained"
 _LOCAL = "local-dir:"
@@ -92,7 +99,7 @@ def build_network(config: NetworkConfig, num_classes: int | None = None) -> nn.M
         kwargs["num_classes"] = num_classes
     if config.model.startswith((_LOCAL, _HUB)):
         return _create(config, pretrained=True, **kwargs)
-    _check_name(config.model)
+    check_model_name(config.model)
     if config.weights is None:
         return _create(config, **kwargs)
     if config.weights == PRETRAINED:
@@ -142,7 +149,17 @@ def architecture(network: nn.Module, config: NetworkConfig) -> dict[str, Any]:
     return {"architecture": cfg["architecture"], "kwargs": kwargs}
 
 
-def _check_name(model: str) -> None:
+def check_model_name(model: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Args:
+        model: As :attr:`NetworkConfig.model`.
+
+    Raises:
+        UsageError: An unknown name, with the nearest known ones.
+    """
+    if model.startswith((_LOCAL, _HUB)):
+        return
     name = model.partition(".")[0]
     if not timm.is_model(name):
         raise UsageError(

@@ -11,7 +11,7 @@ import torch
 
 from logitcache.cache.writer import Conditions
 from logitcache.data.readers import open_source
-from logitcache.errors import CacheUnsealed, Interrupted
+from logitcache.errors import CacheUnsealed, Interrupted, UsageError
 from logitcache.precompute.environment import versions
 from logitcache.precompute.feed import SourceRenderer
 from logitcache.precompute.measure import Size, images_fingerprint, size_of, teacher_accuracy
@@ -103,13 +103,32 @@ def build_cache(
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that a name means; ``auto`` takes an accelerator if there is one."""
+    """Return the device that a name means; ``auto`` takes an accelerator if there is one.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
     if name != "auto":
-        return torch.device(name)
+        return _usable(name)
     accelerator = (
         torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     )
     return accelerator or torch.device("cpu")
+
+
+def _usable(name: str) -> torch.device:
+    """Return a device on which a tensor can be made."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            "this device cannot be used",
+            where="device",
+            got=f"{name}: {str(error).partition(chr(10))[0]}",
+            hint="auto takes an accelerator if there is one, else the processor",
+        ) from None
+    return device
 
 
 def _compute(

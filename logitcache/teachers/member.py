@@ -15,6 +15,7 @@ from logitcache.networks.build import (
     NetworkConfig,
     architecture,
     build_network,
+    check_model_name,
     input_spec,
 )
 from logitcache.networks.digest import weights_digest
@@ -51,12 +52,13 @@ class Member:
 
     Raises:
         NetworkError: It has no weights, or they do not fit.
-        UsageError: The class map names classes it does not have.
+        UsageError: No such model, or the class map names classes it does not have.
     """
 
     def __init__(
         self, name: str, config: TeacherConfig, *, device: torch.device, precision: Precision
     ) -> None:
+        check_model_name(config.model)
         if not config.is_trained:
             raise NetworkError(
                 f"teacher {name!r} has no weights",
