@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NO_TAIL", "tail_of"]
+__all__ = ["NO_TAIL", "log_masses", "quadratic", "tail_of"]
 
 NO_TAIL = -65504.0
 """The lowest finite float16: what both numbers are where no class is absent."""
@@ -24,7 +24,16 @@ NO_TAIL = -65504.0
 def tail_of(
     log_probs_NC: NDArray[np.float64], present_NC: NDArray[np.bool_]
 ) -> NDArray[np.float16]:
-    """Return log M(1) and log M(1/4) of each row: float16 (N, 2).
+    """Return log M(1) and log M(1/4) of each row as they are stored: float16 (N, 2)."""
+    masses = log_masses(log_probs_NC, present_NC)
+    clipped: NDArray[np.float16] = np.clip(masses, NO_TAIL, -NO_TAIL).astype(np.float16)
+    return clipped
+
+
+def log_masses(
+    log_probs_NC: NDArray[np.float64], present_NC: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return log M(1) and log M(1/4) of each row, NO_TAIL where no class is absent: (N, 2).
 
     Summed over the absent classes themselves, never as one minus the rest, which loses all digits
     where the rest is near one.
@@ -39,5 +48,13 @@ def tail_of(
         quarter = np.log(np.sqrt(np.sqrt(relative)).sum(axis=1)) + peak_N / 4.0
     tail = np.stack([np.minimum(mass, 0.0), quarter], axis=1)
     tail[~has_tail] = NO_TAIL
-    clipped: NDArray[np.float16] = np.clip(tail, NO_TAIL, -NO_TAIL).astype(np.float16)
-    return clipped
+    return tail
+
+
+def quadratic(b: float) -> tuple[float, float, float]:
+    """Return the weights of log M(0), log M(1/4) and log M(1) in log M(b)."""
+    return (
+        4.0 * (b - 0.25) * (b - 1.0),
+        -16.0 / 3.0 * b * (b - 1.0),
+        4.0 / 3.0 * b * (b - 0.25),
+    )

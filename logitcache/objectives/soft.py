@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from logitcache.batch import SparseLogits
 from logitcache.config import Config
+from logitcache.encoding.tail import quadratic
 from logitcache.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -172,9 +173,7 @@ def _at_temperature(
 
 def _log_tail_mass(tail_B2: Tensor, absent_B: Tensor, b: float) -> Tensor:
     """Return log M(b) by the quadratic through b = 0, 1/4 and 1; -inf where nothing is absent."""
-    through_0 = 4.0 * (b - 0.25) * (b - 1.0)
-    through_quarter = -16.0 / 3.0 * b * (b - 1.0)
-    through_1 = 4.0 / 3.0 * b * (b - 0.25)
+    through_0, through_quarter, through_1 = quadratic(b)
     log_mass_B = (
         through_0 * absent_B.clamp(min=1).log()
         + through_quarter * tail_B2[:, 1]
