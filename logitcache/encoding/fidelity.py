@@ -16,6 +16,8 @@ from logitcache.encoding.tail import log_masses, quadratic
 from logitcache.encoding.topk import top_k_mask
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from logitcache.encoding.choice import Encoding
@@ -80,29 +82,33 @@ class Fidelity:
         }
 
 
-def measure_fidelity(encoding: Encoding, log_probs_NC: NDArray[np.float64]) -> Fidelity:
+def measure_fidelity(
+    encoding: Encoding,
+    log_probs_NC: NDArray[np.float64],
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> Fidelity:
     """Encode rows, read them back, and compare.
 
     Args:
         encoding: How they are stored.
         log_probs_NC: Exact log-probabilities.
+        temperatures: At which the distributions are compared.
     """
     rows = len(log_probs_NC)
     decoded = encoding.decode(encoding.encode(log_probs_NC))
-    sums = {temperature: np.zeros(4) for temperature in TEMPERATURES}
+    sums = {temperature: np.zeros(4) for temperature in temperatures}
     agreeing = 0
     for start in range(0, rows, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         exact_NC = log_probs_NC[part]
-        for temperature in TEMPERATURES:
+        for temperature in temperatures:
             b = 1.0 / temperature
             stored_NC = _read_back(decoded, part, exact_NC.shape[1], b)
             cut_NC = _cut(encoding, exact_NC, b)
             sums[temperature] += _sums(
                 _at(exact_NC, b), cut_NC, stored_NC, _at(exact_NC, _STUDENT * b)
             )
-            if temperature == 1.0:
-                agreeing += int((stored_NC.argmax(1) == exact_NC.argmax(1)).sum())
+        agreeing += int((_likeliest(decoded, part) == exact_NC.argmax(1)).sum())
     losses = {
         temperature: Loss(
             truncation=float(truncated / rows),
@@ -112,6 +118,14 @@ def measure_fidelity(encoding: Encoding, log_probs_NC: NDArray[np.float64]) -> F
         for temperature, (truncated, whole, error, norm) in sums.items()
     }
     return Fidelity(rows, agreeing / rows, losses)
+
+
+def _likeliest(decoded: DecodedSparse | DecodedDense, part: slice) -> NDArray[np.int64]:
+    """Return the class that a reader takes for the likeliest."""
+    best_N: NDArray[np.int64] = decoded.log_probs[part].argmax(axis=1)
+    if isinstance(decoded, DecodedSparse):
+        best_N = decoded.class_ids[part][np.arange(len(best_N)), best_N]
+    return best_N
 
 
 def _sums(
