@@ -14,7 +14,7 @@ import torch
 if TYPE_CHECKING:
     from tests.benchmarks.measuring import Measurement
 
-NAMES = ("help", "involution", "loss", "tails")
+NAMES = ("help", "involution", "loss", "storage", "tails")
 
 
 def markdown(rows: list[Measurement]) -> str:

@@ -29,9 +29,9 @@ _VIEW = ViewsConfig(count=0, eval=True).eval_view()
 VIEW = _VIEW.id
 
 
-def samples_of(rows: int, unreadable: tuple[int, ...] = ()) -> Encoded:
+def samples_of(rows: int, unreadable: tuple[int, ...] = (), unit: int = UNIT) -> Encoded:
     """Return the samples of a cache of that many rows, padded to whole units."""
-    capacity = -(-rows // UNIT) * UNIT
+    capacity = -(-rows // unit) * unit
     arrays = filled(SAMPLE_ARRAYS, capacity)
     keys = [f"img/{index:06d}.jpg" for index in range(rows)]
     arrays["key"] = np.array(keys + [""] * (capacity - rows), dtype=object)
@@ -44,11 +44,11 @@ def samples_of(rows: int, unreadable: tuple[int, ...] = ()) -> Encoded:
     return arrays
 
 
-def start_cache(path: Path, rows: int) -> CacheWriter:
+def start_cache(path: Path, rows: int, unit: int = UNIT) -> CacheWriter:
     """Create a cache for some rows and declare one view."""
     writer = CacheWriter.create(
         locate(path),
-        unit_rows=UNIT,
+        unit_rows=unit,
         segment=Segment(start=0, rows=rows),
         data=DataRecord(description="thin air", class_names=("a", "b", "c")),
         versions={"numpy": "2"},
