@@ -43,7 +43,8 @@ def teacher_logits(rows: int, classes: int, seed: int = 0) -> NDArray[np.float32
     z[np.arange(rows), label_N] += generator.gamma(14.0, 0.4, rows)
     z[np.arange(rows), confuser_N] += generator.gamma(1.5, 1.0, rows)
     z *= np.exp(0.25 * generator.normal(size=(rows, 1))).astype(np.float32)
-    return (z * _scale(z[:512])).astype(np.float32)
+    scaled: NDArray[np.float32] = z * np.float32(_scale(z[:512]))
+    return scaled
 
 
 def _scale(z: NDArray[np.float32]) -> float:
