@@ -27,12 +27,15 @@ class SparseLogits:
             absent classes they sum to one.
         tail: float32 (B, 2): logsumexp over the absent classes of log p, and of log p / 4.
         num_classes: C.
+        label_log_probs: log p of each row's own label, float32 (B,), NaN without one; None if the
+            cache does not keep it.
     """
 
     class_ids: Tensor
     log_probs: Tensor
     tail: Tensor
     num_classes: int
+    label_log_probs: Tensor | None = None
 
     def to(self, device: torch.device) -> SparseLogits:
         """Return a copy on a device."""
@@ -41,6 +44,9 @@ class SparseLogits:
             self.log_probs.to(device, non_blocking=True),
             self.tail.to(device, non_blocking=True),
             self.num_classes,
+            None
+            if self.label_log_probs is None
+            else self.label_log_probs.to(device, non_blocking=True),
         )
 
 

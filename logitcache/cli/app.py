@@ -130,7 +130,7 @@ def train(
     student: Annotated[str | None, typer.Option(help="timm model, or local-dir:FOLDER.")] = None,
     objective: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=WEIGHT]", help="soft or label; repeatable."),
+        typer.Option(metavar="NAME[=WEIGHT]", help="soft, split or label; repeatable."),
     ] = None,
     labels: Annotated[int | None, typer.Option(help="How many labels the student may see.")] = None,
     epochs: Annotated[int | None, typer.Option(help="How long, in epochs.")] = None,

@@ -154,18 +154,19 @@ def _learns_from(train: Mapping[str, Any]) -> str:
     parts = []
     for term in _terms(train):
         kind, settings = next(iter(term.items()))
-        if kind == "soft":
-            teachers = (settings or {}).get("teachers")
-            names = " + ".join(teachers) if teachers else "all teachers"
-            parts.append(f"cache of {names}")
-        else:
-            parts.append(f"{kind}s" if kind == "label" else kind)
+        if kind == "label":
+            parts.append("labels")
+            continue
+        teachers = (settings or {}).get("teachers")
+        names = " + ".join(teachers) if teachers else "all teachers"
+        form = (settings or {}).get("form", "nkd") if kind == "split" else ""
+        parts.append(f"{form} of cache of {names}" if form else f"cache of {names}")
     shuffled = ", shuffled" if train.get("shuffle_targets") else ""
     return " and ".join(parts) + shuffled
 
 
 def _uses_labels(train: Mapping[str, Any]) -> bool:
-    return not train.get("cache") or any("label" in term for term in _terms(train))
+    return not train.get("cache") or any({"label", "split"} & term.keys() for term in _terms(train))
 
 
 def _terms(train: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pydantic import model_validator
 from logitcache.config import Config
 from logitcache.objectives.label import Label, LabelConfig
 from logitcache.objectives.soft import Soft, SoftConfig
+from logitcache.objectives.split import Split, SplitConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,15 +35,22 @@ class ObjectiveConfig(Config):
     Attributes:
         label: Cross-entropy with the labels.
         soft: Divergence from teachers.
+        split: The label's class and all others asked apart: NKD or DKD.
     """
 
     label: LabelConfig | None = None
     soft: SoftConfig | None = None
+    split: SplitConfig | None = None
+
+    @property
+    def asks_teachers(self) -> bool:
+        """Whether it needs what teachers said."""
+        return self.label is None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if len(self.model_fields_set) != 1:
-            raise ValueError("an objective is a mapping with one key: label or soft")
+            raise ValueError("an objective is a mapping with one key: label, soft or split")
         return self
 
     @model_validator(mode="before")
@@ -68,10 +76,10 @@ class WeightedSum:
     @property
     def teachers(self) -> list[str] | None:
         """Names of the teachers that are asked for; None for all there are."""
-        soft = [term for _, _, term in self._terms if isinstance(term, Soft)]
-        if any(term.config.teachers is None for term in soft):
+        asking = [term for _, _, term in self._terms if isinstance(term, Soft | Split)]
+        if any(term.config.teachers is None for term in asking):
             return None
-        return sorted({name for term in soft for name in term.config.teachers or {}})
+        return sorted({name for term in asking for name in term.config.teachers or {}})
 
     def parts(self, logits_BC: Tensor, targets: TargetBatch) -> dict[str, Tensor]:
         """Return each term unweighted, by name."""
@@ -97,6 +105,8 @@ def build_objective(configs: Sequence[ObjectiveConfig]) -> WeightedSum:
     for config in configs:
         if config.soft is not None:
             terms.append((_unused("soft", terms), config.soft.weight, Soft(config.soft)))
+        if config.split is not None:
+            terms.append((_unused("split", terms), config.split.weight, Split(config.split)))
         if config.label is not None:
             terms.append((_unused("label", terms), config.label.weight, Label(config.label)))
     return WeightedSum(terms)

@@ -8,21 +8,19 @@ Shapes: B batch, C classes, K stored classes; b = 1 / T; t = number of absent cl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from logitcache.batch import SparseLogits
 from logitcache.config import Config
 from logitcache.encoding.tail import quadratic
-from logitcache.errors import UsageError, nearest
+from logitcache.objectives.readout import read_out
+from logitcache.objectives.weights import other_classes, teacher_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
     from logitcache.batch import DenseLogits, TargetBatch, TeacherLogits
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Soft", "SoftConfig", "Tail", "soft_divergence"]
 
 Tail = Literal["uniform", "bucket", "renorm"]
-
-_ROWS_AT_ONCE = 32
 
 
 class SoftConfig(Config):
@@ -74,8 +70,9 @@ class Soft:
         Raises:
             UsageError: A teacher that is asked for is not in the batch.
         """
+        weights = teacher_weights(self.config.teachers, targets.teachers)
         total = logits_BC.new_zeros((), dtype=torch.float32)
-        for name, weight in self._weights(targets.teachers).items():
+        for name, weight in weights.items():
             rows_B = soft_divergence(
                 logits_BC,
                 targets.teachers[name],
@@ -84,15 +81,6 @@ class Soft:
             )
             total = total + weight * rows_B.mean()
         return total
-
-    def _weights(self, present: Mapping[str, TeacherLogits]) -> Mapping[str, float]:
-        weights = self.config.teachers or {name: 1 / len(present) for name in present}
-        if not weights:
-            raise UsageError("no teacher to learn from", hint="give a cache, or drop soft")
-        for name in weights:
-            if name not in present:
-                raise UsageError(f"no teacher {name!r} in this batch", hint=nearest(name, present))
-        return weights
 
 
 def soft_divergence(
@@ -113,12 +101,7 @@ def soft_divergence(
         (B,), differentiable once with respect to the logits.
     """
     if logits_BC.shape[1] != teacher.num_classes:
-        raise UsageError(
-            "student and teacher have different classes",
-            expected=f"{teacher.num_classes} logits",
-            got=f"{logits_BC.shape[1]} logits",
-            hint="set the student's num_classes, or precompute with a class_map",
-        )
+        raise other_classes(logits_BC.shape[1], teacher.num_classes)
     wide = logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
     scaled_BC = wide if temperature == 1.0 else wide / temperature
     log_s_BC = functional.log_softmax(scaled_BC, dim=1)
@@ -145,13 +128,13 @@ def _sparse_divergence(log_s_BC: Tensor, teacher: SparseLogits, b: float, tail: 
     q_BK, mass_B = log_q_BK.exp(), log_mass_B.exp()
     negative_entropy_B = -torch.special.entr(q_BK).sum(1) - torch.special.entr(mass_B)
     if tail == "bucket":
-        read_B = _read_out(log_s_BC, teacher.class_ids, q_BK, bucket_B=mass_B)
+        read_B = read_out(log_s_BC, teacher.class_ids, q_BK, bucket_B=mass_B)
         out_B: Tensor = negative_entropy_B - read_B
         return out_B
     at_least_one_B = absent_B.clamp(min=1)
     spread_B = mass_B / at_least_one_B
     weights_BK = torch.where(used_BK, q_BK - spread_B[:, None], 0.0)
-    read_B = _read_out(log_s_BC, teacher.class_ids, weights_BK, everywhere_B=spread_B)
+    read_B = read_out(log_s_BC, teacher.class_ids, weights_BK, everywhere_B=spread_B)
     divergence_B: Tensor = negative_entropy_B - mass_B * at_least_one_B.log() - read_B
     return divergence_B
 
@@ -180,69 +163,3 @@ def _log_tail_mass(tail_B2: Tensor, absent_B: Tensor, b: float) -> Tensor:
         + through_1 * tail_B2[:, 0]
     )
     return log_mass_B.masked_fill(absent_B == 0, -torch.inf)
-
-
-def _read_out(
-    log_s_BC: Tensor,
-    ids_BK: Tensor,
-    weights_BK: Tensor,
-    *,
-    everywhere_B: Tensor | None = None,
-    bucket_B: Tensor | None = None,
-) -> Tensor:
-    """Return sum_k w_k log s[id_k] + e sum_c log s[c] + b log sum_absent s[c] of every row."""
-    read_B: Tensor = _ReadOut.apply(log_s_BC, ids_BK, weights_BK, everywhere_B, bucket_B)
-    return read_B
-
-
-class _ReadOut(torch.autograd.Function):
-    """What a sparse target asks of a dense student.
-
-    Its gradient is one (B, C) buffer; plain autograd makes one for each of the three sums.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        log_s_BC: Tensor,
-        ids_BK: Tensor,
-        weights_BK: Tensor,
-        everywhere_B: Tensor | None,
-        bucket_B: Tensor | None,
-    ) -> Tensor:
-        ctx.num_classes = log_s_BC.shape[1]
-        read_B = (weights_BK * log_s_BC.gather(1, ids_BK)).sum(1)
-        if everywhere_B is not None:
-            read_B.addcmul_(everywhere_B, log_s_BC.sum(1))
-        if bucket_B is None:
-            ctx.save_for_backward(ids_BK, weights_BK, everywhere_B, None, None, None)
-            return read_B
-        log_absent_B = _log_absent(log_s_BC, ids_BK)
-        ctx.save_for_backward(ids_BK, weights_BK, None, bucket_B, log_absent_B, log_s_BC)
-        return read_B.addcmul_(bucket_B, log_absent_B)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, None, None, None, None]:
-        ids_BK, weights_BK, everywhere_B, bucket_B, log_absent_B, log_s_BC = ctx.saved_tensors
-        shape = (len(ids_BK), ctx.num_classes)
-        if bucket_B is not None:
-            grad_BC = (log_s_BC - log_absent_B[:, None]).exp_().mul_((bucket_B * grad_B)[:, None])
-            grad_BC.scatter_(1, ids_BK, 0.0)
-        elif everywhere_B is not None:
-            grad_BC = (everywhere_B * grad_B)[:, None].expand(shape).contiguous()
-        else:
-            grad_BC = weights_BK.new_zeros(shape)
-        grad_BC.scatter_add_(1, ids_BK, weights_BK * grad_B[:, None])
-        return grad_BC, None, None, None, None
-
-
-def _log_absent(log_s_BC: Tensor, ids_BK: Tensor) -> Tensor:
-    """Return the log of the student's mass on absent classes; 0 where nothing is absent.
-
-    A few rows at a time, so that no second (B, C) is made.
-    """
-    parts = zip(*(torch.split(t, _ROWS_AT_ONCE) for t in (log_s_BC, ids_BK)), strict=True)
-    log_absent_B = torch.cat([s.scatter(1, ids, -torch.inf).logsumexp(1) for s, ids in parts])
-    # where nothing is absent the student's mass is zero, and so is the teacher's
-    return log_absent_B.masked_fill_(log_absent_B == -torch.inf, 0.0)

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from logitcache.cache.groups import TeacherGroup
     from logitcache.cache.reader import Cache
     from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.choice import Encoding
 
 __all__ = ["TargetWindow", "TargetsReader", "concatenate"]
+
+_LABEL = "label_logp"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,13 @@ class TargetWindow:
         }
 
 
+def _arrays_of(group: TeacherGroup) -> list[str]:
+    """Return what is read of a teacher: how it was encoded, and what sparse targets leave out."""
+    names = list(group.encoding.specs())
+    sparse = isinstance(group.encoding, SparseEncoding)
+    return [*names, _LABEL] if sparse and _LABEL in group.optional else names
+
+
 def _decode(encoding: Encoding, arrays: Encoded) -> TeacherLogits:
     if isinstance(encoding, SparseEncoding):
         sparse = encoding.decode(arrays)
@@ -66,6 +76,7 @@ def _decode(encoding: Encoding, arrays: Encoded) -> TeacherLogits:
             torch.from_numpy(sparse.log_probs),
             torch.from_numpy(sparse.tail),
             encoding.num_classes,
+            torch.from_numpy(arrays[_LABEL].astype(np.float32)) if _LABEL in arrays else None,
         )
     return DenseLogits(torch.from_numpy(encoding.decode(arrays).log_probs))
 
@@ -81,11 +92,13 @@ def _join(parts: Sequence[TeacherLogits]) -> TeacherLogits:
     first = parts[0]
     if isinstance(first, SparseLogits):
         sparse = [part for part in parts if isinstance(part, SparseLogits)]
+        labels = [p.label_log_probs for p in sparse if p.label_log_probs is not None]
         return SparseLogits(
             torch.cat([part.class_ids for part in sparse]),
             torch.cat([part.log_probs for part in sparse]),
             torch.cat([part.tail for part in sparse]),
             first.num_classes,
+            None if not labels else torch.cat(labels),
         )
     return DenseLogits(torch.cat([part.log_probs for part in parts]))
 
@@ -129,16 +142,18 @@ class TargetsReader:
     @property
     def unit_bytes(self) -> int:
         """Bytes that one unit of one view takes in memory."""
-        specs = (
-            spec for group in self._groups.values() for spec in group.encoding.specs().values()
+        sizes = (
+            group.specs()[name].row_bytes
+            for group in self._groups.values()
+            for name in _arrays_of(group)
         )
-        return self._cache.unit_rows * sum(spec.row_bytes for spec in specs)
+        return self._cache.unit_rows * sum(sizes)
 
     def read(self, view_id: str, units: tuple[int, ...]) -> TargetWindow:
         """Read some units of one view, whole."""
         encoded: dict[str, Encoded] = {}
         for name, group in self._groups.items():
-            arrays = list(group.encoding.specs())
+            arrays = _arrays_of(group)
             parts = [self._read_unit(name, view_id, unit, arrays) for unit in units]
             encoded[name] = {array: np.concatenate([p[array] for p in parts]) for array in arrays}
         return TargetWindow(

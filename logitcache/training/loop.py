@@ -75,8 +75,8 @@ def train_student(
     Raises:
         LogitcacheError: See :mod:`logitcache.errors`.
     """
-    if config.cache is None and answer is None and any(term.soft for term in config.terms):
-        raise UsageError("soft needs what teachers said", where="objectives", hint="give a cache")
+    if config.cache is None and answer is None and any(term.asks_teachers for term in config.terms):
+        raise UsageError("this needs what teachers said", where="objectives", hint="give a cache")
     out = Path(config.out)
     previous = _previous(config, out, resume=resume)
     finished = read_result(out)

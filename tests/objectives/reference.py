@@ -78,3 +78,24 @@ def cross_entropy(z: Row, label: int, smoothing: float) -> float:
     return -math.fsum(
         ((1 - smoothing) * (c == label) + spread) * value for c, value in enumerate(student)
     )
+
+
+def without(values: Row, label: int) -> Row:
+    return [value for c, value in enumerate(values) if c != label]
+
+
+def split(z: Row, teacher_log_p: Row, label: int, form: str, others: float, temp: float) -> float:
+    """NKD or DKD of one row: softmaxes over all but the label, written out."""
+    student = log_softmax([value / temp for value in z])
+    teacher = log_softmax([value / temp for value in teacher_log_p])
+    s_rest = log_softmax(without([value / temp for value in z], label))
+    t_rest = [math.exp(v) for v in log_softmax(without([v / temp for v in teacher_log_p], label))]
+    if form == "nkd":
+        target = -math.exp(teacher_log_p[label]) * log_softmax(z)[label]
+        rest = -math.fsum(a * b for a, b in zip(t_rest, s_rest, strict=True))
+        return target + others * temp**2 * rest
+    p_y, s_y = math.exp(teacher[label]), math.exp(student[label])
+    s_not_y = math.fsum(math.exp(value) for value in without(student, label))
+    p_not_y = math.fsum(math.exp(value) for value in without(teacher, label))
+    binary = kl([p_y, p_not_y], [math.log(s_y), math.log(s_not_y)])
+    return temp**2 * (binary + others * kl(t_rest, s_rest))

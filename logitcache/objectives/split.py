@@ -1,0 +1,238 @@
+"""The label's class and all the others, asked apart.
+
+Sources: Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
+Approach with Normalized Loss and Customized Soft Labels", ICCV 2023 (NKD, as its code has it);
+Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (DKD, without its code's warm-up).
+
+Shapes: B batch, C classes, K stored classes; b = 1 / T; y the label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+from torch.nn import functional
+
+from logitcache.batch import SparseLogits
+from logitcache.config import Config
+from logitcache.errors import UsageError
+from logitcache.objectives.readout import read_out
+from logitcache.objectives.weights import other_classes, teacher_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from logitcache.batch import DenseLogits, TargetBatch, TeacherLogits
+
+__all__ = ["Split", "SplitConfig"]
+
+
+class SplitConfig(Config):
+    """The label's class and all the others, asked apart.
+
+    Attributes:
+        weight: Of this term in the sum.
+        teachers: Weight of each teacher by name; all alike, summing to one, by default.
+        form: ``nkd`` or ``dkd``.
+        target: Weight of the label's class; 1 as published.
+        others: Weight of all others; as published 1.5 for nkd (1.0 for a DeiT), 8 for dkd.
+        temperature: T; as published 1 for nkd, 4 for dkd. Sparse targets are made for T = 1.
+    """
+
+    weight: float = Field(default=1.0, ge=0)
+    teachers: dict[str, float] | None = Field(default=None, min_length=1)
+    form: Literal["nkd", "dkd"] = "nkd"
+    target: float = Field(default=1.0, ge=0)
+    others: float | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, gt=0)
+
+    @property
+    def others_weight(self) -> float:
+        """The weight of all other classes."""
+        published = {"nkd": 1.5, "dkd": 8.0}
+        return published[self.form] if self.others is None else self.others
+
+    @property
+    def chosen_temperature(self) -> float:
+        """T."""
+        published = {"nkd": 1.0, "dkd": 4.0}
+        return published[self.form] if self.temperature is None else self.temperature
+
+
+class Split:
+    """NKD or DKD, in nats, averaged over the rows that have a label.
+
+    ::
+
+        nkd = -t p_y log s_y(1) - g T^2 sum_{c != y} p~_c log s~_c
+        dkd =  t T^2 KL((p_y, 1 - p_y) || (s_y, 1 - s_y)) + g T^2 sum_{c != y} p~_c log(p~_c / s~_c)
+
+    with t and g the weights of target and others; p~ and s~ are teacher and student at temperature
+    T without class y, scaled to one. In nkd p_y and s_y(1) are taken at T = 1, in dkd at T. Rows
+    without a label contribute nothing; the loss is zero where no row has one.
+
+    Args:
+        config: Form, weights and temperature.
+    """
+
+    def __init__(self, config: SplitConfig | None = None) -> None:
+        self.config = config or SplitConfig()
+
+    def __call__(self, logits_BC: Tensor, targets: TargetBatch) -> Tensor:
+        """Return the loss, a scalar.
+
+        Raises:
+            UsageError: A teacher that is asked for is not in the batch, or its sparse targets are
+                asked at another temperature than one.
+        """
+        weights = teacher_weights(self.config.teachers, targets.teachers)
+        labelled = targets.labels >= 0
+        if not bool(labelled.any()):
+            return logits_BC.sum() * 0.0
+        labels_B = targets.labels.clamp(min=0)
+        total = logits_BC.new_zeros((), dtype=torch.float32)
+        for name, weight in weights.items():
+            rows_B = self._rows(_wide(logits_BC), labels_B, targets.teachers[name])
+            total = total + weight * (rows_B * labelled).sum() / labelled.sum()
+        return total
+
+    def _rows(self, logits_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits) -> Tensor:
+        """Return the loss of every row."""
+        config, temperature = self.config, self.config.chosen_temperature
+        log_s_BC = functional.log_softmax(logits_BC / temperature, 1)
+        asked = _ask(log_s_BC, labels_B, teacher, temperature)
+        if config.form == "nkd":
+            log_s_y_B = functional.log_softmax(logits_BC, 1).gather(1, labels_B[:, None])[:, 0]
+            target_B = -asked.p_y_at_one * log_s_y_B
+            others_B = asked.cross_entropy
+        else:
+            target_B = temperature**2 * asked.binary_divergence()
+            others_B = asked.cross_entropy - asked.entropy
+        return config.target * target_B + config.others_weight * temperature**2 * others_B
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What both forms are made of; every tensor is (B,).
+
+    Attributes:
+        log_p_y: Teacher's log-probability of the label, at T.
+        log_p_rest: Of all other classes together, at T.
+        log_s_y: Student's log-probability of the label, at T.
+        log_s_rest: Of all other classes together, at T.
+        p_y_at_one: Teacher's probability of the label at T = 1.
+        cross_entropy: -sum_{c != y} p~_c log s~_c.
+        entropy: -sum_{c != y} p~_c log p~_c.
+    """
+
+    log_p_y: Tensor
+    log_p_rest: Tensor
+    log_s_y: Tensor
+    log_s_rest: Tensor
+    p_y_at_one: Tensor
+    cross_entropy: Tensor
+    entropy: Tensor
+
+    def binary_divergence(self) -> Tensor:
+        """Return KL((p_y, 1 - p_y) || (s_y, 1 - s_y))."""
+        p_y, p_rest = self.log_p_y.exp(), self.log_p_rest.exp()
+        negative_entropy = -torch.special.entr(p_y) - torch.special.entr(p_rest)
+        divergence: Tensor = negative_entropy - p_y * self.log_s_y - p_rest * self.log_s_rest
+        return divergence
+
+
+def _ask(log_s_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits, temperature: float) -> _Asked:
+    if log_s_BC.shape[1] != teacher.num_classes:
+        raise other_classes(log_s_BC.shape[1], teacher.num_classes)
+    if isinstance(teacher, SparseLogits):
+        if temperature != 1.0:
+            raise UsageError(
+                "the other classes of sparse targets cannot be asked at this temperature",
+                where="objectives.split.temperature",
+                expected="1 for sparse targets",
+                got=temperature,
+                hint="precompute dense targets (encoding: {kind: dense}), or set temperature 1",
+            )
+        return _ask_sparse(log_s_BC, labels_B, teacher)
+    return _ask_dense(log_s_BC, labels_B, teacher, 1.0 / temperature)
+
+
+def _ask_dense(log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits, b: float) -> _Asked:
+    y_B1 = labels_B[:, None]
+    log_q_BC = teacher.log_probs.to(log_s_BC.dtype)
+    log_p_BC = functional.log_softmax(b * log_q_BC, 1)
+    rest_BC = log_p_BC.scatter(1, y_B1, -torch.inf)
+    log_rest_B1 = rest_BC.logsumexp(1, keepdim=True)
+    q_BC = (rest_BC - log_rest_B1).exp()
+    log_s_rest_B = _log_rest(log_s_BC, y_B1)
+    return _Asked(
+        log_p_y=log_p_BC.gather(1, y_B1)[:, 0],
+        log_p_rest=log_rest_B1[:, 0],
+        log_s_y=log_s_BC.gather(1, y_B1)[:, 0],
+        log_s_rest=log_s_rest_B,
+        p_y_at_one=log_q_BC.gather(1, y_B1)[:, 0].exp(),
+        cross_entropy=log_s_rest_B - (q_BC * log_s_BC).sum(1),
+        entropy=torch.special.entr(q_BC).sum(1),
+    )
+
+
+def _ask_sparse(log_s_BC: Tensor, labels_B: Tensor, teacher: SparseLogits) -> _Asked:
+    """Ask at T = 1; absent classes share the tail's mass, less the label's if it is absent."""
+    y_B1 = labels_B[:, None]
+    p_BK = teacher.log_probs.to(log_s_BC.dtype).exp()
+    used_BK = p_BK > 0
+    is_y_BK = (teacher.class_ids == y_B1) & used_BK
+    y_present_B = is_y_BK.any(1)
+    mass_B = teacher.tail[:, 0].to(log_s_BC.dtype).exp()
+    absent_B = teacher.num_classes - used_BK.sum(1, dtype=log_s_BC.dtype)
+    own_B = torch.where(is_y_BK, p_BK, 0.0).sum(1)
+    p_y_B = torch.where(y_present_B, own_B, _absent_label(teacher, mass_B, absent_B))
+    others_mass_B = torch.where(y_present_B, mass_B, (mass_B - p_y_B).clamp(min=0))
+    others_count_B = torch.where(y_present_B, absent_B, absent_B - 1)
+    others_BK = torch.where(is_y_BK, 0.0, p_BK)
+    rest_B = others_BK.sum(1) + others_mass_B
+    q_BK = others_BK / rest_B[:, None]
+    each_B = others_mass_B / rest_B / others_count_B.clamp(min=1)
+    weights_BK = torch.where(used_BK & ~is_y_BK, q_BK - each_B[:, None], 0.0)
+    log_s_rest_B = _log_rest(log_s_BC, y_B1)
+    read_B = read_out(
+        log_s_BC,
+        torch.cat([teacher.class_ids, y_B1], 1),
+        torch.cat([weights_BK, -each_B[:, None]], 1),
+        everywhere_B=each_B,
+    )
+    return _Asked(
+        log_p_y=p_y_B.log(),
+        log_p_rest=rest_B.log(),
+        log_s_y=log_s_BC.gather(1, y_B1)[:, 0],
+        log_s_rest=log_s_rest_B,
+        p_y_at_one=p_y_B,
+        cross_entropy=log_s_rest_B - read_B,
+        entropy=torch.special.entr(q_BK).sum(1) + others_count_B * torch.special.entr(each_B),
+    )
+
+
+def _absent_label(teacher: SparseLogits, mass_B: Tensor, absent_B: Tensor) -> Tensor:
+    """Return the probability of a label outside the top K, by default its share of the tail."""
+    share_B = mass_B / absent_B.clamp(min=1)
+    if teacher.label_log_probs is None:
+        return share_B
+    stored_B = teacher.label_log_probs.to(mass_B.dtype).exp()
+    return torch.where(torch.isnan(stored_B), share_B, torch.minimum(stored_B, mass_B))
+
+
+def _log_rest(log_s_BC: Tensor, y_B1: Tensor) -> Tensor:
+    """Return log of the student's mass on all classes but the label."""
+    return read_out(
+        log_s_BC,
+        y_B1,
+        torch.zeros_like(log_s_BC[:, :1]).detach(),
+        bucket_B=torch.ones_like(log_s_BC[:, 0]).detach(),
+    )
+
+
+def _wide(logits_BC: Tensor) -> Tensor:
+    return logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()

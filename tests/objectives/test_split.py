@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.nn import functional as F
+
+from logitcache.batch import DenseLogits, SparseLogits, TargetBatch
+from logitcache.errors import UsageError
+from logitcache.objectives.combine import ObjectiveConfig, build_objective
+from logitcache.objectives.split import Split, SplitConfig
+from tests.memory import peak_bytes
+from tests.objectives import reference
+from tests.objectives.test_soft import random_logits, sparse_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from logitcache.batch import TeacherLogits
+
+Form = Literal["nkd", "dkd"]
+FORMS: list[Form] = ["nkd", "dkd"]
+LABELS = torch.tensor([0, 5, -1, 8])
+
+
+def batch(teacher: TeacherLogits, labels: Tensor = LABELS) -> TargetBatch:
+    return TargetBatch(torch.arange(len(labels)), labels, {"t": teacher})
+
+
+def dense(t: Tensor) -> DenseLogits:
+    return DenseLogits(t.log_softmax(1))
+
+
+def with_label(t: Tensor, teacher: SparseLogits, labels: Tensor = LABELS) -> SparseLogits:
+    """Add what the cache keeps of the label's own log-probability."""
+    own = t.log_softmax(1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    own = torch.where(labels >= 0, own, torch.nan)
+    return SparseLogits(teacher.class_ids, teacher.log_probs, teacher.tail, t.shape[1], own)
+
+
+def loops(z: Tensor, t: Tensor, form: str, others: float, temperature: float) -> float:
+    rows = [
+        reference.split(a, b, label, form, others, temperature)
+        for a, b, label in zip(z.tolist(), t.log_softmax(1).tolist(), LABELS.tolist(), strict=True)
+        if label >= 0
+    ]
+    return math.fsum(rows) / len(rows)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_value_is_that_of_the_plain_loops(form: Form, temperature: float) -> None:
+    z, t = random_logits(4, 9, 0), random_logits(4, 9, 1)
+    loss = Split(SplitConfig(form=form, others=0.7, temperature=temperature))
+    expected = loops(z, t, form, 0.7, temperature)
+    assert float(loss(z, batch(dense(t)))) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(("form", "others", "temperature"), [("nkd", 1.5, 1.0), ("dkd", 8.0, 4.0)])
+def test_the_defaults_are_the_published_ones(form: Form, others: float, temperature: float) -> None:
+    z, t = random_logits(4, 9, 2), random_logits(4, 9, 3)
+    expected = loops(z, t, form, others, temperature)
+    assert float(Split(SplitConfig(form=form))(z, batch(dense(t)))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_with_all_classes_sparse_targets_are_dense_ones(form: Form) -> None:
+    z, t = random_logits(4, 9, 4).requires_grad_(), random_logits(4, 9, 5)
+    loss = Split(SplitConfig(form=form, temperature=1.0))
+    every = with_label(t, sparse_of(t, 9))
+    of_sparse, of_dense = loss(z, batch(every)), loss(z, batch(dense(t)))
+    torch.testing.assert_close(of_sparse, of_dense)
+    grads = [torch.autograd.grad(value, z)[0] for value in (of_sparse, of_dense)]
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("top_k", [1, 3, 8])
+def test_below_all_classes_it_is_the_dense_loss_of_the_reconstruction(
+    form: Form, top_k: int
+) -> None:
+    """Labels inside and outside of the top K: theirs is exact, the rest shares the tail."""
+    z, t = random_logits(4, 9, 6), random_logits(4, 9, 7)
+    log_p = t.log_softmax(1)
+    rebuilt = torch.zeros_like(log_p)
+    for row, label in enumerate(LABELS.tolist()):
+        known = set(log_p[row].topk(top_k).indices.tolist()) | ({label} - {-1})
+        absent = [c for c in range(9) if c not in known]
+        for c in known:
+            rebuilt[row, c] = log_p[row, c].exp()
+        for c in absent:
+            rebuilt[row, c] = log_p[row, absent].exp().mean()
+    loss = Split(SplitConfig(form=form, temperature=1.0))
+    expected = loss(z, batch(DenseLogits(rebuilt.log())))
+    found = loss(z, batch(with_label(t, sparse_of(t, top_k))))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_the_gradient_is_right(form: Form, kind: str) -> None:
+    z, t = random_logits(4, 9, 8).requires_grad_(), random_logits(4, 9, 9)
+    teacher = with_label(t, sparse_of(t, 3)) if kind == "sparse" else dense(t)
+    loss = Split(SplitConfig(form=form, temperature=1.0))
+    assert gradcheck(lambda z: loss(z, batch(teacher)), (z,))
+
+
+def test_without_others_only_the_target_is_left() -> None:
+    z, t = random_logits(4, 9, 10), random_logits(4, 9, 11)
+    known = LABELS >= 0
+    chosen = LABELS.clamp(min=0)[:, None]
+    expected = -(t.softmax(1) * z.log_softmax(1)).gather(1, chosen)[known].mean()
+    torch.testing.assert_close(Split(SplitConfig(others=0.0))(z, batch(dense(t))), expected)
+
+
+def test_dkd_is_the_whole_divergence_when_its_parts_are_weighted_as_in_it() -> None:
+    """KL = KL of the binary + (1 - p_y) KL of the others, for one row."""
+    z, t = random_logits(1, 9, 12), random_logits(1, 9, 13)
+    labels = torch.tensor([4])
+    rest = float(1 - t.softmax(1)[0, 4])
+    loss = Split(SplitConfig(form="dkd", others=rest, temperature=1.0))
+    expected = F.kl_div(z.log_softmax(1), t.softmax(1), reduction="batchmean")
+    torch.testing.assert_close(loss(z, batch(dense(t), labels)), expected)
+
+
+def test_a_confident_student_does_not_overflow() -> None:
+    z = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
+    t = torch.tensor([[5.0, 1.0, 0.0]])
+    for form in FORMS:
+        loss = Split(SplitConfig(form=form))(z, batch(dense(t), torch.tensor([0])))
+        (grad,) = torch.autograd.grad(loss, z)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(grad).all()
+
+
+def test_without_labels_there_is_nothing_to_ask() -> None:
+    z = random_logits(2, 9, 14).requires_grad_()
+    loss = Split()(z, batch(dense(random_logits(2, 9, 15)), torch.tensor([-1, -1])))
+    (grad,) = torch.autograd.grad(loss, z)
+    assert (float(loss.detach()), int(torch.count_nonzero(grad))) == (0.0, 0)
+
+
+def test_sparse_targets_are_not_asked_at_other_temperatures() -> None:
+    t = random_logits(4, 9, 16)
+    with pytest.raises(UsageError, match="kind: dense"):
+        Split(SplitConfig(form="dkd"))(t, batch(sparse_of(t, 3)))
+
+
+def test_it_is_one_of_the_objectives() -> None:
+    t = random_logits(4, 9, 17)
+    terms = [ObjectiveConfig.model_validate({"split": {"teachers": {"t": 1.0}}})]
+    whole = build_objective([*terms, ObjectiveConfig.model_validate("label")])
+    assert whole.teachers == ["t"]
+    assert whole.parts(t, batch(dense(t))).keys() == {"split", "label"}
+
+
+def test_no_dense_teacher_is_built() -> None:
+    z, t = torch.randn(64, 1000, requires_grad=True), torch.randn(64, 1000)
+    teacher, labels = sparse_of(t, 20), torch.arange(64)
+    plain = peak_bytes(lambda: F.cross_entropy(z, labels), z)
+    ours = peak_bytes(lambda: Split()(z, batch(teacher, labels)), z)
+    assert ours - plain < 2 * z.numel() * z.element_size()  # a second softmax of the student
