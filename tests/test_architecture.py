@@ -51,7 +51,7 @@ HOMES: dict[str, set[str]] = {
     "rich": {"cli"},
     "accelerate": {"training"},
     "simplejpeg": {"data"},
-    "PIL": {"data"},
+    "PIL": {"data", "views"},
     "sklearn": {"data"},
     "yaml": {"pipeline", "training"},
 }

@@ -16,9 +16,11 @@ import numpy as np
 from logitcache.data.decode import decode
 from logitcache.data.identity import key_hash
 from logitcache.draws import Purpose, words
-from logitcache.views.algorithm import Box, parameters, view_floats
+from logitcache.views.algorithm import parameters, view_floats
+from logitcache.views.operations import CentralCrop, HorizontalFlip, RandomResizedCrop
+from logitcache.views.parameters import Box
 from logitcache.views.render import render
-from logitcache.views.spec import CentralCrop, HorizontalFlip, RandomResizedCrop, View
+from logitcache.views.spec import View
 
 PATH = Path(__file__).parent / "views-1.json"
 
