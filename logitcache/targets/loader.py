@@ -21,7 +21,8 @@ from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import UsageError
 from logitcache.targets.gather import TargetsReader, TargetWindow, concatenate
 from logitcache.targets.match import CheckedReader, ImageRows, match_rows
-from logitcache.targets.order import Window, epoch_windows, view_of_epoch
+from logitcache.targets.order import Window, epoch_windows, skip_rows, view_of_epoch
+from logitcache.targets.pairs import Pairs, find_pairs
 from logitcache.targets.prefetch import read_ahead
 from logitcache.views.render import BatchRequest, RenderedBatch, ViewRenderer
 from logitcache.views.spec import View, ViewsConfig, parse_view
@@ -150,14 +151,16 @@ class Loader:
         self._targets = targets
         self._views = views
         threads = settings.threads or len(os.sched_getaffinity(0))
-        self._renderer = ViewRenderer(CheckedReader(source, rows), [settings.size], threads=threads)
+        self._reader = CheckedReader(source, rows)
+        self._renderer = ViewRenderer(self._reader, [settings.size], threads=threads)
+        self._images_of: dict[str, int] = {}
         device = settings.device or torch.device("cpu")
         self._device = device
         self._mean_C11 = (255.0 * torch.tensor(settings.mean)).view(-1, 1, 1).to(device)
         self._std_C11 = (255.0 * torch.tensor(settings.std)).view(-1, 1, 1).to(device)
 
     def __len__(self) -> int:
-        """Return the batches of an epoch."""
+        """Return the batches of an epoch that shows every image; see :meth:`batches_of`."""
         whole, rest = divmod(len(self.rows), self.settings.batch_size)
         return whole + (rest > 0 and not self.settings.drop_last)
 
@@ -193,27 +196,63 @@ class Loader:
             first_batch: Batch to begin with; earlier ones are not even rendered.
         """
         view = self.view(epoch)
+        pairs = self._pairs(view)
         waiting: deque[list[_Part]] = deque()
-        for rendered in self._renderer.batches(
-            self._requests(view, self._batches(epoch, view, first_batch), waiting)
-        ):
+        batches = self._batches(epoch, view, pairs, first_batch)
+        for rendered in self._renderer.batches(self._requests(view, pairs, batches, waiting)):
             parts = waiting.popleft()
-            yield self._images(rendered), self._target_batch(parts)
+            yield self._images(rendered), self._target_batch(parts, pairs)
+
+    def images_of(self, epoch: int) -> int:
+        """Return how many images an epoch shows: all whose partner, if they need one, is at hand.
+
+        Where images of the cache are missing, or only some are to be seen, views that mix lose the
+        rows whose partner is not among them.
+        """
+        view = self.view(epoch)
+        if view.mixing is None:
+            return len(self.rows)
+        if view.id not in self._images_of:
+            pairs = self._pairs(view)
+            self._images_of[view.id] = len(self.rows) if pairs is None else len(pairs.shown)
+        return self._images_of[view.id]
+
+    def batches_of(self, epoch: int) -> int:
+        """Return how many batches an epoch has."""
+        whole, rest = divmod(self.images_of(epoch), self.settings.batch_size)
+        return whole + (rest > 0 and not self.settings.drop_last)
+
+    def _pairs(self, view: View) -> Pairs | None:
+        return find_pairs(view, self.rows, self._targets.reader if self._targets else None)
 
     def _requests(
-        self, view: View, batches: Iterator[list[_Part]], waiting: deque[list[_Part]]
+        self,
+        view: View,
+        pairs: Pairs | None,
+        batches: Iterator[list[_Part]],
+        waiting: deque[list[_Part]],
     ) -> Iterator[BatchRequest]:
         """Ask for the pixels of batches; their targets wait meanwhile."""
+        hashes = self.rows.hashes
         for parts in batches:
             positions = self.rows.positions(_rows_of(parts))
             waiting.append(parts)
-            yield BatchRequest(view, positions, self.rows.hashes[positions])
+            partners = None if pairs is None else pairs.partners[positions]
+            yield BatchRequest(
+                view,
+                positions,
+                hashes[positions],
+                partners=partners,
+                partner_hashes=None if partners is None else hashes[partners],
+            )
 
-    def _batches(self, epoch: int, view: View, first_batch: int) -> Iterator[list[_Part]]:
+    def _batches(
+        self, epoch: int, view: View, pairs: Pairs | None, first_batch: int
+    ) -> Iterator[list[_Part]]:
         """Cut the windows of an epoch into batches; a batch may straddle two windows."""
         size = self.settings.batch_size
         parts: list[_Part] = []
-        for window, rows in self._windows(epoch, view, first_batch * size):
+        for window, rows in self._windows(epoch, view, pairs, first_batch * size):
             while len(rows):
                 missing = size - sum(len(part.rows) for part in parts)
                 parts.append(_Part(window, rows[:missing]))
@@ -225,10 +264,10 @@ class Loader:
             yield parts
 
     def _windows(
-        self, epoch: int, view: View, skip: int
+        self, epoch: int, view: View, pairs: Pairs | None, skip: int
     ) -> Iterator[tuple[TargetWindow | None, NDArray[np.int64]]]:
         """Yield the targets and rows of an epoch's windows, after the first ``skip`` rows."""
-        order = _skipped(self._order(epoch), skip)
+        order = skip_rows(self._order(epoch, pairs), skip)
         if self._targets is None:
             for window in order:
                 yield None, window.rows
@@ -237,31 +276,35 @@ class Loader:
         for window, read in read_ahead(order, lambda window: reader.read(view.id, window.units)):
             yield read, window.rows
 
-    def _order(self, epoch: int) -> Iterator[Window]:
+    def _order(self, epoch: int, pairs: Pairs | None) -> Iterator[Window]:
         targets = self._targets
         return epoch_windows(
-            self.rows.rows,
+            self.rows.rows if pairs is None else self.rows.rows[pairs.shown],
             seed=self.settings.seed,
             epoch=epoch,
             unit_rows=targets.unit_rows if targets else max(1, len(self.rows)),
             window_units=targets.window_units if targets else 1,
+            partners_N=None if pairs is None else pairs.partner_rows,
         )
 
     def _images(self, rendered: RenderedBatch) -> Tensor:
         for error in rendered.failures.values():
-            raise error
+            raise self._reader.named(error)
         pixels = torch.from_numpy(rendered.pixels[self.settings.size])
         return (pixels.to(self._device, non_blocking=True).float() - self._mean_C11) / self._std_C11
 
-    def _target_batch(self, parts: list[_Part]) -> TargetBatch:
+    def _target_batch(self, parts: list[_Part], pairs: Pairs | None) -> TargetBatch:
         rows = _rows_of(parts)
-        labels = self.rows.labels[self.rows.positions(rows)]
+        positions = self.rows.positions(rows)
+        partner_labels, lam = (None, None) if pairs is None else pairs.mixture(positions)
         windows = [(part.window, part.rows) for part in parts]
         gathered = [window.gather(part) for window, part in windows if window is not None]
         batch = TargetBatch(
             rows=torch.from_numpy(rows),
-            labels=torch.from_numpy(labels),
+            labels=torch.from_numpy(self.rows.labels[positions]),
             teachers=concatenate(gathered) if gathered else {},
+            partner_labels=partner_labels,
+            lam=lam,
         )
         return batch.to(self._device)
 
@@ -276,14 +319,6 @@ class _Part:
 
 def _rows_of(parts: list[_Part]) -> NDArray[np.int64]:
     return np.concatenate([part.rows for part in parts])
-
-
-def _skipped(windows: Iterator[Window], skip: int) -> Iterator[Window]:
-    """Leave out the first rows; windows that are left out whole are never read."""
-    for window in windows:
-        if skip < len(window.rows):
-            yield Window(window.units, window.rows[skip:])
-        skip = max(0, skip - len(window.rows))
 
 
 def cached_targets(

@@ -157,7 +157,9 @@ class _Run:
         )
         views = None if targets else config.views or ViewsConfig()
         self._loader = Loader(source, rows, settings, targets=targets, views=views)
-        self._steps = config.steps or (config.epochs or 1) * len(self._loader)
+        self._steps = config.steps or sum(
+            self._loader.batches_of(epoch) for epoch in range(config.epochs or 1)
+        )
         self._build_optimizer(network)
         self._evaluator = self._build_evaluator(device)
         self._step = self._epoch = self._batch = 0
@@ -314,19 +316,28 @@ class _Run:
 
     def _result(self) -> TrainResult:
         rows = self._loader.rows
-        epochs, rest = divmod(self._steps, len(self._loader))
-        shown = epochs * len(rows) + rest * self._config.batch_size
         return TrainResult(
             out=self._config.out,
             evaluation=self._evaluation,
             steps=self._steps,
-            images=shown,
+            images=self._images_shown(),
             set_images=len(rows),
+            without_partner=len(rows)
+            - min(self._loader.images_of(epoch) for epoch in range(self._epoch)),
             labelled=int((rows.labels >= 0).sum()),
             parameters=sum(p.numel() for p in self._final_network().parameters()),
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],
         )
+
+    def _images_shown(self) -> int:
+        """Return how many images the steps of the run have shown."""
+        shown, left, epoch = 0, self._steps, 0
+        while left > 0:
+            batches = min(left, self._loader.batches_of(epoch))
+            shown += min(batches * self._config.batch_size, self._loader.images_of(epoch))
+            left, epoch = left - batches, epoch + 1
+        return shown
 
     def _save(self) -> None:
         """Write a checkpoint of exactly this moment."""

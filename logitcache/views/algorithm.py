@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from logitcache.views.operations import Operation
     from logitcache.views.parameters import Crop
     from logitcache.views.spec import View
 
@@ -78,12 +79,13 @@ _STEPS: dict[type, Callable[[Any, Sequence[float]], list[Step]]] = {
 
 def view_floats(view: View, hashes_N: NDArray[np.uint64]) -> list[NDArray[np.float64]]:
     """Return the unit floats of each operation of a view: one (N, words) array per operation."""
-    drawn = []
-    for operation in view.operations:
-        purpose, count = _WORDS.get(type(operation), (Purpose.CROP, lambda _: 0))
-        found = words(view.seed, hashes_N, draw=view.draw, purpose=purpose, count=count(operation))
-        drawn.append(unit_floats(found))
-    return drawn
+    return [_floats(view, operation, hashes_N) for operation in view.operations]
+
+
+def _floats(view: View, operation: Operation, hashes_N: NDArray[np.uint64]) -> NDArray[np.float64]:
+    purpose, count = _WORDS.get(type(operation), (Purpose.CROP, lambda _: 0))
+    drawn = words(view.seed, hashes_N, draw=view.draw, purpose=purpose, count=count(operation))
+    return unit_floats(drawn)
 
 
 def parameters(
@@ -118,8 +120,8 @@ def mix_shares(view: View, hashes_N: NDArray[np.uint64]) -> list[float]:
     """Return how much of each row's own picture a view shows: 1 where nothing is mixed in."""
     if view.mixing is None:
         return [1.0] * len(hashes_N)
-    floats = view_floats(view, hashes_N)[view.operations.index(view.mixing)]
-    mixes = [draw_mix(view.mixing, row) for row in floats.tolist()]
+    floats_NW = _floats(view, view.mixing, hashes_N)
+    mixes = [draw_mix(view.mixing, row) for row in floats_NW.tolist()]
     return [1.0 if mix is None else mix.lam for mix in mixes]
 
 

@@ -31,7 +31,7 @@ __all__ = ["MIX_WORDS", "draw_mix", "match_partners", "mix_squares"]
 _ATTEMPTS = 32
 _BEFORE = 6  # whether, which, and four for the box
 MIX_WORDS = _BEFORE + 2 * _ATTEMPTS
-_WEIGHT = 65536  # a share is a whole number of these, so blending is integer arithmetic
+_WEIGHT = 65536  # pixels are blended by whole numbers of these: integer arithmetic
 
 
 def match_partners(seed: int, draw: int, hashes_N: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -61,8 +61,7 @@ def draw_mix(operation: Mixing, floats: Sequence[float]) -> Mix | None:
     boxed = operation.cutmix_alpha > 0 or operation.cutmix_minmax is not None
     if boxed and (operation.mixup_alpha == 0 or floats[1] < operation.switch):
         return _box_mix(operation, floats)
-    share = _beta(operation.mixup_alpha, floats[_BEFORE:])
-    return Mix(round(share * _WEIGHT) / _WEIGHT)
+    return Mix(_beta(operation.mixup_alpha, floats[_BEFORE:]))
 
 
 def _box_mix(operation: Mixing, floats: Sequence[float]) -> Mix:
@@ -106,7 +105,7 @@ def _power(x: float, exponent: float) -> float:
 def mix_squares(own_CSS: Tensor, partner_CSS: Tensor, how: Mix) -> Tensor:
     """Mix two squares uint8 (C, S, S); blending rounds halves up."""
     if how.box is None:
-        weight = int(how.lam * _WEIGHT)
+        weight = round(how.lam * _WEIGHT)
         blended = own_CSS.to(torch.int32) * weight + partner_CSS.to(torch.int32) * (
             _WEIGHT - weight
         )

@@ -50,7 +50,7 @@ class Mix:
     Attributes:
         lam: Share of the row's own picture.
         box: Top, left, bottom and right of what is the partner's, in fractions of the square;
-            None where the two are blended, and ``lam`` is then a multiple of 2^-16.
+            None where the two are blended.
     """
 
     lam: float

@@ -63,7 +63,7 @@ def test_levels_are_timms(name: str, magnitude: float, monkeypatch: pytest.Monke
     for down in (False, True):
         monkeypatch.setattr(random, "random", lambda down=down: 0.9 if down else 0.1)
         level_of: Any = timm_aa.LEVEL_TO_ARG[name]
-        expected = () if level_of is None else level_of(magnitude, {})
+        expected: Any = () if level_of is None else level_of(magnitude, {})
         found: Any = LEVELS[name](magnitude / 10, down)
         if name == "Desaturate":
             expected = (min(1.0, max(0.0, 1.0 - expected[0])),)

@@ -8,7 +8,6 @@ from logitcache.errors import CacheError
 from logitcache.views.operations import Mixing, operation_to_json
 from logitcache.views.spec import ViewsConfig, parse_view
 
-
 EVERYTHING = ViewsConfig(
     vflip=0.1,
     auto_augment="rand-m9-mstd0.5-tweights",
