@@ -12,6 +12,7 @@ from logitcache.cache.ledger import Ledger, Revision, read_ledger, read_revision
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import Manifest, read_manifest
 from logitcache.cache.partners import read_partners
+from logitcache.cache.probes import read_probes
 from logitcache.cache.samples import Samples, read_samples
 from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
 
@@ -150,6 +151,14 @@ class Cache:
         self._check_objects(VIEWS, view_id, self._units(self.unit_rows))
         readable, stop = self.samples.readable, self.revision.rows_end
         return read_partners(self._location.store(), view_id, self.unit_rows, readable, stop)
+
+    def probes(self) -> list[dict[str, Any]]:
+        """Return the documents of probes, oldest first; see :mod:`logitcache.views.probes`.
+
+        Raises:
+            CacheDamaged: One is missing or is not what was written.
+        """
+        return read_probes(self._location, self.revision.metadata)
 
     def _units(self, unit_rows: int) -> list[int]:
         units: set[int] = set()

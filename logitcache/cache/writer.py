@@ -57,6 +57,7 @@ from logitcache.cache.partners import (
     partner_group,
     resize_partners,
 )
+from logitcache.cache.probes import probe_keys
 from logitcache.cache.samples import Samples, read_samples
 from logitcache.errors import CacheError
 
@@ -335,7 +336,7 @@ class CacheWriter:
             paths += [partner_group(view_id), partner_array(view_id)]
         for group in self.groups().values():
             paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
-        keys = [f"{path}/zarr.json" for path in paths]
+        keys = [*(f"{path}/zarr.json" for path in paths), *probe_keys(self.location)]
         return {key: sha256(self.location.read(key) or b"") for key in keys}
 
     def _write(

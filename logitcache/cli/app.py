@@ -139,6 +139,10 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, or cpu.")] = None,
+    tolerate_pixel_drift: Annotated[
+        int | None,
+        typer.Option(help="Levels of 255 by which the cache's probes may differ here."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
     ] = False,
@@ -169,6 +173,7 @@ def train(
         "optimizer.lr": lr,
         "seed": seed,
         "device": device,
+        "tolerate_pixel_drift": tolerate_pixel_drift,
     }
     values = gather(_text(config), flags, sets or [])
     from logitcache.training.config import TrainConfig

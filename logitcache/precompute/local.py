@@ -17,6 +17,7 @@ from logitcache.precompute.environment import versions
 from logitcache.precompute.feed import SourceRenderer, partner_offsets
 from logitcache.precompute.measure import Size, images_fingerprint, size_of, teacher_accuracy
 from logitcache.precompute.plan import Plan, make_plan
+from logitcache.precompute.probing import keep_probes
 from logitcache.precompute.unit import Work, compute_item
 from logitcache.teachers.ensemble import Ensemble
 
@@ -99,6 +100,7 @@ def build_cache(
     plan = make_plan(config, source, ensemble)
     started = time.monotonic()
     _compute(config, plan, ensemble, on_progress, should_stop)
+    keep_probes(plan, min(ensemble.sizes))
     seconds = time.monotonic() - started
     return _seal(plan, seconds)
 

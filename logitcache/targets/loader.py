@@ -16,14 +16,14 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from logitcache.batch import TargetBatch
-from logitcache.cache.reader import open_cache
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import UsageError
 from logitcache.targets.gather import TargetsReader, TargetWindow, concatenate
-from logitcache.targets.match import CheckedReader, ImageRows, match_rows
+from logitcache.targets.match import CheckedReader, ImageRows
 from logitcache.targets.order import Window, epoch_windows, skip_rows, view_of_epoch
 from logitcache.targets.pairs import Pairs, find_pairs
 from logitcache.targets.prefetch import read_ahead
+from logitcache.targets.probes import checked_rows
 from logitcache.views.render import BatchRequest, RenderedBatch, ViewRenderer
 from logitcache.views.spec import View, ViewsConfig, parse_view
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from logitcache.cache.reader import Cache
     from logitcache.data.source import Source
 
-__all__ = ["Loader", "LoaderSettings", "Targets", "cached_targets", "loader"]
+__all__ = ["DEFAULT_TARGET_MEMORY", "Loader", "LoaderSettings", "Targets", "loader"]
 
-_DEFAULT_TARGET_MEMORY = 2**30
+DEFAULT_TARGET_MEMORY = 2**30
 _WINDOWS_ALIVE = 3  # the one in use, the one read ahead, and what the renderer still holds
 
 
@@ -89,7 +89,7 @@ class Targets:
         cache: Cache,
         teachers: Sequence[str] | None = None,
         *,
-        target_memory: int = _DEFAULT_TARGET_MEMORY,
+        target_memory: int = DEFAULT_TARGET_MEMORY,
         shuffled: bool = False,
     ) -> Targets:
         """Choose targets of a cache.
@@ -222,6 +222,23 @@ class Loader:
         whole, rest = divmod(self.images_of(epoch), self.settings.batch_size)
         return whole + (rest > 0 and not self.settings.drop_last)
 
+    def batches_in(self, epochs: int) -> int:
+        """Return how many batches the first epochs have together."""
+        return sum(self.batches_of(epoch) for epoch in range(epochs))
+
+    def images_in(self, batches: int) -> int:
+        """Return how many images the first batches show, one in every epoch counted again."""
+        shown, epoch = 0, 0
+        while batches > 0:
+            here = min(batches, self.batches_of(epoch))
+            shown += min(here * self.settings.batch_size, self.images_of(epoch))
+            batches, epoch = batches - here, epoch + 1
+        return shown
+
+    def without_partner(self, epochs: int) -> int:
+        """Return how many images the poorest of the first epochs leaves out."""
+        return len(self.rows) - min(self.images_of(epoch) for epoch in range(epochs))
+
     def _pairs(self, view: View) -> Pairs | None:
         return find_pairs(view, self.rows, self._targets.reader if self._targets else None)
 
@@ -321,30 +338,6 @@ def _rows_of(parts: list[_Part]) -> NDArray[np.int64]:
     return np.concatenate([part.rows for part in parts])
 
 
-def cached_targets(
-    url: str,
-    source: Source,
-    teachers: Sequence[str] | None = None,
-    *,
-    target_memory: int = _DEFAULT_TARGET_MEMORY,
-    shuffled: bool = False,
-    subset: bool = False,
-) -> tuple[ImageRows, Targets]:
-    """Open a cache and match it with the images at hand.
-
-    Args:
-        url: The cache.
-        source: The images.
-        teachers: Whose answers; all teachers by default, none for an empty list.
-        target_memory: Bytes that targets may take.
-        shuffled: Whether every row gets another row's answer, as a control.
-        subset: Whether images of the cache may be missing.
-    """
-    cache = open_cache(url)
-    targets = Targets.of(cache, teachers, target_memory=target_memory, shuffled=shuffled)
-    return match_rows(cache, source, subset=subset), targets
-
-
 def loader(
     cache: Cache,
     data: str | DataConfig | Source,
@@ -357,8 +350,9 @@ def loader(
     seed: int = 0,
     drop_last: bool = False,
     threads: int | None = None,
-    target_memory: int = _DEFAULT_TARGET_MEMORY,
+    target_memory: int = DEFAULT_TARGET_MEMORY,
     subset: bool = False,
+    tolerate_pixel_drift: int = 0,
     device: torch.device | str | None = None,
 ) -> Loader:
     """Return batches of the images of a cache, as the teachers saw them, with what they said.
@@ -376,10 +370,13 @@ def loader(
         threads: Threads that decode and render; all processors by default.
         target_memory: Bytes that targets may take.
         subset: Whether images of the cache may be missing from the data.
+        tolerate_pixel_drift: Largest difference of a level, 0 to 255, between the cache's probes
+            and what this machine makes of them.
         device: Where batches go.
 
     Raises:
         DataMismatch: These are not the images the cache was made from.
+        ViewDrift: This machine shows them otherwise.
         UsageError: An unknown teacher.
     """
     source = open_source(data) if isinstance(data, str | DataConfig) else data
@@ -394,4 +391,5 @@ def loader(
         device=torch.device(device) if device is not None else None,
     )
     targets = Targets.of(cache, teachers, target_memory=target_memory)
-    return Loader(source, match_rows(cache, source, subset=subset), settings, targets=targets)
+    rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
+    return Loader(source, rows, settings, targets=targets)

@@ -51,7 +51,7 @@ __all__ = ["train_student"]
 _REPORT_EVERY = 10  # steps; asking for a loss waits for the device
 _CONFIG = "config.yaml"
 _EXPORT = "export"
-_FREE_FIELDS = {"out", "device", "threads", "checkpoint_every"}  # may change when resuming
+_FREE_FIELDS = {"out", "device", "threads", "checkpoint_every", "tolerate_pixel_drift"}
 
 
 def train_student(
@@ -157,9 +157,7 @@ class _Run:
         )
         views = None if targets else config.views or ViewsConfig()
         self._loader = Loader(source, rows, settings, targets=targets, views=views)
-        self._steps = config.steps or sum(
-            self._loader.batches_of(epoch) for epoch in range(config.epochs or 1)
-        )
+        self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
         self._build_optimizer(network)
         self._evaluator = self._build_evaluator(device)
         self._step = self._epoch = self._batch = 0
@@ -320,24 +318,14 @@ class _Run:
             out=self._config.out,
             evaluation=self._evaluation,
             steps=self._steps,
-            images=self._images_shown(),
+            images=self._loader.images_in(self._steps),
             set_images=len(rows),
-            without_partner=len(rows)
-            - min(self._loader.images_of(epoch) for epoch in range(self._epoch)),
+            without_partner=self._loader.without_partner(self._epoch),
             labelled=int((rows.labels >= 0).sum()),
             parameters=sum(p.numel() for p in self._final_network().parameters()),
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],
         )
-
-    def _images_shown(self) -> int:
-        """Return how many images the steps of the run have shown."""
-        shown, left, epoch = 0, self._steps, 0
-        while left > 0:
-            batches = min(left, self._loader.batches_of(epoch))
-            shown += min(batches * self._config.batch_size, self._loader.images_of(epoch))
-            left, epoch = left - batches, epoch + 1
-        return shown
 
     def _save(self) -> None:
         """Write a checkpoint of exactly this moment."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +89,3 @@ class Parameters:
             else {"lam": self.mix.lam, "box": None if self.mix.box is None else [*self.mix.box]},
             "after": [[step.name, *step.values] for step in self.after],
         }
-
-    @property
-    def digest(self) -> bytes:
-        """sha256 of the canonical JSON of the parameters."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).digest()
