@@ -6,7 +6,6 @@ on any machine, shows the same batches, and an epoch can be entered at any batch
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -24,8 +23,9 @@ from logitcache.targets.order import Window, epoch_windows, skip_rows, view_of_e
 from logitcache.targets.pairs import Pairs, find_pairs
 from logitcache.targets.prefetch import read_ahead
 from logitcache.targets.probes import checked_rows
-from logitcache.views.render import BatchRequest, RenderedBatch, ViewRenderer
+from logitcache.views.render import BatchRequest, RenderedBatch
 from logitcache.views.spec import View, ViewsConfig, parse_view
+from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +54,7 @@ class LoaderSettings:
         seed: Of the order.
         drop_last: Whether a last, smaller batch is left out.
         threads: Threads that decode and render; all processors by default.
+        workers: Child processes that do it instead.
         device: Where batches go.
     """
 
@@ -64,6 +65,7 @@ class LoaderSettings:
     seed: int = 0
     drop_last: bool = False
     threads: int | None = None
+    workers: int = 0
     device: torch.device | None = None
 
 
@@ -150,9 +152,10 @@ class Loader:
         self.next_epoch = 0
         self._targets = targets
         self._views = views
-        threads = settings.threads or len(os.sched_getaffinity(0))
         self._reader = CheckedReader(source, rows)
-        self._renderer = ViewRenderer(self._reader, [settings.size], threads=threads)
+        self._renderer = make_renderer(
+            self._reader, [settings.size], threads=settings.threads, workers=settings.workers
+        )
         self._images_of: dict[str, int] = {}
         device = settings.device or torch.device("cpu")
         self._device = device
@@ -175,7 +178,7 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Stop the threads that render."""
+        """Stop what renders."""
         self._renderer.close()
 
     def view(self, epoch: int) -> View:
@@ -204,11 +207,7 @@ class Loader:
             yield self._images(rendered), self._target_batch(parts, pairs)
 
     def images_of(self, epoch: int) -> int:
-        """Return how many images an epoch shows: all whose partner, if they need one, is at hand.
-
-        Where images of the cache are missing, or only some are to be seen, views that mix lose the
-        rows whose partner is not among them.
-        """
+        """Return how many images an epoch shows: all whose partner, if they need one, is at hand."""
         view = self.view(epoch)
         if view.mixing is None:
             return len(self.rows)
@@ -350,6 +349,7 @@ def loader(
     seed: int = 0,
     drop_last: bool = False,
     threads: int | None = None,
+    workers: int = 0,
     target_memory: int = DEFAULT_TARGET_MEMORY,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
@@ -368,6 +368,7 @@ def loader(
         seed: Of the order of images and views.
         drop_last: Whether a last, smaller batch is left out.
         threads: Threads that decode and render; all processors by default.
+        workers: Child processes that do it instead.
         target_memory: Bytes that targets may take.
         subset: Whether images of the cache may be missing from the data.
         tolerate_pixel_drift: Largest difference of a level, 0 to 255, between the cache's probes
@@ -388,6 +389,7 @@ def loader(
         seed=seed,
         drop_last=drop_last,
         threads=threads,
+        workers=workers,
         device=torch.device(device) if device is not None else None,
     )
     targets = Targets.of(cache, teachers, target_memory=target_memory)

@@ -98,6 +98,7 @@ class TrainConfig(Config):
         checkpoint_every: Epochs between checkpoints.
         target_memory: Bytes that targets may take in memory.
         threads: Threads that decode; all processors by default.
+        workers: Child processes that decode training images instead.
     """
 
     out: str
@@ -125,6 +126,7 @@ class TrainConfig(Config):
     checkpoint_every: _Positive = 1
     target_memory: int = Field(default=2**30, ge=1)
     threads: _Positive | None = None
+    workers: int = Field(default=0, ge=0)
 
     @field_validator("objectives", mode="before")
     @classmethod

@@ -51,7 +51,8 @@ __all__ = ["train_student"]
 _REPORT_EVERY = 10  # steps; asking for a loss waits for the device
 _CONFIG = "config.yaml"
 _EXPORT = "export"
-_FREE_FIELDS = {"out", "device", "threads", "checkpoint_every", "tolerate_pixel_drift"}
+# may change when resuming
+_FREE_FIELDS = {"out", "device", "threads", "workers", "checkpoint_every", "tolerate_pixel_drift"}
 
 
 def train_student(
@@ -153,6 +154,7 @@ class _Run:
             std=self._spec.std,
             seed=config.seed,
             threads=config.threads,
+            workers=config.workers,
             device=device,
         )
         views = None if targets else config.views or ViewsConfig()

@@ -122,9 +122,14 @@ def test_students_see_the_teachers_pixels(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"batch_size": 7, "threads": 1, "target_memory": 1}, {"seed": 3, "threads": 4}]
+    "settings",
+    [
+        {"batch_size": 7, "threads": 1, "target_memory": 1},
+        {"seed": 3, "threads": 4},
+        {"batch_size": 9, "workers": 2, "seed": 5},
+    ],
 )
-def test_batches_order_and_threads_change_nothing(
+def test_batches_order_threads_and_workers_change_nothing(
     cache: Cache, images: Path, settings: dict[str, Any]
 ) -> None:
     expected = all_epochs(cache, images)
