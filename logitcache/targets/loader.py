@@ -207,7 +207,7 @@ class Loader:
             yield self._images(rendered), self._target_batch(parts, pairs)
 
     def images_of(self, epoch: int) -> int:
-        """Return how many images an epoch shows: all whose partner, if they need one, is at hand."""
+        """Return how many images an epoch shows: all whose partner, if any, is at hand."""
         view = self.view(epoch)
         if view.mixing is None:
             return len(self.rows)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from logitcache.views.parameters import Crop
     from logitcache.views.spec import View
 
-__all__ = ["mix_shares", "parameters", "view_floats"]
+__all__ = ["address_of", "mix_shares", "parameters", "view_floats"]
 
 _ATTEMPTS = 10
 
@@ -82,9 +82,15 @@ def view_floats(view: View, hashes_N: NDArray[np.uint64]) -> list[NDArray[np.flo
     return [_floats(view, operation, hashes_N) for operation in view.operations]
 
 
-def _floats(view: View, operation: Operation, hashes_N: NDArray[np.uint64]) -> NDArray[np.float64]:
+def address_of(operation: Operation) -> tuple[Purpose, int]:
+    """Return what an operation draws its words for, and how many."""
     purpose, count = _WORDS.get(type(operation), (Purpose.CROP, lambda _: 0))
-    drawn = words(view.seed, hashes_N, draw=view.draw, purpose=purpose, count=count(operation))
+    return purpose, count(operation)
+
+
+def _floats(view: View, operation: Operation, hashes_N: NDArray[np.uint64]) -> NDArray[np.float64]:
+    purpose, count = address_of(operation)
+    drawn = words(view.seed, hashes_N, draw=view.draw, purpose=purpose, count=count)
     return unit_floats(drawn)
 
 
