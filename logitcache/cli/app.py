@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from logitcache.cli.views import views_app
 from logitcache.errors import Interrupted, LogitcacheError
 
 __all__ = ["app", "main"]
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 
 _CREATE, _LOOK = "Create", "Look"
+app.add_typer(views_app, name="views", rich_help_panel=_LOOK)
 
 Config = Annotated[
     Path | None, typer.Option(help="YAML file with the same settings; flags go over it.")
