@@ -81,11 +81,16 @@ class TargetBatch:
         rows: Row of each image in the cache or the set, int64 (B,).
         labels: int64 (B,); -1 where there is none, or the student may not see it.
         teachers: What each teacher said, by name.
+        partner_labels: Labels of the images that are mixed in, int64 (B,), as ``labels``; None
+            where the view mixes nothing.
+        lam: Share of each row's own image in the mixture, float32 (B,); None with them.
     """
 
     rows: Tensor
     labels: Tensor
     teachers: Mapping[str, TeacherLogits]
+    partner_labels: Tensor | None = None
+    lam: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,4 +101,10 @@ class TargetBatch:
             self.rows.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
             {name: logits.to(device) for name, logits in self.teachers.items()},
+            _moved(self.partner_labels, device),
+            _moved(self.lam, device),
         )
+
+
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)

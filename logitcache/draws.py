@@ -32,6 +32,16 @@ class Purpose(IntEnum):
 
     CROP = 1
     FLIP = 2
+    RAND_AUGMENT = 3
+    COLOR_JITTER = 4
+    GREY = 5
+    BLUR = 6
+    ERASING = 7
+    NOISE = 8
+    MIX = 9
+    PARTNER = 10
+    MASK = 11
+    VERTICAL_FLIP = 12
     VIEW_ORDER = 64
     UNIT_ORDER = 65
     ROW_ORDER = 66

@@ -7,6 +7,9 @@
     ├── DataError                         1   the image set: missing, empty, ambiguous
     │   ├── UnreadableImage               1   one image that cannot be decoded
     │   └── DataMismatch                  1   these images are not the ones of the cache
+    ├── ViewDrift                         4   views come out otherwise than they were precomputed
+    │   ├── ParameterDrift                4   other crops, flips, colours: another algorithm
+    │   └── PixelDrift                    4   the same ones, but other libraries make other pixels
     ├── NetworkError                      1   a model or its weights cannot be built
     ├── NonFiniteLogits                   1   a teacher answered NaN or infinity
     ├── NonFiniteLoss                     1   a student's loss became NaN or infinite
@@ -40,10 +43,13 @@ __all__ = [
     "NetworkError",
     "NonFiniteLogits",
     "NonFiniteLoss",
+    "ParameterDrift",
+    "PixelDrift",
     "StorageError",
     "UnreadableImage",
     "UnsupportedFormat",
     "UsageError",
+    "ViewDrift",
     "nearest",
 ]
 
@@ -105,6 +111,20 @@ class UnreadableImage(DataError):
 
 class DataMismatch(DataError):
     """The images at hand are not the ones the cache was made from."""
+
+
+class ViewDrift(LogitcacheError):
+    """Views come out otherwise than the teachers saw them."""
+
+    exit_code = 4
+
+
+class ParameterDrift(ViewDrift):
+    """The view algorithm draws other parameters; never tolerated."""
+
+
+class PixelDrift(ViewDrift):
+    """The same parameters make other pixels here."""
 
 
 class NetworkError(LogitcacheError):

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": {"batch", "encoding"},
     "training": {"targets", "objectives", "data", "views", "networks", "batch", "draws"},
     "pipeline": set(),
-    "cli": {"pipeline", "data", "precompute", "cache", "training"},
+    "cli": {"pipeline", "data", "precompute", "cache", "targets", "training", "views"},
     "__main__": {"cli"},
     "__init__": {
         "batch",
@@ -51,7 +51,7 @@ HOMES: dict[str, set[str]] = {
     "rich": {"cli"},
     "accelerate": {"training"},
     "simplejpeg": {"data"},
-    "PIL": {"data"},
+    "PIL": {"data", "views"},
     "sklearn": {"data"},
     "yaml": {"pipeline", "training"},
 }

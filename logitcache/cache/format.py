@@ -5,6 +5,7 @@ Layout::
     zarr.json                                     attributes["logitcache"]: the root manifest
     samples/{key,hash,digest,bytes,label,status}  one row per image
     teachers/<name>/<array>                       what a teacher said, by view slot and row
+    views/<id>/partner                            who is mixed with whom, in views that mix
     commits/<group>/<view, - for samples>/<unit>.json
     ledger/<group>/<view>.<revision>.json
     revisions/<n>.json
@@ -32,6 +33,7 @@ __all__ = [
     "NO_VIEW",
     "SAMPLES",
     "SAMPLE_ARRAYS",
+    "VIEWS",
     "Status",
     "canonical_json",
     "check_name",
@@ -50,6 +52,7 @@ __all__ = [
 FORMAT = 1
 ATTRIBUTE = "logitcache"
 SAMPLES = "samples"
+VIEWS = "views"
 NO_VIEW = "-"
 """Stands for the view in the commits of the samples, which have none."""
 

@@ -6,17 +6,22 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.format import NO_VIEW, SAMPLES
+from logitcache.cache.format import NO_VIEW, SAMPLES, VIEWS, teacher_group
 from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of
 from logitcache.cache.ledger import Ledger, Revision, read_ledger, read_revision
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import Manifest, read_manifest
+from logitcache.cache.partners import read_partners
+from logitcache.cache.probes import read_probes
 from logitcache.cache.samples import Samples, read_samples
 from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from logitcache.cache.location import LocalLocation
     from logitcache.encoding.arrays import Encoded
@@ -64,7 +69,8 @@ class Cache:
     @cached_property
     def teachers(self) -> Mapping[str, TeacherGroup]:
         """Groups of the teachers that are sealed, by name."""
-        sealed = {path.split("/")[1] for path in self.revision.ledgers if path != "samples/-"}
+        below = teacher_group("")
+        sealed = {path.split("/")[1] for path in self.revision.ledgers if path.startswith(below)}
         groups = {name: read_group(self._location, name) for name in sorted(sealed)}
         return MappingProxyType(groups)
 
@@ -131,6 +137,28 @@ class Cache:
         group = self.teacher(teacher)
         self._check_objects(group.path, view_id, units_of(start, stop, group.unit_rows))
         return read_rows(self._location.store(), group, view_id, start, stop, arrays)
+
+    def partners(self, view_id: str) -> NDArray[np.int64]:
+        """Return the row that each row is mixed with in a view that mixes.
+
+        Returns:
+            int64 (N,): a row of the same block; the row itself where it is left alone, -1 where
+            there is no readable image.
+
+        Raises:
+            CacheDamaged: An object is missing or has another size, or these are no pairs.
+        """
+        self._check_objects(VIEWS, view_id, self._units(self.unit_rows))
+        readable, stop = self.samples.readable, self.revision.rows_end
+        return read_partners(self._location.store(), view_id, self.unit_rows, readable, stop)
+
+    def probes(self) -> list[dict[str, Any]]:
+        """Return the documents of probes, oldest first; see :mod:`logitcache.views.probes`.
+
+        Raises:
+            CacheDamaged: One is missing or is not what was written.
+        """
+        return read_probes(self._location, self.revision.metadata)
 
     def _units(self, unit_rows: int) -> list[int]:
         units: set[int] = set()

@@ -22,6 +22,7 @@ from logitcache.cache.format import (
     NO_VIEW,
     SAMPLE_ARRAYS,
     SAMPLES,
+    VIEWS,
     content_sha256,
     sha256,
 )
@@ -48,12 +49,22 @@ from logitcache.cache.manifest import (
     TeacherRecord,
     read_manifest,
 )
+from logitcache.cache.partners import (
+    create_partners,
+    encode_partners,
+    mixed_views,
+    partner_array,
+    partner_group,
+    resize_partners,
+)
+from logitcache.cache.probes import probe_keys
 from logitcache.cache.samples import Samples, read_samples
 from logitcache.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from logitcache.cache.location import LocalLocation
@@ -143,13 +154,18 @@ class CacheWriter:
             for name in group.specs():
                 leading = (len(group.view_ids), manifest.capacity)
                 resize(self._store, f"{group.path}/{name}", leading)
+        for view_id in mixed_views(self.manifest):
+            resize_partners(self._store, manifest, view_id)
         self._publish(manifest)
 
     def add_views(self, recipes: Mapping[str, dict[str, Any]]) -> None:
         """Declare views by id; known ones are left as they are."""
-        views = {**recipes, **self.manifest.views}
-        if views != self.manifest.views:
-            self._publish(self.manifest.changed(views=views))
+        manifest = self.manifest.changed(views={**recipes, **self.manifest.views})
+        if manifest.views == self.manifest.views:
+            return
+        for view_id in mixed_views(manifest, recipes.keys() - self.manifest.views.keys()):
+            create_partners(self._store, manifest, view_id)
+        self._publish(manifest)
 
     def add_teacher(self, record: TeacherRecord, group: TeacherGroup) -> None:
         """Declare a teacher and make its arrays."""
@@ -198,6 +214,19 @@ class CacheWriter:
     def write_samples(self, unit: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write and commit one unit of the samples: arrays by name, ``unit_rows`` rows each."""
         self._write(SAMPLES, NO_VIEW, unit, self.manifest.unit_rows, None, arrays, Conditions())
+
+    def write_partners(self, view_id: str, unit: int, offsets_U: NDArray[np.int64]) -> None:
+        """Write and commit whom the rows of a block are mixed with, unless that is done.
+
+        Args:
+            view_id: A view that mixes.
+            unit: Number of the block.
+            offsets_U: Offset of each row's partner in the block, int64; -1 where there is none.
+        """
+        if unit in committed_units(self.location, VIEWS, view_id):
+            return
+        arrays = {f"{view_id}/partner": encode_partners(offsets_U)}
+        self._write(VIEWS, view_id, unit, self.manifest.unit_rows, None, arrays, Conditions())
 
     def write_unit(
         self,
@@ -276,9 +305,15 @@ class CacheWriter:
     def _required(self) -> list[tuple[str, str, int]]:
         """Return (group, view, unit rows) of everything that is declared."""
         required = [(SAMPLES, NO_VIEW, self.manifest.unit_rows)]
+        required += [(VIEWS, view_id, self.manifest.unit_rows) for view_id in self._mixed()]
         for group in self.groups().values():
             required += [(group.path, view, group.unit_rows) for view in group.view_ids]
         return required
+
+    def _mixed(self) -> list[str]:
+        """Return the views that mix and that a teacher sees."""
+        seen = {view for group in self.groups().values() for view in group.view_ids}
+        return mixed_views(self.manifest, seen)
 
     def _write_ledgers(self, previous: Revision | None, number: int) -> dict[str, LedgerPointer]:
         """Write the ledgers that changed; keep the pointers of the others."""
@@ -297,9 +332,11 @@ class CacheWriter:
 
     def _metadata_digests(self) -> dict[str, str]:
         paths = [SAMPLES, *(f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key"))]
+        for view_id in self._mixed():
+            paths += [partner_group(view_id), partner_array(view_id)]
         for group in self.groups().values():
             paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
-        keys = [f"{path}/zarr.json" for path in paths]
+        keys = [*(f"{path}/zarr.json" for path in paths), *probe_keys(self.location)]
         return {key: sha256(self.location.read(key) or b"") for key in keys}
 
     def _write(

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from logitcache.cli.views import views_app
 from logitcache.errors import Interrupted, LogitcacheError
 
 __all__ = ["app", "main"]
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 
 _CREATE, _LOOK = "Create", "Look"
+app.add_typer(views_app, name="views", rich_help_panel=_LOOK)
 
 Config = Annotated[
     Path | None, typer.Option(help="YAML file with the same settings; flags go over it.")
@@ -139,6 +141,10 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, or cpu.")] = None,
+    tolerate_pixel_drift: Annotated[
+        int | None,
+        typer.Option(help="Levels of 255 by which the cache's probes may differ here."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
     ] = False,
@@ -169,6 +175,7 @@ def train(
         "optimizer.lr": lr,
         "seed": seed,
         "device": device,
+        "tolerate_pixel_drift": tolerate_pixel_drift,
     }
     values = gather(_text(config), flags, sets or [])
     from logitcache.training.config import TrainConfig

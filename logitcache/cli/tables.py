@@ -59,7 +59,13 @@ def print_train(result: TrainResult) -> None:
         f"{result.images / max(1e-9, result.seconds):.0f}",
         f"{result.data_wait:.0%}",
     )
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    if result.without_partner:
+        console.print(
+            f"note: up to {result.without_partner} images were left out of views that mix images, "
+            "because the one mixed in is not among those at hand"
+        )
 
 
 def print_cache(cache: CacheDescription) -> None:

@@ -70,6 +70,7 @@ class InputSpec:
         std: Per channel, in units of [0, 1].
         interpolation: What it was trained with; views choose their own.
         crop_pct: Share of the shorter side it was evaluated with.
+        crop_mode: How it was cropped then: ``center``, ``squash`` or ``border``.
     """
 
     size: int
@@ -77,6 +78,7 @@ class InputSpec:
     std: tuple[float, ...]
     interpolation: str
     crop_pct: float
+    crop_mode: str = "center"
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON values."""
@@ -136,6 +138,7 @@ def input_spec(network: nn.Module, size: int | None = None) -> InputSpec:
         std=tuple(wanted["std"]),
         interpolation=wanted["interpolation"],
         crop_pct=wanted["crop_pct"],
+        crop_mode=wanted["crop_mode"],
     )
 
 

@@ -36,8 +36,9 @@ class Label:
 
         L = -mean over labelled rows of sum_c y_c log softmax(z)_c
 
-    where y is one at the label, smoothed to (1 - s) + s / C there and s / C elsewhere. Zero where
-    no row of the batch has a label.
+    where y is one at the label, smoothed to (1 - s) + s / C there and s / C elsewhere. Where images
+    are mixed, y is lambda times that of the row's own label and 1 - lambda times that of its
+    partner's, and a row counts if the labels of all it shows are known. Zero where no row does.
 
     Args:
         config: Smoothing.
@@ -48,11 +49,24 @@ class Label:
 
     def __call__(self, logits_BC: Tensor, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
-        if not bool((targets.labels >= 0).any()):
+        known = targets.labels >= 0
+        if targets.partner_labels is not None and targets.lam is not None:
+            known &= (targets.partner_labels >= 0) | (targets.lam == 1)
+        if not bool(known.any()):
             return logits_BC.sum() * 0.0
+        if targets.partner_labels is None or targets.lam is None:
+            return self._loss(logits_BC, targets.labels, "mean")
+        own = self._loss(logits_BC, targets.labels, "none")
+        other = self._loss(logits_BC, targets.partner_labels, "none")
+        mixed = targets.lam * own + (1 - targets.lam) * other
+        return (mixed * known).sum() / known.sum()
+
+    def _loss(self, logits_BC: Tensor, labels_B: Tensor, reduction: str) -> Tensor:
+        """Return the loss, 0 in rows where the label is -1."""
         return functional.cross_entropy(
             logits_BC.float(),
-            targets.labels,
+            labels_B,
             ignore_index=-1,
             label_smoothing=self.config.smoothing,
+            reduction=reduction,
         )

@@ -10,6 +10,7 @@ from logitcache.cache.format import Status
 from logitcache.data.identity import content_digest, stored_bytes
 from logitcache.errors import DataMismatch
 from logitcache.precompute.unit import Batch
+from logitcache.views.mix import match_partners
 from logitcache.views.render import BatchRequest, ViewRenderer
 
 if TYPE_CHECKING:
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
     from logitcache.precompute.unit import Block
     from logitcache.views.spec import View
 
-__all__ = ["SourceRenderer"]
+__all__ = ["SourceRenderer", "partner_offsets"]
+
+
+def partner_offsets(view: View, block: Block) -> NDArray[np.int64]:
+    """Return the offset of each row's partner in its block, int64 (U,); -1 where it has none."""
+    readable = np.flatnonzero(block.status == Status.OK)
+    offsets = np.full(len(block.status), -1, dtype=np.int64)
+    offsets[readable] = readable[match_partners(view.seed, view.draw, block.hashes[readable])]
+    return offsets
 
 
 class SourceRenderer:
@@ -52,6 +61,7 @@ class SourceRenderer:
         self._batch_rows = batch_rows
         self._renderer = ViewRenderer(self._read, sizes, threads=threads)
         self._block: Block | None = None
+        self._partners: NDArray[np.int64] | None = None
         self._known = False
         self._seen: set[int] = set()
 
@@ -62,6 +72,10 @@ class SourceRenderer:
     def batches(self, view_id: str, starts: Iterable[int], block: Block) -> Iterator[Batch]:
         """Render batches in order; see :class:`logitcache.precompute.unit.Renderer`."""
         self._block, self._known = block, bool(block.digests.any())
+        view = self._views[view_id]
+        # while the samples are being written nobody knows yet whether a partner can be read
+        mixed = view.mixing is not None and self._known
+        self._partners = partner_offsets(view, block) if mixed else None
         for rendered in self._renderer.batches(
             self._request(view_id, start, block) for start in starts
         ):
@@ -74,11 +88,14 @@ class SourceRenderer:
         offset = start - block.start
         rows = np.arange(offset, offset + self._batch_rows)
         readable = (block.status[rows] == Status.OK) & (block.indices[rows] >= 0)
+        partners = None if self._partners is None else self._partners[rows]
         return BatchRequest(
             view=self._views[view_id],
             indices=np.where(readable, rows, -1),
             hashes=block.hashes[rows],
             tag=offset,
+            partners=partners,
+            partner_hashes=None if partners is None else block.hashes[partners],
         )
 
     def _read(self, offset: int) -> bytes | NDArray[np.uint8]:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from logitcache.cache.partners import mixed_views
 from logitcache.cache.writer import Conditions
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheUnsealed, Interrupted, UsageError
 from logitcache.precompute.environment import versions
-from logitcache.precompute.feed import SourceRenderer
+from logitcache.precompute.feed import SourceRenderer, partner_offsets
 from logitcache.precompute.measure import Size, images_fingerprint, size_of, teacher_accuracy
 from logitcache.precompute.plan import Plan, make_plan
+from logitcache.precompute.probing import keep_probes
 from logitcache.precompute.unit import Work, compute_item
 from logitcache.teachers.ensemble import Ensemble
 
@@ -98,6 +100,7 @@ def build_cache(
     plan = make_plan(config, source, ensemble)
     started = time.monotonic()
     _compute(config, plan, ensemble, on_progress, should_stop)
+    keep_probes(plan, min(ensemble.sizes))
     seconds = time.monotonic() - started
     return _seal(plan, seconds)
 
@@ -162,7 +165,11 @@ def _compute(
     )
     try:
         for item in plan.items:
-            compute_item(work, item, plan.block(item.block))
+            block = plan.block(item.block)
+            view = plan.views[item.view_id]
+            if view.mixing is not None and item.units:
+                plan.writer.write_partners(view.id, item.block, partner_offsets(view, block))
+            compute_item(work, item, block)
     finally:
         renderer.close()
 
@@ -230,10 +237,14 @@ def _seal(plan: Plan, seconds: float) -> Summary:
 
 
 def _accuracy(writer: CacheWriter) -> dict[str, dict[str, float]]:
-    """Measure each teacher on its first view, which is ``eval`` where there is one."""
+    """Measure each teacher on its first view that shows one image, ``eval`` if there is one."""
     measured: dict[str, dict[str, float]] = {}
+    mixed = mixed_views(writer.manifest)
     for name, group in writer.groups().items():
-        view_id = group.view_ids[0]
+        view_id = next((v for v in group.view_ids if v not in mixed), None)
+        if view_id is None:
+            measured[name] = {}
+            continue
         value = teacher_accuracy(writer, group, view_id)
         measured[name] = {} if value is None else {view_id: value}
     return measured

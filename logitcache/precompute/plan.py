@@ -126,6 +126,8 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
         check_name(name, "teacher")
         _check_classes(name, member, source)
     views = {view.id: view for view in config.views.views()}
+    for view in views.values():
+        view.check_sizes(ensemble.sizes)
     writer, indices = _open_or_create(config, source)
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
     notes = [
@@ -140,7 +142,7 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
         indices=indices,
         views=views,
         groups=groups,
-        items=_missing_items(writer, groups, list(views)),
+        items=_missing_items(writer, groups, views),
         notes=notes,
     )
 
@@ -330,7 +332,7 @@ def _check_lock(
 
 
 def _missing_items(
-    writer: CacheWriter, groups: Mapping[str, TeacherGroup], view_ids: list[str]
+    writer: CacheWriter, groups: Mapping[str, TeacherGroup], views: Mapping[str, View]
 ) -> list[WorkItem]:
     rows = writer.manifest.unit_rows
     samples = writer.missing_units(SAMPLES, NO_VIEW, rows)
@@ -340,12 +342,13 @@ def _missing_items(
             {
                 view: writer.missing_units(group.path, view, group.unit_rows)
                 for view in group.view_ids
-                if view in view_ids
+                if view in views
             },
         )
         for name, group in groups.items()
     }
-    return worklist(rows, view_ids, samples, missing)
+    mixed = {view_id for view_id, view in views.items() if view.mixing is not None}
+    return worklist(rows, list(views), samples, missing, mixed)
 
 
 def _hashes(keys: NDArray[np.object_]) -> NDArray[np.uint64]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Set
+    from collections.abc import Collection, Mapping, Set
 
 __all__ = ["Missing", "WorkItem", "worklist"]
 
@@ -46,19 +46,25 @@ class WorkItem:
 
 
 def worklist(
-    block_rows: int, view_ids: list[str], samples: Set[int], groups: Mapping[str, Missing]
+    block_rows: int,
+    view_ids: list[str],
+    samples: Set[int],
+    groups: Mapping[str, Missing],
+    mixed: Collection[str] = (),
 ) -> list[WorkItem]:
     """Return the items in the order in which they are worked on: view by view.
 
     Samples are written with the first view of their block. Where some group would commit before
     the block is through, its samples get an item of their own, first: what a teacher said is never
-    committed before the image it said it of.
+    committed before the image it said it of. So do they where images are mixed, for a partner must
+    be known to be readable.
 
     Args:
         block_rows: U.
         view_ids: Views in order.
         samples: Blocks whose samples are missing.
         groups: What each teacher lacks.
+        mixed: Which of the views mix images.
     """
     unwritten = set(samples)
     items = []
@@ -66,7 +72,8 @@ def worklist(
         by_block = _by_block(block_rows, view_id, groups)
         for block in sorted(by_block.keys() | unwritten):
             units = by_block.get(block, {})
-            if block in unwritten and any(groups[n].unit_rows < block_rows for n in units):
+            early = any(groups[name].unit_rows < block_rows for name in units)
+            if block in unwritten and (early or view_id in mixed):
                 items.append(WorkItem(view_id, block, samples=True))
                 unwritten.discard(block)
             items.append(WorkItem(view_id, block, block in unwritten, units))

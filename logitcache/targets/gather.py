@@ -149,6 +149,10 @@ class TargetsReader:
         )
         return self._cache.unit_rows * sum(sizes)
 
+    def partners(self, view_id: str) -> NDArray[np.int64]:
+        """Return the row that each row is mixed with; see :meth:`.Cache.partners`."""
+        return self._cache.partners(view_id)
+
     def read(self, view_id: str, units: tuple[int, ...]) -> TargetWindow:
         """Read some units of one view, whole."""
         encoded: dict[str, Encoded] = {}

@@ -6,7 +6,6 @@ on any machine, shows the same batches, and an epoch can be entered at any batch
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -16,15 +15,17 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from logitcache.batch import TargetBatch
-from logitcache.cache.reader import open_cache
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import UsageError
 from logitcache.targets.gather import TargetsReader, TargetWindow, concatenate
-from logitcache.targets.match import CheckedReader, ImageRows, match_rows
-from logitcache.targets.order import Window, epoch_windows, view_of_epoch
+from logitcache.targets.match import CheckedReader, ImageRows
+from logitcache.targets.order import Window, epoch_windows, skip_rows, view_of_epoch
+from logitcache.targets.pairs import Pairs, find_pairs
 from logitcache.targets.prefetch import read_ahead
-from logitcache.views.render import BatchRequest, RenderedBatch, ViewRenderer
+from logitcache.targets.probes import checked_rows
+from logitcache.views.render import BatchRequest, RenderedBatch
 from logitcache.views.spec import View, ViewsConfig, parse_view
+from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from logitcache.cache.reader import Cache
     from logitcache.data.source import Source
 
-__all__ = ["Loader", "LoaderSettings", "Targets", "cached_targets", "loader"]
+__all__ = ["DEFAULT_TARGET_MEMORY", "Loader", "LoaderSettings", "Targets", "loader"]
 
-_DEFAULT_TARGET_MEMORY = 2**30
+DEFAULT_TARGET_MEMORY = 2**30
 _WINDOWS_ALIVE = 3  # the one in use, the one read ahead, and what the renderer still holds
 
 
@@ -53,6 +54,7 @@ class LoaderSettings:
         seed: Of the order.
         drop_last: Whether a last, smaller batch is left out.
         threads: Threads that decode and render; all processors by default.
+        workers: Child processes that do it instead.
         device: Where batches go.
     """
 
@@ -63,6 +65,7 @@ class LoaderSettings:
     seed: int = 0
     drop_last: bool = False
     threads: int | None = None
+    workers: int = 0
     device: torch.device | None = None
 
 
@@ -88,7 +91,7 @@ class Targets:
         cache: Cache,
         teachers: Sequence[str] | None = None,
         *,
-        target_memory: int = _DEFAULT_TARGET_MEMORY,
+        target_memory: int = DEFAULT_TARGET_MEMORY,
         shuffled: bool = False,
     ) -> Targets:
         """Choose targets of a cache.
@@ -149,15 +152,18 @@ class Loader:
         self.next_epoch = 0
         self._targets = targets
         self._views = views
-        threads = settings.threads or len(os.sched_getaffinity(0))
-        self._renderer = ViewRenderer(CheckedReader(source, rows), [settings.size], threads=threads)
+        self._reader = CheckedReader(source, rows)
+        self._renderer = make_renderer(
+            self._reader, [settings.size], threads=settings.threads, workers=settings.workers
+        )
+        self._images_of: dict[str, int] = {}
         device = settings.device or torch.device("cpu")
         self._device = device
         self._mean_C11 = (255.0 * torch.tensor(settings.mean)).view(-1, 1, 1).to(device)
         self._std_C11 = (255.0 * torch.tensor(settings.std)).view(-1, 1, 1).to(device)
 
     def __len__(self) -> int:
-        """Return the batches of an epoch."""
+        """Return the batches of an epoch that shows every image; see :meth:`batches_of`."""
         whole, rest = divmod(len(self.rows), self.settings.batch_size)
         return whole + (rest > 0 and not self.settings.drop_last)
 
@@ -172,7 +178,7 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Stop the threads that render."""
+        """Stop what renders."""
         self._renderer.close()
 
     def view(self, epoch: int) -> View:
@@ -193,27 +199,76 @@ class Loader:
             first_batch: Batch to begin with; earlier ones are not even rendered.
         """
         view = self.view(epoch)
+        pairs = self._pairs(view)
         waiting: deque[list[_Part]] = deque()
-        for rendered in self._renderer.batches(
-            self._requests(view, self._batches(epoch, view, first_batch), waiting)
-        ):
+        batches = self._batches(epoch, view, pairs, first_batch)
+        for rendered in self._renderer.batches(self._requests(view, pairs, batches, waiting)):
             parts = waiting.popleft()
-            yield self._images(rendered), self._target_batch(parts)
+            yield self._images(rendered), self._target_batch(parts, pairs)
+
+    def images_of(self, epoch: int) -> int:
+        """Return how many images an epoch shows: all whose partner, if any, is at hand."""
+        view = self.view(epoch)
+        if view.mixing is None:
+            return len(self.rows)
+        if view.id not in self._images_of:
+            pairs = self._pairs(view)
+            self._images_of[view.id] = len(self.rows) if pairs is None else len(pairs.shown)
+        return self._images_of[view.id]
+
+    def batches_of(self, epoch: int) -> int:
+        """Return how many batches an epoch has."""
+        whole, rest = divmod(self.images_of(epoch), self.settings.batch_size)
+        return whole + (rest > 0 and not self.settings.drop_last)
+
+    def batches_in(self, epochs: int) -> int:
+        """Return how many batches the first epochs have together."""
+        return sum(self.batches_of(epoch) for epoch in range(epochs))
+
+    def images_in(self, batches: int) -> int:
+        """Return how many images the first batches show, one in every epoch counted again."""
+        shown, epoch = 0, 0
+        while batches > 0:
+            here = min(batches, self.batches_of(epoch))
+            shown += min(here * self.settings.batch_size, self.images_of(epoch))
+            batches, epoch = batches - here, epoch + 1
+        return shown
+
+    def without_partner(self, epochs: int) -> int:
+        """Return how many images the poorest of the first epochs leaves out."""
+        return len(self.rows) - min(self.images_of(epoch) for epoch in range(epochs))
+
+    def _pairs(self, view: View) -> Pairs | None:
+        return find_pairs(view, self.rows, self._targets.reader if self._targets else None)
 
     def _requests(
-        self, view: View, batches: Iterator[list[_Part]], waiting: deque[list[_Part]]
+        self,
+        view: View,
+        pairs: Pairs | None,
+        batches: Iterator[list[_Part]],
+        waiting: deque[list[_Part]],
     ) -> Iterator[BatchRequest]:
         """Ask for the pixels of batches; their targets wait meanwhile."""
+        hashes = self.rows.hashes
         for parts in batches:
             positions = self.rows.positions(_rows_of(parts))
             waiting.append(parts)
-            yield BatchRequest(view, positions, self.rows.hashes[positions])
+            partners = None if pairs is None else pairs.partners[positions]
+            yield BatchRequest(
+                view,
+                positions,
+                hashes[positions],
+                partners=partners,
+                partner_hashes=None if partners is None else hashes[partners],
+            )
 
-    def _batches(self, epoch: int, view: View, first_batch: int) -> Iterator[list[_Part]]:
+    def _batches(
+        self, epoch: int, view: View, pairs: Pairs | None, first_batch: int
+    ) -> Iterator[list[_Part]]:
         """Cut the windows of an epoch into batches; a batch may straddle two windows."""
         size = self.settings.batch_size
         parts: list[_Part] = []
-        for window, rows in self._windows(epoch, view, first_batch * size):
+        for window, rows in self._windows(epoch, view, pairs, first_batch * size):
             while len(rows):
                 missing = size - sum(len(part.rows) for part in parts)
                 parts.append(_Part(window, rows[:missing]))
@@ -225,10 +280,10 @@ class Loader:
             yield parts
 
     def _windows(
-        self, epoch: int, view: View, skip: int
+        self, epoch: int, view: View, pairs: Pairs | None, skip: int
     ) -> Iterator[tuple[TargetWindow | None, NDArray[np.int64]]]:
         """Yield the targets and rows of an epoch's windows, after the first ``skip`` rows."""
-        order = _skipped(self._order(epoch), skip)
+        order = skip_rows(self._order(epoch, pairs), skip)
         if self._targets is None:
             for window in order:
                 yield None, window.rows
@@ -237,31 +292,35 @@ class Loader:
         for window, read in read_ahead(order, lambda window: reader.read(view.id, window.units)):
             yield read, window.rows
 
-    def _order(self, epoch: int) -> Iterator[Window]:
+    def _order(self, epoch: int, pairs: Pairs | None) -> Iterator[Window]:
         targets = self._targets
         return epoch_windows(
-            self.rows.rows,
+            self.rows.rows if pairs is None else self.rows.rows[pairs.shown],
             seed=self.settings.seed,
             epoch=epoch,
             unit_rows=targets.unit_rows if targets else max(1, len(self.rows)),
             window_units=targets.window_units if targets else 1,
+            partners_N=None if pairs is None else pairs.partner_rows,
         )
 
     def _images(self, rendered: RenderedBatch) -> Tensor:
         for error in rendered.failures.values():
-            raise error
+            raise self._reader.named(error)
         pixels = torch.from_numpy(rendered.pixels[self.settings.size])
         return (pixels.to(self._device, non_blocking=True).float() - self._mean_C11) / self._std_C11
 
-    def _target_batch(self, parts: list[_Part]) -> TargetBatch:
+    def _target_batch(self, parts: list[_Part], pairs: Pairs | None) -> TargetBatch:
         rows = _rows_of(parts)
-        labels = self.rows.labels[self.rows.positions(rows)]
+        positions = self.rows.positions(rows)
+        partner_labels, lam = (None, None) if pairs is None else pairs.mixture(positions)
         windows = [(part.window, part.rows) for part in parts]
         gathered = [window.gather(part) for window, part in windows if window is not None]
         batch = TargetBatch(
             rows=torch.from_numpy(rows),
-            labels=torch.from_numpy(labels),
+            labels=torch.from_numpy(self.rows.labels[positions]),
             teachers=concatenate(gathered) if gathered else {},
+            partner_labels=partner_labels,
+            lam=lam,
         )
         return batch.to(self._device)
 
@@ -278,38 +337,6 @@ def _rows_of(parts: list[_Part]) -> NDArray[np.int64]:
     return np.concatenate([part.rows for part in parts])
 
 
-def _skipped(windows: Iterator[Window], skip: int) -> Iterator[Window]:
-    """Leave out the first rows; windows that are left out whole are never read."""
-    for window in windows:
-        if skip < len(window.rows):
-            yield Window(window.units, window.rows[skip:])
-        skip = max(0, skip - len(window.rows))
-
-
-def cached_targets(
-    url: str,
-    source: Source,
-    teachers: Sequence[str] | None = None,
-    *,
-    target_memory: int = _DEFAULT_TARGET_MEMORY,
-    shuffled: bool = False,
-    subset: bool = False,
-) -> tuple[ImageRows, Targets]:
-    """Open a cache and match it with the images at hand.
-
-    Args:
-        url: The cache.
-        source: The images.
-        teachers: Whose answers; all teachers by default, none for an empty list.
-        target_memory: Bytes that targets may take.
-        shuffled: Whether every row gets another row's answer, as a control.
-        subset: Whether images of the cache may be missing.
-    """
-    cache = open_cache(url)
-    targets = Targets.of(cache, teachers, target_memory=target_memory, shuffled=shuffled)
-    return match_rows(cache, source, subset=subset), targets
-
-
 def loader(
     cache: Cache,
     data: str | DataConfig | Source,
@@ -322,8 +349,10 @@ def loader(
     seed: int = 0,
     drop_last: bool = False,
     threads: int | None = None,
-    target_memory: int = _DEFAULT_TARGET_MEMORY,
+    workers: int = 0,
+    target_memory: int = DEFAULT_TARGET_MEMORY,
     subset: bool = False,
+    tolerate_pixel_drift: int = 0,
     device: torch.device | str | None = None,
 ) -> Loader:
     """Return batches of the images of a cache, as the teachers saw them, with what they said.
@@ -339,12 +368,16 @@ def loader(
         seed: Of the order of images and views.
         drop_last: Whether a last, smaller batch is left out.
         threads: Threads that decode and render; all processors by default.
+        workers: Child processes that do it instead.
         target_memory: Bytes that targets may take.
         subset: Whether images of the cache may be missing from the data.
+        tolerate_pixel_drift: Largest difference of a level, 0 to 255, between the cache's probes
+            and what this machine makes of them.
         device: Where batches go.
 
     Raises:
         DataMismatch: These are not the images the cache was made from.
+        ViewDrift: This machine shows them otherwise.
         UsageError: An unknown teacher.
     """
     source = open_source(data) if isinstance(data, str | DataConfig) else data
@@ -356,7 +389,9 @@ def loader(
         seed=seed,
         drop_last=drop_last,
         threads=threads,
+        workers=workers,
         device=torch.device(device) if device is not None else None,
     )
     targets = Targets.of(cache, teachers, target_memory=target_memory)
-    return Loader(source, match_rows(cache, source, subset=subset), settings, targets=targets)
+    rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
+    return Loader(source, rows, settings, targets=targets)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from logitcache.data.identity import compare, content_digest, row_order
-from logitcache.errors import DataMismatch
+from logitcache.errors import DataMismatch, UnreadableImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from logitcache.cache.reader import Cache
     from logitcache.data.source import Source
 
-__all__ = ["ImageRows", "match_rows", "number_rows"]
+__all__ = ["CheckedReader", "ImageRows", "match_rows", "number_rows"]
 
 
 @dataclass
@@ -122,6 +122,16 @@ class CheckedReader:
         self._source = source
         self._rows = rows
         self._checked = np.zeros(len(rows), dtype=np.bool_)
+
+    def named(self, error: UnreadableImage) -> UnreadableImage:
+        """Return an error that names the file instead of its position."""
+        position: Any = error.where
+        return UnreadableImage(
+            error.what,
+            where=self._source.keys[int(self._rows.indices[position])],
+            got=error.got,
+            hint="mend the file, or leave its folder out",
+        )
 
     def __call__(self, position: int) -> bytes | NDArray[np.uint8]:
         """Return the stored image.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Window", "epoch_windows", "view_of_epoch"]
+__all__ = ["Window", "epoch_windows", "skip_rows", "view_of_epoch"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,13 @@ def view_of_epoch(seed: int, epoch: int, views: int) -> int:
 
 
 def epoch_windows(
-    rows_N: NDArray[np.int64], *, seed: int, epoch: int, unit_rows: int, window_units: int
+    rows_N: NDArray[np.int64],
+    *,
+    seed: int,
+    epoch: int,
+    unit_rows: int,
+    window_units: int,
+    partners_N: NDArray[np.int64] | None = None,
 ) -> Iterator[Window]:
     """Yield the windows of one epoch; every row is in exactly one.
 
@@ -53,6 +59,8 @@ def epoch_windows(
         epoch: Counted from 0.
         unit_rows: Rows of a unit.
         window_units: Units of a window.
+        partners_N: The row of the same unit that each is mixed with; a pair is then shown one
+            after the other, so that each image is decoded once. None where nothing is mixed.
     """
     edges = np.flatnonzero(np.diff(rows_N // unit_rows)) + 1
     starts = np.concatenate([[0], edges]) if len(rows_N) else np.empty(0, dtype=np.int64)
@@ -60,9 +68,27 @@ def epoch_windows(
     order = permutation(seed, len(starts), draw=epoch, purpose=Purpose.UNIT_ORDER)
     for index in range(0, len(order), window_units):
         chosen = np.sort(order[index : index + window_units])
-        rows = np.concatenate([rows_N[starts[i] : stops[i]] for i in chosen])
+        positions = np.concatenate([np.arange(starts[i], stops[i]) for i in chosen])
+        rows = rows_N[positions]
         shuffled = permutation(
             seed, len(rows), draw=epoch, purpose=Purpose.ROW_ORDER, stream=index // window_units
         )
+        if partners_N is not None:
+            shuffled = _in_pairs(shuffled, np.searchsorted(rows, partners_N[positions]))
         units = tuple(int(rows_N[starts[i]] // unit_rows) for i in chosen)
         yield Window(units, rows[shuffled])
+
+
+def skip_rows(windows: Iterator[Window], skip: int) -> Iterator[Window]:
+    """Leave out the first rows; windows that are left out whole are never read."""
+    for window in windows:
+        if skip < len(window.rows):
+            yield Window(window.units, window.rows[skip:])
+        skip = max(0, skip - len(window.rows))
+
+
+def _in_pairs(shuffled_N: NDArray[np.int64], partners_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Move the later one of each pair behind the earlier one."""
+    rank = np.empty_like(shuffled_N)
+    rank[shuffled_N] = np.arange(len(shuffled_N))
+    return np.lexsort((rank, np.minimum(rank, rank[partners_N])))

@@ -75,7 +75,7 @@ class Member:
             **architecture(network, config),
             "weights_sha256": weights_digest(network),
             "outputs": self._outputs,
-            "input": self.input.to_json(),
+            "input": {n: v for n, v in self.input.to_json().items() if n != "crop_mode"},
             "precision": precision,
             "class_map": config.class_map,
         }

@@ -82,6 +82,8 @@ class TrainConfig(Config):
         views: How images are shown where there is no cache.
         shuffle_targets: Whether every image gets another one's targets, as a control.
         subset: Whether images of the cache may be missing.
+        tolerate_pixel_drift: Largest difference of a level, 0 to 255, between the cache's probes
+            and what this machine makes of them.
         epochs: How long; an epoch shows every image once.
         steps: How long in batches, instead of epochs.
         batch_size: Images of a batch.
@@ -96,6 +98,7 @@ class TrainConfig(Config):
         checkpoint_every: Epochs between checkpoints.
         target_memory: Bytes that targets may take in memory.
         threads: Threads that decode; all processors by default.
+        workers: Child processes that decode training images instead.
     """
 
     out: str
@@ -108,6 +111,7 @@ class TrainConfig(Config):
     views: ViewsConfig | None = None
     shuffle_targets: bool = False
     subset: bool = False
+    tolerate_pixel_drift: int = Field(default=0, ge=0, le=255)
     epochs: _Positive | None = None
     steps: _Positive | None = None
     batch_size: _Positive = 128
@@ -122,6 +126,7 @@ class TrainConfig(Config):
     checkpoint_every: _Positive = 1
     target_memory: int = Field(default=2**30, ge=1)
     threads: _Positive | None = None
+    workers: int = Field(default=0, ge=0)
 
     @field_validator("objectives", mode="before")
     @classmethod

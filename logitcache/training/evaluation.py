@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from logitcache.data.source import Source
     from logitcache.networks.build import InputSpec
 
-__all__ = ["Evaluation", "Evaluator"]
+__all__ = ["Evaluation", "Evaluator", "eval_views"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,18 @@ class Evaluation:
         return asdict(self)
 
 
+def eval_views(spec: InputSpec) -> ViewsConfig:
+    """Return the one view that timm evaluates a network with; what it does not know is bicubic."""
+    interpolation = spec.interpolation if spec.interpolation == "bilinear" else "bicubic"
+    crop_mode = spec.crop_mode if spec.crop_mode in {"squash", "border"} else "center"
+    values = {"count": 0, "eval": True, "crop_pct": spec.crop_pct}
+    return ViewsConfig.model_validate(
+        {**values, "crop_mode": crop_mode, "interpolation": interpolation}
+    )
+
+
 class Evaluator:
-    """Evaluates networks on one set, shown by the ``eval`` view.
+    """Evaluates networks on one set, shown as timm's ``validate.py`` shows it.
 
     Args:
         source: The images.
@@ -74,7 +84,7 @@ class Evaluator:
             threads=threads or len(os.sched_getaffinity(0)),
             device=device,
         )
-        views = ViewsConfig(count=0, eval=True, crop_pct=spec.crop_pct)
+        views = eval_views(spec)
         self._loader = Loader(source, number_rows(source), settings, views=views)
 
     def close(self) -> None:

@@ -35,6 +35,8 @@ def export_network(network: nn.Module, spec: InputSpec, folder: Path) -> None:
             "input_size": (len(spec.mean), spec.size, spec.size),
             "mean": spec.mean,
             "std": spec.std,
+            "interpolation": spec.interpolation,
             "crop_pct": spec.crop_pct,
+            "crop_mode": spec.crop_mode,
         },
     )

@@ -8,11 +8,12 @@ import numpy as np
 
 from logitcache.draws import Purpose, words
 from logitcache.errors import UsageError
-from logitcache.targets.loader import Targets, cached_targets
 from logitcache.targets.match import ImageRows, number_rows
+from logitcache.targets.opening import cached_targets
 
 if TYPE_CHECKING:
     from logitcache.data.source import Source
+    from logitcache.targets.loader import Targets
     from logitcache.training.config import TrainConfig
 
 __all__ = ["training_images"]
@@ -37,6 +38,7 @@ def training_images(
         target_memory=config.target_memory,
         shuffled=config.shuffle_targets,
         subset=config.subset,
+        tolerate_pixel_drift=config.tolerate_pixel_drift,
     )
     return _with_labels(rows, config, source), targets
 

@@ -51,7 +51,8 @@ __all__ = ["train_student"]
 _REPORT_EVERY = 10  # steps; asking for a loss waits for the device
 _CONFIG = "config.yaml"
 _EXPORT = "export"
-_FREE_FIELDS = {"out", "device", "threads", "checkpoint_every"}  # may change when resuming
+# may change when resuming
+_FREE_FIELDS = {"out", "device", "threads", "workers", "checkpoint_every", "tolerate_pixel_drift"}
 
 
 def train_student(
@@ -153,11 +154,12 @@ class _Run:
             std=self._spec.std,
             seed=config.seed,
             threads=config.threads,
+            workers=config.workers,
             device=device,
         )
         views = None if targets else config.views or ViewsConfig()
         self._loader = Loader(source, rows, settings, targets=targets, views=views)
-        self._steps = config.steps or (config.epochs or 1) * len(self._loader)
+        self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
         self._build_optimizer(network)
         self._evaluator = self._build_evaluator(device)
         self._step = self._epoch = self._batch = 0
@@ -314,14 +316,13 @@ class _Run:
 
     def _result(self) -> TrainResult:
         rows = self._loader.rows
-        epochs, rest = divmod(self._steps, len(self._loader))
-        shown = epochs * len(rows) + rest * self._config.batch_size
         return TrainResult(
             out=self._config.out,
             evaluation=self._evaluation,
             steps=self._steps,
-            images=shown,
+            images=self._loader.images_in(self._steps),
             set_images=len(rows),
+            without_partner=self._loader.without_partner(self._epoch),
             labelled=int((rows.labels >= 0).sum()),
             parameters=sum(p.numel() for p in self._final_network().parameters()),
             seconds=self._clock.seconds,

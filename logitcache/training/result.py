@@ -28,6 +28,8 @@ class TrainResult:
         parameters: Of the network.
         seconds: Since the run began or went on.
         data_wait: Share of that time spent waiting for batches.
+        without_partner: Images of the set that some view did not show, because the image that is
+            mixed in is not at hand.
     """
 
     out: str
@@ -39,6 +41,7 @@ class TrainResult:
     parameters: int
     seconds: float
     data_wait: float
+    without_partner: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""

@@ -1,87 +1,97 @@
 """Words to parameters: version 1 of the view algorithm; ``docs/views.md`` is normative.
 
-Only operations that IEEE 754 rounds exactly (+, -, *, /, sqrt, rounding) and literal tables are
-used: libm's exp and log differ between platforms in the last bit, and one bit can move a box.
+Nothing is computed but by operations that IEEE 754 rounds exactly and by literal tables, see
+:mod:`logitcache.views.arithmetic`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from logitcache.draws import Purpose, unit_floats, words
-from logitcache.views.spec import CentralCrop, HorizontalFlip, RandomResizedCrop
+from logitcache.views.arithmetic import exp2, log2
+from logitcache.views.colour import draw_blur, draw_grey, draw_jitter
+from logitcache.views.erase import draw_erasing, draw_mask, erasing_words
+from logitcache.views.mix import MIX_WORDS, draw_mix
+from logitcache.views.operations import (
+    BorderCrop,
+    CentralCrop,
+    ColorJitter,
+    Grey,
+    HorizontalFlip,
+    LowRes,
+    Mask,
+    Mixing,
+    RandAugment,
+    RandomBlur,
+    RandomErasing,
+    RandomResizedCrop,
+    Rot90,
+    SquashCrop,
+    VerticalFlip,
+)
+from logitcache.views.parameters import Box, Mix, Parameters, Step
+from logitcache.views.randaugment import WORDS_PER_LAYER, draw_rand_augment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from logitcache.views.operations import Operation
+    from logitcache.views.parameters import Crop
     from logitcache.views.spec import View
 
-__all__ = ["Box", "Parameters", "exp2", "log2", "parameters", "view_floats"]
+__all__ = ["address_of", "mix_shares", "parameters", "view_floats"]
 
 _ATTEMPTS = 10
-_WORDS: dict[type, tuple[Purpose, int]] = {
-    RandomResizedCrop: (Purpose.CROP, 4 * _ATTEMPTS),
-    HorizontalFlip: (Purpose.FLIP, 1),
+
+_WORDS: dict[type, tuple[Purpose, Callable[[Any], int]]] = {
+    RandomResizedCrop: (Purpose.CROP, lambda _: 4 * _ATTEMPTS),
+    HorizontalFlip: (Purpose.FLIP, lambda _: 1),
+    VerticalFlip: (Purpose.VERTICAL_FLIP, lambda _: 1),
+    RandAugment: (Purpose.RAND_AUGMENT, lambda operation: WORDS_PER_LAYER * operation.layers),
+    ColorJitter: (Purpose.COLOR_JITTER, lambda _: 8),
+    Grey: (Purpose.GREY, lambda _: 1),
+    RandomBlur: (Purpose.BLUR, lambda _: 2),
+    RandomErasing: (Purpose.ERASING, erasing_words),
+    Mixing: (Purpose.MIX, lambda _: MIX_WORDS),
+    Mask: (Purpose.MASK, lambda operation: operation.grid**2),
 }
+"""What each operation draws, and how many words; those that are missing draw nothing."""
 
-# 2^f = sum of c[i] f^i for |f| <= 1/2: ln(2)^i / i!
-_EXP2 = (
-    1.0,
-    0.6931471805599453,
-    0.24022650695910072,
-    0.05550410866482158,
-    0.009618129107628477,
-    0.0013333558146428443,
-    0.0001540353039338161,
-    1.5252733804059841e-05,
-    1.321548679014431e-06,
-    1.01780860092397e-07,
-    7.054911620801123e-09,
-    4.4455382718708116e-10,
-    2.5678435993488206e-11,
-    1.3691488853904128e-12,
-)
-_SQRT_HALF = 0.7071067811865476
-_TWO_OVER_LN2 = 2.8853900817779268
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box of whole source pixels; (top, left) is inside, (bottom, right) outside."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Everything random about one image of one view, at any size.
-
-    Attributes:
-        crop: The box to resize, or the central crop, which depends on the size.
-        flip: Whether to mirror left and right.
-    """
-
-    crop: Box | CentralCrop
-    flip: bool = False
+_STEPS: dict[type, Callable[[Any, Sequence[float]], list[Step]]] = {
+    HorizontalFlip: lambda operation, u: [Step("flip")] if u[0] < operation.p else [],
+    VerticalFlip: lambda operation, u: [Step("flip_vertical")] if u[0] < operation.p else [],
+    RandAugment: draw_rand_augment,
+    ColorJitter: draw_jitter,
+    Grey: draw_grey,
+    RandomBlur: draw_blur,
+    RandomErasing: draw_erasing,
+    Rot90: lambda operation, _: [Step("rot90", (operation.turns,))],
+    LowRes: lambda operation, _: [Step("lowres", (operation.factor,))],
+    Mask: draw_mask,
+}
+"""From an operation and its unit floats to steps."""
 
 
 def view_floats(view: View, hashes_N: NDArray[np.uint64]) -> list[NDArray[np.float64]]:
     """Return the unit floats of each operation of a view: one (N, words) array per operation."""
-    drawn = []
-    for operation in view.operations:
-        purpose, count = _WORDS.get(type(operation), (Purpose.CROP, 0))
-        drawn.append(
-            unit_floats(words(view.seed, hashes_N, draw=view.draw, purpose=purpose, count=count))
-        )
-    return drawn
+    return [_floats(view, operation, hashes_N) for operation in view.operations]
+
+
+def address_of(operation: Operation) -> tuple[Purpose, int]:
+    """Return what an operation draws its words for, and how many."""
+    purpose, count = _WORDS.get(type(operation), (Purpose.CROP, lambda _: 0))
+    return purpose, count(operation)
+
+
+def _floats(view: View, operation: Operation, hashes_N: NDArray[np.uint64]) -> NDArray[np.float64]:
+    purpose, count = address_of(operation)
+    drawn = words(view.seed, hashes_N, draw=view.draw, purpose=purpose, count=count)
+    return unit_floats(drawn)
 
 
 def parameters(
@@ -95,16 +105,30 @@ def parameters(
         height: Rows of pixels of the decoded image.
         width: Columns of pixels of the decoded image.
     """
-    crop: Box | CentralCrop = Box(0, 0, height, width)
-    flip = False
+    crop: Crop = Box(0, 0, height, width)
+    mix: Mix | None = None
+    before: list[Step] = []
+    after: list[Step] = []
+    steps = before
     for operation, drawn in zip(view.operations, floats, strict=True):
         if isinstance(operation, RandomResizedCrop):
             crop = _resized_crop_box(drawn, height, width, operation)
-        elif isinstance(operation, CentralCrop):
+        elif isinstance(operation, CentralCrop | SquashCrop | BorderCrop):
             crop = operation
+        elif isinstance(operation, Mixing):
+            mix, steps = draw_mix(operation, drawn), after
         else:
-            flip = drawn[0] < operation.p
-    return Parameters(crop, flip)
+            steps += _STEPS[type(operation)](operation, drawn)
+    return Parameters(crop, tuple(before), mix, tuple(after))
+
+
+def mix_shares(view: View, hashes_N: NDArray[np.uint64]) -> list[float]:
+    """Return how much of each row's own picture a view shows: 1 where nothing is mixed in."""
+    if view.mixing is None:
+        return [1.0] * len(hashes_N)
+    floats_NW = _floats(view, view.mixing, hashes_N)
+    mixes = [draw_mix(view.mixing, row) for row in floats_NW.tolist()]
+    return [1.0 if mix is None else mix.lam for mix in mixes]
 
 
 def _resized_crop_box(
@@ -134,26 +158,3 @@ def _largest_central_box(height: int, width: int, ratio: tuple[float, float]) ->
     elif width / height > ratio[1]:
         box_width = max(1, round(height * ratio[1]))
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
-
-
-def exp2(x: float) -> float:
-    """Return 2^x by table and Horner's rule: the same bits on every platform."""
-    whole = round(x)
-    f = x - whole
-    total = _EXP2[-1]
-    for coefficient in _EXP2[-2::-1]:
-        total = total * f + coefficient
-    return math.ldexp(total, whole)
-
-
-def log2(x: float) -> float:
-    """Return the binary logarithm of x > 0 by the series of atanh: the same bits everywhere."""
-    mantissa, exponent = math.frexp(x)
-    if mantissa < _SQRT_HALF:
-        mantissa, exponent = 2.0 * mantissa, exponent - 1
-    s = (mantissa - 1.0) / (mantissa + 1.0)
-    square = s * s
-    total = 0.0
-    for odd in range(25, 0, -2):
-        total = total * square + 1.0 / odd
-    return exponent + _TWO_OVER_LN2 * (s * total)

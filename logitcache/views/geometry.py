@@ -1,7 +1,7 @@
-"""Crops, resizes and flips of uint8 pixels with explicit parameters and no state.
+"""Where pixels go: crops, resizes, flips, turns and affine maps, with explicit numbers.
 
 Resizing is torch's antialiased interpolation of uint8, which torchvision's v2 transforms call too:
-the same pixels, without the dispatch around them.
+the same pixels, without the dispatch around them. Affine maps are PIL's.
 
 Shapes: C channels, H W source height and width, S side of the square that comes out.
 """
@@ -11,15 +11,35 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
+from PIL import Image
 from torch.nn import functional
 
+from logitcache.views.arithmetic import cosine, sine
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-    from logitcache.views.algorithm import Box
+    from logitcache.views.operations import BorderCrop
+    from logitcache.views.parameters import Box
     from logitcache.views.spec import Interpolation
 
-__all__ = ["crop_box", "crop_centre", "flip"]
+__all__ = [
+    "AFFINE_STEPS",
+    "crop_border",
+    "crop_box",
+    "crop_centre",
+    "crop_squash",
+    "flip",
+    "flip_vertical",
+    "low_resolution",
+    "rot90",
+]
+
+_PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+Matrix = tuple[float, float, float, float, float, float]
 
 
 def crop_box(image_CHW: Tensor, box: Box, size: int, interpolation: Interpolation) -> Tensor:
@@ -39,14 +59,96 @@ def crop_centre(
     shorter = math.floor(size / fraction)
     new_height = shorter * height // min(height, width)
     new_width = shorter * width // min(height, width)
+    return _centre(_resize(image_CHW, new_height, new_width, interpolation), size)
+
+
+def crop_squash(
+    image_CHW: Tensor, fraction: float, size: int, interpolation: Interpolation
+) -> Tensor:
+    """Resize both sides to floor(size / fraction), then cut out the centre (``squash``)."""
+    side = math.floor(size / fraction)
+    return _centre(_resize(image_CHW, side, side, interpolation), size)
+
+
+def crop_border(
+    image_CHW: Tensor, how: BorderCrop, size: int, interpolation: Interpolation
+) -> Tensor:
+    """Resize the longer side to floor(size / fraction), fill up, cut the centre (``border``)."""
+    height, width = image_CHW.shape[1:]
+    ratio = max(height, width) / math.floor(size / how.crop_pct)
+    new_height, new_width = max(1, round(height / ratio)), max(1, round(width / ratio))
     resized = _resize(image_CHW, new_height, new_width, interpolation)
-    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
-    return resized[:, top : top + size, left : left + size]
+    canvas_height, canvas_width = max(size, new_height), max(size, new_width)
+    canvas = torch.tensor(how.fill, dtype=torch.uint8).view(3, 1, 1)
+    canvas = canvas.repeat(1, canvas_height, canvas_width)
+    top, left = (canvas_height - new_height) // 2, (canvas_width - new_width) // 2
+    canvas[:, top : top + new_height, left : left + new_width] = resized
+    return _centre(canvas, size)
 
 
 def flip(image_CHW: Tensor) -> Tensor:
     """Mirror left and right."""
     return image_CHW.flip(-1)
+
+
+def flip_vertical(image_CHW: Tensor) -> Tensor:
+    """Mirror top and bottom."""
+    return image_CHW.flip(-2)
+
+
+def rot90(square_CSS: Tensor, turns: float) -> Tensor:
+    """Turn counter-clockwise by quarters."""
+    return torch.rot90(square_CSS, int(turns), (1, 2))
+
+
+def low_resolution(square_CSS: Tensor, factor: float, *, interpolation: Interpolation) -> Tensor:
+    """Resize to a side that is ``factor`` times shorter, at least 1 pixel, and back."""
+    side = square_CSS.shape[-1]
+    shorter = max(1, round(side / factor))
+    return _resize(_resize(square_CSS, shorter, shorter, interpolation), side, side, interpolation)
+
+
+def _rotation(width: int, height: int, degrees: float) -> Matrix:
+    """Return PIL's matrix of a rotation around the centre, without its sines of libm."""
+    cos, sin = round(cosine(-degrees), 15), round(sine(-degrees), 15)
+    x, y = width / 2.0, height / 2.0
+    return (cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y)
+
+
+_MATRICES: dict[str, Callable[[int, int, float], Matrix]] = {
+    "rotate": _rotation,
+    "shear_x": lambda _, __, factor: (1, factor, 0, 0, 1, 0),
+    "shear_y": lambda _, __, factor: (1, 0, 0, factor, 1, 0),
+    "translate_x": lambda width, _, share: (1, 0, share * width, 0, 1, 0),
+    "translate_y": lambda _, height, share: (1, 0, 0, 0, 1, share * height),
+}
+
+
+def _affine(name: str) -> Callable[..., Image.Image]:
+    matrix_of = _MATRICES[name]
+
+    def apply(
+        picture: Image.Image, amount: float, *fill: float, interpolation: Interpolation
+    ) -> Image.Image:
+        return picture.transform(
+            picture.size,
+            Image.Transform.AFFINE,
+            matrix_of(*picture.size, amount),
+            resample=_PIL_FILTERS[interpolation],
+            fillcolor=tuple(int(level) for level in fill),
+        )
+
+    return apply
+
+
+AFFINE_STEPS = {name: _affine(name) for name in _MATRICES}
+"""What a step does to an RGB picture of PIL, by its name: amount, then the colour behind it."""
+
+
+def _centre(image_CHW: Tensor, size: int) -> Tensor:
+    height, width = image_CHW.shape[1:]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image_CHW[:, top : top + size, left : left + size]
 
 
 def _resize(image_CHW: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:

@@ -12,11 +12,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import torch
+from PIL import Image
 
 from logitcache.data.decode import decode
 from logitcache.errors import UnreadableImage
-from logitcache.views.algorithm import Box, Parameters, parameters, view_floats
-from logitcache.views.geometry import crop_box, crop_centre, flip
+from logitcache.views.algorithm import parameters, view_floats
+from logitcache.views.colour import COLOUR_STEPS
+from logitcache.views.erase import PAINT_STEPS
+from logitcache.views.geometry import (
+    AFFINE_STEPS,
+    crop_border,
+    crop_box,
+    crop_centre,
+    crop_squash,
+    flip,
+    flip_vertical,
+    low_resolution,
+    rot90,
+)
+from logitcache.views.mix import mix_squares
+from logitcache.views.operations import CentralCrop, SquashCrop
+from logitcache.views.parameters import Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from logitcache.views.parameters import Crop, Parameters, Step
     from logitcache.views.spec import Interpolation, View
 
     Read = Callable[[int], bytes | NDArray[np.uint8]]
@@ -33,6 +51,12 @@ __all__ = ["BatchRequest", "RenderedBatch", "ViewRenderer", "render"]
 
 _IMAGES_PER_TASK = 16
 _PADDING = -1
+_SQUARE_STEPS: dict[str, Callable[..., Tensor]] = {
+    "flip": flip,
+    "flip_vertical": flip_vertical,
+    "rot90": rot90,
+    **PAINT_STEPS,
+}
 
 
 @dataclass(frozen=True)
@@ -44,12 +68,17 @@ class BatchRequest:
         indices: What to read, int64 (B,); -1 for a position that stays zero.
         hashes: Key hashes of the images, uint64 (B,).
         tag: A number that comes back with the batch.
+        partners: What to read for the image that is mixed in, int64 (B,); the image itself where
+            it has no partner. None where nothing is mixed.
+        partner_hashes: Their key hashes, uint64 (B,).
     """
 
     view: View
     indices: NDArray[np.int64]
     hashes: NDArray[np.uint64]
     tag: int = 0
+    partners: NDArray[np.int64] | None = None
+    partner_hashes: NDArray[np.uint64] | None = None
 
 
 @dataclass
@@ -59,7 +88,7 @@ class RenderedBatch:
     Attributes:
         request: What was asked for.
         pixels: By side in pixels S: uint8 (B, 3, S, S); zeros where nothing could be read.
-        failures: By position in the batch: why an image could not be read.
+        failures: By position in the batch: why an image could not be read; ``where`` is its index.
     """
 
     request: BatchRequest
@@ -67,17 +96,79 @@ class RenderedBatch:
     failures: dict[int, UnreadableImage] = field(default_factory=dict)
 
 
-def render(image_CHW: Tensor, how: Parameters, size: int, interpolation: Interpolation) -> Tensor:
-    """Render one decoded image as a square: uint8 (3, S, S)."""
-    if isinstance(how.crop, Box):
-        out = crop_box(image_CHW, how.crop, size, interpolation)
-    else:
-        out = crop_centre(image_CHW, how.crop.crop_pct, size, interpolation)
-    return flip(out) if how.flip else out
+def render(
+    image_CHW: Tensor,
+    how: Parameters,
+    size: int,
+    interpolation: Interpolation,
+    partner_CSS: Tensor | None = None,
+) -> Tensor:
+    """Render one decoded image as a square: uint8 (3, S, S).
+
+    Args:
+        image_CHW: Decoded, uint8 (3, H, W).
+        how: Its parameters.
+        size: S.
+        interpolation: How pixels are resized.
+        partner_CSS: The partner's picture, see :func:`picture`; None to mix nothing in.
+    """
+    return finish(picture(image_CHW, how, size, interpolation), how, interpolation, partner_CSS)
+
+
+def picture(image_CHW: Tensor, how: Parameters, size: int, interpolation: Interpolation) -> Tensor:
+    """Return what an image brings into a mix: everything up to it, uint8 (3, S, S)."""
+    return _apply(_cropped(image_CHW, how.crop, size, interpolation), how.steps, interpolation)
+
+
+def finish(
+    own_CSS: Tensor, how: Parameters, interpolation: Interpolation, partner_CSS: Tensor | None
+) -> Tensor:
+    """Mix a partner's picture into a row's own, and do what comes after."""
+    if how.mix is not None and partner_CSS is not None:
+        own_CSS = mix_squares(own_CSS, partner_CSS, how.mix)
+    return _apply(own_CSS, how.after, interpolation)
+
+
+def _cropped(image_CHW: Tensor, crop: Crop, size: int, interpolation: Interpolation) -> Tensor:
+    if isinstance(crop, Box):
+        return crop_box(image_CHW, crop, size, interpolation)
+    if isinstance(crop, CentralCrop):
+        return crop_centre(image_CHW, crop.crop_pct, size, interpolation)
+    if isinstance(crop, SquashCrop):
+        return crop_squash(image_CHW, crop.crop_pct, size, interpolation)
+    return crop_border(image_CHW, crop, size, interpolation)
+
+
+def _apply(square_CSS: Tensor, steps: Sequence[Step], interpolation: Interpolation) -> Tensor:
+    """Do one step after the other, changing between tensor and PIL only where need be."""
+    now: Tensor | Image.Image = square_CSS
+    for step in steps:
+        if step.name in COLOUR_STEPS:
+            now = COLOUR_STEPS[step.name](_as_image(now), *step.values)
+        elif step.name in AFFINE_STEPS:
+            affine = AFFINE_STEPS[step.name]
+            now = affine(_as_image(now), *step.values, interpolation=interpolation)
+        elif step.name == "lowres":
+            now = low_resolution(_as_tensor(now), *step.values, interpolation=interpolation)
+        else:
+            now = _SQUARE_STEPS[step.name](_as_tensor(now), *step.values)
+    return _as_tensor(now)
+
+
+def _as_image(now: Tensor | Image.Image) -> Image.Image:
+    if isinstance(now, Image.Image):
+        return now
+    return Image.fromarray(now.permute(1, 2, 0).contiguous().numpy())
+
+
+def _as_tensor(now: Tensor | Image.Image) -> Tensor:
+    if isinstance(now, Image.Image):
+        return torch.from_numpy(np.array(now)).permute(2, 0, 1)
+    return now
 
 
 class ViewRenderer:
-    """Decodes each image once and renders it at every size that is wanted.
+    """Decodes each image once per batch and renders it at every size that is wanted.
 
     The pixels depend on the request alone, not on the number of threads or the order.
 
@@ -115,28 +206,93 @@ class ViewRenderer:
             yield _finish(*pending.popleft())
 
     def _start(self, request: BatchRequest) -> tuple[RenderedBatch, list[Future[None]]]:
-        count = len(request.indices)
-        pixels = {size: np.zeros((count, 3, size, size), dtype=np.uint8) for size in self._sizes}
-        batch = RenderedBatch(request, pixels)
-        floats = view_floats(request.view, request.hashes)
-        starts = range(0, count, _IMAGES_PER_TASK)
-        tasks = [self._pool.submit(self._fill, batch, floats, start) for start in starts]
+        batch = empty_batch(request, self._sizes)
+        drawn = Drawn(request)
+        starts = range(0, len(request.indices), _IMAGES_PER_TASK)
+        tasks = [
+            self._pool.submit(fill, batch, drawn, self._read, start, start + _IMAGES_PER_TASK)
+            for start in starts
+        ]
         return batch, tasks
 
-    def _fill(self, batch: RenderedBatch, floats: list[NDArray[np.float64]], start: int) -> None:
-        """Render a few neighbouring images of a batch."""
-        view, indices = batch.request.view, batch.request.indices
-        for position in range(start, min(start + _IMAGES_PER_TASK, len(indices))):
-            if indices[position] == _PADDING:
-                continue
-            try:
-                image = decode(self._read(int(indices[position])))
-            except UnreadableImage as error:
-                batch.failures[position] = error
-                continue
-            how = parameters(view, [f[position].tolist() for f in floats], *image.shape[1:])
-            for size, pixels in batch.pixels.items():
-                pixels[position] = render(image, how, size, view.interpolation).numpy()
+
+def empty_batch(request: BatchRequest, sizes: Sequence[int]) -> RenderedBatch:
+    """Return a batch to be filled: zeros at every size."""
+    request.view.check_sizes(sizes)
+    count = len(request.indices)
+    pixels = {size: np.zeros((count, 3, size, size), dtype=np.uint8) for size in sizes}
+    return RenderedBatch(request, pixels)
+
+
+class Drawn:
+    """The unit floats of a batch: of its images and of their partners."""
+
+    def __init__(self, request: BatchRequest) -> None:
+        self.own = view_floats(request.view, request.hashes)
+        self.partners = (
+            None
+            if request.partner_hashes is None
+            else view_floats(request.view, request.partner_hashes)
+        )
+
+
+def fill(batch: RenderedBatch, drawn: Drawn, read: Read, start: int, stop: int) -> None:
+    """Render some neighbouring images of a batch; a pair among them is decoded once."""
+    pictures = _Pictures(batch, read)
+    for position in range(start, min(stop, len(batch.request.indices))):
+        if batch.request.indices[position] == _PADDING:
+            continue
+        try:
+            _fill_one(batch, drawn, pictures, position)
+        except UnreadableImage as error:
+            batch.failures[position] = error
+
+
+def _fill_one(batch: RenderedBatch, drawn: Drawn, pictures: _Pictures, position: int) -> None:
+    request = batch.request
+    index = int(request.indices[position])
+    how, own = pictures.of(index, drawn.own, position)
+    other: dict[int, Tensor] = {}
+    if drawn.partners is not None and request.partners is not None and how.mix is not None:
+        partner = int(request.partners[position])
+        if partner != index:
+            _, other = pictures.of(partner, drawn.partners, position)
+    for size, pixels in batch.pixels.items():
+        interpolation = request.view.interpolation
+        out = finish(own[size], how, interpolation, other.get(size))
+        pixels[position] = out.numpy()
+
+
+class _Pictures:
+    """Pictures of the images that one task has decoded; kept only where they may be mixed."""
+
+    def __init__(self, batch: RenderedBatch, read: Read) -> None:
+        self._batch, self._read = batch, read
+        self._kept: dict[int, tuple[Parameters, dict[int, Tensor]]] = {}
+
+    def of(
+        self, index: int, floats: list[NDArray[np.float64]], position: int
+    ) -> tuple[Parameters, dict[int, Tensor]]:
+        """Return the parameters of an image and its picture at every size."""
+        if index in self._kept:
+            return self._kept[index]
+        view = self._batch.request.view
+        image = _decoded(self._read, index)
+        how = parameters(view, [f[position].tolist() for f in floats], *image.shape[1:])
+        found = (
+            how,
+            {size: picture(image, how, size, view.interpolation) for size in self._batch.pixels},
+        )
+        if self._batch.request.partners is not None:
+            self._kept[index] = found
+        return found
+
+
+def _decoded(read: Read, index: int) -> Tensor:
+    try:
+        return decode(read(index))
+    except UnreadableImage as error:
+        raise UnreadableImage(error.what, where=index, got=error.got) from error
 
 
 def _finish(batch: RenderedBatch, tasks: list[Future[None]]) -> RenderedBatch:

@@ -7,81 +7,52 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from logitcache.config import Config
-from logitcache.errors import CacheError
+from logitcache.errors import CacheError, UsageError
+from logitcache.views.notation import parse_derived, parse_rand_augment
+from logitcache.views.operations import (
+    CROPS,
+    BorderCrop,
+    CentralCrop,
+    ColorJitter,
+    Grey,
+    HorizontalFlip,
+    LowRes,
+    Mask,
+    Mixing,
+    Operation,
+    RandomBlur,
+    RandomErasing,
+    RandomResizedCrop,
+    Rot90,
+    SquashCrop,
+    VerticalFlip,
+    operation_from_json,
+    operation_to_json,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-__all__ = [
-    "ALGORITHM",
-    "CentralCrop",
-    "HorizontalFlip",
-    "Interpolation",
-    "RandomResizedCrop",
-    "View",
-    "ViewsConfig",
-    "parse_view",
-]
+__all__ = ["ALGORITHM", "Interpolation", "View", "ViewsConfig", "parse_view"]
 
 ALGORITHM = 1
 """Version of the view algorithm written down in ``docs/views.md``."""
 
 _MAX_DRAW = 2**32 - 1
+_FIXED = (CentralCrop, SquashCrop, BorderCrop, Rot90, LowRes)
 
 Interpolation = Literal["bicubic", "bilinear"]
 _Seed = Annotated[int, Field(ge=0, lt=2**64)]
 _Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-@dataclass(frozen=True)
-class RandomResizedCrop:
-    """A box of random area and aspect, resized to the square that is wanted.
-
-    Attributes:
-        scale: Range of the box's share of the image's area.
-        ratio: Range of the box's width over its height.
-    """
-
-    name: ClassVar[str] = "random_resized_crop"
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class CentralCrop:
-    """The central square whose side is a share of the image's shorter side.
-
-    Attributes:
-        crop_pct: The share, as in timm: the shorter side is resized to floor(size / crop_pct).
-    """
-
-    name: ClassVar[str] = "central_crop"
-    crop_pct: float
-
-
-@dataclass(frozen=True)
-class HorizontalFlip:
-    """A left-right flip.
-
-    Attributes:
-        p: Its probability.
-    """
-
-    name: ClassVar[str] = "horizontal_flip"
-    p: float
-
-
-Operation = RandomResizedCrop | CentralCrop | HorizontalFlip
-
-_OPERATIONS: dict[str, Callable[..., Operation]] = {
-    kind.name: kind for kind in (RandomResizedCrop, CentralCrop, HorizontalFlip)
-}
+_Probability = Annotated[float, Field(ge=0, le=1)]
+_Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Alpha = Annotated[float, Field(ge=0, le=16)]
 
 
 @dataclass(frozen=True)
@@ -110,7 +81,7 @@ class View:
             "algorithm": self.algorithm,
             "base": self.base,
             "draw": self.draw,
-            "operations": [_operation_to_json(operation) for operation in self.operations],
+            "operations": [operation_to_json(operation) for operation in self.operations],
             "seed": self.seed,
             "size": {"rule": "square", "interpolation": self.interpolation},
         }
@@ -124,7 +95,40 @@ class View:
     @property
     def is_random(self) -> bool:
         """Whether anything in it is drawn."""
-        return any(not isinstance(operation, CentralCrop) for operation in self.operations)
+        return any(not isinstance(operation, _FIXED) for operation in self.operations)
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """How another image of the unit is mixed in; None where none is."""
+        return next((o for o in self.operations if isinstance(o, Mixing)), None)
+
+    def derived(self, operation: Operation) -> View:
+        """Return this view with one more thing done to it; it shares the draws."""
+        return View(
+            (*self.operations, operation),
+            seed=self.seed,
+            draw=self.draw,
+            interpolation=self.interpolation,
+            base=self.id,
+        )
+
+    def check_sizes(self, sizes: Sequence[int]) -> None:
+        """Refuse sizes at which it cannot be rendered.
+
+        Raises:
+            UsageError: It holds pixel noise, which exists at one size only.
+        """
+        for operation in self.operations:
+            if isinstance(operation, RandomErasing) and operation.size is not None:
+                wrong = [size for size in sizes if size != operation.size]
+                if wrong:
+                    raise UsageError(
+                        "pixel noise can be rendered at one size only",
+                        where=f"view {self.id}, random_erasing",
+                        expected=f"{operation.size} pixels",
+                        got=f"{wrong[0]} pixels",
+                        hint="use re_mode const or rand, or one size for teachers and students",
+                    )
 
 
 class ViewsConfig(Config):
@@ -137,8 +141,26 @@ class ViewsConfig(Config):
         scale: Range of the crop's share of the image's area.
         ratio: Range of the crop's width over its height.
         hflip: Probability of a left-right flip.
+        vflip: Probability of a top-bottom flip.
+        auto_augment: RandAugment in timm's notation, ``rand-m9-n2-mstd0.5-inc1``.
+        color_jitter: Strength of brightness, contrast and saturation; or these three, or with a
+            fourth one of hue.
+        color_jitter_prob: Its probability; always by default.
+        grayscale_prob: Probability of losing the colours.
+        gaussian_blur_prob: Probability of a blur.
+        re_prob: Probability of random erasing.
+        re_mode: ``const``, ``rand``, or ``pixel`` where all consumers share one size.
+        re_count: Most boxes to erase.
+        re_size: That size, in pixels; for ``pixel`` alone.
+        mixup_alpha: Of mixup's Beta distribution; 0 for no mixup.
+        cutmix_alpha: Of cutmix's Beta distribution; 0 for no cutmix.
+        cutmix_minmax: Range of the sides of cutmix's box, instead of ``cutmix_alpha``.
+        mix_prob: Probability that an image is mixed at all.
+        switch_prob: Probability of cutmix where mixup and cutmix are both on.
+        derive: Views made of every random one: ``rot90(1)``, ``lowres(4)``, ``mask(0.6)``.
         interpolation: ``bicubic`` or ``bilinear``.
         crop_pct: Share of the shorter side that the ``eval`` crop keeps.
+        crop_mode: ``center``, ``squash`` or ``border``, as timm crops for ``eval``.
     """
 
     count: int = Field(default=1, ge=0, le=_MAX_DRAW)
@@ -146,34 +168,138 @@ class ViewsConfig(Config):
     seed: _Seed = 0
     scale: tuple[_Fraction, _Fraction] = (0.08, 1.0)
     ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
-    hflip: float = Field(default=0.5, ge=0, le=1)
+    hflip: _Probability = 0.5
+    vflip: _Probability = 0.0
+    auto_augment: str | None = None
+    color_jitter: tuple[_Strength, ...] | None = None
+    color_jitter_prob: _Probability = 1.0
+    grayscale_prob: _Probability = 0.0
+    gaussian_blur_prob: _Probability = 0.0
+    re_prob: _Probability = 0.0
+    re_mode: Literal["const", "rand", "pixel"] = "const"
+    re_count: int = Field(default=1, ge=1, le=64)
+    re_size: int | None = Field(default=None, ge=1, le=65536)
+    mixup_alpha: _Alpha = 0.0
+    cutmix_alpha: _Alpha = 0.0
+    cutmix_minmax: tuple[_Fraction, _Fraction] | None = None
+    mix_prob: _Probability = 1.0
+    switch_prob: _Probability = 0.5
+    derive: list[str] = Field(default_factory=list)
     interpolation: Interpolation = "bicubic"
     crop_pct: _Fraction = 0.875
+    crop_mode: Literal["center", "squash", "border"] = "center"
+
+    @field_validator("color_jitter", mode="before")
+    @classmethod
+    def _one_strength_is_three(cls, value: object) -> object:
+        return (value, value, value) if isinstance(value, int | float) else value
+
+    @field_validator("color_jitter")
+    @classmethod
+    def _three_or_four(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and len(value) not in (3, 4):
+            raise ValueError("color_jitter is one number, or three, or four with hue")
+        if value is not None and len(value) == 4 and value[3] > 0.5:
+            raise ValueError("hue turns by at most 0.5 either way")
+        return value
+
+    @field_validator("auto_augment")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_rand_augment(value)
+        return value
+
+    @field_validator("derive")
+    @classmethod
+    def _derivable(cls, value: list[str]) -> list[str]:
+        for text in value:
+            parse_derived(text)
+        return value
 
     @model_validator(mode="after")
-    def _ranges_ascend(self) -> Self:
-        for name in ("scale", "ratio"):
-            low, high = getattr(self, name)
+    def _consistent(self) -> Self:
+        for name in ("scale", "ratio", "cutmix_minmax"):
+            low, high = getattr(self, name) or (0, 0)
             if low > high:
                 raise ValueError(f"{name} goes from {low} to {high}: give the smaller number first")
         if self.count == 0 and not self.eval:
             raise ValueError("no view is asked for: set count above 0 or eval to true")
+        if (self.re_mode == "pixel") != (self.re_size is not None):
+            raise ValueError(
+                "pixel noise exists at one size only: set re_size together with re_mode pixel"
+            )
         return self
 
     def random_view(self, draw: int) -> View:
         """Return the random view of one draw, 1 <= draw < 2^32."""
         crop = RandomResizedCrop(self.scale, self.ratio)
-        flips = (HorizontalFlip(self.hflip),) if self.hflip > 0 else ()
-        return View((crop, *flips), self.seed, draw, self.interpolation)
+        operations = (crop, *self._flips(), *self._colours(), *self._erasing(), *self._mixing())
+        return View(operations, self.seed, draw, self.interpolation)
 
     def eval_view(self) -> View:
         """Return the view to evaluate with, which draws nothing."""
-        return View((CentralCrop(self.crop_pct),), interpolation=self.interpolation)
+        crops: dict[str, Operation] = {
+            "center": CentralCrop(self.crop_pct),
+            "squash": SquashCrop(self.crop_pct),
+            "border": BorderCrop(self.crop_pct),
+        }
+        return View((crops[self.crop_mode],), interpolation=self.interpolation)
 
     def views(self) -> list[View]:
-        """Return all the views, ``eval`` first."""
-        random = [self.random_view(draw) for draw in range(1, self.count + 1)]
-        return [self.eval_view(), *random] if self.eval else random
+        """Return all the views: ``eval``, then each random view with those derived of it."""
+        found = [self.eval_view()] if self.eval else []
+        for draw in range(1, self.count + 1):
+            base = self.random_view(draw)
+            found += [base, *(base.derived(parse_derived(text)) for text in self.derive)]
+        return found
+
+    def _flips(self) -> list[Operation]:
+        flips: list[Operation] = []
+        if self.hflip > 0:
+            flips.append(HorizontalFlip(self.hflip))
+        if self.vflip > 0:
+            flips.append(VerticalFlip(self.vflip))
+        return flips
+
+    def _colours(self) -> list[Operation]:
+        colours: list[Operation] = []
+        if self.auto_augment is not None:
+            colours.append(parse_rand_augment(self.auto_augment))
+        if self.color_jitter is not None and self.color_jitter_prob > 0:
+            colours.append(_jitter(self.color_jitter, self.color_jitter_prob))
+        if self.grayscale_prob > 0:
+            colours.append(Grey(self.grayscale_prob))
+        if self.gaussian_blur_prob > 0:
+            colours.append(RandomBlur((0.1, 2.0), self.gaussian_blur_prob))
+        return colours
+
+    def _erasing(self) -> list[Operation]:
+        if self.re_prob == 0:
+            return []
+        return [
+            RandomErasing(self.re_prob, count=self.re_count, mode=self.re_mode, size=self.re_size)
+        ]
+
+    def _mixing(self) -> list[Operation]:
+        boxed = self.cutmix_alpha > 0 or self.cutmix_minmax is not None
+        if self.mix_prob == 0 or not (boxed or self.mixup_alpha > 0):
+            return []
+        return [
+            Mixing(
+                self.mixup_alpha,
+                self.cutmix_alpha,
+                self.cutmix_minmax,
+                self.mix_prob,
+                self.switch_prob,
+            )
+        ]
+
+
+def _jitter(strengths: tuple[float, ...], p: float) -> ColorJitter:
+    ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in strengths[:3]]
+    hue = strengths[3] if len(strengths) == 4 else 0.0
+    return ColorJitter(ranges[0], ranges[1], ranges[2], hue, p)
 
 
 def parse_view(values: dict[str, Any], where: str) -> View:
@@ -191,23 +317,29 @@ def parse_view(values: dict[str, Any], where: str) -> View:
             hint="update logitcache",
         )
     try:
-        return View(
-            operations=tuple(_parse_operation(operation) for operation in values["operations"]),
+        view = View(
+            operations=tuple(operation_from_json(operation) for operation in values["operations"]),
             seed=values["seed"],
             draw=values["draw"],
             interpolation=values["size"]["interpolation"],
             base=values["base"],
         )
-    except (KeyError, TypeError) as error:
-        raise CacheError("malformed view", where=where, got=repr(error)) from None
+        _check_order(view.operations)
+    except (KeyError, TypeError, ValueError) as error:
+        got = " ".join(str(error).split()) if isinstance(error, ValueError) else repr(error)
+        raise CacheError("malformed view", where=where, got=got) from None
+    return view
 
 
-def _operation_to_json(operation: Operation) -> dict[str, Any]:
-    values = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(operation).items()}
-    return {"op": operation.name, **values}
-
-
-def _parse_operation(values: dict[str, Any]) -> Operation:
-    fields = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n != "op"}
-    operation: Operation = _OPERATIONS[values["op"]](**fields)
-    return operation
+def _check_order(operations: tuple[Operation, ...]) -> None:
+    """Refuse recipes that say nothing definite: each operation once, a crop first."""
+    names = [operation.name for operation in operations]
+    if len(set(names)) < len(names):
+        raise ValueError(f"an operation comes twice: {', '.join(names)}")
+    crops = [isinstance(operation, CROPS) for operation in operations]
+    if crops[:1] != [True] or sum(crops) > 1:
+        raise ValueError(f"one crop comes first, not {', '.join(names)}")
+    mixing = names.index(Mixing.name) if Mixing.name in names else len(names)
+    late = (Rot90, LowRes, Mask)
+    if not all(isinstance(operation, late) for operation in operations[mixing + 1 :]):
+        raise ValueError(f"only derived views come after mix, not {', '.join(names)}")

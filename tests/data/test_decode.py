@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from logitcache.data.decode import decode
 from logitcache.errors import UnreadableImage
@@ -93,3 +97,62 @@ def test_a_decompression_bomb_is_refused() -> None:
     bomb[start + 5 : start + 9] = b"\xff\xdc\xff\xdc"
     with pytest.raises(UnreadableImage, match="65500 x 65500"):
         decode(bytes(bomb))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_upright_as_pillow_does(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(IMAGE, kind, exif=exif)
+    assert torch.equal(
+        decode(content), chw(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_turns_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = jpeg(IMAGE, exif=exif)
+    start = content.index(b"Exif\0\0") + 6
+    for damage in (b"XX\0\x2a", b"MM\0\x2a\xff\xff\xff\xff"):
+        broken = content[:start] + damage + content[start + len(damage) :]
+        assert torch.equal(decode(broken), decode(jpeg(IMAGE)))
+
+
+def test_transparent_palettes_keep_their_colours_without_a_warning() -> None:
+    image = IMAGE.quantize(16)
+    content = encoded(image, "PNG", transparency=bytes(range(0, 256, 16)))
+    assert torch.equal(decode(content), chw(image))
+
+
+def test_sixteen_bit_tiff_and_thirty_two_bit_integers() -> None:
+    values = np.array([[0, 255, 256, 65535]], dtype=np.uint16)
+    expected = torch.tensor([[0, 0, 1, 255]], dtype=torch.uint8)
+    assert torch.equal(decode(encoded(Image.fromarray(values), "TIFF"))[0], expected)
+    wide = np.array([[-5, 255, 256, 2**20]], dtype=np.int32)
+    assert torch.equal(decode(encoded(Image.fromarray(wide), "TIFF"))[0], expected)
+
+
+def test_animated_webp_shows_its_first_frame() -> None:
+    frames = [shape_image(i, (8, 8)) for i in range(3)]
+    content = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert torch.equal(decode(content), chw(frames[0]))
+
+
+def test_formats_that_run_other_programs_are_refused() -> None:
+    with pytest.raises(UnreadableImage, match="none of JPEG"):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_damaged_bytes_become_pixels_or_the_one_error(kind: str, data: st.DataObject) -> None:
+    content = bytearray(encoded(shape_image(1, (24, 24)), kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(4, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(UnreadableImage), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert decode(bytes(content)).shape[0] == 3

@@ -16,9 +16,12 @@ import numpy as np
 from logitcache.data.decode import decode
 from logitcache.data.identity import key_hash
 from logitcache.draws import Purpose, words
-from logitcache.views.algorithm import Box, parameters, view_floats
+from logitcache.views.algorithm import parameters, view_floats
+from logitcache.views.golden import synthetic_image
+from logitcache.views.operations import CentralCrop, HorizontalFlip, RandomResizedCrop
+from logitcache.views.parameters import Box
 from logitcache.views.render import render
-from logitcache.views.spec import CentralCrop, HorizontalFlip, RandomResizedCrop, View
+from logitcache.views.spec import View
 
 PATH = Path(__file__).parent / "views-1.json"
 
@@ -35,15 +38,6 @@ SIDES = ((40, 30), (31, 97), (8, 8), (300, 200))
 SIZES = (16, 33)
 
 
-def picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return pixels that any language can compute: (37 y + 91 x + 53 c + x y) mod 256."""
-    y, x, c = np.ogrid[:height, :width, :3]
-    values: np.ndarray[Any, np.dtype[np.uint8]] = ((37 * y + 91 * x + 53 * c + x * y) % 256).astype(
-        np.uint8
-    )
-    return values
-
-
 def vectors() -> list[dict[str, Any]]:
     """Compute all vectors."""
     return [
@@ -58,7 +52,7 @@ def _vector(view: View, key: str, height: int, width: int) -> dict[str, Any]:
     hash_ = key_hash(key)
     drawn = [row[0].tolist() for row in view_floats(view, np.array([hash_], dtype=np.uint64))]
     how = parameters(view, drawn, height, width)
-    image = decode(picture(height, width))
+    image = decode(synthetic_image(height, width))
     first = words(view.seed, [hash_], draw=view.draw, purpose=Purpose.CROP, count=4)[0]
     crop = how.crop
     box = [crop.top, crop.left, crop.height, crop.width] if isinstance(crop, Box) else None

@@ -21,6 +21,26 @@ def test_it_is_the_mean_over_labelled_rows(smoothing: float) -> None:
     assert float(loss) == pytest.approx(sum(expected) / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_mixed_rows_have_both_labels(smoothing: float) -> None:
+    """A row counts if the labels of all it shows are known; a share of 1 shows one image."""
+    z = torch.randn(5, 6, dtype=torch.float64, generator=torch.manual_seed(0))
+    targets = TargetBatch(
+        torch.arange(5),
+        torch.tensor([3, 1, -1, 2, 4]),
+        {},
+        partner_labels=torch.tensor([0, -1, 5, -1, 4]),
+        lam=torch.tensor([0.25, 0.5, 0.5, 1.0, 0.125]),
+    )
+
+    def row(i: int, label: int) -> float:
+        return reference.cross_entropy(z[i].tolist(), label, smoothing)
+
+    expected = [0.25 * row(0, 3) + 0.75 * row(0, 0), row(3, 2), row(4, 4)]
+    loss = Label(LabelConfig(smoothing=smoothing))(z, targets)
+    assert float(loss) == pytest.approx(sum(expected) / 3, rel=1e-6)
+
+
 def test_without_a_label_there_is_no_loss_and_no_gradient() -> None:
     z = torch.randn(2, 3, requires_grad=True)
     loss = Label()(z, batch([-1, -1]))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,13 @@ def test_every_row_is_shown_once_with_its_unit(
 
 
 def order(**changes: int) -> tuple[int, ...]:
-    settings = {"seed": 1, "epoch": 0, "unit_rows": 16, "window_units": 2, **changes}
+    settings: dict[str, Any] = {
+        "seed": 1,
+        "epoch": 0,
+        "unit_rows": 16,
+        "window_units": 2,
+        **changes,
+    }
     rows = np.arange(100)
     return tuple(r for w in epoch_windows(rows, **settings) for r in w.rows.tolist())
 

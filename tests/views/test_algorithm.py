@@ -8,14 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitcache.views.algorithm import Box, exp2, log2, parameters, view_floats
-from logitcache.views.spec import (
-    CentralCrop,
-    HorizontalFlip,
-    RandomResizedCrop,
-    View,
-    ViewsConfig,
-)
+from logitcache.views.algorithm import parameters, view_floats
+from logitcache.views.arithmetic import exp2, log2
+from logitcache.views.operations import CentralCrop, HorizontalFlip, RandomResizedCrop
+from logitcache.views.parameters import Box
+from logitcache.views.spec import View, ViewsConfig
 from tests.golden import views as golden
 
 

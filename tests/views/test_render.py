@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import functional as v2
 
 from logitcache.data.readers import open_source
 from logitcache.errors import UnreadableImage
-from logitcache.views.algorithm import Box
 from logitcache.views.geometry import crop_box, crop_centre, flip
+from logitcache.views.parameters import Box
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import ViewsConfig
 

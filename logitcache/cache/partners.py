@@ -1,0 +1,111 @@
+"""Who is mixed with whom: one array per view that mixes, by row, as an offset in the block.
+
+Stored although it could be drawn again: a part of a cache need not know the rest of a unit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.arrays import create_array, create_group, open_array, resize
+from logitcache.cache.format import VIEWS
+from logitcache.encoding.arrays import ArraySpec
+from logitcache.errors import CacheDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.location import RecordingStore
+    from logitcache.cache.manifest import Manifest
+
+__all__ = [
+    "create_partners",
+    "encode_partners",
+    "mixed_views",
+    "partner_array",
+    "partner_group",
+    "read_partners",
+    "resize_partners",
+]
+
+_SPEC = ArraySpec((), "uint16", 65535)
+_MIX = "mix"
+
+
+def mixed_views(manifest: Manifest, among: Collection[str] | None = None) -> list[str]:
+    """Return the ids of the views that mix, in the order of the manifest.
+
+    Args:
+        manifest: What is declared.
+        among: Ids to choose from; all by default.
+    """
+    return [
+        view_id
+        for view_id, recipe in manifest.views.items()
+        if (among is None or view_id in among)
+        and any(operation.get("op") == _MIX for operation in recipe.get("operations", ()))
+    ]
+
+
+def partner_group(view_id: str) -> str:
+    """Return the path of a view's group."""
+    return f"{VIEWS}/{view_id}"
+
+
+def partner_array(view_id: str) -> str:
+    """Return the path of a view's partners."""
+    return f"{VIEWS}/{view_id}/partner"
+
+
+def create_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> None:
+    """Make the array of a view that mixes."""
+    create_group(store, partner_group(view_id), {"unit_rows": manifest.unit_rows})
+    leading = (manifest.capacity,)
+    create_array(store, partner_array(view_id), _SPEC, leading, manifest.unit_rows)
+
+
+def resize_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> None:
+    """Make room for more rows."""
+    resize(store, partner_array(view_id), (manifest.capacity,))
+
+
+def encode_partners(offsets_U: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """Return the offsets of a unit as they are stored; -1 becomes the fill."""
+    return np.where(offsets_U < 0, _SPEC.fill, offsets_U).astype(np.uint16)
+
+
+def read_partners(
+    store: RecordingStore, view_id: str, unit_rows: int, readable: NDArray[np.int64], stop: int
+) -> NDArray[np.int64]:
+    """Return the row that each row below ``stop`` is mixed with, int64; -1 where it is not shown.
+
+    Args:
+        store: Where.
+        view_id: A view that mixes.
+        unit_rows: U.
+        readable: Rows of status ok: what tells the fill from offset 65535.
+        stop: One past the last row.
+
+    Raises:
+        CacheDamaged: The array cannot be read, or is no matching of these rows.
+    """
+    try:
+        stored = np.asarray(open_array(store, partner_array(view_id))[:stop]).astype(np.int64)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise CacheDamaged(
+            "an array cannot be read", where=partner_array(view_id), got=error
+        ) from error
+    partners = np.full(stop, -1, dtype=np.int64)
+    partners[readable] = readable // unit_rows * unit_rows + stored[readable]
+    inside = np.clip(partners[readable], 0, stop - 1)
+    if not np.array_equal(partners[inside], readable):
+        raise CacheDamaged(
+            "the partners of a view are no pairs",
+            where=partner_array(view_id),
+            expected="each readable row the partner of its partner",
+        )
+    return partners

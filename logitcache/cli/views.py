@@ -1,0 +1,168 @@
+"""``logitcache views``: what is drawn for an image, how it looks, and whether that is so here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from logitcache.cli.gallery import Gallery
+
+__all__ = ["views_app"]
+
+views_app = typer.Typer(
+    help="Look at views: their parameters, their pixels, and whether this machine makes them.",
+    no_args_is_help=True,
+)
+
+_Data = Annotated[
+    str, typer.Option(help="Images: a folder, .tar file, digits, or torch/SET:FOLDER.")
+]
+_Cache = Annotated[
+    str | None, typer.Option(help="Show the views of this cache, mixed with its own partners.")
+]
+_Key = Annotated[list[str] | None, typer.Option(help="Name of an image; repeatable.")]
+_View = Annotated[
+    list[str] | None, typer.Option(help="Id of a view, or its number from 0; repeatable.")
+]
+_Config = Annotated[
+    Path | None, typer.Option(help="YAML file of view settings, where there is no cache.")
+]
+_Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A=VALUE", help="Set any of them; repeatable."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@views_app.command()
+def show(
+    data: _Data,
+    cache: _Cache = None,
+    key: _Key = None,
+    row: Annotated[list[int] | None, typer.Option(help="Row of an image; repeatable.")] = None,
+    view: _View = None,
+    config: _Config = None,
+    sets: _Sets = None,
+    as_json: _Json = False,
+) -> None:
+    """Print everything that is drawn for an image: crop, steps, mixture.
+
+    Places and sides of steps are in fractions of the square.
+    """
+    from logitcache.cli.options import print_json
+
+    gallery = _gallery(data, cache, key, row, view, config, sets, images=1)
+    shown = gallery.parameters()
+    if as_json:
+        print_json({"images": shown})
+        return
+    for image in shown:
+        typer.echo(f"{image['key']}: row {image['row']}, {image['height']} x {image['width']}")
+        for drawn in image["views"]:
+            typer.echo(f"  {drawn['view']} draw {drawn['draw']}")
+            for name, value in _described(drawn):
+                typer.echo(f"    {name + ':':<9}{value}")
+
+
+@views_app.command()
+def sheet(
+    data: _Data,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    cache: _Cache = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Whose five likeliest classes stand beside each view.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 4,
+    size: Annotated[int, typer.Option(min=8, max=1024, help="Side of a view in pixels.")] = 128,
+    key: _Key = None,
+    view: _View = None,
+    config: _Config = None,
+    sets: _Sets = None,
+) -> None:
+    """Draw views of a few images as one PNG, with what a teacher says of each."""
+    from logitcache.cli.gallery import draw_sheet
+
+    gallery = _gallery(data, cache, key, None, view, config, sets, images=images)
+    draw_sheet(gallery, out, size=size, teacher=teacher)
+    typer.echo(f"{out}: {len(gallery.positions)} images x {len(gallery.views)} views")
+
+
+@views_app.command()
+def check(
+    cache: Annotated[
+        str | None, typer.Option(help="Check the probes of this cache too; needs --data.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The images of that cache.")] = None,
+    tolerate_pixel_drift: Annotated[
+        int, typer.Option(min=0, max=255, help="Levels of 255 by which probes may differ.")
+    ] = 0,
+    as_json: _Json = False,
+) -> None:
+    """Compute the golden vectors on this machine; exit 4 if one comes out otherwise."""
+    from logitcache.cli.gallery import check_machine
+    from logitcache.cli.options import print_json
+
+    document = check_machine(cache, data, tolerate_pixel_drift)
+    golden = document["golden"]
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo(", ".join(f"{name} {value}" for name, value in document["versions"].items()))
+        for kind in ("words", "parameters", "pixels"):
+            for where in golden[kind]:
+                typer.echo(f"other {kind}: {where}")
+        state = "all as written" if golden["sound"] else "NOT as written"
+        typer.echo(f"{golden['vectors']} golden vectors: {state}")
+        probes = document["probes"]
+        if probes is not None:
+            typer.echo(
+                f"{probes['checked']} probes of {cache}: {probes['drifted']} with other pixels, "
+                f"{probes['skipped']} skipped, {probes['seconds']:.2f} s"
+            )
+    if not golden["sound"]:
+        raise typer.Exit(4)
+
+
+def _gallery(
+    data: str,
+    cache: str | None,
+    keys: list[str] | None,
+    rows: list[int] | None,
+    views: list[str] | None,
+    config: Path | None,
+    sets: list[str] | None,
+    *,
+    images: int,
+) -> Gallery:
+    from logitcache.cli.gallery import open_gallery
+    from logitcache.cli.options import gather
+
+    values = gather(None if config is None else str(config), {}, sets or [])
+    return open_gallery(
+        data, cache, values, keys=keys or [], rows=rows or [], wanted=views or [], images=images
+    )
+
+
+def _described(drawn: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the parts of what is drawn, in words."""
+    found = drawn["parameters"]
+    crop = found["crop"]
+    parts = [("crop", str(crop) if isinstance(crop, list) else _call(list(crop.values())))]
+    parts += [("step", _call(step)) for step in found["steps"]]
+    if found["mix"] is not None:
+        mix, partner = found["mix"], drawn["partner"]
+        kind = "blend" if mix["box"] is None else f"box {_numbers(mix['box'])}"
+        parts.append(("mix", f"{kind}, own share {mix['lam']:.6g}, with {partner}"))
+    parts += [("then", _call(step)) for step in found["after"]]
+    return parts
+
+
+def _call(step: list[Any]) -> str:
+    return f"{step[0]}({_numbers(step[1:])})"
+
+
+def _numbers(values: list[Any]) -> str:
+    return ", ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)

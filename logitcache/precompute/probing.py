@@ -1,0 +1,90 @@
+"""Keeps probes of what the teachers were shown, for students to compare theirs with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format import Status
+from logitcache.cache.probes import probed, write_probes
+from logitcache.precompute.environment import versions
+from logitcache.precompute.feed import partner_offsets
+from logitcache.views.probes import ProbeImage, choose_probes, make_probe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.manifest import Segment
+    from logitcache.precompute.plan import Plan
+    from logitcache.precompute.unit import Block
+    from logitcache.views.probes import Probe
+
+__all__ = ["keep_probes"]
+
+
+def keep_probes(plan: Plan, size: int) -> None:
+    """Keep probes of the views and segments that have none yet.
+
+    Args:
+        plan: What was computed; all of it is committed.
+        size: Side at which they are rendered, in pixels; one that a teacher saw.
+    """
+    known = probed(plan.writer.location)
+    lacking: dict[tuple[str, ...], list[Segment]] = {}
+    for segment in plan.writer.manifest.segments:
+        views = tuple(view_id for view_id in plan.views if (view_id, segment.start) not in known)
+        lacking.setdefault(views, []).append(segment)
+    for views, segments in lacking.items():
+        if views:
+            _keep(plan, views, segments, size)
+
+
+def _keep(plan: Plan, views: Sequence[str], segments: Sequence[Segment], size: int) -> None:
+    blocks = _Blocks(plan)
+    chosen = choose_probes(views, [blocks.readable(segment) for segment in segments])
+    probes = [_probe(plan, blocks, view_id, row, size) for view_id, row in chosen]
+    write_probes(
+        plan.writer.location,
+        {
+            "views": list(views),
+            "segments": [segment.start for segment in segments],
+            "versions": versions(),
+            "probes": [probe.to_json() for probe in probes],
+        },
+    )
+
+
+class _Blocks:
+    """Blocks of a plan by row, each read once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._rows = plan.writer.manifest.unit_rows
+        self._known: dict[int, Block] = {}
+
+    def of(self, row: int) -> Block:
+        number = row // self._rows
+        if number not in self._known:
+            self._known[number] = self._plan.block(number)
+        return self._known[number]
+
+    def readable(self, segment: Segment) -> NDArray[np.int64]:
+        status = self._plan.writer.read_samples(segment.start, segment.stop).status
+        return segment.start + np.flatnonzero(status == Status.OK)
+
+
+def _probe(plan: Plan, blocks: _Blocks, view_id: str, row: int, size: int) -> Probe:
+    view, block = plan.views[view_id], blocks.of(row)
+    partner = None
+    if view.mixing is not None:
+        offset = int(partner_offsets(view, block)[row - block.start])
+        partner = _image(plan, block, offset) if block.start + offset != row else None
+    return make_probe(view, size, _image(plan, block, row - block.start), partner)
+
+
+def _image(plan: Plan, block: Block, offset: int) -> ProbeImage:
+    stored = plan.source.read(int(block.indices[offset]))
+    return ProbeImage(block.start + offset, stored, int(block.hashes[offset]))

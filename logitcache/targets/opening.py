@@ -1,0 +1,45 @@
+"""A cache and the images at hand, ready for a loader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitcache.cache.reader import open_cache
+from logitcache.targets.loader import DEFAULT_TARGET_MEMORY, Targets
+from logitcache.targets.probes import checked_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from logitcache.data.source import Source
+    from logitcache.targets.match import ImageRows
+
+__all__ = ["cached_targets"]
+
+
+def cached_targets(
+    url: str,
+    source: Source,
+    teachers: Sequence[str] | None = None,
+    *,
+    target_memory: int = DEFAULT_TARGET_MEMORY,
+    shuffled: bool = False,
+    subset: bool = False,
+    tolerate_pixel_drift: int = 0,
+) -> tuple[ImageRows, Targets]:
+    """Open a cache, match it with the images at hand, and render its probes.
+
+    Args:
+        url: The cache.
+        source: The images.
+        teachers: Whose answers; all teachers by default, none for an empty list.
+        target_memory: Bytes that targets may take.
+        shuffled: Whether every row gets another row's answer, as a control.
+        subset: Whether images of the cache may be missing.
+        tolerate_pixel_drift: Largest difference of a level, 0 to 255, between probes rendered here
+            and when the cache was made.
+    """
+    cache = open_cache(url)
+    targets = Targets.of(cache, teachers, target_memory=target_memory, shuffled=shuffled)
+    rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
+    return rows, targets

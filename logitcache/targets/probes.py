@@ -1,0 +1,186 @@
+"""Whether this machine shows a student what the teachers saw: probes, rendered again here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from logitcache.data.identity import content_digest
+from logitcache.errors import CacheDamaged, DataMismatch, ParameterDrift, PixelDrift
+from logitcache.targets.match import match_rows
+from logitcache.views.environment import rendering_versions
+from logitcache.views.probes import Probe, ProbeImage, make_probe, probe_difference
+from logitcache.views.spec import parse_view
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from logitcache.cache.reader import Cache
+    from logitcache.data.source import Source
+    from logitcache.targets.match import ImageRows
+
+__all__ = ["ProbeReport", "check_probes", "checked_rows"]
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """What came of the probes.
+
+    Attributes:
+        checked: Probes rendered again.
+        skipped: Probes whose image is not at hand.
+        drifted: Probes with other pixels.
+        largest: Largest difference of a level, 0 to 255, in their patches.
+        seconds: What it took.
+        made_with: Versions that wrote the probes; those of the first that drifted, if any did.
+        here: The same versions on this machine.
+    """
+
+    checked: int
+    skipped: int
+    drifted: int
+    largest: int
+    seconds: float
+    made_with: dict[str, str]
+    here: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self)
+
+
+def checked_rows(
+    cache: Cache, source: Source, *, subset: bool = False, tolerate_pixel_drift: int = 0
+) -> ImageRows:
+    """Match the images at hand with a cache, and make sure they are shown as they were.
+
+    See :func:`.match_rows` and :func:`check_probes`, whose errors this raises.
+    """
+    rows = match_rows(cache, source, subset=subset)
+    check_probes(cache, source, rows=rows, tolerance=tolerate_pixel_drift)
+    return rows
+
+
+def check_probes(
+    cache: Cache, source: Source, *, rows: ImageRows | None = None, tolerance: int = 0
+) -> ProbeReport:
+    """Render the probes of a cache again; it needs no teacher and takes about a second.
+
+    Args:
+        cache: The cache.
+        source: The images.
+        rows: Which of them, if that is known; probes of others are skipped.
+        tolerance: Largest difference of a level that is accepted, 0 to 255. Other parameters never
+            are.
+
+    Raises:
+        ParameterDrift: Views are drawn otherwise here.
+        PixelDrift: They are drawn alike, but their pixels differ by more.
+        DataMismatch: An image is not the one the cache was made from.
+        CacheDamaged: The probes are not what was written.
+    """
+    check = _Check(cache, source, rows or match_rows(cache, source, subset=True))
+    for document in cache.probes():
+        for values in document["probes"]:
+            check.one(_parse(cache, values), document["versions"])
+    report = check.report()
+    if report.largest > tolerance:
+        raise _pixel_drift(cache, report)
+    return report
+
+
+class _Check:
+    """Probes that are rendered again, one after the other."""
+
+    def __init__(self, cache: Cache, source: Source, rows: ImageRows) -> None:
+        self._cache, self._source = cache, source
+        self._indices = dict(zip(rows.rows.tolist(), rows.indices.tolist(), strict=True))
+        self._started = time.monotonic()
+        self._here = rendering_versions()
+        self._made_with: dict[str, str] = {}
+        self._checked = self._skipped = self._drifted = self._largest = 0
+
+    def one(self, probe: Probe, versions: Mapping[str, str]) -> None:
+        needed = [row for row in (probe.row, probe.partner) if row is not None]
+        if any(row not in self._indices for row in needed):
+            self._skipped += 1
+            return
+        image, *others = (self._image(row) for row in needed)
+        where = f"{self._cache.url}, view {probe.view_id}"
+        view = parse_view(self._cache.manifest.views[probe.view_id], where)
+        now = make_probe(view, probe.size, image, others[0] if others else None)
+        difference = probe_difference(probe, now)
+        if difference is None:
+            raise self._parameter_drift(probe, versions)
+        self._checked += 1
+        if not self._made_with or (difference and not self._drifted):
+            self._made_with = {name: versions.get(name, "unknown") for name in self._here}
+        self._drifted += difference > 0
+        self._largest = max(self._largest, difference)
+
+    def report(self) -> ProbeReport:
+        return ProbeReport(
+            checked=self._checked,
+            skipped=self._skipped,
+            drifted=self._drifted,
+            largest=self._largest,
+            seconds=time.monotonic() - self._started,
+            made_with=self._made_with,
+            here=self._here,
+        )
+
+    def _image(self, row: int) -> ProbeImage:
+        samples = self._cache.samples
+        stored = self._source.read(self._indices[row])
+        expected, found = samples.digests[row].tobytes(), content_digest(stored)
+        if found != expected:
+            raise DataMismatch(
+                "this image is not the one the teachers saw",
+                where=samples.keys[row],
+                expected=f"digest {expected.hex()}",
+                got=f"digest {found.hex()}",
+                hint="restore the file",
+            )
+        return ProbeImage(row, stored, int(samples.hashes[row]))
+
+    def _parameter_drift(self, probe: Probe, versions: Mapping[str, str]) -> ParameterDrift:
+        return ParameterDrift(
+            "this machine draws other views than the teachers saw",
+            where=f"{self._cache.url}, view {probe.view_id}, {self._cache.samples.keys[probe.row]}",
+            expected=f"parameters as drawn by logitcache {versions.get('logitcache', 'unknown')}",
+            got="other crops, flips, colours or mixtures; this is never tolerated",
+            hint="use the logitcache that made the cache, or precompute it again",
+        )
+
+
+def _parse(cache: Cache, values: dict[str, Any]) -> Probe:
+    try:
+        return Probe.from_json(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheDamaged("a probe is malformed", where=cache.url, got=repr(error)) from None
+
+
+def _pixel_drift(cache: Cache, report: ProbeReport) -> PixelDrift:
+    there, here = (
+        ", ".join(f"{name} {version}" for name, version in versions.items())
+        for versions in (report.made_with, report.here)
+    )
+    return PixelDrift(
+        "this machine makes other pixels than the teachers saw",
+        where=cache.url,
+        expected=f"pixels as made with {there}",
+        got=f"{report.drifted} of {report.checked} probes differ, by up to {report.largest} of 255 "
+        f"levels, with {here}",
+        hint=f"{_remedy(report)}or accept it: --tolerate-pixel-drift {report.largest}",
+    )
+
+
+def _remedy(report: ProbeReport) -> str:
+    """Say what would make the two sides alike; nothing where their versions already are."""
+    wanted = {n: v for n, v in report.made_with.items() if v != report.here[n]}
+    processor = wanted.pop("cpu", None)
+    remedies = [f"use a processor of class {processor}; "] if processor else []
+    if wanted:
+        remedies.append(f"install {', '.join(f'{n} {v}' for n, v in wanted.items())}; ")
+    return "".join(remedies)

@@ -1,0 +1,134 @@
+"""Boxes and cells that are painted over; places in fractions of the square.
+
+Shapes: C channels, S side of the square.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from logitcache.draws import Purpose, unit_floats, words
+from logitcache.views.arithmetic import exp2, log2, normal_quantile, normal_quantiles
+from logitcache.views.parameters import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from logitcache.views.operations import Mask, RandomErasing
+
+__all__ = ["PAINT_STEPS", "draw_erasing", "draw_mask", "erasing_words"]
+
+_ATTEMPTS = 10
+_WORDS_PER_BOX = 4 * _ATTEMPTS + 4  # a place for each attempt; three for a colour, one for noise
+
+
+def erasing_words(operation: RandomErasing) -> int:
+    """Return how many words an erasing takes: whether, how many boxes, and those of each box."""
+    return 2 + _WORDS_PER_BOX * operation.count
+
+
+def draw_erasing(operation: RandomErasing, floats: Sequence[float]) -> list[Step]:
+    """Return a step for every box that finds a place in ten attempts."""
+    if floats[0] >= operation.p:
+        return []
+    count = 1 + int(floats[1] * operation.count)
+    steps = []
+    for box in range(count):
+        start = 2 + _WORDS_PER_BOX * box
+        drawn = floats[start : start + _WORDS_PER_BOX]
+        place = _place(operation, drawn, count)
+        if place is not None:
+            steps.append(_paint(operation, place, drawn[4 * _ATTEMPTS :]))
+    return steps
+
+
+def _place(
+    operation: RandomErasing, floats: Sequence[float], count: int
+) -> tuple[float, float, float, float] | None:
+    """Return top, left, bottom and right, or None."""
+    (smallest, largest), (flat, tall) = operation.area, operation.aspect
+    low, high = log2(flat), log2(tall)
+    for attempt in range(_ATTEMPTS):
+        u_area, u_aspect, u_top, u_left = floats[4 * attempt : 4 * attempt + 4]
+        area = (smallest + u_area * (largest - smallest)) / count
+        aspect = exp2(low + u_aspect * (high - low))
+        height, width = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if height < 1.0 and width < 1.0:
+            top, left = u_top * (1.0 - height), u_left * (1.0 - width)
+            return top, left, top + height, left + width
+    return None
+
+
+def _paint(
+    operation: RandomErasing, place: tuple[float, float, float, float], floats: Sequence[float]
+) -> Step:
+    if operation.mode == "const":
+        return Step("erase", (*place, *operation.fill))
+    if operation.mode == "rand":
+        levels = [
+            mean + deviation * normal_quantile(u)
+            for mean, deviation, u in zip(
+                operation.fill, operation.deviation, floats[:3], strict=True
+            )
+        ]
+        return Step("erase", (*place, *(max(0, min(255, round(level))) for level in levels)))
+    noise = math.floor(floats[3] * 2.0**53)
+    return Step("noise", (*place, noise, *operation.fill, *operation.deviation))
+
+
+def draw_mask(operation: Mask, floats: Sequence[float]) -> list[Step]:
+    """Return the step that covers cells: those with the smallest of one word per cell."""
+    covered = round(operation.ratio * operation.grid**2)
+    cells = np.sort(np.argsort(np.asarray(floats), kind="stable")[:covered])
+    return [Step("mask", (operation.grid, *operation.fill, *cells.tolist()))]
+
+
+def _erase(square_CSS: Tensor, *values: float) -> Tensor:
+    rows, columns = _window(square_CSS, values[:4])
+    out = square_CSS.clone()
+    out[:, rows, columns] = _colour(values[4:])
+    return out
+
+
+def _noise(square_CSS: Tensor, *values: float) -> Tensor:
+    """Paint normal noise: channel by channel, row by row, one word each."""
+    rows, columns = _window(square_CSS, values[:4])
+    shape = (3, rows.stop - rows.start, columns.stop - columns.start)
+    drawn = words(int(values[4]), 0, draw=0, purpose=Purpose.NOISE, count=math.prod(shape))
+    normals = normal_quantiles(unit_floats(drawn)).reshape(shape)
+    mean, deviation = (np.array(values[i : i + 3]).reshape(3, 1, 1) for i in (5, 8))
+    levels = np.clip(np.rint(mean + deviation * normals), 0, 255).astype(np.uint8)
+    out = square_CSS.clone()
+    out[:, rows, columns] = torch.from_numpy(levels)
+    return out
+
+
+def _mask(square_CSS: Tensor, *values: float) -> Tensor:
+    grid, cells = int(values[0]), values[4:]
+    side = square_CSS.shape[-1]
+    edges = [round(cell * side / grid) for cell in range(grid + 1)]
+    out, colour = square_CSS.clone(), _colour(values[1:4])
+    for cell in cells:
+        y, x = divmod(int(cell), grid)
+        out[:, edges[y] : edges[y + 1], edges[x] : edges[x + 1]] = colour
+    return out
+
+
+def _window(square_CSS: Tensor, place: Sequence[float]) -> tuple[slice, slice]:
+    side = square_CSS.shape[-1]
+    top, left, bottom, right = (round(fraction * side) for fraction in place)
+    return slice(top, bottom), slice(left, right)
+
+
+def _colour(levels: Sequence[float]) -> Tensor:
+    return torch.tensor([int(level) for level in levels], dtype=torch.uint8).view(3, 1, 1)
+
+
+PAINT_STEPS = {"erase": _erase, "noise": _noise, "mask": _mask}
+"""What a step does to a square uint8 (3, S, S), by its name."""

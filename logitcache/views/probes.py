@@ -1,0 +1,199 @@
+"""Probes: a few views kept with their parameters and pixels, to be rendered again elsewhere.
+
+Parameters are arithmetic that every machine does alike; pixels are made by libraries. So a probe
+tells the two apart: other parameters mean another algorithm, other pixels another library or
+processor. It needs no teacher and takes a second.
+
+Shapes: S side of the square, P side of the patch.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from logitcache.data.decode import decode
+from logitcache.views.algorithm import parameters, view_floats
+from logitcache.views.render import finish, picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from logitcache.views.parameters import Parameters
+    from logitcache.views.spec import View
+
+    Stored = bytes | NDArray[np.uint8]
+
+__all__ = ["AT_LEAST", "Probe", "ProbeImage", "choose_probes", "make_probe", "probe_difference"]
+
+AT_LEAST = 64
+_AT_MOST = 512
+_PATCH = 48
+
+
+@dataclass(frozen=True)
+class ProbeImage:
+    """An image: its row, how it is stored, and the hash of its key."""
+
+    row: int
+    stored: Stored
+    hash: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One view of one image.
+
+    Attributes:
+        view_id: The view.
+        row: Row of the image.
+        partner: Row of the image that is mixed in, None where there is none.
+        size: S.
+        parameters: sha256 of the parameters, of the partner's too, in hex.
+        pixels: sha256 of the square, uint8 (3, S, S) in C order, in hex.
+        top: First row of pixels of the patch.
+        left: Its first column.
+        patch: uint8 (3, P, P) out of the square; P is 48, or S if that is less.
+    """
+
+    view_id: str
+    row: int
+    partner: int | None
+    size: int
+    parameters: str
+    pixels: str
+    top: int
+    left: int
+    patch: NDArray[np.uint8]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the probe as JSON values; the patch as base64 of its bytes in C order."""
+        return {
+            "view": self.view_id,
+            "row": self.row,
+            "partner": self.partner,
+            "size": self.size,
+            "parameters": self.parameters,
+            "pixels": self.pixels,
+            "at": [self.top, self.left],
+            "patch": base64.b64encode(self.patch.tobytes()).decode(),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Probe:
+        """Read a probe.
+
+        Raises:
+            ValueError: It is malformed.
+            KeyError: A field is missing.
+            TypeError: A field has another type.
+        """
+        side = min(_PATCH, int(values["size"]))
+        patch = np.frombuffer(base64.b64decode(values["patch"]), dtype=np.uint8)
+        top, left = values["at"]
+        return cls(
+            view_id=str(values["view"]),
+            row=int(values["row"]),
+            partner=None if values["partner"] is None else int(values["partner"]),
+            size=int(values["size"]),
+            parameters=str(values["parameters"]),
+            pixels=str(values["pixels"]),
+            top=int(top),
+            left=int(left),
+            patch=patch.reshape(3, side, side),
+        )
+
+
+def choose_probes(
+    view_ids: Sequence[str], segments: Iterable[NDArray[np.int64]]
+) -> list[tuple[str, int]]:
+    """Choose which rows of which views to keep: at least 64, spread over views and segments.
+
+    Args:
+        view_ids: The views.
+        segments: Readable rows of each segment.
+
+    Returns:
+        (view id, row), each once.
+    """
+    pairs = [(view_id, rows) for rows in segments for view_id in view_ids if len(rows)]
+    pairs = pairs[:: max(1, -(-len(pairs) // _AT_MOST))]
+    each = -(-AT_LEAST // max(1, len(pairs)))
+    chosen: dict[tuple[str, int], None] = {}
+    for number, (view_id, rows) in enumerate(pairs):
+        count = min(each, len(rows))
+        for index in range(count):
+            position = (index * len(rows) // count + number) % len(rows)
+            chosen[view_id, int(rows[position])] = None
+    return list(chosen)
+
+
+def make_probe(view: View, size: int, image: ProbeImage, partner: ProbeImage | None) -> Probe:
+    """Render one probe.
+
+    Args:
+        view: The view.
+        size: S.
+        image: The image.
+        partner: The image that is mixed in, None where there is none.
+    """
+    digest, square = _rendered(view, size, image, partner)
+    side = min(_PATCH, size)
+    room = size - side + 1
+    top, left = image.hash % room, (image.hash // room) % room
+    return Probe(
+        view_id=view.id,
+        row=image.row,
+        partner=None if partner is None else partner.row,
+        size=size,
+        parameters=digest,
+        pixels=hashlib.sha256(square.tobytes()).hexdigest(),
+        top=top,
+        left=left,
+        patch=square[:, top : top + side, left : left + side].copy(),
+    )
+
+
+def probe_difference(before: Probe, now: Probe) -> int | None:
+    """Return the largest difference of a level in the patch; None where parameters differ.
+
+    At least 1 where the squares differ anywhere.
+    """
+    if before.parameters != now.parameters:
+        return None
+    if before.pixels == now.pixels:
+        return 0
+    levels = np.abs(before.patch.astype(np.int16) - now.patch.astype(np.int16))
+    return max(1, int(levels.max()))
+
+
+def _rendered(
+    view: View, size: int, image: ProbeImage, partner: ProbeImage | None
+) -> tuple[str, NDArray[np.uint8]]:
+    """Return the digest of all parameters and the square, uint8 (3, S, S)."""
+    how, own = _picture(view, size, image)
+    other_how, other = (None, None) if partner is None else _picture(view, size, partner)
+    document = [how.to_json(), None if other_how is None else other_how.to_json()]
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    square = finish(own, how, view.interpolation, other)
+    return (
+        hashlib.sha256(text.encode()).hexdigest(),
+        np.ascontiguousarray(square.numpy()),
+    )
+
+
+def _picture(view: View, size: int, image: ProbeImage) -> tuple[Parameters, Tensor]:
+    decoded = decode(image.stored)
+    floats = view_floats(view, np.array([image.hash], dtype=np.uint64))
+    how = parameters(view, [row[0].tolist() for row in floats], *decoded.shape[1:])
+    with torch.inference_mode():
+        return how, picture(decoded, how, size, view.interpolation)

@@ -1,0 +1,80 @@
+"""A contact sheet: views side by side, with a few words beside each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Cell", "SheetRow", "write_sheet"]
+
+_PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+_MARGIN, _TEXT_WIDTH, _LINE, _HEADER = 8, 150, 14, 32
+_FONT_SIZE = 11
+_CHARACTERS = 24  # what fits beside a picture
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One view of one image.
+
+    Attributes:
+        square: uint8 (3, S, S).
+        lines: What stands beside it.
+    """
+
+    square: NDArray[np.uint8]
+    lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """All views of one image.
+
+    Attributes:
+        title: Stands above them.
+        cells: In order.
+    """
+
+    title: str
+    cells: Sequence[Cell]
+
+
+def write_sheet(path: Path, columns: Sequence[Sequence[str]], rows: Sequence[SheetRow]) -> None:
+    """Draw a sheet and write it as PNG.
+
+    Args:
+        path: Where to; its folder is made if need be.
+        columns: Up to two lines above each column.
+        rows: One per image, all with as many cells as there are columns and of the same S.
+    """
+    side = rows[0].cells[0].square.shape[-1]
+    beside = _TEXT_WIDTH if any(cell.lines for row in rows for cell in row.cells) else 0
+    most = max(len(cell.lines) for row in rows for cell in row.cells)
+    width, height = side + beside + _MARGIN, max(side, most * _LINE) + _LINE + _MARGIN
+    sheet = Image.new("RGB", (_MARGIN + width * len(columns), _HEADER + height * len(rows)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(_FONT_SIZE)
+    for number, lines in enumerate(columns):
+        for index, text in enumerate(lines):
+            at = (_MARGIN + width * number, index * _LINE)
+            draw.text(at, text[: width // 6], _FAINT, font=font)
+    for line, row in enumerate(rows):
+        top = _HEADER + height * line
+        draw.text((_MARGIN, top), row.title, _INK, font=font)
+        for number, cell in enumerate(row.cells):
+            left = _MARGIN + width * number
+            sheet.paste(Image.fromarray(cell.square.transpose(1, 2, 0).copy()), (left, top + _LINE))
+            for index, text in enumerate(cell.lines):
+                at = (left + side + 4, top + _LINE + index * _LINE)
+                draw.text(at, text[:_CHARACTERS], _INK, font=font)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, "PNG")

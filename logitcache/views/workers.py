@@ -1,0 +1,142 @@
+"""Views of whole batches, rendered by child processes.
+
+For students whose decoding does not scale with threads, or whose training holds the interpreter
+lock. A worker is handed a whole request and fills one contiguous uint8 array, which comes back
+through shared memory: nothing is collated.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from logitcache.errors import LogitcacheError
+from logitcache.views.render import Drawn, RenderedBatch, ViewRenderer, empty_batch, fill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from logitcache.errors import UnreadableImage
+    from logitcache.views.render import BatchRequest, Read
+
+    Filled = tuple[dict[int, Tensor], dict[int, UnreadableImage]] | LogitcacheError
+
+__all__ = ["RequestDataset", "WorkerRenderer", "make_renderer"]
+
+
+class RequestDataset(Dataset[Any]):
+    """Renders requests for a DataLoader whose batch sampler yields them.
+
+    Args:
+        read: Function from an index of a request to the stored image; can be pickled.
+        sizes: Sides to render, in pixels.
+    """
+
+    def __init__(self, read: Read, sizes: Sequence[int]) -> None:
+        self._read = read
+        self._sizes = tuple(sorted(set(sizes)))
+
+    def __getitems__(self, request: BatchRequest) -> Filled:
+        """Return the pixels by size, uint8 (B, 3, S, S), and the failures; or what went wrong.
+
+        An error is returned, not raised: torch would wrap it into a traceback.
+        """
+        try:
+            batch = empty_batch(request, self._sizes)
+            fill(batch, Drawn(request), self._read, 0, len(request.indices))
+        except LogitcacheError as error:
+            return error
+        pixels = {size: torch.from_numpy(array) for size, array in batch.pixels.items()}
+        return pixels, batch.failures
+
+
+class _Feed:
+    """The batch sampler of every epoch: whatever requests are put into it."""
+
+    def __init__(self) -> None:
+        self.requests: Iterable[BatchRequest] = ()
+        self.sent: deque[BatchRequest] = deque()
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        self.sent.clear()
+        for request in self.requests:
+            self.sent.append(request)
+            yield request
+
+
+class WorkerRenderer:
+    """Renders as :class:`~logitcache.views.render.ViewRenderer` does, the same pixels, elsewhere.
+
+    Args:
+        read: Function from an index of a request to the stored image; can be pickled.
+        sizes: Sides to render, in pixels.
+        workers: Child processes; they live until :meth:`close`.
+        context: How they are started: ``spawn``, ``forkserver`` or ``fork``. By default the second
+            where there is one: a child forked off a process with threads may hang.
+    """
+
+    def __init__(
+        self, read: Read, sizes: Sequence[int], *, workers: int, context: str | None = None
+    ) -> None:
+        if context is None:
+            known = multiprocessing.get_all_start_methods()
+            context = "forkserver" if "forkserver" in known else "spawn"
+        self._feed = _Feed()
+        self._loader: DataLoader[Any] | None = DataLoader(
+            RequestDataset(read, sizes),
+            batch_sampler=self._feed,  # type: ignore[arg-type]  # lists of indices, says torch
+            num_workers=min(workers, len(os.sched_getaffinity(0))),
+            collate_fn=_as_it_is,
+            multiprocessing_context=context,
+            persistent_workers=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; batches under way are dropped."""
+        self._loader = None  # the iterator it keeps ends its workers when it is collected
+
+    def batches(self, requests: Iterable[BatchRequest]) -> Iterator[RenderedBatch]:
+        """Render requests in order, two per worker ahead of the consumer."""
+        assert self._loader is not None, "closed"
+        self._feed.requests = requests
+        for filled in self._loader:
+            request = self._feed.sent.popleft()
+            if isinstance(filled, LogitcacheError):
+                raise filled
+            pixels, failures = filled
+            yield RenderedBatch(
+                request, {size: array.numpy() for size, array in pixels.items()}, failures
+            )
+
+
+def make_renderer(
+    read: Read, sizes: Sequence[int], *, threads: int | None, workers: int
+) -> ViewRenderer | WorkerRenderer:
+    """Return what renders: child processes if any are asked for, threads otherwise.
+
+    Args:
+        read: Function from an index of a request to the stored image.
+        sizes: Sides to render, in pixels.
+        threads: Threads; all processors by default.
+        workers: Child processes.
+    """
+    if workers:
+        return WorkerRenderer(read, sizes, workers=workers)
+    return ViewRenderer(read, sizes, threads=threads or len(os.sched_getaffinity(0)))
+
+
+def _as_it_is(filled: Any) -> Any:
+    return filled

@@ -1,0 +1,286 @@
+"""Drift of every kind is caught before the first step, by probes alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from logitcache.cache.reader import open_cache
+from logitcache.data.decode import decode
+from logitcache.data.readers import open_source
+from logitcache.draws import words
+from logitcache.errors import CacheDamaged, DataMismatch, ParameterDrift, PixelDrift
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.local import build_cache
+from logitcache.targets import probes as checking
+from logitcache.targets.loader import loader
+from logitcache.targets.probes import check_probes
+from logitcache.training.config import TrainConfig
+from logitcache.training.loop import train_student
+from logitcache.views import algorithm, colour, erase, geometry, render
+from logitcache.views import probes as probing
+from logitcache.views.arithmetic import exp2
+from logitcache.views.environment import rendering_versions
+from logitcache.views.operations import RandAugment
+from logitcache.views.probes import choose_probes
+from tests.conftest import jpeg, shape_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Teachers = dict[str, dict[str, str]]
+VIEWS = {"count": 3, "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.3, "mixup_alpha": 0.8}
+
+
+def values(cache: Path, images: Path, teachers: Teachers, **views: Any) -> PrecomputeConfig:
+    return PrecomputeConfig.parse(
+        {
+            "cache": str(cache),
+            "data": str(images),
+            "teachers": {"red": {**teachers["red"], "size": 24}},
+            "views": {**VIEWS, **views},
+            "unit_rows": 16,
+        },
+        "",
+    )
+
+
+@pytest.fixture(scope="module")
+def built(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("probes") / "cache"
+    build_cache(values(path, images, teachers))
+    return path
+
+
+def test_nothing_drifts_here(built: Path, images: Path) -> None:
+    report = check_probes(open_cache(built), open_source(str(images)))
+    assert report.checked >= 64
+    assert (report.skipped, report.drifted, report.largest) == (0, 0, 0)
+    assert report.made_with == report.here
+
+
+def test_probes_are_spread_over_views_and_segments() -> None:
+    segments = [np.arange(100), 128 + np.arange(7), np.empty(0, dtype=np.int64)]
+    chosen = choose_probes(["a", "b", "c"], segments)
+    assert len(chosen) >= 50
+    assert len(set(chosen)) == len(chosen)
+    for view in "abc":
+        rows = [row for name, row in chosen if name == view]
+        assert max(np.diff(sorted(row for row in rows if row < 100))) < 20
+        assert sum(row >= 128 for row in rows) == 7
+    assert len(choose_probes([f"v{i}" for i in range(3000)], segments)) <= 512
+    assert len(choose_probes(["a"], [np.arange(1000)])) == 64
+    assert choose_probes([], segments) == []
+
+
+def test_more_views_and_images_bring_more_probes(
+    built: Path, images: Path, teachers: Teachers, tmp_path: Path
+) -> None:
+    shutil.copytree(built, tmp_path / "c")
+    shutil.copytree(images, tmp_path / "images")
+    build_cache(values(tmp_path / "c", tmp_path / "images", teachers))
+    assert len(open_cache(tmp_path / "c").probes()) == 1, "nothing new, nothing written"
+    (tmp_path / "images" / "cat" / "new.jpg").write_bytes(jpeg(shape_image(77)))
+    build_cache(values(tmp_path / "c", tmp_path / "images", teachers, count=4))
+    cache = open_cache(tmp_path / "c")
+    covered = {
+        (view, start)
+        for document in cache.probes()
+        for view in document["views"]
+        for start in document["segments"]
+    }
+    starts = {segment.start for segment in cache.manifest.segments}
+    assert covered == {(view, start) for view in cache.views for start in starts}
+    assert check_probes(cache, open_source(str(tmp_path / "images"))).drifted == 0
+
+
+def other_resizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's bicubic instead of torch's."""
+
+    def resize(image: torch.Tensor, height: int, width: int, _: str) -> torch.Tensor:
+        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+    monkeypatch.setattr(geometry, "_resize", resize)
+
+
+def no_antialiasing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resize(image: torch.Tensor, height: int, width: int, mode: str) -> torch.Tensor:
+        out = functional.interpolate(image[None].float(), size=(height, width), mode=mode)
+        return out.round().clamp(0, 255).byte()[0]
+
+    monkeypatch.setattr(geometry, "_resize", resize)
+
+
+def other_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that is off by one level in one pixel of a hundred."""
+
+    def off(stored: Any) -> torch.Tensor:
+        image = decode(stored).clone()
+        image[:, ::10, ::10] ^= 1
+        return image
+
+    monkeypatch.setattr(probing, "decode", off)
+
+
+def flipped_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = render._apply
+    monkeypatch.setattr(
+        render, "_apply", lambda square, steps, mode: apply(square, steps[::-1], mode)
+    )
+
+
+def other_contrast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library whose equalize does nothing."""
+    monkeypatch.setitem(colour.COLOUR_STEPS, "equalize", lambda picture: picture)
+
+
+def other_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "sine", lambda degrees: degrees * 0.0174)
+
+
+def other_blend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blending that rounds down."""
+    monkeypatch.setattr(
+        render,
+        "mix_squares",
+        lambda own, other, how: (how.lam * own + (1 - how.lam) * other).to(torch.uint8),
+    )
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        other_resizer,
+        no_antialiasing,
+        other_decoder,
+        flipped_order,
+        other_contrast,
+        other_rotation,
+        other_blend,
+    ],
+)
+def test_pixel_drift_is_caught(
+    built: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drift: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    cache, source = open_cache(built), open_source(str(images))
+    drift(monkeypatch)
+    with pytest.raises(PixelDrift, match=r"255 levels[\s\S]*--tolerate-pixel-drift \d") as found:
+        check_probes(cache, source)
+    assert found.value.exit_code == 4
+    largest = int(str(found.value.hint).rpartition(" ")[2])
+    assert check_probes(cache, source, tolerance=largest).largest == largest
+    with pytest.raises(PixelDrift):
+        check_probes(cache, source, tolerance=largest - 1)
+
+
+def other_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algorithm, "exp2", lambda x: exp2(x) * 1.02)
+
+
+def other_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algorithm, "words", lambda *args, **kwargs: words(*args, **kwargs)[:, ::-1])
+
+
+def other_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = algorithm._STEPS[RandAugment]
+    monkeypatch.setitem(
+        algorithm._STEPS, RandAugment, lambda operation, u: draw(operation, u)[::-1]
+    )
+
+
+def other_erasing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erase, "log2", lambda x: x - 1)
+
+
+@pytest.mark.parametrize("drift", [other_scale, other_words, other_layers, other_erasing])
+def test_parameter_drift_is_caught_and_never_tolerated(
+    built: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drift: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    drift(monkeypatch)
+    with pytest.raises(ParameterDrift, match="never tolerated"):
+        check_probes(open_cache(built), open_source(str(images)), tolerance=255)
+
+
+def test_the_message_names_versions_on_both_sides(
+    built: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {**rendering_versions(), "pillow": "99.0", "cpu": "none"}
+    monkeypatch.setattr(checking, "rendering_versions", lambda: here)
+    other_resizer(monkeypatch)
+    with pytest.raises(PixelDrift) as found:
+        check_probes(open_cache(built), open_source(str(images)))
+    text = found.value.render()
+    assert "pillow 99.0" in text
+    assert "cpu none" in text
+    assert f"install pillow {PIL.__version__}; " in text
+    assert "use a processor of class vector" in text
+
+
+def test_train_and_loader_stop_before_the_first_step(
+    built: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_resizer(monkeypatch)
+    with pytest.raises(PixelDrift):
+        loader(open_cache(built), str(images), size=8)
+    fields: dict[str, Any] = {
+        "out": str(tmp_path / "run"),
+        "data": str(images),
+        "cache": str(built),
+        "student": {"model": "resnet10t", "kwargs": {"channels": [16] * 4, "stem_width": 16}},
+        "steps": 1,
+        "batch_size": 8,
+    }
+    with pytest.raises(PixelDrift):
+        train_student(TrainConfig.parse(fields, ""))
+    assert not (tmp_path / "run").exists()
+    tolerant = {**fields, "student": {**fields["student"], "size": 32}, "tolerate_pixel_drift": 255}
+    assert train_student(TrainConfig.parse(tolerant, "")).steps == 1
+
+
+def test_changed_images_are_no_drift(built: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    for path in (tmp_path / "images").glob("*/*.jpg"):
+        content = bytearray(path.read_bytes())
+        content[-20] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(DataMismatch, match="not the one the teachers saw"):
+        check_probes(open_cache(built), open_source(str(tmp_path / "images")))
+
+
+def test_probes_of_missing_images_are_skipped(built: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    for path in (tmp_path / "images" / "cat").glob("*.jpg"):
+        path.unlink()
+    report = check_probes(open_cache(built), open_source(str(tmp_path / "images")))
+    assert report.skipped > 0
+    assert report.checked > 0
+
+
+def test_damaged_probes_are_not_trusted(built: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "c")
+    path = tmp_path / "c" / "probes" / "1.json"
+    document = json.loads(path.read_text())
+    document["probes"] = document["probes"][:3]
+    path.write_text(json.dumps(document))
+    with pytest.raises(CacheDamaged, match="not what was written"):
+        open_cache(tmp_path / "c").probes()
+    path.unlink()
+    with pytest.raises(CacheDamaged, match="probes are missing"):
+        check_probes(open_cache(tmp_path / "c"), open_source(str(images)))
