@@ -76,7 +76,9 @@ def test_units_of_work_need_no_torch() -> None:
     assert "torch" not in modules
 
 
-@pytest.mark.parametrize("command", ["demo", "precompute", "train", "run", "inspect", "status"])
+@pytest.mark.parametrize(
+    "command", ["demo", "precompute", "train", "run", "inspect", "status", "verify"]
+)
 def test_every_command_and_flag_has_help(command: str) -> None:
     from typer.main import get_command
 

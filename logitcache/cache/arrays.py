@@ -29,9 +29,12 @@ _CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
 
 
 def create_group(store: RecordingStore, path: str, attributes: Mapping[str, Any]) -> None:
-    """Create a group with logitcache's attributes; what lay there undeclared is removed."""
+    """Create a group with logitcache's attributes; what lay there undeclared is removed.
+
+    Nothing is removed below the root, where other runs put their claims first.
+    """
     zarr.create_group(
-        store, path=path or None, attributes={ATTRIBUTE: dict(attributes)}, overwrite=True
+        store, path=path or None, attributes={ATTRIBUTE: dict(attributes)}, overwrite=bool(path)
     )
 
 

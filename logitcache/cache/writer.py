@@ -22,24 +22,11 @@ from logitcache.cache.format import (
     NO_VIEW,
     SAMPLE_ARRAYS,
     SAMPLES,
+    commit_key,
     content_sha256,
-    sha256,
 )
 from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of_segment
-from logitcache.cache.ledger import (
-    Commit,
-    Ledger,
-    LedgerPointer,
-    Revision,
-    StoredArray,
-    committed_units,
-    manifest_digest,
-    read_commits,
-    read_revision,
-    write_commit,
-    write_ledger,
-    write_revision,
-)
+from logitcache.cache.ledger import Commit, StoredArray, committed_units, write_commit
 from logitcache.cache.manifest import (
     DataRecord,
     Manifest,
@@ -49,10 +36,11 @@ from logitcache.cache.manifest import (
     read_manifest,
 )
 from logitcache.cache.samples import Samples, read_samples
+from logitcache.cache.seal import write_seal
 from logitcache.errors import CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -152,7 +140,17 @@ class CacheWriter:
             self._publish(self.manifest.changed(views=views))
 
     def add_teacher(self, record: TeacherRecord, group: TeacherGroup) -> None:
-        """Declare a teacher and make its arrays."""
+        """Declare a teacher and make its arrays.
+
+        Raises:
+            CacheError: Units lie there already, committed under a manifest that is lost.
+        """
+        if any(committed_units(self.location, group.path, view) for view in group.view_ids):
+            raise CacheError(
+                "committed units of a teacher the manifest does not name",
+                where=f"{self.location}/commits/{group.path}",
+                hint="logitcache repair restores the manifest; or choose another name",
+            )
         create_group(self._store, group.path, group.to_json())
         for name, spec in group.specs().items():
             leading = (len(group.view_ids), self.manifest.capacity)
@@ -231,13 +229,18 @@ class CacheWriter:
         return missing
 
     def seal(
-        self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
+        self,
+        fingerprint: str,
+        accuracy: Mapping[str, Mapping[str, float]],
+        *,
+        rewritten: Collection[tuple[str, str]] = (),
     ) -> RevisionPointer:
         """Vouch for everything that is declared.
 
         Args:
             fingerprint: sha256 over key and digest of all rows.
             accuracy: By teacher and view id.
+            rewritten: (group, view) of which a repair computed units again.
 
         Raises:
             CacheError: A unit is missing.
@@ -246,21 +249,13 @@ class CacheWriter:
         if missing:
             raise CacheError("cannot seal: units are missing", where=self.location, got=missing)
         manifest = self._with_measurements(fingerprint, accuracy)
-        previous = read_revision(self.location, manifest.revision) if manifest.revision else None
-        number = previous.number + 1 if previous else 1
-        ledgers = self._write_ledgers(previous, number)
-        revision = Revision(
-            number=number,
-            segments=tuple((segment.start, segment.rows) for segment in manifest.segments),
-            ledgers=ledgers,
-            metadata=self._metadata_digests(),
-            manifest_sha256=manifest_digest(manifest),
-        )
-        if previous is not None and replace(previous, number=number) == revision:
-            assert manifest.revision is not None
-            return manifest.revision
-        pointer = RevisionPointer(number=number, sha256=write_revision(self.location, revision))
-        self._publish(manifest.changed(revision=pointer))
+        units = {
+            (group, view): self.needed_units(unit_rows)
+            for group, view, unit_rows in self._required()
+        }
+        pointer = write_seal(self.location, manifest, units, self._metadata_keys(), rewritten)
+        if pointer != manifest.revision:
+            self._publish(manifest.changed(revision=pointer))
         return pointer
 
     def _with_measurements(
@@ -280,27 +275,11 @@ class CacheWriter:
             required += [(group.path, view, group.unit_rows) for view in group.view_ids]
         return required
 
-    def _write_ledgers(self, previous: Revision | None, number: int) -> dict[str, LedgerPointer]:
-        """Write the ledgers that changed; keep the pointers of the others."""
-        ledgers = {}
-        for group, view, unit_rows in self._required():
-            units = self.needed_units(unit_rows)
-            known = previous.ledgers.get(f"{group}/{view}") if previous else None
-            if known is not None and known.units == len(units):
-                ledgers[f"{group}/{view}"] = known
-                continue
-            commits = read_commits(self.location, group, view, units)
-            ledgers[f"{group}/{view}"] = write_ledger(
-                self.location, Ledger(group, view, commits), number
-            )
-        return ledgers
-
-    def _metadata_digests(self) -> dict[str, str]:
+    def _metadata_keys(self) -> list[str]:
         paths = [SAMPLES, *(f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key"))]
         for group in self.groups().values():
             paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
-        keys = [f"{path}/zarr.json" for path in paths]
-        return {key: sha256(self.location.read(key) or b"") for key in keys}
+        return [f"{path}/zarr.json" for path in paths]
 
     def _write(
         self,
@@ -312,7 +291,9 @@ class CacheWriter:
         arrays: Mapping[str, NDArray[Any]],
         conditions: Conditions,
     ) -> None:
-        """Write every array of a unit, then its commit."""
+        """Write every array of a unit, then its commit; a committed unit is left as it is."""
+        if self.location.size(commit_key(group, view, unit)) is not None:
+            return
         start = unit * unit_rows
         stored = {}
         for name, content in sorted(arrays.items()):
@@ -320,9 +301,12 @@ class CacheWriter:
             assert len(content) == unit_rows, f"{path}: a unit has {unit_rows} rows"
             array = open_array(self._store, path, writable=True)
             key = shard_key(array, unit, slot)
-            self.location.delete(key)  # zarr would merge into what an interrupted run left
             rows = slice(start, start + unit_rows)
-            array[rows if slot is None else (slot, rows)] = content
+            self._store.replacing.add(key)
+            try:
+                array[rows if slot is None else (slot, rows)] = content
+            finally:
+                self._store.replacing.discard(key)
             size, digest = self._store.written.pop(key)
             stored[path] = StoredArray(key, size, digest, content_sha256(content))
         commit = Commit(

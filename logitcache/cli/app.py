@@ -230,6 +230,30 @@ def status(cache: Annotated[str, typer.Argument(help="A cache.")], as_json: Json
         raise typer.Exit(3)
 
 
+@app.command(rich_help_panel=_LOOK)
+def verify(
+    cache: Annotated[str, typer.Argument(help="A cache.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Look at sizes and headers of shards only.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every byte of a cache against its commits; exit 4 if any is not as committed."""
+    from logitcache.cache.verify import verify as verify_cache
+    from logitcache.cli.options import print_json
+    from logitcache.cli.progress import ProgressLine
+    from logitcache.cli.tables import print_verify
+
+    with ProgressLine("verify") as line:
+        report = verify_cache(cache, quick=quick, on_progress=line.verify)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_verify(report)
+    if not report.ok:
+        raise typer.Exit(4)
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from logitcache.cache.verify import VerifyProgress
     from logitcache.precompute.local import Progress as PrecomputeProgress
     from logitcache.training.progress import TrainProgress
 
@@ -62,6 +63,12 @@ class ProgressLine:
         if progress.top1 is not None:
             rates = f"top-1 {progress.top1:.1%}, {rates}"
         self._show(progress.step, progress.steps, rates)
+
+    def verify(self, progress: VerifyProgress) -> None:
+        """Show how far a verification is, in megabytes."""
+        seconds = max(1e-9, time.monotonic() - self._started)
+        rate = f"{progress.done / seconds / 1e6:.0f} MB/s"
+        self._show(progress.done // 10**6, progress.total // 10**6, rate)
 
     def _show(self, done: int, total: int, rates: str) -> None:
         self._bar.update(self._task, completed=done, total=total, rates=rates, visible=True)

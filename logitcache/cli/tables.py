@@ -12,11 +12,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from logitcache.cache.describe import CacheDescription
+    from logitcache.cache.verify import VerifyReport
     from logitcache.pipeline import StageResult
     from logitcache.precompute.local import Summary
     from logitcache.training.result import TrainResult
 
-__all__ = ["print_cache", "print_pipeline", "print_precompute", "print_status", "print_train"]
+__all__ = [
+    "print_cache",
+    "print_pipeline",
+    "print_precompute",
+    "print_status",
+    "print_train",
+    "print_verify",
+]
+
+_MOST_FAULTS, _MOST_LITTER = 50, 5
 
 
 def print_precompute(summary: Summary) -> None:
@@ -214,3 +224,28 @@ def _console() -> Console:
     """Return stdout; wide enough for a table where it is no terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def print_verify(report: VerifyReport) -> None:
+    """Show what a verification found, each fault with its place and cause."""
+    console = _console()
+    rate = report.bytes / max(1e-9, report.seconds)
+    what = "sizes and headers" if report.quick else "every byte"
+    revision = f"revision {report.revision}" if report.revision else "not sealed"
+    console.print(
+        f"{report.url}: {revision}; {what} of {report.units} units, {report.objects} objects, "
+        f"{_bytes(report.bytes)} in {report.seconds:.1f} s ({_bytes(rate)}/s)"
+    )
+    if report.faults:
+        table = _table("damaged", "cause", "evidence")
+        for fault in report.faults[:_MOST_FAULTS]:
+            table.add_row(fault.place, str(fault.cause), fault.detail)
+        console.print(table)
+        if len(report.faults) > _MOST_FAULTS:
+            console.print(f"… and {len(report.faults) - _MOST_FAULTS} more (--json lists all)")
+    for litter in report.litter[:_MOST_LITTER]:
+        console.print(f"litter: {litter.key}: {litter.why}")
+    if len(report.litter) > _MOST_LITTER:
+        console.print(f"… and {len(report.litter) - _MOST_LITTER} more files that nobody names")
+    state = f"{len(report.faults)} faults: logitcache repair mends them" if report.faults else "ok"
+    console.print(state)
