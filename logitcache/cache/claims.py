@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
     from logitcache.cache.location import LocalLocation
 
-__all__ = ["CLAIMS", "Claims"]
+__all__ = ["CLAIMS", "MANIFEST", "Claims"]
 
 CLAIMS = "claims"
+MANIFEST = "manifest"
+"""The claim of a run that declares or seals."""
+
 _STALE_SECONDS = 120.0
 _BEAT_SECONDS = 5.0
 _POLL_SECONDS = 0.05
@@ -82,30 +85,27 @@ class Claims:
             return
         self._beaten = now
         for key in self._held:
-            with contextlib.suppress(FileNotFoundError):  # taken over: the work is shared, not lost
-                os.utime(self._location.path(key))
+            self._location.touch(key)
 
     def _acquire(self, key: str) -> bool:
-        path = self._location.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("x") as file:
-                json.dump(self._content(), file)
-        except FileExistsError:
-            if not self._is_stale(key) or not self._take_over(key):
-                return False
+        content = json.dumps(self._content()).encode()
+        created = self._location.create(key, content)
+        if not created and not (self._is_stale(key) and self._take_over(key, content)):
+            return False
         self._held.add(key)
         return True
 
-    def _take_over(self, key: str) -> bool:
+    def _take_over(self, key: str, content: bytes) -> bool:
         """Put our claim in the place of a dead one; of several who try, the last one has it."""
-        self._location.write(key, json.dumps(self._content()).encode())
+        self._location.write(key, content)
         return self._holder(key).get("token") == self._token
 
     def _release(self, key: str) -> None:
         self._held.discard(key)
         if self._holder(key).get("token") == self._token:
             self._location.delete(key)
+        for folder in (CLAIMS, ""):  # nothing is left of a run that declared nothing
+            self._location.remove_folder(folder)
 
     def _is_stale(self, key: str) -> bool:
         holder, stamp = self._holder(key), self._location.stamp(key)

@@ -24,6 +24,7 @@ from logitcache.cache.ledger import (
     read_ledger,
     read_revision,
 )
+from logitcache.cache.manifest import MAX_UNITS
 from logitcache.cache.sealed import manifest_fault, metadata_faults
 from logitcache.errors import CacheDamaged, CacheError
 
@@ -60,13 +61,15 @@ class View:
         """Return the commits to be believed, by unit, and what is wrong with their documents."""
         faults: list[Fault] = []
         sealed: dict[int, Commit] = {}
+        units = committed_units(self.location, self.group, self.view)
         if self.ledger is not None:
+            units |= set(range(min(self.ledger.units, MAX_UNITS)))
             try:
                 sealed = read_ledger(self.location, self.ledger).commits
             except CacheDamaged as error:
                 faults.append(self._fault(Cause.LEDGER, error.what, self.ledger.key))
-        commits = dict(sealed)
-        for unit in sorted(committed_units(self.location, self.group, self.view) | set(sealed)):
+        commits: dict[int, Commit] = {}
+        for unit in sorted(units):
             commit, fault = self._commit(unit, sealed.get(unit))
             if commit is not None:
                 commits[unit] = commit
@@ -83,8 +86,11 @@ class View:
                 return sealed, None
             detail = "no such object" if content is None else "not the commit that was sealed"
             return sealed, self._fault(Cause.COMMIT, detail, key, unit)
+        if content is None:
+            detail = "no such object, and its ledger cannot be asked"
+            return None, self._fault(Cause.COMMIT, detail, key, unit, recompute=True)
         try:
-            commit = parse_commit(parse_json(content or b"", key), key)
+            commit = parse_commit(parse_json(content, key), key)
         except CacheDamaged as error:
             detail = f"{error.what}: {error.got}"
             return None, self._fault(Cause.COMMIT, detail, key, unit, recompute=True)

@@ -79,6 +79,7 @@ class Status(IntEnum):
     PADDING = 0
     OK = 1
     UNREADABLE = 2
+    WITHDRAWN = 3  # in memory only: withdrawals are put over what is committed
 
 
 def canonical_json(value: object) -> bytes:

@@ -154,6 +154,31 @@ class LocalLocation:
                 raise
             _sync_folder(path.parent)
 
+    def create(self, key: str, content: bytes) -> bool:
+        """Write an object unless there is one; return whether it was written.
+
+        Neither atomic in its content nor synced: for claims, which nothing depends on.
+        """
+        path = self.path(key)
+        with _explained(path):
+            try:
+                _make_folder(path.parent)
+                with path.open("xb") as file:
+                    file.write(content)
+            except FileExistsError:
+                return False
+        return True
+
+    def touch(self, key: str) -> None:
+        """Renew the time of an object if it is there."""
+        with contextlib.suppress(FileNotFoundError), _explained(self.path(key)):
+            os.utime(self.path(key))
+
+    def remove_folder(self, prefix: str) -> None:
+        """Remove a folder if nothing is in it."""
+        with contextlib.suppress(OSError):
+            self.path(prefix).rmdir()
+
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
         with _explained(self.path(key)), contextlib.suppress(NotADirectoryError):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from logitcache.cache.location import LocalLocation
 
 __all__ = [
+    "MAX_UNITS",
     "DataRecord",
     "Manifest",
     "RevisionPointer",
@@ -25,7 +26,8 @@ __all__ = [
 
 _MAX_MANIFEST_BYTES = 64 * 2**20
 _MAX_ROWS = 2**40
-_MAX_UNITS = 2**20  # of a view; lists of units are held in memory
+MAX_UNITS = 2**20
+"""Units of a view: lists of them are held in memory."""
 _Count = Annotated[int, Field(ge=0, le=_MAX_ROWS)]
 ViewId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """The id of a view; it is part of paths, so nothing else is let in."""
@@ -125,7 +127,7 @@ class Manifest(_Record):
             if segment.start % self.unit_rows or segment.start < end:
                 raise ValueError(f"segment starts at {segment.start}, after row {end}")
             end = segment.stop
-        if end > _MAX_UNITS * self.unit_rows:
+        if end > MAX_UNITS * self.unit_rows:
             raise ValueError(f"{end} rows in units of {self.unit_rows}: too many units")
         return self
 

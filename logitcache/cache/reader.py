@@ -14,6 +14,7 @@ from logitcache.cache.location import locate
 from logitcache.cache.manifest import Manifest, read_manifest
 from logitcache.cache.samples import Samples, read_samples
 from logitcache.cache.sealed import manifest_fault, metadata_faults
+from logitcache.cache.withdrawals import read_withdrawn
 from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ class Cache:
         names = (*SAMPLE_ARRAYS, "key")
         self._check_metadata(SAMPLES, names)
         self._check_objects(SAMPLES, NO_VIEW, self._units(self.unit_rows), names)
-        return read_samples(self._location.store(), 0, self.revision.rows_end)
+        withdrawn = read_withdrawn(self._location)
+        return read_samples(self._location.store(), 0, self.revision.rows_end, withdrawn)
 
     def read(
         self, teacher: str, view_id: str, start: int, stop: int, arrays: Sequence[str] | None = None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from logitcache.cache.location import LocalLocation
     from logitcache.cache.manifest import Manifest
 
-__all__ = ["write_seal"]
+__all__ = ["write_reseal", "write_seal"]
 
 
 def write_seal(
@@ -73,6 +73,30 @@ def write_seal(
     return RevisionPointer(number=number, sha256=write_revision(location, revision))
 
 
+def write_reseal(
+    location: LocalLocation, manifest: Manifest, rewritten: Collection[tuple[str, str]]
+) -> RevisionPointer:
+    """Write a revision like the last one, but for the ledgers of some (group, view)."""
+    assert manifest.revision is not None
+    previous = read_revision(location, manifest.revision)
+    number = previous.number + 1
+    ledgers = dict(previous.ledgers)
+    for group, view in rewritten:
+        units = range(ledgers[f"{group}/{view}"].units)
+        ledgers[f"{group}/{view}"] = _gathered(location, group, view, units, number)
+    documents = {key: _document(location, key) for key in sorted(previous.metadata)}
+    copies = Copies(manifest.changed(revision=None).to_json(), documents)
+    revision = replace(
+        previous,
+        number=number,
+        ledgers=ledgers,
+        metadata={key: sha256(text.encode()) for key, text in documents.items()},
+        manifest_sha256=manifest_digest(manifest),
+        copies_sha256=write_copies(location, number, copies),
+    )
+    return RevisionPointer(number=number, sha256=write_revision(location, revision))
+
+
 def _write_ledgers(
     location: LocalLocation,
     previous: Revision | None,
@@ -87,9 +111,24 @@ def _write_ledgers(
         if known is not None and known.units == len(wanted) and (group, view) not in rewritten:
             ledgers[f"{group}/{view}"] = known
             continue
-        commits = read_commits(location, group, view, wanted)
-        ledgers[f"{group}/{view}"] = write_ledger(location, Ledger(group, view, commits), number)
+        ledgers[f"{group}/{view}"] = _gathered(location, group, view, wanted, number)
     return ledgers
+
+
+def _gathered(
+    location: LocalLocation, group: str, view: str, units: Collection[int], number: int
+) -> LedgerPointer:
+    """Gather the commits of one view into a ledger."""
+    commits = read_commits(location, group, view, units)
+    if len(commits) != len(units):
+        raise CacheDamaged(
+            "cannot seal: a commit is gone",
+            where=f"{location}, {group}, view {view}",
+            expected=f"{len(units)} units",
+            got=f"{len(commits)} units",
+            hint="logitcache repair computes it again",
+        )
+    return write_ledger(location, Ledger(group, view, commits), number)
 
 
 def _document(location: LocalLocation, key: str) -> str:

@@ -19,6 +19,7 @@ from logitcache.cache.location import locate
 from logitcache.cache.manifest import read_manifest
 from logitcache.cache.mend import recovered_manifest
 from logitcache.cache.scan import Litter, find_litter
+from logitcache.cache.withdrawals import withdrawal_faults
 from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def verify(
         objects=checker.objects,
         bytes=checker.bytes,
         seconds=time.monotonic() - started,
-        faults=(*faults, *expected.faults, *checker.faults),
+        faults=(*faults, *expected.faults, *withdrawal_faults(location), *checker.faults),
         litter=tuple(find_litter(location, manifest, checker.named)),
     )
 

@@ -35,13 +35,15 @@ from logitcache.cache.manifest import (
     TeacherRecord,
     read_manifest,
 )
-from logitcache.cache.samples import Samples, read_samples
-from logitcache.cache.seal import write_seal
-from logitcache.errors import CacheError
+from logitcache.cache.samples import Samples, read_keys, read_samples
+from logitcache.cache.seal import write_reseal, write_seal
+from logitcache.cache.withdrawals import read_withdrawn
+from logitcache.errors import CacheError, DataMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from logitcache.cache.location import LocalLocation
@@ -73,11 +75,18 @@ class CacheWriter:
     Args:
         location: Where it lies.
         manifest: Its manifest.
+
+    Attributes:
+        withdrawn: Keys of the images that were withdrawn.
+        recorded: What units were committed with before they were damaged, by (group, view, unit):
+            samples must come out the same, and so does the commit of a unit that does.
     """
 
     def __init__(self, location: LocalLocation, manifest: Manifest) -> None:
         self.location = location
         self.manifest = manifest
+        self.withdrawn = read_withdrawn(location)
+        self.recorded: dict[tuple[str, str, int], Commit] = {}
         self._store = location.store()
 
     @classmethod
@@ -173,6 +182,10 @@ class CacheWriter:
             )
         write_attributes(self._store, group.path, group.to_json())
 
+    def refresh(self) -> None:
+        """Read the manifest again: another run may have declared or sealed something."""
+        self.manifest = read_manifest(self.location)
+
     def groups(self) -> dict[str, TeacherGroup]:
         """Return the groups of all declared teachers."""
         return {name: read_group(self.location, name) for name in self.manifest.teachers}
@@ -211,7 +224,11 @@ class CacheWriter:
 
     def read_samples(self, start: int, stop: int) -> Samples:
         """Read rows of the samples, whose units must be committed."""
-        return read_samples(self._store, start, stop)
+        return read_samples(self._store, start, stop, self.withdrawn)
+
+    def read_keys(self, start: int, stop: int) -> NDArray[np.object_]:
+        """Read names of rows, whose ``key`` array must be intact."""
+        return read_keys(self._store, start, stop)
 
     def read_rows(
         self, group: TeacherGroup, view_id: str, start: int, stop: int, arrays: Sequence[str]
@@ -258,6 +275,15 @@ class CacheWriter:
             self._publish(manifest.changed(revision=pointer))
         return pointer
 
+    def reseal(self, rewritten: Collection[tuple[str, str]]) -> RevisionPointer:
+        """Vouch for what was sealed before, with commits that a repair made anew.
+
+        What was declared since stays unsealed.
+        """
+        pointer = write_reseal(self.location, self.manifest, rewritten)
+        self._publish(self.manifest.changed(revision=pointer))
+        return pointer
+
     def _with_measurements(
         self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
     ) -> Manifest:
@@ -294,6 +320,7 @@ class CacheWriter:
         """Write every array of a unit, then its commit; a committed unit is left as it is."""
         if self.location.size(commit_key(group, view, unit)) is not None:
             return
+        self._check_recorded(group, view, unit, arrays)
         start = unit * unit_rows
         stored = {}
         for name, content in sorted(arrays.items()):
@@ -320,7 +347,30 @@ class CacheWriter:
             threads=conditions.threads,
             versions=conditions.versions,
         )
-        write_commit(self.location, commit)
+        recorded = self.recorded.get((group, view, unit))
+        same = recorded is not None and recorded.arrays == stored
+        write_commit(self.location, recorded if recorded is not None and same else commit)
+
+    def _check_recorded(
+        self, group: str, view: str, unit: int, arrays: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Refuse samples that differ from those that were committed: they are of other images."""
+        recorded = self.recorded.get((group, view, unit))
+        if recorded is None or group != SAMPLES:
+            return
+        differing = [
+            name
+            for name, content in sorted(arrays.items())
+            if recorded.arrays[f"{group}/{name}"].content_sha256 != content_sha256(content)
+        ]
+        if differing:
+            raise DataMismatch(
+                "these are not the images the cache was made from",
+                where=f"{self.location}, samples, unit {unit}",
+                expected="what was committed of them",
+                got=f"another {', '.join(differing)}",
+                hint="point --data at the original images",
+            )
 
     def _ensure_samples(self) -> None:
         """Make the samples' arrays, or those that an interrupted run left out."""

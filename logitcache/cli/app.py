@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_CREATE, _LOOK = "Create", "Look"
+_CREATE, _LOOK, _TRUST = "Create", "Look", "Trust"
 
 Config = Annotated[
     Path | None, typer.Option(help="YAML file with the same settings; flags go over it.")
@@ -230,7 +230,7 @@ def status(cache: Annotated[str, typer.Argument(help="A cache.")], as_json: Json
         raise typer.Exit(3)
 
 
-@app.command(rich_help_panel=_LOOK)
+@app.command(rich_help_panel=_TRUST)
 def verify(
     cache: Annotated[str, typer.Argument(help="A cache.")],
     quick: Annotated[
@@ -239,19 +239,47 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every byte of a cache against its commits; exit 4 if any is not as committed."""
-    from logitcache.cache.verify import verify as verify_cache
-    from logitcache.cli.options import print_json
-    from logitcache.cli.progress import ProgressLine
-    from logitcache.cli.tables import print_verify
+    from logitcache.cli.trust import run_verify
 
-    with ProgressLine("verify") as line:
-        report = verify_cache(cache, quick=quick, on_progress=line.verify)
+    run_verify(cache, quick=quick, as_json=as_json)
+
+
+@app.command(rich_help_panel=_TRUST)
+def repair(
+    cache: Annotated[str, typer.Argument(help="A cache.")],
+    data: Annotated[str, typer.Option(help="The images it was made from.")],
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL[@WEIGHTS]", help="A teacher whose units are damaged; repeatable."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads that decode.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute damaged units again, exactly those; refuse other images or weights."""
+    from logitcache.cli.trust import run_repair
+
+    run_repair(cache, data, teacher or [], device=device, threads=threads, as_json=as_json)
+
+
+@app.command(rich_help_panel=_TRUST)
+def withdraw(
+    cache: Annotated[str, typer.Argument(help="A cache.")],
+    keys: Annotated[list[str], typer.Argument(help="Names of images, relative to the data root.")],
+    reason: Annotated[str, typer.Option(help="Why, for people.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Keep images of a cache from every student; nothing that is committed is touched."""
+    from logitcache.cache.withdraw import withdraw_images
+    from logitcache.cli.options import print_json
+
+    count = withdraw_images(cache, keys, reason)
     if as_json:
-        print_json(report.to_json())
+        print_json({"cache": cache, "withdrawn": count})
     else:
-        print_verify(report)
-    if not report.ok:
-        raise typer.Exit(4)
+        typer.echo(f"{cache}: {count} images are withdrawn")
 
 
 @app.callback(invoke_without_command=True)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from logitcache.cache.verify import VerifyProgress
-    from logitcache.precompute.local import Progress as PrecomputeProgress
+    from logitcache.precompute.compute import Progress as PrecomputeProgress
     from logitcache.training.progress import TrainProgress
 
 __all__ = ["ProgressLine"]

@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from logitcache.cache.describe import CacheDescription
+    from logitcache.cache.faults import Fault
     from logitcache.cache.verify import VerifyReport
     from logitcache.pipeline import StageResult
     from logitcache.precompute.local import Summary
+    from logitcache.precompute.repair import RepairSummary
     from logitcache.training.result import TrainResult
 
 __all__ = [
     "print_cache",
     "print_pipeline",
     "print_precompute",
+    "print_repair",
     "print_status",
     "print_train",
     "print_verify",
@@ -236,16 +239,35 @@ def print_verify(report: VerifyReport) -> None:
         f"{report.url}: {revision}; {what} of {report.units} units, {report.objects} objects, "
         f"{_bytes(report.bytes)} in {report.seconds:.1f} s ({_bytes(rate)}/s)"
     )
-    if report.faults:
-        table = _table("damaged", "cause", "evidence")
-        for fault in report.faults[:_MOST_FAULTS]:
-            table.add_row(fault.place, str(fault.cause), fault.detail)
-        console.print(table)
-        if len(report.faults) > _MOST_FAULTS:
-            console.print(f"… and {len(report.faults) - _MOST_FAULTS} more (--json lists all)")
+    _print_faults(console, report.faults)
     for litter in report.litter[:_MOST_LITTER]:
         console.print(f"litter: {litter.key}: {litter.why}")
     if len(report.litter) > _MOST_LITTER:
         console.print(f"… and {len(report.litter) - _MOST_LITTER} more files that nobody names")
     state = f"{len(report.faults)} faults: logitcache repair mends them" if report.faults else "ok"
     console.print(state)
+
+
+def print_repair(summary: RepairSummary) -> None:
+    """Show what a repair did, and what it could not."""
+    console = _console()
+    console.print(
+        f"{summary.cache}: {len(summary.found)} faults found; {summary.restored} documents "
+        f"restored, {summary.recomputed} units computed again, {summary.differing} of them "
+        "with other bits"
+    )
+    _print_faults(console, summary.remaining)
+    for note in summary.notes:
+        console.print(f"note: {note}")
+    console.print(f"{len(summary.remaining)} faults are left" if summary.remaining else "ok")
+
+
+def _print_faults(console: Console, faults: Sequence[Fault]) -> None:
+    if not faults:
+        return
+    table = _table("damaged", "cause", "evidence")
+    for fault in faults[:_MOST_FAULTS]:
+        table.add_row(fault.place, str(fault.cause), fault.detail)
+    console.print(table)
+    if len(faults) > _MOST_FAULTS:
+        console.print(f"… and {len(faults) - _MOST_FAULTS} more (--json lists all)")
