@@ -80,12 +80,14 @@ class TeacherRecord(_Record):
         canonical_batch: Images of one forward.
         source: Where the weights came from, in words; never compared.
         accuracy: Share of labelled rows it gets right, by view id; known once sealed.
+        versions: Libraries and processor that computed its first unit; never compared.
     """
 
     lock: dict[str, Any]
     canonical_batch: int = Field(ge=1)
     source: str
     accuracy: dict[str, float] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class RevisionPointer(_Record):

@@ -112,13 +112,18 @@ class Cache:
         ]
 
     @cached_property
+    def withdrawn(self) -> frozenset[str]:
+        """Keys of the images that were withdrawn."""
+        return read_withdrawn(self._location)
+
+    @cached_property
     def samples(self) -> Samples:
         """What is known of the images: read once, about 60 bytes and a key a row."""
         names = (*SAMPLE_ARRAYS, "key")
         self._check_metadata(SAMPLES, names)
         self._check_objects(SAMPLES, NO_VIEW, self._units(self.unit_rows), names)
-        withdrawn = read_withdrawn(self._location)
-        return read_samples(self._location.store(), 0, self.revision.rows_end, withdrawn)
+        store = self._location.store()
+        return read_samples(store, 0, self.revision.rows_end, self.withdrawn)
 
     def read(
         self, teacher: str, view_id: str, start: int, stop: int, arrays: Sequence[str] | None = None

@@ -236,12 +236,32 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Look at sizes and headers of shards only.")
     ] = False,
+    data: Annotated[
+        str | None, typer.Option(help="Images to compare with those it was made from.")
+    ] = None,
+    teachers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL[@WEIGHTS]",
+            help="Ask this teacher again about a random sample; needs --data; repeatable.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=16, help="Rows of that sample.")] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Check every byte of a cache against its commits; exit 4 if any is not as committed."""
     from logitcache.cli.trust import run_verify
 
-    run_verify(cache, quick=quick, as_json=as_json)
+    run_verify(
+        cache,
+        quick=quick,
+        data=data,
+        named=teachers or [],
+        samples=samples,
+        device=device,
+        as_json=as_json,
+    )
 
 
 @app.command(rich_help_panel=_TRUST)

@@ -64,6 +64,11 @@ class ProgressLine:
             rates = f"top-1 {progress.top1:.1%}, {rates}"
         self._show(progress.step, progress.steps, rates)
 
+    def count(self, done: int, total: int) -> None:
+        """Show how many of something are done."""
+        seconds = max(1e-9, time.monotonic() - self._started)
+        self._show(done, total, f"{done / seconds:.0f} images/s")
+
     def verify(self, progress: VerifyProgress) -> None:
         """Show how far a verification is, in megabytes."""
         seconds = max(1e-9, time.monotonic() - self._started)

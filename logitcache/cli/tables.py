@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from logitcache.cache.faults import Fault
     from logitcache.cache.verify import VerifyReport
     from logitcache.pipeline import StageResult
+    from logitcache.precompute.audit import TeacherAudit
+    from logitcache.precompute.images import ImagesReport
     from logitcache.precompute.local import Summary
     from logitcache.precompute.repair import RepairSummary
     from logitcache.training.result import TrainResult
 
 __all__ = [
+    "print_audits",
     "print_cache",
+    "print_images",
     "print_pipeline",
     "print_precompute",
     "print_repair",
@@ -72,7 +76,17 @@ def print_train(result: TrainResult) -> None:
         f"{result.images / max(1e-9, result.seconds):.0f}",
         f"{result.data_wait:.0%}",
     )
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    reasons = {
+        "are not in the cache": result.left_out,
+        "of the cache are not in the data": result.missing,
+        "could not be decoded": result.unreadable,
+        "were withdrawn": result.withdrawn,
+    }
+    for reason, count in reasons.items():
+        if count:
+            console.print(f"{count} images {reason} and were not shown")
 
 
 def print_cache(cache: CacheDescription) -> None:
@@ -84,6 +98,8 @@ def print_cache(cache: CacheDescription) -> None:
         f"{cache.images} images of {cache.data} in {cache.segments} segment(s), "
         f"units of {cache.unit_rows} rows, {len(cache.class_names)} classes"
     )
+    if cache.unreadable or cache.withdrawn:
+        console.print(f"{cache.unreadable or 0} unreadable, {cache.withdrawn} withdrawn")
     views = _table("view", "operations", "seed", "draw")
     for view in cache.views[:8]:
         views.add_row(view.id, ", ".join(view.operations), str(view.seed), str(view.draw))
@@ -245,7 +261,44 @@ def print_verify(report: VerifyReport) -> None:
     if len(report.litter) > _MOST_LITTER:
         console.print(f"… and {len(report.litter) - _MOST_LITTER} more files that nobody names")
     state = f"{len(report.faults)} faults: logitcache repair mends them" if report.faults else "ok"
-    console.print(state)
+    console.print(f"bytes: {state}")
+
+
+def print_images(report: ImagesReport) -> None:
+    """Show how the data differ from the images of a cache."""
+    console = _console()
+    kinds = {
+        "missing": report.missing,
+        "of another size": report.resized,
+        "replaced under the same name": report.replaced,
+        "added, without answers": report.added,
+    }
+    for what, keys in kinds.items():
+        if keys:
+            more = ", …" if len(keys) > 5 else ""
+            console.print(f"images: {len(keys)} {what}: {', '.join(keys[:5])}{more}")
+    console.print(
+        f"images: {'ok' if report.ok else 'not those of the cache'}; {report.images} of the cache, "
+        f"{report.digested} digested, {report.unreadable} unreadable, {report.withdrawn} withdrawn"
+    )
+
+
+def print_audits(audits: Sequence[TeacherAudit]) -> None:
+    """Show how close a cache is to its teachers, beside the noise floor."""
+    console = _console()
+    table = _table("teacher", "rows", "top-1 same", "KL", "ids same", "truncation", "coding", "")
+    for audit in audits:
+        table.add_row(
+            audit.teacher,
+            f"{audit.samples} of {audit.views} views",
+            f"{audit.agreement:.1%} (floor {audit.agreement_floor:.1%})",
+            f"{audit.kl:.1e} (floor {audit.kl_floor:.1e})",
+            f"{audit.overlap:.1%} (floor {audit.overlap_floor:.1%})",
+            f"{audit.truncation:.1e}",
+            f"{audit.coding:.1e}",
+            "ok" if audit.ok else "another answer",
+        )
+    console.print(table)
 
 
 def print_repair(summary: RepairSummary) -> None:

@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from logitcache.cache.reader import open_cache
 from logitcache.cache.verify import verify
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.options import print_json, teachers
 from logitcache.cli.progress import ProgressLine
-from logitcache.cli.tables import print_repair, print_verify
+from logitcache.cli.tables import print_audits, print_images, print_repair, print_verify
+from logitcache.data.readers import open_source
+from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from logitcache.precompute.audit import TeacherAudit
+    from logitcache.precompute.images import ImagesReport
 
 __all__ = ["run_repair", "run_verify"]
 
 _FAILED = 4
 
 
-def run_verify(cache: str, *, quick: bool, as_json: bool) -> None:
-    """Check a cache and leave with 4 if anything is wrong."""
+def run_verify(
+    cache: str,
+    *,
+    quick: bool,
+    data: str | None,
+    named: Sequence[str],
+    samples: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Check a cache, and what it was made from as far as that is given; leave with 4 if not ok."""
+    if named and data is None:
+        raise UsageError("teachers need images to answer", hint="give --data too")
     with ProgressLine("verify") as line:
         report = verify(cache, quick=quick, on_progress=line.verify)
-    if as_json:
-        print_json(report.to_json())
-    else:
+    document: dict[str, Any] = {**report.to_json(), "images": None, "audits": [], "probes": None}
+    ok = report.ok
+    if not as_json:
         print_verify(report)
-    if not report.ok:
+    if data is not None and report.ok:
+        images = _check_images(cache, data, quick=quick)
+        audits = _audit(cache, data, named, samples, device) if named and images.ok else []
+        document |= {"images": images.to_json(), "audits": [audit.to_json() for audit in audits]}
+        ok = images.ok and all(audit.ok for audit in audits)
+        if not as_json:
+            print_images(images)
+            if audits:
+                print_audits(audits)
+    if as_json:
+        print_json({**document, "ok": ok})
+    else:
+        typer.echo("probes: not checked")
+    if not ok:
         raise typer.Exit(_FAILED)
+
+
+def _check_images(cache: str, data: str, *, quick: bool) -> ImagesReport:
+    from logitcache.precompute.images import check_images
+
+    with ProgressLine("images") as line:
+        return check_images(
+            open_cache(cache), open_source(data), digests=not quick, on_progress=line.count
+        )
+
+
+def _audit(
+    cache: str, data: str, named: Sequence[str], samples: int, device: str
+) -> list[TeacherAudit]:
+    from logitcache.precompute.audit import audit_teachers
+
+    with ProgressLine("audit") as line:
+        return audit_teachers(
+            cache,
+            open_source(data),
+            teachers(named) or {},
+            samples=samples,
+            device=device,
+            on_progress=line.count,
+        )
 
 
 def run_repair(

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.claims import MANIFEST, Claims
 from logitcache.cache.location import locate
+from logitcache.cache.manifest import read_manifest
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheUnsealed
 from logitcache.precompute.compute import Progress, compute_plan, resolve_device
 from logitcache.precompute.measure import Size, images_fingerprint, size_of, teacher_accuracy
 from logitcache.precompute.plan import Plan, make_plan
+from logitcache.precompute.preflight import FirstUnit, check_accuracy, check_storage
 from logitcache.teachers.ensemble import Ensemble
 
 if TYPE_CHECKING:
@@ -78,9 +80,16 @@ def build_cache(
     ensemble = Ensemble(
         config.teachers, device=resolve_device(config.device), precision=config.precision
     )
-    claims = Claims(locate(config.cache))
+    location = locate(config.cache)
+    known = set() if location.is_empty() else set(read_manifest(location).teachers)
+    check_accuracy(
+        source, ensemble, ensemble.members.keys() - known, config.batch_size, config.min_accuracy
+    )
+    claims = Claims(location)
     with claims.exclusive(MANIFEST):
         plan = make_plan(config, source, ensemble)
+        if plan.items:
+            check_storage(plan)
     started = time.monotonic()
     shown = compute_plan(
         plan,
@@ -91,6 +100,7 @@ def build_cache(
         skip_bad_images=config.on_bad_image == "skip",
         on_progress=on_progress,
         should_stop=should_stop,
+        after_item=FirstUnit(plan),
     )
     seconds = time.monotonic() - started
     with claims.exclusive(MANIFEST):

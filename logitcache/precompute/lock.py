@@ -14,9 +14,9 @@ from logitcache.errors import CacheError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from logitcache.cache.writer import CacheWriter
+    from logitcache.teachers.member import TeacherConfig
 
-__all__ = ["check_lock", "lock_differences"]
+__all__ = ["as_locked", "check_lock", "lock_differences"]
 
 # What the network's authors resized and cropped with; views have operations of their own.
 _WITHOUT_EFFECT = {"input.interpolation", "input.crop_pct"}
@@ -36,9 +36,15 @@ def lock_differences(
 
 
 def check_lock(
-    writer: CacheWriter, name: str, locked: Mapping[str, Any], actual: Mapping[str, Any]
+    cache: object, name: str, locked: Mapping[str, Any], actual: Mapping[str, Any]
 ) -> None:
     """Refuse another teacher under the same name.
+
+    Args:
+        cache: Where it answered, for the message.
+        name: Its name.
+        locked: The lock in the manifest.
+        actual: The lock of the teacher at hand.
 
     Raises:
         CacheError: It is another one; every field that differs is named with both values.
@@ -48,10 +54,22 @@ def check_lock(
         return
     raise CacheError(
         f"another teacher {name!r} answered in this cache",
-        where=f"{writer.location}/{teacher_group(name)}",
+        where=f"{cache}/{teacher_group(name)}",
         expected="; ".join(f"{field} {before}" for field, before, _ in differing),
         got="; ".join(f"{field} {after}" for field, _, after in differing),
         hint="use the same weights and settings, or another name",
+    )
+
+
+def as_locked(config: TeacherConfig, lock: Mapping[str, Any]) -> TeacherConfig:
+    """Return a teacher with the settings it answered with, where the user says nothing else."""
+    class_map = lock.get("class_map")
+    return config.model_copy(
+        update={
+            "kwargs": {**lock.get("kwargs", {}), **config.kwargs},
+            "size": config.size or lock["input"]["size"],
+            "class_map": config.class_map or (tuple(class_map) if class_map else None),
+        }
     )
 
 

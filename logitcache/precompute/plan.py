@@ -204,7 +204,7 @@ def _declare_teacher(
     encoding = choose(config.encoding, member.num_classes)
     record = writer.manifest.teachers.get(name)
     if record is not None:
-        check_lock(writer, name, record.lock, member.lock)
+        check_lock(writer.location, name, record.lock, member.lock)
         group = writer.groups()[name]
         if group.encoding != encoding:
             raise UsageError(
@@ -215,7 +215,7 @@ def _declare_teacher(
                 hint="ask for the same one, or give the teacher a new name",
             )
         writer.extend_teacher(name, view_ids)
-        return []
+        return _other_versions(name, record)
     optional = [
         array
         for array, wanted in (
@@ -241,6 +241,7 @@ def _declare_teacher(
             lock=member.lock,
             canonical_batch=min(config.batch_size, unit_rows),
             source=member.source,
+            versions=versions(),
         ),
         group,
     )
@@ -251,6 +252,19 @@ def _declare_teacher(
             "stored dense"
         ]
     return []
+
+
+def _other_versions(name: str, record: TeacherRecord) -> list[str]:
+    """Note what has been updated since a teacher began: it may round differently, no more."""
+    now = versions()
+    changed = [
+        f"{library} {before} -> {now.get(library)}"
+        for library, before in sorted(record.versions.items())
+        if now.get(library) != before
+    ]
+    if not changed:
+        return []
+    return [f"teacher {name} began with other versions: {', '.join(changed)}"]
 
 
 def _missing_items(

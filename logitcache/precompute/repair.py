@@ -27,7 +27,7 @@ from logitcache.config import Config
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import UsageError
 from logitcache.precompute.compute import compute_plan, resolve_device
-from logitcache.precompute.lock import check_lock
+from logitcache.precompute.lock import as_locked, check_lock
 from logitcache.precompute.plan import Plan
 from logitcache.precompute.rows import rows_of_cache
 from logitcache.precompute.worklist import Missing, worklist
@@ -224,7 +224,7 @@ def _ensembles(
     by_precision: dict[Precision, dict[str, TeacherConfig]] = {}
     for name in sorted(needed):
         lock = writer.manifest.teachers[name].lock
-        by_precision.setdefault(lock["precision"], {})[name] = _as_locked(
+        by_precision.setdefault(lock["precision"], {})[name] = as_locked(
             config.teachers[name], lock
         )
     device = resolve_device(config.device)
@@ -234,20 +234,8 @@ def _ensembles(
     }
     for ensemble in ensembles.values():
         for name, member in ensemble.members.items():
-            check_lock(writer, name, writer.manifest.teachers[name].lock, member.lock)
+            check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
     return ensembles
-
-
-def _as_locked(config: TeacherConfig, lock: Mapping[str, Any]) -> TeacherConfig:
-    """Return a teacher with the settings it answered with, where the user says nothing else."""
-    class_map = lock.get("class_map")
-    return config.model_copy(
-        update={
-            "kwargs": {**lock.get("kwargs", {}), **config.kwargs},
-            "size": config.size or lock["input"]["size"],
-            "class_map": config.class_map or (tuple(class_map) if class_map else None),
-        }
-    )
 
 
 def _plan(

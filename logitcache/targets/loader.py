@@ -19,6 +19,7 @@ from logitcache.batch import TargetBatch
 from logitcache.cache.reader import open_cache
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import UsageError
+from logitcache.targets.alignment import Alignment
 from logitcache.targets.gather import TargetsReader, TargetWindow, concatenate
 from logitcache.targets.match import CheckedReader, ImageRows, match_rows
 from logitcache.targets.order import Window, epoch_windows, view_of_epoch
@@ -75,12 +76,14 @@ class Targets:
         views: The views that all the teachers saw, one per epoch, by id.
         unit_rows: U.
         window_units: Units that are shuffled together.
+        alignment: The alarm for answers of other images; None where they are other ones on purpose.
     """
 
     reader: TargetsReader
     views: dict[str, View]
     unit_rows: int
     window_units: int
+    alignment: Alignment | None = None
 
     @classmethod
     def of(
@@ -111,7 +114,8 @@ class Targets:
             )
         reader = TargetsReader(cache, names, shuffled=shuffled)
         affordable = target_memory // max(1, _WINDOWS_ALIVE * reader.unit_bytes)
-        return cls(reader, views, cache.unit_rows, max(1, affordable))
+        alignment = None if shuffled else Alignment.of(cache, names)
+        return cls(reader, views, cache.unit_rows, max(1, affordable), alignment)
 
 
 class Loader:
@@ -258,11 +262,11 @@ class Loader:
         labels = self.rows.labels[self.rows.positions(rows)]
         windows = [(part.window, part.rows) for part in parts]
         gathered = [window.gather(part) for window, part in windows if window is not None]
-        batch = TargetBatch(
-            rows=torch.from_numpy(rows),
-            labels=torch.from_numpy(labels),
-            teachers=concatenate(gathered) if gathered else {},
-        )
+        teachers = concatenate(gathered) if gathered else {}
+        alignment = self._targets.alignment if self._targets else None
+        if alignment is not None and not alignment.is_settled:
+            alignment.see(rows, labels[:, None], teachers)
+        batch = TargetBatch(torch.from_numpy(rows), torch.from_numpy(labels), teachers)
         return batch.to(self._device)
 
 

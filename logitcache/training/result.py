@@ -28,6 +28,10 @@ class TrainResult:
         parameters: Of the network.
         seconds: Since the run began or went on.
         data_wait: Share of that time spent waiting for batches.
+        left_out: Images of the data that the cache does not have.
+        missing: Images of the cache that the data lacks.
+        unreadable: Images that could not be decoded when the cache was made.
+        withdrawn: Images of the cache that were withdrawn.
     """
 
     out: str
@@ -39,6 +43,10 @@ class TrainResult:
     parameters: int
     seconds: float
     data_wait: float
+    left_out: int = 0
+    missing: int = 0
+    unreadable: int = 0
+    withdrawn: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
