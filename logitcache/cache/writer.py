@@ -28,6 +28,7 @@ from logitcache.cache.format import (
 from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of_segment
 from logitcache.cache.ledger import Commit, StoredArray, committed_units, write_commit
 from logitcache.cache.manifest import (
+    MAX_UNITS,
     DataRecord,
     Manifest,
     RevisionPointer,
@@ -191,7 +192,17 @@ class CacheWriter:
         return {name: read_group(self.location, name) for name in self.manifest.teachers}
 
     def needed_units(self, unit_rows: int) -> set[int]:
-        """Return the units of that size there should be."""
+        """Return the units of that size there should be.
+
+        Raises:
+            CacheError: So many that the manifest, or the group, cannot be right.
+        """
+        if self.manifest.capacity > MAX_UNITS * unit_rows:
+            raise CacheError(
+                "more units than a cache can have",
+                where=self.location,
+                got=f"{self.manifest.capacity} rows in units of {unit_rows}",
+            )
         return {
             unit
             for segment in self.manifest.segments

@@ -221,7 +221,7 @@ def test_an_audit_finds_answers_of_other_images(
     source = open_source(str(images))
     (audit,) = audit_teachers(str(cache), source, {"red": teachers["red"]}, samples=60)
     assert not audit.ok
-    assert audit.kl > 0.5 * audit.kl_other > 100 * audit.kl_floor
+    assert audit.kl > 0.1 * audit.kl_other > 100 * audit.kl_floor
 
 
 def test_an_audit_refuses_other_weights_and_other_images(
