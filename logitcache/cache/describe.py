@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from logitcache.cache.arrays import open_array
-from logitcache.cache.format import NO_VIEW, SAMPLES, Status
+from logitcache.cache.arrays import read_array
+from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, Status
 from logitcache.cache.groups import read_group, units_of_segment
 from logitcache.cache.ledger import committed_units
 from logitcache.cache.location import locate
@@ -195,8 +193,9 @@ def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
 
 def _unreadable(location: LocalLocation, manifest: Manifest) -> int:
     """Count in the one array that tells; a byte a row before compression."""
-    status = open_array(location.store(), f"{SAMPLES}/status")
-    return int((np.asarray(status[: manifest.capacity]) == Status.UNREADABLE).sum())
+    rows, spec = slice(0, manifest.capacity), SAMPLE_ARRAYS["status"]
+    status = read_array(location.store(), f"{SAMPLES}/status", rows, spec)
+    return int((status == Status.UNREADABLE).sum())
 
 
 def _needed(manifest: Manifest, unit_rows: int) -> int:

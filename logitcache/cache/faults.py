@@ -6,6 +6,7 @@ it while training stops with the same words.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -177,14 +178,16 @@ def _read_index(location: LocalLocation, path: str, key: str, size: int) -> NDAr
     """Return (offset, bytes) of every inner chunk, uint64 (n, 2)."""
     try:
         array = open_array(location.store(), path)
-        count = int(np.prod(np.array(array.shards) // np.array(array.chunks)))
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        raise _BadIndexError(f"its array's metadata cannot be read: {error}") from None
+    except CacheDamaged as error:
+        raise _BadIndexError(f"its {error.what.removeprefix('an ')}") from None
+    if array.shards is None:
+        raise _BadIndexError("its array has no shards")
+    count = math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
     index_bytes = count * _ENTRY_BYTES
+    if not count or index_bytes + _CRC_BYTES > size:
+        raise _BadIndexError("too short for its index")
     tail = location.tail(key, index_bytes + _CRC_BYTES)
     body, checksum = tail[:-_CRC_BYTES], tail[-_CRC_BYTES:]
-    if len(body) != index_bytes:
-        raise _BadIndexError("too short for its index")
     if google_crc32c.value(body) != int.from_bytes(checksum, "little"):
         raise _BadIndexError("the checksum of its index does not hold")
     index = np.frombuffer(body, dtype="<u8").reshape(count, 2)
@@ -211,7 +214,7 @@ def _inspect_chunks(
         wanted = slice(start, start + rows)
         try:
             content = np.asarray(array[wanted if commit.view == NO_VIEW else (slot, wanted)])
-        except (ValueError, RuntimeError, OSError):
+        except Exception:  # zarr and numcodecs raise a kind each; which, is of no interest
             damaged.append(chunk)
             continue
         if _is_fill(content, array.fill_value):

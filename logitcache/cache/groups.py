@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from logitcache.cache.arrays import open_array
+from logitcache.cache.arrays import read_array
 from logitcache.cache.format import ATTRIBUTE, FORMAT, MAX_UNIT_BYTES, teacher_group
 from logitcache.cache.manifest import ViewId
 from logitcache.encoding.arrays import ArraySpec
@@ -163,19 +162,11 @@ def read_rows(
     Raises:
         CacheDamaged: A checksum does not hold, or an object cannot be read.
     """
-    slot = group.slot(view_id)
-    encoded: Encoded = {}
-    for name in arrays or group.specs():
-        path = f"{group.path}/{name}"
-        try:
-            encoded[name] = np.asarray(open_array(store, path)[slot, start:stop])
-        except (ValueError, RuntimeError, OSError) as error:
-            raise CacheDamaged(
-                "an array cannot be read",
-                where=f"{path}, view {view_id}, rows {start} to {stop}",
-                got=error,
-            ) from error
-    return encoded
+    slot, specs = group.slot(view_id), group.specs()
+    return {
+        name: read_array(store, f"{group.path}/{name}", slice(start, stop), specs[name], slot)
+        for name in arrays or specs
+    }
 
 
 def units_of(start: int, stop: int, unit_rows: int) -> range:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.arrays import open_array
+from logitcache.cache.arrays import read_array
 from logitcache.cache.format import SAMPLE_ARRAYS, SAMPLES, Status
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ def read_samples(
         stop: One past the last row.
         withdrawn: Keys of images that were withdrawn.
     """
+    rows = slice(start, stop)
     read: dict[str, Any] = {
-        name: np.asarray(open_array(store, f"{SAMPLES}/{name}")[start:stop])
-        for name in SAMPLE_ARRAYS
+        name: read_array(store, f"{SAMPLES}/{name}", rows, spec)
+        for name, spec in SAMPLE_ARRAYS.items()
     }
     keys = read_keys(store, start, stop)
     if withdrawn:
@@ -96,4 +97,4 @@ def read_samples(
 
 def read_keys(store: RecordingStore, start: int, stop: int) -> NDArray[np.object_]:
     """Read the names of rows [start, stop)."""
-    return np.asarray(open_array(store, f"{SAMPLES}/key")[start:stop], dtype=object)
+    return read_array(store, f"{SAMPLES}/key", slice(start, stop), None).astype(object)
