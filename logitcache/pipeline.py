@@ -237,10 +237,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         UsageError: There is no such file, or it is no YAML mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = _load_yaml(Path(path).read_text())
     except OSError as error:
         raise UsageError("cannot read this file", where=path, got=error.strerror) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError("not YAML", where=path, got=" ".join(str(error).split())) from None
     if not isinstance(values, dict):
         raise UsageError("not a mapping", where=path, expected="lines like 'name: value'")
@@ -260,11 +260,21 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
         if not separator or not path:
             raise UsageError("not an assignment", where=f"--set {assignment}", expected="a.b=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = _load_yaml(text)
+        except ValueError:
             raise UsageError("the value is not YAML", where=f"--set {assignment}") from None
         values = _assigned(values, path.split("."), value, f"--set {path}")
     return values
+
+
+def _load_yaml(text: str) -> Any:
+    """Read YAML; everything that PyYAML's constructors stumble over is a ValueError."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def shipped_pipelines() -> list[Path]:

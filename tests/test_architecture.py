@@ -47,6 +47,7 @@ EVERYBODY_MAY_IMPORT = {"errors", "config"}
 HOMES: dict[str, set[str]] = {
     "zarr": {"cache"},
     "numcodecs": {"cache"},
+    "google_crc32c": {"cache"},
     "typer": {"cli"},
     "rich": {"cli"},
     "accelerate": {"training"},

@@ -77,7 +77,19 @@ def test_units_of_work_need_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "precompute", "train", "run", "inspect", "status", "views"]
+    "command",
+    [
+        "demo",
+        "precompute",
+        "train",
+        "run",
+        "inspect",
+        "status",
+        "verify",
+        "repair",
+        "withdraw",
+        "views",
+    ],
 )
 def test_every_command_and_flag_has_help(command: str) -> None:
     from typer.main import get_command

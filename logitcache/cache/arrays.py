@@ -13,25 +13,38 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from logitcache.cache.format import ATTRIBUTE, inner_rows
+from logitcache.errors import CacheDamaged, LogitcacheError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
     from zarr.core.array_spec import ArrayConfigParams
 
     from logitcache.cache.location import RecordingStore
     from logitcache.encoding.arrays import ArraySpec
 
-__all__ = ["create_array", "create_group", "open_array", "resize", "shard_key", "write_attributes"]
+__all__ = [
+    "create_array",
+    "create_group",
+    "open_array",
+    "read_array",
+    "resize",
+    "shard_key",
+    "write_attributes",
+]
 
 # Without it a shard that holds nothing but fill has no object, and looks missing.
 _CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
 
 
 def create_group(store: RecordingStore, path: str, attributes: Mapping[str, Any]) -> None:
-    """Create a group with logitcache's attributes; what lay there undeclared is removed."""
+    """Create a group with logitcache's attributes; what lay there undeclared is removed.
+
+    Nothing is removed below the root, where other runs put their claims first.
+    """
     zarr.create_group(
-        store, path=path or None, attributes={ATTRIBUTE: dict(attributes)}, overwrite=True
+        store, path=path or None, attributes={ATTRIBUTE: dict(attributes)}, overwrite=bool(path)
     )
 
 
@@ -72,10 +85,57 @@ def create_array(
 
 
 def open_array(store: RecordingStore, path: str, *, writable: bool = False) -> zarr.Array[Any]:
-    """Open one array."""
-    array: Any = zarr.open_array(store, path=path, mode="r+" if writable else "r")
-    configured: zarr.Array[Any] = array.with_config(_CONFIG)  # open_array ignores its argument
+    """Open one array.
+
+    Raises:
+        CacheDamaged: Its metadata cannot be read.
+    """
+    try:
+        array: Any = zarr.open_array(store, path=path, mode="r+" if writable else "r")
+        configured: zarr.Array[Any] = array.with_config(_CONFIG)  # open_array ignores its argument
+    except LogitcacheError:
+        raise
+    except Exception as error:  # zarr raises a kind each for what can be wrong with a document
+        raise CacheDamaged(
+            "an array's metadata cannot be read", where=f"{path}/zarr.json", got=_short(error)
+        ) from error
     return configured
+
+
+def read_array(
+    store: RecordingStore, path: str, rows: slice, spec: ArraySpec | None, slot: int | None = None
+) -> NDArray[Any]:
+    """Read rows of an array, trusting that their units are committed.
+
+    Args:
+        store: The cache.
+        path: Path of the array.
+        rows: Which rows.
+        spec: What a row must look like; None for strings.
+        slot: Which view; None where there are none.
+
+    Raises:
+        CacheDamaged: A checksum does not hold, or the array is not what it should be.
+    """
+    array = open_array(store, path)
+    leading = 1 if slot is None else 2
+    if array.shape[leading:] != (() if spec is None else spec.shape):
+        raise CacheDamaged("an array has another shape", where=path, got=array.shape)
+    try:
+        return np.asarray(array[rows if slot is None else (slot, rows)])
+    except LogitcacheError:
+        raise
+    except Exception as error:  # zarr, numcodecs and numpy raise a kind each for damaged shards
+        place = "" if slot is None else f", view slot {slot}"
+        raise CacheDamaged(
+            "an array cannot be read",
+            where=f"{path}{place}, rows {rows.start} to {rows.stop}",
+            got=_short(error),
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 def shard_key(array: zarr.Array[Any], unit: int, slot: int | None) -> str:

@@ -1,15 +1,17 @@
-"""What a cache holds and what it lacks, sealed or not: read without touching a shard."""
+"""What a cache holds and what it lacks, sealed or not: read without touching an answer."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.format import NO_VIEW, SAMPLES
+from logitcache.cache.arrays import read_array
+from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, Status
 from logitcache.cache.groups import read_group, units_of_segment
 from logitcache.cache.ledger import committed_units
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import read_manifest
+from logitcache.cache.withdrawals import read_withdrawn
 
 if TYPE_CHECKING:
     import os
@@ -87,6 +89,8 @@ class CacheDescription:
         revision: Number of the sealed revision, None before the first.
         complete: Whether every declared unit is committed.
         images: Rows of its segments.
+        unreadable: How many of them could not be decoded; None while units are missing.
+        withdrawn: How many of them were withdrawn.
         segments: How many times images were added, the first included.
         unit_rows: Rows of a unit.
         data: What it was made from.
@@ -104,6 +108,8 @@ class CacheDescription:
     revision: int | None
     complete: bool
     images: int
+    unreadable: int | None
+    withdrawn: int
     segments: int
     unit_rows: int
     data: str
@@ -133,13 +139,16 @@ def describe(url: str | os.PathLike[str]) -> CacheDescription:
     ]
     sample_units = len(committed_units(location, SAMPLES, NO_VIEW))
     sample_units_needed = _needed(manifest, manifest.unit_rows)
+    complete = sample_units >= sample_units_needed
+    complete = complete and all(teacher.units >= teacher.needed for teacher in teachers)
     return CacheDescription(
         url=str(location),
         format=manifest.format,
         revision=manifest.revision.number if manifest.revision else None,
-        complete=sample_units >= sample_units_needed
-        and all(teacher.units >= teacher.needed for teacher in teachers),
+        complete=complete,
         images=manifest.rows,
+        unreadable=_unreadable(location, manifest) if complete else None,
+        withdrawn=len(read_withdrawn(location)),
         segments=len(manifest.segments),
         unit_rows=manifest.unit_rows,
         data=manifest.data.description,
@@ -180,6 +189,13 @@ def _teacher(
 def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
     operations = [str(operation.get("op")) for operation in recipe.get("operations", ())]
     return ViewDescription(view_id, operations, recipe.get("draw", 0), recipe.get("seed", 0))
+
+
+def _unreadable(location: LocalLocation, manifest: Manifest) -> int:
+    """Count in the one array that tells; a byte a row before compression."""
+    rows, spec = slice(0, manifest.capacity), SAMPLE_ARRAYS["status"]
+    status = read_array(location.store(), f"{SAMPLES}/status", rows, spec)
+    return int((status == Status.UNREADABLE).sum())
 
 
 def _needed(manifest: Manifest, unit_rows: int) -> int:

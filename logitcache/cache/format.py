@@ -8,7 +8,9 @@ Layout::
     views/<id>/partner                            who is mixed with whom, in views that mix
     commits/<group>/<view, - for samples>/<unit>.json
     ledger/<group>/<view>.<revision>.json
-    revisions/<n>.json
+    revisions/<n>.json · revisions/<n>.copies.json
+    withdrawn/<n>.json
+    claims/…                                      who works on what: advisory, no part of the cache
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ATTRIBUTE",
     "FORMAT",
+    "MAX_UNIT_BYTES",
     "NO_VIEW",
     "SAMPLES",
     "SAMPLE_ARRAYS",
@@ -40,6 +43,7 @@ __all__ = [
     "commit_key",
     "commit_prefix",
     "content_sha256",
+    "copies_key",
     "default_unit_rows",
     "group_unit_rows",
     "inner_rows",
@@ -51,6 +55,8 @@ __all__ = [
 
 FORMAT = 1
 ATTRIBUTE = "logitcache"
+MAX_UNIT_BYTES = 256_000_000
+"""Of one unit of one view of a group's encoding, before compression."""
 SAMPLES = "samples"
 VIEWS = "views"
 NO_VIEW = "-"
@@ -66,7 +72,6 @@ SAMPLE_ARRAYS = {
 """The samples' arrays but for ``key``, which is a string."""
 
 _MAX_INNER_ROWS = 4096
-_MAX_UNIT_BYTES = 256_000_000
 _MIN_UNIT_ROWS, _SMALLEST_UNIT_ROWS, _MAX_UNIT_ROWS = 1024, 16, 65536
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -77,6 +82,7 @@ class Status(IntEnum):
     PADDING = 0
     OK = 1
     UNREADABLE = 2
+    WITHDRAWN = 3  # in memory only: withdrawals are put over what is committed
 
 
 def canonical_json(value: object) -> bytes:
@@ -139,6 +145,11 @@ def revision_key(revision: int) -> str:
     return f"revisions/{revision}.json"
 
 
+def copies_key(revision: int) -> str:
+    """Return where the second copies of a revision's metadata lie."""
+    return f"revisions/{revision}.copies.json"
+
+
 def default_unit_rows(rows: int, asked: int | None = None) -> int:
     """Return the rows of a unit: a power of two, about a sixteenth of the set.
 
@@ -164,7 +175,7 @@ def default_unit_rows(rows: int, asked: int | None = None) -> int:
 
 def group_unit_rows(unit_rows: int, row_bytes: int) -> int:
     """Return the rows of a group's unit: the root's, halved until a unit is under 256 MB."""
-    while unit_rows > 1 and unit_rows * row_bytes >= _MAX_UNIT_BYTES:
+    while unit_rows > 1 and unit_rows * row_bytes >= MAX_UNIT_BYTES:
         unit_rows //= 2
     return unit_rows
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from logitcache.cache.arrays import open_array
-from logitcache.cache.format import ATTRIBUTE, FORMAT, teacher_group
+from logitcache.cache.arrays import read_array
+from logitcache.cache.format import ATTRIBUTE, FORMAT, MAX_UNIT_BYTES, teacher_group
+from logitcache.cache.manifest import ViewId
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.encoding.choice import Encoding, parse_encoding
 from logitcache.errors import CacheDamaged, CacheError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TeacherGroup", "read_group", "read_rows", "units_of", "units_of_segment"]
 
-_MAX_CLASSES = 2**32 - 1
+_MAX_CLASSES = 2**26  # one row of them is half a unit's bytes
 _OPTIONAL = {
     "lse": ArraySpec((), "float32", float("nan")),
     "label_logp": ArraySpec((), "float16", float("nan")),
@@ -92,31 +93,60 @@ class TeacherGroup:
         }
 
 
-def read_group(location: LocalLocation, name: str) -> TeacherGroup:
+class _Attributes(BaseModel):
+    """The attributes as they are read: bounded before anything is allocated for them."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    head: Literal["softmax"]
+    num_classes: Annotated[int, Field(ge=2, le=_MAX_CLASSES)]
+    encoding: dict[str, Any]
+    optional: list[str] = Field(max_length=16)
+    unit_rows: Annotated[int, Field(ge=1, le=65536)]
+    view_ids: list[ViewId] = Field(max_length=65536)
+    lock_sha256: str
+    class_names_sha256: str
+
+
+def read_group(location: LocalLocation, name: str, document: bytes | None = None) -> TeacherGroup:
     """Read the attributes of a teacher's group.
 
+    Args:
+        location: The cache.
+        name: The teacher.
+        document: The group's ``zarr.json``, if not the one that lies there.
+
     Raises:
-        CacheDamaged: They are missing or malformed.
+        CacheDamaged: They are missing, malformed or larger than a unit may be.
     """
     key = f"{teacher_group(name)}/zarr.json"
     where = f"{location}/{key}"
-    content = location.read(key)
+    content = document if document is not None else location.read(key)
     try:
         values = json.loads(content or b"")["attributes"][ATTRIBUTE]
-        if not 2 <= values["num_classes"] <= _MAX_CLASSES or values["head"] != "softmax":
-            raise CacheError("this group cannot be read", where=where, got=values)
-        return TeacherGroup(
-            name=name,
-            num_classes=values["num_classes"],
-            encoding=parse_encoding(values["encoding"], values["num_classes"], where),
-            optional=tuple(array for array in values["optional"] if array in _OPTIONAL),
-            unit_rows=values["unit_rows"],
-            view_ids=tuple(values["view_ids"]),
-            lock_sha256=values["lock_sha256"],
-            class_names_sha256=values["class_names_sha256"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        found = _Attributes.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])[:200]
+        raise CacheDamaged(
+            "a group's attributes are damaged", where=f"{where} {place}", got=first["msg"]
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CacheDamaged("a group's attributes are damaged", where=where, got=error) from None
+    group = TeacherGroup(
+        name=name,
+        num_classes=found.num_classes,
+        encoding=parse_encoding(found.encoding, found.num_classes, where),
+        optional=tuple(array for array in found.optional if array in _OPTIONAL),
+        unit_rows=found.unit_rows,
+        view_ids=tuple(found.view_ids),
+        lock_sha256=found.lock_sha256,
+        class_names_sha256=found.class_names_sha256,
+    )
+    unit_bytes = group.unit_rows * sum(spec.row_bytes for spec in group.specs().values())
+    if group.unit_rows > 1 and unit_bytes >= 2 * MAX_UNIT_BYTES:
+        raise CacheDamaged("a unit cannot be that large", where=where, got=f"{unit_bytes} bytes")
+    return group
 
 
 def read_rows(
@@ -132,19 +162,11 @@ def read_rows(
     Raises:
         CacheDamaged: A checksum does not hold, or an object cannot be read.
     """
-    slot = group.slot(view_id)
-    encoded: Encoded = {}
-    for name in arrays or group.specs():
-        path = f"{group.path}/{name}"
-        try:
-            encoded[name] = np.asarray(open_array(store, path)[slot, start:stop])
-        except (ValueError, RuntimeError, OSError) as error:
-            raise CacheDamaged(
-                "an array cannot be read",
-                where=f"{path}, view {view_id}, rows {start} to {stop}",
-                got=error,
-            ) from error
-    return encoded
+    slot, specs = group.slot(view_id), group.specs()
+    return {
+        name: read_array(store, f"{group.path}/{name}", slice(start, stop), specs[name], slot)
+        for name in arrays or specs
+    }
 
 
 def units_of(start: int, stop: int, unit_rows: int) -> range:

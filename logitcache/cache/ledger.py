@@ -7,14 +7,18 @@ into ledgers: one object tells a reader everything about a view, and an array's 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from logitcache.cache.format import (
     FORMAT,
     canonical_json,
     commit_key,
     commit_prefix,
+    copies_key,
     ledger_key,
     revision_key,
     sha256,
@@ -29,18 +33,30 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Commit",
+    "Copies",
     "Ledger",
     "LedgerPointer",
     "Revision",
     "StoredArray",
     "committed_units",
+    "manifest_digest",
+    "parse_commit",
+    "parse_json",
+    "parse_revision",
     "read_commits",
+    "read_copies",
     "read_ledger",
     "read_revision",
     "write_commit",
+    "write_copies",
     "write_ledger",
     "write_revision",
 ]
+
+_Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+_Text = Annotated[str, Field(max_length=4096)]
+_UNIT_NAME = re.compile(r"(0|[1-9][0-9]{0,18})\.json", re.ASCII)
+_Parsed = TypeVar("_Parsed")
 
 
 @dataclass(frozen=True)
@@ -54,10 +70,10 @@ class StoredArray:
         content_sha256: Of the decoded rows, whatever the codecs.
     """
 
-    key: str
-    bytes: int
-    sha256: str
-    content_sha256: str
+    key: _Text
+    bytes: _Count
+    sha256: _Text
+    content_sha256: _Text
 
 
 @dataclass(frozen=True)
@@ -76,14 +92,14 @@ class Commit:
         versions: Libraries and processor.
     """
 
-    group: str
-    view: str
-    unit: int
-    rows: tuple[int, int]
+    group: _Text
+    view: _Text
+    unit: _Count
+    rows: tuple[_Count, _Count]
     arrays: dict[str, StoredArray]
-    canonical_batch: int = 0
+    canonical_batch: _Count = 0
     precision: str = ""
-    threads: int = 0
+    threads: _Count = 0
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -109,9 +125,9 @@ class Ledger:
 class LedgerPointer:
     """Where a ledger lies, its digest, and how many units it names."""
 
-    key: str
-    sha256: str
-    units: int
+    key: _Text
+    sha256: _Text
+    units: _Count
 
 
 @dataclass(frozen=True)
@@ -124,13 +140,15 @@ class Revision:
         ledgers: By ``<group>/<view>``.
         metadata: sha256 of every ``zarr.json`` below the root, by key.
         manifest_sha256: Of the manifest without its pointer to the revision.
+        copies_sha256: Of the object that holds all of these once more; None in old revisions.
     """
 
-    number: int
-    segments: tuple[tuple[int, int], ...]
+    number: _Count
+    segments: tuple[tuple[_Count, _Count], ...]
     ledgers: dict[str, LedgerPointer]
     metadata: dict[str, str]
-    manifest_sha256: str
+    manifest_sha256: _Text
+    copies_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the revision as JSON values."""
@@ -146,6 +164,28 @@ class Revision:
         return max((start + rows for start, rows in self.segments), default=0)
 
 
+@dataclass(frozen=True)
+class Copies:
+    """A second copy of what no teacher can say again.
+
+    Attributes:
+        manifest: The root manifest as it was sealed, its pointer to a revision left out.
+        documents: Every ``zarr.json`` below the root, by key.
+    """
+
+    manifest: dict[str, Any]
+    documents: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the copies as JSON values."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+_COMMIT = TypeAdapter(Commit)
+_REVISION = TypeAdapter(Revision)
+_COPIES = TypeAdapter(Copies)
+
+
 def write_commit(location: LocalLocation, commit: Commit) -> None:
     """Write a commit; from here on its unit exists."""
     key = commit_key(commit.group, commit.view, commit.unit)
@@ -155,7 +195,7 @@ def write_commit(location: LocalLocation, commit: Commit) -> None:
 def committed_units(location: LocalLocation, group: str, view: str) -> set[int]:
     """Return the numbers of the units that are committed, by name alone."""
     names = location.names(commit_prefix(group, view))
-    return {int(name.removesuffix(".json")) for name in names if name[:-5].isdecimal()}
+    return {int(name[:-5]) for name in names if _UNIT_NAME.fullmatch(name)}
 
 
 def read_commits(
@@ -167,7 +207,7 @@ def read_commits(
         key = commit_key(group, view, unit)
         content = location.read(key)
         if content is not None:
-            commits[unit] = _parse_commit(_parse_json(content, f"{location}/{key}"), key)
+            commits[unit] = parse_commit(parse_json(content, f"{location}/{key}"), key)
     return commits
 
 
@@ -186,8 +226,17 @@ def read_ledger(location: LocalLocation, pointer: LedgerPointer) -> Ledger:
         CacheDamaged: It is missing or not the one that was sealed.
     """
     values = _read_checked(location, pointer.key, pointer.sha256)
-    commits = [_parse_commit(commit, pointer.key) for commit in values["commits"]]
-    return Ledger(values["group"], values["view"], {commit.unit: commit for commit in commits})
+    found = values.get("commits")
+    commits = [parse_commit(c, pointer.key) for c in (found if isinstance(found, list) else ())]
+    if len(commits) != pointer.units:
+        raise CacheDamaged(
+            "a ledger does not name the units it should",
+            where=f"{location}/{pointer.key}",
+            expected=f"{pointer.units} units",
+            got=f"{len(commits)} units",
+        )
+    group, view = str(values.get("group")), str(values.get("view"))
+    return Ledger(group, view, {commit.unit: commit for commit in commits})
 
 
 def write_revision(location: LocalLocation, revision: Revision) -> str:
@@ -203,14 +252,38 @@ def read_revision(location: LocalLocation, pointer: RevisionPointer) -> Revision
     Raises:
         CacheDamaged: It is missing or not the one that was sealed.
     """
-    values = _read_checked(location, revision_key(pointer.number), pointer.sha256)
-    return Revision(
-        number=values["number"],
-        segments=tuple((start, rows) for start, rows in values["segments"]),
-        ledgers={path: LedgerPointer(**ledger) for path, ledger in values["ledgers"].items()},
-        metadata=values["metadata"],
-        manifest_sha256=values["manifest_sha256"],
-    )
+    key = revision_key(pointer.number)
+    values = _read_checked(location, key, pointer.sha256)
+    return parse_revision(values, f"{location}/{key}")
+
+
+def parse_revision(values: object, where: str) -> Revision:
+    """Read a revision.
+
+    Raises:
+        CacheDamaged: It is malformed.
+    """
+    return _parsed(_REVISION, values, where, "malformed revision")
+
+
+def write_copies(location: LocalLocation, number: int, copies: Copies) -> str:
+    """Write the second copies of a revision and return their sha256."""
+    content = canonical_json(copies.to_json())
+    location.write(copies_key(number), content)
+    return sha256(content)
+
+
+def read_copies(location: LocalLocation, revision: Revision) -> Copies | None:
+    """Read the second copies of a revision, None where it has none.
+
+    Raises:
+        CacheDamaged: They are missing or not those that were sealed.
+    """
+    if revision.copies_sha256 is None:
+        return None
+    key = copies_key(revision.number)
+    values = _read_checked(location, key, revision.copies_sha256)
+    return _parsed(_COPIES, values, f"{location}/{key}", "malformed copies")
 
 
 def manifest_digest(manifest: Manifest) -> str:
@@ -227,31 +300,37 @@ def _read_checked(location: LocalLocation, key: str, digest: str) -> dict[str, A
             expected=f"sha256 {digest}",
             got=None if content is None else f"sha256 {sha256(content)}",
         )
-    return _parse_json(content, f"{location}/{key}")
+    return parse_json(content, f"{location}/{key}")
 
 
-def _parse_json(content: bytes, where: str) -> dict[str, Any]:
+def parse_json(content: bytes, where: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CacheDamaged: It is none.
+    """
     try:
         values = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CacheDamaged("not JSON", where=where, got=error) from None
     if not isinstance(values, dict):
         raise CacheDamaged("not a JSON object", where=where)
     return values
 
 
-def _parse_commit(values: dict[str, Any], where: str) -> Commit:
+def parse_commit(values: object, where: str) -> Commit:
+    """Read one commit.
+
+    Raises:
+        CacheDamaged: It is malformed.
+    """
+    return _parsed(_COMMIT, values, where, "malformed commit")
+
+
+def _parsed(adapter: TypeAdapter[_Parsed], values: object, where: str, what: str) -> _Parsed:
     try:
-        return Commit(
-            group=values["group"],
-            view=values["view"],
-            unit=values["unit"],
-            rows=(values["rows"][0], values["rows"][1]),
-            arrays={path: StoredArray(**array) for path, array in values["arrays"].items()},
-            canonical_batch=values["canonical_batch"],
-            precision=values["precision"],
-            threads=values["threads"],
-            versions=values["versions"],
-        )
-    except (KeyError, TypeError, IndexError) as error:
-        raise CacheDamaged("malformed commit", where=where, got=repr(error)) from None
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])[:200]
+        raise CacheDamaged(what, where=f"{where} {place}".rstrip(), got=first["msg"]) from None

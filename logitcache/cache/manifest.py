@@ -13,12 +13,24 @@ from logitcache.errors import CacheError, UnsupportedFormat, UsageError
 if TYPE_CHECKING:
     from logitcache.cache.location import LocalLocation
 
-__all__ = ["DataRecord", "Manifest", "RevisionPointer", "Segment", "TeacherRecord", "read_manifest"]
+__all__ = [
+    "MAX_UNITS",
+    "DataRecord",
+    "Manifest",
+    "RevisionPointer",
+    "Segment",
+    "TeacherRecord",
+    "ViewId",
+    "read_manifest",
+]
 
 _MAX_MANIFEST_BYTES = 64 * 2**20
 _MAX_ROWS = 2**40
-_MAX_CLASSES = 2**32 - 1
+MAX_UNITS = 2**20
+"""Units of a view: lists of them are held in memory."""
 _Count = Annotated[int, Field(ge=0, le=_MAX_ROWS)]
+ViewId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""The id of a view; it is part of paths, so nothing else is let in."""
 
 
 class _Record(BaseModel):
@@ -68,12 +80,14 @@ class TeacherRecord(_Record):
         canonical_batch: Images of one forward.
         source: Where the weights came from, in words; never compared.
         accuracy: Share of labelled rows it gets right, by view id; known once sealed.
+        versions: Libraries and processor that computed its first unit; never compared.
     """
 
     lock: dict[str, Any]
     canonical_batch: int = Field(ge=1)
     source: str
     accuracy: dict[str, float] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class RevisionPointer(_Record):
@@ -101,7 +115,7 @@ class Manifest(_Record):
     unit_rows: int = Field(ge=16, le=65536)
     segments: tuple[Segment, ...] = Field(max_length=65536)
     data: DataRecord
-    views: dict[str, dict[str, Any]] = Field(max_length=65536)
+    views: dict[ViewId, dict[str, Any]] = Field(max_length=65536)
     teachers: dict[str, TeacherRecord] = Field(max_length=4096)
     versions: dict[str, str]
     revision: RevisionPointer | None = None
@@ -115,6 +129,8 @@ class Manifest(_Record):
             if segment.start % self.unit_rows or segment.start < end:
                 raise ValueError(f"segment starts at {segment.start}, after row {end}")
             end = segment.stop
+        if end > MAX_UNITS * self.unit_rows:
+            raise ValueError(f"{end} rows in units of {self.unit_rows}: too many units")
         return self
 
     @property
@@ -154,7 +170,7 @@ def read_manifest(location: LocalLocation) -> Manifest:
         raise CacheError("the manifest is too large to be one", where=where, got=f"{size} bytes")
     try:
         values = json.loads(location.read("zarr.json") or b"")["attributes"][ATTRIBUTE]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CacheError(
             "a Zarr group, perhaps, but no cache",
             where=where,

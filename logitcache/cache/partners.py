@@ -5,11 +5,11 @@ Stored although it could be drawn again: a part of a cache need not know the res
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.arrays import create_array, create_group, open_array, resize
+from logitcache.cache.arrays import create_array, create_group, read_array, resize
 from logitcache.cache.format import VIEWS
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.errors import CacheDamaged
@@ -28,6 +28,7 @@ __all__ = [
     "mixed_views",
     "partner_array",
     "partner_group",
+    "read_offsets",
     "read_partners",
     "resize_partners",
 ]
@@ -78,6 +79,16 @@ def encode_partners(offsets_U: NDArray[np.int64]) -> NDArray[np.uint16]:
     return np.where(offsets_U < 0, _SPEC.fill, offsets_U).astype(np.uint16)
 
 
+def read_offsets(store: RecordingStore, view_id: str, rows: slice) -> NDArray[np.int64]:
+    """Return offsets as they are stored, int64.
+
+    Raises:
+        CacheDamaged: The array cannot be read.
+    """
+    stored: NDArray[Any] = read_array(store, partner_array(view_id), rows, _SPEC)
+    return stored.astype(np.int64)
+
+
 def read_partners(
     store: RecordingStore, view_id: str, unit_rows: int, readable: NDArray[np.int64], stop: int
 ) -> NDArray[np.int64]:
@@ -87,22 +98,17 @@ def read_partners(
         store: Where.
         view_id: A view that mixes.
         unit_rows: U.
-        readable: Rows of status ok: what tells the fill from offset 65535.
+        readable: Rows that can be shown: what tells the fill from offset 65535.
         stop: One past the last row.
 
     Raises:
         CacheDamaged: The array cannot be read, or is no matching of these rows.
     """
-    try:
-        stored = np.asarray(open_array(store, partner_array(view_id))[:stop]).astype(np.int64)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise CacheDamaged(
-            "an array cannot be read", where=partner_array(view_id), got=error
-        ) from error
+    stored = read_offsets(store, view_id, slice(stop))
     partners = np.full(stop, -1, dtype=np.int64)
     partners[readable] = readable // unit_rows * unit_rows + stored[readable]
-    inside = np.clip(partners[readable], 0, stop - 1)
-    if not np.array_equal(partners[inside], readable):
+    back = partners[np.clip(partners[readable], 0, stop - 1)]
+    if not (back == readable)[back >= 0].all():  # a partner may have been withdrawn
         raise CacheDamaged(
             "the partners of a view are no pairs",
             where=partner_array(view_id),

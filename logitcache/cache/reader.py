@@ -6,19 +6,22 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.format import NO_VIEW, SAMPLES, VIEWS, teacher_group
+from logitcache.cache.faults import diagnose
+from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, VIEWS, teacher_group
 from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of
-from logitcache.cache.ledger import Ledger, Revision, read_ledger, read_revision
+from logitcache.cache.ledger import Commit, Ledger, Revision, read_ledger, read_revision
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import Manifest, read_manifest
 from logitcache.cache.partners import read_partners
 from logitcache.cache.probes import read_probes
 from logitcache.cache.samples import Samples, read_samples
+from logitcache.cache.sealed import manifest_fault, metadata_faults
+from logitcache.cache.withdrawals import read_withdrawn
 from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -43,6 +46,8 @@ class Cache:
         self._location = location
         self.manifest = manifest
         self.revision = revision
+        self._ledgers: dict[str, Ledger] = {}
+        self._checked: dict[str, tuple[int, int, int]] = {}
 
     def __repr__(self) -> str:
         teachers = ", ".join(self.teachers)
@@ -72,6 +77,8 @@ class Cache:
         below = teacher_group("")
         sealed = {path.split("/")[1] for path in self.revision.ledgers if path.startswith(below)}
         groups = {name: read_group(self._location, name) for name in sorted(sealed)}
+        for group in groups.values():
+            self._check_metadata(group.path, group.specs())
         return MappingProxyType(groups)
 
     @cached_property
@@ -111,10 +118,18 @@ class Cache:
         ]
 
     @cached_property
+    def withdrawn(self) -> frozenset[str]:
+        """Keys of the images that were withdrawn."""
+        return read_withdrawn(self._location)
+
+    @cached_property
     def samples(self) -> Samples:
         """What is known of the images: read once, about 60 bytes and a key a row."""
-        self._check_objects(SAMPLES, NO_VIEW, self._units(self.unit_rows))
-        return read_samples(self._location.store(), 0, self.revision.rows_end)
+        names = (*SAMPLE_ARRAYS, "key")
+        self._check_metadata(SAMPLES, names)
+        self._check_objects(SAMPLES, NO_VIEW, self._units(self.unit_rows), names)
+        store = self._location.store()
+        return read_samples(store, 0, self.revision.rows_end, self.withdrawn)
 
     def read(
         self, teacher: str, view_id: str, start: int, stop: int, arrays: Sequence[str] | None = None
@@ -132,10 +147,11 @@ class Cache:
             Arrays by name, (stop - start, ...), encoded as the group says.
 
         Raises:
-            CacheDamaged: An object of these units is missing or has another size.
+            CacheDamaged: An object of these units is not the one that was committed.
         """
         group = self.teacher(teacher)
-        self._check_objects(group.path, view_id, units_of(start, stop, group.unit_rows))
+        units = units_of(start, stop, group.unit_rows)
+        self._check_objects(group.path, view_id, units, arrays or group.specs())
         return read_rows(self._location.store(), group, view_id, start, stop, arrays)
 
     def partners(self, view_id: str) -> NDArray[np.int64]:
@@ -148,7 +164,8 @@ class Cache:
         Raises:
             CacheDamaged: An object is missing or has another size, or these are no pairs.
         """
-        self._check_objects(VIEWS, view_id, self._units(self.unit_rows))
+        units = self._units(self.unit_rows)
+        self._check_objects(VIEWS, view_id, units, [f"{view_id}/partner"])
         readable, stop = self.samples.readable, self.revision.rows_end
         return read_partners(self._location.store(), view_id, self.unit_rows, readable, stop)
 
@@ -167,10 +184,21 @@ class Cache:
         return sorted(units)
 
     def _ledger(self, group: str, view: str) -> Ledger:
-        return read_ledger(self._location, self.revision.ledgers[f"{group}/{view}"])
+        """Return a ledger; the last one of each group is kept, since a view is read in one go."""
+        path = f"{group}/{view}"
+        kept = self._ledgers.get(group)
+        if kept is None or kept.view != view:
+            kept = read_ledger(self._location, self.revision.ledgers[path])
+            self._ledgers[group] = kept
+        return kept
 
-    def _check_objects(self, group: str, view: str, units: Sequence[int]) -> None:
-        """Compare sizes with the ledger: Zarr takes a missing or empty object for fill."""
+    def _check_objects(
+        self, group: str, view: str, units: Sequence[int], arrays: Iterable[str]
+    ) -> None:
+        """Compare objects with their commits, each one once until it is replaced.
+
+        Zarr takes a missing or empty object for fill, and a shard of another place for its own.
+        """
         ledger = self._ledger(group, view)
         for unit in units:
             commit = ledger.commits.get(unit)
@@ -180,17 +208,32 @@ class Cache:
                     where=self.url,
                     got=f"{group}, view {view}, unit {unit}",
                 )
-            for array in commit.arrays.values():
-                size = self._location.size(array.key)
-                if size != array.bytes:
-                    raise CacheDamaged(
-                        "a committed object is missing"
-                        if size is None
-                        else "a committed object has another size",
-                        where=f"{self.url}/{array.key} (view {view}, unit {unit})",
-                        expected=f"{array.bytes} bytes",
-                        got=None if size is None else f"{size} bytes",
-                    )
+            for array in arrays:
+                self._check_object(commit, f"{group}/{array}", ledger)
+
+    def _check_object(self, commit: Commit, path: str, ledger: Ledger) -> None:
+        if path not in commit.arrays:
+            raise CacheDamaged("a commit lacks an array", where=self.url, got=path)
+        stored = commit.arrays[path]
+        stamp = self._location.stamp(stored.key)
+        if stamp is not None and self._checked.get(stored.key) == stamp:
+            return
+        found = self._location.digest(stored.key)
+        if found != (stored.bytes, stored.sha256):
+            elsewhere = {
+                other.arrays[path].sha256: f"view {other.view}, unit {other.unit}"
+                for other in ledger.commits.values()
+            }
+            raise diagnose(self._location, commit, path, found, elsewhere).error(self._location)
+        if stamp is not None:
+            self._checked[stored.key] = stamp
+
+    def _check_metadata(self, group: str, arrays: Iterable[str]) -> None:
+        """Compare the documents of a group with those that were sealed."""
+        keys = [f"{path}/zarr.json" for path in (group, *(f"{group}/{name}" for name in arrays))]
+        known = [key for key in keys if key in self.revision.metadata]
+        for fault in metadata_faults(self._location, self.revision, known):
+            raise fault.error(self._location)
 
 
 def open_cache(url: str | os.PathLike[str]) -> Cache:
@@ -203,6 +246,7 @@ def open_cache(url: str | os.PathLike[str]) -> Cache:
         CacheError: There is none.
         UnsupportedFormat: It was written by a newer logitcache.
         CacheUnsealed: It was never finished; the message says what is missing.
+        CacheDamaged: Its manifest is not the one that was sealed.
     """
     location = locate(url)
     manifest = read_manifest(location)
@@ -212,4 +256,13 @@ def open_cache(url: str | os.PathLike[str]) -> Cache:
             where=url,
             hint="run the same precompute command again; logitcache status shows what is missing",
         )
-    return Cache(location, manifest, read_revision(location, manifest.revision))
+    revision = read_revision(location, manifest.revision)
+    segments = tuple((segment.start, segment.rows) for segment in manifest.segments)
+    if segments[: len(revision.segments)] != revision.segments:
+        raise CacheDamaged(
+            "manifest and revision tell of other rows", where=url, expected=revision.segments
+        )
+    fault = manifest_fault(location, manifest, revision)
+    if fault is not None:
+        raise fault.error(location)
+    return Cache(location, manifest, revision)

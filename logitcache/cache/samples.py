@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.arrays import open_array
+from logitcache.cache.arrays import read_array
 from logitcache.cache.format import SAMPLE_ARRAYS, SAMPLES, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from logitcache.cache.location import RecordingStore
 
-__all__ = ["Samples", "read_samples"]
+__all__ = ["Samples", "read_keys", "read_samples"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Samples:
         digests: uint8 (N, 16).
         sizes: Bytes of the image as stored, int64 (N,).
         labels: int32 (N,), -1 without one.
-        status: uint8 (N,), see :class:`~logitcache.cache.format.Status`.
+        status: uint8 (N,), see :class:`~logitcache.cache.format.Status`; withdrawals applied.
     """
 
     start: int
@@ -48,17 +50,40 @@ class Samples:
 
     @cached_property
     def readable(self) -> NDArray[np.int64]:
-        """Rows that hold a readable image, ascending."""
+        """Rows that hold a readable image that was not withdrawn, ascending."""
         return self.start + np.flatnonzero(self.status == Status.OK)
 
+    @property
+    def unreadable(self) -> int:
+        """How many images could not be decoded."""
+        return int((self.status == Status.UNREADABLE).sum())
 
-def read_samples(store: RecordingStore, start: int, stop: int) -> Samples:
-    """Read rows [start, stop) of the samples."""
+    @property
+    def withdrawn(self) -> int:
+        """How many images were withdrawn."""
+        return int((self.status == Status.WITHDRAWN).sum())
+
+
+def read_samples(
+    store: RecordingStore, start: int, stop: int, withdrawn: Collection[str] = ()
+) -> Samples:
+    """Read rows [start, stop) of the samples.
+
+    Args:
+        store: The cache.
+        start: First row.
+        stop: One past the last row.
+        withdrawn: Keys of images that were withdrawn.
+    """
+    rows = slice(start, stop)
     read: dict[str, Any] = {
-        name: np.asarray(open_array(store, f"{SAMPLES}/{name}")[start:stop])
-        for name in SAMPLE_ARRAYS
+        name: read_array(store, f"{SAMPLES}/{name}", rows, spec)
+        for name, spec in SAMPLE_ARRAYS.items()
     }
-    keys = np.asarray(open_array(store, f"{SAMPLES}/key")[start:stop], dtype=object)
+    keys = read_keys(store, start, stop)
+    if withdrawn:
+        gone = np.fromiter((key in withdrawn for key in keys), np.bool_, len(keys))
+        read["status"] = np.where(gone, Status.WITHDRAWN, read["status"]).astype(np.uint8)
     return Samples(
         start=start,
         keys=keys,
@@ -68,3 +93,8 @@ def read_samples(store: RecordingStore, start: int, stop: int) -> Samples:
         labels=read["label"],
         status=read["status"],
     )
+
+
+def read_keys(store: RecordingStore, start: int, stop: int) -> NDArray[np.object_]:
+    """Read the names of rows [start, stop)."""
+    return read_array(store, f"{SAMPLES}/key", slice(start, stop), None).astype(object)

@@ -23,25 +23,13 @@ from logitcache.cache.format import (
     SAMPLE_ARRAYS,
     SAMPLES,
     VIEWS,
+    commit_key,
     content_sha256,
-    sha256,
 )
 from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of_segment
-from logitcache.cache.ledger import (
-    Commit,
-    Ledger,
-    LedgerPointer,
-    Revision,
-    StoredArray,
-    committed_units,
-    manifest_digest,
-    read_commits,
-    read_revision,
-    write_commit,
-    write_ledger,
-    write_revision,
-)
+from logitcache.cache.ledger import Commit, StoredArray, committed_units, write_commit
 from logitcache.cache.manifest import (
+    MAX_UNITS,
     DataRecord,
     Manifest,
     RevisionPointer,
@@ -55,14 +43,17 @@ from logitcache.cache.partners import (
     mixed_views,
     partner_array,
     partner_group,
+    read_offsets,
     resize_partners,
 )
 from logitcache.cache.probes import probe_keys
-from logitcache.cache.samples import Samples, read_samples
-from logitcache.errors import CacheError
+from logitcache.cache.samples import Samples, read_keys, read_samples
+from logitcache.cache.seal import write_reseal, write_seal
+from logitcache.cache.withdrawals import read_withdrawn
+from logitcache.errors import CacheError, DataMismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -96,11 +87,18 @@ class CacheWriter:
     Args:
         location: Where it lies.
         manifest: Its manifest.
+
+    Attributes:
+        withdrawn: Keys of the images that were withdrawn.
+        recorded: What units were committed with before they were damaged, by (group, view, unit):
+            samples must come out the same, and so does the commit of a unit that does.
     """
 
     def __init__(self, location: LocalLocation, manifest: Manifest) -> None:
         self.location = location
         self.manifest = manifest
+        self.withdrawn = read_withdrawn(location)
+        self.recorded: dict[tuple[str, str, int], Commit] = {}
         self._store = location.store()
 
     @classmethod
@@ -168,7 +166,17 @@ class CacheWriter:
         self._publish(manifest)
 
     def add_teacher(self, record: TeacherRecord, group: TeacherGroup) -> None:
-        """Declare a teacher and make its arrays."""
+        """Declare a teacher and make its arrays.
+
+        Raises:
+            CacheError: Units lie there already, committed under a manifest that is lost.
+        """
+        if any(committed_units(self.location, group.path, view) for view in group.view_ids):
+            raise CacheError(
+                "committed units of a teacher the manifest does not name",
+                where=f"{self.location}/commits/{group.path}",
+                hint="logitcache repair restores the manifest; or choose another name",
+            )
         create_group(self._store, group.path, group.to_json())
         for name, spec in group.specs().items():
             leading = (len(group.view_ids), self.manifest.capacity)
@@ -191,12 +199,26 @@ class CacheWriter:
             )
         write_attributes(self._store, group.path, group.to_json())
 
+    def refresh(self) -> None:
+        """Read the manifest again: another run may have declared or sealed something."""
+        self.manifest = read_manifest(self.location)
+
     def groups(self) -> dict[str, TeacherGroup]:
         """Return the groups of all declared teachers."""
         return {name: read_group(self.location, name) for name in self.manifest.teachers}
 
     def needed_units(self, unit_rows: int) -> set[int]:
-        """Return the units of that size there should be."""
+        """Return the units of that size there should be.
+
+        Raises:
+            CacheError: So many that the manifest, or the group, cannot be right.
+        """
+        if self.manifest.capacity > MAX_UNITS * unit_rows:
+            raise CacheError(
+                "more units than a cache can have",
+                where=self.location,
+                got=f"{self.manifest.capacity} rows in units of {unit_rows}",
+            )
         return {
             unit
             for segment in self.manifest.segments
@@ -228,6 +250,13 @@ class CacheWriter:
         arrays = {f"{view_id}/partner": encode_partners(offsets_U)}
         self._write(VIEWS, view_id, unit, self.manifest.unit_rows, None, arrays, Conditions())
 
+    def read_partners(self, view_id: str, unit: int) -> NDArray[np.int64] | None:
+        """Return what :meth:`write_partners` committed, the fill as it is; None before."""
+        if unit not in committed_units(self.location, VIEWS, view_id):
+            return None
+        rows = slice(unit * self.manifest.unit_rows, (unit + 1) * self.manifest.unit_rows)
+        return read_offsets(self._store, view_id, rows)
+
     def write_unit(
         self,
         group: TeacherGroup,
@@ -242,7 +271,11 @@ class CacheWriter:
 
     def read_samples(self, start: int, stop: int) -> Samples:
         """Read rows of the samples, whose units must be committed."""
-        return read_samples(self._store, start, stop)
+        return read_samples(self._store, start, stop, self.withdrawn)
+
+    def read_keys(self, start: int, stop: int) -> NDArray[np.object_]:
+        """Read names of rows, whose ``key`` array must be intact."""
+        return read_keys(self._store, start, stop)
 
     def read_rows(
         self, group: TeacherGroup, view_id: str, start: int, stop: int, arrays: Sequence[str]
@@ -260,13 +293,18 @@ class CacheWriter:
         return missing
 
     def seal(
-        self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
+        self,
+        fingerprint: str,
+        accuracy: Mapping[str, Mapping[str, float]],
+        *,
+        rewritten: Collection[tuple[str, str]] = (),
     ) -> RevisionPointer:
         """Vouch for everything that is declared.
 
         Args:
             fingerprint: sha256 over key and digest of all rows.
             accuracy: By teacher and view id.
+            rewritten: (group, view) of which a repair computed units again.
 
         Raises:
             CacheError: A unit is missing.
@@ -275,21 +313,22 @@ class CacheWriter:
         if missing:
             raise CacheError("cannot seal: units are missing", where=self.location, got=missing)
         manifest = self._with_measurements(fingerprint, accuracy)
-        previous = read_revision(self.location, manifest.revision) if manifest.revision else None
-        number = previous.number + 1 if previous else 1
-        ledgers = self._write_ledgers(previous, number)
-        revision = Revision(
-            number=number,
-            segments=tuple((segment.start, segment.rows) for segment in manifest.segments),
-            ledgers=ledgers,
-            metadata=self._metadata_digests(),
-            manifest_sha256=manifest_digest(manifest),
-        )
-        if previous is not None and replace(previous, number=number) == revision:
-            assert manifest.revision is not None
-            return manifest.revision
-        pointer = RevisionPointer(number=number, sha256=write_revision(self.location, revision))
-        self._publish(manifest.changed(revision=pointer))
+        units = {
+            (group, view): self.needed_units(unit_rows)
+            for group, view, unit_rows in self._required()
+        }
+        pointer = write_seal(self.location, manifest, units, self._metadata_keys(), rewritten)
+        if pointer != manifest.revision:
+            self._publish(manifest.changed(revision=pointer))
+        return pointer
+
+    def reseal(self, rewritten: Collection[tuple[str, str]]) -> RevisionPointer:
+        """Vouch for what was sealed before, with commits that a repair made anew.
+
+        What was declared since stays unsealed.
+        """
+        pointer = write_reseal(self.location, self.manifest, rewritten)
+        self._publish(self.manifest.changed(revision=pointer))
         return pointer
 
     def _with_measurements(
@@ -315,29 +354,13 @@ class CacheWriter:
         seen = {view for group in self.groups().values() for view in group.view_ids}
         return mixed_views(self.manifest, seen)
 
-    def _write_ledgers(self, previous: Revision | None, number: int) -> dict[str, LedgerPointer]:
-        """Write the ledgers that changed; keep the pointers of the others."""
-        ledgers = {}
-        for group, view, unit_rows in self._required():
-            units = self.needed_units(unit_rows)
-            known = previous.ledgers.get(f"{group}/{view}") if previous else None
-            if known is not None and known.units == len(units):
-                ledgers[f"{group}/{view}"] = known
-                continue
-            commits = read_commits(self.location, group, view, units)
-            ledgers[f"{group}/{view}"] = write_ledger(
-                self.location, Ledger(group, view, commits), number
-            )
-        return ledgers
-
-    def _metadata_digests(self) -> dict[str, str]:
+    def _metadata_keys(self) -> list[str]:
         paths = [SAMPLES, *(f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key"))]
         for view_id in self._mixed():
             paths += [partner_group(view_id), partner_array(view_id)]
         for group in self.groups().values():
             paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
-        keys = [*(f"{path}/zarr.json" for path in paths), *probe_keys(self.location)]
-        return {key: sha256(self.location.read(key) or b"") for key in keys}
+        return [*(f"{path}/zarr.json" for path in paths), *probe_keys(self.location)]
 
     def _write(
         self,
@@ -349,7 +372,10 @@ class CacheWriter:
         arrays: Mapping[str, NDArray[Any]],
         conditions: Conditions,
     ) -> None:
-        """Write every array of a unit, then its commit."""
+        """Write every array of a unit, then its commit; a committed unit is left as it is."""
+        if self.location.size(commit_key(group, view, unit)) is not None:
+            return
+        self._check_recorded(group, view, unit, arrays)
         start = unit * unit_rows
         stored = {}
         for name, content in sorted(arrays.items()):
@@ -357,9 +383,12 @@ class CacheWriter:
             assert len(content) == unit_rows, f"{path}: a unit has {unit_rows} rows"
             array = open_array(self._store, path, writable=True)
             key = shard_key(array, unit, slot)
-            self.location.delete(key)  # zarr would merge into what an interrupted run left
             rows = slice(start, start + unit_rows)
-            array[rows if slot is None else (slot, rows)] = content
+            self._store.replacing.add(key)
+            try:
+                array[rows if slot is None else (slot, rows)] = content
+            finally:
+                self._store.replacing.discard(key)
             size, digest = self._store.written.pop(key)
             stored[path] = StoredArray(key, size, digest, content_sha256(content))
         commit = Commit(
@@ -373,7 +402,34 @@ class CacheWriter:
             threads=conditions.threads,
             versions=conditions.versions,
         )
-        write_commit(self.location, commit)
+        recorded = self.recorded.get((group, view, unit))
+        same = recorded is not None and recorded.arrays == stored
+        write_commit(self.location, recorded if recorded is not None and same else commit)
+
+    def _check_recorded(
+        self, group: str, view: str, unit: int, arrays: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Refuse samples and partners that differ from those that were committed.
+
+        They are of other images, or of pairs that no teacher saw.
+        """
+        recorded = self.recorded.get((group, view, unit))
+        if recorded is None or group not in {SAMPLES, VIEWS}:
+            return
+        differing = [
+            name
+            for name, content in sorted(arrays.items())
+            if recorded.arrays[f"{group}/{name}"].content_sha256 != content_sha256(content)
+        ]
+        if differing:
+            raise DataMismatch(
+                "these are not the images the cache was made from",
+                where=f"{self.location}, {group}, view {view}, unit {unit}",
+                expected="what was committed of them",
+                got=f"another {', '.join(differing)}",
+                hint="point --data at the original images; if some were withdrawn since, "
+                "move the withdrawn/ folder away, repair, and put it back",
+            )
 
     def _ensure_samples(self) -> None:
         """Make the samples' arrays, or those that an interrupted run left out."""

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from logitcache.precompute.local import Progress as PrecomputeProgress
+    from logitcache.cache.verify import VerifyProgress
+    from logitcache.precompute.compute import Progress as PrecomputeProgress
     from logitcache.training.progress import TrainProgress
 
 __all__ = ["ProgressLine"]
@@ -62,6 +63,17 @@ class ProgressLine:
         if progress.top1 is not None:
             rates = f"top-1 {progress.top1:.1%}, {rates}"
         self._show(progress.step, progress.steps, rates)
+
+    def count(self, done: int, total: int) -> None:
+        """Show how many of something are done."""
+        seconds = max(1e-9, time.monotonic() - self._started)
+        self._show(done, total, f"{done / seconds:.0f} images/s")
+
+    def verify(self, progress: VerifyProgress) -> None:
+        """Show how far a verification is, in megabytes."""
+        seconds = max(1e-9, time.monotonic() - self._started)
+        rate = f"{progress.done / seconds / 1e6:.0f} MB/s"
+        self._show(progress.done // 10**6, progress.total // 10**6, rate)
 
     def _show(self, done: int, total: int, rates: str) -> None:
         self._bar.update(self._task, completed=done, total=total, rates=rates, visible=True)

@@ -12,11 +12,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from logitcache.cache.describe import CacheDescription
+    from logitcache.cache.faults import Fault
+    from logitcache.cache.verify import VerifyReport
     from logitcache.pipeline import StageResult
+    from logitcache.precompute.audit import TeacherAudit
+    from logitcache.precompute.images import ImagesReport
     from logitcache.precompute.local import Summary
+    from logitcache.precompute.repair import RepairSummary
     from logitcache.training.result import TrainResult
 
-__all__ = ["print_cache", "print_pipeline", "print_precompute", "print_status", "print_train"]
+__all__ = [
+    "print_audits",
+    "print_cache",
+    "print_images",
+    "print_pipeline",
+    "print_precompute",
+    "print_repair",
+    "print_status",
+    "print_train",
+    "print_verify",
+]
+
+_MOST_FAULTS, _MOST_LITTER = 50, 5
 
 
 def print_precompute(summary: Summary) -> None:
@@ -66,6 +83,15 @@ def print_train(result: TrainResult) -> None:
             f"note: up to {result.without_partner} images were left out of views that mix images, "
             "because the one mixed in is not among those at hand"
         )
+    reasons = {
+        "are not in the cache": result.left_out,
+        "of the cache are not in the data": result.missing,
+        "could not be decoded": result.unreadable,
+        "were withdrawn": result.withdrawn,
+    }
+    for reason, count in reasons.items():
+        if count:
+            console.print(f"{count} images {reason} and were not shown")
 
 
 def print_cache(cache: CacheDescription) -> None:
@@ -77,6 +103,8 @@ def print_cache(cache: CacheDescription) -> None:
         f"{cache.images} images of {cache.data} in {cache.segments} segment(s), "
         f"units of {cache.unit_rows} rows, {len(cache.class_names)} classes"
     )
+    if cache.unreadable or cache.withdrawn:
+        console.print(f"{cache.unreadable or 0} unreadable, {cache.withdrawn} withdrawn")
     views = _table("view", "operations", "seed", "draw")
     for view in cache.views[:8]:
         views.add_row(view.id, ", ".join(view.operations), str(view.seed), str(view.draw))
@@ -221,3 +249,84 @@ def _console() -> Console:
     """Return stdout; wide enough for a table where it is no terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def print_verify(report: VerifyReport) -> None:
+    """Show what a verification found, each fault with its place and cause."""
+    console = _console()
+    rate = report.bytes / max(1e-9, report.seconds)
+    what = "sizes and headers" if report.quick else "every byte"
+    revision = f"revision {report.revision}" if report.revision else "not sealed"
+    console.print(
+        f"{report.url}: {revision}; {what} of {report.units} units, {report.objects} objects, "
+        f"{_bytes(report.bytes)} in {report.seconds:.1f} s ({_bytes(rate)}/s)"
+    )
+    _print_faults(console, report.faults)
+    for litter in report.litter[:_MOST_LITTER]:
+        console.print(f"litter: {litter.key}: {litter.why}")
+    if len(report.litter) > _MOST_LITTER:
+        console.print(f"… and {len(report.litter) - _MOST_LITTER} more files that nobody names")
+    state = f"{len(report.faults)} faults: logitcache repair mends them" if report.faults else "ok"
+    console.print(f"bytes: {state}")
+
+
+def print_images(report: ImagesReport) -> None:
+    """Show how the data differ from the images of a cache."""
+    console = _console()
+    kinds = {
+        "missing": report.missing,
+        "of another size": report.resized,
+        "replaced under the same name": report.replaced,
+        "added, without answers": report.added,
+    }
+    for what, keys in kinds.items():
+        if keys:
+            more = ", …" if len(keys) > 5 else ""
+            console.print(f"images: {len(keys)} {what}: {', '.join(keys[:5])}{more}")
+    console.print(
+        f"images: {'ok' if report.ok else 'not those of the cache'}; {report.images} of the cache, "
+        f"{report.digested} digested, {report.unreadable} unreadable, {report.withdrawn} withdrawn"
+    )
+
+
+def print_audits(audits: Sequence[TeacherAudit]) -> None:
+    """Show how close a cache is to its teachers, beside the noise floor."""
+    console = _console()
+    table = _table("teacher", "rows", "top-1 same", "KL", "ids same", "truncation", "coding", "")
+    for audit in audits:
+        table.add_row(
+            audit.teacher,
+            f"{audit.samples} of {audit.views} views",
+            f"{audit.agreement:.1%} (floor {audit.agreement_floor:.1%})",
+            f"{audit.kl:.1e} (floor {audit.kl_floor:.1e})",
+            f"{audit.overlap:.1%} (floor {audit.overlap_floor:.1%})",
+            f"{audit.truncation:.1e}",
+            f"{audit.coding:.1e}",
+            "ok" if audit.ok else "another answer",
+        )
+    console.print(table)
+
+
+def print_repair(summary: RepairSummary) -> None:
+    """Show what a repair did, and what it could not."""
+    console = _console()
+    console.print(
+        f"{summary.cache}: {len(summary.found)} faults found; {summary.restored} documents "
+        f"restored, {summary.recomputed} units computed again, {summary.differing} of them "
+        "with other bits"
+    )
+    _print_faults(console, summary.remaining)
+    for note in summary.notes:
+        console.print(f"note: {note}")
+    console.print(f"{len(summary.remaining)} faults are left" if summary.remaining else "ok")
+
+
+def _print_faults(console: Console, faults: Sequence[Fault]) -> None:
+    if not faults:
+        return
+    table = _table("damaged", "cause", "evidence")
+    for fault in faults[:_MOST_FAULTS]:
+        table.add_row(fault.place, str(fault.cause), fault.detail)
+    console.print(table)
+    if len(faults) > _MOST_FAULTS:
+        console.print(f"… and {len(faults) - _MOST_FAULTS} more (--json lists all)")

@@ -19,7 +19,7 @@ import numpy as np
 from logitcache.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,11 +40,29 @@ __all__ = [
 
 
 def normalise_key(name: str) -> str:
-    """Return a relative file name as a key: NFC, POSIX separators, no leading ``./``."""
+    """Return a relative file name as a key: NFC, POSIX separators, no leading ``./``.
+
+    Raises:
+        DataError: It is no Unicode, or leads out of the data's root.
+    """
     key = unicodedata.normalize("NFC", name.replace(os.sep, "/"))
     while key.startswith("./"):
         key = key[2:]
+    if not key.isprintable() and not _is_text(key):
+        raise DataError(
+            "a file name that is no text",
+            where=repr(name)[:200],
+            expected="Unicode without NUL or line breaks",
+            hint="rename the file: a row is found by its key",
+        )
+    if key.startswith("/") or ".." in key.split("/"):
+        raise DataError("a file name leads out of the data's root", where=repr(name)[:200])
     return key
+
+
+def _is_text(key: str) -> bool:
+    """Return whether a key can be written down: no lone surrogate, no NUL, no line break."""
+    return not any(c in "\0\n\r" or unicodedata.category(c) == "Cs" for c in key)
 
 
 def key_hash(key: str) -> int:
@@ -132,6 +150,21 @@ class Difference:
     missing: list[str]
     changed: list[str]
     added: list[int]
+
+    def summary(self, withdrawn: Collection[str] = (), names: int = 3) -> str:
+        """Return counts and the first names, in words.
+
+        Args:
+            withdrawn: Keys that may be missing.
+            names: How many of each kind are named.
+        """
+        missing = [key for key in self.missing if key not in withdrawn]
+        return "; ".join(
+            f"{len(keys)} {what}"
+            + (f": {', '.join(keys[:names])}" if keys else "")
+            + (", …" if len(keys) > names else "")
+            for what, keys in (("missing", missing), ("of another size", self.changed))
+        )
 
 
 def compare(

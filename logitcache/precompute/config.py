@@ -30,6 +30,8 @@ class PrecomputeConfig(Config):
         precision: What the teachers compute in.
         threads: Threads that decode; all processors by default.
         on_bad_image: ``error``, or ``skip`` to mark its row as unreadable and go on.
+        min_accuracy: Share of a few hundred labelled images that a new teacher has to get right
+            before it is asked about all of them; clearly more than chance by default.
     """
 
     cache: str
@@ -43,6 +45,7 @@ class PrecomputeConfig(Config):
     precision: Precision = "float32"
     threads: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["error", "skip"] = "error"
+    min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @field_validator("batch_size")
     @classmethod

@@ -10,11 +10,10 @@ from logitcache.cache.format import Status
 from logitcache.data.identity import content_digest, stored_bytes
 from logitcache.errors import DataMismatch
 from logitcache.precompute.unit import Batch
-from logitcache.views.mix import match_partners
 from logitcache.views.render import BatchRequest, ViewRenderer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,15 +21,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.unit import Block
     from logitcache.views.spec import View
 
-__all__ = ["SourceRenderer", "partner_offsets"]
-
-
-def partner_offsets(view: View, block: Block) -> NDArray[np.int64]:
-    """Return the offset of each row's partner in its block, int64 (U,); -1 where it has none."""
-    readable = np.flatnonzero(block.status == Status.OK)
-    offsets = np.full(len(block.status), -1, dtype=np.int64)
-    offsets[readable] = readable[match_partners(view.seed, view.draw, block.hashes[readable])]
-    return offsets
+__all__ = ["SourceRenderer"]
 
 
 class SourceRenderer:
@@ -45,6 +36,8 @@ class SourceRenderer:
         sizes: Sides to render, in pixels.
         batch_rows: Rows of a batch.
         threads: Threads that decode and render.
+        partners: From a view that mixes and a block to the offset of each row's partner in the
+            block, int64 (U,); -1 where it has none.
     """
 
     def __init__(
@@ -55,12 +48,14 @@ class SourceRenderer:
         *,
         batch_rows: int,
         threads: int,
+        partners: Callable[[View, Block], NDArray[np.int64]],
     ) -> None:
         self._source = source
         self._views = views
         self._batch_rows = batch_rows
         self._renderer = ViewRenderer(self._read, sizes, threads=threads)
         self._block: Block | None = None
+        self._partners_of = partners
         self._partners: NDArray[np.int64] | None = None
         self._known = False
         self._seen: set[int] = set()
@@ -75,7 +70,7 @@ class SourceRenderer:
         view = self._views[view_id]
         # while the samples are being written nobody knows yet whether a partner can be read
         mixed = view.mixing is not None and self._known
-        self._partners = partner_offsets(view, block) if mixed else None
+        self._partners = self._partners_of(view, block) if mixed else None
         for rendered in self._renderer.batches(
             self._request(view_id, start, block) for start in starts
         ):

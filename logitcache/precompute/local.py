@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from logitcache.cache.claims import MANIFEST, Claims
+from logitcache.cache.location import locate
+from logitcache.cache.manifest import read_manifest
 from logitcache.cache.partners import mixed_views
-from logitcache.cache.writer import Conditions
 from logitcache.data.readers import open_source
-from logitcache.errors import CacheUnsealed, Interrupted, UsageError
-from logitcache.precompute.environment import versions
-from logitcache.precompute.feed import SourceRenderer, partner_offsets
+from logitcache.errors import CacheUnsealed
+from logitcache.precompute.compute import Progress, compute_plan, resolve_device
 from logitcache.precompute.measure import Size, images_fingerprint, size_of, teacher_accuracy
 from logitcache.precompute.plan import Plan, make_plan
+from logitcache.precompute.preflight import FirstUnit, check_accuracy, check_storage
 from logitcache.precompute.probing import keep_probes
-from logitcache.precompute.unit import Work, compute_item
 from logitcache.teachers.ensemble import Ensemble
 
 if TYPE_CHECKING:
@@ -27,20 +25,7 @@ if TYPE_CHECKING:
     from logitcache.cache.writer import CacheWriter
     from logitcache.precompute.config import PrecomputeConfig
 
-__all__ = ["Progress", "Summary", "build_cache", "resolve_device"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        images: Images shown to the teachers so far, every view counted.
-        total: Images to be shown by this run.
-    """
-
-    images: int
-    total: int
+__all__ = ["Progress", "Summary", "build_cache"]
 
 
 @dataclass(frozen=True)
@@ -97,119 +82,36 @@ def build_cache(
     ensemble = Ensemble(
         config.teachers, device=resolve_device(config.device), precision=config.precision
     )
-    plan = make_plan(config, source, ensemble)
+    location = locate(config.cache)
+    known = set() if location.is_empty() else set(read_manifest(location).teachers)
+    check_accuracy(
+        source, ensemble, ensemble.members.keys() - known, config.batch_size, config.min_accuracy
+    )
+    claims = Claims(location)
+    with claims.exclusive(MANIFEST):
+        plan = make_plan(config, source, ensemble)
+        if plan.items:
+            check_storage(plan)
     started = time.monotonic()
-    _compute(config, plan, ensemble, on_progress, should_stop)
-    keep_probes(plan, min(ensemble.sizes))
-    seconds = time.monotonic() - started
-    return _seal(plan, seconds)
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device that a name means; ``auto`` takes an accelerator if there is one.
-
-    Raises:
-        UsageError: There is no such device here.
-    """
-    if name != "auto":
-        return _usable(name)
-    accelerator = (
-        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    )
-    return accelerator or torch.device("cpu")
-
-
-def _usable(name: str) -> torch.device:
-    """Return a device on which a tensor can be made."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(
-            "this device cannot be used",
-            where="device",
-            got=f"{name}: {str(error).partition(chr(10))[0]}",
-            hint="auto takes an accelerator if there is one, else the processor",
-        ) from None
-    return device
-
-
-def _compute(
-    config: PrecomputeConfig,
-    plan: Plan,
-    ensemble: Ensemble,
-    on_progress: Callable[[Progress], None] | None,
-    should_stop: Callable[[], bool] | None,
-) -> None:
-    if not plan.items:
-        return
-    batches = {name: plan.writer.manifest.teachers[name].canonical_batch for name in plan.groups}
-    batch_rows = max(batches.values())
-    renderer = SourceRenderer(
-        plan.source,
-        plan.views,
-        ensemble.sizes,
-        batch_rows=batch_rows,
-        threads=config.threads or len(os.sched_getaffinity(0)),
-    )
-    counter = _Counter(plan.images, plan.writer, on_progress, should_stop)
-    work = Work(
-        writer=plan.writer,
-        renderer=renderer,
-        teachers=ensemble,
-        groups=plan.groups,
-        conditions=_conditions(config, batches),
-        batch_rows=batch_rows,
+    shown = compute_plan(
+        plan,
+        ensemble,
+        claims,
+        precision=config.precision,
+        threads=config.threads,
         skip_bad_images=config.on_bad_image == "skip",
-        after_batch=counter.add,
+        on_progress=on_progress,
+        should_stop=should_stop,
+        after_item=FirstUnit(plan),
     )
-    try:
-        for item in plan.items:
-            block = plan.block(item.block)
-            view = plan.views[item.view_id]
-            if view.mixing is not None and item.units:
-                plan.writer.write_partners(view.id, item.block, partner_offsets(view, block))
-            compute_item(work, item, block)
-    finally:
-        renderer.close()
+    seconds = time.monotonic() - started
+    with claims.exclusive(MANIFEST):
+        plan.writer.refresh()
+        keep_probes(plan, min(ensemble.sizes))
+        return _seal(plan, shown, seconds)
 
 
-def _conditions(config: PrecomputeConfig, batches: dict[str, int]) -> dict[str, Conditions]:
-    found = versions()
-    return {
-        name: Conditions(batch, config.precision, torch.get_num_threads(), found)
-        for name, batch in batches.items()
-    }
-
-
-class _Counter:
-    """Counts images and passes on the wish to stop."""
-
-    def __init__(
-        self,
-        total: int,
-        writer: CacheWriter,
-        on_progress: Callable[[Progress], None] | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> None:
-        self._images, self._total = 0, total
-        self._writer = writer
-        self._on_progress, self._should_stop = on_progress, should_stop
-
-    def add(self, images: int) -> None:
-        self._images = min(self._images + images, self._total)
-        if self._on_progress is not None:
-            self._on_progress(Progress(self._images, self._total))
-        if self._should_stop is not None and self._should_stop():
-            kept = self._writer.has_commits()
-            raise Interrupted(
-                "stopped; committed units are kept" if kept else "stopped before the first commit",
-                kept=kept,
-                hint="run the same command again to go on",
-            )
-
-
-def _seal(plan: Plan, seconds: float) -> Summary:
+def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
     writer = plan.writer
     missing = writer.missing()
     if missing:
@@ -227,7 +129,7 @@ def _seal(plan: Plan, seconds: float) -> Summary:
         images=len(samples.rows),
         unreadable=len(samples.rows) - len(samples.readable),
         views=len(plan.views),
-        computed=plan.images,
+        computed=shown,
         seconds=seconds,
         accuracy=accuracy,
         sizes={name: size_of(writer, group) for name, group in writer.groups().items()},

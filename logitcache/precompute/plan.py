@@ -7,7 +7,7 @@ key and size, the teachers by their locks, the label spaces, the encodings.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,25 +20,26 @@ from logitcache.cache.format import (
     default_unit_rows,
     group_unit_rows,
     sha256,
-    teacher_group,
 )
 from logitcache.cache.groups import TeacherGroup
 from logitcache.cache.location import locate
-from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
+from logitcache.cache.manifest import DataRecord, TeacherRecord
 from logitcache.cache.writer import CacheWriter
-from logitcache.data.identity import compare, key_hash, listing_digest, row_order
+from logitcache.data.identity import key_hash, row_order
 from logitcache.encoding.choice import choose
-from logitcache.errors import CacheError, DataMismatch, UsageError
+from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
+from logitcache.precompute.lock import check_lock
+from logitcache.precompute.rows import match_or_extend, segment_of
 from logitcache.precompute.unit import Block
 from logitcache.precompute.worklist import Missing, WorkItem, worklist
+from logitcache.views.mix import match_partners
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from logitcache.data.identity import Rows
     from logitcache.data.source import Source
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.teachers.ensemble import Ensemble
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "make_plan"]
 
 _UNKNOWN_ROW = -1
+_READ_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,17 @@ class Plan:
     @property
     def images(self) -> int:
         """How many images will be shown: once for every view of every missing block."""
+        return sum(self.images_of(item) for item in self.items)
+
+    def images_of(self, item: WorkItem) -> int:
+        """Return how many images an item shows."""
         rows = self.writer.manifest.unit_rows
-        return sum(
-            int((self.indices[item.block * rows : (item.block + 1) * rows] >= 0).sum())
-            for item in self.items
-        )
+        return int((self.indices[item.block * rows : (item.block + 1) * rows] >= 0).sum())
+
+    @property
+    def smallest_batch(self) -> int:
+        """Images read at a time where no teacher is asked."""
+        return min(_READ_ROWS, self.writer.manifest.unit_rows)
 
     def block(self, number: int) -> Block:
         """Return what is known of a block: from its samples if they are committed."""
@@ -112,6 +120,23 @@ class Plan:
             digests=np.zeros((rows, 16), dtype=np.uint8),
             sizes=np.zeros(rows, dtype=np.int64),
         )
+
+    def partners(self, view: View, block: Block) -> NDArray[np.int64]:
+        """Return the offset of each row's partner in its block, int64 (U,); -1 where it has none.
+
+        What is stored holds; a row whose partner was withdrawn since is left alone, and no student
+        is shown it.
+        """
+        readable = block.status == Status.OK
+        own = np.arange(len(readable))
+        stored = self.writer.read_partners(view.id, block.start // self.writer.manifest.unit_rows)
+        if stored is None:
+            offsets = own.copy()
+            shown = own[readable]
+            offsets[readable] = shown[match_partners(view.seed, view.draw, block.hashes[readable])]
+        else:
+            offsets = np.where(readable[np.minimum(stored, own[-1])], stored, own)
+        return np.where(readable, offsets, -1)
 
 
 def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> Plan:
@@ -167,6 +192,7 @@ def _open_or_create(
     if location.is_empty():
         return _create(config, source)
     writer = CacheWriter.open(location)
+    location.sweep()
     if config.unit_rows is not None and config.unit_rows != writer.manifest.unit_rows:
         raise UsageError(
             "the size of a unit is fixed when a cache is made",
@@ -174,7 +200,7 @@ def _open_or_create(
             expected=f"unit_rows {writer.manifest.unit_rows}",
             got=config.unit_rows,
         )
-    return writer, _match_rows(writer, source)
+    return writer, match_or_extend(writer, source)
 
 
 def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, NDArray[np.int64]]:
@@ -182,80 +208,13 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, NDAr
     writer = CacheWriter.create(
         locate(config.cache),
         unit_rows=default_unit_rows(len(rows), config.unit_rows),
-        segment=_segment(source, rows, start=0),
+        segment=segment_of(source, rows, start=0),
         data=DataRecord(description=source.description, class_names=tuple(source.class_names)),
         versions=versions(),
     )
     indices = np.full(writer.manifest.capacity, _UNKNOWN_ROW, dtype=np.int64)
     indices[: len(rows)] = rows.indices
     return writer, indices
-
-
-def _segment(source: Source, rows: Rows, start: int) -> Segment:
-    return Segment(start=start, rows=len(rows), listing_sha256=listing_digest(source, rows))
-
-
-def _match_rows(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
-    """Find every row of the cache in the source; add a segment for images that are new."""
-    manifest = writer.manifest
-    if tuple(source.class_names) != manifest.data.class_names:
-        raise DataMismatch(
-            "the cache was made from data with other classes",
-            where=writer.location,
-            expected=", ".join(manifest.data.class_names[:10]) or "no labels",
-            got=", ".join(source.class_names[:10]) or "no labels",
-        )
-    if writer.missing_units(SAMPLES, NO_VIEW, manifest.unit_rows):
-        return _match_unfinished(writer, source)
-    samples = writer.read_samples(0, manifest.capacity)
-    here = samples.rows
-    found, difference = compare(source, samples.keys[here], samples.sizes[here])
-    _refuse_other_images(writer, len(here), difference.missing, difference.changed)
-    if difference.added:
-        rows = row_order(source, difference.added)
-        writer.add_segment(_segment(source, rows, start=manifest.capacity))
-    indices = np.full(writer.manifest.capacity, _UNKNOWN_ROW, dtype=np.int64)
-    indices[here] = found
-    if difference.added:
-        indices[manifest.capacity : manifest.capacity + len(rows)] = rows.indices
-    return indices
-
-
-def _match_unfinished(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
-    """Order the rows anew where not all samples are written: the listing must be the same."""
-    manifest = writer.manifest
-    segment = manifest.segments[-1]
-    indices = np.full(manifest.capacity, _UNKNOWN_ROW, dtype=np.int64)
-    known = writer.read_samples(0, segment.start)
-    found, difference = compare(source, known.keys[known.rows], known.sizes[known.rows])
-    _refuse_other_images(writer, len(found), difference.missing, difference.changed)
-    indices[known.rows] = found
-    rows = row_order(source, difference.added)
-    if listing_digest(source, rows) != segment.listing_sha256:
-        raise DataMismatch(
-            "images were added, removed or relabelled since this cache was started",
-            where=writer.location,
-            expected=f"the {segment.rows} images of then",
-            got=f"{len(rows)} images in {source.description}",
-            hint="restore them and finish; then new images can be added",
-        )
-    indices[segment.start : segment.stop] = rows.indices
-    return indices
-
-
-def _refuse_other_images(
-    writer: CacheWriter, known: int, missing: list[str], changed: list[str]
-) -> None:
-    if not missing and not changed:
-        return
-    names = ", ".join([*missing[:3], *changed[:3]])
-    raise DataMismatch(
-        "these are not the images the cache was made from",
-        where=writer.location,
-        expected=f"{known} images by name and size",
-        got=f"{len(missing)} missing, {len(changed)} of another size: {names}, …",
-        hint="point --data at the original images, or make a new cache",
-    )
 
 
 def _declare_teacher(
@@ -265,7 +224,7 @@ def _declare_teacher(
     encoding = choose(config.encoding, member.num_classes)
     record = writer.manifest.teachers.get(name)
     if record is not None:
-        _check_lock(writer, name, record.lock, member.lock)
+        check_lock(writer.location, name, record.lock, member.lock)
         group = writer.groups()[name]
         if group.encoding != encoding:
             raise UsageError(
@@ -276,7 +235,7 @@ def _declare_teacher(
                 hint="ask for the same one, or give the teacher a new name",
             )
         writer.extend_teacher(name, view_ids)
-        return []
+        return _other_versions(name, record)
     optional = [
         array
         for array, wanted in (
@@ -302,6 +261,7 @@ def _declare_teacher(
             lock=member.lock,
             canonical_batch=min(config.batch_size, unit_rows),
             source=member.source,
+            versions=versions(),
         ),
         group,
     )
@@ -314,21 +274,17 @@ def _declare_teacher(
     return []
 
 
-def _check_lock(
-    writer: CacheWriter, name: str, locked: Mapping[str, Any], actual: Mapping[str, Any]
-) -> None:
-    """Refuse another teacher under the same name, naming every field that differs."""
-    fields = sorted(
-        field for field in locked.keys() | actual.keys() if locked.get(field) != actual.get(field)
-    )
-    if fields:
-        raise CacheError(
-            f"another teacher {name!r} answered in this cache",
-            where=f"{writer.location}/{teacher_group(name)}",
-            expected="; ".join(f"{field} {locked.get(field)}" for field in fields),
-            got="; ".join(f"{field} {actual.get(field)}" for field in fields),
-            hint="use the same weights and settings, or another name",
-        )
+def _other_versions(name: str, record: TeacherRecord) -> list[str]:
+    """Note what has been updated since a teacher began: it may round differently, no more."""
+    now = versions()
+    changed = [
+        f"{library} {before} -> {now.get(library)}"
+        for library, before in sorted(record.versions.items())
+        if now.get(library) != before
+    ]
+    if not changed:
+        return []
+    return [f"teacher {name} began with other versions: {', '.join(changed)}"]
 
 
 def _missing_items(

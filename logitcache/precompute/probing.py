@@ -9,7 +9,6 @@ import numpy as np
 from logitcache.cache.format import Status
 from logitcache.cache.probes import probed, write_probes
 from logitcache.precompute.environment import versions
-from logitcache.precompute.feed import partner_offsets
 from logitcache.views.probes import ProbeImage, choose_probes, make_probe
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def _probe(plan: Plan, blocks: _Blocks, view_id: str, row: int, size: int) -> Pr
     view, block = plan.views[view_id], blocks.of(row)
     partner = None
     if view.mixing is not None:
-        offset = int(partner_offsets(view, block)[row - block.start])
+        offset = int(plan.partners(view, block)[row - block.start])
         partner = _image(plan, block, offset) if block.start + offset != row else None
     return make_probe(view, size, _image(plan, block, row - block.start), partner)
 

@@ -17,6 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from logitcache.batch import TargetBatch
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import UsageError
+from logitcache.targets.alignment import Alignment
 from logitcache.targets.gather import TargetsReader, TargetWindow, concatenate
 from logitcache.targets.match import CheckedReader, ImageRows
 from logitcache.targets.order import Window, epoch_windows, skip_rows, view_of_epoch
@@ -78,12 +79,14 @@ class Targets:
         views: The views that all the teachers saw, one per epoch, by id.
         unit_rows: U.
         window_units: Units that are shuffled together.
+        alignment: The alarm for answers of other images; None where they are other ones on purpose.
     """
 
     reader: TargetsReader
     views: dict[str, View]
     unit_rows: int
     window_units: int
+    alignment: Alignment | None = None
 
     @classmethod
     def of(
@@ -114,7 +117,8 @@ class Targets:
             )
         reader = TargetsReader(cache, names, shuffled=shuffled)
         affordable = target_memory // max(1, _WINDOWS_ALIVE * reader.unit_bytes)
-        return cls(reader, views, cache.unit_rows, max(1, affordable))
+        alignment = None if shuffled else Alignment.of(cache, names)
+        return cls(reader, views, cache.unit_rows, max(1, affordable), alignment)
 
 
 class Loader:
@@ -315,10 +319,16 @@ class Loader:
         partner_labels, lam = (None, None) if pairs is None else pairs.mixture(positions)
         windows = [(part.window, part.rows) for part in parts]
         gathered = [window.gather(part) for window, part in windows if window is not None]
+        labels = self.rows.labels[positions]
+        teachers = concatenate(gathered) if gathered else {}
+        alignment = self._targets.alignment if self._targets else None
+        if alignment is not None and not alignment.is_settled:
+            shown = [labels] if partner_labels is None else [labels, partner_labels.numpy()]
+            alignment.see(rows, np.stack(shown, axis=1), teachers)
         batch = TargetBatch(
             rows=torch.from_numpy(rows),
-            labels=torch.from_numpy(self.rows.labels[positions]),
-            teachers=concatenate(gathered) if gathered else {},
+            labels=torch.from_numpy(labels),
+            teachers=teachers,
             partner_labels=partner_labels,
             lam=lam,
         )

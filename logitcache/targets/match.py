@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckedReader", "ImageRows", "match_rows", "number_rows"]
 
+_REASONS = ("left_out", "missing", "unreadable", "withdrawn")
+
 
 @dataclass
 class ImageRows:
@@ -31,6 +33,9 @@ class ImageRows:
         digests: Content digest of each, uint8 (N, 16), to be compared when it is first read; None
             where nothing is known yet.
         left_out: Images of the source that have no row.
+        missing: Images of the cache that the source lacks; only where a subset is allowed.
+        unreadable: Images that could not be decoded when the cache was made.
+        withdrawn: Images that were withdrawn.
     """
 
     rows: NDArray[np.int64]
@@ -39,6 +44,9 @@ class ImageRows:
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8] | None = None
     left_out: int = 0
+    missing: int = 0
+    unreadable: int = 0
+    withdrawn: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,15 +55,19 @@ class ImageRows:
         """Return where rows lie in the arrays."""
         return np.searchsorted(self.rows, rows)
 
+    def counts(self) -> dict[str, int]:
+        """Return how many images are not shown, by the reason."""
+        return {name: getattr(self, name) for name in _REASONS}
+
     def keep(self, chosen: NDArray[np.bool_]) -> ImageRows:
         """Return only the chosen images."""
-        return ImageRows(
-            self.rows[chosen],
-            self.indices[chosen],
-            self.hashes[chosen],
-            self.labels[chosen],
-            None if self.digests is None else self.digests[chosen],
-            self.left_out,
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            indices=self.indices[chosen],
+            hashes=self.hashes[chosen],
+            labels=self.labels[chosen],
+            digests=None if self.digests is None else self.digests[chosen],
         )
 
 
@@ -88,25 +100,27 @@ def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRo
     found, difference = compare(source, samples.keys[rows], samples.sizes[rows])
     missing = difference.missing
     if difference.changed or (missing and not subset) or len(missing) == len(rows):
-        names = ", ".join([*missing[:3], *difference.changed[:3]])
         raise DataMismatch(
             "these are not the images the cache was made from",
             where=cache.url,
             expected=f"{len(rows)} images of {cache.manifest.data.description}, by name and size",
-            got=f"{source.description}: {len(missing)} missing, "
-            f"{len(difference.changed)} of another size: {names}",
+            got=f"{source.description}: {difference.summary()}",
             hint="point --data at the folder the cache was made from"
             + ("" if subset else ", or allow a subset (subset: true)"),
         )
     here = found >= 0
     rows, found = rows[here], found[here]
+    unusable = set(samples.keys[np.setdiff1d(samples.rows, samples.readable)])
     return ImageRows(
         rows=rows,
         indices=found,
         hashes=samples.hashes[rows],
         labels=source.labels[found].astype(np.int64),
         digests=samples.digests[rows],
-        left_out=len(difference.added),
+        left_out=sum(source.keys[index] not in unusable for index in difference.added),
+        missing=len(missing),
+        unreadable=samples.unreadable,
+        withdrawn=samples.withdrawn,
     )
 
 

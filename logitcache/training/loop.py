@@ -327,6 +327,7 @@ class _Run:
             parameters=sum(p.numel() for p in self._final_network().parameters()),
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],
+            **rows.counts(),
         )
 
     def _save(self) -> None:

@@ -30,6 +30,10 @@ class TrainResult:
         data_wait: Share of that time spent waiting for batches.
         without_partner: Images of the set that some view did not show, because the image that is
             mixed in is not at hand.
+        left_out: Images of the data that the cache does not have.
+        missing: Images of the cache that the data lacks.
+        unreadable: Images that could not be decoded when the cache was made.
+        withdrawn: Images of the cache that were withdrawn.
     """
 
     out: str
@@ -42,6 +46,10 @@ class TrainResult:
     seconds: float
     data_wait: float
     without_partner: int = 0
+    left_out: int = 0
+    missing: int = 0
+    unreadable: int = 0
+    withdrawn: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""

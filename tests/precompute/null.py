@@ -89,6 +89,7 @@ def logits_of(rows: NDArray[np.int64], view: NDArray[np.int64], name: str) -> ND
 def open_or_create(path: Path, rows: int = ROWS) -> CacheWriter:
     location = locate(path)
     if not location.is_empty():
+        location.sweep()
         return CacheWriter.open(location)
     return CacheWriter.create(
         location,
@@ -99,9 +100,12 @@ def open_or_create(path: Path, rows: int = ROWS) -> CacheWriter:
     )
 
 
-def block_of(writer: CacheWriter, number: int, rows: int) -> Block:
+def block_of(writer: CacheWriter, number: int) -> Block:
     start = number * UNIT
-    here = start + np.arange(UNIT) < rows
+    rows = start + np.arange(UNIT)
+    here = np.zeros(UNIT, dtype=np.bool_)
+    for segment in writer.manifest.segments:
+        here |= (rows >= segment.start) & (rows < segment.stop)
     keys = np.array([f"{start + i:06d}" if here[i] else "" for i in range(UNIT)], dtype=object)
     block = Block(
         start=start,
@@ -126,6 +130,7 @@ def run(
     answers: NullTeachers | None = None,
     views: list[str] | None = None,
     rows: int = ROWS,
+    more: int = 0,
     skip_bad_images: bool = False,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> CacheWriter:
@@ -138,11 +143,16 @@ def run(
         answers: Teachers.
         views: Ids of the views.
         rows: Images.
+        more: Images to add as a second segment, once the samples of the first are written.
         skip_bad_images: As in the configuration.
         after_batch: As in :class:`Work`.
     """
     view_ids = views or VIEWS
     writer = open_or_create(path, rows)
+    samples = writer.missing_units(SAMPLES, NO_VIEW, UNIT)
+    if more and len(writer.manifest.segments) == 1:
+        assert not samples
+        writer.add_segment(Segment(start=writer.manifest.capacity, rows=more))
     writer.add_views({view: {"algorithm": 1, "operations": []} for view in view_ids})
     for name, unit_rows in teachers.items():
         if name not in writer.manifest.teachers:
@@ -168,7 +178,7 @@ def run(
     )
     samples = writer.missing_units(SAMPLES, NO_VIEW, UNIT)
     for item in worklist(UNIT, view_ids, samples, missing):
-        compute_item(work, item, block_of(writer, item.block, rows))
+        compute_item(work, item, block_of(writer, item.block))
     writer.seal("fingerprint", {})
     return writer
 

@@ -43,7 +43,7 @@ from tests.conftest import jpeg, shape_image, write_images, write_teacher
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from logitcache.precompute.local import Progress
+    from logitcache.precompute.compute import Progress
 
 ROOT = Path(__file__).parents[2]
 Teachers = dict[str, dict[str, str]]

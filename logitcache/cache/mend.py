@@ -1,0 +1,242 @@
+"""Mending what is written twice: documents out of their copies, ledgers out of commits and back.
+
+Nothing here needs an image or a teacher. Whatever is restored is restored to the very bytes that
+were sealed, and is only believed because their digest says so.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from logitcache.cache.arrays import resize
+from logitcache.cache.faults import Cause, Fault
+from logitcache.cache.format import (
+    ATTRIBUTE,
+    NO_VIEW,
+    SAMPLE_ARRAYS,
+    SAMPLES,
+    VIEWS,
+    canonical_json,
+    copies_key,
+    ledger_key,
+    revision_key,
+    sha256,
+)
+from logitcache.cache.groups import read_group
+from logitcache.cache.ledger import (
+    Copies,
+    Ledger,
+    LedgerPointer,
+    Revision,
+    committed_units,
+    manifest_digest,
+    parse_json,
+    parse_revision,
+    read_commits,
+    read_copies,
+    read_ledger,
+    read_revision,
+    write_commit,
+)
+from logitcache.cache.manifest import Manifest, RevisionPointer, read_manifest
+from logitcache.cache.partners import mixed_views, partner_array, partner_group
+from logitcache.cache.probes import probe_keys
+from logitcache.errors import CacheDamaged, CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from logitcache.cache.location import LocalLocation
+
+__all__ = ["mend_documents", "recovered_manifest", "write_root"]
+
+
+def recovered_manifest(location: LocalLocation) -> Manifest | None:
+    """Return the manifest of the newest revision whose copies hold, None if there is none."""
+    numbers = {name.split(".")[0] for name in location.names("revisions")}
+    for number in sorted((int(n) for n in numbers if n.isdecimal()), reverse=True):
+        content = location.read(revision_key(number))
+        try:
+            revision = parse_revision(parse_json(content or b"", ""), "")
+            copies = read_copies(location, revision)
+            if copies is None or revision.number != number:
+                continue
+            manifest = Manifest.model_validate(copies.manifest)
+        except (CacheError, ValidationError):
+            continue  # an older one may do
+        pointer = RevisionPointer(number=number, sha256=sha256(content or b""))
+        return manifest.changed(revision=pointer)
+    return None
+
+
+def mend_documents(location: LocalLocation, faults: Iterable[Fault]) -> list[Fault]:
+    """Restore manifest, metadata, ledgers, commits and copies; return the faults that are gone."""
+    found = list(faults)
+    mended: list[Fault] = []
+    for cause, mend in (
+        (Cause.MANIFEST, _mend_manifest),
+        (Cause.REVISION, _mend_revision),
+        (Cause.METADATA, _mend_metadata),
+        (Cause.LEDGER, _mend_ledger),
+        (Cause.COMMIT, _mend_commit),
+    ):
+        wanted = [fault for fault in found if fault.cause == cause and not fault.recompute]
+        mended += [fault for fault in wanted if mend(location, fault)]
+    return mended
+
+
+def _mend_manifest(location: LocalLocation, fault: Fault) -> bool:
+    """Write the sealed manifest; what was declared since is kept where it can be read."""
+    del fault  # there is one manifest
+    manifest = recovered_manifest(location)
+    if manifest is None:
+        return False
+    try:
+        now = read_manifest(location)
+    except CacheError:
+        now = manifest
+    longer = now.segments[: len(manifest.segments)] == manifest.segments
+    write_root(
+        location,
+        manifest.changed(
+            views={**now.views, **manifest.views},
+            teachers={**now.teachers, **manifest.teachers},
+            segments=now.segments if longer else manifest.segments,
+        ),
+    )
+    return True
+
+
+def write_root(location: LocalLocation, manifest: Manifest) -> None:
+    """Write the root document as it is, without asking zarr to read the old one first."""
+    root = {"zarr_format": 3, "node_type": "group"}
+    document = {"attributes": {ATTRIBUTE: manifest.to_json()}, **root}
+    location.write("zarr.json", json.dumps(document, indent=2).encode())
+
+
+def _mend_revision(location: LocalLocation, fault: Fault) -> bool:
+    """Write a revision or its copies again from what they describe, if the digests agree."""
+    manifest = read_manifest(location)
+    if manifest.revision is None:
+        return False
+    if fault.key == revision_key(manifest.revision.number):
+        content = canonical_json(_described(location, manifest).to_json())
+        return _restored(location, fault.key, content, manifest.revision.sha256)
+    try:
+        revision = read_revision(location, manifest.revision)
+    except CacheDamaged:
+        return False
+    content = canonical_json(_copies_of(location, manifest, revision.metadata).to_json())
+    return _restored(location, fault.key, content, revision.copies_sha256)
+
+
+def _described(location: LocalLocation, manifest: Manifest) -> Revision:
+    """Put together the revision that a manifest and its ledgers, commits and metadata imply."""
+    assert manifest.revision is not None
+    number = manifest.revision.number
+    paths = [f"{SAMPLES}/{NO_VIEW}"]
+    documents = [f"{SAMPLES}/{name}" for name in ("", *SAMPLE_ARRAYS, "key")]
+    for view in mixed_views(manifest):
+        if committed_units(location, VIEWS, view):
+            paths.append(f"{VIEWS}/{view}")
+            documents += [partner_group(view), partner_array(view)]
+    for name in manifest.teachers:
+        group = read_group(location, name)
+        paths += [f"{group.path}/{view}" for view in group.view_ids]
+        documents += [f"{group.path}/{array}" for array in ("", *group.specs())]
+    keys = [f"{path.rstrip('/')}/zarr.json" for path in documents] + probe_keys(location)
+    copies = location.read(copies_key(number))
+    return Revision(
+        number=number,
+        segments=tuple((segment.start, segment.rows) for segment in manifest.segments),
+        ledgers={path: p for path in paths if (p := _newest_ledger(location, path, number))},
+        metadata={key: sha256(location.read(key) or b"") for key in keys},
+        manifest_sha256=manifest_digest(manifest),
+        copies_sha256=sha256(copies) if copies is not None else None,
+    )
+
+
+def _newest_ledger(location: LocalLocation, path: str, number: int) -> LedgerPointer | None:
+    group, _, view = path.rpartition("/")
+    for revision in range(number, 0, -1):
+        key = ledger_key(group, view, revision)
+        content = location.read(key)
+        if content is not None:
+            found = parse_json(content, key).get("commits")
+            units = len(found) if isinstance(found, list) else 0
+            return LedgerPointer(key, sha256(content), units)
+    return None
+
+
+def _copies_of(location: LocalLocation, manifest: Manifest, keys: Iterable[str]) -> Copies:
+    documents = {key: (location.read(key) or b"").decode(errors="replace") for key in keys}
+    return Copies(manifest.changed(revision=None).to_json(), documents)
+
+
+def _mend_metadata(location: LocalLocation, fault: Fault) -> bool:
+    """Write a ``zarr.json`` as it was sealed, as long as the arrays have become since."""
+    manifest = read_manifest(location)
+    if manifest.revision is None:
+        return False
+    try:
+        copies = read_copies(location, read_revision(location, manifest.revision))
+    except CacheDamaged:
+        return False
+    document = copies.documents.get(fault.key) if copies else None
+    if document is None:
+        return False
+    location.write(fault.key, document.encode())
+    shape = json.loads(document).get("shape")
+    path = fault.key.removesuffix("/zarr.json")
+    axis = 0 if path.startswith((f"{SAMPLES}/", f"{VIEWS}/")) else 1
+    if shape is not None and shape[axis] < manifest.capacity:
+        resize(location.store(), path, (*shape[:axis], manifest.capacity))
+    return True
+
+
+def _mend_ledger(location: LocalLocation, fault: Fault) -> bool:
+    """Gather the commits of a ledger once more."""
+    pointer = _pointer(location, fault.group, fault.view)
+    if pointer is None:
+        return False
+    units = sorted(committed_units(location, fault.group, fault.view))[: pointer.units]
+    try:
+        commits = read_commits(location, fault.group, fault.view, units)
+    except CacheDamaged:
+        return False
+    content = canonical_json(Ledger(fault.group, fault.view, commits).to_json())
+    return _restored(location, pointer.key, content, pointer.sha256)
+
+
+def _mend_commit(location: LocalLocation, fault: Fault) -> bool:
+    """Write a commit as its ledger has it."""
+    pointer = _pointer(location, fault.group, fault.view)
+    assert fault.unit is not None
+    try:
+        ledger = read_ledger(location, pointer) if pointer else None
+    except CacheDamaged:
+        return False
+    if ledger is None or fault.unit not in ledger.commits:
+        return False
+    write_commit(location, ledger.commits[fault.unit])
+    return True
+
+
+def _pointer(location: LocalLocation, group: str, view: str) -> LedgerPointer | None:
+    manifest = read_manifest(location)
+    try:
+        revision = read_revision(location, manifest.revision) if manifest.revision else None
+    except CacheDamaged:
+        return None
+    return revision.ledgers.get(f"{group}/{view}") if revision else None
+
+
+def _restored(location: LocalLocation, key: str, content: bytes, digest: str | None) -> bool:
+    """Write an object, but only if it is the one that was sealed."""
+    if sha256(content) != digest:
+        return False
+    location.write(key, content)
+    return True

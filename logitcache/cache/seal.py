@@ -1,0 +1,142 @@
+"""Sealing: one revision that vouches for every ledger, every document and the manifest.
+
+Everything a revision names is written before it, and the root points at it last. What cannot be
+computed again from images and teachers is written twice: the copies of a revision hold the manifest
+and every ``zarr.json`` once more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from logitcache.cache.format import copies_key, sha256
+from logitcache.cache.ledger import (
+    Copies,
+    Ledger,
+    LedgerPointer,
+    Revision,
+    manifest_digest,
+    read_commits,
+    read_revision,
+    write_copies,
+    write_ledger,
+    write_revision,
+)
+from logitcache.cache.manifest import RevisionPointer
+from logitcache.errors import CacheDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.manifest import Manifest
+
+__all__ = ["write_reseal", "write_seal"]
+
+
+def write_seal(
+    location: LocalLocation,
+    manifest: Manifest,
+    units: Mapping[tuple[str, str], Collection[int]],
+    metadata: Collection[str],
+    rewritten: Collection[tuple[str, str]] = (),
+) -> RevisionPointer:
+    """Write ledgers, copies and a revision; nothing where the last one says the same.
+
+    Args:
+        location: The cache.
+        manifest: As it shall be sealed.
+        units: The units of every (group, view), all of them committed.
+        metadata: Keys of every ``zarr.json`` below the root.
+        rewritten: (group, view) with commits that were made anew.
+
+    Returns:
+        What the root has to point at.
+    """
+    previous = read_revision(location, manifest.revision) if manifest.revision else None
+    number = previous.number + 1 if previous else 1
+    documents = {key: _document(location, key) for key in sorted(metadata)}
+    copies = Copies(manifest.changed(revision=None).to_json(), documents)
+    revision = Revision(
+        number=number,
+        segments=tuple((segment.start, segment.rows) for segment in manifest.segments),
+        ledgers=_write_ledgers(location, previous, number, units, rewritten),
+        metadata={key: sha256(text.encode()) for key, text in documents.items()},
+        manifest_sha256=manifest_digest(manifest),
+        copies_sha256=write_copies(location, number, copies),
+    )
+    if previous is not None and replace(previous, number=number) == revision:
+        assert manifest.revision is not None
+        location.delete(copies_key(number))
+        return manifest.revision
+    return RevisionPointer(number=number, sha256=write_revision(location, revision))
+
+
+def write_reseal(
+    location: LocalLocation, manifest: Manifest, rewritten: Collection[tuple[str, str]]
+) -> RevisionPointer:
+    """Write a revision like the last one, but for the ledgers of some (group, view)."""
+    assert manifest.revision is not None
+    previous = read_revision(location, manifest.revision)
+    number = previous.number + 1
+    ledgers = dict(previous.ledgers)
+    for group, view in rewritten:
+        units = range(ledgers[f"{group}/{view}"].units)
+        ledgers[f"{group}/{view}"] = _gathered(location, group, view, units, number)
+    documents = {key: _document(location, key) for key in sorted(previous.metadata)}
+    copies = Copies(manifest.changed(revision=None).to_json(), documents)
+    revision = replace(
+        previous,
+        number=number,
+        ledgers=ledgers,
+        metadata={key: sha256(text.encode()) for key, text in documents.items()},
+        manifest_sha256=manifest_digest(manifest),
+        copies_sha256=write_copies(location, number, copies),
+    )
+    return RevisionPointer(number=number, sha256=write_revision(location, revision))
+
+
+def _write_ledgers(
+    location: LocalLocation,
+    previous: Revision | None,
+    number: int,
+    units: Mapping[tuple[str, str], Collection[int]],
+    rewritten: Collection[tuple[str, str]],
+) -> dict[str, LedgerPointer]:
+    """Write the ledgers that changed; keep the pointers of the others."""
+    ledgers = {}
+    for (group, view), wanted in units.items():
+        known = previous.ledgers.get(f"{group}/{view}") if previous else None
+        if known is not None and known.units == len(wanted) and (group, view) not in rewritten:
+            ledgers[f"{group}/{view}"] = known
+            continue
+        ledgers[f"{group}/{view}"] = _gathered(location, group, view, wanted, number)
+    return ledgers
+
+
+def _gathered(
+    location: LocalLocation, group: str, view: str, units: Collection[int], number: int
+) -> LedgerPointer:
+    """Gather the commits of one view into a ledger."""
+    commits = read_commits(location, group, view, units)
+    if len(commits) != len(units):
+        raise CacheDamaged(
+            "cannot seal: a commit is gone",
+            where=f"{location}, {group}, view {view}",
+            expected=f"{len(units)} units",
+            got=f"{len(commits)} units",
+            hint="logitcache repair computes it again",
+        )
+    return write_ledger(location, Ledger(group, view, commits), number)
+
+
+def _document(location: LocalLocation, key: str) -> str:
+    content = location.read(key)
+    if content is None:
+        raise CacheDamaged(
+            "a declared array has no metadata",
+            where=f"{location}/{key}",
+            hint="logitcache repair writes it anew",
+        )
+    return content.decode()

@@ -1,0 +1,119 @@
+"""Is the metadata still what was sealed, or has it only grown since?
+
+Between two seals a cache may be extended: arrays and lists of views become longer, the manifest
+names more. That is no damage. Everything else is, and it is named field by field.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from logitcache.cache.faults import Cause, Fault
+from logitcache.cache.format import ATTRIBUTE, sha256
+from logitcache.cache.ledger import manifest_digest, read_copies
+from logitcache.cache.manifest import Manifest
+from logitcache.errors import CacheDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from logitcache.cache.ledger import Copies, Revision
+    from logitcache.cache.location import LocalLocation
+
+__all__ = ["manifest_fault", "metadata_faults"]
+
+
+def manifest_fault(location: LocalLocation, manifest: Manifest, revision: Revision) -> Fault | None:
+    """Compare the root manifest with the sealed one."""
+    if manifest_digest(manifest) == revision.manifest_sha256:
+        return None
+    copies = _copies(location, revision)
+    if copies is None:
+        return Fault(Cause.MANIFEST, "not the manifest that was sealed", "zarr.json")
+    try:
+        sealed = Manifest.model_validate(copies.manifest).to_json()
+    except ValidationError as error:
+        return Fault(Cause.MANIFEST, f"its copy is malformed: {error}", "zarr.json")
+    edited = _changed_fields(sealed, manifest.to_json())
+    if not edited:
+        return None
+    return Fault(Cause.MANIFEST, f"changed since it was sealed: {'; '.join(edited)}", "zarr.json")
+
+
+def metadata_faults(
+    location: LocalLocation, revision: Revision, keys: Iterable[str] | None = None
+) -> list[Fault]:
+    """Compare every ``zarr.json`` below the root, or some of them, with the sealed ones."""
+    wanted = revision.metadata if keys is None else {key: revision.metadata[key] for key in keys}
+    found = (_document_fault(location, revision, key, digest) for key, digest in wanted.items())
+    return [fault for fault in found if fault is not None]
+
+
+def _document_fault(
+    location: LocalLocation, revision: Revision, key: str, digest: str
+) -> Fault | None:
+    content = location.read(key)
+    group = key.removesuffix("/zarr.json")
+    if content is None:
+        return Fault(Cause.METADATA, "no such object", key, group)
+    if sha256(content) == digest:
+        return None
+    copies = _copies(location, revision)
+    sealed = copies.documents.get(key) if copies else None
+    if sealed is not None and _has_grown(_parsed(sealed), _parsed(content)):
+        return None
+    return Fault(Cause.METADATA, "not the document that was sealed", key, group)
+
+
+def _copies(location: LocalLocation, revision: Revision) -> Copies | None:
+    """Return the copies; damaged ones are a fault of their own and cannot bear witness."""
+    try:
+        return read_copies(location, revision)
+    except CacheDamaged:
+        return None
+
+
+def _parsed(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _has_grown(sealed: Any, now: Any) -> bool:
+    """Return whether a document differs by a longer shape or more views alone."""
+    try:
+        if sealed["node_type"] == "array":
+            same = {**now, "shape": sealed["shape"]} == sealed
+            pairs = zip(now["shape"], sealed["shape"], strict=True)
+            return same and all(new >= old for new, old in pairs)
+        ours, theirs = sealed["attributes"][ATTRIBUTE], now["attributes"][ATTRIBUTE]
+        views = ours["view_ids"]
+        same = {**theirs, "view_ids": views} == ours
+        return same and bool(theirs["view_ids"][: len(views)] == views)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _changed_fields(sealed: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the fields of a manifest that differ by more than additions."""
+    changed = []
+    for field, before in sealed.items():
+        after: Any = now.get(field)
+        if field == "revision" or after == before:
+            continue
+        if field == "segments" and after[: len(before)] == before:
+            continue
+        if field in {"views", "teachers"}:
+            changed += [f"{field}.{n}" for n in before if after.get(n) != before[n]]
+            continue
+        changed.append(f"{field} {_short(before)} -> {_short(after)}")
+    return changed
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

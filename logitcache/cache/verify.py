@@ -1,0 +1,225 @@
+"""Is every byte of a cache what was committed?
+
+Every object of every unit is compared with its commit, every commit with its ledger, every ledger
+with its revision, the manifest and every ``zarr.json`` with what was sealed. What nobody names is
+litter: it is counted, never an error.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.expected import Expected, expected_views
+from logitcache.cache.faults import Cause, Fault, check_header, diagnose
+from logitcache.cache.location import locate
+from logitcache.cache.manifest import read_manifest
+from logitcache.cache.mend import recovered_manifest
+from logitcache.cache.scan import Litter, find_litter
+from logitcache.cache.withdrawals import withdrawal_faults
+from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from logitcache.cache.expected import View
+    from logitcache.cache.ledger import Commit, StoredArray
+    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.manifest import Manifest
+
+__all__ = ["VerifyProgress", "VerifyReport", "verify"]
+
+
+@dataclass(frozen=True)
+class VerifyProgress:
+    """How far a verification is, in bytes; the total grows while ledgers are read."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verification found.
+
+    Attributes:
+        url: The cache.
+        revision: Number of the sealed revision, None before the first.
+        quick: Whether sizes and headers alone were looked at.
+        units: Committed units.
+        objects: Their objects.
+        bytes: Bytes of those.
+        seconds: What it took.
+        faults: Damage, in the order of groups, views and units.
+        litter: Files that nobody names.
+    """
+
+    url: str
+    revision: int | None
+    quick: bool
+    units: int = 0
+    objects: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    faults: tuple[Fault, ...] = ()
+    litter: tuple[Litter, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no damage."""
+        return not self.faults
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            **asdict(self),
+            "ok": self.ok,
+            "faults": [fault.to_json() for fault in self.faults],
+            "litter": [asdict(litter) for litter in self.litter],
+        }
+
+
+def verify(
+    url: str | os.PathLike[str],
+    *,
+    quick: bool = False,
+    threads: int | None = None,
+    on_progress: Callable[[VerifyProgress], None] | None = None,
+) -> VerifyReport:
+    """Check a cache, sealed or not.
+
+    Args:
+        url: The cache.
+        quick: Whether to look at sizes and headers of shards only; documents are always digested.
+        threads: Threads that read; all processors by default.
+        on_progress: Called now and then.
+
+    Raises:
+        CacheError: There is no cache at all.
+        UnsupportedFormat: A newer format.
+    """
+    location = locate(url)
+    started = time.monotonic()
+    manifest, faults = _manifest(location)
+    if manifest is None:
+        return VerifyReport(str(location), None, quick, faults=tuple(faults))
+    expected = expected_views(location, manifest)
+    checker = _Checker(location, expected, quick=quick, on_progress=on_progress)
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        for view in expected.views:
+            checker.check(view, pool)
+    return VerifyReport(
+        url=str(location),
+        revision=manifest.revision.number if manifest.revision else None,
+        quick=quick,
+        units=checker.units,
+        objects=checker.objects,
+        bytes=checker.bytes,
+        seconds=time.monotonic() - started,
+        faults=(*faults, *expected.faults, *withdrawal_faults(location), *checker.faults),
+        litter=tuple(find_litter(location, manifest, checker.named)),
+    )
+
+
+def _manifest(location: LocalLocation) -> tuple[Manifest | None, list[Fault]]:
+    """Read the manifest; where it is damaged, go on with what was sealed."""
+    try:
+        return read_manifest(location), []
+    except UnsupportedFormat:
+        raise
+    except CacheError as error:
+        if not location.names("revisions") and not (location.root / "commits").is_dir():
+            raise
+        detail = error.what if error.got is None else f"{error.what}: {error.got}"
+        fault = Fault(Cause.MANIFEST, detail, "zarr.json")
+        return recovered_manifest(location), [fault]
+
+
+@dataclass
+class _Checker:
+    """Compares the objects of one view after another with their commits."""
+
+    location: LocalLocation
+    expected: Expected
+    quick: bool
+    on_progress: Callable[[VerifyProgress], None] | None
+    units: int = 0
+    objects: int = 0
+    bytes: int = 0
+    total: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+    _elsewhere: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def check(self, view: View, pool: ThreadPoolExecutor) -> None:
+        """Check every object of one view."""
+        commits, faults = view.read()
+        self.faults += faults
+        self.units += len(commits)
+        tasks = [(commit, path) for commit in commits for path in commit.arrays]
+        self.total += sum(commit.arrays[path].bytes for commit, path in tasks)
+        self.named |= {commit.arrays[path].key for commit, path in tasks}
+        for (commit, path), found in zip(tasks, pool.map(self._examine, tasks), strict=True):
+            stored = commit.arrays[path]
+            self.objects += 1
+            self.bytes += stored.bytes
+            if found is not None:
+                self.faults.append(self._explained(found, commit, path))
+            if self.on_progress is not None:
+                self.on_progress(VerifyProgress(self.bytes, self.total))
+
+    def _examine(self, task: tuple[Commit, str]) -> _Suspect | None:
+        """Return what is suspicious about an object, None if nothing is."""
+        commit, path = task
+        stored = commit.arrays[path]
+        try:
+            if self.quick and self._looks_well(path, stored):
+                return None
+            found = self.location.digest(stored.key)
+        except (StorageError, CacheDamaged) as error:
+            return _Suspect(None, error)
+        return None if found == (stored.bytes, stored.sha256) else _Suspect(found)
+
+    def _looks_well(self, path: str, stored: StoredArray) -> bool:
+        same_size = self.location.size(stored.key) == stored.bytes
+        return same_size and check_header(self.location, path, stored) is None
+
+    def _explained(self, suspect: _Suspect, commit: Commit, path: str) -> Fault:
+        if suspect.error is None:
+            elsewhere = self._shards_of(commit.group)
+            return diagnose(self.location, commit, path, suspect.found, elsewhere)
+        return Fault(
+            cause=Cause.UNREADABLE,
+            detail=f"{suspect.error.what}: {suspect.error.got}",
+            key=commit.arrays[path].key,
+            group=commit.group,
+            view=commit.view,
+            unit=commit.unit,
+            array=path.rpartition("/")[2],
+            recompute=True,
+        )
+
+    def _shards_of(self, group: str) -> dict[str, str]:
+        """Return which unit each committed shard of a group is, by sha256; read once per group."""
+        if group not in self._elsewhere:
+            self._elsewhere[group] = dict(self._places(group))
+        return self._elsewhere[group]
+
+    def _places(self, group: str) -> Iterator[tuple[str, str]]:
+        for view in self.expected.views:
+            if view.group != group:
+                continue
+            for commit in view.read()[0]:
+                for path, stored in commit.arrays.items():
+                    yield stored.sha256, f"view {view.view}, unit {commit.unit}, {path}"
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """An object that is not what it should be: its size and sha256, or why it cannot be read."""
+
+    found: tuple[int, str] | None
+    error: StorageError | CacheDamaged | None = None

@@ -1,0 +1,46 @@
+"""Withdrawing images from a cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitcache.cache.location import locate
+from logitcache.cache.reader import open_cache
+from logitcache.cache.withdrawals import write_withdrawal
+from logitcache.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection
+
+__all__ = ["withdraw_images"]
+
+
+def withdraw_images(url: str | os.PathLike[str], keys: Collection[str], reason: str) -> int:
+    """Withdraw images: no student sees them again, and they may be missing from the data.
+
+    Committed answers stay as they are.
+
+    Args:
+        url: A sealed cache.
+        keys: Names of the images, as ``samples/key`` has them.
+        reason: Why, for people.
+
+    Returns:
+        How many images are withdrawn by now.
+
+    Raises:
+        UsageError: An image that the cache does not have.
+    """
+    samples = open_cache(url).samples
+    known = set(samples.keys[samples.rows - samples.start])
+    unknown = sorted(set(keys) - known)
+    if unknown:
+        raise UsageError(
+            f"{len(unknown)} of these images are not in the cache",
+            where=url,
+            got=", ".join(unknown[:3]),
+            hint=nearest(unknown[0], known),
+        )
+    write_withdrawal(locate(url), keys, reason)
+    return open_cache(url).samples.withdrawn

@@ -1,0 +1,178 @@
+"""Computing a plan with real images and real teachers, shared with other runs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from logitcache.cache.writer import Conditions
+from logitcache.errors import Interrupted, UsageError
+from logitcache.precompute.environment import versions
+from logitcache.precompute.feed import SourceRenderer
+from logitcache.precompute.share import turns
+from logitcache.precompute.unit import Work, compute_item
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logitcache.cache.claims import Claims
+    from logitcache.cache.writer import CacheWriter
+    from logitcache.precompute.plan import Plan
+    from logitcache.precompute.worklist import WorkItem
+    from logitcache.teachers.ensemble import Ensemble
+    from logitcache.teachers.member import Precision
+
+__all__ = ["Progress", "compute_plan", "resolve_device"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        images: Images shown to the teachers so far, every view counted.
+        total: Images to be shown by this run.
+    """
+
+    images: int
+    total: int
+
+
+def compute_plan(
+    plan: Plan,
+    ensemble: Ensemble,
+    claims: Claims,
+    *,
+    precision: Precision,
+    threads: int | None,
+    skip_bad_images: bool,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    after_item: Callable[[WorkItem], None] | None = None,
+) -> int:
+    """Compute what a plan lacks, and commit each unit as soon as it is whole.
+
+    Args:
+        plan: What is missing.
+        ensemble: Who answers.
+        claims: Of this process.
+        precision: Of the forwards, for the record.
+        threads: Threads that decode; all processors by default.
+        skip_bad_images: Whether an unreadable image is marked rather than an error.
+        on_progress: Called after every batch.
+        should_stop: Asked after every batch.
+        after_item: Called when an item is committed.
+
+    Returns:
+        Images shown to the teachers, every view counted.
+    """
+    batches = {name: plan.writer.manifest.teachers[name].canonical_batch for name in plan.groups}
+    batch_rows = max(batches.values(), default=plan.smallest_batch)
+    renderer = SourceRenderer(
+        plan.source,
+        plan.views,
+        ensemble.sizes,
+        batch_rows=batch_rows,
+        threads=threads or len(os.sched_getaffinity(0)),
+        partners=plan.partners,
+    )
+    counter = _Counter(plan.images, plan.writer, claims, on_progress, should_stop)
+    work = Work(
+        writer=plan.writer,
+        renderer=renderer,
+        teachers=ensemble,
+        groups=plan.groups,
+        conditions=_conditions(precision, batches),
+        batch_rows=batch_rows,
+        skip_bad_images=skip_bad_images,
+        after_batch=counter.add,
+    )
+    shown = 0
+    try:
+        location = plan.writer.location
+        for item in turns(
+            plan.items, location, plan.groups, claims, while_waiting=counter.stop_if_asked
+        ):
+            shown += plan.images_of(item)
+            block = plan.block(item.block)
+            view = plan.views[item.view_id]
+            if view.mixing is not None and item.units:
+                plan.writer.write_partners(view.id, item.block, plan.partners(view, block))
+            compute_item(work, item, block)
+            if after_item is not None:
+                after_item(item)
+    finally:
+        renderer.close()
+    return shown
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that a name means; ``auto`` takes an accelerator if there is one.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
+    if name != "auto":
+        return _usable(name)
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
+    return accelerator or torch.device("cpu")
+
+
+def _usable(name: str) -> torch.device:
+    """Return a device on which a tensor can be made."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            "this device cannot be used",
+            where="device",
+            got=f"{name}: {str(error).partition(chr(10))[0]}",
+            hint="auto takes an accelerator if there is one, else the processor",
+        ) from None
+    return device
+
+
+def _conditions(precision: Precision, batches: dict[str, int]) -> dict[str, Conditions]:
+    found = versions()
+    return {
+        name: Conditions(batch, precision, torch.get_num_threads(), found)
+        for name, batch in batches.items()
+    }
+
+
+class _Counter:
+    """Counts images, shows that this run lives, and passes on the wish to stop."""
+
+    def __init__(
+        self,
+        total: int,
+        writer: CacheWriter,
+        claims: Claims,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        self._images, self._total = 0, total
+        self._writer, self._claims = writer, claims
+        self._on_progress, self._should_stop = on_progress, should_stop
+
+    def add(self, images: int) -> None:
+        self._images = min(self._images + images, self._total)
+        self._claims.beat()
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._images, self._total))
+        self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
+        if self._should_stop is not None and self._should_stop():
+            kept = self._writer.has_commits()
+            raise Interrupted(
+                "stopped; committed units are kept" if kept else "stopped before the first commit",
+                kept=kept,
+                hint="run the same command again to go on",
+            )

@@ -1,0 +1,198 @@
+"""Which image of a source belongs to which row of a cache, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format import NO_VIEW, SAMPLES
+from logitcache.cache.manifest import Segment
+from logitcache.data.identity import compare, listing_digest, row_order
+from logitcache.errors import DataMismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.ledger import Commit
+    from logitcache.cache.writer import CacheWriter
+    from logitcache.data.identity import Difference, Rows
+    from logitcache.data.source import Source
+
+__all__ = ["match_or_extend", "rows_of_cache", "segment_of"]
+
+_UNKNOWN = -1
+
+
+def segment_of(source: Source, rows: Rows, start: int) -> Segment:
+    """Return the segment that rows make."""
+    return Segment(start=start, rows=len(rows), listing_sha256=listing_digest(source, rows))
+
+
+def match_or_extend(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
+    """Find every row of a cache in a source; add a segment for images that are new.
+
+    Returns:
+        Position in the source of every row, int64 (capacity,); -1 for padding and for images that
+        were withdrawn and are gone.
+
+    Raises:
+        DataMismatch: Images are missing or of another size, with their names.
+    """
+    manifest = writer.manifest
+    _check_classes(writer, source)
+    if writer.missing_units(SAMPLES, NO_VIEW, manifest.unit_rows):
+        return _match_unfinished(writer, source)
+    samples = writer.read_samples(0, manifest.capacity)
+    here = samples.rows
+    found, difference = compare(source, samples.keys[here], samples.sizes[here])
+    _refuse_other_images(writer, source, len(here), difference)
+    if difference.added:
+        rows = row_order(source, difference.added)
+        writer.add_segment(segment_of(source, rows, start=manifest.capacity))
+    indices = np.full(writer.manifest.capacity, _UNKNOWN, dtype=np.int64)
+    indices[here] = found
+    if difference.added:
+        indices[manifest.capacity : manifest.capacity + len(rows)] = rows.indices
+    return indices
+
+
+def rows_of_cache(
+    writer: CacheWriter, source: Source, damaged: Mapping[int, Commit | None]
+) -> NDArray[np.int64]:
+    """Find every row of a cache in a source, also where samples are damaged.
+
+    Keys are read where they are intact. What is left of the source, in the order of rows, fills the
+    rows whose keys are lost; the writer compares the outcome with what was committed.
+
+    Args:
+        writer: The cache.
+        source: The images.
+        damaged: Blocks whose samples are damaged, with what they were committed as.
+
+    Raises:
+        DataMismatch: The images cannot be those of the cache.
+    """
+    _check_classes(writer, source)
+    manifest, rows = writer.manifest, writer.manifest.unit_rows
+    _refuse_fewer(writer, source)
+    keys = np.full(manifest.capacity, "", dtype=object)
+    sizes = np.full(manifest.capacity, _UNKNOWN, dtype=np.int64)
+    missing = writer.missing_units(SAMPLES, NO_VIEW, rows)
+    lost = []
+    for block in sorted(writer.needed_units(rows)):
+        here = slice(block * rows, (block + 1) * rows)
+        if block in damaged or block in missing:
+            if _has_keys(writer, damaged.get(block)):
+                keys[here] = writer.read_keys(here.start, here.stop)
+            else:
+                lost.append(block)
+            continue
+        samples = writer.read_samples(here.start, here.stop)
+        keys[here], sizes[here] = samples.keys, samples.sizes
+    if any(block in damaged for block in lost):
+        _fill_lost(writer, source, keys, lost)
+    known = np.flatnonzero(keys != "")
+    found, difference = compare(source, keys[known], sizes[known])
+    _refuse_other_images(writer, source, len(known), difference)
+    indices = np.full(manifest.capacity, _UNKNOWN, dtype=np.int64)
+    indices[known] = found
+    return indices
+
+
+def _has_keys(writer: CacheWriter, recorded: Commit | None) -> bool:
+    """Return whether the names of a damaged block can still be read."""
+    if recorded is None:
+        return False
+    stored = recorded.arrays[f"{SAMPLES}/key"]
+    return writer.location.digest(stored.key) == (stored.bytes, stored.sha256)
+
+
+def _fill_lost(
+    writer: CacheWriter, source: Source, keys: NDArray[np.object_], lost: list[int]
+) -> None:
+    """Name the rows of blocks whose keys are lost: rows of a segment ascend by (hash, key)."""
+    rows = writer.manifest.unit_rows
+    empty = [
+        np.arange(max(segment.start, block * rows), min(segment.stop, (block + 1) * rows))
+        for segment in writer.manifest.segments
+        for block in lost
+    ]
+    known = set(keys)
+    left = [index for index, key in enumerate(source.keys) if key not in known]
+    segments = {number for number, part in enumerate(empty) if len(part)}
+    wanted = np.concatenate(empty)
+    if len(left) != len(wanted) or len({number // len(lost) for number in segments}) > 1:
+        raise DataMismatch(
+            "which images the damaged rows were of cannot be told",
+            where=writer.location,
+            expected=f"{len(wanted)} images that no intact row names",
+            got=f"{len(left)} in {source.description}",
+            hint="point --data at exactly the images of the cache, without later ones",
+        )
+    keys[wanted] = [source.keys[index] for index in row_order(source, left).indices]
+
+
+def _match_unfinished(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
+    """Order the rows anew where not all samples are written: the listing must be the same."""
+    _refuse_fewer(writer, source)
+    manifest = writer.manifest
+    segment = manifest.segments[-1]
+    indices = np.full(manifest.capacity, _UNKNOWN, dtype=np.int64)
+    known = writer.read_samples(0, segment.start)
+    found, difference = compare(source, known.keys[known.rows], known.sizes[known.rows])
+    _refuse_other_images(writer, source, len(found), difference)
+    indices[known.rows] = found
+    rows = row_order(source, difference.added)
+    if listing_digest(source, rows) != segment.listing_sha256:
+        raise DataMismatch(
+            "images were added, removed or relabelled since this cache was started",
+            where=writer.location,
+            expected=f"the {segment.rows} images of then",
+            got=f"{len(rows)} images in {source.description}",
+            hint="restore them and finish; then new images can be added",
+        )
+    indices[segment.start : segment.stop] = rows.indices
+    return indices
+
+
+def _check_classes(writer: CacheWriter, source: Source) -> None:
+    names = writer.manifest.data.class_names
+    if tuple(source.class_names) != names:
+        raise DataMismatch(
+            "the cache was made from data with other classes",
+            where=writer.location,
+            expected=", ".join(names[:10]) or "no labels",
+            got=", ".join(source.class_names[:10]) or "no labels",
+        )
+
+
+def _refuse_fewer(writer: CacheWriter, source: Source) -> None:
+    """Refuse a manifest that claims more rows than there are images, before allocating them."""
+    rows = writer.manifest.rows - len(writer.withdrawn)
+    if rows > len(source.keys):
+        raise DataMismatch(
+            "the cache has more rows than there are images",
+            where=writer.location,
+            expected=f"at least {rows} images",
+            got=f"{len(source.keys)} in {source.description}",
+            hint="point --data at the original images",
+        )
+
+
+def _refuse_other_images(
+    writer: CacheWriter, source: Source, known: int, difference: Difference
+) -> None:
+    missing = [key for key in difference.missing if key not in writer.withdrawn]
+    if not missing and not difference.changed:
+        return
+    raise DataMismatch(
+        "these are not the images the cache was made from",
+        where=writer.location,
+        expected=f"{known} images by name and size",
+        got=f"{source.description}: {difference.summary(writer.withdrawn)}",
+        hint="point --data at the original images, withdraw those that are gone "
+        "(logitcache withdraw), or make a new cache",
+    )

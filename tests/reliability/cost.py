@@ -1,0 +1,122 @@
+"""What trust costs: verification in GB/s a core, digests as a share of a precompute."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from logitcache.cache.format import SAMPLE_ARRAYS
+from logitcache.cache.location import locate
+from logitcache.cache.manifest import DataRecord, Segment
+from logitcache.cache.verify import verify
+from logitcache.cache.writer import CacheWriter, Conditions
+from logitcache.data.identity import content_digest
+from logitcache.encoding.arrays import filled
+from logitcache.encoding.dense import DenseEncoding
+from tests.cache.building import VIEW, declare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_UNIT, _CLASSES = 32768, 1000
+
+
+def verification(folder: Path, units: int = 8, rounds: int = 5) -> dict[str, Any]:
+    """Verify a cache of about 65 MB a unit, warm, with one thread and with all processors."""
+    _synthetic_cache(folder / "cache", units)
+    verify(folder / "cache")
+    rates: dict[str, list[float]] = {"one thread": [], "all processors": [], "sha256 alone": []}
+    content = (folder / "cache/teachers/a/logp/c/0/0/0").read_bytes()
+    report = verify(folder / "cache", threads=1)
+    for _ in range(rounds):  # interleaved, so that noise hits all alike
+        started = time.perf_counter()
+        hashlib.sha256(content).hexdigest()
+        rates["sha256 alone"].append(len(content) / (time.perf_counter() - started) / 1e9)
+        for name, threads in (("one thread", 1), ("all processors", None)):
+            found = verify(folder / "cache", threads=threads)
+            assert found.ok
+            rates[name].append(found.bytes / found.seconds / 1e9)
+    median = {name: round(statistics.median(values), 3) for name, values in rates.items()}
+    return {"gigabytes": round(report.bytes / 1e9, 3), "GB/s, median of 5": median}
+
+
+def digests(folder: Path, images: int = 48, size: tuple[int, int] = (500, 375)) -> dict[str, Any]:
+    """Precompute one view with a ResNet-50, and time what digesting images takes of it."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.precompute.local import build_cache
+
+    _photographs(folder / "images", images, size)
+    network = timm.create_model("resnet50", num_classes=2)
+    save_file(network.state_dict(), folder / "resnet50.safetensors")
+    spent: list[float] = []
+
+    def timed(image: Any) -> bytes:
+        started = time.thread_time()
+        found = content_digest(image)
+        spent.append(time.thread_time() - started)
+        return found
+
+    values = {
+        "cache": str(folder / "digests"),
+        "data": str(folder / "images"),
+        "teachers": {"r50": {"model": "resnet50", "weights": str(folder / "resnet50.safetensors")}},
+        "unit_rows": 16,
+        "batch_size": 16,
+        "device": "cpu",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("logitcache.precompute.feed.content_digest", timed)
+        summary = build_cache(PrecomputeConfig.parse(values, "cost"))
+    file_bytes = [path.stat().st_size for path in (folder / "images").rglob("*.jpg")]
+    return {
+        "images": summary.images,
+        "bytes of an image": round(statistics.mean(file_bytes)),
+        "threads of torch": torch.get_num_threads(),
+        "precompute, s": round(summary.seconds, 2),
+        "digests, s of a core": round(sum(spent), 4),
+        "share of wall time": round(sum(spent) / summary.seconds, 6),
+        "us an image": round(1e6 * sum(spent) / len(spent), 1),
+    }
+
+
+def _synthetic_cache(path: Path, units: int) -> None:
+    """Write dense answers that hardly compress, as real ones do."""
+    writer = CacheWriter.create(
+        locate(path),
+        unit_rows=_UNIT,
+        segment=Segment(start=0, rows=units * _UNIT),
+        data=DataRecord(description="synthetic", class_names=()),
+        versions={},
+    )
+    writer.add_views({VIEW: {"algorithm": 1}})
+    group = declare(writer, "a", DenseEncoding(_CLASSES), _UNIT)
+    generator = np.random.default_rng(0)
+    for unit in range(units):
+        samples = filled(SAMPLE_ARRAYS, _UNIT)
+        samples["key"] = np.array([f"{unit}/{i}" for i in range(_UNIT)], dtype=object)
+        writer.write_samples(unit, samples)
+        logp = -generator.gamma(4.0, 2.0, (_UNIT, _CLASSES)).astype(np.float16)
+        arrays = {**filled(group.specs(), _UNIT), "logp": logp}
+        writer.write_unit(group, VIEW, unit, arrays, Conditions())
+    writer.seal("synthetic", {})
+
+
+def _photographs(root: Path, count: int, size: tuple[int, int]) -> None:
+    """Write JPEG files about as large as ImageNet's."""
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        folder = root / ("a", "b")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = generator.integers(0, 256, (size[1] // 3, size[0] // 3, 3)).astype(np.uint8)
+        picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        picture.save(folder / f"{index}.jpg", quality=90)
