@@ -221,7 +221,7 @@ class Cache:
         found = self._location.digest(stored.key)
         if found != (stored.bytes, stored.sha256):
             elsewhere = {
-                other.arrays[path].sha256: f"view {other.view}, unit {other.unit}"
+                other.arrays[path].sha256: f"view {other.view}, unit {other.unit}, {path}"
                 for other in ledger.commits.values()
             }
             raise diagnose(self._location, commit, path, found, elsewhere).error(self._location)

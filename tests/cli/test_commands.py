@@ -327,3 +327,66 @@ def test_not_yaml(tmp_path: Path) -> None:
 
 def test_the_version(logitcache: Callable[..., Outcome]) -> None:
     assert logitcache("--version").out.strip() == "0.1.0"
+
+
+def test_verify_and_repair(
+    logitcache: Callable[..., Outcome],
+    flags: list[object],
+    images: Path,
+    teachers: Teachers,
+    tmp_path: Path,
+) -> None:
+    cache, red = tmp_path / "cache", f"red={teachers['red']['model']}"
+    assert logitcache("precompute", *flags).code == 0
+    sound = logitcache("verify", cache)
+    assert (sound.code, "bytes: ok" in sound.out) == (0, True), sound.err
+    assert "probes: not checked" in sound.out
+    whole = logitcache("verify", cache, "--data", images, "--teachers", red, "--json")
+    assert whole.code == 0, whole.err
+    assert whole.json["images"]["digested"] == 60
+    assert whole.json["audits"][0]["agreement"] >= 0.95
+    (cache / "teachers/red/logp/c/1/2/0").write_bytes(b"")
+    found = logitcache("verify", cache)
+    assert found.code == 4
+    assert "unit 2, array logp" in " ".join(found.out.split())
+    assert logitcache("verify", cache, "--quick", "--json").json["faults"][0]["cause"] == "empty"
+    refused = logitcache("repair", cache, "--data", images)
+    assert (refused.code, "--teacher red=MODEL@WEIGHTS" in refused.err) == (2, True)
+    mended = logitcache("repair", cache, "--data", images, "--teacher", red, "--json")
+    assert (mended.code, mended.json["recomputed"], mended.json["remaining"]) == (0, 1, [])
+    assert "ok" in logitcache("repair", cache, "--data", images).out
+    assert logitcache("verify", cache).code == 0
+
+
+def test_verify_names_images_that_differ(
+    logitcache: Callable[..., Outcome], flags: list[object], images: Path, tmp_path: Path
+) -> None:
+    cache, other = tmp_path / "cache", tmp_path / "other"
+    assert logitcache("precompute", *flags).code == 0
+    shutil.copytree(images, other)
+    victim = other / "dog/003.jpg"
+    content = bytearray(victim.read_bytes())
+    content[-10] ^= 1
+    victim.write_bytes(content)
+    found = logitcache("verify", cache, "--data", other)
+    assert (found.code, "replaced under the same name: dog/003.jpg" in found.out) == (4, True)
+    assert logitcache("verify", cache, "--data", other, "--quick").code == 0, "sizes alone"
+    alone = logitcache("verify", cache, "--teachers", "red=resnet10t@w")
+    assert (alone.code, "--data" in alone.err) == (2, True)
+
+
+def test_withdrawn_images_are_counted(
+    logitcache: Callable[..., Outcome], flags: list[object], images: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    assert logitcache("precompute", *flags).code == 0
+    done = logitcache("withdraw", cache, "dog/003.jpg", "--reason", "a face")
+    assert (done.code, "1 images are withdrawn" in done.out) == (0, True)
+    assert logitcache("inspect", cache, "--json").json["withdrawn"] == 1
+    assert "0 unreadable, 1 withdrawn" in logitcache("inspect", cache).out
+    train: list[object] = ["train", "--cache", cache, "--data", images, "--student", VIT["model"]]
+    kwargs: Any = VIT["kwargs"]
+    train += [part for k, v in kwargs.items() for part in ("--set", f"student.kwargs.{k}={v}")]
+    trained = logitcache(*train, "--steps", 1, "--out", tmp_path / "student", "--batch-size", 16)
+    assert trained.code == 0, trained.err
+    assert "1 images were withdrawn and were not shown" in trained.out

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from logitcache.cache.verify import verify
 from logitcache.errors import (
+    CacheDamaged,
     CacheUnsealed,
     Interrupted,
     NonFiniteLoss,
@@ -366,3 +369,30 @@ def test_half_a_line_in_the_journal_is_forgotten(images: Path, tmp_path: Path) -
     train_student(config(tmp_path, images), resume=True)
     assert [event["epoch"] for event in read_journal(tmp_path)] == [0, 1, 2]
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == 12
+
+
+def test_a_damaged_unit_stops_the_run_with_the_words_of_verify(
+    images: Path, cache: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "cache"
+    shutil.copytree(cache, copy)
+    for shard in (copy / "teachers/red/logp/c").glob("*/2/0"):
+        shard.write_bytes(shard.with_name("0").parent.parent.joinpath("1/0").read_bytes())
+    faults = verify(copy).faults
+    assert [fault.cause for fault in faults] == ["another unit's shard"] * 2
+    with pytest.raises(CacheDamaged, match="another unit's shard") as caught:
+        train_student(config(tmp_path / "t", images, cache=str(copy)))
+    assert any(f.detail in str(caught.value) and f.place in str(caught.value) for f in faults)
+    assert "logitcache repair" in str(caught.value)
+
+
+def test_what_is_not_shown_is_counted(images: Path, cache: Path, tmp_path: Path) -> None:
+    fewer = tmp_path / "fewer"
+    shutil.copytree(images, fewer)
+    (fewer / "bird/004.jpg").unlink()
+    shutil.copy(images / "cat/001.jpg", fewer / "cat/another.jpg")
+    fields: dict[str, object] = {"data": str(fewer), "cache": str(cache), "subset": True}
+    result = train_student(config(tmp_path / "t", images, **{**fields, "epochs": 1}))
+    assert (result.missing, result.left_out, result.unreadable, result.withdrawn) == (1, 1, 0, 0)
+    assert result.set_images == 59
+    assert read_result(tmp_path / "t") == result
