@@ -61,7 +61,7 @@ def draw_blur(operation: RandomBlur, floats: Sequence[float]) -> list[Step]:
 
 def _table(picture: Picture, levels: NDArray[np.int64]) -> Picture:
     """Replace every level by an entry of a table (256,)."""
-    return picture.point([int(level) for level in np.tile(levels, 3)])
+    return picture.point(np.tile(levels, 3).tolist())
 
 
 _LEVELS = np.arange(256)

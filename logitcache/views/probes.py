@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["AT_LEAST", "Probe", "ProbeImage", "choose_probes", "make_probe", "probe_difference"]
 
 AT_LEAST = 64
-_AT_MOST = 512
+_AT_MOST = 192  # what is rendered in about a second at 224 pixels
 _PATCH = 48
 
 

@@ -77,7 +77,7 @@ def test_probes_are_spread_over_views_and_segments() -> None:
         rows = [row for name, row in chosen if name == view]
         assert max(np.diff(sorted(row for row in rows if row < 100))) < 20
         assert sum(row >= 128 for row in rows) == 7
-    assert len(choose_probes([f"v{i}" for i in range(3000)], segments)) <= 512
+    assert len(choose_probes([f"v{i}" for i in range(3000)], segments)) <= 192
     assert len(choose_probes(["a"], [np.arange(1000)])) == 64
     assert choose_probes([], segments) == []
 
