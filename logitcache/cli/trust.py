@@ -55,7 +55,7 @@ def run_verify(
             if audits:
                 print_audits(audits)
     drift: LogitcacheError | None = None
-    if data is not None and ok:
+    if data is not None and ok and not quick:
         drift = _check_probes(cache, data, document)
     if as_json:
         print_json({**document, "ok": ok and drift is None})
