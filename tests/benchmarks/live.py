@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from logitcache.batch import DenseLogits, TargetBatch
+from logitcache.batch import DenseLogits
 from logitcache.data.readers import open_source
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.objectives.combine import build_objective
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from logitcache.batch import TargetBatch
     from logitcache.data.source import Source
 
 
@@ -60,6 +62,8 @@ class LiveTeachers:
     @torch.no_grad()
     def __call__(self, _: Tensor, targets: TargetBatch) -> TargetBatch:
         view = self._shown.view(self._batches // len(self._shown))
+        if view.mixing is not None:
+            raise SystemExit("live teachers are shown views that mix nothing")
         self._batches += 1
         rows = self._shown.rows
         positions = rows.positions(targets.rows.numpy())
@@ -67,7 +71,7 @@ class LiveTeachers:
         pixels = next(iter(self._renderer.batches([request]))).pixels
         answers = {name: self._ask(name, pixels) for name in self._teachers}
         self.forwards += len(answers)
-        return TargetBatch(targets.rows, targets.labels, answers)
+        return replace(targets, teachers=answers)
 
     def _ask(self, name: str, pixels: dict[int, NDArray[np.uint8]]) -> DenseLogits:
         spec = self._specs[name]
