@@ -25,6 +25,7 @@ SMALLER = {
     "train": ["--epochs", "1", "--batch-size", "16"],
     "precompute": ["--views", "2", "--batch-size", "16"],
     "inspect": [],
+    "verify": [],
 }
 
 
