@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numcodecs
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from zarr.core.array_spec import ArrayConfigParams
 
     from logitcache.cache.location import RecordingStore
-    from logitcache.encoding.arrays import ArraySpec
+    from logitcache.encoding.arrays import ArraySpec, Encoded
 
 __all__ = [
     "create_array",
     "create_group",
     "open_array",
+    "packed_bytes",
     "read_array",
     "resize",
     "shard_key",
@@ -149,6 +151,17 @@ def resize(store: RecordingStore, path: str, leading: tuple[int, ...]) -> None:
     """Grow the axes before a row's own; no object is touched but the metadata."""
     array = open_array(store, path, writable=True)
     array.resize((*leading, *array.shape[len(leading) :]))
+
+
+def packed_bytes(specs: Mapping[str, ArraySpec], encoded: Encoded) -> float:
+    """Return about how many bytes encoded rows take in a shard."""
+    compressor = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
+    return sum(
+        encoded[name].nbytes
+        if spec.codec == "raw"
+        else len(compressor.encode(np.ascontiguousarray(encoded[name])))
+        for name, spec in specs.items()
+    )
 
 
 def _compressors(spec: ArraySpec | None) -> list[Any]:

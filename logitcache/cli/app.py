@@ -69,6 +69,12 @@ def precompute(
     top_k: Annotated[
         int | None, typer.Option(help="Classes to keep; by default 50, or all of up to 256.")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="80B", help="Most bytes of a row and view.")
+    ] = None,
+    max_kl: Annotated[
+        str | None, typer.Option(metavar="0.05@T=1", help="Largest loss in nats, instead of K.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images of one forward.")] = None,
     unit_rows: Annotated[int | None, typer.Option(help="Rows of a unit of work.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda …")] = None,
@@ -97,6 +103,8 @@ def precompute(
         "teachers": teachers(teacher or []),
         "views.count": views,
         "encoding.top_k": top_k,
+        "encoding.budget": budget,
+        "encoding.max_kl": max_kl,
         "batch_size": batch_size,
         "unit_rows": unit_rows,
         "device": device,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from logitcache.config import Config
+from logitcache.encoding.budget import Limit, parse_budget, parse_max_kl
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheError
@@ -29,6 +30,9 @@ class EncodingConfig(Config):
         kind: ``sparse``, ``dense``, or ``auto``: dense for up to 256 classes unless ``top_k`` is
             given, sparse for more.
         top_k: Stored classes of the sparse encoding; 50 by default.
+        budget: Most bytes of a row and view, as ``80B``: what is closest to a new teacher within
+            them is chosen on a sample of its answers.
+        max_kl: Largest KL in nats, as ``0.05@T=1``: the smallest that keeps it is chosen.
         bits: Bits of a sparse code, 4 to 8.
         sparse_values: ``codes`` of one byte, or ``float16``.
         dense_values: ``float16``, or ``uint8``.
@@ -38,11 +42,44 @@ class EncodingConfig(Config):
 
     kind: Literal["auto", "sparse", "dense"] = "auto"
     top_k: int | None = Field(default=None, ge=1)
+    budget: str | None = None
+    max_kl: str | None = None
     bits: int = Field(default=8, ge=4, le=8)
     sparse_values: Literal["codes", "float16"] = "codes"
     dense_values: Literal["float16", "uint8"] = "float16"
     lse: bool = True
     label_log_probs: bool = True
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        if value is None:
+            return None
+        parse_budget(str(value))
+        return str(value)
+
+    @field_validator("max_kl", mode="before")
+    @classmethod
+    def _nats(cls, value: object) -> object:
+        if value is None:
+            return None
+        parse_max_kl(str(value))
+        return str(value)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.limit is not None and (self.top_k is not None or self.kind != "auto"):
+            raise ValueError("budget and max_kl choose kind and top_k: drop those, or the limits")
+        return self
+
+    @property
+    def limit(self) -> Limit | None:
+        """What the choice has to keep, None where it is made outright."""
+        if self.budget is None and self.max_kl is None:
+            return None
+        kl, temperature = (None, 1.0) if self.max_kl is None else parse_max_kl(self.max_kl)
+        row_bytes = None if self.budget is None else parse_budget(self.budget)
+        return Limit(row_bytes, kl, temperature)
 
 
 def choose(config: EncodingConfig, num_classes: int) -> Encoding:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from logitcache.cache.arrays import packed_bytes
 from logitcache.cache.format import (
     NO_VIEW,
     SAMPLES,
@@ -23,14 +24,16 @@ from logitcache.cache.format import (
 )
 from logitcache.cache.groups import TeacherGroup
 from logitcache.cache.location import locate
-from logitcache.cache.manifest import DataRecord, TeacherRecord
+from logitcache.cache.manifest import DataRecord, TeacherRecord, read_manifest
 from logitcache.cache.writer import CacheWriter
 from logitcache.data.identity import key_hash, row_order
+from logitcache.encoding.budget import choose_within
 from logitcache.encoding.choice import choose
 from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
 from logitcache.precompute.lock import check_lock
 from logitcache.precompute.rows import match_or_extend, segment_of
+from logitcache.precompute.trial import sample_log_probs
 from logitcache.precompute.unit import Block
 from logitcache.precompute.worklist import Missing, WorkItem, worklist
 from logitcache.views.mix import match_partners
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
+    from logitcache.encoding.budget import Choice
+    from logitcache.encoding.choice import Encoding
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.teachers.member import Member
@@ -153,13 +158,13 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     views = {view.id: view for view in config.views.views()}
     for view in views.values():
         view.check_sizes(ensemble.sizes)
+    chosen = _choose_encodings(config, source, ensemble)
     writer, indices = _open_or_create(config, source)
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
-    notes = [
-        note
-        for name, member in ensemble.members.items()
-        for note in _declare_teacher(config, writer, name, member, list(views))
-    ]
+    notes = [_said(name, choice) for name, choice in chosen.items()]
+    for name, member in ensemble.members.items():
+        encoding = _encoding(config, writer, name, member, chosen)
+        notes += _declare_teacher(config, writer, name, member, encoding, list(views))
     groups = {name: writer.groups()[name] for name in ensemble.members}
     return Plan(
         writer=writer,
@@ -217,11 +222,60 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, NDAr
     return writer, indices
 
 
+def _choose_encodings(
+    config: PrecomputeConfig, source: Source, ensemble: Ensemble
+) -> dict[str, Choice]:
+    """Choose on a sample how teachers that are new are stored, if there is a limit to keep."""
+    limit, location = config.encoding.limit, locate(config.cache)
+    if limit is None:
+        return {}
+    known = set() if location.is_empty() else read_manifest(location).teachers.keys()
+    return {
+        name: choose_within(
+            limit,
+            sample_log_probs(source, ensemble, name, config.batch_size),
+            packed_bytes,
+            f"teacher {name!r}",
+        )
+        for name in ensemble.members
+        if name not in known
+    }
+
+
+def _said(name: str, choice: Choice) -> str:
+    stored = ", ".join(f"{key} {value}" for key, value in choice.encoding.to_json().items())
+    ((temperature, loss),) = choice.fidelity.losses.items()
+    return (
+        f"teacher {name}: {stored}; {choice.row_bytes:.1f} bytes a row and view, a KL of "
+        f"{loss.truncation + loss.coding:.3g} nats at T = {temperature:g} "
+        f"on {choice.fidelity.rows} images"
+    )
+
+
+def _encoding(
+    config: PrecomputeConfig,
+    writer: CacheWriter,
+    name: str,
+    member: Member,
+    chosen: Mapping[str, Choice],
+) -> Encoding:
+    """Return how a teacher is stored: a known one as it is, where only a limit is given."""
+    if name in chosen:
+        return chosen[name].encoding
+    if config.encoding.limit is not None:
+        return writer.groups()[name].encoding
+    return choose(config.encoding, member.num_classes)
+
+
 def _declare_teacher(
-    config: PrecomputeConfig, writer: CacheWriter, name: str, member: Member, view_ids: list[str]
+    config: PrecomputeConfig,
+    writer: CacheWriter,
+    name: str,
+    member: Member,
+    encoding: Encoding,
+    view_ids: list[str],
 ) -> list[str]:
     """Declare a teacher, or check that a declared one is the same; return notes."""
-    encoding = choose(config.encoding, member.num_classes)
     record = writer.manifest.teachers.get(name)
     if record is not None:
         check_lock(writer.location, name, record.lock, member.lock)

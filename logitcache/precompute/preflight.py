@@ -17,8 +17,7 @@ from logitcache.cache.format import sha256
 from logitcache.cache.ledger import read_commits
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, NetworkError, StorageError
-from logitcache.views.render import BatchRequest, ViewRenderer
-from logitcache.views.spec import ViewsConfig
+from logitcache.precompute.trial import TRIAL_IMAGES, ask
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["FirstUnit", "accuracy_floor", "check_accuracy", "check_storage", "estimated_bytes"]
 
 _TRIAL_BYTES = 1 << 16
-_TRIAL_IMAGES, _FEWEST_IMAGES = 256, 128
+_FEWEST_IMAGES = 128
 _DEVIATIONS = 4.0
 _SPARSE_SHARE, _DENSE_SHARE = 0.5, 0.9  # of the bytes before compression, docs/format.md
 _HEADROOM = 1.05
@@ -95,14 +94,7 @@ def check_accuracy(
     indices = _trial_images(source)
     if not judged or len(indices) < _FEWEST_IMAGES:
         return {}
-    request = BatchRequest(
-        ViewsConfig().eval_view(), indices, np.zeros(len(indices), dtype=np.uint64)
-    )
-    threads = len(os.sched_getaffinity(0))
-    with ViewRenderer(source.read, ensemble.sizes, threads=threads) as renderer:
-        (rendered,) = renderer.batches([request])
-    answers = ensemble.answer(rendered.pixels, dict.fromkeys(judged, batch), judged)
-    read = np.setdiff1d(np.arange(len(indices)), list(rendered.failures))
+    answers, read = ask(source, ensemble, judged, indices, batch)
     found = {}
     for name in judged:
         right = answers[name].argmax(axis=1)[read] == source.labels[indices[read]]
@@ -190,5 +182,5 @@ def _raw_bytes(group: TeacherGroup) -> int:
 def _trial_images(source: Source) -> NDArray[np.int64]:
     """Return positions of labelled images, spread evenly over the listing."""
     labelled = np.flatnonzero(np.asarray(source.labels) >= 0).astype(np.int64)
-    step = max(1, len(labelled) // _TRIAL_IMAGES)
-    return labelled[::step][:_TRIAL_IMAGES]
+    step = max(1, len(labelled) // TRIAL_IMAGES)
+    return labelled[::step][:TRIAL_IMAGES]
