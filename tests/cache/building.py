@@ -77,8 +77,9 @@ def declare(
 
 def write_samples(writer: CacheWriter, samples: Encoded) -> None:
     """Commit all units of the samples."""
-    for unit in range(len(samples["key"]) // UNIT):
-        rows = slice(unit * UNIT, (unit + 1) * UNIT)
+    size = writer.manifest.unit_rows
+    for unit in range(len(samples["key"]) // size):
+        rows = slice(unit * size, (unit + 1) * size)
         writer.write_samples(unit, {name: array[rows] for name, array in samples.items()})
 
 

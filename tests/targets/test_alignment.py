@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.reader import Cache
 
-ROWS, CLASSES = 1600, 10
+ROWS, CLASSES, BLOCK = 1600, 10, 512
 RIGHT = 0.8
 
 
@@ -49,7 +49,7 @@ def answers(labels: NDArray[np.int32], right: float, seed: int = 0) -> NDArray[n
 
 
 def cache_of(path: Path, *, shift: int = 0, labelled: bool = True) -> Cache:
-    writer, samples = start_cache(path, ROWS), samples_of(ROWS)
+    writer, samples = start_cache(path, ROWS, BLOCK), samples_of(ROWS, unit=BLOCK)
     labels = np.random.default_rng(3).integers(0, CLASSES, ROWS).astype(np.int32)
     samples["label"][:ROWS] = labels if labelled else -1
     write_samples(writer, samples)
@@ -58,7 +58,7 @@ def cache_of(path: Path, *, shift: int = 0, labelled: bool = True) -> Cache:
         ("dense", DenseEncoding(CLASSES)),
         ("sparse", SparseEncoding(CLASSES, 3)),
     ):
-        group = declare(writer, name, encoding)
+        group = declare(writer, name, encoding, BLOCK)
         logits = np.roll(answers(labels, RIGHT), shift, axis=0)
         write_teacher(writer, group, encode(group, logits, samples))
         accuracy[name] = {VIEW: RIGHT + (1 - RIGHT) / CLASSES} if labelled else {}
@@ -70,7 +70,8 @@ def batch_of(cache: Cache, rows: NDArray[np.int64]) -> dict[str, TeacherLogits]:
     found: dict[str, TeacherLogits] = {}
     for name in cache.teachers:
         encoding = cache.teacher(name).encoding
-        encoded = {n: a[rows] for n, a in cache.read(name, VIEW, 0, ROWS).items()}
+        start, stop = int(rows.min()), int(rows.max()) + 1
+        encoded = {n: a[rows - start] for n, a in cache.read(name, VIEW, start, stop).items()}
         decoded = encoding.decode(encoded)
         if isinstance(encoding, SparseEncoding):
             ids = torch.from_numpy(decoded.class_ids)  # type: ignore[union-attr]

@@ -295,7 +295,7 @@ def test_damaged_partners_are_not_used(
     with pytest.raises(CacheDamaged, match="partner"):
         cache.partners(shard.parts[-4])
     shard.write_bytes(b"")
-    with pytest.raises(CacheDamaged, match="another size"):
+    with pytest.raises(CacheDamaged, match="is damaged: empty"):
         cache.partners(shard.parts[-4])
 
 
