@@ -34,9 +34,9 @@ ViewId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class _Record(BaseModel):
-    """A part of the manifest: immutable; what a newer version added is ignored."""
+    """A part of the manifest: immutable; what a newer version added is kept and ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
 
 class Segment(_Record):
@@ -149,8 +149,11 @@ class Manifest(_Record):
         return self.model_copy(update=fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the manifest as JSON values."""
-        return self.model_dump(mode="json")
+        """Return the manifest as JSON values: all that was said in it, and nothing else.
+
+        So its digest is that of the document, whichever version reads it and whatever it adds.
+        """
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 def read_manifest(location: LocalLocation) -> Manifest:

@@ -130,6 +130,7 @@ class CacheWriter:
             views={},
             teachers={},
             versions=dict(versions),
+            revision=None,
         )
         writer = cls(location, manifest)
         create_group(writer._store, "", manifest.to_json())

@@ -12,6 +12,7 @@ from logitcache.cache.ledger import committed_units
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import Segment, read_manifest
 from logitcache.cache.reader import open_cache
+from logitcache.cache.verify import verify
 from logitcache.cache.writer import CacheWriter, Conditions
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
@@ -272,3 +273,22 @@ def test_commits_are_counted_by_name_alone(tmp_path: Path) -> None:
     (tmp_path / f"commits/{SAMPLES}/{NO_VIEW}/notes.txt").write_text("not a commit")
     (tmp_path / f"commits/{SAMPLES}/{NO_VIEW}/9.json.abc.partial").write_text("half")
     assert committed_units(locate(tmp_path), SAMPLES, NO_VIEW) == {0, 1, 2}
+
+
+def test_what_a_newer_version_adds_is_kept_and_sealed(tmp_path: Path) -> None:
+    start_cache(tmp_path / "c", 16)
+    root = tmp_path / "c" / "zarr.json"
+    document = json.loads(root.read_text())
+    document["attributes"]["logitcache"]["future"] = {"a": 1}
+    document["attributes"]["logitcache"]["data"]["shade"] = "blue"
+    root.write_text(json.dumps(document))
+    writer = CacheWriter.open(locate(tmp_path / "c"))
+    write_samples(writer, samples_of(16))
+    writer.seal("f", {})
+    kept = json.loads(root.read_text())["attributes"]["logitcache"]
+    assert (kept["future"], kept["data"]["shade"]) == ({"a": 1}, "blue")
+    assert verify(tmp_path / "c").ok
+    kept["future"] = {"a": 2}
+    document["attributes"]["logitcache"] = kept
+    root.write_text(json.dumps(document))
+    assert not verify(tmp_path / "c").ok, "it is part of what was sealed"
