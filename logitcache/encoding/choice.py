@@ -101,15 +101,15 @@ def parse_encoding(values: Mapping[str, Any], num_classes: int, where: str) -> E
         CacheError: It is none that this version knows.
     """
     kind = values.get("kind")
-    if kind not in {"dense", "sparse"}:
+    if kind not in ("dense", "sparse"):  # not a set: what was read may not be hashable
         raise CacheError(
             "unknown encoding", where=where, expected="sparse or dense", got=kind, hint="update"
         )
     stored, bits = values.get("values"), values.get("bits", 8)
     top_k: Any = values.get("top_k")
-    if kind == "dense" and stored in {"float16", "uint8"}:
+    if kind == "dense" and stored in ("float16", "uint8"):
         return DenseEncoding(num_classes, stored)
     counts = type(top_k) is int and type(bits) is int and top_k < num_classes and 4 <= bits <= 8
-    if kind == "sparse" and stored in {"codes", "float16"} and counts and top_k >= 1:
+    if kind == "sparse" and stored in ("codes", "float16") and counts and top_k >= 1:
         return SparseEncoding(num_classes, top_k, stored, bits)
     raise CacheError("an encoding that cannot be", where=where, got=str(dict(values))[:200])
