@@ -71,7 +71,7 @@ _DAMAGED = (
     SyntaxError,
     TypeError,
     ValueError,
-    NotImplementedError,
+    NotImplementedError,  # a variant of a format that a plugin knows of and cannot read
     struct.error,
     zlib.error,
 )

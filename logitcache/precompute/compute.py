@@ -128,7 +128,7 @@ def _usable(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:  # unknown or absent; built without support
         raise UsageError(
             "this device cannot be used",
             where="device",

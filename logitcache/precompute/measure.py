@@ -9,7 +9,7 @@ import numpy as np
 
 from logitcache.cache.format import Status
 from logitcache.data.identity import fingerprint
-from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.sparse import DecodedSparse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +85,6 @@ def _top_classes(
     encoded = writer.read_rows(group, view_id, start, stop, names)
     decoded = group.encoding.decode(encoded)
     best: NDArray[np.int64] = np.argmax(np.nan_to_num(decoded.log_probs, nan=-np.inf), axis=1)
-    if isinstance(group.encoding, SparseEncoding):
-        return decoded.class_ids[np.arange(len(best)), best]  # type: ignore[union-attr]
+    if isinstance(decoded, DecodedSparse):
+        best = decoded.class_ids[np.arange(len(best)), best]
     return best

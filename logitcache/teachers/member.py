@@ -69,7 +69,7 @@ class Member:
         network = build_network(config)
         self.name = name
         self.input: InputSpec = input_spec(network, config.size)
-        self._outputs = int(network.num_classes)  # type: ignore[arg-type]
+        self._outputs = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
         self._class_map = _checked_class_map(name, config.class_map, self._outputs)
         lock = {
             **architecture(network, config),

@@ -99,7 +99,7 @@ def test_sparse_targets(encoding: SparseEncoding, tmp_path: Path) -> None:
 @pytest.mark.parametrize("values", ["float16", "uint8"])
 def test_dense_targets(values: str, tmp_path: Path) -> None:
     z = teacher_logits(300)
-    encoding = DenseEncoding(300, values)  # type: ignore[arg-type]
+    encoding = DenseEncoding(300, values)  # type: ignore[arg-type]  # parametrized as str
     make_cache(tmp_path / "c", {"t": (encoding, z)}, ROWS, UNREADABLE)
     read = read_alone(tmp_path / "c", "t", tmp_path)
     exact = log_softmax(z)[0]

@@ -37,6 +37,6 @@ def test_bytes_are_within_half_a_level(z: NDArray[np.float32]) -> None:
 
 @pytest.mark.parametrize("values", ["float16", "uint8"])
 def test_equal_logits_stay_equal(values: str) -> None:
-    encoding = DenseEncoding(4, values)  # type: ignore[arg-type]
+    encoding = DenseEncoding(4, values)  # type: ignore[arg-type]  # parametrized as str
     decoded = encoding.decode(encoding.encode(log_probs_of(np.ones((2, 4), np.float32))))
     np.testing.assert_allclose(decoded.log_probs, np.log(0.25), rtol=1e-6)

@@ -65,7 +65,7 @@ def test_what_is_read_back_is_within_the_bound_and_sums_to_one(
 ) -> None:
     log_probs = log_probs_of(z)
     k = data.draw(st.integers(1, z.shape[1] - 1))
-    encoding = SparseEncoding(z.shape[1], k, values)  # type: ignore[arg-type]
+    encoding = SparseEncoding(z.shape[1], k, values)  # type: ignore[arg-type]  # parametrized as str
     arrays = encoding.encode(log_probs)
     decoded = encoding.decode(arrays)
     assert (np.diff(decoded.class_ids, axis=1) > 0).all()

@@ -291,7 +291,7 @@ def test_teachers_of_other_sizes_see_the_same_crop(images: Path, tmp_path: Path)
     red = write_teacher(tmp_path / "red", classes=3)
     sizes: Teachers = {
         "small": {"model": f"local-dir:{red}"},
-        "large": {"model": f"local-dir:{red}", "size": 24},  # type: ignore[dict-item]
+        "large": {"model": f"local-dir:{red}", "size": 24},  # type: ignore[dict-item]  # a size is an int
     }
     build_cache(config(tmp_path / "c", images, sizes))
     cache = open_cache(tmp_path / "c")

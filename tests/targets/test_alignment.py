@@ -11,7 +11,7 @@ import torch
 from logitcache.batch import DenseLogits, SparseLogits, TeacherLogits
 from logitcache.cache.reader import open_cache
 from logitcache.encoding.dense import DenseEncoding
-from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.errors import DataMismatch
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.loader import Targets
@@ -73,8 +73,8 @@ def batch_of(cache: Cache, rows: NDArray[np.int64]) -> dict[str, TeacherLogits]:
         start, stop = int(rows.min()), int(rows.max()) + 1
         encoded = {n: a[rows - start] for n, a in cache.read(name, VIEW, start, stop).items()}
         decoded = encoding.decode(encoded)
-        if isinstance(encoding, SparseEncoding):
-            ids = torch.from_numpy(decoded.class_ids)  # type: ignore[union-attr]
+        if isinstance(decoded, DecodedSparse):
+            ids = torch.from_numpy(decoded.class_ids)
             found[name] = SparseLogits(
                 ids, torch.from_numpy(decoded.log_probs), torch.zeros(len(ids), 2), CLASSES
             )

@@ -106,7 +106,7 @@ def all_epochs(cache: Cache, images: Path, **settings: Any) -> dict[tuple[str, i
 
 
 def of_row(targets: TargetBatch, i: int) -> tuple[Tensor, ...]:
-    mixed = () if targets.lam is None else (targets.partner_labels[i], targets.lam[i])  # type: ignore[index]
+    mixed = () if targets.lam is None else (targets.partner_labels[i], targets.lam[i])  # type: ignore[index]  # they come together
     answers = tuple(t.log_probs[i] for t in targets.teachers.values())
     return (targets.labels[i], *mixed, *answers)
 
