@@ -1,12 +1,12 @@
 """What an objective sees of a batch: labels, and what each teacher said.
 
-Shapes: B batch, C classes, K stored classes.
+Shapes: B batch, C classes, K stored classes, D channels, L tokens, n kept patch tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["DenseLogits", "SparseLogits", "TargetBatch", "TeacherLogits"]
+__all__ = ["DenseLogits", "Features", "SparseLogits", "TargetBatch", "TeacherLogits"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,42 @@ TeacherLogits = SparseLogits | DenseLogits
 
 
 @dataclass(frozen=True)
+class Features:
+    """What a teacher's network held at a tap, and what has to be done to a student's to compare.
+
+    Attributes:
+        values: float32 (B, D, H, W), (B, L, D) or (B, D), as ``layout`` says.
+        layout: ``NCHW`` for maps, ``NLC`` for tokens, ``vector``.
+        grid: Side of the square of positions that the tap had: H of a map, the root of the number
+            of patch tokens; None for a vector and where the positions are no square.
+        prefix_tokens: Leading tokens of ``values`` that are no patches: class token, registers.
+        positions: int64 (B, n): which patch of the grid, row by row, each kept patch token is; None
+            where all are kept.
+        reduction: ``none``; ``mean`` over positions; ``energy``: mean square over channels, a map
+            (B, 1, H, W) with the layout ``NCHW``.
+        standardised: Whether every channel of a map has mean 0 and standard deviation 1 over H, W.
+        principal: Whether channels are coordinates along principal directions, not the tap's own.
+    """
+
+    values: Tensor
+    layout: Literal["NCHW", "NLC", "vector"]
+    grid: int | None = None
+    prefix_tokens: int = 0
+    positions: Tensor | None = None
+    reduction: Literal["none", "mean", "energy"] = "none"
+    standardised: bool = False
+    principal: bool = False
+
+    def to(self, device: torch.device) -> Features:
+        """Return a copy on a device."""
+        return replace(
+            self,
+            values=self.values.to(device, non_blocking=True),
+            positions=_moved(self.positions, device),
+        )
+
+
+@dataclass(frozen=True)
 class TargetBatch:
     """Everything a student may be asked about a batch of images.
 
@@ -84,6 +120,7 @@ class TargetBatch:
         partner_labels: Labels of the images that are mixed in, int64 (B,), as ``labels``; None
             where the view mixes nothing.
         lam: Share of each row's own image in the mixture, float32 (B,); None with them.
+        features: What the teachers' networks held, by ``<teacher>/<tap>``.
     """
 
     rows: Tensor
@@ -91,6 +128,7 @@ class TargetBatch:
     teachers: Mapping[str, TeacherLogits]
     partner_labels: Tensor | None = None
     lam: Tensor | None = None
+    features: Mapping[str, Features] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,6 +141,7 @@ class TargetBatch:
             {name: logits.to(device) for name, logits in self.teachers.items()},
             _moved(self.partner_labels, device),
             _moved(self.lam, device),
+            {name: features.to(device) for name, features in self.features.items()},
         )
 
 

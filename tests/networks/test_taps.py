@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from logitcache.errors import UsageError
+from logitcache.networks import rednet
+from logitcache.networks.taps import PRE_LOGITS, TappedNetwork, suggested_taps, tap_shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+assert rednet  # registers its models
+
+TINY_CNN: dict[str, Any] = {"channels": [16, 16, 16, 16], "stem_width": 16}
+TINY_VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3}
+TINY_SWIN: dict[str, Any] = {
+    "img_size": 32,
+    "patch_size": 2,
+    "window_size": 4,
+    "embed_dim": 16,
+    "depths": (1, 1),
+    "num_heads": (2, 2),
+}
+
+
+def _build(model: str, **kwargs: Any) -> nn.Module:
+    torch.manual_seed(0)
+    network: nn.Module = timm.create_model(model, num_classes=5, **kwargs)
+    return network.eval()
+
+
+def _images(size: int = 32) -> Tensor:
+    return torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+CASES = [
+    ("resnet10t", TINY_CNN, ["layer1", "layer4"], [1, 4]),
+    ("rednet26_small", {"layers": (1, 1), "width": 32, "kernel_size": 3}, ["layer2"], [1]),
+    ("vit_tiny_patch16_224", {**TINY_VIT, "num_heads": 2}, ["blocks.0", "blocks.2"], [0, 2]),
+    ("swin_tiny_patch4_window7_224", TINY_SWIN, ["layers.0", "layers.1"], [0, 1]),
+]
+
+
+@pytest.mark.parametrize(("model", "kwargs", "taps", "indices"), CASES)
+def test_taps_are_what_timm_calls_intermediates(
+    model: str, kwargs: dict[str, Any], taps: list[str], indices: list[int]
+) -> None:
+    network, images = _build(model, **kwargs), _images()
+    tapped = TappedNetwork(network, taps, size=32).eval()
+    with torch.inference_mode():
+        logits, found = tapped(images)
+        expected = network.forward_intermediates(  # type: ignore[operator]  # timm is untyped here
+            images, indices=indices, intermediates_only=True
+        )
+        plain = network(images)
+    torch.testing.assert_close(logits, plain, rtol=0, atol=0)
+    for tap, wanted in zip(taps, expected, strict=True):
+        shape = tapped.shapes[tap]
+        values = found[tap]
+        assert tuple(values.shape[1:]) == shape.shape
+        if shape.layout == "NLC":
+            patches = values[:, shape.prefix_tokens :]
+            values = patches.transpose(1, 2).unflatten(2, (shape.grid, shape.grid))
+        torch.testing.assert_close(values, wanted, rtol=0, atol=0)
+
+
+def test_pre_logits_are_what_the_classifier_is_fed() -> None:
+    for model, kwargs, _, _ in CASES:
+        network = _build(model, **kwargs)
+        with torch.inference_mode():
+            _, found = TappedNetwork(network, [PRE_LOGITS], size=32)(_images())
+            features = network.forward_features(_images())  # type: ignore[operator]  # untyped
+            expected = network.forward_head(features, pre_logits=True)  # type: ignore[operator]  # untyped
+        torch.testing.assert_close(found[PRE_LOGITS], expected, rtol=0, atol=0)
+
+
+def test_class_tokens_and_registers_are_prefix_tokens() -> None:
+    network = _build("vit_tiny_patch16_224", **TINY_VIT, num_heads=2, reg_tokens=2)
+    shape = tap_shapes(network, ["norm"], 32)["norm"]
+    assert (shape.layout, shape.shape, shape.grid, shape.prefix_tokens) == ("NLC", (19, 24), 4, 3)
+
+
+def test_what_follows_in_place_does_not_change_what_was_caught() -> None:
+    network = _build("resnet10t", **TINY_CNN)
+    with torch.inference_mode():
+        _, found = TappedNetwork(network, ["layer1.0.bn1"], size=32)(_images())
+    assert found["layer1.0.bn1"].min() < 0  # the activation behind it works in place
+
+
+def test_gradients_flow_through_taps_and_a_copy_has_its_own() -> None:
+    network = _build("resnet10t", **TINY_CNN).train()
+    tapped = TappedNetwork(network, ["layer1"], size=32)
+    assert network.training
+    twin = copy.deepcopy(tapped)
+    _, found = tapped(_images())
+    found["layer1"].square().mean().backward()
+    assert all(p.grad is not None for p in network.layer1.parameters())  # type: ignore[union-attr]
+    assert all(p.grad is None for p in twin.parameters())
+
+
+@pytest.mark.parametrize("tap", ["layer9", "", "layer1.0.conv"])
+def test_an_unknown_tap_names_the_usual_ones(tap: str) -> None:
+    with pytest.raises(UsageError, match="layer4, pre_logits"):
+        TappedNetwork(_build("resnet10t", **TINY_CNN), [tap], size=32)
+
+
+def test_a_tap_without_a_tensor_is_an_error() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    network = _build("resnet10t", **TINY_CNN)
+    network.add_module("unused", Pair())
+    with pytest.raises(UsageError, match="no tensor"):
+        TappedNetwork(network, ["unused"], size=32)
+
+
+def test_every_suggestion_can_be_tapped() -> None:
+    for model, kwargs, _, _ in CASES:
+        network = _build(model, **kwargs)
+        names = suggested_taps(network)
+        assert names[-1] == PRE_LOGITS
+        assert set(tap_shapes(network, names, 32)) == set(names)
