@@ -80,8 +80,8 @@ class Features:
     Attributes:
         values: float32 (B, D, H, W), (B, L, D) or (B, D), as ``layout`` says.
         layout: ``NCHW`` for maps, ``NLC`` for tokens, ``vector``.
-        grid: Side of the square of positions that the tap had: H of a map, the root of the number
-            of patch tokens; None for a vector and where the positions are no square.
+        grid: Side of the square of positions that rows are of, before some were dropped: H of a
+            map, the root of the number of patch tokens; None for a vector and where they are none.
         prefix_tokens: Leading tokens of ``values`` that are no patches: class token, registers.
         positions: int64 (B, n): which patch of the grid, row by row, each kept patch token is; None
             where all are kept.

@@ -12,6 +12,7 @@
     │   └── PixelDrift                    4   the same ones, but other libraries make other pixels
     ├── NetworkError                      1   a model or its weights cannot be built
     ├── NonFiniteLogits                   1   a teacher answered NaN or infinity
+    ├── FeatureOverflow                   1   a feature is too large for what it is stored as
     ├── NonFiniteLoss                     1   a student's loss became NaN or infinite
     ├── CacheError                        1   the store: absent, foreign, inconsistent
     │   ├── UnsupportedFormat             1   written by a newer logitcache
@@ -38,6 +39,7 @@ __all__ = [
     "CacheUnsealed",
     "DataError",
     "DataMismatch",
+    "FeatureOverflow",
     "Interrupted",
     "LogitcacheError",
     "NetworkError",
@@ -133,6 +135,10 @@ class NetworkError(LogitcacheError):
 
 class NonFiniteLogits(LogitcacheError):
     """A teacher answered NaN or infinity; nothing of that unit is written."""
+
+
+class FeatureOverflow(LogitcacheError):
+    """A feature is too large for what it shall be stored as."""
 
 
 class NonFiniteLoss(LogitcacheError):

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from logitcache.cache.format import ATTRIBUTE, inner_rows
+from logitcache.cache.format import ATTRIBUTE
 from logitcache.errors import CacheDamaged, LogitcacheError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
 
 # Without it a shard that holds nothing but fill has no object, and looks missing.
 _CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
+_STRING_ROWS = 4096  # of an inner chunk
 
 
 def create_group(store: RecordingStore, path: str, attributes: Mapping[str, Any]) -> None:
@@ -78,7 +79,7 @@ def create_array(
             name=path,
             shape=(*leading, *tail),
             shards=(*per_view, unit, *tail),
-            chunks=(*per_view, inner_rows(unit), *tail),
+            chunks=(*per_view, min(unit, _STRING_ROWS if spec is None else spec.inner), *tail),
             dtype="str" if spec is None else spec.dtype,
             fill_value="" if spec is None else np.dtype(spec.dtype).type(spec.fill),
             compressors=_compressors(spec),

@@ -46,7 +46,6 @@ __all__ = [
     "copies_key",
     "default_unit_rows",
     "group_unit_rows",
-    "inner_rows",
     "ledger_key",
     "revision_key",
     "sha256",
@@ -71,7 +70,6 @@ SAMPLE_ARRAYS = {
 }
 """The samples' arrays but for ``key``, which is a string."""
 
-_MAX_INNER_ROWS = 4096
 _MIN_UNIT_ROWS, _SMALLEST_UNIT_ROWS, _MAX_UNIT_ROWS = 1024, 16, 65536
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -178,8 +176,3 @@ def group_unit_rows(unit_rows: int, row_bytes: int) -> int:
     while unit_rows > 1 and unit_rows * row_bytes >= MAX_UNIT_BYTES:
         unit_rows //= 2
     return unit_rows
-
-
-def inner_rows(unit_rows: int) -> int:
-    """Return the rows of an inner chunk."""
-    return min(unit_rows, _MAX_INNER_ROWS)

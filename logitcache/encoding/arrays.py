@@ -30,12 +30,14 @@ class ArraySpec:
         dtype: Name of the numpy dtype, little-endian.
         fill: Value of rows that are not there; NaN as a float.
         codec: ``shuffled`` (blosc, byte shuffle, zstd 1) or ``raw``; a crc32c follows either.
+        inner: Most rows of an inner chunk, a power of two.
     """
 
     shape: tuple[int, ...]
     dtype: str
     fill: float
     codec: Literal["shuffled", "raw"] = "shuffled"
+    inner: int = 4096
 
     @property
     def row_bytes(self) -> int:

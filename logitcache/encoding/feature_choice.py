@@ -1,0 +1,180 @@
+"""What is kept of a tap: what the user asks for, and whether the tap has it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from logitcache.config import Config
+from logitcache.encoding.features import FeatureEncoding, Layout, Reduction, Values
+from logitcache.errors import UsageError
+
+__all__ = ["FeatureConfig", "feature_encoding"]
+
+
+class FeatureConfig(Config):
+    """What is kept of a tap.
+
+    Attributes:
+        values: ``float16``; ``bfloat16`` for a larger range; ``int8`` with a scale each.
+        scale: Of int8: one for every ``token`` (position of a map) or every ``channel`` of a row.
+        reduce: ``mean`` over positions, ``energy`` (mean square over channels), or ``none``.
+        standardise: Whether each channel of a map gets mean 0 and standard deviation 1 over its
+            positions (NFD).
+        pool: Side of the grid to which maps, or patch tokens, are averaged.
+        tokens: How many positions are kept, drawn anew for every image and view.
+        prefix: Whether class token and registers are kept too.
+        principal: How many principal directions of the channels are kept, fitted on a sample.
+        views: How many of the teacher's views are kept, the first ones; all by default.
+    """
+
+    values: Values = "float16"
+    scale: Literal["token", "channel"] = "token"
+    reduce: Reduction = "none"
+    standardise: bool = False
+    pool: Annotated[int, Field(ge=1)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    prefix: bool = True
+    principal: Annotated[int, Field(ge=1)] | None = None
+    views: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.reduce != "none" and self.tokens is not None:
+            raise ValueError(f"reduce {self.reduce} leaves no tokens to choose from: drop one")
+        if self.reduce == "mean" and (self.pool is not None or self.standardise):
+            raise ValueError("reduce mean leaves nothing to pool or standardise: drop one")
+        if self.principal is not None and (self.reduce == "energy" or self.standardise):
+            raise ValueError("principal directions are of channels as they are: drop one")
+        return self
+
+
+def feature_encoding(
+    config: FeatureConfig,
+    layout: Layout,
+    shape: tuple[int, ...],
+    *,
+    grid: int | None,
+    prefix_tokens: int,
+    where: str,
+) -> FeatureEncoding:
+    """Return how a tap is stored, before a sample has been looked at.
+
+    Args:
+        config: What is asked for.
+        layout: Of the tap.
+        shape: Of one of its rows.
+        grid: Side of the square of its positions, if they are one.
+        prefix_tokens: Its leading tokens that are no patches.
+        where: Which tap, for messages.
+
+    Raises:
+        UsageError: This tap has not what is asked for.
+    """
+    rows = _Rows(layout, shape, grid, prefix_tokens)
+    _check_asked(config, rows, where)
+    rows = _subsampled(config, _reduced(config, rows), where)
+    return FeatureEncoding(
+        layout=rows.layout,
+        shape=_projected(config, rows),
+        values=config.values,
+        scale_axes="positions" if config.scale == "channel" else "channels",
+        grid=rows.grid,
+        prefix_tokens=rows.prefix_tokens,
+        kept=rows.kept,
+        reduction=config.reduce,
+        standardised=config.standardise,
+        pool=config.pool,
+    )
+
+
+class _Rows(NamedTuple):
+    """What rows look like between two reductions."""
+
+    layout: Layout
+    shape: tuple[int, ...]
+    grid: int | None
+    prefix_tokens: int
+    kept: int | None = None
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0 if self.layout == "NCHW" else -1]
+
+
+def _reduced(config: FeatureConfig, rows: _Rows) -> _Rows:
+    """Follow ``reduce``, ``prefix`` and ``pool``."""
+    if rows.layout == "vector":
+        return rows
+    if config.reduce == "mean":
+        return _Rows("vector", (rows.channels,), None, 0)
+    grid = config.pool or rows.grid
+    if config.reduce == "energy":
+        assert grid is not None  # checked
+        return _Rows("NCHW", (1, grid, grid), grid, 0)
+    if rows.layout == "NCHW":
+        shape = rows.shape if grid is None else (rows.channels, grid, grid)
+        return _Rows("NCHW", shape, grid, 0)
+    prefix = rows.prefix_tokens if config.prefix else 0
+    patches = rows.shape[0] - rows.prefix_tokens if config.pool is None else config.pool**2
+    return _Rows("NLC", (prefix + patches, rows.channels), grid, prefix)
+
+
+def _subsampled(config: FeatureConfig, rows: _Rows, where: str) -> _Rows:
+    """Follow ``tokens``."""
+    if config.tokens is None:
+        return rows
+    assert rows.grid is not None  # checked
+    if config.tokens > rows.grid**2:
+        raise UsageError(
+            "more tokens than there are",
+            where=where,
+            expected=f"at most {rows.grid**2}",
+            got=config.tokens,
+        )
+    shape = (rows.prefix_tokens + config.tokens, rows.channels)
+    kept = config.tokens if config.tokens < rows.grid**2 else None
+    return _Rows("NLC", shape, rows.grid, rows.prefix_tokens, kept)
+
+
+def _projected(config: FeatureConfig, rows: _Rows) -> tuple[int, ...]:
+    """Follow ``principal``."""
+    if config.principal is None:
+        return rows.shape
+    if rows.layout == "NCHW":
+        return (config.principal, *rows.shape[1:])
+    return (*rows.shape[:-1], config.principal)
+
+
+def _check_asked(config: FeatureConfig, rows: _Rows, where: str) -> None:
+    """Refuse what a tap of this layout has not."""
+    asked = {
+        "reduce": config.reduce != "none",
+        "pool": config.pool is not None,
+        "tokens": config.tokens is not None,
+        "standardise": config.standardise,
+        "scale channel": config.values == "int8" and config.scale == "channel",
+    }
+    wanted = [name for name, wanted in asked.items() if wanted]
+    if rows.layout == "vector" and wanted:
+        raise UsageError(f"this tap is a vector: no {', '.join(wanted)}", where=where)
+    if config.standardise and rows.layout != "NCHW":
+        raise UsageError("standardise is for maps; this tap has tokens", where=where)
+    square = config.pool is not None or config.reduce == "energy" or config.tokens is not None
+    if square and rows.layout != "vector" and rows.grid is None:
+        raise UsageError("the positions of this tap are no square", where=where)
+    if config.pool is not None and rows.grid is not None and config.pool > rows.grid:
+        raise UsageError(
+            "pooling to more positions than there are",
+            where=where,
+            expected=f"at most {rows.grid}",
+            got=config.pool,
+        )
+    if config.principal is not None and config.principal >= rows.channels:
+        raise UsageError(
+            "as many principal directions as channels",
+            where=where,
+            expected=f"fewer than {rows.channels}",
+            got=config.principal,
+        )

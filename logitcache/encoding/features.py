@@ -1,0 +1,262 @@
+"""Feature maps as they are stored: reduced to what a loss will ask for, then coded.
+
+:class:`FeatureEncoding` says all that reading needs; ``feature_choice.py`` makes it of what a user
+asks for. Reductions happen where the tap is caught (``teachers/reduce.py``), coding here.
+
+Shapes: N rows, D channels, L tokens, P positions of patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from logitcache.encoding.arrays import ArraySpec, Encoded
+from logitcache.encoding.principal import Principal, parse_principal
+from logitcache.errors import CacheError, FeatureOverflow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["FeatureEncoding", "Layout", "Reduction", "Values", "parse_features"]
+
+Layout = Literal["NCHW", "NLC", "vector"]
+Reduction = Literal["none", "mean", "energy"]
+Values = Literal["float16", "bfloat16", "int8"]
+ScaleAxes = Literal["channels", "positions"]
+
+_INNER_BYTES = 2**20
+_FEWEST_INNER, _MOST_INNER = 4, 4096
+_MOST_NUMBERS = 2**28  # of a row
+_BFLOAT16_NAN = 0x7FC0
+
+
+@dataclass(frozen=True)
+class FeatureEncoding:
+    """How one tap is stored.
+
+    Attributes:
+        layout: Of the stored rows.
+        shape: Of one stored row: (D, H, W), (L, D) or (D,).
+        values: What a number is stored as.
+        scale_axes: Of int8: the axes that share one scale, ``channels`` (a scale for each position)
+            or ``positions`` (one for each channel).
+        grid: Side of the square of positions that rows are of, before some were dropped.
+        prefix_tokens: Leading tokens of stored rows that are no patches.
+        kept: How many patch tokens are stored, drawn for each row; None for all.
+        reduction: What was done to the tap first.
+        standardised: Whether channels have mean 0 and standard deviation 1 over the positions.
+        pool: Side of the grid that positions were averaged to; None if they were not.
+        principal: Directions along which channels are stored; None for the tap's own.
+        sparse: Whether most numbers are zero, so that compressing pays.
+    """
+
+    layout: Layout
+    shape: tuple[int, ...]
+    values: Values = "float16"
+    scale_axes: ScaleAxes = "channels"
+    grid: int | None = None
+    prefix_tokens: int = 0
+    kept: int | None = None
+    reduction: Reduction = "none"
+    standardised: bool = False
+    pool: int | None = None
+    principal: Principal | None = None
+    sparse: bool = False
+
+    @property
+    def patches(self) -> int:
+        """Positions that rows are of, before some were dropped: P."""
+        if self.grid is not None:
+            return self.grid**2
+        if self.layout == "vector":
+            return 1
+        return self.shape[1] * self.shape[2] if self.layout == "NCHW" else self._patch_tokens
+
+    @property
+    def _patch_tokens(self) -> int:
+        return self.shape[0] - self.prefix_tokens
+
+    def specs(self) -> dict[str, ArraySpec]:
+        """Return the arrays of the group by name."""
+        dtype, fill = {
+            "float16": ("float16", float("nan")),
+            "bfloat16": ("uint16", _BFLOAT16_NAN),
+            "int8": ("int8", 0),
+        }[self.values]
+        row_bytes = int(np.prod(self.shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        inner = _inner_rows(row_bytes)
+        codec: Literal["shuffled", "raw"] = "shuffled" if self.sparse else "raw"
+        specs = {"values": ArraySpec(self.shape, dtype, fill, codec, inner)}
+        if self.values == "int8":
+            specs["scale"] = ArraySpec(self._scale_shape, "float16", float("nan"), "raw", inner)
+        return specs
+
+    @property
+    def _scale_shape(self) -> tuple[int, ...]:
+        return tuple(
+            size for axis, size in enumerate(self.shape, start=1) if axis not in self._shared
+        )
+
+    @property
+    def _shared(self) -> tuple[int, ...]:
+        """Axes of (N, ...) values that share a scale."""
+        channels = {"NCHW": (1,), "NLC": (2,), "vector": (1,)}[self.layout]
+        positions = {"NCHW": (2, 3), "NLC": (1,), "vector": ()}[self.layout]
+        return channels if self.scale_axes == "channels" else positions
+
+    def encode(self, values_N: NDArray[np.float32]) -> Encoded:
+        """Code rows (N, ...).
+
+        Raises:
+            FeatureOverflow: A number is too large for what it shall be stored as.
+        """
+        if self.values == "float16":
+            return {"values": _float16(values_N, "a number")}
+        if self.values == "bfloat16":
+            return {"values": _bfloat16(values_N)}
+        peak = np.abs(values_N).max(axis=self._shared, keepdims=True)
+        scale = _float16_above(peak / np.float32(127))
+        levels = np.rint(values_N / scale.astype(np.float32))
+        return {
+            "values": np.clip(levels, -127, 127).astype(np.int8),
+            "scale": scale.reshape(len(values_N), *self._scale_shape),
+        }
+
+    def decode(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Read rows back: float32 (N, ...)."""
+        stored = arrays["values"]
+        if self.values == "bfloat16":
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        values: NDArray[np.float32] = stored.astype(np.float32)
+        if self.values == "int8":
+            values *= np.expand_dims(arrays["scale"].astype(np.float32), self._shared)
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the parameters as JSON values."""
+        values: dict[str, Any] = {
+            "layout": self.layout,
+            "shape": list(self.shape),
+            "values": self.values,
+            "grid": self.grid,
+            "prefix_tokens": self.prefix_tokens,
+            "kept_tokens": self.kept,
+            "reduction": self.reduction,
+            "standardised": self.standardised,
+            "pool": self.pool,
+            "sparse": self.sparse,
+        }
+        if self.values == "int8":
+            values["scale_axes"] = self.scale_axes
+        if self.principal is not None:
+            values["principal"] = self.principal.to_json()
+        return values
+
+
+class _Stored(BaseModel):
+    """The parameters as they are read: bounded before anything is allocated for them."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    layout: Layout
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=3)]
+    values: Values
+    scale_axes: ScaleAxes = "channels"
+    grid: Annotated[int, Field(ge=1, le=2**14)] | None
+    prefix_tokens: Annotated[int, Field(ge=0, le=2**14)]
+    kept_tokens: Annotated[int, Field(ge=1, le=2**20)] | None
+    reduction: Reduction
+    standardised: bool
+    pool: Annotated[int, Field(ge=1, le=2**14)] | None
+    sparse: bool
+    principal: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        axes = {"NCHW": 3, "NLC": 2, "vector": 1}[self.layout]
+        numbers = int(np.prod(self.shape, dtype=np.int64))
+        if len(self.shape) != axes or numbers > _MOST_NUMBERS:
+            raise ValueError(f"a row of shape {self.shape} cannot be {self.layout}")
+        if self.layout == "NLC" and self.kept_tokens is not None:
+            few = self.kept_tokens + self.prefix_tokens == self.shape[0]
+            if self.grid is None or not few or self.kept_tokens > self.grid**2:
+                raise ValueError("kept_tokens fits neither shape nor grid")
+        elif self.kept_tokens is not None:
+            raise ValueError(f"kept_tokens with {self.layout}")
+        return self
+
+
+def parse_features(values: Mapping[str, Any], where: str) -> FeatureEncoding:
+    """Read an encoding out of a group's attributes.
+
+    Raises:
+        CacheError: It is none that this version knows.
+    """
+    try:
+        stored = _Stored.model_validate(values)
+        channels = stored.shape[0] if stored.layout == "NCHW" else stored.shape[-1]
+        principal = (
+            None if stored.principal is None else parse_principal(stored.principal, channels)
+        )
+    except (ValidationError, ValueError, TypeError, KeyError) as error:
+        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise CacheError("an encoding that cannot be", where=where, got=detail[:200]) from None
+    return FeatureEncoding(
+        layout=stored.layout,
+        shape=tuple(stored.shape),
+        values=stored.values,
+        scale_axes=stored.scale_axes,
+        grid=stored.grid,
+        prefix_tokens=stored.prefix_tokens,
+        kept=stored.kept_tokens,
+        reduction=stored.reduction,
+        standardised=stored.standardised,
+        pool=stored.pool,
+        principal=principal,
+        sparse=stored.sparse,
+    )
+
+
+def _inner_rows(row_bytes: int) -> int:
+    """Return the rows of an inner chunk: about a megabyte, a power of two from 4 to 4096."""
+    rows = 1 << max(0, (_INNER_BYTES // max(1, row_bytes)).bit_length() - 1)
+    return min(max(rows, _FEWEST_INNER), _MOST_INNER)
+
+
+def _float16(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        return _checked(values.astype(np.float16), values, what)
+
+
+def _checked(
+    stored: NDArray[np.float16], values: NDArray[np.float32], what: str
+) -> NDArray[np.float16]:
+    if np.isinf(stored).any():
+        raise FeatureOverflow(
+            f"{what} does not fit into float16",
+            expected="at most 65504",
+            got=float(np.abs(values).max()),
+            hint="store this tap as bfloat16",
+        )
+    return stored
+
+
+def _float16_above(scale: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return the smallest float16 that is not below each scale, 1 where it is zero."""
+    near = _float16(scale, "a scale")
+    above: NDArray[np.float16] = np.nextafter(near, np.float16(np.inf))
+    rounded = np.where(near.astype(np.float32) < scale, above, near)
+    return _checked(np.where(scale == 0, np.float16(1), rounded), scale, "a scale")
+
+
+def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return the upper halves of float32, rounded half to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return (rounded >> np.uint32(16)).astype(np.uint16)
