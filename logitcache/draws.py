@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     PARTNER = 10
     MASK = 11
     VERTICAL_FLIP = 12
+    TOKENS = 13
     VIEW_ORDER = 64
     UNIT_ORDER = 65
     ROW_ORDER = 66

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from logitcache.cache.format import ATTRIBUTE
+from logitcache.cache.format import ATTRIBUTE, inner_rows
 from logitcache.errors import CacheDamaged, LogitcacheError
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ __all__ = [
 
 # Without it a shard that holds nothing but fill has no object, and looks missing.
 _CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
-_STRING_ROWS = 4096  # of an inner chunk
 
 
 def create_group(store: RecordingStore, path: str, attributes: Mapping[str, Any]) -> None:
@@ -71,6 +70,7 @@ def create_array(
     """
     tail = () if spec is None else spec.shape
     per_view = (1,) * (len(leading) - 1)
+    inner = inner_rows(unit) if spec is None else inner_rows(unit, spec.inner)
     with warnings.catch_warnings():
         # strings are no part of the Zarr v3 core yet; every implementation we name reads them
         warnings.filterwarnings("ignore", message=".*(specification|vlen-utf8|string).*")
@@ -79,7 +79,7 @@ def create_array(
             name=path,
             shape=(*leading, *tail),
             shards=(*per_view, unit, *tail),
-            chunks=(*per_view, min(unit, _STRING_ROWS if spec is None else spec.inner), *tail),
+            chunks=(*per_view, inner, *tail),
             dtype="str" if spec is None else spec.dtype,
             fill_value="" if spec is None else np.dtype(spec.dtype).type(spec.fill),
             compressors=_compressors(spec),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.arrays import read_array
-from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, Status
-from logitcache.cache.groups import read_group, units_of_segment
+from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, Status, feature_name
+from logitcache.cache.groups import (
+    FeatureGroup,
+    TeacherGroup,
+    group_bytes,
+    read_group,
+    units_of_segment,
+)
 from logitcache.cache.ledger import committed_units
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import read_manifest
@@ -16,11 +23,17 @@ from logitcache.cache.withdrawals import read_withdrawn
 if TYPE_CHECKING:
     import os
 
-    from logitcache.cache.groups import TeacherGroup
+    from logitcache.cache.groups import Group
     from logitcache.cache.location import LocalLocation
     from logitcache.cache.manifest import Manifest
 
-__all__ = ["CacheDescription", "TeacherDescription", "ViewDescription", "describe"]
+__all__ = [
+    "CacheDescription",
+    "FeatureDescription",
+    "TeacherDescription",
+    "ViewDescription",
+    "describe",
+]
 
 _FLOAT32 = 4
 
@@ -43,6 +56,29 @@ class ViewDescription:
 
 
 @dataclass(frozen=True)
+class FeatureDescription:
+    """One tap of a teacher's network.
+
+    Attributes:
+        tap: Its name.
+        encoding: What is kept and how, as in the group's attributes.
+        views: How many views are kept.
+        units: Committed units of all its views.
+        needed: Units there should be.
+        stored_bytes: Bytes of its group.
+        raw_bytes: Bytes of the same rows as float32.
+    """
+
+    tap: str
+    encoding: dict[str, Any]
+    views: int
+    units: int
+    needed: int
+    stored_bytes: int
+    raw_bytes: int
+
+
+@dataclass(frozen=True)
 class TeacherDescription:
     """One teacher.
 
@@ -58,9 +94,10 @@ class TeacherDescription:
         views: How many views it saw.
         units: Committed units of all its views.
         needed: Units there should be.
-        stored_bytes: Bytes of its group.
+        stored_bytes: Bytes of its answers.
         dense_bytes: Bytes of the same answers as dense float32.
         accuracy: Share of labelled images it gets right, by view id; known once sealed.
+        features: Its taps.
     """
 
     name: str
@@ -77,6 +114,7 @@ class TeacherDescription:
     stored_bytes: int
     dense_bytes: int
     accuracy: dict[str, float]
+    features: list[FeatureDescription]
 
 
 @dataclass(frozen=True)
@@ -134,13 +172,13 @@ def describe(url: str | os.PathLike[str]) -> CacheDescription:
     """
     location = locate(url)
     manifest = read_manifest(location)
-    teachers = [
-        _teacher(location, manifest, read_group(location, name)) for name in manifest.teachers
-    ]
+    teachers = [_teacher(location, manifest, name) for name in manifest.teachers]
     sample_units = len(committed_units(location, SAMPLES, NO_VIEW))
     sample_units_needed = _needed(manifest, manifest.unit_rows)
     complete = sample_units >= sample_units_needed
-    complete = complete and all(teacher.units >= teacher.needed for teacher in teachers)
+    parts: list[TeacherDescription | FeatureDescription] = list(teachers)
+    parts += [features for teacher in teachers for features in teacher.features]
+    complete = complete and all(part.units >= part.needed for part in parts)
     return CacheDescription(
         url=str(location),
         format=manifest.format,
@@ -162,12 +200,12 @@ def describe(url: str | os.PathLike[str]) -> CacheDescription:
     )
 
 
-def _teacher(
-    location: LocalLocation, manifest: Manifest, group: TeacherGroup
-) -> TeacherDescription:
-    record = manifest.teachers[group.name]
+def _teacher(location: LocalLocation, manifest: Manifest, name: str) -> TeacherDescription:
+    group = read_group(location, name)
+    assert isinstance(group, TeacherGroup)
+    record = manifest.teachers[name]
     lock = record.lock
-    units = sum(len(committed_units(location, group.path, view)) for view in group.view_ids)
+    features = [_features(location, manifest, feature_name(name, t)) for t in record.features]
     return TeacherDescription(
         name=group.name,
         architecture=str(lock.get("architecture", "unknown")),
@@ -178,12 +216,33 @@ def _teacher(
         num_classes=group.num_classes,
         encoding=group.encoding.to_json(),
         views=len(group.view_ids),
-        units=units,
+        units=_units(location, group),
         needed=_needed(manifest, group.unit_rows) * len(group.view_ids),
-        stored_bytes=location.bytes_below(group.path),
+        stored_bytes=group_bytes(location, group),
         dense_bytes=manifest.rows * len(group.view_ids) * group.num_classes * _FLOAT32,
         accuracy=record.accuracy,
+        features=features,
     )
+
+
+def _features(location: LocalLocation, manifest: Manifest, name: str) -> FeatureDescription:
+    group = read_group(location, name)
+    assert isinstance(group, FeatureGroup)
+    encoding = group.encoding
+    numbers = math.prod(encoding.shape)
+    return FeatureDescription(
+        tap=group.tap,
+        encoding={k: v for k, v in encoding.to_json().items() if k != "principal"},
+        views=len(group.view_ids),
+        units=_units(location, group),
+        needed=_needed(manifest, group.unit_rows) * len(group.view_ids),
+        stored_bytes=group_bytes(location, group),
+        raw_bytes=manifest.rows * len(group.view_ids) * numbers * _FLOAT32,
+    )
+
+
+def _units(location: LocalLocation, group: Group) -> int:
+    return sum(len(committed_units(location, group.path, view)) for view in group.view_ids)
 
 
 def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:

@@ -15,11 +15,13 @@ from logitcache.cache.format import (
     NO_VIEW,
     SAMPLE_ARRAYS,
     SAMPLES,
+    TEACHERS,
     VIEWS,
     canonical_json,
     commit_key,
+    teacher_group,
 )
-from logitcache.cache.groups import TeacherGroup, read_group
+from logitcache.cache.groups import Group, group_names, read_group
 from logitcache.cache.ledger import (
     Commit,
     LedgerPointer,
@@ -154,8 +156,11 @@ def expected_views(location: LocalLocation, manifest: Manifest) -> Expected:
         expected.views.append(
             View(location, VIEWS, view, manifest.unit_rows, None, partner, pointer)
         )
-    sealed = {path.split("/")[1] for path in ledgers if path.startswith("teachers/")}
-    for name in sorted(sealed | manifest.teachers.keys()):
+    below = f"{TEACHERS}/"
+    sealed = {
+        path.removeprefix(below).rpartition("/")[0] for path in ledgers if path.startswith(below)
+    }
+    for name in sorted(sealed.union(group_names(manifest))):
         group = _group(location, name, revision, expected.faults)
         if group is not None:
             expected.views += [
@@ -196,14 +201,14 @@ def _revision(location: LocalLocation, manifest: Manifest, faults: list[Fault]) 
 
 def _group(
     location: LocalLocation, name: str, revision: Revision | None, faults: list[Fault]
-) -> TeacherGroup | None:
+) -> Group | None:
     """Read a group; where its own document is damaged, read the sealed copy of it."""
-    key = f"teachers/{name}/zarr.json"
+    key = f"{teacher_group(name)}/zarr.json"
     if not any(fault.key == key for fault in faults):
         try:
             return read_group(location, name)
         except CacheError as error:
-            faults.append(Fault(Cause.METADATA, error.what, key, f"teachers/{name}"))
+            faults.append(Fault(Cause.METADATA, error.what, key, teacher_group(name)))
     try:
         copies = read_copies(location, revision) if revision else None
         document = copies.documents.get(key) if copies else None

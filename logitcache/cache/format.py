@@ -5,6 +5,7 @@ Layout::
     zarr.json                                     attributes["logitcache"]: the root manifest
     samples/{key,hash,digest,bytes,label,status}  one row per image
     teachers/<name>/<array>                       what a teacher said, by view slot and row
+    teachers/<name>/features/<tap>/<array>        what its network held at a tap
     views/<id>/partner                            who is mixed with whom, in views that mix
     commits/<group>/<view, - for samples>/<unit>.json
     ledger/<group>/<view>.<revision>.json
@@ -36,6 +37,7 @@ __all__ = [
     "NO_VIEW",
     "SAMPLES",
     "SAMPLE_ARRAYS",
+    "TEACHERS",
     "VIEWS",
     "Status",
     "canonical_json",
@@ -45,11 +47,15 @@ __all__ = [
     "content_sha256",
     "copies_key",
     "default_unit_rows",
+    "feature_name",
     "group_unit_rows",
+    "inner_rows",
     "ledger_key",
     "revision_key",
     "sha256",
+    "tap_of",
     "teacher_group",
+    "teacher_of",
 ]
 
 FORMAT = 1
@@ -57,6 +63,7 @@ ATTRIBUTE = "logitcache"
 MAX_UNIT_BYTES = 256_000_000
 """Of one unit of one view of a group's encoding, before compression."""
 SAMPLES = "samples"
+TEACHERS = "teachers"
 VIEWS = "views"
 NO_VIEW = "-"
 """Stands for the view in the commits of the samples, which have none."""
@@ -70,7 +77,9 @@ SAMPLE_ARRAYS = {
 }
 """The samples' arrays but for ``key``, which is a string."""
 
+_MAX_INNER_ROWS = 4096
 _MIN_UNIT_ROWS, _SMALLEST_UNIT_ROWS, _MAX_UNIT_ROWS = 1024, 16, 65536
+_FEATURES = "/features/"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -119,8 +128,23 @@ def check_name(name: str, what: str) -> str:
 
 
 def teacher_group(name: str) -> str:
-    """Return the path of a teacher's group."""
-    return f"teachers/{name}"
+    """Return the path of the group of a teacher, or of one of its taps."""
+    return f"{TEACHERS}/{name}"
+
+
+def feature_name(teacher: str, tap: str) -> str:
+    """Return the name of the group of a tap: ``<teacher>/features/<tap>``."""
+    return f"{teacher}{_FEATURES}{tap}"
+
+
+def teacher_of(name: str) -> str:
+    """Return whose group has this name: a teacher's, or that of one of its taps."""
+    return name.partition(_FEATURES)[0]
+
+
+def tap_of(name: str) -> str | None:
+    """Return which tap the group of this name is of; None for a teacher's answers."""
+    return name.partition(_FEATURES)[2] or None
 
 
 def commit_prefix(group: str, view: str) -> str:
@@ -176,3 +200,8 @@ def group_unit_rows(unit_rows: int, row_bytes: int) -> int:
     while unit_rows > 1 and unit_rows * row_bytes >= MAX_UNIT_BYTES:
         unit_rows //= 2
     return unit_rows
+
+
+def inner_rows(unit_rows: int, most: int = _MAX_INNER_ROWS) -> int:
+    """Return the rows of an inner chunk of a unit, at most ``most``."""
+    return min(unit_rows, _MAX_INNER_ROWS, most)

@@ -1,4 +1,7 @@
-"""A teacher's group: which views it saw, how its answers are encoded and cut into units."""
+"""Groups: which views a teacher saw, how what is kept of it is encoded and cut into units.
+
+A teacher has a group for its answers and one for each tap of its network.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,39 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from logitcache.cache.arrays import read_array
-from logitcache.cache.format import ATTRIBUTE, FORMAT, MAX_UNIT_BYTES, teacher_group
+from logitcache.cache.format import (
+    ATTRIBUTE,
+    FORMAT,
+    MAX_UNIT_BYTES,
+    feature_name,
+    tap_of,
+    teacher_group,
+    teacher_of,
+)
 from logitcache.cache.manifest import ViewId
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.encoding.choice import Encoding, parse_encoding
+from logitcache.encoding.features import FeatureEncoding, parse_features
 from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from logitcache.cache.location import LocalLocation, RecordingStore
-    from logitcache.cache.manifest import Segment
+    from logitcache.cache.manifest import Manifest, Segment
     from logitcache.encoding.arrays import Encoded
 
-__all__ = ["TeacherGroup", "read_group", "read_rows", "units_of", "units_of_segment"]
+__all__ = [
+    "FeatureGroup",
+    "Group",
+    "TeacherGroup",
+    "group_bytes",
+    "group_names",
+    "read_group",
+    "read_rows",
+    "units_of",
+    "units_of_segment",
+]
 
 _MAX_CLASSES = 2**26  # one row of them is half a unit's bytes
 _OPTIONAL = {
@@ -70,13 +92,7 @@ class TeacherGroup:
         Raises:
             CacheError: This teacher did not see it.
         """
-        if view_id not in self.view_ids:
-            raise CacheError(
-                f"teacher {self.name!r} did not see this view",
-                got=view_id,
-                expected=f"one of its {len(self.view_ids)} views",
-            )
-        return self.view_ids.index(view_id)
+        return _slot(self, view_id)
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as JSON values."""
@@ -93,27 +109,113 @@ class TeacherGroup:
         }
 
 
+@dataclass(frozen=True)
+class FeatureGroup:
+    """What the attributes of ``teachers/<name>/features/<tap>`` say.
+
+    Attributes:
+        teacher: The teacher.
+        tap: Where its network was listened to, see :mod:`logitcache.networks.taps`.
+        encoding: What was kept and how it is stored.
+        unit_rows: Rows of a unit of this group.
+        view_ids: Views by slot.
+        lock_sha256: Digest of the teacher's lock in the root manifest.
+    """
+
+    teacher: str
+    tap: str
+    encoding: FeatureEncoding
+    unit_rows: int
+    view_ids: tuple[str, ...]
+    lock_sha256: str
+
+    @property
+    def name(self) -> str:
+        """Name of the group: ``<teacher>/features/<tap>``."""
+        return feature_name(self.teacher, self.tap)
+
+    @property
+    def path(self) -> str:
+        """Path of the group below the root."""
+        return teacher_group(self.name)
+
+    def specs(self) -> dict[str, ArraySpec]:
+        """Return the arrays of the group by name."""
+        return self.encoding.specs()
+
+    def slot(self, view_id: str) -> int:
+        """Return where a view lies on the first axis.
+
+        Raises:
+            CacheError: It is not kept of this tap.
+        """
+        return _slot(self, view_id)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the attributes as JSON values."""
+        return {
+            "format": FORMAT,
+            "encoding": self.encoding.to_json(),
+            "unit_rows": self.unit_rows,
+            "view_ids": list(self.view_ids),
+            "lock_sha256": self.lock_sha256,
+        }
+
+
+Group = TeacherGroup | FeatureGroup
+
+
+def _slot(group: Group, view_id: str) -> int:
+    if view_id not in group.view_ids:
+        raise CacheError(
+            f"teacher {group.name!r} did not see this view",
+            got=view_id,
+            expected=f"one of its {len(group.view_ids)} views",
+        )
+    return group.view_ids.index(view_id)
+
+
+def group_names(manifest: Manifest) -> list[str]:
+    """Return the names of all declared groups: each teacher, then its taps."""
+    return [
+        name
+        for teacher, record in manifest.teachers.items()
+        for name in (teacher, *(feature_name(teacher, tap) for tap in record.features))
+    ]
+
+
+def group_bytes(location: LocalLocation, group: Group) -> int:
+    """Return how many bytes a group takes: its arrays and documents, not those of its taps."""
+    arrays = sum(location.bytes_below(f"{group.path}/{name}") for name in group.specs())
+    return arrays + (location.size(f"{group.path}/zarr.json") or 0)
+
+
 class _Attributes(BaseModel):
     """The attributes as they are read: bounded before anything is allocated for them."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    head: Literal["softmax"]
-    num_classes: Annotated[int, Field(ge=2, le=_MAX_CLASSES)]
     encoding: dict[str, Any]
-    optional: list[str] = Field(max_length=16)
     unit_rows: Annotated[int, Field(ge=1, le=65536)]
     view_ids: list[ViewId] = Field(max_length=65536)
     lock_sha256: str
+
+
+class _TeacherAttributes(_Attributes):
+    """Those of a teacher's answers."""
+
+    head: Literal["softmax"]
+    num_classes: Annotated[int, Field(ge=2, le=_MAX_CLASSES)]
+    optional: list[str] = Field(max_length=16)
     class_names_sha256: str
 
 
-def read_group(location: LocalLocation, name: str, document: bytes | None = None) -> TeacherGroup:
-    """Read the attributes of a teacher's group.
+def read_group(location: LocalLocation, name: str, document: bytes | None = None) -> Group:
+    """Read the attributes of a group.
 
     Args:
         location: The cache.
-        name: The teacher.
+        name: A teacher, or ``<teacher>/features/<tap>``.
         document: The group's ``zarr.json``, if not the one that lies there.
 
     Raises:
@@ -124,7 +226,7 @@ def read_group(location: LocalLocation, name: str, document: bytes | None = None
     content = document if document is not None else location.read(key)
     try:
         values = json.loads(content or b"")["attributes"][ATTRIBUTE]
-        found = _Attributes.model_validate(values)
+        group = _parsed(name, values, where)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])[:200]
@@ -133,31 +235,46 @@ def read_group(location: LocalLocation, name: str, document: bytes | None = None
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CacheDamaged("a group's attributes are damaged", where=where, got=error) from None
-    group = TeacherGroup(
-        name=name,
-        num_classes=found.num_classes,
-        encoding=parse_encoding(found.encoding, found.num_classes, where),
-        optional=tuple(array for array in found.optional if array in _OPTIONAL),
-        unit_rows=found.unit_rows,
-        view_ids=tuple(found.view_ids),
-        lock_sha256=found.lock_sha256,
-        class_names_sha256=found.class_names_sha256,
-    )
     unit_bytes = group.unit_rows * sum(spec.row_bytes for spec in group.specs().values())
     if group.unit_rows > 1 and unit_bytes >= 2 * MAX_UNIT_BYTES:
         raise CacheDamaged("a unit cannot be that large", where=where, got=f"{unit_bytes} bytes")
     return group
 
 
+def _parsed(name: str, values: object, where: str) -> Group:
+    tap = tap_of(name)
+    if tap is not None:
+        found = _Attributes.model_validate(values)
+        return FeatureGroup(
+            teacher=teacher_of(name),
+            tap=tap,
+            encoding=parse_features(found.encoding, where),
+            unit_rows=found.unit_rows,
+            view_ids=tuple(found.view_ids),
+            lock_sha256=found.lock_sha256,
+        )
+    said = _TeacherAttributes.model_validate(values)
+    return TeacherGroup(
+        name=name,
+        num_classes=said.num_classes,
+        encoding=parse_encoding(said.encoding, said.num_classes, where),
+        optional=tuple(array for array in said.optional if array in _OPTIONAL),
+        unit_rows=said.unit_rows,
+        view_ids=tuple(said.view_ids),
+        lock_sha256=said.lock_sha256,
+        class_names_sha256=said.class_names_sha256,
+    )
+
+
 def read_rows(
     store: RecordingStore,
-    group: TeacherGroup,
+    group: Group,
     view_id: str,
     start: int,
     stop: int,
     arrays: Sequence[str] | None = None,
 ) -> Encoded:
-    """Read encoded rows [start, stop) of one view of a teacher, trusting that they are committed.
+    """Read encoded rows [start, stop) of one view of a group, trusting that they are committed.
 
     Raises:
         CacheDamaged: A checksum does not hold, or an object cannot be read.

@@ -81,6 +81,7 @@ class TeacherRecord(_Record):
         source: Where the weights came from, in words; never compared.
         accuracy: Share of labelled rows it gets right, by view id; known once sealed.
         versions: Libraries and processor that computed its first unit; never compared.
+        features: Taps of its network that are kept.
     """
 
     lock: dict[str, Any]
@@ -88,6 +89,7 @@ class TeacherRecord(_Record):
     source: str
     accuracy: dict[str, float] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
+    features: tuple[str, ...] = Field(default=(), max_length=1024)
 
 
 class RevisionPointer(_Record):
@@ -122,8 +124,10 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in self.teachers:
+        for name, record in self.teachers.items():
             check_name(name, "teacher")
+            for tap in record.features:
+                check_name(tap, "tap")
         end = 0
         for segment in self.segments:
             if segment.start % self.unit_rows or segment.start < end:

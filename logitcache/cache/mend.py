@@ -25,7 +25,7 @@ from logitcache.cache.format import (
     revision_key,
     sha256,
 )
-from logitcache.cache.groups import read_group
+from logitcache.cache.groups import group_names, read_group
 from logitcache.cache.ledger import (
     Copies,
     Ledger,
@@ -143,7 +143,7 @@ def _described(location: LocalLocation, manifest: Manifest) -> Revision:
         if committed_units(location, VIEWS, view):
             paths.append(f"{VIEWS}/{view}")
             documents += [partner_group(view), partner_array(view)]
-    for name in manifest.teachers:
+    for name in group_names(manifest):
         group = read_group(location, name)
         paths += [f"{group.path}/{view}" for view in group.view_ids]
         documents += [f"{group.path}/{array}" for array in ("", *group.specs())]

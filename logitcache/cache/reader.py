@@ -7,8 +7,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.faults import diagnose
-from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, VIEWS, teacher_group
-from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of
+from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, VIEWS
+from logitcache.cache.groups import (
+    FeatureGroup,
+    Group,
+    TeacherGroup,
+    read_group,
+    read_rows,
+    units_of,
+)
 from logitcache.cache.ledger import Commit, Ledger, Revision, read_ledger, read_revision
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import Manifest, read_manifest
@@ -73,9 +80,25 @@ class Cache:
 
     @cached_property
     def teachers(self) -> Mapping[str, TeacherGroup]:
-        """Groups of the teachers that are sealed, by name."""
-        below = teacher_group("")
-        sealed = {path.split("/")[1] for path in self.revision.ledgers if path.startswith(below)}
+        """Groups of the teachers' answers that are sealed, by name."""
+        groups = self.groups
+        return MappingProxyType({n: g for n, g in groups.items() if isinstance(g, TeacherGroup)})
+
+    @cached_property
+    def features(self) -> Mapping[str, FeatureGroup]:
+        """Groups of the taps that are sealed, by ``<teacher>/<tap>``."""
+        taps = [group for group in self.groups.values() if isinstance(group, FeatureGroup)]
+        return MappingProxyType({f"{group.teacher}/{group.tap}": group for group in taps})
+
+    @cached_property
+    def groups(self) -> Mapping[str, Group]:
+        """All groups that are sealed, by name: teachers, and taps as in format.md."""
+        below = f"{TEACHERS}/"
+        sealed = {
+            path.removeprefix(below).rpartition("/")[0]
+            for path in self.revision.ledgers
+            if path.startswith(below)
+        }
         groups = {name: read_group(self._location, name) for name in sorted(sealed)}
         for group in groups.values():
             self._check_metadata(group.path, group.specs())
@@ -108,9 +131,27 @@ class Cache:
             )
         return self.teachers[name]
 
-    def views_of(self, teachers: Sequence[str]) -> list[str]:
-        """Return the ids of the views that all of these teachers saw and that are sealed."""
-        groups = [self.teacher(name) for name in teachers]
+    def tap(self, name: str) -> FeatureGroup:
+        """Return the group of a tap.
+
+        Args:
+            name: ``<teacher>/<tap>``.
+
+        Raises:
+            UsageError: There is no such tap, or it is not sealed yet.
+        """
+        if name not in self.features:
+            raise UsageError(
+                f"no features {name!r} in this cache",
+                where=self.url,
+                hint=nearest(name, self.features),
+            )
+        return self.features[name]
+
+    def views_of(self, teachers: Sequence[str], features: Sequence[str] = ()) -> list[str]:
+        """Return the ids of the sealed views that all of these teachers and taps have."""
+        groups: list[Group] = [self.teacher(name) for name in teachers]
+        groups += [self.tap(name) for name in features]
         return [
             view
             for view in (groups[0].view_ids if groups else ())
@@ -132,12 +173,12 @@ class Cache:
         return read_samples(store, 0, self.revision.rows_end, self.withdrawn)
 
     def read(
-        self, teacher: str, view_id: str, start: int, stop: int, arrays: Sequence[str] | None = None
+        self, name: str, view_id: str, start: int, stop: int, arrays: Sequence[str] | None = None
     ) -> Encoded:
-        """Read encoded rows [start, stop) of one view of a teacher.
+        """Read encoded rows [start, stop) of one view of a group.
 
         Args:
-            teacher: Its name.
+            name: A teacher's, or that of one of its taps: a key of :attr:`groups`.
             view_id: The view.
             start: First row.
             stop: One past the last row; whole units are read fastest.
@@ -149,7 +190,7 @@ class Cache:
         Raises:
             CacheDamaged: An object of these units is not the one that was committed.
         """
-        group = self.teacher(teacher)
+        group = self.groups.get(name) or self.teacher(name)
         units = units_of(start, stop, group.unit_rows)
         self._check_objects(group.path, view_id, units, arrays or group.specs())
         return read_rows(self._location.store(), group, view_id, start, stop, arrays)

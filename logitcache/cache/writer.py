@@ -26,7 +26,15 @@ from logitcache.cache.format import (
     commit_key,
     content_sha256,
 )
-from logitcache.cache.groups import TeacherGroup, read_group, read_rows, units_of_segment
+from logitcache.cache.groups import (
+    FeatureGroup,
+    Group,
+    TeacherGroup,
+    group_names,
+    read_group,
+    read_rows,
+    units_of_segment,
+)
 from logitcache.cache.ledger import Commit, StoredArray, committed_units, write_commit
 from logitcache.cache.manifest import (
     MAX_UNITS,
@@ -172,21 +180,25 @@ class CacheWriter:
         Raises:
             CacheError: Units lie there already, committed under a manifest that is lost.
         """
-        if any(committed_units(self.location, group.path, view) for view in group.view_ids):
-            raise CacheError(
-                "committed units of a teacher the manifest does not name",
-                where=f"{self.location}/commits/{group.path}",
-                hint="logitcache repair restores the manifest; or choose another name",
-            )
-        create_group(self._store, group.path, group.to_json())
-        for name, spec in group.specs().items():
-            leading = (len(group.view_ids), self.manifest.capacity)
-            create_array(self._store, f"{group.path}/{name}", spec, leading, group.unit_rows)
+        self._create(group)
         teachers = {**self.manifest.teachers, group.name: record}
         self._publish(self.manifest.changed(teachers=teachers))
 
-    def extend_teacher(self, name: str, view_ids: Sequence[str]) -> None:
-        """Give a teacher slots for more views."""
+    def add_features(self, group: FeatureGroup) -> None:
+        """Declare a tap of a teacher and make its arrays.
+
+        Raises:
+            CacheError: Units lie there already, committed under a manifest that is lost.
+        """
+        self._create(group)
+        record = self.manifest.teachers[group.teacher]
+        features = (*record.features, group.tap)
+        changed = record.model_copy(update={"features": features})
+        teachers = {**self.manifest.teachers, group.teacher: changed}
+        self._publish(self.manifest.changed(teachers=teachers))
+
+    def extend_group(self, name: str, view_ids: Sequence[str]) -> None:
+        """Give a group slots for more views."""
         group = read_group(self.location, name)
         new = [view_id for view_id in view_ids if view_id not in group.view_ids]
         if not new:
@@ -204,9 +216,14 @@ class CacheWriter:
         """Read the manifest again: another run may have declared or sealed something."""
         self.manifest = read_manifest(self.location)
 
-    def groups(self) -> dict[str, TeacherGroup]:
-        """Return the groups of all declared teachers."""
-        return {name: read_group(self.location, name) for name in self.manifest.teachers}
+    def groups(self) -> dict[str, Group]:
+        """Return all declared groups by name: each teacher, then its taps."""
+        return {name: read_group(self.location, name) for name in group_names(self.manifest)}
+
+    def teachers(self) -> dict[str, TeacherGroup]:
+        """Return the groups of all declared teachers' answers."""
+        groups = self.groups()
+        return {name: group for name, group in groups.items() if isinstance(group, TeacherGroup)}
 
     def needed_units(self, unit_rows: int) -> set[int]:
         """Return the units of that size there should be.
@@ -260,13 +277,13 @@ class CacheWriter:
 
     def write_unit(
         self,
-        group: TeacherGroup,
+        group: Group,
         view_id: str,
         unit: int,
         arrays: Mapping[str, NDArray[Any]],
         conditions: Conditions,
     ) -> None:
-        """Write and commit one unit of one view of a teacher."""
+        """Write and commit one unit of one view of a group."""
         slot = group.slot(view_id)
         self._write(group.path, view_id, unit, group.unit_rows, slot, arrays, conditions)
 
@@ -279,9 +296,9 @@ class CacheWriter:
         return read_keys(self._store, start, stop)
 
     def read_rows(
-        self, group: TeacherGroup, view_id: str, start: int, stop: int, arrays: Sequence[str]
+        self, group: Group, view_id: str, start: int, stop: int, arrays: Sequence[str]
     ) -> Encoded:
-        """Read rows of a teacher, whose units must be committed."""
+        """Read rows of a group, whose units must be committed."""
         return read_rows(self._store, group, view_id, start, stop, arrays)
 
     def missing(self) -> dict[str, int]:
@@ -362,6 +379,18 @@ class CacheWriter:
         for group in self.groups().values():
             paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
         return [*(f"{path}/zarr.json" for path in paths), *probe_keys(self.location)]
+
+    def _create(self, group: Group) -> None:
+        if any(committed_units(self.location, group.path, view) for view in group.view_ids):
+            raise CacheError(
+                "committed units of a teacher the manifest does not name",
+                where=f"{self.location}/commits/{group.path}",
+                hint="logitcache repair restores the manifest; or choose another name",
+            )
+        create_group(self._store, group.path, group.to_json())
+        for name, spec in group.specs().items():
+            leading = (len(group.view_ids), self.manifest.capacity)
+            create_array(self._store, f"{group.path}/{name}", spec, leading, group.unit_rows)
 
     def _write(
         self,

@@ -25,9 +25,9 @@ def log_softmax(
     return z - lse_N1, lse_N1[:, 0]
 
 
-def non_finite_rows(logits_NC: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the rows that hold a NaN or an infinity."""
-    return np.flatnonzero(~np.isfinite(logits_NC).all(axis=1))
+def non_finite_rows(rows_N: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return which of some rows (N, ...) hold a NaN or an infinity."""
+    return np.flatnonzero(~np.isfinite(rows_N).all(axis=tuple(range(1, rows_N.ndim))))
 
 
 def label_log_probs(

@@ -153,7 +153,7 @@ def _run(
                 got=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
                 hint="the usual ones are " + ", ".join(suggested_taps(network)),
             )
-    return answer, caught
+    return answer, {tap: caught[tap] for tap in modules}
 
 
 def _catch_output(

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from logitcache.cache.format import teacher_of
+from logitcache.cache.groups import FeatureGroup
 from logitcache.cache.writer import Conditions
 from logitcache.errors import Interrupted, UsageError
 from logitcache.precompute.environment import versions
 from logitcache.precompute.feed import SourceRenderer
 from logitcache.precompute.share import turns
 from logitcache.precompute.unit import Work, compute_item
+from logitcache.teachers.ensemble import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +72,15 @@ def compute_plan(
     Returns:
         Images shown to the teachers, every view counted.
     """
-    batches = {name: plan.writer.manifest.teachers[name].canonical_batch for name in plan.groups}
+    records = plan.writer.manifest.teachers
+    batches = {name: records[teacher_of(name)].canonical_batch for name in plan.groups}
+    ensemble.keep(
+        {
+            name: Tap(group.teacher, group.tap, group.encoding)
+            for name, group in plan.groups.items()
+            if isinstance(group, FeatureGroup)
+        }
+    )
     batch_rows = max(batches.values(), default=plan.smallest_batch)
     renderer = SourceRenderer(
         plan.source,
@@ -86,6 +97,7 @@ def compute_plan(
         teachers=ensemble,
         groups=plan.groups,
         conditions=_conditions(precision, batches),
+        views=plan.views,
         batch_rows=batch_rows,
         skip_bad_images=skip_bad_images,
         after_batch=counter.add,

@@ -40,7 +40,7 @@ class Summary:
         computed: Images shown to the teachers by this run, every view counted.
         seconds: What computing took.
         accuracy: Share of labelled images each teacher gets right, by view; empty without labels.
-        sizes: Bytes of each teacher's answers.
+        sizes: Bytes of each teacher's answers, and of each ``<teacher>/features/<tap>``.
         revision: Number of the sealed revision.
         notes: What the user should be told.
     """
@@ -142,7 +142,7 @@ def _accuracy(writer: CacheWriter) -> dict[str, dict[str, float]]:
     """Measure each teacher on its first view that shows one image, ``eval`` if there is one."""
     measured: dict[str, dict[str, float]] = {}
     mixed = mixed_views(writer.manifest)
-    for name, group in writer.groups().items():
+    for name, group in writer.teachers().items():
         view_id = next((v for v in group.view_ids if v not in mixed), None)
         if view_id is None:
             measured[name] = {}

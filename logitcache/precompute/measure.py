@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from logitcache.cache.format import Status
+from logitcache.cache.groups import FeatureGroup, group_bytes
 from logitcache.data.identity import fingerprint
 from logitcache.encoding.sparse import DecodedSparse
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.groups import TeacherGroup
+    from logitcache.cache.groups import Group, TeacherGroup
     from logitcache.cache.samples import Samples
     from logitcache.cache.writer import CacheWriter
 
@@ -27,11 +29,11 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Size:
-    """How large a teacher's answers are.
+    """How large a group is.
 
     Attributes:
-        stored: Bytes of its group, metadata included.
-        dense_float32: Bytes of all its logits of all views as float32.
+        stored: Bytes of it, metadata included.
+        dense_float32: Bytes of all its logits, or kept features, of all views as float32.
     """
 
     stored: int
@@ -63,11 +65,15 @@ def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> 
     return right / labelled if labelled else None
 
 
-def size_of(writer: CacheWriter, group: TeacherGroup) -> Size:
-    """Return how large a teacher's answers are, and how large they would be."""
+def size_of(writer: CacheWriter, group: Group) -> Size:
+    """Return how large a group is, and how large it would be uncoded."""
     rows = sum(int((samples.status == Status.OK).sum()) for samples in _blocks(writer))
-    dense = rows * len(group.view_ids) * group.num_classes * _FLOAT32
-    return Size(writer.location.bytes_below(group.path), dense)
+    if isinstance(group, FeatureGroup):
+        numbers = math.prod(group.encoding.shape)
+    else:
+        numbers = group.num_classes
+    dense = rows * len(group.view_ids) * numbers * _FLOAT32
+    return Size(group_bytes(writer.location, group), dense)
 
 
 def _blocks(writer: CacheWriter) -> Iterator[Samples]:

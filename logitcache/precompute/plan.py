@@ -33,6 +33,7 @@ from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
 from logitcache.precompute.lock import check_lock
 from logitcache.precompute.rows import match_or_extend, segment_of
+from logitcache.precompute.taps import choose_taps, declare_taps, smallest_unit
 from logitcache.precompute.trial import sample_log_probs
 from logitcache.precompute.unit import Block
 from logitcache.precompute.worklist import Missing, WorkItem, worklist
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from logitcache.cache.groups import Group
     from logitcache.data.source import Source
     from logitcache.encoding.budget import Choice
     from logitcache.encoding.choice import Encoding
@@ -66,7 +68,7 @@ class Plan:
         source: The images.
         indices: Position in the source of every row, int64; -1 for padding.
         views: By id.
-        groups: Of the teachers that were asked for, by name.
+        groups: Of the teachers and taps that were asked for, by name.
         items: What is missing, in order.
         notes: What the user should be told.
     """
@@ -75,7 +77,7 @@ class Plan:
     source: Source
     indices: NDArray[np.int64]
     views: Mapping[str, View]
-    groups: Mapping[str, TeacherGroup]
+    groups: Mapping[str, Group]
     items: list[WorkItem]
     notes: list[str]
 
@@ -162,10 +164,14 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     writer, indices = _open_or_create(config, source)
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
     notes = [_said(name, choice) for name, choice in chosen.items()]
+    taps = choose_taps(config, writer, source, ensemble)
     for name, member in ensemble.members.items():
         encoding = _encoding(config, writer, name, member, chosen)
-        notes += _declare_teacher(config, writer, name, member, encoding, list(views))
-    groups = {name: writer.groups()[name] for name in ensemble.members}
+        batch = smallest_unit(writer, name, taps, config.batch_size)
+        notes += _declare_teacher(config, writer, name, member, encoding, list(views), batch)
+    declare_taps(config, writer, taps, list(views))
+    declared = writer.groups()
+    groups = {name: declared[name] for name in (*ensemble.members, *taps)}
     return Plan(
         writer=writer,
         source=source,
@@ -263,7 +269,7 @@ def _encoding(
     if name in chosen:
         return chosen[name].encoding
     if config.encoding.limit is not None:
-        return writer.groups()[name].encoding
+        return writer.teachers()[name].encoding
     return choose(config.encoding, member.num_classes)
 
 
@@ -274,12 +280,13 @@ def _declare_teacher(
     member: Member,
     encoding: Encoding,
     view_ids: list[str],
+    batch: int,
 ) -> list[str]:
     """Declare a teacher, or check that a declared one is the same; return notes."""
     record = writer.manifest.teachers.get(name)
     if record is not None:
         check_lock(writer.location, name, record.lock, member.lock)
-        group = writer.groups()[name]
+        group = writer.teachers()[name]
         if group.encoding != encoding:
             raise UsageError(
                 f"teacher {name!r} is stored in another encoding",
@@ -288,7 +295,7 @@ def _declare_teacher(
                 got=encoding.to_json(),
                 hint="ask for the same one, or give the teacher a new name",
             )
-        writer.extend_teacher(name, view_ids)
+        writer.extend_group(name, view_ids)
         return _other_versions(name, record)
     optional = [
         array
@@ -313,7 +320,7 @@ def _declare_teacher(
     writer.add_teacher(
         TeacherRecord(
             lock=member.lock,
-            canonical_batch=min(config.batch_size, unit_rows),
+            canonical_batch=min(batch, unit_rows),
             source=member.source,
             versions=versions(),
         ),
@@ -342,7 +349,7 @@ def _other_versions(name: str, record: TeacherRecord) -> list[str]:
 
 
 def _missing_items(
-    writer: CacheWriter, groups: Mapping[str, TeacherGroup], views: Mapping[str, View]
+    writer: CacheWriter, groups: Mapping[str, Group], views: Mapping[str, View]
 ) -> list[WorkItem]:
     rows = writer.manifest.unit_rows
     samples = writer.missing_units(SAMPLES, NO_VIEW, rows)

@@ -14,6 +14,7 @@ import numpy as np
 
 from logitcache.cache.claims import CLAIMS
 from logitcache.cache.format import sha256
+from logitcache.cache.groups import FeatureGroup
 from logitcache.cache.ledger import read_commits
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, NetworkError, StorageError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.groups import TeacherGroup
+    from logitcache.cache.groups import Group
     from logitcache.cache.location import LocalLocation
     from logitcache.data.source import Source
     from logitcache.precompute.plan import Plan
@@ -60,14 +61,13 @@ def check_storage(plan: Plan) -> None:
     _check_room(location, estimated_bytes(plan.items, plan.groups), "an estimate")
 
 
-def estimated_bytes(items: Collection[WorkItem], groups: Mapping[str, TeacherGroup]) -> int:
+def estimated_bytes(items: Collection[WorkItem], groups: Mapping[str, Group]) -> int:
     """Return about how many bytes the units of some items will take."""
     total = 0.0
     for item in items:
         for name, units in item.units.items():
             group = groups[name]
-            share = _DENSE_SHARE if isinstance(group.encoding, DenseEncoding) else _SPARSE_SHARE
-            total += share * len(units) * _raw_bytes(group)
+            total += _share(group) * len(units) * _raw_bytes(group)
     return int(total)
 
 
@@ -94,7 +94,7 @@ def check_accuracy(
     indices = _trial_images(source)
     if not judged or len(indices) < _FEWEST_IMAGES:
         return {}
-    answers, read = ask(source, ensemble, judged, indices, batch)
+    answers, read = ask(source, ensemble, dict.fromkeys(judged), indices, batch)
     found = {}
     for name in judged:
         right = answers[name].argmax(axis=1)[read] == source.labels[indices[read]]
@@ -175,7 +175,14 @@ def _check_room(location: LocalLocation, needed: int, how: str) -> None:
         )
 
 
-def _raw_bytes(group: TeacherGroup) -> int:
+def _share(group: Group) -> float:
+    """Return about which share of its raw bytes a group takes."""
+    if isinstance(group, FeatureGroup):
+        return _SPARSE_SHARE if group.encoding.sparse else 1.0
+    return _DENSE_SHARE if isinstance(group.encoding, DenseEncoding) else _SPARSE_SHARE
+
+
+def _raw_bytes(group: Group) -> int:
     return group.unit_rows * sum(spec.row_bytes for spec in group.specs().values())
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from logitcache.cache.claims import MANIFEST, Claims
 from logitcache.cache.expected import expected_views
 from logitcache.cache.faults import Cause, Fault
-from logitcache.cache.format import NO_VIEW, SAMPLES, VIEWS, commit_key
+from logitcache.cache.format import NO_VIEW, SAMPLES, TEACHERS, VIEWS, commit_key, teacher_of
 from logitcache.cache.ledger import read_commits
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import read_manifest
@@ -256,11 +256,11 @@ def _plan(
     units: Mapping[_Unit, Commit | None],
 ) -> Plan:
     """Plan exactly the damaged units of some teachers, and damaged samples that are left."""
-    groups = {name: writer.groups()[name] for name in ensemble.members}
+    groups = {n: g for n, g in writer.groups().items() if teacher_of(n) in ensemble.members}
     wanted: dict[str, dict[str, set[int]]] = {name: {} for name in groups}
     samples = writer.missing_units(SAMPLES, NO_VIEW, writer.manifest.unit_rows)
     for group, view, unit in units:
-        name = group.rpartition("/")[2]
+        name = group.removeprefix(f"{TEACHERS}/")
         if name in wanted:
             wanted[name].setdefault(view, set()).add(unit)
     damaged = {view for views in wanted.values() for view in views}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from logitcache.cache.claims import Claims
-    from logitcache.cache.groups import TeacherGroup
+    from logitcache.cache.groups import Group
     from logitcache.cache.location import LocalLocation
     from logitcache.precompute.worklist import WorkItem
 
@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.5
 def turns(
     items: Iterable[WorkItem],
     location: LocalLocation,
-    groups: Mapping[str, TeacherGroup],
+    groups: Mapping[str, Group],
     claims: Claims,
     *,
     while_waiting: Callable[[], None],
@@ -41,7 +41,7 @@ def turns(
     Args:
         items: What is missing, in order.
         location: The cache.
-        groups: Of the teachers, by name.
+        groups: What is asked for, by name.
         claims: Of this process.
         while_waiting: Called while everything that is left is somebody else's; may raise to stop.
         poll_seconds: Between two looks at what others do.
@@ -65,7 +65,7 @@ def turns(
 
 
 def still_missing(
-    location: LocalLocation, groups: Mapping[str, TeacherGroup], item: WorkItem
+    location: LocalLocation, groups: Mapping[str, Group], item: WorkItem
 ) -> WorkItem | None:
     """Return an item without what has been committed since; None if that is all of it."""
     units = {

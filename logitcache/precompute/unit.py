@@ -12,19 +12,23 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from logitcache.cache.format import SAMPLE_ARRAYS, Status
+from logitcache.cache.groups import FeatureGroup
 from logitcache.encoding.arrays import filled
+from logitcache.encoding.features import FeatureEncoding
 from logitcache.encoding.logits import label_log_probs, log_softmax, non_finite_rows
 from logitcache.errors import NonFiniteLogits, UnreadableImage
+from logitcache.views.tokens import kept_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.groups import TeacherGroup
+    from logitcache.cache.groups import Group
     from logitcache.cache.writer import CacheWriter, Conditions
     from logitcache.encoding.arrays import Encoded
     from logitcache.precompute.worklist import WorkItem
+    from logitcache.views.spec import View
 
 __all__ = ["Batch", "Block", "Renderer", "Teachers", "compute_item"]
 
@@ -56,15 +60,18 @@ class Renderer(Protocol):
 
 
 class Teachers(Protocol):
-    """What turns pixels into logits."""
+    """What turns pixels into logits and features."""
 
     def answer(
         self,
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
-        names: Collection[str],
+        asked: Mapping[str, NDArray[np.int64] | None],
     ) -> Mapping[str, NDArray[np.float32]]:
-        """Return raw logits (B, C) by name; see :class:`logitcache.teachers.ensemble.Ensemble`."""
+        """Return logits (B, C) and kept features (B, ...) by name of the group.
+
+        See :class:`logitcache.teachers.ensemble.Ensemble`.
+        """
         ...
 
 
@@ -114,8 +121,9 @@ class Work:
         writer: The cache.
         renderer: Rows to pixels.
         teachers: Pixels to logits.
-        groups: Of the teachers that are asked, by name.
-        conditions: Of each teacher, by name.
+        groups: What is asked for: teachers' answers and taps, by name.
+        conditions: Of each group, by name.
+        views: By id, to draw which tokens are kept.
         batch_rows: Positions rendered at a time; every canonical batch divides it.
         skip_bad_images: Whether an unreadable image is marked rather than an error.
         after_batch: Called with the number of images of each batch; may raise to stop.
@@ -124,8 +132,9 @@ class Work:
     writer: CacheWriter
     renderer: Renderer
     teachers: Teachers
-    groups: Mapping[str, TeacherGroup]
+    groups: Mapping[str, Group]
     conditions: Mapping[str, Conditions]
+    views: Mapping[str, View]
     batch_rows: int
     skip_bad_images: bool
     after_batch: Callable[[int], None]
@@ -148,8 +157,9 @@ def compute_item(work: Work, item: WorkItem, block: Block) -> None:
     for batch in work.renderer.batches(item.view_id, starts, block):
         _note_failures(work, item, block, batch)
         names = [name for name, units in open_units.items() if units.wants(batch.start)]
+        asked = {name: _kept_tokens(work, item, block, batch, name) for name in names}
         sizes = {name: work.conditions[name].canonical_batch for name in names}
-        answers = work.teachers.answer(batch.pixels, sizes, names)
+        answers = work.teachers.answer(batch.pixels, sizes, asked)
         for name in names:
             open_units[name].add(batch.start, answers[name])
         work.after_batch(work.batch_rows)
@@ -157,6 +167,18 @@ def compute_item(work: Work, item: WorkItem, block: Block) -> None:
         work.writer.write_samples(item.block, block.samples())
     for units in open_units.values():
         units.write()
+
+
+def _kept_tokens(
+    work: Work, item: WorkItem, block: Block, batch: Batch, name: str
+) -> NDArray[np.int64] | None:
+    """Return which patches of each position are kept; None for answers, and where all are."""
+    encoding = work.groups[name].encoding
+    if not isinstance(encoding, FeatureEncoding) or encoding.kept is None:
+        return None
+    offset = batch.start - block.start
+    hashes = block.hashes[offset : offset + work.batch_rows]
+    return kept_tokens(work.views[item.view_id], hashes, encoding.patches, encoding.kept)
 
 
 def _starts(work: Work, item: WorkItem, block: Block) -> list[int]:
@@ -190,7 +212,7 @@ def _note_failures(work: Work, item: WorkItem, block: Block, batch: Batch) -> No
 
 
 class _OpenUnits:
-    """The units of one teacher within an item, filled batch by batch."""
+    """The units of one group within an item, filled batch by batch."""
 
     def __init__(self, work: Work, name: str, item: WorkItem, block: Block) -> None:
         self._work, self._name, self._item, self._block = work, name, item, block
@@ -202,18 +224,18 @@ class _OpenUnits:
         """Return whether the batch that starts at this row belongs to a missing unit."""
         return row // self._group.unit_rows in self._missing
 
-    def add(self, row: int, logits_BC: NDArray[np.float32]) -> None:
+    def add(self, row: int, answers_B: NDArray[np.float32]) -> None:
         """Encode a batch into its unit; write earlier units that are whole by now."""
         unit = row // self._group.unit_rows
         if not self._item.samples:
             self._write_before(unit)
         arrays = self._arrays.setdefault(unit, filled(self._group.specs(), self._group.unit_rows))
         offset = row - self._block.start
-        rows = slice(offset, offset + len(logits_BC))
+        rows = slice(offset, offset + len(answers_B))
         readable = np.flatnonzero(self._block.status[rows] == Status.OK)
         if not len(readable):
             return
-        encoded = self._encode(logits_BC[readable], offset + readable)
+        encoded = self._encode(answers_B[readable], offset + readable)
         target = row - unit * self._group.unit_rows + readable
         for array, content in encoded.items():
             arrays[array][target] = content
@@ -236,8 +258,8 @@ class _OpenUnits:
                 self._work.conditions[self._name],
             )
 
-    def _encode(self, logits_NC: NDArray[np.float32], offsets_N: NDArray[np.int64]) -> Encoded:
-        bad = non_finite_rows(logits_NC)
+    def _encode(self, answers_N: NDArray[np.float32], offsets_N: NDArray[np.int64]) -> Encoded:
+        bad = non_finite_rows(answers_N)
         if len(bad):
             keys = ", ".join(self._block.keys[offsets_N[bad[:3]]])
             raise NonFiniteLogits(
@@ -245,11 +267,14 @@ class _OpenUnits:
                 where=f"view {self._item.view_id}, {keys}",
                 hint="try --precision float32, or check its weights; nothing of this unit is kept",
             )
-        log_probs_NC, lse_N = log_softmax(logits_NC)
-        encoded = self._group.encoding.encode(log_probs_NC)
-        if "lse" in self._group.optional:
+        group = self._group
+        if isinstance(group, FeatureGroup):
+            return group.encoding.encode(answers_N)
+        log_probs_NC, lse_N = log_softmax(answers_N)
+        encoded = group.encoding.encode(log_probs_NC)
+        if "lse" in group.optional:
             encoded["lse"] = lse_N.astype(np.float32)
-        if "label_logp" in self._group.optional:
+        if "label_logp" in group.optional:
             labels = self._block.labels[offsets_N]
             encoded["label_logp"] = label_log_probs(log_probs_NC, labels)
         return encoded

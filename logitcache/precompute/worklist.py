@@ -17,7 +17,7 @@ __all__ = ["Missing", "WorkItem", "worklist"]
 
 @dataclass(frozen=True)
 class Missing:
-    """What one teacher's group lacks.
+    """What one group lacks.
 
     Attributes:
         unit_rows: Rows of a unit of the group; divides the block.
@@ -36,7 +36,7 @@ class WorkItem:
         view_id: The view.
         block: Number of the block; its rows are [block * U, (block + 1) * U).
         samples: Whether the samples of the block are to be written too.
-        units: Missing units by teacher, ascending; empty where only the samples are missing.
+        units: Missing units by group, ascending; empty where only the samples are missing.
     """
 
     view_id: str
@@ -63,7 +63,7 @@ def worklist(
         block_rows: U.
         view_ids: Views in order.
         samples: Blocks whose samples are missing.
-        groups: What each teacher lacks.
+        groups: What each group lacks, by name.
         mixed: Which of the views mix images.
     """
     unwritten = set(samples)
@@ -84,7 +84,7 @@ def worklist(
 def _by_block(
     block_rows: int, view_id: str, groups: Mapping[str, Missing]
 ) -> dict[int, dict[str, tuple[int, ...]]]:
-    """Return the missing units of one view, by block and teacher."""
+    """Return the missing units of one view, by block and group."""
     found: dict[int, dict[str, list[int]]] = {}
     for name, missing in groups.items():
         per_block = block_rows // missing.unit_rows

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.teachers.member import Member
+from logitcache.teachers.member import KeptTap, Member
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     import torch
     from numpy.typing import NDArray
 
+    from logitcache.encoding.features import FeatureEncoding
     from logitcache.teachers.member import Precision, TeacherConfig
 
-__all__ = ["Ensemble"]
+__all__ = ["Ensemble", "Tap"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A tap that is kept.
+
+    Attributes:
+        teacher: Whose.
+        tap: Its name.
+        encoding: What is kept of it.
+    """
+
+    teacher: str
+    tap: str
+    encoding: FeatureEncoding
 
 
 class Ensemble:
@@ -39,30 +56,64 @@ class Ensemble:
             name: Member(name, config, device=device, precision=precision)
             for name, config in configs.items()
         }
+        self._taps: dict[str, Tap] = {}
 
     @property
     def sizes(self) -> list[int]:
         """Sides in pixels that the members want to be fed, each once."""
         return sorted({member.input.size for member in self.members.values()})
 
+    def keep(self, taps: Mapping[str, Tap]) -> None:
+        """Decide what is kept of the members' networks.
+
+        Args:
+            taps: By the name under which :meth:`answer` is asked for them.
+        """
+        self._taps = dict(taps)
+
     def answer(
         self,
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
-        names: Collection[str],
+        asked: Mapping[str, NDArray[np.int64] | None],
     ) -> dict[str, NDArray[np.float32]]:
-        """Return raw logits (B, C) by name.
+        """Return logits (B, C) and kept features (B, ...) by name, each member forwarded once.
 
         Args:
             pixels: The rendered batch (B, 3, S, S) by side S.
-            batches: Images of one forward, by name; a divisor of B.
-            names: Who is asked.
+            batches: Images of one forward, by name; a divisor of B, the same for a member and
+                its taps.
+            asked: A member, or a name given to :meth:`keep`; with it which patches of each row
+                are kept, int64 (B, n), None for all.
         """
-        answers = {}
-        for name in names:
-            member = self.members[name]
-            images = pixels[member.input.size]
-            step = batches[name]
-            parts = [member.answer(images[i : i + step]) for i in range(0, len(images), step)]
-            answers[name] = np.concatenate(parts)
+        answers: dict[str, NDArray[np.float32]] = {}
+        for teacher in dict.fromkeys(self._teacher_of(name) for name in asked):
+            names = [name for name in asked if self._teacher_of(name) == teacher]
+            taps = {name: self._taps[name] for name in names if name != teacher}
+            images = pixels[self.members[teacher].input.size]
+            step = batches[names[0]]
+            parts = [
+                self._forwarded(teacher, images, slice(start, start + step), taps, asked)
+                for start in range(0, len(images), step)
+            ]
+            answers |= {name: np.concatenate([part[name] for part in parts]) for name in names}
         return answers
+
+    def _forwarded(
+        self,
+        teacher: str,
+        images: NDArray[np.uint8],
+        rows: slice,
+        taps: Mapping[str, Tap],
+        asked: Mapping[str, NDArray[np.int64] | None],
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return what one forward of one member gives, by name."""
+        kept = {}
+        for name, tap in taps.items():
+            positions = asked[name]
+            kept[tap.tap] = KeptTap(tap.encoding, None if positions is None else positions[rows])
+        logits, features = self.members[teacher].answer_and_keep(images[rows], kept)
+        return {teacher: logits, **{name: features[tap.tap] for name, tap in taps.items()}}
+
+    def _teacher_of(self, name: str) -> str:
+        return self._taps[name].teacher if name in self._taps else name

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
+from logitcache.encoding.feature_choice import FeatureConfig
 from logitcache.errors import NetworkError, UsageError
 from logitcache.networks.build import (
     InputSpec,
@@ -19,12 +21,19 @@ from logitcache.networks.build import (
     input_spec,
 )
 from logitcache.networks.digest import weights_digest
+from logitcache.networks.taps import TappedNetwork, tap_shapes
+from logitcache.teachers.reduce import reduced
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Member", "Precision", "TeacherConfig"]
+    from logitcache.encoding.features import FeatureEncoding
+    from logitcache.networks.taps import TapShape
+
+__all__ = ["KeptTap", "Member", "Precision", "TeacherConfig"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -36,9 +45,25 @@ class TeacherConfig(NetworkConfig):
         class_map: For each class of the data, the teacher's class of the same meaning. The answer
             is restricted to those classes before it is normalised. Needed wherever the numbers of
             classes differ.
+        features: Which taps of its network are kept, and how; names as in
+            :mod:`logitcache.networks.taps`.
     """
 
     class_map: tuple[int, ...] | None = Field(default=None, min_length=2)
+    features: dict[str, FeatureConfig] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KeptTap:
+    """What is kept of a tap in one batch.
+
+    Attributes:
+        encoding: What, and how it is stored.
+        positions: Which patches of each row, int64 (B, n); None for all.
+    """
+
+    encoding: FeatureEncoding
+    positions: NDArray[np.int64] | None = None
 
 
 class Member:
@@ -84,6 +109,7 @@ class Member:
         self._device = device
         self._precision = precision
         self._network = network.eval().requires_grad_(False).to(device)
+        self._tapped: dict[tuple[str, ...], TappedNetwork] = {}
         mean, std = torch.tensor(self.input.mean), torch.tensor(self.input.std)
         self._mean_C11 = (255.0 * mean).view(-1, 1, 1).to(device)
         self._std_C11 = (255.0 * std).view(-1, 1, 1).to(device)
@@ -98,21 +124,56 @@ class Member:
         """What decides its answers; a resumed run must find the same."""
         return self._lock
 
-    @torch.inference_mode()
+    def tap_shapes(self, taps: Iterable[str]) -> dict[str, TapShape]:
+        """Return what comes out of taps.
+
+        Raises:
+            UsageError: There is no such tap.
+        """
+        return tap_shapes(self._network, taps, self.input.size)
+
     def answer(self, pixels_B3SS: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return raw logits (B, C) for RGB pixels in uint8.
 
         Args:
             pixels_B3SS: A batch at the size of :attr:`input`.
         """
+        return self.answer_and_keep(pixels_B3SS, {})[0]
+
+    @torch.inference_mode()
+    def answer_and_keep(
+        self, pixels_B3SS: NDArray[np.uint8], taps: Mapping[str, KeptTap]
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        """Return raw logits (B, C), and what is kept of some taps in the same forward.
+
+        Args:
+            pixels_B3SS: A batch at the size of :attr:`input`.
+            taps: What is kept, by tap.
+        """
         images = torch.from_numpy(pixels_B3SS).to(self._device, non_blocking=True)
         normalised = (images.float() - self._mean_C11) / self._std_C11
         with self._autocast():
-            logits: Tensor = self._network(normalised)
+            logits, caught = self._forward(normalised, tuple(taps))
         logits = logits.float()
         if self._class_map is not None:
             logits = logits[:, self._class_map.to(logits.device)]
-        return np.asarray(logits.cpu().numpy(), dtype=np.float32)
+        kept = {tap: self._kept(tap, caught[tap], taps) for tap in taps}
+        return np.asarray(logits.cpu().numpy(), dtype=np.float32), kept
+
+    def _forward(self, images: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        if not taps:
+            return self._network(images), {}
+        if taps not in self._tapped:
+            self._tapped[taps] = TappedNetwork(self._network, taps, size=self.input.size)
+        logits, caught = self._tapped[taps](images)
+        return logits, caught
+
+    def _kept(self, tap: str, values: Tensor, taps: Mapping[str, KeptTap]) -> NDArray[np.float32]:
+        wanted = taps[tap]
+        positions = wanted.positions
+        index = None if positions is None else torch.from_numpy(positions).to(self._device)
+        shape = self._tapped[tuple(taps)].shapes[tap]
+        return reduced(values, shape, wanted.encoding, index).cpu().numpy()
 
     def _autocast(self) -> torch.autocast:
         half = self._precision != "float32"

@@ -49,8 +49,8 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
         samples = make_cache(path, {"a": (SPARSE, LOGITS), "b": (DENSE, LOGITS)}, ROWS, (3,))
         writer = CacheWriter.open(locate(path))
         writer.add_views({"v1": {"algorithm": 1}})
-        writer.extend_teacher("a", ["v1"])
-        group = writer.groups()["a"]
+        writer.extend_group("a", ["v1"])
+        group = writer.teachers()["a"]
         arrays = encode(group, LOGITS[:, ::-1].copy(), samples)
         for unit in range(3):
             rows = slice(unit * UNIT, (unit + 1) * UNIT)
@@ -161,7 +161,7 @@ def test_an_edited_manifest_is_told_field_by_field(cache: Path) -> None:
 def test_growth_since_the_seal_is_no_damage(cache: Path) -> None:
     writer = CacheWriter.open(locate(cache))
     writer.add_views({"v2": {"algorithm": 1}})
-    writer.extend_teacher("a", ["v2"])
+    writer.extend_group("a", ["v2"])
     writer.add_segment(Segment(start=48, rows=10))
     declare(writer, "c", DENSE)
     assert verify(cache).ok

@@ -142,7 +142,7 @@ def test_a_further_view_and_a_further_segment_leave_old_objects_alone(tmp_path: 
     before = snapshot(tmp_path)
     writer = CacheWriter.open(locate(tmp_path))
     writer.add_views({"v1": {"algorithm": 1}})
-    writer.extend_teacher("a", ["v1"])
+    writer.extend_group("a", ["v1"])
     writer.add_segment(Segment(start=48, rows=10))
     assert writer.missing() == {"samples/-": 1, f"teachers/a/{VIEW}": 1, "teachers/a/v1": 4}
     cache = open_cache(tmp_path)

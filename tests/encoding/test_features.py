@@ -24,8 +24,8 @@ SHAPES: dict[str, tuple[int, ...]] = {"NCHW": (5, 3, 3), "NLC": (7, 4), "vector"
 
 @st.composite
 def features(draw: st.DrawFn) -> tuple[FeatureEncoding, NDArray[np.float32]]:
-    layout = draw(st.sampled_from(["NCHW", "NLC", "vector"]))
-    values = draw(st.sampled_from(["float16", "bfloat16", "int8"]))
+    layout: Any = draw(st.sampled_from(["NCHW", "NLC", "vector"]))
+    values: Any = draw(st.sampled_from(["float16", "bfloat16", "int8"]))
     axes: Any = draw(st.sampled_from(["channels", "positions"]))
     if layout == "vector":
         axes = "channels"

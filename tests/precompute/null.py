@@ -21,7 +21,7 @@ from logitcache.precompute.unit import Batch, Block, Work, compute_item
 from logitcache.precompute.worklist import Missing, worklist
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -65,10 +65,10 @@ class NullTeachers:
         self,
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
-        names: Collection[str],
+        asked: Mapping[str, NDArray[np.int64] | None],
     ) -> dict[str, NDArray[np.float32]]:
         answers = {}
-        for name in names:
+        for name in asked:
             low, high, view = pixels[1][:, :, 0, 0].astype(np.int64).T
             rows = low + 256 * (high - 1)
             shown = zip(rows, view, high, strict=True)
@@ -157,8 +157,8 @@ def run(
     for name, unit_rows in teachers.items():
         if name not in writer.manifest.teachers:
             _declare(writer, name, unit_rows, view_ids)
-        writer.extend_teacher(name, view_ids)
-    groups = {name: writer.groups()[name] for name in teachers}
+        writer.extend_group(name, view_ids)
+    groups = {name: writer.teachers()[name] for name in teachers}
     missing = {
         name: Missing(
             group.unit_rows,
@@ -172,6 +172,7 @@ def run(
         teachers=answers or NullTeachers(),
         groups=groups,
         conditions={name: Conditions(BATCH, "float32", 1) for name in groups},
+        views={},
         batch_rows=BATCH,
         skip_bad_images=skip_bad_images,
         after_batch=after_batch,

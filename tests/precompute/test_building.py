@@ -337,15 +337,15 @@ def test_nan_is_named_and_earlier_units_are_kept(
 ) -> None:
     from logitcache.teachers.member import Member
 
-    answer, calls = Member.answer, 0
+    answer, calls = Member.answer_and_keep, 0
 
-    def poisoned(self: Member, pixels: Any) -> Any:
+    def poisoned(self: Member, pixels: Any, taps: Any) -> Any:
         nonlocal calls
         calls += 1
-        logits = answer(self, pixels)
-        return logits * np.nan if calls > 8 else logits
+        logits, kept = answer(self, pixels, taps)
+        return (logits * np.nan if calls > 8 else logits), kept
 
-    monkeypatch.setattr(Member, "answer", poisoned)
+    monkeypatch.setattr(Member, "answer_and_keep", poisoned)
     with pytest.raises(NonFiniteLogits, match="NaN or infinity"):
         build_cache(config(tmp_path / "c", images, teachers))
     monkeypatch.undo()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -167,14 +167,21 @@ def test_stopped_in_the_middle_it_goes_on(
     }
 
 
+def slightly_otherwise(answer: Any) -> Any:
+    def answers(self: Any, pixels: Any, taps: Any) -> Any:
+        logits, kept = answer(self, pixels, taps)
+        return logits + np.float32(1e-3), kept
+
+    return answers
+
+
 def test_other_bits_are_sealed_anew(
     cache: Path, images: Path, teachers: Teachers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another machine rounds differently: the unit is new, the rest of the cache is not."""
     from logitcache.teachers.member import Member
 
-    answer = Member.answer
-    monkeypatch.setattr(Member, "answer", lambda self, x: answer(self, x) + np.float32(1e-3))
+    monkeypatch.setattr(Member, "answer_and_keep", slightly_otherwise(Member.answer_and_keep))
     DAMAGES["missing object"].inject(cache, ARRAY)
     summary = repair(cache, images, {"red": teachers["red"]})
     assert (summary.differing, summary.remaining) == (1, ())
@@ -191,8 +198,7 @@ def test_a_cache_that_was_extended_and_not_finished(
 
     writer = CacheWriter.open(locate(cache))
     writer.add_segment(Segment(start=64, rows=5))
-    answer = Member.answer
-    monkeypatch.setattr(Member, "answer", lambda self, x: answer(self, x) + np.float32(1e-3))
+    monkeypatch.setattr(Member, "answer_and_keep", slightly_otherwise(Member.answer_and_keep))
     DAMAGES["missing object"].inject(cache, ARRAY)
     with pytest.raises(DataMismatch, match="more rows than there are images"):
         repair(cache, images, {"red": teachers["red"]})
