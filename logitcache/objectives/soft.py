@@ -17,7 +17,7 @@ from torch.nn import functional
 from logitcache.batch import SparseLogits
 from logitcache.config import Config
 from logitcache.encoding.tail import quadratic
-from logitcache.objectives.readout import read_out
+from logitcache.objectives.crossing import cross_bucket, cross_spread
 from logitcache.objectives.weights import other_classes, teacher_weights
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Soft", "SoftConfig", "Tail", "soft_divergence"]
 
 Tail = Literal["uniform", "bucket", "renorm"]
+
+_UNUSED = -1e30  # instead of -inf, as the logarithm of nothing: 0 times it is 0, not NaN
 
 
 class SoftConfig(Config):
@@ -104,15 +106,15 @@ def soft_divergence(
         raise other_classes(logits_BC.shape[1], teacher.num_classes)
     wide = logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
     scaled_BC = wide if temperature == 1.0 else wide / temperature
-    log_s_BC = functional.log_softmax(scaled_BC, dim=1)
     if isinstance(teacher, SparseLogits):
-        divergence_B = _sparse_divergence(log_s_BC, teacher, 1.0 / temperature, tail)
+        divergence_B = _sparse_divergence(scaled_BC, teacher, 1.0 / temperature, tail)
     else:
-        divergence_B = _dense_divergence(log_s_BC, teacher, 1.0 / temperature)
+        divergence_B = _dense_divergence(scaled_BC, teacher, 1.0 / temperature)
     return divergence_B if temperature == 1.0 else temperature**2 * divergence_B
 
 
-def _dense_divergence(log_s_BC: Tensor, teacher: DenseLogits, b: float) -> Tensor:
+def _dense_divergence(scaled_BC: Tensor, teacher: DenseLogits, b: float) -> Tensor:
+    log_s_BC = functional.log_softmax(scaled_BC, dim=1)
     log_q_BC = teacher.log_probs.to(log_s_BC.dtype)
     if b != 1.0:
         log_q_BC = functional.log_softmax(b * log_q_BC, dim=1)
@@ -120,32 +122,33 @@ def _dense_divergence(log_s_BC: Tensor, teacher: DenseLogits, b: float) -> Tenso
     return terms_BC.sum(1)
 
 
-def _sparse_divergence(log_s_BC: Tensor, teacher: SparseLogits, b: float, tail: Tail) -> Tensor:
-    """Return KL(teacher || student) of every row from the student's log-probabilities."""
-    used_BK = teacher.log_probs > -torch.inf  # one kernel; isfinite takes four
-    absent_B = teacher.num_classes - used_BK.sum(1, dtype=log_s_BC.dtype)
-    log_q_BK, log_mass_B = _at_temperature(teacher, absent_B, b, tail, log_s_BC.dtype)
+def _sparse_divergence(scaled_BC: Tensor, teacher: SparseLogits, b: float, tail: Tail) -> Tensor:
+    """Return KL(teacher || student) of every row from the student's logits over T."""
+    log_p_BK = teacher.log_probs.to(scaled_BC.dtype).clamp(min=_UNUSED)
+    used_BK = (log_p_BK - _UNUSED).sign()  # 1 or 0: arithmetic takes half of what masks take
+    absent_B = teacher.num_classes - used_BK.sum(1)
+    log_q_BK, log_mass_B = _at_temperature(log_p_BK, teacher.tail, absent_B, b, tail)
     q_BK, mass_B = log_q_BK.exp(), log_mass_B.exp()
-    negative_entropy_B = -torch.special.entr(q_BK).sum(1) - torch.special.entr(mass_B)
+    negative_entropy_B = (q_BK * log_q_BK).sum(1).addcmul_(mass_B, log_mass_B)
+    ids_BK = teacher.class_ids
     if tail == "bucket":
-        read_B = read_out(log_s_BC, teacher.class_ids, q_BK, bucket_B=mass_B)
-        out_B: Tensor = negative_entropy_B - read_B
-        return out_B
+        return negative_entropy_B - cross_bucket(scaled_BC, ids_BK, used_BK, q_BK, mass_B)
+    if tail == "renorm":
+        return negative_entropy_B - cross_spread(scaled_BC, ids_BK, q_BK, None)
     at_least_one_B = absent_B.clamp(min=1)
     spread_B = mass_B / at_least_one_B
-    weights_BK = torch.where(used_BK, q_BK - spread_B[:, None], 0.0)
-    read_B = read_out(log_s_BC, teacher.class_ids, weights_BK, everywhere_B=spread_B)
-    divergence_B: Tensor = negative_entropy_B - mass_B * at_least_one_B.log() - read_B
-    return divergence_B
+    weights_BK = q_BK - used_BK * spread_B[:, None]
+    read_B = cross_spread(scaled_BC, ids_BK, weights_BK, spread_B)
+    return negative_entropy_B - mass_B * at_least_one_B.log() - read_B
 
 
 def _at_temperature(
-    teacher: SparseLogits, absent_B: Tensor, b: float, tail: Tail, dtype: torch.dtype
+    log_p_BK: Tensor, tail_B2: Tensor, absent_B: Tensor, b: float, tail: Tail
 ) -> tuple[Tensor, Tensor]:
     """Return the log-probability of each present class, and of all absent ones, at T = 1 / b."""
-    log_p_BK, tail_B2 = teacher.log_probs.to(dtype), teacher.tail.to(dtype)
     if tail == "renorm":
-        return functional.log_softmax(b * log_p_BK, 1), torch.full_like(tail_B2[:, 0], -torch.inf)
+        return functional.log_softmax(b * log_p_BK, 1), torch.full_like(log_p_BK[:, 0], _UNUSED)
+    tail_B2 = tail_B2.to(log_p_BK.dtype)
     if b == 1.0:
         return log_p_BK, tail_B2[:, 0]
     log_p_BK = b * log_p_BK
@@ -155,11 +158,11 @@ def _at_temperature(
 
 
 def _log_tail_mass(tail_B2: Tensor, absent_B: Tensor, b: float) -> Tensor:
-    """Return log M(b) by the quadratic through b = 0, 1/4 and 1; -inf where nothing is absent."""
+    """Return log M(b) by the quadratic through b = 0, 1/4 and 1; nothing where none is absent."""
     through_0, through_quarter, through_1 = quadratic(b)
     log_mass_B = (
         through_0 * absent_B.clamp(min=1).log()
         + through_quarter * tail_B2[:, 1]
         + through_1 * tail_B2[:, 0]
     )
-    return log_mass_B.masked_fill(absent_B == 0, -torch.inf)
+    return log_mass_B.masked_fill(absent_B == 0, _UNUSED)

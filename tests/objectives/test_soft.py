@@ -145,6 +145,30 @@ def test_what_was_stored_is_what_the_loss_sees(mode: Tail) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_graph_can_be_walked_twice(mode: Tail) -> None:
+    z, teacher = random_logits(4, 9, 22).requires_grad_(), sparse_of(random_logits(4, 9, 23), 3)
+    loss = soft_divergence(z, teacher, tail=mode).sum()
+    (first,) = torch.autograd.grad(loss, z, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_student_sure_beyond_the_smallest_float_gets_a_finite_loss(mode: Tail) -> None:
+    """What it leaves to the absent classes is e^-200, which no float32 holds."""
+    teacher = sparse_of(random_logits(4, 9, 24), 3)
+    z = torch.full((4, 9), -200.0, dtype=torch.float64).scatter(1, teacher.class_ids, 0.0)
+    single = z.float().requires_grad_()
+    loss = soft_divergence(single, teacher, tail=mode)
+    (gradient,) = torch.autograd.grad(loss.sum(), single)
+    z.requires_grad_()
+    expected = soft_divergence(z, teacher, tail=mode)
+    torch.testing.assert_close(loss.double(), expected)
+    (wide,) = torch.autograd.grad(expected.sum(), z)
+    torch.testing.assert_close(gradient.double(), wide, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_shift_of_all_logits_changes_nothing(mode: Tail) -> None:
     z, teacher = random_logits(4, 9, 12), sparse_of(random_logits(4, 9, 13), 3)
     shifted = z + torch.tensor([[5.0], [-300.0], [1e3], [0.0]])
