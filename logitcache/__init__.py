@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from logitcache.batch import DenseLogits, SparseLogits, TargetBatch
+    from logitcache.batch import DenseLogits, Features, Outputs, SparseLogits, TargetBatch
     from logitcache.cache.reader import Cache, open_cache
     from logitcache.data.readers import DataConfig, open_source
     from logitcache.encoding.choice import EncodingConfig
@@ -39,12 +39,14 @@ __all__ = [
     "DataConfig",
     "DenseLogits",
     "EncodingConfig",
+    "Features",
     "Label",
     "LabelConfig",
     "Loader",
     "LogitcacheError",
     "NetworkConfig",
     "ObjectiveConfig",
+    "Outputs",
     "PrecomputeConfig",
     "Soft",
     "SoftConfig",
@@ -67,12 +69,14 @@ _HOMES = {
     "DataConfig": "data.readers",
     "DenseLogits": "batch",
     "EncodingConfig": "encoding.choice",
+    "Features": "batch",
     "Label": "objectives.label",
     "LabelConfig": "objectives.label",
     "Loader": "targets.loader",
     "LogitcacheError": "errors",
     "NetworkConfig": "networks.build",
     "ObjectiveConfig": "objectives.combine",
+    "Outputs": "batch",
     "PrecomputeConfig": "precompute.config",
     "Soft": "objectives.soft",
     "SoftConfig": "objectives.soft",

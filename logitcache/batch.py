@@ -1,4 +1,4 @@
-"""What an objective sees of a batch: labels, and what each teacher said.
+"""What an objective sees of a batch: labels, what each teacher said, what the student answered.
 
 Shapes: B batch, C classes, K stored classes, D channels, L tokens, n kept patch tokens.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from torch import Tensor
+
+from logitcache.errors import UsageError, nearest
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
-    from torch import Tensor
 
-__all__ = ["DenseLogits", "Features", "SparseLogits", "TargetBatch", "TeacherLogits"]
+__all__ = ["DenseLogits", "Features", "Outputs", "SparseLogits", "TargetBatch", "TeacherLogits"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,58 @@ class Features:
             values=self.values.to(device, non_blocking=True),
             positions=_moved(self.positions, device),
         )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a student answered.
+
+    Attributes:
+        logits: (B, C).
+        features: What its network held, by tap. A further classifier is a tap, too.
+    """
+
+    logits: Tensor
+    features: Mapping[str, Features] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, answer: Outputs | Tensor) -> Outputs:
+        """Return an answer as it is; bare logits are one without taps."""
+        return cls(answer) if isinstance(answer, Tensor) else answer
+
+    def logits_of(self, head: str | None) -> Tensor:
+        """Return the logits of a head.
+
+        Args:
+            head: Its tap; None for the answer of the network itself.
+
+        Raises:
+            UsageError: Nothing was caught there, or it is no vector.
+        """
+        if head is None:
+            return self.logits
+        found = self.tap(head)
+        if found.layout != "vector":
+            raise UsageError(
+                f"tap {head!r} of the student is no head",
+                expected="a vector of logits for each row",
+                got=f"{found.layout} {tuple(found.values.shape[1:])}",
+                hint="name the module of a classifier",
+            )
+        return found.values
+
+    def tap(self, name: str) -> Features:
+        """Return what the network held at a tap.
+
+        Raises:
+            UsageError: Nothing was caught there.
+        """
+        if name not in self.features:
+            raise UsageError(
+                f"nothing was caught at the student's tap {name!r}",
+                hint=nearest(name, self.features) if self.features else "give Outputs with taps",
+            )
+        return self.features[name]
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pydantic import model_validator
+from torch import nn
 
+from logitcache.batch import Outputs
 from logitcache.config import Config
 from logitcache.objectives.label import Label, LabelConfig
 from logitcache.objectives.soft import Soft, SoftConfig
 from logitcache.objectives.split import Split, SplitConfig
+from logitcache.objectives.term import Needs, TermConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -20,12 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Objective", "ObjectiveConfig", "WeightedSum", "build_objective"]
 
+_BUILD: dict[str, Callable[[Any], Objective]] = {"label": Label, "soft": Soft, "split": Split}
+
 
 class Objective(Protocol):
-    """A function of the student's logits and the targets; it knows no loader and no teacher."""
+    """A function of what the student answered and the targets; it knows no loader, no teacher.
 
-    def __call__(self, logits_BC: Tensor, targets: TargetBatch) -> Tensor:
-        """Return the loss, a scalar in nats."""
+    One that learns something itself, a projector say, is a :class:`torch.nn.Module` too, and has a
+    method ``fit(outputs, targets)`` that is called once, before the first step, with examples of
+    one row: it makes its parameters, and refuses what does not fit.
+    """
+
+    def __call__(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
+        """Return the loss, a scalar."""
         ...
 
 
@@ -43,51 +55,86 @@ class ObjectiveConfig(Config):
     split: SplitConfig | None = None
 
     @property
-    def asks_teachers(self) -> bool:
-        """Whether it needs what teachers said."""
-        return self.label is None
+    def name(self) -> str:
+        """The key."""
+        (name,) = self.model_fields_set
+        return name
+
+    @property
+    def term(self) -> TermConfig:
+        """What is below the key."""
+        term: TermConfig = getattr(self, self.name)
+        return term
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if len(self.model_fields_set) != 1:
-            raise ValueError("an objective is a mapping with one key: label, soft or split")
+            known = ", ".join(type(self).model_fields)
+            raise ValueError(f"an objective is a mapping with one key of {known}")
         return self
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
-        return {value: {}} if isinstance(value, str) else value
+        """Read a bare name, and drop the keys that a written configuration says are not used."""
+        if isinstance(value, str):
+            return {value: {}}
+        if not isinstance(value, dict):
+            return value
+        used = {name: term for name, term in value.items() if term is not None}
+        return used or {name: {} for name in value}
 
 
-class WeightedSum:
+class WeightedSum(nn.Module):
     """Terms by name, with their weights.
 
+    A module, whose parameters are those of its terms that have any.
+
     Args:
-        terms: (name, weight, objective) of every term.
+        terms: (name, configuration, objective) of every term.
     """
 
-    def __init__(self, terms: Sequence[tuple[str, float, Objective]]) -> None:
-        self._terms = list(terms)
+    def __init__(self, terms: Sequence[tuple[str, TermConfig, Objective]]) -> None:
+        super().__init__()
+        self._weights = {name: config.weight for name, config, _ in terms}
+        self._terms = {name: objective for name, _, objective in terms}
+        for name, objective in self._terms.items():
+            if isinstance(objective, nn.Module):
+                self.add_module(name, objective)
+        self.needs = reduce(or_, (config.needs for _, config, _ in terms), Needs())
 
-    def __call__(self, logits_BC: Tensor, targets: TargetBatch) -> Tensor:
-        """Return the weighted sum, a scalar."""
-        return self.total(self.parts(logits_BC, targets))
+    def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
+        """Let terms make their parameters, and refuse what does not fit.
 
-    @property
-    def teachers(self) -> list[str] | None:
-        """Names of the teachers that are asked for; None for all there are."""
-        asking = [term for _, _, term in self._terms if isinstance(term, Soft | Split)]
-        if any(term.config.teachers is None for term in asking):
-            return None
-        return sorted({name for term in asking for name in term.config.teachers or {}})
+        Args:
+            outputs: An example of what the student answers, of one row.
+            targets: An example of what it is compared with, of one row.
+        """
+        for objective in self._terms.values():
+            fit = getattr(objective, "fit", None)
+            if fit is not None:
+                fit(outputs, targets)
 
-    def parts(self, logits_BC: Tensor, targets: TargetBatch) -> dict[str, Tensor]:
+    def forward(
+        self, outputs: Outputs | Tensor, targets: TargetBatch, progress: float = 1.0
+    ) -> Tensor:
+        """Return the weighted sum, a scalar; see :meth:`total`."""
+        return self.total(self.parts(outputs, targets), progress)
+
+    def parts(self, outputs: Outputs | Tensor, targets: TargetBatch) -> dict[str, Tensor]:
         """Return each term unweighted, by name."""
-        return {name: objective(logits_BC, targets) for name, _, objective in self._terms}
+        answered = Outputs.of(outputs)
+        return {name: objective(answered, targets) for name, objective in self._terms.items()}
 
-    def total(self, parts: dict[str, Tensor]) -> Tensor:
-        """Return the weighted sum of :meth:`parts`."""
-        first, *rest = (weight * parts[name] for name, weight, _ in self._terms)
+    def total(self, parts: dict[str, Tensor], progress: float = 1.0) -> Tensor:
+        """Return the weighted sum of :meth:`parts`.
+
+        Args:
+            parts: Terms by name.
+            progress: Share of all steps that are done, for weights that change.
+        """
+        weighted = (self._weights[name].at(progress) * part for name, part in parts.items())
+        first, *rest = weighted
         return sum(rest, start=first)
 
 
@@ -98,21 +145,17 @@ def build_objective(configs: Sequence[ObjectiveConfig]) -> WeightedSum:
         configs: One per term.
 
     Returns:
-        A function of the student's logits (B, C) and a :class:`~logitcache.batch.TargetBatch` that
-        returns a scalar, in nats.
+        A function of what the student answered (its logits (B, C), or
+        :class:`~logitcache.batch.Outputs`) and a :class:`~logitcache.batch.TargetBatch` that
+        returns a scalar.
     """
-    terms: list[tuple[str, float, Objective]] = []
+    names: list[str] = []
     for config in configs:
-        if config.soft is not None:
-            terms.append((_unused("soft", terms), config.soft.weight, Soft(config.soft)))
-        if config.split is not None:
-            terms.append((_unused("split", terms), config.split.weight, Split(config.split)))
-        if config.label is not None:
-            terms.append((_unused("label", terms), config.label.weight, Label(config.label)))
-    return WeightedSum(terms)
-
-
-def _unused(name: str, terms: Sequence[tuple[str, float, Objective]]) -> str:
-    """Return the name, numbered if it is taken."""
-    taken = sum(known.partition("_")[0] == name for known, _, _ in terms)
-    return f"{name}_{taken + 1}" if taken else name
+        taken = sum(name.partition("_")[0] == config.name for name in names)
+        names.append(f"{config.name}_{taken + 1}" if taken else config.name)
+    return WeightedSum(
+        [
+            (name, config.term, _BUILD[config.name](config.term))
+            for name, config in zip(names, configs, strict=True)
+        ]
+    )

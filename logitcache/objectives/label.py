@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from torch.nn import functional
 
-from logitcache.config import Config
+from logitcache.batch import Outputs
+from logitcache.objectives.term import LogitsTermConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["Label", "LabelConfig"]
 
 
-class LabelConfig(Config):
+class LabelConfig(LogitsTermConfig):
     """Cross-entropy with the labels.
 
     Attributes:
         weight: Of this term in the sum.
+        head: Tap of the student that is asked; its answer by default.
         smoothing: Share of the target that is spread over all classes.
     """
 
-    weight: float = Field(default=1.0, ge=0)
     smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -47,8 +48,9 @@ class Label:
     def __init__(self, config: LabelConfig | None = None) -> None:
         self.config = config or LabelConfig()
 
-    def __call__(self, logits_BC: Tensor, targets: TargetBatch) -> Tensor:
+    def __call__(self, outputs: Outputs | Tensor, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
+        logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         known = targets.labels >= 0
         if targets.partner_labels is not None and targets.lam is not None:
             known &= (targets.partner_labels >= 0) | (targets.lam == 1)

@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from logitcache.batch import SparseLogits
-from logitcache.config import Config
+from logitcache.batch import Outputs, SparseLogits
 from logitcache.encoding.tail import quadratic
 from logitcache.objectives.crossing import cross_bucket, cross_spread
+from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ Tail = Literal["uniform", "bucket", "renorm"]
 _UNUSED = -1e30  # instead of -inf, as the logarithm of nothing: 0 times it is 0, not NaN
 
 
-class SoftConfig(Config):
+class SoftConfig(AskingTermConfig):
     """Divergence from teachers.
 
     Attributes:
         weight: Of this term in the sum.
+        head: Tap of the student that is asked; its answer by default.
         teachers: Weight of each teacher by name; all alike, summing to one, by default.
         temperature: T; sparse targets are made for T = 1.
         tail: How the mass of the absent classes of sparse targets is treated: ``uniform`` spreads
@@ -44,8 +45,6 @@ class SoftConfig(Config):
             off by 0.3 to 0.9 at T = 1, see ``docs/objectives.md``).
     """
 
-    weight: float = Field(default=1.0, ge=0)
-    teachers: dict[str, float] | None = Field(default=None, min_length=1)
     temperature: float = Field(default=1.0, gt=0)
     tail: Tail = "uniform"
 
@@ -66,12 +65,13 @@ class Soft:
     def __init__(self, config: SoftConfig | None = None) -> None:
         self.config = config or SoftConfig()
 
-    def __call__(self, logits_BC: Tensor, targets: TargetBatch) -> Tensor:
+    def __call__(self, outputs: Outputs | Tensor, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar.
 
         Raises:
             UsageError: A teacher that is asked for is not in the batch.
         """
+        logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         weights = teacher_weights(self.config.teachers, targets.teachers)
         total = logits_BC.new_zeros((), dtype=torch.float32)
         for name, weight in weights.items():

@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from logitcache.batch import SparseLogits
-from logitcache.config import Config
+from logitcache.batch import Outputs, SparseLogits
 from logitcache.errors import UsageError
 from logitcache.objectives.readout import read_out
+from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["Split", "SplitConfig"]
 
 
-class SplitConfig(Config):
+class SplitConfig(AskingTermConfig):
     """The label's class and all the others, asked apart.
 
     Attributes:
         weight: Of this term in the sum.
+        head: Tap of the student that is asked; its answer by default.
         teachers: Weight of each teacher by name; all alike, summing to one, by default.
         form: ``nkd`` or ``dkd``.
         target: Weight of the label's class; 1 as published.
@@ -42,8 +43,6 @@ class SplitConfig(Config):
         temperature: T; as published 1 for nkd, 4 for dkd. Sparse targets are made for T = 1.
     """
 
-    weight: float = Field(default=1.0, ge=0)
-    teachers: dict[str, float] | None = Field(default=None, min_length=1)
     form: Literal["nkd", "dkd"] = "nkd"
     target: float = Field(default=1.0, ge=0)
     others: float | None = Field(default=None, ge=0)
@@ -81,13 +80,21 @@ class Split:
     def __init__(self, config: SplitConfig | None = None) -> None:
         self.config = config or SplitConfig()
 
-    def __call__(self, logits_BC: Tensor, targets: TargetBatch) -> Tensor:
+    def __call__(self, outputs: Outputs | Tensor, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar.
 
         Raises:
-            UsageError: A teacher that is asked for is not in the batch, or its sparse targets are
-                asked at another temperature than one.
+            UsageError: A teacher that is asked for is not in the batch, its sparse targets are
+                asked at another temperature than one, or rows show two images.
         """
+        if targets.partner_labels is not None:
+            raise UsageError(
+                "a mixed image has two labels, and this loss is made for one",
+                where="objectives.split",
+                expected="views that mix nothing",
+                hint="precompute views without mixup and cutmix, or use soft",
+            )
+        logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         weights = teacher_weights(self.config.teachers, targets.teachers)
         labelled = targets.labels >= 0
         if not bool(labelled.any()):

@@ -13,6 +13,7 @@ from logitcache.targets.opening import cached_targets
 
 if TYPE_CHECKING:
     from logitcache.data.source import Source
+    from logitcache.objectives.term import Needs
     from logitcache.targets.loader import Targets
     from logitcache.training.config import TrainConfig
 
@@ -20,21 +21,21 @@ __all__ = ["training_images"]
 
 
 def training_images(
-    config: TrainConfig, source: Source, teachers: list[str] | None
+    config: TrainConfig, source: Source, needs: Needs
 ) -> tuple[ImageRows, Targets | None]:
     """Choose the images of a run and the labels it may see, and open its targets.
 
     Args:
         config: The run.
         source: Its images.
-        teachers: Whose targets; all by default, none for an empty list.
+        needs: What the objective asks for.
     """
     if config.cache is None:
         return _with_labels(number_rows(source), config, source), None
     rows, targets = cached_targets(
         config.cache,
         source,
-        teachers,
+        needs.teachers,
         target_memory=config.target_memory,
         shuffled=config.shuffle_targets,
         subset=config.subset,

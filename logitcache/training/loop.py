@@ -30,6 +30,7 @@ from logitcache.training.evaluation import Evaluation, Evaluator
 from logitcache.training.export import export_network
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
+from logitcache.training.lesson import Lesson
 from logitcache.training.optimisation import build_optimizer, build_schedule
 from logitcache.training.progress import Clock, TrainProgress
 from logitcache.training.result import TrainResult, read_result, write_result
@@ -76,7 +77,8 @@ def train_student(
     Raises:
         LogitcacheError: See :mod:`logitcache.errors`.
     """
-    if config.cache is None and answer is None and any(term.asks_teachers for term in config.terms):
+    asks_teachers = any(term.term.needs.asks_teachers for term in config.terms)
+    if config.cache is None and answer is None and asks_teachers:
         raise UsageError("this needs what teachers said", where="objectives", hint="give a cache")
     out = Path(config.out)
     previous = _previous(config, out, resume=resume)
@@ -143,7 +145,7 @@ class _Run:
         device = self._accelerator.device
         source = open_source(config.data)
         self._source_images = len(source.keys)
-        rows, targets = training_images(config, source, self._objective.teachers)
+        rows, targets = training_images(config, source, self._objective.needs)
         classes = targets.reader.num_classes if targets else None
         network = build_network(config.student, classes or _class_count(config, source))
         self._spec = input_spec(network, config.student.size)
@@ -160,7 +162,9 @@ class _Run:
         views = None if targets else config.views or ViewsConfig()
         self._loader = Loader(source, rows, settings, targets=targets, views=views)
         self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
-        self._build_optimizer(network)
+        self._network = network
+        self._lesson = Lesson(network, self._objective, size=self._spec.size, features={})
+        self._build_optimizer()
         self._evaluator = self._build_evaluator(device)
         self._step = self._epoch = self._batch = 0
         self._sums: dict[str, Tensor] = {}
@@ -219,9 +223,9 @@ class _Run:
         """Do one step and return its loss."""
         if self._answer is not None:
             targets = self._answer(images, targets)
-        logits = self._model(images)
-        parts = self._objective.parts(logits, targets)
-        loss = self._objective.total(parts)
+        outputs = self._lesson.outputs(self._model(images))
+        parts = self._objective.parts(outputs, targets)
+        loss = self._objective.total(parts, self._step / self._steps)
         self._accelerator.backward(loss)
         if self._config.optimizer.clip_grad is not None:
             self._accelerator.clip_grad_norm_(
@@ -233,7 +237,7 @@ class _Run:
         self._batch += 1
         self._schedule.step_update(self._step)
         if self._ema is not None:
-            self._ema.update(self._accelerator.unwrap_model(self._model), step=self._step)
+            self._ema.update(self._network, step=self._step)
         for name, value in {"loss": loss, **parts}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
         self._clock.images += len(images)
@@ -260,15 +264,15 @@ class _Run:
         if last or self._epoch % self._config.checkpoint_every == 0:
             self._save()
 
-    def _build_optimizer(self, network: nn.Module) -> None:
+    def _build_optimizer(self) -> None:
         config = self._config
-        optimizer = build_optimizer(network, config.optimizer)
+        optimizer = build_optimizer(self._lesson, config.optimizer)
         self._schedule = build_schedule(
             optimizer, config.schedule, self._steps, config.optimizer.lr
         )
-        self._model, self._optimizer = self._accelerator.prepare(network, optimizer)
+        self._model, self._optimizer = self._accelerator.prepare(self._lesson, optimizer)
         self._ema = (
-            ModelEmaV3(self._accelerator.unwrap_model(self._model), config.ema, use_warmup=True)
+            ModelEmaV3(self._network, config.ema, use_warmup=True)
             if config.ema is not None
             else None
         )
@@ -291,12 +295,7 @@ class _Run:
 
     def _final_network(self) -> nn.Module:
         """Return the network that counts: the average if there is one."""
-        network: nn.Module = (
-            self._ema.module
-            if self._ema is not None
-            else self._accelerator.unwrap_model(self._model)
-        )
-        return network
+        return self._network if self._ema is None else self._ema.module
 
     def _learning_rate(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
@@ -332,7 +331,7 @@ class _Run:
 
     def _save(self) -> None:
         """Write a checkpoint of exactly this moment."""
-        modules = {"model": self._accelerator.unwrap_model(self._model).state_dict()}
+        modules = {"model": self._lesson.state_dict()}
         if self._ema is not None:
             modules["ema"] = self._ema.module.state_dict()
         position = {
@@ -368,7 +367,7 @@ class _Run:
         }
         if position["evaluation"]:
             self._evaluation = Evaluation(**position["evaluation"])
-        self._accelerator.unwrap_model(self._model).load_state_dict(checkpoint.modules["model"])
+        self._lesson.load_state_dict(checkpoint.modules["model"])
         if self._ema is not None:
             self._ema.module.load_state_dict(checkpoint.modules["ema"])
         self._optimizer.load_state_dict(checkpoint.optimizer)

@@ -86,7 +86,7 @@ def _column(values: tuple[float, ...]) -> Tensor:
 
 def twin_loader(config: TrainConfig, source: Source) -> Loader:
     """Return a loader that walks the views and rows of a run."""
-    rows, targets = training_images(config, source, build_objective(config.terms).teachers)
+    rows, targets = training_images(config, source, build_objective(config.terms).needs)
     settings = LoaderSettings(config.batch_size, size=1, seed=config.seed)
     views = None if targets else config.views or ViewsConfig()
     return Loader(source, rows, settings, targets=targets, views=views)

@@ -62,10 +62,10 @@ def test_terms_are_summed_with_their_weights() -> None:
 
 
 def test_the_teachers_that_are_asked_for() -> None:
-    def teachers(*configs: object) -> list[str] | None:
-        return build_objective([ObjectiveConfig.model_validate(c) for c in configs]).teachers
+    def teachers(*configs: object) -> tuple[str, ...] | None:
+        return build_objective([ObjectiveConfig.model_validate(c) for c in configs]).needs.teachers
 
-    assert teachers("label") == []
+    assert teachers("label") == ()
     assert teachers("soft", "label") is None
     named = {"soft": {"teachers": {"b": 1, "a": 1}}}
-    assert teachers(named, {"soft": {"teachers": {"c": 1}}}) == ["a", "b", "c"]
+    assert teachers(named, {"soft": {"teachers": {"c": 1}}}) == ("a", "b", "c")

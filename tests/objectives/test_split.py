@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -149,11 +150,18 @@ def test_sparse_targets_are_not_asked_at_other_temperatures() -> None:
         Split(SplitConfig(form="dkd"))(t, batch(sparse_of(t, 3)))
 
 
+def test_mixed_images_have_two_labels_and_are_refused() -> None:
+    t = random_logits(4, 9, 16)
+    mixed = replace(batch(dense(t)), partner_labels=torch.arange(4), lam=torch.full((4,), 0.5))
+    with pytest.raises(UsageError, match="without mixup"):
+        Split()(t, mixed)
+
+
 def test_it_is_one_of_the_objectives() -> None:
     t = random_logits(4, 9, 17)
     terms = [ObjectiveConfig.model_validate({"split": {"teachers": {"t": 1.0}}})]
     whole = build_objective([*terms, ObjectiveConfig.model_validate("label")])
-    assert whole.teachers == ["t"]
+    assert whole.needs.teachers == ("t",)
     assert whole.parts(t, batch(dense(t))).keys() == {"split", "label"}
 
 

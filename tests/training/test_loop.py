@@ -20,6 +20,7 @@ from logitcache.errors import (
     StorageError,
     UsageError,
 )
+from logitcache.objectives.term import Needs
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
 from logitcache.training.checkpoint import latest_checkpoint
@@ -255,7 +256,7 @@ def test_cached_and_uncached_runs_hide_the_same_labels(images: Path, cache: Path
     source = open_source(str(images))
 
     def seen(**fields: object) -> set[int]:
-        rows, _ = training_images(config(images, images, labels=9, **fields), source, [])
+        rows, _ = training_images(config(images, images, labels=9, **fields), source, Needs())
         return set(rows.indices[rows.labels >= 0].tolist())
 
     assert seen() == seen(cache=str(cache))

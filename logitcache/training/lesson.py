@@ -1,0 +1,90 @@
+"""A network together with what its objective asks of it: one module, one forward.
+
+The objective's own parts, projectors say, are trained, saved and resumed with the network. They are
+not part of the network, which is what is averaged, evaluated and exported.
+
+Shapes: B batch, C classes, S side of the images in pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from logitcache.batch import Features, Outputs, TargetBatch
+from logitcache.networks.taps import TappedNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from logitcache.networks.taps import TapShape
+    from logitcache.objectives.combine import WeightedSum
+
+__all__ = ["Lesson"]
+
+
+class Lesson(nn.Module):
+    """What is trained: a network, and the parameters of its objective.
+
+    Args:
+        network: Images (B, 3, S, S) to logits (B, C).
+        objective: What it is asked; makes its parameters here.
+        size: S.
+        features: Of every tap of a teacher that the objective asks for, as ``<teacher>/<tap>``, an
+            example of one row.
+
+    Raises:
+        UsageError: The network has no such tap, or what it holds there does not fit the teacher's.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: WeightedSum,
+        *,
+        size: int,
+        features: Mapping[str, Features],
+    ) -> None:
+        super().__init__()
+        taps = objective.needs.taps
+        tapped = TappedNetwork(network, taps, size=size) if taps else None
+        self._shapes: dict[str, TapShape] = {} if tapped is None else tapped.shapes
+        self.network: nn.Module = network if tapped is None else tapped
+        self.objective = objective
+        held = {tap: torch.zeros(1, *shape.shape) for tap, shape in self._shapes.items()}
+        objective.fit(self.outputs((torch.zeros(1, 1), held)), _example(features))
+
+    def forward(self, images_B3SS: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits, and beside them what was held at taps, if there are any."""
+        answer: Tensor | tuple[Tensor, dict[str, Tensor]] = self.network(images_B3SS)
+        return answer
+
+    def outputs(self, answer: Tensor | tuple[Tensor, dict[str, Tensor]]) -> Outputs:
+        """Return what :meth:`forward` answered, as objectives see it."""
+        if isinstance(answer, Tensor):
+            return Outputs(answer)
+        logits, held = answer
+        return Outputs(
+            logits, {tap: _features(values, self._shapes[tap]) for tap, values in held.items()}
+        )
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that the network itself wants no decay of, as timm asks for it."""
+        names = set()
+        for prefix, module in self.named_modules():
+            own: Any = getattr(module, "no_weight_decay", None)
+            if module is not self and own is not None:
+                names |= {f"{prefix}.{name}" for name in own()}
+        return names
+
+
+def _features(values: Tensor, shape: TapShape) -> Features:
+    return Features(values, shape.layout, grid=shape.grid, prefix_tokens=shape.prefix_tokens)
+
+
+def _example(features: Mapping[str, Features]) -> TargetBatch:
+    return TargetBatch(
+        torch.zeros(1, dtype=torch.long), torch.full((1,), -1), {}, features=features
+    )
