@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+    from zarr.abc.store import Store
     from zarr.core.array_spec import ArrayConfigParams
 
     from logitcache.cache.location import RecordingStore
@@ -87,7 +88,7 @@ def create_array(
         )
 
 
-def open_array(store: RecordingStore, path: str, *, writable: bool = False) -> zarr.Array[Any]:
+def open_array(store: Store, path: str, *, writable: bool = False) -> zarr.Array[Any]:
     """Open one array.
 
     Raises:
@@ -106,7 +107,7 @@ def open_array(store: RecordingStore, path: str, *, writable: bool = False) -> z
 
 
 def read_array(
-    store: RecordingStore, path: str, rows: slice, spec: ArraySpec | None, slot: int | None = None
+    store: Store, path: str, rows: slice, spec: ArraySpec | None, slot: int | None = None
 ) -> NDArray[Any]:
     """Read rows of an array, trusting that their units are committed.
 
@@ -124,6 +125,8 @@ def read_array(
     leading = 1 if slot is None else 2
     if array.shape[leading:] != (() if spec is None else spec.shape):
         raise CacheDamaged("an array has another shape", where=path, got=array.shape)
+    if spec is not None and array.dtype != np.dtype(spec.dtype):
+        raise CacheDamaged("an array has another dtype", where=path, got=array.dtype)
     try:
         return np.asarray(array[rows if slot is None else (slot, rows)])
     except LogitcacheError:

@@ -30,7 +30,9 @@ from logitcache.errors import CacheDamaged, CacheError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from logitcache.cache.location import LocalLocation, RecordingStore
+    from zarr.abc.store import Store
+
+    from logitcache.cache.location import LocalLocation
     from logitcache.cache.manifest import Manifest, Segment
     from logitcache.encoding.arrays import Encoded
 
@@ -267,7 +269,7 @@ def _parsed(name: str, values: object, where: str) -> Group:
 
 
 def read_rows(
-    store: RecordingStore,
+    store: Store,
     group: Group,
     view_id: str,
     start: int,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from numpy.typing import NDArray
+    from zarr.abc.store import Store
 
     from logitcache.cache.location import RecordingStore
     from logitcache.cache.manifest import Manifest
@@ -79,7 +80,7 @@ def encode_partners(offsets_U: NDArray[np.int64]) -> NDArray[np.uint16]:
     return np.where(offsets_U < 0, _SPEC.fill, offsets_U).astype(np.uint16)
 
 
-def read_offsets(store: RecordingStore, view_id: str, rows: slice) -> NDArray[np.int64]:
+def read_offsets(store: Store, view_id: str, rows: slice) -> NDArray[np.int64]:
     """Return offsets as they are stored, int64.
 
     Raises:
@@ -90,7 +91,7 @@ def read_offsets(store: RecordingStore, view_id: str, rows: slice) -> NDArray[np
 
 
 def read_partners(
-    store: RecordingStore, view_id: str, unit_rows: int, readable: NDArray[np.int64], stop: int
+    store: Store, view_id: str, unit_rows: int, readable: NDArray[np.int64], stop: int
 ) -> NDArray[np.int64]:
     """Return the row that each row below ``stop`` is mixed with, int64; -1 where it is not shown.
 

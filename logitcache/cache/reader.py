@@ -6,19 +6,14 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.faults import diagnose
+import numpy as np
+
 from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, VIEWS
-from logitcache.cache.groups import (
-    FeatureGroup,
-    Group,
-    TeacherGroup,
-    read_group,
-    read_rows,
-    units_of,
-)
+from logitcache.cache.groups import FeatureGroup, Group, TeacherGroup, read_group, units_of
 from logitcache.cache.ledger import Commit, Ledger, Revision, read_ledger, read_revision
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import Manifest, read_manifest
+from logitcache.cache.objects import CommittedObjects, Piece
 from logitcache.cache.partners import read_partners
 from logitcache.cache.probes import read_probes
 from logitcache.cache.samples import Samples, read_samples
@@ -30,10 +25,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from logitcache.cache.location import LocalLocation
+    from logitcache.cache.store import CheckedStore
     from logitcache.encoding.arrays import Encoded
 
 __all__ = ["Cache", "open_cache"]
@@ -54,7 +49,7 @@ class Cache:
         self.manifest = manifest
         self.revision = revision
         self._ledgers: dict[str, Ledger] = {}
-        self._checked: dict[str, tuple[int, int, int]] = {}
+        self._objects = CommittedObjects(location)
 
     def __repr__(self) -> str:
         teachers = ", ".join(self.teachers)
@@ -168,8 +163,7 @@ class Cache:
         """What is known of the images: read once, about 60 bytes and a key a row."""
         names = (*SAMPLE_ARRAYS, "key")
         self._check_metadata(SAMPLES, names)
-        self._check_objects(SAMPLES, NO_VIEW, self._units(self.unit_rows), names)
-        store = self._location.store()
+        store = self._store(SAMPLES, NO_VIEW, self._units(self.unit_rows), names)
         return read_samples(store, 0, self.revision.rows_end, self.withdrawn)
 
     def read(
@@ -192,8 +186,59 @@ class Cache:
         """
         group = self.groups.get(name) or self.teacher(name)
         units = units_of(start, stop, group.unit_rows)
-        self._check_objects(group.path, view_id, units, arrays or group.specs())
-        return read_rows(self._location.store(), group, view_id, start, stop, arrays)
+        read = self._read_units(group, view_id, units, arrays or list(group.specs()))
+        skipped = start - units.start * group.unit_rows
+        return {name: array[skipped : skipped + stop - start] for name, array in read.items()}
+
+    def read_blocks(
+        self, name: str, view_id: str, blocks: Sequence[int], arrays: Sequence[str] | None = None
+    ) -> Encoded:
+        """Read whole blocks of U rows of one view of a group, one behind the other.
+
+        Every shard is read once and decoded where it belongs; several at a time.
+
+        Args:
+            name: As for :meth:`read`.
+            view_id: The view.
+            blocks: Numbers of the blocks, in the order wanted.
+            arrays: Which arrays; all by default.
+
+        Returns:
+            Arrays by name, (len(blocks) * U, ...), encoded as the group says.
+
+        Raises:
+            CacheDamaged: An object of these blocks is not the one that was committed.
+        """
+        group = self.groups.get(name) or self.teacher(name)
+        per_block = self.unit_rows // group.unit_rows
+        units = [
+            unit for block in blocks for unit in range(block * per_block, (block + 1) * per_block)
+        ]
+        return self._read_units(group, view_id, units, arrays or list(group.specs()))
+
+    def _read_units(
+        self, group: Group, view_id: str, units: Sequence[int], names: Sequence[str]
+    ) -> Encoded:
+        ledger = self._ledger(group.path, view_id)
+        commits = self._commits(ledger, units)
+        slot, specs, rows = group.slot(view_id), group.specs(), group.unit_rows
+        read: Encoded = {
+            name: np.empty((len(units) * rows, *specs[name].shape), specs[name].dtype)
+            for name in names
+        }
+        pieces = [
+            Piece(
+                commit,
+                f"{group.path}/{name}",
+                specs[name],
+                slot,
+                array[at * rows : (at + 1) * rows],
+            )
+            for name, array in read.items()
+            for at, commit in enumerate(commits)
+        ]
+        self._objects.read(pieces, ledger)
+        return read
 
     def partners(self, view_id: str) -> NDArray[np.int64]:
         """Return the row that each row is mixed with in a view that mixes.
@@ -205,10 +250,9 @@ class Cache:
         Raises:
             CacheDamaged: An object is missing or has another size, or these are no pairs.
         """
-        units = self._units(self.unit_rows)
-        self._check_objects(VIEWS, view_id, units, [f"{view_id}/partner"])
+        store = self._store(VIEWS, view_id, self._units(self.unit_rows), [f"{view_id}/partner"])
         readable, stop = self.samples.readable, self.revision.rows_end
-        return read_partners(self._location.store(), view_id, self.unit_rows, readable, stop)
+        return read_partners(store, view_id, self.unit_rows, readable, stop)
 
     def probes(self) -> list[dict[str, Any]]:
         """Return the documents of probes, oldest first; see :mod:`logitcache.views.probes`.
@@ -233,41 +277,26 @@ class Cache:
             self._ledgers[group] = kept
         return kept
 
-    def _check_objects(
+    def _store(
         self, group: str, view: str, units: Sequence[int], arrays: Iterable[str]
-    ) -> None:
-        """Compare objects with their commits, each one once until it is replaced.
-
-        Zarr takes a missing or empty object for fill, and a shard of another place for its own.
-        """
+    ) -> CheckedStore:
+        """Return a store with these arrays of these units in it."""
         ledger = self._ledger(group, view)
+        self._commits(ledger, units)
+        return self._objects.store(ledger, units, [f"{group}/{array}" for array in arrays])
+
+    def _commits(self, ledger: Ledger, units: Iterable[int]) -> list[Commit]:
+        """Return the commits of units, all of which must be there."""
+        commits = []
         for unit in units:
-            commit = ledger.commits.get(unit)
-            if commit is None:
+            if unit not in ledger.commits:
                 raise CacheDamaged(
                     "a unit is not in the ledger",
                     where=self.url,
-                    got=f"{group}, view {view}, unit {unit}",
+                    got=f"{ledger.group}, view {ledger.view}, unit {unit}",
                 )
-            for array in arrays:
-                self._check_object(commit, f"{group}/{array}", ledger)
-
-    def _check_object(self, commit: Commit, path: str, ledger: Ledger) -> None:
-        if path not in commit.arrays:
-            raise CacheDamaged("a commit lacks an array", where=self.url, got=path)
-        stored = commit.arrays[path]
-        stamp = self._location.stamp(stored.key)
-        if stamp is not None and self._checked.get(stored.key) == stamp:
-            return
-        found = self._location.digest(stored.key)
-        if found != (stored.bytes, stored.sha256):
-            elsewhere = {
-                other.arrays[path].sha256: f"view {other.view}, unit {other.unit}, {path}"
-                for other in ledger.commits.values()
-            }
-            raise diagnose(self._location, commit, path, found, elsewhere).error(self._location)
-        if stamp is not None:
-            self._checked[stored.key] = stamp
+            commits.append(ledger.commits[unit])
+        return commits
 
     def _check_metadata(self, group: str, arrays: Iterable[str]) -> None:
         """Compare the documents of a group with those that were sealed."""
@@ -275,6 +304,10 @@ class Cache:
         known = [key for key in keys if key in self.revision.metadata]
         for fault in metadata_faults(self._location, self.revision, known):
             raise fault.error(self._location)
+
+
+def _by_unit(array: NDArray[Any], rows: int) -> NDArray[Any]:
+    return array.reshape(len(array) // rows, rows, *array.shape[1:])
 
 
 def open_cache(url: str | os.PathLike[str]) -> Cache:

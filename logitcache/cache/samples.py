@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from numpy.typing import NDArray
-
-    from logitcache.cache.location import RecordingStore
+    from zarr.abc.store import Store
 
 __all__ = ["Samples", "read_keys", "read_samples"]
 
@@ -64,9 +63,7 @@ class Samples:
         return int((self.status == Status.WITHDRAWN).sum())
 
 
-def read_samples(
-    store: RecordingStore, start: int, stop: int, withdrawn: Collection[str] = ()
-) -> Samples:
+def read_samples(store: Store, start: int, stop: int, withdrawn: Collection[str] = ()) -> Samples:
     """Read rows [start, stop) of the samples.
 
     Args:
@@ -95,6 +92,6 @@ def read_samples(
     )
 
 
-def read_keys(store: RecordingStore, start: int, stop: int) -> NDArray[np.object_]:
+def read_keys(store: Store, start: int, stop: int) -> NDArray[np.object_]:
     """Read the names of rows [start, stop)."""
     return read_array(store, f"{SAMPLES}/key", slice(start, stop), None).astype(object)

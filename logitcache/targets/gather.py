@@ -157,9 +157,7 @@ class TargetsReader:
         """Read some units of one view, whole."""
         encoded: dict[str, Encoded] = {}
         for name, group in self._groups.items():
-            arrays = _arrays_of(group)
-            parts = [self._read_unit(name, view_id, unit, arrays) for unit in units]
-            encoded[name] = {array: np.concatenate([p[array] for p in parts]) for array in arrays}
+            encoded[name] = self._cache.read_blocks(name, view_id, units, _arrays_of(group))
         return TargetWindow(
             unit_rows=self._cache.unit_rows,
             units=units,
@@ -167,10 +165,6 @@ class TargetsReader:
             encodings={name: group.encoding for name, group in self._groups.items()},
             answer_of=self._permuted(units) if self._shuffled else None,
         )
-
-    def _read_unit(self, teacher: str, view_id: str, unit: int, arrays: list[str]) -> Encoded:
-        rows = self._cache.unit_rows
-        return self._cache.read(teacher, view_id, unit * rows, (unit + 1) * rows, arrays)
 
     def _permuted(self, units: tuple[int, ...]) -> NDArray[np.int64]:
         """Permute the readable rows of each unit, the same way in every epoch."""

@@ -1,0 +1,217 @@
+"""Shards decoded without zarr: the same rows, and no damage passes as an answer."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec
+
+from logitcache.cache import objects
+from logitcache.cache.arrays import create_array, read_array
+from logitcache.cache.format import inner_rows
+from logitcache.cache.location import LocalLocation, locate
+from logitcache.cache.reader import open_cache
+from logitcache.cache.shards import BadShardError, ShardLayout, decode_shard, shard_layout
+from logitcache.encoding.arrays import ArraySpec
+from logitcache.encoding.dense import DenseEncoding
+from logitcache.encoding.sparse import SparseEncoding
+from logitcache.errors import CacheDamaged
+from tests.cache.building import VIEW, make_cache
+from tests.cache.damage import DAMAGES, shard
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+ROWS = 40
+LOGITS = np.random.default_rng(0).normal(size=(ROWS, 30)).astype(np.float32)
+CODES = ArraySpec((5,), "uint8", 0)
+SPECS = [
+    CODES,
+    ArraySpec((7,), "uint16", 0),
+    ArraySpec((), "float32", float("nan")),
+    ArraySpec((2, 3), "float16", 0.0),
+    ArraySpec((16,), "uint8", 0, "raw"),
+    ArraySpec((3,), "float16", 0.0, "raw"),
+]
+
+
+def content_of(spec: ArraySpec, rows: int) -> NDArray[Any]:
+    generator = np.random.default_rng(rows)
+    drawn = generator.integers(0, 256, (rows, spec.row_bytes), dtype=np.uint8)
+    drawn[rows // 2 :] = 0  # half of it compresses
+    return drawn.view(spec.dtype).reshape(rows, *spec.shape)
+
+
+def written(root: Path, spec: ArraySpec, unit: int) -> tuple[LocalLocation, NDArray[Any]]:
+    """Write an array of two views and two units, and return what is in its last unit."""
+    location = locate(root)
+    create_array(location.store(), "a", spec, (2, 2 * unit), unit)
+    content = content_of(spec, unit)
+    array = zarr.open_array(location.store(), path="a", mode="r+")
+    array.with_config({"write_empty_chunks": True})[1, unit:] = content
+    return location, content
+
+
+@pytest.mark.parametrize("unit", [16, 8192])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.dtype}-{s.shape}-{s.codec}")
+def test_rows_are_those_that_zarr_reads(tmp_path: Path, spec: ArraySpec, unit: int) -> None:
+    location, content = written(tmp_path, spec, unit)
+    layout = shard_layout((tmp_path / "a/zarr.json").read_bytes(), spec, 2)
+    assert layout == ShardLayout(unit, inner_rows(unit), spec.codec != "raw")
+    key = "/".join(["a/c/1/1", *("0" for _ in spec.shape)])
+    window = np.full((3 * unit, *spec.shape), 1, spec.dtype)
+    decode_shard(location.read(key) or b"", layout, window[unit : 2 * unit])
+    by_zarr = read_array(location.store(), "a", slice(unit, 2 * unit), spec, slot=1)
+    assert window[unit : 2 * unit].tobytes() == by_zarr.tobytes() == content.tobytes()
+    assert (window[:unit] == 1).all()
+    assert (window[2 * unit :] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"compressors": [GzipCodec(), Crc32cCodec()]},
+        {"compressors": [BloscCodec(cname="zstd", clevel=1, typesize=2)]},
+        {"compressors": None},
+        {"serializer": BytesCodec(endian="big")},
+        {"shards": None},
+        {"dtype": "uint8"},
+        {"chunks": (1, 4, 2)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_our_writer_does_not_make_is_left_to_zarr(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    spec = ArraySpec((4,), "uint16", 0)
+    options: dict[str, Any] = {
+        "shape": (2, 16, 4),
+        "shards": (1, 16, 4),
+        "chunks": (1, 4, 4),
+        "dtype": "uint16",
+        "compressors": [BloscCodec(cname="zstd", clevel=1, typesize=2), Crc32cCodec()],
+        "serializer": BytesCodec(endian="little"),
+    }
+    zarr.create_array(tmp_path / "ours", **options)
+    assert shard_layout((tmp_path / "ours/zarr.json").read_bytes(), spec, 2) is not None
+    zarr.create_array(tmp_path / "other", **{**options, **change})
+    assert shard_layout((tmp_path / "other/zarr.json").read_bytes(), spec, 2) is None
+
+
+@given(st.binary(max_size=80) | st.text().map(str.encode))
+def test_junk_is_no_layout(document: bytes) -> None:
+    assert shard_layout(document, CODES, 2) is None
+
+
+def test_every_flipped_bit_and_every_length_is_noticed(tmp_path: Path) -> None:
+    location, content = written(tmp_path, CODES, 16)
+    stored = location.read("a/c/1/1/0") or b""
+    layout = ShardLayout(16, 16, compressed=True)
+    out = np.zeros_like(content)
+    for position in range(len(stored)):
+        damaged = bytearray(stored)
+        damaged[position] ^= 1 << position % 8
+        with pytest.raises(BadShardError):
+            decode_shard(bytes(damaged), layout, out)
+        with pytest.raises(BadShardError):
+            decode_shard(stored[:position], layout, out)
+        with pytest.raises(BadShardError):
+            decode_shard(stored[position + 1 :], layout, out)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ((2**64 - 1, 2**64 - 1), "inner chunk 0 of 1: missing"),
+        ((2**63, 2**63), "inner chunk 0 of 1: missing"),
+        ((10**6, 40), "inner chunk 0 of 1: missing"),
+        ((0, 3), "inner chunk 0 of 1: missing"),
+    ],
+)
+def test_an_index_that_holds_but_points_nowhere_is_refused(
+    tmp_path: Path, entry: tuple[int, int], said: str
+) -> None:
+    location, content = written(tmp_path, CODES, 16)
+    stored = location.read("a/c/1/1/0") or b""
+    index = np.array(entry, "<u8").tobytes()
+    forged = stored[:-20] + index + google_crc32c.value(index).to_bytes(4, "little")
+    with pytest.raises(BadShardError, match=said):
+        decode_shard(forged, ShardLayout(16, 16, compressed=True), np.zeros_like(content))
+
+
+def test_a_chunk_of_another_size_is_refused(tmp_path: Path) -> None:
+    location, content = written(tmp_path, CODES, 16)
+    stored = location.read("a/c/1/1/0") or b""
+    with pytest.raises(BadShardError, match="80 bytes instead of 160"):
+        decode_shard(stored, ShardLayout(32, 32, compressed=True), np.tile(content, (2, 1)))
+
+
+def test_checksums_stand_behind_the_digests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changes between two looks at a file, its stamp left alone, is still no answer."""
+    make_cache(tmp_path, {"a": (SparseEncoding(30, 5), LOGITS)}, ROWS)
+    opened = open_cache(tmp_path)
+    opened.read("a", VIEW, 0, 48)
+    path = shard(tmp_path, "teachers/a/codes")
+    then = path.stat()
+    DAMAGES["one bit of the payload"].inject(tmp_path, "teachers/a/codes")
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert path.stat().st_ino == then.st_ino
+    with pytest.raises(CacheDamaged, match=r"cannot be decoded[\s\S]*codes/c/0/1/0[\s\S]*checksum"):
+        opened.read("a", VIEW, 0, 48)
+
+
+@pytest.mark.usefixtures("decoder")
+def test_each_object_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cache(tmp_path, {"a": (SparseEncoding(30, 5), LOGITS)}, ROWS)
+    opened, seen = open_cache(tmp_path), []
+    read = LocalLocation.read
+
+    def noting(self: LocalLocation, key: str) -> bytes | None:
+        seen.append(key)
+        return read(self, key)
+
+    monkeypatch.setattr(LocalLocation, "read", noting)
+    opened.read("a", VIEW, 16, 48, ["codes", "tail"])
+    assert opened.samples.rows.size
+    shards = sorted(key for key in seen if "/c/" in key)
+    names = ("bytes", "digest", "hash", "key", "label", "status")
+    expected = [f"teachers/a/{name}/c/0/{unit}/0" for name in ("codes", "tail") for unit in (1, 2)]
+    for name in names:
+        inner = "/0" if name == "digest" else ""
+        expected += [f"samples/{name}/c/{unit}{inner}" for unit in range(3)]
+    assert shards == sorted(expected)
+
+
+def test_blocks_come_in_the_order_wanted(tmp_path: Path) -> None:
+    make_cache(tmp_path, {"a": (DenseEncoding(30), LOGITS)}, ROWS)
+    opened = open_cache(tmp_path)
+    whole = opened.read("a", VIEW, 0, 48)
+    blocks = opened.read_blocks("a", VIEW, [2, 0], ["logp", "lse"])
+    assert blocks.keys() == {"logp", "lse"}
+    for name, array in blocks.items():
+        expected = np.concatenate([whole[name][32:48], whole[name][:16]])
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_other_codecs_are_read_by_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An array that another tool wrote: not our chain of codecs, but committed all the same."""
+    monkeypatch.setattr("logitcache.cache.arrays._compressors", lambda _: [GzipCodec()])
+    samples = make_cache(tmp_path, {"a": (DenseEncoding(30), LOGITS)}, ROWS)
+    codecs = json.loads((tmp_path / "teachers/a/logp/zarr.json").read_bytes())["codecs"]
+    assert "gzip" in str(codecs)
+    monkeypatch.setattr(objects, "decode_shard", None)
+    opened = open_cache(tmp_path)
+    assert np.isfinite(opened.read("a", VIEW, 0, ROWS)["logp"].astype(np.float32)).all()
+    assert opened.samples.keys[0] == samples["key"][0]
