@@ -190,30 +190,26 @@ class Cache:
         skipped = start - units.start * group.unit_rows
         return {name: array[skipped : skipped + stop - start] for name, array in read.items()}
 
-    def read_blocks(
-        self, name: str, view_id: str, blocks: Sequence[int], arrays: Sequence[str] | None = None
+    def read_units(
+        self, name: str, view_id: str, units: Sequence[int], arrays: Sequence[str] | None = None
     ) -> Encoded:
-        """Read whole blocks of U rows of one view of a group, one behind the other.
+        """Read whole units of one view of a group, one behind the other.
 
         Every shard is read once and decoded where it belongs; several at a time.
 
         Args:
             name: As for :meth:`read`.
             view_id: The view.
-            blocks: Numbers of the blocks, in the order wanted.
+            units: Numbers of the group's own units, in the order wanted.
             arrays: Which arrays; all by default.
 
         Returns:
-            Arrays by name, (len(blocks) * U, ...), encoded as the group says.
+            Arrays by name, (len(units) * rows of a unit, ...), encoded as the group says.
 
         Raises:
-            CacheDamaged: An object of these blocks is not the one that was committed.
+            CacheDamaged: An object of these units is not the one that was committed.
         """
         group = self.groups.get(name) or self.teacher(name)
-        per_block = self.unit_rows // group.unit_rows
-        units = [
-            unit for block in blocks for unit in range(block * per_block, (block + 1) * per_block)
-        ]
         return self._read_units(group, view_id, units, arrays or list(group.specs()))
 
     def _read_units(

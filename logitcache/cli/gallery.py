@@ -222,8 +222,9 @@ def _answers(gallery: Gallery, view: View, teacher: str | None) -> list[list[str
     if view.id not in cache.views_of([name]):
         return [[f"not seen by {name}"] for _ in gallery.positions]
     rows = gallery.rows.rows[gallery.positions]
-    units = tuple(sorted({int(row) // cache.unit_rows for row in rows}))
-    said: Any = TargetsReader(cache, [name]).read(view.id, units).gather(rows)[name]
+    reader = TargetsReader(cache, [name])
+    units = tuple(sorted({int(row) // reader.unit_rows for row in rows}))
+    said: Any = reader.read(view, units, reader.unit_rows).gather(rows).teachers[name]
     best = said.log_probs.topk(min(_TOP, said.log_probs.shape[1]), dim=1)
     classes = best.indices
     if hasattr(said, "class_ids"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from logitcache.cache.format import SAMPLE_ARRAYS, Status
-from logitcache.cache.groups import FeatureGroup
+from logitcache.cache.groups import FeatureGroup, units_of
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.encoding.logits import label_log_probs, log_softmax, non_finite_rows
@@ -194,7 +194,11 @@ def _starts(work: Work, item: WorkItem, block: Block) -> list[int]:
 def _is_wanted(work: Work, item: WorkItem, row: int) -> bool:
     if item.samples:
         return True
-    return any(row // work.groups[name].unit_rows in units for name, units in item.units.items())
+    for name, units in item.units.items():
+        touched = units_of(row, row + work.batch_rows, work.groups[name].unit_rows)
+        if not set(units).isdisjoint(touched):
+            return True
+    return False
 
 
 def _note_failures(work: Work, item: WorkItem, block: Block, batch: Batch) -> None:
@@ -221,11 +225,19 @@ class _OpenUnits:
         self._arrays: dict[int, Encoded] = {}
 
     def wants(self, row: int) -> bool:
-        """Return whether the batch that starts at this row belongs to a missing unit."""
-        return row // self._group.unit_rows in self._missing
+        """Return whether some of the batch that starts at this row belongs to a missing unit."""
+        touched = units_of(row, row + self._work.batch_rows, self._group.unit_rows)
+        return not self._missing.isdisjoint(touched)
 
     def add(self, row: int, answers_B: NDArray[np.float32]) -> None:
-        """Encode a batch into its unit; write earlier units that are whole by now."""
+        """Encode a batch into its units, of which it may fill several."""
+        rows = self._group.unit_rows
+        for start in range(0, len(answers_B), min(rows, len(answers_B))):
+            if (row + start) // rows in self._missing:
+                self._add(row + start, answers_B[start : start + rows])
+
+    def _add(self, row: int, answers_B: NDArray[np.float32]) -> None:
+        """Encode rows into their unit; write earlier units that are whole by now."""
         unit = row // self._group.unit_rows
         if not self._item.samples:
             self._write_before(unit)

@@ -12,23 +12,41 @@ import numpy as np
 import torch
 
 from logitcache.batch import DenseLogits, SparseLogits, TeacherLogits
+from logitcache.cache.groups import FeatureGroup, TeacherGroup
 from logitcache.draws import Purpose, permutation
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
+from logitcache.targets.features import decode_features, example_features, join_features
+from logitcache.views.tokens import kept_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.groups import TeacherGroup
+    from logitcache.batch import Features
+    from logitcache.cache.groups import Group
     from logitcache.cache.reader import Cache
     from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.choice import Encoding
+    from logitcache.views.spec import View
 
-__all__ = ["TargetWindow", "TargetsReader", "concatenate"]
+__all__ = ["Gathered", "TargetWindow", "TargetsReader", "concatenate"]
 
 _LABEL = "label_logp"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What teachers said of some rows, and what their networks held.
+
+    Attributes:
+        teachers: By name.
+        features: By ``<teacher>/<tap>``.
+    """
+
+    teachers: dict[str, TeacherLogits]
+    features: dict[str, Features]
 
 
 @dataclass(frozen=True)
@@ -36,36 +54,55 @@ class TargetWindow:
     """What teachers said of some units, encoded.
 
     Attributes:
-        unit_rows: U.
+        unit_rows: Rows of a unit of the window.
         units: Units in the order of the arrays, ascending.
-        encoded: Arrays by teacher, (len(units) * U, ...).
-        encodings: By teacher.
+        groups: Of teachers by name, and of taps by ``<teacher>/<tap>``.
+        encoded: Arrays by the same names, (len(units) * unit_rows, ...).
+        view: Which view it is of.
+        hashes: Of the rows' keys, where some tokens are kept; None otherwise.
         answer_of: For each row of the window, the row whose answer it gets; None for its own.
     """
 
     unit_rows: int
     units: tuple[int, ...]
+    groups: Mapping[str, Group]
     encoded: dict[str, Encoded]
-    encodings: dict[str, Encoding]
+    view: View
+    hashes: NDArray[np.uint64] | None = None
     answer_of: NDArray[np.int64] | None = None
 
-    def gather(self, rows_B: NDArray[np.int64]) -> dict[str, TeacherLogits]:
+    def gather(self, rows_B: NDArray[np.int64]) -> Gathered:
         """Decode some rows, in their order."""
         slots = np.searchsorted(np.asarray(self.units), rows_B // self.unit_rows)
         positions = slots * self.unit_rows + rows_B % self.unit_rows
         if self.answer_of is not None:
             positions = self.answer_of[positions]
-        return {
-            name: _decode(self.encodings[name], {n: a[positions] for n, a in arrays.items()})
-            for name, arrays in self.encoded.items()
-        }
+        gathered = Gathered({}, {})
+        for name, group in self.groups.items():
+            arrays = {n: array[positions] for n, array in self.encoded[name].items()}
+            if isinstance(group, FeatureGroup):
+                tokens = self._kept_tokens(group, positions)
+                gathered.features[name] = decode_features(group.encoding, arrays, tokens)
+            else:
+                gathered.teachers[name] = _decode(group.encoding, arrays)
+        return gathered
+
+    def _kept_tokens(
+        self, group: FeatureGroup, positions: NDArray[np.int64]
+    ) -> NDArray[np.int64] | None:
+        encoding = group.encoding
+        if encoding.kept is None:
+            return None
+        assert self.hashes is not None
+        return kept_tokens(self.view, self.hashes[positions], encoding.patches, encoding.kept)
 
 
-def _arrays_of(group: TeacherGroup) -> list[str]:
-    """Return what is read of a teacher: how it was encoded, and what sparse targets leave out."""
+def _arrays_of(group: Group) -> list[str]:
+    """Return what is read of a group: how it was encoded, and what sparse targets leave out."""
     names = list(group.encoding.specs())
-    sparse = isinstance(group.encoding, SparseEncoding)
-    return [*names, _LABEL] if sparse and _LABEL in group.optional else names
+    if isinstance(group, FeatureGroup) or not isinstance(group.encoding, SparseEncoding):
+        return names
+    return [*names, _LABEL] if _LABEL in group.optional else names
 
 
 def _decode(encoding: Encoding, arrays: Encoded) -> TeacherLogits:
@@ -81,11 +118,15 @@ def _decode(encoding: Encoding, arrays: Encoded) -> TeacherLogits:
     return DenseLogits(torch.from_numpy(encoding.decode(arrays).log_probs))
 
 
-def concatenate(parts: Sequence[dict[str, TeacherLogits]]) -> dict[str, TeacherLogits]:
+def concatenate(parts: Sequence[Gathered]) -> Gathered:
     """Join the targets of neighbouring windows."""
+    first = parts[0]
     if len(parts) == 1:
-        return parts[0]
-    return {name: _join([part[name] for part in parts]) for name in parts[0]}
+        return first
+    return Gathered(
+        {name: _join([part.teachers[name] for part in parts]) for name in first.teachers},
+        {name: join_features([part.features[name] for part in parts]) for name in first.features},
+    )
 
 
 def _join(parts: Sequence[TeacherLogits]) -> TeacherLogits:
@@ -109,18 +150,27 @@ class TargetsReader:
     Args:
         cache: The cache.
         teachers: Whose answers.
+        features: Which taps, as ``<teacher>/<tap>``.
         shuffled: Whether each row gets the answer to another row of its unit: the control in which
             targets must not help.
         seed: Of that shuffling.
     """
 
     def __init__(
-        self, cache: Cache, teachers: Sequence[str], *, shuffled: bool = False, seed: int = 0
+        self,
+        cache: Cache,
+        teachers: Sequence[str],
+        features: Sequence[str] = (),
+        *,
+        shuffled: bool = False,
+        seed: int = 0,
     ) -> None:
         self._cache = cache
-        self._groups = {name: cache.teacher(name) for name in teachers}
+        self._groups: dict[str, Group] = {name: cache.teacher(name) for name in teachers}
+        self._groups |= {name: cache.tap(name) for name in features}
         self._shuffled = shuffled
         self._seed = seed
+        self._held: dict[str, tuple[str, int, Encoded]] = {}
 
     @property
     def num_classes(self) -> int | None:
@@ -129,7 +179,11 @@ class TargetsReader:
         Raises:
             UsageError: They have different numbers of classes.
         """
-        found = {name: group.num_classes for name, group in self._groups.items()}
+        found = {
+            name: group.num_classes
+            for name, group in self._groups.items()
+            if isinstance(group, TeacherGroup)
+        }
         if len(set(found.values())) > 1:
             raise UsageError(
                 "these teachers have different numbers of classes",
@@ -140,40 +194,109 @@ class TargetsReader:
         return next(iter(found.values()), None)
 
     @property
-    def unit_bytes(self) -> int:
-        """Bytes that one unit of one view takes in memory."""
-        sizes = (
-            group.specs()[name].row_bytes
-            for group in self._groups.values()
-            for name in _arrays_of(group)
-        )
-        return self._cache.unit_rows * sum(sizes)
+    def block_rows(self) -> int:
+        """U: rows that are mixed with each other, if any are, lie in one block."""
+        return self._cache.unit_rows
+
+    @property
+    def unit_rows(self) -> int:
+        """Rows of the smallest unit that is read; divides U."""
+        return min([self.block_rows, *(group.unit_rows for group in self._groups.values())])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that a row of a window takes in memory."""
+        return sum(_row_bytes(group) for group in self._groups.values())
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the larger units of which a window of the smallest ones is cut."""
+        large = [group for group in self._groups.values() if group.unit_rows > self.unit_rows]
+        return sum(group.unit_rows * _row_bytes(group) for group in large)
+
+    @property
+    def features(self) -> dict[str, Features]:
+        """An example of one row of every tap."""
+        return {
+            name: example_features(group.encoding)
+            for name, group in self._groups.items()
+            if isinstance(group, FeatureGroup)
+        }
 
     def partners(self, view_id: str) -> NDArray[np.int64]:
         """Return the row that each row is mixed with; see :meth:`.Cache.partners`."""
         return self._cache.partners(view_id)
 
-    def read(self, view_id: str, units: tuple[int, ...]) -> TargetWindow:
-        """Read some units of one view, whole."""
-        encoded: dict[str, Encoded] = {}
-        for name, group in self._groups.items():
-            encoded[name] = self._cache.read_blocks(name, view_id, units, _arrays_of(group))
+    def read(self, view: View, units: tuple[int, ...], unit_rows: int) -> TargetWindow:
+        """Read some units of one view, whole.
+
+        Args:
+            view: Which view.
+            units: Their numbers, ascending.
+            unit_rows: Rows of each: :attr:`unit_rows`, or a multiple of it that divides U.
+        """
+        encoded = {
+            name: self._read(name, group, view.id, units, unit_rows)
+            for name, group in self._groups.items()
+        }
         return TargetWindow(
-            unit_rows=self._cache.unit_rows,
+            unit_rows=unit_rows,
             units=units,
+            groups=self._groups,
             encoded=encoded,
-            encodings={name: group.encoding for name, group in self._groups.items()},
-            answer_of=self._permuted(units) if self._shuffled else None,
+            view=view,
+            hashes=self._hashes(units, unit_rows),
+            answer_of=self._permuted(units, unit_rows) if self._shuffled else None,
         )
 
-    def _permuted(self, units: tuple[int, ...]) -> NDArray[np.int64]:
+    def _read(
+        self, name: str, group: Group, view_id: str, units: Sequence[int], unit_rows: int
+    ) -> Encoded:
+        """Read rows of a group, whose own units may be smaller or larger than the window's."""
+        arrays = _arrays_of(group)
+        if group.unit_rows <= unit_rows:
+            each = unit_rows // group.unit_rows
+            own = [own for unit in units for own in range(unit * each, (unit + 1) * each)]
+            return self._cache.read_units(group.name, view_id, own, arrays)
+        each = group.unit_rows // unit_rows
+        parts = []
+        for unit in units:
+            whole = self._whole(name, group, view_id, unit // each)
+            start = unit % each * unit_rows
+            parts.append({n: whole[n][start : start + unit_rows] for n in arrays})
+        return {n: np.concatenate([part[n] for part in parts]) for n in arrays}
+
+    def _whole(self, name: str, group: Group, view_id: str, unit: int) -> Encoded:
+        """Return a unit of a group, kept until another one of it is asked for."""
+        held = self._held.get(name)
+        if held is not None and held[:2] == (view_id, unit):
+            return held[2]
+        read = self._cache.read_units(group.name, view_id, [unit], _arrays_of(group))
+        self._held[name] = (view_id, unit, read)
+        return read
+
+    def _hashes(self, units: Sequence[int], unit_rows: int) -> NDArray[np.uint64] | None:
+        taps = [group for group in self._groups.values() if isinstance(group, FeatureGroup)]
+        if all(group.encoding.kept is None for group in taps):
+            return None
+        rows = np.concatenate([np.arange(u * unit_rows, (u + 1) * unit_rows) for u in units])
+        hashes = self._cache.samples.hashes
+        # rows behind the last one are no images
+        chosen: NDArray[np.uint64] = hashes[np.minimum(rows, len(hashes) - 1)]
+        return chosen
+
+    def _permuted(self, units: Sequence[int], unit_rows: int) -> NDArray[np.int64]:
         """Permute the readable rows of each unit, the same way in every epoch."""
-        rows = self._cache.unit_rows
-        answer_of = np.arange(len(units) * rows, dtype=np.int64)
+        answer_of = np.arange(len(units) * unit_rows, dtype=np.int64)
         readable = self._cache.samples.readable
         for slot, unit in enumerate(units):
-            inside = readable[(readable >= unit * rows) & (readable < (unit + 1) * rows)]
-            here = inside - unit * rows + slot * rows
+            start, stop = np.searchsorted(readable, [unit * unit_rows, (unit + 1) * unit_rows])
+            here = readable[start:stop] - unit * unit_rows + slot * unit_rows
             order = permutation(self._seed, len(here), draw=unit, purpose=Purpose.SHUFFLED_TARGETS)
             answer_of[here] = here[order]
         return answer_of
+
+
+def _row_bytes(group: Group) -> int:
+    specs = group.specs()
+    return sum(specs[name].row_bytes for name in _arrays_of(group))

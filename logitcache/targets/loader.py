@@ -18,7 +18,7 @@ from logitcache.batch import TargetBatch
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import UsageError
 from logitcache.targets.alignment import Alignment
-from logitcache.targets.gather import TargetsReader, TargetWindow, concatenate
+from logitcache.targets.gather import Gathered, TargetsReader, TargetWindow, concatenate
 from logitcache.targets.match import CheckedReader, ImageRows
 from logitcache.targets.order import Window, epoch_windows, skip_rows, view_of_epoch
 from logitcache.targets.pairs import Pairs, find_pairs
@@ -76,16 +76,14 @@ class Targets:
 
     Attributes:
         reader: What reads them.
-        views: The views that all the teachers saw, one per epoch, by id.
-        unit_rows: U.
-        window_units: Units that are shuffled together.
+        views: The views that all the teachers and taps have, one per epoch, by id.
+        window_rows: Rows that are shuffled together, if they lie in whole units.
         alignment: The alarm for answers of other images; None where they are other ones on purpose.
     """
 
     reader: TargetsReader
     views: dict[str, View]
-    unit_rows: int
-    window_units: int
+    window_rows: int
     alignment: Alignment | None = None
 
     @classmethod
@@ -93,6 +91,7 @@ class Targets:
         cls,
         cache: Cache,
         teachers: Sequence[str] | None = None,
+        features: Sequence[str] = (),
         *,
         target_memory: int = DEFAULT_TARGET_MEMORY,
         shuffled: bool = False,
@@ -102,23 +101,32 @@ class Targets:
         Args:
             cache: The cache.
             teachers: Whose answers; all teachers by default.
-            target_memory: Bytes that targets may take: how many units are shuffled together.
+            features: Which taps, as ``<teacher>/<tap>``.
+            target_memory: Bytes that targets may take: how many rows are shuffled together.
             shuffled: Whether every row gets another row's answer, as a control.
 
         Raises:
-            UsageError: An unknown teacher, or no view that all of them saw.
+            UsageError: An unknown teacher or tap, or no view that all of them have.
         """
         names = list(cache.teachers) if teachers is None else list(teachers)
-        view_ids = cache.views_of(names or list(cache.teachers))
+        anyone = names if names or features else list(cache.teachers)
+        view_ids = cache.views_of(anyone, features)
         views = {v: parse_view(cache.views[v], f"{cache.url}, view {v}") for v in view_ids}
         if not views:
             raise UsageError(
-                "no view that all of these teachers saw", where=cache.url, got=", ".join(names)
+                "no view that all of these teachers saw",
+                where=cache.url,
+                got=", ".join([*names, *features]),
             )
-        reader = TargetsReader(cache, names, shuffled=shuffled)
-        affordable = target_memory // max(1, _WINDOWS_ALIVE * reader.unit_bytes)
+        reader = TargetsReader(cache, names, features, shuffled=shuffled)
+        left = target_memory - reader.held_bytes
+        affordable = left // max(1, _WINDOWS_ALIVE * reader.row_bytes)
         alignment = None if shuffled else Alignment.of(cache, names)
-        return cls(reader, views, cache.unit_rows, max(1, affordable), alignment)
+        return cls(reader, views, max(1, affordable), alignment)
+
+    def unit_rows(self, view: View) -> int:
+        """Return the rows of a unit of the windows: whole blocks where images are mixed."""
+        return self.reader.unit_rows if view.mixing is None else self.reader.block_rows
 
 
 class Loader:
@@ -287,23 +295,27 @@ class Loader:
         self, epoch: int, view: View, pairs: Pairs | None, skip: int
     ) -> Iterator[tuple[TargetWindow | None, NDArray[np.int64]]]:
         """Yield the targets and rows of an epoch's windows, after the first ``skip`` rows."""
-        order = skip_rows(self._order(epoch, pairs), skip)
-        if self._targets is None:
+        targets = self._targets
+        unit_rows = targets.unit_rows(view) if targets else max(1, len(self.rows))
+        order = skip_rows(self._order(epoch, unit_rows, pairs), skip)
+        if targets is None:
             for window in order:
                 yield None, window.rows
             return
-        reader = self._targets.reader
-        for window, read in read_ahead(order, lambda window: reader.read(view.id, window.units)):
+        reader = targets.reader
+        for window, read in read_ahead(
+            order, lambda window: reader.read(view, window.units, unit_rows)
+        ):
             yield read, window.rows
 
-    def _order(self, epoch: int, pairs: Pairs | None) -> Iterator[Window]:
+    def _order(self, epoch: int, unit_rows: int, pairs: Pairs | None) -> Iterator[Window]:
         targets = self._targets
         return epoch_windows(
             self.rows.rows if pairs is None else self.rows.rows[pairs.shown],
             seed=self.settings.seed,
             epoch=epoch,
-            unit_rows=targets.unit_rows if targets else max(1, len(self.rows)),
-            window_units=targets.window_units if targets else 1,
+            unit_rows=unit_rows,
+            window_units=max(1, targets.window_rows // unit_rows) if targets else 1,
             partners_N=None if pairs is None else pairs.partner_rows,
         )
 
@@ -320,17 +332,18 @@ class Loader:
         windows = [(part.window, part.rows) for part in parts]
         gathered = [window.gather(part) for window, part in windows if window is not None]
         labels = self.rows.labels[positions]
-        teachers = concatenate(gathered) if gathered else {}
+        said = concatenate(gathered) if gathered else Gathered({}, {})
         alignment = self._targets.alignment if self._targets else None
         if alignment is not None and not alignment.is_settled:
             shown = [labels] if partner_labels is None else [labels, partner_labels.numpy()]
-            alignment.see(rows, np.stack(shown, axis=1), teachers)
+            alignment.see(rows, np.stack(shown, axis=1), said.teachers)
         batch = TargetBatch(
             rows=torch.from_numpy(rows),
             labels=torch.from_numpy(labels),
-            teachers=teachers,
+            teachers=said.teachers,
             partner_labels=partner_labels,
             lam=lam,
+            features=said.features,
         )
         return batch.to(self._device)
 
@@ -354,6 +367,7 @@ def loader(
     batch_size: int = 256,
     size: int = 224,
     teachers: Sequence[str] | None = None,
+    features: Sequence[str] = (),
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     seed: int = 0,
@@ -373,6 +387,7 @@ def loader(
         batch_size: Images of a batch.
         size: Side of the images in pixels; need not be any teacher's.
         teachers: Whose answers; all teachers by default.
+        features: Which taps of their networks, as ``<teacher>/<tap>``.
         mean: To subtract, per channel, in units of [0, 1].
         std: To divide by, per channel, in units of [0, 1].
         seed: Of the order of images and views.
@@ -402,6 +417,6 @@ def loader(
         workers=workers,
         device=torch.device(device) if device is not None else None,
     )
-    targets = Targets.of(cache, teachers, target_memory=target_memory)
+    targets = Targets.of(cache, teachers, features, target_memory=target_memory)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return Loader(source, rows, settings, targets=targets)

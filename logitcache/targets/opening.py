@@ -21,6 +21,7 @@ def cached_targets(
     url: str,
     source: Source,
     teachers: Sequence[str] | None = None,
+    features: Sequence[str] = (),
     *,
     target_memory: int = DEFAULT_TARGET_MEMORY,
     shuffled: bool = False,
@@ -33,6 +34,7 @@ def cached_targets(
         url: The cache.
         source: The images.
         teachers: Whose answers; all teachers by default, none for an empty list.
+        features: Which taps of their networks, as ``<teacher>/<tap>``.
         target_memory: Bytes that targets may take.
         shuffled: Whether every row gets another row's answer, as a control.
         subset: Whether images of the cache may be missing.
@@ -40,6 +42,6 @@ def cached_targets(
             and when the cache was made.
     """
     cache = open_cache(url)
-    targets = Targets.of(cache, teachers, target_memory=target_memory, shuffled=shuffled)
+    targets = Targets.of(cache, teachers, features, target_memory=target_memory, shuffled=shuffled)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return rows, targets

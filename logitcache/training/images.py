@@ -36,6 +36,7 @@ def training_images(
         config.cache,
         source,
         needs.teachers,
+        needs.features,
         target_memory=config.target_memory,
         shuffled=config.shuffle_targets,
         subset=config.subset,

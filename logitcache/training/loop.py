@@ -163,7 +163,12 @@ class _Run:
         self._loader = Loader(source, rows, settings, targets=targets, views=views)
         self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
         self._network = network
-        self._lesson = Lesson(network, self._objective, size=self._spec.size, features={})
+        self._lesson = Lesson(
+            network,
+            self._objective,
+            size=self._spec.size,
+            features=targets.reader.features if targets else {},
+        )
         self._build_optimizer()
         self._evaluator = self._build_evaluator(device)
         self._step = self._epoch = self._batch = 0

@@ -194,13 +194,13 @@ def test_each_object_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert shards == sorted(expected)
 
 
-def test_blocks_come_in_the_order_wanted(tmp_path: Path) -> None:
+def test_units_come_in_the_order_wanted(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (DenseEncoding(30), LOGITS)}, ROWS)
     opened = open_cache(tmp_path)
     whole = opened.read("a", VIEW, 0, 48)
-    blocks = opened.read_blocks("a", VIEW, [2, 0], ["logp", "lse"])
-    assert blocks.keys() == {"logp", "lse"}
-    for name, array in blocks.items():
+    units = opened.read_units("a", VIEW, [2, 0], ["logp", "lse"])
+    assert units.keys() == {"logp", "lse"}
+    for name, array in units.items():
         expected = np.concatenate([whole[name][32:48], whole[name][:16]])
         np.testing.assert_array_equal(array, expected)
 

@@ -1,0 +1,67 @@
+"""Features of a cache as objectives see them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from logitcache.batch import Features
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from logitcache.encoding.arrays import Encoded
+    from logitcache.encoding.features import FeatureEncoding
+
+__all__ = ["decode_features", "example_features", "join_features"]
+
+
+def decode_features(
+    encoding: FeatureEncoding, arrays: Encoded, positions_Bn: NDArray[np.int64] | None
+) -> Features:
+    """Decode some rows of a tap.
+
+    Args:
+        encoding: How it is stored.
+        arrays: The rows, by array (B, ...).
+        positions_Bn: Which patches of each row are kept; None for all.
+    """
+    positions = None if positions_Bn is None else torch.from_numpy(positions_Bn)
+    return _features(encoding, torch.from_numpy(encoding.decode(arrays)), positions)
+
+
+def example_features(encoding: FeatureEncoding) -> Features:
+    """Return one row of zeros, as every row of a tap will look."""
+    positions = None if encoding.kept is None else torch.arange(encoding.kept)[None]
+    return _features(encoding, torch.zeros(1, *encoding.shape), positions)
+
+
+def _features(encoding: FeatureEncoding, values: Tensor, positions: Tensor | None) -> Features:
+    return Features(
+        values,
+        encoding.layout,
+        grid=encoding.grid,
+        prefix_tokens=encoding.prefix_tokens,
+        positions=positions,
+        reduction=encoding.reduction,
+        standardised=encoding.standardised,
+        principal=encoding.principal is not None,
+    )
+
+
+def join_features(parts: Sequence[Features]) -> Features:
+    """Join rows of one tap."""
+    if len(parts) == 1:
+        return parts[0]
+    kept = [part.positions for part in parts if part.positions is not None]
+    return replace(
+        parts[0],
+        values=torch.cat([part.values for part in parts]),
+        positions=torch.cat(kept) if kept else None,
+    )
