@@ -259,12 +259,21 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
         path, separator, text = assignment.partition("=")
         if not separator or not path:
             raise UsageError("not an assignment", where=f"--set {assignment}", expected="a.b=value")
-        try:
-            value = _load_yaml(text)
-        except ValueError:
-            raise UsageError("the value is not YAML", where=f"--set {assignment}") from None
+        value = parse_value(text, f"--set {assignment}")
         values = _assigned(values, path.split("."), value, f"--set {path}")
     return values
+
+
+def parse_value(text: str, where: str) -> Any:
+    """Read one value as YAML has it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        return _load_yaml(text)
+    except ValueError:
+        raise UsageError("the value is not YAML", where=where) from None
 
 
 def _load_yaml(text: str) -> Any:

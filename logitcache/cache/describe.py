@@ -61,7 +61,8 @@ class FeatureDescription:
 
     Attributes:
         tap: Its name.
-        encoding: What is kept and how, as in the group's attributes.
+        encoding: What is kept and how, as in the group's attributes; of principal directions
+            whether there are any.
         views: How many views are kept.
         units: Committed units of all its views.
         needed: Units there should be.
@@ -232,7 +233,7 @@ def _features(location: LocalLocation, manifest: Manifest, name: str) -> Feature
     numbers = math.prod(encoding.shape)
     return FeatureDescription(
         tap=group.tap,
-        encoding={k: v for k, v in encoding.to_json().items() if k != "principal"},
+        encoding=encoding.to_json() | {"principal": encoding.principal is not None},
         views=len(group.view_ids),
         units=_units(location, group),
         needed=_needed(manifest, group.unit_rows) * len(group.view_ids),

@@ -65,6 +65,14 @@ def precompute(
             "repeatable.",
         ),
     ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TAP[,OPTION=VALUE…]",
+            help="Keep what a teacher's network holds at a module, as vit=blocks.11,values=int8; "
+            "repeatable.",
+        ),
+    ] = None,
     views: Annotated[int | None, typer.Option(help="How many random views.")] = None,
     top_k: Annotated[
         int | None, typer.Option(help="Classes to keep; by default 50, or all of up to 256.")
@@ -93,7 +101,7 @@ def precompute(
     resumes, and a longer one adds teachers, views or new images.
     """
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import gather, print_json, teachers
+    from logitcache.cli.options import gather, print_json, teachers, with_features
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_precompute
 
@@ -112,7 +120,7 @@ def precompute(
         "threads": threads,
         "on_bad_image": on_bad_image,
     }
-    values = gather(_text(config), flags, sets or [])
+    values = with_features(gather(_text(config), flags, sets or []), feature or [])
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.local import build_cache
 

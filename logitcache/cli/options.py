@@ -6,12 +6,19 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from logitcache.errors import UsageError
+from logitcache.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["SCHEMA_VERSION", "gather", "objectives", "print_json", "teachers"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "gather",
+    "objectives",
+    "print_json",
+    "teachers",
+    "with_features",
+]
 
 SCHEMA_VERSION = 1
 """Of what ``--json`` prints."""
@@ -53,6 +60,42 @@ def teachers(specifications: Sequence[str]) -> dict[str, dict[str, Any]] | None:
             raise UsageError("two teachers have the same name", where=f"--teacher {specification}")
         found[name] = _network(model)
     return found or None
+
+
+def with_features(values: Mapping[str, Any], specifications: Sequence[str]) -> dict[str, Any]:
+    """Return values of a configuration with taps of its teachers added.
+
+    Args:
+        values: The configuration.
+        specifications: ``NAME=TAP[,OPTION=VALUE…]``, options as in
+            :class:`~logitcache.encoding.feature_choice.FeatureConfig`.
+
+    Raises:
+        UsageError: It does not look like that, or there is no such teacher.
+    """
+    from logitcache.pipeline import parse_value
+
+    teachers = dict(values.get("teachers") or {})
+    for specification in specifications:
+        where = f"--feature {specification}"
+        name, separator, rest = specification.partition("=")
+        tap, *options = rest.split(",")
+        if not separator or not tap or not all("=" in option for option in options):
+            raise UsageError(
+                "unreadable tap",
+                where=where,
+                expected="NAME=TAP[,OPTION=VALUE…], for example vit=blocks.11,values=int8",
+            )
+        if name not in teachers:
+            raise UsageError(f"no teacher {name!r}", where=where, hint=nearest(name, teachers))
+        asked = {key: parse_value(text, where) for key, _, text in _pairs(options)}
+        features = {**teachers[name].get("features", {}), tap: asked}
+        teachers[name] = {**teachers[name], "features": features}
+    return {**values, "teachers": teachers} if specifications else dict(values)
+
+
+def _pairs(options: Sequence[str]) -> list[tuple[str, str, str]]:
+    return [option.partition("=") for option in options]
 
 
 def objectives(names: Sequence[str]) -> list[dict[str, Any]] | None:

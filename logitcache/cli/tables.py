@@ -45,7 +45,7 @@ def print_precompute(summary: Summary) -> None:
     )
     if summary.unreadable:
         console.print(f"{summary.unreadable} images could not be decoded and have no targets")
-    table = _table("teacher", "accuracy", "stored", "dense float32", "ratio")
+    table = _table("teacher or tap", "accuracy", "stored", "float32", "ratio")
     for name, size in summary.sizes.items():
         accuracy = next(iter(summary.accuracy.get(name, {}).values()), None)
         table.add_row(
@@ -129,6 +129,42 @@ def print_cache(cache: CacheDescription) -> None:
             f"{teacher.stored_bytes / max(1, teacher.dense_bytes):.2f}",
         )
     console.print(teachers)
+    if any(teacher.features for teacher in cache.teachers):
+        console.print(_taps(cache))
+
+
+def _taps(cache: CacheDescription) -> Table:
+    """Tabulate the taps of all teachers."""
+    table = _table("tap", "layout", "shape", "stored as", "views")
+    for column in ("bytes", "of float32"):
+        table.add_column(column, justify="right")
+    for teacher in cache.teachers:
+        for features in teacher.features:
+            encoding = features.encoding
+            table.add_row(
+                f"{teacher.name}/{features.tap}",
+                str(encoding["layout"]),
+                " x ".join(map(str, encoding["shape"])),
+                ", ".join(_kept(encoding)),
+                str(features.views),
+                _bytes(features.stored_bytes),
+                f"{features.stored_bytes / max(1, features.raw_bytes):.2f}",
+            )
+    return table
+
+
+def _kept(encoding: Mapping[str, Any]) -> list[str]:
+    """Say what is kept of a tap, in words."""
+    grid = encoding["grid"]
+    said = {
+        f"{encoding['reduction']} of positions": encoding["reduction"] == "mean",
+        "energy of channels": encoding["reduction"] == "energy",
+        f"pooled to {encoding['pool']} x {encoding['pool']}": encoding["pool"] is not None,
+        f"{encoding['kept_tokens']} of {(grid or 0) ** 2} tokens": encoding["kept_tokens"],
+        "standardised": encoding["standardised"],
+        "principal directions": encoding["principal"],
+    }
+    return [encoding["values"], *(text for text, applies in said.items() if applies)]
 
 
 def print_status(cache: CacheDescription) -> None:
@@ -137,6 +173,9 @@ def print_status(cache: CacheDescription) -> None:
     table.add_row("samples", str(cache.sample_units), str(cache.sample_units_needed))
     for teacher in cache.teachers:
         table.add_row(f"teachers/{teacher.name}", str(teacher.units), str(teacher.needed))
+        for features in teacher.features:
+            path = f"teachers/{teacher.name}/features/{features.tap}"
+            table.add_row(path, str(features.units), str(features.needed))
     console = _console()
     console.print(table)
     if not cache.complete:

@@ -121,7 +121,7 @@ def _module_of(network: nn.Module, tap: str) -> nn.Module:
         return modules[tap]
     raise UsageError(
         f"this network has no tap {tap!r}",
-        hint=f"{nearest(tap, modules.keys())}; the usual ones are "
+        hint=f"{nearest(tap, modules.keys())} The usual ones are "
         + ", ".join(suggested_taps(network)),
     )
 
