@@ -48,6 +48,7 @@ class Purpose(IntEnum):
     ROW_ORDER = 66
     LABELLED_ROWS = 67
     SHUFFLED_TARGETS = 68
+    RANK_STREAM = 69
 
 
 def words(

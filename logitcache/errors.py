@@ -19,6 +19,7 @@
     │   ├── CacheUnsealed                 3   work is missing; resume to finish it
     │   └── CacheDamaged                  4   committed bytes are not what was committed
     ├── StorageError                      3   the disk or the store refused; resume later
+    ├── RankLost                          3   another process of a training ended; resume later
     └── Interrupted                     3/130 stopped by a signal; 3 when something was kept
 
 A message says what went wrong, where, what was expected, what was got and what to do next. The
@@ -47,6 +48,7 @@ __all__ = [
     "NonFiniteLoss",
     "ParameterDrift",
     "PixelDrift",
+    "RankLost",
     "StorageError",
     "UnreadableImage",
     "UnsupportedFormat",
@@ -167,6 +169,12 @@ class CacheDamaged(CacheError):
 
 class StorageError(LogitcacheError):
     """The disk or the object store refused; what was committed is intact."""
+
+    exit_code = 3
+
+
+class RankLost(LogitcacheError):
+    """Another process of the same training ended; its last checkpoint is intact."""
 
     exit_code = 3
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from logitcache.cli.launch import launched_rank
 from logitcache.cli.views import views_app
 from logitcache.errors import Interrupted, LogitcacheError
 
@@ -170,7 +171,8 @@ def train(
 ) -> None:
     """Train a student from a cache, or any network from labels alone.
 
-    No teacher is loaded, and none needs to be there.
+    No teacher is loaded, and none needs to be there. On several processes:
+    torchrun --nproc-per-node 2 -m logitcache train …
     """
     from logitcache.cli.interrupt import StopRequest
     from logitcache.cli.options import gather, objectives, print_json
@@ -198,8 +200,11 @@ def train(
     from logitcache.training.loop import train_student
 
     parsed = TrainConfig.parse(values, "train")
-    with StopRequest() as stop, ProgressLine("train") as line:
+    rank = launched_rank()
+    with StopRequest() as stop, ProgressLine("train", quiet=rank > 0) as line:
         result = train_student(parsed, resume=resume, on_progress=line.train, should_stop=stop)
+    if rank > 0:
+        return
     if as_json:
         print_json(result.to_json())
     else:
@@ -364,7 +369,9 @@ def _no_space(error: OSError) -> LogitcacheError:
 
 
 def _complain(error: LogitcacheError) -> Any:
-    print(f"error: {error.render()}", file=sys.stderr)
+    rank = launched_rank()
+    who = f"process {rank}: " if rank else ""
+    print(f"{who}error: {error.render()}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

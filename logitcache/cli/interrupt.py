@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Self
 
+from logitcache.cli.launch import is_launched
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -14,7 +16,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """A context in which a first signal is noted and a second one interrupts at once."""
+    """A context in which a first signal is noted and a second one interrupts at once.
+
+    ``torchrun`` passes on a Ctrl-C that its processes have had already, signals all of them as soon
+    as one has ended, and ends by force those that take too long: there a further signal says
+    nothing new, not even to a process that is about to leave.
+    """
 
     def __init__(self) -> None:
         self._asked = False
@@ -25,7 +32,7 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if is_launched() else handler)
 
     def __call__(self) -> bool:
         """Return whether a signal has come."""
@@ -33,6 +40,6 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        if self._asked:
+        if self._asked and not is_launched():
             raise KeyboardInterrupt
         self._asked = True

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logitcache.cli.interrupt import StopRequest
+from logitcache.cli.launch import refuse_ranks
 from logitcache.cli.options import print_json
 from logitcache.cli.stages import runners
 from logitcache.cli.tables import print_pipeline
@@ -34,6 +35,7 @@ def run_pipeline(
     as_json: bool,
 ) -> None:
     """Run a pipeline once per seed and print what came of it."""
+    refuse_ranks("run")
     with StopRequest() as stop:
         pipelines = load_pipelines(name, out=out, seeds=seeds, sets=sets)
         runs = [pipeline.run(runners(stop), only) for pipeline in pipelines]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from pydantic import model_validator
 from torch import nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from logitcache.batch import TargetBatch
 
-__all__ = ["Objective", "ObjectiveConfig", "WeightedSum", "build_objective"]
+__all__ = ["CountsRows", "Objective", "ObjectiveConfig", "WeightedSum", "build_objective"]
 
 _BUILD: dict[str, Callable[[Any], Objective]] = {"label": Label, "soft": Soft, "split": Split}
 
@@ -38,6 +38,15 @@ class Objective(Protocol):
 
     def __call__(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
+        ...
+
+
+@runtime_checkable
+class CountsRows(Protocol):
+    """An objective that averages over some of the rows only; without it, over all of a batch."""
+
+    def count(self, targets: TargetBatch) -> Tensor:
+        """Return over how many rows of a batch it averages, a scalar."""
         ...
 
 
@@ -125,6 +134,13 @@ class WeightedSum(nn.Module):
         """Return each term unweighted, by name."""
         answered = Outputs.of(outputs)
         return {name: objective(answered, targets) for name, objective in self._terms.items()}
+
+    def counts(self, targets: TargetBatch) -> dict[str, int | Tensor]:
+        """Return over how many rows each term averages, by name."""
+        return {
+            name: objective.count(targets) if isinstance(objective, CountsRows) else len(targets)
+            for name, objective in self._terms.items()
+        }
 
     def total(self, parts: dict[str, Tensor], progress: float = 1.0) -> Tensor:
         """Return the weighted sum of :meth:`parts`.

@@ -51,9 +51,7 @@ class Label:
     def __call__(self, outputs: Outputs | Tensor, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
-        known = targets.labels >= 0
-        if targets.partner_labels is not None and targets.lam is not None:
-            known &= (targets.partner_labels >= 0) | (targets.lam == 1)
+        known = _known(targets)
         if not bool(known.any()):
             return logits_BC.sum() * 0.0
         if targets.partner_labels is None or targets.lam is None:
@@ -62,6 +60,10 @@ class Label:
         other = self._loss(logits_BC, targets.partner_labels, "none")
         mixed = targets.lam * own + (1 - targets.lam) * other
         return (mixed * known).sum() / known.sum()
+
+    def count(self, targets: TargetBatch) -> Tensor:
+        """Return how many rows have all their labels."""
+        return _known(targets).sum()
 
     def _loss(self, logits_BC: Tensor, labels_B: Tensor, reduction: str) -> Tensor:
         """Return the loss, 0 in rows where the label is -1."""
@@ -72,3 +74,11 @@ class Label:
             label_smoothing=self.config.smoothing,
             reduction=reduction,
         )
+
+
+def _known(targets: TargetBatch) -> Tensor:
+    """Return which rows have the labels of all they show, bool (B,)."""
+    known = targets.labels >= 0
+    if targets.partner_labels is None or targets.lam is None:
+        return known
+    return known & ((targets.partner_labels >= 0) | (targets.lam == 1))

@@ -106,6 +106,10 @@ class Split:
             total = total + weight * (rows_B * labelled).sum() / labelled.sum()
         return total
 
+    def count(self, targets: TargetBatch) -> Tensor:
+        """Return how many rows have a label."""
+        return (targets.labels >= 0).sum()
+
     def _rows(self, logits_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits) -> Tensor:
         """Return the loss of every row."""
         config, temperature = self.config, self.config.chosen_temperature

@@ -48,7 +48,7 @@ class LoaderSettings:
     """How batches are made.
 
     Attributes:
-        batch_size: Images of a batch.
+        batch_size: Images of a batch, of all ranks together.
         size: Side of the square images in pixels.
         mean: Per channel, in units of [0, 1].
         std: Per channel, in units of [0, 1].
@@ -57,6 +57,8 @@ class LoaderSettings:
         threads: Threads that decode and render; all processors by default.
         workers: Child processes that do it instead.
         device: Where batches go.
+        rank: Which of several processes this is; each shows its slice of every batch.
+        ranks: How many there are.
     """
 
     batch_size: int
@@ -68,6 +70,8 @@ class LoaderSettings:
     threads: int | None = None
     workers: int = 0
     device: torch.device | None = None
+    rank: int = 0
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,11 @@ class Loader:
         view = self.view(epoch)
         pairs = self._pairs(view)
         waiting: deque[list[_Part]] = deque()
-        batches = self._batches(epoch, view, pairs, first_batch)
+        settings = self.settings
+        batches = (
+            _slice(parts, settings.rank, settings.ranks)
+            for parts in self._batches(epoch, view, pairs, first_batch)
+        )
         for rendered in self._renderer.batches(self._requests(view, pairs, batches, waiting)):
             parts = waiting.popleft()
             yield self._images(rendered), self._target_batch(parts, pairs)
@@ -356,6 +364,25 @@ class _Part:
     rows: NDArray[np.int64]
 
 
+def _slice(parts: list[_Part], rank: int, ranks: int) -> list[_Part]:
+    """Return what one rank shows of a batch: a run of its rows, as long as the others' or one less.
+
+    A batch of fewer rows than ranks is shown by all of them: no network runs on no image, and a
+    mean over the ranks is the mean over its rows all the same.
+    """
+    count = sum(len(part.rows) for part in parts)
+    if count < ranks:
+        return parts
+    start, stop = count * rank // ranks, count * (rank + 1) // ranks
+    found = []
+    for part in parts:
+        rows = part.rows[max(0, start) : max(0, stop)]
+        if len(rows):
+            found.append(_Part(part.window, rows))
+        start, stop = start - len(part.rows), stop - len(part.rows)
+    return found
+
+
 def _rows_of(parts: list[_Part]) -> NDArray[np.int64]:
     return np.concatenate([part.rows for part in parts])
 
@@ -378,13 +405,15 @@ def loader(
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
     device: torch.device | str | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Loader:
     """Return batches of the images of a cache, as the teachers saw them, with what they said.
 
     Args:
         cache: An open cache.
         data: The images: a folder, a tar file, ``digits``, or any :class:`Source`.
-        batch_size: Images of a batch.
+        batch_size: Images of a batch, of all ranks together.
         size: Side of the images in pixels; need not be any teacher's.
         teachers: Whose answers; all teachers by default.
         features: Which taps of their networks, as ``<teacher>/<tap>``.
@@ -399,6 +428,8 @@ def loader(
         tolerate_pixel_drift: Largest difference of a level, 0 to 255, between the cache's probes
             and what this machine makes of them.
         device: Where batches go.
+        rank: Which of several processes this is; each shows its slice of every batch.
+        ranks: How many there are.
 
     Raises:
         DataMismatch: These are not the images the cache was made from.
@@ -416,6 +447,8 @@ def loader(
         threads=threads,
         workers=workers,
         device=torch.device(device) if device is not None else None,
+        rank=rank,
+        ranks=ranks,
     )
     targets = Targets.of(cache, teachers, features, target_memory=target_memory)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)

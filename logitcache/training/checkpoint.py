@@ -18,11 +18,20 @@ from safetensors.torch import load_file, save_file
 from logitcache.errors import StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
-__all__ = ["Checkpoint", "latest_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "join_random_states",
+    "latest_checkpoint",
+    "random_state",
+    "read_checkpoint",
+    "set_random_state",
+    "write_checkpoint",
+]
 
 _FOLDER = "checkpoints"
 _TENSORS = "tensors.safetensors"
@@ -39,7 +48,8 @@ class Checkpoint:
         config: The configuration of the run, as JSON values.
         modules: State dicts by name: the model, its average.
         optimizer: State dict of the optimizer.
-        random: States of torch's generators by device.
+        random: States of torch's generators by device, those of further processes with their rank
+            behind: ``cpu``, ``cpu.1``.
     """
 
     position: dict[str, Any]
@@ -47,6 +57,32 @@ class Checkpoint:
     modules: dict[str, dict[str, Tensor]]
     optimizer: dict[str, Any]
     random: dict[str, Tensor]
+
+
+def random_state() -> dict[str, Tensor]:
+    """Return the states of this process's generators, by device."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def join_random_states(by_rank: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the states of all processes as a checkpoint has them."""
+    return {
+        f"{device}.{rank}" if rank else device: state
+        for rank, states in enumerate(by_rank)
+        for device, state in states.items()
+    }
+
+
+def set_random_state(random: Mapping[str, Tensor], rank: int) -> None:
+    """Set this process's generators to where they were; a rank that is new keeps its own."""
+    suffix = f".{rank}" if rank else ""
+    if f"cpu{suffix}" in random:
+        torch.set_rng_state(random[f"cpu{suffix}"])
+    if f"cuda{suffix}" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random[f"cuda{suffix}"])
 
 
 def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:

@@ -86,7 +86,7 @@ class TrainConfig(Config):
             and what this machine makes of them.
         epochs: How long; an epoch shows every image once.
         steps: How long in batches, instead of epochs.
-        batch_size: Images of a batch.
+        batch_size: Images of a batch; of all processes together, if there are several.
         optimizer: How weights change.
         schedule: How the learning rate changes.
         ema: Decay of an average of the weights, which is evaluated and exported instead of them.
@@ -96,8 +96,8 @@ class TrainConfig(Config):
         seed: Of weights, order and dropout.
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every: Epochs between checkpoints.
-        target_memory: Bytes that targets may take in memory.
-        threads: Threads that decode; all processors by default.
+        target_memory: Bytes that targets may take in memory, in each process.
+        threads: Threads that decode, in each process; all processors by default.
         workers: Child processes that decode training images instead.
     """
 

@@ -6,9 +6,10 @@ Shapes: B batch, C classes.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -17,10 +18,11 @@ from logitcache.targets.match import number_rows
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from logitcache.data.source import Source
     from logitcache.networks.build import InputSpec
+    from logitcache.training.ranks import Ranks
 
 __all__ = ["Evaluation", "Evaluator", "eval_views"]
 
@@ -65,6 +67,7 @@ class Evaluator:
         batch_size: Images of a batch.
         device: Where the network is.
         threads: Threads that decode; all processors by default.
+        ranks: The processes that evaluate it together, each its share of the images.
     """
 
     def __init__(
@@ -75,17 +78,24 @@ class Evaluator:
         batch_size: int,
         device: torch.device,
         threads: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks
+        processors = ranks.processors if ranks else len(os.sched_getaffinity(0))
         settings = LoaderSettings(
             batch_size=batch_size,
             size=spec.size,
             mean=spec.mean,
             std=spec.std,
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads or processors,
             device=device,
         )
+        self._device = device
         views = eval_views(spec)
-        self._loader = Loader(source, number_rows(source), settings, views=views)
+        rows = number_rows(source)
+        if ranks is not None and ranks.count > 1:
+            rows = rows.keep(np.arange(len(rows)) % ranks.count == ranks.rank)
+        self._loader = Loader(source, rows, settings, views=views)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -96,18 +106,38 @@ class Evaluator:
         """Evaluate a network; its mode is left as it was."""
         was_training = network.training
         network.eval()
-        correct, loss, images, classes = [0, 0], 0.0, 0, 0
+        found = _Counts()
         for batch, targets in self._loader.epoch(0):
             known = targets.labels >= 0
-            labels = targets.labels[known]
-            logits = network(batch)[known].float()
-            classes = logits.shape[1]
-            best = logits.topk(min(5, classes), dim=1).indices == labels[:, None]
-            correct[0] += int(best[:, :1].sum())
-            correct[1] += int(best.sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-            images += len(labels)
+            found.add(network(batch)[known].float(), targets.labels[known])
         network.train(was_training)
-        total = max(1, images)
-        top5 = correct[1] / total if classes > 5 else None
-        return Evaluation(correct[0] / total, top5, loss / total, images)
+        sums = torch.tensor(astuple(found), dtype=torch.float64, device=self._device)
+        total = sums if self._ranks is None else self._ranks.total(sums)
+        return _Counts(*total.tolist()).means()
+
+
+@dataclass
+class _Counts:
+    """Sums over images; those of several processes are added."""
+
+    top1: float = 0.0
+    top5: float = 0.0
+    loss: float = 0.0
+    images: float = 0.0
+    beyond_five: float = 0.0
+
+    def add(self, logits_BC: Tensor, labels_B: Tensor) -> None:
+        """Add a batch."""
+        classes = logits_BC.shape[1]
+        best_B5 = logits_BC.topk(min(5, classes), dim=1).indices == labels_B[:, None]
+        self.top1 += int(best_B5[:, :1].sum())
+        self.top5 += int(best_B5.sum())
+        self.loss += float(functional.cross_entropy(logits_BC, labels_B, reduction="sum"))
+        self.images += len(labels_B)
+        self.beyond_five += classes > 5
+
+    def means(self) -> Evaluation:
+        """Return the means."""
+        total = max(1.0, self.images)
+        top5 = self.top5 / total if self.beyond_five else None
+        return Evaluation(self.top1 / total, top5, self.loss / total, int(self.images))

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from timm.utils import ModelEmaV3
 
 from logitcache.data.readers import open_source
@@ -22,8 +20,11 @@ from logitcache.objectives.combine import build_objective
 from logitcache.targets.loader import Loader, LoaderSettings
 from logitcache.training.checkpoint import (
     Checkpoint,
+    join_random_states,
     latest_checkpoint,
+    random_state,
     read_checkpoint,
+    set_random_state,
     write_checkpoint,
 )
 from logitcache.training.evaluation import Evaluation, Evaluator
@@ -33,6 +34,7 @@ from logitcache.training.journal import Journal
 from logitcache.training.lesson import Lesson
 from logitcache.training.optimisation import build_optimizer, build_schedule
 from logitcache.training.progress import Clock, TrainProgress
+from logitcache.training.ranks import Ranks
 from logitcache.training.result import TrainResult, read_result, write_result
 from logitcache.views.spec import ViewsConfig
 
@@ -64,13 +66,14 @@ def train_student(
     should_stop: Callable[[], bool] | None = None,
     answer: Answer | None = None,
 ) -> TrainResult:
-    """Train one network.
+    """Train one network; under ``torchrun`` as one of its processes.
 
     Args:
         config: The run.
         resume: Whether to go on where an interrupted run stopped; a finished one is not repeated.
         on_progress: Called every few batches.
-        should_stop: Asked after every batch; a checkpoint is written before stopping.
+        should_stop: Asked after every batch; a checkpoint is written before stopping, of all
+            processes if one is asked to.
         answer: Called with every batch (normalised images and targets) to put other targets in
             place: a live teacher, to compare a cache with.
 
@@ -80,25 +83,26 @@ def train_student(
     asks_teachers = any(term.term.needs.asks_teachers for term in config.terms)
     if config.cache is None and answer is None and asks_teachers:
         raise UsageError("this needs what teachers said", where="objectives", hint="give a cache")
-    out = Path(config.out)
-    previous = _previous(config, out, resume=resume)
-    finished = read_result(out)
-    if previous is not None and finished is not None:
-        return finished
-    run = _Run(config, previous, answer)
-    try:
-        result = run.train(on_progress, should_stop)
-    finally:
-        run.close()
-    write_result(result)
+    ranks = Ranks(config.device, config.precision)
+    with ranks.together():
+        previous, finished = ranks.first(lambda: _previous(config, resume=resume))
+        if previous is not None and finished is not None:
+            return finished
+        run = _Run(config, previous, answer, ranks)
+        try:
+            result = run.train(on_progress, should_stop)
+        finally:
+            run.close()
+        ranks.first(lambda: write_result(result))
     return result
 
 
-def _previous(config: TrainConfig, out: Path, *, resume: bool) -> Checkpoint | None:
-    """Return where an earlier run of this configuration stands."""
+def _previous(config: TrainConfig, *, resume: bool) -> tuple[Checkpoint | None, TrainResult | None]:
+    """Return where an earlier run of this configuration stands, and what came of it."""
+    out = Path(config.out)
     found = latest_checkpoint(out)
     if found is None:
-        return None
+        return None, None
     if not resume:
         raise UsageError(
             "there is a run in this folder",
@@ -120,7 +124,7 @@ def _previous(config: TrainConfig, out: Path, *, resume: bool) -> Checkpoint | N
             got="; ".join(f"{name} {now.get(name)}" for name in differing),
             hint="choose another --out",
         )
-    return checkpoint
+    return checkpoint, read_result(out)
 
 
 def _open_folder(config: TrainConfig, step: int) -> Journal:
@@ -135,13 +139,18 @@ class _Run:
     """The parts of one training run, and where it stands."""
 
     def __init__(
-        self, config: TrainConfig, previous: Checkpoint | None, answer: Answer | None
+        self,
+        config: TrainConfig,
+        previous: Checkpoint | None,
+        answer: Answer | None,
+        ranks: Ranks,
     ) -> None:
         torch.manual_seed(config.seed)
         self._config = config
         self._answer = answer
+        self._ranks = ranks
         self._objective = build_objective(config.terms)
-        self._accelerator = _accelerator(config)
+        self._accelerator = ranks.accelerator
         device = self._accelerator.device
         source = open_source(config.data)
         self._source_images = len(source.keys)
@@ -155,9 +164,11 @@ class _Run:
             mean=self._spec.mean,
             std=self._spec.std,
             seed=config.seed,
-            threads=config.threads,
+            threads=config.threads or ranks.processors,
             workers=config.workers,
             device=device,
+            rank=ranks.rank,
+            ranks=ranks.count,
         )
         views = None if targets else config.views or ViewsConfig()
         self._loader = Loader(source, rows, settings, targets=targets, views=views)
@@ -176,13 +187,16 @@ class _Run:
         self._evaluation: Evaluation | None = None
         if previous is not None:
             self._restore(previous)
-        self._journal = _open_folder(config, self._step)
+        else:
+            ranks.reseed(config.seed, 0)
+        self._journal = _open_folder(config, self._step) if ranks.is_first else None
         self._clock = Clock()
 
     def close(self) -> None:
         """Stop all threads."""
         self._loader.close()
-        self._journal.close()
+        if self._journal is not None:
+            self._journal.close()
         if self._evaluator is not None:
             self._evaluator.close()
 
@@ -196,7 +210,8 @@ class _Run:
         while self._step < self._steps:
             self._train_epoch(on_progress, should_stop)
             self._finish_epoch()
-        export_network(self._final_network(), self._spec, Path(self._config.out) / _EXPORT)
+        folder = Path(self._config.out) / _EXPORT
+        self._ranks.first(lambda: export_network(self._final_network(), self._spec, folder))
         return self._result()
 
     def _train_epoch(
@@ -213,9 +228,11 @@ class _Run:
             if batch is None:
                 break
             loss = self._train_batch(*batch)
-            if on_progress is not None and self._step % _REPORT_EVERY == 0:
-                on_progress(self._progress(float(loss)))
-            if should_stop is not None and should_stop():
+            if self._step % _REPORT_EVERY == 0:
+                progress = self._progress(float(self._ranks.total(loss)))
+                if on_progress is not None:
+                    on_progress(progress)
+            if self._ranks.any(should_stop is not None and should_stop()):
                 self._save()
                 raise Interrupted(
                     f"stopped at step {self._step} of {self._steps}; a checkpoint is written",
@@ -225,13 +242,14 @@ class _Run:
         batches.close()  # type: ignore[attr-defined]  # a generator: what it read ahead is dropped
 
     def _train_batch(self, images: Tensor, targets: TargetBatch) -> Tensor:
-        """Do one step and return its loss."""
+        """Do one step and return this process's part of its loss."""
         if self._answer is not None:
             targets = self._answer(images, targets)
         outputs = self._lesson.outputs(self._model(images))
-        parts = self._objective.parts(outputs, targets)
+        means = self._objective.parts(outputs, targets)
+        parts = self._ranks.own_part(means, self._objective.counts(targets))
         loss = self._objective.total(parts, self._step / self._steps)
-        self._accelerator.backward(loss)
+        self._ranks.backward(loss)
         if self._config.optimizer.clip_grad is not None:
             self._accelerator.clip_grad_norm_(
                 self._model.parameters(), self._config.optimizer.clip_grad
@@ -245,12 +263,12 @@ class _Run:
             self._ema.update(self._network, step=self._step)
         for name, value in {"loss": loss, **parts}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
-        self._clock.images += len(images)
+        self._clock.images += len(images) * self._ranks.count
         return loss.detach()
 
     def _finish_epoch(self) -> None:
         """Evaluate, write the journal, write a checkpoint."""
-        means = {name: float(total) / self._batch for name, total in self._sums.items()}
+        means = {name: total / self._batch for name, total in self._totals().items()}
         if not torch.isfinite(torch.tensor(means["loss"])):
             raise NonFiniteLoss(
                 "the loss is not a finite number",
@@ -262,10 +280,12 @@ class _Run:
         last = self._step >= self._steps
         values: dict[str, Any] = {"epoch": epoch, **means, "lr": self._learning_rate()}
         if self._evaluator is not None and (last or self._epoch % self._config.eval_every == 0):
+            self._ranks.share_buffers(self._final_network())
             self._evaluation = self._evaluator(self._final_network())
             found = self._evaluation.to_json()
             values |= {"val_loss": found.pop("loss"), **found}
-        self._journal.epoch(self._step, {**values, **self._clock.rates()})
+        if self._journal is not None:
+            self._journal.epoch(self._step, {**values, **self._clock.rates()})
         if last or self._epoch % self._config.checkpoint_every == 0:
             self._save()
 
@@ -293,9 +313,10 @@ class _Run:
         return Evaluator(
             open_source(config.val),
             spec,
-            batch_size=config.batch_size,
+            batch_size=-(-config.batch_size // self._ranks.count),
             device=device,
             threads=config.threads,
+            ranks=self._ranks,
         )
 
     def _final_network(self) -> nn.Module:
@@ -331,11 +352,22 @@ class _Run:
             parameters=sum(p.numel() for p in self._final_network().parameters()),
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],
+            processes=self._ranks.count,
             **rows.counts(),
         )
 
+    def _totals(self) -> dict[str, float]:
+        """Return the sums of all processes over the batches of this epoch."""
+        return {name: float(self._ranks.total(own)) for name, own in self._sums.items()}
+
     def _save(self) -> None:
-        """Write a checkpoint of exactly this moment."""
+        """Write a checkpoint of exactly this moment; all processes take part."""
+        sums = self._totals()
+        random = join_random_states(self._ranks.gather(random_state()))
+        if self._ranks.is_first:
+            self._write_checkpoint(sums, random)
+
+    def _write_checkpoint(self, sums: dict[str, float], random: dict[str, Tensor]) -> None:
         modules = {"model": self._lesson.state_dict()}
         if self._ema is not None:
             modules["ema"] = self._ema.module.state_dict()
@@ -343,12 +375,9 @@ class _Run:
             "step": self._step,
             "epoch": self._epoch,
             "batch": self._batch,
-            "sums": {name: float(total) for name, total in self._sums.items()},
+            "sums": sums,
             "evaluation": self._evaluation.to_json() if self._evaluation else None,
         }
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
         checkpoint = Checkpoint(
             position=position,
             config=self._config.model_dump(mode="json"),
@@ -367,8 +396,10 @@ class _Run:
             position["batch"],
         )
         device = self._accelerator.device
+        own = float(self._ranks.is_first)
         self._sums = {
-            name: torch.tensor(total, device=device) for name, total in position["sums"].items()
+            name: torch.tensor(own * total, device=device)
+            for name, total in position["sums"].items()
         }
         if position["evaluation"]:
             self._evaluation = Evaluation(**position["evaluation"])
@@ -377,19 +408,8 @@ class _Run:
             self._ema.module.load_state_dict(checkpoint.modules["ema"])
         self._optimizer.load_state_dict(checkpoint.optimizer)
         self._schedule.step_update(self._step)
-        torch.set_rng_state(checkpoint.random["cpu"])
-        if "cuda" in checkpoint.random and torch.cuda.is_available():
-            torch.cuda.set_rng_state(checkpoint.random["cuda"])
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    """Return accelerate's handle; it keeps one setting per process, so another one starts anew."""
-    wanted = {"cpu": config.device == "cpu", "mixed_precision": config.precision}
-    try:
-        return Accelerator(**wanted)
-    except ValueError:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        return Accelerator(**wanted)
+        self._ranks.reseed(self._config.seed, self._step)
+        set_random_state(checkpoint.random, self._ranks.rank)
 
 
 def _class_count(config: TrainConfig, source: Source) -> int | None:

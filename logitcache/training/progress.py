@@ -35,7 +35,7 @@ class Clock:
     """Counts images and seconds, and the seconds spent waiting for batches.
 
     Attributes:
-        images: Images shown since :meth:`start`.
+        images: Images shown since :meth:`start`, by all processes together.
     """
 
     def __init__(self) -> None:

@@ -28,6 +28,7 @@ class TrainResult:
         parameters: Of the network.
         seconds: Since the run began or went on.
         data_wait: Share of that time spent waiting for batches.
+        processes: That trained it together.
         without_partner: Images of the set that some view did not show, because the image that is
             mixed in is not at hand.
         left_out: Images of the data that the cache does not have.
@@ -45,6 +46,7 @@ class TrainResult:
     parameters: int
     seconds: float
     data_wait: float
+    processes: int = 1
     without_partner: int = 0
     left_out: int = 0
     missing: int = 0

@@ -1,0 +1,191 @@
+"""The processes of one training: which of them this is, and what they ask of one another.
+
+``torchrun`` starts them; accelerate joins them and averages gradients. Each rank shows its slice of
+every global batch, so whatever is a mean over rows must be weighed by how many rows of it a rank
+has: then the mean over ranks is the mean over the batch, and a run does not depend on how many
+processes it has (but for what looks across rows, see ``docs/training-on-several-processes.md``).
+Everything here does nothing in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+from torch import distributed
+
+from logitcache.draws import Purpose, words
+from logitcache.errors import LogitcacheError, RankLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor, nn
+
+__all__ = ["Ranks"]
+
+_PATIENCE = timedelta(minutes=10)  # with a rank that is silent but not gone
+_MAX_SEED = 2**63
+Result = TypeVar("Result")
+
+
+class Ranks:
+    """The processes of one training.
+
+    Args:
+        device: ``auto``, or ``cpu`` to leave an accelerator alone.
+        precision: ``no``, ``bf16`` or ``fp16``, as accelerate has it.
+
+    Attributes:
+        accelerator: accelerate's handle.
+        count: How many processes there are.
+        rank: Which of them this is, from 0.
+    """
+
+    def __init__(self, device: str, precision: str) -> None:
+        with _named_loss():
+            self.accelerator = _accelerator(device == "cpu", precision)
+        self.count: int = self.accelerator.num_processes
+        self.rank: int = self.accelerator.process_index
+        # flags and checkpoints travel between processors, whatever gradients do
+        self._control: Any = (
+            distributed.new_group(backend="gloo", timeout=_PATIENCE) if self.count > 1 else None
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the journal, checkpoints and the export."""
+        return self.rank == 0
+
+    @property
+    def processors(self) -> int:
+        """Processors that each of the processes on this machine may keep busy."""
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count)) if self.count > 1 else 1
+        return max(1, len(os.sched_getaffinity(0)) // here)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Turn the loss of another process into an error that says so.
+
+        Raises:
+            RankLost: Another process has ended.
+        """
+        with _named_loss():
+            yield
+
+    def first(self, ask: Callable[[], Result]) -> Result:
+        """Call a function in the first process and return its result in all of them.
+
+        Args:
+            ask: What it raises of :mod:`logitcache.errors` is raised in all of them.
+        """
+        if self._control is None:
+            return ask()
+        answer: list[Any] = [None]
+        if self.is_first:
+            try:
+                answer = [ask()]
+            except LogitcacheError as error:
+                answer = [error]
+        distributed.broadcast_object_list(answer, src=0, group=self._control)
+        if isinstance(answer[0], LogitcacheError):
+            raise answer[0]
+        result: Result = answer[0]
+        return result
+
+    def any(self, asked: bool) -> bool:
+        """Return whether any process asks for something; all of them learn the same."""
+        if self._control is None:
+            return asked
+        votes = torch.tensor(int(asked))
+        distributed.all_reduce(votes, group=self._control)
+        return bool(votes)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        if self.count == 1:
+            return values
+        summed: Tensor = self.accelerator.reduce(values, reduction="sum")
+        return summed
+
+    def own_part(self, means: Mapping[str, Tensor], counts: Mapping[str, int | Tensor]) -> Any:
+        """Weigh means over the rows of this process, so that their sum is that over all rows.
+
+        Args:
+            means: By name, each over some rows of this process.
+            counts: How many rows those are.
+
+        Returns:
+            The means by name, each times this process's share of all such rows.
+        """
+        if self.count == 1:
+            return means
+        device = self.accelerator.device
+        own = torch.stack([torch.as_tensor(counts[name], device=device) for name in means]).double()
+        shares = (own / self.total(own).clamp(min=1)).float()
+        return {name: shares[i] * mean for i, (name, mean) in enumerate(means.items())}
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of the sum of all processes' losses, which accelerate averages."""
+        self.accelerator.backward(loss * self.count if self.count > 1 else loss)
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give all processes the first one's buffers: the statistics of batch norm."""
+        if self.count > 1:
+            for buffer in network.buffers():
+                distributed.broadcast(buffer, src=0)
+
+    def gather(self, value: object) -> list[Any]:
+        """Return the values of all processes, by rank."""
+        if self._control is None:
+            return [value]
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value, group=self._control)
+        return values
+
+    def reseed(self, seed: int, step: int) -> None:
+        """Give every rank but the first a random stream of its own, for dropout.
+
+        Args:
+            seed: Of the run.
+            step: From which the stream is used.
+        """
+        if not self.is_first:
+            word = words(seed, self.rank, draw=step, purpose=Purpose.RANK_STREAM, count=1)[0, 0]
+            torch.manual_seed(int(word) % _MAX_SEED)
+
+
+def _accelerator(cpu: bool, precision: str) -> Accelerator:
+    """Return accelerate's handle; it keeps one setting per process, so another one starts anew."""
+    # without an accelerator accelerate would start every rank as a training of its own
+    cpu = cpu or not torch.accelerator.is_available()
+    wanted: dict[str, Any] = {
+        "cpu": cpu,
+        "mixed_precision": precision,
+        "kwargs_handlers": [InitProcessGroupKwargs(timeout=_PATIENCE)],
+    }
+    try:
+        return Accelerator(**wanted)
+    except ValueError:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return Accelerator(**wanted)
+
+
+@contextmanager
+def _named_loss() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what gloo and nccl raise; gloo has no class of its own
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error).lower():
+            raise
+        raise RankLost(
+            "another process of this training has ended, or cannot be reached",
+            got=str(error).split("\n")[0][:300],
+            hint="its own message says why; go on with --resume, with any number of processes",
+        ) from error
