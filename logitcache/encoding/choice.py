@@ -34,6 +34,8 @@ class EncodingConfig(Config):
             them is chosen on a sample of its answers.
         max_kl: Largest KL in nats, as ``0.05@T=1``: the smallest that keeps it is chosen.
         bits: Bits of a sparse code, 4 to 8.
+        mass: Share of a row's mass that is enough, so that confident answers keep fewer than K
+            classes; at T > 1 this loses more than fewer classes in every row.
         sparse_values: ``codes`` of one byte, or ``float16``.
         dense_values: ``float16``, or ``uint8``.
         lse: Whether to keep the logsumexp of the raw logits, from which they can be recovered.
@@ -45,6 +47,7 @@ class EncodingConfig(Config):
     budget: str | None = None
     max_kl: str | None = None
     bits: int = Field(default=8, ge=4, le=8)
+    mass: float | None = Field(default=None, gt=0, lt=1)
     sparse_values: Literal["codes", "float16"] = "codes"
     dense_values: Literal["float16", "uint8"] = "float16"
     lse: bool = True
@@ -68,8 +71,11 @@ class EncodingConfig(Config):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.limit is not None and (self.top_k is not None or self.kind != "auto"):
-            raise ValueError("budget and max_kl choose kind and top_k: drop those, or the limits")
+        outright = self.top_k is not None or self.kind != "auto" or self.mass is not None
+        if self.limit is not None and outright:
+            raise ValueError(
+                "budget and max_kl choose kind, top_k and mass: drop those, or the limits"
+            )
         return self
 
     @property
@@ -91,7 +97,7 @@ def choose(config: EncodingConfig, num_classes: int) -> Encoding:
     few = config.kind == "auto" and config.top_k is None and num_classes <= _DENSE_UP_TO
     if config.kind == "dense" or few or top_k >= num_classes:
         return DenseEncoding(num_classes, config.dense_values)
-    return SparseEncoding(num_classes, top_k, config.sparse_values, config.bits)
+    return SparseEncoding(num_classes, top_k, config.sparse_values, config.bits, config.mass)
 
 
 def parse_encoding(values: Mapping[str, Any], num_classes: int, where: str) -> Encoding:
@@ -109,7 +115,9 @@ def parse_encoding(values: Mapping[str, Any], num_classes: int, where: str) -> E
     top_k: Any = values.get("top_k")
     if kind == "dense" and stored in ("float16", "uint8"):
         return DenseEncoding(num_classes, stored)
+    mass = values.get("mass")
+    shared = mass is None or (type(mass) is float and 0 < mass < 1)
     counts = type(top_k) is int and type(bits) is int and top_k < num_classes and 4 <= bits <= 8
-    if kind == "sparse" and stored in ("codes", "float16") and counts and top_k >= 1:
-        return SparseEncoding(num_classes, top_k, stored, bits)
+    if kind == "sparse" and stored in ("codes", "float16") and counts and shared and top_k >= 1:
+        return SparseEncoding(num_classes, top_k, stored, bits, mass)
     raise CacheError("an encoding that cannot be", where=where, got=str(dict(values))[:200])

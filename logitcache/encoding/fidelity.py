@@ -13,7 +13,6 @@ import numpy as np
 
 from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.encoding.tail import log_masses, quadratic
-from logitcache.encoding.topk import top_k_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +159,7 @@ def _cut(encoding: Encoding, exact_NC: NDArray[np.float64], b: float) -> NDArray
     """Return what the K classes and an exact tail say at a temperature."""
     if not isinstance(encoding, SparseEncoding):
         return _at(exact_NC, b)
-    present_NC = top_k_mask(exact_NC, encoding.top_k)
+    present_NC = encoding.kept(exact_NC)
     return _spread(exact_NC, present_NC, log_masses(exact_NC, present_NC), b)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from logitcache.encoding.arrays import ArraySpec, Encoded
 from logitcache.encoding.codes import code_log_probs, codes_of
 from logitcache.encoding.tail import tail_of
-from logitcache.encoding.topk import delta_decode, delta_encode, top_k_mask
+from logitcache.encoding.topk import delta_decode, delta_encode, enough_mask, top_k_mask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,12 +51,15 @@ class SparseEncoding:
         top_k: K, 1 <= K < C.
         values: ``codes`` (one byte, p^(1/8)) or ``float16`` (log-probabilities).
         bits: Bits of a code, 4 to 8: 2^bits - 1 levels in a byte that compresses accordingly.
+        mass: Share of a row's mass that is enough: fewer than K classes are kept where they hold
+            it. None to keep K of every row.
     """
 
     num_classes: int
     top_k: int
     values: Literal["codes", "float16"] = "codes"
     bits: int = 8
+    mass: float | None = None
 
     @property
     def levels(self) -> int:
@@ -74,20 +77,35 @@ class SparseEncoding:
         logp_k = ArraySpec((self.top_k,), "float16", np.nan)
         return {"class_ids": id_spec, "logp_k": logp_k, "tail": tail}
 
+    def kept(self, log_probs_NC: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which classes of each row are kept."""
+        likeliest = top_k_mask(log_probs_NC, self.top_k)
+        return likeliest if self.mass is None else enough_mask(log_probs_NC, likeliest, self.mass)
+
     def encode(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
-        """Encode log-probabilities; every row keeps exactly K classes."""
-        present = top_k_mask(log_probs_NC, self.top_k)
-        ids = np.nonzero(present)[1].reshape(-1, self.top_k)
-        kept = np.take_along_axis(log_probs_NC, ids, axis=1)
+        """Encode log-probabilities."""
+        present_NC = self.kept(log_probs_NC)
+        ids_NK, used_NK = self._ids(present_NC)
+        kept_NK = np.take_along_axis(log_probs_NC, ids_NK, axis=1)
+        deltas_NK = delta_encode(ids_NK, self.specs()["class_ids"].dtype)
         arrays: Encoded = {
-            "class_ids": delta_encode(ids, self.specs()["class_ids"].dtype),
-            "tail": tail_of(log_probs_NC, present),
+            "class_ids": np.where(used_NK, deltas_NK, deltas_NK.dtype.type(0)),
+            "tail": tail_of(log_probs_NC, present_NC),
         }
         if self.values == "codes":
-            arrays["codes"] = codes_of(kept, self.levels)
+            arrays["codes"] = np.where(used_NK, codes_of(kept_NK, self.levels), np.uint8(0))
         else:
-            arrays["logp_k"] = np.clip(kept, -65504.0, 0.0).astype(np.float16)
+            clipped = np.clip(kept_NK, -65504.0, 0.0).astype(np.float16)
+            arrays["logp_k"] = np.where(used_NK, clipped, np.float16(np.nan))
         return arrays
+
+    def _ids(self, present_NC: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the kept ids (N, K) ascending, and which entries are used; others trail."""
+        if self.mass is None:
+            ids = np.nonzero(present_NC)[1].reshape(-1, self.top_k)
+            return ids, np.ones_like(ids, dtype=np.bool_)
+        ids = np.argsort(~present_NC, axis=1, kind="stable")[:, : self.top_k]
+        return ids, np.take_along_axis(present_NC, ids, axis=1)
 
     def decode(self, arrays: Mapping[str, NDArray[Any]]) -> DecodedSparse:
         """Read rows back; the present classes are scaled to what the tail leaves of one."""
@@ -117,4 +135,6 @@ class SparseEncoding:
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as JSON values."""
         parameters = {"kind": "sparse", "top_k": self.top_k, "values": self.values}
-        return {**parameters, "bits": self.bits} if self.values == "codes" else parameters
+        if self.values == "codes":
+            parameters["bits"] = self.bits
+        return parameters if self.mass is None else {**parameters, "mass": self.mass}

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["delta_decode", "delta_encode", "top_k_mask"]
+__all__ = ["delta_decode", "delta_encode", "enough_mask", "top_k_mask"]
 
 
 def top_k_mask(scores_NC: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
@@ -31,6 +31,22 @@ def top_k_mask(scores_NC: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
         at[surplus] &= np.cumsum(at[surplus], axis=1) <= wanted_N1[surplus]
     above |= at
     return above
+
+
+def enough_mask(
+    log_probs_NC: NDArray[np.float64], present_NC: NDArray[np.bool_], mass: float
+) -> NDArray[np.bool_]:
+    """Return which of the present classes are needed to hold a mass, the likeliest first.
+
+    A class is needed as long as the likelier ones hold less; of equal ones the lower id counts as
+    the likelier. At least one class of every row is.
+    """
+    order_NC = np.argsort(np.where(present_NC, -log_probs_NC, np.inf), axis=1, kind="stable")
+    ranked_NC = np.take_along_axis(np.exp(log_probs_NC), order_NC, axis=1)
+    before_NC = np.cumsum(ranked_NC, axis=1) - ranked_NC
+    needed: NDArray[np.bool_] = np.empty_like(present_NC)
+    np.put_along_axis(needed, order_NC, before_NC < mass, axis=1)
+    return needed & present_NC
 
 
 def delta_encode(ids_NK: NDArray[np.integer], dtype: str) -> NDArray[np.generic]:

@@ -283,10 +283,10 @@ def _truncated(encoding: Encoding, log_probs: NDArray[np.float64]) -> NDArray[np
     """Return what is left of exact answers when K classes and the mass of the others are kept."""
     if not isinstance(encoding, SparseEncoding):
         return log_probs
-    kept = top_k_mask(log_probs, encoding.top_k)
+    kept = encoding.kept(log_probs)
     mass = np.where(kept, 0.0, np.exp(log_probs)).sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore"):
-        base = np.log(mass / (encoding.num_classes - encoding.top_k))
+        base = np.log(mass / (~kept).sum(axis=1, keepdims=True))
     return np.where(kept, log_probs, base)
 
 

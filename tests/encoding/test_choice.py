@@ -40,13 +40,22 @@ def test_dense_where_sparse_would_gain_nothing(
         DenseEncoding(9, "uint8"),
         SparseEncoding(9, 3, bits=5),
         SparseEncoding(9, 3, "float16"),
+        SparseEncoding(9, 3, mass=0.99),
     ],
 )
 def test_an_encoding_survives_json(encoding: SparseEncoding | DenseEncoding) -> None:
     assert parse_encoding(encoding.to_json(), 9, "here") == encoding
 
 
-@pytest.mark.parametrize("values", [{"kind": "wavelet"}, {}, {"kind": "sparse"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "wavelet"},
+        {},
+        {"kind": "sparse"},
+        {"kind": "sparse", "top_k": 3, "values": "codes", "mass": 2.0},
+    ],
+)
 def test_an_unknown_encoding_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(CacheError, match="encoding"):
         parse_encoding(values, 9, "here")

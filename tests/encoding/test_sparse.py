@@ -77,6 +77,32 @@ def test_what_is_read_back_is_within_the_bound_and_sums_to_one(
     assert (error <= error_bounds(encoding, arrays))[covered].all()
 
 
+@pytest.mark.parametrize("values", ["codes", "float16"])
+@given(z=logits(), data=st.data())
+def test_a_mass_that_is_enough_keeps_the_likeliest_classes_that_hold_it(
+    values: str, z: NDArray[np.float32], data: st.DataObject
+) -> None:
+    log_probs = log_probs_of(z)
+    k = data.draw(st.integers(1, z.shape[1] - 1))
+    mass = data.draw(st.sampled_from([0.1, 0.5, 0.9, 0.999]))
+    encoding = SparseEncoding(z.shape[1], k, values, mass=mass)  # type: ignore[arg-type]  # as above
+    arrays = encoding.encode(log_probs)
+    decoded = encoding.decode(arrays)
+    for row, ids, found in zip(log_probs, decoded.class_ids, decoded.log_probs, strict=True):
+        expected, held = [], 0.0
+        for class_id in sorted(range(len(row)), key=lambda c: (-row[c], c))[:k]:
+            if held < mass:
+                expected.append(class_id)
+            held += math.exp(row[class_id])
+        used = np.isfinite(found)
+        assert used[: len(expected)].all()
+        assert not used[len(expected) :].any()
+        assert ids[used].tolist() == sorted(expected)
+    assert (arrays["class_ids"][~np.isfinite(decoded.log_probs)] == 0).all()
+    total = np.exp(decoded.log_probs.astype(np.float64)).sum(1) + np.exp(decoded.tail[:, 0])
+    np.testing.assert_allclose(total, 1.0, atol=1e-5)
+
+
 def error_bounds(encoding: SparseEncoding, arrays: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
     """Return the bound of every entry: its own, the row's scaling, the tail's rounding, float32."""
     if encoding.values == "codes":
