@@ -29,6 +29,7 @@ command line prints it without a traceback and leaves with ``exit_code``.
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ __all__ = [
     "UsageError",
     "ViewDrift",
     "nearest",
+    "redacted",
 ]
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@")
+_QUERY = re.compile(r"(?<=[?&])([^=&#\s]+)=[^&#\s]*")
 
 
 class LogitcacheError(Exception):
@@ -207,3 +212,10 @@ def nearest(name: str, options: Iterable[str]) -> str:
     if len(options) <= 12:
         return "one of " + ", ".join(repr(option) for option in options)
     return f"none of the {len(options)} known names is close"
+
+
+def redacted(url: str) -> str:
+    """Return a URL as it may be shown: no user, no password, no values of its query."""
+    if "://" not in url:
+        return url
+    return _QUERY.sub(r"\1=***", _CREDENTIALS.sub("***@", url))

@@ -48,6 +48,8 @@ HOMES: dict[str, set[str]] = {
     "zarr": {"cache"},
     "numcodecs": {"cache"},
     "google_crc32c": {"cache"},
+    "fsspec": {"cache"},
+    "aiohttp": {"cache"},
     "typer": {"cli"},
     "rich": {"cli"},
     "accelerate": {"training"},

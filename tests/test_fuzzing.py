@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from logitcache.cache.describe import describe
-from logitcache.cache.location import LocalLocation, locate
+from logitcache.cache.local import LocalLocation
+from logitcache.cache.location import locate
 from logitcache.cache.reader import open_cache
 from logitcache.cache.verify import verify
 from logitcache.cache.writer import CacheWriter

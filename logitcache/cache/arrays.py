@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
     from zarr.core.array_spec import ArrayConfigParams
 
-    from logitcache.cache.location import RecordingStore
+    from logitcache.cache.store import RecordingStore
     from logitcache.encoding.arrays import ArraySpec, Encoded
 
 __all__ = [

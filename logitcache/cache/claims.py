@@ -15,13 +15,13 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.location import process_lives
+from logitcache.cache.local import process_lives
 from logitcache.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
 
 __all__ = ["CLAIMS", "MANIFEST", "Claims"]
 
@@ -31,7 +31,6 @@ MANIFEST = "manifest"
 
 _STALE_SECONDS = 120.0
 _BEAT_SECONDS = 5.0
-_POLL_SECONDS = 0.05
 
 
 class Claims:
@@ -42,7 +41,7 @@ class Claims:
         stale_seconds: Age of a heartbeat after which a claim is anybody's.
     """
 
-    def __init__(self, location: LocalLocation, *, stale_seconds: float = _STALE_SECONDS) -> None:
+    def __init__(self, location: Location, *, stale_seconds: float = _STALE_SECONDS) -> None:
         self._location = location
         self._stale_seconds = stale_seconds
         self._token = uuid.uuid4().hex
@@ -76,7 +75,7 @@ class Claims:
                     got=self._holder(f"{CLAIMS}/{name}.json"),
                     hint="stop that run, or remove the file if there is none",
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(self._location.poll_seconds)
 
     def beat(self) -> None:
         """Show that the holder is alive; cheap enough to be called after every batch."""
@@ -108,13 +107,13 @@ class Claims:
             self._location.remove_folder(folder)
 
     def _is_stale(self, key: str) -> bool:
-        holder, stamp = self._holder(key), self._location.stamp(key)
-        if stamp is None:
+        holder, age = self._holder(key), self._location.age(key)
+        if age is None:
             return True
         pid = holder.get("pid")
         if holder.get("host") == socket.gethostname() and isinstance(pid, int):
             return not process_lives(pid)
-        return time.time() - stamp[2] / 1e9 > self._stale_seconds
+        return age > self._stale_seconds
 
     def _holder(self, key: str) -> dict[str, Any]:
         try:

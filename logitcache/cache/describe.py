@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import os
 
     from logitcache.cache.groups import Group
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
 
 __all__ = [
@@ -201,7 +201,7 @@ def describe(url: str | os.PathLike[str]) -> CacheDescription:
     )
 
 
-def _teacher(location: LocalLocation, manifest: Manifest, name: str) -> TeacherDescription:
+def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescription:
     group = read_group(location, name)
     assert isinstance(group, TeacherGroup)
     record = manifest.teachers[name]
@@ -226,7 +226,7 @@ def _teacher(location: LocalLocation, manifest: Manifest, name: str) -> TeacherD
     )
 
 
-def _features(location: LocalLocation, manifest: Manifest, name: str) -> FeatureDescription:
+def _features(location: Location, manifest: Manifest, name: str) -> FeatureDescription:
     group = read_group(location, name)
     assert isinstance(group, FeatureGroup)
     encoding = group.encoding
@@ -242,7 +242,7 @@ def _features(location: LocalLocation, manifest: Manifest, name: str) -> Feature
     )
 
 
-def _units(location: LocalLocation, group: Group) -> int:
+def _units(location: Location, group: Group) -> int:
     return sum(len(committed_units(location, group.path, view)) for view in group.view_ids)
 
 
@@ -251,7 +251,7 @@ def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
     return ViewDescription(view_id, operations, recipe.get("draw", 0), recipe.get("seed", 0))
 
 
-def _unreadable(location: LocalLocation, manifest: Manifest) -> int:
+def _unreadable(location: Location, manifest: Manifest) -> int:
     """Count in the one array that tells; a byte a row before compression."""
     rows, spec = slice(0, manifest.capacity), SAMPLE_ARRAYS["status"]
     status = read_array(location.store(), f"{SAMPLES}/status", rows, spec)

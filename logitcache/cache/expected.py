@@ -39,7 +39,7 @@ from logitcache.cache.sealed import manifest_fault, metadata_faults
 from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
 
 __all__ = ["Expected", "View", "expected_views"]
@@ -59,7 +59,7 @@ class View:
         ledger: Where its ledger lies; None if it was never sealed.
     """
 
-    location: LocalLocation
+    location: Location
     group: str
     view: str
     unit_rows: int
@@ -140,7 +140,7 @@ class Expected:
     faults: list[Fault] = field(default_factory=list)
 
 
-def expected_views(location: LocalLocation, manifest: Manifest) -> Expected:
+def expected_views(location: Location, manifest: Manifest) -> Expected:
     """Find out what a cache should hold, from its revision and its manifest."""
     expected = Expected()
     revision = _revision(location, manifest, expected.faults)
@@ -178,7 +178,7 @@ def expected_views(location: LocalLocation, manifest: Manifest) -> Expected:
     return expected
 
 
-def _revision(location: LocalLocation, manifest: Manifest, faults: list[Fault]) -> Revision | None:
+def _revision(location: Location, manifest: Manifest, faults: list[Fault]) -> Revision | None:
     """Read what was sealed and compare the manifest and all metadata with it."""
     if manifest.revision is None:
         return None
@@ -200,7 +200,7 @@ def _revision(location: LocalLocation, manifest: Manifest, faults: list[Fault]) 
 
 
 def _group(
-    location: LocalLocation, name: str, revision: Revision | None, faults: list[Fault]
+    location: Location, name: str, revision: Revision | None, faults: list[Fault]
 ) -> Group | None:
     """Read a group; where its own document is damaged, read the sealed copy of it."""
     key = f"{teacher_group(name)}/zarr.json"

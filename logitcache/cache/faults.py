@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 
 from logitcache.cache.arrays import open_array
 from logitcache.cache.format import NO_VIEW
+from logitcache.cache.shards import BadShardError, index_bytes, shard_index
+from logitcache.cache.store import CheckedStore
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
@@ -24,12 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.ledger import Commit, StoredArray
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
 
 __all__ = ["Cause", "Fault", "check_header", "diagnose"]
 
 _ABSENT = np.uint64(2**64 - 1)
-_ENTRY_BYTES, _CRC_BYTES = 16, 4
 
 
 class Cause(StrEnum):
@@ -93,7 +93,7 @@ class Fault:
         """Return the fault as JSON values."""
         return {**asdict(self), "cause": str(self.cause)}
 
-    def error(self, location: LocalLocation) -> CacheDamaged:
+    def error(self, location: Location) -> CacheDamaged:
         """Return the fault as what stops a run."""
         return CacheDamaged(
             f"the cache is damaged: {self.cause}",
@@ -104,7 +104,7 @@ class Fault:
 
 
 def diagnose(
-    location: LocalLocation,
+    location: Location,
     commit: Commit,
     path: str,
     found: tuple[int, str] | None,
@@ -133,21 +133,19 @@ def diagnose(
     )
 
 
-def check_header(location: LocalLocation, path: str, stored: StoredArray) -> str | None:
+def check_header(location: Location, path: str, stored: StoredArray) -> str | None:
     """Return what is wrong with the index at the end of a shard of the right size."""
     try:
-        _read_index(location, path, stored.key, stored.bytes)
-    except _BadIndexError as error:
+        chunks = _chunk_count(location, path)
+        tail = location.read(stored.key, -index_bytes(chunks)) or b""
+        _check_index(tail, chunks, stored.bytes)
+    except BadShardError as error:
         return str(error)
     return None
 
 
-class _BadIndexError(Exception):
-    """The index of a shard cannot be believed."""
-
-
 def _cause(
-    location: LocalLocation,
+    location: Location,
     commit: Commit,
     path: str,
     stored: StoredArray,
@@ -166,39 +164,41 @@ def _cause(
     if not any(content):
         return Cause.ZEROS, f"{size} bytes, all zero"
     try:
-        index = _read_index(location, path, stored.key, size)
-        return _inspect_chunks(location, commit, path, index, sizes)
-    except _BadIndexError as error:
+        index = _check_index(content, _chunk_count(location, path), len(content))
+        return _inspect_chunks(location, commit, path, index, content, sizes)
+    except BadShardError as error:
         if size < stored.bytes:
             return Cause.TRUNCATED, sizes
         return Cause.INDEX, f"{error}; {sizes}"
 
 
-def _read_index(location: LocalLocation, path: str, key: str, size: int) -> NDArray[np.uint64]:
-    """Return (offset, bytes) of every inner chunk, uint64 (n, 2)."""
+def _chunk_count(location: Location, path: str) -> int:
+    """Return how many inner chunks a shard of an array has."""
     try:
         array = open_array(location.store(), path)
     except CacheDamaged as error:
-        raise _BadIndexError(f"its {error.what.removeprefix('an ')}") from None
+        raise BadShardError(f"its {error.what.removeprefix('an ')}") from None
     if array.shards is None:
-        raise _BadIndexError("its array has no shards")
-    count = math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
-    index_bytes = count * _ENTRY_BYTES
-    if not count or index_bytes + _CRC_BYTES > size:
-        raise _BadIndexError("too short for its index")
-    tail = location.tail(key, index_bytes + _CRC_BYTES)
-    body, checksum = tail[:-_CRC_BYTES], tail[-_CRC_BYTES:]
-    if google_crc32c.value(body) != int.from_bytes(checksum, "little"):
-        raise _BadIndexError("the checksum of its index does not hold")
-    index = np.frombuffer(body, dtype="<u8").reshape(count, 2)
+        raise BadShardError("its array has no shards")
+    return math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+
+
+def _check_index(content: bytes, chunks: int, size: int) -> NDArray[np.uint64]:
+    """Return (offset, bytes) of every inner chunk of a shard of that size, uint64 (n, 2)."""
+    index = shard_index(np.frombuffer(content, np.uint8), chunks)
     present = index[index[:, 0] != _ABSENT]
     if any(int(offset) + int(length) > size for offset, length in present):
-        raise _BadIndexError("its index points behind its end")
+        raise BadShardError("its index points behind its end")
     return index
 
 
 def _inspect_chunks(
-    location: LocalLocation, commit: Commit, path: str, index: NDArray[np.uint64], sizes: str
+    location: Location,
+    commit: Commit,
+    path: str,
+    index: NDArray[np.uint64],
+    shard: bytes,
+    sizes: str,
 ) -> tuple[Cause, str]:
     """Look into a shard whose index holds: which inner chunks are gone, damaged or blank."""
     count = len(index)
@@ -206,7 +206,8 @@ def _inspect_chunks(
     if absent:
         return Cause.CHUNKS_MISSING, f"{len(absent)} of {count} inner chunks: {_listed(absent)}"
     damaged, blank = [], []
-    array = open_array(location.store(), path)
+    store = CheckedStore(location, {commit.arrays[path].key: lambda: shard})
+    array = open_array(store, path)
     rows = (commit.rows[1] - commit.rows[0]) // count
     slot = int(commit.arrays[path].key.split("/c/")[1].split("/")[0])
     for chunk in range(count):

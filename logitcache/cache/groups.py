@@ -21,6 +21,7 @@ from logitcache.cache.format import (
     teacher_group,
     teacher_of,
 )
+from logitcache.cache.ledger import sealed_bytes
 from logitcache.cache.manifest import ViewId
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.encoding.choice import Encoding, parse_encoding
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest, Segment
     from logitcache.encoding.arrays import Encoded
 
@@ -186,8 +187,13 @@ def group_names(manifest: Manifest) -> list[str]:
     ]
 
 
-def group_bytes(location: LocalLocation, group: Group) -> int:
-    """Return how many bytes a group takes: its arrays and documents, not those of its taps."""
+def group_bytes(location: Location, group: Group) -> int:
+    """Return how many bytes a group takes: its arrays and documents, not those of its taps.
+
+    Where keys cannot be listed, those of its sealed shards.
+    """
+    if not location.lists:
+        return sealed_bytes(location, group.path, group.view_ids)
     arrays = sum(location.bytes_below(f"{group.path}/{name}") for name in group.specs())
     return arrays + (location.size(f"{group.path}/zarr.json") or 0)
 
@@ -212,7 +218,7 @@ class _TeacherAttributes(_Attributes):
     class_names_sha256: str
 
 
-def read_group(location: LocalLocation, name: str, document: bytes | None = None) -> Group:
+def read_group(location: Location, name: str, document: bytes | None = None) -> Group:
     """Read the attributes of a group.
 
     Args:

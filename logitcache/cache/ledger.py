@@ -23,12 +23,13 @@ from logitcache.cache.format import (
     revision_key,
     sha256,
 )
-from logitcache.errors import CacheDamaged
+from logitcache.cache.manifest import read_manifest
+from logitcache.errors import CacheDamaged, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest, RevisionPointer
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "read_copies",
     "read_ledger",
     "read_revision",
+    "sealed_bytes",
     "write_commit",
     "write_copies",
     "write_ledger",
@@ -186,20 +188,69 @@ _REVISION = TypeAdapter(Revision)
 _COPIES = TypeAdapter(Copies)
 
 
-def write_commit(location: LocalLocation, commit: Commit) -> None:
-    """Write a commit; from here on its unit exists."""
+def write_commit(location: Location, commit: Commit) -> None:
+    """Write a commit; from here on its unit exists.
+
+    Where the store says that another run has committed the unit meanwhile, the commit that stays is
+    the one that tells what is stored: equal work is equal bytes, but not on every machine.
+
+    Raises:
+        StorageError: Neither of the two does; the unit is missing again.
+    """
     key = commit_key(commit.group, commit.view, commit.unit)
-    location.write(key, canonical_json(commit.to_json()))
+    content = canonical_json(commit.to_json())
+    if location.write_new(key, content) or location.read(key) == content:
+        return
+    theirs = read_commits(location, commit.group, commit.view, [commit.unit]).get(commit.unit)
+    if theirs is not None and _is_stored(location, theirs):
+        return
+    if _is_stored(location, commit):
+        location.write(key, content)
+        return
+    location.delete(key)
+    raise StorageError(
+        "two runs wrote the same unit at the same time, and not the same answers",
+        where=f"{location}/{key}",
+        hint="stop one of them and run the other again; all other units are intact",
+    )
 
 
-def committed_units(location: LocalLocation, group: str, view: str) -> set[int]:
-    """Return the numbers of the units that are committed, by name alone."""
+def _is_stored(location: Location, commit: Commit) -> bool:
+    stored = commit.arrays.values()
+    return all(location.digest(one.key) == (one.bytes, one.sha256) for one in stored)
+
+
+def committed_units(location: Location, group: str, view: str) -> set[int]:
+    """Return the numbers of the units that are committed, by name alone.
+
+    Where names cannot be listed, those that are sealed.
+    """
+    if not location.lists:
+        return set(_sealed_commits(location, group, view))
     names = location.names(commit_prefix(group, view))
     return {int(name[:-5]) for name in names if _UNIT_NAME.fullmatch(name)}
 
 
+def sealed_bytes(location: Location, group: str, views: Iterable[str]) -> int:
+    """Return the bytes of the sealed shards of a group."""
+    return sum(
+        stored.bytes
+        for view in views
+        for commit in _sealed_commits(location, group, view).values()
+        for stored in commit.arrays.values()
+    )
+
+
+def _sealed_commits(location: Location, group: str, view: str) -> dict[int, Commit]:
+    """Return what the current revision vouches for, empty if there is none of this view."""
+    pointer = read_manifest(location).revision
+    ledgers = read_revision(location, pointer).ledgers if pointer else {}
+    found = ledgers.get(f"{group}/{view}")
+    return {} if found is None else read_ledger(location, found).commits
+
+
 def read_commits(
-    location: LocalLocation, group: str, view: str, units: Iterable[int]
+    location: Location, group: str, view: str, units: Iterable[int]
 ) -> dict[int, Commit]:
     """Read the commits of some units; those without one are left out."""
     commits = {}
@@ -211,7 +262,7 @@ def read_commits(
     return commits
 
 
-def write_ledger(location: LocalLocation, ledger: Ledger, revision: int) -> LedgerPointer:
+def write_ledger(location: Location, ledger: Ledger, revision: int) -> LedgerPointer:
     """Write a ledger and return its pointer."""
     key = ledger_key(ledger.group, ledger.view, revision)
     content = canonical_json(ledger.to_json())
@@ -219,7 +270,7 @@ def write_ledger(location: LocalLocation, ledger: Ledger, revision: int) -> Ledg
     return LedgerPointer(key, sha256(content), len(ledger.commits))
 
 
-def read_ledger(location: LocalLocation, pointer: LedgerPointer) -> Ledger:
+def read_ledger(location: Location, pointer: LedgerPointer) -> Ledger:
     """Read a ledger.
 
     Raises:
@@ -239,14 +290,14 @@ def read_ledger(location: LocalLocation, pointer: LedgerPointer) -> Ledger:
     return Ledger(group, view, {commit.unit: commit for commit in commits})
 
 
-def write_revision(location: LocalLocation, revision: Revision) -> str:
+def write_revision(location: Location, revision: Revision) -> str:
     """Write a revision and return its sha256."""
     content = canonical_json(revision.to_json())
     location.write(revision_key(revision.number), content)
     return sha256(content)
 
 
-def read_revision(location: LocalLocation, pointer: RevisionPointer) -> Revision:
+def read_revision(location: Location, pointer: RevisionPointer) -> Revision:
     """Read the revision that the manifest points at.
 
     Raises:
@@ -266,14 +317,14 @@ def parse_revision(values: object, where: str) -> Revision:
     return _parsed(_REVISION, values, where, "malformed revision")
 
 
-def write_copies(location: LocalLocation, number: int, copies: Copies) -> str:
+def write_copies(location: Location, number: int, copies: Copies) -> str:
     """Write the second copies of a revision and return their sha256."""
     content = canonical_json(copies.to_json())
     location.write(copies_key(number), content)
     return sha256(content)
 
 
-def read_copies(location: LocalLocation, revision: Revision) -> Copies | None:
+def read_copies(location: Location, revision: Revision) -> Copies | None:
     """Read the second copies of a revision, None where it has none.
 
     Raises:
@@ -291,7 +342,7 @@ def manifest_digest(manifest: Manifest) -> str:
     return sha256(canonical_json({**manifest.to_json(), "revision": None}))
 
 
-def _read_checked(location: LocalLocation, key: str, digest: str) -> dict[str, Any]:
+def _read_checked(location: Location, key: str, digest: str) -> dict[str, Any]:
     content = location.read(key)
     if content is None or sha256(content) != digest:
         raise CacheDamaged(

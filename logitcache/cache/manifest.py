@@ -11,7 +11,7 @@ from logitcache.cache.format import ATTRIBUTE, FORMAT, check_name
 from logitcache.errors import CacheError, UnsupportedFormat, UsageError
 
 if TYPE_CHECKING:
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
 
 __all__ = [
     "MAX_UNITS",
@@ -160,7 +160,7 @@ class Manifest(_Record):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-def read_manifest(location: LocalLocation) -> Manifest:
+def read_manifest(location: Location) -> Manifest:
     """Read and check the root manifest.
 
     Raises:

@@ -49,12 +49,12 @@ from logitcache.errors import CacheDamaged, CacheError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
 
 __all__ = ["mend_documents", "recovered_manifest", "write_root"]
 
 
-def recovered_manifest(location: LocalLocation) -> Manifest | None:
+def recovered_manifest(location: Location) -> Manifest | None:
     """Return the manifest of the newest revision whose copies hold, None if there is none."""
     numbers = {name.split(".")[0] for name in location.names("revisions")}
     for number in sorted((int(n) for n in numbers if n.isdecimal()), reverse=True):
@@ -72,7 +72,7 @@ def recovered_manifest(location: LocalLocation) -> Manifest | None:
     return None
 
 
-def mend_documents(location: LocalLocation, faults: Iterable[Fault]) -> list[Fault]:
+def mend_documents(location: Location, faults: Iterable[Fault]) -> list[Fault]:
     """Restore manifest, metadata, ledgers, commits and copies; return the faults that are gone."""
     found = list(faults)
     mended: list[Fault] = []
@@ -88,7 +88,7 @@ def mend_documents(location: LocalLocation, faults: Iterable[Fault]) -> list[Fau
     return mended
 
 
-def _mend_manifest(location: LocalLocation, fault: Fault) -> bool:
+def _mend_manifest(location: Location, fault: Fault) -> bool:
     """Write the sealed manifest; what was declared since is kept where it can be read."""
     del fault  # there is one manifest
     manifest = recovered_manifest(location)
@@ -110,14 +110,14 @@ def _mend_manifest(location: LocalLocation, fault: Fault) -> bool:
     return True
 
 
-def write_root(location: LocalLocation, manifest: Manifest) -> None:
+def write_root(location: Location, manifest: Manifest) -> None:
     """Write the root document as it is, without asking zarr to read the old one first."""
     root = {"zarr_format": 3, "node_type": "group"}
     document = {"attributes": {ATTRIBUTE: manifest.to_json()}, **root}
     location.write("zarr.json", json.dumps(document, indent=2).encode())
 
 
-def _mend_revision(location: LocalLocation, fault: Fault) -> bool:
+def _mend_revision(location: Location, fault: Fault) -> bool:
     """Write a revision or its copies again from what they describe, if the digests agree."""
     manifest = read_manifest(location)
     if manifest.revision is None:
@@ -133,7 +133,7 @@ def _mend_revision(location: LocalLocation, fault: Fault) -> bool:
     return _restored(location, fault.key, content, revision.copies_sha256)
 
 
-def _described(location: LocalLocation, manifest: Manifest) -> Revision:
+def _described(location: Location, manifest: Manifest) -> Revision:
     """Put together the revision that a manifest and its ledgers, commits and metadata imply."""
     assert manifest.revision is not None
     number = manifest.revision.number
@@ -159,7 +159,7 @@ def _described(location: LocalLocation, manifest: Manifest) -> Revision:
     )
 
 
-def _newest_ledger(location: LocalLocation, path: str, number: int) -> LedgerPointer | None:
+def _newest_ledger(location: Location, path: str, number: int) -> LedgerPointer | None:
     group, _, view = path.rpartition("/")
     for revision in range(number, 0, -1):
         key = ledger_key(group, view, revision)
@@ -171,12 +171,12 @@ def _newest_ledger(location: LocalLocation, path: str, number: int) -> LedgerPoi
     return None
 
 
-def _copies_of(location: LocalLocation, manifest: Manifest, keys: Iterable[str]) -> Copies:
+def _copies_of(location: Location, manifest: Manifest, keys: Iterable[str]) -> Copies:
     documents = {key: (location.read(key) or b"").decode(errors="replace") for key in keys}
     return Copies(manifest.changed(revision=None).to_json(), documents)
 
 
-def _mend_metadata(location: LocalLocation, fault: Fault) -> bool:
+def _mend_metadata(location: Location, fault: Fault) -> bool:
     """Write a ``zarr.json`` as it was sealed, as long as the arrays have become since."""
     manifest = read_manifest(location)
     if manifest.revision is None:
@@ -197,7 +197,7 @@ def _mend_metadata(location: LocalLocation, fault: Fault) -> bool:
     return True
 
 
-def _mend_ledger(location: LocalLocation, fault: Fault) -> bool:
+def _mend_ledger(location: Location, fault: Fault) -> bool:
     """Gather the commits of a ledger once more."""
     pointer = _pointer(location, fault.group, fault.view)
     if pointer is None:
@@ -211,7 +211,7 @@ def _mend_ledger(location: LocalLocation, fault: Fault) -> bool:
     return _restored(location, pointer.key, content, pointer.sha256)
 
 
-def _mend_commit(location: LocalLocation, fault: Fault) -> bool:
+def _mend_commit(location: Location, fault: Fault) -> bool:
     """Write a commit as its ledger has it."""
     pointer = _pointer(location, fault.group, fault.view)
     assert fault.unit is not None
@@ -225,7 +225,7 @@ def _mend_commit(location: LocalLocation, fault: Fault) -> bool:
     return True
 
 
-def _pointer(location: LocalLocation, group: str, view: str) -> LedgerPointer | None:
+def _pointer(location: Location, group: str, view: str) -> LedgerPointer | None:
     manifest = read_manifest(location)
     try:
         revision = read_revision(location, manifest.revision) if manifest.revision else None
@@ -234,7 +234,7 @@ def _pointer(location: LocalLocation, group: str, view: str) -> LedgerPointer | 
     return revision.ledgers.get(f"{group}/{view}") if revision else None
 
 
-def _restored(location: LocalLocation, key: str, content: bytes, digest: str | None) -> bool:
+def _restored(location: Location, key: str, content: bytes, digest: str | None) -> bool:
     """Write an object, but only if it is the one that was sealed."""
     if sha256(content) != digest:
         return False

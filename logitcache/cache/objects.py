@@ -7,7 +7,6 @@ own.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,12 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.ledger import Commit, Ledger
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.encoding.arrays import ArraySpec
 
 __all__ = ["CommittedObjects", "Piece"]
-
-_THREADS = 4  # of local reads: hashing and decompressing leave the interpreter alone
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class CommittedObjects:
         location: The cache.
     """
 
-    def __init__(self, location: LocalLocation) -> None:
+    def __init__(self, location: Location) -> None:
         self._location = location
         self._checked: dict[str, tuple[int, int, int]] = {}
         self._layouts: dict[str, ShardLayout | None] = {}
@@ -107,7 +104,7 @@ class CommittedObjects:
         Raises:
             CacheDamaged: An object is not the one that was committed, or cannot be decoded.
         """
-        threads = min(len(pieces), _THREADS, len(os.sched_getaffinity(0)))
+        threads = min(len(pieces), self._location.in_flight)
         if threads <= 1:
             for piece in pieces:
                 self._decode(piece, ledger)

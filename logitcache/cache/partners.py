@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
-    from logitcache.cache.location import RecordingStore
     from logitcache.cache.manifest import Manifest
+    from logitcache.cache.store import RecordingStore
 
 __all__ = [
     "create_partners",

@@ -10,25 +10,25 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format import FORMAT, canonical_json, sha256
+from logitcache.cache.location import numbers
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
 
 __all__ = ["probe_keys", "probed", "read_probes", "write_probes"]
 
 _PREFIX = "probes"
 
 
-def probe_keys(location: LocalLocation) -> list[str]:
+def probe_keys(location: Location) -> list[str]:
     """Return where the documents lie, oldest first."""
-    numbers = sorted(int(name.removesuffix(".json")) for name in location.names(_PREFIX))
-    return [f"{_PREFIX}/{number}.json" for number in numbers]
+    return [f"{_PREFIX}/{number}.json" for number in numbers(location, _PREFIX)]
 
 
-def probed(location: LocalLocation) -> set[tuple[str, int]]:
+def probed(location: Location) -> set[tuple[str, int]]:
     """Return the (view id, first row of a segment) that documents stand for, sealed or not."""
     documents = [json.loads(location.read(key) or b"{}") for key in probe_keys(location)]
     return {
@@ -39,7 +39,7 @@ def probed(location: LocalLocation) -> set[tuple[str, int]]:
     }
 
 
-def write_probes(location: LocalLocation, document: Mapping[str, Any]) -> None:
+def write_probes(location: Location, document: Mapping[str, Any]) -> None:
     """Add a document.
 
     Args:
@@ -51,7 +51,7 @@ def write_probes(location: LocalLocation, document: Mapping[str, Any]) -> None:
     location.write(key, canonical_json({"format": FORMAT, **document}))
 
 
-def read_probes(location: LocalLocation, digests: Mapping[str, str]) -> list[dict[str, Any]]:
+def read_probes(location: Location, digests: Mapping[str, str]) -> list[dict[str, Any]]:
     """Read the documents that a revision vouches for, oldest first.
 
     Args:
@@ -62,16 +62,14 @@ def read_probes(location: LocalLocation, digests: Mapping[str, str]) -> list[dic
         CacheDamaged: One is missing or is not what was written.
     """
     documents = []
-    for key in (key for key in probe_keys(location) if key in digests):
-        content = location.read(key) or b""
+    sealed = [key for key in digests if key.startswith(f"{_PREFIX}/")]
+    for key in sorted(sealed, key=lambda key: (len(key), key)):  # as they are numbered
+        content = location.read(key)
+        if content is None:
+            raise CacheDamaged("probes are missing", where=f"{location}/{key}")
         if sha256(content) != digests[key]:
             raise CacheDamaged(
                 "probes are not what was written", where=f"{location}/{key}", expected=digests[key]
             )
         documents.append(json.loads(content))
-    missing = sorted(
-        key for key in digests if key.startswith(f"{_PREFIX}/") and location.size(key) is None
-    )
-    if missing:
-        raise CacheDamaged("probes are missing", where=f"{location}/{missing[0]}")
     return documents

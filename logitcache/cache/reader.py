@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.cache.store import CheckedStore
     from logitcache.encoding.arrays import Encoded
 
@@ -44,7 +44,7 @@ class Cache:
         revision: What is sealed.
     """
 
-    def __init__(self, location: LocalLocation, manifest: Manifest, revision: Revision) -> None:
+    def __init__(self, location: Location, manifest: Manifest, revision: Revision) -> None:
         self._location = location
         self.manifest = manifest
         self.revision = revision
@@ -306,11 +306,11 @@ def _by_unit(array: NDArray[Any], rows: int) -> NDArray[Any]:
     return array.reshape(len(array) // rows, rows, *array.shape[1:])
 
 
-def open_cache(url: str | os.PathLike[str]) -> Cache:
+def open_cache(url: str | os.PathLike[str] | Location) -> Cache:
     """Open a sealed cache for reading.
 
     Args:
-        url: A folder.
+        url: A folder, or a URL; see :mod:`logitcache.cache.location`.
 
     Raises:
         CacheError: There is none.
@@ -323,14 +323,14 @@ def open_cache(url: str | os.PathLike[str]) -> Cache:
     if manifest.revision is None:
         raise CacheUnsealed(
             "this cache is not finished",
-            where=url,
+            where=location,
             hint="run the same precompute command again; logitcache status shows what is missing",
         )
     revision = read_revision(location, manifest.revision)
     segments = tuple((segment.start, segment.rows) for segment in manifest.segments)
     if segments[: len(revision.segments)] != revision.segments:
         raise CacheDamaged(
-            "manifest and revision tell of other rows", where=url, expected=revision.segments
+            "manifest and revision tell of other rows", where=location, expected=revision.segments
         )
     fault = manifest_fault(location, manifest, revision)
     if fault is not None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from logitcache.cache.claims import CLAIMS
-from logitcache.cache.location import is_temporary
+from logitcache.cache.local import is_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
 
 __all__ = ["Litter", "find_litter"]
@@ -29,9 +29,7 @@ class Litter:
     why: str
 
 
-def find_litter(
-    location: LocalLocation, manifest: Manifest, named: Collection[str]
-) -> Iterator[Litter]:
+def find_litter(location: Location, manifest: Manifest, named: Collection[str]) -> Iterator[Litter]:
     """Yield what lies in the folder of a cache and is no part of it.
 
     Args:

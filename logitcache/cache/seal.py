@@ -29,14 +29,14 @@ from logitcache.errors import CacheDamaged
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
 
 __all__ = ["write_reseal", "write_seal"]
 
 
 def write_seal(
-    location: LocalLocation,
+    location: Location,
     manifest: Manifest,
     units: Mapping[tuple[str, str], Collection[int]],
     metadata: Collection[str],
@@ -74,7 +74,7 @@ def write_seal(
 
 
 def write_reseal(
-    location: LocalLocation, manifest: Manifest, rewritten: Collection[tuple[str, str]]
+    location: Location, manifest: Manifest, rewritten: Collection[tuple[str, str]]
 ) -> RevisionPointer:
     """Write a revision like the last one, but for the ledgers of some (group, view)."""
     assert manifest.revision is not None
@@ -98,7 +98,7 @@ def write_reseal(
 
 
 def _write_ledgers(
-    location: LocalLocation,
+    location: Location,
     previous: Revision | None,
     number: int,
     units: Mapping[tuple[str, str], Collection[int]],
@@ -116,7 +116,7 @@ def _write_ledgers(
 
 
 def _gathered(
-    location: LocalLocation, group: str, view: str, units: Collection[int], number: int
+    location: Location, group: str, view: str, units: Collection[int], number: int
 ) -> LedgerPointer:
     """Gather the commits of one view into a ledger."""
     commits = read_commits(location, group, view, units)
@@ -131,7 +131,7 @@ def _gathered(
     return write_ledger(location, Ledger(group, view, commits), number)
 
 
-def _document(location: LocalLocation, key: str) -> str:
+def _document(location: Location, key: str) -> str:
     content = location.read(key)
     if content is None:
         raise CacheDamaged(

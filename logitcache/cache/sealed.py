@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from logitcache.cache.ledger import Copies, Revision
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
 
 __all__ = ["manifest_fault", "metadata_faults"]
 
 
-def manifest_fault(location: LocalLocation, manifest: Manifest, revision: Revision) -> Fault | None:
+def manifest_fault(location: Location, manifest: Manifest, revision: Revision) -> Fault | None:
     """Compare the root manifest with the sealed one."""
     if manifest_digest(manifest) == revision.manifest_sha256:
         return None
@@ -44,7 +44,7 @@ def manifest_fault(location: LocalLocation, manifest: Manifest, revision: Revisi
 
 
 def metadata_faults(
-    location: LocalLocation, revision: Revision, keys: Iterable[str] | None = None
+    location: Location, revision: Revision, keys: Iterable[str] | None = None
 ) -> list[Fault]:
     """Compare every ``zarr.json`` below the root, or some of them, with the sealed ones."""
     wanted = revision.metadata if keys is None else {key: revision.metadata[key] for key in keys}
@@ -52,9 +52,7 @@ def metadata_faults(
     return [fault for fault in found if fault is not None]
 
 
-def _document_fault(
-    location: LocalLocation, revision: Revision, key: str, digest: str
-) -> Fault | None:
+def _document_fault(location: Location, revision: Revision, key: str, digest: str) -> Fault | None:
     content = location.read(key)
     group = key.removesuffix("/zarr.json")
     if content is None:
@@ -68,7 +66,7 @@ def _document_fault(
     return Fault(Cause.METADATA, "not the document that was sealed", key, group)
 
 
-def _copies(location: LocalLocation, revision: Revision) -> Copies | None:
+def _copies(location: Location, revision: Revision) -> Copies | None:
     """Return the copies; damaged ones are a fault of their own and cannot bear witness."""
     try:
         return read_copies(location, revision)

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
     from logitcache.encoding.arrays import ArraySpec
 
-__all__ = ["BadShardError", "ShardLayout", "decode_shard", "shard_index", "shard_layout"]
+__all__ = [
+    "BadShardError",
+    "ShardLayout",
+    "decode_shard",
+    "index_bytes",
+    "shard_index",
+    "shard_layout",
+]
 
 _ENTRY_BYTES, _CRC_BYTES = 16, 4
 _BLOSC_HEADER_BYTES = 16
@@ -93,6 +100,11 @@ def _is_compressed(codecs: list[dict[str, Any]], item_bytes: int) -> bool | None
     return None if between and between[0]["name"] != "blosc" else bool(between)
 
 
+def index_bytes(chunks: int) -> int:
+    """Return the bytes of the index at the end of a shard, its checksum included."""
+    return chunks * _ENTRY_BYTES + _CRC_BYTES
+
+
 def shard_index(content: NDArray[np.uint8], chunks: int) -> NDArray[np.uint64]:
     """Return (offset, bytes) of every inner chunk of a shard: uint64 (chunks, 2).
 
@@ -105,7 +117,7 @@ def shard_index(content: NDArray[np.uint8], chunks: int) -> NDArray[np.uint64]:
     Raises:
         BadShardError: The shard is too short, or the index has changed.
     """
-    length = chunks * _ENTRY_BYTES + _CRC_BYTES
+    length = index_bytes(chunks)
     if not chunks or len(content) < length:
         raise BadShardError("too short for its index")
     body, checksum = content[-length:-_CRC_BYTES], content[-_CRC_BYTES:]

@@ -7,34 +7,29 @@ from typing import TYPE_CHECKING
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store
 
+from logitcache.cache.format import sha256
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
 
-__all__ = ["CheckedStore"]
+__all__ = ["CheckedStore", "RecordingStore"]
 
 
-class CheckedStore(Store):
-    """A Zarr store that only reads, and reads shards whole through a check.
-
-    Args:
-        location: Where documents lie.
-        shards: By key: what returns the bytes of a shard, or raises.
-    """
+class _LocationStore(Store):
+    """The reading half, the same for both; writing is refused."""
 
     supports_writes = False
     supports_deletes = False
     supports_listing = False
 
-    def __init__(self, location: LocalLocation, shards: Mapping[str, Callable[[], bytes]]) -> None:
-        super().__init__(read_only=True)
+    def __init__(self, location: Location, *, read_only: bool) -> None:
+        super().__init__(read_only=read_only)
         self._location = location
-        self._shards = shards
-        self._last: tuple[str, bytes] | None = None  # zarr asks for an index, then for each chunk
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -44,20 +39,12 @@ class CheckedStore(Store):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Read an object."""
-        content = await asyncio.to_thread(self._content, key)
-        if content is None:
-            return None
-        start, stop = _slice(byte_range)
-        return prototype.buffer.from_bytes(content[start:stop])
+        """Read an object or a part of it."""
+        content = await asyncio.to_thread(self._read, key, *_slice(byte_range))
+        return None if content is None else prototype.buffer.from_bytes(content)
 
-    def _content(self, key: str) -> bytes | None:
-        if key not in self._shards:
-            return self._location.read(key) if key.endswith("zarr.json") else None
-        last = self._last
-        if last is None or last[0] != key:
-            last = self._last = (key, self._shards[key]())
-        return last[1]
+    def _read(self, key: str, start: int | None, stop: int | None) -> bytes | None:
+        return self._location.read(key, start, stop)
 
     async def get_partial_values(
         self,
@@ -69,7 +56,7 @@ class CheckedStore(Store):
 
     async def exists(self, key: str) -> bool:
         """Return whether there is an object."""
-        return key in self._shards or self._location.size(key) is not None
+        return await asyncio.to_thread(self._location.size, key) is not None
 
     async def set(self, key: str, value: Buffer) -> None:
         """Refuse to write."""
@@ -79,17 +66,85 @@ class CheckedStore(Store):
         """Refuse to delete."""
         raise NotImplementedError(key)
 
-    def list(self) -> AsyncIterator[str]:
-        """Refuse to list."""
-        raise NotImplementedError
+    async def list(self) -> AsyncIterator[str]:
+        """Yield every key."""
+        async for key in self.list_prefix(""):
+            yield key
 
-    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Refuse to list."""
-        raise NotImplementedError(prefix)
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Yield every key below a prefix."""
+        for key in await asyncio.to_thread(lambda: list(self._location.keys(prefix))):
+            yield key
 
-    def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Refuse to list."""
-        raise NotImplementedError(prefix)
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names directly below a prefix."""
+        skipped = len(prefix.rstrip("/")) + 1 if prefix else 0
+        names = {key[skipped:].partition("/")[0] async for key in self.list_prefix(prefix)}
+        for name in sorted(names):
+            yield name
+
+
+class CheckedStore(_LocationStore):
+    """A Zarr store that only reads, and reads shards whole through a check.
+
+    Args:
+        location: Where documents lie.
+        shards: By key: what returns the bytes of a shard, or raises.
+    """
+
+    def __init__(self, location: Location, shards: Mapping[str, Callable[[], bytes]]) -> None:
+        super().__init__(location, read_only=True)
+        self._shards = shards
+        self._last: tuple[str, bytes] | None = None  # zarr asks for an index, then for each chunk
+
+    def _read(self, key: str, start: int | None, stop: int | None) -> bytes | None:
+        if key not in self._shards:
+            return super()._read(key, start, stop) if key.endswith("zarr.json") else None
+        last = self._last
+        if last is None or last[0] != key:
+            last = self._last = (key, self._shards[key]())
+        return last[1][start:stop]
+
+
+class RecordingStore(_LocationStore):
+    """A Zarr store that writes durably and remembers what it wrote.
+
+    Attributes:
+        written: By key, the size and sha256 of every object written since the last reset.
+        replacing: Keys that read as absent while they are written whole: zarr would merge a shard
+            into what an interrupted run left, and deleting it first would open a gap.
+    """
+
+    supports_writes = True
+    supports_deletes = True
+    supports_listing = True
+
+    def __init__(self, location: Location) -> None:
+        super().__init__(location, read_only=False)
+        self.written: dict[str, tuple[int, str]] = {}
+        self.replacing: set[str] = set()
+
+    def with_read_only(self, read_only: bool = False) -> RecordingStore:
+        """Return a sibling, as zarr asks for; it shares the record."""
+        sibling = RecordingStore(self._location)
+        sibling._read_only = read_only
+        sibling.written, sibling.replacing = self.written, self.replacing
+        return sibling
+
+    def _read(self, key: str, start: int | None, stop: int | None) -> bytes | None:
+        return None if key in self.replacing else super()._read(key, start, stop)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write an object through the location."""
+        self._check_writable()
+        content = value.to_bytes()
+        await asyncio.to_thread(self._location.write, key, content)
+        self.written[key] = (len(content), sha256(content))
+
+    async def delete(self, key: str) -> None:
+        """Remove an object if it is there."""
+        self._check_writable()
+        await asyncio.to_thread(self._location.delete, key)
 
 
 def _slice(part: ByteRequest | None) -> tuple[int | None, int | None]:

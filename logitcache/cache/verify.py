@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.expected import View
     from logitcache.cache.ledger import Commit, StoredArray
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
 
 __all__ = ["VerifyProgress", "VerifyReport", "verify"]
@@ -83,7 +83,7 @@ class VerifyReport:
 
 
 def verify(
-    url: str | os.PathLike[str],
+    url: str | os.PathLike[str] | Location,
     *,
     quick: bool = False,
     threads: int | None = None,
@@ -94,7 +94,7 @@ def verify(
     Args:
         url: The cache.
         quick: Whether to look at sizes and headers of shards only; documents are always digested.
-        threads: Threads that read; all processors by default.
+        threads: Threads that read; by default as many as the processors, or the store, can use.
         on_progress: Called now and then.
 
     Raises:
@@ -108,7 +108,8 @@ def verify(
         return VerifyReport(str(location), None, quick, faults=tuple(faults))
     expected = expected_views(location, manifest)
     checker = _Checker(location, expected, quick=quick, on_progress=on_progress)
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    wanted = threads or max(location.in_flight, len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(wanted) as pool:
         for view in expected.views:
             checker.check(view, pool)
     return VerifyReport(
@@ -124,14 +125,14 @@ def verify(
     )
 
 
-def _manifest(location: LocalLocation) -> tuple[Manifest | None, list[Fault]]:
+def _manifest(location: Location) -> tuple[Manifest | None, list[Fault]]:
     """Read the manifest; where it is damaged, go on with what was sealed."""
     try:
         return read_manifest(location), []
     except UnsupportedFormat:
         raise
     except CacheError as error:
-        if not location.names("revisions") and not (location.root / "commits").is_dir():
+        if not location.names("revisions") and next(iter(location.keys("commits")), None) is None:
             raise
         detail = error.what if error.got is None else f"{error.what}: {error.got}"
         fault = Fault(Cause.MANIFEST, detail, "zarr.json")
@@ -142,7 +143,7 @@ def _manifest(location: LocalLocation) -> tuple[Manifest | None, list[Fault]]:
 class _Checker:
     """Compares the objects of one view after another with their commits."""
 
-    location: LocalLocation
+    location: Location
     expected: Expected
     quick: bool
     on_progress: Callable[[VerifyProgress], None] | None

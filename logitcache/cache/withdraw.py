@@ -32,15 +32,16 @@ def withdraw_images(url: str | os.PathLike[str], keys: Collection[str], reason: 
     Raises:
         UsageError: An image that the cache does not have.
     """
-    samples = open_cache(url).samples
+    location = locate(url, write=True)
+    samples = open_cache(location).samples
     known = set(samples.keys[samples.rows - samples.start])
     unknown = sorted(set(keys) - known)
     if unknown:
         raise UsageError(
             f"{len(unknown)} of these images are not in the cache",
-            where=url,
+            where=location,
             got=", ".join(unknown[:3]),
             hint=nearest(unknown[0], known),
         )
-    write_withdrawal(locate(url), keys, reason)
-    return open_cache(url).samples.withdrawn
+    write_withdrawal(location, keys, reason)
+    return open_cache(location).samples.withdrawn

@@ -12,29 +12,29 @@ from typing import TYPE_CHECKING
 from logitcache.cache.faults import Cause, Fault
 from logitcache.cache.format import FORMAT, canonical_json, sha256
 from logitcache.cache.ledger import parse_json
+from logitcache.cache.location import numbers
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
 
 __all__ = ["read_withdrawn", "withdrawal_faults", "write_withdrawal"]
 
 _PREFIX = "withdrawn"
 
 
-def write_withdrawal(location: LocalLocation, keys: Collection[str], reason: str) -> str:
+def write_withdrawal(location: Location, keys: Collection[str], reason: str) -> str:
     """Write a withdrawal and return its key; the caller sees to it that the images exist."""
-    numbers = [int(name[:-5]) for name in location.names(_PREFIX) if name[:-5].isdecimal()]
     content = {"format": FORMAT, "keys": sorted(keys), "reason": reason}
     digested = {**content, "sha256": sha256(canonical_json(content))}
-    key = f"{_PREFIX}/{max(numbers, default=0) + 1}.json"
+    key = f"{_PREFIX}/{max(numbers(location, _PREFIX), default=0) + 1}.json"
     location.write(key, canonical_json(digested))
     return key
 
 
-def read_withdrawn(location: LocalLocation) -> frozenset[str]:
+def read_withdrawn(location: Location) -> frozenset[str]:
     """Return the keys of all withdrawn images.
 
     Raises:
@@ -43,7 +43,7 @@ def read_withdrawn(location: LocalLocation) -> frozenset[str]:
     return frozenset(key for _, keys in _withdrawals(location) for key in keys)
 
 
-def withdrawal_faults(location: LocalLocation) -> list[Fault]:
+def withdrawal_faults(location: Location) -> list[Fault]:
     """Return what is wrong with withdrawals; nothing else knows what they said."""
     try:
         list(_withdrawals(location))
@@ -52,8 +52,9 @@ def withdrawal_faults(location: LocalLocation) -> list[Fault]:
     return []
 
 
-def _withdrawals(location: LocalLocation) -> Iterator[tuple[str, list[str]]]:
-    for name in location.names(_PREFIX):
+def _withdrawals(location: Location) -> Iterator[tuple[str, list[str]]]:
+    for number in numbers(location, _PREFIX):
+        name = f"{number}.json"
         where = f"{location}/{_PREFIX}/{name}"
         values = parse_json(location.read(f"{_PREFIX}/{name}") or b"", where)
         digest, keys = values.pop("sha256", None), values.get("keys")

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.encoding.arrays import Encoded
 
 __all__ = ["CacheWriter", "Conditions"]
@@ -102,7 +102,7 @@ class CacheWriter:
             samples must come out the same, and so does the commit of a unit that does.
     """
 
-    def __init__(self, location: LocalLocation, manifest: Manifest) -> None:
+    def __init__(self, location: Location, manifest: Manifest) -> None:
         self.location = location
         self.manifest = manifest
         self.withdrawn = read_withdrawn(location)
@@ -112,7 +112,7 @@ class CacheWriter:
     @classmethod
     def create(
         cls,
-        location: LocalLocation,
+        location: Location,
         *,
         unit_rows: int,
         segment: Segment,
@@ -146,7 +146,7 @@ class CacheWriter:
         return writer
 
     @classmethod
-    def open(cls, location: LocalLocation) -> CacheWriter:
+    def open(cls, location: Location) -> CacheWriter:
         """Open a cache to extend it."""
         writer = cls(location, read_manifest(location))
         writer._ensure_samples()

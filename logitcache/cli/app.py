@@ -53,7 +53,7 @@ def demo(
 
 @app.command(rich_help_panel=_CREATE)
 def precompute(
-    cache: Annotated[str | None, typer.Option(help="Folder of the cache.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Folder or URL of the cache.")] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Folder, .tar file, digits, or torch/SET:FOLDER."),

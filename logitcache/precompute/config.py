@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer, field_validator
 
 from logitcache.config import Config
 from logitcache.data.readers import DataConfig
 from logitcache.encoding.choice import EncodingConfig
+from logitcache.errors import redacted
 from logitcache.teachers.member import Precision, TeacherConfig
 from logitcache.views.spec import ViewsConfig
 
@@ -46,6 +47,10 @@ class PrecomputeConfig(Config):
     threads: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["error", "skip"] = "error"
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @field_serializer("cache")
+    def _without_secrets(self, url: str) -> str:
+        return redacted(url)
 
     @field_validator("batch_size")
     @classmethod

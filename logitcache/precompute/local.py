@@ -82,7 +82,7 @@ def build_cache(
     ensemble = Ensemble(
         config.teachers, device=resolve_device(config.device), precision=config.precision
     )
-    location = locate(config.cache)
+    location = locate(config.cache, write=True)
     known = set() if location.is_empty() else set(read_manifest(location).teachers)
     check_accuracy(
         source, ensemble, ensemble.members.keys() - known, config.batch_size, config.min_accuracy

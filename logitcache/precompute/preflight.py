@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.groups import Group
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.data.source import Source
     from logitcache.precompute.plan import Plan
     from logitcache.precompute.worklist import WorkItem
@@ -162,9 +162,9 @@ class FirstUnit:
         _check_room(location, needed, "measured on the first unit")
 
 
-def _check_room(location: LocalLocation, needed: int, how: str) -> None:
+def _check_room(location: Location, needed: int, how: str) -> None:
     free = location.free_bytes()
-    if free < needed:
+    if free is not None and free < needed:
         raise StorageError(
             "there is no room for this cache",
             where=location,

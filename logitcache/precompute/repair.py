@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.ledger import Commit
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.cache.verify import VerifyProgress
     from logitcache.data.source import Source
     from logitcache.precompute.compute import Progress
@@ -121,7 +121,7 @@ def repair_cache(
         CacheError: A teacher is not the one that answered.
         UsageError: A teacher that is needed is not named.
     """
-    location = locate(config.cache)
+    location = locate(config.cache, write=True)
     found, restored = _mend_documents(location, on_verify)
     units = _damaged_units(location, found)
     claims = Claims(location)
@@ -143,13 +143,13 @@ def repair_cache(
 
 
 def _mend_documents(
-    location: LocalLocation, on_verify: Callable[[VerifyProgress], None] | None
+    location: Location, on_verify: Callable[[VerifyProgress], None] | None
 ) -> tuple[tuple[Fault, ...], int]:
     """Restore what is written twice, again and again: one document may uncover the next fault."""
     found: dict[tuple[str, Cause], Fault] = {}
     restored = 0
     while True:
-        report = verify(location.root, on_progress=on_verify)
+        report = verify(location, on_progress=on_verify)
         found |= {(fault.key, fault.cause): fault for fault in report.faults}
         mended = mend_documents(location, report.faults)
         restored += len(mended)
@@ -157,9 +157,7 @@ def _mend_documents(
             return tuple(found.values()), restored
 
 
-def _damaged_units(
-    location: LocalLocation, faults: tuple[Fault, ...]
-) -> dict[_Unit, Commit | None]:
+def _damaged_units(location: Location, faults: tuple[Fault, ...]) -> dict[_Unit, Commit | None]:
     """Return the units to compute again, with what they were committed as where that is known."""
     wanted: set[_Unit] = {
         (fault.group, fault.view, fault.unit)
@@ -281,7 +279,7 @@ def _plan(
     )
 
 
-def _commits(location: LocalLocation, units: Mapping[_Unit, Commit | None]) -> Iterator[Commit]:
+def _commits(location: Location, units: Mapping[_Unit, Commit | None]) -> Iterator[Commit]:
     for group, view, unit in units:
         yield from read_commits(location, group, view, [unit]).values()
 

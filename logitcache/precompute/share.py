@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.claims import Claims
     from logitcache.cache.groups import Group
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.precompute.worklist import WorkItem
 
 __all__ = ["still_missing", "turns"]
@@ -27,7 +27,7 @@ _POLL_SECONDS = 0.5
 
 def turns(
     items: Iterable[WorkItem],
-    location: LocalLocation,
+    location: Location,
     groups: Mapping[str, Group],
     claims: Claims,
     *,
@@ -65,7 +65,7 @@ def turns(
 
 
 def still_missing(
-    location: LocalLocation, groups: Mapping[str, Group], item: WorkItem
+    location: Location, groups: Mapping[str, Group], item: WorkItem
 ) -> WorkItem | None:
     """Return an item without what has been committed since; None if that is all of it."""
     units = {
@@ -81,10 +81,10 @@ def still_missing(
     return replace(item, samples=samples, units=units) if samples or units else None
 
 
-def _is_ready(location: LocalLocation, item: WorkItem) -> bool:
+def _is_ready(location: Location, item: WorkItem) -> bool:
     """Return whether an item may be computed: an answer is not committed before its image."""
     return item.samples or _has_samples(location, item)
 
 
-def _has_samples(location: LocalLocation, item: WorkItem) -> bool:
+def _has_samples(location: Location, item: WorkItem) -> bool:
     return location.size(commit_key(SAMPLES, NO_VIEW, item.block)) is not None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from logitcache.config import Config
 from logitcache.data.readers import DataConfig
+from logitcache.errors import redacted
 from logitcache.networks.build import NetworkConfig
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.views.spec import ViewsConfig
@@ -127,6 +128,10 @@ class TrainConfig(Config):
     target_memory: int = Field(default=2**30, ge=1)
     threads: _Positive | None = None
     workers: int = Field(default=0, ge=0)
+
+    @field_serializer("cache")
+    def _without_secrets(self, url: str | None) -> str | None:
+        return None if url is None else redacted(url)
 
     @field_validator("objectives", mode="before")
     @classmethod

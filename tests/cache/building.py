@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from logitcache.cache.location import Location
     from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.choice import Encoding
 
@@ -44,10 +45,10 @@ def samples_of(rows: int, unreadable: tuple[int, ...] = (), unit: int = UNIT) ->
     return arrays
 
 
-def start_cache(path: Path, rows: int, unit: int = UNIT) -> CacheWriter:
+def start_cache(path: Path | Location, rows: int, unit: int = UNIT) -> CacheWriter:
     """Create a cache for some rows and declare one view."""
     writer = CacheWriter.create(
-        locate(path),
+        locate(path, write=True),
         unit_rows=unit,
         segment=Segment(start=0, rows=rows),
         data=DataRecord(description="thin air", class_names=("a", "b", "c")),
@@ -106,7 +107,7 @@ def write_teacher(writer: CacheWriter, group: TeacherGroup, arrays: Encoded) -> 
 
 
 def make_cache(
-    path: Path,
+    path: Path | Location,
     encodings: dict[str, tuple[Encoding, NDArray[np.float32]]],
     rows: int,
     unreadable: tuple[int, ...] = (),

@@ -16,8 +16,8 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec
 
 from logitcache.cache import objects
 from logitcache.cache.arrays import create_array, read_array
-from logitcache.cache.format import inner_rows
-from logitcache.cache.location import LocalLocation, locate
+from logitcache.cache.local import LocalLocation
+from logitcache.cache.location import Location, locate
 from logitcache.cache.reader import open_cache
 from logitcache.cache.shards import BadShardError, ShardLayout, decode_shard, shard_layout
 from logitcache.encoding.arrays import ArraySpec
@@ -52,7 +52,7 @@ def content_of(spec: ArraySpec, rows: int) -> NDArray[Any]:
     return drawn.view(spec.dtype).reshape(rows, *spec.shape)
 
 
-def written(root: Path, spec: ArraySpec, unit: int) -> tuple[LocalLocation, NDArray[Any]]:
+def written(root: Path, spec: ArraySpec, unit: int) -> tuple[Location, NDArray[Any]]:
     """Write an array of two views and two units, and return what is in its last unit."""
     location = locate(root)
     create_array(location.store(), "a", spec, (2, 2 * unit), unit)
@@ -67,7 +67,7 @@ def written(root: Path, spec: ArraySpec, unit: int) -> tuple[LocalLocation, NDAr
 def test_rows_are_those_that_zarr_reads(tmp_path: Path, spec: ArraySpec, unit: int) -> None:
     location, content = written(tmp_path, spec, unit)
     layout = shard_layout((tmp_path / "a/zarr.json").read_bytes(), spec, 2)
-    assert layout == ShardLayout(unit, inner_rows(unit), spec.codec != "raw")
+    assert layout == ShardLayout(unit, min(unit, spec.inner), spec.codec != "raw")
     key = "/".join(["a/c/1/1", *("0" for _ in spec.shape)])
     window = np.full((3 * unit, *spec.shape), 1, spec.dtype)
     decode_shard(location.read(key) or b"", layout, window[unit : 2 * unit])
@@ -178,9 +178,9 @@ def test_each_object_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     opened, seen = open_cache(tmp_path), []
     read = LocalLocation.read
 
-    def noting(self: LocalLocation, key: str) -> bytes | None:
+    def noting(self: LocalLocation, key: str, *part: int | None) -> bytes | None:
         seen.append(key)
-        return read(self, key)
+        return read(self, key, *part)
 
     monkeypatch.setattr(LocalLocation, "read", noting)
     opened.read("a", VIEW, 16, 48, ["codes", "tail"])

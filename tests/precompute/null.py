@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from logitcache.cache.location import Location
     from logitcache.errors import UnreadableImage
 
 CLASSES, UNIT, BATCH, ROWS = 40, 32, 8, 100
@@ -86,7 +87,7 @@ def logits_of(rows: NDArray[np.int64], view: NDArray[np.int64], name: str) -> ND
     return logits
 
 
-def open_or_create(path: Path, rows: int = ROWS) -> CacheWriter:
+def open_or_create(path: Path | Location, rows: int = ROWS) -> CacheWriter:
     location = locate(path)
     if not location.is_empty():
         location.sweep()
@@ -123,7 +124,7 @@ def block_of(writer: CacheWriter, number: int) -> Block:
 
 
 def run(
-    path: Path,
+    path: Path | Location,
     teachers: Mapping[str, int],
     *,
     renderer: NullRenderer | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache.location import LocalLocation
+from logitcache.cache.local import LocalLocation
 from logitcache.cache.reader import open_cache
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheError, DataMismatch, NetworkError, StorageError

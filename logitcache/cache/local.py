@@ -1,0 +1,281 @@
+"""A cache in a folder: objects are files, written whole and durably.
+
+Zarr's own local store renames atomically but never calls fsync, so a power cut could leave a commit
+that outlives its data. Everything a cache writes goes through :meth:`LocalLocation.write` instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import socket
+import time
+import uuid
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from logitcache.cache.store import RecordingStore
+from logitcache.errors import CacheDamaged, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["LocalLocation", "checked_key", "is_temporary", "process_lives"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_PARTIAL = ".partial"
+_ABANDONED_SECONDS = 3600.0  # after which a temporary file of another host is nobody's
+_HOST = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
+
+
+class LocalLocation:
+    """A folder; see :class:`~logitcache.cache.location.Location`.
+
+    Args:
+        root: The folder; it need not exist yet.
+    """
+
+    lists = True
+    in_flight = min(4, len(os.sched_getaffinity(0)))
+    poll_seconds = 0.05
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def path(self, key: str) -> Path:
+        """Return the file of a key.
+
+        Raises:
+            CacheDamaged: The key leads out of the cache.
+        """
+        return self.root / checked_key(key, self)
+
+    def read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
+        """Return an object, or a part of it; None if there is none."""
+        path = self.path(key)
+        try:
+            with _explained(path), path.open("rb") as file:
+                if start is None and stop is None:
+                    return file.read()
+                size = file.seek(0, os.SEEK_END)
+                first, last, _ = slice(start, stop).indices(size)
+                file.seek(first)
+                return file.read(max(0, last - first))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def size(self, key: str) -> int | None:
+        """Return the bytes of an object, None if there is none."""
+        path = self.path(key)
+        try:
+            with _explained(path):
+                return path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def stamp(self, key: str) -> tuple[int, int, int] | None:
+        """Return what changes when an object is replaced: size, inode, time; None without one."""
+        path = self.path(key)
+        try:
+            with _explained(path):
+                found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_size, found.st_ino, found.st_mtime_ns
+
+    def digest(self, key: str) -> tuple[int, str] | None:
+        """Return size and sha256 of an object, read in small pieces; None if there is none."""
+        path = self.path(key)
+        try:
+            with _explained(path), path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+                return file.tell(), found
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def age(self, key: str) -> float | None:
+        """Return the seconds since an object was written or touched; None without one."""
+        stamp = self.stamp(key)
+        return None if stamp is None else time.time() - stamp[2] / 1e9
+
+    def write(self, key: str, content: bytes | memoryview) -> None:
+        """Write an object whole: temporary file, fsync, rename, fsync of the folder.
+
+        Raises:
+            StorageError: The disk is full or failed; nothing is visible under the key.
+        """
+        path = self.path(key)
+        temporary = path.with_name(_temporary_name(path.name))
+        with _explained(path):
+            _make_folder(path.parent)
+            try:
+                with temporary.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except OSError:
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    temporary.unlink(missing_ok=True)
+                raise
+            _sync_folder(path.parent)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write an object unless there is one; return whether it was written.
+
+        Neither atomic in its content nor synced: for claims, which nothing depends on.
+        """
+        path = self.path(key)
+        with _explained(path):
+            try:
+                _make_folder(path.parent)
+                with path.open("xb") as file:
+                    file.write(content)
+            except FileExistsError:
+                return False
+        return True
+
+    def write_new(self, key: str, content: bytes) -> bool:
+        """Write an object durably; a rename cannot tell whether it replaced one."""
+        self.write(key, content)
+        return True
+
+    def touch(self, key: str) -> None:
+        """Renew the time of an object if it is there."""
+        with contextlib.suppress(FileNotFoundError), _explained(self.path(key)):
+            os.utime(self.path(key))
+
+    def remove_folder(self, prefix: str) -> None:
+        """Remove a folder if nothing is in it."""
+        with contextlib.suppress(OSError):
+            self.path(prefix).rmdir()
+
+    def delete(self, key: str) -> None:
+        """Remove an object if it is there."""
+        with _explained(self.path(key)), contextlib.suppress(NotADirectoryError):
+            self.path(key).unlink(missing_ok=True)
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of the objects directly below a prefix, sorted."""
+        try:
+            return sorted(
+                entry.name
+                for entry in os.scandir(self.path(prefix))
+                if entry.is_file() and not entry.name.endswith(_PARTIAL)
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the key of every file below a prefix, temporary ones included."""
+        for folder, _, files in os.walk(self.path(prefix)):
+            for name in files:
+                yield (Path(folder) / name).relative_to(self.root).as_posix()
+
+    def sweep(self) -> list[str]:
+        """Remove temporary files whose writer is gone; return their keys."""
+        swept = [key for key in self.keys() if is_temporary(key) and self._is_abandoned(key)]
+        for key in swept:
+            self.delete(key)
+        return swept
+
+    def _is_abandoned(self, key: str) -> bool:
+        writer = key.removesuffix(_PARTIAL).rpartition(".")[2]
+        host, _, rest = writer.rpartition("_")[0].rpartition("_")
+        if host == _HOST and rest.isdecimal():
+            return not process_lives(int(rest))
+        age = self.age(key)
+        return age is not None and age > _ABANDONED_SECONDS
+
+    def is_empty(self) -> bool:
+        """Return whether there is nothing at all, but for claims of runs that begin."""
+        return not self.root.exists() or (
+            self.root.is_dir() and all(path.name == "claims" for path in self.root.iterdir())
+        )
+
+    def bytes_below(self, prefix: str) -> int:
+        """Return the bytes of all objects below a prefix."""
+        return sum(self.size(key) or 0 for key in self.keys(prefix))
+
+    def free_bytes(self) -> int:
+        """Return the bytes that can still be written."""
+        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+        status = os.statvfs(existing)
+        return status.f_bavail * status.f_frsize
+
+    def store(self) -> RecordingStore:
+        """Return a Zarr store over this location."""
+        return RecordingStore(self)
+
+
+def checked_key(key: str, location: object) -> str:
+    """Return a key that stays inside its cache.
+
+    Raises:
+        CacheDamaged: It leads out of it.
+    """
+    parts = PurePosixPath(key).parts
+    if ".." in parts or key.startswith("/") or "\0" in key or "\\" in key:
+        raise CacheDamaged("a key leads out of the cache", where=location, got=repr(key)[:200])
+    return key
+
+
+def is_temporary(key: str) -> bool:
+    """Return whether a key is that of a file under way."""
+    return key.endswith(_PARTIAL)
+
+
+def process_lives(pid: int) -> bool:
+    """Return whether a process of this machine is running."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _temporary_name(name: str) -> str:
+    """Return a name that tells who writes, so that litter can be told from work."""
+    return f"{name}.{_HOST}_{os.getpid()}_{uuid.uuid4().hex}{_PARTIAL}"
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn a failing disk into an error that says what is safe."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except OSError as error:
+        full = error.errno in _FULL
+        raise StorageError(
+            "no space left" if full else "the file system refused",
+            where=path,
+            got=error.strerror or error,
+            hint=("free some space" if full else "mend it")
+            + " and run the same command again; what was committed is intact",
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and, durably, its entry in each parent."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

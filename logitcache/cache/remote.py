@@ -1,0 +1,331 @@
+"""A cache in an object store, by fsspec: whole objects, retries, errors that name what failed.
+
+A file system is opened where it is used: a child process that was forked opens its own. Retries are
+ours alone, so that their number is bounded and counted; clients are told to try once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import fsspec
+
+from logitcache.cache.local import checked_key
+from logitcache.cache.retry import Failure, RetryPolicy, failure_of, storage_error
+from logitcache.cache.store import RecordingStore
+from logitcache.errors import StorageError, UsageError, redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fsspec import AbstractFileSystem
+
+__all__ = ["SCHEMES", "RemoteLocation"]
+
+Result = TypeVar("Result")
+
+SCHEMES = {"memory": "", "s3": "s3", "gs": "gcs", "http": "http", "https": "http", "hf": "hub"}
+"""What can be opened, and the extra that brings its client."""
+
+_READ_ONLY = {"http", "https", "hf"}
+_WEB = {"http", "https"}
+_CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
+
+
+class RemoteLocation:
+    """A place that fsspec reads; see :class:`~logitcache.cache.location.Location`.
+
+    Args:
+        url: Scheme, bucket or host, and prefix.
+        write: Whether something is to be written there.
+        retries: When a request is tried again.
+
+    Attributes:
+        traffic: Requests by what they asked for, and ``retries``; for people and tests.
+
+    Raises:
+        UsageError: The client is not installed, the place can only be read, credentials in a URL
+            that does not take them, or ``memory://`` where there are several processes.
+    """
+
+    in_flight = 8
+    poll_seconds = 1.0
+
+    def __init__(
+        self, url: str, *, write: bool = False, retries: RetryPolicy | None = None
+    ) -> None:
+        parts = urlsplit(url)
+        self._shown = redacted(url).rstrip("/")
+        self._scheme = parts.scheme
+        self._query = f"?{parts.query}" if parts.query else ""
+        self._base = url.partition("?")[0].rstrip("/")
+        self._retries = retries or RetryPolicy()
+        self._opened: dict[int, AbstractFileSystem] = {}
+        self._pid = os.getpid()
+        self.traffic: Counter[str] = Counter()
+        if parts.scheme not in _WEB and (parts.query or "@" in parts.netloc):
+            raise UsageError(
+                f"an {parts.scheme}:// URL takes no credentials and no query",
+                where=self._shown,
+                hint="give credentials by the standard environment variables or profile",
+            )
+        if not (parts.netloc or parts.path.strip("/")):
+            raise UsageError("a URL without a place", where=self._shown)
+        if write:
+            self._check_writable()
+        if parts.scheme == "memory":
+            self._refuse_processes()
+        _check_client(parts.scheme, self._shown)
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._scheme == "memory":
+            raise self._one_process()
+        return {**self.__dict__, "_opened": {}}
+
+    @property
+    def lists(self) -> bool:
+        """Whether keys can be listed."""
+        return self._scheme not in _WEB
+
+    def read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
+        """Return an object, or a part of it; None if there is none."""
+        path = self._path(key)
+        if start is None and stop is None:
+            return self._ask("read", key, lambda files: bytes(files.cat_file(path)))
+        content = self._ask(
+            "read", key, lambda files: bytes(files.cat_file(path, start=start, end=stop))
+        )
+        wanted = -start if start is not None and start < 0 else (stop or 2**62) - (start or 0)
+        if content is not None and len(content) > wanted:
+            raise StorageError(
+                "this server does not answer Range requests",
+                where=f"{self}/{key}",
+                expected=f"{wanted} bytes",
+                got=f"{len(content)} bytes, the whole object",
+                hint="reading whole objects works: train, and verify without --quick",
+            )
+        return content
+
+    def size(self, key: str) -> int | None:
+        """Return the bytes of an object, None if there is none."""
+        found = self._info(key)
+        if found is None:
+            return None
+        size: int | None = found["size"]
+        return size if size is not None else len(self.read(key) or b"")
+
+    def stamp(self, key: str) -> tuple[int, int, int] | None:
+        """Return None: asking whether an object has changed costs as much as its digest."""
+        checked_key(key, self)
+        return None
+
+    def age(self, key: str) -> float | None:
+        """Return the seconds since an object was written, by its server's clock and ours."""
+        path = self._path(key)
+        written = self._ask("look", key, lambda files: files.modified(path))
+        if written is None:
+            return None
+        moment: datetime = written if written.tzinfo else written.replace(tzinfo=UTC)
+        return (datetime.now(UTC) - moment).total_seconds()
+
+    def digest(self, key: str) -> tuple[int, str] | None:
+        """Return size and sha256 of an object; None if there is none."""
+        content = self.read(key)
+        return None if content is None else (len(content), hashlib.sha256(content).hexdigest())
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write an object; stores replace whole objects or nothing."""
+        self._check_writable()
+        path = self._path(key)
+        self._ask("write", key, lambda files: files.pipe_file(path, content), must=True)
+
+    def write_new(self, key: str, content: bytes) -> bool:
+        """Write an object on condition that there is none; return whether it is ours."""
+        return self.create(key, content)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write an object on condition that there is none; return whether it is ours."""
+        self._check_writable()
+        path = self._path(key)
+        before = self.traffic["retries"]
+        try:
+            self._request("write", lambda files: files.pipe_file(path, content, mode="create"))
+        except Exception as error:
+            if failure_of(error) is not Failure.EXISTS:
+                raise storage_error(error, f"{self}/{key}") from None
+            # an attempt whose answer was lost may have written it
+            return self.traffic["retries"] > before and self.read(key) == content
+        return True
+
+    def touch(self, key: str) -> None:
+        """Write an object once more if it is there, which renews its time."""
+        content = self.read(key)
+        if content is not None:
+            self.write(key, content)
+
+    def delete(self, key: str) -> None:
+        """Remove an object if it is there."""
+        self._check_writable()
+        path = self._path(key)
+        self._ask("write", key, lambda files: files.rm_file(path))
+
+    def remove_folder(self, prefix: str) -> None:
+        """Do nothing: a store has objects, and no folders."""
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of the objects directly below a prefix, sorted."""
+        return sorted(entry for entry, is_file in self._entries(prefix) if is_file)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys of all objects below a prefix."""
+        yield from self._sizes(prefix)
+
+    def sweep(self) -> list[str]:
+        """Return nothing: an object that is not whole is not there."""
+        return []
+
+    def is_empty(self) -> bool:
+        """Return whether there is nothing at all, but for claims of runs that begin."""
+        if not self.lists:
+            return self.size("zarr.json") is None
+        return all(name == "claims" for name, _ in self._entries(""))
+
+    def bytes_below(self, prefix: str) -> int:
+        """Return the bytes of all objects below a prefix."""
+        return sum(self._sizes(prefix).values())
+
+    def free_bytes(self) -> int | None:
+        """Return None: a store has no end that could be asked for."""
+        return None
+
+    def store(self) -> RecordingStore:
+        """Return a Zarr store over this location."""
+        return RecordingStore(self)
+
+    def _path(self, key: str) -> str:
+        inner = checked_key(key, self).strip("/")
+        return (f"{self._base}/{inner}" if inner else self._base) + self._query
+
+    def _entries(self, prefix: str) -> list[tuple[str, bool]]:
+        """Return name and whether it is an object, for all that is directly below a prefix."""
+        if not self.lists:
+            return []
+        path = self._path(prefix)
+        found = self._ask("list", prefix, lambda files: files.ls(path, detail=True)) or []
+        names = [
+            (str(e["name"]).rstrip("/").rpartition("/")[2], e["type"] == "file") for e in found
+        ]
+        return [(name, is_file) for name, is_file in names if name]
+
+    def _sizes(self, prefix: str) -> dict[str, int]:
+        if not self.lists:
+            return {}
+        path = self._path(prefix)
+        found = self._ask("list", prefix, lambda files: files.find(path, detail=True)) or {}
+        root = self._files()._strip_protocol(self._base).rstrip("/") + "/"
+        return {str(name).removeprefix(root): int(e["size"]) for name, e in found.items()}
+
+    def _info(self, key: str) -> dict[str, Any] | None:
+        path = self._path(key)
+        found = self._ask("look", key, lambda files: files.info(path))
+        return found if found is None or found["type"] == "file" else None
+
+    def _ask(
+        self,
+        what: str,
+        key: str,
+        request: Callable[[AbstractFileSystem], Result],
+        *,
+        must: bool = False,
+    ) -> Result | None:
+        """Return what a request returns, None where the object is not there."""
+        try:
+            return self._request(what, request)
+        except Exception as error:
+            if failure_of(error) is Failure.ABSENT and not must:
+                return None
+            raise storage_error(error, f"{self}/{key}".rstrip("/")) from None
+
+    def _request(self, what: str, request: Callable[[AbstractFileSystem], Result]) -> Result:
+        files = self._files()
+
+        def once() -> Result:
+            self.traffic[what] += 1
+            return request(files)
+
+        return self._retries.call(once, lambda _: self.traffic.update(retries=1))
+
+    def _files(self) -> AbstractFileSystem:
+        """Return this process's own file system."""
+        pid = os.getpid()
+        if self._scheme == "memory" and pid != self._pid:
+            raise self._one_process()
+        if pid not in self._opened:
+            self._opened[pid] = _open(self._scheme)
+        return self._opened[pid]
+
+    def _check_writable(self) -> None:
+        if self._scheme in _READ_ONLY:
+            raise UsageError(
+                f"{self._scheme}:// can only be read",
+                where=self._shown,
+                hint="write the cache to a folder, s3:// or gs://, and copy or serve it from there",
+            )
+
+    def _refuse_processes(self) -> None:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if several or multiprocessing.parent_process() is not None:
+            raise self._one_process()
+
+    def _one_process(self) -> UsageError:
+        return UsageError(
+            "a cache in memory belongs to one process",
+            where=self._shown,
+            got="several processes",
+            hint="put the cache into a folder, or use one process",
+        )
+
+
+def _check_client(scheme: str, shown: str) -> None:
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        raise UsageError(
+            f"{scheme}:// needs a package that is not installed",
+            where=shown,
+            got=error.name,
+            hint=f"pip install 'logitcache[{SCHEMES[scheme]}]'",
+        ) from None
+
+
+def _open(scheme: str) -> AbstractFileSystem:
+    """Open a file system that keeps no listings and, where it can be told, never retries."""
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if scheme == "s3":
+        options["max_concurrency"] = 1  # one GET an object, without asking for its size
+        options["config_kwargs"] = {
+            "connect_timeout": _CONNECT_SECONDS,
+            "read_timeout": _READ_SECONDS,
+            "retries": {"total_max_attempts": 1},
+        }
+    elif scheme in _WEB:
+        import aiohttp
+
+        options["client_kwargs"] = {
+            "timeout": aiohttp.ClientTimeout(
+                total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS
+            )
+        }
+    files: AbstractFileSystem = fsspec.filesystem(scheme, **options)
+    if scheme == "s3":
+        files.retries = 1
+    return files

@@ -1,0 +1,194 @@
+"""Servers on 127.0.0.1 that fail the way real ones do: late, busy, cut off, without ranges."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["Answer", "Behaviour", "FaultyServer", "Request", "from_folder", "from_upstream"]
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
+
+
+class Request(NamedTuple):
+    """One line of the log: what was asked, and what was sent."""
+
+    method: str
+    path: str
+    ranged: bool
+    status: int
+    bytes: int
+
+
+class Answer(NamedTuple):
+    """What a backend says."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Behaviour:
+    """How a server misbehaves.
+
+    Attributes:
+        latency: Seconds before every answer.
+        failing: Share of requests that get a 503.
+        cut: Share of answers that end half way.
+        ranges: Whether Range is honoured.
+        fail_next: How many of the next requests get a 503.
+    """
+
+    latency: float = 0.0
+    failing: float = 0.0
+    cut: float = 0.0
+    ranges: bool = True
+    fail_next: int = 0
+    seed: int = 0
+    draw: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.draw = random.Random(self.seed)
+
+
+def from_folder(root: Path) -> Callable[[Any, Behaviour], Answer]:
+    """Return a backend that serves the files of a folder, read-only."""
+
+    def answer(request: BaseHTTPRequestHandler, behaviour: Behaviour) -> Answer:
+        path = root / unquote(urlsplit(request.path).path).lstrip("/")
+        if not path.is_file():
+            return Answer(404, {}, b"")
+        content = path.read_bytes()
+        part = _RANGE.fullmatch(request.headers.get("Range", ""))
+        if part is None or not behaviour.ranges:
+            return Answer(200, {}, content)
+        start, stop = part[1], part[2]
+        first = int(start) if start else max(0, len(content) - int(stop))
+        last = int(stop) + 1 if start and stop else len(content)
+        held = content[first:last]
+        where = f"bytes {first}-{first + len(held) - 1}/{len(content)}"
+        return Answer(206, {"Content-Range": where}, held)
+
+    return answer
+
+
+def from_upstream(address: tuple[str, int]) -> Callable[[Any, Behaviour], Answer]:
+    """Return a backend that passes everything on to another server."""
+
+    def answer(request: BaseHTTPRequestHandler, _: Behaviour) -> Answer:
+        length = int(request.headers.get("Content-Length", 0))
+        body = request.rfile.read(length)
+        connection = http.client.HTTPConnection(*address, timeout=30)
+        try:
+            connection.request(request.command, request.path, body, dict(request.headers))
+            found = connection.getresponse()
+            headers = {k: v for k, v in found.getheaders() if k.lower() not in _HOP}
+            content = found.read()
+            if request.command == "HEAD":
+                headers["Content-Length"] = found.getheader("Content-Length") or "0"
+            return Answer(found.status, headers, content)
+        finally:
+            connection.close()
+
+    return answer
+
+
+class FaultyServer:
+    """A server of many threads with a log.
+
+    Args:
+        backend: What answers when nothing is injected.
+        behaviour: What is injected; may be changed while it runs.
+
+    Attributes:
+        log: Every request, in the order of the answers.
+    """
+
+    def __init__(
+        self, backend: Callable[[Any, Behaviour], Answer], behaviour: Behaviour | None = None
+    ) -> None:
+        self.behaviour = behaviour or Behaviour()
+        self.log: list[Request] = []
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, backend))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def clear(self) -> None:
+        """Forget the log."""
+        self.log.clear()
+
+    def fault(self) -> str | None:
+        """Draw what happens to the next request."""
+        with self._lock:
+            if self.behaviour.fail_next > 0:
+                self.behaviour.fail_next -= 1
+                return "busy"
+            drawn = self.behaviour.draw.random()
+        if drawn < self.behaviour.failing:
+            return "busy"
+        return "cut" if drawn < self.behaviour.failing + self.behaviour.cut else None
+
+
+def _handler(
+    server: FaultyServer, backend: Callable[[Any, Behaviour], Answer]
+) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def _answer(self) -> None:
+            time.sleep(server.behaviour.latency)
+            fault = server.fault()
+            found = backend(self, server.behaviour)
+            if fault == "busy":
+                found = Answer(503, {}, b"busy")
+            sent = found.body if fault != "cut" else found.body[: len(found.body) // 2]
+            server.log.append(
+                Request(self.command, self.path, "Range" in self.headers, found.status, len(sent))
+            )
+            self.send_response(found.status)
+            for name, value in found.headers.items():
+                self.send_header(name, value)
+            if "Content-Length" not in found.headers:
+                self.send_header("Content-Length", str(len(found.body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(sent)
+            if fault == "cut":
+                self.close_connection = True
+                self.wfile.flush()
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815  # http.server's names
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    return Handler
