@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from logitcache.config import Config
 
@@ -65,6 +65,12 @@ class Weight(Config):
     @classmethod
     def _from_number(cls, value: object) -> object:
         return {"value": value} if isinstance(value, int | float) else value
+
+    @model_serializer(mode="wrap")
+    def _as_number(self, plain: SerializerFunctionWrapHandler) -> object:
+        """Return a weight that does not change as the number it is."""
+        changes = self.model_fields_set - {"value"}
+        return plain(self) if changes else self.value
 
     def at(self, progress: float) -> float:
         """Return the weight.
