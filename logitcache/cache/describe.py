@@ -68,6 +68,7 @@ class FeatureDescription:
         needed: Units there should be.
         stored_bytes: Bytes of its group.
         raw_bytes: Bytes of the same rows as float32.
+        fidelity: What storing it loses, as ``docs/format.md`` has it; known once sealed.
     """
 
     tap: str
@@ -77,6 +78,7 @@ class FeatureDescription:
     needed: int
     stored_bytes: int
     raw_bytes: int
+    fidelity: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class TeacherDescription:
         dense_bytes: Bytes of the same answers as dense float32.
         accuracy: Share of labelled images it gets right, by view id; known once sealed.
         features: Its taps.
+        fidelity: What its encoding loses, as ``docs/format.md`` has it; known once sealed.
     """
 
     name: str
@@ -116,6 +119,7 @@ class TeacherDescription:
     dense_bytes: int
     accuracy: dict[str, float]
     features: list[FeatureDescription]
+    fidelity: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,7 @@ def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescri
         dense_bytes=manifest.rows * len(group.view_ids) * group.num_classes * _FLOAT32,
         accuracy=record.accuracy,
         features=features,
+        fidelity=record.fidelity.model_dump() if record.fidelity else None,
     )
 
 
@@ -231,6 +236,7 @@ def _features(location: Location, manifest: Manifest, name: str) -> FeatureDescr
     assert isinstance(group, FeatureGroup)
     encoding = group.encoding
     numbers = math.prod(encoding.shape)
+    measured = manifest.teachers[group.teacher].feature_fidelity.get(group.tap)
     return FeatureDescription(
         tap=group.tap,
         encoding=encoding.to_json() | {"principal": encoding.principal is not None},
@@ -239,6 +245,7 @@ def _features(location: Location, manifest: Manifest, name: str) -> FeatureDescr
         needed=_needed(manifest, group.unit_rows) * len(group.view_ids),
         stored_bytes=group_bytes(location, group),
         raw_bytes=manifest.rows * len(group.view_ids) * numbers * _FLOAT32,
+        fidelity=measured.model_dump() if measured else None,
     )
 
 

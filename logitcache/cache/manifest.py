@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from logitcache.cache.format import ATTRIBUTE, FORMAT, check_name
 from logitcache.errors import CacheError, UnsupportedFormat, UsageError
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_UNITS",
     "DataRecord",
+    "FeatureFidelityRecord",
+    "FidelityRecord",
+    "LossRecord",
     "Manifest",
     "RevisionPointer",
     "Segment",
@@ -72,6 +75,48 @@ class DataRecord(_Record):
     fingerprint: str | None = None
 
 
+class LossRecord(_Record):
+    """What targets lose at one temperature; see :class:`logitcache.encoding.fidelity.Loss`.
+
+    Attributes:
+        kl_truncation: By leaving classes out, in nats.
+        kl_coding: By rounding, in nats.
+        gradient_error: Of the loss's gradient, relative.
+    """
+
+    kl_truncation: FiniteFloat
+    kl_coding: FiniteFloat
+    gradient_error: FiniteFloat
+
+
+class FidelityRecord(_Record):
+    """How well targets stand for a teacher, measured on a sample of their rows.
+
+    Attributes:
+        rows: How many rows.
+        top1: Share of them whose likeliest class is kept.
+        temperatures: What is lost at each T, by T as text.
+    """
+
+    rows: _Count
+    top1: FiniteFloat
+    temperatures: dict[str, LossRecord] = Field(max_length=64)
+
+
+class FeatureFidelityRecord(_Record):
+    """How well stored features stand for those of a tap.
+
+    See :class:`logitcache.encoding.feature_fidelity.FeatureFidelity`.
+    """
+
+    rows: _Count
+    reduction: FiniteFloat | None
+    coding: FiniteFloat
+    error: FiniteFloat
+    cosine: FiniteFloat
+    gradient: FiniteFloat
+
+
 class TeacherRecord(_Record):
     """Who answered, field by field; the lock that a resumed run must match.
 
@@ -82,6 +127,8 @@ class TeacherRecord(_Record):
         accuracy: Share of labelled rows it gets right, by view id; known once sealed.
         versions: Libraries and processor that computed its first unit; never compared.
         features: Taps of its network that are kept.
+        fidelity: What its encoding loses; known once sealed, None where nothing was measured.
+        feature_fidelity: The same of its taps, by tap.
     """
 
     lock: dict[str, Any]
@@ -90,6 +137,8 @@ class TeacherRecord(_Record):
     accuracy: dict[str, float] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     features: tuple[str, ...] = Field(default=(), max_length=1024)
+    fidelity: FidelityRecord | None = None
+    feature_fidelity: dict[str, FeatureFidelityRecord] = Field(default_factory=dict)
 
 
 class RevisionPointer(_Record):

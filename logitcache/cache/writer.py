@@ -45,6 +45,7 @@ from logitcache.cache.manifest import (
     TeacherRecord,
     read_manifest,
 )
+from logitcache.cache.measured import measured_fidelity
 from logitcache.cache.partners import (
     create_partners,
     encode_partners,
@@ -282,10 +283,20 @@ class CacheWriter:
         unit: int,
         arrays: Mapping[str, NDArray[Any]],
         conditions: Conditions,
+        measured: Mapping[str, float] | None = None,
     ) -> None:
-        """Write and commit one unit of one view of a group."""
+        """Write and commit one unit of one view of a group.
+
+        Args:
+            group: Which group.
+            view_id: Which view.
+            unit: Number of the unit.
+            arrays: By name, ``unit_rows`` rows each.
+            conditions: Under which it was computed.
+            measured: What the encoding lost on a sample of its rows, as sums by name.
+        """
         slot = group.slot(view_id)
-        self._write(group.path, view_id, unit, group.unit_rows, slot, arrays, conditions)
+        self._write(group.path, view_id, unit, group.unit_rows, slot, arrays, conditions, measured)
 
     def read_samples(self, start: int, stop: int) -> Samples:
         """Read rows of the samples, whose units must be committed."""
@@ -352,8 +363,11 @@ class CacheWriter:
     def _with_measurements(
         self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
     ) -> Manifest:
+        measured = measured_fidelity(self.location, self.groups().values())
         teachers = {
-            name: record.model_copy(update={"accuracy": dict(accuracy.get(name, {}))})
+            name: record.model_copy(
+                update={"accuracy": dict(accuracy.get(name, {})), **measured.get(name, {})}
+            )
             for name, record in self.manifest.teachers.items()
         }
         data = self.manifest.data.model_copy(update={"fingerprint": fingerprint})
@@ -401,6 +415,7 @@ class CacheWriter:
         slot: int | None,
         arrays: Mapping[str, NDArray[Any]],
         conditions: Conditions,
+        measured: Mapping[str, float] | None = None,
     ) -> None:
         """Write every array of a unit, then its commit; a committed unit is left as it is."""
         if self.location.size(commit_key(group, view, unit)) is not None:
@@ -431,6 +446,7 @@ class CacheWriter:
             precision=conditions.precision,
             threads=conditions.threads,
             versions=conditions.versions,
+            measured=dict(measured or {}),
         )
         recorded = self.recorded.get((group, view, unit))
         same = recorded is not None and recorded.arrays == stored

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from logitcache.cli.fidelity import print_fidelity
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -92,6 +94,8 @@ def print_train(result: TrainResult) -> None:
     for reason, count in reasons.items():
         if count:
             console.print(f"{count} images {reason} and were not shown")
+    for note in result.notes:
+        console.print(f"note: {note}")
 
 
 def print_cache(cache: CacheDescription) -> None:
@@ -131,6 +135,7 @@ def print_cache(cache: CacheDescription) -> None:
     console.print(teachers)
     if any(teacher.features for teacher in cache.teachers):
         console.print(_taps(cache))
+    print_fidelity(console, cache.teachers)
 
 
 def _taps(cache: CacheDescription) -> Table:

@@ -1,11 +1,14 @@
 """What an encoding loses, measured on rows whose dense answer is at hand.
 
 Truncation is what the choice of K loses with exact numbers; coding is what rounding adds to it.
+Everything is a sum over rows, so parts that were measured apart can be added up: exactly, and so in
+any order to the same bits.
 Shapes: N rows, C classes; b = 1 / T.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +18,29 @@ from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.encoding.tail import log_masses, quadratic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.choice import Encoding
     from logitcache.encoding.dense import DecodedDense
 
-__all__ = ["TEMPERATURES", "Fidelity", "Loss", "measure_fidelity"]
+__all__ = [
+    "TEMPERATURES",
+    "Fidelity",
+    "Loss",
+    "RowSums",
+    "add_up",
+    "fidelity_of",
+    "measure_fidelity",
+    "row_losses",
+]
 
 TEMPERATURES = (1.0, 2.0, 4.0)
+
+RowSums = dict[str, float]
+"""Sums over rows by name: ``rows``, ``top1`` and, for each T, the names of :func:`row_losses`."""
 
 _STUDENT = 0.6  # the student that gradients are measured at: the teacher's logits times this
 _ROWS_AT_ONCE = 64
@@ -93,30 +109,87 @@ def measure_fidelity(
         log_probs_NC: Exact log-probabilities.
         temperatures: At which the distributions are compared.
     """
-    rows = len(log_probs_NC)
-    decoded = encoding.decode(encoding.encode(log_probs_NC))
-    sums = {temperature: np.zeros(4) for temperature in temperatures}
-    agreeing = 0
-    for start in range(0, rows, _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        exact_NC = log_probs_NC[part]
-        for temperature in temperatures:
-            b = 1.0 / temperature
-            stored_NC = _read_back(decoded, part, exact_NC.shape[1], b)
-            cut_NC = _cut(encoding, exact_NC, b)
-            sums[temperature] += _sums(
-                _at(exact_NC, b), cut_NC, stored_NC, _at(exact_NC, _STUDENT * b)
+    encoded = encoding.encode(log_probs_NC)
+    return fidelity_of(add_up([row_losses(encoding, log_probs_NC, encoded, temperatures)]))
+
+
+def row_losses(
+    encoding: Encoding,
+    log_probs_NC: NDArray[np.float64],
+    encoded: Encoded,
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> dict[str, NDArray[np.float64]]:
+    """Return what each row loses; no row's numbers depend on the others.
+
+    Args:
+        encoding: How they are stored.
+        log_probs_NC: Exact log-probabilities.
+        encoded: The same rows as they are stored.
+        temperatures: At which the distributions are compared.
+
+    Returns:
+        (N,) by name: ``rows`` (ones), ``top1`` (1 where the likeliest class is kept) and for each T
+        ``kl_truncated@T`` and ``kl_stored@T`` in nats, ``error2@T`` and ``gradient2@T``: squared
+        norms of the error of the loss's gradient and of that gradient.
+    """
+    decoded = encoding.decode(encoded)
+    parts = [
+        _part_losses(encoding, log_probs_NC[part], decoded, part, temperatures)
+        for part in _parts(len(log_probs_NC))
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def add_up(parts: Iterable[Mapping[str, Any]]) -> RowSums:
+    """Return sums over rows, by name, of numbers or arrays (N,); correctly rounded in any order."""
+    columns: dict[str, list[float]] = {}
+    for part in parts:
+        for name, values in part.items():
+            columns.setdefault(name, []).extend(np.atleast_1d(values).tolist())
+    return {name: math.fsum(values) for name, values in columns.items()}
+
+
+def fidelity_of(sums: Mapping[str, float]) -> Fidelity:
+    """Return what sums over at least one row come to."""
+    rows = sums["rows"]
+    losses = {}
+    for name in sums:
+        kind, _, text = name.partition("@")
+        if kind == "kl_truncated":
+            truncated, stored = sums[name], sums[f"kl_stored@{text}"]
+            error2, gradient2 = sums[f"error2@{text}"], sums[f"gradient2@{text}"]
+            losses[float(text)] = Loss(
+                truncation=truncated / rows,
+                coding=(stored - truncated) / rows,
+                gradient=math.sqrt(error2 / gradient2) if gradient2 else 0.0,
             )
-        agreeing += int((_likeliest(decoded, part) == exact_NC.argmax(1)).sum())
-    losses = {
-        temperature: Loss(
-            truncation=float(truncated / rows),
-            coding=float((whole - truncated) / rows),
-            gradient=float(np.sqrt(error / norm)) if norm else 0.0,
-        )
-        for temperature, (truncated, whole, error, norm) in sums.items()
+    return Fidelity(int(rows), sums["top1"] / rows, losses)
+
+
+def _parts(rows: int) -> list[slice]:
+    starts = range(0, max(rows, 1), _ROWS_AT_ONCE)
+    return [slice(start, start + _ROWS_AT_ONCE) for start in starts]
+
+
+def _part_losses(
+    encoding: Encoding,
+    exact_NC: NDArray[np.float64],
+    decoded: DecodedSparse | DecodedDense,
+    part: slice,
+    temperatures: Sequence[float],
+) -> dict[str, NDArray[np.float64]]:
+    """Return the losses of a few rows, since each temperature makes several (N, C)."""
+    found = {
+        "rows": np.ones(len(exact_NC)),
+        "top1": (_likeliest(decoded, part) == exact_NC.argmax(1)).astype(np.float64),
     }
-    return Fidelity(rows, agreeing / rows, losses)
+    for temperature in temperatures:
+        b = 1.0 / temperature
+        stored_NC = _read_back(decoded, part, exact_NC.shape[1], b)
+        cut_NC = _cut(encoding, exact_NC, b)
+        compared = _compared(_at(exact_NC, b), cut_NC, stored_NC, _at(exact_NC, _STUDENT * b))
+        found |= {f"{name}@{temperature:g}": values for name, values in compared.items()}
+    return found
 
 
 def _likeliest(decoded: DecodedSparse | DecodedDense, part: slice) -> NDArray[np.int64]:
@@ -127,22 +200,20 @@ def _likeliest(decoded: DecodedSparse | DecodedDense, part: slice) -> NDArray[np
     return best_N
 
 
-def _sums(
+def _compared(
     exact_NC: NDArray[np.float64],
     cut_NC: NDArray[np.float64],
     stored_NC: NDArray[np.float64],
     student_NC: NDArray[np.float64],
-) -> NDArray[np.float64]:
+) -> dict[str, NDArray[np.float64]]:
     """Return KL by truncation, whole KL, squared error and squared norm of the gradient."""
     p_NC = np.exp(exact_NC)
-    return np.array(
-        [
-            (p_NC * (exact_NC - cut_NC)).sum(),
-            (p_NC * (exact_NC - stored_NC)).sum(),
-            ((np.exp(stored_NC) - p_NC) ** 2).sum(),
-            ((np.exp(student_NC) - p_NC) ** 2).sum(),
-        ]
-    )
+    return {
+        "kl_truncated": (p_NC * (exact_NC - cut_NC)).sum(axis=1),
+        "kl_stored": (p_NC * (exact_NC - stored_NC)).sum(axis=1),
+        "error2": ((np.exp(stored_NC) - p_NC) ** 2).sum(axis=1),
+        "gradient2": ((np.exp(student_NC) - p_NC) ** 2).sum(axis=1),
+    }
 
 
 def _at(log_probs_NC: NDArray[np.float64], b: float) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from logitcache.encoding.arrays import filled
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.encoding.logits import label_log_probs, log_softmax, non_finite_rows
 from logitcache.errors import NonFiniteLogits, UnreadableImage
+from logitcache.precompute.sampling import FidelitySample
 from logitcache.views.tokens import kept_tokens
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ class _OpenUnits:
         self._group = work.groups[name]
         self._missing = set(item.units[name])
         self._arrays: dict[int, Encoded] = {}
+        self._sample = FidelitySample(work.writer.manifest, self._group, item.view_id)
 
     def wants(self, row: int) -> bool:
         """Return whether some of the batch that starts at this row belongs to a missing unit."""
@@ -249,6 +251,7 @@ class _OpenUnits:
             return
         encoded = self._encode(answers_B[readable], offset + readable)
         target = row - unit * self._group.unit_rows + readable
+        self._sample.add(unit, target, answers_B[readable], encoded)
         for array, content in encoded.items():
             arrays[array][target] = content
 
@@ -268,6 +271,7 @@ class _OpenUnits:
                 whole,
                 arrays,
                 self._work.conditions[self._name],
+                self._sample.take(whole),
             )
 
     def _encode(self, answers_N: NDArray[np.float32], offsets_N: NDArray[np.int64]) -> Encoded:

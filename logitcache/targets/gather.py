@@ -17,10 +17,11 @@ from logitcache.draws import Purpose, permutation
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
 from logitcache.targets.features import decode_features, example_features, join_features
+from logitcache.targets.lossy import lossy_notes
 from logitcache.views.tokens import kept_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -222,6 +223,14 @@ class TargetsReader:
             for name, group in self._groups.items()
             if isinstance(group, FeatureGroup)
         }
+
+    def lossy_notes(self, temperature: float, teachers: Collection[str] | None = None) -> list[str]:
+        """Return what to tell of targets that are asked at a temperature; of all by default."""
+        groups = {n: group for n, group in self._groups.items() if isinstance(group, TeacherGroup)}
+        records = self._cache.manifest.teachers
+        measured = {name: found for name in groups if (found := records[name].fidelity)}
+        asked = groups.keys() if teachers is None else teachers
+        return lossy_notes(groups, measured, dict.fromkeys(asked, temperature))
 
     def partners(self, view_id: str) -> NDArray[np.int64]:
         """Return the row that each row is mixed with; see :meth:`.Cache.partners`."""

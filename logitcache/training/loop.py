@@ -32,6 +32,7 @@ from logitcache.training.export import export_network
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
 from logitcache.training.lesson import Lesson
+from logitcache.training.notes import asked_notes
 from logitcache.training.optimisation import build_optimizer, build_schedule
 from logitcache.training.progress import Clock, TrainProgress
 from logitcache.training.ranks import Ranks
@@ -155,6 +156,7 @@ class _Run:
         source = open_source(config.data)
         self._source_images = len(source.keys)
         rows, targets = training_images(config, source, self._objective.needs)
+        self._notes = asked_notes(targets, config.terms)
         classes = targets.reader.num_classes if targets else None
         network = build_network(config.student, classes or _class_count(config, source))
         self._spec = input_spec(network, config.student.size)
@@ -353,6 +355,7 @@ class _Run:
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],
             processes=self._ranks.count,
+            notes=self._notes,
             **rows.counts(),
         )
 

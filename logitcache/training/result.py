@@ -35,6 +35,7 @@ class TrainResult:
         missing: Images of the cache that the data lacks.
         unreadable: Images that could not be decoded when the cache was made.
         withdrawn: Images of the cache that were withdrawn.
+        notes: What the user should be told.
     """
 
     out: str
@@ -52,10 +53,11 @@ class TrainResult:
     missing: int = 0
     unreadable: int = 0
     withdrawn: int = 0
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "notes": list(self.notes)}
 
 
 def write_result(result: TrainResult) -> None:
@@ -70,4 +72,5 @@ def read_result(out: Path | str) -> TrainResult | None:
         return None
     values = json.loads(path.read_text())
     evaluation = values.pop("evaluation")
+    values["notes"] = tuple(values.get("notes", ()))
     return TrainResult(evaluation=Evaluation(**evaluation) if evaluation else None, **values)

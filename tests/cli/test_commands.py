@@ -82,7 +82,10 @@ def test_from_teachers_to_a_student(
     looked = logitcache("inspect", tmp_path / "cache", "--json").json
     assert looked["complete"] is True
     assert [t["name"] for t in looked["teachers"]] == ["cnn", "red"]
-    assert "rednet26_small" in logitcache("inspect", tmp_path / "cache").out
+    assert looked["teachers"][0]["fidelity"]["rows"] == 60
+    shown = logitcache("inspect", tmp_path / "cache").out
+    assert "rednet26_small" in shown
+    assert "top-1 kept" in shown
     state = logitcache("status", tmp_path / "cache")
     assert (state.code, "complete, revision 1" in state.out) == (0, True)
     train: list[object] = [

@@ -123,6 +123,16 @@ def test_a_cache_describes_its_taps(built: Path) -> None:
     assert all(features.stored_bytes > 0 for features in red.features)
 
 
+def test_what_coding_a_tap_loses_is_kept(built: Path) -> None:
+    taps = {f.tap: f.fidelity for t in describe(built).teachers for f in t.features}
+    assert all(found is not None and found["rows"] == 60 for found in taps.values())
+    coded: Any = taps["layer1"]
+    assert 1e-4 < coded["coding"] < 0.02
+    assert coded["cosine"] > 0.9999
+    assert coded["gradient"] == pytest.approx(coded["error"] / 0.4)
+    assert [taps[tap]["reduction"] for tap in FEATURES] == [0, 0, None]  # type: ignore[index]  # not None, as asserted
+
+
 def test_answers_are_the_same_without_taps(
     built: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:

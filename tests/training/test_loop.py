@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from logitcache.cache.describe import describe
 from logitcache.cache.verify import verify
 from logitcache.errors import (
     CacheDamaged,
@@ -138,6 +139,33 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     assert not torch.equal(
         weights(tmp_path / "a")["head.weight"], weights(tmp_path / "c")["head.weight"]
     )
+
+
+def test_sparse_targets_at_a_high_temperature_are_told_of_once(
+    images: Path, teachers: Teachers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = {"cache": str(tmp_path / "c"), "data": str(images), "teachers": teachers}
+    sparse = {**values, "unit_rows": 16, "encoding": {"top_k": 2}, "views": {"count": 1}}
+    build_cache(PrecomputeConfig.parse(sparse, ""))
+    measured = describe(tmp_path / "c").teachers[0].fidelity
+    assert measured is not None
+    cached: dict[str, object] = {"cache": str(tmp_path / "c"), "steps": 1, "epochs": None}
+    hot = {"soft": {"temperature": 4.0, "teachers": {"cnn": 1.0}}}
+    result = train_student(config(tmp_path / "hot", images, **cached, objectives=[hot, hot]))
+    (note,) = result.notes
+    assert note == caplog.records[-1].message
+    assert len(caplog.records) == 1
+    lost = measured["temperatures"]["4"]
+    assert "cnn keeps 2 of 3 classes" in note
+    assert f"{lost['kl_truncation'] + lost['kl_coding']:.2g} nats" in note
+    assert f"{lost['gradient_error']:.0%}" in note
+    assert f"on {measured['rows']} rows" in note
+    assert result == read_result(tmp_path / "hot")
+    warm = {"soft": {"temperature": 2.0}}
+    both = train_student(config(tmp_path / "warm", images, **cached, objectives=[warm]))
+    assert [note.split()[1] for note in both.notes] == ["cnn", "red"]
+    plain = train_student(config(tmp_path / "plain", images, **cached, objectives=["soft"]))
+    assert plain.notes == ()
 
 
 def test_what_a_run_leaves_behind(images: Path, cache: Path, tmp_path: Path) -> None:

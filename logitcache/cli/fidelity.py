@@ -1,0 +1,57 @@
+"""Tables of what encodings lose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitcache.cli.layout import new_table as _table
+from logitcache.cli.layout import percent_text as _percent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from logitcache.cache.describe import TeacherDescription
+
+__all__ = ["print_fidelity"]
+
+
+def print_fidelity(console: Console, teachers: Sequence[TeacherDescription]) -> None:
+    """Show what the encodings lose, where it was measured."""
+    table = _table("fidelity", "rows", "top-1 kept", "T", "KL left out", "KL rounded", "gradient")
+    for teacher in teachers:
+        if teacher.fidelity is None:
+            continue
+        first = (teacher.name, str(teacher.fidelity["rows"]), _percent(teacher.fidelity["top1"]))
+        for temperature, loss in teacher.fidelity["temperatures"].items():
+            table.add_row(
+                *first,
+                temperature,
+                f"{loss['kl_truncation']:.2g}",
+                f"{loss['kl_coding']:.1g}",
+                f"{loss['gradient_error']:.1%}",
+            )
+            first = ("", "", "")
+    _print_tap_fidelity(console, teachers)
+    if table.row_count:
+        console.print(table)
+        console.print("KL in nats from the teacher's dense answer; gradient: error of the loss's")
+
+
+def _print_tap_fidelity(console: Console, teachers: Sequence[TeacherDescription]) -> None:
+    table = _table("tap", "rows", "cosine", "error by coding", "by reducing", "gradient")
+    for teacher in teachers:
+        for tap in teacher.features:
+            if tap.fidelity is not None:
+                reduced = tap.fidelity["reduction"]
+                table.add_row(
+                    f"{teacher.name}, {tap.tap}",
+                    str(tap.fidelity["rows"]),
+                    f"{tap.fidelity['cosine']:.6f}",
+                    f"{tap.fidelity['coding']:.2g}",
+                    "-" if reduced is None else f"{reduced:.2g}",
+                    f"{tap.fidelity['gradient']:.2g}",
+                )
+    if table.row_count:
+        console.print(table)
