@@ -43,6 +43,7 @@ __all__ = [
     "Stage",
     "StageResult",
     "find_pipeline",
+    "merged",
     "override",
     "read_yaml",
     "shipped_pipelines",
@@ -208,7 +209,7 @@ class Pipeline:
         stages = []
         for config in self.config.stages:
             shared = self.config.train if config.kind == "train" else self.config.precompute
-            values = _merged(self._common(config), _merged(shared, config.settings))
+            values = merged(self._common(config), merged(shared, config.settings))
             values = _replace_references(values, made, f"stages.{config.name}")
             stages.append(Stage(config.name, config.kind, values))
             folder = self.out / config.name
@@ -334,13 +335,13 @@ def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
     return {**values, head: inner}
 
 
-def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return shared settings overridden by own ones, mapping by mapping."""
     merged = dict(shared)
     for name, value in own.items():
         before = merged.get(name)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
-            merged[name] = _merged(before, value)
+            merged[name] = merged(before, value)
         else:
             merged[name] = value
     return merged

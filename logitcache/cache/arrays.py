@@ -30,13 +30,16 @@ __all__ = [
     "create_array",
     "create_group",
     "open_array",
+    "pack",
     "packed_bytes",
     "read_array",
     "resize",
     "shard_key",
+    "unpack",
     "write_attributes",
 ]
 
+_BLOSC = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
 # Without it a shard that holds nothing but fill has no object, and looks missing.
 _CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
 
@@ -159,13 +162,27 @@ def resize(store: RecordingStore, path: str, leading: tuple[int, ...]) -> None:
 
 def packed_bytes(specs: Mapping[str, ArraySpec], encoded: Encoded) -> float:
     """Return about how many bytes encoded rows take in a shard."""
-    compressor = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
-    return sum(
-        encoded[name].nbytes
+    return sum(len(content) for content in pack(specs, encoded).values())
+
+
+def pack(specs: Mapping[str, ArraySpec], encoded: Encoded) -> dict[str, bytes]:
+    """Return encoded rows by array as an inner chunk of a shard holds them, but for its crc32c."""
+    return {
+        name: encoded[name].tobytes()
         if spec.codec == "raw"
-        else len(compressor.encode(np.ascontiguousarray(encoded[name])))
+        else _BLOSC.encode(np.ascontiguousarray(encoded[name]))
         for name, spec in specs.items()
-    )
+    }
+
+
+def unpack(specs: Mapping[str, ArraySpec], packed: Mapping[str, bytes]) -> Encoded:
+    """Return what :func:`pack` was given."""
+    return {
+        name: np.frombuffer(
+            packed[name] if spec.codec == "raw" else _BLOSC.decode(packed[name]), spec.dtype
+        ).reshape(-1, *spec.shape)
+        for name, spec in specs.items()
+    }
 
 
 def _compressors(spec: ArraySpec | None) -> list[Any]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from logitcache.encoding.arrays import Encoded
 
 __all__ = [
+    "OPTIONAL_ARRAYS",
     "FeatureGroup",
     "Group",
     "TeacherGroup",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 _MAX_CLASSES = 2**26  # one row of them is half a unit's bytes
-_OPTIONAL = {
+OPTIONAL_ARRAYS = {
     "lse": ArraySpec((), "float32", float("nan")),
     "label_logp": ArraySpec((), "float16", float("nan")),
 }
@@ -87,7 +88,7 @@ class TeacherGroup:
 
     def specs(self) -> dict[str, ArraySpec]:
         """Return the arrays of the group by name."""
-        return self.encoding.specs() | {name: _OPTIONAL[name] for name in self.optional}
+        return self.encoding.specs() | {name: OPTIONAL_ARRAYS[name] for name in self.optional}
 
     def slot(self, view_id: str) -> int:
         """Return where a view lies on the first axis.
@@ -266,7 +267,7 @@ def _parsed(name: str, values: object, where: str) -> Group:
         name=name,
         num_classes=said.num_classes,
         encoding=parse_encoding(said.encoding, said.num_classes, where),
-        optional=tuple(array for array in said.optional if array in _OPTIONAL),
+        optional=tuple(array for array in said.optional if array in OPTIONAL_ARRAYS),
         unit_rows=said.unit_rows,
         view_ids=tuple(said.view_ids),
         lock_sha256=said.lock_sha256,

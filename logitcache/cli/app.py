@@ -13,6 +13,25 @@ from typing import Annotated, Any
 
 import typer
 
+from logitcache.cli.flags import (
+    BatchSize,
+    Budget,
+    CacheFolder,
+    Config,
+    Data,
+    Device,
+    Feature,
+    Json,
+    MaxKl,
+    OnBadImage,
+    Precision,
+    Sets,
+    Teacher,
+    Threads,
+    TopK,
+    UnitRows,
+    Views,
+)
 from logitcache.cli.launch import launched_rank
 from logitcache.cli.views import views_app
 from logitcache.errors import Interrupted, LogitcacheError
@@ -30,14 +49,6 @@ app = typer.Typer(
 _CREATE, _LOOK, _TRUST = "Create", "Look", "Trust"
 app.add_typer(views_app, name="views", rich_help_panel=_LOOK)
 
-Config = Annotated[
-    Path | None, typer.Option(help="YAML file with the same settings; flags go over it.")
-]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set any field; repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
-
 
 @app.command(rich_help_panel=_CREATE)
 def demo(
@@ -52,46 +63,70 @@ def demo(
 
 
 @app.command(rich_help_panel=_CREATE)
+def plan(
+    configs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[CONFIG]...", help="YAML files as for precompute; later go over."),
+    ] = None,
+    data: Data = None,
+    teacher: Teacher = None,
+    feature: Feature = None,
+    views: Views = None,
+    top_k: TopK = None,
+    budget: Budget = None,
+    max_kl: MaxKl = None,
+    batch_size: BatchSize = None,
+    unit_rows: UnitRows = None,
+    device: Device = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a cache would cost and lose; nothing is written.
+
+    The teachers are shown a few hundred images in the views they would see.
+    With V views a cache costs no more than live teachers after
+    V store / (teach - fetch) student epochs, those of all students together:
+    store is the time of an image and view in precompute, teach that of all
+    teachers' forwards, fetch that of reading the targets.
+    """
+    from logitcache.cli.options import teachers
+    from logitcache.cli.plan import run_plan
+
+    flags = {
+        "data": data,
+        "teachers": teachers(teacher or []),
+        "views.count": views,
+        "encoding.top_k": top_k,
+        "encoding.budget": budget,
+        "encoding.max_kl": max_kl,
+        "batch_size": batch_size,
+        "unit_rows": unit_rows,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+    }
+    files = [str(path) for path in configs or []]
+    run_plan(files, flags, sets or [], feature or [], as_json=as_json)
+
+
+@app.command(rich_help_panel=_CREATE)
 def precompute(
-    cache: Annotated[str | None, typer.Option(help="Folder or URL of the cache.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Folder, .tar file, digits, or torch/SET:FOLDER."),
-    ] = None,
-    teacher: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=MODEL[@WEIGHTS]",
-            help="A timm model with a weights file or 'pretrained', or local-dir:FOLDER; "
-            "repeatable.",
-        ),
-    ] = None,
-    feature: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=TAP[,OPTION=VALUE…]",
-            help="Keep what a teacher's network holds at a module, as vit=blocks.11,values=int8; "
-            "repeatable.",
-        ),
-    ] = None,
-    views: Annotated[int | None, typer.Option(help="How many random views.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Classes to keep; by default 50, or all of up to 256.")
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option(metavar="80B", help="Most bytes of a row and view.")
-    ] = None,
-    max_kl: Annotated[
-        str | None, typer.Option(metavar="0.05@T=1", help="Largest loss in nats, instead of K.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images of one forward.")] = None,
-    unit_rows: Annotated[int | None, typer.Option(help="Rows of a unit of work.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda …")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads that decode.")] = None,
-    on_bad_image: Annotated[
-        str | None, typer.Option(help="error, or skip to mark it unreadable.")
-    ] = None,
+    cache: CacheFolder = None,
+    data: Data = None,
+    teacher: Teacher = None,
+    feature: Feature = None,
+    views: Views = None,
+    top_k: TopK = None,
+    budget: Budget = None,
+    max_kl: MaxKl = None,
+    batch_size: BatchSize = None,
+    unit_rows: UnitRows = None,
+    device: Device = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    on_bad_image: OnBadImage = None,
     config: Config = None,
     sets: Sets = None,
     as_json: Json = False,

@@ -24,17 +24,19 @@ SCHEMA_VERSION = 1
 """Of what ``--json`` prints."""
 
 
-def gather(config: str | None, flags: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+def gather(
+    config: str | dict[str, Any] | None, flags: Mapping[str, Any], sets: Sequence[str]
+) -> dict[str, Any]:
     """Return the values of a configuration.
 
     Args:
-        config: A YAML file to begin with.
+        config: A YAML file to begin with, or its values.
         flags: Values by dotted path; those that are None were not given.
         sets: ``a.b=value`` assignments.
     """
     from logitcache.pipeline import override, read_yaml
 
-    values = read_yaml(config) if config else {}
+    values = read_yaml(config) if isinstance(config, str) else config or {}
     for path, value in flags.items():
         if value is not None:
             values = _put(values, path.split("."), value)

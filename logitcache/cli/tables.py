@@ -5,13 +5,17 @@ from __future__ import annotations
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from logitcache.cli.fidelity import print_fidelity
+from logitcache.cli.layout import bytes_text as _bytes
+from logitcache.cli.layout import new_console as _console
+from logitcache.cli.layout import new_table as _table
+from logitcache.cli.layout import percent_text as _percent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
 
     from logitcache.cache.describe import CacheDescription
     from logitcache.cache.faults import Fault
@@ -267,32 +271,6 @@ def _spread(values: Sequence[float | None]) -> str:
     if len(known) == 1:
         return _percent(known[0])
     return f"{100 * mean(known):.1f} ± {100 * stdev(known):.1f} %"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(first)
-    for name in others:
-        right = name in {"accuracy", "stored", "dense float32", "ratio", "top-1", "steps", "images"}
-        table.add_column(name, justify="right" if right else "left")
-    return table
-
-
-def _console() -> Console:
-    """Return stdout; wide enough for a table where it is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
 
 
 def print_verify(report: VerifyReport) -> None:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from logitcache.teachers.member import Member
     from logitcache.views.spec import View
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "check_classes", "make_plan"]
 
 _UNKNOWN_ROW = -1
 _READ_ROWS = 64
@@ -156,7 +156,7 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     """
     for name, member in ensemble.members.items():
         check_name(name, "teacher")
-        _check_classes(name, member, source)
+        check_classes(name, member, source)
     views = {view.id: view for view in config.views.views()}
     for view in views.values():
         view.check_sizes(ensemble.sizes)
@@ -183,7 +183,8 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     )
 
 
-def _check_classes(name: str, member: Member, source: Source) -> None:
+def check_classes(name: str, member: Member, source: Source) -> None:
+    """Refuse a teacher that answers for another number of classes than the data has."""
     names = source.class_names
     if names and len(names) != member.num_classes:
         raise UsageError(

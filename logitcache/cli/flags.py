@@ -1,0 +1,68 @@
+"""Flags that several commands share, with their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "BatchSize",
+    "Budget",
+    "CacheFolder",
+    "Config",
+    "Data",
+    "Device",
+    "Feature",
+    "Json",
+    "MaxKl",
+    "OnBadImage",
+    "Precision",
+    "Sets",
+    "Teacher",
+    "Threads",
+    "TopK",
+    "UnitRows",
+    "Views",
+]
+
+Config = Annotated[
+    Path | None, typer.Option(help="YAML file with the same settings; flags go over it.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set any field; repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+CacheFolder = Annotated[str | None, typer.Option(help="Folder or URL of the cache.")]
+Data = Annotated[str | None, typer.Option(help="Folder, .tar file, digits, or torch/SET:FOLDER.")]
+Teacher = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=MODEL[@WEIGHTS]",
+        help="A timm model with a weights file or 'pretrained', or local-dir:FOLDER; repeatable.",
+    ),
+]
+Feature = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=TAP[,OPTION=VALUE…]",
+        help="Keep what a teacher's network holds at a module, as vit=blocks.11,values=int8; "
+        "repeatable.",
+    ),
+]
+Views = Annotated[int | None, typer.Option(help="How many random views.")]
+TopK = Annotated[
+    int | None, typer.Option(help="Classes to keep; by default 50, or all of up to 256.")
+]
+Budget = Annotated[str | None, typer.Option(metavar="80B", help="Most bytes of a row and view.")]
+MaxKl = Annotated[
+    str | None, typer.Option(metavar="0.05@T=1", help="Largest loss in nats, instead of K.")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images of one forward.")]
+UnitRows = Annotated[int | None, typer.Option(help="Rows of a unit of work.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda …")]
+Precision = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Threads = Annotated[int | None, typer.Option(help="Threads that decode.")]
+OnBadImage = Annotated[str | None, typer.Option(help="error, or skip to mark it unreadable.")]

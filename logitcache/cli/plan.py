@@ -1,0 +1,134 @@
+"""``logitcache plan``: what a cache would cost and lose, before it is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text
+from logitcache.cli.options import gather, print_json, with_features
+from logitcache.pipeline import merged, read_yaml
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.estimate import estimate_cache
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from logitcache.precompute.estimate import Estimate, TeacherEstimate
+
+__all__ = ["print_estimate", "run_plan"]
+
+_NOWHERE = "not written"
+
+
+def run_plan(
+    configs: Sequence[str],
+    flags: Mapping[str, Any],
+    sets: Sequence[str],
+    features: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Estimate and print.
+
+    Args:
+        configs: YAML files, later ones over earlier ones.
+        flags: Fields of a :class:`.PrecomputeConfig` by dotted path.
+        sets: ``a.b=value`` assignments.
+        features: ``NAME=TAP[,OPTION=VALUE…]`` of taps that are kept.
+        as_json: Whether to print one document instead of tables.
+    """
+    values: dict[str, Any] = {"cache": _NOWHERE}
+    for config in configs:
+        values = merged(values, read_yaml(config))
+    values = with_features(gather(values, flags, sets), features)
+    found = estimate_cache(PrecomputeConfig.parse(values, "plan"))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_estimate(found)
+
+
+def print_estimate(found: Estimate) -> None:
+    """Show an estimate."""
+    console = new_console()
+    console.print(
+        f"{found.images} images x {found.views} views, units of {found.unit_rows} rows; measured "
+        f"on {found.shown} images; nothing is written"
+    )
+    for name, teacher in found.teachers.items():
+        _print_teacher(console, name, teacher)
+    _print_views(console, found)
+    _print_payback(console, found)
+
+
+def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> None:
+    asked = ", ".join(f"{1e3 * s:.3g} ms an image on {d}" for d, s in teacher.seconds.items())
+    right = "" if teacher.accuracy is None else f", {percent_text(teacher.accuracy)} right"
+    console.print(
+        f"\n{name}: {teacher.architecture}, {teacher.num_classes} classes{right}, {asked}"
+    )
+    table = new_table("stored as", "bytes a row", "all views", "files", "RAM a view")
+    temperatures = list(teacher.chosen.fidelity["temperatures"])
+    for header in (*(f"KL T={t}" for t in temperatures), "top-1 kept", ""):
+        table.add_column(header, justify="right")
+    for row in teacher.encodings:
+        losses = row.fidelity["temperatures"].values()
+        table.add_row(
+            _encoding_text(row.encoding),
+            f"{row.row_bytes:.1f}",
+            bytes_text(row.bytes),
+            str(row.files),
+            bytes_text(row.memory),
+            *(f"{loss['kl_truncation'] + loss['kl_coding']:.2g}" for loss in losses),
+            percent_text(row.fidelity["top1"]),
+            "<- chosen" if row.chosen else "",
+        )
+    console.print(table)
+
+
+def _encoding_text(encoding: Mapping[str, Any]) -> str:
+    if encoding["kind"] == "dense":
+        return f"dense {encoding['values']}"
+    bits = f"{encoding['bits']} bits" if encoding["values"] == "codes" else encoding["values"]
+    return f"top {encoding['top_k']}, {bits}"
+
+
+def _print_views(console: Console, found: Estimate) -> None:
+    console.print("\nthe whole cache, stored as chosen")
+    table = new_table("views", "bytes", "files")
+    for device in found.devices:
+        table.add_column(f"minutes, {device}", justify="right")
+        table.add_column(f"pays after epochs, {device}", justify="right")
+    for row in found.by_views:
+        cells = [
+            cell
+            for device in found.devices
+            for cell in (
+                f"{row.minutes[device]:.3g}",
+                str(row.break_even_epochs[device] or "never"),
+            )
+        ]
+        asked = f"{row.views} <-" if row.views == found.views else str(row.views)
+        table.add_row(asked, bytes_text(row.bytes), str(row.files), *cells)
+    console.print(table)
+
+
+def _print_payback(console: Console, found: Estimate) -> None:
+    """Say in words what the table's last column means for what was asked."""
+    asked = next(row for row in found.by_views if row.views == found.views)
+    for name, device in found.devices.items():
+        epochs = asked.break_even_epochs[name]
+        teach, fetch = 1e3 * device.teach, 1e3 * found.fetch
+        if epochs is None:
+            console.print(
+                f"{name}: never pays: the teachers answer in {teach:.2g} ms an image, and reading "
+                f"their targets takes {fetch:.2g} ms"
+            )
+            continue
+        console.print(
+            f"{name}: with {found.views} views the cache costs no more than live teachers after "
+            f"{epochs} student epochs, those of all students together: "
+            f"{found.views} x {1e3 * device.store:.2g} ms / ({teach:.2g} ms - {fetch:.2g} ms)"
+        )

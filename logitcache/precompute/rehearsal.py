@@ -1,0 +1,137 @@
+"""Showing a few hundred images to the teachers, as precompute will, with a watch in hand.
+
+Shapes: N images that could be read, C classes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.data.identity import key_hash
+from logitcache.errors import DataError
+from logitcache.views.mix import match_partners
+from logitcache.views.render import BatchRequest, ViewRenderer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.data.source import Source
+    from logitcache.teachers.ensemble import Ensemble
+    from logitcache.views.render import RenderedBatch
+    from logitcache.views.spec import View
+
+__all__ = ["Rehearsal", "rehearse"]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What came of showing some images.
+
+    Attributes:
+        logits: By teacher, raw, float32 (N, C).
+        labels: int32 (N,), -1 without one.
+        show: Seconds of an image and view: rendering and all forwards, overlapping as they do.
+        teach: Seconds of a forward of one image, by teacher.
+    """
+
+    logits: dict[str, NDArray[np.float32]]
+    labels: NDArray[np.int32]
+    show: float
+    teach: dict[str, float]
+
+
+def rehearse(
+    source: Source,
+    ensemble: Ensemble,
+    views: Sequence[View],
+    *,
+    images: int,
+    batch: int,
+    threads: int | None,
+) -> Rehearsal:
+    """Show images spread over the listing, each in one of the views, which take turns.
+
+    Args:
+        source: The images.
+        ensemble: Who answers.
+        views: Which views; images are mixed with one of the same batch.
+        images: How many, at most.
+        batch: Images of one forward.
+        threads: Threads that decode and render; all processors by default.
+
+    Raises:
+        DataError: None of them can be read.
+    """
+    requests = _requests(source, views, images, batch)
+    names = list(ensemble.members)
+    with ViewRenderer(
+        source.read, ensemble.sizes, threads=threads or len(os.sched_getaffinity(0))
+    ) as renderer:
+        (first,) = renderer.batches(requests[:1])
+        _answer(ensemble, first, names)  # what is done once, when a network first runs
+        started = time.perf_counter()
+        shown = [(b, _answer(ensemble, b, names)) for b in renderer.batches(requests)]
+        seconds = time.perf_counter() - started
+    total = sum(len(request.indices) for request in requests)
+    read = [np.setdiff1d(np.arange(len(b.request.indices)), list(b.failures)) for b, _ in shown]
+    indices = np.concatenate([b.request.indices[r] for (b, _), r in zip(shown, read, strict=True)])
+    if not len(indices):
+        raise DataError("none of the first images can be read", where=source.description)
+    return Rehearsal(
+        logits={
+            name: np.concatenate([a[name][r] for (_, a), r in zip(shown, read, strict=True)])
+            for name in names
+        },
+        labels=np.asarray(source.labels)[indices],
+        show=seconds / total,
+        teach={name: _forward_seconds(ensemble, shown[-1][0], name) for name in names},
+    )
+
+
+def _requests(source: Source, views: Sequence[View], images: int, batch: int) -> list[BatchRequest]:
+    step = max(1, len(source.keys) // images)
+    chosen = np.arange(0, len(source.keys), step, dtype=np.int64)[:images]
+    parts = np.split(chosen, range(batch, len(chosen), batch))
+    turns = max(1, len(views) // len(parts))
+    return [
+        _request(source, views[number * turns % len(views)], part)
+        for number, part in enumerate(parts)
+    ]
+
+
+def _request(source: Source, view: View, indices_B: NDArray[np.int64]) -> BatchRequest:
+    hashes_B = np.array([key_hash(source.keys[index]) for index in indices_B], dtype=np.uint64)
+    if view.mixing is None:
+        return BatchRequest(view, indices_B, hashes_B)
+    partners = match_partners(view.seed, view.draw, hashes_B)
+    return BatchRequest(
+        view,
+        indices_B,
+        hashes_B,
+        partners=indices_B[partners],
+        partner_hashes=hashes_B[partners],
+    )
+
+
+def _answer(
+    ensemble: Ensemble, batch: RenderedBatch, names: Sequence[str]
+) -> dict[str, NDArray[np.float32]]:
+    rows = len(batch.request.indices)
+    return ensemble.answer(batch.pixels, dict.fromkeys(names, rows), dict.fromkeys(names))
+
+
+def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> float:
+    """Return the seconds of one teacher's forward of one image, the shorter of two tries."""
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        _answer(ensemble, batch, [name])
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / len(batch.request.indices)
