@@ -337,14 +337,14 @@ def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
 
 def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return shared settings overridden by own ones, mapping by mapping."""
-    merged = dict(shared)
+    found = dict(shared)
     for name, value in own.items():
-        before = merged.get(name)
+        before = found.get(name)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
-            merged[name] = merged(before, value)
+            found[name] = merged(before, value)
         else:
-            merged[name] = value
-    return merged
+            found[name] = value
+    return found
 
 
 def _replace_references(value: Any, made: Mapping[str, str], where: str) -> Any:

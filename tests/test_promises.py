@@ -80,6 +80,7 @@ def test_units_of_work_need_no_torch() -> None:
     "command",
     [
         "demo",
+        "plan",
         "precompute",
         "train",
         "run",

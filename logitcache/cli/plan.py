@@ -86,6 +86,28 @@ def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> Non
             "<- chosen" if row.chosen else "",
         )
     console.print(table)
+    _print_taps(console, teacher)
+
+
+def _print_taps(console: Console, teacher: TeacherEstimate) -> None:
+    table = new_table("tap", "kept as", "views", "bytes a row", "all views", "files", "RAM a view")
+    for header in ("cosine", "error"):
+        table.add_column(header, justify="right")
+    for name, tap in teacher.taps.items():
+        shape = " x ".join(str(size) for size in tap.encoding["shape"])
+        table.add_row(
+            name,
+            f"{shape} {tap.encoding['values']}",
+            str(tap.views),
+            f"{tap.row_bytes:.0f}",
+            bytes_text(tap.bytes),
+            str(tap.files),
+            bytes_text(tap.memory),
+            f"{tap.fidelity['cosine']:.6f}",
+            f"{tap.fidelity['error']:.2g}",
+        )
+    if teacher.taps:
+        console.print(table)
 
 
 def _encoding_text(encoding: Mapping[str, Any]) -> str:

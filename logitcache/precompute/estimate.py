@@ -7,39 +7,36 @@ encoding are measured on what they say, times on how long they take; the rest is
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from logitcache.cache.arrays import pack, packed_bytes, unpack
-from logitcache.cache.format import default_unit_rows, group_unit_rows, teacher_group
-from logitcache.cache.groups import OPTIONAL_ARRAYS
+from logitcache.cache.format import (
+    default_unit_rows,
+    group_unit_rows,
+    tap_of,
+    teacher_group,
+    teacher_of,
+)
 from logitcache.data.readers import open_source
-from logitcache.encoding.budget import choose_within
-from logitcache.encoding.choice import choose
-from logitcache.encoding.dense import DenseEncoding
-from logitcache.encoding.fidelity import measure_fidelity
-from logitcache.encoding.logits import label_log_probs, log_softmax
-from logitcache.encoding.sparse import SparseEncoding
 from logitcache.precompute.compute import resolve_device
 from logitcache.precompute.footprint import GroupPlan, cache_footprint, group_footprint
 from logitcache.precompute.payback import break_even_epochs
 from logitcache.precompute.plan import check_classes
 from logitcache.precompute.rehearsal import Rehearsal, rehearse
+from logitcache.precompute.taps import choose_taps
 from logitcache.precompute.trial import TRIAL_IMAGES
+from logitcache.precompute.tryout import AnswersTryout, TapTryout
 from logitcache.teachers.ensemble import Ensemble
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
-    from numpy.typing import NDArray
 
     from logitcache.data.source import Source
-    from logitcache.encoding.arrays import ArraySpec, Encoded
+    from logitcache.encoding.arrays import ArraySpec
     from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.features import FeatureEncoding
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.views.spec import View
 
@@ -47,13 +44,12 @@ __all__ = [
     "DeviceEstimate",
     "EncodingEstimate",
     "Estimate",
+    "TapEstimate",
     "TeacherEstimate",
     "ViewsEstimate",
     "estimate_cache",
 ]
 
-_TOP_KS = (10, 20, 50, 100, 200)
-_BITS = (8, 5)
 _FEWER_IMAGES = 64  # for a device that is timed beside the one that is used
 
 
@@ -81,6 +77,29 @@ class EncodingEstimate:
 
 
 @dataclass(frozen=True)
+class TapEstimate:
+    """One tap of a teacher.
+
+    Attributes:
+        encoding: What is kept and how.
+        views: How many views are kept.
+        row_bytes: Bytes of a row and view, compressed where that pays.
+        bytes: Of its group with those views, its commits and ledgers.
+        files: Of the same.
+        memory: Bytes of one view of all rows in a student's memory, if all are held at once.
+        fidelity: What coding loses, as ``docs/format.md`` has it.
+    """
+
+    encoding: dict[str, Any]
+    views: int
+    row_bytes: float
+    bytes: int
+    files: int
+    memory: int
+    fidelity: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class TeacherEstimate:
     """One teacher.
 
@@ -90,6 +109,7 @@ class TeacherEstimate:
         accuracy: Share of the labelled images shown that it gets right; None without labels.
         seconds: Of a forward of one image, by device.
         encodings: Ways to store what it says; one is chosen.
+        taps: What is kept of its network besides.
     """
 
     architecture: str
@@ -97,6 +117,7 @@ class TeacherEstimate:
     accuracy: float | None
     seconds: dict[str, float]
     encodings: list[EncodingEstimate]
+    taps: dict[str, TapEstimate]
 
     @property
     def chosen(self) -> EncodingEstimate:
@@ -178,64 +199,44 @@ def estimate_cache(config: PrecomputeConfig) -> Estimate:
     source = open_source(config.data)
     views = config.views.views()
     used, *others = _devices(config)
-    shown = _rehearse(config, source, views, used, TRIAL_IMAGES)
-    layout = _Layout(config, source, views, min(shown.ensemble.sizes))
-    measured = {
-        name: _Measured(config, name, shown.found.logits[name], shown.found.labels, source)
-        for name in shown.ensemble.members
-    }
-    seconds = {used.type: shown.found}
+    ensemble = _ensemble(config, source, views, used)
+    taps = choose_taps(config, {}, source, ensemble)
+    shown = _rehearse(config, source, views, ensemble, taps, TRIAL_IMAGES)
+    seconds = {used.type: shown}
     for device in others:
-        seconds[device.type] = _rehearse(config, source, views, device, _FEWER_IMAGES).found
-    store = sum(teacher.store for teacher in measured.values())
-    fetch = sum(teacher.fetch for teacher in measured.values())
-    devices = {name: _device(name, found, store) for name, found in seconds.items()}
-    return Estimate(
-        images=len(source.keys),
-        shown=len(shown.found.labels),
-        views=len(views),
-        unit_rows=layout.unit_rows,
-        devices=devices,
-        fetch=fetch,
-        teachers={
-            name: TeacherEstimate(
-                architecture=str(member.lock["architecture"]),
-                num_classes=member.num_classes,
-                accuracy=measured[name].accuracy,
-                seconds={device: found.teach[name] for device, found in seconds.items()},
-                encodings=[
-                    layout.encoding(name, measured[name], encoding)
-                    for encoding in measured[name].tried
-                ],
-            )
-            for name, member in shown.ensemble.members.items()
-        },
-        by_views=[layout.with_views(count, measured, devices, fetch) for count in layout.counts],
-    )
+        other = _ensemble(config, source, views, device)
+        seconds[device.type] = _rehearse(config, source, views, other, taps, _FEWER_IMAGES)
+    return _Cost(config, source, views, ensemble, taps, seconds).estimate()
 
 
-@dataclass(frozen=True)
-class _Shown:
-    ensemble: Ensemble
-    found: Rehearsal
+def _ensemble(
+    config: PrecomputeConfig, source: Source, views: Sequence[View], device: torch.device
+) -> Ensemble:
+    ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
+    for name, member in ensemble.members.items():
+        check_classes(name, member, source)
+    for view in views:
+        view.check_sizes(ensemble.sizes)
+    return ensemble
 
 
 def _rehearse(
     config: PrecomputeConfig,
     source: Source,
     views: Sequence[View],
-    device: torch.device,
+    ensemble: Ensemble,
+    taps: Mapping[str, FeatureEncoding],
     images: int,
-) -> _Shown:
-    ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
-    for name, member in ensemble.members.items():
-        check_classes(name, member, source)
-    for view in views:
-        view.check_sizes(ensemble.sizes)
-    found = rehearse(
-        source, ensemble, views, images=images, batch=config.batch_size, threads=config.threads
+) -> Rehearsal:
+    return rehearse(
+        source,
+        ensemble,
+        views,
+        taps,
+        images=images,
+        batch=config.batch_size,
+        threads=config.threads,
     )
-    return _Shown(ensemble, found)
 
 
 def _devices(config: PrecomputeConfig) -> list[torch.device]:
@@ -251,140 +252,140 @@ def _device(name: str, found: Rehearsal, store: float) -> DeviceEstimate:
     return DeviceEstimate(teach=sum(found.teach.values()), store=whole)
 
 
-class _Measured:
-    """One teacher's sample, encoded in every way."""
+class _Cost:
+    """What was measured on a sample, made into what a whole set takes."""
 
     def __init__(
         self,
         config: PrecomputeConfig,
-        name: str,
-        logits_NC: NDArray[np.float32],
-        labels_N: NDArray[np.int32],
         source: Source,
+        views: Sequence[View],
+        ensemble: Ensemble,
+        taps: Mapping[str, FeatureEncoding],
+        seconds: Mapping[str, Rehearsal],
     ) -> None:
-        self._log_probs_NC, lse_N = log_softmax(logits_NC)
-        known = labels_N >= 0
-        right_N = logits_NC.argmax(axis=1) == labels_N
-        self.accuracy = float(right_N[known].mean()) if known.any() else None
-        self._extra: Encoded = {}
-        if config.encoding.lse:
-            self._extra["lse"] = lse_N.astype(np.float32)
-        if config.encoding.label_log_probs and source.class_names:
-            self._extra["label_logp"] = label_log_probs(self._log_probs_NC, labels_N)
-        self.chosen = self._choose(config, name)
-        self.tried = _tried(self.chosen)
-        self.store, self.fetch = self._seconds()
+        self._config, self._views, self._ensemble = config, views, ensemble
+        self._keys, self._seconds = source.keys, seconds
+        self._shown = next(iter(seconds.values()))
+        self._unit_rows = default_unit_rows(len(source.keys), config.unit_rows)
+        self._capacity = -(-len(source.keys) // self._unit_rows) * self._unit_rows
+        labels = self._shown.labels if source.class_names else None
+        self._answers = {
+            name: AnswersTryout(config.encoding, name, logits, labels)
+            for name, logits in self._shown.logits.items()
+        }
+        self._taps = {
+            name: TapTryout(encoding, self._shown.features[name]) for name, encoding in taps.items()
+        }
+        tried: list[AnswersTryout | TapTryout] = [*self._answers.values(), *self._taps.values()]
+        store = sum(one.store for one in tried)
+        self._fetch = sum(one.fetch for one in tried)
+        self._devices = {name: _device(name, found, store) for name, found in seconds.items()}
 
-    def specs(self, encoding: Encoding) -> dict[str, ArraySpec]:
-        return encoding.specs() | {name: OPTIONAL_ARRAYS[name] for name in self._extra}
+    def estimate(self) -> Estimate:
+        return Estimate(
+            images=len(self._keys),
+            shown=len(self._shown.labels),
+            views=len(self._views),
+            unit_rows=self._unit_rows,
+            devices=self._devices,
+            fetch=self._fetch,
+            teachers={name: self._teacher(name) for name in self._answers},
+            by_views=[self._with_views(count) for count in self._counts()],
+        )
 
-    def row_bytes(self, encoding: Encoding) -> float:
-        encoded = {**encoding.encode(self._log_probs_NC), **self._extra}
-        return packed_bytes(self.specs(encoding), encoded) / len(self._log_probs_NC)
-
-    def fidelity(self, encoding: Encoding) -> dict[str, Any]:
-        return measure_fidelity(encoding, self._log_probs_NC).to_json()
-
-    def _choose(self, config: PrecomputeConfig, name: str) -> Encoding:
-        limit = config.encoding.limit
-        if limit is None:
-            return choose(config.encoding, self._log_probs_NC.shape[1])
-        where = f"teacher {name!r}"
-        return choose_within(limit, self._log_probs_NC, packed_bytes, where).encoding
-
-    def _seconds(self) -> tuple[float, float]:
-        """Return the seconds of storing and of fetching a row as it is chosen."""
-        rows, specs = len(self._log_probs_NC), self.specs(self.chosen)
-        started = time.perf_counter()
-        encoded = {**self.chosen.encode(self._log_probs_NC), **self._extra}
-        packed = pack(specs, encoded)
-        stored = time.perf_counter()
-        arrays = unpack(specs, packed)
-        order = np.random.default_rng(0).permutation(rows)
-        self.chosen.decode({name: arrays[name][order] for name in self.chosen.specs()})
-        return (stored - started) / rows, (time.perf_counter() - stored) / rows
-
-
-def _tried(chosen: Encoding) -> list[Encoding]:
-    """Return the encodings to compare, smallest K first, with the chosen one among them."""
-    classes = chosen.num_classes
-    tried: list[Encoding] = [
-        SparseEncoding(classes, top_k, bits=bits)
-        for top_k in _TOP_KS
-        if top_k < classes
-        for bits in _BITS
-    ]
-    tried += [DenseEncoding(classes, "uint8"), DenseEncoding(classes)]
-    return tried if chosen in tried else [chosen, *tried]
-
-
-class _Layout:
-    """How a set of images is cut into units, and what that makes of measured rows."""
-
-    def __init__(
-        self, config: PrecomputeConfig, source: Source, views: Sequence[View], probe_side: int
-    ) -> None:
-        self._keys, self._views, self._probe_side = source.keys, views, probe_side
-        self.rows = len(source.keys)
-        self.unit_rows = default_unit_rows(self.rows, config.unit_rows)
-        self._capacity = -(-self.rows // self.unit_rows) * self.unit_rows
-
-    @property
-    def counts(self) -> list[int]:
-        """Numbers of views to compare: powers of two up to twice as many as asked for."""
+    def _counts(self) -> list[int]:
+        """Return numbers of views to compare: powers of two up to twice as many as asked for."""
         asked = len(self._views)
         return sorted({2**n for n in range(asked.bit_length() + 1)} | {asked})
 
-    def encoding(self, name: str, measured: _Measured, encoding: Encoding) -> EncodingEstimate:
-        plan = self._plan(name, measured, encoding, len(self._views))
-        found = group_footprint(plan, self.rows, self._capacity)
+    def _teacher(self, name: str) -> TeacherEstimate:
+        member, answers = self._ensemble.members[name], self._answers[name]
+        return TeacherEstimate(
+            architecture=str(member.lock["architecture"]),
+            num_classes=member.num_classes,
+            accuracy=answers.accuracy,
+            seconds={device: found.teach[name] for device, found in self._seconds.items()},
+            encodings=[self._encoding(name, encoding) for encoding in answers.tried],
+            taps={
+                str(tap_of(tap)): self._tap(tap) for tap in self._taps if teacher_of(tap) == name
+            },
+        )
+
+    def _encoding(self, name: str, encoding: Encoding) -> EncodingEstimate:
+        answers = self._answers[name]
+        plan = self._answers_plan(name, encoding, len(self._views))
+        found = group_footprint(plan, len(self._keys), self._capacity)
         return EncodingEstimate(
             encoding=encoding.to_json(),
-            chosen=encoding == measured.chosen,
+            chosen=encoding == answers.chosen,
             row_bytes=plan.row_bytes,
             bytes=found.bytes,
             files=found.files,
             memory=self._capacity * _row_memory(plan.specs),
-            fidelity=measured.fidelity(encoding),
+            fidelity=answers.fidelity(encoding),
         )
 
-    def with_views(
-        self,
-        count: int,
-        measured: Mapping[str, _Measured],
-        devices: Mapping[str, DeviceEstimate],
-        fetch: float,
-    ) -> ViewsEstimate:
-        asked = self._views
+    def _tap(self, name: str) -> TapEstimate:
+        tap, plan = self._taps[name], self._tap_plan(name, len(self._views))
+        found = group_footprint(plan, len(self._keys), self._capacity)
+        parameters = tap.encoding.to_json()
+        return TapEstimate(
+            encoding={key: value for key, value in parameters.items() if key != "principal"},
+            views=plan.views,
+            row_bytes=plan.row_bytes,
+            bytes=found.bytes,
+            files=found.files,
+            memory=self._capacity * _row_memory(plan.specs),
+            fidelity=tap.fidelity,
+        )
+
+    def _with_views(self, count: int) -> ViewsEstimate:
+        asked, devices = self._views, self._devices
         mixed = sum(asked[n % len(asked)].mixing is not None for n in range(count))
+        groups = [self._answers_plan(n, one.chosen, count) for n, one in self._answers.items()]
         found = cache_footprint(
-            [self._plan(name, one, one.chosen, count) for name, one in measured.items()],
+            [*groups, *(self._tap_plan(name, count) for name in self._taps)],
             self._keys,
             self._capacity,
-            self.unit_rows,
+            self._unit_rows,
             mixed_views=mixed,
-            probe_side=self._probe_side,
+            probe_side=min(self._ensemble.sizes),
         )
         return ViewsEstimate(
             views=count,
             bytes=found.bytes,
             files=found.files,
-            minutes={n: self.rows * count * d.store / 60 for n, d in devices.items()},
+            minutes={n: len(self._keys) * count * d.store / 60 for n, d in devices.items()},
             break_even_epochs={
-                n: break_even_epochs(count, d.teach, d.store, fetch) for n, d in devices.items()
+                n: break_even_epochs(count, d.teach, d.store, self._fetch)
+                for n, d in devices.items()
             },
         )
 
-    def _plan(self, name: str, measured: _Measured, encoding: Encoding, views: int) -> GroupPlan:
-        specs = measured.specs(encoding)
-        raw = sum(spec.row_bytes for spec in encoding.specs().values())
-        return GroupPlan(
-            path=teacher_group(name),
-            views=views,
-            unit_rows=group_unit_rows(self.unit_rows, raw),
-            specs=specs,
-            row_bytes=measured.row_bytes(encoding),
-        )
+    def _answers_plan(self, name: str, encoding: Encoding, views: int) -> GroupPlan:
+        answers = self._answers[name]
+        row_bytes = answers.row_bytes(encoding)
+        return self._group(name, views, encoding.specs(), answers.specs(encoding), row_bytes)
+
+    def _tap_plan(self, name: str, views: int) -> GroupPlan:
+        tap = self._taps[name]
+        wanted = self._config.teachers[teacher_of(name)].features[str(tap_of(name))].views
+        specs = tap.encoding.specs()
+        return self._group(name, min(views, wanted or views), specs, specs, tap.row_bytes)
+
+    def _group(
+        self,
+        name: str,
+        views: int,
+        cut_by: Mapping[str, ArraySpec],
+        specs: Mapping[str, ArraySpec],
+        row_bytes: float,
+    ) -> GroupPlan:
+        """Return a group whose units are cut by the bytes of some of its arrays."""
+        raw = sum(spec.row_bytes for spec in cut_by.values())
+        unit_rows = group_unit_rows(self._unit_rows, raw)
+        return GroupPlan(teacher_group(name), views, unit_rows, specs, row_bytes)
 
 
 def _row_memory(specs: Mapping[str, ArraySpec]) -> int:

@@ -74,7 +74,9 @@ def group_footprint(group: GroupPlan, rows: int, capacity: int) -> Footprint:
     units = capacity // group.unit_rows
     chunks = sum(-(-group.unit_rows // spec.inner) for spec in group.specs.values())
     overhead = chunks * _CHUNK_OVERHEAD + len(group.specs) * _SHARD_OVERHEAD
-    shards = group.views * (rows * group.row_bytes + units * overhead)
+    plain = sum(spec.row_bytes for spec in group.specs.values() if spec.codec == "raw")
+    padding = (capacity - rows) * plain  # where nothing compresses, fill takes as much as numbers
+    shards = group.views * (rows * group.row_bytes + padding + units * overhead)
     commits = group.views * units * _commit_bytes(group, units)
     commits += min(units, SAMPLED_ROWS) * len(canonical_json(_MEASURED))
     return Footprint(
@@ -151,8 +153,9 @@ def _documents(arrays: int) -> int:
 
 
 def _parents(groups: Sequence[GroupPlan], mixed_views: int) -> int:
-    """Return how many groups of Zarr hold the others."""
+    """Return how many groups of Zarr hold the others and nothing else."""
     parents = {path for group in groups for path in _above(group.path)}
+    parents -= {group.path for group in groups}
     return len(parents | ({"views"} if mixed_views else set()))
 
 

@@ -164,7 +164,7 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     writer, indices = _open_or_create(config, source)
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
     notes = [_said(name, choice) for name, choice in chosen.items()]
-    taps = choose_taps(config, writer, source, ensemble)
+    taps = choose_taps(config, writer.groups(), source, ensemble)
     for name, member in ensemble.members.items():
         encoding = _encoding(config, writer, name, member, chosen)
         batch = smallest_unit(writer, name, taps, config.batch_size)

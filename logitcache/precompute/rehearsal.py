@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from logitcache.cache.format import tap_of, teacher_of
 from logitcache.data.identity import key_hash
 from logitcache.errors import DataError
+from logitcache.teachers.ensemble import Tap
 from logitcache.views.mix import match_partners
 from logitcache.views.render import BatchRequest, ViewRenderer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
+    from logitcache.encoding.features import FeatureEncoding
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.views.render import RenderedBatch
     from logitcache.views.spec import View
@@ -36,12 +39,14 @@ class Rehearsal:
 
     Attributes:
         logits: By teacher, raw, float32 (N, C).
+        features: Of the taps, by name of the group, float32 (N, ...).
         labels: int32 (N,), -1 without one.
         show: Seconds of an image and view: rendering and all forwards, overlapping as they do.
         teach: Seconds of a forward of one image, by teacher.
     """
 
     logits: dict[str, NDArray[np.float32]]
+    features: dict[str, NDArray[np.float32]]
     labels: NDArray[np.int32]
     show: float
     teach: dict[str, float]
@@ -51,6 +56,7 @@ def rehearse(
     source: Source,
     ensemble: Ensemble,
     views: Sequence[View],
+    taps: Mapping[str, FeatureEncoding],
     *,
     images: int,
     batch: int,
@@ -62,6 +68,7 @@ def rehearse(
         source: The images.
         ensemble: Who answers.
         views: Which views; images are mixed with one of the same batch.
+        taps: What is kept of networks besides, by name of its group; the first tokens of each.
         images: How many, at most.
         batch: Images of one forward.
         threads: Threads that decode and render; all processors by default.
@@ -70,14 +77,18 @@ def rehearse(
         DataError: None of them can be read.
     """
     requests = _requests(source, views, images, batch)
-    names = list(ensemble.members)
+    kept = {name: encoding.kept for name, encoding in taps.items()}
+    kept = {**dict.fromkeys(ensemble.members), **kept}
+    ensemble.keep(
+        {name: Tap(teacher_of(name), str(tap_of(name)), tap) for name, tap in taps.items()}
+    )
     with ViewRenderer(
         source.read, ensemble.sizes, threads=threads or len(os.sched_getaffinity(0))
     ) as renderer:
         (first,) = renderer.batches(requests[:1])
-        _answer(ensemble, first, names)  # what is done once, when a network first runs
+        _answer(ensemble, first, kept)  # what is done once, when a network first runs
         started = time.perf_counter()
-        shown = [(b, _answer(ensemble, b, names)) for b in renderer.batches(requests)]
+        shown = [(b, _answer(ensemble, b, kept)) for b in renderer.batches(requests)]
         seconds = time.perf_counter() - started
     total = sum(len(request.indices) for request in requests)
     read = [np.setdiff1d(np.arange(len(b.request.indices)), list(b.failures)) for b, _ in shown]
@@ -87,11 +98,15 @@ def rehearse(
     return Rehearsal(
         logits={
             name: np.concatenate([a[name][r] for (_, a), r in zip(shown, read, strict=True)])
-            for name in names
+            for name in ensemble.members
+        },
+        features={
+            name: np.concatenate([a[name][r] for (_, a), r in zip(shown, read, strict=True)])
+            for name in taps
         },
         labels=np.asarray(source.labels)[indices],
         show=seconds / total,
-        teach={name: _forward_seconds(ensemble, shown[-1][0], name) for name in names},
+        teach={name: _forward_seconds(ensemble, shown[-1][0], name) for name in ensemble.members},
     )
 
 
@@ -121,10 +136,15 @@ def _request(source: Source, view: View, indices_B: NDArray[np.int64]) -> BatchR
 
 
 def _answer(
-    ensemble: Ensemble, batch: RenderedBatch, names: Sequence[str]
+    ensemble: Ensemble, batch: RenderedBatch, kept: Mapping[str, int | None]
 ) -> dict[str, NDArray[np.float32]]:
+    """Ask for answers and taps, by how many tokens of each are kept."""
     rows = len(batch.request.indices)
-    return ensemble.answer(batch.pixels, dict.fromkeys(names, rows), dict.fromkeys(names))
+    asked = {
+        name: None if tokens is None else np.tile(np.arange(tokens), (rows, 1))
+        for name, tokens in kept.items()
+    }
+    return ensemble.answer(batch.pixels, dict.fromkeys(asked, rows), asked)
 
 
 def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> float:
@@ -132,6 +152,6 @@ def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> flo
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        _answer(ensemble, batch, [name])
+        _answer(ensemble, batch, {name: None})
         seconds.append(time.perf_counter() - started)
     return min(seconds) / len(batch.request.indices)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from logitcache.cache.groups import Group
     from logitcache.cache.writer import CacheWriter
     from logitcache.data.source import Source
     from logitcache.encoding.feature_choice import FeatureConfig
@@ -37,16 +38,24 @@ _MOSTLY = 0.5  # share of zeros from which compressing pays
 
 
 def choose_taps(
-    config: PrecomputeConfig, writer: CacheWriter, source: Source, ensemble: Ensemble
+    config: PrecomputeConfig,
+    declared: Mapping[str, Group],
+    source: Source,
+    ensemble: Ensemble,
 ) -> dict[str, FeatureEncoding]:
     """Return how every tap that is asked for is stored, by name of its group.
+
+    Args:
+        config: What is asked for.
+        declared: Groups of the cache, by name.
+        source: The images.
+        ensemble: Who answers.
 
     Raises:
         UsageError: There is no such tap, it has not what is asked for, or it is stored otherwise.
         FeatureOverflow: It does not fit what it shall be stored as.
     """
     chosen = {}
-    declared = writer.groups()
     for teacher, member in ensemble.members.items():
         wanted = config.teachers[teacher].features
         for tap, shape in member.tap_shapes(wanted).items():
@@ -60,7 +69,7 @@ def choose_taps(
                 where=f"teacher {teacher!r}, tap {tap!r}",
             )
             if name in declared:
-                chosen[name] = _as_declared(writer, name, asked)
+                chosen[name] = _as_declared(config.cache, declared[name], asked)
             else:
                 chosen[name] = _fitted(config, source, ensemble, teacher, tap, asked)
     return chosen
@@ -129,9 +138,8 @@ def _unit_rows(writer: CacheWriter, encoding: FeatureEncoding) -> int:
     return group_unit_rows(writer.manifest.unit_rows, row_bytes)
 
 
-def _as_declared(writer: CacheWriter, name: str, asked: FeatureEncoding) -> FeatureEncoding:
+def _as_declared(cache: str, group: Group, asked: FeatureEncoding) -> FeatureEncoding:
     """Return how a known tap is stored, if that is what is asked for."""
-    group = writer.groups()[name]
     assert isinstance(group, FeatureGroup)
     known = group.encoding
     if replace(asked, principal=known.principal, sparse=known.sparse) != known:
@@ -142,7 +150,7 @@ def _as_declared(writer: CacheWriter, name: str, asked: FeatureEncoding) -> Feat
         }
         raise UsageError(
             f"tap {group.tap!r} of teacher {group.teacher!r} is stored otherwise",
-            where=writer.location,
+            where=cache,
             expected=", ".join(f"{key} {before}" for key, (before, _) in differing.items()),
             got=", ".join(f"{key} {now}" for key, (_, now) in differing.items()),
             hint="ask for the same, or give the teacher a new name",

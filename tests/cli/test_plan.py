@@ -1,0 +1,73 @@
+"""``logitcache plan``: flags and files as for precompute, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from logitcache.cli.app import app
+from logitcache.cli.plan import print_estimate
+from logitcache.errors import UsageError
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.estimate import DeviceEstimate, estimate_cache
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+Teachers = dict[str, dict[str, str]]
+
+
+def plan(*arguments: object) -> str:
+    done = CliRunner().invoke(app, ["plan", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_a_file_flags_and_nothing_written(
+    images: Path,
+    teachers: Teachers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, second = tmp_path / "plan.yaml", tmp_path / "more.yaml"
+    both = {name: dict(teacher) for name, teacher in teachers.items()}
+    file.write_text(yaml.safe_dump({"data": str(images), "teachers": both, "views": {"count": 2}}))
+    second.write_text(yaml.safe_dump({"views": {"count": 4}, "unit_rows": 16}))
+    before = sorted(tmp_path.rglob("*"))
+    found = json.loads(plan(file, second, "--top-k", 2, "--json"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (found["views"], found["unit_rows"], found["images"]) == (4, 16, 60)
+    chosen = [row for row in found["teachers"]["cnn"]["encodings"] if row["chosen"]]
+    assert chosen[0]["encoding"] == {"kind": "sparse", "top_k": 2, "values": "codes", "bits": 8}
+    assert 0 <= found["teachers"]["cnn"]["accuracy"] <= 1
+    assert [row["views"] for row in found["by_views"]] == [1, 2, 4, 8]
+    shown = plan(file, "--set", "teachers.red.features={pre_logits: {}}")
+    assert "pre_logits" in shown
+    assert "nothing is written" in shown
+    assert "dense float16" in shown
+    with pytest.raises(UsageError, match="'teachers' is missing"):
+        plan("--data", images)
+
+
+def test_it_says_when_it_never_pays(
+    images: Path, teachers: Teachers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"cache": "-", "data": str(images), "teachers": teachers, "unit_rows": 16}
+    found = estimate_cache(PrecomputeConfig.parse({**values, "views": {"count": 1}}, ""))
+    (row, *rest) = found.by_views
+    never = replace(
+        found,
+        fetch=0.001,
+        devices={"cpu": DeviceEstimate(teach=0.001, store=0.002)},
+        by_views=[replace(row, break_even_epochs={"cpu": None}), *rest],
+    )
+    print_estimate(never)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "never pays: the teachers answer in 1 ms an image, and reading" in out

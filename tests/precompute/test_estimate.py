@@ -1,0 +1,172 @@
+"""What is said of a cache before it is made, against the cache that is made then."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from logitcache.cache.describe import describe
+from logitcache.encoding.choice import parse_encoding
+from logitcache.errors import UsageError
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.estimate import Estimate, estimate_cache
+from logitcache.precompute.local import build_cache
+from logitcache.precompute.payback import break_even_epochs
+from tests.conftest import jpeg, shape_image, write_teacher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IMAGES = 300
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return a configuration: two teachers of 60 classes, one with taps, images of no class."""
+    root = tmp_path_factory.mktemp("estimate")
+    for number in range(IMAGES):
+        path = root / "photos" / f"{number:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(shape_image(number)))
+    teachers: dict[str, dict[str, Any]] = {
+        name: {"model": f"local-dir:{write_teacher(root / name, classes=60, seed=seed)}"}
+        for seed, name in enumerate(("one", "two"))
+    }
+    teachers["two"]["features"] = {"layer1": {"values": "int8", "views": 1}, "pre_logits": {}}
+    return {
+        "cache": "nowhere",
+        "data": str(root / "photos"),
+        "teachers": teachers,
+        "views": {"count": 3},
+        "encoding": {"top_k": 10},
+        "unit_rows": 128,
+        "batch_size": 32,
+    }
+
+
+@pytest.fixture(scope="module")
+def found(values: dict[str, Any]) -> Estimate:
+    return estimate_cache(config(values))
+
+
+def config(values: dict[str, Any], **fields: object) -> PrecomputeConfig:
+    return PrecomputeConfig.parse({**values, **fields}, "")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"encoding": {"kind": "dense", "dense_values": "uint8", "lse": False}, "unit_rows": 64},
+        {"views": {"count": 2, "mixup_alpha": 0.8, "cutmix_alpha": 1.0}},
+    ],
+    ids=["sparse", "dense", "mixed"],
+)
+def test_bytes_and_files_are_those_of_the_cache(
+    values: dict[str, Any], tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    found = estimate_cache(config(values, **fields))
+    asked = next(row for row in found.by_views if row.views == found.views)
+    build_cache(config(values, **fields, cache=str(tmp_path / "c")))
+    made = [path for path in (tmp_path / "c").rglob("*") if path.is_file()]
+    assert asked.files == len(made)
+    assert asked.bytes == pytest.approx(sum(p.stat().st_size for p in made), rel=0.03)
+    for teacher in describe(tmp_path / "c").teachers:
+        said = found.teachers[teacher.name].chosen
+        assert said.encoding == teacher.encoding
+        assert said.bytes == pytest.approx(
+            _with_bookkeeping(tmp_path / "c", teacher.name, teacher.stored_bytes), rel=0.05
+        )
+        for tap in teacher.features:
+            expected = found.teachers[teacher.name].taps[tap.tap]
+            assert expected.views == tap.views
+            assert expected.bytes == pytest.approx(
+                _with_bookkeeping(tmp_path / "c", f"two/features/{tap.tap}", tap.stored_bytes),
+                rel=0.05,
+            )
+
+
+def _with_bookkeeping(cache: Path, group: str, stored: int) -> int:
+    """Add the commits, which ledgers hold once more, and the second copies of the documents."""
+    commits = (cache / "commits/teachers" / group).glob("v*/*.json")
+    documents = (cache / "teachers" / group).glob("**/zarr.json")
+    own = [path for path in documents if "features" in group or "features" not in path.parts]
+    return (
+        stored
+        + 2 * sum(path.stat().st_size for path in commits)
+        + sum(path.stat().st_size for path in own)
+    )
+
+
+def test_it_says_what_the_cache_will_say_of_itself(
+    values: dict[str, Any], found: Estimate, tmp_path: Path
+) -> None:
+    """Other images and views are sampled, so not to the digit."""
+    assert found.shown == 256
+    build_cache(config(values, cache=str(tmp_path / "c")))
+    for teacher in describe(tmp_path / "c").teachers:
+        expected, measured = found.teachers[teacher.name].chosen.fidelity, teacher.fidelity
+        assert measured is not None
+        for temperature, loss in measured["temperatures"].items():
+            said = expected["temperatures"][temperature]
+            assert said["kl_truncation"] == pytest.approx(loss["kl_truncation"], rel=0.2)
+        assert expected["top1"] == pytest.approx(measured["top1"], abs=0.15)
+
+
+def test_larger_k_and_more_bits_lose_less(found: Estimate) -> None:
+    rows = found.teachers["one"].encodings
+    assert sum(row.chosen for row in rows) == 1
+    kls = {
+        parse_encoding(row.encoding, 60, ""): row.fidelity["temperatures"]["1"]["kl_truncation"]
+        for row in rows
+    }
+    sparse = [kl for encoding, kl in kls.items() if getattr(encoding, "bits", 0) == 8]
+    assert sparse == sorted(sparse, reverse=True)
+    assert len(sparse) == 3, "10, 20 and 50 of 60 classes"
+    assert [kl for encoding, kl in kls.items() if not hasattr(encoding, "top_k")] == [0, 0]
+
+
+def test_time_is_proportional_to_views_and_to_images(found: Estimate) -> None:
+    assert [row.views for row in found.by_views] == [1, 2, 3, 4]
+    (device,) = found.devices.values()
+    for row in found.by_views:
+        assert row.minutes["cpu"] == pytest.approx(IMAGES * row.views * device.store / 60)
+        gained = device.teach - found.fetch
+        expected = math.ceil(row.views * device.store / gained) if gained > 0 else None
+        assert row.break_even_epochs["cpu"] == expected
+    asked = sum(teacher.seconds["cpu"] for teacher in found.teachers.values())
+    assert device.teach == pytest.approx(asked)
+    assert device.store > device.teach * 0.5, "it has the forwards in it"
+
+
+def test_the_limit_chooses(values: dict[str, Any]) -> None:
+    found = estimate_cache(config(values, encoding={"budget": "12B"}))
+    for teacher in found.teachers.values():
+        lse = 4.1  # kept besides
+        assert teacher.chosen.row_bytes <= 12 + lse
+
+
+@pytest.mark.parametrize(
+    ("views", "teach", "store", "fetch", "epochs"),
+    [
+        (16, 0.010, 0.011, 0.0001, 18),  # 17.8
+        (1, 0.010, 0.010, 0.0, 1),
+        (4, 0.010, 0.012, 0.002, 6),
+        (16, 0.001, 0.002, 0.001, None),
+        (16, 0.001, 0.002, 0.002, None),
+    ],
+)
+def test_the_break_even(
+    views: int, teach: float, store: float, fetch: float, epochs: int | None
+) -> None:
+    assert break_even_epochs(views, teach, store, fetch) == epochs
+    if epochs is not None:
+        assert views * store + epochs * fetch <= epochs * teach + 1e-12
+        assert views * store + (epochs - 1) * fetch > (epochs - 1) * teach
+
+
+def test_what_precompute_refuses_is_refused(values: dict[str, Any], images: Path) -> None:
+    with pytest.raises(UsageError, match="another number of classes"):
+        estimate_cache(config(values, data=str(images)))
