@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from logitcache.cache.groups import Group
-    from logitcache.cache.location import LocalLocation
+    from logitcache.cache.location import Location
     from logitcache.encoding.fidelity import RowSums
 
 __all__ = ["measured_fidelity"]
 
 
 def measured_fidelity(
-    location: LocalLocation, groups: Iterable[Group]
+    location: Location, groups: Iterable[Group]
 ) -> dict[str, dict[str, Any]]:
     """Return what was measured, as fields of the teachers' records by name.
 
@@ -44,7 +44,7 @@ def measured_fidelity(
     return fields
 
 
-def _sums(location: LocalLocation, group: Group) -> RowSums:
+def _sums(location: Location, group: Group) -> RowSums:
     """Add up what the units of a group's first view lost; empty where nothing was measured."""
     view = group.view_ids[0]
     units = sorted(committed_units(location, group.path, view))
