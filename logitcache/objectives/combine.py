@@ -12,6 +12,8 @@ from torch import nn
 from logitcache.batch import Outputs
 from logitcache.config import Config
 from logitcache.objectives.label import Label, LabelConfig
+from logitcache.objectives.match import Match, MatchConfig
+from logitcache.objectives.relation import Relation, RelationConfig
 from logitcache.objectives.soft import Soft, SoftConfig
 from logitcache.objectives.split import Split, SplitConfig
 from logitcache.objectives.term import Needs, TermConfig
@@ -25,7 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["CountsRows", "Objective", "ObjectiveConfig", "WeightedSum", "build_objective"]
 
-_BUILD: dict[str, Callable[[Any], Objective]] = {"label": Label, "soft": Soft, "split": Split}
+_BUILD: dict[str, Callable[[Any], Objective]] = {
+    "label": Label,
+    "soft": Soft,
+    "split": Split,
+    "match": Match,
+    "relation": Relation,
+}
 
 
 class Objective(Protocol):
@@ -57,11 +65,15 @@ class ObjectiveConfig(Config):
         label: Cross-entropy with the labels.
         soft: Divergence from teachers.
         split: The label's class and all others asked apart: NKD or DKD.
+        match: What the student holds at a tap, beside what a teacher held.
+        relation: How things the student holds relate to each other, beside a teacher's.
     """
 
     label: LabelConfig | None = None
     soft: SoftConfig | None = None
     split: SplitConfig | None = None
+    match: MatchConfig | None = None
+    relation: RelationConfig | None = None
 
     @property
     def name(self) -> str:

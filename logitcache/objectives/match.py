@@ -1,0 +1,211 @@
+"""What a student holds at a tap, beside what a teacher held.
+
+With its options this is the mimicking and the generation of ViTKD (Yang et al., 2022), WeCoLoRA's
+distance of last tokens (Grigore et al., WACV 2025), NFD (2022), hierarchical context loss (Chen et
+al., "Distilling Knowledge via Knowledge Review", CVPR 2021) and DMAE's distance of unit vectors.
+
+Shapes: B batch, N positions, D the student's channels, E the teacher's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from logitcache.errors import UsageError
+from logitcache.objectives.adapt import Pair, aligned, as_map, as_tokens, cached_features
+from logitcache.objectives.metric import Metric, Normalise, Reduction, difference, standardised
+from logitcache.objectives.project import (
+    Generator,
+    Pointwise,
+    ProjectorConfig,
+    build_projector,
+)
+from logitcache.objectives.term import Needs, TermConfig
+
+if TYPE_CHECKING:
+    from logitcache.batch import Features, Outputs, TargetBatch
+
+__all__ = ["Match", "MatchConfig"]
+
+
+class MatchConfig(TermConfig):
+    """What a student holds at a tap, beside what a teacher held.
+
+    Attributes:
+        weight: Of this term in the sum.
+        teacher: Whose features.
+        tap: Its tap, as the cache has it.
+        student: The student's tap; the same by default.
+        metric: ``l1``, ``l2``, ``huber`` or ``cosine``.
+        reduction: ``mean`` over all numbers; ``sum`` over those of a row, and the mean over rows.
+        normalise: ``l2`` for unit vectors of channels (an energy map as a whole); ``standardise``
+            for mean 0 and standard deviation 1 of every channel over the map; ``none``.
+        projector: What makes the student's channels the teacher's.
+        prefix: Whether class tokens and registers are compared, if both have as many.
+        levels: Sides of the grids to which both are averaged and compared again, largest first.
+    """
+
+    teacher: str
+    tap: str
+    student: str | None = None
+    metric: Metric = "l2"
+    reduction: Reduction = "mean"
+    normalise: Normalise = "none"
+    projector: ProjectorConfig = ProjectorConfig()
+    prefix: bool = True
+    levels: list[PositiveInt] = Field(default_factory=list)
+
+    @property
+    def features(self) -> str:
+        """Of the teacher, as a batch has them."""
+        return f"{self.teacher}/{self.tap}"
+
+    @property
+    def held(self) -> str:
+        """The student's tap."""
+        return self.student or self.tap
+
+    @property
+    def asks_maps(self) -> bool:
+        """Whether patches are compared as a map, so without prefix tokens."""
+        whole = self.normalise == "standardise" or bool(self.levels)
+        return whole or self.projector.kind == "generator"
+
+    @property
+    def needs(self) -> Needs:
+        """What this term has to be given: one of the teacher's taps and one of the student's."""
+        return Needs(features=(self.features,), taps=(self.held,))
+
+
+class Match(nn.Module):
+    """The difference between a student's features and a teacher's.
+
+    ::
+
+        mean  L = sum_i c_i mean_e d(P(s)_ie, t_ie) / sum_i c_i, mean over rows
+        sum   L = sum_i c_i sum_e d(P(s)_ie, t_ie), mean over rows
+
+    with s the student (N, D) at the teacher's positions, t the teacher (N, E), P the projector and
+    d the metric. c_i is the number of positions that i stands for: 1, or P / n for each patch where
+    n of P are cached, so that the loss is what it would be of all, in the mean over draws; in a
+    generator it says which positions are hidden. ViTKD takes sums: its weights, 3e-5 and 6e-6 (its
+    beta / lambda), are meant for them.
+
+    With levels, the loss of each level that is smaller than the map is added with half the weight
+    of the one before, and the whole divided by the sum of weights. Like the code of the paper, a
+    level that is skipped halves nothing.
+
+    Args:
+        config: Which features, and how they are compared.
+    """
+
+    def __init__(self, config: MatchConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.projector: Pointwise | Generator | None = None
+
+    def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
+        """Make the projector, and refuse what cannot be compared.
+
+        Args:
+            outputs: An example of one row.
+            targets: An example of one row.
+
+        Raises:
+            UsageError: Shapes that do not fit, naming both, or options that fit no such features.
+        """
+        teacher = cached_features(targets, self.config.features)
+        self._check(teacher)
+        pair = self._pair(outputs.tap(self.config.held), teacher)
+        self.projector = build_projector(self.config.projector, pair, self._where)
+        self(outputs, targets)
+
+    def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
+        """Return the loss, a scalar."""
+        if self.projector is None:
+            raise UsageError(
+                "this objective has not seen an example yet",
+                where=self._where,
+                hint="call fit(outputs, targets) before the first step and the optimizer",
+            )
+        teacher = cached_features(targets, self.config.features)
+        pair = self._pair(outputs.tap(self.config.held), teacher)
+        projected, counts = self.projector(pair)
+        student = self._normalised(projected)
+        wanted = pair.teacher if teacher.standardised else self._normalised(pair.teacher)
+        loss = self._reduced(student, wanted, counts)
+        total = 1.0
+        for side, share in self._levels(pair.grid):
+            ones = counts.new_ones(1, side**2)
+            here, there = _pooled(student, pair.grid, side), _pooled(wanted, pair.grid, side)
+            loss = loss + share * self._reduced(here, there, ones)
+            total += share
+        return loss / total
+
+    @property
+    def _where(self) -> str:
+        return f"objectives.match of {self.config.features}"
+
+    def _pair(self, student: Features, teacher: Features) -> Pair:
+        prefix = self.config.prefix and not self.config.asks_maps
+        return aligned(student, teacher, prefix=prefix, where=self._where)
+
+    def _normalised(self, values_BND: Tensor) -> Tensor:
+        if self.config.normalise == "standardise":
+            return standardised(values_BND)
+        if self.config.normalise == "l2":
+            axes = (1, 2) if values_BND.shape[2] == 1 else 2
+            norm: Tensor = torch.linalg.vector_norm(values_BND, dim=axes, keepdim=True)
+            return values_BND / norm.clamp(min=1e-12)
+        return values_BND
+
+    def _reduced(self, student_BND: Tensor, teacher_BND: Tensor, counts: Tensor) -> Tensor:
+        each_BND = difference(self.config.metric, student_BND, teacher_BND)
+        if self.config.reduction == "sum":
+            return (each_BND.sum(2) * counts).sum() / len(each_BND)
+        weights_BN = counts.expand(len(each_BND), -1)
+        return (each_BND.mean(2) * weights_BN).sum() / weights_BN.sum()
+
+    def _levels(self, grid: int | None) -> list[tuple[int, float]]:
+        """Return the side and the weight of every level that is smaller than the map."""
+        smaller = [side for side in self.config.levels if grid is not None and side < grid]
+        return [(side, 0.5**index) for index, side in enumerate(smaller, start=1)]
+
+    def _check(self, teacher: Features) -> None:
+        """Refuse options that fit no such features."""
+        config = self.config
+        whole = config.normalise == "standardise" or bool(config.levels)
+        if teacher.standardised and config.normalise != "standardise":
+            raise UsageError(
+                "the cached map is standardised, and the student's would not be",
+                where=self._where,
+                hint="set normalise: standardise",
+            )
+        if whole and (teacher.positions is not None or teacher.layout == "vector"):
+            raise UsageError(
+                "normalise: standardise and levels ask for whole maps",
+                where=self._where,
+                got=f"a {teacher.layout}"
+                if teacher.positions is None
+                else f"{teacher.positions.shape[1]} positions of each map",
+                hint="precompute this tap without tokens and reduce, or drop the option",
+            )
+        if config.levels and teacher.grid is None:
+            raise UsageError("levels ask for a square map", where=self._where, hint="drop levels")
+        if teacher.principal and config.projector.kind in {"none", "auto"}:
+            raise UsageError(
+                "the cache keeps coordinates along principal directions, not channels",
+                where=self._where,
+                hint="set projector: linear",
+            )
+
+
+def _pooled(values_BPD: Tensor, grid: int | None, side: int) -> Tensor:
+    """Average a map to a smaller one."""
+    assert grid is not None  # checked
+    return as_tokens(functional.adaptive_avg_pool2d(as_map(values_BPD, grid), side))

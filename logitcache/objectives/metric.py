@@ -1,0 +1,44 @@
+"""How far two tensors are from each other, number by number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Metric", "Normalise", "Reduction", "difference", "standardised"]
+
+Metric = Literal["l1", "l2", "huber", "cosine"]
+Normalise = Literal["none", "l2", "standardise"]
+Reduction = Literal["mean", "sum"]
+
+_FLAT = 1e-6  # as stage 1 has it
+
+
+def difference(metric: Metric, a: Tensor, b: Tensor) -> Tensor:
+    """Return the difference of each number, (..., D); of ``cosine`` that of each vector, (..., 1).
+
+    ::
+
+        l1      |a - b|
+        l2      (a - b)^2
+        huber   (a - b)^2 / 2 where |a - b| < 1, |a - b| - 1 / 2 elsewhere
+        cosine  1 - a . b / (|a| |b|) over the last axis
+    """
+    if metric == "l1":
+        return (a - b).abs()
+    if metric == "l2":
+        return (a - b).square()
+    if metric == "huber":
+        return functional.smooth_l1_loss(a, b, reduction="none")
+    return 1.0 - functional.cosine_similarity(a, b, dim=-1)[..., None]
+
+
+def standardised(maps_BPD: Tensor) -> Tensor:
+    """Give every channel of every map mean 0 and standard deviation 1 over its P positions."""
+    mean = maps_BPD.mean(1, keepdim=True)
+    deviation = maps_BPD.std(1, keepdim=True, unbiased=False)
+    return (maps_BPD - mean) / (deviation + _FLAT)

@@ -1,0 +1,180 @@
+"""Losses on features written down a second time, as plain loops over Python floats.
+
+Nothing here shares a line with the package. A row is a list of positions, a position a list of
+channels; a map is a square of positions, row by row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+Vector = list[float]
+Row = list[Vector]
+
+
+def gradient(loss: Callable[[Tensor], float], at: Tensor, step: float = 1e-6) -> Tensor:
+    """Return the central differences of a function of a tensor."""
+    found = torch.zeros_like(at)
+    for index in itertools.product(*(range(size) for size in at.shape)):
+        up, down = at.clone(), at.clone()
+        up[index] += step
+        down[index] -= step
+        found[index] = (loss(up) - loss(down)) / (2 * step)
+    return found
+
+
+def dot(a: Vector, b: Vector) -> float:
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def length(a: Vector) -> float:
+    return math.sqrt(dot(a, a))
+
+
+def one(metric: str, a: float, b: float) -> float:
+    off = abs(a - b)
+    if metric == "l1":
+        return off
+    if metric == "l2":
+        return off**2
+    return off**2 / 2 if off < 1 else off - 0.5
+
+
+def position(metric: str, a: Vector, b: Vector) -> Vector:
+    """Return the difference of every channel; of cosine one number."""
+    if metric == "cosine":
+        return [1 - dot(a, b) / (length(a) * length(b))]
+    return [one(metric, x, y) for x, y in zip(a, b, strict=True)]
+
+
+def match(
+    student: list[Row], teacher: list[Row], metric: str, reduction: str, counts: Vector
+) -> float:
+    """The loss of rows at positions that stand for so many each."""
+    total = weight = 0.0
+    for row, wanted in zip(student, teacher, strict=True):
+        for a, b, count in zip(row, wanted, counts, strict=True):
+            each = position(metric, a, b)
+            total += count * math.fsum(each) / (1 if reduction == "sum" else len(each))
+            weight += count
+    return total / (len(student) if reduction == "sum" else weight)
+
+
+def unit(row: Row) -> Row:
+    return [[x / length(a) for x in a] for a in row]
+
+
+def standardise(row: Row) -> Row:
+    """Give each channel mean 0 and standard deviation 1 over positions, to within 1e-6."""
+    columns = []
+    for column in zip(*row, strict=True):
+        mean = math.fsum(column) / len(column)
+        deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in column) / len(column))
+        columns.append([(x - mean) / (deviation + 1e-6) for x in column])
+    return [list(channels) for channels in zip(*columns, strict=True)]
+
+
+def pool(row: Row, side: int) -> Row:
+    """Average a square of positions to a smaller one whose side divides its own."""
+    grid = math.isqrt(len(row))
+    step = grid // side
+    pooled = []
+    for y, x in itertools.product(range(side), range(side)):
+        cell = [
+            row[(y * step + dy) * grid + x * step + dx]
+            for dy, dx in itertools.product(range(step), range(step))
+        ]
+        pooled.append([math.fsum(column) / len(cell) for column in zip(*cell, strict=True)])
+    return pooled
+
+
+def linear(row: Row, weight: list[Vector], bias: Vector) -> Row:
+    return [[dot(w, a) + b for w, b in zip(weight, bias, strict=True)] for a in row]
+
+
+def convolve(row: Row, weight: list[list[list[Vector]]], bias: Vector) -> Row:
+    """3x3 over a square of positions, with zeros around it."""
+    grid = math.isqrt(len(row))
+    out = []
+    for y, x in itertools.product(range(grid), range(grid)):
+        values = list(bias)
+        for dy, dx in itertools.product((-1, 0, 1), (-1, 0, 1)):
+            if 0 <= y + dy < grid and 0 <= x + dx < grid:
+                here = row[(y + dy) * grid + x + dx]
+                for e in range(len(bias)):
+                    values[e] += math.fsum(
+                        weight[e][d][dy + 1][dx + 1] * here[d] for d in range(len(here))
+                    )
+        out.append(values)
+    return out
+
+
+def relu(row: Row) -> Row:
+    return [[max(0.0, x) for x in a] for a in row]
+
+
+def gram(student: Row, teacher: Row, reduction: str) -> float:
+    each = [
+        (dot(student[i], student[j]) - dot(teacher[i], teacher[j])) ** 2
+        for i, j in itertools.product(range(len(student)), repeat=2)
+    ]
+    return math.fsum(each) / (1 if reduction == "sum" else len(each))
+
+
+def distances(things: Row) -> list[Vector]:
+    count = len(things)
+    found = [[0.0] * count for _ in range(count)]
+    for i, j in itertools.permutations(range(count), 2):
+        off = [a - b for a, b in zip(things[i], things[j], strict=True)]
+        found[i][j] = max(length(off), 1e-6)
+    positive = [d for line in found for d in line if d > 0]
+    mean = math.fsum(positive) / len(positive)
+    return [[d / mean for d in line] for line in found]
+
+
+def rkd_distance(student: Row, teacher: Row) -> float:
+    s, t = distances(student), distances(teacher)
+    count = len(s)
+    return math.fsum(
+        one("huber", s[i][j], t[i][j]) for i, j in itertools.product(range(count), repeat=2)
+    ) / (count**2)
+
+
+def cosine_at(things: Row, i: int, j: int, k: int) -> float:
+    a = [y - x for x, y in zip(things[i], things[j], strict=True)]
+    b = [y - x for x, y in zip(things[i], things[k], strict=True)]
+    return dot(a, b) / (length(a) * length(b)) if length(a) and length(b) else 0.0
+
+
+def rkd_angle(student: Row, teacher: Row) -> float:
+    count = len(student)
+    return math.fsum(
+        one("huber", cosine_at(student, i, j, k), cosine_at(teacher, i, j, k))
+        for i, j, k in itertools.product(range(count), repeat=3)
+    ) / (count**3)
+
+
+def cka(student: Row, teacher: Row) -> float:
+    """One minus the alignment, from the definition with HSIC: centred with H = I - 1/M."""
+
+    def centred(things: Row) -> list[Vector]:
+        k = [[dot(a, b) for b in things] for a in things]
+        count = len(k)
+        rows = [math.fsum(line) / count for line in k]
+        whole = math.fsum(rows) / count
+        return [[k[i][j] - rows[i] - rows[j] + whole for j in range(count)] for i in range(count)]
+
+    def hsic(a: list[Vector], b: list[Vector]) -> float:
+        return math.fsum(dot(x, y) for x, y in zip(a, b, strict=True))
+
+    s, t = centred(student), centred(teacher)
+    return 1 - hsic(s, t) / math.sqrt(hsic(s, s) * hsic(t, t))
