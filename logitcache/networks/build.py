@@ -18,7 +18,7 @@ from timm.models import load_state_dict
 
 from logitcache.config import Config
 from logitcache.errors import NetworkError, UsageError, nearest
-from logitcache.networks import rednet
+from logitcache.networks import civt, rednet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,6 +31,9 @@ __all__ = [
     "check_model_name",
     "input_spec",
 ]
+
+OWN_MODELS = (civt, rednet)
+"""Modules whose import registers models with timm."""
 
 PRETRAINED = "pretrained"
 _LOCAL = "local-dir:"
@@ -85,12 +88,15 @@ class InputSpec:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
 
 
-def build_network(config: NetworkConfig, num_classes: int | None = None) -> nn.Module:
+def build_network(
+    config: NetworkConfig, num_classes: int | None = None, *, untrained: bool = False
+) -> nn.Module:
     """Build a network in float32 on the CPU.
 
     Args:
         config: Which one.
         num_classes: Size of the head; by default what the weights have, else what timm has.
+        untrained: Whether its weights are fresh ones, whatever the configuration says.
 
     Raises:
         UsageError: An unknown name, with the nearest known ones.
@@ -100,9 +106,9 @@ def build_network(config: NetworkConfig, num_classes: int | None = None) -> nn.M
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
     if config.model.startswith((_LOCAL, _HUB)):
-        return _create(config, pretrained=True, **kwargs)
+        return _create(config, pretrained=not untrained, **kwargs)
     check_model_name(config.model)
-    if config.weights is None:
+    if config.weights is None or untrained:
         return _create(config, **kwargs)
     if config.weights == PRETRAINED:
         return _create(config, pretrained=True, **kwargs)

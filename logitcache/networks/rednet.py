@@ -27,7 +27,7 @@ from logitcache.networks.involution import GROUP_CHANNELS, ConvNormAct, Involuti
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["RedNet", "checkpoint_filter_fn", "stem_kernel_of"]
+__all__ = ["RedNet", "checkpoint_filter_fn", "rednet_stem", "stem_kernel_of"]
 
 _EXPANSION = 4
 
@@ -92,7 +92,7 @@ class RedNet(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.stem = _stem(in_chans, width, stem_kernel, stem_stride)
+        self.stem = rednet_stem(in_chans, width, stem_kernel, stem_stride)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem_pool else nn.Identity()
         reduction = stem_stride * (2 if stem_pool else 1)
         in_width = width
@@ -184,8 +184,15 @@ def _chosen(indices: int | list[int] | None, stages: int) -> list[int]:
     return [range(stages)[index] for index in indices]
 
 
-def _stem(in_chans: int, width: int, kernel_size: int, stride: int) -> nn.Sequential:
-    """Build the stem; its positions 0..4 are the ones of the published checkpoints."""
+def rednet_stem(in_chans: int, width: int, kernel_size: int, stride: int) -> nn.Sequential:
+    """Return a RedNet's stem; its positions 0..4 are the ones of the published checkpoints.
+
+    Args:
+        in_chans: Input channels.
+        width: Output channels, a multiple of 32.
+        kernel_size: Side of its involution.
+        stride: Of its first convolution.
+    """
     half = width // 2
     return nn.Sequential(
         ConvNormAct(in_chans, half, 3, stride),

@@ -9,8 +9,8 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 from logitcache.config import Config
 from logitcache.data.readers import DataConfig
 from logitcache.errors import redacted
-from logitcache.networks.build import NetworkConfig
 from logitcache.objectives.combine import ObjectiveConfig
+from logitcache.students.build import StudentConfig
 from logitcache.views.spec import ViewsConfig
 
 __all__ = ["LabelsConfig", "OptimizerConfig", "ScheduleConfig", "TrainConfig"]
@@ -77,7 +77,7 @@ class TrainConfig(Config):
         data: The images to train on; with a cache, the ones it was made from.
         val: The images to evaluate on.
         cache: Where the targets are; None to learn from labels alone.
-        student: The network.
+        student: The network, and what is done to it before it learns.
         objectives: Terms of the loss; ``soft`` with a cache and ``label`` without by default.
         labels: How many labels the student may see.
         views: How images are shown where there is no cache.
@@ -106,7 +106,7 @@ class TrainConfig(Config):
     data: DataConfig
     val: DataConfig | None = None
     cache: str | None = None
-    student: NetworkConfig
+    student: StudentConfig
     objectives: list[ObjectiveConfig] = Field(default_factory=list)
     labels: LabelsConfig = LabelsConfig()
     views: ViewsConfig | None = None

@@ -8,10 +8,11 @@ Shapes: B batch, C classes, S side of the images in pixels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from logitcache.batch import Features, Outputs, TargetBatch
 from logitcache.networks.taps import TappedNetwork
@@ -60,6 +61,15 @@ class Lesson(nn.Module):
         """Return the logits, and beside them what was held at taps, if there are any."""
         answer: Tensor | tuple[Tensor, dict[str, Tensor]] = self.network(images_B3SS)
         return answer
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, but leave statistics of frozen norms as they are."""
+        super().train(mode)
+        for module in self.modules():
+            weights = list(module.parameters()) if isinstance(module, _BatchNorm) else []
+            if weights and not any(weight.requires_grad for weight in weights):
+                module.eval()
+        return self
 
     def outputs(self, answer: Tensor | tuple[Tensor, dict[str, Tensor]]) -> Outputs:
         """Return what :meth:`forward` answered, as objectives see it."""

@@ -15,8 +15,9 @@ from timm.utils import ModelEmaV3
 
 from logitcache.data.readers import open_source
 from logitcache.errors import Interrupted, NonFiniteLoss, UsageError
-from logitcache.networks.build import InputSpec, build_network, input_spec
+from logitcache.networks.build import InputSpec, input_spec
 from logitcache.objectives.combine import build_objective
+from logitcache.students.build import build_student, plain
 from logitcache.targets.loader import Loader, LoaderSettings
 from logitcache.training.checkpoint import (
     Checkpoint,
@@ -158,7 +159,7 @@ class _Run:
         rows, targets = training_images(config, source, self._objective.needs)
         self._notes = asked_notes(targets, config.terms)
         classes = targets.reader.num_classes if targets else None
-        network = build_network(config.student, classes or _class_count(config, source))
+        network = build_student(config.student, classes or _class_count(config, source))
         self._spec = input_spec(network, config.student.size)
         settings = LoaderSettings(
             batch_size=config.batch_size,
@@ -213,7 +214,7 @@ class _Run:
             self._train_epoch(on_progress, should_stop)
             self._finish_epoch()
         folder = Path(self._config.out) / _EXPORT
-        self._ranks.first(lambda: export_network(self._final_network(), self._spec, folder))
+        self._ranks.first(lambda: export_network(plain(self._final_network()), self._spec, folder))
         return self._result()
 
     def _train_epoch(

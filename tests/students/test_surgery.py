@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from logitcache.errors import UsageError
+from logitcache.networks.build import NetworkConfig, build_network, input_spec
+from logitcache.objectives.combine import WeightedSum
+from logitcache.students.build import StudentConfig, build_student, plain
+from logitcache.students.lora import LoraLinear, Target
+from logitcache.training.export import export_network
+from logitcache.training.lesson import Lesson
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VIT: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 4,
+    "embed_dim": 24,
+    "depth": 6,
+    "num_heads": 2,
+    "mlp_ratio": 2.0,
+}
+IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a vision transformer of six blocks, exported."""
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig(model="vit_tiny_patch16_224", kwargs=VIT), 5)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp("teacher")
+    export_network(network, input_spec(network), folder)
+    return f"local-dir:{folder}"
+
+
+def student(teacher: str, **surgery: Any) -> Any:
+    config = StudentConfig.parse({"model": teacher, "surgery": surgery}, "student")
+    return build_student(config, 5).eval()
+
+
+def truncated(teacher: str, kept: list[int]) -> Any:
+    """Return the teacher itself, its other blocks taken out by hand."""
+    network: Any = timm.create_model(teacher, pretrained=True).eval()
+    network.blocks = nn.Sequential(*(network.blocks[i] for i in kept))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("depth", "kept"), [(2, [0, 2, 4]), (3, [0, 3]), ([0, 1, 5], [0, 1, 5]), ({"every": 4}, [0, 4])]
+)
+@pytest.mark.parametrize("lora", [None, {"rank": 3}, {"rank": 3, "targets": ["q", "v"]}])
+def test_at_first_it_is_the_truncated_teacher_bit_for_bit(
+    teacher: str, depth: object, kept: list[int], lora: dict[str, Any] | None
+) -> None:
+    network, expected = student(teacher, depth=depth, lora=lora), truncated(teacher, kept)
+    with torch.no_grad():
+        assert torch.equal(network(IMAGES), expected(IMAGES))
+        assert torch.equal(network.forward_features(IMAGES), expected.forward_features(IMAGES))
+
+
+def learnt(network: Any) -> Any:
+    """Return a network whose updates are no longer zero."""
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, LoraLinear):
+            module.lora_b.data.normal_(generator=generator)
+    return network
+
+
+def test_an_update_is_added_to_the_slices_that_are_named() -> None:
+    torch.manual_seed(0)
+    base = nn.Linear(4, 6).double()
+    layer = LoraLinear(base, 2, slices=3, updated=[0, 2]).double()
+    nn.init.normal_(layer.lora_b)
+    x = torch.randn(5, 7, 4, dtype=torch.float64)
+    q, k, v = base(x).chunk(3, dim=-1)
+    expected = [
+        q + x @ layer.lora_a[0].T @ layer.lora_b[0].T,
+        k,
+        v + x @ layer.lora_a[1].T @ layer.lora_b[1].T,
+    ]
+    torch.testing.assert_close(layer(x), torch.cat(expected, -1))
+    torch.testing.assert_close(F.linear(x, layer.merged().double().weight, base.bias), layer(x))
+
+
+def test_only_updates_learn(teacher: str) -> None:
+    network = student(teacher, depth=2, lora={"rank": 3})
+    learning = {name for name, p in network.named_parameters() if p.requires_grad}
+    layers = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+    expected = {f"blocks.{i}.{x}.lora_{p}" for i in range(3) for x in layers for p in "ab"}
+    assert learning == expected
+    torch.autograd.backward(network(IMAGES).sum())
+    grads = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert grads == expected
+
+
+@pytest.mark.parametrize("targets", [["q", "v"], ["k", "fc2"], list(get_args(Target))])
+def test_a_plain_student_does_the_same_and_is_opened_by_timm(
+    teacher: str, targets: list[str], tmp_path: Path
+) -> None:
+    network = learnt(student(teacher, depth=2, lora={"rank": 3, "targets": targets}))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    export_network(plain(network), input_spec(network), tmp_path)
+    again: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert len(again.blocks) == 3
+    assert not [m for m in again.modules() if isinstance(m, LoraLinear)]
+    with torch.no_grad():
+        torch.testing.assert_close(again(IMAGES), network(IMAGES), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(again(IMAGES), truncated(teacher, [0, 2, 4])(IMAGES))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_probe_learns_a_fresh_classifier_alone(teacher: str) -> None:
+    network = student(teacher, depth=2, probe=True)
+    assert {n for n, p in network.named_parameters() if p.requires_grad} == {
+        "head.weight",
+        "head.bias",
+    }
+    old = truncated(teacher, [0, 2, 4])
+    assert not torch.equal(network.head.weight, old.head.weight)
+    with torch.no_grad():
+        features = [n.forward_features(IMAGES) for n in (network, old)]
+    assert torch.equal(*features)
+
+
+def test_statistics_of_frozen_norms_stay() -> None:
+    values = {"model": "resnet10t", "surgery": {"probe": True}}
+    config = StudentConfig.parse({**values, "kwargs": {"channels": [16] * 4}}, "student")
+    lesson = Lesson(build_student(config, 5), WeightedSum([]), size=16, features={}).train()
+    before = {name: value.clone() for name, value in lesson.named_buffers()}
+    lesson(IMAGES)
+    assert all(torch.equal(value, before[name]) for name, value in lesson.named_buffers())
+    assert lesson.network.training
+
+
+@pytest.mark.parametrize(
+    ("model", "surgery", "message"),
+    [
+        ("resnet10t", {"depth": 2}, "no row of blocks"),
+        ("resnet10t", {"lora": {}}, "no linear layer"),
+        ("vit", {"depth": [0, 6]}, "no block 6"),
+        ("vit", {"depth": [3, 1]}, "ascending"),
+        ("vit", {"depth": {}}, "by every or by blocks"),
+        ("vit", {"lora": {}, "probe": True}, "drop lora"),
+        ("vit", {"lora": {"targets": ["fc3"]}}, "'fc1' or 'fc2'"),
+        ("vit", {"lorra": {}}, "did you mean 'lora'"),
+        ("deit_tiny_distilled_patch16_224", {"probe": True}, "several classifiers"),
+    ],
+)
+def test_a_surgery_that_cannot_be_done_is_explained(
+    teacher: str, model: str, surgery: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        student(teacher if model == "vit" else model, **surgery)
