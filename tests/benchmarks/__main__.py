@@ -14,7 +14,18 @@ import torch
 if TYPE_CHECKING:
     from tests.benchmarks.measuring import Measurement
 
-NAMES = ("help", "involution", "loss", "storage", "tails")
+NAMES = (
+    "coding",
+    "help",
+    "involution",
+    "loss",
+    "opening",
+    "scaling",
+    "storage",
+    "students",
+    "tails",
+    "targets",
+)
 
 
 def markdown(rows: list[Measurement]) -> str:

@@ -1,0 +1,1 @@
+"""Formats in which others keep what teachers said, written here from their descriptions."""

@@ -1,0 +1,120 @@
+"""Caches of any size whose ledgers and metadata are real and whose shards are mostly absent.
+
+Everything is declared, committed and sealed by the package's own writer. One unit of one view is
+written; the commits of all others are that one's, under their own keys and digests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.arrays import open_array, shard_key
+from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, default_unit_rows, sha256
+from logitcache.cache.groups import TeacherGroup
+from logitcache.cache.ledger import Commit, StoredArray, read_commits, write_commit
+from logitcache.cache.location import locate
+from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
+from logitcache.cache.writer import CacheWriter, Conditions
+from logitcache.encoding.sparse import SparseEncoding
+from logitcache.views.spec import ViewsConfig
+from tests.benchmarks.synthetic import teacher_logits
+from tests.cache.building import encode, samples_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import zarr
+
+    from logitcache.encoding.arrays import Encoded
+
+__all__ = ["simulate", "some_targets"]
+
+CLASSES, TOP_K = 1000, 50
+_GENERATED = 4096
+_CONDITIONS = Conditions(
+    canonical_batch=256,
+    precision="float32",
+    threads=16,
+    versions=dict.fromkeys(("logitcache", "torch", "timm", "Pillow", "zarr", "numpy"), "2.15.0"),
+)
+
+
+def some_targets(group: TeacherGroup) -> Encoded:
+    """Return the arrays of one unit, the same few rows over and over."""
+    samples = samples_of(_GENERATED, unit=_GENERATED)
+    encoded = encode(group, teacher_logits(_GENERATED, CLASSES), samples)
+    return {name: np.resize(a, (group.unit_rows, *a.shape[1:])) for name, a in encoded.items()}
+
+
+def simulate(path: Path, rows: int, views: int) -> CacheWriter:
+    """Write a sealed cache of one teacher and some random views, and return its writer."""
+    unit_rows = default_unit_rows(rows)
+    recipes = [ViewsConfig(count=views).random_view(draw + 1) for draw in range(views)]
+    writer = CacheWriter.create(
+        locate(path),
+        unit_rows=unit_rows,
+        segment=Segment(start=0, rows=rows),
+        data=DataRecord(
+            description="simulated", class_names=tuple(f"class {c}" for c in range(CLASSES))
+        ),
+        versions=_CONDITIONS.versions,
+    )
+    writer.add_views({view.id: view.to_json() for view in recipes})
+    group = TeacherGroup(
+        name="teacher",
+        num_classes=CLASSES,
+        encoding=SparseEncoding(CLASSES, TOP_K),
+        optional=("lse", "label_logp"),
+        unit_rows=unit_rows,
+        view_ids=tuple(view.id for view in recipes),
+        lock_sha256=sha256(b"lock"),
+        class_names_sha256=sha256(b"names"),
+    )
+    writer.add_teacher(
+        TeacherRecord(lock={"model": "none"}, canonical_batch=256, source="simulated"), group
+    )
+    writer.write_unit(group, group.view_ids[0], 0, some_targets(group), _CONDITIONS)
+    _commit_the_rest(writer, group)
+    accuracy = dict.fromkeys(group.view_ids, 0.76)
+    writer.seal(sha256(b"images"), {group.name: accuracy})
+    return writer
+
+
+def _commit_the_rest(writer: CacheWriter, group: TeacherGroup) -> None:
+    """Write the commits of all units that are absent."""
+    real = read_commits(writer.location, group.path, group.view_ids[0], [0])[0]
+    store = writer.location.store()
+    arrays = {path: open_array(store, path) for path in real.arrays}
+    units = sorted(writer.needed_units(group.unit_rows))
+    for slot, view in enumerate(group.view_ids):
+        for unit in units:
+            if (slot, unit) != (0, 0):
+                write_commit(writer.location, _moved(real, arrays, view, slot, unit))
+    names = [f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key")]
+    samples = replace(
+        real, group=SAMPLES, arrays=dict.fromkeys(names, next(iter(real.arrays.values())))
+    )
+    arrays = {path: open_array(store, path) for path in names}
+    for unit in units:
+        write_commit(writer.location, _moved(samples, arrays, NO_VIEW, None, unit))
+
+
+def _moved(
+    commit: Commit,
+    arrays: dict[str, zarr.Array[object]],
+    view: str,
+    slot: int | None,
+    unit: int,
+) -> Commit:
+    """Return a commit as another unit would have it."""
+    rows = commit.rows[1] - commit.rows[0]
+    stored = {}
+    for path, known in commit.arrays.items():
+        key = shard_key(arrays[path], unit, slot)
+        digest = sha256(key.encode())
+        stored[path] = StoredArray(key, known.bytes, digest, digest)
+    start = unit * rows
+    return replace(commit, view=view, unit=unit, rows=(start, start + rows), arrays=stored)
