@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "coding",
+    "feeding",
     "help",
     "involution",
     "loss",

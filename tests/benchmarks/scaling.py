@@ -25,6 +25,7 @@ from tests.cache.building import (
     VIEW,
     declare,
     encode,
+    group_of,
     samples_of,
     start_cache,
     write_samples,
@@ -73,13 +74,7 @@ def costs(rows: int, samples: Encoded, few: Encoded) -> dict[str, float]:
 
 def measure() -> list[Measurement]:
     """Return microseconds a row, and how they grow."""
-    with tempfile.TemporaryDirectory() as folder:
-        group = declare(
-            start_cache(Path(folder) / "c", GENERATED, unit=GENERATED),
-            "t",
-            SparseEncoding(CLASSES, TOP_K),
-            GENERATED,
-        )
+    group = group_of("t", SparseEncoding(CLASSES, TOP_K))
     few = encode(group, teacher_logits(GENERATED, CLASSES), samples_of(GENERATED, unit=GENERATED))
     measured: dict[int, dict[str, list[float]]] = {}
     for rows, times in TIMES.items():

@@ -7,7 +7,7 @@ written; the commits of all others are that one's, under their own keys and dige
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,7 +104,7 @@ def _commit_the_rest(writer: CacheWriter, group: TeacherGroup) -> None:
 
 def _moved(
     commit: Commit,
-    arrays: dict[str, zarr.Array[object]],
+    arrays: dict[str, zarr.Array[Any]],
     view: str,
     slot: int | None,
     unit: int,

@@ -120,7 +120,7 @@ def write_teachers(folder: Path) -> dict[str, nn.Module]:
     for name, model in TEACHERS.items():
         torch.manual_seed(1)
         networks[name] = timm.create_model(model, num_classes=FOLDERS).eval()
-        save_for_hf(networks[name], folder / name, safe_serialization=True)
+        save_for_hf(networks[name], str(folder / name), safe_serialization=True)
     return networks
 
 

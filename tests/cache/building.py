@@ -58,11 +58,9 @@ def start_cache(path: Path | Location, rows: int, unit: int = UNIT) -> CacheWrit
     return writer
 
 
-def declare(
-    writer: CacheWriter, name: str, encoding: Encoding, unit_rows: int = UNIT
-) -> TeacherGroup:
-    """Declare a teacher."""
-    group = TeacherGroup(
+def group_of(name: str, encoding: Encoding, unit_rows: int = UNIT) -> TeacherGroup:
+    """Return the group of a teacher that saw the one view."""
+    return TeacherGroup(
         name=name,
         num_classes=encoding.num_classes,
         encoding=encoding,
@@ -72,6 +70,13 @@ def declare(
         lock_sha256="0",
         class_names_sha256="0",
     )
+
+
+def declare(
+    writer: CacheWriter, name: str, encoding: Encoding, unit_rows: int = UNIT
+) -> TeacherGroup:
+    """Declare a teacher."""
+    group = group_of(name, encoding, unit_rows)
     writer.add_teacher(TeacherRecord(lock={"a": 1}, canonical_batch=4, source="thin air"), group)
     return group
 
