@@ -21,22 +21,22 @@ from torch import nn
 from torch.nn import functional
 
 from logitcache.encoding.logits import log_softmax
-from logitcache.encoding.sparse import SparseEncoding
 from tests.benchmarks.measuring import Measurement
 from tests.benchmarks.peers.caches import NaiveZarr, Ours
 from tests.benchmarks.peers.pickles import PerBatch, PerImage
 from tests.benchmarks.peers.records import MemoryMap, TinyVit
 from tests.benchmarks.peers.stored import Feed, Peer, Stored
 from tests.benchmarks.peers.tarred import Tarred
+from tests.benchmarks.reading import CLASSES, ENCODING, repeated
 from tests.benchmarks.synthetic import teacher_logits
-from tests.cache.building import encode, group_of, samples_of
+from tests.cache.building import samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-ROWS, CLASSES, TOP_K, SIDE = 32_768, 1000, 50, 32
+ROWS, SIDE = 32_768, 32
 GENERATED = 8192
 WORKERS = (0, 2)
 PEERS: tuple[Peer, ...] = (
@@ -52,16 +52,13 @@ PEERS: tuple[Peer, ...] = (
 
 def stored_targets() -> Stored:
     """Return what all formats are given."""
-    logits = teacher_logits(GENERATED, CLASSES)
-    encoding = SparseEncoding(CLASSES, TOP_K)
-    few = encode(group_of("t", encoding), logits, samples_of(GENERATED, unit=GENERATED))
-    encoded = {name: np.resize(array, (ROWS, *array.shape[1:])) for name, array in few.items()}
+    encoded = repeated(ROWS)
+    dense = log_softmax(teacher_logits(GENERATED, CLASSES))[0].astype(np.float16)
     return Stored(
-        keys=list(samples_of(ROWS, unit=ROWS)["key"]),
-        encoding=encoding,
+        samples=samples_of(ROWS, unit=ROWS),
         encoded=encoded,
-        decoded=encoding.decode(encoded),
-        log_probs=np.resize(log_softmax(logits)[0].astype(np.float16), (ROWS, CLASSES)),
+        decoded=ENCODING.decode(encoded),
+        log_probs=np.resize(dense, (ROWS, CLASSES)),
     )
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from logitcache.cache.reader import Cache, open_cache
 from tests.benchmarks.measuring import Measurement
-from tests.benchmarks.simulated import simulate, some_targets
+from tests.benchmarks.reading import repeated
+from tests.benchmarks.simulated import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ def measure() -> list[Measurement]:
         writer = simulate(path, ROWS, VIEWS)
         cache = _known(path)
         (group,) = cache.teachers.values()
-        written = some_targets(group)
+        written = repeated(group.unit_rows)
         found = cache.read(group.name, group.view_ids[0], 0, group.unit_rows)
         assert all(np.array_equal(found[n], written[n], equal_nan=True) for n in written)
         ledgers = writer.location.bytes_below("ledger")

@@ -13,19 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from logitcache.cache.format import default_unit_rows
 from logitcache.cache.reader import open_cache
-from logitcache.encoding.sparse import SparseEncoding
-from logitcache.targets.gather import TargetsReader
 from tests.benchmarks.measuring import Measurement
-from tests.benchmarks.synthetic import teacher_logits
+from tests.benchmarks.reading import ENCODING, repeated, whole
 from tests.cache.building import (
-    VIEW,
     declare,
-    encode,
-    group_of,
     samples_of,
     start_cache,
     write_samples,
@@ -35,12 +28,11 @@ from tests.cache.building import (
 if TYPE_CHECKING:
     from logitcache.encoding.arrays import Encoded
 
-CLASSES, TOP_K, GENERATED = 1000, 50, 4096
 TIMES = {10_000: 9, 100_000: 5, 1_000_000: 3}
 BOUND = 1.25
 
 
-def costs(rows: int, samples: Encoded, few: Encoded) -> dict[str, float]:
+def costs(rows: int, samples: Encoded, encoded: Encoded) -> dict[str, float]:
     """Return the seconds that each part of writing and reading a cache of some rows takes."""
     unit = default_unit_rows(rows)
     capacity = len(samples["key"])
@@ -54,8 +46,8 @@ def costs(rows: int, samples: Encoded, few: Encoded) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         writer = start_cache(Path(folder) / "c", rows, unit=unit)
-        group = declare(writer, "t", SparseEncoding(CLASSES, TOP_K), unit)
-        answers = {n: np.resize(a, (capacity, *a.shape[1:])) for n, a in few.items()}
+        group = declare(writer, "t", ENCODING, unit)
+        answers = {name: array[:capacity] for name, array in encoded.items()}
         lap("nothing")
         write_samples(writer, samples)
         lap("write samples")
@@ -63,8 +55,7 @@ def costs(rows: int, samples: Encoded, few: Encoded) -> dict[str, float]:
         writer.seal("fingerprint", {})
         lap("write a view and seal")
         cache = open_cache(Path(folder) / "c")
-        units = tuple(range(capacity // unit))
-        TargetsReader(cache, ["t"]).read(VIEW, units)
+        whole(cache)
         lap("open and read a view")
         assert len(cache.samples.keys) == rows
         lap("read samples")
@@ -74,12 +65,11 @@ def costs(rows: int, samples: Encoded, few: Encoded) -> dict[str, float]:
 
 def measure() -> list[Measurement]:
     """Return microseconds a row, and how they grow."""
-    group = group_of("t", SparseEncoding(CLASSES, TOP_K))
-    few = encode(group, teacher_logits(GENERATED, CLASSES), samples_of(GENERATED, unit=GENERATED))
+    encoded = repeated(max(TIMES) + default_unit_rows(max(TIMES)))
     measured: dict[int, dict[str, list[float]]] = {}
     for rows, times in TIMES.items():
         samples = samples_of(rows, unit=default_unit_rows(rows))
-        runs = [costs(rows, samples, few) for _ in range(times)]
+        runs = [costs(rows, samples, encoded) for _ in range(times)]
         measured[rows] = {n: [1e6 * run[n] / rows for run in runs] for n in runs[0]}
     return [*_per_row(measured), *_growth(measured)]
 

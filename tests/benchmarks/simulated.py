@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from logitcache.cache.arrays import open_array, shard_key
 from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, default_unit_rows, sha256
 from logitcache.cache.groups import TeacherGroup
@@ -18,35 +16,23 @@ from logitcache.cache.ledger import Commit, StoredArray, read_commits, write_com
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
 from logitcache.cache.writer import CacheWriter, Conditions
-from logitcache.encoding.sparse import SparseEncoding
 from logitcache.views.spec import ViewsConfig
-from tests.benchmarks.synthetic import teacher_logits
-from tests.cache.building import encode, samples_of
+from tests.benchmarks.reading import CLASSES, ENCODING, repeated
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import zarr
 
-    from logitcache.encoding.arrays import Encoded
 
-__all__ = ["simulate", "some_targets"]
+__all__ = ["simulate"]
 
-CLASSES, TOP_K = 1000, 50
-_GENERATED = 4096
 _CONDITIONS = Conditions(
     canonical_batch=256,
     precision="float32",
     threads=16,
     versions=dict.fromkeys(("logitcache", "torch", "timm", "Pillow", "zarr", "numpy"), "2.15.0"),
 )
-
-
-def some_targets(group: TeacherGroup) -> Encoded:
-    """Return the arrays of one unit, the same few rows over and over."""
-    samples = samples_of(_GENERATED, unit=_GENERATED)
-    encoded = encode(group, teacher_logits(_GENERATED, CLASSES), samples)
-    return {name: np.resize(a, (group.unit_rows, *a.shape[1:])) for name, a in encoded.items()}
 
 
 def simulate(path: Path, rows: int, views: int) -> CacheWriter:
@@ -66,7 +52,7 @@ def simulate(path: Path, rows: int, views: int) -> CacheWriter:
     group = TeacherGroup(
         name="teacher",
         num_classes=CLASSES,
-        encoding=SparseEncoding(CLASSES, TOP_K),
+        encoding=ENCODING,
         optional=("lse", "label_logp"),
         unit_rows=unit_rows,
         view_ids=tuple(view.id for view in recipes),
@@ -76,7 +62,7 @@ def simulate(path: Path, rows: int, views: int) -> CacheWriter:
     writer.add_teacher(
         TeacherRecord(lock={"model": "none"}, canonical_batch=256, source="simulated"), group
     )
-    writer.write_unit(group, group.view_ids[0], 0, some_targets(group), _CONDITIONS)
+    writer.write_unit(group, group.view_ids[0], 0, repeated(unit_rows), _CONDITIONS)
     _commit_the_rest(writer, group)
     accuracy = dict.fromkeys(group.view_ids, 0.76)
     writer.seal(sha256(b"images"), {group.name: accuracy})

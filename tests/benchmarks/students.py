@@ -31,13 +31,12 @@ from logitcache.objectives.label import Label
 from logitcache.objectives.soft import Soft
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
-from logitcache.targets.gather import TargetsReader
 from logitcache.targets.loader import Loader, LoaderSettings, loader
 from logitcache.views.spec import ViewsConfig
 from tests.benchmarks.measuring import Measurement, ratio_of_times
-from tests.benchmarks.targets import CLASSES, make_cache
+from tests.benchmarks.reading import CLASSES, gather, make_cache, repeated, whole
 from tests.benchmarks.view_rates import photographs
-from tests.cache.building import VIEW
+from tests.cache.building import samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,9 +75,8 @@ def steps() -> Measurement:
     images = torch.randn(BATCH, 3, SIZE, SIZE)
     soft, label = Soft(), Label()
     with tempfile.TemporaryDirectory() as folder:
-        make_cache(Path(folder) / "c", ROWS)
-        cache = open_cache(Path(folder) / "c")
-        window = TargetsReader(cache, ["t"]).read(VIEW, tuple(range(ROWS // cache.unit_rows)))
+        make_cache(Path(folder) / "c", repeated(ROWS), samples_of(ROWS, unit=ROWS))
+        window = whole(open_cache(Path(folder) / "c"))
 
     def labelled() -> TargetBatch:
         rows = torch.from_numpy(rng.integers(ROWS, size=BATCH))
@@ -89,8 +87,8 @@ def steps() -> Measurement:
 
     def from_cache() -> None:
         batch = labelled()
-        answers = window.gather(batch.rows.numpy())
-        step(soft(step.network(images), TargetBatch(batch.rows, batch.labels, answers)))
+        answers = gather(window, batch.rows.numpy())
+        step(soft(step.network(images), TargetBatch(batch.rows, batch.labels, {"t": answers})))
 
     name = "student step with cached sparse targets, against labels only"
     return ratio_of_times(name, from_cache, with_labels, rounds=21, target=1.03)

@@ -14,76 +14,31 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import zarr
 
-from logitcache.cache.format import default_unit_rows
 from logitcache.cache.reader import Cache, open_cache
-from logitcache.encoding.sparse import SparseEncoding
-from logitcache.targets.gather import TargetsReader, TargetWindow
-from logitcache.targets.loader import DEFAULT_TARGET_MEMORY
-from logitcache.targets.order import epoch_windows
-from logitcache.targets.prefetch import read_ahead
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.peers.records import record_dtype, records_of
 from tests.benchmarks.peers.stored import log_of
-from tests.benchmarks.synthetic import teacher_logits
-from tests.cache.building import (
-    VIEW,
-    declare,
-    encode,
-    samples_of,
-    start_cache,
-    write_samples,
-    write_teacher,
-)
+from tests.benchmarks.reading import ENCODING, epoch_order, make_cache, repeated, walk, whole
+from tests.cache.building import samples_of
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from logitcache.cache.groups import TeacherGroup
-    from logitcache.encoding.arrays import Encoded
-
-__all__ = ["make_cache", "our_epoch"]
-
-CLASSES, TOP_K, ROWS, BATCH = 1000, 50, 262_144, 256
-GENERATED = 8192
+ROWS, BATCH = 262_144, 256
 NAIVE_BATCHES = 4
 
 
-def make_cache(path: Path, rows: int) -> tuple[Encoded, SparseEncoding]:
-    """Write a sealed cache of one teacher; return what it holds and how it is encoded."""
-    unit = default_unit_rows(rows)
-    writer = start_cache(path, rows, unit=unit)
-    samples = samples_of(rows, unit=unit)
-    encoding = SparseEncoding(CLASSES, TOP_K)
-    group: TeacherGroup = declare(writer, "t", encoding, unit)
-    few = encode(group, teacher_logits(GENERATED, CLASSES), samples_of(GENERATED, unit=GENERATED))
-    encoded = {n: np.resize(a, (len(samples["key"]), *a.shape[1:])) for n, a in few.items()}
-    write_samples(writer, samples)
-    write_teacher(writer, group, encoded)
-    writer.seal("fingerprint", {})
-    return encoded, encoding
-
-
-def our_epoch(cache: Cache, rows_N: NDArray[np.int64]) -> int:
+def our_epoch(cache: Cache) -> int:
     """Walk one epoch of targets as the loader does; return how many were seen."""
-    reader, unit = TargetsReader(cache, ["t"]), cache.unit_rows
-    affordable = DEFAULT_TARGET_MEMORY // (3 * reader.unit_bytes)
-    windows = epoch_windows(rows_N, seed=0, epoch=0, unit_rows=unit, window_units=affordable)
-    seen = 0
-    for window, read in read_ahead(windows, lambda w: reader.read(VIEW, w.units)):
-        for start in range(0, len(window.rows), BATCH):
-            seen += len(read.gather(window.rows[start : start + BATCH])["t"].log_probs)
-    return seen
+    return sum(len(found.log_probs) for found in walk(cache, epoch_order(cache), BATCH))
 
 
 def reference_epoch(file: Path) -> int:
     """Gather all records in random order, a batch at a time."""
-    records = np.memmap(file, record_dtype(TOP_K), mode="r")
+    records = np.memmap(file, record_dtype(ENCODING.top_k), mode="r")
     order = np.random.default_rng(0).permutation(len(records))
     seen = 0
     for start in range(0, len(order), BATCH):
@@ -94,34 +49,29 @@ def reference_epoch(file: Path) -> int:
     return seen
 
 
-def whole_view(cache: Cache) -> TargetWindow:
-    """Read all units of the view."""
-    return TargetsReader(cache, ["t"]).read(VIEW, tuple(range(ROWS // cache.unit_rows)))
-
-
-def naive_batches(path: Path, rows_N: NDArray[np.int64], encoding: SparseEncoding) -> int:
+def naive_batches(path: Path) -> int:
     """Read some batches by zarr's own indexing."""
     group: Any = zarr.open_group(path / "teachers/t", mode="r")
-    arrays = {name: group[name] for name in encoding.specs()}
-    order = np.random.default_rng(0).permutation(rows_N)[: NAIVE_BATCHES * BATCH]
+    arrays = {name: group[name] for name in ENCODING.specs()}
+    order = np.random.default_rng(0).permutation(ROWS)[: NAIVE_BATCHES * BATCH]
     for start in range(0, len(order), BATCH):
         rows = np.sort(order[start : start + BATCH])
-        encoding.decode({name: array.oindex[0, rows] for name, array in arrays.items()})
+        ENCODING.decode({name: array.oindex[0, rows] for name, array in arrays.items()})
     return len(order)
 
 
 def measure() -> list[Measurement]:
     """Return rates as shares of the reference's."""
-    rows_N = np.arange(ROWS)
     with tempfile.TemporaryDirectory() as folder:
         path, file = Path(folder) / "c", Path(folder) / "records"
-        encoded, encoding = make_cache(path, ROWS)
-        records_of(encoding.decode(encoded)).tofile(file)
+        encoded = repeated(ROWS)
+        make_cache(path, encoded, samples_of(ROWS, unit=ROWS))
+        records_of(ENCODING.decode(encoded)).tofile(file)
         seen = open_cache(path)
         caches = {"": lambda: open_cache(path), ", digests compared before": lambda: seen}
         actions = {
-            "whole-view load": (whole_view, 0.35),
-            "shuffled epoch of targets": (lambda cache: our_epoch(cache, rows_N), 0.20),
+            "whole-view load": (whole, 0.35),
+            "shuffled epoch of targets": (our_epoch, 0.20),
         }
         found = [
             ratio_of_times(
@@ -137,8 +87,8 @@ def measure() -> list[Measurement]:
         ]
         against = ratio_of_times(
             "",
-            lambda: our_epoch(open_cache(path), rows_N),
-            lambda: naive_batches(path, rows_N, encoding),
+            lambda: our_epoch(open_cache(path)),
+            lambda: naive_batches(path),
             rounds=5,
             inverse=True,
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
+    from logitcache.encoding.sparse import DecodedSparse
 
 __all__ = ["BATCH", "Feed", "Peer", "Stored", "log_of"]
 
@@ -34,18 +34,21 @@ class Stored:
     """What a teacher said of one view.
 
     Attributes:
-        keys: Names of the images.
-        encoding: Ours.
+        samples: Names of the images, and what else a cache keeps of them.
         encoded: As our cache keeps it.
         decoded: The same, read back: what the sparse formats keep.
         log_probs: Of all classes, float16 (N, C): what the dense ones keep.
     """
 
-    keys: list[str]
-    encoding: SparseEncoding
+    samples: Encoded
     encoded: Encoded
     decoded: DecodedSparse
     log_probs: NDArray[np.float16]
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the images."""
+        return list(self.samples["key"])
 
 
 class Peer(Protocol):

@@ -1,0 +1,107 @@
+"""Caches of one teacher to read targets from, and how the loader reads them: in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.batch import SparseLogits
+from logitcache.cache.format import default_unit_rows
+from logitcache.encoding.sparse import SparseEncoding
+from logitcache.targets.gather import TargetsReader
+from logitcache.targets.loader import DEFAULT_TARGET_MEMORY
+from logitcache.targets.order import Window, epoch_windows
+from logitcache.targets.prefetch import read_ahead
+from logitcache.views.spec import parse_view
+from tests.benchmarks.synthetic import teacher_logits
+from tests.cache.building import (
+    VIEW,
+    declare,
+    encode,
+    group_of,
+    samples_of,
+    start_cache,
+    write_samples,
+    write_teacher,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.reader import Cache
+    from logitcache.encoding.arrays import Encoded
+    from logitcache.targets.gather import TargetWindow
+
+__all__ = [
+    "CLASSES",
+    "ENCODING",
+    "epoch_order",
+    "gather",
+    "make_cache",
+    "repeated",
+    "walk",
+    "whole",
+]
+
+CLASSES = 1000
+ENCODING = SparseEncoding(CLASSES, top_k=50)
+_TEACHER = "t"
+_GENERATED = 8192  # synthetic rows; more are these over and over
+
+
+def repeated(rows: int) -> Encoded:
+    """Return what a cache of that many rows holds."""
+    logits, samples = teacher_logits(_GENERATED, CLASSES), samples_of(_GENERATED, unit=_GENERATED)
+    few = encode(group_of(_TEACHER, ENCODING), logits, samples)
+    return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in few.items()}
+
+
+def make_cache(path: Path, encoded: Encoded, samples: Encoded) -> None:
+    """Write and seal a cache of one view; rows are whole units."""
+    rows = len(samples["key"])
+    unit = default_unit_rows(rows)
+    writer = start_cache(path, rows, unit=unit)
+    group = declare(writer, _TEACHER, ENCODING, unit)
+    write_samples(writer, samples)
+    write_teacher(writer, group, encoded)
+    writer.seal("fingerprint", {})
+
+
+def whole(cache: Cache) -> TargetWindow:
+    """Read all of the view."""
+    reader = TargetsReader(cache, [_TEACHER])
+    units = tuple(range(cache.manifest.capacity // reader.unit_rows))
+    return reader.read(parse_view(cache.views[VIEW], VIEW), units, reader.unit_rows)
+
+
+def gather(window: TargetWindow, rows_B: NDArray[np.int64]) -> SparseLogits:
+    """Decode a batch."""
+    answers = window.gather(rows_B).teachers[_TEACHER]
+    assert isinstance(answers, SparseLogits)
+    return answers
+
+
+def epoch_order(cache: Cache, epoch: int = 0) -> list[Window]:
+    """Return the windows of an epoch: one, as the default memory allows."""
+    reader = TargetsReader(cache, [_TEACHER])
+    rows, unit = cache.manifest.rows, reader.unit_rows
+    assert 3 * rows * reader.row_bytes < DEFAULT_TARGET_MEMORY
+    windows = epoch_windows(
+        np.arange(rows), seed=0, epoch=epoch, unit_rows=unit, window_units=-(-rows // unit)
+    )
+    return list(windows)
+
+
+def walk(cache: Cache, windows: list[Window], batch: int) -> Iterator[SparseLogits]:
+    """Yield the targets of an epoch in batches, the next window read by a thread meanwhile."""
+    reader = TargetsReader(cache, [_TEACHER])
+    view = parse_view(cache.views[VIEW], VIEW)
+    for window, read in read_ahead(
+        windows, lambda window: reader.read(view, window.units, reader.unit_rows)
+    ):
+        for start in range(0, len(window.rows), batch):
+            yield gather(read, window.rows[start : start + batch])
