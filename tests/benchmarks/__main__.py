@@ -26,6 +26,7 @@ NAMES = (
     "students",
     "tails",
     "targets",
+    "view_rates",
 )
 
 

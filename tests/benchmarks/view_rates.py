@@ -33,11 +33,15 @@ from logitcache.views.mix import match_partners
 from logitcache.views.parameters import Box, Mix, Parameters, Step
 from logitcache.views.render import BatchRequest, ViewRenderer, finish, render
 from logitcache.views.spec import View, ViewsConfig
+from tests.benchmarks.measuring import Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
 SIZE, BATCH, THREADS, WORKERS = 224, 64, 2, 2
+IMAGES, ROUNDS, BOUND = 320, 5, 1.2  # of the table of all benchmarks
 POLICIES: dict[str, dict[str, Any]] = {
     "crop + flip": {},
     "crop + flip + RandAugment": {"auto_augment": "rand-m9-mstd0.5-inc1"},
@@ -136,21 +140,41 @@ def steal() -> float:
     return values[7] / sum(values)
 
 
+def both(
+    files: Sequence[bytes], policy: dict[str, Any], rounds: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return images per second and core ms an image of every round, ours and timm's: (rounds, 2)."""
+    view = ViewsConfig(**policy).random_view(1)
+    measured: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
+    for number in range(rounds):
+        for side in ("ours", "theirs")[:: 1 if number % 2 else -1]:
+            before = core_seconds()
+            found = ours(files, view) if side == "ours" else theirs(files, policy)
+            gc.collect()  # ends the workers, whose time counts from then on
+            measured[side].append((found, 1000 * (core_seconds() - before) / len(files)))
+    return np.array(measured["ours"]), np.array(measured["theirs"])
+
+
+def measure() -> list[Measurement]:
+    """Return our rate over that of timm's transforms in a DataLoader, for each policy."""
+    files, rows = photographs(IMAGES), []
+    for name, policy in POLICIES.items():
+        a, b = both(files, policy, ROUNDS)
+        low, middle, high = statistics.quantiles(a[:, 0] / b[:, 0], n=4)
+        rates = (statistics.median(side[:, 0]) for side in (a, b))
+        note = "{:.0f} against {:.0f} images/s".format(*rates)
+        what = f"rendering views, {name}: rate against timm's"
+        rows.append(Measurement(what, middle, "x", low, high, BOUND, at_most=False, note=note))
+    return rows
+
+
 def compare(files: Sequence[bytes], rounds: int) -> None:
     print(
         "| views | timm: images/s, core ms | ours: images/s, core ms | ratio of rates | of cores |"
     )
     print("|---|---|---|---|---|")
     for name, policy in POLICIES.items():
-        view = ViewsConfig(**policy).random_view(1)
-        measured: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
-        for number in range(rounds):
-            for side in ("ours", "theirs")[:: 1 if number % 2 else -1]:
-                before = core_seconds()
-                found = ours(files, view) if side == "ours" else theirs(files, policy)
-                gc.collect()  # ends the workers, whose time counts from then on
-                measured[side].append((found, 1000 * (core_seconds() - before) / len(files)))
-        a, b = (np.array(measured[side]) for side in ("ours", "theirs"))
+        a, b = both(files, policy, rounds)
         rates, cores = a[:, 0] / b[:, 0], b[:, 1] / a[:, 1]
         print(
             f"| {name} | {_middle(b[:, 0], 0)}, {_middle(b[:, 1], 2)} "
