@@ -45,8 +45,9 @@ def stored_bytes(logits_NC: NDArray[np.float32], top_k: int) -> float:
         group = declare(writer, "t", SparseEncoding(classes, top_k), unit)
         write_teacher(writer, group, encode(group, logits_NC, samples))
         location = locate(Path(folder) / "c")
-        parts = [location.bytes_below(f"{prefix}teachers/t") for prefix in ("", "commits/")]
-    return float(sum(parts)) / rows
+        stored: int = location.bytes_below("teachers/t")
+        stored += location.bytes_below("commits/teachers/t")
+    return stored / rows
 
 
 def lines(name: str, logits_NC: NDArray[np.float32]) -> list[str]:

@@ -143,7 +143,7 @@ def steal() -> float:
 def both(
     files: Sequence[bytes], policy: dict[str, Any], rounds: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return images per second and core ms an image of every round, ours and timm's: (rounds, 2)."""
+    """Return images per second and core ms an image by round, ours and timm's: (rounds, 2)."""
     view = ViewsConfig(**policy).random_view(1)
     measured: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
     for number in range(rounds):
