@@ -37,7 +37,7 @@ TOP_KS, MEASURED = (5, 10, 20, 50), 4096
 
 def stored_bytes(logits_NC: NDArray[np.float32], top_k: int) -> float:
     """Return the bytes of a row and view of a cache that keeps K classes."""
-    rows, classes = logits_NC.shape
+    rows, classes = len(logits_NC), logits_NC.shape[1]
     unit = default_unit_rows(rows)
     samples = samples_of(rows, unit=unit)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,8 +45,7 @@ def stored_bytes(logits_NC: NDArray[np.float32], top_k: int) -> float:
         group = declare(writer, "t", SparseEncoding(classes, top_k), unit)
         write_teacher(writer, group, encode(group, logits_NC, samples))
         location = locate(Path(folder) / "c")
-        stored: int = location.bytes_below("teachers/t")
-        stored += location.bytes_below("commits/teachers/t")
+        stored = location.bytes_below("teachers/t") + location.bytes_below("commits/teachers/t")
     return stored / rows
 
 

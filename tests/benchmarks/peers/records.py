@@ -8,6 +8,7 @@ of all keys, and seeks and reads one record per sample.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,7 +93,9 @@ class _TinyVitSet(Dataset[Any]):
         for rank in range(_RANKS):
             keys = (self._folder / f"rank{rank}-keys.txt").read_text().split("\n")
             self._place |= {key: (rank, position) for position, key in enumerate(keys) if key}
-            self._files.append((self._folder / f"rank{rank}-values.bin").open("rb"))
+            file = (self._folder / f"rank{rank}-values.bin").open("rb")
+            weakref.finalize(self, file.close)
+            self._files.append(file)
 
 
 class MemoryMap:
