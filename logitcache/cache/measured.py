@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["measured_fidelity"]
 
 
-def measured_fidelity(
-    location: Location, groups: Iterable[Group]
-) -> dict[str, dict[str, Any]]:
+def measured_fidelity(location: Location, groups: Iterable[Group]) -> dict[str, dict[str, Any]]:
     """Return what was measured, as fields of the teachers' records by name.
 
     Args:

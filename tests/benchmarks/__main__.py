@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "coding",
+    "features",
     "feeding",
     "help",
     "involution",
