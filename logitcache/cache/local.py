@@ -38,6 +38,7 @@ class LocalLocation:
     """
 
     lists = True
+    is_distant = False
     in_flight = min(4, len(os.sched_getaffinity(0)))
     poll_seconds = 0.05
 

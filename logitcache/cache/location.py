@@ -38,6 +38,11 @@ class Location(Protocol):
         ...
 
     @property
+    def is_distant(self) -> bool:
+        """Whether reading is slow enough for copies to be kept on this machine."""
+        ...
+
+    @property
     def in_flight(self) -> int:
         """Reads that are worth having under way at a time."""
         ...

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from logitcache.cache.copies import LocalCopies
     from logitcache.cache.ledger import Commit, Ledger
     from logitcache.cache.location import Location
     from logitcache.encoding.arrays import ArraySpec
@@ -55,10 +56,12 @@ class CommittedObjects:
 
     Args:
         location: The cache.
+        copies: Where shards of a distant cache are kept nearer; None to keep none.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, copies: LocalCopies | None = None) -> None:
         self._location = location
+        self._copies = copies
         self._checked: dict[str, tuple[int, int, int]] = {}
         self._layouts: dict[str, ShardLayout | None] = {}
 
@@ -73,6 +76,9 @@ class CommittedObjects:
         if path not in commit.arrays:
             raise CacheDamaged("a commit lacks an array", where=self._location, got=path)
         stored = commit.arrays[path]
+        kept = self._copies.read(stored.sha256) if self._copies else None
+        if kept is not None:
+            return kept
         stamp = self._location.stamp(stored.key)
         content = self._location.read(stored.key)
         if stamp is not None and self._checked.get(stored.key) == stamp and content is not None:
@@ -86,6 +92,8 @@ class CommittedObjects:
             raise diagnose(self._location, commit, path, found, elsewhere).error(self._location)
         if stamp is not None:
             self._checked[stored.key] = stamp
+        if self._copies is not None:
+            self._copies.keep(stored.sha256, content)
         return content
 
     def store(self, ledger: Ledger, units: Iterable[int], paths: Iterable[str]) -> CheckedStore:
@@ -110,6 +118,8 @@ class CommittedObjects:
                 self._decode(piece, ledger)
             return
         with ThreadPoolExecutor(threads, thread_name_prefix="shards") as pool:
+            one_each = {piece.path: piece for piece in pieces}
+            list(pool.map(self._layout, one_each.values()))  # so that no document is read twice
             for _ in pool.map(lambda piece: self._decode(piece, ledger), pieces):
                 pass
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from logitcache.cache.copies import DEFAULT_COPY_BYTES, LocalCopies, default_copies
 from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, VIEWS
 from logitcache.cache.groups import FeatureGroup, Group, TeacherGroup, read_group, units_of
 from logitcache.cache.ledger import Commit, Ledger, Revision, read_ledger, read_revision
@@ -44,12 +46,18 @@ class Cache:
         revision: What is sealed.
     """
 
-    def __init__(self, location: Location, manifest: Manifest, revision: Revision) -> None:
+    def __init__(
+        self,
+        location: Location,
+        manifest: Manifest,
+        revision: Revision,
+        copies: LocalCopies | None = None,
+    ) -> None:
         self._location = location
         self.manifest = manifest
         self.revision = revision
         self._ledgers: dict[str, Ledger] = {}
-        self._objects = CommittedObjects(location)
+        self._objects = CommittedObjects(location, copies)
 
     def __repr__(self) -> str:
         teachers = ", ".join(self.teachers)
@@ -302,15 +310,19 @@ class Cache:
             raise fault.error(self._location)
 
 
-def _by_unit(array: NDArray[Any], rows: int) -> NDArray[Any]:
-    return array.reshape(len(array) // rows, rows, *array.shape[1:])
-
-
-def open_cache(url: str | os.PathLike[str] | Location) -> Cache:
+def open_cache(
+    url: str | os.PathLike[str] | Location,
+    *,
+    local_copy: str | os.PathLike[str] | None = None,
+    local_copy_bytes: int = DEFAULT_COPY_BYTES,
+) -> Cache:
     """Open a sealed cache for reading.
 
     Args:
         url: A folder, or a URL; see :mod:`logitcache.cache.location`.
+        local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
+            default.
+        local_copy_bytes: What that folder may take; 0 to keep nothing.
 
     Raises:
         CacheError: There is none.
@@ -335,4 +347,7 @@ def open_cache(url: str | os.PathLike[str] | Location) -> Cache:
     fault = manifest_fault(location, manifest, revision)
     if fault is not None:
         raise fault.error(location)
-    return Cache(location, manifest, revision)
+    copies = None
+    if location.is_distant and local_copy_bytes > 0:
+        copies = LocalCopies(Path(local_copy or default_copies()), local_copy_bytes)
+    return Cache(location, manifest, revision, copies)

@@ -96,6 +96,11 @@ class RemoteLocation:
         """Whether keys can be listed."""
         return self._scheme not in _WEB
 
+    @property
+    def is_distant(self) -> bool:
+        """Whether copies are worth keeping on this machine."""
+        return self._scheme != "memory"
+
     def read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
         """Return an object, or a part of it; None if there is none."""
         path = self._path(key)

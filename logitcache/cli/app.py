@@ -179,7 +179,8 @@ def train(
     ] = None,
     val: Annotated[str | None, typer.Option(help="Images to evaluate on.")] = None,
     cache: Annotated[
-        str | None, typer.Option(help="Cache to learn from; none for labels alone.")
+        str | None,
+        typer.Option(help="Folder or URL of the cache to learn from; none for labels alone."),
     ] = None,
     student: Annotated[str | None, typer.Option(help="timm model, or local-dir:FOLDER.")] = None,
     objective: Annotated[
@@ -196,6 +197,12 @@ def train(
     tolerate_pixel_drift: Annotated[
         int | None,
         typer.Option(help="Levels of 255 by which the cache's probes may differ here."),
+    ] = None,
+    local_copy: Annotated[
+        str | None, typer.Option(help="Folder that keeps shards of a cache that lies elsewhere.")
+    ] = None,
+    local_copy_bytes: Annotated[
+        int | None, typer.Option(help="What that folder may take; 10 GiB by default, 0 for none.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
@@ -229,6 +236,8 @@ def train(
         "seed": seed,
         "device": device,
         "tolerate_pixel_drift": tolerate_pixel_drift,
+        "local_copy": local_copy,
+        "local_copy_bytes": local_copy_bytes,
     }
     values = gather(_text(config), flags, sets or [])
     from logitcache.training.config import TrainConfig

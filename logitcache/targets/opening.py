@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from logitcache.cache.copies import DEFAULT_COPY_BYTES
 from logitcache.cache.reader import open_cache
 from logitcache.targets.loader import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.probes import checked_rows
@@ -27,6 +28,8 @@ def cached_targets(
     shuffled: bool = False,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
+    local_copy: str | None = None,
+    local_copy_bytes: int = DEFAULT_COPY_BYTES,
 ) -> tuple[ImageRows, Targets]:
     """Open a cache, match it with the images at hand, and render its probes.
 
@@ -40,8 +43,11 @@ def cached_targets(
         subset: Whether images of the cache may be missing.
         tolerate_pixel_drift: Largest difference of a level, 0 to 255, between probes rendered here
             and when the cache was made.
+        local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
+            default.
+        local_copy_bytes: What that folder may take; 0 to keep nothing.
     """
-    cache = open_cache(url)
+    cache = open_cache(url, local_copy=local_copy, local_copy_bytes=local_copy_bytes)
     targets = Targets.of(cache, teachers, features, target_memory=target_memory, shuffled=shuffled)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return rows, targets

@@ -98,6 +98,9 @@ class TrainConfig(Config):
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every: Epochs between checkpoints.
         target_memory: Bytes that targets may take in memory, in each process.
+        local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
+            default.
+        local_copy_bytes: What that folder may take; 0 to keep nothing.
         threads: Threads that decode, in each process; all processors by default.
         workers: Child processes that decode training images instead.
     """
@@ -126,6 +129,8 @@ class TrainConfig(Config):
     eval_every: _Positive = 1
     checkpoint_every: _Positive = 1
     target_memory: int = Field(default=2**30, ge=1)
+    local_copy: str | None = None
+    local_copy_bytes: int = Field(default=10 * 2**30, ge=0)
     threads: _Positive | None = None
     workers: int = Field(default=0, ge=0)
 

@@ -41,6 +41,8 @@ def training_images(
         shuffled=config.shuffle_targets,
         subset=config.subset,
         tolerate_pixel_drift=config.tolerate_pixel_drift,
+        local_copy=config.local_copy,
+        local_copy_bytes=config.local_copy_bytes,
     )
     return _with_labels(rows, config, source), targets
 

@@ -57,7 +57,16 @@ _REPORT_EVERY = 10  # steps; asking for a loss waits for the device
 _CONFIG = "config.yaml"
 _EXPORT = "export"
 # may change when resuming
-_FREE_FIELDS = {"out", "device", "threads", "workers", "checkpoint_every", "tolerate_pixel_drift"}
+_FREE_FIELDS = {
+    "out",
+    "device",
+    "threads",
+    "workers",
+    "checkpoint_every",
+    "tolerate_pixel_drift",
+    "local_copy",
+    "local_copy_bytes",
+}
 
 
 def train_student(

@@ -14,6 +14,7 @@ from logitcache.cache.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 FAST = RetryPolicy(attempts=6, first_seconds=0.01, longest_seconds=0.05, patience_seconds=20)
 
@@ -45,6 +46,7 @@ def s3(s3_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for long between two attempts."""
+def _impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Do not wait for long between two attempts; keep copies nowhere else."""
     monkeypatch.setattr(remote, "RetryPolicy", lambda: FAST)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "copies"))

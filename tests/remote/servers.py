@@ -30,6 +30,7 @@ class Request(NamedTuple):
     ranged: bool
     status: int
     bytes: int
+    cut: bool
 
 
 class Answer(NamedTuple):
@@ -115,6 +116,7 @@ class FaultyServer:
 
     Attributes:
         log: Every request, in the order of the answers.
+        injected: How many of them were failed or cut on purpose.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class FaultyServer:
     ) -> None:
         self.behaviour = behaviour or Behaviour()
         self.log: list[Request] = []
+        self.injected = 0
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, backend))
         self._server.daemon_threads = True
@@ -144,6 +147,13 @@ class FaultyServer:
     def clear(self) -> None:
         """Forget the log."""
         self.log.clear()
+        self.injected = 0
+
+    def note(self, request: Request, *, injected: bool) -> None:
+        """Write a line of the log."""
+        with self._lock:
+            self.log.append(request)
+            self.injected += injected
 
     def fault(self) -> str | None:
         """Draw what happens to the next request."""
@@ -171,8 +181,16 @@ def _handler(
             if fault == "busy":
                 found = Answer(503, {}, b"busy")
             sent = found.body if fault != "cut" else found.body[: len(found.body) // 2]
-            server.log.append(
-                Request(self.command, self.path, "Range" in self.headers, found.status, len(sent))
+            server.note(
+                Request(
+                    method=self.command,
+                    path=self.path,
+                    ranged="Range" in self.headers,
+                    status=found.status,
+                    bytes=len(sent),
+                    cut=fault == "cut",
+                ),
+                injected=fault is not None,
             )
             self.send_response(found.status)
             for name, value in found.headers.items():
