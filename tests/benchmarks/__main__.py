@@ -22,6 +22,7 @@ NAMES = (
     "involution",
     "loss",
     "opening",
+    "remote",
     "scaling",
     "storage",
     "students",

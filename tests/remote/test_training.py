@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from logitcache.cache.ledger import StoredArray
 
 Teachers = dict[str, dict[str, str]]
-STUDENT = {"model": "resnet10t", "kwargs": {"channels": [8] * 4, "stem_width": 8}}
+STUDENT = {
+    "model": "vit_tiny_patch16_224",
+    "kwargs": {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+}
 READ = ("class_ids", "codes", "tail", "label_logp")
 CUT = Behaviour(latency=0.03, failing=0.1)
 
