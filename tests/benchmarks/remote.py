@@ -1,6 +1,6 @@
 """Training from a cache that lies elsewhere: how long it waits, and what it asks for.
 
-scikit-learn's digits, two views of one teacher in 15 units, one epoch a view: from a folder, over
+scikit-learn's digits, two views of one teacher in 11 units, one epoch a view: from a folder, over
 HTTP and from an S3 server, as they are, and with 30 ms before every answer and every tenth request
 answered by a 503. Servers are threads of this process, so they take time from the student too.
 Needs the ``dev`` extra.
