@@ -20,6 +20,7 @@
     │   └── CacheDamaged                  4   committed bytes are not what was committed
     ├── StorageError                      3   the disk or the store refused; resume later
     ├── RankLost                          3   another process of a training ended; resume later
+    ├── ClusterError                      3   workers or their scheduler failed; resume later
     └── Interrupted                     3/130 stopped by a signal; 3 when something was kept
 
 A message says what went wrong, where, what was expected, what was got and what to do next. The
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +40,7 @@ __all__ = [
     "CacheDamaged",
     "CacheError",
     "CacheUnsealed",
+    "ClusterError",
     "DataError",
     "DataMismatch",
     "FeatureOverflow",
@@ -91,6 +93,12 @@ class LogitcacheError(Exception):
         self.got = got
         self.hint = hint
         super().__init__(self.render())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an error cross to another process: what it tells of becomes text."""
+        told = {"where": self.where, "expected": self.expected, "got": self.got}
+        texts = {name: None if value is None else str(value) for name, value in told.items()}
+        return _revived, (type(self), self.args, {**self.__dict__, **texts})
 
     def render(self) -> str:
         """Return the message, one line per part that is known."""
@@ -184,6 +192,12 @@ class RankLost(LogitcacheError):
     exit_code = 3
 
 
+class ClusterError(LogitcacheError):
+    """Workers or their scheduler failed; what was committed is intact."""
+
+    exit_code = 3
+
+
 class Interrupted(LogitcacheError):
     """A signal stopped the run.
 
@@ -196,6 +210,14 @@ class Interrupted(LogitcacheError):
     def __init__(self, what: str, *, kept: bool, hint: str | None = None) -> None:
         self.exit_code = 3 if kept else 130
         super().__init__(what, hint=hint)
+
+
+def _revived(
+    kind: type[LogitcacheError], args: tuple[Any, ...], state: dict[str, Any]
+) -> LogitcacheError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -63,6 +63,8 @@ HOMES: dict[str, set[str]] = {
     "typer": {"cli"},
     "rich": {"cli"},
     "accelerate": {"training"},
+    "dask": {"cache", "precompute"},
+    "distributed": {"precompute"},
     "simplejpeg": {"data"},
     "PIL": {"data", "views"},
     "sklearn": {"data"},

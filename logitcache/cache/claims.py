@@ -88,11 +88,19 @@ class Claims:
 
     def _acquire(self, key: str) -> bool:
         content = json.dumps(self._content()).encode()
-        created = self._location.create(key, content)
+        created = self._create(key, content)
         if not created and not (self._is_stale(key) and self._take_over(key, content)):
             return False
         self._held.add(key)
         return True
+
+    def _create(self, key: str, content: bytes) -> bool:
+        """Write a claim unless there is one."""
+        while True:
+            try:
+                return self._location.create(key, content)
+            except FileNotFoundError:  # another run has just removed the folder, which was empty
+                continue
 
     def _take_over(self, key: str, content: bytes) -> bool:
         """Put our claim in the place of a dead one; of several who try, the last one has it."""

@@ -127,6 +127,12 @@ def precompute(
     precision: Precision = None,
     threads: Threads = None,
     on_bad_image: OnBadImage = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that compute, one for each GPU or share of cores.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler to join.")
+    ] = None,
     config: Config = None,
     sets: Sets = None,
     as_json: Json = False,
@@ -155,6 +161,8 @@ def precompute(
         "precision": precision,
         "threads": threads,
         "on_bad_image": on_bad_image,
+        "workers": workers,
+        "scheduler": scheduler,
     }
     values = with_features(gather(_text(config), flags, sets or []), feature or [])
     from logitcache.precompute.config import PrecomputeConfig

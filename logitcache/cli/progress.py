@@ -6,11 +6,12 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from logitcache.cache.verify import VerifyProgress
     from logitcache.precompute.compute import Progress as PrecomputeProgress
+    from logitcache.precompute.compute import WorkerProgress
     from logitcache.training.progress import TrainProgress
 
 __all__ = ["ProgressLine"]
@@ -41,6 +42,8 @@ class ProgressLine:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task(title, total=None, rates="", visible=False)
+        self._workers: dict[str, TaskID] = {}
+        self._noticed = 0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -52,7 +55,20 @@ class ProgressLine:
     def precompute(self, progress: PrecomputeProgress) -> None:
         """Show how far stage 1 is."""
         seconds = max(1e-9, time.monotonic() - self._started)
-        self._show(progress.images, progress.total, f"{progress.images / seconds:.0f} images/s")
+        for notice in progress.notices[self._noticed :]:
+            self._console.print(f"{self._title}: {notice}", highlight=False, markup=False)
+        self._noticed = len(progress.notices)
+        for worker in progress.workers:
+            self._show_worker(worker)
+        gone = self._workers.keys() - {worker.name for worker in progress.workers}
+        for name in gone:
+            self._bar.remove_task(self._workers.pop(name))
+        due = self._show(
+            progress.images, progress.total, f"{progress.images / seconds:.0f} images/s"
+        )
+        if due:
+            for worker in progress.workers:
+                self._console.print(f"  {_words(worker)}", highlight=False, markup=False)
 
     def train(self, progress: TrainProgress) -> None:
         """Show how far a training is."""
@@ -75,7 +91,19 @@ class ProgressLine:
         rate = f"{progress.done / seconds / 1e6:.0f} MB/s"
         self._show(progress.done // 10**6, progress.total // 10**6, rate)
 
-    def _show(self, done: int, total: int, rates: str) -> None:
+    def _show_worker(self, worker: WorkerProgress) -> None:
+        """Show what one worker does, on a line of its own below the bar."""
+        if worker.name not in self._workers:
+            self._workers[worker.name] = self._bar.add_task("", total=None, rates="")
+        self._bar.update(
+            self._workers[worker.name],
+            description=f"  {_words(worker)}",
+            completed=worker.images,
+            total=worker.total or 1,
+        )
+
+    def _show(self, done: int, total: int, rates: str) -> bool:
+        """Show how far it is; return whether a plain line was due."""
         self._bar.update(self._task, completed=done, total=total, rates=rates, visible=True)
         now = time.monotonic()
         if not self._console.is_terminal and now - self._printed > _PLAIN_SECONDS:
@@ -84,3 +112,14 @@ class ProgressLine:
             self._console.print(
                 f"{self._title}: {done}/{total}, {left:.0f} s left, {rates}", highlight=False
             )
+            return True
+        return False
+
+
+def _words(worker: WorkerProgress) -> str:
+    """Say what a worker does."""
+    if not worker.item:
+        return f"worker {worker.name}: {worker.state}"
+    slow = ", slower than the others" if worker.slow else ""
+    done = f"{worker.images}/{worker.total} images, {worker.seconds:.0f} s{slow}"
+    return f"worker {worker.name}: {worker.item}, {done}"

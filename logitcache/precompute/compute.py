@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from logitcache.precompute.unit import Work, compute_item
 from logitcache.teachers.ensemble import Tap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterable
 
     from logitcache.cache.claims import Claims
     from logitcache.cache.writer import CacheWriter
@@ -28,7 +29,30 @@ if TYPE_CHECKING:
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.teachers.member import Precision
 
-__all__ = ["Progress", "compute_plan", "resolve_device"]
+__all__ = ["Progress", "Workbench", "WorkerProgress", "compute_plan", "resolve_device", "stopped"]
+
+
+@dataclass(frozen=True)
+class WorkerProgress:
+    """What one worker of a cluster does.
+
+    Attributes:
+        name: Its name, and where it runs.
+        state: ``preparing``, ``working``, ``idle`` or ``refused``.
+        item: What it works on, in words; empty where it does not.
+        images: Images of that item so far.
+        total: Images of that item.
+        seconds: Since it took the item.
+        slow: Whether that is more than twice as long as items usually take.
+    """
+
+    name: str
+    state: str
+    item: str = ""
+    images: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    slow: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,10 +62,95 @@ class Progress:
     Attributes:
         images: Images shown to the teachers so far, every view counted.
         total: Images to be shown by this run.
+        workers: What each worker does; empty without a cluster.
+        notices: What has happened that the user should know, oldest first.
     """
 
     images: int
     total: int
+    workers: tuple[WorkerProgress, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+class Workbench:
+    """What the items of a plan are computed with: made once, used for all of them.
+
+    Args:
+        plan: What is missing, and of what.
+        ensemble: Who answers.
+        claims: Of this process.
+        precision: Of the forwards, for the record.
+        threads: Threads that decode; all processors by default.
+        skip_bad_images: Whether an unreadable image is marked rather than an error.
+        after_batch: Called with the number of images of each batch; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ensemble: Ensemble,
+        claims: Claims,
+        *,
+        precision: Precision,
+        threads: int | None,
+        skip_bad_images: bool,
+        after_batch: Callable[[int], None],
+    ) -> None:
+        records = plan.writer.manifest.teachers
+        batches = {name: records[teacher_of(name)].canonical_batch for name in plan.groups}
+        ensemble.keep(
+            {
+                name: Tap(group.teacher, group.tap, group.encoding)
+                for name, group in plan.groups.items()
+                if isinstance(group, FeatureGroup)
+            }
+        )
+        batch_rows = max(batches.values(), default=plan.smallest_batch)
+        self._plan, self._claims = plan, claims
+        self._renderer = SourceRenderer(
+            plan.source,
+            plan.views,
+            ensemble.sizes,
+            batch_rows=batch_rows,
+            threads=threads or len(os.sched_getaffinity(0)),
+            partners=plan.partners,
+        )
+        self._work = Work(
+            writer=plan.writer,
+            renderer=self._renderer,
+            teachers=ensemble,
+            groups=plan.groups,
+            conditions=_conditions(precision, batches),
+            views=plan.views,
+            batch_rows=batch_rows,
+            skip_bad_images=skip_bad_images,
+            after_batch=after_batch,
+        )
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._renderer.close()
+
+    def work_off(
+        self, items: Iterable[WorkItem], while_waiting: Callable[[], None]
+    ) -> Generator[WorkItem]:
+        """Compute what is still missing of items, and yield each when it is committed.
+
+        Args:
+            items: What is missing, in order.
+            while_waiting: See :func:`logitcache.precompute.share.turns`.
+        """
+        plan = self._plan
+        location = plan.writer.location
+        left = turns(items, location, plan.groups, self._claims, while_waiting=while_waiting)
+        with contextlib.closing(left):  # an error that is kept would keep the claim as well
+            for item in left:
+                block = plan.block(item.block)
+                view = plan.views[item.view_id]
+                if view.mixing is not None and item.units:
+                    plan.writer.write_partners(view.id, item.block, plan.partners(view, block))
+                compute_item(self._work, item, block)
+                yield item
 
 
 def compute_plan(
@@ -72,52 +181,25 @@ def compute_plan(
     Returns:
         Images shown to the teachers, every view counted.
     """
-    records = plan.writer.manifest.teachers
-    batches = {name: records[teacher_of(name)].canonical_batch for name in plan.groups}
-    ensemble.keep(
-        {
-            name: Tap(group.teacher, group.tap, group.encoding)
-            for name, group in plan.groups.items()
-            if isinstance(group, FeatureGroup)
-        }
-    )
-    batch_rows = max(batches.values(), default=plan.smallest_batch)
-    renderer = SourceRenderer(
-        plan.source,
-        plan.views,
-        ensemble.sizes,
-        batch_rows=batch_rows,
-        threads=threads or len(os.sched_getaffinity(0)),
-        partners=plan.partners,
-    )
     counter = _Counter(plan.images, plan.writer, claims, on_progress, should_stop)
-    work = Work(
-        writer=plan.writer,
-        renderer=renderer,
-        teachers=ensemble,
-        groups=plan.groups,
-        conditions=_conditions(precision, batches),
-        views=plan.views,
-        batch_rows=batch_rows,
+    bench = Workbench(
+        plan,
+        ensemble,
+        claims,
+        precision=precision,
+        threads=threads,
         skip_bad_images=skip_bad_images,
         after_batch=counter.add,
     )
     shown = 0
-    try:
-        location = plan.writer.location
-        for item in turns(
-            plan.items, location, plan.groups, claims, while_waiting=counter.stop_if_asked
-        ):
+    with (
+        contextlib.closing(bench),
+        contextlib.closing(bench.work_off(plan.items, counter.stop_if_asked)) as computed,
+    ):
+        for item in computed:
             shown += plan.images_of(item)
-            block = plan.block(item.block)
-            view = plan.views[item.view_id]
-            if view.mixing is not None and item.units:
-                plan.writer.write_partners(view.id, item.block, plan.partners(view, block))
-            compute_item(work, item, block)
             if after_item is not None:
                 after_item(item)
-    finally:
-        renderer.close()
     return shown
 
 
@@ -148,6 +230,16 @@ def _usable(name: str) -> torch.device:
             hint="auto takes an accelerator if there is one, else the processor",
         ) from None
     return device
+
+
+def stopped(writer: CacheWriter) -> Interrupted:
+    """Return what a run that was asked to stop leaves with."""
+    kept = writer.has_commits()
+    return Interrupted(
+        "stopped; committed units are kept" if kept else "stopped before the first commit",
+        kept=kept,
+        hint="run the same command again to go on",
+    )
 
 
 def _conditions(precision: Precision, batches: dict[str, int]) -> dict[str, Conditions]:
@@ -182,9 +274,4 @@ class _Counter:
 
     def stop_if_asked(self) -> None:
         if self._should_stop is not None and self._should_stop():
-            kept = self._writer.has_commits()
-            raise Interrupted(
-                "stopped; committed units are kept" if kept else "stopped before the first commit",
-                kept=kept,
-                hint="run the same command again to go on",
-            )
+            raise stopped(self._writer)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from logitcache.config import Config
 from logitcache.data.readers import DataConfig
@@ -33,6 +33,9 @@ class PrecomputeConfig(Config):
         on_bad_image: ``error``, or ``skip`` to mark its row as unreadable and go on.
         min_accuracy: Share of a few hundred labelled images that a new teacher has to get right
             before it is asked about all of them; clearly more than chance by default.
+        workers: Processes of this machine that compute, one for each GPU or for a share of the
+            processors each; this process alone by default.
+        scheduler: Address of a dask scheduler whose workers compute, as ``tcp://host:8786``.
     """
 
     cache: str
@@ -47,6 +50,8 @@ class PrecomputeConfig(Config):
     threads: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["error", "skip"] = "error"
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    scheduler: str | None = None
 
     @field_serializer("cache")
     def _without_secrets(self, url: str) -> str:
@@ -58,3 +63,14 @@ class PrecomputeConfig(Config):
         if value & (value - 1):
             raise ValueError("a batch must be a power of two, so that units are whole batches")
         return value
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> Self:
+        if self.workers is not None and self.scheduler is not None:
+            raise ValueError("workers starts a cluster and scheduler joins one: give one of them")
+        return self
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether other processes compute."""
+        return self.workers is not None or self.scheduler is not None

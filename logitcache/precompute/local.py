@@ -1,4 +1,4 @@
-"""Stage 1 on this machine: plan, compute what is missing, seal."""
+"""Stage 1: plan, compute what is missing, here or on a cluster, seal."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def build_cache(
             goes on where this one stopped.
     """
     source = open_source(config.data)
-    ensemble = Ensemble(
-        config.teachers, device=resolve_device(config.device), precision=config.precision
-    )
+    # on a cluster this process only plans, and leaves the accelerators to the workers
+    device = resolve_device("cpu" if config.on_cluster else config.device)
+    ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
     location = locate(config.cache, write=True)
     known = set() if location.is_empty() else set(read_manifest(location).teachers)
     check_accuracy(
@@ -93,7 +93,35 @@ def build_cache(
         if plan.items:
             check_storage(plan)
     started = time.monotonic()
-    shown = compute_plan(
+    shown = _compute(config, plan, ensemble, claims, on_progress, should_stop)
+    seconds = time.monotonic() - started
+    with claims.exclusive(MANIFEST):
+        plan.writer.refresh()
+        keep_probes(plan, min(ensemble.sizes))
+        return _seal(plan, shown, seconds)
+
+
+def _compute(
+    config: PrecomputeConfig,
+    plan: Plan,
+    ensemble: Ensemble,
+    claims: Claims,
+    on_progress: Callable[[Progress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> int:
+    """Compute a plan in this process, or by the workers of a cluster."""
+    if config.on_cluster:
+        from logitcache.precompute.cluster import compute_plan_on_cluster
+
+        return compute_plan_on_cluster(
+            plan,
+            ensemble,
+            config,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            after_item=FirstUnit(plan),
+        )
+    return compute_plan(
         plan,
         ensemble,
         claims,
@@ -104,11 +132,6 @@ def build_cache(
         should_stop=should_stop,
         after_item=FirstUnit(plan),
     )
-    seconds = time.monotonic() - started
-    with claims.exclusive(MANIFEST):
-        plan.writer.refresh()
-        keep_probes(plan, min(ensemble.sizes))
-        return _seal(plan, shown, seconds)
 
 
 def _seal(plan: Plan, shown: int, seconds: float) -> Summary:

@@ -32,7 +32,7 @@ from logitcache.encoding.choice import choose
 from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
 from logitcache.precompute.lock import check_lock
-from logitcache.precompute.rows import match_or_extend, segment_of
+from logitcache.precompute.rows import match_or_extend, match_rows, segment_of
 from logitcache.precompute.taps import choose_taps, declare_taps, smallest_unit
 from logitcache.precompute.trial import sample_log_probs
 from logitcache.precompute.unit import Block
@@ -40,7 +40,7 @@ from logitcache.precompute.worklist import Missing, WorkItem, worklist
 from logitcache.views.mix import match_partners
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from logitcache.teachers.member import Member
     from logitcache.views.spec import View
 
-__all__ = ["Plan", "check_classes", "make_plan"]
+__all__ = ["Plan", "check_classes", "join_plan", "make_plan"]
 
 _UNKNOWN_ROW = -1
 _READ_ROWS = 64
@@ -180,6 +180,30 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
         groups=groups,
         items=_missing_items(writer, groups, views),
         notes=notes,
+    )
+
+
+def join_plan(config: PrecomputeConfig, source: Source, groups: Collection[str]) -> Plan:
+    """Return the plan of a run that another process has begun; nothing is declared or listed.
+
+    Args:
+        config: What is precomputed.
+        source: The images, as this process sees them.
+        groups: Names of the groups that are written.
+
+    Raises:
+        DataMismatch: They are not the images of the cache.
+    """
+    writer = CacheWriter.open(locate(config.cache))
+    known = writer.groups()
+    return Plan(
+        writer=writer,
+        source=source,
+        indices=match_rows(writer, source),
+        views={view.id: view for view in config.views.views()},
+        groups={name: known[name] for name in groups},
+        items=[],
+        notes=[],
     )
 
 

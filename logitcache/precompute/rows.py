@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from logitcache.data.identity import Difference, Rows
     from logitcache.data.source import Source
 
-__all__ = ["match_or_extend", "rows_of_cache", "segment_of"]
+__all__ = ["match_or_extend", "match_rows", "rows_of_cache", "segment_of"]
 
 _UNKNOWN = -1
 
@@ -41,22 +41,35 @@ def match_or_extend(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
     Raises:
         DataMismatch: Images are missing or of another size, with their names.
     """
+    capacity = writer.manifest.capacity
+    indices, added = _match(writer, source)
+    if not added:
+        return indices
+    rows = row_order(source, added)
+    writer.add_segment(segment_of(source, rows, start=capacity))
+    behind = np.full(writer.manifest.capacity - capacity, _UNKNOWN, dtype=np.int64)
+    behind[: len(rows)] = rows.indices
+    return np.concatenate([indices, behind])
+
+
+def match_rows(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
+    """Find every row of a cache in a source, as :func:`match_or_extend` does, and add nothing."""
+    return _match(writer, source)[0]
+
+
+def _match(writer: CacheWriter, source: Source) -> tuple[NDArray[np.int64], list[int]]:
+    """Return the position of every row in a source, and the positions of images that are new."""
     manifest = writer.manifest
     _check_classes(writer, source)
     if writer.missing_units(SAMPLES, NO_VIEW, manifest.unit_rows):
-        return _match_unfinished(writer, source)
+        return _match_unfinished(writer, source), []
     samples = writer.read_samples(0, manifest.capacity)
     here = samples.rows
     found, difference = compare(source, samples.keys[here], samples.sizes[here])
     _refuse_other_images(writer, source, len(here), difference)
-    if difference.added:
-        rows = row_order(source, difference.added)
-        writer.add_segment(segment_of(source, rows, start=manifest.capacity))
-    indices = np.full(writer.manifest.capacity, _UNKNOWN, dtype=np.int64)
+    indices = np.full(manifest.capacity, _UNKNOWN, dtype=np.int64)
     indices[here] = found
-    if difference.added:
-        indices[manifest.capacity : manifest.capacity + len(rows)] = rows.indices
-    return indices
+    return indices, difference.added
 
 
 def rows_of_cache(

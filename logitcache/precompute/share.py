@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from logitcache.cache.format import NO_VIEW, SAMPLES, commit_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from logitcache.cache.claims import Claims
     from logitcache.cache.groups import Group
@@ -33,7 +33,7 @@ def turns(
     *,
     while_waiting: Callable[[], None],
     poll_seconds: float = _POLL_SECONDS,
-) -> Iterator[WorkItem]:
+) -> Generator[WorkItem]:
     """Yield what is still missing of each item, claimed until the next one is asked for.
 
     What others have claimed is put off, and taken over if they die.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.location import Location
     from logitcache.errors import UnreadableImage
+    from logitcache.precompute.worklist import WorkItem
 
 CLASSES, UNIT, BATCH, ROWS = 40, 32, 8, 100
 VIEWS = ["v0", "v1"]
@@ -154,19 +155,8 @@ def run(
     if more and len(writer.manifest.segments) == 1:
         assert not samples
         writer.add_segment(Segment(start=writer.manifest.capacity, rows=more))
-    writer.add_views({view: {"algorithm": 1, "operations": []} for view in view_ids})
-    for name, unit_rows in teachers.items():
-        if name not in writer.manifest.teachers:
-            _declare(writer, name, unit_rows, view_ids)
-        writer.extend_group(name, view_ids)
+    declare_all(writer, teachers, view_ids)
     groups = {name: writer.teachers()[name] for name in teachers}
-    missing = {
-        name: Missing(
-            group.unit_rows,
-            {v: writer.missing_units(group.path, v, group.unit_rows) for v in view_ids},
-        )
-        for name, group in groups.items()
-    }
     work = Work(
         writer=writer,
         renderer=renderer or NullRenderer(),
@@ -178,11 +168,34 @@ def run(
         skip_bad_images=skip_bad_images,
         after_batch=after_batch,
     )
-    samples = writer.missing_units(SAMPLES, NO_VIEW, UNIT)
-    for item in worklist(UNIT, view_ids, samples, missing):
+    for item in missing_items(writer, groups, view_ids):
         compute_item(work, item, block_of(writer, item.block))
     writer.seal("fingerprint", {})
     return writer
+
+
+def declare_all(writer: CacheWriter, teachers: Mapping[str, int], view_ids: list[str]) -> None:
+    """Declare views and teachers; teachers by the rows of a unit of their groups."""
+    writer.add_views({view: {"algorithm": 1, "operations": []} for view in view_ids})
+    for name, unit_rows in teachers.items():
+        if name not in writer.manifest.teachers:
+            _declare(writer, name, unit_rows, view_ids)
+        writer.extend_group(name, view_ids)
+
+
+def missing_items(
+    writer: CacheWriter, groups: Mapping[str, TeacherGroup], view_ids: list[str]
+) -> list[WorkItem]:
+    """List what a cache lacks."""
+    missing = {
+        name: Missing(
+            group.unit_rows,
+            {v: writer.missing_units(group.path, v, group.unit_rows) for v in view_ids},
+        )
+        for name, group in groups.items()
+    }
+    samples = writer.missing_units(SAMPLES, NO_VIEW, UNIT)
+    return worklist(UNIT, view_ids, samples, missing)
 
 
 def _declare(writer: CacheWriter, name: str, unit_rows: int, view_ids: list[str]) -> None:

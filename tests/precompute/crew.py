@@ -1,0 +1,126 @@
+"""A cluster's work without images, networks or torch: workers, commits and deaths are real.
+
+Workers answer as :mod:`tests.precompute.null` does. What goes wrong on one of them is written into
+the opener, which travels to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from logitcache.cache.claims import Claims
+from logitcache.cache.location import locate
+from logitcache.cache.writer import Conditions
+from logitcache.errors import DataMismatch
+from logitcache.precompute.share import turns
+from logitcache.precompute.unit import Work, compute_item
+from tests.precompute import null
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+    from pathlib import Path
+
+    from logitcache.data.source import Source
+    from logitcache.precompute.plan import Plan
+    from logitcache.precompute.worklist import WorkItem
+
+TEACHERS = {"coarse": null.UNIT, "fine": null.UNIT // 2}
+
+
+@dataclass(frozen=True)
+class NullOpener:
+    """Makes a bench on a worker.
+
+    Attributes:
+        path: The cache.
+        batch_seconds: What a batch takes.
+        deadly: Number of a block that kills its worker.
+        faulty: Number of a block with an image that has changed.
+        refusals: How many of the workers, the first ones, have other images.
+    """
+
+    path: Path
+    batch_seconds: float = 0.0
+    deadly: int | None = None
+    faulty: int | None = None
+    refusals: int = 0
+
+    def open(self, after_batch: Callable[[int], None], neighbours: int) -> NullBench:
+        del neighbours
+        for number in range(self.refusals):
+            if locate(self.path.with_suffix(".refused")).create(f"{number}", b""):
+                raise DataMismatch("these are not the images", where=f"refusal {number}")
+        return NullBench(self, after_batch)
+
+
+class NullBench:
+    """Computes items; dies or fails where it is told to."""
+
+    def __init__(self, opener: NullOpener, after_batch: Callable[[int], None]) -> None:
+        self._opener = opener
+        self._writer = null.open_or_create(opener.path)
+        self._groups = self._writer.groups()
+        self._claims = Claims(locate(opener.path))
+
+        def batch_done(images: int) -> None:
+            time.sleep(opener.batch_seconds)
+            after_batch(images)
+
+        self._work = Work(
+            writer=self._writer,
+            renderer=null.NullRenderer(),
+            teachers=null.NullTeachers(),
+            groups=self._groups,
+            conditions={name: Conditions(null.BATCH, "float32", 1) for name in self._groups},
+            views={},
+            batch_rows=null.BATCH,
+            skip_bad_images=False,
+            after_batch=batch_done,
+        )
+
+    def work_off(
+        self, items: Iterable[WorkItem], while_waiting: Callable[[], None]
+    ) -> Generator[WorkItem]:
+        location = self._writer.location
+        left = turns(items, location, self._groups, self._claims, while_waiting=while_waiting)
+        with contextlib.closing(left):
+            for item in left:
+                self._compute(item)
+                yield item
+
+    def _compute(self, item: WorkItem) -> None:
+        if item.block == self._opener.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item.block == self._opener.faulty:
+            raise DataMismatch("an image has changed since it was first read", where="cat.jpg")
+        compute_item(self._work, item, null.block_of(self._writer, item.block))
+
+    def close(self) -> None:
+        pass
+
+
+def null_plan(path: Path, rows: int = null.ROWS) -> Plan:
+    """Declare a cache of two teachers and two views, and list what it lacks."""
+    from logitcache.precompute.plan import Plan  # workers need not import torch
+
+    writer = null.open_or_create(path, rows)
+    null.declare_all(writer, TEACHERS, null.VIEWS)
+    groups = writer.groups()
+    capacity = writer.manifest.capacity
+    indices = np.where(np.arange(capacity) < rows, np.arange(capacity), -1)
+    return Plan(
+        writer=writer,
+        source=cast("Source", None),  # nothing is read
+        indices=indices,
+        views={},
+        groups=groups,
+        items=null.missing_items(writer, groups, null.VIEWS),
+        notes=[],
+    )

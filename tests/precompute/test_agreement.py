@@ -1,0 +1,112 @@
+"""A worker proves that it has what the run was planned with, or is told what it lacks."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from logitcache.data.readers import open_source
+from logitcache.errors import DataError, LogitcacheError
+from logitcache.precompute import agreement as room
+from logitcache.precompute.agreement import Disagreement, agreement_of, named
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.plan import make_plan
+from logitcache.precompute.worker import WorkbenchOpener
+from logitcache.teachers.ensemble import Ensemble
+from tests.conftest import write_teacher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Teachers = dict[str, dict[str, str]]
+
+
+@pytest.fixture
+def photos(images: Path, tmp_path: Path) -> Path:
+    shutil.copytree(images, tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def opener(photos: Path, teachers: Teachers, tmp_path: Path) -> WorkbenchOpener:
+    """Return what the planner sends; the files it saw are changed afterwards."""
+    import torch
+
+    shutil.copytree(teachers["red"]["model"].removeprefix("local-dir:"), tmp_path / "red")
+    values: dict[str, Any] = {"cache": str(tmp_path / "c"), "data": str(photos), "device": "cpu"}
+    values |= {"teachers": {"red": {"model": f"local-dir:{tmp_path / 'red'}"}}, "unit_rows": 16}
+    config = PrecomputeConfig.parse({**values, "views": {"count": 2}}, "")
+    source = open_source(config.data)
+    ensemble = Ensemble(config.teachers, device=torch.device("cpu"), precision="float32")
+    plan = make_plan(config, source, ensemble)
+    locks = {name: member.lock for name, member in ensemble.members.items()}
+    agreement = agreement_of(source, locks, plan.views)
+    return WorkbenchOpener(config, agreement, tuple(plan.groups), threads=1)
+
+
+def refusal(opener: WorkbenchOpener) -> LogitcacheError:
+    with pytest.raises(LogitcacheError) as caught:
+        opener.open(lambda _: None, 1)
+    return caught.value
+
+
+def test_the_same_files_are_agreed_on(opener: WorkbenchOpener) -> None:
+    opener.open(lambda _: None, 1).close()
+
+
+def test_a_worker_without_the_images_says_where_it_looked(
+    opener: WorkbenchOpener, photos: Path
+) -> None:
+    shutil.rmtree(photos)
+    error = refusal(opener)
+    assert isinstance(error, DataError)
+    assert str(photos) in str(error)
+
+
+def named_by_the_planner(error: LogitcacheError, before: Path) -> list[str]:
+    assert isinstance(error, Disagreement)
+    assert "not the same names, sizes or labels" in str(error)
+    return named(open_source(str(before)), error.disputed)
+
+
+def test_a_changed_file_is_refused_and_named(
+    opener: WorkbenchOpener, photos: Path, images: Path
+) -> None:
+    before = (photos / "cat" / "003.jpg").read_bytes()
+    (photos / "cat" / "003.jpg").write_bytes(before + b"0")
+    said = f"cat/003.jpg has {len(before) + 1} bytes there, {len(before)} here"
+    assert named_by_the_planner(refusal(opener), images) == [said]
+
+
+def test_missing_and_further_files_are_refused_and_named(
+    opener: WorkbenchOpener, photos: Path, images: Path
+) -> None:
+    (photos / "dog" / "007.jpg").rename(photos / "dog" / "new.jpg")
+    assert sorted(named_by_the_planner(refusal(opener), images)) == [
+        "dog/007.jpg is missing there",
+        "dog/new.jpg is only there",
+    ]
+
+
+def test_other_content_of_the_same_size_is_refused_where_it_is_sampled(
+    opener: WorkbenchOpener, photos: Path
+) -> None:
+    before = (photos / "cat" / "003.jpg").read_bytes()
+    (photos / "cat" / "003.jpg").write_bytes(before[:-1] + b"0")
+    assert "images.sample" in str(refusal(opener))
+
+
+def test_other_weights_are_refused(opener: WorkbenchOpener, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "red")
+    write_teacher(tmp_path / "red", classes=3, seed=5)
+    assert "teachers.red.weights_sha256" in str(refusal(opener))
+
+
+def test_other_libraries_are_refused(
+    opener: WorkbenchOpener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = room.versions()
+    monkeypatch.setattr(room, "versions", lambda: {**ours, "torch": "1.0"})
+    assert f"versions.torch: {ours['torch']} planned, 1.0 here" in str(refusal(opener))

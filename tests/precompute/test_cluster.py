@@ -1,0 +1,204 @@
+"""Stage 1 on real workers of dask: deaths, refusals, wishes to stop, and what is kept."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from logitcache.errors import ClusterError, DataMismatch, Interrupted, UsageError
+from logitcache.precompute.cluster import compute_on_cluster, joined, local_cluster
+from tests.precompute import null
+from tests.precompute.crew import TEACHERS, NullOpener, null_plan
+from tests.reliability.kills import snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from distributed import Client
+
+    from logitcache.precompute.compute import Progress
+    from logitcache.precompute.plan import Plan
+
+ROWS = 500  # 16 blocks, 32 of the coarse units and 64 of the fine ones
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with local_cluster(2, gpus=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return what one process makes of it, without a cluster."""
+    path = tmp_path_factory.mktemp("whole") / "c"
+    null.run(path, TEACHERS, rows=ROWS)
+    return snapshot(path)
+
+
+def work(
+    plan: Plan,
+    client: Client,
+    *,
+    needs_gpu: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **faults: object,
+) -> int:
+    """Compute a plan on a cluster that this run did not start."""
+    if not needs_gpu and len(client.cluster.workers):
+        client.wait_for_workers(len(client.cluster.workers), timeout=60)  # some may be restarting
+    return compute_on_cluster(
+        plan,
+        NullOpener(plan.writer.location.root, **faults),  # type: ignore[arg-type]  # of any field
+        client,
+        needs_gpu=needs_gpu,
+        own=False,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def kill_a_worker(client: Client, generator: random.Random) -> None:
+    pids = client.run(os.getpid)
+    if pids:
+        os.kill(generator.choice(sorted(pids.values())), signal.SIGKILL)
+
+
+def test_two_workers_make_what_one_process_makes(
+    client: Client, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    plan, seen = null_plan(tmp_path / "c", ROWS), []
+    shown = work(plan, client, batch_seconds=0.002, on_progress=seen.append)
+    assert shown == plan.images
+    plan.writer.seal("fingerprint", {})
+    assert snapshot(tmp_path / "c") == whole
+    assert (seen[-1].images, seen[-1].total) == (plan.images, plan.images)
+    assert len(seen[-1].workers) == 2
+    assert any(worker.item for progress in seen for worker in progress.workers)
+    assert plan.notes == []
+    assert work(null_plan(tmp_path / "c", ROWS), client) == 0
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(
+    client: Client, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    plan, generator = null_plan(tmp_path / "c", ROWS), random.Random(0)
+    moments = iter([0.2, 0.7])
+    due = [next(moments)]
+
+    def kill_now_and_then(progress: Progress) -> None:
+        if due and progress.images >= due[0] * progress.total:
+            kill_a_worker(client, generator)
+            due[:] = [moment] if (moment := next(moments, None)) else []
+
+    work(plan, client, batch_seconds=0.02, on_progress=kill_now_and_then)
+    assert not due, "not all kills happened"
+    assert len([note for note in plan.notes if "was lost" in note]) == 2
+    again = null_plan(tmp_path / "c", ROWS)  # which sweeps what the dead have left half written
+    assert again.items == []
+    again.writer.seal("fingerprint", {})
+    made = snapshot(tmp_path / "c")
+    assert {name: b for name, b in made.items() if not name.startswith("claims/")} == whole
+
+
+def test_a_unit_that_kills_every_worker_is_named_and_the_rest_is_kept(
+    client: Client, tmp_path: Path
+) -> None:
+    plan = null_plan(tmp_path / "c", 100)
+    with pytest.raises(ClusterError, match=r"every worker that takes this unit dies") as caught:
+        work(plan, client, deadly=2)
+    assert "block 2 of view v0" in str(caught.value)
+    assert "items are committed" in str(caught.value)
+    missing = null.open_or_create(tmp_path / "c").missing()
+    assert missing == {
+        "samples/-": 1,
+        "teachers/coarse/v0": 1,
+        "teachers/coarse/v1": 1,
+        "teachers/fine/v0": 2,
+        "teachers/fine/v1": 2,
+    }
+    work(null_plan(tmp_path / "c", 100), client)
+    assert null.open_or_create(tmp_path / "c").missing() == {}
+
+
+def test_a_worker_with_other_images_is_refused_and_the_other_one_works(
+    client: Client, tmp_path: Path
+) -> None:
+    plan = null_plan(tmp_path / "c")
+    work(plan, client, refusals=1)
+    assert plan.writer.missing() == {}
+    (note,) = plan.notes
+    assert "was refused: these are not the images; where: refusal 0" in note
+
+
+def test_where_all_are_refused_each_one_says_why(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="no worker may work") as caught:
+        work(null_plan(tmp_path / "c"), client, refusals=9)
+    assert str(caught.value).count("these are not the images") == 2
+    assert caught.value.exit_code == 3
+
+
+def test_what_goes_wrong_on_a_worker_is_told_with_its_name(client: Client, tmp_path: Path) -> None:
+    plan = null_plan(tmp_path / "c")
+    with pytest.raises(DataMismatch, match=r"changed since[\s\S]*cat.jpg, on worker"):
+        work(plan, client, faulty=1)
+    work(plan, client)
+    assert plan.writer.missing() == {}
+
+
+def test_a_wish_to_stop_keeps_what_is_whole(client: Client, tmp_path: Path) -> None:
+    plan, stop = null_plan(tmp_path / "c"), threading.Event()
+
+    def after_a_while(progress: Progress) -> None:
+        if progress.images > 40:
+            stop.set()
+
+    with pytest.raises(Interrupted) as caught:
+        work(plan, client, batch_seconds=0.1, on_progress=after_a_while, should_stop=stop.is_set)
+    assert caught.value.exit_code == 3
+    assert plan.writer.missing() != {}
+    assert list((tmp_path / "c").glob("claims/*")) == [], "workers let their items go"
+    work(null_plan(tmp_path / "c"), client)
+    assert plan.writer.missing() == {}
+
+
+def test_gpus_are_asked_for_and_missed_at_once(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"no worker offers the resource GPU[\s\S]*--resources"):
+        work(null_plan(tmp_path / "c"), client, needs_gpu=True)
+
+
+def test_a_gpu_is_one_workers_own(tmp_path: Path) -> None:
+    plan = null_plan(tmp_path / "c")
+    with local_cluster(1, gpus=True) as client:
+        assert list(client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values()) == ["0"]
+        work(plan, client, needs_gpu=True)
+    assert plan.writer.missing() == {}
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "said"),
+    [
+        ("tcp://127.0.0.1:9", ClusterError, "cannot be reached"),
+        ("nonsense://x:1", UsageError, "not the address"),
+        ("tcp://127.0.0.1:many", UsageError, "not the address"),
+    ],
+)
+def test_a_scheduler_that_is_not_there(address: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said), joined(address, seconds=0.5):
+        pass
+
+
+def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logitcache.precompute.cluster._PATIENCE_SECONDS", 0.5)
+    with (
+        local_cluster(0, gpus=False) as client,
+        pytest.raises(ClusterError, match=r"has no workers[\s\S]*dask worker"),
+    ):
+        work(null_plan(tmp_path / "c"), client)

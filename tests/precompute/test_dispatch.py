@@ -1,0 +1,105 @@
+"""Who works on what, without dask and without waiting."""
+
+from __future__ import annotations
+
+import pytest
+
+from logitcache.errors import ClusterError
+from logitcache.precompute.dispatch import Dispatch
+from logitcache.precompute.worklist import WorkItem
+
+A, B = "tcp://a", "tcp://b"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def dispatch(count: int, clock: Clock | None = None) -> Dispatch:
+    items = [WorkItem("v", number, units={"t": (number,)}) for number in range(count)]
+    made = Dispatch(items, lambda _: 10, clock or Clock(), most_losses=3)
+    for address in (A, B):
+        made.ready(address, address[-1])
+    return made
+
+
+def test_each_worker_has_one_item_at_a_time_in_order() -> None:
+    found = dispatch(3)
+    assert list(found.take()) == [(A, 0), (B, 1)]
+    assert list(found.take()) == []
+    found.progressed(B, 10)
+    found.returned(B, 1, committed=True)
+    assert list(found.take()) == [(B, 2)]
+    assert found.shown == 10
+
+
+def test_only_workers_that_are_ready_take_items() -> None:
+    found = dispatch(2)
+    found.refused(A, "a", "other\n  weights")
+    found.here("tcp://c", "c")
+    assert list(found.take()) == [(B, 0)]
+    assert found.notices == ["worker a was refused: other; weights"]
+    assert found.hopeful
+    found.gone(["tcp://c"])
+    found.gone([B])
+    assert not found.hopeful
+    assert found.refusals == {"a": "other\n  weights"}
+
+
+def test_an_item_goes_to_the_end_of_the_line_when_its_worker_dies() -> None:
+    found = dispatch(4)
+    assert list(found.take()) == [(A, 0), (B, 1)]
+    found.gone([A])
+    found.returned(B, 1, committed=True)
+    order = []
+    while taken := list(found.take()):
+        ((_, number),) = taken
+        order.append(number)
+        found.returned(B, number, committed=True)
+    assert order == [2, 3, 0]
+    assert found.finished
+
+
+def test_an_item_that_loses_too_many_workers_is_named() -> None:
+    found = dispatch(1)
+    found.gone([B])
+    for number in range(3):
+        (address,) = found.addresses()
+        assert list(found.take()) == [(address, 0)]
+        found.gone([address])
+        found.ready(f"tcp://{number}", str(number))
+    (address,) = found.addresses()
+    list(found.take())
+    with pytest.raises(ClusterError, match=r"block 0 of view v \(t unit 0\)[\s\S]*4 workers lost"):
+        found.gone([address])
+
+
+def test_what_was_put_off_waits_a_moment() -> None:
+    clock = Clock()
+    found = dispatch(1, clock)
+    ((address, number),) = found.take()
+    found.returned(address, number, committed=False)
+    assert list(found.take()) == []
+    clock.now = 1.0
+    assert [n for _, n in found.take()] == [0]
+
+
+def test_stragglers_are_visible() -> None:
+    clock = Clock()
+    found = dispatch(3, clock)
+    list(found.take())
+    clock.now = 2.0
+    found.progressed(A, 10)
+    found.returned(A, 0, committed=True)
+    list(found.take())
+    clock.now = 3.9
+    assert not any(worker.slow for worker in found.progress().workers)
+    clock.now = 4.1
+    found.progressed(B, 4)
+    progress = found.progress()
+    assert {worker.name: worker.slow for worker in progress.workers} == {"a": False, "b": True}
+    assert (progress.images, progress.total) == (14, 30)
+    assert progress.workers[1].item == "block 1 of view v (t unit 1)"
