@@ -174,6 +174,12 @@ class Cache:
         store = self._store(SAMPLES, NO_VIEW, self._units(self.unit_rows), names)
         return read_samples(store, 0, self.revision.rows_end, self.withdrawn)
 
+    def samples_of(self, unit: int) -> Samples:
+        """Return what is known of the images of one block, for who goes through all of them."""
+        names, start = (*SAMPLE_ARRAYS, "key"), unit * self.unit_rows
+        store = self._store(SAMPLES, NO_VIEW, [unit], names)
+        return read_samples(store, start, start + self.unit_rows, self.withdrawn)
+
     def read(
         self, name: str, view_id: str, start: int, stop: int, arrays: Sequence[str] | None = None
     ) -> Encoded:

@@ -281,12 +281,27 @@ def run(
 
 
 @app.command(rich_help_panel=_LOOK)
-def inspect(cache: Annotated[str, typer.Argument(help="A cache.")], as_json: Json = False) -> None:
+def inspect(
+    cache: Annotated[str, typer.Argument(help="A cache.")],
+    survey: Annotated[
+        bool, typer.Option("--survey", help="Go through every answer: classes, entropy, accuracy.")
+    ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler to do that on."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Show what a cache holds: images, views, teachers, bytes."""
     from logitcache.cache.describe import describe
     from logitcache.cli.options import print_json
     from logitcache.cli.tables import print_cache
 
+    if survey:
+        from logitcache.cli.survey import run_survey
+
+        run_survey(cache, scheduler, as_json=as_json)
+        return
     found = describe(cache)
     if as_json:
         print_json(found.to_json())

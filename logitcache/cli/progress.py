@@ -85,6 +85,10 @@ class ProgressLine:
         seconds = max(1e-9, time.monotonic() - self._started)
         self._show(done, total, f"{done / seconds:.0f} images/s")
 
+    def views(self, done: int, total: int) -> None:
+        """Show how many views are done."""
+        self._show(done, total, "views")
+
     def verify(self, progress: VerifyProgress) -> None:
         """Show how far a verification is, in megabytes."""
         seconds = max(1e-9, time.monotonic() - self._started)

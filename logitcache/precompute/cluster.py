@@ -363,11 +363,11 @@ class Crew:
 
     def _require_package(self, workers: Mapping[str, Any]) -> None:
         """Find workers that could not even be told what to do."""
-        versions = self._client.get_versions(packages=["logitcache"])["workers"]
+        found: Any = self._client.get_versions(packages=["logitcache"])
         lacking = [
             _name(workers[address])
-            for address, found in versions.items()
-            if address in workers and not found["packages"].get("logitcache")
+            for address, versions in found["workers"].items()
+            if address in workers and not versions["packages"].get("logitcache")
         ]
         if lacking:
             raise ClusterError(

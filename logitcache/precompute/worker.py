@@ -239,7 +239,9 @@ class TeacherPlugin(WorkerPlugin):
 
 def compute_on_worker(plugin: str, item: WorkItem) -> None:
     """Compute one item where this runs: the task. It returns nothing that dask would keep."""
-    get_worker().plugins[plugin].compute(item)
+    hired = get_worker().plugins[plugin]
+    assert isinstance(hired, TeacherPlugin)
+    hired.compute(item)
 
 
 def _leave() -> None:
