@@ -1,4 +1,4 @@
-"""``python -m tests.reliability kills|real|verification|digests FOLDER``: one JSON document.
+"""``python -m tests.reliability kills|real|cluster|… FOLDER``: one JSON document.
 
 What ``docs/reliability.md`` quotes.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability")
-    parser.add_argument("what", choices=["kills", "real", "verification", "digests"])
+    parser.add_argument("what", choices=["kills", "real", "cluster", "verification", "digests"])
     parser.add_argument("folder", type=Path, help="an empty folder to work in")
     parser.add_argument("--count", type=int, default=50, help="how many kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -32,6 +32,10 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         from tests.reliability.real import kill_real_runs
 
         return kill_real_runs(arguments.folder, arguments.count, arguments.seed)
+    if arguments.what == "cluster":
+        from tests.reliability.cluster import kill_workers
+
+        return kill_workers(arguments.folder, arguments.count, arguments.seed)
     from tests.reliability.cost import digests, verification
 
     if arguments.what == "verification":

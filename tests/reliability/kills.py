@@ -114,7 +114,7 @@ def _problems(
     report = verify(path)
     if not report.ok or report.litter:
         found.append(f"verify: {report.faults[:3]} {report.litter[:3]}")
-    if not _same_arrays(open_cache(path), open_cache(whole)):
+    if not same_arrays(open_cache(path), open_cache(whole)):
         found.append("arrays differ")
     return found
 
@@ -125,7 +125,7 @@ def _unit_of(root: Path, row: int, view: int, teacher: str) -> Path:
     return root / "commits/teachers" / teacher / null.VIEWS[view] / f"{row // unit_rows}.json"
 
 
-def _same_arrays(ours: Cache, theirs: Cache) -> bool:
+def same_arrays(ours: Cache, theirs: Cache) -> bool:
     end = ours.revision.rows_end
     same = np.array_equal(ours.samples.keys, theirs.samples.keys)
     for name in theirs.teachers:
