@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pickle
 import re
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,20 @@ def test_the_tree_in_the_docstring_is_the_tree_in_the_code() -> None:
 @pytest.mark.parametrize(("kept", "code"), [(True, 3), (False, 130)])
 def test_an_interruption_leaves_with_what_it_kept(kept: bool, code: int) -> None:
     assert Interrupted("stopped", kept=kept).exit_code == code
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UsageError("wrong", where=Path("here"), got=["a"], hint="do c"),
+        Interrupted("stopped", kept=True),
+    ],
+)
+def test_an_error_crosses_to_another_process(error: LogitcacheError) -> None:
+    crossed = pickle.loads(pickle.dumps(error))
+    assert type(crossed) is type(error)
+    assert (str(crossed), crossed.render()) == (str(error), error.render())
+    assert crossed.exit_code == error.exit_code
 
 
 def test_the_nearest_names_are_offered() -> None:

@@ -71,8 +71,9 @@ def test_stage_2_never_imports_a_teacher() -> None:
     assert "logitcache.precompute.local" not in modules
 
 
-def test_units_of_work_need_no_torch() -> None:
-    modules = imported_by("import logitcache.precompute.unit, logitcache.precompute.worklist")
+def test_units_of_work_and_what_a_scheduler_passes_on_need_no_torch() -> None:
+    rooms = ("unit", "worklist", "worker")
+    modules = imported_by(f"import {', '.join(f'logitcache.precompute.{room}' for room in rooms)}")
     assert "torch" not in modules
 
 

@@ -56,7 +56,7 @@ class ProgressLine:
         """Show how far stage 1 is."""
         seconds = max(1e-9, time.monotonic() - self._started)
         for notice in progress.notices[self._noticed :]:
-            self._console.print(f"{self._title}: {notice}", highlight=False, markup=False)
+            self._print(f"{self._title}: {notice}")
         self._noticed = len(progress.notices)
         for worker in progress.workers:
             self._show_worker(worker)
@@ -68,7 +68,7 @@ class ProgressLine:
         )
         if due:
             for worker in progress.workers:
-                self._console.print(f"  {_words(worker)}", highlight=False, markup=False)
+                self._print(f"  {_words(worker)}")
 
     def train(self, progress: TrainProgress) -> None:
         """Show how far a training is."""
@@ -94,6 +94,10 @@ class ProgressLine:
         seconds = max(1e-9, time.monotonic() - self._started)
         rate = f"{progress.done / seconds / 1e6:.0f} MB/s"
         self._show(progress.done // 10**6, progress.total // 10**6, rate)
+
+    def _print(self, text: str) -> None:
+        """Print a line as it is."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _show_worker(self, worker: WorkerProgress) -> None:
         """Show what one worker does, on a line of its own below the bar."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 import torch
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.utils import silence_logging_cmgr
 
 from logitcache.errors import ClusterError, LogitcacheError, UsageError
 from logitcache.precompute.agreement import agreement_of, named
@@ -53,6 +54,11 @@ _DRAIN_SECONDS = 15.0
 _BRIEF_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 _MOST_NAMED = 5
+# dask looks at the stacks of a worker's threads every 10 ms, and at its own loop every 20
+_FRUGAL = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+}
 
 
 @contextlib.contextmanager
@@ -83,7 +89,7 @@ def joined(scheduler: str, *, seconds: float = _CONNECT_SECONDS) -> Iterator[Cli
             got=f"{str(error).partition(chr(10))[0]} ({seconds:.0f} s)",
             hint="is dask scheduler running there, and is its port open from here?",
         ) from None
-    with client:
+    with silence_logging_cmgr(logging.CRITICAL), client:  # what goes wrong is told here
         yield client
 
 
@@ -113,6 +119,7 @@ def local_cluster(workers: int, *, gpus: bool) -> Iterator[Client]:
         },
     }
     with (
+        dask.config.set(_FRUGAL),
         SpecCluster(
             workers=specification, scheduler=scheduler, silence_logs=logging.CRITICAL
         ) as cluster,

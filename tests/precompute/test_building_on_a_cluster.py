@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from logitcache.cache.survey import survey
 from logitcache.errors import UsageError
 from logitcache.precompute.cluster import local_cluster
 from logitcache.precompute.config import PrecomputeConfig
@@ -49,6 +50,8 @@ def test_the_workers_of_a_scheduler_make_the_same_cache(
         on_it = config(tmp_path / "c", images, teachers, scheduler=address, device="auto")
         summary = build_cache(on_it, on_progress=seen.append)
         assert build_cache(on_it).computed == 0
+        surveyed = survey(str(tmp_path / "c"))
+    assert surveyed == survey(str(tmp_path / "c"))
     assert summary.computed == 60 * 4
     assert snapshot(tmp_path / "c") == whole
     assert {worker.name[0] for worker in seen[-1].workers} == {"0", "1"}

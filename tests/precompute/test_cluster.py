@@ -195,6 +195,20 @@ def test_a_scheduler_that_is_not_there(address: str, error: type[Exception], sai
         pass
 
 
+def test_a_scheduler_that_dies(tmp_path: Path) -> None:
+    plan = null_plan(tmp_path / "c")
+    with local_cluster(1, gpus=False) as client:
+        scheduler = client.cluster.scheduler
+
+        def die(progress: Progress) -> None:
+            if progress.images and client.status == "running":
+                client.cluster.sync(scheduler.close)
+
+        with pytest.raises(ClusterError, match=r"the scheduler is gone[\s\S]*items are committed"):
+            work(plan, client, batch_seconds=0.2, on_progress=die)
+    assert plan.writer.missing() != {}
+
+
 def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("logitcache.precompute.cluster._PATIENCE_SECONDS", 0.5)
     with (
