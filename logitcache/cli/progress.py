@@ -116,10 +116,8 @@ class ProgressLine:
         now = time.monotonic()
         if not self._console.is_terminal and now - self._printed > _PLAIN_SECONDS:
             self._printed = now
-            left = (now - self._started) / max(1, done) * (total - done)
-            self._console.print(
-                f"{self._title}: {done}/{total}, {left:.0f} s left, {rates}", highlight=False
-            )
+            left = f"{(now - self._started) / done * (total - done):.0f}" if done else "?"
+            self._print(f"{self._title}: {done}/{total}, {left} s left, {rates}")
             return True
         return False
 

@@ -1,7 +1,7 @@
 """Workers of dask against plain processes, and against one process: the same work, the same cores.
 
-Every side is the command line in processes of its own. A rate is taken from the times of commits, so
-that starting up is left out of it; that has a row of its own.
+Every side is the command line in processes of its own. A rate is taken from the times of commits,
+so that starting up is left out of it; that has a row of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.benchmarks.measuring import Measurement
 from tests.conftest import jpeg, shape_image
 
 ROUNDS = 3
-PER_CLASS, UNIT, VIEWS, SIDE = 192, 64, 6, 96
+PER_CLASS, UNIT, VIEWS, SIDE = 192, 64, 4, 96
 
 
 class Bench:

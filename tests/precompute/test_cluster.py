@@ -13,7 +13,7 @@ import pytest
 from logitcache.errors import ClusterError, DataMismatch, Interrupted, UsageError
 from logitcache.precompute.cluster import compute_on_cluster, joined, local_cluster
 from tests.precompute import null
-from tests.precompute.crew import TEACHERS, NullOpener, null_plan
+from tests.precompute.null_workers import TEACHERS, NullOpener, null_plan
 from tests.reliability.kills import snapshot
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def test_a_scheduler_that_dies(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logitcache.precompute.cluster._PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("logitcache.precompute.crew._PATIENCE_SECONDS", 0.5)
     with (
         local_cluster(0, gpus=False) as client,
         pytest.raises(ClusterError, match=r"has no workers[\s\S]*dask worker"),
