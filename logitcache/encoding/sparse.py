@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["DecodedSparse", "SparseEncoding"]
 
 _MAX_UINT16_CLASSES = 65536
+_NUMBERS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,15 @@ class SparseEncoding:
         return likeliest if self.mass is None else enough_mask(log_probs_NC, likeliest, self.mass)
 
     def encode(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
-        """Encode log-probabilities."""
+        """Encode log-probabilities, a few rows at a time so that they stay in fast memory."""
+        rows = max(1, _NUMBERS_AT_ONCE // self.num_classes)
+        parts = [
+            self._encode_rows(log_probs_NC[start : start + rows])
+            for start in range(0, max(1, len(log_probs_NC)), rows)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _encode_rows(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
         present_NC = self.kept(log_probs_NC)
         ids_NK, used_NK = self._ids(present_NC)
         kept_NK = np.take_along_axis(log_probs_NC, ids_NK, axis=1)

@@ -42,10 +42,12 @@ def log_masses(
     peak_N = absent.max(axis=1)
     has_tail = np.isfinite(peak_N)
     peak_N = np.where(has_tail, peak_N, 0.0)
-    relative = np.exp(absent - peak_N[:, None])
+    absent -= peak_N[:, None]
+    relative = np.exp(absent, out=absent)
     with np.errstate(divide="ignore"):
         mass = np.log(relative.sum(axis=1)) + peak_N
-        quarter = np.log(np.sqrt(np.sqrt(relative)).sum(axis=1)) + peak_N / 4.0
+        np.sqrt(np.sqrt(relative, out=relative), out=relative)
+        quarter = np.log(relative.sum(axis=1)) + peak_N / 4.0
     tail = np.stack([np.minimum(mass, 0.0), quarter], axis=1)
     tail[~has_tail] = NO_TAIL
     return tail

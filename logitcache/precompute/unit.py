@@ -7,6 +7,7 @@ image, and a test can kill it a hundred times in a minute.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from logitcache.encoding.arrays import filled
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.encoding.logits import label_log_probs, log_softmax, non_finite_rows
 from logitcache.errors import NonFiniteLogits, UnreadableImage
+from logitcache.precompute.background import Background
 from logitcache.precompute.sampling import FidelitySample
 from logitcache.views.tokens import kept_tokens
 
@@ -144,6 +146,8 @@ class Work:
 def compute_item(work: Work, item: WorkItem, block: Block) -> None:
     """Compute one item and commit each unit as soon as it is whole.
 
+    Answers are encoded and written by a thread, in order, while the next ones are computed.
+
     Args:
         work: What the item needs.
         item: What is missing.
@@ -155,19 +159,20 @@ def compute_item(work: Work, item: WorkItem, block: Block) -> None:
     """
     open_units = {name: _OpenUnits(work, name, item, block) for name in item.units}
     starts = _starts(work, item, block)
-    for batch in work.renderer.batches(item.view_id, starts, block):
-        _note_failures(work, item, block, batch)
-        names = [name for name, units in open_units.items() if units.wants(batch.start)]
-        asked = {name: _kept_tokens(work, item, block, batch, name) for name in names}
-        sizes = {name: work.conditions[name].canonical_batch for name in names}
-        answers = work.teachers.answer(batch.pixels, sizes, asked)
-        for name in names:
-            open_units[name].add(batch.start, answers[name])
-        work.after_batch(work.batch_rows)
-    if item.samples:
-        work.writer.write_samples(item.block, block.samples())
-    for units in open_units.values():
-        units.write()
+    with Background() as background:
+        for batch in work.renderer.batches(item.view_id, starts, block):
+            _note_failures(work, item, block, batch)
+            names = [name for name, units in open_units.items() if units.wants(batch.start)]
+            asked = {name: _kept_tokens(work, item, block, batch, name) for name in names}
+            sizes = {name: work.conditions[name].canonical_batch for name in names}
+            answers = work.teachers.answer(batch.pixels, sizes, asked)
+            for name in names:
+                background.do(partial(open_units[name].add, batch.start, answers[name]))
+            work.after_batch(work.batch_rows)
+        if item.samples:
+            background.do(lambda: work.writer.write_samples(item.block, block.samples()))
+        for units in open_units.values():
+            background.do(units.write)
 
 
 def _kept_tokens(
@@ -222,7 +227,8 @@ class _OpenUnits:
     def __init__(self, work: Work, name: str, item: WorkItem, block: Block) -> None:
         self._work, self._name, self._item, self._block = work, name, item, block
         self._group = work.groups[name]
-        self._missing = set(item.units[name])
+        self._wanted = frozenset(item.units[name])
+        self._missing = set(self._wanted)
         self._arrays: dict[int, Encoded] = {}
         self._sample = FidelitySample(work.writer.manifest, self._group, item.view_id)
 
