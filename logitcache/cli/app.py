@@ -17,6 +17,7 @@ from logitcache.cli.flags import (
     BatchSize,
     Budget,
     CacheFolder,
+    Compile,
     Config,
     Data,
     Device,
@@ -80,6 +81,7 @@ def plan(
     device: Device = None,
     precision: Precision = None,
     threads: Threads = None,
+    compiled: Compile = False,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
@@ -108,7 +110,7 @@ def plan(
         "threads": threads,
     }
     files = [str(path) for path in configs or []]
-    run_plan(files, flags, sets or [], feature or [], as_json=as_json)
+    run_plan(files, flags, sets or [], feature or [], compiled=compiled, as_json=as_json)
 
 
 @app.command(rich_help_panel=_CREATE)
@@ -126,6 +128,7 @@ def precompute(
     device: Device = None,
     precision: Precision = None,
     threads: Threads = None,
+    compiled: Compile = False,
     on_bad_image: OnBadImage = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that compute, one for each GPU or share of cores.")
@@ -143,7 +146,13 @@ def precompute(
     resumes, and a longer one adds teachers, views or new images.
     """
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import gather, print_json, teachers, with_features
+    from logitcache.cli.options import (
+        gather,
+        print_json,
+        teachers,
+        with_compiling,
+        with_features,
+    )
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_precompute
 
@@ -165,6 +174,7 @@ def precompute(
         "scheduler": scheduler,
     }
     values = with_features(gather(_text(config), flags, sets or []), feature or [])
+    values = with_compiling(values, compiled)
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.local import build_cache
 

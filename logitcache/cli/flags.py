@@ -11,6 +11,7 @@ __all__ = [
     "BatchSize",
     "Budget",
     "CacheFolder",
+    "Compile",
     "Config",
     "Data",
     "Device",
@@ -60,9 +61,12 @@ Budget = Annotated[str | None, typer.Option(metavar="80B", help="Most bytes of a
 MaxKl = Annotated[
     str | None, typer.Option(metavar="0.05@T=1", help="Largest loss in nats, instead of K.")
 ]
-BatchSize = Annotated[int | None, typer.Option(help="Images of one forward.")]
+BatchSize = Annotated[
+    str | None, typer.Option(metavar="N|auto", help="Images of one forward; auto for the fastest.")
+]
 UnitRows = Annotated[int | None, typer.Option(help="Rows of a unit of work.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda …")]
 Precision = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Threads = Annotated[int | None, typer.Option(help="Threads that decode.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile all teachers by torch.compile.")]
 OnBadImage = Annotated[str | None, typer.Option(help="error, or skip to mark it unreadable.")]

@@ -17,6 +17,7 @@ __all__ = [
     "objectives",
     "print_json",
     "teachers",
+    "with_compiling",
     "with_features",
 ]
 
@@ -98,6 +99,14 @@ def with_features(values: Mapping[str, Any], specifications: Sequence[str]) -> d
 
 def _pairs(options: Sequence[str]) -> list[tuple[str, str, str]]:
     return [option.partition("=") for option in options]
+
+
+def with_compiling(values: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
+    """Return values of a configuration with all its teachers compiled, if that is asked for."""
+    teachers = values.get("teachers") or {}
+    if not compiled:
+        return dict(values)
+    return {**values, "teachers": {n: {**dict(t), "compile": True} for n, t in teachers.items()}}
 
 
 def objectives(names: Sequence[str]) -> list[dict[str, Any]] | None:

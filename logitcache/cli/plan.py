@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text
-from logitcache.cli.options import gather, print_json, with_features
+from logitcache.cli.options import gather, print_json, with_compiling, with_features
 from logitcache.pipeline import merged, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate import estimate_cache
@@ -28,6 +28,7 @@ def run_plan(
     sets: Sequence[str],
     features: Sequence[str],
     *,
+    compiled: bool,
     as_json: bool,
 ) -> None:
     """Estimate and print.
@@ -37,12 +38,13 @@ def run_plan(
         flags: Fields of a :class:`.PrecomputeConfig` by dotted path.
         sets: ``a.b=value`` assignments.
         features: ``NAME=TAP[,OPTION=VALUE…]`` of taps that are kept.
+        compiled: Whether all teachers are compiled.
         as_json: Whether to print one document instead of tables.
     """
     values: dict[str, Any] = {"cache": _NOWHERE}
     for config in configs:
         values = merged(values, read_yaml(config))
-    values = with_features(gather(values, flags, sets), features)
+    values = with_compiling(with_features(gather(values, flags, sets), features), compiled)
     found = estimate_cache(PrecomputeConfig.parse(values, "plan"))
     if as_json:
         print_json(found.to_json())

@@ -25,7 +25,8 @@ class PrecomputeConfig(Config):
         teachers: Who answers, by name. Teachers already in the cache need not be named again.
         views: What they look at.
         encoding: How their logits are stored.
-        batch_size: Images of one forward, a power of two; recorded, and kept when resuming.
+        batch_size: Images of one forward, a power of two, halved until they fit on the device; or
+            ``auto`` for the fastest. Recorded for each teacher, and kept when resuming.
         unit_rows: Rows of a unit of work, a power of two; fixed when the cache is made.
         device: ``auto``, or as torch names it.
         precision: What the teachers compute in.
@@ -43,7 +44,7 @@ class PrecomputeConfig(Config):
     teachers: dict[str, TeacherConfig] = Field(min_length=1)
     views: ViewsConfig = ViewsConfig()
     encoding: EncodingConfig = EncodingConfig()
-    batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
+    batch_size: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = 64
     unit_rows: int | None = None
     device: str = "auto"
     precision: Precision = "float32"
@@ -57,10 +58,21 @@ class PrecomputeConfig(Config):
     def _without_secrets(self, url: str) -> str:
         return redacted(url)
 
+    @property
+    def batch(self) -> int:
+        """Images of one forward, once that is settled."""
+        assert self.batch_size != "auto", "settled by choose_batch"
+        return self.batch_size
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _typed(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
     @field_validator("batch_size")
     @classmethod
-    def _power_of_two(cls, value: int) -> int:
-        if value & (value - 1):
+    def _power_of_two(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and value & (value - 1):
             raise ValueError("a batch must be a power of two, so that units are whole batches")
         return value
 

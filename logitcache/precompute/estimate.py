@@ -18,6 +18,7 @@ from logitcache.cache.format import (
     teacher_of,
 )
 from logitcache.data.readers import open_source
+from logitcache.precompute.batch_size import choose_batch
 from logitcache.precompute.compute import resolve_device
 from logitcache.precompute.footprint import GroupPlan, cache_footprint, group_footprint
 from logitcache.precompute.payback import break_even_epochs
@@ -200,6 +201,8 @@ def estimate_cache(config: PrecomputeConfig) -> Estimate:
     views = config.views.views()
     used, *others = _devices(config)
     ensemble = _ensemble(config, source, views, used)
+    batch, _ = choose_batch(ensemble, list(ensemble.members), config.batch_size)
+    config = config.model_copy(update={"batch_size": batch})
     taps = choose_taps(config, {}, source, ensemble)
     shown = _rehearse(config, source, views, ensemble, taps, TRIAL_IMAGES)
     seconds = {used.type: shown}
@@ -234,7 +237,7 @@ def _rehearse(
         views,
         taps,
         images=images,
-        batch=config.batch_size,
+        batch=config.batch,
         threads=config.threads,
     )
 

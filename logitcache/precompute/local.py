@@ -12,6 +12,7 @@ from logitcache.cache.manifest import read_manifest
 from logitcache.cache.partners import mixed_views
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheUnsealed
+from logitcache.precompute.batch_size import choose_batch
 from logitcache.precompute.compute import Progress, compute_plan, resolve_device
 from logitcache.precompute.measure import Size, images_fingerprint, size_of, teacher_accuracy
 from logitcache.precompute.plan import Plan, make_plan
@@ -84,12 +85,14 @@ def build_cache(
     ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
     location = locate(config.cache, write=True)
     known = set() if location.is_empty() else set(read_manifest(location).teachers)
-    check_accuracy(
-        source, ensemble, ensemble.members.keys() - known, config.batch_size, config.min_accuracy
-    )
+    new = sorted(ensemble.members.keys() - known)
+    batch, notes = choose_batch(ensemble, new, config.batch_size)
+    config = config.model_copy(update={"batch_size": batch})
+    check_accuracy(source, ensemble, new, batch, config.min_accuracy)
     claims = Claims(location)
     with claims.exclusive(MANIFEST):
         plan = make_plan(config, source, ensemble)
+        plan.notes.extend(notes)
         if plan.items:
             check_storage(plan)
     started = time.monotonic()

@@ -167,7 +167,7 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     taps = choose_taps(config, writer.groups(), source, ensemble)
     for name, member in ensemble.members.items():
         encoding = _encoding(config, writer, name, member, chosen)
-        batch = smallest_unit(writer, name, taps, config.batch_size)
+        batch = smallest_unit(writer, name, taps, config.batch)
         notes += _declare_teacher(config, writer, name, member, encoding, list(views), batch)
     declare_taps(config, writer, taps, list(views))
     declared = writer.groups()
@@ -264,7 +264,7 @@ def _choose_encodings(
     return {
         name: choose_within(
             limit,
-            sample_log_probs(source, ensemble, name, config.batch_size),
+            sample_log_probs(source, ensemble, name, config.batch),
             packed_bytes,
             f"teacher {name!r}",
         )

@@ -169,12 +169,12 @@ def _fitted(
     """Look at a sample: fit principal directions, see whether compressing pays, try to code it."""
     wanted = config.teachers[teacher].features[tap]
     plain = asked if wanted.principal is None else _unprojected(ensemble, teacher, tap, wanted)
-    sample = sample_features(source, ensemble, Tap(teacher, tap, plain), config.batch_size)
+    sample = sample_features(source, ensemble, Tap(teacher, tap, plain), config.batch)
     if wanted.principal is not None:
         rows_ND = _channel_rows(plain, sample)
         principal = Principal.fit(rows_ND.astype(np.float64), wanted.principal)
         asked = replace(asked, principal=principal)
-        sample = sample_features(source, ensemble, Tap(teacher, tap, asked), config.batch_size)
+        sample = sample_features(source, ensemble, Tap(teacher, tap, asked), config.batch)
     zeros = float((sample == 0).mean())
     fitted = replace(asked, sparse=zeros >= _MOSTLY)
     try:

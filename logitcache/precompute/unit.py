@@ -235,7 +235,7 @@ class _OpenUnits:
     def wants(self, row: int) -> bool:
         """Return whether some of the batch that starts at this row belongs to a missing unit."""
         touched = units_of(row, row + self._work.batch_rows, self._group.unit_rows)
-        return not self._missing.isdisjoint(touched)
+        return not self._wanted.isdisjoint(touched)
 
     def add(self, row: int, answers_B: NDArray[np.float32]) -> None:
         """Encode a batch into its units, of which it may fill several."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from logitcache.encoding.feature_choice import FeatureConfig
 from logitcache.errors import NetworkError, UsageError
@@ -47,10 +47,27 @@ class TeacherConfig(NetworkConfig):
             classes differ.
         features: Which taps of its network are kept, and how; names as in
             :mod:`logitcache.networks.taps`.
+        channels_last: Whether convolutions run in that memory format; faster where the device has
+            kernels for it. Part of the lock, since it may change answers in their last bits.
+        compile: Whether the network is compiled by ``torch.compile``; part of the lock too.
     """
 
     class_map: tuple[int, ...] | None = Field(default=None, min_length=2)
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
+    channels_last: bool = False
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _hooks_are_called(self) -> Self:
+        if self.compile and self.features:
+            raise ValueError("a compiled network does not call the hooks of taps: drop one")
+        return self
+
+    @property
+    def execution(self) -> dict[str, bool]:
+        """How it runs, as the lock has it: what is on, so that a plain lock says nothing."""
+        how = {"channels_last": self.channels_last, "compile": self.compile}
+        return {name: True for name, on in how.items() if on}
 
 
 @dataclass(frozen=True)
@@ -103,12 +120,16 @@ class Member:
             "input": {n: v for n, v in self.input.to_json().items() if n != "crop_mode"},
             "precision": precision,
             "class_map": config.class_map,
+            **config.execution,
         }
         self._lock: dict[str, Any] = json.loads(json.dumps(lock))  # as it reads in a manifest
         self.source = config.weights or config.model
         self._device = device
         self._precision = precision
+        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
         self._network = network.eval().requires_grad_(False).to(device)
+        self._network.to(memory_format=self._format)
+        self._run = torch.compile(self._network) if config.compile else self._network
         self._tapped: dict[tuple[str, ...], TappedNetwork] = {}
         mean, std = torch.tensor(self.input.mean), torch.tensor(self.input.std)
         self._mean_C11 = (255.0 * mean).view(-1, 1, 1).to(device)
@@ -152,6 +173,7 @@ class Member:
         """
         images = torch.from_numpy(pixels_B3SS).to(self._device, non_blocking=True)
         normalised = (images.float() - self._mean_C11) / self._std_C11
+        normalised = normalised.contiguous(memory_format=self._format)
         with self._autocast():
             logits, caught = self._forward(normalised, tuple(taps))
         logits = logits.float()
@@ -162,7 +184,8 @@ class Member:
 
     def _forward(self, images: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         if not taps:
-            return self._network(images), {}
+            logits: Tensor = self._run(images)
+            return logits, {}
         if taps not in self._tapped:
             self._tapped[taps] = TappedNetwork(self._network, taps, size=self.input.size)
         logits, caught = self._tapped[taps](images)

@@ -23,6 +23,7 @@ NAMES = (
     "involution",
     "loss",
     "opening",
+    "precompute",
     "remote",
     "scaling",
     "storage",

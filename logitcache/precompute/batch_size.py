@@ -1,0 +1,106 @@
+"""How many images a forward takes: what fits on the device, or what is fastest there.
+
+Tried before anything is declared, because the batch of a teacher is recorded as its canonical one:
+answers are the same to the bit only at the same batch.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from logitcache.errors import NetworkError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from logitcache.teachers.ensemble import Ensemble
+
+__all__ = ["choose_batch"]
+
+_FIRST, _LARGEST = 16, 1024
+_WORTH = 1.05  # a batch twice as large has to be that much faster
+_PATIENCE_SECONDS = 10.0  # of one forward
+
+
+def choose_batch(
+    ensemble: Ensemble, names: Collection[str], wanted: int | Literal["auto"]
+) -> tuple[int, list[str]]:
+    """Return the images of a forward for teachers that are new, and what to tell of the choice.
+
+    Args:
+        ensemble: Who answers.
+        names: Which of them are new.
+        wanted: So many, halved until they fit; or ``auto``, doubled while that is faster.
+
+    Raises:
+        NetworkError: Not even one image fits.
+    """
+    if not names:
+        return (_FIRST if wanted == "auto" else wanted), []
+    if wanted == "auto":
+        found = _fastest(ensemble, names)
+        return found, [f"batches of {found} images, the fastest that were tried"]
+    found = _fitting(ensemble, names, wanted)
+    if found == wanted:
+        return found, []
+    return found, [f"batches of {found} images: the device has no memory for {wanted}"]
+
+
+def _fastest(ensemble: Ensemble, names: Collection[str]) -> int:
+    """Return the batch from which doubling gains little, takes long or does not fit."""
+    best = _fitting(ensemble, names, _FIRST)
+    seconds = _seconds(ensemble, names, best)
+    while best < _LARGEST and seconds * best < _PATIENCE_SECONDS:
+        try:
+            of_twice = _seconds(ensemble, names, 2 * best)
+        except torch.OutOfMemoryError:
+            _forget()
+            break
+        if seconds < _WORTH * of_twice:
+            break
+        best, seconds = 2 * best, of_twice
+    return best
+
+
+def _fitting(ensemble: Ensemble, names: Collection[str], batch: int) -> int:
+    while True:
+        try:
+            _forward(ensemble, names, batch)
+        except torch.OutOfMemoryError as error:
+            _forget()
+            if batch == 1:
+                raise NetworkError(
+                    "the device has no memory for a single image",
+                    where=", ".join(names),
+                    got=str(error).partition("\n")[0],
+                    hint="free its memory, or choose another --device",
+                ) from None
+            batch //= 2
+        else:
+            return batch
+
+
+def _seconds(ensemble: Ensemble, names: Collection[str], batch: int) -> float:
+    """Return the seconds of an image, the shorter of two tries."""
+    tries = []
+    for _ in range(2):
+        started = time.perf_counter()
+        _forward(ensemble, names, batch)
+        tries.append(time.perf_counter() - started)
+    return min(tries) / batch
+
+
+def _forward(ensemble: Ensemble, names: Collection[str], batch: int) -> None:
+    sides = {ensemble.members[name].input.size for name in names}
+    pixels = {side: np.zeros((batch, 3, side, side), dtype=np.uint8) for side in sides}
+    ensemble.answer(pixels, dict.fromkeys(names, batch), dict.fromkeys(names))
+
+
+def _forget() -> None:
+    """Give back what a forward that failed has left."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
