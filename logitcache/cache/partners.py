@@ -91,28 +91,28 @@ def read_offsets(store: Store, view_id: str, rows: slice) -> NDArray[np.int64]:
 
 
 def read_partners(
-    store: Store, view_id: str, unit_rows: int, readable: NDArray[np.int64], stop: int
+    store: Store, view_id: str, unit: int, readable_U: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Return the row that each row below ``stop`` is mixed with, int64; -1 where it is not shown.
+    """Return the row that each row of a unit is mixed with, int64 (U,); -1 where it is not shown.
 
     Args:
         store: Where.
         view_id: A view that mixes.
-        unit_rows: U.
-        readable: Rows that can be shown: what tells the fill from offset 65535.
-        stop: One past the last row.
+        unit: Number of the unit.
+        readable_U: Which of its rows can be shown: what tells the fill from offset 65535.
 
     Raises:
         CacheDamaged: The array cannot be read, or is no matching of these rows.
     """
-    stored = read_offsets(store, view_id, slice(stop))
-    partners = np.full(stop, -1, dtype=np.int64)
-    partners[readable] = readable // unit_rows * unit_rows + stored[readable]
-    back = partners[np.clip(partners[readable], 0, stop - 1)]
-    if not (back == readable)[back >= 0].all():  # a partner may have been withdrawn
+    unit_rows = len(readable_U)
+    start, own = unit * unit_rows, np.flatnonzero(readable_U)
+    stored = read_offsets(store, view_id, slice(start, start + unit_rows))
+    offsets = np.where(readable_U, stored, -1)
+    back = offsets[np.clip(offsets[own], 0, unit_rows - 1)]
+    if not (back == own)[back >= 0].all():  # a partner may have been withdrawn
         raise CacheDamaged(
             "the partners of a view are no pairs",
             where=partner_array(view_id),
             expected="each readable row the partner of its partner",
         )
-    return partners
+    return np.where(offsets < 0, -1, start + offsets)

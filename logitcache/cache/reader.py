@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from logitcache.cache.arrays import read_array
 from logitcache.cache.copies import DEFAULT_COPY_BYTES, LocalCopies, default_copies
-from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, VIEWS
+from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, VIEWS, Status
 from logitcache.cache.groups import FeatureGroup, Group, TeacherGroup, read_group, units_of
 from logitcache.cache.ledger import Commit, Ledger, Revision, read_ledger, read_revision
 from logitcache.cache.location import locate
@@ -25,7 +26,7 @@ from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,7 +58,12 @@ class Cache:
         self.manifest = manifest
         self.revision = revision
         self._ledgers: dict[str, Ledger] = {}
+        self._copies = copies
         self._objects = CommittedObjects(location, copies)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a copy of it reads for itself
+        return Cache, (self._location, self.manifest, self.revision, self._copies)
 
     def __repr__(self) -> str:
         teachers = ", ".join(self.teachers)
@@ -169,16 +175,58 @@ class Cache:
     @cached_property
     def samples(self) -> Samples:
         """What is known of the images: read once, about 60 bytes and a key a row."""
-        names = (*SAMPLE_ARRAYS, "key")
-        self._check_metadata(SAMPLES, names)
-        store = self._store(SAMPLES, NO_VIEW, self._units(self.unit_rows), names)
-        return read_samples(store, 0, self.revision.rows_end, self.withdrawn)
+        store = self._store(SAMPLES, NO_VIEW, self.units(), self._sample_names)
+        return read_samples(store, 0, self.rows_end, self.withdrawn)
+
+    @property
+    def rows_end(self) -> int:
+        """One past the last row."""
+        return self.revision.rows_end
+
+    def units(self) -> list[int]:
+        """Return the numbers of the units that hold rows, ascending."""
+        units: set[int] = set()
+        for start, rows in self.revision.segments:
+            units |= set(units_of(start, start + rows, self.unit_rows))
+        return sorted(units)
+
+    def all_samples(self) -> Iterator[Samples]:
+        """Yield what is known of the images, one unit of them in memory at a time."""
+        for unit in self.units():
+            yield self.samples_of(unit)
+
+    def sample_unit(self, name: str, unit: int) -> NDArray[Any]:
+        """Return one array of the samples of a unit, (U, ...).
+
+        Args:
+            name: ``digest``, ``label`` and so on.
+            unit: Its number.
+        """
+        store, rows = self._store(SAMPLES, NO_VIEW, [unit], self._sample_names), self.unit_rows
+        here = slice(unit * rows, (unit + 1) * rows)
+        return read_array(store, f"{SAMPLES}/{name}", here, SAMPLE_ARRAYS[name])
+
+    def readable_unit(self, unit: int) -> NDArray[np.bool_]:
+        """Return which rows of a unit hold a readable image that was not withdrawn, bool (U,)."""
+        if not self.withdrawn:
+            readable: NDArray[np.bool_] = self.sample_unit("status", unit) == Status.OK
+            return readable
+        readable = np.zeros(self.unit_rows, dtype=np.bool_)
+        readable[self.samples_of(unit).readable - unit * self.unit_rows] = True
+        return readable
 
     def samples_of(self, unit: int) -> Samples:
-        """Return what is known of the images of one block, for who goes through all of them."""
-        names, start = (*SAMPLE_ARRAYS, "key"), unit * self.unit_rows
-        store = self._store(SAMPLES, NO_VIEW, [unit], names)
+        """Return what is known of the images of one unit, for who goes through all of them."""
+        store = self._store(SAMPLES, NO_VIEW, [unit], self._sample_names)
+        start = unit * self.unit_rows
         return read_samples(store, start, start + self.unit_rows, self.withdrawn)
+
+    @cached_property
+    def _sample_names(self) -> tuple[str, ...]:
+        """Names of the arrays of the samples, whose metadata are checked once."""
+        names = (*SAMPLE_ARRAYS, "key")
+        self._check_metadata(SAMPLES, names)
+        return names
 
     def read(
         self, name: str, view_id: str, start: int, stop: int, arrays: Sequence[str] | None = None
@@ -260,9 +308,17 @@ class Cache:
         Raises:
             CacheDamaged: An object is missing or has another size, or these are no pairs.
         """
-        store = self._store(VIEWS, view_id, self._units(self.unit_rows), [f"{view_id}/partner"])
-        readable, stop = self.samples.readable, self.revision.rows_end
-        return read_partners(store, view_id, self.unit_rows, readable, stop)
+        found = np.full(self.rows_end, -1, dtype=np.int64)
+        for unit in self.units():
+            start = unit * self.unit_rows
+            partners = self.unit_partners(view_id, unit)
+            found[start : start + self.unit_rows] = partners[: self.rows_end - start]
+        return found
+
+    def unit_partners(self, view_id: str, unit: int) -> NDArray[np.int64]:
+        """Return the same of one unit, int64 (U,)."""
+        store = self._store(VIEWS, view_id, [unit], [f"{view_id}/partner"])
+        return read_partners(store, view_id, unit, self.readable_unit(unit))
 
     def probes(self) -> list[dict[str, Any]]:
         """Return the documents of probes, oldest first; see :mod:`logitcache.views.probes`.
@@ -271,12 +327,6 @@ class Cache:
             CacheDamaged: One is missing or is not what was written.
         """
         return read_probes(self._location, self.revision.metadata)
-
-    def _units(self, unit_rows: int) -> list[int]:
-        units: set[int] = set()
-        for start, rows in self.revision.segments:
-            units |= set(units_of(start, start + rows, unit_rows))
-        return sorted(units)
 
     def _ledger(self, group: str, view: str) -> Ledger:
         """Return a ledger; the last one of each group is kept, since a view is read in one go."""

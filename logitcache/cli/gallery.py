@@ -56,7 +56,7 @@ class Gallery:
 
     def key(self, position: int) -> str:
         """Return the name of an image."""
-        return self.source.keys[int(self.rows.indices[position])]
+        return self.rows.key(position)
 
     def pairs(self, view: View) -> Pairs | None:
         """Return the partners of a view, None where it mixes nothing."""
@@ -69,16 +69,16 @@ class Gallery:
 
     def squares(self, view: View, size: int) -> NDArray[np.uint8]:
         """Render a view of the chosen images: uint8 (B, 3, S, S)."""
-        chosen, hashes, pairs = self.positions, self.rows.hashes, self.pairs(view)
+        chosen, hashes_of, pairs = self.positions, self.rows.hashes_of, self.pairs(view)
         partners = None if pairs is None else _at_hand(pairs, chosen)
         request = BatchRequest(
             view,
             chosen,
-            hashes[chosen],
+            hashes_of(chosen),
             partners=partners,
-            partner_hashes=None if partners is None else hashes[partners],
+            partner_hashes=None if partners is None else hashes_of(partners),
         )
-        reader = CheckedReader(self.source, self.rows)
+        reader = CheckedReader(self.rows)
         with ViewRenderer(reader, [size], threads=1) as renderer:
             (rendered,) = renderer.batches([request])
         for error in rendered.failures.values():
@@ -86,21 +86,21 @@ class Gallery:
         return rendered.pixels[size]
 
     def _of_image(self, position: int) -> dict[str, Any]:
-        image = decode(CheckedReader(self.source, self.rows)(position))
+        image = decode(CheckedReader(self.rows)(position))
         height, width = image.shape[1:]
         return {
             "key": self.key(position),
-            "row": int(self.rows.rows[position]),
+            "row": int(self.rows.numbers.take(np.array([position]))[0]),
             "height": height,
             "width": width,
             "views": [self._drawn(view, position, height, width) for view in self.views],
         }
 
     def _drawn(self, view: View, position: int, height: int, width: int) -> dict[str, Any]:
-        floats = view_floats(view, self.rows.hashes[position : position + 1])
+        floats = view_floats(view, self.rows.hashes_of(np.array([position])))
         how = parameters(view, [row[0].tolist() for row in floats], height, width)
         pairs = self.pairs(view)
-        partner = -1 if pairs is None else int(pairs.partners[position])
+        partner = -1 if pairs is None else int(pairs.positions_of(np.array([position]))[0])
         return {
             "view": view.id,
             "draw": view.draw,
@@ -113,7 +113,7 @@ class Gallery:
 
 def _at_hand(pairs: Pairs, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the partners of the chosen images; an image whose partner is missing stays alone."""
-    partners = pairs.partners[chosen]
+    partners = pairs.positions_of(chosen)
     return np.where(partners < 0, chosen, partners)
 
 
@@ -157,14 +157,15 @@ def open_gallery(
 
 def _positions(gallery: Gallery, keys: Sequence[str], rows: Sequence[int]) -> NDArray[np.int64]:
     by_key = {gallery.key(position): position for position in range(len(gallery.rows))}
-    by_row = {int(row): position for position, row in enumerate(gallery.rows.rows)}
+    at = gallery.rows.find(np.array(rows, dtype=np.int64))
     for key in keys:
         if key not in by_key:
             raise UsageError(f"no image {key!r}", hint=nearest(key, by_key))
-    for row in rows:
-        if row not in by_row:
-            raise UsageError(f"no readable image in row {row}", expected=f"below {max(by_row) + 1}")
-    return np.array([*(by_key[key] for key in keys), *(by_row[row] for row in rows)])
+    for row, position in zip(rows, at, strict=True):
+        if position < 0:
+            last = gallery.rows.numbers.take(np.array([len(gallery.rows) - 1]))[0]
+            raise UsageError(f"no readable image in row {row}", expected=f"below {last + 1}")
+    return np.array([*(by_key[key] for key in keys), *at])
 
 
 def _choose(views: list[View], wanted: Sequence[str]) -> list[View]:
@@ -207,7 +208,7 @@ def _in_words(view: View) -> str:
 
 
 def _label(gallery: Gallery, position: int) -> str:
-    label, names = int(gallery.rows.labels[position]), gallery.source.class_names
+    label, names = int(gallery.rows.labels_of(np.array([position]))[0]), gallery.source.class_names
     return f"  [{names[label]}]" if label >= 0 and label < len(names) else ""
 
 
@@ -221,7 +222,7 @@ def _answers(gallery: Gallery, view: View, teacher: str | None) -> list[list[str
     name = teacher or next(iter(cache.teachers))
     if view.id not in cache.views_of([name]):
         return [[f"not seen by {name}"] for _ in gallery.positions]
-    rows = gallery.rows.rows[gallery.positions]
+    rows = gallery.rows.numbers.take(gallery.positions)
     reader = TargetsReader(cache, [name])
     units = tuple(sorted({int(row) // reader.unit_rows for row in rows}))
     said: Any = reader.read(view, units, reader.unit_rows).gather(rows).teachers[name]

@@ -8,14 +8,14 @@ nor folders cluster, and the order does not depend on the file system's.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from logitcache.data.lookup import KeyIndex, key_hash, position_dtype
 from logitcache.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from logitcache.data.source import Source
 
 __all__ = [
+    "Comparison",
     "Difference",
-    "Rows",
     "compare",
     "content_digest",
     "fingerprint",
@@ -65,11 +65,6 @@ def _is_text(key: str) -> bool:
     return not any(c in "\0\n\r" or unicodedata.category(c) == "Cs" for c in key)
 
 
-def key_hash(key: str) -> int:
-    """Return the hash of a key: big-endian uint64 of blake2b(key in UTF-8, 8 bytes)."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
-
-
 def content_digest(image: bytes | NDArray[np.uint8]) -> bytes:
     """Return the 16-byte blake2b digest of an image, see :func:`stored_bytes`."""
     return hashlib.blake2b(stored_bytes(image), digest_size=16).digest()
@@ -87,54 +82,56 @@ def stored_bytes(image: bytes | NDArray[np.uint8]) -> bytes:
     return b"\0".join([str(image.dtype).encode(), shape.encode(), image.tobytes()])
 
 
-def fingerprint(keys: Iterable[str], digests: Iterable[bytes]) -> str:
+def fingerprint(images: Iterable[tuple[str, bytes]]) -> str:
     """Return the sha256, in hex, over (key, NUL, digest) of all rows in order."""
     sha256 = hashlib.sha256()
-    for key, digest in zip(keys, digests, strict=True):
+    for key, digest in images:
         sha256.update(key.encode() + b"\0" + digest)
     return sha256.hexdigest()
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Images of a source in the order of rows.
+class _Some:
+    """Some keys of a sequence, not copied."""
 
-    Attributes:
-        indices: Position in the source of every row, int64 (N,).
-        hashes: Hash of the key of every row, uint64 (N,), ascending.
-    """
-
-    indices: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
+    def __init__(self, keys: Sequence[str], positions: NDArray[np.signedinteger]) -> None:
+        self._keys, self._positions = keys, positions
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> str:
+        return self._keys[int(self._positions[index])]
 
 
-def row_order(source: Source, among: Sequence[int] | None = None) -> Rows:
-    """Return the rows of a segment: images ordered by (hash, key).
+def row_order(
+    source: Source, among: NDArray[np.signedinteger] | None = None
+) -> NDArray[np.signedinteger]:
+    """Return the positions in a source of the rows of a segment: ordered by (hash, key).
 
     Args:
         source: The images.
         among: Positions to take; all by default.
 
+    Returns:
+        int32 (N,), int64 from 2^31 images on.
+
     Raises:
         DataError: Two images have the same key.
     """
-    chosen = list(range(len(source.keys)) if among is None else among)
-    addressed = sorted((key_hash(source.keys[i]), source.keys[i], i) for i in chosen)
-    for (_, key, _), (_, following, _) in itertools.pairwise(addressed):
-        if key == following:
+    keys: Any = source.keys if among is None else _Some(source.keys, among)
+    order = KeyIndex(keys).order()
+    before = None
+    for position in order:
+        key = keys[int(position)]
+        if key == before:
             raise DataError(
                 "two images have the same key",
                 where=source.description,
                 got=key,
                 hint="rename one of them: a row is found by its key",
             )
-    return Rows(
-        indices=np.array([index for _, _, index in addressed], dtype=np.int64),
-        hashes=np.array([hash_ for hash_, _, _ in addressed], dtype=np.uint64),
-    )
+        before = key
+    return order if among is None else among[order]
 
 
 @dataclass(frozen=True)
@@ -144,12 +141,12 @@ class Difference:
     Attributes:
         missing: Keys that the source lacks.
         changed: Keys whose image has another number of bytes.
-        added: Positions in the source of images that are not known.
+        added: Positions in the source of images that are not known, ascending.
     """
 
     missing: list[str]
     changed: list[str]
-    added: list[int]
+    added: NDArray[np.signedinteger]
 
     def summary(self, withdrawn: Collection[str] = (), names: int = 3) -> str:
         """Return counts and the first names, in words.
@@ -167,10 +164,57 @@ class Difference:
         )
 
 
+class Comparison:
+    """Compares known images with a source, some at a time; order and root do not matter.
+
+    Args:
+        source: The images at hand.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._index = KeyIndex(source.keys)
+        self._seen = np.zeros(len(source.keys), dtype=np.bool_)
+        self._missing: list[str] = []
+        self._changed: list[str] = []
+
+    def find(
+        self,
+        keys: NDArray[np.object_],
+        sizes: NDArray[np.int64],
+        hashes: NDArray[np.uint64] | None = None,
+    ) -> NDArray[np.int64]:
+        """Find known images.
+
+        Args:
+            keys: Known keys.
+            sizes: Bytes of each known image; -1 where unknown.
+            hashes: Of the keys; computed if they are not at hand.
+
+        Returns:
+            The position in the source of each, -1 where it is missing.
+        """
+        if hashes is None:
+            hashes = np.fromiter(map(key_hash, keys), np.uint64, len(keys))
+        found = self._index.find(keys.tolist(), hashes)
+        here = found >= 0
+        known, actual = np.asarray(sizes)[here], self._source.sizes[found[here]]
+        differs = (known >= 0) & (actual >= 0) & (known != actual)
+        self._missing += list(keys[~here])
+        self._changed += list(keys[here][differs])
+        self._seen[found[here]] = True
+        return found
+
+    def difference(self) -> Difference:
+        """Return how the source differs from all that was looked for so far."""
+        added = np.flatnonzero(~self._seen).astype(position_dtype(len(self._seen)))
+        return Difference(self._missing, self._changed, added)
+
+
 def compare(
     source: Source, keys: Iterable[str], sizes: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Difference]:
-    """Find known images in a source, by key; order and root folder do not matter.
+    """Find known images in a source, all at once; see :class:`Comparison`.
 
     Args:
         source: The images at hand.
@@ -180,23 +224,14 @@ def compare(
     Returns:
         The position in the source of every known key, -1 where it is missing, and the difference.
     """
-    position = {key: index for index, key in enumerate(source.keys)}
-    names = np.array(list(keys), dtype=object)
-    found = np.array([position.get(key, -1) for key in names], dtype=np.int64)
-    here = found >= 0
-    known, actual = np.asarray(sizes)[here], source.sizes[found[here]]
-    differs = (known >= 0) & (actual >= 0) & (known != actual)
-    known_keys = set(names)
-    return found, Difference(
-        missing=list(names[~here]),
-        changed=list(names[here][differs]),
-        added=[index for key, index in position.items() if key not in known_keys],
-    )
+    comparison = Comparison(source)
+    found = comparison.find(np.array(list(keys), dtype=object), sizes)
+    return found, comparison.difference()
 
 
-def listing_digest(source: Source, rows: Rows) -> str:
-    """Return the sha256, in hex, over key and label of rows in order."""
+def listing_digest(source: Source, rows: NDArray[np.signedinteger]) -> str:
+    """Return the sha256, in hex, over key and label of the images at some positions, in order."""
     sha256 = hashlib.sha256()
-    for index in rows.indices:
+    for index in rows:
         sha256.update(f"{source.keys[index]}\0{source.labels[index]}\0".encode())
     return sha256.hexdigest()

@@ -14,7 +14,13 @@ from logitcache.data.readers import open_source
 from logitcache.errors import CacheUnsealed
 from logitcache.precompute.batch_size import choose_batch
 from logitcache.precompute.compute import Progress, compute_plan, resolve_device
-from logitcache.precompute.measure import Size, images_fingerprint, size_of, teacher_accuracy
+from logitcache.precompute.measure import (
+    Size,
+    count_images,
+    images_fingerprint,
+    size_of,
+    teacher_accuracy,
+)
 from logitcache.precompute.plan import Plan, make_plan
 from logitcache.precompute.preflight import FirstUnit, check_accuracy, check_storage
 from logitcache.precompute.probing import keep_probes
@@ -149,11 +155,11 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
         )
     accuracy = _accuracy(writer)
     pointer = writer.seal(images_fingerprint(writer), accuracy)
-    samples = writer.read_samples(0, writer.manifest.capacity)
+    images, unreadable = count_images(writer)
     return Summary(
         cache=str(writer.location),
-        images=len(samples.rows),
-        unreadable=len(samples.rows) - len(samples.readable),
+        images=images,
+        unreadable=unreadable,
         views=len(plan.views),
         computed=shown,
         seconds=seconds,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from logitcache.cache.samples import Samples
     from logitcache.cache.writer import CacheWriter
 
-__all__ = ["Size", "images_fingerprint", "size_of", "teacher_accuracy"]
+__all__ = ["Size", "count_images", "images_fingerprint", "size_of", "teacher_accuracy"]
 
 _FLOAT32 = 4
 
@@ -42,13 +42,20 @@ class Size:
 
 def images_fingerprint(writer: CacheWriter) -> str:
     """Return the sha256 over key and digest of all rows."""
-    keys: list[str] = []
-    digests: list[bytes] = []
+    return fingerprint(
+        (samples.keys[row - samples.start], samples.digests[row - samples.start].tobytes())
+        for samples in _blocks(writer)
+        for row in samples.rows
+    )
+
+
+def count_images(writer: CacheWriter) -> tuple[int, int]:
+    """Return how many images a cache has, and how many of them cannot be shown."""
+    rows = readable = 0
     for samples in _blocks(writer):
-        here = samples.rows - samples.start
-        keys += list(samples.keys[here])
-        digests += [digest.tobytes() for digest in samples.digests[here]]
-    return fingerprint(keys, digests)
+        rows += len(samples.rows)
+        readable += len(samples.readable)
+    return rows, rows - readable
 
 
 def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> float | None:

@@ -32,7 +32,7 @@ from logitcache.encoding.choice import choose
 from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
 from logitcache.precompute.lock import check_lock
-from logitcache.precompute.rows import match_or_extend, match_rows, segment_of
+from logitcache.precompute.rows import match_or_extend, match_rows, no_positions, segment_of
 from logitcache.precompute.taps import choose_taps, declare_taps, smallest_unit
 from logitcache.precompute.trial import sample_log_probs
 from logitcache.precompute.unit import Block
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from logitcache.encoding.budget import Choice
     from logitcache.encoding.choice import Encoding
     from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.precompute.rows import Positions
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.teachers.member import Member
     from logitcache.views.spec import View
@@ -66,7 +67,7 @@ class Plan:
     Attributes:
         writer: The cache, with everything declared.
         source: The images.
-        indices: Position in the source of every row, int64; -1 for padding.
+        indices: Position in the source of every row; -1 for padding.
         views: By id.
         groups: Of the teachers and taps that were asked for, by name.
         items: What is missing, in order.
@@ -75,7 +76,7 @@ class Plan:
 
     writer: CacheWriter
     source: Source
-    indices: NDArray[np.int64]
+    indices: Positions
     views: Mapping[str, View]
     groups: Mapping[str, Group]
     items: list[WorkItem]
@@ -221,9 +222,7 @@ def check_classes(name: str, member: Member, source: Source) -> None:
         )
 
 
-def _open_or_create(
-    config: PrecomputeConfig, source: Source
-) -> tuple[CacheWriter, NDArray[np.int64]]:
+def _open_or_create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Positions]:
     location = locate(config.cache)
     if location.is_empty():
         return _create(config, source)
@@ -239,7 +238,7 @@ def _open_or_create(
     return writer, match_or_extend(writer, source)
 
 
-def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, NDArray[np.int64]]:
+def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Positions]:
     rows = row_order(source)
     writer = CacheWriter.create(
         locate(config.cache),
@@ -248,8 +247,8 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, NDAr
         data=DataRecord(description=source.description, class_names=tuple(source.class_names)),
         versions=versions(),
     )
-    indices = np.full(writer.manifest.capacity, _UNKNOWN_ROW, dtype=np.int64)
-    indices[: len(rows)] = rows.indices
+    indices = no_positions(writer.manifest.capacity, len(source.keys))
+    indices[: len(rows)] = rows
     return writer, indices
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.format import Status
 from logitcache.cache.probes import probed, write_probes
+from logitcache.data.lookup import position_dtype
 from logitcache.precompute.environment import versions
 from logitcache.views.probes import ProbeImage, choose_probes, make_probe
 
@@ -44,35 +44,40 @@ def keep_probes(plan: Plan, size: int) -> None:
 def _keep(plan: Plan, views: Sequence[str], segments: Sequence[Segment], size: int) -> None:
     blocks = _Blocks(plan)
     chosen = choose_probes(views, [blocks.readable(segment) for segment in segments])
-    probes = [_probe(plan, blocks, view_id, row, size) for view_id, row in chosen]
+    by_row = sorted(chosen, key=lambda probe: probe[1])
+    probes = {probe: _probe(plan, blocks, *probe, size) for probe in by_row}
     write_probes(
         plan.writer.location,
         {
             "views": list(views),
             "segments": [segment.start for segment in segments],
             "versions": versions(),
-            "probes": [probe.to_json() for probe in probes],
+            "probes": [probes[probe].to_json() for probe in chosen],
         },
     )
 
 
 class _Blocks:
-    """Blocks of a plan by row, each read once."""
+    """Blocks of a plan by row; one is kept."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._rows = plan.writer.manifest.unit_rows
-        self._known: dict[int, Block] = {}
+        self._last: tuple[int, Block] | None = None
 
     def of(self, row: int) -> Block:
         number = row // self._rows
-        if number not in self._known:
-            self._known[number] = self._plan.block(number)
-        return self._known[number]
+        if self._last is None or self._last[0] != number:
+            self._last = (number, self._plan.block(number))
+        return self._last[1]
 
-    def readable(self, segment: Segment) -> NDArray[np.int64]:
-        status = self._plan.writer.read_samples(segment.start, segment.stop).status
-        return segment.start + np.flatnonzero(status == Status.OK)
+    def readable(self, segment: Segment) -> NDArray[np.signedinteger]:
+        """Return the readable rows of a segment."""
+        dtype, parts = position_dtype(segment.stop), []
+        for start in range(segment.start, segment.stop, self._rows):
+            stop = min(start + self._rows, segment.stop)
+            parts.append(self._plan.writer.read_samples(start, stop).readable.astype(dtype))
+        return np.concatenate(parts)
 
 
 def _probe(plan: Plan, blocks: _Blocks, view_id: str, row: int, size: int) -> Probe:

@@ -5,76 +5,98 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from logitcache.cache.format import NO_VIEW, SAMPLES
 from logitcache.cache.manifest import Segment
-from logitcache.data.identity import compare, listing_digest, row_order
+from logitcache.data.identity import Comparison, compare, listing_digest, row_order
+from logitcache.data.lookup import position_dtype
 from logitcache.errors import DataMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from logitcache.cache.ledger import Commit
     from logitcache.cache.writer import CacheWriter
-    from logitcache.data.identity import Difference, Rows
+    from logitcache.data.identity import Difference
     from logitcache.data.source import Source
 
-__all__ = ["match_or_extend", "match_rows", "rows_of_cache", "segment_of"]
+__all__ = [
+    "Positions",
+    "match_or_extend",
+    "match_rows",
+    "no_positions",
+    "rows_of_cache",
+    "segment_of",
+]
 
+Positions = NDArray[np.signedinteger]
 _UNKNOWN = -1
 
 
-def segment_of(source: Source, rows: Rows, start: int) -> Segment:
+def no_positions(rows: int, images: int) -> Positions:
+    """Return -1 for every row, in a dtype that holds positions of that many images."""
+    return np.full(rows, _UNKNOWN, dtype=position_dtype(images))
+
+
+def segment_of(source: Source, rows: Positions, start: int) -> Segment:
     """Return the segment that rows make."""
     return Segment(start=start, rows=len(rows), listing_sha256=listing_digest(source, rows))
 
 
-def match_or_extend(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
+def match_or_extend(writer: CacheWriter, source: Source) -> Positions:
     """Find every row of a cache in a source; add a segment for images that are new.
 
     Returns:
-        Position in the source of every row, int64 (capacity,); -1 for padding and for images that
-        were withdrawn and are gone.
+        Position in the source of every row, (capacity,); -1 for padding and for images that were
+        withdrawn and are gone.
 
     Raises:
         DataMismatch: Images are missing or of another size, with their names.
     """
     capacity = writer.manifest.capacity
-    indices, added = _match(writer, source)
-    if not added:
-        return indices
+    known, added = _match(writer, source)
+    if not len(added):
+        return known
     rows = row_order(source, added)
     writer.add_segment(segment_of(source, rows, start=capacity))
-    behind = np.full(writer.manifest.capacity - capacity, _UNKNOWN, dtype=np.int64)
-    behind[: len(rows)] = rows.indices
-    return np.concatenate([indices, behind])
+    indices = no_positions(writer.manifest.capacity, len(source.keys))
+    indices[: len(known)] = known
+    indices[capacity : capacity + len(rows)] = rows
+    return indices
 
 
-def match_rows(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
+def match_rows(writer: CacheWriter, source: Source) -> Positions:
     """Find every row of a cache in a source, as :func:`match_or_extend` does, and add nothing."""
     return _match(writer, source)[0]
 
 
-def _match(writer: CacheWriter, source: Source) -> tuple[NDArray[np.int64], list[int]]:
+def _match(writer: CacheWriter, source: Source) -> tuple[Positions, Positions]:
     """Return the position of every row in a source, and the positions of images that are new."""
     manifest = writer.manifest
     _check_classes(writer, source)
     if writer.missing_units(SAMPLES, NO_VIEW, manifest.unit_rows):
-        return _match_unfinished(writer, source), []
-    samples = writer.read_samples(0, manifest.capacity)
-    here = samples.rows
-    found, difference = compare(source, samples.keys[here], samples.sizes[here])
-    _refuse_other_images(writer, source, len(here), difference)
-    indices = np.full(manifest.capacity, _UNKNOWN, dtype=np.int64)
-    indices[here] = found
-    return indices, difference.added
+        return _match_unfinished(writer, source), no_positions(0, 0)
+    known, difference = _match_known(writer, source, manifest.capacity)
+    _refuse_other_images(writer, source, manifest.rows, difference)
+    return known, difference.added
+
+
+def _match_known(writer: CacheWriter, source: Source, stop: int) -> tuple[Positions, Difference]:
+    """Find the rows below ``stop`` in a source, block by block."""
+    indices = no_positions(stop, len(source.keys))
+    comparison, size = Comparison(source), writer.manifest.unit_rows
+    for start in range(0, stop, size):
+        known = writer.read_samples(start, min(start + size, stop))
+        here = known.rows - start
+        keys, sizes, hashes = known.keys[here], known.sizes[here], known.hashes[here]
+        indices[known.rows] = comparison.find(keys, sizes, hashes)
+    return indices, comparison.difference()
 
 
 def rows_of_cache(
     writer: CacheWriter, source: Source, damaged: Mapping[int, Commit | None]
-) -> NDArray[np.int64]:
+) -> Positions:
     """Find every row of a cache in a source, also where samples are damaged.
 
     Keys are read where they are intact. What is left of the source, in the order of rows, fills the
@@ -110,7 +132,7 @@ def rows_of_cache(
     known = np.flatnonzero(keys != "")
     found, difference = compare(source, keys[known], sizes[known])
     _refuse_other_images(writer, source, len(known), difference)
-    indices = np.full(manifest.capacity, _UNKNOWN, dtype=np.int64)
+    indices = no_positions(manifest.capacity, len(source.keys))
     indices[known] = found
     return indices
 
@@ -134,7 +156,7 @@ def _fill_lost(
         for block in lost
     ]
     known = set(keys)
-    left = [index for index, key in enumerate(source.keys) if key not in known]
+    left = np.array([i for i, key in enumerate(source.keys) if key not in known], dtype=np.int64)
     segments = {number for number, part in enumerate(empty) if len(part)}
     wanted = np.concatenate(empty)
     if len(left) != len(wanted) or len({number // len(lost) for number in segments}) > 1:
@@ -145,19 +167,17 @@ def _fill_lost(
             got=f"{len(left)} in {source.description}",
             hint="point --data at exactly the images of the cache, without later ones",
         )
-    keys[wanted] = [source.keys[index] for index in row_order(source, left).indices]
+    keys[wanted] = [source.keys[index] for index in row_order(source, left)]
 
 
-def _match_unfinished(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
+def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
     """Order the rows anew where not all samples are written: the listing must be the same."""
     _refuse_fewer(writer, source)
     manifest = writer.manifest
     segment = manifest.segments[-1]
-    indices = np.full(manifest.capacity, _UNKNOWN, dtype=np.int64)
-    known = writer.read_samples(0, segment.start)
-    found, difference = compare(source, known.keys[known.rows], known.sizes[known.rows])
-    _refuse_other_images(writer, source, len(found), difference)
-    indices[known.rows] = found
+    indices = no_positions(manifest.capacity, len(source.keys))
+    indices[: segment.start], difference = _match_known(writer, source, segment.start)
+    _refuse_other_images(writer, source, manifest.rows - segment.rows, difference)
     rows = row_order(source, difference.added)
     if listing_digest(source, rows) != segment.listing_sha256:
         raise DataMismatch(
@@ -167,7 +187,7 @@ def _match_unfinished(writer: CacheWriter, source: Source) -> NDArray[np.int64]:
             got=f"{len(rows)} images in {source.description}",
             hint="restore them and finish; then new images can be added",
         )
-    indices[segment.start : segment.stop] = rows.indices
+    indices[segment.start : segment.stop] = rows
     return indices
 
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from logitcache.batch import SparseLogits, TeacherLogits
 from logitcache.errors import DataMismatch
+from logitcache.targets.by_unit import ByUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,25 +55,26 @@ class Alignment:
 
     Attributes:
         url: The cache.
-        labels: Class of every row as the cache knows it, int32 (rows,), -1 without one.
+        labels_of: From rows to their classes as the cache knows them, -1 without one.
     """
 
     url: str
-    labels: NDArray[np.int32]
+    labels_of: Callable[[NDArray[np.int64]], NDArray[np.int32]]
     _tallies: dict[str, _Tally] = field(default_factory=dict)
 
     @classmethod
     def of(cls, cache: Cache, teachers: Sequence[str]) -> Alignment:
         """Return the alarm for some teachers of a cache; those that know little are not judged."""
-        labels = cache.samples.labels
-        found = cls(cache.url, labels)
-        known = labels[labels >= 0]
-        if not len(known):
+        found = cls(cache.url, ByUnit(partial(cache.sample_unit, "label"), cache.unit_rows).take)
+        measured = {
+            name: next(iter(cache.manifest.teachers[name].accuracy.values()), None)
+            for name in teachers
+        }
+        if not any(measured.values()):
             return found
-        chance = float(np.bincount(known).max() / len(known))
-        for name in teachers:
-            accuracy = next(iter(cache.manifest.teachers[name].accuracy.values()), None)
-            if accuracy is not None and accuracy - chance >= _LEAST_GAP:
+        chance = _chance(cache)
+        for name, accuracy in measured.items():
+            if accuracy is not None and chance is not None and accuracy - chance >= _LEAST_GAP:
                 found._tallies[name] = _Tally(accuracy, chance)
         return found
 
@@ -97,7 +100,7 @@ class Alignment:
         Raises:
             DataMismatch: The answers do not belong to these images.
         """
-        own_B1 = self.labels[rows_B][:, None]
+        own_B1 = self.labels_of(rows_B)[:, None]
         labels_BL = np.where((labels_BL < 0).all(axis=1, keepdims=True), own_B1, labels_BL)
         known_B = (labels_BL >= 0).any(axis=1)
         for name, tally in self._tallies.items():
@@ -124,6 +127,17 @@ class Alignment:
                 hint="logitcache verify CACHE --data DIR compares every image; "
                 "has the order of the classes changed?",
             )
+
+
+def _chance(cache: Cache) -> float | None:
+    """Return the share of the most frequent class, None without labels."""
+    counts = np.zeros(0, dtype=np.int64)
+    for unit in cache.units():
+        labels = cache.sample_unit("label", unit)
+        here = np.bincount(labels[labels >= 0], minlength=len(counts))
+        here[: len(counts)] += counts
+        counts = here
+    return float(counts.max() / counts.sum()) if counts.any() else None
 
 
 def _likeliest(logits: TeacherLogits) -> NDArray[np.int64]:

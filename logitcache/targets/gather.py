@@ -6,6 +6,7 @@ Zarr is indexed by whole units only: fetching single rows through it is a thousa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from logitcache.cache.groups import FeatureGroup, TeacherGroup
 from logitcache.draws import Purpose, permutation
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
+from logitcache.targets.by_unit import ByUnit
 from logitcache.targets.features import decode_features, example_features, join_features
 from logitcache.targets.lossy import lossy_notes
 from logitcache.views.tokens import kept_tokens
@@ -172,6 +174,8 @@ class TargetsReader:
         self._shuffled = shuffled
         self._seed = seed
         self._held: dict[str, tuple[str, int, Encoded]] = {}
+        self._readable = ByUnit(cache.readable_unit, cache.unit_rows)
+        self._key_hashes = ByUnit(partial(cache.sample_unit, "hash"), cache.unit_rows)
 
     @property
     def num_classes(self) -> int | None:
@@ -232,9 +236,9 @@ class TargetsReader:
         asked = groups.keys() if teachers is None else teachers
         return lossy_notes(groups, measured, dict.fromkeys(asked, temperature))
 
-    def partners(self, view_id: str) -> NDArray[np.int64]:
-        """Return the row that each row is mixed with; see :meth:`.Cache.partners`."""
-        return self._cache.partners(view_id)
+    def partners(self, view_id: str) -> ByUnit:
+        """Return the row that each row is mixed with, by unit; see :meth:`.Cache.partners`."""
+        return ByUnit(partial(self._cache.unit_partners, view_id), self._cache.unit_rows)
 
     def read(self, view: View, units: tuple[int, ...], unit_rows: int) -> TargetWindow:
         """Read some units of one view, whole.
@@ -289,18 +293,14 @@ class TargetsReader:
         if all(group.encoding.kept is None for group in taps):
             return None
         rows = np.concatenate([np.arange(u * unit_rows, (u + 1) * unit_rows) for u in units])
-        hashes = self._cache.samples.hashes
-        # rows behind the last one are no images
-        chosen: NDArray[np.uint64] = hashes[np.minimum(rows, len(hashes) - 1)]
-        return chosen
+        return self._key_hashes.take(rows)
 
     def _permuted(self, units: Sequence[int], unit_rows: int) -> NDArray[np.int64]:
         """Permute the readable rows of each unit, the same way in every epoch."""
         answer_of = np.arange(len(units) * unit_rows, dtype=np.int64)
-        readable = self._cache.samples.readable
         for slot, unit in enumerate(units):
-            start, stop = np.searchsorted(readable, [unit * unit_rows, (unit + 1) * unit_rows])
-            here = readable[start:stop] - unit * unit_rows + slot * unit_rows
+            rows = np.arange(unit * unit_rows, (unit + 1) * unit_rows)
+            here = np.flatnonzero(self._readable.take(rows)) + slot * unit_rows
             order = permutation(self._seed, len(here), draw=unit, purpose=Purpose.SHUFFLED_TARGETS)
             answer_of[here] = here[order]
         return answer_of

@@ -20,7 +20,7 @@ from logitcache.errors import UsageError
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.gather import Gathered, TargetsReader, TargetWindow, concatenate
 from logitcache.targets.match import CheckedReader, ImageRows
-from logitcache.targets.order import Window, epoch_windows, skip_rows, view_of_epoch
+from logitcache.targets.order import epoch_rows, epoch_windows, view_of_epoch
 from logitcache.targets.pairs import Pairs, find_pairs
 from logitcache.targets.prefetch import read_ahead
 from logitcache.targets.probes import checked_rows
@@ -41,6 +41,7 @@ __all__ = ["DEFAULT_TARGET_MEMORY", "Loader", "LoaderSettings", "Targets", "load
 
 DEFAULT_TARGET_MEMORY = 2**30
 _WINDOWS_ALIVE = 3  # the one in use, the one read ahead, and what the renderer still holds
+_ROW_BYTES = 40  # of a window beside its targets: digest, partner, and its place in the order
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,18 @@ class Targets:
             )
         reader = TargetsReader(cache, names, features, shuffled=shuffled)
         left = target_memory - reader.held_bytes
-        affordable = left // max(1, _WINDOWS_ALIVE * reader.row_bytes)
+        affordable = left // (_WINDOWS_ALIVE * (reader.row_bytes + _ROW_BYTES))
         alignment = None if shuffled else Alignment.of(cache, names)
         return cls(reader, views, max(1, affordable), alignment)
+
+    def window_units(self, unit_rows: int) -> int:
+        """Return how many units of that many rows make a window."""
+        return max(1, self.window_rows // unit_rows)
+
+    @property
+    def blocks_alive(self) -> int:
+        """The most blocks of U rows that the windows in memory may have rows of."""
+        return _WINDOWS_ALIVE * self.window_units(self.reader.unit_rows) + 1
 
     def unit_rows(self, view: View) -> int:
         """Return the rows of a unit of the windows: whole blocks where images are mixed."""
@@ -144,8 +154,7 @@ class Loader:
     :class:`~logitcache.batch.TargetBatch` on the same device.
 
     Args:
-        source: The images.
-        rows: Which of them, and their labels.
+        rows: The images, and their labels.
         settings: How batches are made.
         targets: What teachers said; None to show labels alone.
         views: How images are shown where there are no targets: epoch e draws view e + 1; the
@@ -154,7 +163,6 @@ class Loader:
 
     def __init__(
         self,
-        source: Source,
         rows: ImageRows,
         settings: LoaderSettings,
         *,
@@ -168,7 +176,9 @@ class Loader:
         self.next_epoch = 0
         self._targets = targets
         self._views = views
-        self._reader = CheckedReader(source, rows)
+        if targets is not None and rows.digests is not None:
+            rows.digests.keep = targets.blocks_alive
+        self._reader = CheckedReader(rows)
         self._renderer = make_renderer(
             self._reader, [settings.size], threads=settings.threads, workers=settings.workers
         )
@@ -233,7 +243,7 @@ class Loader:
             return len(self.rows)
         if view.id not in self._images_of:
             pairs = self._pairs(view)
-            self._images_of[view.id] = len(self.rows) if pairs is None else len(pairs.shown)
+            self._images_of[view.id] = len(self.rows) if pairs is None else pairs.count()
         return self._images_of[view.id]
 
     def batches_of(self, epoch: int) -> int:
@@ -259,7 +269,10 @@ class Loader:
         return len(self.rows) - min(self.images_of(epoch) for epoch in range(epochs))
 
     def _pairs(self, view: View) -> Pairs | None:
-        return find_pairs(view, self.rows, self._targets.reader if self._targets else None)
+        pairs = find_pairs(view, self.rows, self._targets.reader if self._targets else None)
+        if pairs is not None and self._targets is not None:
+            pairs.partners.keep = self._targets.blocks_alive
+        return pairs
 
     def _requests(
         self,
@@ -269,17 +282,17 @@ class Loader:
         waiting: deque[list[_Part]],
     ) -> Iterator[BatchRequest]:
         """Ask for the pixels of batches; their targets wait meanwhile."""
-        hashes = self.rows.hashes
+        hashes_of = self.rows.hashes_of
         for parts in batches:
             positions = self.rows.positions(_rows_of(parts))
             waiting.append(parts)
-            partners = None if pairs is None else pairs.partners[positions]
+            partners = None if pairs is None else pairs.positions_of(positions)
             yield BatchRequest(
                 view,
                 positions,
-                hashes[positions],
+                hashes_of(positions),
                 partners=partners,
-                partner_hashes=None if partners is None else hashes[partners],
+                partner_hashes=None if partners is None else hashes_of(partners),
             )
 
     def _batches(
@@ -304,28 +317,28 @@ class Loader:
     ) -> Iterator[tuple[TargetWindow | None, NDArray[np.int64]]]:
         """Yield the targets and rows of an epoch's windows, after the first ``skip`` rows."""
         targets = self._targets
-        unit_rows = targets.unit_rows(view) if targets else max(1, len(self.rows))
-        order = skip_rows(self._order(epoch, unit_rows, pairs), skip)
+        partners_of = None if pairs is None else pairs.partners_of
+        numbers, seed = self.rows.numbers, self.settings.seed
         if targets is None:
-            for window in order:
-                yield None, window.rows
+            for rows in epoch_rows(
+                numbers, seed=seed, epoch=epoch, partners_of=partners_of, skip=skip
+            ):
+                yield None, rows
             return
-        reader = targets.reader
-        for window, read in read_ahead(
-            order, lambda window: reader.read(view, window.units, unit_rows)
-        ):
-            yield read, window.rows
-
-    def _order(self, epoch: int, unit_rows: int, pairs: Pairs | None) -> Iterator[Window]:
-        targets = self._targets
-        return epoch_windows(
-            self.rows.rows if pairs is None else self.rows.rows[pairs.shown],
-            seed=self.settings.seed,
+        reader, unit_rows = targets.reader, targets.unit_rows(view)
+        windows = epoch_windows(
+            numbers,
+            seed=seed,
             epoch=epoch,
             unit_rows=unit_rows,
-            window_units=max(1, targets.window_rows // unit_rows) if targets else 1,
-            partners_N=None if pairs is None else pairs.partner_rows,
+            window_units=targets.window_units(unit_rows),
+            partners_of=partners_of,
+            skip=skip,
         )
+        for window, read in read_ahead(
+            windows, lambda window: reader.read(view, window.units, unit_rows)
+        ):
+            yield read, window.rows
 
     def _images(self, rendered: RenderedBatch) -> Tensor:
         for error in rendered.failures.values():
@@ -339,7 +352,7 @@ class Loader:
         partner_labels, lam = (None, None) if pairs is None else pairs.mixture(positions)
         windows = [(part.window, part.rows) for part in parts]
         gathered = [window.gather(part) for window, part in windows if window is not None]
-        labels = self.rows.labels[positions]
+        labels = self.rows.labels_of(positions)
         said = concatenate(gathered) if gathered else Gathered({}, {})
         alignment = self._targets.alignment if self._targets else None
         if alignment is not None and not alignment.is_settled:
@@ -452,4 +465,4 @@ def loader(
     )
     targets = Targets.of(cache, teachers, features, target_memory=target_memory)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
-    return Loader(source, rows, settings, targets=targets)
+    return Loader(rows, settings, targets=targets)

@@ -1,59 +1,105 @@
-"""Which image of a source belongs to which row, and whether it is the very same image."""
+"""Which image of a source belongs to which row, and whether it is the very same image.
+
+Nothing is kept of a row but where its image lies in the source: hashes and labels are asked of the
+source, digests of the cache, when a batch needs them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.data.identity import compare, content_digest, row_order
+from logitcache.cache.format import Status
+from logitcache.data.identity import content_digest, row_order
+from logitcache.data.lookup import KeyIndex, key_hashes, position_dtype
 from logitcache.errors import DataMismatch, UnreadableImage
+from logitcache.targets.by_unit import ByUnit
+from logitcache.targets.numbers import AllRows, Numbers, numbers_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from logitcache.cache.reader import Cache
+    from logitcache.cache.samples import Samples
     from logitcache.data.source import Source
 
 __all__ = ["CheckedReader", "ImageRows", "match_rows", "number_rows"]
 
 _REASONS = ("left_out", "missing", "unreadable", "withdrawn")
+_AT_ONCE = 1 << 16
+_NAMES = 3  # of images that are named in a message
 
 
 @dataclass
 class ImageRows:
-    """The images that can be shown, in the order of rows.
+    """The images that can be shown, in the order of rows; a position is a place in that order.
 
     Attributes:
-        rows: Row of each image, int64 (N,), ascending.
-        indices: Position of each in the source, int64 (N,).
-        hashes: Key hash of each, uint64 (N,).
-        labels: Class of each, int64 (N,), -1 without one.
-        digests: Content digest of each, uint8 (N, 16), to be compared when it is first read; None
-            where nothing is known yet.
+        source: Where they are.
+        numbers: Row of each image.
+        indices: Position of each in the source, int32 or int64 (N,).
+        digests: Content digest by row, to be compared when an image is first read; None where
+            nothing is known yet.
+        visible: Which labels may be seen, bool (N,); None for all of them.
+        complete: Whether no image that may be mixed into another is missing.
         left_out: Images of the source that have no row.
         missing: Images of the cache that the source lacks; only where a subset is allowed.
         unreadable: Images that could not be decoded when the cache was made.
         withdrawn: Images that were withdrawn.
     """
 
-    rows: NDArray[np.int64]
-    indices: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
-    labels: NDArray[np.int64]
-    digests: NDArray[np.uint8] | None = None
+    source: Source
+    numbers: Numbers
+    indices: NDArray[np.signedinteger]
+    digests: ByUnit | None = None
+    visible: NDArray[np.bool_] | None = None
+    complete: bool = True
     left_out: int = 0
     missing: int = 0
     unreadable: int = 0
     withdrawn: int = 0
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where rows lie in the arrays."""
-        return np.searchsorted(self.rows, rows)
+        """Return where rows lie in the order."""
+        return self.numbers.find(rows)
+
+    def find(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where rows lie in the order, -1 for those that are not there."""
+        if not len(self):
+            return np.full_like(rows, -1)
+        found = np.minimum(self.positions(rows), len(self) - 1)
+        return np.where(self.numbers.take(found) == rows, found, -1)
+
+    def hashes_of(self, positions_B: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the key hashes of some images, uint64 (B,)."""
+        return key_hashes(self.source.keys, self.indices[positions_B])
+
+    def labels_of(self, positions_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the classes of some images, int64 (B,), -1 without one that may be seen."""
+        labels: NDArray[np.int64] = self.source.labels[self.indices[positions_B]].astype(np.int64)
+        return labels if self.visible is None else np.where(self.visible[positions_B], labels, -1)
+
+    def key(self, position: int) -> str:
+        """Return the name of an image."""
+        return self.source.keys[int(self.indices[position])]
+
+    def parts(self) -> Iterator[NDArray[np.int64]]:
+        """Yield all positions, some at a time."""
+        for start in range(0, len(self), _AT_ONCE):
+            yield np.arange(start, min(start + _AT_ONCE, len(self)))
+
+    @property
+    def labelled(self) -> int:
+        """How many images have a label that may be seen."""
+        return sum(int((self.labels_of(positions) >= 0).sum()) for positions in self.parts())
 
     def counts(self) -> dict[str, int]:
         """Return how many images are not shown, by the reason."""
@@ -63,27 +109,21 @@ class ImageRows:
         """Return only the chosen images."""
         return replace(
             self,
-            rows=self.rows[chosen],
+            numbers=self.numbers.keep(chosen),
             indices=self.indices[chosen],
-            hashes=self.hashes[chosen],
-            labels=self.labels[chosen],
-            digests=None if self.digests is None else self.digests[chosen],
+            visible=None if self.visible is None else self.visible[chosen],
+            complete=False,
         )
 
 
 def number_rows(source: Source) -> ImageRows:
     """Number the images of a source that has no cache."""
     order = row_order(source)
-    return ImageRows(
-        rows=np.arange(len(order), dtype=np.int64),
-        indices=order.indices,
-        hashes=order.hashes,
-        labels=source.labels[order.indices].astype(np.int64),
-    )
+    return ImageRows(source, AllRows(len(order)), order)
 
 
 def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRows:
-    """Find the images of a cache in a source, by key and size.
+    """Find the images of a cache in a source, by key and size, unit by unit.
 
     Images that could not be decoded when the cache was made are left out.
 
@@ -95,45 +135,93 @@ def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRo
     Raises:
         DataMismatch: Images are missing or of another size.
     """
-    samples = cache.samples
-    rows = samples.readable
-    found, difference = compare(source, samples.keys[rows], samples.sizes[rows])
-    missing = difference.missing
-    if difference.changed or (missing and not subset) or len(missing) == len(rows):
+    match = _Match(source, cache.rows_end)
+    for samples in cache.all_samples():
+        match.add(samples)
+    missing, changed = match.missing, match.changed
+    if changed.count or (missing.count and not subset) or not match.found:
         raise DataMismatch(
             "these are not the images the cache was made from",
             where=cache.url,
-            expected=f"{len(rows)} images of {cache.manifest.data.description}, by name and size",
-            got=f"{source.description}: {difference.summary()}",
+            expected=f"{match.readable} images of {cache.manifest.data.description}, by name and "
+            "size",
+            got=f"{source.description}: {missing:missing}; {changed:of another size}",
             hint="point --data at the folder the cache was made from"
             + ("" if subset else ", or allow a subset (subset: true)"),
         )
-    here = found >= 0
-    rows, found = rows[here], found[here]
-    unusable = set(samples.keys[np.setdiff1d(samples.rows, samples.readable)])
-    return ImageRows(
-        rows=rows,
-        indices=found,
-        hashes=samples.hashes[rows],
-        labels=source.labels[found].astype(np.int64),
-        digests=samples.digests[rows],
-        left_out=sum(source.keys[index] not in unusable for index in difference.added),
-        missing=len(missing),
-        unreadable=samples.unreadable,
-        withdrawn=samples.withdrawn,
-    )
+    return match.image_rows(ByUnit(partial(cache.sample_unit, "digest"), cache.unit_rows))
+
+
+@dataclass
+class _Named:
+    """How many images, and the names of the first ones."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, keys: NDArray[np.object_]) -> None:
+        self.count += len(keys)
+        self.names += [str(key) for key in keys[: _NAMES - len(self.names)]]
+
+    def __format__(self, what: str) -> str:
+        more = ", …" if self.count > len(self.names) else ""
+        named = f": {', '.join(self.names)}{more}" if self.names else ""
+        return f"{self.count} {what}{named}"
+
+
+class _Match:
+    """Rows of a cache, looked for in a source some at a time."""
+
+    def __init__(self, source: Source, rows: int) -> None:
+        self._source = source
+        self._index = KeyIndex(source.keys)
+        self._rows = np.empty(rows, dtype=position_dtype(rows))
+        self._indices = np.empty(rows, dtype=position_dtype(len(source.keys)))
+        self.found = self.readable = self.unreadable = self.withdrawn = self._known = 0
+        self.missing, self.changed = _Named(), _Named()
+
+    def add(self, samples: Samples) -> None:
+        """Look for some rows, in their order."""
+        here = samples.rows - samples.start
+        keys, sizes = samples.keys[here], samples.sizes[here]
+        found = self._index.find(keys.tolist(), samples.hashes[here])
+        at_hand, shown = found >= 0, samples.status[here] == Status.OK
+        self._known += int(at_hand.sum())
+        self.readable += int(shown.sum())
+        self.unreadable += samples.unreadable
+        self.withdrawn += samples.withdrawn
+        self.missing.add(keys[shown & ~at_hand])
+        chosen = shown & at_hand
+        known, actual = sizes[chosen], self._source.sizes[found[chosen]]
+        self.changed.add(keys[chosen][(known >= 0) & (actual >= 0) & (known != actual)])
+        stop = self.found + len(known)
+        self._rows[self.found : stop] = samples.rows[chosen]
+        self._indices[self.found : stop] = found[chosen]
+        self.found = stop
+
+    def image_rows(self, digests: ByUnit) -> ImageRows:
+        """Return what was found."""
+        return ImageRows(
+            self._source,
+            numbers_of(self._rows[: self.found]),
+            self._indices[: self.found],
+            digests,
+            complete=not self.missing.count and not self.withdrawn,
+            left_out=len(self._source.keys) - self._known,
+            missing=self.missing.count,
+            unreadable=self.unreadable,
+            withdrawn=self.withdrawn,
+        )
 
 
 class CheckedReader:
     """Reads images by position in :class:`ImageRows`, comparing each digest once.
 
     Args:
-        source: The images.
-        rows: Which of them, and what is known of them.
+        rows: The images, and what is known of them.
     """
 
-    def __init__(self, source: Source, rows: ImageRows) -> None:
-        self._source = source
+    def __init__(self, rows: ImageRows) -> None:
         self._rows = rows
         self._checked = np.zeros(len(rows), dtype=np.bool_)
 
@@ -142,7 +230,7 @@ class CheckedReader:
         position: Any = error.where
         return UnreadableImage(
             error.what,
-            where=self._source.keys[int(self._rows.indices[position])],
+            where=self._rows.key(position),
             got=error.got,
             hint="mend the file, or leave its folder out",
         )
@@ -153,15 +241,16 @@ class CheckedReader:
         Raises:
             DataMismatch: It is not the image the cache was made from.
         """
-        index = int(self._rows.indices[position])
-        image = self._source.read(index)
-        if self._rows.digests is None or self._checked[position]:
+        rows = self._rows
+        image = rows.source.read(int(rows.indices[position]))
+        if rows.digests is None or self._checked[position]:
             return image
-        expected = self._rows.digests[position].tobytes()
+        (row,) = rows.numbers.take(np.array([position]))
+        expected = rows.digests.at(int(row)).tobytes()
         if content_digest(image) != expected:
             raise DataMismatch(
                 "this image is not the one the teachers saw",
-                where=self._source.keys[index],
+                where=rows.key(position),
                 expected=f"digest {expected.hex()}",
                 got=f"digest {content_digest(image).hex()}",
                 hint="restore the file",

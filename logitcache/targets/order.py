@@ -2,7 +2,8 @@
 
 An epoch walks one view, so that a view is read once, in whole shards. Blocks of units are permuted,
 and the rows inside each window of blocks, so an epoch is shuffled without holding more than a
-window of targets, and without a permutation of all rows in memory.
+window of targets. Where there are no targets, all rows are permuted. No permutation is ever written
+down: see :mod:`logitcache.targets.shuffle`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.draws import Purpose, permutation
+from logitcache.targets.numbers import SomeRows
+from logitcache.targets.shuffle import AT_ONCE, Shuffle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-__all__ = ["Window", "epoch_windows", "skip_rows", "view_of_epoch"]
+    from logitcache.targets.numbers import Numbers
+
+    PartnersOf = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+
+__all__ = ["Window", "epoch_rows", "epoch_windows", "view_of_epoch"]
 
 
 @dataclass(frozen=True)
@@ -43,52 +50,145 @@ def view_of_epoch(seed: int, epoch: int, views: int) -> int:
 
 
 def epoch_windows(
-    rows_N: NDArray[np.int64],
+    numbers: Numbers,
     *,
     seed: int,
     epoch: int,
     unit_rows: int,
     window_units: int,
-    partners_N: NDArray[np.int64] | None = None,
+    partners_of: PartnersOf | None = None,
+    skip: int = 0,
 ) -> Iterator[Window]:
     """Yield the windows of one epoch; every row is in exactly one.
 
     Args:
-        rows_N: The rows to show, ascending.
+        numbers: The rows to show.
         seed: Of the run.
         epoch: Counted from 0.
         unit_rows: Rows of a unit.
         window_units: Units of a window.
-        partners_N: The row of the same unit that each is mixed with; a pair is then shown one
-            after the other, so that each image is decoded once. None where nothing is mixed.
+        partners_of: From rows to the row of the same unit that each is mixed with, -1 where a row
+            is not to be shown; a pair is then shown one after the other, so that each image is
+            decoded once. None where nothing is mixed.
+        skip: Rows at the beginning that are left out; what is left out whole is not looked at.
     """
-    edges = np.flatnonzero(np.diff(rows_N // unit_rows)) + 1
-    starts = np.concatenate([[0], edges]) if len(rows_N) else np.empty(0, dtype=np.int64)
-    stops = np.append(edges, len(rows_N))
-    order = permutation(seed, len(starts), draw=epoch, purpose=Purpose.UNIT_ORDER)
-    for index in range(0, len(order), window_units):
-        chosen = np.sort(order[index : index + window_units])
-        positions = np.concatenate([np.arange(starts[i], stops[i]) for i in chosen])
-        rows = rows_N[positions]
-        shuffled = permutation(
-            seed, len(rows), draw=epoch, purpose=Purpose.ROW_ORDER, stream=index // window_units
+    units = _Units(numbers, unit_rows)
+    order = Shuffle(seed, len(units), draw=epoch, purpose=Purpose.UNIT_ORDER)
+    for stream, first in enumerate(range(0, len(units), window_units)):
+        places = np.arange(first, min(first + window_units, len(units)))
+        chosen = np.sort(order.at(places))
+        count = units.count(chosen)
+        if partners_of is None and skip >= count:
+            skip -= count
+            continue
+        rows = _window_rows(numbers, units, chosen, partners_of)
+        if skip >= len(rows):
+            skip -= len(rows)
+            continue
+        shuffle = Shuffle(seed, len(rows), draw=epoch, purpose=Purpose.ROW_ORDER, stream=stream)
+        shown = np.concatenate(list(_in_order(shuffle, SomeRows(rows), partners_of, 0)))
+        yield Window(tuple(units.numbers(chosen).tolist()), shown[skip:])
+        skip = 0
+
+
+def epoch_rows(
+    numbers: Numbers,
+    *,
+    seed: int,
+    epoch: int,
+    partners_of: PartnersOf | None = None,
+    skip: int = 0,
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of one epoch where there are no targets to keep together, some at a time.
+
+    Args:
+        numbers: The rows to show.
+        seed: Of the run.
+        epoch: Counted from 0.
+        partners_of: As in :func:`epoch_windows`.
+        skip: Rows at the beginning that are left out.
+    """
+    shuffle = Shuffle(seed, len(numbers), draw=epoch, purpose=Purpose.ROW_ORDER)
+    first = skip if partners_of is None else 0
+    skip -= first
+    for rows in _in_order(shuffle, numbers, partners_of, first):
+        if skip < len(rows):
+            yield rows[skip:]
+        skip = max(0, skip - len(rows))
+
+
+class _Units:
+    """The units that hold some of the rows; where each begins is searched for when it is asked."""
+
+    def __init__(self, numbers: Numbers, unit_rows: int) -> None:
+        self._numbers, self._rows = numbers, unit_rows
+        self._filled: NDArray[np.int64] | None = None
+        self._count = -(-len(numbers) // unit_rows)
+        if isinstance(numbers, SomeRows):
+            every = np.arange(int(numbers.rows[-1]) // unit_rows + 1)
+            starts, stops = self._edges(every)
+            self._filled = every[stops > starts]
+            self._count = len(self._filled)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def numbers(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers of units by their rank."""
+        return chosen if self._filled is None else self._filled[chosen]
+
+    def spans(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the rows of units begin and end among all rows."""
+        return self._edges(self.numbers(chosen))
+
+    def count(self, chosen: NDArray[np.int64]) -> int:
+        """Return how many rows units hold."""
+        starts, stops = self.spans(chosen)
+        return int((stops - starts).sum())
+
+    def _edges(self, units: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        find = self._numbers.find
+        return find(units * self._rows), find((units + 1) * self._rows)
+
+
+def _window_rows(
+    numbers: Numbers,
+    units: _Units,
+    chosen: NDArray[np.int64],
+    partners_of: PartnersOf | None,
+) -> NDArray[np.int64]:
+    """Return the rows of a window that are to be shown, ascending."""
+    spans = zip(*units.spans(chosen), strict=True)
+    rows = np.concatenate([numbers.take(np.arange(start, stop)) for start, stop in spans])
+    return rows if partners_of is None else rows[partners_of(rows) >= 0]
+
+
+def _in_order(
+    shuffle: Shuffle, numbers: Numbers, partners_of: PartnersOf | None, first: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield rows as they are shuffled, from a place on; the later one of a pair comes at once."""
+    for start in range(first, len(shuffle), AT_ONCE):
+        places = np.arange(start, min(start + AT_ONCE, len(shuffle)))
+        rows = numbers.take(shuffle.at(places))
+        yield (
+            rows
+            if partners_of is None
+            else _in_pairs(rows, places, partners_of(rows), shuffle, numbers)
         )
-        if partners_N is not None:
-            shuffled = _in_pairs(shuffled, np.searchsorted(rows, partners_N[positions]))
-        units = tuple(int(rows_N[starts[i]] // unit_rows) for i in chosen)
-        yield Window(units, rows[shuffled])
 
 
-def skip_rows(windows: Iterator[Window], skip: int) -> Iterator[Window]:
-    """Leave out the first rows; windows that are left out whole are never read."""
-    for window in windows:
-        if skip < len(window.rows):
-            yield Window(window.units, window.rows[skip:])
-        skip = max(0, skip - len(window.rows))
-
-
-def _in_pairs(shuffled_N: NDArray[np.int64], partners_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Move the later one of each pair behind the earlier one."""
-    rank = np.empty_like(shuffled_N)
-    rank[shuffled_N] = np.arange(len(shuffled_N))
-    return np.lexsort((rank, np.minimum(rank, rank[partners_N])))
+def _in_pairs(
+    rows: NDArray[np.int64],
+    places: NDArray[np.int64],
+    partners: NDArray[np.int64],
+    shuffle: Shuffle,
+    numbers: Numbers,
+) -> NDArray[np.int64]:
+    """Leave out rows whose partner comes earlier, and put the others' partners behind them."""
+    shown = partners >= 0
+    rows, places, partners = rows[shown], places[shown], partners[shown]
+    earlier = places <= shuffle.places(numbers.find(partners))
+    pairs = np.stack([rows[earlier], partners[earlier]], axis=1)
+    alone = pairs[:, 0] == pairs[:, 1]
+    shown_once: NDArray[np.int64] = pairs[np.stack([np.ones_like(alone), ~alone], axis=1)]
+    return shown_once

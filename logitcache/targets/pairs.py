@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from logitcache.data.lookup import position_dtype
+from logitcache.targets.by_unit import ByUnit
 from logitcache.views.algorithm import mix_shares
 from logitcache.views.mix import match_partners
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Pairs", "find_pairs"]
 
 
+_BLOCK = 1 << 16  # images that are matched among themselves where no cache says who with whom
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The partners of one view.
@@ -29,30 +35,45 @@ class Pairs:
     Attributes:
         view: A view that mixes.
         rows: The images at hand.
-        partners: By position in ``rows``: that of the partner, int64 (N,); the image itself where
-            it is left alone, -1 where the partner is not at hand.
+        partners: By row: that of the partner; the row itself where it is left alone, -1 where it
+            is not shown. By position: that of the partner.
+        by_position: Which of the two.
     """
 
     view: View
     rows: ImageRows
-    partners: NDArray[np.int64]
+    partners: ByUnit
+    by_position: bool = False
 
-    @property
-    def shown(self) -> NDArray[np.int64]:
-        """Positions of the images whose partner is at hand, ascending."""
-        return np.flatnonzero(self.partners >= 0)
+    def partners_of(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of each row's partner, int64 (B,), -1 where it is not at hand."""
+        numbers = self.rows.numbers
+        if self.by_position:
+            return numbers.take(self.partners.take(numbers.find(rows_B)).astype(np.int64))
+        partners: NDArray[np.int64] = self.partners.take(rows_B)
+        if self.rows.complete:
+            return partners
+        return np.where(self.rows.find(partners) >= 0, partners, -1)
 
-    @property
-    def partner_rows(self) -> NDArray[np.int64]:
-        """Row of the partner of each of :attr:`shown`."""
-        return self.rows.rows[self.partners[self.shown]]
+    def count(self) -> int:
+        """Return how many images are shown: those whose partner is at hand."""
+        if self.rows.complete or self.by_position:
+            return len(self.rows)
+        numbers = self.rows.numbers
+        return sum(
+            int((self.partners_of(numbers.take(part)) >= 0).sum()) for part in self.rows.parts()
+        )
 
     def mixture(self, positions_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the partners' labels, int64 (B,), and each row's own share, float32 (B,)."""
-        partners = self.partners[positions_B]
-        shares = np.array(mix_shares(self.view, self.rows.hashes[positions_B]))
+        partners = self.positions_of(positions_B)
+        shares = np.array(mix_shares(self.view, self.rows.hashes_of(positions_B)))
         lam = np.where(partners == positions_B, 1.0, shares).astype(np.float32)
-        return torch.from_numpy(self.rows.labels[partners]), torch.from_numpy(lam)
+        return torch.from_numpy(self.rows.labels_of(partners)), torch.from_numpy(lam)
+
+    def positions_of(self, positions_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the position of each image's partner, int64 (B,), -1 where it is not at hand."""
+        return self.rows.find(self.partners_of(self.rows.numbers.take(positions_B)))
 
 
 def find_pairs(view: View, rows: ImageRows, reader: TargetsReader | None) -> Pairs | None:
@@ -65,8 +86,15 @@ def find_pairs(view: View, rows: ImageRows, reader: TargetsReader | None) -> Pai
     """
     if view.mixing is None:
         return None
-    if reader is None:
-        return Pairs(view, rows, match_partners(view.seed, view.draw, rows.hashes))
-    wanted = reader.partners(view.id)[rows.rows]
-    found = np.minimum(rows.positions(wanted), len(rows) - 1)
-    return Pairs(view, rows, np.where(rows.rows[found] == wanted, found, -1))
+    if reader is not None:
+        return Pairs(view, rows, reader.partners(view.id))
+    matched = ByUnit(partial(_matched, view, rows), _BLOCK)
+    matched.keep = -(-len(rows) // _BLOCK)  # all rows are shuffled together: any may be next
+    return Pairs(view, rows, matched, by_position=True)
+
+
+def _matched(view: View, rows: ImageRows, block: int) -> NDArray[np.signedinteger]:
+    """Match neighbouring images; return the position of each one's partner."""
+    positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(rows)))
+    offsets = match_partners(view.seed, view.draw, rows.hashes_of(positions))
+    return (block * _BLOCK + offsets).astype(position_dtype(len(rows)))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from logitcache.data.identity import content_digest
+import numpy as np
+
+from logitcache.data.identity import content_digest, key_hash
 from logitcache.errors import CacheDamaged, DataMismatch, ParameterDrift, PixelDrift
+from logitcache.targets.by_unit import ByUnit
 from logitcache.targets.match import match_rows
 from logitcache.views.environment import rendering_versions
 from logitcache.views.probes import Probe, ProbeImage, make_probe, probe_difference
@@ -95,24 +99,28 @@ class _Check:
 
     def __init__(self, cache: Cache, source: Source, rows: ImageRows) -> None:
         self._cache, self._source = cache, source
-        self._indices = dict(zip(rows.rows.tolist(), rows.indices.tolist(), strict=True))
+        self._rows = rows
+        self._digests = ByUnit(partial(cache.sample_unit, "digest"), cache.unit_rows)
         self._started = time.monotonic()
         self._here = rendering_versions()
         self._made_with: dict[str, str] = {}
         self._checked = self._skipped = self._drifted = self._largest = 0
 
     def one(self, probe: Probe, versions: Mapping[str, str]) -> None:
-        needed = [row for row in (probe.row, probe.partner) if row is not None]
-        if any(row not in self._indices for row in needed):
+        needed = np.array([row for row in (probe.row, probe.partner) if row is not None])
+        positions = self._rows.find(needed)
+        if (positions < 0).any():
             self._skipped += 1
             return
-        image, *others = (self._image(row) for row in needed)
+        image, *others = (
+            self._image(*both) for both in zip(needed.tolist(), positions.tolist(), strict=True)
+        )
         where = f"{self._cache.url}, view {probe.view_id}"
         view = parse_view(self._cache.manifest.views[probe.view_id], where)
         now = make_probe(view, probe.size, image, others[0] if others else None)
         difference = probe_difference(probe, now)
         if difference is None:
-            raise self._parameter_drift(probe, versions)
+            raise self._parameter_drift(probe, self._rows.key(int(positions[0])), versions)
         self._checked += 1
         if not self._made_with or (difference and not self._drifted):
             self._made_with = {name: versions.get(name, "unknown") for name in self._here}
@@ -130,24 +138,26 @@ class _Check:
             here=self._here,
         )
 
-    def _image(self, row: int) -> ProbeImage:
-        samples = self._cache.samples
-        stored = self._source.read(self._indices[row])
-        expected, found = samples.digests[row].tobytes(), content_digest(stored)
+    def _image(self, row: int, position: int) -> ProbeImage:
+        rows = self._rows
+        stored = self._source.read(int(rows.indices[position]))
+        expected, found = self._digests.at(row).tobytes(), content_digest(stored)
         if found != expected:
             raise DataMismatch(
                 "this image is not the one the teachers saw",
-                where=samples.keys[row],
+                where=rows.key(position),
                 expected=f"digest {expected.hex()}",
                 got=f"digest {found.hex()}",
                 hint="restore the file",
             )
-        return ProbeImage(row, stored, int(samples.hashes[row]))
+        return ProbeImage(row, stored, key_hash(rows.key(position)))
 
-    def _parameter_drift(self, probe: Probe, versions: Mapping[str, str]) -> ParameterDrift:
+    def _parameter_drift(
+        self, probe: Probe, key: str, versions: Mapping[str, str]
+    ) -> ParameterDrift:
         return ParameterDrift(
             "this machine draws other views than the teachers saw",
-            where=f"{self._cache.url}, view {probe.view_id}, {self._cache.samples.keys[probe.row]}",
+            where=f"{self._cache.url}, view {probe.view_id}, {key}",
             expected=f"parameters as drawn by logitcache {versions.get('logitcache', 'unknown')}",
             got="other crops, flips, colours or mixtures; this is never tolerated",
             hint="use the logitcache that made the cache, or precompute it again",

@@ -95,7 +95,7 @@ class Evaluator:
         rows = number_rows(source)
         if ranks is not None and ranks.count > 1:
             rows = rows.keep(np.arange(len(rows)) % ranks.count == ranks.rank)
-        self._loader = Loader(source, rows, settings, views=views)
+        self._loader = Loader(rows, settings, views=views)
 
     def close(self) -> None:
         """Stop the threads."""

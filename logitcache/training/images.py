@@ -12,12 +12,19 @@ from logitcache.targets.match import ImageRows, number_rows
 from logitcache.targets.opening import cached_targets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
     from logitcache.data.source import Source
     from logitcache.objectives.term import Needs
     from logitcache.targets.loader import Targets
     from logitcache.training.config import TrainConfig
 
 __all__ = ["training_images"]
+
+_BUCKET_BITS = 16
+_BUCKET_SHIFT = np.uint64(64 - _BUCKET_BITS)
 
 
 def training_images(
@@ -54,21 +61,48 @@ def _with_labels(rows: ImageRows, config: TrainConfig, source: Source) -> ImageR
     cached or not, hides the same ones.
     """
     wanted = config.labels
-    labelled = np.flatnonzero(rows.labels >= 0)
-    if wanted.count is not None:
-        if wanted.count > len(labelled):
-            raise UsageError(
-                "there are not so many labels",
-                where=source.description,
-                expected=f"at most {len(labelled)}",
-                got=wanted.count,
-                hint="set labels.count lower",
-            )
-        seed = config.seed if wanted.seed is None else wanted.seed
-        hashes = rows.hashes[labelled]
-        drawn = words(seed, hashes, draw=0, purpose=Purpose.LABELLED_ROWS, count=1)
-        labelled = labelled[np.argsort(drawn[:, 0], kind="stable")[: wanted.count]]
+    if wanted.count is None and wanted.images == "all":
+        return rows
+    known = rows.labelled
+    if wanted.count is not None and wanted.count > known:
+        raise UsageError(
+            "there are not so many labels",
+            where=source.description,
+            expected=f"at most {known}",
+            got=wanted.count,
+            hint="set labels.count lower",
+        )
+    seed = config.seed if wanted.seed is None else wanted.seed
+    rows.visible = _drawn(rows, known if wanted.count is None else wanted.count, seed)
+    return rows.keep(rows.visible) if wanted.images == "labelled" else rows
+
+
+def _drawn(rows: ImageRows, count: int, seed: int) -> NDArray[np.bool_]:
+    """Return which images keep their label: those with the smallest words.
+
+    Words are drawn twice rather than kept: first to learn how many begin with what bits, then to
+    take all that begin with less than enough, and the smallest of those that begin with just that.
+    """
+    begins = np.zeros(1 << _BUCKET_BITS, dtype=np.int64)
+    for _, drawn in _words(rows, seed):
+        begins += np.bincount(drawn >> _BUCKET_SHIFT, minlength=len(begins))
+    upto = begins.cumsum()
+    bucket = int(np.searchsorted(upto, count)) if count else 0
     visible = np.zeros(len(rows), dtype=np.bool_)
-    visible[labelled] = True
-    rows.labels = np.where(visible, rows.labels, -1)
-    return rows.keep(visible) if wanted.images == "labelled" else rows
+    edge: list[tuple[int, int]] = []
+    for positions, drawn in _words(rows, seed):
+        begin = drawn >> _BUCKET_SHIFT
+        visible[positions[begin < bucket]] = True
+        here = begin == bucket
+        edge += zip(drawn[here].tolist(), positions[here].tolist(), strict=True)
+    left = count - int(visible.sum())
+    visible[[position for _, position in sorted(edge)[:left]]] = True
+    return visible
+
+
+def _words(rows: ImageRows, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+    """Yield the positions of labelled images and a word of each, some at a time."""
+    for part in rows.parts():
+        labelled = part[rows.labels_of(part) >= 0]
+        hashes = rows.hashes_of(labelled)
+        yield labelled, words(seed, hashes, draw=0, purpose=Purpose.LABELLED_ROWS, count=1)[:, 0]

@@ -164,7 +164,6 @@ class _Run:
         self._accelerator = ranks.accelerator
         device = self._accelerator.device
         source = open_source(config.data)
-        self._source_images = len(source.keys)
         rows, targets = training_images(config, source, self._objective.needs)
         self._notes = asked_notes(targets, config.terms)
         classes = targets.reader.num_classes if targets else None
@@ -183,7 +182,7 @@ class _Run:
             ranks=ranks.count,
         )
         views = None if targets else config.views or ViewsConfig()
-        self._loader = Loader(source, rows, settings, targets=targets, views=views)
+        self._loader = Loader(rows, settings, targets=targets, views=views)
         self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
         self._network = network
         self._lesson = Lesson(
@@ -360,7 +359,7 @@ class _Run:
             images=self._loader.images_in(self._steps),
             set_images=len(rows),
             without_partner=self._loader.without_partner(self._epoch),
-            labelled=int((rows.labels >= 0).sum()),
+            labelled=rows.labelled,
             parameters=sum(p.numel() for p in self._final_network().parameters()),
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],

@@ -114,7 +114,7 @@ class Probe:
 
 
 def choose_probes(
-    view_ids: Sequence[str], segments: Iterable[NDArray[np.int64]]
+    view_ids: Sequence[str], segments: Iterable[NDArray[np.signedinteger]]
 ) -> list[tuple[str, int]]:
     """Choose which rows of which views to keep: at least 64, spread over views and segments.
 

@@ -55,7 +55,7 @@ class LiveTeachers:
         self._specs = {name: input_spec(network) for name, network in teachers.items()}
         self._shown = shown
         sizes = sorted({spec.size for spec in self._specs.values()})
-        self._renderer = ViewRenderer(CheckedReader(source, shown.rows), sizes, threads=2)
+        self._renderer = ViewRenderer(CheckedReader(shown.rows), sizes, threads=2)
         self._batches = 0
         self.forwards = 0
 
@@ -67,7 +67,7 @@ class LiveTeachers:
         self._batches += 1
         rows = self._shown.rows
         positions = rows.positions(targets.rows.numpy())
-        request = BatchRequest(view, positions, rows.hashes[positions])
+        request = BatchRequest(view, positions, rows.hashes_of(positions))
         pixels = next(iter(self._renderer.batches([request]))).pixels
         answers = {name: self._ask(name, pixels) for name in self._teachers}
         self.forwards += len(answers)
@@ -89,7 +89,7 @@ def twin_loader(config: TrainConfig, source: Source) -> Loader:
     rows, targets = training_images(config, source, build_objective(config.terms).needs)
     settings = LoaderSettings(config.batch_size, size=1, seed=config.seed)
     views = None if targets else config.views or ViewsConfig()
-    return Loader(source, rows, settings, targets=targets, views=views)
+    return Loader(rows, settings, targets=targets, views=views)
 
 
 def live_config(

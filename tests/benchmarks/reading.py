@@ -11,6 +11,7 @@ from logitcache.cache.format import default_unit_rows
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.targets.gather import TargetsReader
 from logitcache.targets.loader import DEFAULT_TARGET_MEMORY
+from logitcache.targets.numbers import AllRows
 from logitcache.targets.order import Window, epoch_windows
 from logitcache.targets.prefetch import read_ahead
 from logitcache.views.spec import parse_view
@@ -91,7 +92,7 @@ def epoch_order(cache: Cache, epoch: int = 0) -> list[Window]:
     rows, unit = cache.manifest.rows, reader.unit_rows
     assert 3 * rows * reader.row_bytes < DEFAULT_TARGET_MEMORY
     windows = epoch_windows(
-        np.arange(rows), seed=0, epoch=epoch, unit_rows=unit, window_units=-(-rows // unit)
+        AllRows(rows), seed=0, epoch=epoch, unit_rows=unit, window_units=-(-rows // unit)
     )
     return list(windows)
 

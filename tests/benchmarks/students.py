@@ -157,7 +157,7 @@ def epochs() -> Measurement:
         ).train()
         with loader(cache, source, batch_size=LIVE_BATCH, size=SIZE) as cached:
             settings = LoaderSettings(LIVE_BATCH, SIZE)
-            with Loader(source, cached.rows, settings, views=ViewsConfig()) as plain:
+            with Loader(cached.rows, settings, views=ViewsConfig()) as plain:
 
                 def from_cache() -> None:
                     for images, targets in cached.epoch(0):

@@ -149,6 +149,7 @@ def test_memory_sets_the_window_and_counts_the_larger_units(cache: Cache) -> Non
     assert reader.held_bytes == UNIT * (3 * 2)  # float16 logits of three classes
     assert reader.row_bytes == 128 * 8 * 8 + 128 * 2 + 3 * 2
     assert Targets.of(cache, ["red"], ["red/layer1"], target_memory=1).window_rows == 1
-    enough = 3 * 100 * reader.row_bytes + reader.held_bytes
+    beside = 40  # digest, partner, and place in the order
+    enough = 3 * 100 * (reader.row_bytes + beside) + reader.held_bytes
     few = Targets.of(cache, ["red"], ["red/layer1"], target_memory=enough)
     assert few.window_rows == 100

@@ -165,8 +165,8 @@ def test_shuffled_targets_are_other_rows_of_the_same_unit(cache: Cache, images: 
     rows, settings = match_rows(cache, source), LoaderSettings(batch_size=60, size=8)
     own = Targets.of(cache, ["cnn"])
     shuffled = Targets.of(cache, ["cnn"], shuffled=True)
-    straight = by_row(epoch_of(Loader(source, rows, settings, targets=own), 0))
-    mixed = by_row(epoch_of(Loader(source, rows, settings, targets=shuffled), 0))
+    straight = by_row(epoch_of(Loader(rows, settings, targets=own), 0))
+    mixed = by_row(epoch_of(Loader(rows, settings, targets=shuffled), 0))
     answers = {row: tuple(value[1]["cnn"].tolist()) for row, value in straight.items()}
     moved = 0
     for row, value in mixed.items():
@@ -186,14 +186,14 @@ def test_a_cache_can_be_pickled(cache: Cache, images: Path) -> None:
 def test_without_a_cache_every_epoch_draws_a_new_view(images: Path) -> None:
     source = open_source(str(images))
     settings = LoaderSettings(batch_size=60, size=8)
-    with Loader(source, number_rows(source), settings, views=ViewsConfig()) as found:
+    with Loader(number_rows(source), settings, views=ViewsConfig()) as found:
         ((first, targets),) = list(found)
         ((second, _),) = list(found)
         assert [found.view(e).draw for e in (0, 1, 7)] == [1, 2, 8]
     assert targets.teachers == {}
     assert not torch.equal(first, second)
     with pytest.raises(ValueError, match="either"):
-        Loader(source, number_rows(source), settings)
+        Loader(number_rows(source), settings)
 
 
 def test_another_order_and_root_are_the_same_images(

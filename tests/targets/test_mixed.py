@@ -241,7 +241,7 @@ def test_without_a_cache_all_images_are_matched(images: Path) -> None:
     source = open_source(str(images))
     views = ViewsConfig(mixup_alpha=1.0)
     settings = LoaderSettings(batch_size=60, size=8)
-    with Loader(source, number_rows(source), settings, views=views) as found:
+    with Loader(number_rows(source), settings, views=views) as found:
         ((_, targets),) = found.epoch(0)
     assert targets.lam is not None
     assert 0.2 < float(targets.lam.mean()) < 0.8
@@ -308,7 +308,7 @@ def test_an_image_that_cannot_be_decoded_is_named(images: Path, tmp_path: Path) 
     settings = LoaderSettings(batch_size=60, size=8)
     views = ViewsConfig(mixup_alpha=1.0)
     with (
-        Loader(source, number_rows(source), settings, views=views) as found,
+        Loader(number_rows(source), settings, views=views) as found,
         pytest.raises(UnreadableImage, match=r"dog/011\.jpg"),
     ):
         list(found.epoch(0))

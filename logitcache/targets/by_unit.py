@@ -1,0 +1,71 @@
+"""Something a cache knows of every row, of which only a few units are in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = ["ByUnit"]
+
+
+class ByUnit:
+    """Values by row, read unit by unit when they are first asked for.
+
+    May be asked by several threads. A copy in another process begins with nothing in memory.
+
+    Args:
+        read: From the number of a unit to its values, (U, ...); can be pickled.
+        unit_rows: U.
+
+    Attributes:
+        keep: Units that stay in memory; the one that was not asked for longest goes first.
+    """
+
+    def __init__(self, read: Callable[[int], NDArray[Any]], unit_rows: int) -> None:
+        self.keep = 4
+        self._read = read
+        self._unit_rows = unit_rows
+        self._units: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> tuple[Callable[[int], NDArray[Any]], int, int]:
+        return self._read, self._unit_rows, self.keep
+
+    def __setstate__(self, state: tuple[Callable[[int], NDArray[Any]], int, int]) -> None:
+        read, unit_rows, keep = state
+        self.__init__(read, unit_rows)  # type: ignore[misc]  # a lock is made anew, not copied
+        self.keep = keep
+
+    def at(self, row: int) -> NDArray[Any]:
+        """Return the value of one row."""
+        value: NDArray[Any] = self._unit(row // self._unit_rows)[row % self._unit_rows]
+        return value
+
+    def take(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the values of some rows, (B, ...)."""
+        units, slots = np.unique(rows_B // self._unit_rows, return_inverse=True)
+        if len(units) == 1:
+            return self._unit(int(units[0]))[rows_B % self._unit_rows]
+        first = self._unit(int(units[0])) if len(units) else self._unit(0)
+        found = np.empty((len(rows_B), *first.shape[1:]), dtype=first.dtype)
+        for slot, unit in enumerate(units.tolist()):
+            here = np.flatnonzero(slots == slot)
+            found[here] = self._unit(unit)[rows_B[here] % self._unit_rows]
+        return found
+
+    def _unit(self, unit: int) -> NDArray[Any]:
+        with self._lock:
+            if unit not in self._units:
+                self._units[unit] = self._read(unit)
+                if len(self._units) > self.keep:
+                    self._units.popitem(last=False)
+            self._units.move_to_end(unit)
+            return self._units[unit]

@@ -1,0 +1,91 @@
+"""Which rows there are, in as little memory as that takes: none at all where it is all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["AllRows", "Numbers", "SomeRows", "numbers_of"]
+
+
+class Numbers(Protocol):
+    """Numbers of rows, ascending."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers at some positions, int64."""
+        ...
+
+    def find(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many numbers are smaller than each row: the position of one that is there."""
+        ...
+
+    def keep(self, chosen: NDArray[np.bool_]) -> Numbers:
+        """Return the numbers at the chosen positions."""
+        ...
+
+
+@dataclass(frozen=True)
+class AllRows:
+    """All rows below a number."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions, which are the numbers."""
+        return positions
+
+    def find(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows, which are the positions."""
+        return np.minimum(rows, self.count)
+
+    def keep(self, chosen: NDArray[np.bool_]) -> Numbers:
+        """Return the chosen numbers."""
+        return numbers_of(_compact(np.flatnonzero(chosen)))
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Some rows.
+
+    Attributes:
+        rows: int32 or int64 (N,), ascending.
+    """
+
+    rows: NDArray[np.signedinteger]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers at some positions, int64."""
+        return self.rows[positions].astype(np.int64)
+
+    def find(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many numbers are smaller than each row."""
+        # of one dtype: numpy would copy all the numbers into the wider one
+        return np.searchsorted(self.rows, rows.astype(self.rows.dtype))
+
+    def keep(self, chosen: NDArray[np.bool_]) -> Numbers:
+        """Return the chosen numbers."""
+        return numbers_of(self.rows[chosen])
+
+
+def numbers_of(rows: NDArray[np.signedinteger]) -> Numbers:
+    """Return ascending numbers of rows; the array is kept only where some are missing."""
+    if len(rows) == 0 or int(rows[-1]) == len(rows) - 1:
+        return AllRows(len(rows))
+    return SomeRows(rows)
+
+
+def _compact(rows: NDArray[np.int64]) -> NDArray[np.signedinteger]:
+    return rows.astype(np.int32) if len(rows) == 0 or int(rows[-1]) < 2**31 else rows
