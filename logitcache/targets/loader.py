@@ -332,6 +332,7 @@ class Loader:
             epoch=epoch,
             unit_rows=unit_rows,
             window_units=targets.window_units(unit_rows),
+            block_units=reader.block_rows // unit_rows,
             partners_of=partners_of,
             skip=skip,
         )

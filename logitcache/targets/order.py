@@ -56,6 +56,7 @@ def epoch_windows(
     epoch: int,
     unit_rows: int,
     window_units: int,
+    block_units: int = 1,
     partners_of: PartnersOf | None = None,
     skip: int = 0,
 ) -> Iterator[Window]:
@@ -67,16 +68,15 @@ def epoch_windows(
         epoch: Counted from 0.
         unit_rows: Rows of a unit.
         window_units: Units of a window.
+        block_units: Units of a block: those of one block follow each other, since what is stored
+            in blocks is read once for all of them.
         partners_of: From rows to the row of the same unit that each is mixed with, -1 where a row
             is not to be shown; a pair is then shown one after the other, so that each image is
             decoded once. None where nothing is mixed.
         skip: Rows at the beginning that are left out; what is left out whole is not looked at.
     """
     units = _Units(numbers, unit_rows)
-    order = Shuffle(seed, len(units), draw=epoch, purpose=Purpose.UNIT_ORDER)
-    for stream, first in enumerate(range(0, len(units), window_units)):
-        places = np.arange(first, min(first + window_units, len(units)))
-        chosen = np.sort(order.at(places))
+    for stream, chosen in enumerate(units.windows(seed, epoch, window_units, block_units)):
         count = units.count(chosen)
         if partners_of is None and skip >= count:
             skip -= count
@@ -140,6 +140,43 @@ class _Units:
     def spans(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where the rows of units begin and end among all rows."""
         return self._edges(self.numbers(chosen))
+
+    def windows(
+        self, seed: int, epoch: int, window_units: int, block_units: int
+    ) -> Iterator[NDArray[np.int64]]:
+        """Yield the ranks of the units of each window, ascending, as an epoch shuffles them."""
+        held = np.empty(0, dtype=np.int64)
+        for ranks in self._shuffled(seed, epoch, window_units, block_units):
+            held = np.concatenate([held, ranks])
+            while len(held) >= window_units:
+                yield np.sort(held[:window_units])
+                held = held[window_units:]
+        if len(held):
+            yield np.sort(held)
+
+    def _shuffled(
+        self, seed: int, epoch: int, at_once: int, block_units: int
+    ) -> Iterator[NDArray[np.int64]]:
+        """Yield ranks as they are shuffled: block by block, and inside each of them."""
+        purpose = Purpose.UNIT_ORDER
+        if block_units == 1:
+            order = Shuffle(seed, len(self), draw=epoch, purpose=purpose)
+            for first in range(0, len(self), at_once):
+                yield order.at(np.arange(first, min(first + at_once, len(self))))
+            return
+        last = int(self.numbers(np.array([len(self) - 1]))[0]) if len(self) else -1
+        blocks = Shuffle(seed, last // block_units + 1, draw=epoch, purpose=purpose)
+        for place in range(len(blocks)):
+            block = int(blocks.at(np.array([place]))[0])
+            start, stop = self._ranks_below(np.array([block, block + 1]) * block_units)
+            inside = Shuffle(seed, stop - start, draw=epoch, purpose=purpose, stream=block + 1)
+            yield start + inside.at(np.arange(stop - start))
+
+    def _ranks_below(self, numbers: NDArray[np.int64]) -> list[int]:
+        """Return how many units have smaller numbers."""
+        if self._filled is None:
+            return [int(number) for number in np.minimum(numbers, len(self))]
+        return [int(rank) for rank in np.searchsorted(self._filled, numbers)]
 
     def count(self, chosen: NDArray[np.int64]) -> int:
         """Return how many rows units hold."""

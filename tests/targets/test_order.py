@@ -34,6 +34,43 @@ def test_every_row_is_shown_once_with_its_unit(
     assert sorted(shown) == sorted(chosen)
 
 
+@given(
+    chosen=st.sets(st.integers(0, 200), max_size=80),
+    window=st.integers(1, 5),
+    block=st.sampled_from([2, 4, 8]),
+    epoch=st.integers(0, 3),
+)
+def test_units_of_a_block_follow_each_other(
+    chosen: set[int], window: int, block: int, epoch: int
+) -> None:
+    rows = numbers_of(np.array(sorted(chosen), dtype=np.int32))
+    windows = list(
+        epoch_windows(
+            rows, seed=1, epoch=epoch, unit_rows=4, window_units=window, block_units=block
+        )
+    )
+    assert sorted(row for w in windows for row in w.rows.tolist()) == sorted(chosen)
+    assert all(len(found.units) == window for found in windows[:-1])
+    blocks = [sorted({unit // block for unit in found.units}) for found in windows]
+    entered = list(itertools.chain.from_iterable(blocks))
+    changes = len([1 for a, b in itertools.pairwise(entered) if a != b])
+    if window == 1:
+        assert changes == max(0, len(set(entered)) - 1)
+
+
+def test_blocks_and_their_units_are_shuffled() -> None:
+    def units(epoch: int) -> list[int]:
+        settings: dict[str, Any] = {"unit_rows": 4, "window_units": 1, "block_units": 8}
+        windows = epoch_windows(AllRows(4 * 64), seed=1, epoch=epoch, **settings)
+        return [window.units[0] for window in windows]
+
+    first, second = units(0), units(1)
+    assert [unit // 8 for unit in first[::8]] != sorted({unit // 8 for unit in first})
+    assert first[:8] != sorted(first[:8])
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(64))
+
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
