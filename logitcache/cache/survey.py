@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import dask
 import dask.array as da
 import numpy as np
+from dask.base import compute
 
 from logitcache.cache.format import Status
 from logitcache.cache.partners import mixed_views
@@ -182,7 +182,7 @@ class _Totals:
                 for a, b in itertools.combinations(seen, 2)
             },
         }
-        (found,) = dask.compute(sums)
+        (found,) = compute(sums)
         self._labels = found["labels"]
         rows = int(found["rows"])
         for pair, same in found["pairs"].items():
@@ -242,15 +242,19 @@ class _Totals:
         """Return likeliest class, entropy and tail mass of every row, float64 (N, 3)."""
         rows = self._cache.teachers[name].unit_rows
         chunks = ((rows,) * (self._capacity // rows), (3,))
-        return da.map_blocks(
+        answers_N3: da.Array = da.map_blocks(
             _answers, *self._at, name, view_id, chunks=chunks, dtype=np.float64, meta=_META_N3
         )
+        return answers_N3
 
     def _label_array(self) -> da.Array:
         """Return the label of every row, int64 (N,): -1 without one, -2 where there is no image."""
         rows = self._cache.unit_rows
         chunks = ((rows,) * (self._capacity // rows),)
-        return da.map_blocks(_labels, *self._at, chunks=chunks, dtype=np.int64, meta=_META_N)
+        label_N: da.Array = da.map_blocks(
+            _labels, *self._at, chunks=chunks, dtype=np.int64, meta=_META_N
+        )
+        return label_N
 
     @property
     def _capacity(self) -> int:
@@ -332,7 +336,8 @@ def _labels(
 def _counts(values_N: da.Array, where_N: da.Array, classes: int) -> da.Array:
     """Count each of the classes where the condition holds: int64 (classes,)."""
     chosen = da.where(where_N, values_N, classes)
-    return da.bincount(chosen, minlength=classes + 1)[:classes]
+    counts_C: da.Array = da.bincount(chosen, minlength=classes + 1)[:classes]
+    return counts_C
 
 
 def _teacher(group: TeacherGroup, totals: _TeacherTotals) -> TeacherSurvey:

@@ -80,6 +80,8 @@ class PrecomputeConfig(Config):
     def _one_cluster(self) -> Self:
         if self.workers is not None and self.scheduler is not None:
             raise ValueError("workers starts a cluster and scheduler joins one: give one of them")
+        if self.on_cluster and self.batch_size == "auto":
+            raise ValueError("batch_size auto is for one process: give the number for the workers")
         return self
 
     @property

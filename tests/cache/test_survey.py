@@ -15,7 +15,7 @@ from logitcache.cache.reader import open_cache
 from logitcache.cache.survey import survey
 from logitcache.cli.survey import run_survey
 from logitcache.encoding.dense import DenseEncoding
-from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.errors import CacheDamaged, CacheUnsealed
 from tests.cache.building import VIEW, make_cache, start_cache
 
@@ -53,7 +53,7 @@ def rows_of(path: Path, teacher: str) -> list[tuple[int, int, float, float]]:
         log_p = [float(value) for value in decoded.log_probs[0]]
         ids = getattr(decoded, "class_ids", np.arange(3)[None])[0].tolist()
         entropy = -sum(math.exp(value) * value for value in log_p)
-        tail = math.exp(float(decoded.tail[0, 0])) if teacher == "sparse" else 0.0
+        tail = math.exp(float(decoded.tail[0, 0])) if isinstance(decoded, DecodedSparse) else 0.0
         entropy -= tail * math.log(tail) if tail else 0.0  # one class is absent
         found.append((int(cache.samples.labels[row]), ids[int(np.argmax(log_p))], entropy, tail))
     return found

@@ -121,6 +121,6 @@ def null_plan(path: Path, rows: int = null.ROWS) -> Plan:
         indices=indices,
         views={},
         groups=groups,
-        items=null.missing_items(writer, groups, null.VIEWS),
+        items=null.missing_items(writer, writer.teachers(), null.VIEWS),
         notes=[],
     )

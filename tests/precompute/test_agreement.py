@@ -12,6 +12,7 @@ from logitcache.errors import DataError, LogitcacheError
 from logitcache.precompute import agreement as room
 from logitcache.precompute.agreement import Disagreement, agreement_of, named
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.environment import versions
 from logitcache.precompute.plan import make_plan
 from logitcache.precompute.worker import WorkbenchOpener
 from logitcache.teachers.ensemble import Ensemble
@@ -107,6 +108,6 @@ def test_other_weights_are_refused(opener: WorkbenchOpener, tmp_path: Path) -> N
 def test_other_libraries_are_refused(
     opener: WorkbenchOpener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = room.versions()
+    ours = versions()
     monkeypatch.setattr(room, "versions", lambda: {**ours, "torch": "1.0"})
     assert f"versions.torch: {ours['torch']} planned, 1.0 here" in str(refusal(opener))

@@ -85,3 +85,5 @@ def test_ctrl_c_leaves_a_cache_that_one_process_finishes(
 def test_a_cluster_is_started_or_joined(images: Path, teachers: Teachers, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give one of them"):
         config(tmp_path, images, teachers, workers=2, scheduler="tcp://127.0.0.1:1")
+    with pytest.raises(UsageError, match="give the number for the workers"):
+        config(tmp_path, images, teachers, workers=2, batch_size="auto")

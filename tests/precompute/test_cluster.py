@@ -6,7 +6,8 @@ import os
 import random
 import signal
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,7 +19,6 @@ from tests.reliability.kills import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from distributed import Client
 
@@ -49,14 +49,15 @@ def work(
     needs_gpu: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-    **faults: object,
+    **faults: Any,
 ) -> int:
     """Compute a plan on a cluster that this run did not start."""
-    if not needs_gpu and len(client.cluster.workers):
-        client.wait_for_workers(len(client.cluster.workers), timeout=60)  # some may be restarting
+    cluster: Any = client.cluster
+    if not needs_gpu and len(cluster.workers):
+        client.wait_for_workers(len(cluster.workers), timeout=60)  # some may be restarting
     return compute_on_cluster(
         plan,
-        NullOpener(plan.writer.location.root, **faults),  # type: ignore[arg-type]  # of any field
+        NullOpener(Path(str(plan.writer.location)), **faults),
         client,
         needs_gpu=needs_gpu,
         own=False,
@@ -74,7 +75,8 @@ def kill_a_worker(client: Client, generator: random.Random) -> None:
 def test_two_workers_make_what_one_process_makes(
     client: Client, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    plan, seen = null_plan(tmp_path / "c", ROWS), []
+    plan = null_plan(tmp_path / "c", ROWS)
+    seen: list[Progress] = []
     shown = work(plan, client, batch_seconds=0.002, on_progress=seen.append)
     assert shown == plan.images
     plan.writer.seal("fingerprint", {})
@@ -198,11 +200,11 @@ def test_a_scheduler_that_is_not_there(address: str, error: type[Exception], sai
 def test_a_scheduler_that_dies(tmp_path: Path) -> None:
     plan = null_plan(tmp_path / "c")
     with local_cluster(1, gpus=False) as client:
-        scheduler = client.cluster.scheduler
+        cluster: Any = client.cluster
 
         def die(progress: Progress) -> None:
             if progress.images and client.status == "running":
-                client.cluster.sync(scheduler.close)
+                cluster.sync(cluster.scheduler.close)
 
         with pytest.raises(ClusterError, match=r"the scheduler is gone[\s\S]*items are committed"):
             work(plan, client, batch_seconds=0.2, on_progress=die)
