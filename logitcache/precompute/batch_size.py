@@ -6,6 +6,7 @@ answers are the same to the bit only at the same batch.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -15,11 +16,11 @@ import torch
 from logitcache.errors import NetworkError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from logitcache.teachers.ensemble import Ensemble
 
-__all__ = ["choose_batch"]
+__all__ = ["choose_batch", "memory_explained"]
 
 _FIRST, _LARGEST = 16, 1024
 _WORTH = 1.05  # a batch twice as large has to be that much faster
@@ -48,6 +49,20 @@ def choose_batch(
     if found == wanted:
         return found, []
     return found, [f"batches of {found} images: the device has no memory for {wanted}"]
+
+
+@contextlib.contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turn a device that runs out of memory later into an error that says what is safe."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise NetworkError(
+            "the device ran out of memory",
+            got=str(error).partition("\n")[0],
+            hint="free its memory and run the same command again, what was committed is intact; "
+            "a new teacher, or new taps, may be given a smaller --batch-size",
+        ) from None
 
 
 def _fastest(ensemble: Ensemble, names: Collection[str]) -> int:

@@ -12,7 +12,7 @@ from logitcache.cache.manifest import read_manifest
 from logitcache.cache.partners import mixed_views
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheUnsealed
-from logitcache.precompute.batch_size import choose_batch
+from logitcache.precompute.batch_size import choose_batch, memory_explained
 from logitcache.precompute.compute import Progress, compute_plan, resolve_device
 from logitcache.precompute.measure import (
     Size,
@@ -96,13 +96,14 @@ def build_cache(
     config = config.model_copy(update={"batch_size": batch})
     check_accuracy(source, ensemble, new, batch, config.min_accuracy)
     claims = Claims(location)
-    with claims.exclusive(MANIFEST):
-        plan = make_plan(config, source, ensemble)
-        plan.notes.extend(notes)
-        if plan.items:
-            check_storage(plan)
-    started = time.monotonic()
-    shown = _compute(config, plan, ensemble, claims, on_progress, should_stop)
+    with memory_explained():
+        with claims.exclusive(MANIFEST):
+            plan = make_plan(config, source, ensemble)
+            plan.notes.extend(notes)
+            if plan.items:
+                check_storage(plan)
+        started = time.monotonic()
+        shown = _compute(config, plan, ensemble, claims, on_progress, should_stop)
     seconds = time.monotonic() - started
     with claims.exclusive(MANIFEST):
         plan.writer.refresh()

@@ -74,6 +74,27 @@ def test_no_room_for_a_single_image_is_told(
     assert not (tmp_path / "c").exists()
 
 
+def test_memory_that_runs_out_later_keeps_what_is_committed(
+    images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, left = Member.answer_and_keep, [9]
+
+    def failing(self: Member, pixels: Any, taps: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return answer(self, pixels, taps)
+
+    monkeypatch.setattr(Member, "answer_and_keep", failing)
+    with pytest.raises(NetworkError, match=r"ran out of memory[\s\S]*what was committed is intact"):
+        build_cache(config(tmp_path / "c", images, teachers))
+    kept = commits(tmp_path / "c")
+    assert kept
+    monkeypatch.undo()
+    build_cache(config(tmp_path / "c", images, teachers))
+    assert kept.items() <= commits(tmp_path / "c").items()
+
+
 def test_the_fastest_batch_is_found(teachers: Teachers, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of our own: an image is cheaper in larger batches, up to 64."""
     configs = {"cnn": TeacherConfig.parse(teachers["cnn"], "")}
@@ -132,7 +153,7 @@ def test_how_a_network_runs_is_locked(
     ours, theirs = (
         open_cache(tmp_path / name).read("cnn", view, 0, 60)["lse"] for name in ("c", "plain")
     )
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(ours, float), np.asarray(theirs, float), rtol=1e-4)
 
 
 def test_a_compiled_network_has_no_taps(teachers: Teachers) -> None:
