@@ -32,7 +32,7 @@ class PerImage:
     """FKD: a file per image with all its crops."""
 
     name = f"one pickle per image (FKD), {_CROPS} crops, {_TAKEN} of them used"
-    lacks = "tail, other T, atomic writes (a torn file counts as done), teacher identity, no pickle"
+    lacks = "stored tail, other T, atomic writes, checksums, teacher identity, pickle-free reading"
 
     def write(self, folder: Path, stored: Stored) -> int:
         ids, log_probs = stored.decoded.class_ids, stored.decoded.log_probs
@@ -83,7 +83,7 @@ class PerBatch:
     """SRe2L: a file per batch, with every class of every row."""
 
     name = "one pickle per batch, all classes in float16 (SRe2L)"
-    lacks = "another batch size or order, more epochs than stored, ids of K classes, integrity"
+    lacks = "other batches, more epochs than stored, sparse targets, checksums, pickle-free reading"
 
     def write(self, folder: Path, stored: Stored) -> int:
         rng = np.random.default_rng(0)

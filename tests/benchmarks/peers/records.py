@@ -49,7 +49,7 @@ class TinyVit:
     """Record files of two ranks, one seek and one read per sample."""
 
     name = "TinyViT record files, read per sample"
-    lacks = "tail, other T, ids above 32767, checksum, teacher identity, resume within an epoch"
+    lacks = "stored tail, other T, ids above 32767, checksums, teacher identity, resume in an epoch"
 
     def write(self, folder: Path, stored: Stored) -> int:
         records = records_of(stored.decoded)
@@ -102,7 +102,7 @@ class MemoryMap:
     """The same records in one file, mapped; a batch is one gather."""
 
     name = "np.memmap of the same records, gathered per batch"
-    lacks = "as TinyViT's; fast only while the page cache holds it"
+    lacks = "what TinyViT's lack; fast only while the page cache holds it"
 
     def write(self, folder: Path, stored: Stored) -> int:
         records_of(stored.decoded).tofile(folder / "records")

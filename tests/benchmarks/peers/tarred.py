@@ -36,7 +36,7 @@ class Tarred:
     """Tar shards of compressed iterations, read in order."""
 
     name = "zstd payloads per iteration in tar shards (Megatron-LM), in order"
-    lacks = "another order, batch size or T, digest of bytes or teacher, classes above 131072"
+    lacks = "another order, other T, checksums, teacher identity, classes above 131072"
 
     def write(self, folder: Path, stored: Stored) -> int:
         rows = len(stored.keys)
