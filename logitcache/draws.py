@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Purpose", "permutation", "unit_floats", "words"]
+__all__ = ["Purpose", "chosen", "permutation", "unit_floats", "words"]
 
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
@@ -100,6 +100,24 @@ def permutation(
     """
     keys = words(seed, stream, draw=draw, purpose=purpose, count=size)[0]
     return np.argsort(keys, kind="stable")
+
+
+def chosen(
+    seed: int, hashes: NDArray[np.uint64], count: int, *, purpose: Purpose
+) -> NDArray[np.int64]:
+    """Return which of some items are drawn, whatever order they are in.
+
+    Args:
+        seed: First word of the key.
+        hashes: Second word of the key, one for each item: uint64 (N,).
+        count: How many are drawn; all if there are not so many.
+        purpose: Third word of the counter.
+
+    Returns:
+        int64 array of positions in ``hashes``: those with the smallest words, smallest first.
+    """
+    drawn = words(seed, hashes, draw=0, purpose=purpose, count=1)
+    return np.argsort(drawn[:, 0], kind="stable")[:count]
 
 
 def _philox(

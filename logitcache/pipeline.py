@@ -15,8 +15,11 @@ A file has settings that all stages share, and stages that say what is theirs::
         train: {student: {model: deit_tiny_patch16_224}, cache: "stage:cache", steps: 500}
 
 ``stage:NAME`` stands for what an earlier stage made: the exported network of a ``train`` stage, the
-cache of a ``precompute`` stage. What a stage may say is the configuration of the component that
-runs it; nothing here knows a field of it but ``out``, ``cache``, ``data`` and ``seed``.
+cache of a ``precompute`` stage, the file of a ``fit_weights`` stage. ``stage:NAME/FIELD`` stands
+for a field of its result, once it has run: ``soft: {teachers: stage:weights/teachers}``.
+
+What a stage may say is the configuration of the component that runs it; nothing here knows a field
+of it but ``out``, ``cache``, ``data`` and ``seed``.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -51,6 +54,8 @@ __all__ = [
 
 _REFERENCE = "stage:"
 _EXPORT = "export"
+_WEIGHTS = "weights.yaml"
+_KINDS = ("train", "precompute", "fit_weights")
 
 
 class StageConfig(Config):
@@ -60,27 +65,30 @@ class StageConfig(Config):
         name: Names its folder, and what later stages call it.
         train: Fields of a :class:`~logitcache.training.config.TrainConfig`.
         precompute: Fields of a :class:`~logitcache.precompute.config.PrecomputeConfig`.
+        fit_weights: Fields of a :class:`~logitcache.tools.fit_weights.FitWeightsConfig`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     train: dict[str, Any] | None = None
     precompute: dict[str, Any] | None = None
+    fit_weights: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if (self.train is None) == (self.precompute is None):
-            raise ValueError("a stage is either train or precompute")
+        if sum(getattr(self, kind) is not None for kind in _KINDS) != 1:
+            raise ValueError(f"a stage is one of {', '.join(_KINDS)}")
         return self
 
     @property
     def kind(self) -> str:
-        """``train`` or ``precompute``."""
-        return "precompute" if self.train is None else "train"
+        """``train``, ``precompute`` or ``fit_weights``."""
+        return next(kind for kind in _KINDS if getattr(self, kind) is not None)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the stage says."""
-        return self.train if self.train is not None else self.precompute or {}
+        settings: dict[str, Any] = getattr(self, self.kind)
+        return settings
 
 
 class PipelineConfig(Config):
@@ -123,7 +131,7 @@ class Stage:
 
     Attributes:
         name: Its name.
-        kind: ``train`` or ``precompute``.
+        kind: ``train``, ``precompute`` or ``fit_weights``.
         values: Fields of the configuration of its component.
     """
 
@@ -194,7 +202,8 @@ class Pipeline:
     def _run_stage(
         self, stage: Stage, runners: Mapping[str, Callable[[Stage], dict[str, Any]]]
     ) -> StageResult:
-        marker = self.out / f"{stage.name}.done.json"
+        stage = replace(stage, values=self._with_results(stage.values, f"stages.{stage.name}"))
+        marker = self._marker(stage.name)
         if marker.exists():
             done = json.loads(marker.read_text())
             if done["digest"] == stage.digest:
@@ -204,18 +213,45 @@ class Pipeline:
         marker.write_text(json.dumps({"digest": stage.digest, "result": values}, indent=2) + "\n")
         return StageResult(stage, values, skipped=False)
 
+    def _marker(self, name: str) -> Path:
+        """Return the file that says a stage is done, and what came of it."""
+        return self.out / f"{name}.done.json"
+
+    def _with_results(self, value: Any, where: str) -> Any:
+        """Replace ``stage:NAME/FIELD`` everywhere by what came of the stage."""
+        if isinstance(value, Mapping):
+            return {k: self._with_results(v, f"{where}.{k}") for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._with_results(item, where) for item in value]
+        if not isinstance(value, str) or not value.startswith(_REFERENCE):
+            return value
+        name, _, field = value.removeprefix(_REFERENCE).partition("/")
+        marker = self._marker(name)
+        if not marker.exists():
+            raise UsageError(
+                f"stage {name!r} has not run yet", where=where, hint=f"run it first: --only {name}"
+            )
+        result: dict[str, Any] = json.loads(marker.read_text())["result"]
+        if field not in result:
+            raise UsageError(
+                f"stage {name!r} has no result {field!r}", where=where, hint=nearest(field, result)
+            )
+        return result[field]
+
     def _resolve(self) -> list[Stage]:
         made: dict[str, str] = {}
         stages = []
         for config in self.config.stages:
-            shared = self.config.train if config.kind == "train" else self.config.precompute
+            shared = getattr(self.config, config.kind, {})
             values = merged(self._common(config), merged(shared, config.settings))
             values = _replace_references(values, made, f"stages.{config.name}")
             stages.append(Stage(config.name, config.kind, values))
             folder = self.out / config.name
-            made[config.name] = (
-                str(folder) if config.kind == "precompute" else f"local-dir:{folder / _EXPORT}"
-            )
+            made[config.name] = {
+                "train": f"local-dir:{folder / _EXPORT}",
+                "precompute": str(folder),
+                "fit_weights": str(folder / _WEIGHTS),
+            }[config.kind]
         return stages
 
     def _common(self, stage: StageConfig) -> dict[str, Any]:
@@ -223,6 +259,8 @@ class Pipeline:
         folder = str(self.out / stage.name)
         if stage.kind == "precompute":
             return {"data": self.config.data, "cache": folder}
+        if stage.kind == "fit_weights":
+            return {"out": str(self.out / stage.name / _WEIGHTS)}
         return {
             "data": self.config.data,
             "val": self.config.val,
@@ -348,14 +386,14 @@ def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _replace_references(value: Any, made: Mapping[str, str], where: str) -> Any:
-    """Replace ``stage:NAME`` everywhere."""
+    """Replace ``stage:NAME`` everywhere; results, ``stage:NAME/FIELD``, are not there yet."""
     if isinstance(value, Mapping):
         return {k: _replace_references(v, made, f"{where}.{k}") for k, v in value.items()}
     if isinstance(value, list):
         return [_replace_references(item, made, where) for item in value]
     if isinstance(value, str) and value.startswith(_REFERENCE):
-        name = value.removeprefix(_REFERENCE)
+        name, _, field = value.removeprefix(_REFERENCE).partition("/")
         if name not in made:
             raise UsageError(f"no earlier stage {name!r}", where=where, hint=nearest(name, made))
-        return made[name]
+        return value if field else made[name]
     return value

@@ -91,6 +91,7 @@ def test_units_of_work_and_what_a_scheduler_passes_on_need_no_torch() -> None:
         "repair",
         "withdraw",
         "views",
+        "tools",
     ],
 )
 def test_every_command_and_flag_has_help(command: str) -> None:

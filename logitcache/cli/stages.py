@@ -43,4 +43,9 @@ def runners(stop: StopRequest) -> dict[str, Callable[[Stage], dict[str, Any]]]:
                 raise
         return result.to_json()
 
-    return {"precompute": run_precompute, "train": run_train}
+    def run_fit_weights(stage: Stage) -> dict[str, Any]:
+        from logitcache.tools.fit_weights import FitWeightsConfig, fit_weights
+
+        return fit_weights(FitWeightsConfig.parse(stage.values, f"stages.{stage.name}")).to_json()
+
+    return {"precompute": run_precompute, "train": run_train, "fit_weights": run_fit_weights}

@@ -233,18 +233,24 @@ def _learns_from(train: Mapping[str, Any]) -> str:
     """Say in words what a training asks of its network."""
     if not train.get("cache"):
         return "labels"
-    parts = []
-    for term in _terms(train):
-        kind, settings = next(iter(term.items()))
-        if kind == "label":
-            parts.append("labels")
-            continue
-        teachers = (settings or {}).get("teachers")
-        names = " + ".join(teachers) if teachers else "all teachers"
-        form = (settings or {}).get("form", "nkd") if kind == "split" else ""
-        parts.append(f"{form} of cache of {names}" if form else f"cache of {names}")
+    parts = dict.fromkeys(_learns_from_term(term) for term in _terms(train))
     shuffled = ", shuffled" if train.get("shuffle_targets") else ""
     return " and ".join(parts) + shuffled
+
+
+def _learns_from_term(term: Mapping[str, Any]) -> str:
+    kind, settings = next(iter(term.items()))
+    settings = settings or {}
+    if kind == "label":
+        return "labels"
+    if kind in {"match", "relation"}:
+        pairs = settings.get("pairs") or [settings]
+        names = " + ".join(dict.fromkeys(str(pair["teacher"]) for pair in pairs))
+        return f"features of {names}" if kind == "match" else f"{settings['form']} of {names}"
+    teachers = settings.get("teachers")
+    names = " + ".join(teachers) if isinstance(teachers, dict) else "all teachers"
+    form = settings.get("form", "nkd") if kind == "split" else ""
+    return f"{form} of cache of {names}" if form else f"cache of {names}"
 
 
 def _uses_labels(train: Mapping[str, Any]) -> bool:

@@ -1,0 +1,1 @@
+"""What reads a cache and makes something small of it: weights of teachers, say."""

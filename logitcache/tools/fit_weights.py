@@ -1,0 +1,220 @@
+"""How much each teacher should count, found on labelled images that a cache holds.
+
+After "Weighted ensemble of teaching assistants" (2206.12005): the mixture of the teachers' answers
+that is right most often, by differential evolution over weights in [0, 1]^n that are then scaled to
+one. Ties, of which there are many among few images, go to the likelier labels.
+
+Shapes: N rows, C classes, M teachers, K stored classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import Field
+from scipy.optimize import differential_evolution
+
+from logitcache.cache.reader import open_cache
+from logitcache.config import Config
+from logitcache.draws import Purpose, chosen
+from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
+from logitcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.groups import TeacherGroup
+    from logitcache.cache.reader import Cache
+
+__all__ = ["FitWeightsConfig", "FittedWeights", "best_weights", "fit_weights"]
+
+_TIE = 1e-6  # of the likelihood, beside a share of wrong answers
+_GENERATIONS = 200
+
+
+class SeenConfig(Config):
+    """Images whose labels a training saw: its ``labels``.
+
+    Attributes:
+        count: How many.
+        seed: Of their draw.
+    """
+
+    count: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+
+
+class FitWeightsConfig(Config):
+    """On what, and over whom, weights are fitted.
+
+    Attributes:
+        cache: The cache with the teachers' answers and the labels.
+        out: YAML file for the weights.
+        teachers: Whose answers; all by default.
+        seen: Images that the teachers learnt from, which are left out; none by default.
+        rows: At most so many images, drawn.
+        seed: Of that draw and of the search.
+    """
+
+    cache: str
+    out: str
+    teachers: list[str] | None = Field(default=None, min_length=1)
+    seen: SeenConfig | None = None
+    rows: Annotated[int, Field(ge=1)] = 10000
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+@dataclass(frozen=True)
+class FittedWeights:
+    """Weights, and what they are good for.
+
+    Attributes:
+        teachers: Weight of each teacher, summing to one: what ``soft: {teachers: …}`` takes.
+        accuracy: Share of the images that the weighted mixture gets right.
+        uniform: That of the mixture of all alike.
+        single: That of each teacher.
+        rows: How many images.
+        cache: Where the answers are.
+    """
+
+    teachers: dict[str, float]
+    accuracy: float
+    uniform: float
+    single: dict[str, float]
+    rows: int
+    cache: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the weights as JSON values."""
+        return asdict(self)
+
+
+def fit_weights(config: FitWeightsConfig) -> FittedWeights:
+    """Fit weights and write them.
+
+    Raises:
+        UsageError: There are no such teachers, no view that all of them saw, or no labelled image.
+    """
+    cache = open_cache(config.cache)
+    names = config.teachers or list(cache.teachers)
+    view = _view(cache, names)
+    rows = _rows(config, cache)
+    labels_N = cache.samples.labels[rows]
+    probs_MNC = np.stack([_probs(cache, cache.teacher(n), view, rows) for n in names])
+    weights_M = best_weights(probs_MNC, labels_N, config.seed)
+    alike_M = np.full(len(names), 1 / len(names))
+    fitted = FittedWeights(
+        teachers=dict(zip(names, (round(float(w), 4) for w in weights_M), strict=True)),
+        accuracy=_accuracy(weights_M, probs_MNC, labels_N),
+        uniform=_accuracy(alike_M, probs_MNC, labels_N),
+        single={
+            name: _accuracy(np.ones(1), probs_MNC[m : m + 1], labels_N)
+            for m, name in enumerate(names)
+        },
+        rows=len(rows),
+        cache=config.cache,
+    )
+    out = Path(config.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(yaml.safe_dump(fitted.to_json(), sort_keys=False))
+    return fitted
+
+
+def best_weights(
+    probs_MNC: NDArray[np.float32], labels_N: NDArray[np.int32], seed: int
+) -> NDArray[np.float64]:
+    """Return the weights (M,), summing to one, whose mixture is right most often.
+
+    Args:
+        probs_MNC: Probabilities of each teacher.
+        labels_N: What is right.
+        seed: Of the search.
+    """
+    if len(probs_MNC) == 1:
+        return np.ones(1)
+    right_MN = probs_MNC[:, np.arange(len(labels_N)), labels_N]
+
+    def badness(raw_M: NDArray[np.float64]) -> float:
+        weights_M = _scaled(raw_M)
+        wrong = 1.0 - _accuracy(weights_M, probs_MNC, labels_N)
+        return float(wrong - _TIE * np.log(np.maximum(weights_M @ right_MN, 1e-30)).mean())
+
+    found = differential_evolution(
+        badness, [(0.0, 1.0)] * len(probs_MNC), rng=seed, maxiter=_GENERATIONS, polish=False
+    )
+    return _scaled(found.x)
+
+
+def _scaled(raw_M: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = float(raw_M.sum())
+    return raw_M / total if total > 0 else np.full(len(raw_M), 1 / len(raw_M))
+
+
+def _accuracy(
+    weights_M: NDArray[np.float64], probs_MNC: NDArray[np.float32], labels_N: NDArray[np.int32]
+) -> float:
+    mixed_NC = np.tensordot(weights_M.astype(np.float32), probs_MNC, 1)
+    return float((mixed_NC.argmax(1) == labels_N).mean())
+
+
+def _view(cache: Cache, names: list[str]) -> str:
+    views = cache.views_of(names)
+    if not views:
+        raise UsageError(
+            "no view that all of these teachers saw", where=cache.url, got=", ".join(names)
+        )
+    return "eval" if "eval" in views else views[0]
+
+
+def _rows(config: FitWeightsConfig, cache: Cache) -> NDArray[np.int64]:
+    """Return the labelled rows that count, ascending."""
+    samples = cache.samples
+    readable = samples.readable
+    labelled = readable[samples.labels[readable] >= 0]
+    if config.seen is not None:
+        seen = chosen(
+            config.seen.seed,
+            samples.hashes[labelled],
+            config.seen.count,
+            purpose=Purpose.LABELLED_ROWS,
+        )
+        labelled = np.delete(labelled, seen)
+    if not len(labelled):
+        raise UsageError(
+            "no labelled image is left to fit weights on",
+            where=cache.url,
+            hint="precompute images with labels, or more than the teachers learnt from",
+        )
+    drawn = chosen(
+        config.seed, samples.hashes[labelled], config.rows, purpose=Purpose.LABELLED_ROWS
+    )
+    return np.sort(labelled[drawn])
+
+
+def _probs(
+    cache: Cache, group: TeacherGroup, view: str, rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return a teacher's probabilities (N, C); absent classes share the tail evenly."""
+    units = np.unique(rows // group.unit_rows)
+    arrays = list(group.encoding.specs())
+    read = cache.read_units(group.name, view, units.tolist(), arrays)
+    slots = np.searchsorted(units, rows // group.unit_rows)
+    places = slots * group.unit_rows + rows % group.unit_rows
+    stored: Mapping[str, NDArray[Any]] = {name: array[places] for name, array in read.items()}
+    decoded = group.encoding.decode(stored)
+    if not isinstance(decoded, DecodedSparse):
+        return np.exp(decoded.log_probs)
+    assert isinstance(group.encoding, SparseEncoding)
+    used_NK = decoded.log_probs > -np.inf
+    absent_N = np.maximum(1, group.num_classes - used_NK.sum(1))
+    each_N = np.exp(decoded.tail[:, 0]) / absent_N
+    probs_NC = np.repeat(each_N[:, None], group.num_classes, axis=1).astype(np.float32)
+    row_N, slot_K = np.nonzero(used_NK)
+    probs_NC[row_N, decoded.class_ids[row_N, slot_K]] = np.exp(decoded.log_probs[row_N, slot_K])
+    return probs_NC
