@@ -34,6 +34,7 @@ from logitcache.cli.flags import (
     Views,
 )
 from logitcache.cli.launch import launched_rank
+from logitcache.cli.tools import tools_app
 from logitcache.cli.views import views_app
 from logitcache.errors import Interrupted, LogitcacheError
 
@@ -49,6 +50,7 @@ app = typer.Typer(
 
 _CREATE, _LOOK, _TRUST = "Create", "Look", "Trust"
 app.add_typer(views_app, name="views", rich_help_panel=_LOOK)
+app.add_typer(tools_app, name="tools", rich_help_panel=_LOOK)
 
 
 @app.command(rich_help_panel=_CREATE)
@@ -203,7 +205,9 @@ def train(
     student: Annotated[str | None, typer.Option(help="timm model, or local-dir:FOLDER.")] = None,
     objective: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=WEIGHT]", help="soft, split or label; repeatable."),
+        typer.Option(
+            metavar="NAME[=WEIGHT]", help="soft, split or label; repeatable. Others need a file."
+        ),
     ] = None,
     labels: Annotated[int | None, typer.Option(help="How many labels the student may see.")] = None,
     epochs: Annotated[int | None, typer.Option(help="How long, in epochs.")] = None,
@@ -221,6 +225,9 @@ def train(
     ] = None,
     local_copy_bytes: Annotated[
         int | None, typer.Option(help="What that folder may take; 10 GiB by default, 0 for none.")
+    ] = None,
+    onnx: Annotated[
+        bool | None, typer.Option("--onnx", help="Export the network as ONNX, too.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
@@ -256,6 +263,7 @@ def train(
         "tolerate_pixel_drift": tolerate_pixel_drift,
         "local_copy": local_copy,
         "local_copy_bytes": local_copy_bytes,
+        "onnx": onnx,
     }
     values = gather(_text(config), flags, sets or [])
     from logitcache.training.config import TrainConfig

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from logitcache.batch import DenseLogits, SparseLogits, TeacherLogits
+from logitcache.cache.format import teacher_of
 from logitcache.cache.groups import FeatureGroup, TeacherGroup
 from logitcache.draws import Purpose, permutation
 from logitcache.encoding.sparse import SparseEncoding
@@ -239,6 +240,24 @@ class TargetsReader:
     def partners(self, view_id: str) -> ByUnit:
         """Return the row that each row is mixed with, by unit; see :meth:`.Cache.partners`."""
         return ByUnit(partial(self._cache.unit_partners, view_id), self._cache.unit_rows)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where targets come from, as JSON values: the cache, what it vouches for, who answered."""
+        manifest, revision = self._cache.manifest, self._cache.revision
+        names = sorted({teacher_of(group.name) for group in self._groups.values()})
+        locks = {name: manifest.teachers[name].lock for name in names}
+        return {
+            "url": self._cache.url,
+            "revision": revision.number,
+            "manifest_sha256": revision.manifest_sha256,
+            "fingerprint": manifest.data.fingerprint,
+            "description": manifest.data.description,
+            "teachers": {
+                name: {field: lock[field] for field in ("architecture", "weights_sha256")}
+                for name, lock in locks.items()
+            },
+        }
 
     def read(self, view: View, units: tuple[int, ...], unit_rows: int) -> TargetWindow:
         """Read some units of one view, whole.

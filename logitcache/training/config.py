@@ -97,6 +97,7 @@ class TrainConfig(Config):
         seed: Of weights, order and dropout.
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every: Epochs between checkpoints.
+        onnx: Whether the export holds the network as ONNX too.
         target_memory: Bytes that targets may take in memory, in each process.
         local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
             default.
@@ -128,6 +129,7 @@ class TrainConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**63)
     eval_every: _Positive = 1
     checkpoint_every: _Positive = 1
+    onnx: bool = False
     target_memory: int = Field(default=2**30, ge=1)
     local_copy: str | None = None
     local_copy_bytes: int = Field(default=10 * 2**30, ge=0)

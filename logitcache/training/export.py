@@ -19,8 +19,8 @@ __all__ = ["export_network"]
 def export_network(network: nn.Module, spec: InputSpec, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors``.
 
-    ``timm.create_model("local-dir:<folder>", pretrained=True)`` opens it; for a RedNet import
-    logitcache first, which registers it.
+    ``timm.create_model("local-dir:<folder>", pretrained=True)`` opens it; for one of our own models
+    import :mod:`logitcache.networks.build` first, which registers them.
 
     Args:
         network: A network made by timm or by :mod:`logitcache.networks`.

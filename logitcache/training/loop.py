@@ -19,6 +19,7 @@ from logitcache.networks.build import InputSpec, input_spec
 from logitcache.objectives.combine import build_objective
 from logitcache.students.build import build_student, plain
 from logitcache.targets.loader import Loader, LoaderSettings
+from logitcache.training.card import write_card
 from logitcache.training.checkpoint import (
     Checkpoint,
     join_random_states,
@@ -34,6 +35,7 @@ from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
 from logitcache.training.lesson import Lesson
 from logitcache.training.notes import asked_notes
+from logitcache.training.onnx import check_onnx_is_there, export_onnx
 from logitcache.training.optimisation import build_optimizer, build_schedule
 from logitcache.training.progress import Clock, TrainProgress
 from logitcache.training.ranks import Ranks
@@ -56,6 +58,7 @@ __all__ = ["train_student"]
 _REPORT_EVERY = 10  # steps; asking for a loss waits for the device
 _CONFIG = "config.yaml"
 _EXPORT = "export"
+_ONNX = "model.onnx"
 # may change when resuming
 _FREE_FIELDS = {
     "out",
@@ -156,6 +159,8 @@ class _Run:
         answer: Answer | None,
         ranks: Ranks,
     ) -> None:
+        if config.onnx:
+            check_onnx_is_there()
         torch.manual_seed(config.seed)
         self._config = config
         self._answer = answer
@@ -166,6 +171,7 @@ class _Run:
         source = open_source(config.data)
         rows, targets = training_images(config, source, self._objective.needs)
         self._notes = asked_notes(targets, config.terms)
+        self._provenance = targets.reader.provenance if targets else None
         classes = targets.reader.num_classes if targets else None
         network = build_student(config.student, classes or _class_count(config, source))
         self._spec = input_spec(network, config.student.size)
@@ -221,9 +227,27 @@ class _Run:
         while self._step < self._steps:
             self._train_epoch(on_progress, should_stop)
             self._finish_epoch()
-        folder = Path(self._config.out) / _EXPORT
-        self._ranks.first(lambda: export_network(plain(self._final_network()), self._spec, folder))
+        self._ranks.first(self._export)
         return self._result()
+
+    def _export(self) -> None:
+        """Write the network for timm, its card, and if asked ONNX."""
+        folder = Path(self._config.out) / _EXPORT
+        network = plain(self._final_network())
+        export_network(network, self._spec, folder)
+        cfg: Any = network.pretrained_cfg
+        write_card(
+            folder,
+            self._config,
+            self._spec,
+            architecture=cfg["architecture"],
+            parameters=sum(p.numel() for p in network.parameters()),
+            steps=self._steps,
+            evaluation=self._evaluation,
+            cache=self._provenance,
+        )
+        if self._config.onnx:
+            export_onnx(network, self._spec, folder / _ONNX)
 
     def _train_epoch(
         self,

@@ -1,0 +1,111 @@
+"""What is written beside an exported network: where it comes from, and what it is good for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from logitcache.networks.build import InputSpec
+    from logitcache.training.config import TrainConfig
+    from logitcache.training.evaluation import Evaluation
+
+__all__ = ["write_card"]
+
+_FILE = "README.md"
+_DIGEST = 16  # digits of a digest that are enough to tell weights apart
+
+
+def write_card(
+    folder: Path,
+    config: TrainConfig,
+    spec: InputSpec,
+    *,
+    architecture: str,
+    parameters: int,
+    steps: int,
+    evaluation: Evaluation | None,
+    cache: Mapping[str, Any] | None,
+) -> None:
+    """Write the model card of an export.
+
+    Args:
+        folder: Of the export.
+        config: The run.
+        spec: What the network wants to be fed.
+        architecture: Its name in timm.
+        parameters: How many it has.
+        steps: Batches it was trained for.
+        evaluation: At the end; None without images to evaluate on.
+        cache: Where targets came from, see ``TargetsReader.provenance``; None without.
+    """
+    front: dict[str, Any] = {
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "timm", "logitcache", "knowledge-distillation"],
+    }
+    sections = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {architecture}",
+        _what(architecture, parameters, spec, evaluation),
+        _how_to_load(architecture, folder),
+        _teachers(cache),
+        _recipe(config, steps),
+    ]
+    (folder / _FILE).write_text("\n\n".join(sections) + "\n")
+
+
+def _what(
+    architecture: str, parameters: int, spec: InputSpec, evaluation: Evaluation | None
+) -> str:
+    lines = [
+        f"`{architecture}`, {parameters:,} parameters, for RGB images of {spec.size} pixels, "
+        f"normalised with mean {list(spec.mean)} and std {list(spec.std)}, "
+        f"evaluated with `crop_pct` {spec.crop_pct} and `crop_mode` {spec.crop_mode}.",
+    ]
+    if evaluation is None:
+        lines.append("It was not evaluated.")
+    else:
+        top5 = "" if evaluation.top5 is None else f", top-5 {evaluation.top5:.2%}"
+        lines.append(
+            f"Results: top-1 {evaluation.top1:.2%}{top5}, "
+            f"cross-entropy {evaluation.loss:.4f} nats, on {evaluation.images} images."
+        )
+    return "\n\n".join(lines)
+
+
+def _how_to_load(architecture: str, folder: Path) -> str:
+    own = architecture.startswith(("civt", "rednet"))
+    register = "import logitcache.networks.build  # registers this model\n" if own else ""
+    return (
+        f"```python\nimport timm\n{register}\n"
+        f'network = timm.create_model("local-dir:{folder.name}", pretrained=True)\n```'
+    )
+
+
+def _teachers(cache: Mapping[str, Any] | None) -> str:
+    if cache is None:
+        return "## Teachers\n\nNone: it learnt from labels."
+    rows = [
+        f"| {name} | `{teacher['architecture']}` | `{teacher['weights_sha256'][:_DIGEST]}` |"
+        for name, teacher in cache["teachers"].items()
+    ]
+    table = "\n".join(
+        ["| teacher | architecture | sha256 of its weights |", "|---|---|---|", *rows]
+    )
+    return (
+        f"## Teachers\n\n{table}\n\nTheir answers come from the cache `{cache['url']}`, "
+        f"revision {cache['revision']}, manifest `{cache['manifest_sha256'][:_DIGEST]}`, "
+        f"images `{(cache['fingerprint'] or '')[:_DIGEST]}` ({cache['description']})."
+    )
+
+
+def _recipe(config: TrainConfig, steps: int) -> str:
+    values = config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    own = {"out", "device", "threads", "workers", "cache"}
+    told = {name: value for name, value in values.items() if name not in own} | {"steps": steps}
+    return f"## Recipe\n\n```yaml\n{yaml.safe_dump(told, sort_keys=False)}```"

@@ -1,0 +1,78 @@
+"""A trained network as an ONNX file, where torch can write it as one."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+
+from logitcache.errors import NetworkError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from logitcache.networks.build import InputSpec
+
+__all__ = ["check_onnx_is_there", "export_onnx"]
+
+_NEEDED = ("onnx", "onnxscript")
+
+
+def check_onnx_is_there() -> None:
+    """Refuse to write ONNX without what it takes.
+
+    Raises:
+        UsageError: A library is missing.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            "ONNX cannot be written here",
+            where="onnx",
+            got=f"no {' and no '.join(missing)}",
+            hint='pip install "logitcache[onnx]", or leave onnx out',
+        )
+
+
+def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
+    """Write a network as ONNX and have it checked.
+
+    Its input ``images`` is float32 (batch, 3, S, S), normalised; its output ``logits`` (batch, C).
+
+    Args:
+        network: What is written.
+        spec: What it wants to be fed.
+        path: The file.
+
+    Raises:
+        NetworkError: torch cannot write this network as ONNX.
+    """
+    import onnx
+
+    training, device = network.training, next(network.parameters()).device
+    images = torch.zeros(2, len(spec.mean), spec.size, spec.size, device=device)
+    try:
+        program = torch.onnx.export(
+            network.eval(),
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise NetworkError(
+            "torch cannot write this network as ONNX",
+            where=path,
+            got=str(error).strip().split("\n")[0][:200],
+            hint="train without onnx; the export for timm is there",
+        ) from error
+    finally:
+        network.train(training)
+    assert program is not None
+    program.save(str(path))
+    onnx.checker.check_model(str(path), full_check=True)
