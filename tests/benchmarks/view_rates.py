@@ -160,7 +160,7 @@ def measure() -> list[Measurement]:
     files, rows = photographs(IMAGES), []
     for name, policy in POLICIES.items():
         a, b = both(files, policy, ROUNDS)
-        low, middle, high = statistics.quantiles(a[:, 0] / b[:, 0], n=4)
+        low, middle, high = statistics.quantiles((a[:, 0] / b[:, 0]).tolist(), n=4)
         rates = (statistics.median(side[:, 0]) for side in (a, b))
         note = "{:.0f} against {:.0f} images/s".format(*rates)
         what = f"rendering views, {name}: rate against timm's"
