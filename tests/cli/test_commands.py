@@ -268,7 +268,7 @@ def test_a_pipeline_over_seeds_shows_mean_and_spread(
     [
         ({"stages": [{"name": "a", "train": {"cache": "stage:b"}}]}, "no earlier stage 'b'"),
         ({"stages": [{"name": "a", "train": {}}, {"name": "a", "train": {}}]}, "two stages"),
-        ({"stages": [{"name": "a"}]}, "either train or precompute"),
+        ({"stages": [{"name": "a"}]}, "one of train, precompute, fit_weights"),
         ({"stage": []}, "did you mean 'stages'"),
         ({"stages": [{"name": "a", "train": {"stepps": 1}}]}, "did you mean 'steps'"),
     ],
@@ -309,12 +309,14 @@ def test_only_some_stages(logitcache: Callable[..., Outcome], images: Path, tmp_
 def test_every_shipped_pipeline_is_well_formed(path: Path) -> None:
     from logitcache.pipeline import Pipeline, PipelineConfig, read_yaml
     from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.tools.fit_weights import FitWeightsConfig
     from logitcache.training.config import TrainConfig
 
+    kinds = {"precompute": PrecomputeConfig, "train": TrainConfig, "fit_weights": FitWeightsConfig}
     pipeline = Pipeline(PipelineConfig.parse(read_yaml(path), path.name))
     for stage in pipeline.stages:
-        kind = PrecomputeConfig if stage.kind == "precompute" else TrainConfig
-        kind.parse(stage.values, stage.name)
+        written = json.dumps(stage.values).replace('"stage:weights/teachers"', '{"large": 1.0}')
+        kinds[stage.kind].parse(json.loads(written), stage.name)
 
 
 def test_not_yaml(tmp_path: Path) -> None:
