@@ -307,12 +307,17 @@ def test_only_some_stages(logitcache: Callable[..., Outcome], images: Path, tmp_
 
 @pytest.mark.parametrize("path", shipped_pipelines(), ids=lambda p: p.stem)
 def test_every_shipped_pipeline_is_well_formed(path: Path) -> None:
+    from logitcache.config import Config
     from logitcache.pipeline import Pipeline, PipelineConfig, read_yaml
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.tools.fit_weights import FitWeightsConfig
     from logitcache.training.config import TrainConfig
 
-    kinds = {"precompute": PrecomputeConfig, "train": TrainConfig, "fit_weights": FitWeightsConfig}
+    kinds: dict[str, type[Config]] = {
+        "precompute": PrecomputeConfig,
+        "train": TrainConfig,
+        "fit_weights": FitWeightsConfig,
+    }
     pipeline = Pipeline(PipelineConfig.parse(read_yaml(path), path.name))
     for stage in pipeline.stages:
         written = json.dumps(stage.values).replace('"stage:weights/teachers"', '{"large": 1.0}')
