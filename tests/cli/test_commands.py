@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from logitcache.config import Config
+
 Teachers = dict[str, dict[str, str]]
 
 
@@ -307,7 +309,6 @@ def test_only_some_stages(logitcache: Callable[..., Outcome], images: Path, tmp_
 
 @pytest.mark.parametrize("path", shipped_pipelines(), ids=lambda p: p.stem)
 def test_every_shipped_pipeline_is_well_formed(path: Path) -> None:
-    from logitcache.config import Config
     from logitcache.pipeline import Pipeline, PipelineConfig, read_yaml
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.tools.fit_weights import FitWeightsConfig
