@@ -95,10 +95,13 @@ class LogitcacheError(Exception):
         super().__init__(self.render())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let an error cross to another process: what it tells of becomes text."""
+        """Let an error cross to another process: what it tells of becomes plain."""
         told = {"where": self.where, "expected": self.expected, "got": self.got}
-        texts = {name: None if value is None else str(value) for name, value in told.items()}
-        return _revived, (type(self), self.args, {**self.__dict__, **texts})
+        plain = {
+            name: value if isinstance(value, int | float | str | None) else str(value)
+            for name, value in told.items()
+        }
+        return _revived, (type(self), self.args, {**self.__dict__, **plain})
 
     def render(self) -> str:
         """Return the message, one line per part that is known."""

@@ -31,9 +31,9 @@ def answers(labels: NDArray[np.int32], noise: list[float], classes: int) -> NDAr
             for level in noise
         ]
     )
-    probs: NDArray[np.float32] = np.exp(logits).astype(np.float32)
-    probs /= probs.sum(-1, keepdims=True)
-    return probs
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    rounded: NDArray[np.float32] = probs.astype(np.float32)
+    return rounded
 
 
 def test_a_teacher_that_knows_nothing_counts_for_nothing() -> None:
