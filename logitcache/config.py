@@ -6,13 +6,33 @@ Python calls fill the same classes, so this is the one place where user input is
 
 from __future__ import annotations
 
-from typing import Any, Self
+import re
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from logitcache.errors import UsageError, nearest
 
-__all__ = ["Config"]
+__all__ = ["Bytes", "Config"]
+
+_UNITS = {
+    **{f"{prefix}b": 10 ** (3 * power) for power, prefix in enumerate(["", "k", "m", "g", "t"])},
+    **{f"{prefix}ib": 2 ** (10 * power) for power, prefix in enumerate("kmgt", start=1)},
+}
+
+
+def _bytes(value: object) -> object:
+    """Read ``512MiB`` or ``2GB``; a number is taken as it is."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?b)?", value.strip().lower())
+    if not found or found[2] == "ib":
+        raise ValueError(f"{value!r} is no number of bytes; write 2GB or 512MiB")
+    return int(float(found[1]) * _UNITS[found[2] or "b"])
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+"""A number of bytes, as ``2GB``, ``512MiB`` or a plain number."""
 
 
 class Config(BaseModel):

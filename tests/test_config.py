@@ -70,3 +70,17 @@ def test_short_forms() -> None:
     assert config.terms[0].label is not None
     cached = TrainConfig.parse({**TRAIN, "cache": "c"}, "train")
     assert cached.terms[0].soft is not None
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("2GB", 2 * 10**9), ("1.5 MiB", 1536 * 1024), ("300", 300), (7, 7), ("80b", 80)],
+)
+def test_bytes_are_written_with_their_unit(written: object, meant: int) -> None:
+    assert TrainConfig.parse({**TRAIN, "target_memory": written}, "train").target_memory == meant
+
+
+@pytest.mark.parametrize("written", ["2 pounds", "-1GB", "ib", ""])
+def test_what_is_no_number_of_bytes_is_refused(written: str) -> None:
+    with pytest.raises(UsageError, match="write 2GB"):
+        TrainConfig.parse({**TRAIN, "target_memory": written}, "train")

@@ -216,6 +216,10 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, or cpu.")] = None,
+    target_memory: Annotated[
+        str | None,
+        typer.Option(metavar="2GB", help="What targets may take in memory, in each process."),
+    ] = None,
     tolerate_pixel_drift: Annotated[
         int | None,
         typer.Option(help="Levels of 255 by which the cache's probes may differ here."),
@@ -224,7 +228,7 @@ def train(
         str | None, typer.Option(help="Folder that keeps shards of a cache that lies elsewhere.")
     ] = None,
     local_copy_bytes: Annotated[
-        int | None, typer.Option(help="What that folder may take; 10 GiB by default, 0 for none.")
+        str | None, typer.Option(help="What that folder may take; 10 GiB by default, 0 for none.")
     ] = None,
     onnx: Annotated[
         bool | None, typer.Option("--onnx", help="Export the network as ONNX, too.")
@@ -263,6 +267,7 @@ def train(
         "tolerate_pixel_drift": tolerate_pixel_drift,
         "local_copy": local_copy,
         "local_copy_bytes": local_copy_bytes,
+        "target_memory": target_memory,
         "onnx": onnx,
     }
     values = gather(_text(config), flags, sets or [])

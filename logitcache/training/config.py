@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from logitcache.config import Config
+from logitcache.config import Bytes, Config
 from logitcache.data.readers import DataConfig
 from logitcache.errors import redacted
 from logitcache.objectives.combine import ObjectiveConfig
@@ -98,7 +98,7 @@ class TrainConfig(Config):
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every: Epochs between checkpoints.
         onnx: Whether the export holds the network as ONNX too.
-        target_memory: Bytes that targets may take in memory, in each process.
+        target_memory: Bytes that targets may take in memory, in each process, as ``2GB``.
         local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
             default.
         local_copy_bytes: What that folder may take; 0 to keep nothing.
@@ -130,9 +130,9 @@ class TrainConfig(Config):
     eval_every: _Positive = 1
     checkpoint_every: _Positive = 1
     onnx: bool = False
-    target_memory: int = Field(default=2**30, ge=1)
+    target_memory: Annotated[Bytes, Field(ge=1)] = 2**30
     local_copy: str | None = None
-    local_copy_bytes: int = Field(default=10 * 2**30, ge=0)
+    local_copy_bytes: Annotated[Bytes, Field(ge=0)] = 10 * 2**30
     threads: _Positive | None = None
     workers: int = Field(default=0, ge=0)
 

@@ -100,7 +100,7 @@ def test_gradients_flow_through_taps_and_a_copy_has_its_own() -> None:
     twin = copy.deepcopy(tapped)
     _, found = tapped(_images())
     found["layer1"].square().mean().backward()
-    assert all(p.grad is not None for p in network.layer1.parameters())  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in network.layer1.parameters())  # type: ignore[union-attr]  # untyped
     assert all(p.grad is None for p in twin.parameters())
 
 

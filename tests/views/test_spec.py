@@ -33,7 +33,7 @@ EVERYTHING = ViewsConfig(
     ],
 )
 def test_a_recipe_survives_json(view: object) -> None:
-    values = json.loads(json.dumps(view.to_json()))  # type: ignore[attr-defined]
+    values = json.loads(json.dumps(view.to_json()))  # type: ignore[attr-defined]  # a View
     assert parse_view(values, "here") == view
 
 
