@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.features import FeatureEncoding
 
-__all__ = ["decode_features", "example_features", "join_features"]
+__all__ = ["decode_features", "example_features", "features_of", "join_features"]
 
 
 def decode_features(
@@ -33,16 +33,23 @@ def decode_features(
         positions_Bn: Which patches of each row are kept; None for all.
     """
     positions = None if positions_Bn is None else torch.from_numpy(positions_Bn)
-    return _features(encoding, torch.from_numpy(encoding.decode(arrays)), positions)
+    return features_of(encoding, torch.from_numpy(encoding.decode(arrays)), positions)
 
 
 def example_features(encoding: FeatureEncoding) -> Features:
     """Return one row of zeros, as every row of a tap will look."""
     positions = None if encoding.kept is None else torch.arange(encoding.kept)[None]
-    return _features(encoding, torch.zeros(1, *encoding.shape), positions)
+    return features_of(encoding, torch.zeros(1, *encoding.shape), positions)
 
 
-def _features(encoding: FeatureEncoding, values: Tensor, positions: Tensor | None) -> Features:
+def features_of(encoding: FeatureEncoding, values: Tensor, positions: Tensor | None) -> Features:
+    """Return rows of a tap with what an encoding knows of them.
+
+    Args:
+        encoding: What is kept of the tap.
+        values: float32 (B, ...) in its layout.
+        positions: Which patches of each row are kept, int64 (B, n); None for all.
+    """
     return Features(
         values,
         encoding.layout,

@@ -43,11 +43,11 @@ from logitcache.training.result import TrainResult, read_result, write_result
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
-    from logitcache.batch import TargetBatch
+    from logitcache.batch import Features, TargetBatch
     from logitcache.data.source import Source
     from logitcache.training.config import TrainConfig
 
@@ -79,6 +79,7 @@ def train_student(
     on_progress: Callable[[TrainProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     answer: Answer | None = None,
+    answer_features: Mapping[str, Features] | None = None,
 ) -> TrainResult:
     """Train one network; under ``torchrun`` as one of its processes.
 
@@ -90,6 +91,8 @@ def train_student(
             processes if one is asked to.
         answer: Called with every batch (normalised images and targets) to put other targets in
             place: a live teacher, to compare a cache with.
+        answer_features: Of every tap that ``answer`` gives, as ``<teacher>/<tap>``, an example of
+            one row; those of the cache by default.
 
     Raises:
         LogitcacheError: See :mod:`logitcache.errors`.
@@ -102,7 +105,7 @@ def train_student(
         previous, finished = ranks.first(lambda: _previous(config, resume=resume))
         if previous is not None and finished is not None:
             return finished
-        run = _Run(config, previous, answer, ranks)
+        run = _Run(config, previous, answer, answer_features, ranks)
         try:
             result = run.train(on_progress, should_stop)
         finally:
@@ -157,6 +160,7 @@ class _Run:
         config: TrainConfig,
         previous: Checkpoint | None,
         answer: Answer | None,
+        answer_features: Mapping[str, Features] | None,
         ranks: Ranks,
     ) -> None:
         if config.onnx:
@@ -191,11 +195,12 @@ class _Run:
         self._loader = Loader(rows, settings, targets=targets, views=views)
         self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
         self._network = network
+        cached = targets.reader.features if targets else {}
         self._lesson = Lesson(
             network,
             self._objective,
             size=self._spec.size,
-            features=targets.reader.features if targets else {},
+            features=cached if answer_features is None else answer_features,
         )
         self._build_optimizer()
         self._evaluator = self._build_evaluator(device)

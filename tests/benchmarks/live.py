@@ -1,8 +1,8 @@
 """Train a stage of a pipeline again, with its teachers answering live: the control of a cache.
 
 Same student, steps, batches and order. By default the same views too, so that only *when* the
-teachers were asked differs; with ``--fresh-views`` every epoch draws a view of its own, as training
-with live teachers usually does::
+teachers were asked differs, and what storing costs; with ``--fresh-views`` every epoch draws a view
+of its own, as training with live teachers usually does::
 
     python -m tests.benchmarks.live cifar10 from-both --out runs/cifar10 [--fresh-views]
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,68 +21,121 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitcache.batch import DenseLogits
+from logitcache.cache.format import tap_of, teacher_of
+from logitcache.cache.reader import open_cache
 from logitcache.data.readers import open_source
-from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.objectives.combine import build_objective
 from logitcache.pipeline import Pipeline, PipelineConfig, find_pipeline, override, read_yaml
+from logitcache.targets.features import example_features, features_of
 from logitcache.targets.loader import Loader, LoaderSettings
 from logitcache.targets.match import CheckedReader
+from logitcache.teachers.ensemble import Ensemble, Tap
+from logitcache.teachers.member import TeacherConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.images import training_images
 from logitcache.training.loop import train_student
+from logitcache.training.result import read_result
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import ViewsConfig
+from logitcache.views.tokens import kept_tokens
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from logitcache.batch import TargetBatch
+    from logitcache.batch import Features, TargetBatch
+    from logitcache.cache.groups import FeatureGroup
     from logitcache.data.source import Source
+    from logitcache.encoding.features import FeatureEncoding
+    from logitcache.objectives.term import Needs
+    from logitcache.pipeline import Stage
+    from logitcache.training.result import TrainResult
+    from logitcache.views.spec import View
 
 
 class LiveTeachers:
     """Answers every batch at once, each teacher from the same view at its own size.
 
     Args:
-        teachers: Networks by name.
+        stage: The one that made the cache: who is asked.
+        needs: What the student learns from.
         shown: A twin of the loader of the run: it knows the views of its epochs.
-        source: The images.
     """
 
-    def __init__(self, teachers: dict[str, nn.Module], shown: Loader, source: Source) -> None:
-        self._teachers = {name: network.eval() for name, network in teachers.items()}
-        self._specs = {name: input_spec(network) for name, network in teachers.items()}
+    def __init__(self, stage: Stage, needs: Needs, shown: Loader) -> None:
+        cache = open_cache(stage.values["cache"])
+        self._logits = tuple(cache.teachers) if needs.teachers is None else needs.teachers
+        self._taps: dict[str, FeatureGroup] = {name: cache.tap(name) for name in needs.features}
+        asked = {*self._logits, *(teacher_of(group.name) for group in self._taps.values())}
+        configs = {
+            name: TeacherConfig.model_validate(teacher)
+            for name, teacher in stage.values["teachers"].items()
+            if name in asked
+        }
+        self._ensemble = Ensemble(configs, device=torch.device("cpu"), precision="float32")
+        self._ensemble.keep({name: _tap(group) for name, group in self._taps.items()})
         self._shown = shown
-        sizes = sorted({spec.size for spec in self._specs.values()})
-        self._renderer = ViewRenderer(CheckedReader(shown.rows), sizes, threads=2)
+        sizes = self._ensemble.sizes
+        self._renderer = ViewRenderer(
+            CheckedReader(shown.rows), sizes, threads=torch.get_num_threads()
+        )
         self._batches = 0
         self.forwards = 0
 
-    @torch.no_grad()
+    @property
+    def features(self) -> dict[str, Features]:
+        """One row of every tap, as an example."""
+        return {name: example_features(group.encoding) for name, group in self._taps.items()}
+
     def __call__(self, _: Tensor, targets: TargetBatch) -> TargetBatch:
         view = self._shown.view(self._batches // len(self._shown))
         if view.mixing is not None:
             raise SystemExit("live teachers are shown views that mix nothing")
         self._batches += 1
+        self.forwards += len(self._ensemble.members)
         rows = self._shown.rows
         positions = rows.positions(targets.rows.numpy())
-        request = BatchRequest(view, positions, rows.hashes_of(positions))
-        pixels = next(iter(self._renderer.batches([request]))).pixels
-        answers = {name: self._ask(name, pixels) for name in self._teachers}
-        self.forwards += len(answers)
-        return replace(targets, teachers=answers)
+        hashes = rows.hashes_of(positions)
+        pixels = next(iter(self._renderer.batches([BatchRequest(view, positions, hashes)]))).pixels
+        kept = {
+            name: self._kept(group.encoding, view, hashes) for name, group in self._taps.items()
+        }
+        asked = {**dict.fromkeys(self._logits), **kept}
+        said = self._ensemble.answer(pixels, dict.fromkeys(asked, len(hashes)), asked)
+        answered = {name: torch.from_numpy(values) for name, values in said.items()}
+        return replace(
+            targets,
+            teachers={name: DenseLogits(answered[name].log_softmax(1)) for name in self._logits},
+            features={
+                name: features_of(group.encoding, answered[name], _tensor(kept[name]))
+                for name, group in self._taps.items()
+            },
+        )
 
-    def _ask(self, name: str, pixels: dict[int, NDArray[np.uint8]]) -> DenseLogits:
-        spec = self._specs[name]
-        images = torch.from_numpy(pixels[spec.size]).float() / 255
-        logits = self._teachers[name]((images - _column(spec.mean)) / _column(spec.std))
-        return DenseLogits(logits.log_softmax(1))
+    def close(self) -> None:
+        """Stop what renders."""
+        self._renderer.close()
+        self._shown.close()
+
+    @staticmethod
+    def _kept(
+        encoding: FeatureEncoding, view: View, hashes: NDArray[np.uint64]
+    ) -> NDArray[np.int64] | None:
+        """Return which patches of each row are kept; None for all."""
+        if encoding.kept is None:
+            return None
+        return kept_tokens(view, hashes, encoding.patches, encoding.kept)
 
 
-def _column(values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values).view(-1, 1, 1)
+def _tensor(array: NDArray[np.int64] | None) -> Tensor | None:
+    return None if array is None else torch.from_numpy(array)
+
+
+def _tap(group: FeatureGroup) -> Tap:
+    tap = tap_of(group.name)
+    assert tap is not None  # a group of a tap
+    return Tap(teacher_of(group.name), tap, group.encoding)
 
 
 def twin_loader(config: TrainConfig, source: Source) -> Loader:
@@ -92,25 +146,39 @@ def twin_loader(config: TrainConfig, source: Source) -> Loader:
     return Loader(rows, settings, targets=targets, views=views)
 
 
-def live_config(
-    pipeline: Pipeline, stage_name: str, *, fresh_views: bool
-) -> tuple[TrainConfig, dict[str, NetworkConfig]]:
-    """Return the stage's configuration for live teachers, and the teachers."""
+def live_config(pipeline: Pipeline, stage_name: str, *, fresh_views: bool) -> TrainConfig:
+    """Return a stage's configuration for live teachers, and the stage that made its cache."""
     stages = {stage.name: stage for stage in pipeline.stages}
     values: dict[str, Any] = dict(stages[stage_name].values)
-    cache = next(s for s in pipeline.stages if s.values.get("cache") == values["cache"])
-    named = values.get("objectives", [{"soft": {}}])[0]["soft"].get("teachers")
-    configs = {
-        name: NetworkConfig.model_validate(teacher)
-        for name, teacher in cache.values["teachers"].items()
-        if named is None or name in named
-    }
     suffix = "live-fresh" if fresh_views else "live"
     values["out"] = str(pipeline.out / f"{stage_name}-{suffix}")
     if fresh_views:
+        values["views"] = _maker(pipeline, values["cache"]).values["views"]
         values["cache"] = None
-        values["views"] = cache.values["views"]
-    return TrainConfig.parse(values, stage_name), configs
+    return TrainConfig.parse(values, stage_name)
+
+
+def _maker(pipeline: Pipeline, cache: str) -> Stage:
+    """Return the stage that made a cache."""
+    return next(stage for stage in pipeline.stages if stage.values.get("cache") == cache)
+
+
+def train_live(pipeline: Pipeline, stage_name: str, *, fresh_views: bool) -> TrainResult:
+    """Train a stage with live teachers; a finished run is not repeated."""
+    config = live_config(pipeline, stage_name, fresh_views=fresh_views)
+    cached = next(stage for stage in pipeline.stages if stage.name == stage_name)
+    maker = _maker(pipeline, cached.values["cache"])
+    if read_result(Path(config.out)) is None:  # batches are counted from the first one
+        shutil.rmtree(config.out, ignore_errors=True)
+    source = open_source(config.data)
+    live = LiveTeachers(maker, build_objective(config.terms).needs, twin_loader(config, source))
+    try:
+        result = train_student(config, resume=True, answer=live, answer_features=live.features)
+    finally:
+        live.close()
+    document = {**result.to_json(), "teacher_forwards": live.forwards}
+    (Path(result.out) / "live.json").write_text(json.dumps(document, indent=2) + "\n")
+    return result
 
 
 def main() -> None:
@@ -125,14 +193,8 @@ def main() -> None:
     values = override(read_yaml(find_pipeline(arguments.pipeline)), arguments.sets)
     config = PipelineConfig.parse(values, arguments.pipeline)
     pipeline = Pipeline(config, out=arguments.out, seed=arguments.seed)
-    train, configs = live_config(pipeline, arguments.stage, fresh_views=arguments.fresh_views)
-    networks = {name: build_network(teacher) for name, teacher in configs.items()}
-    source = open_source(train.data)
-    live = LiveTeachers(networks, twin_loader(train, source), source)
-    result = train_student(train, answer=live)
-    document = {**result.to_json(), "teacher_forwards": live.forwards}
-    (Path(result.out) / "live.json").write_text(json.dumps(document, indent=2) + "\n")
-    print(json.dumps(document, indent=2))
+    result = train_live(pipeline, arguments.stage, fresh_views=arguments.fresh_views)
+    print((Path(result.out) / "live.json").read_text())
 
 
 if __name__ == "__main__":
