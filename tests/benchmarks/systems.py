@@ -109,8 +109,6 @@ class Place:
                 own["views"] |= VIEWS
             if "steps" in own:
                 own["steps"] = _steps(stage["name"])
-            if stage["name"] == "cnn":
-                own["student"]["size"] = 64
             for field in ("labels", "seen"):
                 if field in own:
                     own[field] = {**own[field], "count": own[field]["count"] * IMAGES // DIGITS}
