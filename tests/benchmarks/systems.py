@@ -1,8 +1,9 @@
 """What the systems of ``pipelines/`` are worth on CIFAR-10: the rows of ``docs/results.md``.
 
-Every pipeline runs as it is written, on 10 000 of the training images, all of them labelled, with
-more steps, horizontal flips and smaller crops. Teachers of the same name are trained once per seed.
-Whatever is done is not repeated, so a command can be given again to go on or to print::
+Every pipeline runs as it is written, with more steps, horizontal flips and smaller crops. Teachers
+learn from 10 000 of the training images, and are trained once per seed for all systems; students
+see 2500 of those and their labels (few-shot ones choose among all). Whatever is done is not
+repeated, so a command can be given again to go on or to print::
 
     python -m tests.benchmarks.systems table rkd --train cifar10/train --val cifar10/val
     python -m tests.benchmarks.systems live vitkd ...
@@ -52,12 +53,13 @@ if TYPE_CHECKING:
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd"}
 """Stages that train a teacher, and the pipeline whose words for it count."""
 
-IMAGES, DIGITS = 10_000, 1347
-TEACHER_STEPS, STEPS, PROBE_STEPS = 2000, 800, 400
+TEACHER_IMAGES, IMAGES, DIGITS = 10_000, 2500, 1347
+FEW_SHOT = {"wecolora"}
+TEACHER_STEPS, STEPS, PROBE_STEPS = 2000, 500, 300
 VIEWS = {"scale": [0.5, 1.0], "hflip": 0.5}
 CACHED_VIEWS = 4
 LIVE_VIEWS = (1, CACHED_VIEWS, 16)
-SHARES = {"1 %": IMAGES // 100, "10 %": IMAGES // 10}
+SHARES = {"1 %": TEACHER_IMAGES // 100, "10 %": TEACHER_IMAGES // 10}
 RESAMPLES = 10_000
 
 
@@ -91,27 +93,30 @@ class Place:
             variant: What its folder is called beside the name.
             change: Changes the values of the file.
         """
-        values = self._on_cifar(read_yaml(find_pipeline(system)))
+        images = TEACHER_IMAGES if system in FEW_SHOT else IMAGES
+        values = self._on_cifar(read_yaml(find_pipeline(system)), images)
         if change is not None:
             change(values)
         folder = self.out / f"seed-{seed}" / f"{system}{variant}"
         return Pipeline(PipelineConfig.parse(values, system), out=str(folder), seed=seed)
 
-    def _on_cifar(self, values: dict[str, Any]) -> dict[str, Any]:
+    def _on_cifar(self, values: dict[str, Any], images: int) -> dict[str, Any]:
         """Return the values of a file with other images, views and steps."""
         values = copy.deepcopy(values)
-        values["data"] = {"name": self.train, "limit": IMAGES}
+        values["data"] = {"name": self.train, "limit": images}
         values["val"] = {"name": self.val}
         values["train"] |= {"threads": 1, "device": "cpu"}
         for stage in values["stages"]:
             own = stage.get("train") or stage.get("precompute") or stage["fit_weights"]
             if "views" in own:
                 own["views"] |= VIEWS
+            if stage["name"] in TEACHERS:
+                own["data"] = {"name": self.train, "limit": TEACHER_IMAGES}
             if "steps" in own:
                 own["steps"] = _steps(stage["name"])
             for field in ("labels", "seen"):
                 if field in own:
-                    own[field] = {**own[field], "count": own[field]["count"] * IMAGES // DIGITS}
+                    own[field] = {**own[field], "count": own[field]["count"] * images // DIGITS}
         return values
 
 
