@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Background"]
 
 _AHEAD = 2  # things that may wait
+_LOOK_SECONDS = 0.1
 
 
 class Background:
@@ -41,7 +42,7 @@ class Background:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None and not isinstance(error, Exception):
+        if error is not None and not isinstance(error, Exception | GeneratorExit):
             self._failure = error
         self._waiting.put(None)
         self._thread.join()
@@ -56,6 +57,18 @@ class Background:
         """
         self._raise()
         self._waiting.put(task)
+
+    def settle(self) -> None:
+        """Wait until all that was given is done.
+
+        Raises:
+            BaseException: What a task raised.
+        """
+        done = threading.Event()
+        self._waiting.put(done.set)
+        while not done.wait(_LOOK_SECONDS) and self._failure is None:
+            pass
+        self._raise()
 
     def _raise(self) -> None:
         if self._failure is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,14 +15,15 @@ from logitcache.cache.format import teacher_of
 from logitcache.cache.groups import FeatureGroup
 from logitcache.cache.writer import Conditions
 from logitcache.errors import Interrupted, UsageError
+from logitcache.precompute.background import Background
 from logitcache.precompute.environment import versions
 from logitcache.precompute.feed import SourceRenderer
-from logitcache.precompute.share import turns
+from logitcache.precompute.share import Turns
 from logitcache.precompute.unit import Work, compute_item
 from logitcache.teachers.ensemble import Tap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from logitcache.cache.claims import Claims
     from logitcache.cache.writer import CacheWriter
@@ -138,19 +141,45 @@ class Workbench:
 
         Args:
             items: What is missing, in order.
-            while_waiting: See :func:`logitcache.precompute.share.turns`.
+            while_waiting: See :class:`logitcache.precompute.share.Turns`.
         """
         plan = self._plan
-        location = plan.writer.location
-        left = turns(items, location, plan.groups, self._claims, while_waiting=while_waiting)
-        with contextlib.closing(left):  # an error that is kept would keep the claim as well
-            for item in left:
-                block = plan.block(item.block)
-                view = plan.views[item.view_id]
-                if view.mixing is not None and item.units:
-                    plan.writer.write_partners(view.id, item.block, plan.partners(view, block))
-                compute_item(self._work, item, block)
-                yield item
+        written: deque[WorkItem] = deque()
+        background = Background()
+        turns = Turns(
+            items,
+            plan.writer.location,
+            plan.groups,
+            self._claims,
+            settle=background.settle,
+            while_waiting=while_waiting,
+        )
+        with turns:
+            with background:
+                for number, item in enumerate(turns):
+                    self._compute(item, background)
+                    background.do(partial(written.append, item))
+                    if number == 0:  # what the first units show may end the run
+                        background.settle()
+                    yield from _given_back(written, turns)
+            yield from _given_back(written, turns)
+
+    def _compute(self, item: WorkItem, background: Background) -> None:
+        plan = self._plan
+        block = plan.block(item.block)
+        view = plan.views[item.view_id]
+        if view.mixing is not None and item.units:
+            partners = plan.partners(view, block)
+            background.do(partial(plan.writer.write_partners, view.id, item.block, partners))
+        compute_item(self._work, item, block, background)
+
+
+def _given_back(written: deque[WorkItem], turns: Turns) -> Iterator[WorkItem]:
+    """Yield items that are committed by now, their claims given back."""
+    while written:
+        item = written.popleft()
+        turns.give_back(item)
+        yield item
 
 
 def compute_plan(

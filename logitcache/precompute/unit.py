@@ -18,7 +18,6 @@ from logitcache.encoding.arrays import filled
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.encoding.logits import label_log_probs, log_softmax, non_finite_rows
 from logitcache.errors import NonFiniteLogits, UnreadableImage
-from logitcache.precompute.background import Background
 from logitcache.precompute.sampling import FidelitySample
 from logitcache.views.tokens import kept_tokens
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from logitcache.cache.groups import Group
     from logitcache.cache.writer import CacheWriter, Conditions
     from logitcache.encoding.arrays import Encoded
+    from logitcache.precompute.background import Background
     from logitcache.precompute.worklist import WorkItem
     from logitcache.views.spec import View
 
@@ -143,15 +143,17 @@ class Work:
     after_batch: Callable[[int], None]
 
 
-def compute_item(work: Work, item: WorkItem, block: Block) -> None:
-    """Compute one item and commit each unit as soon as it is whole.
+def compute_item(work: Work, item: WorkItem, block: Block, background: Background) -> None:
+    """Compute one item; each unit is committed as soon as it is whole.
 
-    Answers are encoded and written by a thread, in order, while the next ones are computed.
+    Answers are encoded and written in the background, in order, while the next ones are computed:
+    those of this item and, since it returns before the last are written, of the next.
 
     Args:
         work: What the item needs.
         item: What is missing.
         block: Its rows; statuses, digests and sizes are filled in if the samples are missing.
+        background: What encodes and writes.
 
     Raises:
         UnreadableImage: An image cannot be decoded and bad images are errors.
@@ -159,20 +161,19 @@ def compute_item(work: Work, item: WorkItem, block: Block) -> None:
     """
     open_units = {name: _OpenUnits(work, name, item, block) for name in item.units}
     starts = _starts(work, item, block)
-    with Background() as background:
-        for batch in work.renderer.batches(item.view_id, starts, block):
-            _note_failures(work, item, block, batch)
-            names = [name for name, units in open_units.items() if units.wants(batch.start)]
-            asked = {name: _kept_tokens(work, item, block, batch, name) for name in names}
-            sizes = {name: work.conditions[name].canonical_batch for name in names}
-            answers = work.teachers.answer(batch.pixels, sizes, asked)
-            for name in names:
-                background.do(partial(open_units[name].add, batch.start, answers[name]))
-            work.after_batch(work.batch_rows)
-        if item.samples:
-            background.do(lambda: work.writer.write_samples(item.block, block.samples()))
-        for units in open_units.values():
-            background.do(units.write)
+    for batch in work.renderer.batches(item.view_id, starts, block):
+        _note_failures(work, item, block, batch)
+        names = [name for name, units in open_units.items() if units.wants(batch.start)]
+        asked = {name: _kept_tokens(work, item, block, batch, name) for name in names}
+        sizes = {name: work.conditions[name].canonical_batch for name in names}
+        answers = work.teachers.answer(batch.pixels, sizes, asked)
+        for name in names:
+            background.do(partial(open_units[name].add, batch.start, answers[name]))
+        work.after_batch(work.batch_rows)
+    if item.samples:
+        background.do(lambda: work.writer.write_samples(item.block, block.samples()))
+    for units in open_units.values():
+        background.do(units.write)
 
 
 def _kept_tokens(

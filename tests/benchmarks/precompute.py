@@ -26,13 +26,14 @@ from logitcache.precompute.compute import compute_plan
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.feed import SourceRenderer
 from logitcache.precompute.plan import make_plan
-from logitcache.precompute.unit import Batch, Block, Work, compute_item
+from logitcache.precompute.unit import Batch, Block, Work
 from logitcache.precompute.worklist import WorkItem
 from logitcache.teachers.ensemble import Ensemble
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.synthetic import teacher_logits
 from tests.cache.building import VIEW, declare, samples_of, start_cache
 from tests.conftest import jpeg, shape_image, write_teacher
+from tests.precompute.null import compute_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -111,7 +112,7 @@ def _row_cost() -> Measurement:
                     digests=samples["digest"][rows],
                     sizes=samples["bytes"][rows],
                 )
-                compute_item(work, WorkItem(VIEW, unit, units={"t": (unit,)}), block)
+                compute_alone(work, WorkItem(VIEW, unit, units={"t": (unit,)}), block)
             times.append((time.process_time() - started) / ROWS)
     low, median, high = statistics.quantiles([1e6 * seconds for seconds in times], n=4)
     name = f"core time of a row, view and teacher: top-{TOP_K}, encode, write, C = {CLASSES}"

@@ -17,6 +17,7 @@ from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
 from logitcache.cache.writer import CacheWriter, Conditions
 from logitcache.data.identity import key_hash
 from logitcache.encoding.sparse import SparseEncoding
+from logitcache.precompute.background import Background
 from logitcache.precompute.unit import Batch, Block, Work, compute_item
 from logitcache.precompute.worklist import Missing, worklist
 
@@ -169,9 +170,15 @@ def run(
         after_batch=after_batch,
     )
     for item in missing_items(writer, groups, view_ids):
-        compute_item(work, item, block_of(writer, item.block))
+        compute_alone(work, item, block_of(writer, item.block))
     writer.seal("fingerprint", {})
     return writer
+
+
+def compute_alone(work: Work, item: WorkItem, block: Block) -> None:
+    """Compute an item to its last commit."""
+    with Background() as background:
+        compute_item(work, item, block, background)
 
 
 def declare_all(writer: CacheWriter, teachers: Mapping[str, int], view_ids: list[str]) -> None:

@@ -6,7 +6,6 @@ the opener, which travels to it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -19,8 +18,8 @@ from logitcache.cache.claims import Claims
 from logitcache.cache.location import locate
 from logitcache.cache.writer import Conditions
 from logitcache.errors import DataMismatch
-from logitcache.precompute.share import turns
-from logitcache.precompute.unit import Work, compute_item
+from logitcache.precompute.share import Turns
+from logitcache.precompute.unit import Work
 from tests.precompute import null
 
 if TYPE_CHECKING:
@@ -89,10 +88,18 @@ class NullBench:
         self, items: Iterable[WorkItem], while_waiting: Callable[[], None]
     ) -> Generator[WorkItem]:
         location = self._writer.location
-        left = turns(items, location, self._groups, self._claims, while_waiting=while_waiting)
-        with contextlib.closing(left):
-            for item in left:
+        turns = Turns(
+            items,
+            location,
+            self._groups,
+            self._claims,
+            settle=lambda: None,
+            while_waiting=while_waiting,
+        )
+        with turns:
+            for item in turns:
                 self._compute(item)
+                turns.give_back(item)
                 yield item
 
     def _compute(self, item: WorkItem) -> None:
@@ -100,7 +107,7 @@ class NullBench:
             os.kill(os.getpid(), signal.SIGKILL)
         if item.block == self._opener.faulty:
             raise DataMismatch("an image has changed since it was first read", where="cat.jpg")
-        compute_item(self._work, item, null.block_of(self._writer, item.block))
+        null.compute_alone(self._work, item, null.block_of(self._writer, item.block))
 
     def close(self) -> None:
         pass

@@ -1,0 +1,136 @@
+"""Items are shared between runs, and one is written while the next is computed."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from logitcache.cache.claims import CLAIMS, Claims
+from logitcache.cache.location import locate
+from logitcache.cache.writer import Conditions
+from logitcache.precompute.background import Background
+from logitcache.precompute.share import Turns
+from logitcache.precompute.unit import Work, compute_item
+from tests.precompute import null
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from logitcache.cache.writer import CacheWriter
+    from logitcache.precompute.worklist import WorkItem
+
+WAIT_SECONDS = 20.0
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> CacheWriter:
+    """Return a cache that lacks everything of one teacher and two views."""
+    writer = null.open_or_create(tmp_path / "c")
+    null.declare_all(writer, {"t": null.UNIT}, null.VIEWS)
+    return writer
+
+
+def turns_of(writer: CacheWriter, settle: Callable[[], None]) -> tuple[Turns, list[WorkItem]]:
+    groups = writer.teachers()
+    items = null.missing_items(writer, groups, null.VIEWS)
+
+    def never() -> None:
+        raise AssertionError("somebody else has all of it")
+
+    claims = Claims(writer.location)
+    return (
+        Turns(items, writer.location, groups, claims, settle=settle, while_waiting=never),
+        items,
+    )
+
+
+def work_of(writer: CacheWriter, teachers: null.NullTeachers) -> Work:
+    groups = writer.groups()
+    return Work(
+        writer=writer,
+        renderer=null.NullRenderer(),
+        teachers=teachers,
+        groups=groups,
+        conditions={name: Conditions(null.BATCH, "float32", 1) for name in groups},
+        views={},
+        batch_rows=null.BATCH,
+        skip_bad_images=False,
+        after_batch=lambda _: None,
+    )
+
+
+def claimed(cache: Path) -> set[str]:
+    return {path.stem for path in (cache / CLAIMS).glob("*.json")}
+
+
+def test_a_claim_is_kept_until_its_item_is_given_back(writer: CacheWriter, tmp_path: Path) -> None:
+    turns, items = turns_of(writer, settle=lambda: None)
+    with turns:
+        left = iter(turns)
+        first, second = next(left), next(left)
+        assert [first, second] == items[:2]
+        assert claimed(tmp_path / "c") == {"v0-0", "v0-1"}
+        turns.give_back(first)
+        assert claimed(tmp_path / "c") == {"v0-1"}
+    assert claimed(tmp_path / "c") == set()
+
+
+def test_an_answer_waits_for_the_images_that_are_still_held(
+    writer: CacheWriter, tmp_path: Path
+) -> None:
+    """The second view of a block is computed only when the samples of the first are committed."""
+    work = work_of(writer, null.NullTeachers())
+    with Background() as background:
+        turns, items = turns_of(writer, background.settle)
+        with turns:
+            for item in turns:
+                if item.view_id == "v1":
+                    assert item.block not in writer.missing_units("samples", "-", null.UNIT)
+                compute_item(work, item, null.block_of(writer, item.block), background)
+    assert null.missing_items(writer, writer.teachers(), null.VIEWS) == []
+    assert claimed(tmp_path / "c") == set()
+    assert len(items) == 2 * -(-null.ROWS // null.UNIT)
+
+
+def test_an_item_is_written_while_the_next_is_computed(
+    writer: CacheWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+    write_unit = writer.write_unit
+
+    class Teachers(null.NullTeachers):
+        def answer(
+            self,
+            pixels: Mapping[int, NDArray[np.uint8]],
+            batches: Mapping[str, int],
+            asked_for: Mapping[str, NDArray[np.int64] | None],
+        ) -> dict[str, NDArray[np.float32]]:
+            if len(self.asked) >= null.UNIT:  # of the first item all are answered
+                asked.set()
+            return super().answer(pixels, batches, asked_for)
+
+    def write_when_the_next_is_asked(*arguments: object) -> None:
+        assert asked.wait(WAIT_SECONDS), "the next item waits for this one"
+        write_unit(*arguments)  # type: ignore[arg-type]  # passed on as they come
+
+    monkeypatch.setattr(writer, "write_unit", write_when_the_next_is_asked)
+    work = work_of(writer, Teachers())
+    items = null.missing_items(writer, writer.teachers(), null.VIEWS)[:2]
+    with Background() as background:
+        for item in items:
+            compute_item(work, item, null.block_of(writer, item.block), background)
+    assert writer.missing_units(writer.teachers()["t"].path, "v0", null.UNIT).isdisjoint({0, 1})
+
+
+def test_two_runs_share_items(writer: CacheWriter, tmp_path: Path) -> None:
+    mine, items = turns_of(writer, settle=lambda: None)
+    other = Claims(locate(tmp_path / "c"))
+    with other.claimed("v0-0") as won, mine:
+        assert won
+        assert next(iter(mine)) == items[1]
