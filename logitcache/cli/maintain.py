@@ -1,0 +1,137 @@
+"""The commands on a cache that is there: look at it, check it, mend it, withdraw images.
+
+Heavy imports happen inside them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from logitcache.cli.flags import Json
+
+__all__ = ["LOOK", "maintain_app"]
+
+maintain_app = typer.Typer()
+
+LOOK = "Look"
+"""Panel of the help: what looks at caches and views and leaves them as they are."""
+_TRUST = "Trust"
+
+
+@maintain_app.command(rich_help_panel=LOOK)
+def inspect(
+    cache: Annotated[str, typer.Argument(help="A cache.")],
+    survey: Annotated[
+        bool, typer.Option("--survey", help="Go through every answer: classes, entropy, accuracy.")
+    ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler to do that on."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a cache holds: images, views, teachers, bytes."""
+    from logitcache.cache.describe import describe
+    from logitcache.cli.options import print_json
+    from logitcache.cli.tables import print_cache
+
+    if survey:
+        from logitcache.cli.survey import run_survey
+
+        run_survey(cache, scheduler, as_json=as_json)
+        return
+    found = describe(cache)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_cache(found)
+
+
+@maintain_app.command(rich_help_panel=LOOK)
+def status(cache: Annotated[str, typer.Argument(help="A cache.")], as_json: Json = False) -> None:
+    """Show which units are committed; exit 3 if some are missing."""
+    from logitcache.cache.describe import describe
+    from logitcache.cli.options import print_json
+    from logitcache.cli.tables import print_status
+
+    found = describe(cache)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_status(found)
+    if not found.complete or found.revision is None:
+        raise typer.Exit(3)
+
+
+@maintain_app.command(rich_help_panel=_TRUST)
+def verify(
+    cache: Annotated[str, typer.Argument(help="A cache.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Look at sizes and headers of shards only.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(help="Images to compare with those it was made from.")
+    ] = None,
+    teachers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL[@WEIGHTS]",
+            help="Ask this teacher again about a random sample; needs --data; repeatable.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=16, help="Rows of that sample.")] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Check every byte of a cache against its commits; exit 4 if any is not as committed."""
+    from logitcache.cli.trust import run_verify
+
+    run_verify(
+        cache,
+        quick=quick,
+        data=data,
+        named=teachers or [],
+        samples=samples,
+        device=device,
+        as_json=as_json,
+    )
+
+
+@maintain_app.command(rich_help_panel=_TRUST)
+def repair(
+    cache: Annotated[str, typer.Argument(help="A cache.")],
+    data: Annotated[str, typer.Option(help="The images it was made from.")],
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL[@WEIGHTS]", help="A teacher whose units are damaged; repeatable."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads that decode.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute damaged units again, exactly those; refuse other images or weights."""
+    from logitcache.cli.trust import run_repair
+
+    run_repair(cache, data, teacher or [], device=device, threads=threads, as_json=as_json)
+
+
+@maintain_app.command(rich_help_panel=_TRUST)
+def withdraw(
+    cache: Annotated[str, typer.Argument(help="A cache.")],
+    keys: Annotated[list[str], typer.Argument(help="Names of images, relative to the data root.")],
+    reason: Annotated[str, typer.Option(help="Why, for people.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Keep images of a cache from every student; nothing that is committed is touched."""
+    from logitcache.cache.withdraw import withdraw_images
+    from logitcache.cli.options import print_json
+
+    count = withdraw_images(cache, keys, reason)
+    if as_json:
+        print_json({"cache": cache, "withdrawn": count})
+    else:
+        typer.echo(f"{cache}: {count} images are withdrawn")
