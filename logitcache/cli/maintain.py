@@ -19,10 +19,12 @@ LOOK = "Look"
 """Panel of the help: what looks at caches and views and leaves them as they are."""
 _TRUST = "Trust"
 
+_Cache = Annotated[str, typer.Argument(help="A cache.")]
+
 
 @maintain_app.command(rich_help_panel=LOOK)
 def inspect(
-    cache: Annotated[str, typer.Argument(help="A cache.")],
+    cache: _Cache,
     survey: Annotated[
         bool, typer.Option("--survey", help="Go through every answer: classes, entropy, accuracy.")
     ] = False,
@@ -50,7 +52,7 @@ def inspect(
 
 
 @maintain_app.command(rich_help_panel=LOOK)
-def status(cache: Annotated[str, typer.Argument(help="A cache.")], as_json: Json = False) -> None:
+def status(cache: _Cache, as_json: Json = False) -> None:
     """Show which units are committed; exit 3 if some are missing."""
     from logitcache.cache.describe import describe
     from logitcache.cli.options import print_json
@@ -67,7 +69,7 @@ def status(cache: Annotated[str, typer.Argument(help="A cache.")], as_json: Json
 
 @maintain_app.command(rich_help_panel=_TRUST)
 def verify(
-    cache: Annotated[str, typer.Argument(help="A cache.")],
+    cache: _Cache,
     quick: Annotated[
         bool, typer.Option("--quick", help="Look at sizes and headers of shards only.")
     ] = False,
@@ -101,7 +103,7 @@ def verify(
 
 @maintain_app.command(rich_help_panel=_TRUST)
 def repair(
-    cache: Annotated[str, typer.Argument(help="A cache.")],
+    cache: _Cache,
     data: Annotated[str, typer.Option(help="The images it was made from.")],
     teacher: Annotated[
         list[str] | None,
@@ -121,7 +123,7 @@ def repair(
 
 @maintain_app.command(rich_help_panel=_TRUST)
 def withdraw(
-    cache: Annotated[str, typer.Argument(help="A cache.")],
+    cache: _Cache,
     keys: Annotated[list[str], typer.Argument(help="Names of images, relative to the data root.")],
     reason: Annotated[str, typer.Option(help="Why, for people.")] = "",
     as_json: Json = False,
