@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,7 +16,7 @@ from logitcache.cli.launch import launched_rank
 from logitcache.cli.maintain import LOOK, maintain_app
 from logitcache.cli.tools import tools_app
 from logitcache.cli.views import views_app
-from logitcache.errors import Interrupted, LogitcacheError
+from logitcache.errors import Interrupted, LogitcacheError, StorageError
 
 __all__ = ["app", "main"]
 
@@ -62,9 +62,7 @@ def main() -> None:
         _complain(_no_space(error))
 
 
-def _no_space(error: OSError) -> LogitcacheError:
-    from logitcache.errors import StorageError
-
+def _no_space(error: OSError) -> StorageError:
     return StorageError(
         "no space left",
         where=error.filename,
@@ -72,7 +70,7 @@ def _no_space(error: OSError) -> LogitcacheError:
     )
 
 
-def _complain(error: LogitcacheError) -> Any:
+def _complain(error: LogitcacheError) -> NoReturn:
     rank = launched_rank()
     who = f"process {rank}: " if rank else ""
     print(f"{who}error: {error.render()}", file=sys.stderr)
