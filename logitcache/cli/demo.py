@@ -6,11 +6,10 @@ deleted, and in that process ``logitcache.teachers`` cannot be imported.
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -65,16 +64,14 @@ def _run_once(pipeline: Pipeline) -> list[StageResult]:
         return pipeline.run(runners(stop), names)
 
 
-def _run_without_teachers(pipeline: Pipeline, names: list[str]) -> dict[str, Any]:
+def _run_without_teachers(pipeline: Pipeline, names: list[str]) -> None:
     command = [sys.executable, "-c", _WITHOUT_TEACHERS, "run", _PIPELINE, "--json"]
     command += ["--out", str(pipeline.out), "--set", f"seed={pipeline.seed}"]
     command += [part for name in names for part in ("--only", name)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         error = LogitcacheError(
             "the students' process failed; see above", where=" ".join(command[3:])
         )
         error.exit_code = done.returncode
         raise error
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
