@@ -1,4 +1,4 @@
-"""Filling a cache: declare, write units, seal. Nothing committed is ever rewritten.
+"""Filling a cache: declare, commit units, seal. Nothing committed is ever rewritten.
 
 Everything here may be interrupted anywhere. What is declared is written before it is listed in the
 root manifest; what a unit holds is written before its commit; the root points at a revision after
@@ -7,25 +7,11 @@ all that the revision names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.arrays import (
-    create_array,
-    create_group,
-    open_array,
-    resize,
-    shard_key,
-    write_attributes,
-)
-from logitcache.cache.format import (
-    NO_VIEW,
-    SAMPLE_ARRAYS,
-    SAMPLES,
-    VIEWS,
-    commit_key,
-    content_sha256,
-)
+from logitcache.cache.arrays import create_array, create_group, resize, write_attributes
+from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, VIEWS
 from logitcache.cache.groups import (
     FeatureGroup,
     Group,
@@ -35,7 +21,7 @@ from logitcache.cache.groups import (
     read_rows,
     units_of_segment,
 )
-from logitcache.cache.ledger import Commit, StoredArray, committed_units, write_commit
+from logitcache.cache.ledger import committed_units
 from logitcache.cache.manifest import (
     MAX_UNITS,
     DataRecord,
@@ -58,8 +44,9 @@ from logitcache.cache.partners import (
 from logitcache.cache.probes import probe_keys
 from logitcache.cache.samples import Samples, read_keys, read_samples
 from logitcache.cache.seal import write_reseal, write_seal
+from logitcache.cache.units import Conditions, Unit, commit_unit
 from logitcache.cache.withdrawals import read_withdrawn
-from logitcache.errors import CacheError, DataMismatch
+from logitcache.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -67,27 +54,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from logitcache.cache.ledger import Commit
     from logitcache.cache.location import Location
     from logitcache.encoding.arrays import Encoded
 
-__all__ = ["CacheWriter", "Conditions"]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Under which conditions a unit was computed; part of its commit.
-
-    Attributes:
-        canonical_batch: Images of one forward, 0 where nothing is forwarded.
-        precision: Of the forward.
-        threads: Of the forward.
-        versions: Libraries and processor.
-    """
-
-    canonical_batch: int = 0
-    precision: str = ""
-    threads: int = 0
-    versions: dict[str, str] = field(default_factory=dict)
+__all__ = ["CacheWriter"]
 
 
 class CacheWriter:
@@ -254,7 +225,7 @@ class CacheWriter:
 
     def write_samples(self, unit: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write and commit one unit of the samples: arrays by name, ``unit_rows`` rows each."""
-        self._write(SAMPLES, NO_VIEW, unit, self.manifest.unit_rows, None, arrays, Conditions())
+        self._commit(Unit(SAMPLES, NO_VIEW, unit, self.manifest.unit_rows), arrays, Conditions())
 
     def write_partners(self, view_id: str, unit: int, offsets_U: NDArray[np.int64]) -> None:
         """Write and commit whom the rows of a block are mixed with, unless that is done.
@@ -267,7 +238,7 @@ class CacheWriter:
         if unit in committed_units(self.location, VIEWS, view_id):
             return
         arrays = {f"{view_id}/partner": encode_partners(offsets_U)}
-        self._write(VIEWS, view_id, unit, self.manifest.unit_rows, None, arrays, Conditions())
+        self._commit(Unit(VIEWS, view_id, unit, self.manifest.unit_rows), arrays, Conditions())
 
     def read_partners(self, view_id: str, unit: int) -> NDArray[np.int64] | None:
         """Return what :meth:`write_partners` committed, the fill as it is; None before."""
@@ -295,8 +266,8 @@ class CacheWriter:
             conditions: Under which it was computed.
             measured: What the encoding lost on a sample of its rows, as sums by name.
         """
-        slot = group.slot(view_id)
-        self._write(group.path, view_id, unit, group.unit_rows, slot, arrays, conditions, measured)
+        place = Unit(group.path, view_id, unit, group.unit_rows, group.slot(view_id))
+        self._commit(place, arrays, conditions, measured)
 
     def read_samples(self, start: int, stop: int) -> Samples:
         """Read rows of the samples, whose units must be committed."""
@@ -406,76 +377,15 @@ class CacheWriter:
             leading = (len(group.view_ids), self.manifest.capacity)
             create_array(self._store, f"{group.path}/{name}", spec, leading, group.unit_rows)
 
-    def _write(
+    def _commit(
         self,
-        group: str,
-        view: str,
-        unit: int,
-        unit_rows: int,
-        slot: int | None,
+        unit: Unit,
         arrays: Mapping[str, NDArray[Any]],
         conditions: Conditions,
         measured: Mapping[str, float] | None = None,
     ) -> None:
-        """Write every array of a unit, then its commit; a committed unit is left as it is."""
-        if self.location.size(commit_key(group, view, unit)) is not None:
-            return
-        self._check_recorded(group, view, unit, arrays)
-        start = unit * unit_rows
-        stored = {}
-        for name, content in sorted(arrays.items()):
-            path = f"{group}/{name}"
-            assert len(content) == unit_rows, f"{path}: a unit has {unit_rows} rows"
-            array = open_array(self._store, path, writable=True)
-            key = shard_key(array, unit, slot)
-            rows = slice(start, start + unit_rows)
-            self._store.replacing.add(key)
-            try:
-                array[rows if slot is None else (slot, rows)] = content
-            finally:
-                self._store.replacing.discard(key)
-            size, digest = self._store.written.pop(key)
-            stored[path] = StoredArray(key, size, digest, content_sha256(content))
-        commit = Commit(
-            group=group,
-            view=view,
-            unit=unit,
-            rows=(start, start + unit_rows),
-            arrays=stored,
-            canonical_batch=conditions.canonical_batch,
-            precision=conditions.precision,
-            threads=conditions.threads,
-            versions=conditions.versions,
-            measured=dict(measured or {}),
-        )
-        recorded = self.recorded.get((group, view, unit))
-        same = recorded is not None and recorded.arrays == stored
-        write_commit(self.location, recorded if recorded is not None and same else commit)
-
-    def _check_recorded(
-        self, group: str, view: str, unit: int, arrays: Mapping[str, NDArray[Any]]
-    ) -> None:
-        """Refuse samples and partners that differ from those that were committed.
-
-        They are of other images, or of pairs that no teacher saw.
-        """
-        recorded = self.recorded.get((group, view, unit))
-        if recorded is None or group not in {SAMPLES, VIEWS}:
-            return
-        differing = [
-            name
-            for name, content in sorted(arrays.items())
-            if recorded.arrays[f"{group}/{name}"].content_sha256 != content_sha256(content)
-        ]
-        if differing:
-            raise DataMismatch(
-                "these are not the images the cache was made from",
-                where=f"{self.location}, {group}, view {view}, unit {unit}",
-                expected="what was committed of them",
-                got=f"another {', '.join(differing)}",
-                hint="point --data at the original images; if some were withdrawn since, "
-                "move the withdrawn/ folder away, repair, and put it back",
-            )
+        recorded = self.recorded.get((unit.group, unit.view, unit.number))
+        commit_unit(self.location, self._store, unit, arrays, conditions, measured, recorded)
 
     def _ensure_samples(self) -> None:
         """Make the samples' arrays, or those that an interrupted run left out."""

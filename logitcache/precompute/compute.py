@@ -13,7 +13,7 @@ import torch
 
 from logitcache.cache.format import teacher_of
 from logitcache.cache.groups import FeatureGroup
-from logitcache.cache.writer import Conditions
+from logitcache.cache.units import Conditions
 from logitcache.errors import Interrupted, UsageError
 from logitcache.precompute.background import Background
 from logitcache.precompute.environment import versions

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.groups import Group
-    from logitcache.cache.writer import CacheWriter, Conditions
+    from logitcache.cache.units import Conditions
+    from logitcache.cache.writer import CacheWriter
     from logitcache.encoding.arrays import Encoded
     from logitcache.precompute.background import Background
     from logitcache.precompute.worklist import WorkItem

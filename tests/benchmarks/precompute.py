@@ -19,7 +19,7 @@ import torch
 
 from logitcache.cache.claims import Claims
 from logitcache.cache.format import Status
-from logitcache.cache.writer import Conditions
+from logitcache.cache.units import Conditions
 from logitcache.data.readers import open_source
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.precompute.compute import compute_plan

@@ -15,7 +15,8 @@ from logitcache.cache.groups import TeacherGroup
 from logitcache.cache.ledger import Commit, StoredArray, read_commits, write_commit
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
-from logitcache.cache.writer import CacheWriter, Conditions
+from logitcache.cache.units import Conditions
+from logitcache.cache.writer import CacheWriter
 from logitcache.views.spec import ViewsConfig
 from tests.benchmarks.reading import CLASSES, ENCODING, repeated
 

@@ -10,7 +10,8 @@ from logitcache.cache.format import SAMPLE_ARRAYS, Status
 from logitcache.cache.groups import TeacherGroup
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
-from logitcache.cache.writer import CacheWriter, Conditions
+from logitcache.cache.units import Conditions
+from logitcache.cache.writer import CacheWriter
 from logitcache.data.identity import key_hash
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.logits import label_log_probs, log_softmax

@@ -13,8 +13,9 @@ from logitcache.cache.faults import Cause
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import Segment
 from logitcache.cache.reader import open_cache
+from logitcache.cache.units import Conditions
 from logitcache.cache.verify import VerifyProgress, verify
-from logitcache.cache.writer import CacheWriter, Conditions
+from logitcache.cache.writer import CacheWriter
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheDamaged, CacheError, UnsupportedFormat

@@ -12,8 +12,9 @@ from logitcache.cache.ledger import committed_units
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import Segment, read_manifest
 from logitcache.cache.reader import open_cache
+from logitcache.cache.units import Conditions
 from logitcache.cache.verify import verify
-from logitcache.cache.writer import CacheWriter, Conditions
+from logitcache.cache.writer import CacheWriter
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import (

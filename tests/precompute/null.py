@@ -14,7 +14,8 @@ from logitcache.cache.format import NO_VIEW, SAMPLES, Status
 from logitcache.cache.groups import TeacherGroup
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
-from logitcache.cache.writer import CacheWriter, Conditions
+from logitcache.cache.units import Conditions
+from logitcache.cache.writer import CacheWriter
 from logitcache.data.identity import key_hash
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.precompute.background import Background

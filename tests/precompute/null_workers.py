@@ -16,7 +16,7 @@ import numpy as np
 
 from logitcache.cache.claims import Claims
 from logitcache.cache.location import locate
-from logitcache.cache.writer import Conditions
+from logitcache.cache.units import Conditions
 from logitcache.errors import DataMismatch
 from logitcache.precompute.share import Turns
 from logitcache.precompute.unit import Work

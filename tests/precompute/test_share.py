@@ -9,7 +9,7 @@ import pytest
 
 from logitcache.cache.claims import CLAIMS, Claims
 from logitcache.cache.location import locate
-from logitcache.cache.writer import Conditions
+from logitcache.cache.units import Conditions
 from logitcache.precompute.background import Background
 from logitcache.precompute.share import Turns
 from logitcache.precompute.unit import Work, compute_item

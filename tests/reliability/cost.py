@@ -14,8 +14,9 @@ from PIL import Image
 from logitcache.cache.format import SAMPLE_ARRAYS
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, Segment
+from logitcache.cache.units import Conditions
 from logitcache.cache.verify import verify
-from logitcache.cache.writer import CacheWriter, Conditions
+from logitcache.cache.writer import CacheWriter
 from logitcache.data.identity import content_digest
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.dense import DenseEncoding
