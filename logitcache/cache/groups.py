@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from logitcache.cache.arrays import read_array
+from logitcache.cache.arrays import create_array, create_group, read_array, resize
 from logitcache.cache.format import (
     ATTRIBUTE,
     FORMAT,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest, Segment
+    from logitcache.cache.store import RecordingStore
     from logitcache.encoding.arrays import Encoded
 
 __all__ = [
@@ -42,10 +43,12 @@ __all__ = [
     "FeatureGroup",
     "Group",
     "TeacherGroup",
+    "create_group_arrays",
     "group_bytes",
     "group_names",
     "read_group",
     "read_rows",
+    "resize_group_arrays",
     "units_of",
     "units_of_segment",
 ]
@@ -197,6 +200,20 @@ def group_bytes(location: Location, group: Group) -> int:
         return sealed_bytes(location, group.path, group.view_ids)
     arrays = sum(location.bytes_below(f"{group.path}/{name}") for name in group.specs())
     return arrays + (location.size(f"{group.path}/zarr.json") or 0)
+
+
+def create_group_arrays(store: RecordingStore, manifest: Manifest, group: Group) -> None:
+    """Make a group and its arrays; what lay there undeclared is removed."""
+    create_group(store, group.path, group.to_json())
+    for name, spec in group.specs().items():
+        path, leading = f"{group.path}/{name}", (len(group.view_ids), manifest.capacity)
+        create_array(store, path, spec, leading, group.unit_rows)
+
+
+def resize_group_arrays(store: RecordingStore, manifest: Manifest, group: Group) -> None:
+    """Make room for more views or rows."""
+    for name in group.specs():
+        resize(store, f"{group.path}/{name}", (len(group.view_ids), manifest.capacity))
 
 
 class _Attributes(BaseModel):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.arrays import read_array
+from logitcache.cache.arrays import create_array, create_group, read_array, resize
 from logitcache.cache.format import SAMPLE_ARRAYS, SAMPLES, Status
 
 if TYPE_CHECKING:
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.abc.store import Store
 
-__all__ = ["Samples", "read_keys", "read_samples"]
+    from logitcache.cache.location import Location
+    from logitcache.cache.manifest import Manifest
+    from logitcache.cache.store import RecordingStore
+
+__all__ = ["Samples", "create_samples", "read_keys", "read_samples", "resize_samples"]
+
+_SPECS = {**SAMPLE_ARRAYS, "key": None}
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,22 @@ class Samples:
     def withdrawn(self) -> int:
         """How many images were withdrawn."""
         return int((self.status == Status.WITHDRAWN).sum())
+
+
+def create_samples(location: Location, store: RecordingStore, manifest: Manifest) -> None:
+    """Make the samples' arrays, or those that an interrupted run left out."""
+    if location.size(f"{SAMPLES}/zarr.json") is None:
+        create_group(store, SAMPLES, {"unit_rows": manifest.unit_rows})
+    for name, spec in _SPECS.items():
+        path = f"{SAMPLES}/{name}"
+        if location.size(f"{path}/zarr.json") is None:
+            create_array(store, path, spec, (manifest.capacity,), manifest.unit_rows)
+
+
+def resize_samples(store: RecordingStore, manifest: Manifest) -> None:
+    """Make room for more rows."""
+    for name in _SPECS:
+        resize(store, f"{SAMPLES}/{name}", (manifest.capacity,))
 
 
 def read_samples(store: Store, start: int, stop: int, withdrawn: Collection[str] = ()) -> Samples:

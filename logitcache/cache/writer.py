@@ -10,15 +10,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.arrays import create_array, create_group, resize, write_attributes
+from logitcache.cache.arrays import create_group, write_attributes
 from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, VIEWS
 from logitcache.cache.groups import (
     FeatureGroup,
     Group,
     TeacherGroup,
+    create_group_arrays,
     group_names,
     read_group,
     read_rows,
+    resize_group_arrays,
     units_of_segment,
 )
 from logitcache.cache.ledger import committed_units
@@ -42,7 +44,13 @@ from logitcache.cache.partners import (
     resize_partners,
 )
 from logitcache.cache.probes import probe_keys
-from logitcache.cache.samples import Samples, read_keys, read_samples
+from logitcache.cache.samples import (
+    Samples,
+    create_samples,
+    read_keys,
+    read_samples,
+    resize_samples,
+)
 from logitcache.cache.seal import write_reseal, write_seal
 from logitcache.cache.units import Conditions, Unit, commit_unit
 from logitcache.cache.withdrawals import read_withdrawn
@@ -114,25 +122,22 @@ class CacheWriter:
         )
         writer = cls(location, manifest)
         create_group(writer._store, "", manifest.to_json())
-        writer._ensure_samples()
+        create_samples(location, writer._store, manifest)
         return writer
 
     @classmethod
     def open(cls, location: Location) -> CacheWriter:
         """Open a cache to extend it."""
         writer = cls(location, read_manifest(location))
-        writer._ensure_samples()
+        create_samples(location, writer._store, writer.manifest)
         return writer
 
     def add_segment(self, segment: Segment) -> None:
         """Make room for more rows behind the existing ones."""
         manifest = self.manifest.changed(segments=(*self.manifest.segments, segment))
-        for name in (*SAMPLE_ARRAYS, "key"):
-            resize(self._store, f"{SAMPLES}/{name}", (manifest.capacity,))
+        resize_samples(self._store, manifest)
         for group in self.groups().values():
-            for name in group.specs():
-                leading = (len(group.view_ids), manifest.capacity)
-                resize(self._store, f"{group.path}/{name}", leading)
+            resize_group_arrays(self._store, manifest, group)
         for view_id in mixed_views(self.manifest):
             resize_partners(self._store, manifest, view_id)
         self._publish(manifest)
@@ -176,12 +181,7 @@ class CacheWriter:
         if not new:
             return
         group = replace(group, view_ids=(*group.view_ids, *new))
-        for array in group.specs():
-            resize(
-                self._store,
-                f"{group.path}/{array}",
-                (len(group.view_ids), self.manifest.capacity),
-            )
+        resize_group_arrays(self._store, self.manifest, group)
         write_attributes(self._store, group.path, group.to_json())
 
     def refresh(self) -> None:
@@ -372,10 +372,7 @@ class CacheWriter:
                 where=f"{self.location}/commits/{group.path}",
                 hint="logitcache repair restores the manifest; or choose another name",
             )
-        create_group(self._store, group.path, group.to_json())
-        for name, spec in group.specs().items():
-            leading = (len(group.view_ids), self.manifest.capacity)
-            create_array(self._store, f"{group.path}/{name}", spec, leading, group.unit_rows)
+        create_group_arrays(self._store, self.manifest, group)
 
     def _commit(
         self,
@@ -386,17 +383,6 @@ class CacheWriter:
     ) -> None:
         recorded = self.recorded.get((unit.group, unit.view, unit.number))
         commit_unit(self.location, self._store, unit, arrays, conditions, measured, recorded)
-
-    def _ensure_samples(self) -> None:
-        """Make the samples' arrays, or those that an interrupted run left out."""
-        if self.location.size(f"{SAMPLES}/zarr.json") is None:
-            create_group(self._store, SAMPLES, {"unit_rows": self.manifest.unit_rows})
-        specs: dict[str, Any] = {**SAMPLE_ARRAYS, "key": None}
-        for name, spec in specs.items():
-            path = f"{SAMPLES}/{name}"
-            if self.location.size(f"{path}/zarr.json") is None:
-                leading = (self.manifest.capacity,)
-                create_array(self._store, path, spec, leading, self.manifest.unit_rows)
 
     def _publish(self, manifest: Manifest) -> None:
         """Write the root manifest."""
