@@ -16,7 +16,6 @@ from logitcache.cache.faults import Cause, Fault
 from logitcache.cache.format import (
     ATTRIBUTE,
     NO_VIEW,
-    SAMPLE_ARRAYS,
     SAMPLES,
     VIEWS,
     canonical_json,
@@ -42,8 +41,8 @@ from logitcache.cache.ledger import (
     write_commit,
 )
 from logitcache.cache.manifest import Manifest, RevisionPointer, read_manifest
-from logitcache.cache.partners import mixed_views, partner_array, partner_group
-from logitcache.cache.probes import probe_keys
+from logitcache.cache.partners import mixed_views
+from logitcache.cache.seal import metadata_keys
 from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
@@ -137,17 +136,11 @@ def _described(location: Location, manifest: Manifest) -> Revision:
     """Put together the revision that a manifest and its ledgers, commits and metadata imply."""
     assert manifest.revision is not None
     number = manifest.revision.number
-    paths = [f"{SAMPLES}/{NO_VIEW}"]
-    documents = [f"{SAMPLES}/{name}" for name in ("", *SAMPLE_ARRAYS, "key")]
-    for view in mixed_views(manifest):
-        if committed_units(location, VIEWS, view):
-            paths.append(f"{VIEWS}/{view}")
-            documents += [partner_group(view), partner_array(view)]
-    for name in group_names(manifest):
-        group = read_group(location, name)
-        paths += [f"{group.path}/{view}" for view in group.view_ids]
-        documents += [f"{group.path}/{array}" for array in ("", *group.specs())]
-    keys = [f"{path.rstrip('/')}/zarr.json" for path in documents] + probe_keys(location)
+    groups = [read_group(location, name) for name in group_names(manifest)]
+    mixed = [view for view in mixed_views(manifest) if committed_units(location, VIEWS, view)]
+    paths = [f"{SAMPLES}/{NO_VIEW}", *(f"{VIEWS}/{view}" for view in mixed)]
+    paths += [f"{group.path}/{view}" for group in groups for view in group.view_ids]
+    keys = metadata_keys(location, mixed, groups)
     copies = location.read(copies_key(number))
     return Revision(
         number=number,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format import copies_key, sha256
+from logitcache.cache.format import SAMPLE_ARRAYS, SAMPLES, copies_key, sha256
 from logitcache.cache.ledger import (
     Copies,
     Ledger,
@@ -24,15 +24,36 @@ from logitcache.cache.ledger import (
     write_revision,
 )
 from logitcache.cache.manifest import RevisionPointer
+from logitcache.cache.partners import partner_array, partner_group
+from logitcache.cache.probes import probe_keys
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
+    from logitcache.cache.groups import Group
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
 
-__all__ = ["write_reseal", "write_seal"]
+__all__ = ["metadata_keys", "write_reseal", "write_seal"]
+
+
+def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Group]) -> list[str]:
+    """Return where the documents lie that a revision vouches for beside its ledgers.
+
+    They are every ``zarr.json`` below the root, and the probes.
+
+    Args:
+        location: The cache.
+        mixed: Ids of the views with partners.
+        groups: All its groups.
+    """
+    paths = [SAMPLES, *(f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key"))]
+    for view_id in mixed:
+        paths += [partner_group(view_id), partner_array(view_id)]
+    for group in groups:
+        paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
+    return [*(f"{path}/zarr.json" for path in paths), *probe_keys(location)]
 
 
 def write_seal(
@@ -48,7 +69,7 @@ def write_seal(
         location: The cache.
         manifest: As it shall be sealed.
         units: The units of every (group, view), all of them committed.
-        metadata: Keys of every ``zarr.json`` below the root.
+        metadata: As of :func:`metadata_keys`.
         rewritten: (group, view) with commits that were made anew.
 
     Returns:

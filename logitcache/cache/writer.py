@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.arrays import create_group, write_attributes
-from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, VIEWS
+from logitcache.cache.format import NO_VIEW, SAMPLES, VIEWS
 from logitcache.cache.groups import (
     FeatureGroup,
     Group,
@@ -38,12 +38,9 @@ from logitcache.cache.partners import (
     create_partners,
     encode_partners,
     mixed_views,
-    partner_array,
-    partner_group,
     read_offsets,
     resize_partners,
 )
-from logitcache.cache.probes import probe_keys
 from logitcache.cache.samples import (
     Samples,
     create_samples,
@@ -51,7 +48,7 @@ from logitcache.cache.samples import (
     read_samples,
     resize_samples,
 )
-from logitcache.cache.seal import write_reseal, write_seal
+from logitcache.cache.seal import metadata_keys, write_reseal, write_seal
 from logitcache.cache.units import Conditions, Unit, commit_unit
 from logitcache.cache.withdrawals import read_withdrawn
 from logitcache.errors import CacheError
@@ -317,7 +314,8 @@ class CacheWriter:
             (group, view): self.needed_units(unit_rows)
             for group, view, unit_rows in self._required()
         }
-        pointer = write_seal(self.location, manifest, units, self._metadata_keys(), rewritten)
+        metadata = metadata_keys(self.location, self._mixed(), self.groups().values())
+        pointer = write_seal(self.location, manifest, units, metadata, rewritten)
         if pointer != manifest.revision:
             self._publish(manifest.changed(revision=pointer))
         return pointer
@@ -356,14 +354,6 @@ class CacheWriter:
         """Return the views that mix and that a teacher sees."""
         seen = {view for group in self.groups().values() for view in group.view_ids}
         return mixed_views(self.manifest, seen)
-
-    def _metadata_keys(self) -> list[str]:
-        paths = [SAMPLES, *(f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key"))]
-        for view_id in self._mixed():
-            paths += [partner_group(view_id), partner_array(view_id)]
-        for group in self.groups().values():
-            paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
-        return [*(f"{path}/zarr.json" for path in paths), *probe_keys(self.location)]
 
     def _create(self, group: Group) -> None:
         if any(committed_units(self.location, group.path, view) for view in group.view_ids):
