@@ -145,7 +145,7 @@ class Revision:
         number: Counted from 1.
         segments: (start, rows) of each segment that is covered.
         ledgers: By ``<group>/<view>``.
-        metadata: sha256 of every ``zarr.json`` below the root, by key.
+        metadata: sha256 of every ``zarr.json`` below the root and of the probes, by key.
         manifest_sha256: Of the manifest without its pointer to the revision.
         copies_sha256: Of the object that holds all of these once more; None in old revisions.
     """
@@ -177,7 +177,7 @@ class Copies:
 
     Attributes:
         manifest: The root manifest as it was sealed, its pointer to a revision left out.
-        documents: Every ``zarr.json`` below the root, by key.
+        documents: Every ``zarr.json`` below the root, and the probes, by key.
     """
 
     manifest: dict[str, Any]

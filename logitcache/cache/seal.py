@@ -1,8 +1,8 @@
 """Sealing: one revision that vouches for every ledger, every document and the manifest.
 
 Everything a revision names is written before it, and the root points at it last. What cannot be
-computed again from images and teachers is written twice: the copies of a revision hold the manifest
-and every ``zarr.json`` once more.
+computed again from images and teachers is written twice: the copies of a revision hold the
+manifest, every ``zarr.json`` and the probes once more.
 """
 
 from __future__ import annotations

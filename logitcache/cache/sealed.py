@@ -46,7 +46,7 @@ def manifest_fault(location: Location, manifest: Manifest, revision: Revision) -
 def metadata_faults(
     location: Location, revision: Revision, keys: Iterable[str] | None = None
 ) -> list[Fault]:
-    """Compare every ``zarr.json`` below the root, or some of them, with the sealed ones."""
+    """Compare every ``zarr.json`` below the root and the probes, or some, with the sealed ones."""
     wanted = revision.metadata if keys is None else {key: revision.metadata[key] for key in keys}
     found = (_document_fault(location, revision, key, digest) for key, digest in wanted.items())
     return [fault for fault in found if fault is not None]
