@@ -232,8 +232,6 @@ class CacheWriter:
             unit: Number of the block.
             offsets_U: Offset of each row's partner in the block, int64; -1 where there is none.
         """
-        if unit in committed_units(self.location, VIEWS, view_id):
-            return
         arrays = {f"{view_id}/partner": encode_partners(offsets_U)}
         self._commit(Unit(VIEWS, view_id, unit, self.manifest.unit_rows), arrays, Conditions())
 
