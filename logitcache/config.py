@@ -7,13 +7,18 @@ Python calls fill the same classes, so this is the one place where user input is
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from logitcache.errors import UsageError, nearest
+from logitcache.errors import UsageError, nearest, redacted
 
 __all__ = ["Bytes", "Config"]
+
+_LONGEST = 200  # characters of a value that a message repeats
+_OF_UNIONS = ("constrained-int", "literal['auto']")  # branches, which pydantic names in a place
+_NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 _UNITS = {
     **{f"{prefix}b": 10 ** (3 * power) for power, prefix in enumerate(["", "k", "m", "g", "t"])},
@@ -54,29 +59,65 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _usage_error(cls, error, where) from None
+            raise _usage_error(cls, error, values, where) from None
 
 
-def _usage_error(config: type[BaseModel], error: ValidationError, where: str) -> UsageError:
+def _usage_error(
+    config: type[BaseModel], error: ValidationError, values: object, where: str
+) -> UsageError:
     """Turn one complaint of pydantic into ours; a misspelt name explains a missing one."""
     complaints = error.errors()
     first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
-    path = [str(part) for part in first["loc"]]
+    path = [str(part) for part in first["loc"] if part not in _OF_UNIONS]
     place = ".".join([where, *path])
     if first["type"] == "extra_forbidden":
         known = _fields_at(config, first["loc"][:-1])
-        return UsageError(
-            f"unknown option {path[-1]!r}", where=place, hint=nearest(path[-1], known)
-        )
+        hint = nearest(path[-1], known)
+        empty = _empty_before(values, path)
+        if empty is not None and "did you mean" not in hint:
+            hint = f"does it belong to {empty!r}, which is empty? Then indent it below that"
+        return UsageError(f"unknown option {path[-1]!r}", where=place, hint=hint)
     if first["type"] == "missing":
+        return UsageError(f"option {path[-1]!r} is missing", where=place, hint=_how_to_give(path))
+    if first["type"] in _NO_MAPPING:
         return UsageError(
-            f"option {path[-1]!r} is missing",
+            f"{path[-1] if path else where!r} has to be a mapping",
             where=place,
-            hint="give it as a flag, with --set, or in the file",
+            expected="lines like 'name: value', indented below it",
+            got=_told(first["input"]),
         )
     return UsageError(
-        first["msg"].removeprefix("Value error, "), where=place, got=repr(first["input"])
+        first["msg"].removeprefix("Value error, "), where=place, got=_told(first["input"])
     )
+
+
+def _told(value: object) -> str | None:
+    """Return a value as a message may repeat it: short, and without what opens a store.
+
+    A whole section is not repeated: it says nothing that its place does not.
+    """
+    if isinstance(value, Mapping):
+        return None
+    text = redacted(repr(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _how_to_give(path: list[str]) -> str:
+    """Say where an option can be written; no flag and no ``--set`` reaches into a list."""
+    if any(part.isdecimal() for part in path):
+        return "give it in the file, or set the whole list: --set 'NAME=[{…}]'"
+    return "give it as a flag, with --set, or in the file"
+
+
+def _empty_before(values: object, path: list[str]) -> str | None:
+    """Return the last option before ``path`` that has no value: what a wrong indent leaves."""
+    for part in path[:-1]:
+        values = values.get(part) if isinstance(values, Mapping) else None
+    if not isinstance(values, Mapping) or path[-1] not in values:
+        return None
+    names = list(values)
+    before = names[: names.index(path[-1])]
+    return next((str(name) for name in reversed(before) if values[name] is None), None)
 
 
 def _fields_at(config: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

@@ -231,6 +231,8 @@ def nearest(name: str, options: Iterable[str]) -> str:
         options: What would have been understood.
     """
     options = sorted(options)
+    if not options:
+        return "there are none"
     close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(option) for option in close) + "?"

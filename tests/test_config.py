@@ -84,3 +84,63 @@ def test_bytes_are_written_with_their_unit(written: object, meant: int) -> None:
 def test_what_is_no_number_of_bytes_is_refused(written: str) -> None:
     with pytest.raises(UsageError, match="write 2GB"):
         TrainConfig.parse({**TRAIN, "target_memory": written}, "train")
+
+
+def test_no_message_repeats_what_opens_a_store() -> None:
+    values = {**TRAIN, "cache": "https://me:hunter2@host/c?token=hunter3"}
+    for change in ({"steps": None}, {"batch_size": [values["cache"]]}):
+        with pytest.raises(UsageError) as caught:
+            TrainConfig.parse({**values, **change}, "train")
+        assert "hunter" not in str(caught.value)
+    assert "https://***@host" in str(caught.value)  # told, but for the secret
+
+
+def test_a_message_repeats_no_whole_section_and_no_long_value() -> None:
+    with pytest.raises(UsageError) as caught:
+        TrainConfig.parse({**TRAIN, "epochs": 2}, "train")
+    assert caught.value.got is None
+    with pytest.raises(UsageError) as caught:
+        TrainConfig.parse({**TRAIN, "batch_size": "9" * 5000}, "train")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_place_names_options_only() -> None:
+    values = {"cache": "c", "data": "digits", "teachers": {"a": {"model": "m"}}, "batch_size": -3}
+    with pytest.raises(UsageError) as caught:
+        PrecomputeConfig.parse(values, "precompute")
+    assert caught.value.where == "precompute.batch_size"
+
+
+def test_a_wrong_indent_is_told() -> None:
+    left = {"cache": "c", "data": "digits", "teachers": None, "cnn": {"model": "m"}}
+    with pytest.raises(UsageError, match="does it belong to 'teachers', which is empty") as caught:
+        PrecomputeConfig.parse(left, "precompute")
+    assert caught.value.where == "precompute.cnn"
+    right = {"cache": "c", "data": "digits", "teachers": {"cnn": None, "model": "m"}}
+    with pytest.raises(UsageError, match="'cnn' has to be a mapping") as caught:
+        PrecomputeConfig.parse(right, "precompute")
+    assert caught.value.where == "precompute.teachers.cnn"
+    assert "indented below it" in str(caught.value)
+
+
+def test_what_no_flag_reaches_is_said() -> None:
+    with pytest.raises(UsageError, match="set the whole list") as caught:
+        TrainConfig.parse({**TRAIN, "objectives": ["match"]}, "train")
+    assert caught.value.where == "train.objectives.0.match.teacher"
+
+
+@pytest.mark.parametrize(
+    ("val", "split"),
+    [
+        ("digits", "val"),
+        ({"name": "torch/cifar10:here"}, "val"),
+        ({"name": "digits", "split": "train"}, "train"),
+        ("photos/val", "train"),  # which says nothing: a folder has no splits
+    ],
+)
+def test_a_student_is_evaluated_on_what_is_held_out(val: object, split: str) -> None:
+    config = TrainConfig.parse({**TRAIN, "val": val}, "train")
+    assert config.val is not None
+    assert config.val.split == split
+    assert config.data.split == "train"
+    assert TrainConfig.parse(config.model_dump(mode="json"), "train") == config
