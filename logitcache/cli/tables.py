@@ -199,6 +199,7 @@ def print_pipeline(runs: Sequence[Sequence[StageResult]]) -> None:
     """Show what every stage of a pipeline came to, over its seeds."""
     console = _console()
     caches = _table("cache", "teacher", "accuracy", "views", "stored", "dense float32", "ratio")
+    weights = _table("weights", "teacher", "weight", "alone", "mixture")
     students = _table("network", "learns from", "images", "labels seen", "steps", "top-1")
     for results in zip(*runs, strict=True):
         stage = results[0].stage
@@ -215,6 +216,16 @@ def print_pipeline(runs: Sequence[Sequence[StageResult]]) -> None:
                     f"{size['stored'] / max(1, size['dense_float32']):.2f}",
                 )
             continue
+        if stage.kind == "fit_weights":
+            for name in values[0]["teachers"]:
+                weights.add_row(
+                    stage.name,
+                    name,
+                    _mean_and_spread([value["teachers"][name] for value in values]),
+                    _spread([value["single"][name] for value in values]),
+                    _spread([value["accuracy"] for value in values]),
+                )
+            continue
         students.add_row(
             f"{stage.name} ({stage.values['student']['model']})",
             _learns_from(stage.values),
@@ -225,6 +236,8 @@ def print_pipeline(runs: Sequence[Sequence[StageResult]]) -> None:
         )
     if caches.row_count:
         console.print(caches)
+    if weights.row_count:
+        console.print(weights)
     if students.row_count:
         console.print(students)
 
@@ -277,6 +290,11 @@ def _spread(values: Sequence[float | None]) -> str:
     if len(known) == 1:
         return _percent(known[0])
     return f"{100 * mean(known):.1f} ± {100 * stdev(known):.1f} %"
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    """Return the mean and, for several values, the standard deviation."""
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def print_verify(report: VerifyReport) -> None:

@@ -43,4 +43,5 @@ def fit_weights(
     typer.echo(
         f"mixture {fitted.accuracy:.1%}, all alike {fitted.uniform:.1%}, on {fitted.rows} images"
     )
-    typer.echo(f"{out}: use as objectives: [soft: {{teachers: …}}]")
+    weights = ", ".join(f"{name}: {weight:.4f}" for name, weight in fitted.teachers.items())
+    typer.echo(f"{out}: use as objectives: [soft: {{teachers: {{{weights}}}}}]")

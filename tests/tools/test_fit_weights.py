@@ -96,7 +96,13 @@ def test_what_is_written_is_what_soft_takes(
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit, match="0"):
         main()
-    assert "mixture" in capsys.readouterr().out
+    *_, shown, used = capsys.readouterr().out.splitlines()
+    assert "mixture" in shown
+    line = used[used.index("objectives:") :]  # to be pasted as it is
+    (term,) = yaml.safe_load(line)["objectives"]
+    pasted = ObjectiveConfig.parse(term, "").soft
+    assert pasted is not None
+    assert pasted.teachers == pytest.approx(written["teachers"], abs=1e-4)
 
 
 def test_images_that_teachers_learnt_from_are_left_out(cache: Path, tmp_path: Path) -> None:
