@@ -35,7 +35,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from logitcache.config import Config
-from logitcache.errors import UsageError, nearest
+from logitcache.errors import UsageError, nearest, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -283,6 +283,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UsageError("not YAML", where=path, got=" ".join(str(error).split())) from None
     if not isinstance(values, dict):
         raise UsageError("not a mapping", where=path, expected="lines like 'name: value'")
+    _refuse_joined(values, path)
     return values
 
 
@@ -310,9 +311,36 @@ def parse_value(text: str, where: str) -> Any:
         UsageError: It is none.
     """
     try:
-        return _load_yaml(text)
+        value = _load_yaml(text)
     except ValueError:
         raise UsageError("the value is not YAML", where=where) from None
+    _refuse_joined(value, where)
+    return value
+
+
+def _refuse_joined(value: object, where: object) -> None:
+    """Refuse ``{size:32}``: its one name has no value, and what has none is taken as not given."""
+    joined = _joined_key(value)
+    if joined is not None:
+        name, _, rest = joined.partition(":")
+        raise UsageError(
+            "a colon without a space after it separates nothing in YAML",
+            where=where,
+            expected=f"{name}: {rest}",
+            got=joined,
+        )
+
+
+def _joined_key(value: object) -> str | None:
+    """Return a key such as ``size:32``, which YAML reads as one name without a value."""
+    if isinstance(value, list):
+        return next((found for item in value if (found := _joined_key(item))), None)
+    if not isinstance(value, dict):
+        return None
+    for key, inner in value.items():
+        if inner is None and isinstance(key, str) and ":" in key:
+            return key
+    return next((found for item in value.values() if (found := _joined_key(item))), None)
 
 
 def _load_yaml(text: str) -> Any:
@@ -368,7 +396,12 @@ def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
         index = names.index(head)
         return [*values[:index], _assigned(values[index], rest, value, where), *values[index + 1 :]]
     if not isinstance(values, dict):
-        raise UsageError(f"{head!r} is below something that is no mapping", where=where)
+        raise UsageError(
+            f"{head!r} is below something that is no mapping",
+            where=where,
+            got=redacted(repr(values)),
+            hint=f"set that as a whole: {where.rpartition(f'.{head}')[0]}=VALUE",
+        )
     inner = _assigned(values.get(head, {}), rest, value, where) if rest else value
     return {**values, head: inner}
 

@@ -4,8 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from logitcache.cli.tables import print_pipeline
 from logitcache.errors import UsageError
-from logitcache.pipeline import Pipeline, PipelineConfig
+from logitcache.pipeline import (
+    Pipeline,
+    PipelineConfig,
+    StageResult,
+    override,
+    read_yaml,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,3 +73,39 @@ def test_a_result_that_is_not_there_is_named(tmp_path: Path) -> None:
         pipeline(tmp_path, misspelt).run({"train": lambda _: {}}, ["s"])
     with pytest.raises(UsageError, match="no earlier stage 'weight'"):
         pipeline(tmp_path, [{"name": "s", "train": {"a": "stage:weight/teachers"}}])
+
+
+@pytest.mark.parametrize("text", ["{img_size:32}", "[{soft: {teachers: {a:1}}}]"])
+def test_a_colon_without_a_space_is_no_pair(text: str, tmp_path: Path) -> None:
+    """YAML reads one name without a value, which timm would take as not given."""
+    with pytest.raises(UsageError, match="colon without a space"):
+        override({}, [f"student.kwargs={text}"])
+    (tmp_path / "p.yaml").write_text(f"student: {text}\n")
+    with pytest.raises(UsageError, match="colon without a space") as caught:
+        read_yaml(tmp_path / "p.yaml")
+    assert caught.value.where == tmp_path / "p.yaml"
+    assert override({}, ["data=torch/cifar10:here"]) == {"data": "torch/cifar10:here"}
+
+
+def test_a_field_below_a_value_says_what_to_set() -> None:
+    with pytest.raises(UsageError) as caught:
+        override({"data": "digits"}, ["data.name=photos"])
+    assert caught.value.got == "'digits'"
+    assert caught.value.hint == "set that as a whole: --set data=VALUE"
+
+
+def test_a_fitted_mixture_has_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted = {"teachers": {"a": 0.25, "b": 0.75}, "single": {"a": 0.5, "b": 0.6}, "accuracy": 0.7}
+    stages = pipeline(tmp_path).run(
+        dict.fromkeys(("train", "precompute", "fit_weights"), lambda stage: fitted)
+        | {"precompute": lambda stage: {"sizes": {}}},
+        only=["weights"],
+    )
+    print_pipeline([stages])
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("weights", "0.250", "0.750", "50.0 %", "70.0 %"))
+    other = [
+        StageResult(s.stage, {**s.values, "teachers": {"a": 0.5, "b": 0.5}}, False) for s in stages
+    ]
+    print_pipeline([stages, other])
+    assert "0.375 ± 0.177" in capsys.readouterr().out

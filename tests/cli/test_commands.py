@@ -154,6 +154,8 @@ def test_a_file_flags_and_assignments_in_this_order(
         (["train", "--objective", "sofft"], 2, "did you mean 'soft'"),
         (["train", "--objective", "soft=a"], 2, "not a number"),
         (["inspect", "nowhere"], 1, "no cache here"),
+        (["train", "--set", "student.kwargs={img_size:32}"], 2, "img_size: 32"),
+        (["precompute", "--set", "data.name=d"], 2, "set that as a whole: --set data=VALUE"),
         (["status", "nowhere"], 1, "no cache here"),
         (["run", "cifar11"], 2, "did you mean 'cifar10'"),
         (["nonsense"], 2, "No such command"),
