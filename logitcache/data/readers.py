@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from logitcache.data.source import Source
 
-__all__ = ["DataConfig", "open_source"]
+__all__ = ["DataConfig", "has_splits", "open_source"]
 
 _TORCH_SETS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 _DIGITS_VAL = 450
@@ -38,6 +38,7 @@ class DataConfig(Config):
     Attributes:
         name: A folder, a ``.tar`` file, ``digits``, or ``torch/<set>:<folder>``.
         split: ``train`` or ``val``, for sets that have splits; folders and tar files have none.
+            ``train`` by default, and ``val`` for what a training is evaluated on.
         limit: How many of the images, chosen by the hash of their keys; all by default.
     """
 
@@ -49,6 +50,11 @@ class DataConfig(Config):
     @classmethod
     def _from_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
+
+
+def has_splits(name: str) -> bool:
+    """Return whether images of this name come as ``train`` and ``val``."""
+    return name == "digits" or name.startswith("torch/")
 
 
 def open_source(data: str | DataConfig) -> Source:
@@ -84,7 +90,7 @@ def _list(config: DataConfig) -> Source:
 
 def _missing(name: str) -> DataError | UsageError:
     if "/" in name or os.sep in name or "." in name:
-        return DataError("no such folder or file", where=name, hint="check the path after --data")
+        return DataError("no such folder or file", where=name, hint="check the path")
     return UsageError(
         "no such data", where=name, expected="a folder, a .tar file, digits or torch/<set>:<folder>"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from logitcache.config import Bytes, Config
-from logitcache.data.readers import DataConfig
+from logitcache.data.readers import DataConfig, has_splits
 from logitcache.errors import redacted
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.students.build import StudentConfig
@@ -75,7 +75,7 @@ class TrainConfig(Config):
     Attributes:
         out: Folder for checkpoints, journal, result and export.
         data: The images to train on; with a cache, the ones it was made from.
-        val: The images to evaluate on.
+        val: The images to evaluate on; of a set that has splits, ``val`` unless said otherwise.
         cache: Where the targets are; None to learn from labels alone.
         student: The network, and what is done to it before it learns.
         objectives: Terms of the loss; ``soft`` with a cache and ``label`` without by default.
@@ -144,6 +144,15 @@ class TrainConfig(Config):
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str | dict) else value
+
+    @field_validator("val", mode="before")
+    @classmethod
+    def _held_out(cls, value: object) -> object:
+        """Evaluate on the split that is held out, where a set has splits and none is named."""
+        named = {"name": value} if isinstance(value, str) else value
+        if not isinstance(named, dict) or not has_splits(str(named.get("name"))):
+            return named
+        return {"split": "val", **named}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
