@@ -220,7 +220,10 @@ def read_manifest(location: Location) -> Manifest:
     size = location.size("zarr.json")
     if size is None:
         raise CacheError(
-            "no cache here", where=location, hint="make one with logitcache precompute"
+            "no cache here",
+            where=location,
+            expected="a zarr.json, as logitcache precompute writes it",
+            hint="check the path; precompute makes a cache in a folder that is new or empty",
         )
     if size > _MAX_MANIFEST_BYTES:
         raise CacheError("the manifest is too large to be one", where=where, got=f"{size} bytes")

@@ -153,7 +153,10 @@ class Cache:
             raise UsageError(
                 f"no features {name!r} in this cache",
                 where=self.url,
-                hint=nearest(name, self.features),
+                hint=nearest(name, self.features)
+                if self.features
+                else "it was made without: add the tap by the same precompute command and "
+                f"--feature {name.replace('/', '=', 1)}",
             )
         return self.features[name]
 

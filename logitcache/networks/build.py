@@ -131,7 +131,8 @@ def input_spec(network: nn.Module, size: int | None = None) -> InputSpec:
         raise UsageError(
             "this network does not take images of this size",
             got=str(error),
-            hint="set size, or img_size among the model's kwargs",
+            hint="leave size at the model's own, or build the model for another: "
+            f"kwargs: {{img_size: {size}}}",
         ) from None
     _, height, width = wanted["input_size"]
     if height != width:
@@ -183,28 +184,36 @@ def _create(config: NetworkConfig, **kwargs: Any) -> nn.Module:
     try:
         network: nn.Module = timm.create_model(config.model, **kwargs)
     except FileNotFoundError as error:
+        if not config.model.startswith(_LOCAL):  # the hub's client says so when it is offline
+            raise _unfetched(config, error) from error
         raise NetworkError(
             "no exported network here",
             where=config.model,
             expected="a folder with config.json and model.safetensors",
             got=error,
+            hint="check the path; what logitcache trains is in the folder 'export' of its --out",
         ) from None
     except (TypeError, ValueError, AssertionError, IndexError) as error:
         raise NetworkError(
             "timm cannot build this model", where=config.model, got=f"{kwargs}: {error}"
         ) from error
     except OSError as error:
-        raise NetworkError(
-            "the weights cannot be fetched",
-            where=config.model,
-            got=str(error).partition("\n")[0],
-            hint="give a weights file, or a folder as local-dir:<folder>",
-        ) from error
+        raise _unfetched(config, error) from error
     except RuntimeError as error:
         raise NetworkError(
             "the weights do not fit this model", where=config.model, got=_short(error)
         ) from error
     return network
+
+
+def _unfetched(config: NetworkConfig, error: OSError) -> NetworkError:
+    return NetworkError(
+        "the weights cannot be fetched",
+        where=config.model if config.weights is None else f"{config.model}@{config.weights}",
+        expected="a connection to the Hugging Face hub, or its weights in the hub's own cache",
+        got=str(error).partition("\n")[0],
+        hint="give a weights file, as MODEL@FILE, or a folder, as local-dir:FOLDER",
+    )
 
 
 def _build_from_file(config: NetworkConfig, path: Path, kwargs: dict[str, Any]) -> nn.Module:
@@ -231,7 +240,9 @@ def _build_from_file(config: NetworkConfig, path: Path, kwargs: dict[str, Any]) 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """Read tensors and nothing else: a pickle that holds code is refused."""
     if not path.is_file():
-        raise NetworkError("no such weights file", where=path)
+        raise NetworkError(
+            "no such weights file", where=path, hint="check the path after the model's @"
+        )
     try:
         state_dict: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # safetensors, torch and timm raise a kind each for damaged files

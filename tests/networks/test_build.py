@@ -71,6 +71,18 @@ def test_what_cannot_be_built_says_why(
         build_network(NetworkConfig.model_validate(values))
 
 
+def test_weights_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise FileNotFoundError("cannot find the requested files")  # as huggingface_hub has it
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(NetworkError, match="cannot be fetched") as caught:
+        build_network(NetworkConfig(model="resnet10t", weights="pretrained"))
+    assert caught.value.where == "resnet10t@pretrained"
+    with pytest.raises(NetworkError, match="cannot be fetched"):
+        build_network(NetworkConfig(model="hf-hub:timm/resnet10t.c3_in1k"))
+
+
 def test_weights_that_do_not_fit(weights: Path) -> None:
     with pytest.raises(NetworkError, match="do not fit"):
         build_network(NetworkConfig(model="resnet10t", weights=str(weights)))

@@ -10,12 +10,14 @@ import torch
 
 from logitcache.cache import format as cache_format
 from logitcache.cache.reader import Cache, open_cache
+from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import UsageError
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
 from logitcache.targets.loader import Targets, loader
 from logitcache.views.spec import parse_view
 from logitcache.views.tokens import kept_tokens
+from tests.cache.building import make_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,3 +155,11 @@ def test_memory_sets_the_window_and_counts_the_larger_units(cache: Cache) -> Non
     enough = 3 * 100 * (reader.row_bytes + beside) + reader.held_bytes
     few = Targets.of(cache, ["red"], ["red/layer1"], target_memory=enough)
     assert few.window_rows == 100
+
+
+def test_a_cache_without_taps_says_how_to_add_one(tmp_path: Path) -> None:
+    logits_BC = np.zeros((UNIT, 3), dtype=np.float32)
+    make_cache(tmp_path / "c", {"red": (DenseEncoding(3), logits_BC)}, UNIT)
+    with pytest.raises(UsageError, match="--feature red=layer1") as caught:
+        open_cache(tmp_path / "c").tap("red/layer1")
+    assert caught.value.what == "no features 'red/layer1' in this cache"
