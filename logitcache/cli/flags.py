@@ -32,7 +32,12 @@ Config = Annotated[
     Path | None, typer.Option(help="YAML file with the same settings; flags go over it.")
 ]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Set any field; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B=VALUE",
+        help="Set any field that docs/configuration.md lists; repeatable.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
@@ -42,7 +47,8 @@ Teacher = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=MODEL[@WEIGHTS]",
-        help="A timm model with a weights file or 'pretrained', or local-dir:FOLDER; repeatable.",
+        help="A timm model with a weights file or 'pretrained', local-dir:FOLDER, or "
+        "hf-hub:REPOSITORY; repeatable.",
     ),
 ]
 Feature = Annotated[
