@@ -57,16 +57,22 @@ def main() -> None:
         sys.stderr.close()  # the reader of our output is gone, which is no error of ours
         sys.exit(1)
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        _complain(_no_space(error))
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT} and error.filename is None:
+            raise  # of no file: nothing that the user could mend
+        _complain(_refused(error))
 
 
-def _no_space(error: OSError) -> StorageError:
+def _refused(error: OSError) -> StorageError:
+    """Return what the file system did not do."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        what, first = "no space left", "free some space"
+    else:
+        what, first = "the file system refused", "check this path and its permissions"
     return StorageError(
-        "no space left",
+        what,
         where=error.filename,
-        hint="free some space and run the same command again; what was committed is intact",
+        got=error.strerror,
+        hint=f"{first} and run the same command again; what was committed is intact",
     )
 
 

@@ -184,6 +184,21 @@ def test_what_cannot_be_is_told_without_a_traceback(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_output_that_cannot_be_written(
+    logitcache: Callable[..., Outcome], images: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "student"
+    file.write_text("not a folder")
+    fields = {"model": VIT["model"], "kwargs": VIT["kwargs"]}
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump({"student": fields, "steps": 1, "data": str(images)}))
+    refused = logitcache("train", "--config", config, "--out", file)
+    assert refused.code == 3
+    assert "the file system refused" in refused.err
+    assert str(file) in refused.err
+    assert "Traceback" not in refused.err
+
+
 def test_an_unfinished_cache(logitcache: Callable[..., Outcome], tmp_path: Path) -> None:
     writer = start_cache(tmp_path / "c", 40)
     state = logitcache("status", tmp_path / "c", "--json")
