@@ -22,7 +22,7 @@ from tests.benchmarks.measuring import Measurement
 from tests.conftest import jpeg, shape_image
 
 ROUNDS = 3
-PER_CLASS, UNIT, VIEWS, SIDE = 192, 64, 4, 96
+PER_CLASS, UNIT, VIEWS, SIDE = 256, 128, 4, 96
 
 
 class Bench:
