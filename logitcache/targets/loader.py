@@ -7,7 +7,9 @@ on any machine, shows the same batches, and an epoch can be entered at any batch
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -22,25 +24,27 @@ from logitcache.targets.gather import Gathered, TargetsReader, TargetWindow, con
 from logitcache.targets.match import CheckedReader, ImageRows
 from logitcache.targets.order import epoch_rows, epoch_windows, view_of_epoch
 from logitcache.targets.pairs import Pairs, find_pairs
-from logitcache.targets.prefetch import read_ahead
+from logitcache.targets.prefetch import ReadAhead
 from logitcache.targets.probes import checked_rows
 from logitcache.views.render import BatchRequest, RenderedBatch
 from logitcache.views.spec import View, ViewsConfig, parse_view
 from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from logitcache.cache.reader import Cache
     from logitcache.data.source import Source
+    from logitcache.targets.order import Window
 
 __all__ = ["DEFAULT_TARGET_MEMORY", "Loader", "LoaderSettings", "Targets", "loader"]
 
 DEFAULT_TARGET_MEMORY = 2**30
-_WINDOWS_ALIVE = 3  # the one in use, the one read ahead, and what the renderer still holds
+# the one in use, the one read ahead (of the next epoch, at the end), what the renderer still holds
+_WINDOWS_ALIVE = 3
 _ROW_BYTES = 40  # of a window beside its targets: digest, partner, and its place in the order
 
 
@@ -150,6 +154,10 @@ class Loader:
     ``for images, targets in loader`` in a loop over epochs is all that is needed. Epoch e walks one
     view: all of them once per cycle, in an order drawn from the seed.
 
+    While the last targets of an epoch are shown, the first ones of the next are read, so that it
+    need not begin by waiting. Who iterates does not say which epoch is the last: its successor's
+    first targets are read in vain, unless :meth:`close` comes first.
+
     Images are float32 (B, 3, S, S), normalised, on the device; targets are a
     :class:`~logitcache.batch.TargetBatch` on the same device.
 
@@ -183,6 +191,8 @@ class Loader:
             self._reader, [settings.size], threads=settings.threads, workers=settings.workers
         )
         self._images_of: dict[str, int] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="targets")
+        self._begun: _Epoch | None = None
         device = settings.device or torch.device("cpu")
         self._device = device
         self._mean_C11 = (255.0 * torch.tensor(settings.mean)).view(-1, 1, 1).to(device)
@@ -195,7 +205,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, TargetBatch]]:
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
-        return self.epoch(epoch)
+        return self.epoch(epoch, followed=True)
 
     def __enter__(self) -> Self:
         return self
@@ -204,7 +214,9 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Stop what renders."""
+        """Stop what renders and what reads; a read under way is waited for, and forgotten."""
+        self._begun = None
+        self._thread.shutdown(wait=True, cancel_futures=True)
         self._renderer.close()
 
     def view(self, epoch: int) -> View:
@@ -217,24 +229,28 @@ class Loader:
         ids = list(self._targets.views)
         return self._targets.views[ids[view_of_epoch(self.settings.seed, epoch, len(ids))]]
 
-    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[tuple[Tensor, TargetBatch]]:
+    def epoch(
+        self, epoch: int, *, first_batch: int = 0, followed: bool = False
+    ) -> Iterator[tuple[Tensor, TargetBatch]]:
         """Iterate over one epoch.
 
         Args:
             epoch: Counted from 0.
             first_batch: Batch to begin with; earlier ones are not even rendered.
+            followed: Whether the next epoch will be asked for after this one: its first targets are
+                read while the last ones of this are shown. An error of that is raised there.
         """
-        view = self.view(epoch)
-        pairs = self._pairs(view)
+        entered = self._enter(epoch, first_batch)
+        begin_next = partial(self._begin, epoch + 1) if followed else None
         waiting: deque[list[_Part]] = deque()
         settings = self.settings
         batches = (
             _slice(parts, settings.rank, settings.ranks)
-            for parts in self._batches(epoch, view, pairs, first_batch)
+            for parts in self._batches(entered, begin_next)
         )
-        for rendered in self._renderer.batches(self._requests(view, pairs, batches, waiting)):
+        for rendered in self._renderer.batches(self._requests(entered, batches, waiting)):
             parts = waiting.popleft()
-            yield self._images(rendered), self._target_batch(parts, pairs)
+            yield self._images(rendered), self._target_batch(parts, entered.pairs)
 
     def images_of(self, epoch: int) -> int:
         """Return how many images an epoch shows: all whose partner, if any, is at hand."""
@@ -274,34 +290,52 @@ class Loader:
             pairs.partners.keep = self._targets.blocks_alive
         return pairs
 
+    def _enter(self, epoch: int, first_batch: int) -> _Epoch:
+        """Return the epoch that was begun, if it is this one; otherwise forget it."""
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return self._prepared(epoch, first_batch)
+        if (begun.number, begun.first_batch) == (epoch, first_batch):
+            return begun
+        begun.drop()
+        return self._prepared(epoch, first_batch)
+
+    def _begin(self, epoch: int) -> None:
+        """Begin to read an epoch before it is entered."""
+        if self._begun is not None:
+            self._begun.drop()
+        self._begun = self._prepared(epoch, 0)
+        self._begun.begin()
+
+    def _prepared(self, epoch: int, first_batch: int) -> _Epoch:
+        view = self.view(epoch)
+        pairs = self._pairs(view)
+        skip = first_batch * self.settings.batch_size
+        reading = None if self._targets is None else self._reading(epoch, view, pairs, skip)
+        return _Epoch(epoch, first_batch, view, pairs, reading)
+
     def _requests(
-        self,
-        view: View,
-        pairs: Pairs | None,
-        batches: Iterator[list[_Part]],
-        waiting: deque[list[_Part]],
+        self, epoch: _Epoch, batches: Iterator[list[_Part]], waiting: deque[list[_Part]]
     ) -> Iterator[BatchRequest]:
         """Ask for the pixels of batches; their targets wait meanwhile."""
-        hashes_of = self.rows.hashes_of
+        hashes_of, pairs = self.rows.hashes_of, epoch.pairs
         for parts in batches:
             positions = self.rows.positions(_rows_of(parts))
             waiting.append(parts)
             partners = None if pairs is None else pairs.positions_of(positions)
             yield BatchRequest(
-                view,
+                epoch.view,
                 positions,
                 hashes_of(positions),
                 partners=partners,
                 partner_hashes=None if partners is None else hashes_of(partners),
             )
 
-    def _batches(
-        self, epoch: int, view: View, pairs: Pairs | None, first_batch: int
-    ) -> Iterator[list[_Part]]:
+    def _batches(self, epoch: _Epoch, at_last: Callable[[], None] | None) -> Iterator[list[_Part]]:
         """Cut the windows of an epoch into batches; a batch may straddle two windows."""
         size = self.settings.batch_size
         parts: list[_Part] = []
-        for window, rows in self._windows(epoch, view, pairs, first_batch * size):
+        for window, rows in self._windows(epoch, at_last):
             while len(rows):
                 missing = size - sum(len(part.rows) for part in parts)
                 parts.append(_Part(window, rows[:missing]))
@@ -313,33 +347,42 @@ class Loader:
             yield parts
 
     def _windows(
-        self, epoch: int, view: View, pairs: Pairs | None, skip: int
+        self, epoch: _Epoch, at_last: Callable[[], None] | None
     ) -> Iterator[tuple[TargetWindow | None, NDArray[np.int64]]]:
-        """Yield the targets and rows of an epoch's windows, after the first ``skip`` rows."""
-        targets = self._targets
-        partners_of = None if pairs is None else pairs.partners_of
-        numbers, seed = self.rows.numbers, self.settings.seed
-        if targets is None:
-            for rows in epoch_rows(
-                numbers, seed=seed, epoch=epoch, partners_of=partners_of, skip=skip
-            ):
-                yield None, rows
+        """Yield the targets and rows of an epoch's windows."""
+        if epoch.reading is not None:
+            for window, read in epoch.reading.walk(at_last):
+                yield read, window.rows
             return
+        for rows in epoch_rows(
+            self.rows.numbers,
+            seed=self.settings.seed,
+            epoch=epoch.number,
+            partners_of=None if epoch.pairs is None else epoch.pairs.partners_of,
+            skip=epoch.first_batch * self.settings.batch_size,
+        ):
+            yield None, rows
+
+    def _reading(
+        self, epoch: int, view: View, pairs: Pairs | None, skip: int
+    ) -> ReadAhead[Window, TargetWindow]:
+        """Return what reads an epoch's windows, after the first ``skip`` rows."""
+        targets = self._targets
+        assert targets is not None
         reader, unit_rows = targets.reader, targets.unit_rows(view)
         windows = epoch_windows(
-            numbers,
-            seed=seed,
+            self.rows.numbers,
+            seed=self.settings.seed,
             epoch=epoch,
             unit_rows=unit_rows,
             window_units=targets.window_units(unit_rows),
             block_units=reader.block_rows // unit_rows,
-            partners_of=partners_of,
+            partners_of=None if pairs is None else pairs.partners_of,
             skip=skip,
         )
-        for window, read in read_ahead(
-            windows, lambda window: reader.read(view, window.units, unit_rows)
-        ):
-            yield read, window.rows
+        return ReadAhead(
+            windows, lambda window: reader.read(view, window.units, unit_rows), self._thread
+        )
 
     def _images(self, rendered: RenderedBatch) -> Tensor:
         for error in rendered.failures.values():
@@ -368,6 +411,35 @@ class Loader:
             features=said.features,
         )
         return batch.to(self._device)
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One epoch that is entered at some batch, or will be.
+
+    Attributes:
+        number: Counted from 0.
+        first_batch: Batch it begins with.
+        view: That it walks.
+        pairs: Who is mixed with whom, if anything is.
+        reading: Its windows; None where there are no targets.
+    """
+
+    number: int
+    first_batch: int
+    view: View
+    pairs: Pairs | None
+    reading: ReadAhead[Window, TargetWindow] | None
+
+    def begin(self) -> None:
+        """Begin to read the first window."""
+        if self.reading is not None:
+            self.reading.begin()
+
+    def drop(self) -> None:
+        """Forget what was begun."""
+        if self.reading is not None:
+            self.reading.drop()
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,9 @@ class _Run:
     ) -> None:
         """Train to the end of the current epoch, or of the run."""
         self._model.train()
-        batches = self._loader.epoch(self._epoch, first_batch=self._batch)
+        batches = self._loader.epoch(
+            self._epoch, first_batch=self._batch, followed=self._goes_on_after_this_epoch()
+        )
         while self._step < self._steps:
             with self._clock.waiting():
                 batch = next(batches, None)
@@ -280,6 +282,10 @@ class _Run:
                     hint="go on with --resume",
                 )
         batches.close()  # type: ignore[attr-defined]  # a generator: what it read ahead is dropped
+
+    def _goes_on_after_this_epoch(self) -> bool:
+        left = self._loader.batches_of(self._epoch) - self._batch
+        return self._step + left < self._steps
 
     def _train_batch(self, images: Tensor, targets: TargetBatch) -> Tensor:
         """Do one step and return this process's part of its loss."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from logitcache.targets.gather import TargetsReader
 from logitcache.targets.loader import DEFAULT_TARGET_MEMORY
 from logitcache.targets.numbers import AllRows
 from logitcache.targets.order import Window, epoch_windows
-from logitcache.targets.prefetch import read_ahead
+from logitcache.targets.prefetch import ReadAhead
 from logitcache.views.spec import parse_view
 from tests.benchmarks.synthetic import teacher_logits
 from tests.cache.building import (
@@ -101,8 +102,10 @@ def walk(cache: Cache, windows: list[Window], batch: int) -> Iterator[SparseLogi
     """Yield the targets of an epoch in batches, the next window read by a thread meanwhile."""
     reader = TargetsReader(cache, [_TEACHER])
     view = parse_view(cache.views[VIEW], VIEW)
-    for window, read in read_ahead(
-        windows, lambda window: reader.read(view, window.units, reader.unit_rows)
-    ):
-        for start in range(0, len(window.rows), batch):
-            yield gather(read, window.rows[start : start + batch])
+    with ThreadPoolExecutor(1) as thread:
+        reading = ReadAhead(
+            windows, lambda window: reader.read(view, window.units, reader.unit_rows), thread
+        )
+        for window, read in reading.walk():
+            for start in range(0, len(window.rows), batch):
+                yield gather(read, window.rows[start : start + batch])

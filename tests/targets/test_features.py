@@ -97,6 +97,21 @@ def test_every_row_gets_its_own_features(cache: Cache, images: Path, target_memo
     assert sorted(seen) == sorted([*cache.samples.readable.tolist()] * 2)
 
 
+def test_larger_units_are_kept_while_the_next_epoch_is_read(cache: Cache, images: Path) -> None:
+    """Windows are cut of units of logits, of another view as soon as the next epoch is read."""
+    options: dict[str, Any] = {"batch_size": 10, "size": 8, "threads": 1, "target_memory": 1}
+    with loader(cache, str(images), features=["red/layer1"], **options) as batches:
+        followed = [[targets for _, targets in batches] for _ in range(3)]
+    for epoch, got in enumerate(followed):
+        expected = _epoch(cache, images, epoch, features=["red/layer1"], target_memory=1)
+        for ours, theirs in zip(got, expected, strict=True):
+            assert torch.equal(ours.rows, theirs.rows)
+            held, kept = ours.features["red/layer1"], theirs.features["red/layer1"]
+            assert torch.equal(held.values, kept.values)
+            for name, said in theirs.teachers.items():
+                assert torch.equal(ours.teachers[name].log_probs, said.log_probs)
+
+
 def _view_of(cache: Cache, images: Path, epoch: int, names: list[str]) -> str:
     with loader(cache, str(images), features=names, size=8) as batches:
         return batches.view(epoch).id

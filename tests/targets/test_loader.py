@@ -17,7 +17,6 @@ from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
 from logitcache.targets.loader import Loader, LoaderSettings, Targets, loader
 from logitcache.targets.match import match_rows, number_rows
-from logitcache.targets.prefetch import read_ahead
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.render import render
 from logitcache.views.spec import ViewsConfig
@@ -253,19 +252,6 @@ def test_a_damaged_unit_stops_the_epoch(cache_path: Path, images: Path, tmp_path
     damaged_view = cache_views.index(open_cache(tmp_path / "c").teacher("red").view_ids[1])
     with pytest.raises(CacheDamaged, match="codes/c/1/2/0"):
         epoch_of(found, damaged_view)
-
-
-def test_reading_ahead_keeps_order_and_raises_at_its_item() -> None:
-    def read(item: int) -> int:
-        if item == 3:
-            raise OSError("gone")
-        return 10 * item
-
-    ahead = read_ahead(range(6), read)
-    assert [next(ahead) for _ in range(3)] == [(0, 0), (1, 10), (2, 20)]
-    with pytest.raises(OSError, match="gone"):
-        next(ahead)
-    assert list(read_ahead([], read)) == []
 
 
 def test_a_batch_moves_as_a_whole(cache: Cache, images: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
+from logitcache.targets.gather import TargetsReader
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import TargetBatch
+    from logitcache.targets.gather import TargetWindow
+    from logitcache.views.spec import View
 
 Teachers = dict[str, dict[str, str]]
 VIEWS = {
@@ -64,8 +68,7 @@ class Stream:
         return targets
 
 
-def stream(cache: Path, images: Path, out: Path, **fields: Any) -> Stream:
-    found = Stream()
+def config(cache: Path, images: Path, out: Path, **fields: Any) -> TrainConfig:
     values = {
         "out": str(out),
         "data": str(images),
@@ -80,7 +83,12 @@ def stream(cache: Path, images: Path, out: Path, **fields: Any) -> Stream:
         "batch_size": 16,
         **fields,
     }
-    train_student(TrainConfig.parse(values, ""), answer=found)
+    return TrainConfig.parse(values, "")
+
+
+def stream(cache: Path, images: Path, out: Path, **fields: Any) -> Stream:
+    found = Stream()
+    train_student(config(cache, images, out, **fields), answer=found)
     return found
 
 
@@ -95,3 +103,38 @@ def test_pictures_and_targets_are_those_of_the_first_run(
     )
     assert again.order != first.order
     assert again.rows == first.rows
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(3, 1), (4, 1), (6, 2), (8, 2)])
+def test_a_run_reads_ahead_but_no_epoch_that_never_comes(
+    cache: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    epochs: int,
+) -> None:
+    """Four batches and four windows an epoch; every epoch walks another view."""
+    views: list[str] = []
+    read, second = TargetsReader.read, threading.Event()
+
+    def noted(self: TargetsReader, view: View, *args: Any) -> TargetWindow:
+        views.append(view.id)
+        if len(set(views)) == 2:
+            second.set()
+        return read(self, view, *args)
+
+    shown: list[TargetBatch] = []
+
+    def expect(_: Tensor, targets: TargetBatch) -> TargetBatch:
+        shown.append(targets)
+        if len(shown) == 4 < steps:
+            assert second.wait(20), "the next epoch is read while the last batch is shown"
+        return targets
+
+    monkeypatch.setattr(TargetsReader, "read", noted)
+    fields = {"target_memory": 1, "epochs": None, "steps": steps, "threads": 1}
+    train_student(config(cache, images, tmp_path, **fields), answer=expect)
+    assert len(shown) == steps
+    assert len(set(views)) == epochs
+    assert len(views) <= 4 * epochs
