@@ -295,7 +295,7 @@ class _Run:
         means = self._objective.parts(outputs, targets)
         parts = self._ranks.own_part(means, self._objective.counts(targets))
         loss = self._objective.total(parts, self._step / self._steps)
-        self._ranks.backward(loss)
+        self._ranks.backward(loss, self._model.parameters())
         if self._config.optimizer.clip_grad is not None:
             self._accelerator.clip_grad_norm_(
                 self._model.parameters(), self._config.optimizer.clip_grad

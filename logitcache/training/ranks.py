@@ -24,7 +24,7 @@ from logitcache.draws import Purpose, words
 from logitcache.errors import LogitcacheError, RankLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -57,6 +57,7 @@ class Ranks:
         self._control: Any = (
             distributed.new_group(backend="gloo", timeout=_PATIENCE) if self.count > 1 else None
         )
+        self._untouched: list[tuple[nn.Parameter, bool]] | None = None
 
     @property
     def is_first(self) -> bool:
@@ -131,9 +132,37 @@ class Ranks:
         shares = (own / self.total(own).clamp(min=1)).float()
         return {name: shares[i] * mean for i, (name, mean) in enumerate(means.items())}
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of the sum of all processes' losses, which accelerate averages."""
-        self.accelerator.backward(loss * self.count if self.count > 1 else loss)
+    def backward(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+        """Add the gradient of the sum of all processes' losses, which accelerate averages.
+
+        Args:
+            loss: This process's part; depends on the same parameters in every step.
+            parameters: All that are trained. What no loss depends on, the head where features alone
+                are asked for, gets no gradient, as in a process of its own.
+        """
+        if self.count == 1:
+            self.accelerator.backward(loss)
+            return
+        if self._untouched is None:
+            self._untouched = self._find_untouched(loss, parameters)
+        # averaging waits for a gradient of every parameter
+        waited_for = [0.0 * parameter.sum() for parameter, _ in self._untouched]
+        self.accelerator.backward(sum(waited_for, start=loss * self.count))
+        for parameter, anywhere in self._untouched:
+            if not anywhere:
+                parameter.grad = None
+
+    def _find_untouched(
+        self, loss: Tensor, parameters: Iterable[nn.Parameter]
+    ) -> list[tuple[nn.Parameter, bool]]:
+        """Return what a loss does not depend on here, and whether it does in another process."""
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        reached = _leaves_below(loss)
+        here = torch.tensor([id(parameter) in reached for parameter in trained], dtype=torch.int)
+        anywhere = here.clone()
+        distributed.all_reduce(anywhere, group=self._control)
+        found = zip(trained, here.tolist(), anywhere.tolist(), strict=True)
+        return [(parameter, bool(any_)) for parameter, own, any_ in found if not own]
 
     def share_buffers(self, network: nn.Module) -> None:
         """Give all processes the first one's buffers: the statistics of batch norm."""
@@ -175,6 +204,18 @@ def _accelerator(cpu: bool, precision: str) -> Accelerator:
     except ValueError:
         AcceleratorState._reset_state(reset_partial_state=True)
         return Accelerator(**wanted)
+
+
+def _leaves_below(loss: Tensor) -> set[int]:
+    """Return the ids of the parameters that a loss depends on."""
+    seen: set[Any] = set()
+    waiting: list[Any] = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [below for below, _ in node.next_functions]
+    return {id(node.variable) for node in seen if hasattr(node, "variable")}
 
 
 @contextmanager

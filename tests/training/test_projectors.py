@@ -1,0 +1,147 @@
+"""An objective's own parameters are trained, saved and shared as the network's are."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from logitcache.errors import Interrupted
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.local import build_cache
+from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
+from logitcache.training.config import TrainConfig
+from logitcache.training.journal import read_journal
+from logitcache.training.loop import train_student
+from tests.training.processes import Failed, run_ranks
+from tests.training.test_ranks import Told, alone, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+Teachers = dict[str, dict[str, Any]]
+EPOCHS, STEPS = 3, 12  # 60 images in batches of 16, 16, 16 and 12
+OWN = "objective.match.projector."
+
+
+def vit(**kwargs: object) -> dict[str, Any]:
+    shape = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    return {"model": "vit_tiny_patch16_224", "kwargs": {**shape, **kwargs}}
+
+
+def match(projector: object) -> dict[str, Any]:
+    held = {"teacher": "red", "tap": "layer1", "student": "blocks.0"}
+    return {"match": {**held, "projector": projector, "weight": 0.5}}
+
+
+MLP = match({"kind": "mlp", "hidden": 12})
+GENERATOR = match("generator")
+
+
+@pytest.fixture(scope="module")
+def cache(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("projectors") / "cache"
+    red = {**teachers["red"], "features": {"layer1": {"pool": 2}}}
+    values = {"cache": str(path), "data": str(images), "teachers": {"red": red}, "unit_rows": 16}
+    build_cache(PrecomputeConfig.parse({**values, "views": {"count": 2}}, ""))
+    return path
+
+
+def config(out: Path, images: Path, cache: Path, **fields: object) -> dict[str, Any]:
+    return {
+        "out": str(out),
+        "data": str(images),
+        "cache": str(cache),
+        "student": vit(),
+        "objectives": ["soft", MLP],
+        "epochs": EPOCHS,
+        "batch_size": 16,
+        "optimizer": {"clip_grad": 0.5},
+        "device": "cpu",
+        "threads": 1,
+        "checkpoint_every": 100,
+        **fields,
+    }
+
+
+def trained(out: Path) -> dict[str, Tensor]:
+    """Return all that was trained, the projector too, as the last checkpoint has it."""
+    found = latest_checkpoint(out)
+    assert found is not None
+    weights = read_checkpoint(found).modules["model"]
+    assert any(name.startswith(OWN) for name in weights)
+    return weights
+
+
+def losses(out: Path) -> list[float]:
+    """Return the means of the epochs, of all terms and of their sum."""
+    return [event[name] for event in read_journal(out) for name in ("loss", "soft", "match")]
+
+
+def assert_equal(ours: Path, theirs: Path) -> None:
+    expected, got = trained(theirs), trained(ours)
+    assert got.keys() == expected.keys()
+    assert [name for name in got if not torch.equal(got[name], expected[name])] == []
+
+
+@pytest.mark.parametrize("term", [MLP, GENERATOR], ids=["mlp", "generator"])
+@pytest.mark.parametrize("stops", [[3], [4, 5]])
+def test_a_resumed_projector_is_the_very_same(
+    images: Path, cache: Path, tmp_path: Path, term: dict[str, Any], stops: list[int]
+) -> None:
+    """Stopped inside an epoch and at its end; the generator draws what it hides in every step."""
+    fields = {"objectives": ["soft", term], "student": vit(drop_path_rate=0.2), "ema": 0.9}
+    train_student(TrainConfig.parse(config(tmp_path / "whole", images, cache, **fields), ""))
+    cut = TrainConfig.parse(config(tmp_path / "cut", images, cache, **fields), "")
+    before: list[dict[str, Tensor]] = []
+    for index, steps in enumerate(stops):
+        left = partial(next, iter([False] * (steps - 1)), True)
+        with pytest.raises(Interrupted):
+            train_student(cut, resume=index > 0, should_stop=left)
+        before.append(trained(tmp_path / "cut"))
+    train_student(cut, resume=True)
+    assert_equal(tmp_path / "cut", tmp_path / "whole")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    after = trained(tmp_path / "cut")
+    own = [name for name in after if name.startswith(OWN)]
+    assert not any(torch.equal(before[-1][name], after[name]) for name in own), "they are trained"
+
+
+@pytest.mark.parametrize("objectives", [["soft", MLP], [MLP]], ids=["both", "match alone"])
+def test_two_processes_train_the_projector_of_one(
+    images: Path, cache: Path, tmp_path: Path, objectives: list[Any]
+) -> None:
+    """The head of the network has no part in the second loss, and gets no gradient."""
+    fields = {"objectives": objectives}
+    whole = alone(config(tmp_path / "one", images, cache, **fields))
+    parts = run_ranks(2, train, config(tmp_path / "two", images, cache, **fields))
+    assert not [part for part in parts if isinstance(part, Failed)], parts
+    assert len(whole.losses) == STEPS
+    for part in parts:
+        assert part.losses == pytest.approx(whole.losses, rel=1e-4)
+    expected = trained(tmp_path / "one")
+    got = trained(tmp_path / "two")
+    for name, value in got.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+    head = "network.network.head.weight"
+    assert torch.equal(got[head], expected[head]) == ("soft" not in objectives), "not even decayed"
+
+
+def test_two_processes_go_on_with_the_very_same_projector(
+    images: Path, cache: Path, tmp_path: Path
+) -> None:
+    fields: dict[str, object] = {"objectives": ["soft", GENERATOR], "epochs": 2}
+    whole = run_ranks(2, train, config(tmp_path / "whole", images, cache, **fields))
+    assert all(isinstance(told, Told) for told in whole), whole
+    cut = config(tmp_path / "cut", images, cache, **fields)
+    stopped = run_ranks(2, train, cut, False, 3)
+    assert [found.kind for found in stopped] == ["Interrupted"] * 2, stopped
+    rest = run_ranks(2, train, cut, True)
+    assert rest[0].losses == rest[1].losses == whole[0].losses[3:]
+    assert_equal(tmp_path / "cut", tmp_path / "whole")
+    # what was lost before is kept as one sum, not as that of each process
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
