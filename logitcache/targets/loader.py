@@ -12,33 +12,31 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from logitcache.batch import TargetBatch
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import UsageError
 from logitcache.targets.alignment import Alignment
-from logitcache.targets.gather import Gathered, TargetsReader, TargetWindow, concatenate
+from logitcache.targets.epoch import Epoch
+from logitcache.targets.gather import TargetsReader
 from logitcache.targets.match import CheckedReader, ImageRows
-from logitcache.targets.order import epoch_rows, epoch_windows, view_of_epoch
+from logitcache.targets.order import view_of_epoch
 from logitcache.targets.pairs import Pairs, find_pairs
-from logitcache.targets.prefetch import ReadAhead
 from logitcache.targets.probes import checked_rows
-from logitcache.views.render import BatchRequest, RenderedBatch
 from logitcache.views.spec import View, ViewsConfig, parse_view
 from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from logitcache.batch import TargetBatch
     from logitcache.cache.reader import Cache
     from logitcache.data.source import Source
-    from logitcache.targets.order import Window
+    from logitcache.targets.epoch import Part
+    from logitcache.views.render import BatchRequest, RenderedBatch
 
 __all__ = ["DEFAULT_TARGET_MEMORY", "Loader", "LoaderSettings", "Targets", "loader"]
 
@@ -192,7 +190,7 @@ class Loader:
         )
         self._images_of: dict[str, int] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="targets")
-        self._begun: _Epoch | None = None
+        self._begun: Epoch | None = None
         device = settings.device or torch.device("cpu")
         self._device = device
         self._mean_C11 = (255.0 * torch.tensor(settings.mean)).view(-1, 1, 1).to(device)
@@ -242,15 +240,10 @@ class Loader:
         """
         entered = self._enter(epoch, first_batch)
         begin_next = partial(self._begin, epoch + 1) if followed else None
-        waiting: deque[list[_Part]] = deque()
-        settings = self.settings
-        batches = (
-            _slice(parts, settings.rank, settings.ranks)
-            for parts in self._batches(entered, begin_next)
-        )
-        for rendered in self._renderer.batches(self._requests(entered, batches, waiting)):
+        waiting: deque[list[Part]] = deque()
+        for rendered in self._renderer.batches(_requests(entered, begin_next, waiting)):
             parts = waiting.popleft()
-            yield self._images(rendered), self._target_batch(parts, entered.pairs)
+            yield self._images(rendered), entered.target_batch(parts).to(self._device)
 
     def images_of(self, epoch: int) -> int:
         """Return how many images an epoch shows: all whose partner, if any, is at hand."""
@@ -290,7 +283,7 @@ class Loader:
             pairs.partners.keep = self._targets.blocks_alive
         return pairs
 
-    def _enter(self, epoch: int, first_batch: int) -> _Epoch:
+    def _enter(self, epoch: int, first_batch: int) -> Epoch:
         """Return the epoch that was begun, if it is this one; otherwise forget it."""
         begun, self._begun = self._begun, None
         if begun is None:
@@ -307,81 +300,17 @@ class Loader:
         self._begun = self._prepared(epoch, 0)
         self._begun.begin()
 
-    def _prepared(self, epoch: int, first_batch: int) -> _Epoch:
+    def _prepared(self, epoch: int, first_batch: int) -> Epoch:
         view = self.view(epoch)
-        pairs = self._pairs(view)
-        skip = first_batch * self.settings.batch_size
-        reading = None if self._targets is None else self._reading(epoch, view, pairs, skip)
-        return _Epoch(epoch, first_batch, view, pairs, reading)
-
-    def _requests(
-        self, epoch: _Epoch, batches: Iterator[list[_Part]], waiting: deque[list[_Part]]
-    ) -> Iterator[BatchRequest]:
-        """Ask for the pixels of batches; their targets wait meanwhile."""
-        hashes_of, pairs = self.rows.hashes_of, epoch.pairs
-        for parts in batches:
-            positions = self.rows.positions(_rows_of(parts))
-            waiting.append(parts)
-            partners = None if pairs is None else pairs.positions_of(positions)
-            yield BatchRequest(
-                epoch.view,
-                positions,
-                hashes_of(positions),
-                partners=partners,
-                partner_hashes=None if partners is None else hashes_of(partners),
-            )
-
-    def _batches(self, epoch: _Epoch, at_last: Callable[[], None] | None) -> Iterator[list[_Part]]:
-        """Cut the windows of an epoch into batches; a batch may straddle two windows."""
-        size = self.settings.batch_size
-        parts: list[_Part] = []
-        for window, rows in self._windows(epoch, at_last):
-            while len(rows):
-                missing = size - sum(len(part.rows) for part in parts)
-                parts.append(_Part(window, rows[:missing]))
-                rows = rows[missing:]
-                if len(_rows_of(parts)) == size:
-                    yield parts
-                    parts = []
-        if parts and not self.settings.drop_last:
-            yield parts
-
-    def _windows(
-        self, epoch: _Epoch, at_last: Callable[[], None] | None
-    ) -> Iterator[tuple[TargetWindow | None, NDArray[np.int64]]]:
-        """Yield the targets and rows of an epoch's windows."""
-        if epoch.reading is not None:
-            for window, read in epoch.reading.walk(at_last):
-                yield read, window.rows
-            return
-        for rows in epoch_rows(
-            self.rows.numbers,
-            seed=self.settings.seed,
-            epoch=epoch.number,
-            partners_of=None if epoch.pairs is None else epoch.pairs.partners_of,
-            skip=epoch.first_batch * self.settings.batch_size,
-        ):
-            yield None, rows
-
-    def _reading(
-        self, epoch: int, view: View, pairs: Pairs | None, skip: int
-    ) -> ReadAhead[Window, TargetWindow]:
-        """Return what reads an epoch's windows, after the first ``skip`` rows."""
-        targets = self._targets
-        assert targets is not None
-        reader, unit_rows = targets.reader, targets.unit_rows(view)
-        windows = epoch_windows(
-            self.rows.numbers,
-            seed=self.settings.seed,
-            epoch=epoch,
-            unit_rows=unit_rows,
-            window_units=targets.window_units(unit_rows),
-            block_units=reader.block_rows // unit_rows,
-            partners_of=None if pairs is None else pairs.partners_of,
-            skip=skip,
-        )
-        return ReadAhead(
-            windows, lambda window: reader.read(view, window.units, unit_rows), self._thread
+        return Epoch(
+            epoch,
+            first_batch,
+            view=view,
+            pairs=self._pairs(view),
+            rows=self.rows,
+            settings=self.settings,
+            targets=self._targets,
+            thread=self._thread,
         )
 
     def _images(self, rendered: RenderedBatch) -> Tensor:
@@ -390,87 +319,14 @@ class Loader:
         pixels = torch.from_numpy(rendered.pixels[self.settings.size])
         return (pixels.to(self._device, non_blocking=True).float() - self._mean_C11) / self._std_C11
 
-    def _target_batch(self, parts: list[_Part], pairs: Pairs | None) -> TargetBatch:
-        rows = _rows_of(parts)
-        positions = self.rows.positions(rows)
-        partner_labels, lam = (None, None) if pairs is None else pairs.mixture(positions)
-        windows = [(part.window, part.rows) for part in parts]
-        gathered = [window.gather(part) for window, part in windows if window is not None]
-        labels = self.rows.labels_of(positions)
-        said = concatenate(gathered) if gathered else Gathered({}, {})
-        alignment = self._targets.alignment if self._targets else None
-        if alignment is not None and not alignment.is_settled:
-            shown = [labels] if partner_labels is None else [labels, partner_labels.numpy()]
-            alignment.see(rows, np.stack(shown, axis=1), said.teachers)
-        batch = TargetBatch(
-            rows=torch.from_numpy(rows),
-            labels=torch.from_numpy(labels),
-            teachers=said.teachers,
-            partner_labels=partner_labels,
-            lam=lam,
-            features=said.features,
-        )
-        return batch.to(self._device)
 
-
-@dataclass(frozen=True)
-class _Epoch:
-    """One epoch that is entered at some batch, or will be.
-
-    Attributes:
-        number: Counted from 0.
-        first_batch: Batch it begins with.
-        view: That it walks.
-        pairs: Who is mixed with whom, if anything is.
-        reading: Its windows; None where there are no targets.
-    """
-
-    number: int
-    first_batch: int
-    view: View
-    pairs: Pairs | None
-    reading: ReadAhead[Window, TargetWindow] | None
-
-    def begin(self) -> None:
-        """Begin to read the first window."""
-        if self.reading is not None:
-            self.reading.begin()
-
-    def drop(self) -> None:
-        """Forget what was begun."""
-        if self.reading is not None:
-            self.reading.drop()
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The rows of a batch that lie in one window."""
-
-    window: TargetWindow | None
-    rows: NDArray[np.int64]
-
-
-def _slice(parts: list[_Part], rank: int, ranks: int) -> list[_Part]:
-    """Return what one rank shows of a batch: a run of its rows, as long as the others' or one less.
-
-    A batch of fewer rows than ranks is shown by all of them: no network runs on no image, and a
-    mean over the ranks is the mean over its rows all the same.
-    """
-    count = sum(len(part.rows) for part in parts)
-    if count < ranks:
-        return parts
-    start, stop = count * rank // ranks, count * (rank + 1) // ranks
-    found = []
-    for part in parts:
-        rows = part.rows[max(0, start) : max(0, stop)]
-        if len(rows):
-            found.append(_Part(part.window, rows))
-        start, stop = start - len(part.rows), stop - len(part.rows)
-    return found
-
-
-def _rows_of(parts: list[_Part]) -> NDArray[np.int64]:
-    return np.concatenate([part.rows for part in parts])
+def _requests(
+    epoch: Epoch, at_last: Callable[[], None] | None, waiting: deque[list[Part]]
+) -> Iterator[BatchRequest]:
+    """Ask for the pixels of batches; their targets wait meanwhile."""
+    for parts in epoch.batches(at_last):
+        waiting.append(parts)
+        yield epoch.request(parts)
 
 
 def loader(

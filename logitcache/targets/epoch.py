@@ -1,0 +1,206 @@
+"""One epoch of a loader: its windows cut into batches, and what is shown of each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from logitcache.batch import TargetBatch
+from logitcache.targets.gather import Gathered, TargetWindow, concatenate
+from logitcache.targets.order import epoch_rows, epoch_windows
+from logitcache.targets.prefetch import ReadAhead
+from logitcache.views.render import BatchRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
+
+    from logitcache.targets.loader import LoaderSettings, Targets
+    from logitcache.targets.match import ImageRows
+    from logitcache.targets.order import Window
+    from logitcache.targets.pairs import Pairs
+    from logitcache.views.spec import View
+
+__all__ = ["Epoch", "Part"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a batch that lie in one window.
+
+    Attributes:
+        window: Its targets; None where there are none.
+        rows: int64.
+    """
+
+    window: TargetWindow | None
+    rows: NDArray[np.int64]
+
+
+class Epoch:
+    """One epoch that is entered at some batch, or will be.
+
+    Args:
+        number: Counted from 0.
+        first_batch: Batch it begins with.
+        view: That it walks.
+        pairs: Who is mixed with whom, if anything is.
+        rows: The images, and their labels.
+        settings: How batches are made.
+        targets: What teachers said; None to show labels alone.
+        thread: Reads targets.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        first_batch: int,
+        *,
+        view: View,
+        pairs: Pairs | None,
+        rows: ImageRows,
+        settings: LoaderSettings,
+        targets: Targets | None,
+        thread: Executor,
+    ) -> None:
+        self.number = number
+        self.first_batch = first_batch
+        self._view = view
+        self._pairs = pairs
+        self._rows = rows
+        self._settings = settings
+        self._targets = targets
+        self._reading = None if targets is None else self._reader(targets, thread)
+
+    def begin(self) -> None:
+        """Begin to read the first window."""
+        if self._reading is not None:
+            self._reading.begin()
+
+    def drop(self) -> None:
+        """Forget what was begun."""
+        if self._reading is not None:
+            self._reading.drop()
+
+    def batches(self, at_last: Callable[[], None] | None) -> Iterator[list[Part]]:
+        """Yield this rank's slice of every batch.
+
+        Args:
+            at_last: Called when all windows are asked for, before the last one is used.
+        """
+        rank, ranks = self._settings.rank, self._settings.ranks
+        for parts in self._whole_batches(at_last):
+            yield _slice(parts, rank, ranks)
+
+    def request(self, parts: list[Part]) -> BatchRequest:
+        """Return what to render of a batch."""
+        hashes_of, pairs = self._rows.hashes_of, self._pairs
+        positions = self._rows.positions(_rows_of(parts))
+        partners = None if pairs is None else pairs.positions_of(positions)
+        return BatchRequest(
+            self._view,
+            positions,
+            hashes_of(positions),
+            partners=partners,
+            partner_hashes=None if partners is None else hashes_of(partners),
+        )
+
+    def target_batch(self, parts: list[Part]) -> TargetBatch:
+        """Return labels of a batch and what teachers said, in the memory of this process."""
+        rows = _rows_of(parts)
+        positions = self._rows.positions(rows)
+        partner_labels, lam = (
+            (None, None) if self._pairs is None else self._pairs.mixture(positions)
+        )
+        windows = [(part.window, part.rows) for part in parts]
+        gathered = [window.gather(part) for window, part in windows if window is not None]
+        labels = self._rows.labels_of(positions)
+        said = concatenate(gathered) if gathered else Gathered({}, {})
+        alignment = self._targets.alignment if self._targets else None
+        if alignment is not None and not alignment.is_settled:
+            shown = [labels] if partner_labels is None else [labels, partner_labels.numpy()]
+            alignment.see(rows, np.stack(shown, axis=1), said.teachers)
+        return TargetBatch(
+            rows=torch.from_numpy(rows),
+            labels=torch.from_numpy(labels),
+            teachers=said.teachers,
+            partner_labels=partner_labels,
+            lam=lam,
+            features=said.features,
+        )
+
+    def _whole_batches(self, at_last: Callable[[], None] | None) -> Iterator[list[Part]]:
+        """Cut the windows into batches; a batch may straddle two windows."""
+        size = self._settings.batch_size
+        parts: list[Part] = []
+        for window, rows in self._windows(at_last):
+            while len(rows):
+                missing = size - sum(len(part.rows) for part in parts)
+                parts.append(Part(window, rows[:missing]))
+                rows = rows[missing:]
+                if len(_rows_of(parts)) == size:
+                    yield parts
+                    parts = []
+        if parts and not self._settings.drop_last:
+            yield parts
+
+    def _windows(
+        self, at_last: Callable[[], None] | None
+    ) -> Iterator[tuple[TargetWindow | None, NDArray[np.int64]]]:
+        """Yield the targets and rows of the windows."""
+        if self._reading is not None:
+            for window, read in self._reading.walk(at_last):
+                yield read, window.rows
+            return
+        for rows in epoch_rows(
+            self._rows.numbers,
+            seed=self._settings.seed,
+            epoch=self.number,
+            partners_of=None if self._pairs is None else self._pairs.partners_of,
+            skip=self.first_batch * self._settings.batch_size,
+        ):
+            yield None, rows
+
+    def _reader(self, targets: Targets, thread: Executor) -> ReadAhead[Window, TargetWindow]:
+        """Return what reads the windows."""
+        view = self._view
+        reader, unit_rows = targets.reader, targets.unit_rows(view)
+        windows = epoch_windows(
+            self._rows.numbers,
+            seed=self._settings.seed,
+            epoch=self.number,
+            unit_rows=unit_rows,
+            window_units=targets.window_units(unit_rows),
+            block_units=reader.block_rows // unit_rows,
+            partners_of=None if self._pairs is None else self._pairs.partners_of,
+            skip=self.first_batch * self._settings.batch_size,
+        )
+        return ReadAhead(windows, lambda window: reader.read(view, window.units, unit_rows), thread)
+
+
+def _slice(parts: list[Part], rank: int, ranks: int) -> list[Part]:
+    """Return what one rank shows of a batch: a run of its rows, as long as the others' or one less.
+
+    A batch of fewer rows than ranks is shown by all of them: no network runs on no image, and a
+    mean over the ranks is the mean over its rows all the same.
+    """
+    count = sum(len(part.rows) for part in parts)
+    if count < ranks:
+        return parts
+    start, stop = count * rank // ranks, count * (rank + 1) // ranks
+    found = []
+    for part in parts:
+        rows = part.rows[max(0, start) : max(0, stop)]
+        if len(rows):
+            found.append(Part(part.window, rows))
+        start, stop = start - len(part.rows), stop - len(part.rows)
+    return found
+
+
+def _rows_of(parts: list[Part]) -> NDArray[np.int64]:
+    return np.concatenate([part.rows for part in parts])
