@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from timm.utils import ModelEmaV3
 
 from logitcache.data.readers import open_source
 from logitcache.errors import Interrupted, NonFiniteLoss, UsageError
@@ -20,35 +19,27 @@ from logitcache.objectives.combine import build_objective
 from logitcache.students.build import build_student, plain
 from logitcache.targets.loader import Loader, LoaderSettings
 from logitcache.training.card import write_card
-from logitcache.training.checkpoint import (
-    Checkpoint,
-    join_random_states,
-    latest_checkpoint,
-    random_state,
-    read_checkpoint,
-    set_random_state,
-    write_checkpoint,
-)
-from logitcache.training.evaluation import Evaluation, Evaluator
+from logitcache.training.evaluation import Evaluator
 from logitcache.training.export import export_network
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
 from logitcache.training.lesson import Lesson
 from logitcache.training.notes import asked_notes
 from logitcache.training.onnx import check_onnx_is_there, export_onnx
-from logitcache.training.optimisation import build_optimizer, build_schedule
 from logitcache.training.progress import Clock, TrainProgress
 from logitcache.training.ranks import Ranks
-from logitcache.training.result import TrainResult, read_result, write_result
+from logitcache.training.result import TrainResult, write_result
+from logitcache.training.state import RunState, previous_run
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from logitcache.batch import Features, TargetBatch
     from logitcache.data.source import Source
+    from logitcache.training.checkpoint import Checkpoint
     from logitcache.training.config import TrainConfig
 
     Answer = Callable[[Tensor, TargetBatch], TargetBatch]
@@ -59,17 +50,6 @@ _REPORT_EVERY = 10  # steps; asking for a loss waits for the device
 _CONFIG = "config.yaml"
 _EXPORT = "export"
 _ONNX = "model.onnx"
-# may change when resuming
-_FREE_FIELDS = {
-    "out",
-    "device",
-    "threads",
-    "workers",
-    "checkpoint_every",
-    "tolerate_pixel_drift",
-    "local_copy",
-    "local_copy_bytes",
-}
 
 
 def train_student(
@@ -102,7 +82,7 @@ def train_student(
         raise UsageError("this needs what teachers said", where="objectives", hint="give a cache")
     ranks = Ranks(config.device, config.precision)
     with ranks.together():
-        previous, finished = ranks.first(lambda: _previous(config, resume=resume))
+        previous, finished = ranks.first(lambda: previous_run(config, resume=resume))
         if previous is not None and finished is not None:
             return finished
         run = _Run(config, previous, answer, answer_features, ranks)
@@ -112,36 +92,6 @@ def train_student(
             run.close()
         ranks.first(lambda: write_result(result))
     return result
-
-
-def _previous(config: TrainConfig, *, resume: bool) -> tuple[Checkpoint | None, TrainResult | None]:
-    """Return where an earlier run of this configuration stands, and what came of it."""
-    out = Path(config.out)
-    found = latest_checkpoint(out)
-    if found is None:
-        return None, None
-    if not resume:
-        raise UsageError(
-            "there is a run in this folder",
-            where=out,
-            hint="go on with --resume, or choose another --out",
-        )
-    checkpoint = read_checkpoint(found)
-    now = config.model_dump(mode="json")
-    differing = sorted(
-        name
-        for name in now.keys() | checkpoint.config.keys()
-        if name not in _FREE_FIELDS and now.get(name) != checkpoint.config.get(name)
-    )
-    if differing:
-        raise UsageError(
-            "the run in this folder has another configuration",
-            where=out,
-            expected="; ".join(f"{name} {checkpoint.config.get(name)}" for name in differing),
-            got="; ".join(f"{name} {now.get(name)}" for name in differing),
-            hint="choose another --out",
-        )
-    return checkpoint, read_result(out)
 
 
 def _open_folder(config: TrainConfig, step: int) -> Journal:
@@ -194,7 +144,6 @@ class _Run:
         views = None if targets else config.views or ViewsConfig()
         self._loader = Loader(rows, settings, targets=targets, views=views)
         self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
-        self._network = network
         cached = targets.reader.features if targets else {}
         self._lesson = Lesson(
             network,
@@ -202,16 +151,13 @@ class _Run:
             size=self._spec.size,
             features=cached if answer_features is None else answer_features,
         )
-        self._build_optimizer()
+        self._state = RunState(config, network, self._lesson, steps=self._steps, ranks=ranks)
         self._evaluator = self._build_evaluator(device)
-        self._step = self._epoch = self._batch = 0
-        self._sums: dict[str, Tensor] = {}
-        self._evaluation: Evaluation | None = None
         if previous is not None:
-            self._restore(previous)
+            self._state.restore(previous)
         else:
             ranks.reseed(config.seed, 0)
-        self._journal = _open_folder(config, self._step) if ranks.is_first else None
+        self._journal = _open_folder(config, self._state.step) if ranks.is_first else None
         self._clock = Clock()
 
     def close(self) -> None:
@@ -229,7 +175,7 @@ class _Run:
     ) -> TrainResult:
         """Train to the end."""
         self._clock.start()
-        while self._step < self._steps:
+        while self._state.step < self._steps:
             self._train_epoch(on_progress, should_stop)
             self._finish_epoch()
         self._ranks.first(self._export)
@@ -238,7 +184,7 @@ class _Run:
     def _export(self) -> None:
         """Write the network for timm, its card, and if asked ONNX."""
         folder = Path(self._config.out) / _EXPORT
-        network = plain(self._final_network())
+        network = plain(self._state.final_network)
         export_network(network, self._spec, folder)
         cfg: Any = network.pretrained_cfg
         write_card(
@@ -248,7 +194,7 @@ class _Run:
             architecture=cfg["architecture"],
             parameters=sum(p.numel() for p in network.parameters()),
             steps=self._steps,
-            evaluation=self._evaluation,
+            evaluation=self._state.evaluation,
             cache=self._provenance,
         )
         if self._config.onnx:
@@ -260,93 +206,78 @@ class _Run:
         should_stop: Callable[[], bool] | None,
     ) -> None:
         """Train to the end of the current epoch, or of the run."""
-        self._model.train()
+        state = self._state
+        state.model.train()
         batches = self._loader.epoch(
-            self._epoch, first_batch=self._batch, followed=self._goes_on_after_this_epoch()
+            state.epoch, first_batch=state.batch, followed=self._goes_on_after_this_epoch()
         )
-        while self._step < self._steps:
+        while state.step < self._steps:
             with self._clock.waiting():
                 batch = next(batches, None)
             if batch is None:
                 break
             loss = self._train_batch(*batch)
-            if self._step % _REPORT_EVERY == 0:
+            if state.step % _REPORT_EVERY == 0:
                 progress = self._progress(float(self._ranks.total(loss)))
                 if on_progress is not None:
                     on_progress(progress)
             if self._ranks.any(should_stop is not None and should_stop()):
-                self._save()
+                state.save()
                 raise Interrupted(
-                    f"stopped at step {self._step} of {self._steps}; a checkpoint is written",
+                    f"stopped at step {state.step} of {self._steps}; a checkpoint is written",
                     kept=True,
                     hint="go on with --resume",
                 )
         batches.close()  # type: ignore[attr-defined]  # a generator: what it read ahead is dropped
 
     def _goes_on_after_this_epoch(self) -> bool:
-        left = self._loader.batches_of(self._epoch) - self._batch
-        return self._step + left < self._steps
+        state = self._state
+        left = self._loader.batches_of(state.epoch) - state.batch
+        return state.step + left < self._steps
 
     def _train_batch(self, images: Tensor, targets: TargetBatch) -> Tensor:
         """Do one step and return this process's part of its loss."""
+        state = self._state
         if self._answer is not None:
             targets = self._answer(images, targets)
-        outputs = self._lesson.outputs(self._model(images))
+        outputs = self._lesson.outputs(state.model(images))
         means = self._objective.parts(outputs, targets)
         parts = self._ranks.own_part(means, self._objective.counts(targets))
-        loss = self._objective.total(parts, self._step / self._steps)
-        self._ranks.backward(loss, self._model.parameters())
+        loss = self._objective.total(parts, state.step / self._steps)
+        self._ranks.backward(loss, state.model.parameters())
         if self._config.optimizer.clip_grad is not None:
             self._accelerator.clip_grad_norm_(
-                self._model.parameters(), self._config.optimizer.clip_grad
+                state.model.parameters(), self._config.optimizer.clip_grad
             )
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._step += 1
-        self._batch += 1
-        self._schedule.step_update(self._step)
-        if self._ema is not None:
-            self._ema.update(self._network, step=self._step)
-        for name, value in {"loss": loss, **parts}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.count({"loss": loss, **parts})
         self._clock.images += len(images) * self._ranks.count
         return loss.detach()
 
     def _finish_epoch(self) -> None:
         """Evaluate, write the journal, write a checkpoint."""
-        means = {name: total / self._batch for name, total in self._totals().items()}
+        state = self._state
+        means = state.means()
         if not torch.isfinite(torch.tensor(means["loss"])):
             raise NonFiniteLoss(
                 "the loss is not a finite number",
-                where=f"epoch {self._epoch}, step {self._step}",
+                where=f"epoch {state.epoch}, step {state.step}",
                 got=means,
                 hint="lower optimizer.lr, set optimizer.clip_grad, or use precision no",
             )
-        epoch, self._epoch, self._batch, self._sums = self._epoch, self._epoch + 1, 0, {}
-        last = self._step >= self._steps
-        values: dict[str, Any] = {"epoch": epoch, **means, "lr": self._learning_rate()}
-        if self._evaluator is not None and (last or self._epoch % self._config.eval_every == 0):
-            self._ranks.share_buffers(self._final_network())
-            self._evaluation = self._evaluator(self._final_network())
-            found = self._evaluation.to_json()
+        values: dict[str, Any] = {"epoch": state.epoch, **means, "lr": state.learning_rate}
+        state.next_epoch()
+        last = state.step >= self._steps
+        if self._evaluator is not None and (last or state.epoch % self._config.eval_every == 0):
+            self._ranks.share_buffers(state.final_network)
+            state.evaluation = self._evaluator(state.final_network)
+            found = state.evaluation.to_json()
             values |= {"val_loss": found.pop("loss"), **found}
         if self._journal is not None:
-            self._journal.epoch(self._step, {**values, **self._clock.rates()})
-        if last or self._epoch % self._config.checkpoint_every == 0:
-            self._save()
-
-    def _build_optimizer(self) -> None:
-        config = self._config
-        optimizer = build_optimizer(self._lesson, config.optimizer)
-        self._schedule = build_schedule(
-            optimizer, config.schedule, self._steps, config.optimizer.lr
-        )
-        self._model, self._optimizer = self._accelerator.prepare(self._lesson, optimizer)
-        self._ema = (
-            ModelEmaV3(self._network, config.ema, use_warmup=True)
-            if config.ema is not None
-            else None
-        )
+            self._journal.epoch(state.step, {**values, **self._clock.rates()})
+        if last or state.epoch % self._config.checkpoint_every == 0:
+            state.save()
 
     def _build_evaluator(self, device: torch.device) -> Evaluator | None:
         config = self._config
@@ -365,20 +296,14 @@ class _Run:
             ranks=self._ranks,
         )
 
-    def _final_network(self) -> nn.Module:
-        """Return the network that counts: the average if there is one."""
-        return self._network if self._ema is None else self._ema.module
-
-    def _learning_rate(self) -> float:
-        return float(self._optimizer.param_groups[0]["lr"])
-
     def _progress(self, loss: float) -> TrainProgress:
-        top1 = self._evaluation.top1 if self._evaluation else None
+        state = self._state
+        top1 = state.evaluation.top1 if state.evaluation else None
         rates = self._clock.rates()
         return TrainProgress(
-            step=self._step,
+            step=state.step,
             steps=self._steps,
-            epoch=self._epoch,
+            epoch=state.epoch,
             loss=loss,
             images_per_second=rates["images_per_second"],
             data_wait=rates["data_wait"],
@@ -389,74 +314,19 @@ class _Run:
         rows = self._loader.rows
         return TrainResult(
             out=self._config.out,
-            evaluation=self._evaluation,
+            evaluation=self._state.evaluation,
             steps=self._steps,
             images=self._loader.images_in(self._steps),
             set_images=len(rows),
-            without_partner=self._loader.without_partner(self._epoch),
+            without_partner=self._loader.without_partner(self._state.epoch),
             labelled=rows.labelled,
-            parameters=sum(p.numel() for p in self._final_network().parameters()),
+            parameters=sum(p.numel() for p in self._state.final_network.parameters()),
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],
             processes=self._ranks.count,
             notes=self._notes,
             **rows.counts(),
         )
-
-    def _totals(self) -> dict[str, float]:
-        """Return the sums of all processes over the batches of this epoch."""
-        return {name: float(self._ranks.total(own)) for name, own in self._sums.items()}
-
-    def _save(self) -> None:
-        """Write a checkpoint of exactly this moment; all processes take part."""
-        sums = self._totals()
-        random = join_random_states(self._ranks.gather(random_state()))
-        if self._ranks.is_first:
-            self._write_checkpoint(sums, random)
-
-    def _write_checkpoint(self, sums: dict[str, float], random: dict[str, Tensor]) -> None:
-        modules = {"model": self._lesson.state_dict()}
-        if self._ema is not None:
-            modules["ema"] = self._ema.module.state_dict()
-        position = {
-            "step": self._step,
-            "epoch": self._epoch,
-            "batch": self._batch,
-            "sums": sums,
-            "evaluation": self._evaluation.to_json() if self._evaluation else None,
-        }
-        checkpoint = Checkpoint(
-            position=position,
-            config=self._config.model_dump(mode="json"),
-            modules=modules,
-            optimizer=self._optimizer.state_dict(),
-            random=random,
-        )
-        write_checkpoint(Path(self._config.out), checkpoint)
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Continue exactly from a checkpoint."""
-        position = checkpoint.position
-        self._step, self._epoch, self._batch = (
-            position["step"],
-            position["epoch"],
-            position["batch"],
-        )
-        device = self._accelerator.device
-        own = float(self._ranks.is_first)
-        self._sums = {
-            name: torch.tensor(own * total, device=device)
-            for name, total in position["sums"].items()
-        }
-        if position["evaluation"]:
-            self._evaluation = Evaluation(**position["evaluation"])
-        self._lesson.load_state_dict(checkpoint.modules["model"])
-        if self._ema is not None:
-            self._ema.module.load_state_dict(checkpoint.modules["ema"])
-        self._optimizer.load_state_dict(checkpoint.optimizer)
-        self._schedule.step_update(self._step)
-        self._ranks.reseed(self._config.seed, self._step)
-        set_random_state(checkpoint.random, self._ranks.rank)
 
 
 def _class_count(config: TrainConfig, source: Source) -> int | None:

@@ -1,0 +1,208 @@
+"""All that the next step of a run depends on: what is trained, and where it stands.
+
+It is what a checkpoint keeps, so that a resumed run ends with the very weights of an uninterrupted
+one, on as many processes as one likes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from timm.utils import ModelEmaV3
+
+from logitcache.errors import UsageError
+from logitcache.training.checkpoint import (
+    Checkpoint,
+    join_random_states,
+    latest_checkpoint,
+    random_state,
+    read_checkpoint,
+    set_random_state,
+    write_checkpoint,
+)
+from logitcache.training.evaluation import Evaluation
+from logitcache.training.optimisation import build_optimizer, build_schedule
+from logitcache.training.result import TrainResult, read_result
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from logitcache.training.config import TrainConfig
+    from logitcache.training.lesson import Lesson
+    from logitcache.training.ranks import Ranks
+
+__all__ = ["RunState", "previous_run"]
+
+# may change when resuming
+_FREE_FIELDS = {
+    "out",
+    "device",
+    "threads",
+    "workers",
+    "checkpoint_every",
+    "tolerate_pixel_drift",
+    "local_copy",
+    "local_copy_bytes",
+}
+
+
+def previous_run(
+    config: TrainConfig, *, resume: bool
+) -> tuple[Checkpoint | None, TrainResult | None]:
+    """Return where an earlier run of this configuration stands, and what came of it.
+
+    Args:
+        config: The run.
+        resume: Whether there may be one.
+
+    Raises:
+        UsageError: There is one and may not be, or it has another configuration.
+    """
+    out = Path(config.out)
+    found = latest_checkpoint(out)
+    if found is None:
+        return None, None
+    if not resume:
+        raise UsageError(
+            "there is a run in this folder",
+            where=out,
+            hint="go on with --resume, or choose another --out",
+        )
+    checkpoint = read_checkpoint(found)
+    now = config.model_dump(mode="json")
+    differing = sorted(
+        name
+        for name in now.keys() | checkpoint.config.keys()
+        if name not in _FREE_FIELDS and now.get(name) != checkpoint.config.get(name)
+    )
+    if differing:
+        raise UsageError(
+            "the run in this folder has another configuration",
+            where=out,
+            expected="; ".join(f"{name} {checkpoint.config.get(name)}" for name in differing),
+            got="; ".join(f"{name} {now.get(name)}" for name in differing),
+            hint="choose another --out",
+        )
+    return checkpoint, read_result(out)
+
+
+class RunState:
+    """What a run trains, and where it stands.
+
+    Args:
+        config: The run.
+        network: The student.
+        lesson: The student with what its objective asks of it.
+        steps: Batches of the run.
+        ranks: Its processes.
+
+    Attributes:
+        step: Batches so far.
+        epoch: The current one, from 0.
+        batch: Batches of it so far.
+        evaluation: The last one.
+        model: The lesson, as it is called to learn.
+        optimizer: Of all its parameters.
+    """
+
+    def __init__(
+        self, config: TrainConfig, network: nn.Module, lesson: Lesson, *, steps: int, ranks: Ranks
+    ) -> None:
+        self.step = self.epoch = self.batch = 0
+        self.evaluation: Evaluation | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._config = config
+        self._network = network
+        self._lesson = lesson
+        self._ranks = ranks
+        optimizer = build_optimizer(lesson, config.optimizer)
+        self._schedule = build_schedule(optimizer, config.schedule, steps, config.optimizer.lr)
+        self.model, self.optimizer = ranks.accelerator.prepare(lesson, optimizer)
+        self._ema = (
+            ModelEmaV3(network, config.ema, use_warmup=True) if config.ema is not None else None
+        )
+
+    @property
+    def final_network(self) -> nn.Module:
+        """The network that counts: the average if there is one."""
+        return self._network if self._ema is None else self._ema.module
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def count(self, losses: dict[str, Tensor]) -> None:
+        """Count a step that was done, and this process's part of what it lost, by name."""
+        self.step += 1
+        self.batch += 1
+        self._schedule.step_update(self.step)
+        if self._ema is not None:
+            self._ema.update(self._network, step=self.step)
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+
+    def means(self) -> dict[str, float]:
+        """Return the means of all processes over the batches of this epoch."""
+        return {name: total / self.batch for name, total in self._totals().items()}
+
+    def next_epoch(self) -> None:
+        """Begin the next epoch."""
+        self.epoch, self.batch, self._sums = self.epoch + 1, 0, {}
+
+    def save(self) -> None:
+        """Write a checkpoint of exactly this moment; all processes take part."""
+        sums = self._totals()
+        random = join_random_states(self._ranks.gather(random_state()))
+        if self._ranks.is_first:
+            self._write(sums, random)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue exactly from a checkpoint."""
+        position = checkpoint.position
+        self.step, self.epoch, self.batch = (
+            position["step"],
+            position["epoch"],
+            position["batch"],
+        )
+        device = self._ranks.accelerator.device
+        own = float(self._ranks.is_first)
+        self._sums = {
+            name: torch.tensor(own * total, device=device)
+            for name, total in position["sums"].items()
+        }
+        if position["evaluation"]:
+            self.evaluation = Evaluation(**position["evaluation"])
+        self._lesson.load_state_dict(checkpoint.modules["model"])
+        if self._ema is not None:
+            self._ema.module.load_state_dict(checkpoint.modules["ema"])
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self._schedule.step_update(self.step)
+        self._ranks.reseed(self._config.seed, self.step)
+        set_random_state(checkpoint.random, self._ranks.rank)
+
+    def _totals(self) -> dict[str, float]:
+        """Return the sums of all processes over the batches of this epoch."""
+        return {name: float(self._ranks.total(own)) for name, own in self._sums.items()}
+
+    def _write(self, sums: dict[str, float], random: dict[str, Tensor]) -> None:
+        modules = {"model": self._lesson.state_dict()}
+        if self._ema is not None:
+            modules["ema"] = self._ema.module.state_dict()
+        position = {
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "sums": sums,
+            "evaluation": self.evaluation.to_json() if self.evaluation else None,
+        }
+        checkpoint = Checkpoint(
+            position=position,
+            config=self._config.model_dump(mode="json"),
+            modules=modules,
+            optimizer=self.optimizer.state_dict(),
+            random=random,
+        )
+        write_checkpoint(Path(self._config.out), checkpoint)
