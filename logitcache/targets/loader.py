@@ -62,6 +62,9 @@ class LoaderSettings:
         device: Where batches go.
         rank: Which of several processes this is; each shows its slice of every batch.
         ranks: How many there are.
+
+    Raises:
+        UsageError: A batch, an image or a rank that cannot be.
     """
 
     batch_size: int
@@ -75,6 +78,19 @@ class LoaderSettings:
     device: torch.device | None = None
     rank: int = 0
     ranks: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "size", "ranks"):
+            if getattr(self, name) < 1:
+                raise UsageError(
+                    f"a loader cannot have this {name}",
+                    expected="1 or more",
+                    got=getattr(self, name),
+                )
+        if not 0 <= self.rank < self.ranks:
+            raise UsageError(
+                "there is no such rank", expected=f"0 to {self.ranks - 1}", got=self.rank
+            )
 
 
 @dataclass(frozen=True)
@@ -376,7 +392,7 @@ def loader(
     Raises:
         DataMismatch: These are not the images the cache was made from.
         ViewDrift: This machine shows them otherwise.
-        UsageError: An unknown teacher.
+        UsageError: An unknown teacher, or a batch, a size or a rank that cannot be.
     """
     source = open_source(data) if isinstance(data, str | DataConfig) else data
     settings = LoaderSettings(

@@ -254,6 +254,16 @@ def test_a_damaged_unit_stops_the_epoch(cache_path: Path, images: Path, tmp_path
         epoch_of(found, damaged_view)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"size": -1}, {"ranks": 0}, {"rank": 2, "ranks": 2}, {"rank": -1}]
+)
+def test_settings_that_cannot_be_are_refused(
+    cache: Cache, images: Path, wrong: dict[str, int]
+) -> None:
+    with pytest.raises(UsageError, match=r"no such rank|1 or more"):
+        loader(cache, str(images), **{"size": 8, **wrong})  # type: ignore[arg-type]  # numbers all
+
+
 def test_a_batch_moves_as_a_whole(cache: Cache, images: Path) -> None:
     ((_, targets),) = epoch_of(loader(cache, str(images), size=8), 0)
     moved = targets.to(torch.device("meta"))
