@@ -333,14 +333,18 @@ def _refuse_joined(value: object, where: object) -> None:
 
 def _joined_key(value: object) -> str | None:
     """Return a key such as ``size:32``, which YAML reads as one name without a value."""
-    if isinstance(value, list):
-        return next((found for item in value if (found := _joined_key(item))), None)
-    if not isinstance(value, dict):
-        return None
-    for key, inner in value.items():
-        if inner is None and isinstance(key, str) and ":" in key:
-            return key
-    return next((found for item in value.values() if (found := _joined_key(item))), None)
+    waiting, seen = [value], set[int]()
+    while waiting:
+        found = waiting.pop()
+        if not isinstance(found, dict | list) or id(found) in seen:  # aliases may lead in a circle
+            continue
+        seen.add(id(found))
+        if isinstance(found, dict):
+            for key, inner in found.items():
+                if inner is None and isinstance(key, str) and ":" in key:
+                    return key
+        waiting.extend(found.values() if isinstance(found, dict) else found)
+    return None
 
 
 def _load_yaml(text: str) -> Any:

@@ -139,17 +139,17 @@ def test_killed_in_a_process_of_its_own_it_resumes(
     values = config(tmp_path / "c", images, teachers).model_dump(mode="json")
     script = (
         "import json, os, signal, sys, torch\n"
-        "from logitcache.cache import writer\n"
+        "from logitcache.cache import units\n"
         "from logitcache.precompute.config import PrecomputeConfig\n"
         "from logitcache.precompute.local import build_cache\n"
         "torch.set_num_threads(1)\n"
-        "write, count = writer.write_commit, 0\n"
+        "write, count = units.write_commit, 0\n"
         "def counting(*args):\n"
         "    global count\n"
         "    write(*args)\n"
         "    count += 1\n"
         "    if count == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "writer.write_commit = counting\n"
+        "units.write_commit = counting\n"
         "build_cache(PrecomputeConfig.parse(json.loads(sys.argv[1]), ''))\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, json.dumps(values)], check=False)
