@@ -59,11 +59,11 @@ class _LocationStore(Store):
         return await asyncio.to_thread(self._location.size, key) is not None
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Refuse to write."""
+        """Refuse to write: the store is read only, but zarr's base class demands the method."""
         raise NotImplementedError(key)
 
     async def delete(self, key: str) -> None:
-        """Refuse to delete."""
+        """Refuse to delete, as :meth:`set` does."""
         raise NotImplementedError(key)
 
     async def list(self) -> AsyncIterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,6 +97,29 @@ def test_an_answer_waits_for_the_images_that_are_still_held(
     assert null.missing_items(writer, writer.teachers(), null.VIEWS) == []
     assert claimed(tmp_path / "c") == set()
     assert len(items) == 2 * -(-null.ROWS // null.UNIT)
+
+
+def test_the_next_view_of_a_block_that_is_being_written_is_ours_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One block, so that nothing else is to be done until its samples are committed."""
+    writer = null.open_or_create(tmp_path / "c", null.UNIT)
+    null.declare_all(writer, {"t": null.UNIT}, null.VIEWS)
+    write = writer.write_samples
+
+    def slowly(*arguments: object) -> None:
+        time.sleep(0.3)
+        write(*arguments)  # type: ignore[arg-type]  # passed on as they come
+
+    monkeypatch.setattr(writer, "write_samples", slowly)
+    work = work_of(writer, null.NullTeachers())
+    with Background() as background:
+        turns, items = turns_of(writer, background.settle)
+        with turns:
+            for item in turns:  # fails where it waits for somebody else
+                compute_item(work, item, null.block_of(writer, item.block), background)
+    assert len(items) == 2
+    assert null.missing_items(writer, writer.teachers(), null.VIEWS) == []
 
 
 def test_an_item_is_written_while_the_next_is_computed(
