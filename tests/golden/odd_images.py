@@ -1,8 +1,8 @@
 """Golden decodings: odd image files, and what each version of the decoding table makes of them.
 
-``python -m tests.golden.odd_images files`` writes ``odd-images.tar.xz``, once;
-``python -m tests.golden.odd_images decode N`` writes ``decoding-N.json`` with table N, once per
-version of the table. Encoders differ between versions, so the files are kept, not made again.
+``python -m tests.golden.odd_images files`` writes ``decoding/files.tar.xz``, once;
+``python -m tests.golden.odd_images decode N`` writes ``decoding/table-N.json`` with table N, once
+per version of the table. Encoders differ between versions, so the files are kept, not made again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-HERE = Path(__file__).parent
-FILES = HERE / "odd-images.tar.xz"
+HERE = Path(__file__).parent / "decoding"
+FILES = HERE / "files.tar.xz"
 WIDTH, HEIGHT = 64, 48
 XMP = (
     b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf='
@@ -230,7 +230,7 @@ def main(command: str, *version: str) -> None:
         return
     found = {name: outcome(decode, content) for name, content in read_files().items()}
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(o)}" for name, o in found.items())
-    (HERE / f"decoding-{version[0]}.json").write_text(f"{{\n{lines}\n}}\n")
+    (HERE / f"table-{version[0]}.json").write_text(f"{{\n{lines}\n}}\n")
 
 
 if __name__ == "__main__":

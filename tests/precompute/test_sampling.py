@@ -31,13 +31,22 @@ def said(rows: int = null.ROWS) -> Any:
     return log_softmax(null.logits_of(every, np.zeros_like(every), "t"))[0]
 
 
+def flat(values: Any, prefix: str = "") -> dict[str, float]:
+    """Return nested numbers by dotted path."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {k: v for n, inner in values.items() for k, v in flat(inner, f"{prefix}.{n}").items()}
+
+
 @pytest.mark.parametrize("unit_rows", [null.UNIT, null.UNIT // 4])
 def test_the_manifest_says_what_the_first_view_loses(tmp_path: Path, unit_rows: int) -> None:
     null.run(tmp_path, {"t": unit_rows})
     expected = measure_fidelity(ENCODING, said()).to_json()
     (teacher,) = describe(tmp_path).teachers
-    assert teacher.fidelity == expected
-    assert expected["rows"] == null.ROWS
+    assert teacher.fidelity is not None
+    # sums of units, rounded one by one: how close they come depends on the processor's exp and log
+    assert flat(teacher.fidelity) == pytest.approx(flat(expected), rel=1e-9, abs=1e-12)
+    assert teacher.fidelity["rows"] == expected["rows"] == null.ROWS
 
 
 def test_however_often_it_was_stopped_it_says_the_same(tmp_path: Path) -> None:

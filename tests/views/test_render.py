@@ -37,7 +37,16 @@ def test_crops_are_those_of_torchvision(mode: Interpolation) -> None:
             interpolation=InterpolationMode(mode),
             antialias=True,
         )
-        assert torch.equal(crop_box(IMAGE, box, 32, mode), expected)
+        levels = (crop_box(IMAGE, box, 32, mode).int() - expected.int()).abs()
+        assert levels.max() <= (0 if native_uint8(mode) else 1)
+
+
+def native_uint8(mode: Interpolation) -> bool:
+    """Return whether torchvision resizes uint8 as it is here, as logitcache does everywhere.
+
+    Without AVX2 it goes through float32 for bilinear interpolation, and rounds otherwise.
+    """
+    return mode == "bicubic" or "AVX" in torch.backends.cpu.get_cpu_capability()
 
 
 @pytest.mark.parametrize("fraction", [0.875, 0.9, 0.95, 1.0])
