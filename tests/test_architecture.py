@@ -12,6 +12,8 @@ ROOT = Path(__file__).parent.parent / "logitcache"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
+    "platforms": set(),
+    "files": {"platforms"},
     "draws": set(),
     "batch": set(),
     "encoding": set(),
@@ -53,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "views",
     },
 }
-EVERYBODY_MAY_IMPORT = {"errors", "config"}
+EVERYBODY_MAY_IMPORT = {"errors", "config", "platforms", "files"}
 
 HOMES: dict[str, set[str]] = {
     "zarr": {"cache"},
@@ -68,6 +70,7 @@ HOMES: dict[str, set[str]] = {
     "distributed": {"precompute"},
     "simplejpeg": {"data"},
     "PIL": {"data", "views"},
+    "psutil": {"platforms"},
     "sklearn": {"data"},
     "scipy": {"tools"},
     "yaml": {"pipeline", "tools", "training"},

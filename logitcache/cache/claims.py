@@ -15,8 +15,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.local import process_lives
 from logitcache.errors import StorageError
+from logitcache.platforms import process_exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +120,7 @@ class Claims:
             return True
         pid = holder.get("pid")
         if holder.get("host") == socket.gethostname() and isinstance(pid, int):
-            return not process_lives(pid)
+            return not process_exists(pid)
         return age > self._stale_seconds
 
     def _holder(self, key: str) -> dict[str, Any]:

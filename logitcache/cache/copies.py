@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from logitcache.cache.format import sha256 as sha256_of
+from logitcache.files import PARTIAL
+from logitcache.platforms import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +27,6 @@ __all__ = ["DEFAULT_COPY_BYTES", "LocalCopies", "default_copies"]
 DEFAULT_COPY_BYTES = 10 * 2**30
 _RESCAN_AFTER = 64  # files kept between two looks at what other processes keep
 _ABANDONED_SECONDS = 3600.0
-_PARTIAL = ".partial"
 
 
 class _File(NamedTuple):
@@ -92,10 +93,10 @@ class LocalCopies:
 
     def _write(self, path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
             partial.write_bytes(content)
-            partial.replace(path)
+            replace_file(partial, path)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
@@ -122,7 +123,7 @@ class LocalCopies:
                 found = path.stat()
             except FileNotFoundError:  # another process made room
                 continue
-            if path.name.endswith(_PARTIAL):
+            if path.name.endswith(PARTIAL):
                 if time.time() - found.st_mtime > _ABANDONED_SECONDS:
                     path.unlink(missing_ok=True)
                 continue

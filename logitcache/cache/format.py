@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTRIBUTE",
+    "FEATURES",
     "FORMAT",
+    "FORMATS",
     "MAX_UNIT_BYTES",
     "NO_VIEW",
     "SAMPLES",
@@ -59,6 +61,11 @@ __all__ = [
 ]
 
 FORMAT = 1
+"""Of every document but the root, and of a root that requires nothing."""
+FORMATS = (1, 2)
+"""Of the root: 2 is 1 with the field ``requires``."""
+FEATURES = {"decoding-2": "images are decoded by table 2 of docs/views.md"}
+"""What the root may require of its readers, with the meaning; any other name is refused."""
 ATTRIBUTE = "logitcache"
 MAX_UNIT_BYTES = 256_000_000
 """Of one unit of one view of a group's encoding, before compression."""

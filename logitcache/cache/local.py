@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 
 from logitcache.cache.store import RecordingStore
 from logitcache.errors import CacheDamaged, StorageError
+from logitcache.files import PARTIAL, make_folder, write_file
+from logitcache.platforms import available_processors, free_bytes, process_exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LocalLocation", "checked_key", "is_temporary", "process_lives"]
+__all__ = ["LocalLocation", "checked_key", "is_temporary"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_PARTIAL = ".partial"
 _ABANDONED_SECONDS = 3600.0  # after which a temporary file of another host is nobody's
 _HOST = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
 
@@ -39,7 +40,7 @@ class LocalLocation:
 
     lists = True
     is_distant = False
-    in_flight = min(4, len(os.sched_getaffinity(0)))
+    in_flight = min(4, available_processors())
     poll_seconds = 0.05
 
     def __init__(self, root: Path) -> None:
@@ -111,20 +112,8 @@ class LocalLocation:
             StorageError: The disk is full or failed; nothing is visible under the key.
         """
         path = self.path(key)
-        temporary = path.with_name(_temporary_name(path.name))
         with _explained(path):
-            _make_folder(path.parent)
-            try:
-                with temporary.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except OSError:
-                with contextlib.suppress(OSError):  # the first error is the one to tell
-                    temporary.unlink(missing_ok=True)
-                raise
-            _sync_folder(path.parent)
+            write_file(path, content, path.with_name(_temporary_name(path.name)))
 
     def create(self, key: str, content: bytes) -> bool:
         """Write an object unless there is one; return whether it was written.
@@ -134,7 +123,7 @@ class LocalLocation:
         path = self.path(key)
         with _explained(path):
             try:
-                _make_folder(path.parent)
+                make_folder(path.parent)
                 with path.open("xb") as file:
                     file.write(content)
             except FileExistsError:
@@ -167,7 +156,7 @@ class LocalLocation:
             return sorted(
                 entry.name
                 for entry in os.scandir(self.path(prefix))
-                if entry.is_file() and not entry.name.endswith(_PARTIAL)
+                if entry.is_file() and not entry.name.endswith(PARTIAL)
             )
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -186,10 +175,10 @@ class LocalLocation:
         return swept
 
     def _is_abandoned(self, key: str) -> bool:
-        writer = key.removesuffix(_PARTIAL).rpartition(".")[2]
+        writer = key.removesuffix(PARTIAL).rpartition(".")[2]
         host, _, rest = writer.rpartition("_")[0].rpartition("_")
         if host == _HOST and rest.isdecimal():
-            return not process_lives(int(rest))
+            return not process_exists(int(rest))
         age = self.age(key)
         return age is not None and age > _ABANDONED_SECONDS
 
@@ -205,9 +194,7 @@ class LocalLocation:
 
     def free_bytes(self) -> int:
         """Return the bytes that can still be written."""
-        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
-        status = os.statvfs(existing)
-        return status.f_bavail * status.f_frsize
+        return free_bytes(self.root)
 
     def store(self) -> RecordingStore:
         """Return a Zarr store over this location."""
@@ -228,23 +215,12 @@ def checked_key(key: str, location: object) -> str:
 
 def is_temporary(key: str) -> bool:
     """Return whether a key is that of a file under way."""
-    return key.endswith(_PARTIAL)
-
-
-def process_lives(pid: int) -> bool:
-    """Return whether a process of this machine is running."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+    return key.endswith(PARTIAL)
 
 
 def _temporary_name(name: str) -> str:
     """Return a name that tells who writes, so that litter can be told from work."""
-    return f"{name}.{_HOST}_{os.getpid()}_{uuid.uuid4().hex}{_PARTIAL}"
+    return f"{name}.{_HOST}_{os.getpid()}_{uuid.uuid4().hex}{PARTIAL}"
 
 
 @contextlib.contextmanager
@@ -263,20 +239,3 @@ def _explained(path: Path) -> Iterator[None]:
             hint=("free some space" if full else "mend it")
             + " and run the same command again; what was committed is intact",
         ) from error
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder and, durably, its entry in each parent."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from logitcache.cache.format import ATTRIBUTE, FORMAT, check_name
+from logitcache.cache.format import ATTRIBUTE, FEATURES, FORMATS, check_name
 from logitcache.errors import CacheError, UnsupportedFormat, UsageError
 
 if TYPE_CHECKING:
@@ -68,11 +68,15 @@ class DataRecord(_Record):
         description: Reader, place and split, in words; for people, never compared.
         class_names: In order of their number; empty without labels.
         fingerprint: sha256 over key and digest of all rows; known once sealed.
+        listing: Version of the rules by which its files are listed.
+        decoding: Version of the table by which its images are decoded.
     """
 
     description: str
     class_names: tuple[str, ...] = Field(max_length=1_000_000)
     fingerprint: str | None = None
+    listing: int = Field(default=1, ge=1, le=2)
+    decoding: int = Field(default=1, ge=1, le=2)
 
 
 class LossRecord(_Record):
@@ -153,6 +157,7 @@ class Manifest(_Record):
 
     Attributes:
         format: Version of the format.
+        requires: What a reader has to know, by the names of :data:`.FEATURES`.
         unit_rows: U, rows of a unit of work.
         segments: Rows, in the order they were added.
         data: What images.
@@ -163,6 +168,7 @@ class Manifest(_Record):
     """
 
     format: int
+    requires: tuple[str, ...] = Field(default=(), max_length=64)
     unit_rows: int = Field(ge=16, le=65536)
     segments: tuple[Segment, ...] = Field(max_length=65536)
     data: DataRecord
@@ -214,7 +220,7 @@ def read_manifest(location: Location) -> Manifest:
 
     Raises:
         CacheError: There is no cache, or its manifest is malformed.
-        UnsupportedFormat: A newer format.
+        UnsupportedFormat: A newer format, or it requires what this version does not know.
     """
     where = f"{location}/zarr.json"
     size = location.size("zarr.json")
@@ -235,15 +241,7 @@ def read_manifest(location: Location) -> Manifest:
             where=where,
             expected=f"attributes[{ATTRIBUTE!r}]",
         ) from None
-    version = values.get("format") if isinstance(values, dict) else None
-    if version != FORMAT:
-        raise UnsupportedFormat(
-            "this version of logitcache does not read this format",
-            where=where,
-            expected=f"format {FORMAT}",
-            got=f"format {version}",
-            hint="update logitcache",
-        )
+    _check_version(values, where)
     try:
         return Manifest.model_validate(values)
     except (ValidationError, UsageError) as error:
@@ -252,3 +250,28 @@ def read_manifest(location: Location) -> Manifest:
         raise CacheError(
             "the manifest is damaged", where=f"{where} {path}", got=detail["msg"]
         ) from None
+
+
+def _check_version(values: object, where: str) -> None:
+    """Refuse what this version cannot read as it is meant."""
+    version = values.get("format") if isinstance(values, dict) else None
+    if version not in FORMATS or isinstance(version, bool):
+        raise UnsupportedFormat(
+            "this version of logitcache does not read this format",
+            where=where,
+            expected=f"format {' or '.join(map(str, FORMATS))}",
+            got=f"format {version}",
+            hint="update logitcache",
+        )
+    assert isinstance(values, dict)
+    required = values.get("requires", [])
+    names = required if isinstance(required, list) else [required]
+    unknown = [str(name)[:64] for name in names if str(name) not in FEATURES]
+    if unknown:
+        raise UnsupportedFormat(
+            "this cache requires what this version of logitcache does not know",
+            where=where,
+            expected=f"nothing but {', '.join(FEATURES)}",
+            got=", ".join(unknown[:5]),
+            hint="update logitcache",
+        )

@@ -87,6 +87,16 @@ class Cache:
         """Names of the classes of the images' labels."""
         return self.manifest.data.class_names
 
+    @property
+    def listing(self) -> int:
+        """Version of the rules by which its images are listed."""
+        return self.manifest.data.listing
+
+    @property
+    def decoding(self) -> int:
+        """Version of the table by which its images are decoded."""
+        return self.manifest.data.decoding
+
     @cached_property
     def teachers(self) -> Mapping[str, TeacherGroup]:
         """Groups of the teachers' answers that are sealed, by name."""

@@ -7,7 +7,6 @@ litter: it is counted, never an error.
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -21,8 +20,10 @@ from logitcache.cache.mend import recovered_manifest
 from logitcache.cache.scan import Litter, find_litter
 from logitcache.cache.withdrawals import withdrawal_faults
 from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
+from logitcache.platforms import available_processors
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
 
     from logitcache.cache.expected import View
@@ -108,7 +109,7 @@ def verify(
         return VerifyReport(str(location), None, quick, faults=tuple(faults))
     expected = expected_views(location, manifest)
     checker = _Checker(location, expected, quick=quick, on_progress=on_progress)
-    wanted = threads or max(location.in_flight, len(os.sched_getaffinity(0)))
+    wanted = threads or max(location.in_flight, available_processors())
     with ThreadPoolExecutor(wanted) as pool:
         for view in expected.views:
             checker.check(view, pool)

@@ -107,8 +107,10 @@ class CacheWriter:
                 where=location,
                 hint="choose another --cache, or remove what is in it",
             )
+        required = {"requires": (f"decoding-{data.decoding}",)} if data.decoding > 1 else {}
         manifest = Manifest(
-            format=1,
+            format=2 if required else 1,  # the lowest that holds what is in it
+            **required,
             unit_rows=unit_rows,
             segments=(segment,),
             data=data,

@@ -79,14 +79,14 @@ class Gallery:
             partner_hashes=None if partners is None else hashes_of(partners),
         )
         reader = CheckedReader(self.rows)
-        with ViewRenderer(reader, [size], threads=1) as renderer:
+        with ViewRenderer(reader, [size], threads=1, table=self.rows.table) as renderer:
             (rendered,) = renderer.batches([request])
         for error in rendered.failures.values():
             raise reader.named(error)
         return rendered.pixels[size]
 
     def _of_image(self, position: int) -> dict[str, Any]:
-        image = decode(CheckedReader(self.rows)(position))
+        image = decode(CheckedReader(self.rows)(position), self.rows.table)
         height, width = image.shape[1:]
         return {
             "key": self.key(position),
@@ -141,10 +141,10 @@ def open_gallery(
     Raises:
         UsageError: A key, row or view that does not exist, with the nearest ones.
     """
-    source = open_source(data)
     if cache is not None and values:
         raise UsageError("a cache has its own views", where=cache, got=", ".join(values))
     opened = None if cache is None else open_cache(cache)
+    source = open_source(data) if opened is None else open_source(data, listing=opened.listing)
     if opened is None:
         known, shown = number_rows(source), ViewsConfig.parse(values, "views").views()
     else:
@@ -208,7 +208,7 @@ def _in_words(view: View) -> str:
 
 
 def _label(gallery: Gallery, position: int) -> str:
-    label, names = int(gallery.rows.labels_of(np.array([position]))[0]), gallery.source.class_names
+    label, names = int(gallery.rows.labels_of(np.array([position]))[0]), gallery.rows.class_names
     return f"  [{names[label]}]" if label >= 0 and label < len(names) else ""
 
 
@@ -251,7 +251,8 @@ def check_machine(cache: str | None, data: str | None, tolerance: int) -> dict[s
         raise UsageError("probes need a cache and its images", hint="give both --cache and --data")
     probes = None
     if cache is not None and data is not None:
-        report = check_probes(open_cache(cache), open_source(data), tolerance=tolerance)
-        probes = report.to_json()
+        opened = open_cache(cache)
+        source = open_source(data, listing=opened.listing)
+        probes = check_probes(opened, source, tolerance=tolerance).to_json()
     golden = check_vectors(golden_files())
     return {"versions": rendering_versions(), "golden": golden.to_json(), "probes": probes}

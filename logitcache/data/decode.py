@@ -3,24 +3,30 @@
 =====================  ==========================================================================
 input                  becomes
 =====================  ==========================================================================
-JPEG                   simplejpeg (libjpeg-turbo); Pillow if it carries EXIF data in its first
-                       64 KiB, is CMYK, or simplejpeg refuses it
+JPEG                   simplejpeg (libjpeg-turbo); Pillow if it is CMYK, or of a kind that
+                       simplejpeg does not know
 any other              Pillow; its content decides, never the extension; formats are a fixed list
-orientation            turned and mirrored as EXIF says, also in PNG, WebP and TIFF; EXIF data that
-                       cannot be read turn nothing
+orientation            turned and mirrored as EXIF says, or else XMP, wherever they are in the file;
+                       what cannot be read turns nothing
 grey, 1 bit            three equal channels
-palette                its colours
+palette                its colors
 alpha                  dropped, as ``convert("RGB")`` does in timm and torchvision
 CMYK, YCCK, LAB        what Pillow converts them to; embedded profiles are not applied
 16-bit grey            the high byte; 32-bit integers are first clipped to 16 bits
-16-bit colour          the high byte of each channel, as Pillow opens it
+16-bit color           the high byte of each channel, as Pillow opens it
 floating point         clipped to 0 to 255
 animated               the first frame
-truncated, damaged     an error, never half a picture
+truncated              an error
+damaged                an error where the format lets a decoder notice: JPEG scans, PNG
+text, profiles         passed over, damaged or not: no pixel comes from them
 over 178 956 970       an error before anything is allocated (a decompression bomb)
 pixels
 pixels without bytes   taken as they are: (H, W) repeated, (H, W, 3) transposed
 =====================  ==========================================================================
+
+This is table 2. Caches of logitcache 0.1 have table 1, by which they are decoded for good: there
+damaged JPEG and PNG files were half pictures, EXIF counted in the first 64 KiB alone, XMP next to
+EXIF alone, and long or damaged text made a PNG unreadable (``docs/views.md``).
 
 simplejpeg rather than torchvision's decoder: the pixels are the same, it is faster, its
 libjpeg-turbo comes with it, and torchvision deprecates its own
@@ -29,8 +35,10 @@ libjpeg-turbo comes with it, and torchvision deprecates its own
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import re
 import struct
 import zlib
 from typing import TYPE_CHECKING
@@ -40,20 +48,35 @@ import simplejpeg
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from logitcache.data.jpeg import (
+    EXIF_HEADER,
+    JpegHeader,
+    decode_strictly,
+    read_header,
+    without_stray_bytes,
+)
+from logitcache.data.png import check_png, without_text
 from logitcache.errors import UnreadableImage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["decode"]
+__all__ = ["DECODING", "TABLES", "decode"]
+
+DECODING = 2
+"""Version of the table for what is decoded without a cache, and for new caches."""
 
 _JPEG = b"\xff\xd8\xff"
-_EXIF = b"Exif\x00\x00"
+_PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF_WITHIN = 65536
 _MAX_PIXELS = 178_956_970  # Pillow's own limit: half a GiB as RGB
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
+_XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
+_DARK_LEVELS = 4096  # of 16 bits: all that a sensor of 12 bits fills
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,35 +94,47 @@ _DAMAGED = (
     SyntaxError,
     TypeError,
     ValueError,
-    NotImplementedError,  # a variant of a format that a plugin knows of and cannot read
+    RuntimeError,  # of AVIF; NotImplementedError is one, of a variant that a plugin cannot read
+    AttributeError,
+    AssertionError,
+    MemoryError,
     struct.error,
     zlib.error,
 )
 """What Pillow's plugins raise for bytes they did not expect."""
 
 
-def decode(image: bytes | NDArray[np.uint8]) -> Tensor:
+def decode(
+    image: bytes | NDArray[np.uint8],
+    table: int = DECODING,
+    on_odd: Callable[[str], None] | None = None,
+) -> Tensor:
     """Decode one image.
 
     Args:
         image: Encoded bytes, or pixels (H, W) or (H, W, 3) in uint8.
+        table: Version of the table; that of a cache for its images.
+        on_odd: Called with what the user should know of an image that the table decodes in a way
+            which is probably not meant.
 
     Returns:
         uint8 tensor (3, H, W), RGB; the memory is (H, W, 3), as decoders write it.
 
     Raises:
-        UnreadableImage: Truncated, empty or no image at all.
+        UnreadableImage: Truncated, damaged, empty or no image at all.
     """
     if isinstance(image, np.ndarray):
         return _from_pixels(image)
     try:
-        if image.startswith(_JPEG):
-            return _from_pixels(_decode_jpeg(image))
-        return _from_pixels(_decode_with_pillow(image))
+        return _from_pixels(TABLES[table](image, on_odd or _ignored))
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise UnreadableImage(
             "cannot decode this image", got=f"{len(image)} bytes; {_first_line(error)}"
         ) from error
+
+
+def _ignored(odd: str) -> None:
+    del odd
 
 
 def _from_pixels(pixels: NDArray[np.uint8]) -> Tensor:
@@ -108,20 +143,74 @@ def _from_pixels(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _decode_jpeg(encoded: bytes) -> NDArray[np.uint8]:
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
+def _decode_by_table_1(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
+    """Decode as logitcache 0.1 did."""
+    if not encoded.startswith(_JPEG):
+        return _decode_with_pillow(encoded, on_odd)
+    height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
     if height * width > _MAX_PIXELS:
         raise Image.DecompressionBombError(f"{width} x {height} pixels")
-    if colours in {"CMYK", "YCCK"} or _EXIF in encoded[:_EXIF_WITHIN]:
-        return _decode_with_pillow(encoded)
+    if colors in {"CMYK", "YCCK"} or EXIF_HEADER in encoded[:_EXIF_WITHIN]:
+        return _decode_with_pillow(encoded, on_odd)
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded)
     except ValueError:  # also for stray bytes, which Pillow reads over; it refuses truncated files
-        return _decode_with_pillow(encoded)
+        return _decode_with_pillow(encoded, on_odd)
     return pixels
 
 
-def _decode_with_pillow(encoded: bytes) -> NDArray[np.uint8]:
+def _decode_by_table_2(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
+    """Decode by the table above."""
+    if encoded.startswith(_JPEG):
+        return _decode_jpeg(encoded, on_odd)
+    if encoded.startswith(_PNG):
+        return _decode_png(encoded, on_odd)
+    return _decode_with_pillow(encoded, on_odd)
+
+
+TABLES = {1: _decode_by_table_1, 2: _decode_by_table_2}
+"""What decodes by each version of the table."""
+
+
+def _decode_jpeg(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
+    header = read_header(encoded)
+    if header.has_stray_bytes:
+        encoded = without_stray_bytes(encoded, header)
+        header = read_header(encoded)
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
+    except ValueError:  # a subsampling that TurboJPEG has no name for, say
+        return _decode_with_pillow(encoded, on_odd)
+    if height * width > _MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{width} x {height} pixels")
+    if colors in {"CMYK", "YCCK"}:
+        decode_strictly(encoded, header, "CMYK")
+        return _decode_with_pillow(encoded, on_odd)
+    pixels = decode_strictly(encoded, header, "RGB")
+    turn = _TURNS.get(_orientation_of(header))
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+
+
+def _orientation_of(header: JpegHeader) -> int:
+    """Return the orientation in EXIF, or else in XMP; 1 where neither has one."""
+    for block in header.exif:
+        exif = Image.Exif()
+        with contextlib.suppress(*_DAMAGED):  # a damaged block turns nothing, as in every viewer
+            exif.load(EXIF_HEADER + block)
+            return int(exif[_ORIENTATION])
+    in_xmp = _XMP_ORIENTATION.search(header.xmp)
+    return int(in_xmp[1]) if in_xmp else 1
+
+
+def _decode_png(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
+    check_png(encoded)
+    try:
+        return _decode_with_pillow(encoded, on_odd)
+    except _DAMAGED:  # by text that is damaged or too long, perhaps
+        return _decode_with_pillow(without_text(encoded), on_odd)
+
+
+def _decode_with_pillow(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(encoded), formats=_formats()) as opened:
         if opened.width * opened.height > _MAX_PIXELS:
             raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
@@ -130,18 +219,22 @@ def _decode_with_pillow(encoded: bytes) -> NDArray[np.uint8]:
         upright = opened if turn is None else opened.transpose(turn)
         if upright.mode.startswith("I"):
             levels = np.clip(np.asarray(upright), 0, 65535)
+            if levels.max() < _DARK_LEVELS:
+                on_odd("16-bit grey that uses 12 bits at most: decoded almost black")
             high: NDArray[np.uint8] = (levels >> 8).astype(np.uint8)
             return high
+        if upright.mode == "F" and float(np.asarray(upright).max()) <= 1:
+            on_odd("floating point from 0 to 1: decoded black, for levels go up to 255")
         if upright.mode == "P" and isinstance(upright.info.get("transparency"), bytes):
-            upright = upright.convert("RGBA")  # the same colours, without Pillow's warning
+            upright = upright.convert("RGBA")  # the same colors, without Pillow's warning
         return np.array(upright.convert("RGB"))
 
 
 def _orientation(opened: Image.Image) -> int:
-    """Return what EXIF says; a damaged block says nothing, as in every viewer."""
+    """Return the orientation in EXIF, or else in XMP, as Pillow reads them."""
     try:
         return int(opened.getexif().get(_ORIENTATION, 1))
-    except _DAMAGED:
+    except _DAMAGED:  # a damaged block turns nothing, as in every viewer
         return 1
 
 

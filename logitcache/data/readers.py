@@ -1,14 +1,13 @@
 """Where images come from: folders, tar files, torchvision's sets, scikit-learn's digits.
 
-Listing is timm's (its readers know the file extensions and the class names); reading is done here,
-because timm's data set answers a corrupt file with the *next* image's pixels, and its tar reader
-shares one seek position between threads.
+Listing is done in :mod:`logitcache.data.listing`; reading is done here, because timm's data set
+returns the *next* image where one cannot be decoded, and its tar reader shares one seek position
+between threads.
 """
 
 from __future__ import annotations
 
 import os
-import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,17 +15,32 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from logitcache.config import Config
+from logitcache.data.classes import RelabeledSource
 from logitcache.data.identity import key_hash, normalise_key, stored_bytes
+from logitcache.data.listing import (
+    LISTING,
+    ClassFolder,
+    ListedFile,
+    Listing,
+    list_folder,
+    list_tar,
+)
+from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import DataError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
 
-__all__ = ["DataConfig", "has_splits", "open_source"]
+__all__ = [
+    "DataConfig",
+    "has_splits",
+    "open_source",
+    "open_source_for",
+]
 
 _TORCH_SETS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 _DIGITS_VAL = 450
@@ -40,11 +54,14 @@ class DataConfig(Config):
         split: ``train`` or ``val``, for sets that have splits; folders and tar files have none.
             ``train`` by default, and ``val`` for what a training is evaluated on.
         limit: How many of the images, chosen by the hash of their keys; all by default.
+        class_folder: Which folder above an image names its class: ``first`` below the root, or the
+            ``last``; ``auto`` is the first one, and an error where that is not clear.
     """
 
     name: str
     split: Literal["train", "val"] = "train"
     limit: int | None = Field(default=None, ge=1)
+    class_folder: ClassFolder = "auto"
 
     @model_validator(mode="before")
     @classmethod
@@ -57,25 +74,51 @@ def has_splits(name: str) -> bool:
     return name == "digits" or name.startswith("torch/")
 
 
-def open_source(data: str | DataConfig) -> Source:
+def open_source(data: str | DataConfig, *, listing: int = LISTING) -> Source:
     """List a set of images.
 
     Args:
         data: A configuration or just its name.
+        listing: Version of the rules by which files are listed; see
+            :mod:`logitcache.data.listing`.
 
     Raises:
         UsageError: The name cannot be understood.
-        DataError: There is nothing there, or no image in it.
+        DataError: There is nothing there, no image in it, or folders that cannot be classes.
     """
     config = DataConfig(name=data) if isinstance(data, str) else data
-    source = _list(config)
+    source = _list(config, listing)
     if config.limit is None or config.limit >= len(source.keys):
         return source
     by_hash = sorted(range(len(source.keys)), key=lambda index: key_hash(source.keys[index]))
     return SubsetSource(source, sorted(by_hash[: config.limit]))
 
 
-def _list(config: DataConfig) -> Source:
+def open_source_for(
+    data: str | DataConfig | Source,
+    class_names: Sequence[str],
+    whose: str,
+    *,
+    listing: int = LISTING,
+) -> Source:
+    """List images as a cache, or another set, has them: by its rules, with its class numbers.
+
+    Args:
+        data: A configuration, its name, or a source.
+        class_names: The list; where it is empty labels stay as they are.
+        whose: What the list belongs to, for messages: ``the cache``.
+        listing: As for :func:`open_source`.
+
+    Raises:
+        DataMismatch: There are images of classes that are not in the list.
+    """
+    source = open_source(data, listing=listing) if isinstance(data, str | DataConfig) else data
+    if not class_names or list(source.class_names) == list(class_names):
+        return source
+    return RelabeledSource(source, class_names, whose)
+
+
+def _list(config: DataConfig, listing: int) -> Source:
     if config.name == "digits":
         return DigitsSource(config.split)
     if config.name.startswith("torch/"):
@@ -83,17 +126,53 @@ def _list(config: DataConfig) -> Source:
     root = Path(config.name).expanduser()
     if not root.exists():
         raise _missing(config.name)
-    if root.is_file():
-        return _tar_source(root)
-    return _folder_source(root)
+    if root.is_dir():
+        return FileSource(root, list_folder(root, listing, config.class_folder))
+    if root.suffix.lower() != ".tar":
+        raise _no_tar(root)
+    return TarSource(root, list_tar(root, listing, config.class_folder))
+
+
+_NOT_READ = {
+    **dict.fromkeys((".csv", ".tsv", ".parquet", ".json", ".jsonl"), "tables are not read"),
+    **dict.fromkeys((".gz", ".tgz", ".xz", ".bz2", ".zst"), "compressed: no random access"),
+    **dict.fromkeys((".zip", ".7z", ".rar"), "only tar files are read without extracting them"),
+    **dict.fromkeys((".h5", ".hdf5", ".lmdb", ".npz", ".npy"), "arrays are not read"),
+}
+_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/")
+
+
+def _no_tar(path: Path) -> DataError:
+    """Return why a file that is no tar file cannot be read, by its ending."""
+    why = _NOT_READ.get(path.suffix.lower(), "it is neither a folder nor a tar file")
+    return DataError(
+        "this file is not a set of images",
+        where=path,
+        expected="a folder, or an uncompressed .tar file",
+        got=why,
+        hint="put the images into one folder per class",
+    )
 
 
 def _missing(name: str) -> DataError | UsageError:
-    if "/" in name or os.sep in name or "." in name:
+    """Return what is wrong with a name behind which there is nothing."""
+    expected = "a folder, a .tar file, digits or torch/<set>:<folder>"
+    if "://" in name:
+        scheme = name.partition("://")[0]
+        hint = f"copy the images here first; {scheme}:// is read for caches alone"
+        return UsageError(
+            "images cannot be read from a URL", where=name, expected=expected, hint=hint
+        )
+    if name.startswith(_PREFIXES):
+        return UsageError(
+            f"{name.partition('/')[0]}/ data sets are not read",
+            where=name,
+            expected=expected,
+            hint="export the images into one folder per class",
+        )
+    if any(sign in name for sign in "/\\."):
         return DataError("no such folder or file", where=name, hint="check the path")
-    return UsageError(
-        "no such data", where=name, expected="a folder, a .tar file, digits or torch/<set>:<folder>"
-    )
+    return UsageError("no such data", where=name, expected=expected)
 
 
 class SubsetSource:
@@ -105,6 +184,8 @@ class SubsetSource:
         self.keys = [source.keys[index] for index in indices]
         self.sizes = source.sizes[list(indices)]
         self.labels = source.labels[list(indices)]
+        self.left_out = left_out_of(source)
+        self.notes = notes_of(source)
         self._source = source
         self._indices = list(indices)
 
@@ -113,41 +194,48 @@ class SubsetSource:
         return self._source.read(self._indices[index])
 
 
-class FileSource:
-    """Image files below a folder; the class is the name of the folder a file lies in."""
+class _ListedSource:
+    """Images that a listing names."""
 
-    def __init__(
-        self, root: Path, files: Sequence[str], labels: Sequence[int], class_names: Sequence[str]
-    ) -> None:
-        self.description = f"folder {root}"
-        self.class_names = class_names
-        self.labels = np.array(labels, dtype=np.int32)
-        self._paths = list(files)
-        self.keys = [normalise_key(os.path.relpath(path, root)) for path in files]
-        self.sizes = np.array([Path(path).stat().st_size for path in files], dtype=np.int64)
+    def __init__(self, description: str, listing: Listing) -> None:
+        self.description = description
+        self.class_names = listing.class_names
+        self.labels = np.array(listing.labels, dtype=np.int32)
+        self.keys = [file.key for file in listing.files]
+        self.sizes = np.array([file.size for file in listing.files], dtype=np.int64)
+        self.left_out: Mapping[str, int] = listing.left_out
+        self.notes: Sequence[str] = listing.notes
+
+
+class FileSource(_ListedSource):
+    """Image files below a folder.
+
+    Args:
+        root: The folder.
+        listing: Its files; the place of each is its path.
+    """
+
+    def __init__(self, root: Path, listing: Listing) -> None:
+        super().__init__(f"folder {root}", listing)
+        self._paths = [str(file.place) for file in listing.files]
 
     def read(self, index: int) -> bytes:
         """Return the bytes of one file."""
         return Path(self._paths[index]).read_bytes()
 
 
-class TarSource:
-    """Image files inside one uncompressed tar file, read at their offsets."""
+class TarSource(_ListedSource):
+    """Image files inside of one uncompressed tar file, read at their offsets.
 
-    def __init__(
-        self,
-        path: Path,
-        members: Sequence[tuple[tarfile.TarInfo, int]],
-        labels: Sequence[int],
-        class_names: Sequence[str],
-    ) -> None:
-        self.description = f"tar file {path}"
-        self.class_names = class_names
-        self.labels = np.array(labels, dtype=np.int32)
+    Args:
+        path: The tar file.
+        listing: Its members; the place of each is where its bytes begin.
+    """
+
+    def __init__(self, path: Path, listing: Listing) -> None:
+        super().__init__(f"tar file {path}", listing)
         self._path = path
-        self._offsets = [offset for _, offset in members]
-        self.keys = [normalise_key(info.name) for info, _ in members]
-        self.sizes = np.array([info.size for info, _ in members], dtype=np.int64)
+        self._offsets = [int(file.place) for file in listing.files]
 
     def read(self, index: int) -> bytes:
         """Return the bytes of one member; no state is shared between threads."""
@@ -202,64 +290,6 @@ class DigitsSource(ArraySource):
         super().__init__(f"digits, {split}", split, list(pixels), labels, names)
 
 
-def _folder_source(root: Path) -> FileSource:
-    from timm.data.readers.reader_image_folder import find_images_and_targets
-
-    files, class_to_index = find_images_and_targets(str(root))
-    if not files:
-        raise _no_images(root)
-    labels, names = _labels_of([target for _, target in files], class_to_index, root)
-    return FileSource(root, [path for path, _ in files], labels, names)
-
-
-def _tar_source(path: Path) -> TarSource:
-    from timm.data.readers.reader_image_in_tar import extract_tarinfos
-
-    if path.suffix.lower() != ".tar":
-        raise DataError(
-            "images cannot be read at random out of this file",
-            where=path,
-            expected="a folder or an uncompressed .tar",
-            hint="gunzip it, or extract it into a folder",
-        )
-    try:
-        samples, targets, class_to_index, _ = extract_tarinfos(str(path), cache_tarinfo=False)
-    except tarfile.TarError as error:
-        raise DataError("not a readable tar file", where=path, got=error) from None
-    except ValueError:  # what timm raises for a tar file without images
-        raise _no_images(path) from None
-    members = []
-    for info, _, parent in samples:
-        members.append((info, info.offset_data + (parent.offset_data if parent else 0)))
-    labels, names = _labels_of([int(t) for t in targets], class_to_index, path)
-    return TarSource(path, members, labels, names)
-
-
-def _no_images(where: Path) -> DataError:
-    return DataError(
-        "no image in it",
-        where=where,
-        expected="image files in one folder per class, or all in one folder without classes",
-    )
-
-
-def _labels_of(
-    targets: list[int], class_to_index: dict[str, int], where: Path
-) -> tuple[list[int], list[str]]:
-    """Return labels and class names; images that lie in no folder at all have none."""
-    names = sorted(class_to_index, key=lambda name: class_to_index[name])
-    if names == [""]:
-        return [-1] * len(targets), []
-    if "" in names:
-        raise DataError(
-            "some images lie in class folders and some beside them",
-            where=where,
-            expected="one folder per class, or no folder at all",
-            got=f"{targets.count(names.index(''))} images outside of any folder",
-        )
-    return targets, names
-
-
 def _torch_source(config: DataConfig) -> Source:
     """List one of torchvision's sets; sets of files are read as files."""
     name, _, root = config.name.removeprefix("torch/").partition(":")
@@ -281,11 +311,21 @@ def _torch_source(config: DataConfig) -> Source:
             f"torchvision finds no {name} here", where=root, got=str(error).split("\n")[0]
         ) from None
     if hasattr(dataset, "samples"):
-        files, labels = zip(*dataset.samples, strict=True)
-        return FileSource(Path(dataset.root), files, labels, [str(c) for c in dataset.classes])
+        return FileSource(Path(dataset.root), _listing_of(dataset))
     images = [np.asarray(image) for image in dataset.data]
     targets = np.asarray(dataset.targets, dtype=np.int64)
     labels_N = (targets[:, 0] if targets.ndim > 1 else targets).astype(np.int32)
     return ArraySource(
         f"torch/{name}, {config.split}", config.split, images, labels_N, list(dataset.classes)
     )
+
+
+def _listing_of(dataset: Any) -> Listing:
+    """Return the files of one of torchvision's data sets of folders."""
+    names = [str(name) for name in dataset.classes]
+    files, labels = [], []
+    for path, label in dataset.samples:
+        key = normalise_key(os.path.relpath(path, dataset.root))
+        files.append(ListedFile(key, names[label], Path(path).stat().st_size, str(path)))
+        labels.append(int(label))
+    return Listing(files, labels, names)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Source"]
+__all__ = ["Source", "left_out_of", "notes_of"]
 
 
 class Source(Protocol):
@@ -19,6 +19,8 @@ class Source(Protocol):
     Contract: everything is fixed at construction; :meth:`read` is thread-safe, returns the same
     value for the same index every time and never another image's; instances can be pickled.
 
+    Two more attributes are optional: ``left_out``, how many files are not among the images, by the
+    reason; and ``notes``, what the user should know of how classes were found.
     """
 
     @property
@@ -49,3 +51,13 @@ class Source(Protocol):
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Return the encoded bytes of one image, or its pixels (H, W) or (H, W, 3) in uint8."""
         ...
+
+
+def left_out_of(source: Source) -> dict[str, int]:
+    """Return how many files a source does not list, by the reason; empty if it does not say."""
+    return dict(getattr(source, "left_out", {}))
+
+
+def notes_of(source: Source) -> list[str]:
+    """Return what the user should know of how a source was listed."""
+    return list(getattr(source, "notes", ()))

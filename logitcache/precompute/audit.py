@@ -7,7 +7,6 @@ the teacher as the teacher is to itself. What top-K and codes lose by design is 
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.encoding.topk import top_k_mask
 from logitcache.errors import DataMismatch
+from logitcache.platforms import available_processors
 from logitcache.precompute.compute import resolve_device
 from logitcache.precompute.lock import as_locked, check_lock
 from logitcache.teachers.member import Member, TeacherConfig
@@ -207,7 +207,7 @@ def _render(
         found,
         samples.hashes[rows],
     )
-    with ViewRenderer(read, [size], threads=len(os.sched_getaffinity(0))) as renderer:
+    with ViewRenderer(read, [size], threads=available_processors()) as renderer:
         (rendered,) = renderer.batches([request])
     for failure in rendered.failures.values():
         raise failure

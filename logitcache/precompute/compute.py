@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from logitcache.cache.format import teacher_of
 from logitcache.cache.groups import FeatureGroup
 from logitcache.cache.units import Conditions
 from logitcache.errors import Interrupted, UsageError
+from logitcache.platforms import available_processors
 from logitcache.precompute.background import Background
 from logitcache.precompute.environment import versions
 from logitcache.precompute.feed import SourceRenderer
@@ -115,8 +115,9 @@ class Workbench:
             plan.views,
             ensemble.sizes,
             batch_rows=batch_rows,
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads or available_processors(),
             partners=plan.partners,
+            table=plan.decoding,
         )
         self._work = Work(
             writer=plan.writer,

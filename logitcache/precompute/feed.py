@@ -38,6 +38,7 @@ class SourceRenderer:
         threads: Threads that decode and render.
         partners: From a view that mixes and a block to the offset of each row's partner in the
             block, int64 (U,); -1 where it has none.
+        table: Version of the table that images are decoded by.
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class SourceRenderer:
         batch_rows: int,
         threads: int,
         partners: Callable[[View, Block], NDArray[np.int64]],
+        table: int,
     ) -> None:
         self._source = source
         self._views = views
         self._batch_rows = batch_rows
-        self._renderer = ViewRenderer(self._read, sizes, threads=threads)
+        self._renderer = ViewRenderer(self._read, sizes, threads=threads, table=table)
         self._block: Block | None = None
         self._partners_of = partners
         self._partners: NDArray[np.int64] | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitcache.data.identity import compare, content_digest
+from logitcache.platforms import available_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,7 @@ def check_images(
         return bool(content_digest(source.read(index)) == samples.digests[row].tobytes())
 
     replaced = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(available_processors()) as pool:
         for count, (item, same) in enumerate(
             zip(chosen, pool.map(is_same, chosen, chunksize=16), strict=True), start=1
         ):

@@ -10,7 +10,6 @@ from logitcache.cache.claims import MANIFEST, Claims
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import read_manifest
 from logitcache.cache.partners import mixed_views
-from logitcache.data.readers import open_source
 from logitcache.errors import CacheUnsealed
 from logitcache.precompute.batch_size import choose_batch, memory_explained
 from logitcache.precompute.compute import Progress, compute_plan, resolve_device
@@ -24,6 +23,7 @@ from logitcache.precompute.measure import (
 from logitcache.precompute.plan import Plan, make_plan
 from logitcache.precompute.preflight import FirstUnit, check_accuracy, check_storage
 from logitcache.precompute.probing import keep_probes
+from logitcache.precompute.rows import open_images
 from logitcache.teachers.ensemble import Ensemble
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ def build_cache(
         LogitcacheError: See :mod:`logitcache.errors`. Committed units are never lost; the same call
             goes on where this one stopped.
     """
-    source = open_source(config.data)
+    location = locate(config.cache, write=True)
+    source = open_images(config.data, location)
     # on a cluster this process only plans, and leaves the accelerators to the workers
     device = resolve_device("cpu" if config.on_cluster else config.device)
     ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
-    location = locate(config.cache, write=True)
     known = set() if location.is_empty() else set(read_manifest(location).teachers)
     new = sorted(ensemble.members.keys() - known)
     batch, notes = choose_batch(ensemble, new, config.batch_size)

@@ -26,7 +26,9 @@ from logitcache.cache.groups import TeacherGroup
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, TeacherRecord, read_manifest
 from logitcache.cache.writer import CacheWriter
+from logitcache.data.decode import DECODING
 from logitcache.data.identity import key_hash, row_order
+from logitcache.data.listing import LISTING
 from logitcache.encoding.budget import choose_within
 from logitcache.encoding.choice import choose
 from logitcache.errors import UsageError
@@ -91,6 +93,11 @@ class Plan:
         """Return how many images an item shows."""
         rows = self.writer.manifest.unit_rows
         return int((self.indices[item.block * rows : (item.block + 1) * rows] >= 0).sum())
+
+    @property
+    def decoding(self) -> int:
+        """Version of the table that images are decoded by."""
+        return self.writer.manifest.data.decoding
 
     @property
     def smallest_batch(self) -> int:
@@ -244,7 +251,12 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Posi
         locate(config.cache),
         unit_rows=default_unit_rows(len(rows), config.unit_rows),
         segment=segment_of(source, rows, start=0),
-        data=DataRecord(description=source.description, class_names=tuple(source.class_names)),
+        data=DataRecord(
+            description=source.description,
+            class_names=tuple(source.class_names),
+            listing=LISTING,
+            decoding=DECODING,
+        ),
         versions=versions(),
     )
     indices = no_positions(writer.manifest.capacity, len(source.keys))

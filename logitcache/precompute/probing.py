@@ -86,7 +86,8 @@ def _probe(plan: Plan, blocks: _Blocks, view_id: str, row: int, size: int) -> Pr
     if view.mixing is not None:
         offset = int(plan.partners(view, block)[row - block.start])
         partner = _image(plan, block, offset) if block.start + offset != row else None
-    return make_probe(view, size, _image(plan, block, row - block.start), partner)
+    image = _image(plan, block, row - block.start)
+    return make_probe(view, size, image, partner, plan.decoding)
 
 
 def _image(plan: Plan, block: Block, offset: int) -> ProbeImage:

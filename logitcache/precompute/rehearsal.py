@@ -5,7 +5,6 @@ Shapes: N images that could be read, C classes.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import numpy as np
 from logitcache.cache.format import tap_of, teacher_of
 from logitcache.data.identity import key_hash
 from logitcache.errors import DataError
+from logitcache.platforms import available_processors
 from logitcache.teachers.ensemble import Tap
 from logitcache.views.mix import match_partners
 from logitcache.views.render import BatchRequest, ViewRenderer
@@ -83,7 +83,7 @@ def rehearse(
         {name: Tap(teacher_of(name), str(tap_of(name)), tap) for name, tap in taps.items()}
     )
     with ViewRenderer(
-        source.read, ensemble.sizes, threads=threads or len(os.sched_getaffinity(0))
+        source.read, ensemble.sizes, threads=threads or available_processors()
     ) as renderer:
         (first,) = renderer.batches(requests[:1])
         _answer(ensemble, first, kept)  # what is done once, when a network first runs

@@ -25,12 +25,12 @@ from logitcache.cache.partners import mixed_views
 from logitcache.cache.verify import verify
 from logitcache.cache.writer import CacheWriter
 from logitcache.config import Config
-from logitcache.data.readers import DataConfig, open_source
+from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError
 from logitcache.precompute.compute import compute_plan, resolve_device
 from logitcache.precompute.lock import as_locked, check_lock
 from logitcache.precompute.plan import Plan
-from logitcache.precompute.rows import rows_of_cache
+from logitcache.precompute.rows import open_images, rows_of_cache
 from logitcache.precompute.worklist import Missing, worklist
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.teachers.member import Precision, TeacherConfig
@@ -184,7 +184,7 @@ def _recompute(
     """Compute damaged units again; return those that came out differently."""
     if not units:
         return set()
-    source = open_source(config.data)
+    source = open_images(config.data, writer.location)
     blocks = {unit: commit for (group, _, unit), commit in units.items() if group == SAMPLES}
     indices = rows_of_cache(writer, source, blocks)
     ensembles = _ensembles(config, writer, units)

@@ -8,17 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitcache.cache.format import NO_VIEW, SAMPLES
-from logitcache.cache.manifest import Segment
+from logitcache.cache.manifest import Segment, read_manifest
 from logitcache.data.identity import Comparison, compare, listing_digest, row_order
 from logitcache.data.lookup import position_dtype
+from logitcache.data.readers import open_source, open_source_for
 from logitcache.errors import DataMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from logitcache.cache.ledger import Commit
+    from logitcache.cache.location import Location
     from logitcache.cache.writer import CacheWriter
     from logitcache.data.identity import Difference
+    from logitcache.data.readers import DataConfig
     from logitcache.data.source import Source
 
 __all__ = [
@@ -26,12 +29,29 @@ __all__ = [
     "match_or_extend",
     "match_rows",
     "no_positions",
+    "open_images",
     "rows_of_cache",
     "segment_of",
 ]
 
 Positions = NDArray[np.signedinteger]
 _UNKNOWN = -1
+
+
+def open_images(data: DataConfig | str, location: Location) -> Source:
+    """List images as a cache lists them: by its rules, with its numbers of the classes.
+
+    Args:
+        data: The images.
+        location: The cache; where there is none yet, they are listed as for a new one.
+
+    Raises:
+        DataMismatch: There are images of classes that the cache does not have.
+    """
+    if location.is_empty():
+        return open_source(data)
+    known = read_manifest(location).data
+    return open_source_for(data, known.class_names, "the cache", listing=known.listing)
 
 
 def no_positions(rows: int, images: int) -> Positions:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from logitcache.encoding.logits import log_softmax
 from logitcache.errors import DataError
+from logitcache.platforms import available_processors
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import ViewsConfig
 
@@ -49,7 +49,7 @@ def ask(
     """
     hashes_N = np.zeros(len(indices_N), dtype=np.uint64)  # nothing is drawn
     request = BatchRequest(ViewsConfig().eval_view(), indices_N, hashes_N)
-    threads = len(os.sched_getaffinity(0))
+    threads = available_processors()
     with ViewRenderer(source.read, ensemble.sizes, threads=threads) as renderer:
         (rendered,) = renderer.batches([request])
     answers = ensemble.answer(rendered.pixels, dict.fromkeys(asked, batch), asked)

@@ -8,7 +8,6 @@ daemonic and may have no child processes.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import signal
 import socket
 import threading
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distributed import WorkerPlugin, get_worker
 
 from logitcache.errors import ClusterError, DataError, LogitcacheError
+from logitcache.platforms import available_processors, tune_allocator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -34,8 +34,6 @@ GPU = "GPU"
 """The resource that a worker with an accelerator offers, as dask-cuda's users name it."""
 
 _TELL_SECONDS = 0.5
-# glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD where they end up by themselves, and M_ARENA_MAX
-_ALLOCATOR = {-3: 32 << 20, -1: 64 << 20, -8: 1}
 
 
 class Bench(Protocol):
@@ -95,17 +93,17 @@ class WorkbenchOpener:
 
         from logitcache.cache.claims import Claims
         from logitcache.cache.location import locate
-        from logitcache.data.readers import open_source
         from logitcache.precompute.agreement import agreement_of, compare_agreements
         from logitcache.precompute.compute import Workbench, resolve_device
         from logitcache.precompute.plan import join_plan
+        from logitcache.precompute.rows import open_images
         from logitcache.teachers.ensemble import Ensemble
 
-        _keep_memory()
+        tune_allocator()
         config = self._config
         threads = self._threads or _share_of_host(neighbours)
         torch.set_num_threads(threads)
-        source = open_source(config.data)
+        source = open_images(config.data, locate(config.cache))
         device = resolve_device(config.device)
         ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
         locks = {name: member.lock for name, member in ensemble.members.items()}
@@ -129,22 +127,8 @@ class WorkbenchOpener:
         )
 
 
-def _keep_memory() -> None:
-    """Let the allocator reuse memory as it does in any other process.
-
-    dask has its workers give every freed block back at once (``MALLOC_TRIM_THRESHOLD_``), and a
-    network then waits for pages: forwards took three times as long.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library has other habits
-        library = ctypes.CDLL(None)
-        for option, value in _ALLOCATOR.items():
-            library.mallopt(option, value)
-
-
 def _share_of_host(neighbours: int) -> int:
-    import os
-
-    return max(1, len(os.sched_getaffinity(0)) // neighbours)
+    return max(1, available_processors() // neighbours)
 
 
 class _StopAskedError(Exception):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from logitcache.data.readers import DataConfig, open_source
+from logitcache.data.readers import open_source_for
 from logitcache.errors import UsageError
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.epoch import Epoch
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from logitcache.batch import TargetBatch
     from logitcache.cache.reader import Cache
+    from logitcache.data.readers import DataConfig
     from logitcache.data.source import Source
     from logitcache.targets.epoch import Part
     from logitcache.views.render import BatchRequest, RenderedBatch
@@ -198,11 +199,16 @@ class Loader:
         self.next_epoch = 0
         self._targets = targets
         self._views = views
-        if targets is not None and rows.digests is not None:
-            rows.digests.keep = targets.blocks_alive
+        for of_rows in (rows.digests, rows.labels):
+            if targets is not None and of_rows is not None:
+                of_rows.keep = targets.blocks_alive
         self._reader = CheckedReader(rows)
         self._renderer = make_renderer(
-            self._reader, [settings.size], threads=settings.threads, workers=settings.workers
+            self._reader,
+            [settings.size],
+            threads=settings.threads,
+            workers=settings.workers,
+            table=rows.table,
         )
         self._images_of: dict[str, int] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="targets")
@@ -394,7 +400,7 @@ def loader(
         ViewDrift: This machine shows them otherwise.
         UsageError: An unknown teacher, or a batch, a size or a rank that cannot be.
     """
-    source = open_source(data) if isinstance(data, str | DataConfig) else data
+    source = open_source_for(data, (), "", listing=cache.listing)
     settings = LoaderSettings(
         batch_size=batch_size,
         size=size,

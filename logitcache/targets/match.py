@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.format import Status
+from logitcache.data.classes import label_table
+from logitcache.data.decode import DECODING
 from logitcache.data.identity import content_digest, row_order
 from logitcache.data.lookup import KeyIndex, key_hashes, position_dtype
 from logitcache.errors import DataMismatch, UnreadableImage
@@ -20,7 +22,7 @@ from logitcache.targets.by_unit import ByUnit
 from logitcache.targets.numbers import AllRows, Numbers, numbers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,6 +49,9 @@ class ImageRows:
             nothing is known yet.
         visible: Which labels may be seen, bool (N,); None for all of them.
         complete: Whether no image that may be mixed into another is missing.
+        class_names: Names of the classes that labels are numbers of.
+        labels: Labels of a cache, by row; None where those of the source count.
+        table: Version of the table that images are decoded by.
         left_out: Images of the source that have no row.
         missing: Images of the cache that the source lacks; only where a subset is allowed.
         unreadable: Images that could not be decoded when the cache was made.
@@ -59,6 +64,9 @@ class ImageRows:
     digests: ByUnit | None = None
     visible: NDArray[np.bool_] | None = None
     complete: bool = True
+    class_names: Sequence[str] = ()
+    labels: ByUnit | None = None
+    table: int = DECODING
     left_out: int = 0
     missing: int = 0
     unreadable: int = 0
@@ -84,7 +92,12 @@ class ImageRows:
 
     def labels_of(self, positions_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the classes of some images, int64 (B,), -1 without one that may be seen."""
-        labels: NDArray[np.int64] = self.source.labels[self.indices[positions_B]].astype(np.int64)
+        found = (
+            self.source.labels[self.indices[positions_B]]
+            if self.labels is None
+            else self.labels.take(self.numbers.take(positions_B))
+        )
+        labels: NDArray[np.int64] = found.astype(np.int64)
         return labels if self.visible is None else np.where(self.visible[positions_B], labels, -1)
 
     def key(self, position: int) -> str:
@@ -119,23 +132,24 @@ class ImageRows:
 def number_rows(source: Source) -> ImageRows:
     """Number the images of a source that has no cache."""
     order = row_order(source)
-    return ImageRows(source, AllRows(len(order)), order)
+    return ImageRows(source, AllRows(len(order)), order, class_names=source.class_names)
 
 
 def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRows:
     """Find the images of a cache in a source, by key and size, unit by unit.
 
-    Images that could not be decoded when the cache was made are left out.
+    Images that could not be decoded when the cache was made are left out. Labels are those of the
+    cache, if it has any; where the source has labels too, they must name the same classes.
 
     Args:
         cache: The cache.
-        source: The images at hand, in any order, below any root.
+        source: The images, in any order, below any root.
         subset: Whether images of the cache may be missing.
 
     Raises:
-        DataMismatch: Images are missing or of another size.
+        DataMismatch: Images are missing, of another size or of another class.
     """
-    match = _Match(source, cache.rows_end)
+    match = _Match(source, cache.rows_end, cache.class_names)
     for samples in cache.all_samples():
         match.add(samples)
     missing, changed = match.missing, match.changed
@@ -149,7 +163,15 @@ def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRo
             hint="point --data at the folder the cache was made from"
             + ("" if subset else ", or allow a subset (subset: true)"),
         )
-    return match.image_rows(ByUnit(partial(cache.sample_unit, "digest"), cache.unit_rows))
+    if match.relabeled.count:
+        raise DataMismatch(
+            "the labels of these images are not those of the cache",
+            where=cache.url,
+            expected="the class that the cache has for each image",
+            got=f"{source.description}: {match.relabeled:of another class}",
+            hint="restore the labels; logitcache verify CACHE --data DIR lists all differences",
+        )
+    return match.image_rows(cache)
 
 
 @dataclass
@@ -172,13 +194,14 @@ class _Named:
 class _Match:
     """Rows of a cache, looked for in a source some at a time."""
 
-    def __init__(self, source: Source, rows: int) -> None:
+    def __init__(self, source: Source, rows: int, class_names: Sequence[str]) -> None:
         self._source = source
+        self._to_cache = label_table(source.class_names, class_names) if class_names else None
         self._index = KeyIndex(source.keys)
         self._rows = np.empty(rows, dtype=position_dtype(rows))
         self._indices = np.empty(rows, dtype=position_dtype(len(source.keys)))
         self.found = self.readable = self.unreadable = self.withdrawn = self._known = 0
-        self.missing, self.changed = _Named(), _Named()
+        self.missing, self.changed, self.relabeled = _Named(), _Named(), _Named()
 
     def add(self, samples: Samples) -> None:
         """Look for some rows, in their order."""
@@ -194,19 +217,27 @@ class _Match:
         chosen = shown & at_hand
         known, actual = sizes[chosen], self._source.sizes[found[chosen]]
         self.changed.add(keys[chosen][(known >= 0) & (actual >= 0) & (known != actual)])
+        if self._to_cache is not None:
+            own = self._to_cache[self._source.labels[found[chosen]]]
+            labels = samples.labels[here][chosen]
+            self.relabeled.add(keys[chosen][(own != -1) & (labels >= 0) & (own != labels)])
         stop = self.found + len(known)
         self._rows[self.found : stop] = samples.rows[chosen]
         self._indices[self.found : stop] = found[chosen]
         self.found = stop
 
-    def image_rows(self, digests: ByUnit) -> ImageRows:
+    def image_rows(self, cache: Cache) -> ImageRows:
         """Return what was found."""
+        labels = ByUnit(partial(cache.sample_unit, "label"), cache.unit_rows)
         return ImageRows(
             self._source,
             numbers_of(self._rows[: self.found]),
             self._indices[: self.found],
-            digests,
+            ByUnit(partial(cache.sample_unit, "digest"), cache.unit_rows),
             complete=not self.missing.count and not self.withdrawn,
+            class_names=cache.class_names or self._source.class_names,
+            labels=labels if cache.class_names else None,
+            table=cache.decoding,
             left_out=len(self._source.keys) - self._known,
             missing=self.missing.count,
             unreadable=self.unreadable,

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from logitcache.cache.copies import DEFAULT_COPY_BYTES
 from logitcache.cache.reader import open_cache
+from logitcache.data.readers import open_source_for
 from logitcache.targets.loader import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.probes import checked_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from logitcache.data.readers import DataConfig
     from logitcache.data.source import Source
     from logitcache.targets.match import ImageRows
 
@@ -20,7 +22,7 @@ __all__ = ["cached_targets"]
 
 def cached_targets(
     url: str,
-    source: Source,
+    data: DataConfig | Source,
     teachers: Sequence[str] | None = None,
     features: Sequence[str] = (),
     *,
@@ -35,7 +37,7 @@ def cached_targets(
 
     Args:
         url: The cache.
-        source: The images.
+        data: The images.
         teachers: Whose answers; all teachers by default, none for an empty list.
         features: Which taps of their networks, as ``<teacher>/<tap>``.
         target_memory: Bytes that targets may take.
@@ -49,5 +51,6 @@ def cached_targets(
     """
     cache = open_cache(url, local_copy=local_copy, local_copy_bytes=local_copy_bytes)
     targets = Targets.of(cache, teachers, features, target_memory=target_memory, shuffled=shuffled)
+    source = open_source_for(data, (), "", listing=cache.listing)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return rows, targets

@@ -117,7 +117,8 @@ class _Check:
         )
         where = f"{self._cache.url}, view {probe.view_id}"
         view = parse_view(self._cache.manifest.views[probe.view_id], where)
-        now = make_probe(view, probe.size, image, others[0] if others else None)
+        partner = others[0] if others else None
+        now = make_probe(view, probe.size, image, partner, self._cache.decoding)
         difference = probe_difference(probe, now)
         if difference is None:
             raise self._parameter_drift(probe, self._rows.key(int(positions[0])), versions)

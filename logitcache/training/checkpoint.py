@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from logitcache.errors import StorageError
+from logitcache.files import write_file
+from logitcache.platforms import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,13 +101,12 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file(tensors, temporary / _TENSORS)
-        (temporary / _STATE).write_text(json.dumps(state))
-        for name in (_TENSORS, _STATE):
-            _sync(temporary / name)
+        _sync_file(temporary / _TENSORS)
+        write_file(temporary / _STATE, json.dumps(state))
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
-        _sync(folder)
+        sync_folder(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
@@ -169,13 +170,10 @@ def _flatten(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, state
 
 
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def _checkpoints(out: Path) -> list[Path]:
     return sorted(path for path in (out / _FOLDER).glob("*") if path.name.isdecimal())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -76,6 +76,9 @@ class TrainConfig(Config):
         out: Folder for checkpoints, journal, result and export.
         data: The images to train on; with a cache, the ones it was made from.
         val: The images to evaluate on; of a set that has splits, ``val`` unless said otherwise.
+            Their classes are mapped by name.
+        class_names: Names of the network's classes in order, where neither images nor cache have
+            any.
         cache: Where the targets are; None to learn from labels alone.
         student: The network, and what is done to it before it learns.
         objectives: Terms of the loss; ``soft`` with a cache and ``label`` without by default.
@@ -109,6 +112,7 @@ class TrainConfig(Config):
     out: str
     data: DataConfig
     val: DataConfig | None = None
+    class_names: list[str] | None = Field(default=None, min_length=1)
     cache: str | None = None
     student: StudentConfig
     objectives: list[ObjectiveConfig] = Field(default_factory=list)

@@ -5,7 +5,6 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from logitcache.platforms import available_processors
 from logitcache.targets.loader import Loader, LoaderSettings
 from logitcache.targets.match import number_rows
 from logitcache.views.spec import ViewsConfig
@@ -81,7 +81,7 @@ class Evaluator:
         ranks: Ranks | None = None,
     ) -> None:
         self._ranks = ranks
-        processors = ranks.processors if ranks else len(os.sched_getaffinity(0))
+        processors = ranks.processors if ranks else available_processors()
         settings = LoaderSettings(
             batch_size=batch_size,
             size=spec.size,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from timm.models import save_for_hf
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["export_network"]
 
 
-def export_network(network: nn.Module, spec: InputSpec, folder: Path) -> None:
+def export_network(
+    network: nn.Module, spec: InputSpec, folder: Path, class_names: Sequence[str] | None = None
+) -> None:
     """Write ``config.json`` and ``model.safetensors``.
 
     ``timm.create_model("local-dir:<folder>", pretrained=True)`` opens it; for one of our own models
@@ -26,10 +29,12 @@ def export_network(network: nn.Module, spec: InputSpec, folder: Path) -> None:
         network: A network made by timm or by :mod:`logitcache.networks`.
         spec: What it was fed; becomes its data configuration.
         folder: Where to; created if need be.
+        class_names: Names of its outputs in order, if they are known; ``label_names`` in timm.
     """
     save_for_hf(
         network,
         str(folder),
+        model_config={"label_names": list(class_names)} if class_names else None,
         safe_serialization=True,
         data_config={
             "input_size": (len(spec.mean), spec.size, spec.size),

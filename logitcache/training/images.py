@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from logitcache.data.readers import open_source
 from logitcache.draws import Purpose, words
 from logitcache.errors import UsageError
 from logitcache.targets.match import ImageRows, number_rows
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.data.source import Source
     from logitcache.objectives.term import Needs
     from logitcache.targets.loader import Targets
     from logitcache.training.config import TrainConfig
@@ -27,21 +27,18 @@ _BUCKET_BITS = 16
 _BUCKET_SHIFT = np.uint64(64 - _BUCKET_BITS)
 
 
-def training_images(
-    config: TrainConfig, source: Source, needs: Needs
-) -> tuple[ImageRows, Targets | None]:
-    """Choose the images of a run and the labels it may see, and open its targets.
+def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targets | None]:
+    """List the images of a run, choose the labels it may see, and open its targets.
 
     Args:
         config: The run.
-        source: Its images.
         needs: What the objective asks for.
     """
     if config.cache is None:
-        return _with_labels(number_rows(source), config, source), None
+        return _with_labels(number_rows(open_source(config.data)), config), None
     rows, targets = cached_targets(
         config.cache,
-        source,
+        config.data,
         needs.teachers,
         needs.features,
         target_memory=config.target_memory,
@@ -51,10 +48,10 @@ def training_images(
         local_copy=config.local_copy,
         local_copy_bytes=config.local_copy_bytes,
     )
-    return _with_labels(rows, config, source), targets
+    return _with_labels(rows, config), targets
 
 
-def _with_labels(rows: ImageRows, config: TrainConfig, source: Source) -> ImageRows:
+def _with_labels(rows: ImageRows, config: TrainConfig) -> ImageRows:
     """Hide all labels but the ones the student may see.
 
     Which images keep theirs depends on their keys and the seed alone, so every run over a set,
@@ -67,7 +64,7 @@ def _with_labels(rows: ImageRows, config: TrainConfig, source: Source) -> ImageR
     if wanted.count is not None and wanted.count > known:
         raise UsageError(
             "there are not so many labels",
-            where=source.description,
+            where=rows.source.description,
             expected=f"at most {known}",
             got=wanted.count,
             hint="set labels.count lower",

@@ -5,20 +5,21 @@ The loop knows images, targets and an objective. It never builds, loads or impor
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
-from logitcache.data.readers import open_source
+from logitcache.data.source import notes_of
 from logitcache.errors import Interrupted, NonFiniteLoss, UsageError
-from logitcache.networks.build import InputSpec, input_spec
+from logitcache.networks.build import input_spec
 from logitcache.objectives.combine import build_objective
 from logitcache.students.build import build_student, plain
 from logitcache.targets.loader import Loader, LoaderSettings
 from logitcache.training.card import write_card
+from logitcache.training.classes import class_count, class_names, validation_images
 from logitcache.training.evaluation import Evaluator
 from logitcache.training.export import export_network
 from logitcache.training.images import training_images
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import Features, TargetBatch
-    from logitcache.data.source import Source
     from logitcache.training.checkpoint import Checkpoint
     from logitcache.training.config import TrainConfig
 
@@ -122,13 +122,14 @@ class _Run:
         self._objective = build_objective(config.terms)
         self._accelerator = ranks.accelerator
         device = self._accelerator.device
-        source = open_source(config.data)
-        rows, targets = training_images(config, source, self._objective.needs)
-        self._notes = asked_notes(targets, config.terms)
+        rows, targets = training_images(config, self._objective.needs)
+        self._notes = (*notes_of(rows.source), *asked_notes(targets, config.terms))
         self._provenance = targets.reader.provenance if targets else None
-        classes = targets.reader.num_classes if targets else None
-        network = build_student(config.student, classes or _class_count(config, source))
+        classes = class_count(config, rows, targets.reader.num_classes if targets else None)
+        network = build_student(config.student, classes)
         self._spec = input_spec(network, config.student.size)
+        if config.crop_pct is not None:
+            self._spec = replace(self._spec, crop_pct=config.crop_pct)
         settings = LoaderSettings(
             batch_size=config.batch_size,
             size=self._spec.size,
@@ -143,6 +144,7 @@ class _Run:
         )
         views = None if targets else config.views or ViewsConfig()
         self._loader = Loader(rows, settings, targets=targets, views=views)
+        self._class_names = class_names(config, rows, classes)
         self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
         cached = targets.reader.features if targets else {}
         self._lesson = Lesson(
@@ -185,7 +187,7 @@ class _Run:
         """Write the network for timm, its card, and if asked ONNX."""
         folder = Path(self._config.out) / _EXPORT
         network = plain(self._state.final_network)
-        export_network(network, self._spec, folder)
+        export_network(network, self._spec, folder, self._class_names)
         cfg: Any = network.pretrained_cfg
         write_card(
             folder,
@@ -283,13 +285,9 @@ class _Run:
         config = self._config
         if config.val is None:
             return None
-        spec = self._spec
-        if config.crop_pct is not None:
-            spec = InputSpec(**{**asdict(spec), "crop_pct": config.crop_pct})
-            self._spec = spec
         return Evaluator(
-            open_source(config.val),
-            spec,
+            validation_images(config, self._loader.rows),
+            self._spec,
             batch_size=-(-config.batch_size // self._ranks.count),
             device=device,
             threads=config.threads,
@@ -327,16 +325,3 @@ class _Run:
             notes=self._notes,
             **rows.counts(),
         )
-
-
-def _class_count(config: TrainConfig, source: Source) -> int | None:
-    """Return how many classes a student has, if the data says so."""
-    if "num_classes" in config.student.kwargs:
-        return None
-    if not source.class_names:
-        raise UsageError(
-            "the images have no classes and the student no size",
-            where=source.description,
-            hint="set student.kwargs.num_classes",
-        )
-    return len(source.class_names)

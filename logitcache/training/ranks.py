@@ -22,6 +22,7 @@ from torch import distributed
 
 from logitcache.draws import Purpose, words
 from logitcache.errors import LogitcacheError, RankLost
+from logitcache.platforms import available_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -68,7 +69,7 @@ class Ranks:
     def processors(self) -> int:
         """Processors that each of the processes on this machine may keep busy."""
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count)) if self.count > 1 else 1
-        return max(1, len(os.sched_getaffinity(0)) // here)
+        return max(1, available_processors() // here)
 
     @contextmanager
     def together(self) -> Iterator[None]:

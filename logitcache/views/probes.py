@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from logitcache.data.decode import decode
+from logitcache.data.decode import DECODING, decode
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.render import finish, picture
 
@@ -137,7 +137,9 @@ def choose_probes(
     return list(chosen)
 
 
-def make_probe(view: View, size: int, image: ProbeImage, partner: ProbeImage | None) -> Probe:
+def make_probe(
+    view: View, size: int, image: ProbeImage, partner: ProbeImage | None, table: int = DECODING
+) -> Probe:
     """Render one probe.
 
     Args:
@@ -145,8 +147,9 @@ def make_probe(view: View, size: int, image: ProbeImage, partner: ProbeImage | N
         size: S.
         image: The image.
         partner: The image that is mixed in, None where there is none.
+        table: Version of the table that images are decoded by.
     """
-    digest, square = _rendered(view, size, image, partner)
+    digest, square = _rendered(view, size, image, partner, table)
     side = min(_PATCH, size)
     room = size - side + 1
     top, left = image.hash % room, (image.hash // room) % room
@@ -177,11 +180,11 @@ def probe_difference(before: Probe, now: Probe) -> int | None:
 
 
 def _rendered(
-    view: View, size: int, image: ProbeImage, partner: ProbeImage | None
+    view: View, size: int, image: ProbeImage, partner: ProbeImage | None, table: int
 ) -> tuple[str, NDArray[np.uint8]]:
     """Return the digest of all parameters and the square, uint8 (3, S, S)."""
-    how, own = _picture(view, size, image)
-    other_how, other = (None, None) if partner is None else _picture(view, size, partner)
+    how, own = _picture(view, size, image, table)
+    other_how, other = (None, None) if partner is None else _picture(view, size, partner, table)
     document = [how.to_json(), None if other_how is None else other_how.to_json()]
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     square = finish(own, how, view.interpolation, other)
@@ -191,8 +194,8 @@ def _rendered(
     )
 
 
-def _picture(view: View, size: int, image: ProbeImage) -> tuple[Parameters, Tensor]:
-    decoded = decode(image.stored)
+def _picture(view: View, size: int, image: ProbeImage, table: int) -> tuple[Parameters, Tensor]:
+    decoded = decode(image.stored, table)
     floats = view_floats(view, np.array([image.hash], dtype=np.uint64))
     how = parameters(view, [row[0].tolist() for row in floats], *decoded.shape[1:])
     with torch.inference_mode():

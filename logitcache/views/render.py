@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from PIL import Image
 
-from logitcache.data.decode import decode
+from logitcache.data.decode import DECODING, decode
 from logitcache.errors import UnreadableImage
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.colour import COLOUR_STEPS
@@ -176,11 +177,22 @@ class ViewRenderer:
         read: Thread-safe function from an index of a request to the stored image.
         sizes: Sides to render, in pixels.
         threads: Threads that decode and render.
+        table: Version of the table that images are decoded by.
         ahead: Batches that are worked on before they are asked for.
+        on_odd: Called with the index of an image and what is odd about how it is decoded.
     """
 
-    def __init__(self, read: Read, sizes: Sequence[int], *, threads: int, ahead: int = 3) -> None:
-        self._read = read
+    def __init__(
+        self,
+        read: Read,
+        sizes: Sequence[int],
+        *,
+        threads: int,
+        table: int = DECODING,
+        ahead: int = 3,
+        on_odd: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self._decode = Decoder(read, table, on_odd)
         self._sizes = tuple(sorted(set(sizes)))
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
@@ -210,10 +222,37 @@ class ViewRenderer:
         drawn = Drawn(request)
         starts = range(0, len(request.indices), _IMAGES_PER_TASK)
         tasks = [
-            self._pool.submit(fill, batch, drawn, self._read, start, start + _IMAGES_PER_TASK)
+            self._pool.submit(fill, batch, drawn, self._decode, start, start + _IMAGES_PER_TASK)
             for start in starts
         ]
         return batch, tasks
+
+
+class Decoder:
+    """Reads and decodes the images of requests.
+
+    Args:
+        read: Thread-safe function from an index of a request to the stored image.
+        table: Version of the table that images are decoded by.
+        on_odd: Called with the index of an image and what is odd about how it is decoded.
+    """
+
+    def __init__(
+        self, read: Read, table: int, on_odd: Callable[[int, str], None] | None = None
+    ) -> None:
+        self._read, self._table, self._on_odd = read, table, on_odd
+
+    def __call__(self, index: int) -> Tensor:
+        """Return the pixels of an image, uint8 (3, H, W).
+
+        Raises:
+            UnreadableImage: It cannot be decoded; ``where`` is its index.
+        """
+        on_odd = None if self._on_odd is None else partial(self._on_odd, index)
+        try:
+            return decode(self._read(index), self._table, on_odd)
+        except UnreadableImage as error:
+            raise UnreadableImage(error.what, where=index, got=error.got) from error
 
 
 def empty_batch(request: BatchRequest, sizes: Sequence[int]) -> RenderedBatch:
@@ -236,9 +275,9 @@ class Drawn:
         )
 
 
-def fill(batch: RenderedBatch, drawn: Drawn, read: Read, start: int, stop: int) -> None:
+def fill(batch: RenderedBatch, drawn: Drawn, decode: Decoder, start: int, stop: int) -> None:
     """Render some neighbouring images of a batch; a pair among them is decoded once."""
-    pictures = _Pictures(batch, read)
+    pictures = _Pictures(batch, decode)
     for position in range(start, min(stop, len(batch.request.indices))):
         if batch.request.indices[position] == _PADDING:
             continue
@@ -266,8 +305,8 @@ def _fill_one(batch: RenderedBatch, drawn: Drawn, pictures: _Pictures, position:
 class _Pictures:
     """Pictures of the images that one task has decoded; kept only where they may be mixed."""
 
-    def __init__(self, batch: RenderedBatch, read: Read) -> None:
-        self._batch, self._read = batch, read
+    def __init__(self, batch: RenderedBatch, decode: Decoder) -> None:
+        self._batch, self._decode = batch, decode
         self._kept: dict[int, tuple[Parameters, dict[int, Tensor]]] = {}
 
     def of(
@@ -277,7 +316,7 @@ class _Pictures:
         if index in self._kept:
             return self._kept[index]
         view = self._batch.request.view
-        image = _decoded(self._read, index)
+        image = self._decode(index)
         how = parameters(view, [f[position].tolist() for f in floats], *image.shape[1:])
         found = (
             how,
@@ -286,13 +325,6 @@ class _Pictures:
         if self._batch.request.partners is not None:
             self._kept[index] = found
         return found
-
-
-def _decoded(read: Read, index: int) -> Tensor:
-    try:
-        return decode(read(index))
-    except UnreadableImage as error:
-        raise UnreadableImage(error.what, where=index, got=error.got) from error
 
 
 def _finish(batch: RenderedBatch, tasks: list[Future[None]]) -> RenderedBatch:

@@ -8,15 +8,23 @@ through shared memory: nothing is collated.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from logitcache.data.decode import DECODING
 from logitcache.errors import LogitcacheError
-from logitcache.views.render import Drawn, RenderedBatch, ViewRenderer, empty_batch, fill
+from logitcache.platforms import available_processors
+from logitcache.views.render import (
+    Decoder,
+    Drawn,
+    RenderedBatch,
+    ViewRenderer,
+    empty_batch,
+    fill,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,10 +45,11 @@ class RequestDataset(Dataset[Any]):
     Args:
         read: Function from an index of a request to the stored image; can be pickled.
         sizes: Sides to render, in pixels.
+        table: Version of the table that images are decoded by.
     """
 
-    def __init__(self, read: Read, sizes: Sequence[int]) -> None:
-        self._read = read
+    def __init__(self, read: Read, sizes: Sequence[int], table: int) -> None:
+        self._decode = Decoder(read, table)
         self._sizes = tuple(sorted(set(sizes)))
 
     def __getitems__(self, request: BatchRequest) -> Filled:
@@ -50,7 +59,7 @@ class RequestDataset(Dataset[Any]):
         """
         try:
             batch = empty_batch(request, self._sizes)
-            fill(batch, Drawn(request), self._read, 0, len(request.indices))
+            fill(batch, Drawn(request), self._decode, 0, len(request.indices))
         except LogitcacheError as error:
             return error
         pixels = {size: torch.from_numpy(array) for size, array in batch.pixels.items()}
@@ -78,21 +87,28 @@ class WorkerRenderer:
         read: Function from an index of a request to the stored image; can be pickled.
         sizes: Sides to render, in pixels.
         workers: Child processes; they live until :meth:`close`.
+        table: Version of the table that images are decoded by.
         context: How they are started: ``spawn``, ``forkserver`` or ``fork``. By default the second
             where there is one: a child forked off a process with threads may hang.
     """
 
     def __init__(
-        self, read: Read, sizes: Sequence[int], *, workers: int, context: str | None = None
+        self,
+        read: Read,
+        sizes: Sequence[int],
+        *,
+        workers: int,
+        table: int = DECODING,
+        context: str | None = None,
     ) -> None:
         if context is None:
             known = multiprocessing.get_all_start_methods()
             context = "forkserver" if "forkserver" in known else "spawn"
         self._feed = _Feed()
         self._loader: DataLoader[Any] | None = DataLoader(
-            RequestDataset(read, sizes),
+            RequestDataset(read, sizes, table),
             batch_sampler=self._feed,  # type: ignore[arg-type]  # lists of indices, says torch
-            num_workers=min(workers, len(os.sched_getaffinity(0))),
+            num_workers=min(workers, available_processors()),
             collate_fn=_as_it_is,
             multiprocessing_context=context,
             persistent_workers=True,
@@ -123,7 +139,7 @@ class WorkerRenderer:
 
 
 def make_renderer(
-    read: Read, sizes: Sequence[int], *, threads: int | None, workers: int
+    read: Read, sizes: Sequence[int], *, threads: int | None, workers: int, table: int
 ) -> ViewRenderer | WorkerRenderer:
     """Return what renders: child processes if any are asked for, threads otherwise.
 
@@ -132,10 +148,11 @@ def make_renderer(
         sizes: Sides to render, in pixels.
         threads: Threads; all processors by default.
         workers: Child processes.
+        table: Version of the table that images are decoded by.
     """
     if workers:
-        return WorkerRenderer(read, sizes, workers=workers)
-    return ViewRenderer(read, sizes, threads=threads or len(os.sched_getaffinity(0)))
+        return WorkerRenderer(read, sizes, workers=workers, table=table)
+    return ViewRenderer(read, sizes, threads=threads or available_processors(), table=table)
 
 
 def _as_it_is(filled: Any) -> Any:

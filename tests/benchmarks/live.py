@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
     from logitcache.batch import Features, TargetBatch
     from logitcache.cache.groups import FeatureGroup
-    from logitcache.data.source import Source
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.objectives.term import Needs
     from logitcache.pipeline import Stage
@@ -138,9 +137,9 @@ def _tap(group: FeatureGroup) -> Tap:
     return Tap(teacher_of(group.name), tap, group.encoding)
 
 
-def twin_loader(config: TrainConfig, source: Source) -> Loader:
+def twin_loader(config: TrainConfig) -> Loader:
     """Return a loader that walks the views and rows of a run."""
-    rows, targets = training_images(config, source, build_objective(config.terms).needs)
+    rows, targets = training_images(config, build_objective(config.terms).needs)
     settings = LoaderSettings(config.batch_size, size=1, seed=config.seed)
     views = None if targets else config.views or ViewsConfig()
     return Loader(rows, settings, targets=targets, views=views)

@@ -7,7 +7,6 @@ threads, with answers and pixels that cost nothing.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from logitcache.cache.format import Status
 from logitcache.cache.units import Conditions
 from logitcache.data.readers import open_source
 from logitcache.encoding.sparse import SparseEncoding
+from logitcache.platforms import available_processors
 from logitcache.precompute.compute import compute_plan
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.feed import SourceRenderer
@@ -187,7 +187,8 @@ def _bare_loop(plan: Plan, ensemble: Ensemble) -> None:
         plan.views,
         ensemble.sizes,
         batch_rows=BATCH,
-        threads=len(os.sched_getaffinity(0)),
+        threads=available_processors(),
+        table=plan.decoding,
         partners=plan.partners,
     )
     batches = dict.fromkeys(ensemble.members, BATCH)

@@ -243,6 +243,6 @@ def test_litter_is_told_from_damage(cache: Path) -> None:
 def test_no_cache_is_no_damage(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(CacheError, match="no cache here"):
         verify(tmp_path / "nowhere")
-    edit_json(cache / "zarr.json", lambda v: v["attributes"]["logitcache"].update(format=2))
+    edit_json(cache / "zarr.json", lambda v: v["attributes"]["logitcache"].update(format=3))
     with pytest.raises(UnsupportedFormat):
         verify(cache)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,6 +24,8 @@ from logitcache.errors import (
     UnsupportedFormat,
     UsageError,
 )
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.local import build_cache
 from tests.cache.building import (
     UNIT,
     VIEW,
@@ -224,9 +226,29 @@ def edit(tmp_path: Path, **fields: object) -> None:
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
-    edit(tmp_path, format=2)
-    with pytest.raises(UnsupportedFormat, match=r"format 1[\s\S]*format 2"):
+    edit(tmp_path, format=3)
+    with pytest.raises(UnsupportedFormat, match=r"format 1 or 2[\s\S]*format 3"):
         open_cache(tmp_path)
+
+
+@pytest.mark.parametrize("required", [["sorcery-9"], ["decoding-2", "sorcery-9"], "sorcery-9", [7]])
+def test_what_a_cache_requires_is_known_or_refused(tmp_path: Path, required: Any) -> None:
+    make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
+    edit(tmp_path, format=2, requires=required)
+    with pytest.raises(UnsupportedFormat, match=r"requires what[\s\S]*(sorcery-9|7)"):
+        open_cache(tmp_path)
+
+
+def test_a_new_cache_has_the_lowest_format_that_holds_it(
+    tmp_path: Path, images: Path, teachers: dict[str, dict[str, str]]
+) -> None:
+    make_cache(tmp_path / "plain", {"a": (DENSE, LOGITS)}, ROWS)
+    assert read_manifest(locate(tmp_path / "plain")).to_json().keys().isdisjoint({"requires"})
+    shared = {"cache": str(tmp_path / "new"), "data": str(images), "teachers": teachers}
+    build_cache(PrecomputeConfig.parse(shared, ""))
+    manifest = read_manifest(locate(tmp_path / "new"))
+    assert (manifest.format, manifest.requires) == (2, ("decoding-2",))
+    assert (manifest.data.decoding, manifest.data.listing) == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -144,12 +144,12 @@ def test_a_damaged_tar(tmp_path: Path) -> None:
 
 def test_a_compressed_tar(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(b"x")
-    with pytest.raises(DataError, match="gunzip"):
+    with pytest.raises(DataError, match="no random access"):
         open_source(str(tmp_path / "x.tar.gz"))
 
 
 def test_images_both_in_folders_and_beside_them(tmp_path: Path) -> None:
     write_images(tmp_path, 1)
     (tmp_path / "stray.jpg").write_bytes(jpeg(shape_image(0)))
-    with pytest.raises(DataError, match="beside them"):
+    with pytest.raises(DataError, match="and some are not"):
         open_source(str(tmp_path))

@@ -11,7 +11,6 @@ import torch
 from logitcache.batch import DenseLogits
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.stages import runners
-from logitcache.data.readers import open_source
 from logitcache.objectives.combine import build_objective
 from logitcache.pipeline import Pipeline, PipelineConfig
 from logitcache.targets.loader import Loader, LoaderSettings
@@ -74,9 +73,9 @@ def test_live_teachers_say_what_the_cache_says(pipeline: Pipeline) -> None:
     kept = {"match": {"teacher": "red", "tap": "stem", "student": "blocks.0"}}
     objectives = [*student.values["objectives"], kept]
     config = TrainConfig.parse({**student.values, "objectives": objectives}, "student")
-    source, needs = open_source(config.data), build_objective(config.terms).needs
-    live = LiveTeachers(cache, needs, twin_loader(config, source))
-    rows, targets = training_images(config, source, needs)
+    needs = build_objective(config.terms).needs
+    live = LiveTeachers(cache, needs, twin_loader(config))
+    rows, targets = training_images(config, needs)
     settings = LoaderSettings(BATCH, size=8, seed=config.seed, threads=1)
     with Loader(rows, settings, targets=targets) as loader:
         for _ in range(2):

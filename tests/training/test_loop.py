@@ -279,13 +279,10 @@ def test_labels_are_hidden_but_for_the_ones_that_may_be_seen(
 
 
 def test_cached_and_uncached_runs_hide_the_same_labels(images: Path, cache: Path) -> None:
-    from logitcache.data.readers import open_source
     from logitcache.training.images import training_images
 
-    source = open_source(str(images))
-
     def seen(**fields: object) -> set[int]:
-        rows, _ = training_images(config(images, images, labels=9, **fields), source, Needs())
+        rows, _ = training_images(config(images, images, labels=9, **fields), Needs())
         return set(rows.indices[rows.labels_of(np.arange(len(rows))) >= 0].tolist())
 
     assert seen() == seen(cache=str(cache))

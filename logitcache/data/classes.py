@@ -1,0 +1,157 @@
+"""Classes by name: one order of classes, and labels mapped from one list of classes to another.
+
+The number of a class says nothing outside of its own list. Wherever two lists meet (data and
+cache, training and validation set, teacher and data, export and evaluation) numbers are mapped by
+the names of the classes.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.data.source import left_out_of, notes_of
+from logitcache.errors import DataMismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.data.source import Source
+
+__all__ = [
+    "UNKNOWN_CLASS",
+    "RelabeledSource",
+    "class_name",
+    "class_positions",
+    "label_table",
+    "map_labels",
+    "sorted_classes",
+]
+
+_DIGITS = re.compile(r"([0-9]+)")
+_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+_MOST_NAMED = 5
+UNKNOWN_CLASS = -2
+"""Stands for a class that another list does not have."""
+
+
+def class_name(folder: str) -> str:
+    """Return the name of a class: Unicode NFC, as file systems differ in how they write accents."""
+    return unicodedata.normalize("NFC", folder)
+
+
+def sorted_classes(names: Iterable[str]) -> list[str]:
+    """Return class names in the one order they have everywhere.
+
+    Numbers inside of names count as numbers and case counts last, as in timm. Only ASCII digits
+    and letters are treated so: the rest would depend on the version of Python. Names that are
+    alike otherwise are ordered by code points.
+    """
+    return sorted(names, key=lambda name: (_natural(name), name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    # odd parts are digits: pairs, so that numbers and texts are never compared
+    parts = _DIGITS.split(name.translate(_LOWER))
+    return [(int(part), "") if odd % 2 else (0, part) for odd, part in enumerate(parts)]
+
+
+def class_positions(names: Sequence[str], among: Sequence[str]) -> list[int | None]:
+    """Return where each of some classes is in another list of classes, None where it is not.
+
+    Args:
+        names: The classes that are looked for.
+        among: The list that is searched.
+    """
+    positions = {class_name(name): position for position, name in enumerate(among)}
+    return [positions.get(class_name(name)) for name in names]
+
+
+def label_table(names: Sequence[str], among: Sequence[str]) -> NDArray[np.int32]:
+    """Return what maps labels of one list of classes to another: ``table[labels]``.
+
+    Args:
+        names: The list that labels refer to.
+        among: The list that they shall refer to.
+
+    Returns:
+        int32 (len(names) + 1,): the position of each class in the other list, or
+        :data:`UNKNOWN_CLASS`; the last entry, which a label of -1 takes, is -1.
+    """
+    positions = class_positions(names, among)
+    return np.array([UNKNOWN_CLASS if p is None else p for p in positions] + [-1], dtype=np.int32)
+
+
+def map_labels(source: Source, class_names: Sequence[str], whose: str) -> NDArray[np.int32]:
+    """Return the labels of a source as numbers in another list of classes, mapped by name.
+
+    Args:
+        source: The images; they may have fewer classes.
+        class_names: The list that the numbers shall refer to.
+        whose: What that list belongs to, for messages: ``the training set``.
+
+    Returns:
+        int32 (N,), -1 without a label.
+
+    Raises:
+        DataMismatch: The source has images of classes that are not in the list.
+    """
+    mapped = label_table(source.class_names, class_names)[np.asarray(source.labels)]
+    unknown = np.unique(np.asarray(source.labels)[mapped == UNKNOWN_CLASS]).tolist()
+    if unknown:
+        raise _unknown_classes(source, [source.class_names[c] for c in unknown], class_names, whose)
+    return mapped
+
+
+def _unknown_classes(
+    source: Source, unknown: Sequence[str], class_names: Sequence[str], whose: str
+) -> DataMismatch:
+    found = class_positions(class_names, source.class_names)
+    missing = [name for name, position in zip(class_names, found, strict=True) if position is None]
+    hint = "rename the folders, or leave them out"
+    if missing:
+        hint += f"; {whose} also has {_few(missing)}, of which there are no images here"
+    return DataMismatch(
+        f"{len(unknown)} classes of these images are not classes of {whose}",
+        where=source.description,
+        expected=f"classes among {_few(class_names)}",
+        got=_few(unknown),
+        hint=hint,
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_MOST_NAMED])
+    return shown if len(names) <= _MOST_NAMED else f"{shown}, … ({len(names)} in all)"
+
+
+class RelabeledSource:
+    """A source whose labels are numbers in another list of classes.
+
+    Args:
+        source: The images.
+        class_names: The list.
+        whose: What it belongs to, for messages.
+
+    Raises:
+        DataMismatch: The source has images of classes that are not in the list.
+    """
+
+    def __init__(self, source: Source, class_names: Sequence[str], whose: str) -> None:
+        self.description = source.description
+        self.keys = source.keys
+        self.sizes = source.sizes
+        self.labels = map_labels(source, class_names, whose)
+        self.class_names = list(class_names)
+        self.left_out = left_out_of(source)
+        self.notes = notes_of(source)
+        self._source = source
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Return one image as the source stores it."""
+        return self._source.read(index)

@@ -1,0 +1,94 @@
+"""PNG files, read strictly: damaged image data are found, damaged text is passed over."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import NamedTuple
+
+__all__ = ["check_png", "without_text"]
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHECKED = {b"IHDR", b"PLTE", b"IDAT"}
+_NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND"}
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# of Adam7: first column, first row, and the steps between columns and rows of each pass
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+           (0, 1, 1, 2))  # fmt: skip
+
+
+class _Chunk(NamedTuple):
+    kind: bytes
+    begin: int
+    end: int
+    sound: bool
+
+
+def check_png(encoded: bytes) -> None:
+    """Look for damage in the chunks that pixels come from, by their checksums.
+
+    Where the checksum of image data does not hold, the data decide: they have one of their own, and
+    the chunk's may be what is damaged. A file that ends early is left to the decoder.
+
+    Raises:
+        ValueError: Pixels would be wrong or missing.
+    """
+    damaged = {chunk.kind for chunk in _chunks(encoded) if not chunk.sound}
+    if damaged & {b"IHDR", b"PLTE"}:
+        raise ValueError("the checksum of its header or palette does not hold")
+    if b"IDAT" in damaged and not _data_are_whole(encoded):
+        raise ValueError("its image data are damaged")
+
+
+def without_text(encoded: bytes) -> bytes:
+    """Return the file with nothing in it but what pixels and their orientation come from."""
+    kept = [encoded[c.begin : c.end] for c in _chunks(encoded) if c.kind in _NEEDED and c.sound]
+    return b"".join([_SIGNATURE, *kept])
+
+
+def _chunks(encoded: bytes) -> list[_Chunk]:
+    """Return the chunks of a file as far as they are whole."""
+    chunks, at, view = [], len(_SIGNATURE), memoryview(encoded)
+    while at + 12 <= len(encoded):
+        length, kind = struct.unpack_from(">I4s", encoded, at)
+        end = at + 12 + length
+        if end > len(encoded):
+            break
+        sound = True
+        if kind in _CHECKED or kind in _NEEDED:
+            (expected,) = struct.unpack_from(">I", encoded, end - 4)
+            sound = zlib.crc32(view[at + 4 : end - 4]) == expected
+        chunks.append(_Chunk(kind, at, end, sound))
+        at = end
+    return chunks
+
+
+def _data_are_whole(encoded: bytes) -> bool:
+    """Return whether the compressed image data are what was compressed, by their own checksum."""
+    header = next(encoded[c.begin + 8 : c.end - 4] for c in _chunks(encoded) if c.kind == b"IHDR")
+    if len(header) != 13:
+        return False
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    left = _raw_bytes(width, height, depth * _CHANNELS.get(colour, 4), bool(interlaced))
+    inflater = zlib.decompressobj()
+    try:
+        for chunk in _chunks(encoded):
+            if chunk.kind == b"IDAT" and left > 0:
+                part = inflater.decompress(encoded[chunk.begin + 8 : chunk.end - 4], left + 1)
+                left -= len(part)
+        left -= len(inflater.decompress(inflater.unconsumed_tail, 1)) if left == 0 else 0
+    except zlib.error:
+        return False
+    return left == 0 and inflater.eof
+
+
+def _raw_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
+    """Return the bytes of all rows with their filter bytes, before compression."""
+    if not interlaced:
+        return height * (1 + -(-width * bits // 8))
+    total = 0
+    for column, row, columns, rows in _PASSES:
+        across, down = -(-(width - column) // columns), -(-(height - row) // rows)
+        if across > 0 and down > 0:
+            total += down * (1 + -(-across * bits // 8))
+    return total
