@@ -23,7 +23,6 @@ import torch
 from logitcache.batch import DenseLogits
 from logitcache.cache.format import tap_of, teacher_of
 from logitcache.cache.reader import open_cache
-from logitcache.data.readers import open_source
 from logitcache.objectives.combine import build_objective
 from logitcache.pipeline import Pipeline, PipelineConfig, find_pipeline, override, read_yaml
 from logitcache.targets.features import example_features, features_of
@@ -169,8 +168,7 @@ def train_live(pipeline: Pipeline, stage_name: str, *, fresh_views: bool) -> Tra
     maker = _maker(pipeline, cached.values["cache"])
     if read_result(Path(config.out)) is None:  # batches are counted from the first one
         shutil.rmtree(config.out, ignore_errors=True)
-    source = open_source(config.data)
-    live = LiveTeachers(maker, build_objective(config.terms).needs, twin_loader(config, source))
+    live = LiveTeachers(maker, build_objective(config.terms).needs, twin_loader(config))
     try:
         result = train_student(config, resume=True, answer=live, answer_features=live.features)
     finally:

@@ -58,8 +58,8 @@ def test_coding_is_off_by_no_more_than_its_step(
             "vector": (1,),
         }[encoding.layout]
         peak = np.abs(rows).max(axis=shared, keepdims=True)
-        # half a step, the step a float16 above peak / 127: 2^-11 relative, or 2^-24 at the bottom
-        bound = np.maximum(peak / 127 * (1 + 2**-10), 2.0**-24) / 2
+        # half a step; it is peak / 127 rounded up to float16, which has 11 bits, or 2^-24 if small
+        bound = (peak / 127 * (1 + 2**-10) + 2.0**-24) / 2
     else:
         bound = np.abs(rows) * (2.0**-11 if encoding.values == "float16" else 2.0**-8)
         bound = bound + (2.0**-24 if encoding.values == "float16" else 0)
