@@ -155,6 +155,10 @@ class _Asked:
         return divergence
 
 
+# of what is stored; a mass of exactly zero would leave the distribution over absent classes open
+_LEAST_LOG_MASS = torch.finfo(torch.float16).min
+
+
 def _ask(log_s_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits, temperature: float) -> _Asked:
     if log_s_BC.shape[1] != teacher.num_classes:
         raise other_classes(log_s_BC.shape[1], teacher.num_classes)
@@ -191,22 +195,28 @@ def _ask_dense(log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits, b: floa
 
 
 def _ask_sparse(log_s_BC: Tensor, labels_B: Tensor, teacher: SparseLogits) -> _Asked:
-    """Ask at T = 1; absent classes share the tail's mass, less the label's if it is absent."""
+    """Ask at T = 1; absent classes share the tail's mass, less the label's if it is absent.
+
+    All of it is computed with logarithms: what a confident teacher leaves to the other classes is
+    often below the smallest float32, but its distribution over them is an ordinary one.
+    """
     y_B1 = labels_B[:, None]
-    p_BK = teacher.log_probs.to(log_s_BC.dtype).exp()
-    used_BK = p_BK > 0
+    log_p_BK = teacher.log_probs.to(log_s_BC.dtype)
+    log_mass_B = teacher.tail[:, 0].to(log_s_BC.dtype).clamp(min=_LEAST_LOG_MASS)
+    used_BK = log_p_BK > -torch.inf
     is_y_BK = (teacher.class_ids == y_B1) & used_BK
     y_present_B = is_y_BK.any(1)
-    mass_B = teacher.tail[:, 0].to(log_s_BC.dtype).exp()
     absent_B = teacher.num_classes - used_BK.sum(1, dtype=log_s_BC.dtype)
-    own_B = torch.where(is_y_BK, p_BK, 0.0).sum(1)
-    p_y_B = torch.where(y_present_B, own_B, _absent_label(teacher, mass_B, absent_B))
-    others_mass_B = torch.where(y_present_B, mass_B, (mass_B - p_y_B).clamp(min=0))
-    others_count_B = torch.where(y_present_B, absent_B, absent_B - 1)
-    others_BK = torch.where(is_y_BK, 0.0, p_BK)
-    rest_B = others_BK.sum(1) + others_mass_B
-    q_BK = others_BK / rest_B[:, None]
-    each_B = others_mass_B / rest_B / others_count_B.clamp(min=1)
+    log_own_B = log_p_BK.masked_fill(~is_y_BK, -torch.inf).amax(1)
+    log_p_y_B = torch.where(y_present_B, log_own_B, _absent_label(teacher, log_mass_B, absent_B))
+    others_count_B = absent_B - (~y_present_B).to(absent_B.dtype)
+    log_less_B = log_mass_B + torch.log(-torch.expm1(torch.clamp(log_p_y_B - log_mass_B, max=0)))
+    log_others_mass_B = torch.where(y_present_B, log_mass_B, log_less_B)
+    log_others_mass_B = log_others_mass_B.masked_fill(others_count_B < 1, -torch.inf)
+    log_others_BK = log_p_BK.masked_fill(is_y_BK, -torch.inf)
+    log_rest_B = torch.logaddexp(log_others_BK.logsumexp(1), log_others_mass_B)
+    q_BK = (log_others_BK - log_rest_B[:, None]).exp()
+    each_B = (log_others_mass_B - log_rest_B).exp() / others_count_B.clamp(min=1)
     weights_BK = torch.where(used_BK & ~is_y_BK, q_BK - each_B[:, None], 0.0)
     log_s_rest_B = _log_rest(log_s_BC, y_B1)
     read_B = read_out(
@@ -216,23 +226,23 @@ def _ask_sparse(log_s_BC: Tensor, labels_B: Tensor, teacher: SparseLogits) -> _A
         everywhere_B=each_B,
     )
     return _Asked(
-        log_p_y=p_y_B.log(),
-        log_p_rest=rest_B.log(),
+        log_p_y=log_p_y_B,
+        log_p_rest=log_rest_B,
         log_s_y=log_s_BC.gather(1, y_B1)[:, 0],
         log_s_rest=log_s_rest_B,
-        p_y_at_one=p_y_B,
+        p_y_at_one=log_p_y_B.exp(),
         cross_entropy=log_s_rest_B - read_B,
         entropy=torch.special.entr(q_BK).sum(1) + others_count_B * torch.special.entr(each_B),
     )
 
 
-def _absent_label(teacher: SparseLogits, mass_B: Tensor, absent_B: Tensor) -> Tensor:
-    """Return the probability of a label outside the top K, by default its share of the tail."""
-    share_B = mass_B / absent_B.clamp(min=1)
+def _absent_label(teacher: SparseLogits, log_mass_B: Tensor, absent_B: Tensor) -> Tensor:
+    """Return the log-probability of a label outside the top K: stored, or its share of the tail."""
+    log_share_B = log_mass_B - absent_B.clamp(min=1).log()
     if teacher.label_log_probs is None:
-        return share_B
-    stored_B = teacher.label_log_probs.to(mass_B.dtype).exp()
-    return torch.where(torch.isnan(stored_B), share_B, torch.minimum(stored_B, mass_B))
+        return log_share_B
+    stored_B = teacher.label_log_probs.to(log_mass_B.dtype)
+    return torch.where(torch.isnan(stored_B), log_share_B, torch.minimum(stored_B, log_mass_B))
 
 
 def _log_rest(log_s_BC: Tensor, y_B1: Tensor) -> Tensor:

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.targets.loader import LoaderSettings, Targets
+    from logitcache.targets.loader import Targets
     from logitcache.targets.match import ImageRows
     from logitcache.targets.order import Window
     from logitcache.targets.pairs import Pairs
+    from logitcache.targets.settings import LoaderSettings
     from logitcache.views.spec import View
 
-__all__ = ["Epoch", "Part"]
+__all__ = ["Epoch", "Part", "chosen_rows"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Epoch:
         first_batch: Batch it begins with.
         view: That it walks.
         pairs: Who is mixed with whom, if anything is.
+        images: How many it shows.
         rows: The images, and their labels.
-        settings: How batches are made.
+        settings: How batches are made, with the rank of this process.
         targets: What teachers said; None to show labels alone.
         thread: Reads targets.
     """
@@ -63,6 +65,7 @@ class Epoch:
         *,
         view: View,
         pairs: Pairs | None,
+        images: int,
         rows: ImageRows,
         settings: LoaderSettings,
         targets: Targets | None,
@@ -72,8 +75,9 @@ class Epoch:
         self.first_batch = first_batch
         self._view = view
         self._pairs = pairs
+        self._images = images
         self._rows = rows
-        self._settings = settings
+        self.settings = settings
         self._targets = targets
         self._reading = None if targets is None else self._reader(targets, thread)
 
@@ -93,7 +97,9 @@ class Epoch:
         Args:
             at_last: Called when all windows are asked for, before the last one is used.
         """
-        rank, ranks = self._settings.rank, self._settings.ranks
+        rank, ranks = self.settings.rank, self.settings.ranks
+        assert rank is not None
+        assert ranks is not None
         for parts in self._whole_batches(at_last):
             yield _slice(parts, rank, ranks)
 
@@ -136,18 +142,17 @@ class Epoch:
 
     def _whole_batches(self, at_last: Callable[[], None] | None) -> Iterator[list[Part]]:
         """Cut the windows into batches; a batch may straddle two windows."""
-        size = self._settings.batch_size
+        settings, images, batch = self.settings, self._images, self.first_batch
         parts: list[Part] = []
         for window, rows in self._windows(at_last):
-            while len(rows):
+            while len(rows) and batch < settings.batches(images):
+                size = settings.images_of(batch, images)
                 missing = size - sum(len(part.rows) for part in parts)
                 parts.append(Part(window, rows[:missing]))
                 rows = rows[missing:]
                 if len(_rows_of(parts)) == size:
                     yield parts
-                    parts = []
-        if parts and not self._settings.drop_last:
-            yield parts
+                    parts, batch = [], batch + 1
 
     def _windows(
         self, at_last: Callable[[], None] | None
@@ -159,10 +164,10 @@ class Epoch:
             return
         for rows in epoch_rows(
             self._rows.numbers,
-            seed=self._settings.seed,
+            seed=self.settings.seed,
             epoch=self.number,
             partners_of=None if self._pairs is None else self._pairs.partners_of,
-            skip=self.first_batch * self._settings.batch_size,
+            skip=self.first_batch * self.settings.batch_size,
         ):
             yield None, rows
 
@@ -172,15 +177,22 @@ class Epoch:
         reader, unit_rows = targets.reader, targets.unit_rows(view)
         windows = epoch_windows(
             self._rows.numbers,
-            seed=self._settings.seed,
+            seed=self.settings.seed,
             epoch=self.number,
             unit_rows=unit_rows,
             window_units=targets.window_units(unit_rows),
             block_units=reader.block_rows // unit_rows,
             partners_of=None if self._pairs is None else self._pairs.partners_of,
-            skip=self.first_batch * self._settings.batch_size,
+            skip=self.first_batch * self.settings.batch_size,
         )
         return ReadAhead(windows, lambda window: reader.read(view, window.units, unit_rows), thread)
+
+
+def chosen_rows(parts: list[Part], chosen_B: NDArray[np.bool_]) -> list[Part]:
+    """Return only some rows of a batch, bool (B,)."""
+    edges = np.cumsum([len(part.rows) for part in parts])[:-1]
+    split = zip(parts, np.split(chosen_B, edges), strict=True)
+    return [Part(part.window, part.rows[chosen]) for part, chosen in split if chosen.any()]
 
 
 def _slice(parts: list[Part], rank: int, ranks: int) -> list[Part]:

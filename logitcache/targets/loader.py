@@ -9,89 +9,48 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Self
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from logitcache.data.readers import open_source_for
-from logitcache.errors import UsageError
+from logitcache.errors import DataError, UsageError
 from logitcache.targets.alignment import Alignment
-from logitcache.targets.epoch import Epoch
+from logitcache.targets.epoch import Epoch, chosen_rows
 from logitcache.targets.gather import TargetsReader
 from logitcache.targets.match import CheckedReader, ImageRows
 from logitcache.targets.order import view_of_epoch
 from logitcache.targets.pairs import Pairs, find_pairs
 from logitcache.targets.probes import checked_rows
+from logitcache.targets.settings import LoaderSettings
 from logitcache.views.spec import View, ViewsConfig, parse_view
 from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from logitcache.batch import TargetBatch
     from logitcache.cache.reader import Cache
     from logitcache.data.readers import DataConfig
     from logitcache.data.source import Source
+    from logitcache.errors import UnreadableImage
     from logitcache.targets.epoch import Part
-    from logitcache.views.render import BatchRequest, RenderedBatch
+    from logitcache.views.render import BatchRequest, RenderedBatch, ViewRenderer
+    from logitcache.views.workers import WorkerRenderer
 
-__all__ = ["DEFAULT_TARGET_MEMORY", "Loader", "LoaderSettings", "Targets", "loader"]
+__all__ = ["DEFAULT_TARGET_MEMORY", "Loader", "Targets", "loader"]
 
 DEFAULT_TARGET_MEMORY = 2**30
 # the one in use, the one read ahead (of the next epoch, at the end), what the renderer still holds
 _WINDOWS_ALIVE = 3
+_STATE_VERSION = 1
 _ROW_BYTES = 40  # of a window beside its targets: digest, partner, and its place in the order
-
-
-@dataclass(frozen=True)
-class LoaderSettings:
-    """How batches are made.
-
-    Attributes:
-        batch_size: Images of a batch, of all ranks together.
-        size: Side of the square images in pixels.
-        mean: Per channel, in units of [0, 1].
-        std: Per channel, in units of [0, 1].
-        seed: Of the order.
-        drop_last: Whether a last, smaller batch is left out.
-        threads: Threads that decode and render; all processors by default.
-        workers: Child processes that do it instead.
-        device: Where batches go.
-        rank: Which of several processes this is; each shows its slice of every batch.
-        ranks: How many there are.
-
-    Raises:
-        UsageError: A batch, an image or a rank that cannot be.
-    """
-
-    batch_size: int
-    size: int
-    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
-    seed: int = 0
-    drop_last: bool = False
-    threads: int | None = None
-    workers: int = 0
-    device: torch.device | None = None
-    rank: int = 0
-    ranks: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "size", "ranks"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    f"a loader cannot have this {name}",
-                    expected="1 or more",
-                    got=getattr(self, name),
-                )
-        if not 0 <= self.rank < self.ranks:
-            raise UsageError(
-                "there is no such rank", expected=f"0 to {self.ranks - 1}", got=self.rank
-            )
 
 
 @dataclass(frozen=True)
@@ -165,16 +124,18 @@ class Targets:
 class Loader:
     """An iterable over batches ``(images, targets)``, one epoch after another.
 
-    Iterating walks the epoch :attr:`next_epoch` and then moves on to the following one, so
-    ``for images, targets in loader`` in a loop over epochs is all that is needed. Epoch e walks one
-    view: all of them once per cycle, in an order drawn from the seed.
+    Each ``iter()`` walks one epoch, the one after the last, so ``for images, targets in loader`` in
+    a loop over epochs is all that is needed. It begins with the first ``next()``: an iterator that
+    is not used changes nothing. Epoch e walks one view: all of them once per cycle, in an order
+    drawn from the seed.
 
     While the last targets of an epoch are shown, the first ones of the next are read, so that it
     need not begin by waiting. Who iterates does not say which epoch is the last: its successor's
     first targets are read in vain, unless :meth:`close` comes first.
 
     Images are float32 (B, 3, S, S), normalised, on the device; targets are a
-    :class:`~logitcache.batch.TargetBatch` on the same device.
+    :class:`~logitcache.batch.TargetBatch` on the same device. Under torchrun, accelerate or
+    Lightning, each process gets its slice of every batch.
 
     Args:
         rows: The images, and their labels.
@@ -182,6 +143,10 @@ class Loader:
         targets: What teachers said; None to show labels alone.
         views: How images are shown where there are no targets: epoch e draws view e + 1; the
             ``eval`` view every time if no random view is asked for.
+
+    Attributes:
+        skipped: Why images could not be decoded, by position of their row: those that were met so
+            far and left out.
     """
 
     def __init__(
@@ -196,36 +161,30 @@ class Loader:
             raise ValueError("a loader shows either cached views or views of its own")
         self.rows = rows
         self.settings = settings
-        self.next_epoch = 0
+        self.skipped: dict[int, UnreadableImage] = {}
+        self._next = (0, 0)  # epoch and batch with which the next iterator begins
+        self._position: tuple[int, int] | None = None  # of the iterator in use
         self._targets = targets
         self._views = views
+        self._images_of: dict[str, int] = {}
         for of_rows in (rows.digests, rows.labels):
             if targets is not None and of_rows is not None:
                 of_rows.keep = targets.blocks_alive
         self._reader = CheckedReader(rows)
-        self._renderer = make_renderer(
-            self._reader,
-            [settings.size],
-            threads=settings.threads,
-            workers=settings.workers,
-            table=rows.table,
-        )
-        self._images_of: dict[str, int] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="targets")
+        self._renderer: ViewRenderer | WorkerRenderer | None = None
+        self._thread: ThreadPoolExecutor | None = None
         self._begun: Epoch | None = None
-        device = settings.device or torch.device("cpu")
-        self._device = device
-        self._mean_C11 = (255.0 * torch.tensor(settings.mean)).view(-1, 1, 1).to(device)
-        self._std_C11 = (255.0 * torch.tensor(settings.std)).view(-1, 1, 1).to(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs; threads and child processes are not part of it."""
+        return {**self.__dict__, "_renderer": None, "_thread": None, "_begun": None}
 
     def __len__(self) -> int:
         """Return the batches of an epoch that shows every image; see :meth:`batches_of`."""
-        whole, rest = divmod(len(self.rows), self.settings.batch_size)
-        return whole + (rest > 0 and not self.settings.drop_last)
+        return self.settings.batches(len(self.rows))
 
     def __iter__(self) -> Iterator[tuple[Tensor, TargetBatch]]:
-        epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
-        return self.epoch(epoch, followed=True)
+        return self._walk()
 
     def __enter__(self) -> Self:
         return self
@@ -234,10 +193,61 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Stop what renders and what reads; a read under way is waited for, and forgotten."""
+        """Stop all threads and child processes; a read under way is waited for, and dropped."""
         self._begun = None
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._renderer.close()
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._renderer is not None:
+            self._renderer.close()
+        self._thread = self._renderer = None
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch that the next iterator walks."""
+        return self._next[0]
+
+    @property
+    def sampler(self) -> Self:
+        """This loader: frameworks call ``loader.sampler.set_epoch(epoch)``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iterator walks.
+
+        It begins with the first batch, unless :meth:`load_state_dict` named another one of the
+        very same epoch.
+
+        Args:
+            epoch: Counted from 0.
+        """
+        if self._next[0] != epoch:
+            self._next = (epoch, 0)
+        self._position = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position of the next batch, and what must be the same to resume from there."""
+        epoch, batch = self._next if self._position is None else self._position
+        return {"version": _STATE_VERSION, "epoch": epoch, "batch": batch, **self._order()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the batch after the last one that was shown before :meth:`state_dict`.
+
+        The number of processes may be another one.
+
+        Raises:
+            UsageError: The state is of a loader that shows other images, or in another order.
+        """
+        own = {"version": _STATE_VERSION, **self._order()}
+        differing = [name for name in own if state.get(name) != own[name]]
+        if differing:
+            raise UsageError(
+                "this state belongs to a loader with other batches",
+                expected=", ".join(f"{name} {own[name]}" for name in differing),
+                got=", ".join(f"{name} {state.get(name)}" for name in differing),
+                hint="make the loader with the arguments it had when the state was saved",
+            )
+        self._next = (int(state["epoch"]), int(state["batch"]))
+        self._position = None
 
     def view(self, epoch: int) -> View:
         """Return the view that an epoch walks."""
@@ -259,28 +269,45 @@ class Loader:
             first_batch: Batch to begin with; earlier ones are not even rendered.
             followed: Whether the next epoch will be asked for after this one: its first targets are
                 read while the last ones of this are shown. An error of that is raised there.
+
+        Raises:
+            UnreadableImage: An image cannot be decoded, and is not to be left out.
+            UsageError: There are fewer images than processes.
         """
         entered = self._enter(epoch, first_batch)
         begin_next = partial(self._begin, epoch + 1) if followed else None
         waiting: deque[list[Part]] = deque()
-        for rendered in self._renderer.batches(_requests(entered, begin_next, waiting)):
+        for rendered in self._rendering().batches(_requests(entered, begin_next, waiting)):
             parts = waiting.popleft()
-            yield self._images(rendered), entered.target_batch(parts).to(self._device)
+            pixels = rendered.pixels[self.settings.size]
+            if rendered.failures:
+                shown = self._without(rendered)
+                pixels, parts = pixels[shown], chosen_rows(parts, shown)
+            yield self._images(pixels), entered.target_batch(parts).to(self._device)
 
     def images_of(self, epoch: int) -> int:
-        """Return how many images an epoch shows: all whose partner, if any, is at hand."""
+        """Return how many images an epoch shows: all whose partner, if any, is at hand.
+
+        Raises:
+            DataError: There is none.
+        """
         view = self.view(epoch)
         if view.mixing is None:
             return len(self.rows)
         if view.id not in self._images_of:
             pairs = self._pairs(view)
             self._images_of[view.id] = len(self.rows) if pairs is None else pairs.count()
+        if not self._images_of[view.id]:
+            raise DataError(
+                "no image can be shown: the images that are mixed into them are not at hand",
+                where=self.rows.source.description,
+                hint="use all the images the cache was made from, or views that mix nothing",
+            )
         return self._images_of[view.id]
 
     def batches_of(self, epoch: int) -> int:
         """Return how many batches an epoch has."""
-        whole, rest = divmod(self.images_of(epoch), self.settings.batch_size)
-        return whole + (rest > 0 and not self.settings.drop_last)
+        return self.settings.batches(self.images_of(epoch))
 
     def batches_in(self, epochs: int) -> int:
         """Return how many batches the first epochs have together."""
@@ -290,14 +317,64 @@ class Loader:
         """Return how many images the first batches show, one in every epoch counted again."""
         shown, epoch = 0, 0
         while batches > 0:
-            here = min(batches, self.batches_of(epoch))
-            shown += min(here * self.settings.batch_size, self.images_of(epoch))
-            batches, epoch = batches - here, epoch + 1
+            images, count = self.images_of(epoch), self.batches_of(epoch)
+            if batches >= count and not self.settings.drop_last:
+                shown += images
+            else:
+                shown += min(batches, count) * self.settings.batch_size
+            batches, epoch = batches - count, epoch + 1
         return shown
+
+    def epochs_in(self, batches: int) -> int:
+        """Return how many epochs the first batches are of, the last one maybe in part."""
+        epoch = 0
+        while batches > 0:
+            batches -= self.batches_of(epoch)
+            epoch += 1
+        return epoch
+
+    def smallest_batch(self, epochs: int) -> int:
+        """Return the images of the smallest batch of the first epochs, of all processes."""
+        return min(
+            self.settings.images_of(self.batches_of(epoch) - 1, self.images_of(epoch))
+            for epoch in range(epochs)
+        )
 
     def without_partner(self, epochs: int) -> int:
         """Return how many images the poorest of the first epochs leaves out."""
         return len(self.rows) - min(self.images_of(epoch) for epoch in range(epochs))
+
+    def _walk(self) -> Iterator[tuple[Tensor, TargetBatch]]:
+        """Walk the next epoch; a generator, so nothing happens before its first batch."""
+        epoch, first = self._next
+        self._next, self._position = (epoch + 1, 0), (epoch, first)
+        last = self.batches_of(epoch)
+        batches = self.epoch(epoch, first_batch=first, followed=True)
+        for batch, shown in enumerate(batches, first + 1):
+            # before it is handed over: who saves a state then has it
+            self._position = (epoch, batch) if batch < last else (epoch + 1, 0)
+            yield shown
+
+    def _order(self) -> dict[str, int]:
+        """Return what the order of images follows from."""
+        settings = self.settings
+        return {
+            "images": len(self.rows),
+            "views": 0 if self._targets is None else len(self._targets.views),
+            "seed": settings.seed,
+            "batch_size": settings.batch_size,
+        }
+
+    def _rendering(self) -> ViewRenderer | WorkerRenderer:
+        if self._renderer is None:
+            self._renderer = make_renderer(
+                self._reader,
+                [self.settings.size],
+                threads=self.settings.threads,
+                workers=self.settings.workers,
+                table=self.rows.table,
+            )
+        return self._renderer
 
     def _pairs(self, view: View) -> Pairs | None:
         pairs = find_pairs(view, self.rows, self._targets.reader if self._targets else None)
@@ -306,11 +383,12 @@ class Loader:
         return pairs
 
     def _enter(self, epoch: int, first_batch: int) -> Epoch:
-        """Return the epoch that was begun, if it is this one; otherwise forget it."""
+        """Return the epoch that was begun, if it is this one; otherwise drop it."""
         begun, self._begun = self._begun, None
         if begun is None:
             return self._prepared(epoch, first_batch)
-        if (begun.number, begun.first_batch) == (epoch, first_batch):
+        place = (begun.number, begun.first_batch, begun.settings)
+        if place == (epoch, first_batch, self.settings.placed()):
             return begun
         begun.drop()
         return self._prepared(epoch, first_batch)
@@ -323,23 +401,62 @@ class Loader:
         self._begun.begin()
 
     def _prepared(self, epoch: int, first_batch: int) -> Epoch:
+        settings = self.settings.placed()
+        if settings.least > 0 and len(self.rows) < settings.least * (settings.ranks or 1):
+            raise UsageError(
+                "there are fewer images than the processes need",
+                where=self.rows.source.description,
+                expected=f"at least {settings.least} for each of {settings.ranks} processes",
+                got=f"{len(self.rows)} images",
+                hint="start fewer processes",
+            )
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="targets")
         view = self.view(epoch)
         return Epoch(
             epoch,
             first_batch,
             view=view,
             pairs=self._pairs(view),
+            images=self.images_of(epoch),
             rows=self.rows,
-            settings=self.settings,
+            settings=settings,
             targets=self._targets,
             thread=self._thread,
         )
 
-    def _images(self, rendered: RenderedBatch) -> Tensor:
-        for error in rendered.failures.values():
-            raise self._reader.named(error)
-        pixels = torch.from_numpy(rendered.pixels[self.settings.size])
-        return (pixels.to(self._device, non_blocking=True).float() - self._mean_C11) / self._std_C11
+    def _without(self, rendered: RenderedBatch) -> NDArray[np.bool_]:
+        """Return which rows of a batch were decoded, bool (B,), and count the others.
+
+        Raises:
+            UnreadableImage: They are not to be left out, or nothing else is left.
+        """
+        shown = np.ones(len(rendered.request.indices), dtype=np.bool_)
+        for place, error in rendered.failures.items():
+            shown[place] = False
+            if self.settings.on_bad_image == "error" or not shown.any():
+                raise self._reader.named(error)
+            position: Any = error.where
+            self.skipped[position] = self._reader.named(error)
+        return shown
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return self.settings.device or torch.device("cpu")
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (C, 1, 1) of the channels, in levels, on the device."""
+        mean, std = (
+            (255.0 * torch.tensor(values)).view(-1, 1, 1).to(self._device)
+            for values in (self.settings.mean, self.settings.std)
+        )
+        return mean, std
+
+    def _images(self, pixels_B3SS: NDArray[np.uint8]) -> Tensor:
+        mean_C11, std_C11 = self._scale
+        pixels = torch.from_numpy(pixels_B3SS)
+        return (pixels.to(self._device, non_blocking=True).float() - mean_C11) / std_C11
 
 
 def _requests(
@@ -368,32 +485,42 @@ def loader(
     target_memory: int = DEFAULT_TARGET_MEMORY,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
+    on_bad_image: Literal["error", "skip"] = "error",
     device: torch.device | str | None = None,
-    rank: int = 0,
-    ranks: int = 1,
+    rank: int | None = None,
+    ranks: int | None = None,
 ) -> Loader:
     """Return batches of the images of a cache, as the teachers saw them, with what they said.
+
+    In a script started by torchrun, accelerate or Lightning, each process gets its slice of every
+    batch. The loader keeps its position: ``state_dict()`` and ``load_state_dict()`` resume in the
+    middle of an epoch.
 
     Args:
         cache: An open cache.
         data: The images: a folder, a tar file, ``digits``, or any :class:`Source`.
-        batch_size: Images of a batch, of all ranks together.
+        batch_size: Images of a batch, of all processes together.
         size: Side of the images in pixels; need not be any teacher's.
         teachers: Whose answers; all teachers by default.
         features: Which taps of their networks, as ``<teacher>/<tap>``.
         mean: To subtract, per channel, in units of [0, 1].
         std: To divide by, per channel, in units of [0, 1].
         seed: Of the order of images and views.
-        drop_last: Whether a last, smaller batch is left out.
+        drop_last: Whether a last, smaller batch is left out. One of fewer images than there are
+            processes is joined to the batch before it.
         threads: Threads that decode and render; all processors by default.
-        workers: Child processes that do it instead.
+        workers: Child processes that do it instead. A script that asks for them must be below
+            ``if __name__ == "__main__":``.
         target_memory: Bytes that targets may take.
         subset: Whether images of the cache may be missing from the data.
         tolerate_pixel_drift: Largest difference of a level, 0 to 255, between the cache's probes
             and what this machine makes of them.
+        on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded; see
+            :attr:`Loader.skipped`.
         device: Where batches go.
-        rank: Which of several processes this is; each shows its slice of every batch.
-        ranks: How many there are.
+        rank: Index of this process; by default that of ``torch.distributed``, or else the
+            environment variable ``RANK``.
+        ranks: Number of processes; by default from the same place.
 
     Raises:
         DataMismatch: These are not the images the cache was made from.
@@ -410,6 +537,7 @@ def loader(
         drop_last=drop_last,
         threads=threads,
         workers=workers,
+        on_bad_image=on_bad_image,
         device=torch.device(device) if device is not None else None,
         rank=rank,
         ranks=ranks,

@@ -83,6 +83,8 @@ class TrainConfig(Config):
         student: The network, and what is done to it before it learns.
         objectives: Terms of the loss; ``soft`` with a cache and ``label`` without by default.
         labels: How many labels the student may see.
+        on_bad_image: ``error``, or ``skip`` to leave out images, of training and validation, that
+            cannot be decoded; how many is in the result.
         views: How images are shown where there is no cache.
         shuffle_targets: Whether every image gets another one's targets, as a control.
         subset: Whether images of the cache may be missing.
@@ -117,6 +119,7 @@ class TrainConfig(Config):
     student: StudentConfig
     objectives: list[ObjectiveConfig] = Field(default_factory=list)
     labels: LabelsConfig = LabelsConfig()
+    on_bad_image: Literal["error", "skip"] = "error"
     views: ViewsConfig | None = None
     shuffle_targets: bool = False
     subset: bool = False

@@ -6,18 +6,21 @@ Shapes: B batch, C classes.
 from __future__ import annotations
 
 from dataclasses import asdict, astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from logitcache.platforms import available_processors
-from logitcache.targets.loader import Loader, LoaderSettings
+from logitcache.targets.loader import Loader
 from logitcache.targets.match import number_rows
+from logitcache.targets.settings import LoaderSettings
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from logitcache.data.source import Source
@@ -68,6 +71,7 @@ class Evaluator:
         device: Where the network is.
         threads: Threads that decode; all processors by default.
         ranks: The processes that evaluate it together, each its share of the images.
+        on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Evaluator:
         device: torch.device,
         threads: int | None = None,
         ranks: Ranks | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
     ) -> None:
         self._ranks = ranks
         processors = ranks.processors if ranks else available_processors()
@@ -89,6 +94,11 @@ class Evaluator:
             std=spec.std,
             threads=threads or processors,
             device=device,
+            # each process has its own share of the rows
+            rank=0,
+            ranks=1,
+            least=0,
+            on_bad_image=on_bad_image,
         )
         self._device = device
         views = eval_views(spec)
@@ -101,15 +111,31 @@ class Evaluator:
         """Stop the threads."""
         self._loader.close()
 
+    @property
+    def skipped(self) -> list[str]:
+        """Names of the images that this process could not decode and left out."""
+        return sorted(str(error.where) for error in self._loader.skipped.values())
+
     @torch.inference_mode()
-    def __call__(self, network: nn.Module) -> Evaluation:
-        """Evaluate a network; its mode is left as it was."""
+    def __call__(
+        self, network: nn.Module, on_progress: Callable[[int, int], None] | None = None
+    ) -> Evaluation:
+        """Evaluate a network; its mode is left as it was.
+
+        Args:
+            network: Images to logits.
+            on_progress: Called before every batch with the number of images that are
+                done, and of all of them, in this process.
+        """
         was_training = network.training
         network.eval()
-        found = _Counts()
+        found, done = _Counts(), 0
         for batch, targets in self._loader.epoch(0):
+            if on_progress is not None:
+                on_progress(done, len(self._loader.rows))
             known = targets.labels >= 0
             found.add(network(batch)[known].float(), targets.labels[known])
+            done += len(batch)
         network.train(was_training)
         sums = torch.tensor(astuple(found), dtype=torch.float64, device=self._device)
         total = sums if self._ranks is None else self._ranks.total(sums)

@@ -73,6 +73,11 @@ class Journal:
         with self._csv.open("a", newline="") as file:
             csv.DictWriter(file, _COLUMNS, extrasaction="ignore").writerow({"step": step, **values})
 
+    def epoch_at(self, step: int) -> dict[str, Any] | None:
+        """Return the summary of the epoch that ended at a step, None if it was not written."""
+        events = [event for event in read_journal(self._path.parent) if event["step"] == step]
+        return next((event for event in events if event["event"] == "epoch"), None)
+
     def close(self) -> None:
         """Flush what is buffered."""
         if self._board is not None:

@@ -71,6 +71,30 @@ class Lesson(nn.Module):
                 module.eval()
         return self
 
+    def smallest_batch(self, size: int) -> int:
+        """Return how many images a training batch must have: 1, or 2 for some batch norms.
+
+        A batch norm over maps of one position needs two images for a variance.
+
+        Args:
+            size: Side of the images in pixels.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        was_training = self.training
+        self.train()
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                self.network(torch.zeros(1, 3, size, size))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            return 2
+        finally:
+            self.train(was_training)
+            for name, buffer in self.named_buffers():
+                buffer.copy_(buffers[name])
+        return 1
+
     def outputs(self, answer: Tensor | tuple[Tensor, dict[str, Tensor]]) -> Outputs:
         """Return what :meth:`forward` answered, as objectives see it."""
         if isinstance(answer, Tensor):

@@ -13,23 +13,26 @@ import torch
 import yaml
 
 from logitcache.data.source import notes_of
-from logitcache.errors import Interrupted, NonFiniteLoss, UsageError
+from logitcache.errors import Interrupted, UsageError
+from logitcache.files import make_folder, write_file
 from logitcache.networks.build import input_spec
 from logitcache.objectives.combine import build_objective
 from logitcache.students.build import build_student, plain
-from logitcache.targets.loader import Loader, LoaderSettings
+from logitcache.targets.loader import Loader
+from logitcache.targets.settings import LoaderSettings
 from logitcache.training.card import write_card
 from logitcache.training.classes import class_count, class_names, validation_images
-from logitcache.training.evaluation import Evaluator
+from logitcache.training.evaluation import Evaluation, Evaluator
 from logitcache.training.export import export_network
+from logitcache.training.finite import FiniteLoss
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
 from logitcache.training.lesson import Lesson
 from logitcache.training.notes import asked_notes
 from logitcache.training.onnx import check_onnx_is_there, export_onnx
-from logitcache.training.progress import Clock, TrainProgress
+from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.ranks import Ranks
-from logitcache.training.result import TrainResult, write_result
+from logitcache.training.result import TrainResult, forget_result, write_result
 from logitcache.training.state import RunState, previous_run
 from logitcache.views.spec import ViewsConfig
 
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import Features, TargetBatch
+    from logitcache.targets.loader import Targets
+    from logitcache.targets.match import ImageRows
     from logitcache.training.checkpoint import Checkpoint
     from logitcache.training.config import TrainConfig
 
@@ -46,7 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train_student"]
 
-_REPORT_EVERY = 10  # steps; asking for a loss waits for the device
+_REPORT_SECONDS = 0.5  # between progress reports; asking for a loss waits for the device
+_NAMES = 3  # of images that a note names
 _CONFIG = "config.yaml"
 _EXPORT = "export"
 _ONNX = "model.onnx"
@@ -66,8 +72,9 @@ def train_student(
     Args:
         config: The run.
         resume: Whether to go on where an interrupted run stopped; a finished one is not repeated.
-        on_progress: Called every few batches.
-        should_stop: Asked after every batch; a checkpoint is written before stopping, of all
+        on_progress: Called at the beginning, then about twice a second; during evaluation and
+            export, too.
+        should_stop: Asked at every batch; a checkpoint is written before stopping, of all
             processes if one is asked to.
         answer: Called with every batch (normalised images and targets) to put other targets in
             place: a live teacher, to compare a cache with.
@@ -86,8 +93,9 @@ def train_student(
         if previous is not None and finished is not None:
             return finished
         run = _Run(config, previous, answer, answer_features, ranks)
+        run.on_progress, run.should_stop = on_progress, should_stop
         try:
-            result = run.train(on_progress, should_stop)
+            result = run.train()
         finally:
             run.close()
         ranks.first(lambda: write_result(result))
@@ -97,13 +105,22 @@ def train_student(
 def _open_folder(config: TrainConfig, step: int) -> Journal:
     """Make the folder of a run, write its configuration, and open its journal."""
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / _CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    make_folder(out)
+    write_file(out / _CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    forget_result(out)
     return Journal(out, step=step)
 
 
 class _Run:
-    """The parts of one training run, and where it stands."""
+    """The parts of one training run, and where it stands.
+
+    Attributes:
+        on_progress: Called with the progress now and then.
+        should_stop: Asked at every batch.
+    """
+
+    on_progress: Callable[[TrainProgress], None] | None = None
+    should_stop: Callable[[], bool] | None = None
 
     def __init__(
         self,
@@ -123,29 +140,14 @@ class _Run:
         self._accelerator = ranks.accelerator
         device = self._accelerator.device
         rows, targets = training_images(config, self._objective.needs)
-        self._notes = (*notes_of(rows.source), *asked_notes(targets, config.terms))
+        self._notes = [*notes_of(rows.source), *asked_notes(targets, config.terms)]
         self._provenance = targets.reader.provenance if targets else None
         classes = class_count(config, rows, targets.reader.num_classes if targets else None)
         network = build_student(config.student, classes)
         self._spec = input_spec(network, config.student.size)
         if config.crop_pct is not None:
             self._spec = replace(self._spec, crop_pct=config.crop_pct)
-        settings = LoaderSettings(
-            batch_size=config.batch_size,
-            size=self._spec.size,
-            mean=self._spec.mean,
-            std=self._spec.std,
-            seed=config.seed,
-            threads=config.threads or ranks.processors,
-            workers=config.workers,
-            device=device,
-            rank=ranks.rank,
-            ranks=ranks.count,
-        )
-        views = None if targets else config.views or ViewsConfig()
-        self._loader = Loader(rows, settings, targets=targets, views=views)
         self._class_names = class_names(config, rows, classes)
-        self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
         cached = targets.reader.features if targets else {}
         self._lesson = Lesson(
             network,
@@ -153,6 +155,9 @@ class _Run:
             size=self._spec.size,
             features=cached if answer_features is None else answer_features,
         )
+        self._loader = self._build_loader(rows, targets, device)
+        self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
+        self._epochs = config.epochs or self._loader.epochs_in(self._steps)
         self._state = RunState(config, network, self._lesson, steps=self._steps, ranks=ranks)
         self._evaluator = self._build_evaluator(device)
         if previous is not None:
@@ -160,7 +165,9 @@ class _Run:
         else:
             ranks.reseed(config.seed, 0)
         self._journal = _open_folder(config, self._state.step) if ranks.is_first else None
+        self._finite = FiniteLoss(ranks, config.precision)
         self._clock = Clock()
+        self._pace = Pace(_REPORT_SECONDS)
 
     def close(self) -> None:
         """Stop all threads."""
@@ -170,18 +177,56 @@ class _Run:
         if self._evaluator is not None:
             self._evaluator.close()
 
-    def train(
-        self,
-        on_progress: Callable[[TrainProgress], None] | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> TrainResult:
+    def train(self) -> TrainResult:
         """Train to the end."""
         self._clock.start()
+        self._report("training", self._state.step, self._steps)
+        if self._state.unfinished is not None:
+            self._close_epoch()
         while self._state.step < self._steps:
-            self._train_epoch(on_progress, should_stop)
+            self._train_epoch()
             self._finish_epoch()
+        self._report("exporting", 0, 1)
         self._ranks.first(self._export)
         return self._result()
+
+    def _build_loader(self, rows: ImageRows, targets: Targets | None, device: Any) -> Loader:
+        """Return the loader of the training images; no process gets a batch it cannot train on."""
+        config, ranks = self._config, self._ranks
+        settings = LoaderSettings(
+            batch_size=config.batch_size,
+            size=self._spec.size,
+            mean=self._spec.mean,
+            std=self._spec.std,
+            seed=config.seed,
+            least=0,
+            on_bad_image=config.on_bad_image,
+            threads=config.threads or ranks.processors,
+            workers=config.workers,
+            device=device,
+            rank=ranks.rank,
+            ranks=ranks.count,
+        )
+        views = None if targets else config.views or ViewsConfig()
+        loader = Loader(rows, settings, targets=targets, views=views)
+        smallest = loader.smallest_batch(config.epochs or loader.epochs_in(config.steps or 1))
+        # where there are fewer images than processes, each of them shows all of them
+        own = smallest // ranks.count if smallest >= ranks.count else smallest
+        least = 1 if own > 1 else self._lesson.smallest_batch(self._spec.size)
+        if own >= least:
+            return loader
+        if min(config.batch_size, len(rows)) < least * ranks.count:
+            raise UsageError(
+                "batch norm over a single position cannot be trained on batches of one image",
+                where="batch_size",
+                expected=f"at least {least * ranks.count} images in a batch",
+                got=f"batch_size {config.batch_size}, {len(rows)} images",
+                hint="use larger batches, or larger images (student.size)",
+            )
+        self._notes.append(
+            "a last batch that is too small for batch norm is joined to the one before it"
+        )
+        return Loader(rows, replace(settings, least=least), targets=targets, views=views)
 
     def _export(self) -> None:
         """Write the network for timm, its card, and if asked ONNX."""
@@ -202,11 +247,7 @@ class _Run:
         if self._config.onnx:
             export_onnx(network, self._spec, folder / _ONNX)
 
-    def _train_epoch(
-        self,
-        on_progress: Callable[[TrainProgress], None] | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> None:
+    def _train_epoch(self) -> None:
         """Train to the end of the current epoch, or of the run."""
         state = self._state
         state.model.train()
@@ -218,12 +259,8 @@ class _Run:
                 batch = next(batches, None)
             if batch is None:
                 break
-            loss = self._train_batch(*batch)
-            if state.step % _REPORT_EVERY == 0:
-                progress = self._progress(float(self._ranks.total(loss)))
-                if on_progress is not None:
-                    on_progress(progress)
-            if self._ranks.any(should_stop is not None and should_stop()):
+            if self._train_batch(*batch):
+                self._finite.check_last(state.epoch)
                 state.save()
                 raise Interrupted(
                     f"stopped at step {state.step} of {self._steps}; a checkpoint is written",
@@ -237,8 +274,12 @@ class _Run:
         left = self._loader.batches_of(state.epoch) - state.batch
         return state.step + left < self._steps
 
-    def _train_batch(self, images: Tensor, targets: TargetBatch) -> Tensor:
-        """Do one step and return this process's part of its loss."""
+    def _train_batch(self, images: Tensor, targets: TargetBatch) -> bool:
+        """Do one step and return whether the run is to stop after it.
+
+        Raises:
+            NonFiniteLoss: The loss of this step, or of the one before it, is not finite.
+        """
         state = self._state
         if self._answer is not None:
             targets = self._answer(images, targets)
@@ -246,6 +287,13 @@ class _Run:
         means = self._objective.parts(outputs, targets)
         parts = self._ranks.own_part(means, self._objective.counts(targets))
         loss = self._objective.total(parts, state.step / self._steps)
+        losses = {"loss": loss, **parts}
+        finite = self._finite.see(state.step + 1, losses, outputs.logits)
+        stop = self.should_stop is not None and self.should_stop()
+        due = self._ranks.is_first and self._pace.is_due()
+        broken, stop, due = self._ranks.any(not finite, stop, due)
+        if broken:
+            raise self._finite.error(state.epoch)
         self._ranks.backward(loss, state.model.parameters())
         if self._config.optimizer.clip_grad is not None:
             self._accelerator.clip_grad_norm_(
@@ -253,33 +301,47 @@ class _Run:
             )
         state.optimizer.step()
         state.optimizer.zero_grad()
-        state.count({"loss": loss, **parts})
+        state.count(losses)
         self._clock.images += len(images) * self._ranks.count
-        return loss.detach()
+        if due:
+            self._report(
+                "training", state.step, self._steps, float(self._ranks.total(loss.detach()))
+            )
+        return stop
 
     def _finish_epoch(self) -> None:
-        """Evaluate, write the journal, write a checkpoint."""
+        """Write a checkpoint, then evaluate: an error there loses no training."""
         state = self._state
-        means = state.means()
-        if not torch.isfinite(torch.tensor(means["loss"])):
-            raise NonFiniteLoss(
-                "the loss is not a finite number",
-                where=f"epoch {state.epoch}, step {state.step}",
-                got=means,
-                hint="lower optimizer.lr, set optimizer.clip_grad, or use precision no",
-            )
-        values: dict[str, Any] = {"epoch": state.epoch, **means, "lr": state.learning_rate}
+        self._finite.check_last(state.epoch)
+        state.unfinished = {"epoch": state.epoch, **state.means(), "lr": state.learning_rate}
         state.next_epoch()
+        if state.step >= self._steps or state.epoch % self._config.checkpoint_every == 0:
+            state.save()
+        self._close_epoch()
+
+    def _close_epoch(self) -> None:
+        """Evaluate and write the journal, unless an interrupted run has done so before."""
+        state = self._state
+        values = state.unfinished
+        assert values is not None
+        written = self._ranks.first(
+            lambda: self._journal.epoch_at(state.step) if self._journal else None
+        )
         last = state.step >= self._steps
         if self._evaluator is not None and (last or state.epoch % self._config.eval_every == 0):
-            self._ranks.share_buffers(state.final_network)
-            state.evaluation = self._evaluator(state.final_network)
-            found = state.evaluation.to_json()
-            values |= {"val_loss": found.pop("loss"), **found}
-        if self._journal is not None:
+            if written is not None and "val_loss" in written:
+                state.evaluation = Evaluation(
+                    written["top1"], written["top5"], written["val_loss"], written["images"]
+                )
+            else:
+                written = None
+                self._ranks.share_buffers(state.final_network)
+                state.evaluation = self._evaluator(state.final_network, self._report_evaluation)
+                found = state.evaluation.to_json()
+                values |= {"val_loss": found.pop("loss"), **found}
+        if self._journal is not None and written is None:
             self._journal.epoch(state.step, {**values, **self._clock.rates()})
-        if last or state.epoch % self._config.checkpoint_every == 0:
-            state.save()
+        state.unfinished = None
 
     def _build_evaluator(self, device: torch.device) -> Evaluator | None:
         config = self._config
@@ -292,24 +354,52 @@ class _Run:
             device=device,
             threads=config.threads,
             ranks=self._ranks,
+            on_bad_image=config.on_bad_image,
         )
 
-    def _progress(self, loss: float) -> TrainProgress:
-        state = self._state
-        top1 = state.evaluation.top1 if state.evaluation else None
-        rates = self._clock.rates()
-        return TrainProgress(
-            step=state.step,
-            steps=self._steps,
-            epoch=state.epoch,
-            loss=loss,
-            images_per_second=rates["images_per_second"],
-            data_wait=rates["data_wait"],
-            top1=top1,
+    def _report_evaluation(self, done: int, total: int) -> None:
+        if self._pace.is_due():
+            self._report("evaluating", done, total)
+
+    def _report(self, phase: Any, done: int, total: int, loss: float | None = None) -> None:
+        if self.on_progress is None:
+            return
+        state, rates = self._state, self._clock.rates()
+        self.on_progress(
+            TrainProgress(
+                phase=phase,
+                done=done,
+                total=total,
+                step=state.step,
+                steps=self._steps,
+                epoch=state.epoch,
+                epochs=self._epochs,
+                loss=loss,
+                images_per_second=rates["images_per_second"],
+                data_wait=rates["data_wait"],
+                top1=state.evaluation.top1 if state.evaluation else None,
+            )
         )
+
+    def _skipped(self, kind: str, names: list[str]) -> int:
+        """Return how many images no process could decode, and note their names."""
+        every = sorted({name for own in self._ranks.gather(names) for name in own})
+        if every:
+            more = ", …" if len(every) > _NAMES else ""
+            self._notes.append(
+                f"{len(every)} {kind} images could not be decoded and were left out: "
+                f"{', '.join(every[:_NAMES])}{more}"
+            )
+        return len(every)
 
     def _result(self) -> TrainResult:
         rows = self._loader.rows
+        skipped = self._skipped(
+            "training", [str(error.where) for error in self._loader.skipped.values()]
+        )
+        skipped_val = self._skipped(
+            "validation", self._evaluator.skipped if self._evaluator else []
+        )
         return TrainResult(
             out=self._config.out,
             evaluation=self._state.evaluation,
@@ -322,6 +412,8 @@ class _Run:
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],
             processes=self._ranks.count,
-            notes=self._notes,
+            skipped=skipped,
+            skipped_val=skipped_val,
+            notes=tuple(self._notes),
             **rows.counts(),
         )

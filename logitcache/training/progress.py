@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["Clock", "TrainProgress"]
+__all__ = ["Clock", "Pace", "TrainProgress"]
 
 
 @dataclass(frozen=True)
@@ -13,22 +14,50 @@ class TrainProgress:
     """How far a run is.
 
     Attributes:
+        phase: ``training``, ``evaluating`` or ``exporting``.
+        done: Steps of the run, or images of the evaluation, that are done.
+        total: Of them in all.
         step: Batches so far.
         steps: Batches in all.
         epoch: Counted from 0.
-        loss: Of the last batch.
+        epochs: How many there are, the last one maybe in part.
+        loss: Of the last batch; None before the first.
         images_per_second: Since the run began or went on.
         data_wait: Share of that time spent waiting for batches.
         top1: Of the last evaluation.
     """
 
+    phase: Literal["training", "evaluating", "exporting"]
+    done: int
+    total: int
     step: int
     steps: int
     epoch: int
-    loss: float
+    epochs: int
+    loss: float | None
     images_per_second: float
     data_wait: float
     top1: float | None
+
+
+class Pace:
+    """Decides when a progress report is due: at once, and then by the clock.
+
+    Args:
+        seconds: Between reports.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        """Return whether a report is due now; if so, the next one is due in some seconds."""
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
 
 
 class Clock:

@@ -101,13 +101,13 @@ class Ranks:
         result: Result = answer[0]
         return result
 
-    def any(self, asked: bool) -> bool:
-        """Return whether any process asks for something; all of them learn the same."""
+    def any(self, *wishes: bool) -> tuple[bool, ...]:
+        """Return, for each of some wishes, whether any process has it."""
         if self._control is None:
-            return asked
-        votes = torch.tensor(int(asked))
+            return wishes
+        votes = torch.tensor([int(wish) for wish in wishes])
         distributed.all_reduce(votes, group=self._control)
-        return bool(votes)
+        return tuple(bool(count) for count in votes.tolist())
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over all processes."""

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from logitcache.files import write_file
 from logitcache.training.evaluation import Evaluation
 
-__all__ = ["TrainResult", "read_result", "write_result"]
+__all__ = ["TrainResult", "forget_result", "read_result", "write_result"]
 
 _RESULT = "result.json"
 
@@ -35,6 +36,8 @@ class TrainResult:
         missing: Images of the cache that the data lacks.
         unreadable: Images that could not be decoded when the cache was made.
         withdrawn: Images of the cache that were withdrawn.
+        skipped: Training images that could not be decoded and were left out.
+        skipped_val: Validation images that could not be decoded and were left out.
         notes: What the user should be told.
     """
 
@@ -53,6 +56,8 @@ class TrainResult:
     missing: int = 0
     unreadable: int = 0
     withdrawn: int = 0
+    skipped: int = 0
+    skipped_val: int = 0
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +67,12 @@ class TrainResult:
 
 def write_result(result: TrainResult) -> None:
     """Write the result into the folder of its run; from here on the run is finished."""
-    (Path(result.out) / _RESULT).write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    write_file(Path(result.out) / _RESULT, json.dumps(result.to_json(), indent=2) + "\n")
+
+
+def forget_result(out: Path) -> None:
+    """Remove the result of a run that goes on: until the next one it is not finished."""
+    (out / _RESULT).unlink(missing_ok=True)
 
 
 def read_result(out: Path | str) -> TrainResult | None:

@@ -7,7 +7,7 @@ one, on as many processes as one likes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.utils import ModelEmaV3
@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RunState", "previous_run"]
 
-# may change when resuming
+# may change when resuming; the length of a run may grow
 _FREE_FIELDS = {
     "out",
     "device",
     "threads",
     "workers",
+    "on_bad_image",
     "checkpoint_every",
     "tolerate_pixel_drift",
     "local_copy",
@@ -51,7 +52,9 @@ _FREE_FIELDS = {
 def previous_run(
     config: TrainConfig, *, resume: bool
 ) -> tuple[Checkpoint | None, TrainResult | None]:
-    """Return where an earlier run of this configuration stands, and what came of it.
+    """Return where an earlier run of this configuration stands, and its result if it is finished.
+
+    A run that is to be longer than before is not finished.
 
     Args:
         config: The run.
@@ -71,21 +74,34 @@ def previous_run(
             hint="go on with --resume, or choose another --out",
         )
     checkpoint = read_checkpoint(found)
+    # options that are newer than the checkpoint have their defaults there
+    before = type(config).parse(checkpoint.config, str(found)).model_dump(mode="json")
     now = config.model_dump(mode="json")
-    differing = sorted(
-        name
-        for name in now.keys() | checkpoint.config.keys()
-        if name not in _FREE_FIELDS and now.get(name) != checkpoint.config.get(name)
-    )
-    if differing:
+    differing = sorted(name for name in now.keys() - _FREE_FIELDS if now[name] != before[name])
+    longer = differing == [_length_of(config)] and _is_longer(config, checkpoint)
+    if differing and not longer:
+        own = set(differing) <= {"epochs", "steps"}
         raise UsageError(
             "the run in this folder has another configuration",
             where=out,
-            expected="; ".join(f"{name} {checkpoint.config.get(name)}" for name in differing),
-            got="; ".join(f"{name} {now.get(name)}" for name in differing),
-            hint="choose another --out",
+            expected="; ".join(f"{name} {before[name]}" for name in differing),
+            got="; ".join(f"{name} {now[name]}" for name in differing),
+            hint="a run can be made longer, not shorter, in the unit it was begun with"
+            if own
+            else "choose another --out; to go on from the trained network there, start a new run "
+            f"with --student local-dir:{out / 'export'}",
         )
-    return checkpoint, read_result(out)
+    return checkpoint, None if longer else read_result(out)
+
+
+def _length_of(config: TrainConfig) -> str:
+    return "steps" if config.epochs is None else "epochs"
+
+
+def _is_longer(config: TrainConfig, checkpoint: Checkpoint) -> bool:
+    name = _length_of(config)
+    before = checkpoint.config.get(name)
+    return before is not None and getattr(config, name) > before
 
 
 class RunState:
@@ -103,6 +119,7 @@ class RunState:
         epoch: The current one, from 0.
         batch: Batches of it so far.
         evaluation: The last one.
+        unfinished: Means of the epoch that has ended, until it is evaluated and in the journal.
         model: The lesson, as it is called to learn.
         optimizer: Of all its parameters.
     """
@@ -112,6 +129,7 @@ class RunState:
     ) -> None:
         self.step = self.epoch = self.batch = 0
         self.evaluation: Evaluation | None = None
+        self.unfinished: dict[str, Any] | None = None
         self._sums: dict[str, Tensor] = {}
         self._config = config
         self._network = network
@@ -175,6 +193,7 @@ class RunState:
         }
         if position["evaluation"]:
             self.evaluation = Evaluation(**position["evaluation"])
+        self.unfinished = position.get("unfinished")
         self._lesson.load_state_dict(checkpoint.modules["model"])
         if self._ema is not None:
             self._ema.module.load_state_dict(checkpoint.modules["ema"])
@@ -197,6 +216,7 @@ class RunState:
             "batch": self.batch,
             "sums": sums,
             "evaluation": self.evaluation.to_json() if self.evaluation else None,
+            "unfinished": self.unfinished,
         }
         checkpoint = Checkpoint(
             position=position,

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from logitcache.data.decode import DECODING
-from logitcache.errors import LogitcacheError
+from logitcache.errors import ClusterError, LogitcacheError, UsageError
 from logitcache.platforms import available_processors
 from logitcache.views.render import (
     Decoder,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     Filled = tuple[dict[int, Tensor], dict[int, UnreadableImage]] | LogitcacheError
 
 __all__ = ["RequestDataset", "WorkerRenderer", "make_renderer"]
+
+_GUARD = 'a script whose code is below if __name__ == "__main__":'
 
 
 class RequestDataset(Dataset[Any]):
@@ -90,6 +92,10 @@ class WorkerRenderer:
         table: Version of the table that images are decoded by.
         context: How they are started: ``spawn``, ``forkserver`` or ``fork``. By default the second
             where there is one: a child forked off a process with threads may hang.
+
+    Raises:
+        UsageError: This process is itself being started by a script that asks for workers when it
+            is imported.
     """
 
     def __init__(
@@ -101,6 +107,12 @@ class WorkerRenderer:
         table: int = DECODING,
         context: str | None = None,
     ) -> None:
+        # set while a child imports the script of its parent; multiprocessing itself looks at it
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise UsageError(
+                "a worker process imports this script, which would start workers once more",
+                expected=_GUARD,
+            )
         if context is None:
             known = multiprocessing.get_all_start_methods()
             context = "forkserver" if "forkserver" in known else "spawn"
@@ -128,7 +140,7 @@ class WorkerRenderer:
         """Render requests in order, two per worker ahead of the consumer."""
         assert self._loader is not None, "closed"
         self._feed.requests = requests
-        for filled in self._loader:
+        for filled in _filled(self._loader):
             request = self._feed.sent.popleft()
             if isinstance(filled, LogitcacheError):
                 raise filled
@@ -136,6 +148,26 @@ class WorkerRenderer:
             yield RenderedBatch(
                 request, {size: array.numpy() for size, array in pixels.items()}, failures
             )
+
+
+def _filled(loader: DataLoader[Any]) -> Iterator[Filled]:
+    """Yield what the workers made, and name the end of one of them.
+
+    Raises:
+        ClusterError: A worker has ended.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        raise ClusterError(
+            "a worker process of the loader has ended",
+            got=str(error),
+            expected=_GUARD,
+            hint="see its own message above; without one it was killed, for memory maybe: use "
+            "fewer workers, or threads (workers=0)",
+        ) from None
 
 
 def make_renderer(

@@ -26,8 +26,9 @@ from logitcache.cache.reader import open_cache
 from logitcache.objectives.combine import build_objective
 from logitcache.pipeline import Pipeline, PipelineConfig, find_pipeline, override, read_yaml
 from logitcache.targets.features import example_features, features_of
-from logitcache.targets.loader import Loader, LoaderSettings
+from logitcache.targets.loader import Loader
 from logitcache.targets.match import CheckedReader
+from logitcache.targets.settings import LoaderSettings
 from logitcache.teachers.ensemble import Ensemble, Tap
 from logitcache.teachers.member import TeacherConfig
 from logitcache.training.config import TrainConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.measuring import Measurement
-from tests.training.processes import run_ranks
+from tests.processes import run_ranks
 from tests.training.test_ranks import Told, train
 
 SEEDS, STEPS, FIRST = 3, 120, 50

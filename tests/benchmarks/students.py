@@ -31,7 +31,8 @@ from logitcache.objectives.label import Label
 from logitcache.objectives.soft import Soft
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
-from logitcache.targets.loader import Loader, LoaderSettings, loader
+from logitcache.targets.loader import Loader, loader
+from logitcache.targets.settings import LoaderSettings
 from logitcache.views.spec import ViewsConfig
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.reading import CLASSES, gather, make_cache, repeated, whole

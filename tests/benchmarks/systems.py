@@ -37,8 +37,9 @@ from logitcache.data.readers import DataConfig, open_source
 from logitcache.networks.build import input_spec
 from logitcache.networks.taps import TappedNetwork
 from logitcache.pipeline import Pipeline, PipelineConfig, find_pipeline, read_yaml
-from logitcache.targets.loader import Loader, LoaderSettings
+from logitcache.targets.loader import Loader
 from logitcache.targets.match import number_rows
+from logitcache.targets.settings import LoaderSettings
 from logitcache.training.evaluation import eval_views
 from logitcache.training.result import read_result
 from tests.benchmarks.live import train_live

@@ -13,7 +13,8 @@ from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.stages import runners
 from logitcache.objectives.combine import build_objective
 from logitcache.pipeline import Pipeline, PipelineConfig
-from logitcache.targets.loader import Loader, LoaderSettings
+from logitcache.targets.loader import Loader
+from logitcache.targets.settings import LoaderSettings
 from logitcache.training.config import TrainConfig
 from logitcache.training.images import training_images
 from logitcache.training.journal import read_journal

@@ -137,6 +137,58 @@ def test_a_confident_student_does_not_overflow() -> None:
         assert torch.isfinite(grad).all()
 
 
+@pytest.mark.parametrize("tail", [-1e-3, -25.0, -120.0, -3e4, -65504.0, -math.inf])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_confident_teacher_leaves_to_others_is_spread_over_all_of_them(
+    form: Form, tail: float
+) -> None:
+    classes, labels = 9, torch.tensor([3, 0])
+    z = random_logits(2, classes, 14).float().requires_grad_()
+    log_p = torch.full((2, 1), math.log1p(-math.exp(tail)) if tail < -1e-9 else -50.0)
+    teacher = SparseLogits(labels[:, None], log_p, torch.full((2, 1), tail), classes)
+    loss = Split(SplitConfig(form=form, others=0.7, temperature=1.0))(z, batch(teacher, labels))
+    (grad,) = torch.autograd.grad(loss, z)
+
+    exact = z.detach().double().requires_grad_()
+    log_s = exact.log_softmax(1)
+    is_y = F.one_hot(labels, classes).bool()
+    log_rest = log_s.masked_fill(is_y, -math.inf).logsumexp(1)
+    uniform = (log_s - log_rest[:, None])[~is_y].view(2, -1).mean(1)
+    p = math.exp(float(log_p[0, 0]))
+    log_s_y = log_s[is_y]
+    if form == "nkd":
+        rows = -p * log_s_y - 0.7 * uniform
+    else:
+        binary = -p * log_s_y - (1 - p) * log_rest
+        binary = binary + sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
+        rows = binary - 0.7 * (uniform + math.log(classes - 1))
+    (expected,) = torch.autograd.grad(rows.mean(), exact)
+    torch.testing.assert_close(loss.double(), rows.mean(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grad.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [900, 2], [0, 900]])
+@pytest.mark.parametrize("student", [1.0, 1e2, 1e4, -1e4])
+@pytest.mark.parametrize("form", FORMS)
+def test_value_and_gradient_are_finite_at_every_extreme(
+    form: Form, student: float, labels: list[int]
+) -> None:
+    for k in (1, 2, 3):
+        for least in (-0.5, -60.0, -104.0, -65504.0):
+            log_p = torch.full((2, k), least)
+            log_p[:, 0] = -1e-7
+            teacher = SparseLogits(
+                torch.arange(k).expand(2, k), log_p, torch.full((2, 1), least), 1000
+            )
+            z = (student * torch.eye(2, 1000)).requires_grad_()
+            loss = Split(SplitConfig(form=form, temperature=1.0))(
+                z, batch(teacher, torch.tensor(labels))
+            )
+            (grad,) = torch.autograd.grad(loss, z)
+            assert bool(torch.isfinite(loss)), (k, least)
+            assert bool(torch.isfinite(grad).all()), (k, least)
+
+
 def test_without_labels_there_is_nothing_to_ask() -> None:
     z = random_logits(2, 9, 14).requires_grad_()
     loss = Split()(z, batch(dense(random_logits(2, 9, 15)), torch.tensor([-1, -1])))

@@ -13,10 +13,9 @@ from logitcache.cache.reader import Cache, open_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheDamaged, DataMismatch, UsageError
-from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
-from logitcache.targets.loader import Loader, LoaderSettings, Targets, loader
+from logitcache.targets.loader import Loader, Targets, loader
 from logitcache.targets.match import match_rows, number_rows
+from logitcache.targets.settings import LoaderSettings
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.render import render
 from logitcache.views.spec import ViewsConfig
@@ -29,23 +28,6 @@ if TYPE_CHECKING:
 
 Teachers = dict[str, dict[str, str]]
 Epoch = list[tuple["Tensor", TargetBatch]]
-
-
-@pytest.fixture(scope="module")
-def cache_path(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache of a dense and a sparse teacher, two views, four units."""
-    path = tmp_path_factory.mktemp("loader") / "cache"
-    shared = {"cache": str(path), "data": str(images), "views": {"count": 2}, "unit_rows": 16}
-    dense = {**shared, "teachers": {"cnn": teachers["cnn"]}}
-    sparse = {**shared, "teachers": {"red": teachers["red"]}, "encoding": {"top_k": 2}}
-    build_cache(PrecomputeConfig.parse(dense, ""))
-    build_cache(PrecomputeConfig.parse(sparse, ""))
-    return path
-
-
-@pytest.fixture
-def cache(cache_path: Path) -> Cache:
-    return open_cache(cache_path)
 
 
 def epoch_of(found: Loader, epoch: int, **kwargs: Any) -> Epoch:
@@ -255,13 +237,26 @@ def test_a_damaged_unit_stops_the_epoch(cache_path: Path, images: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"size": -1}, {"ranks": 0}, {"rank": 2, "ranks": 2}, {"rank": -1}]
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"size": -1},
+        {"rank": 0, "ranks": 0},
+        {"rank": 2, "ranks": 2},
+        {"rank": -1, "ranks": 1},
+        {"rank": 0},
+        {"ranks": 2},
+        {"threads": 0},
+        {"workers": -1},
+        {"on_bad_image": "Skip"},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(
-    cache: Cache, images: Path, wrong: dict[str, int]
+    cache: Cache, images: Path, wrong: dict[str, Any]
 ) -> None:
-    with pytest.raises(UsageError, match=r"no such rank|1 or more"):
-        loader(cache, str(images), **{"size": 8, **wrong})  # type: ignore[arg-type]  # numbers all
+    expected = r"no such rank|[01] or more|belong together|error or skip"
+    with pytest.raises(UsageError, match=expected):
+        loader(cache, str(images), **{"size": 8, **wrong})
 
 
 def test_a_batch_moves_as_a_whole(cache: Cache, images: Path) -> None:

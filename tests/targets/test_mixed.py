@@ -16,9 +16,10 @@ from logitcache.errors import CacheDamaged, UnreadableImage, UsageError
 from logitcache.precompute import feed
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
-from logitcache.targets.loader import Loader, LoaderSettings, loader
+from logitcache.targets.loader import Loader, loader
 from logitcache.targets.match import match_rows, number_rows
 from logitcache.targets.pairs import find_pairs
+from logitcache.targets.settings import LoaderSettings
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.render import finish, picture
 from logitcache.views.spec import View, ViewsConfig, parse_view

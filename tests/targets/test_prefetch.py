@@ -168,6 +168,7 @@ def test_an_epoch_that_is_not_followed_reads_nothing_but_itself(
     with opened(target_memory=1) as found:
         reads = Reads(found)
         assert len(list(found.epoch(1))) == 9
+        assert found._thread is not None
         found._thread.submit(int).result()  # whatever was asked for has been read
         assert reads.views == [found.view(1).id] * 4
 

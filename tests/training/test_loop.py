@@ -184,8 +184,9 @@ def test_what_a_run_leaves_behind(images: Path, cache: Path, tmp_path: Path) -> 
     assert float(rows[-1]["top1"]) == result.evaluation.top1
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
     assert not list(tmp_path.rglob("*.pkl"))
-    assert [p.step for p in seen] == [10]
-    assert 0 <= seen[0].data_wait <= 1
+    assert [(p.phase, p.step, p.loss) for p in seen[:1]] == [("training", 0, None)]
+    assert [(p.phase, p.step) for p in seen[-1:]] == [("exporting", 16)]
+    assert all(0 <= p.data_wait <= 1 and (p.steps, p.epochs) == (16, 4) for p in seen)
     assert (tmp_path / "tensorboard").exists() == ("tensorboard" in sys.modules)
 
 

@@ -15,7 +15,7 @@ from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
 from logitcache.training.config import TrainConfig
 from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
-from tests.training.processes import Failed, run_ranks
+from tests.processes import Failed, run_ranks
 from tests.training.test_ranks import Told, alone, train
 
 if TYPE_CHECKING:

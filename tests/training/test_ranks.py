@@ -26,7 +26,7 @@ from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
 from logitcache.training.config import TrainConfig
 from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
-from tests.training.processes import Failed, run_ranks
+from tests.processes import Failed, run_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,10 +71,11 @@ def train(
 ) -> Told:
     """Train as one process of several; asked to stop, or killed, at some step."""
     told = Told()
-    loop._REPORT_EVERY = 1
+    loop._REPORT_SECONDS = 0.0
 
     def see(progress: TrainProgress) -> None:
-        told.losses.append(progress.loss)
+        if progress.loss is not None:
+            told.losses.append(progress.loss)
 
     def note(images: Tensor, targets: TargetBatch) -> TargetBatch:
         told.rows.append(targets.rows.tolist())
@@ -111,11 +112,11 @@ def config(out: Path, images: Path, cache: Path, **fields: object) -> dict[str, 
 
 
 def alone(values: dict[str, Any], **how: Any) -> Told:
-    before = loop._REPORT_EVERY
+    before = loop._REPORT_SECONDS
     try:
         return train(0, values, **how)
     finally:
-        loop._REPORT_EVERY = before
+        loop._REPORT_SECONDS = before
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

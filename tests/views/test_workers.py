@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +17,6 @@ from logitcache.views.workers import WorkerRenderer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -73,3 +76,37 @@ def test_errors_come_back_as_themselves() -> None:
         with pytest.raises(DataMismatch, match="changed") as found:
             list(renderer.batches(requests([1, 98], 2)))
     assert found.value.where == 98
+
+
+SCRIPT = """
+import sys
+from logitcache.views.render import BatchRequest
+from logitcache.views.spec import ViewsConfig
+from logitcache.views.workers import WorkerRenderer
+from tests.views.test_workers import Reader
+import numpy as np
+
+with WorkerRenderer(Reader(), [8], workers=1, context=sys.argv[1]) as renderer:
+    view = ViewsConfig().random_view(1)
+    request = BatchRequest(view, np.arange(4), np.arange(4, dtype=np.uint64))
+    print(len(list(renderer.batches([request]))), "batches")
+"""
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_a_script_without_a_guard_is_named(tmp_path: Path, context: str) -> None:
+    """Neither a fork bomb nor a wait without end: each side names what to change."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), context]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1
+    assert "a worker process imports this script" in done.stderr
+    assert "a worker process of the loader has ended" in done.stderr
+    assert done.stderr.count('if __name__ == "__main__":') >= 2
+    guarded = SCRIPT.replace("\nwith", '\nif __name__ == "__main__":\n  with')
+    script.write_text(guarded.replace("\n    ", "\n      "))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "1 batches" in done.stdout

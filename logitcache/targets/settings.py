@@ -1,0 +1,148 @@
+"""Settings of a loader: size and number of batches, and which part of them this process gets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import distributed
+
+from logitcache.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LoaderSettings"]
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How batches are made.
+
+    Attributes:
+        batch_size: Images of a batch, of all processes together.
+        size: Side of the square images in pixels.
+        mean: Per channel, in units of [0, 1].
+        std: Per channel, in units of [0, 1].
+        seed: Of the order.
+        drop_last: Whether a last, smaller batch is left out.
+        least: Fewest images that each process must get of the last batch. With fewer, the last
+            batch is joined to the one before it. 0 to join nothing.
+        on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
+        threads: Threads that decode and render; all processors by default.
+        workers: Child processes that do it instead.
+        device: Where batches go.
+        rank: Index of this process; each process gets its slice of every batch. None to take it
+            from ``torch.distributed``, or else from the environment variable ``RANK``.
+        ranks: Number of processes; None to take it from the same place (``WORLD_SIZE``).
+
+    Raises:
+        UsageError: A value that is out of range, or only one of rank and ranks.
+    """
+
+    batch_size: int
+    size: int
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    seed: int = 0
+    drop_last: bool = False
+    least: int = 1
+    on_bad_image: Literal["error", "skip"] = "error"
+    threads: int | None = None
+    workers: int = 0
+    device: torch.device | None = None
+    rank: int | None = None
+    ranks: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(
+                    f"a loader cannot have this {name}", expected="1 or more", got=value
+                )
+        for name in ("workers", "least"):
+            if getattr(self, name) < 0:
+                raise UsageError(
+                    f"a loader cannot have this number of {name}"
+                    if name == "workers"
+                    else f"a loader cannot have this {name}",
+                    expected="0 or more",
+                    got=getattr(self, name),
+                )
+        if self.on_bad_image not in ("error", "skip"):
+            raise UsageError(
+                "a loader cannot have this on_bad_image",
+                expected="error or skip",
+                got=self.on_bad_image,
+            )
+        if (self.rank is None) != (self.ranks is None):
+            raise UsageError(
+                "rank and ranks belong together",
+                expected="both, or neither to take them from torch.distributed or the environment",
+                got=f"rank {self.rank}, ranks {self.ranks}",
+            )
+        if self.rank is not None and self.ranks is not None:
+            _check_place(self.rank, self.ranks)
+
+    def placed(self) -> Self:
+        """Return these settings with the rank of this process and the number of processes.
+
+        Raises:
+            UsageError: The environment names a rank that cannot be.
+        """
+        if self.rank is not None:
+            return self
+        rank, ranks = _place()
+        _check_place(rank, ranks)
+        return replace(self, rank=rank, ranks=ranks)
+
+    def batches(self, images: int) -> int:
+        """Return the number of batches of an epoch with that many images."""
+        whole, rest = divmod(images, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last and not self._joins(whole, rest))
+
+    def images_of(self, batch: int, images: int) -> int:
+        """Return the number of images of one batch, of all processes together.
+
+        Args:
+            batch: Its index.
+            images: Images of its epoch.
+        """
+        if batch < self.batches(images) - 1 or self.drop_last:
+            return self.batch_size
+        return images - batch * self.batch_size
+
+    def _joins(self, whole: int, rest: int) -> bool:
+        ranks = self.placed().ranks
+        assert ranks is not None
+        return whole > 0 and rest < self.least * ranks
+
+
+def _place() -> tuple[int, int]:
+    """Return the rank of this process and the number of processes."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    rank, ranks = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is None or ranks is None:
+        return 0, 1
+    try:
+        return int(rank), int(ranks)
+    except ValueError:
+        raise UsageError(
+            "RANK and WORLD_SIZE are not numbers",
+            where="environment variables",
+            got=f"RANK={rank}, WORLD_SIZE={ranks}",
+            hint="unset both, or pass rank and ranks to the loader",
+        ) from None
+
+
+def _check_place(rank: int, ranks: int) -> None:
+    if ranks < 1:
+        raise UsageError(
+            "a loader cannot have this number of ranks", expected="1 or more", got=ranks
+        )
+    if not 0 <= rank < ranks:
+        raise UsageError("there is no such rank", expected=f"0 to {ranks - 1}", got=rank)

@@ -1,0 +1,108 @@
+"""A loss that is not a finite number: found while the weights are still known, and explained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from logitcache.errors import NonFiniteLoss
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from logitcache.training.ranks import Ranks
+
+__all__ = ["FiniteLoss"]
+
+_TOTAL = "loss"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step of a process: its number, its losses by name, whether all logits are finite."""
+
+    number: int
+    losses: dict[str, Tensor]
+    logits_finite: Tensor
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(self.losses[_TOTAL].isfinite())
+
+
+class FiniteLoss:
+    """Checks the loss of every step.
+
+    On an accelerator the loss of a step is looked at during the next one: reading it at once would
+    make the processor wait. Without one it is looked at before the weights change.
+
+    Args:
+        ranks: The processes of the run.
+        precision: As accelerate has it, for the advice.
+    """
+
+    def __init__(self, ranks: Ranks, precision: str) -> None:
+        self._ranks = ranks
+        self._precision = precision
+        self._late = ranks.accelerator.device.type != "cpu"
+        self._last: _Step | None = None
+        self._checked: _Step | None = None
+
+    def see(self, step: int, losses: Mapping[str, Tensor], logits_BC: Tensor) -> bool:
+        """Take the losses of a step and return whether the step that is checked now is finite.
+
+        Args:
+            step: Its number, from 1.
+            losses: This process's part of the loss and of its terms, by name.
+            logits_BC: Outputs of the network.
+        """
+        detached = {name: value.detach() for name, value in losses.items()}
+        now = _Step(step, detached, logits_BC.detach().isfinite().all())
+        self._checked, self._last = self._last if self._late else now, now
+        return self._checked is None or self._checked.is_finite
+
+    def check_last(self, epoch: int) -> None:
+        """Wait for the last step; every process has to call this.
+
+        Raises:
+            NonFiniteLoss: Its loss is not finite.
+        """
+        self._checked = self._last
+        (broken,) = self._ranks.any(self._checked is not None and not self._checked.is_finite)
+        if broken:
+            raise self.error(epoch)
+
+    def error(self, epoch: int) -> NonFiniteLoss:
+        """Return the error of the step that was checked; every process has to call this."""
+        step = self._checked
+        assert step is not None
+        losses = {name: float(self._ranks.total(value)) for name, value in step.losses.items()}
+        (bad_logits,) = self._ranks.any(not bool(step.logits_finite))
+        broken = [n for n, v in losses.items() if n != _TOTAL and not math.isfinite(v)]
+        return NonFiniteLoss(
+            f"the loss is not a finite number: {', '.join(broken) or 'the weighted sum'}",
+            where=f"step {step.number}, epoch {epoch}",
+            expected="finite losses"
+            if bad_logits
+            else "finite losses, since all outputs of the network are finite",
+            got=", ".join(f"{name} {value:.4g}" for name, value in losses.items()),
+            hint=self._advice(step.number, bad_logits),
+        )
+
+    def _advice(self, step: int, bad_logits: bool) -> str:
+        if not bad_logits:
+            return (
+                "the term cannot be computed for this batch: check the stored targets with "
+                "logitcache verify, or change the options of the term"
+            )
+        if self._precision == "fp16":
+            return "outputs beyond 65504 do not fit into fp16: use precision bf16 or no"
+        if step <= 1:
+            return (
+                "the network's first outputs are not finite, so its weights or images are the "
+                "cause: check the weights it starts from"
+            )
+        return "the weights grew without bound: lower optimizer.lr, or set optimizer.clip_grad"
