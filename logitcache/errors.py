@@ -128,6 +128,21 @@ class DataError(LogitcacheError):
 class UnreadableImage(DataError):
     """One image cannot be decoded."""
 
+    def at(self, place: object, hint: str | None = None) -> UnreadableImage:
+        """Return this error with the place of the image: its index, or its name.
+
+        Args:
+            place: Where the image is.
+            hint: What to do next, where this error does not say.
+        """
+        return type(self)(
+            self.what,
+            where=place,
+            expected=self.expected,
+            got=self.got,
+            hint=self.hint or hint,
+        )
+
 
 class DataMismatch(DataError):
     """The images at hand are not the ones the cache was made from."""

@@ -259,11 +259,8 @@ class CheckedReader:
     def named(self, error: UnreadableImage) -> UnreadableImage:
         """Return an error that names the file instead of its position."""
         position: Any = error.where
-        return UnreadableImage(
-            error.what,
-            where=self._rows.key(position),
-            got=error.got,
-            hint="mend the file, or leave its folder out",
+        return error.at(
+            self._rows.key(position), "repair the file, or leave it out: --on-bad-image skip"
         )
 
     def __call__(self, position: int) -> bytes | NDArray[np.uint8]:

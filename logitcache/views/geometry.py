@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from logitcache.errors import UnreadableImage
 from logitcache.views.arithmetic import cosine, sine
+from logitcache.views.resample import resized_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,8 @@ __all__ = [
 ]
 
 _PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_MOST_PIXELS = 1 << 24  # of a resized image that is held as a whole
+_LONGEST = 1 << 26  # side of a resized image; about 20 seconds
 Matrix = tuple[float, float, float, float, float, float]
 
 
@@ -54,12 +58,25 @@ def crop_centre(
     """Resize the shorter side to floor(size / fraction), then cut out the centre, as timm does.
 
     The longer side is rounded down; the offset of the centre to the nearest, halves to even.
+
+    Raises:
+        UnreadableImage: The longer side would be longer than what is resized in bounded time.
     """
     height, width = image_CHW.shape[1:]
     shorter = math.floor(size / fraction)
     new_height = shorter * height // min(height, width)
     new_width = shorter * width // min(height, width)
-    return _centre(_resize(image_CHW, new_height, new_width, interpolation), size)
+    if new_height * new_width <= _MOST_PIXELS:
+        return _centre(_resize(image_CHW, new_height, new_width, interpolation), size)
+    if max(new_height, new_width) > _LONGEST:
+        raise UnreadableImage(
+            "the image is too long and thin to be resized to its shorter side",
+            expected=f"sides up to {_LONGEST} pixels after resizing",
+            got=f"{width} x {height} pixels, resized {new_width} x {new_height}",
+            hint="leave it out, or use views with crop_mode squash or border",
+        )
+    offset = _offset(new_height, size), _offset(new_width, size)
+    return resized_window(image_CHW, (new_height, new_width), offset, size, interpolation)
 
 
 def crop_squash(
@@ -147,8 +164,12 @@ AFFINE_STEPS = {name: _affine(name) for name in _MATRICES}
 
 def _centre(image_CHW: Tensor, size: int) -> Tensor:
     height, width = image_CHW.shape[1:]
-    top, left = round((height - size) / 2), round((width - size) / 2)
+    top, left = _offset(height, size), _offset(width, size)
     return image_CHW[:, top : top + size, left : left + size]
+
+
+def _offset(side: int, size: int) -> int:
+    return round((side - size) / 2)
 
 
 def _resize(image_CHW: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:

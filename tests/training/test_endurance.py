@@ -1,4 +1,4 @@
-"""What a run survives: failing evaluations, small batches, bad images, losses that are not finite."""
+"""What a run survives: failing evaluations, small batches, bad images, non-finite losses."""
 
 from __future__ import annotations
 

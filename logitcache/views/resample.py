@@ -1,0 +1,129 @@
+"""A window of a resized image, without resizing the rest of it: for very long and thin images.
+
+The pixels are those of torch's antialiased interpolation of uint8, level by level: two passes, rows
+first, each with weights that are rounded to 16 bits. ``tests/views/test_resample.py`` compares.
+
+Shapes: C channels, H W source height and width, S side of the square, N lines, T weights of a line.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from logitcache.views.spec import Interpolation
+
+__all__ = ["resized_window"]
+
+_COLUMNS_AT_ONCE = 1 << 10
+_AT_ONCE = 1 << 18  # output lines whose weights are in memory together
+_MOST_BITS = 22
+_LARGEST = 1 << 15
+
+
+def resized_window(
+    image_CHW: Tensor,
+    resized: tuple[int, int],
+    offset: tuple[int, int],
+    size: int,
+    interpolation: Interpolation,
+) -> Tensor:
+    """Return a square of an image as it would be after resizing: uint8 (C, S, S).
+
+    Args:
+        image_CHW: uint8.
+        resized: Height and width after resizing.
+        offset: First row and first column of the square there.
+        size: S.
+        interpolation: How pixels are resized.
+    """
+    height, width = resized
+    top, left = offset
+    wide_HSC = _pass(image_CHW.permute(2, 1, 0).numpy(), width, left, size, interpolation)
+    square_SSC = _pass(wide_HSC.swapaxes(0, 1), height, top, size, interpolation)
+    return torch.from_numpy(np.ascontiguousarray(square_SSC.transpose(2, 0, 1)))
+
+
+def _pass(
+    lines: NDArray[np.uint8], resized: int, offset: int, size: int, interpolation: Interpolation
+) -> NDArray[np.uint8]:
+    """Resize the first axis of (L, N, C) and return some of its lines, (S, N, C)."""
+    length = len(lines)
+    if resized == length:
+        return lines[offset : offset + size]
+    bits = _bits(length, resized, interpolation)
+    starts, weights_ST = _weights(length, resized, np.arange(offset, offset + size), interpolation)
+    scaled = weights_ST * (1 << bits)
+    rounded_ST = np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5)).astype(np.int64)
+    out = np.empty((size, *lines.shape[1:]), dtype=np.uint8)
+    for first in range(0, lines.shape[1], _COLUMNS_AT_ONCE):
+        columns = slice(first, first + _COLUMNS_AT_ONCE)
+        sums = np.full(out[:, columns].shape, 1 << (bits - 1), dtype=np.int64)
+        for tap in range(rounded_ST.shape[1]):
+            # behind the last line of the source the weight is zero
+            source = lines[np.minimum(starts + tap, length - 1), columns]
+            sums += rounded_ST[:, tap, None, None] * source
+        out[:, columns] = (sums >> bits).clip(0, 255)
+    return out
+
+
+def _bits(length: int, resized: int, interpolation: Interpolation) -> int:
+    """Return the fractional bits of the weights: as many as fit the largest one into 16 bits."""
+    largest = 0.0
+    for first in range(0, resized, _AT_ONCE):
+        lines = np.arange(first, min(first + _AT_ONCE, resized))
+        largest = max(largest, float(_weights(length, resized, lines, interpolation)[1].max()))
+    for bits in range(_MOST_BITS):
+        if int(0.5 + largest * (1 << (bits + 1))) >= _LARGEST:
+            return bits
+    return _MOST_BITS
+
+
+def _weights(
+    length: int, resized: int, lines_N: NDArray[np.int64], interpolation: Interpolation
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the first source line and the weights of some output lines, (N,) and (N, T)."""
+    filter_of, reach = _FILTERS[interpolation]
+    scale = length / resized
+    support = reach * max(scale, 1.0)
+    shrink = 1.0 / scale if scale >= 1.0 else 1.0
+    taps = np.arange(2 * math.ceil(support) + 1)
+    centers = scale * (lines_N + 0.5)
+    starts = np.maximum((centers - support + 0.5).astype(np.int64), 0)
+    counts = np.minimum((centers + support + 0.5).astype(np.int64), length) - starts
+    distance_NT = (taps[None, :] + starts[:, None] - centers[:, None] + 0.5) * shrink
+    weights_NT = np.where(taps[None, :] < counts[:, None], filter_of(distance_NT), 0.0)
+    total_N = np.zeros(len(lines_N))
+    for tap in taps:  # in this order, as rounding depends on it
+        total_N += weights_NT[:, tap]
+    return starts, np.divide(
+        weights_NT, total_N[:, None], out=weights_NT, where=total_N[:, None] != 0
+    )
+
+
+def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    weights: NDArray[np.float64] = np.maximum(1.0 - np.abs(x), 0.0)
+    return weights
+
+
+def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Keys' cubic kernel with a = -0.5."""
+    a, x = -0.5, np.abs(x)
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+_FILTERS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], float]] = {
+    "bilinear": (_triangle, 1.0),
+    "bicubic": (_cubic, 2.0),
+}
