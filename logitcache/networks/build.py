@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import timm
 from pydantic import Field
+from safetensors import SafetensorError
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.data.model_config import resolve_input_data_config
-from timm.models import load_state_dict
+from timm.models import model_entrypoint
+from torch import Tensor
 
 from logitcache.config import Config
 from logitcache.errors import NetworkError, UsageError, nearest
 from logitcache.networks import civt, rednet
+from logitcache.networks.from_file import POSITIONS, network_from_file
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 __all__ = [
     "InputSpec",
@@ -29,7 +35,10 @@ __all__ = [
     "architecture",
     "build_network",
     "check_model_name",
+    "class_names_of",
     "input_spec",
+    "is_own_model",
+    "size_is_known",
 ]
 
 OWN_MODELS = (civt, rednet)
@@ -38,6 +47,7 @@ OWN_MODELS = (civt, rednet)
 PRETRAINED = "pretrained"
 _LOCAL = "local-dir:"
 _HUB = "hf-hub:"
+_RGB = 3
 
 
 class NetworkConfig(Config):
@@ -95,24 +105,24 @@ def build_network(
 
     Args:
         config: Which one.
-        num_classes: Size of the head; by default what the weights have, else what timm has.
+        num_classes: Size of the classifier, as a student needs it: where the weights have another
+            number of classes, or none, the classifier is a fresh one. By default, as a teacher
+            needs it, the classifier is that of the weights, else what timm has.
         untrained: Whether its weights are fresh ones, whatever the configuration says.
 
     Raises:
-        UsageError: An unknown name, with the nearest known ones.
+        UsageError: An unknown name, with the nearest known ones; an input that is not RGB; no
+            classes.
         NetworkError: The weights do not fit, cannot be read, or cannot be fetched.
     """
-    kwargs = dict(config.kwargs)
-    if num_classes is not None:
-        kwargs["num_classes"] = num_classes
-    if config.model.startswith((_LOCAL, _HUB)):
-        return _create(config, pretrained=not untrained, **kwargs)
-    check_model_name(config.model)
-    if config.weights is None or untrained:
-        return _create(config, **kwargs)
-    if config.weights == PRETRAINED:
-        return _create(config, pretrained=True, **kwargs)
-    return _build_from_file(config, Path(config.weights).expanduser(), kwargs)
+    if config.kwargs.get("in_chans") not in (None, _RGB):
+        raise _not_rgb(config, config.kwargs["in_chans"])
+    network = _build(config, num_classes, untrained=untrained)
+    channels = resolve_input_data_config(network)["input_size"][0]
+    if channels != _RGB:
+        raise _not_rgb(config, channels)
+    _check_classes(network, config, num_classes, trained=config.is_trained and not untrained)
+    return network
 
 
 def input_spec(network: nn.Module, size: int | None = None) -> InputSpec:
@@ -159,6 +169,57 @@ def architecture(network: nn.Module, config: NetworkConfig) -> dict[str, Any]:
     return {"architecture": cfg["architecture"], "kwargs": kwargs}
 
 
+def is_own_model(architecture: str) -> bool:
+    """Return whether a model comes with this package, not with timm.
+
+    Args:
+        architecture: Its name, as timm has registered it.
+    """
+    return model_entrypoint(architecture).__module__.startswith("logitcache.")
+
+
+def class_names_of(network: nn.Module) -> list[str] | None:
+    """Return the names of a network's classes in order; None where they are not known.
+
+    They are the ``label_names`` of an exported network, or the WordNet ids of ImageNet for timm's
+    own weights.
+
+    Args:
+        network: A network made by :func:`build_network`.
+    """
+    cfg: Any = network.pretrained_cfg
+    classes = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
+    names = cfg.get("label_names")
+    if isinstance(names, dict):
+        by_id = {str(index): name for index, name in names.items()}
+        names = [by_id.get(str(index)) for index in range(len(by_id))]
+    if names:
+        known = len(names) == classes and all(isinstance(name, str) for name in names)
+        return list(names) if known else None
+    subset = infer_imagenet_subset(network)
+    if subset is None or classes != cfg.get("num_classes") or not _are_from_timm(cfg):
+        return None
+    info: Any = ImageNetInfo(subset)
+    imagenet: list[str] = info.label_names()
+    return list(imagenet) if len(imagenet) == classes else None
+
+
+def size_is_known(network: nn.Module, config: NetworkConfig) -> bool:
+    """Return whether the size of a network's input is that of its weights, or of the user.
+
+    A bare weights file does not keep the size that its network was trained with, unless it has a
+    position embedding; without one :func:`input_spec` returns the default of the model.
+
+    Args:
+        network: A network made by :func:`build_network`.
+        config: What it was built from.
+    """
+    by_user = config.size or config.kwargs.get("img_size")
+    if by_user is not None or not _is_bare_file(config):
+        return True
+    return isinstance(getattr(network, POSITIONS, None), Tensor)
+
+
 def check_model_name(model: str) -> None:
     """Refuse a name that timm does not know.
 
@@ -193,17 +254,31 @@ def _create(config: NetworkConfig, **kwargs: Any) -> nn.Module:
             got=error,
             hint="check the path; what logitcache trains is in the folder 'export' of its --out",
         ) from None
-    except (TypeError, ValueError, AssertionError, IndexError) as error:
-        raise NetworkError(
-            "timm cannot build this model", where=config.model, got=f"{kwargs}: {error}"
-        ) from error
     except OSError as error:
         raise _unfetched(config, error) from error
-    except RuntimeError as error:
+    except (SafetensorError, UnpicklingError) as error:
+        raise NetworkError(
+            "cannot read these weights", where=config.model, got=_short(error)
+        ) from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        raise _unbuildable(config, error) from error
+    except (RuntimeError, ValueError) as error:
+        # Loading weights raises the first kind, but so do layers of impossible sizes.
+        if not kwargs.get("pretrained") or "loading state_dict" not in str(error):
+            raise _unbuildable(config, error) from error
         raise NetworkError(
             "the weights do not fit this model", where=config.model, got=_short(error)
         ) from error
     return network
+
+
+def _unbuildable(config: NetworkConfig, error: Exception) -> NetworkError:
+    return NetworkError(
+        "timm cannot build this model",
+        where=config.model,
+        got=f"{config.kwargs}: {_short(error) or type(error).__name__}",
+        hint="check kwargs; a model of another package has to be imported first",
+    )
 
 
 def _unfetched(config: NetworkConfig, error: OSError) -> NetworkError:
@@ -216,44 +291,91 @@ def _unfetched(config: NetworkConfig, error: OSError) -> NetworkError:
     )
 
 
-def _build_from_file(config: NetworkConfig, path: Path, kwargs: dict[str, Any]) -> nn.Module:
-    """Build a network around a weights file; its head takes the size the file has."""
-    state_dict = _read_weights(path)
-    if config.model.startswith("rednet"):
-        state_dict = rednet.checkpoint_filter_fn(state_dict)
-        stem_kernel = rednet.stem_kernel_of(state_dict)
-        if stem_kernel is not None:
-            kwargs.setdefault("stem_kernel", stem_kernel)
-    head = timm.get_pretrained_cfg_value(config.model, "classifier")
-    if isinstance(head, str) and f"{head}.weight" in state_dict:
-        kwargs.setdefault("num_classes", state_dict[f"{head}.weight"].shape[0])
-    overlay = {
-        "state_dict": state_dict,
-        "num_classes": kwargs.get("num_classes"),
-        "custom_load": False,
-    }
-    network = _create(config, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
-    network.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]  # a dict
+def _build(config: NetworkConfig, num_classes: int | None, *, untrained: bool) -> nn.Module:
+    kwargs = dict(config.kwargs)
+    if num_classes is not None:
+        kwargs["num_classes"] = num_classes
+    if config.model.startswith((_LOCAL, _HUB)):
+        if config.weights not in (None, PRETRAINED):
+            raise UsageError(
+                "an exported network brings its own weights",
+                where=f"{config.model}@{config.weights}",
+                hint="leave the weights file out, or name the architecture in place of the folder",
+            )
+        return _create(config, pretrained=not untrained, **kwargs)
+    check_model_name(config.model)
+    if config.weights == PRETRAINED and not untrained:
+        return _create(config, pretrained=True, **kwargs)
+    if config.weights is None or untrained:
+        network = _create(config, **kwargs)
+    else:
+        path = Path(config.weights).expanduser()
+        create = partial(_create, config)
+        network = network_from_file(path, config.model, config.kwargs, num_classes, create)
+    # The weights are not the ones that timm has for this name: nothing must be read off from them.
+    cfg: Any = network.pretrained_cfg
+    for key in ("url", "hf_hub_id", "hf_hub_filename", "source", "tag", "label_names"):
+        cfg.pop(key, None)
     return network
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors and nothing else: a pickle that holds code is refused."""
-    if not path.is_file():
-        raise NetworkError(
-            "no such weights file", where=path, hint="check the path after the model's @"
+def _check_classes(
+    network: nn.Module, config: NetworkConfig, num_classes: int | None, *, trained: bool
+) -> None:
+    """Refuse a network without the outputs that its use needs.
+
+    Raises:
+        UsageError: A teacher without classes, or with a classifier that is not of its weights; a
+            model that has no classifier of the size that is needed.
+    """
+    classes = getattr(network, "num_classes", 0)
+    if num_classes is not None and classes != num_classes:
+        raise UsageError(
+            "this model has no classifier of this size",
+            where=config.model,
+            expected=f"{num_classes} classes",
+            got=classes,
         )
-    try:
-        state_dict: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # safetensors, torch and timm raise a kind each for damaged files
-        if "weights_only" in str(error):
-            raise NetworkError(
-                "this file holds more than tensors and is not opened",
-                where=path,
-                hint="save the state dict alone, or as .safetensors",
-            ) from None
-        raise NetworkError("cannot read these weights", where=path, got=_short(error)) from error
-    return state_dict
+    if num_classes is not None:
+        return
+    if not classes:
+        raise UsageError(
+            "this network has no classes, so it has no logits to cache",
+            where=config.model,
+            hint="leave num_classes: 0 out, or give weights that have a classifier",
+        )
+    cfg: Any = network.pretrained_cfg
+    if trained and not _is_bare_file(config) and classes != cfg.get("num_classes", classes):
+        raise UsageError(
+            "the weights have another number of classes than kwargs.num_classes",
+            where=config.model,
+            expected=cfg["num_classes"],
+            got=classes,
+            hint="leave num_classes out: a teacher needs the classifier that it was trained with",
+        )
+
+
+def _is_bare_file(config: NetworkConfig) -> bool:
+    """Whether the weights are a file without a configuration next to them."""
+    return config.weights not in (None, PRETRAINED)
+
+
+def _are_from_timm(cfg: dict[str, Any]) -> bool:
+    """Whether the weights of a configuration are published by timm itself."""
+    repository = str(cfg.get("hf_hub_id") or "")
+    if cfg.get("source") == "hf-hub":
+        return repository.startswith("timm/")
+    return cfg.get("source") is None and bool(repository or cfg.get("url"))
+
+
+def _not_rgb(config: NetworkConfig, channels: object) -> UsageError:
+    return UsageError(
+        "only RGB images are rendered",
+        where=config.model,
+        expected="a network whose input has 3 channels",
+        got=channels,
+        hint="leave in_chans out",
+    )
 
 
 def _short(error: Exception) -> str:

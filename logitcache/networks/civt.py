@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["CivT"]
 
 _CLASS = "cls"
+_HEADS = ("conv", "inv")
 
 
 class Stems(nn.Module):
@@ -92,7 +93,7 @@ class CivT(VisionTransformer):
 
     def __init__(
         self,
-        heads: Sequence[str] = ("conv", "inv"),
+        heads: Sequence[str] = _HEADS,
         stems: Sequence[str] = ("convolution", "involution"),
         stem_width: int = 64,
         img_size: int = 224,
@@ -207,8 +208,21 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_civt(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    network: nn.Module = build_model_with_cfg(CivT, variant, pretrained, **kwargs)
+def _create_civt(
+    variant: str,
+    pretrained: bool,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    # timm replaces the classifiers that are named here when the number of classes changes.
+    heads = [f"heads.{name}" for name in (_CLASS, *kwargs.get("heads", _HEADS))]
+    network: nn.Module = build_model_with_cfg(
+        CivT,
+        variant,
+        pretrained,
+        pretrained_cfg_overlay={"classifier": tuple(heads), **(pretrained_cfg_overlay or {})},
+        **kwargs,
+    )
     return network
 
 

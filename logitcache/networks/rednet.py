@@ -27,7 +27,7 @@ from logitcache.networks.involution import GROUP_CHANNELS, ConvNormAct, Involuti
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["RedNet", "checkpoint_filter_fn", "rednet_stem", "stem_kernel_of"]
+__all__ = ["RedNet", "checkpoint_filter_fn", "kwargs_from_weights", "rednet_stem"]
 
 _EXPANSION = 4
 
@@ -220,13 +220,17 @@ def _initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bn3.weight)
 
 
-def stem_kernel_of(state_dict: dict[str, Tensor]) -> int | None:
-    """Return the side of the stem's involution of a RedNet checkpoint, None for other networks."""
-    for key, value in state_dict.items():
-        if key.endswith("stem.1.conv2.conv.weight"):
-            groups = value.shape[1] * 4 // GROUP_CHANNELS
-            return math.isqrt(value.shape[0] // groups)
-    return None
+def kwargs_from_weights(state_dict: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the arguments of a RedNet that follow from its weights: ``stem_kernel``.
+
+    Args:
+        state_dict: By the names used here; others are ignored.
+    """
+    kernels = state_dict.get("stem.1.conv2.conv.weight")
+    if kernels is None or kernels.ndim != 4:
+        return {}
+    groups = kernels.shape[1] * 4 // GROUP_CHANNELS
+    return {"stem_kernel": math.isqrt(kernels.shape[0] // groups)} if groups else {}
 
 
 def checkpoint_filter_fn(
@@ -234,7 +238,6 @@ def checkpoint_filter_fn(
 ) -> dict[str, Tensor]:
     """Rename the keys of a published checkpoint (mmcls or Co-advise) to the ones used here."""
     del model
-    state_dict = state_dict.get("state_dict", state_dict.get("model", state_dict))
     renamed = {}
     for key, value in state_dict.items():
         key = key.removeprefix("backbone.").removeprefix("model.")

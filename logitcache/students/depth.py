@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
+from timm.models import get_model_args
 from torch import nn
 
 from logitcache.config import Config
@@ -85,7 +86,9 @@ def shallower(network: nn.Module, config: NetworkConfig, depth: DepthConfig) -> 
             hint="take a vision transformer",
         )
     kept = depth.kept(len(blocks))
-    fewer = config.model_copy(update={"kwargs": {**config.kwargs, "depth": len(kept)}})
+    # Arguments that followed from the weights, the image size say, are in the network only.
+    kwargs = {**get_model_args(network), **config.kwargs, "depth": len(kept)}
+    fewer = config.model_copy(update={"kwargs": kwargs})
     classes = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
     shallow = build_network(fewer, classes, untrained=True)
     new = {f"{_BLOCKS}.{old}.": f"{_BLOCKS}.{index}." for index, old in enumerate(kept)}

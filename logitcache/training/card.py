@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from logitcache.networks.build import is_own_model
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -79,8 +81,8 @@ def _what(
 
 
 def _how_to_load(architecture: str, folder: Path) -> str:
-    own = architecture.startswith(("civt", "rednet"))
-    register = "import logitcache.networks.build  # registers this model\n" if own else ""
+    registers = "import logitcache.networks.build  # registers this model\n"
+    register = registers if is_own_model(architecture) else ""
     return (
         f"```python\nimport timm\n{register}\n"
         f'network = timm.create_model("local-dir:{folder.name}", pretrained=True)\n```'

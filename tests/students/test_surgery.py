@@ -132,6 +132,31 @@ def test_a_probe_learns_a_fresh_classifier_alone(teacher: str) -> None:
     assert torch.equal(*features)
 
 
+@pytest.mark.parametrize("surgery", [{"depth": 2}, {"lora": {"rank": 3}}, {"probe": True}])
+def test_a_bare_file_of_another_size_and_number_of_classes_is_a_student(
+    teacher: str, surgery: dict[str, Any], tmp_path: Path
+) -> None:
+    whole: Any = timm.create_model(teacher, pretrained=True)
+    state = {f"model.{name}": tensor for name, tensor in whole.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "w.ckpt")
+    kwargs = {name: value for name, value in VIT.items() if name != "img_size"}
+    config = StudentConfig.parse(
+        {
+            "model": "vit_tiny_patch16_224",
+            "weights": str(tmp_path / "w.ckpt"),
+            "kwargs": kwargs,
+            "surgery": surgery,
+        },
+        "student",
+    )
+    network: Any = build_student(config, 9).eval()
+    assert input_spec(network).size == VIT["img_size"]
+    expected = truncated(teacher, [0, 2, 4] if "depth" in surgery else list(range(6)))
+    with torch.no_grad():
+        assert network(IMAGES).shape == (3, 9)
+        assert torch.equal(network.forward_features(IMAGES), expected.forward_features(IMAGES))
+
+
 def test_statistics_of_frozen_norms_stay() -> None:
     values = {"model": "resnet10t", "surgery": {"probe": True}}
     config = StudentConfig.parse({**values, "kwargs": {"channels": [16] * 4}}, "student")

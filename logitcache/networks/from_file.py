@@ -1,0 +1,193 @@
+"""Building a network around a weights file.
+
+Arguments of the model that follow from the shapes in the file are taken from it: the number of
+classes, the image size of a vision transformer, and those that the model's own module can infer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.data.model_config import resolve_input_data_config
+from timm.models import model_entrypoint
+
+from logitcache.errors import NetworkError
+from logitcache.networks.weights import (
+    COUNTERS,
+    MANY_CLASSES,
+    Layout,
+    filters_of,
+    fit_weights,
+    listed,
+    named_root,
+)
+from logitcache.networks.weights_file import read_checkpoint, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import ModuleType
+
+    from torch import Tensor, nn
+
+    from logitcache.networks.weights import FittedWeights
+
+__all__ = ["POSITIONS", "network_from_file"]
+
+POSITIONS = "pos_embed"
+"""Name of the position embedding of timm's vision transformers."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def network_from_file(
+    path: Path,
+    model: str,
+    kwargs: Mapping[str, Any],
+    num_classes: int | None,
+    create: Callable[..., nn.Module],
+) -> nn.Module:
+    """Build a network around a weights file.
+
+    Args:
+        path: The file.
+        model: Name of the model in timm.
+        kwargs: Arguments of the model that the user gives.
+        num_classes: Size of the classifier, which is a fresh one where the file has another number
+            of classes or none; None for the classifier of the file.
+        create: Builds the model with fresh weights from arguments.
+
+    Raises:
+        NetworkError: The file cannot be read, or does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    module = sys.modules[model_entrypoint(model).__module__]
+    wanted = {name: value for name, value in kwargs.items() if value is not None}
+    resample = "img_size" in wanted
+    layout = _layout(create, wanted)
+    implied = _implied_kwargs(named_root(checkpoint, layout), layout, module)
+    if not implied.keys() <= wanted.keys():
+        wanted = {**implied, **wanted}
+        layout = _layout(create, wanted)
+    fitted = fit_weights(checkpoint, layout, filters_of(module), resample=resample)
+    if num_classes is None:
+        num_classes = _classes_of_file(path, layout, fitted, wanted.get("num_classes"))
+    network = create(**{**wanted, "num_classes": num_classes})
+    head = fitted.head if fitted.num_classes == num_classes else {}
+    _load(network, {**fitted.body, **head}, layout, model)
+    _log_differences(path, fitted, fresh=None if head else num_classes)
+    return network
+
+
+def _layout(create: Callable[..., nn.Module], kwargs: Mapping[str, Any]) -> Layout:
+    """Return the names and shapes of a network, without memory for its weights."""
+    with torch.device("meta"):
+        return Layout.of(create(**{**kwargs, "num_classes": MANY_CLASSES}))
+
+
+def _load(network: nn.Module, tensors: dict[str, Tensor], layout: Layout, model: str) -> None:
+    """Load tensors into a network, of which only the classifier may stay fresh."""
+    result = network.load_state_dict(tensors, strict=False)
+    fresh = [
+        name
+        for name in result.missing_keys
+        if name not in layout.head and not name.endswith(COUNTERS)
+    ]
+    # The layout was taken with another number of classes; the layers must not depend on it.
+    if fresh or result.unexpected_keys:
+        raise NetworkError(
+            "the layers of this model depend on the number of classes",
+            where=model,
+            expected=fresh[:5],
+            got=result.unexpected_keys[:5],
+            hint="leave num_classes out",
+        )
+
+
+def _log_differences(path: Path, fitted: FittedWeights, *, fresh: int | None) -> None:
+    """Log what of a file is not in the network, and the size of a fresh classifier."""
+    if fitted.outside:
+        left = f"{len(fitted.outside)} tensors outside {shown(fitted.prefix)!r} left out"
+        _LOG.info("%s: %s: %s", path, left, listed(fitted.outside))
+    if fresh is not None:
+        _LOG.info("%s: the classifier of %d classes is a fresh one", path, fresh)
+
+
+def _implied_kwargs(
+    tensors: dict[str, Tensor], layout: Layout, module: ModuleType
+) -> dict[str, Any]:
+    """Return the arguments of a model that follow from the shapes of its weights.
+
+    Args:
+        tensors: Of a file, by the names of the network.
+        layout: Of the model's default.
+        module: Where the model is defined. Its function ``kwargs_from_weights``, if it has one,
+            infers arguments from such tensors.
+    """
+    own: Callable[[dict[str, Tensor]], dict[str, Any]] | None
+    own = getattr(module, "kwargs_from_weights", None)
+    implied = {} if own is None else own(tensors)
+    size = _size_of_positions(tensors, layout)
+    return implied if size is None else {**implied, "img_size": size}
+
+
+def _size_of_positions(tensors: dict[str, Tensor], layout: Layout) -> int | None:
+    """Return the image size in pixels that a file's position embedding is for.
+
+    None where the file or the model has none, where it is that of the model's default, or where
+    its patches fill no square.
+    """
+    file, own = tensors.get(POSITIONS), layout.body.get(POSITIONS)
+    if file is None or own is None or file.ndim != 3 or own.ndim != 3 or file.shape == own.shape:
+        return None
+    network: Any = layout.network
+    without = getattr(network, "no_embed_class", False)
+    prefix = 0 if without else getattr(network, "num_prefix_tokens", 1)
+    default: int = resolve_input_data_config(network)["input_size"][-1]
+    side, own_side = _side(file, prefix), _side(own, prefix)
+    if side is None or own_side is None or default % own_side:
+        return None
+    return side * (default // own_side)
+
+
+def _side(positions: Tensor, prefix: int) -> int | None:
+    """Return how many patches a square image has along its side; None for other images."""
+    patches = positions.shape[1] - prefix
+    side = math.isqrt(max(0, patches))
+    return side if side and side * side == patches else None
+
+
+def _classes_of_file(path: Path, layout: Layout, fitted: FittedWeights, wanted: int | None) -> int:
+    """Return the number of classes of a file's classifier.
+
+    Args:
+        path: The file.
+        layout: The network.
+        fitted: What of the file is the network.
+        wanted: What the user says.
+
+    Raises:
+        NetworkError: The file has no classifier of the network's kind, or not as many classes.
+    """
+    if fitted.num_classes is None:
+        raise NetworkError(
+            "this file has no classifier of this network, so it cannot be a teacher",
+            where=path,
+            expected=", ".join(layout.head) or "a model with a classifier",
+            got=listed({**fitted.strays, **fitted.outside}) or "a backbone alone",
+            hint="save the whole network with its classifier under timm's names; "
+            "students need none in the file, since theirs is a fresh one",
+        )
+    if wanted not in (None, fitted.num_classes):
+        raise NetworkError(
+            "the file has another number of classes than kwargs.num_classes",
+            where=path,
+            expected=wanted,
+            got=fitted.num_classes,
+            hint="leave num_classes out: it follows from the file",
+        )
+    return fitted.num_classes
