@@ -173,7 +173,8 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
                     tuple(group.specs()),
                     ledgers.get(f"{group.path}/{view}"),
                 )
-                for slot, view in enumerate(group.view_ids)
+                for slot, view in enumerate(group.slots)
+                if view in manifest.views or f"{group.path}/{view}" in ledgers
             ]
     return expected
 

@@ -64,7 +64,10 @@ FORMAT = 1
 """Of every document but the root, and of a root that requires nothing."""
 FORMATS = (1, 2)
 """Of the root: 2 is 1 with the field ``requires``."""
-FEATURES = {"decoding-2": "images are decoded by table 2 of docs/views.md"}
+FEATURES = {
+    "decoding-2": "images are decoded by table 2 of docs/views.md",
+    "dropped-views": "groups have slots, and probes, of views that the root does not name",
+}
 """What the root may require of its readers, with the meaning; any other name is refused."""
 ATTRIBUTE = "logitcache"
 MAX_UNIT_BYTES = 256_000_000

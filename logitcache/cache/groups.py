@@ -70,7 +70,7 @@ class TeacherGroup:
         encoding: How its log-probabilities are stored.
         optional: Which of ``lse`` and ``label_logp`` are kept.
         unit_rows: Rows of a unit of this group.
-        view_ids: Views by slot.
+        slots: Id of the view in each slot of the first axis; empty where it was dropped.
         lock_sha256: Digest of the lock in the root manifest.
         class_names_sha256: Digest of the names of the classes.
     """
@@ -80,7 +80,7 @@ class TeacherGroup:
     encoding: Encoding
     optional: tuple[str, ...]
     unit_rows: int
-    view_ids: tuple[str, ...]
+    slots: tuple[str, ...]
     lock_sha256: str
     class_names_sha256: str
 
@@ -88,6 +88,11 @@ class TeacherGroup:
     def path(self) -> str:
         """Path of the group below the root."""
         return teacher_group(self.name)
+
+    @property
+    def view_ids(self) -> tuple[str, ...]:
+        """Views of the group, in the order of their slots."""
+        return tuple(view_id for view_id in self.slots if view_id)
 
     def specs(self) -> dict[str, ArraySpec]:
         """Return the arrays of the group by name."""
@@ -110,7 +115,7 @@ class TeacherGroup:
             "encoding": self.encoding.to_json(),
             "optional": list(self.optional),
             "unit_rows": self.unit_rows,
-            "view_ids": list(self.view_ids),
+            "view_ids": list(self.slots),
             "lock_sha256": self.lock_sha256,
             "class_names_sha256": self.class_names_sha256,
         }
@@ -125,7 +130,7 @@ class FeatureGroup:
         tap: Where its network was listened to, see :mod:`logitcache.networks.taps`.
         encoding: What was kept and how it is stored.
         unit_rows: Rows of a unit of this group.
-        view_ids: Views by slot.
+        slots: Id of the view in each slot of the first axis; empty where it was dropped.
         lock_sha256: Digest of the teacher's lock in the root manifest.
     """
 
@@ -133,7 +138,7 @@ class FeatureGroup:
     tap: str
     encoding: FeatureEncoding
     unit_rows: int
-    view_ids: tuple[str, ...]
+    slots: tuple[str, ...]
     lock_sha256: str
 
     @property
@@ -145,6 +150,11 @@ class FeatureGroup:
     def path(self) -> str:
         """Path of the group below the root."""
         return teacher_group(self.name)
+
+    @property
+    def view_ids(self) -> tuple[str, ...]:
+        """Views of the group, in the order of their slots."""
+        return tuple(view_id for view_id in self.slots if view_id)
 
     def specs(self) -> dict[str, ArraySpec]:
         """Return the arrays of the group by name."""
@@ -164,7 +174,7 @@ class FeatureGroup:
             "format": FORMAT,
             "encoding": self.encoding.to_json(),
             "unit_rows": self.unit_rows,
-            "view_ids": list(self.view_ids),
+            "view_ids": list(self.slots),
             "lock_sha256": self.lock_sha256,
         }
 
@@ -179,7 +189,7 @@ def _slot(group: Group, view_id: str) -> int:
             got=view_id,
             expected=f"one of its {len(group.view_ids)} views",
         )
-    return group.view_ids.index(view_id)
+    return group.slots.index(view_id)
 
 
 def group_names(manifest: Manifest) -> list[str]:
@@ -206,14 +216,14 @@ def create_group_arrays(store: RecordingStore, manifest: Manifest, group: Group)
     """Make a group and its arrays; what lay there undeclared is removed."""
     create_group(store, group.path, group.to_json())
     for name, spec in group.specs().items():
-        path, leading = f"{group.path}/{name}", (len(group.view_ids), manifest.capacity)
+        path, leading = f"{group.path}/{name}", (len(group.slots), manifest.capacity)
         create_array(store, path, spec, leading, group.unit_rows)
 
 
 def resize_group_arrays(store: RecordingStore, manifest: Manifest, group: Group) -> None:
     """Make room for more views or rows."""
     for name in group.specs():
-        resize(store, f"{group.path}/{name}", (len(group.view_ids), manifest.capacity))
+        resize(store, f"{group.path}/{name}", (len(group.slots), manifest.capacity))
 
 
 class _Attributes(BaseModel):
@@ -223,7 +233,7 @@ class _Attributes(BaseModel):
 
     encoding: dict[str, Any]
     unit_rows: Annotated[int, Field(ge=1, le=65536)]
-    view_ids: list[ViewId] = Field(max_length=65536)
+    view_ids: list[ViewId | Literal[""]] = Field(max_length=65536)
     lock_sha256: str
 
 
@@ -276,7 +286,7 @@ def _parsed(name: str, values: object, where: str) -> Group:
             tap=tap,
             encoding=parse_features(found.encoding, where),
             unit_rows=found.unit_rows,
-            view_ids=tuple(found.view_ids),
+            slots=tuple(found.view_ids),
             lock_sha256=found.lock_sha256,
         )
     said = _TeacherAttributes.model_validate(values)
@@ -286,7 +296,7 @@ def _parsed(name: str, values: object, where: str) -> Group:
         encoding=parse_encoding(said.encoding, said.num_classes, where),
         optional=tuple(array for array in said.optional if array in OPTIONAL_ARRAYS),
         unit_rows=said.unit_rows,
-        view_ids=tuple(said.view_ids),
+        slots=tuple(said.view_ids),
         lock_sha256=said.lock_sha256,
         class_names_sha256=said.class_names_sha256,
     )

@@ -165,6 +165,7 @@ class Manifest(_Record):
         teachers: Record by name.
         versions: Libraries and processor that made the first unit.
         revision: What is sealed; None before the first seal.
+        dropping: Groups that were dropped, and whose commits are yet to be removed.
     """
 
     format: int
@@ -176,6 +177,7 @@ class Manifest(_Record):
     teachers: dict[str, TeacherRecord] = Field(max_length=4096)
     versions: dict[str, str]
     revision: RevisionPointer | None = None
+    dropping: tuple[str, ...] = Field(default=(), max_length=4096)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -206,6 +208,12 @@ class Manifest(_Record):
     def changed(self, **fields: Any) -> Manifest:
         """Return a copy with some fields replaced."""
         return self.model_copy(update=fields)
+
+    def requiring(self, feature: str) -> Manifest:
+        """Return a copy that only readers that know a feature will read."""
+        if feature in self.requires:
+            return self
+        return self.changed(format=FORMATS[-1], requires=(*self.requires, feature))
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON values: all that was said in it, and nothing else.

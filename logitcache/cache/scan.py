@@ -56,5 +56,5 @@ def _why(key: str, current: int, named: Collection[str]) -> str | None:
     if key in named or key.endswith("zarr.json") or top in _KEPT:
         return None
     if top in {"samples", "teachers", "views"} and "/c/" in key:
-        return "a shard without a commit: its unit was interrupted"
+        return "a shard without a commit: its unit was interrupted, or dropped"
     return "not a file of a cache"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
 
-__all__ = ["metadata_keys", "write_reseal", "write_seal"]
+__all__ = ["metadata_keys", "write_changed", "write_reseal", "write_seal"]
 
 
 def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Group]) -> list[str]:
@@ -105,12 +105,27 @@ def write_reseal(
     for group, view in rewritten:
         units = range(ledgers[f"{group}/{view}"].units)
         ledgers[f"{group}/{view}"] = _gathered(location, group, view, units, number)
-    documents = {key: _document(location, key) for key in sorted(previous.metadata)}
+    return write_changed(location, manifest, replace(previous, ledgers=ledgers))
+
+
+def write_changed(location: Location, manifest: Manifest, revision: Revision) -> RevisionPointer:
+    """Write a revision with other ledgers than the last one, or fewer documents.
+
+    Args:
+        location: The cache.
+        manifest: As it shall be sealed; points at the last revision.
+        revision: The last revision, with its ledgers and documents changed.
+
+    Returns:
+        What the root has to point at.
+    """
+    assert manifest.revision is not None
+    number = manifest.revision.number + 1
+    documents = {key: _document(location, key) for key in sorted(revision.metadata)}
     copies = Copies(manifest.changed(revision=None).to_json(), documents)
     revision = replace(
-        previous,
+        revision,
         number=number,
-        ledgers=ledgers,
         metadata={key: sha256(text.encode()) for key, text in documents.items()},
         manifest_sha256=manifest_digest(manifest),
         copies_sha256=write_copies(location, number, copies),

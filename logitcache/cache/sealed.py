@@ -82,7 +82,7 @@ def _parsed(text: str | bytes) -> Any:
 
 
 def _has_grown(sealed: Any, now: Any) -> bool:
-    """Return whether a document differs by a longer shape or more views alone."""
+    """Return whether a document differs by a longer shape, or more or dropped views, alone."""
     try:
         if sealed["node_type"] == "array":
             same = {**now, "shape": sealed["shape"]} == sealed
@@ -91,7 +91,8 @@ def _has_grown(sealed: Any, now: Any) -> bool:
         ours, theirs = sealed["attributes"][ATTRIBUTE], now["attributes"][ATTRIBUTE]
         views = ours["view_ids"]
         same = {**theirs, "view_ids": views} == ours
-        return same and bool(theirs["view_ids"][: len(views)] == views)
+        kept = zip(theirs["view_ids"][: len(views)], views, strict=True)
+        return same and all(new in (old, "") for new, old in kept)
     except (KeyError, TypeError, ValueError):
         return False
 

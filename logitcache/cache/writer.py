@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.arrays import create_group, write_attributes
-from logitcache.cache.format import NO_VIEW, SAMPLES, VIEWS
+from logitcache.cache.format import FORMAT, NO_VIEW, SAMPLES, VIEWS
 from logitcache.cache.groups import (
     FeatureGroup,
     Group,
@@ -107,10 +107,8 @@ class CacheWriter:
                 where=location,
                 hint="choose another --cache, or remove what is in it",
             )
-        required = {"requires": (f"decoding-{data.decoding}",)} if data.decoding > 1 else {}
         manifest = Manifest(
-            format=2 if required else 1,  # the lowest that holds what is in it
-            **required,
+            format=FORMAT,  # the lowest that holds what is in it
             unit_rows=unit_rows,
             segments=(segment,),
             data=data,
@@ -119,6 +117,8 @@ class CacheWriter:
             versions=dict(versions),
             revision=None,
         )
+        if data.decoding > 1:
+            manifest = manifest.requiring(f"decoding-{data.decoding}")
         writer = cls(location, manifest)
         create_group(writer._store, "", manifest.to_json())
         create_samples(location, writer._store, manifest)
@@ -139,7 +139,7 @@ class CacheWriter:
             resize_group_arrays(self._store, manifest, group)
         for view_id in mixed_views(self.manifest):
             resize_partners(self._store, manifest, view_id)
-        self._publish(manifest)
+        self.publish(manifest)
 
     def add_views(self, recipes: Mapping[str, dict[str, Any]]) -> None:
         """Declare views by id; known ones are left as they are."""
@@ -148,7 +148,7 @@ class CacheWriter:
             return
         for view_id in mixed_views(manifest, recipes.keys() - self.manifest.views.keys()):
             create_partners(self._store, manifest, view_id)
-        self._publish(manifest)
+        self.publish(manifest)
 
     def add_teacher(self, record: TeacherRecord, group: TeacherGroup) -> None:
         """Declare a teacher and make its arrays.
@@ -158,7 +158,7 @@ class CacheWriter:
         """
         self._create(group)
         teachers = {**self.manifest.teachers, group.name: record}
-        self._publish(self.manifest.changed(teachers=teachers))
+        self.publish(self.manifest.changed(teachers=teachers))
 
     def add_features(self, group: FeatureGroup) -> None:
         """Declare a tap of a teacher and make its arrays.
@@ -171,7 +171,7 @@ class CacheWriter:
         features = (*record.features, group.tap)
         changed = record.model_copy(update={"features": features})
         teachers = {**self.manifest.teachers, group.teacher: changed}
-        self._publish(self.manifest.changed(teachers=teachers))
+        self.publish(self.manifest.changed(teachers=teachers))
 
     def extend_group(self, name: str, view_ids: Sequence[str]) -> None:
         """Give a group slots for more views."""
@@ -179,7 +179,7 @@ class CacheWriter:
         new = [view_id for view_id in view_ids if view_id not in group.view_ids]
         if not new:
             return
-        group = replace(group, view_ids=(*group.view_ids, *new))
+        group = replace(group, slots=(*group.slots, *new))
         resize_group_arrays(self._store, self.manifest, group)
         write_attributes(self._store, group.path, group.to_json())
 
@@ -317,7 +317,7 @@ class CacheWriter:
         metadata = metadata_keys(self.location, self._mixed(), self.groups().values())
         pointer = write_seal(self.location, manifest, units, metadata, rewritten)
         if pointer != manifest.revision:
-            self._publish(manifest.changed(revision=pointer))
+            self.publish(manifest.changed(revision=pointer))
         return pointer
 
     def reseal(self, rewritten: Collection[tuple[str, str]]) -> RevisionPointer:
@@ -326,8 +326,13 @@ class CacheWriter:
         What was declared since stays unsealed.
         """
         pointer = write_reseal(self.location, self.manifest, rewritten)
-        self._publish(self.manifest.changed(revision=pointer))
+        self.publish(self.manifest.changed(revision=pointer))
         return pointer
+
+    def publish(self, manifest: Manifest) -> None:
+        """Write the root manifest."""
+        write_attributes(self._store, "", manifest.to_json())
+        self.manifest = manifest
 
     def _with_measurements(
         self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
@@ -373,8 +378,3 @@ class CacheWriter:
     ) -> None:
         recorded = self.recorded.get((unit.group, unit.view, unit.number))
         commit_unit(self.location, self._store, unit, arrays, conditions, measured, recorded)
-
-    def _publish(self, manifest: Manifest) -> None:
-        """Write the root manifest."""
-        write_attributes(self._store, "", manifest.to_json())
-        self.manifest = manifest

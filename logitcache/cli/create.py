@@ -108,6 +108,12 @@ def precompute(
     teacher: Teacher = None,
     feature: Feature = None,
     views: Views = None,
+    add_views: Annotated[
+        bool | None,
+        typer.Option(
+            "--add-views", help="Add views of another recipe to a cache, beside those it has."
+        ),
+    ] = None,
     top_k: TopK = None,
     budget: Budget = None,
     max_kl: MaxKl = None,
@@ -149,6 +155,7 @@ def precompute(
         "data": data,
         "teachers": teachers(teacher or []),
         "views.count": views,
+        "add_views": add_views,
         "encoding.top_k": top_k,
         "encoding.budget": budget,
         "encoding.max_kl": max_kl,
@@ -202,6 +209,12 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, or cpu.")] = None,
+    use_views: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VIEWS", help="Which views of the cache: numbers, ranges or ids, as 0,2-5."
+        ),
+    ] = None,
     target_memory: Annotated[
         str | None,
         typer.Option(metavar="2GB", help="What targets may take in memory, in each process."),
@@ -216,11 +229,26 @@ def train(
     local_copy_bytes: Annotated[
         str | None, typer.Option(help="What that folder may take; 10 GiB by default, 0 for none.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="no, bf16 or fp16: automatic mixed precision.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that decode, in each process.")
+    ] = None,
+    on_bad_image: Annotated[
+        str | None,
+        typer.Option(help="error, or skip to leave out images that cannot be decoded."),
+    ] = None,
     onnx: Annotated[
         bool | None, typer.Option("--onnx", help="Export the network as ONNX, too.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where the run in --out stopped, with its own settings; --epochs or --steps "
+            "may be larger than before.",
+        ),
     ] = False,
     config: Config = None,
     sets: Sets = None,
@@ -232,7 +260,7 @@ def train(
     torchrun --nproc-per-node 2 -m logitcache train …
     """
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import gather, objectives, print_json
+    from logitcache.cli.options import gather, objectives, print_json, saved_config
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_train
 
@@ -253,10 +281,15 @@ def train(
         "tolerate_pixel_drift": tolerate_pixel_drift,
         "local_copy": local_copy,
         "local_copy_bytes": local_copy_bytes,
+        "use_views": use_views,
         "target_memory": target_memory,
+        "precision": precision,
+        "threads": threads,
+        "on_bad_image": on_bad_image,
         "onnx": onnx,
     }
-    values = gather(_text(config), flags, sets or [])
+    saved = saved_config(out, data=data, cache=cache) if resume and config is None else None
+    values = gather(_text(config) or saved, flags, sets or [])
     from logitcache.training.config import TrainConfig
     from logitcache.training.loop import train_student
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitcache.errors import UsageError, nearest
@@ -16,6 +17,7 @@ __all__ = [
     "gather",
     "objectives",
     "print_json",
+    "saved_config",
     "teachers",
     "with_compiling",
     "with_features",
@@ -23,6 +25,9 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 """Of what ``--json`` prints."""
+
+_SAVED = "config.yaml"
+_HIDDEN = "***"  # in the place of credentials
 
 
 def gather(
@@ -42,6 +47,41 @@ def gather(
         if value is not None:
             values = _put(values, path.split("."), value)
     return override(values, sets)
+
+
+def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dict[str, Any] | None:
+    """Return the settings of the run in a folder, None where there is none yet.
+
+    Args:
+        out: The folder.
+        data: The images of the command, if it names them.
+        cache: Its cache, likewise.
+
+    Raises:
+        UsageError: There is no run, and the command is not enough to begin one; or its cache was
+            opened with credentials, which are not saved.
+    """
+    from logitcache.pipeline import read_yaml
+
+    path = Path(out or "") / _SAVED
+    if out is None or not path.is_file():
+        if data is None:
+            raise UsageError(
+                "there is no run to go on with",
+                where=out,
+                expected=f"a folder with {_SAVED}, as logitcache train writes it",
+                hint="name its folder with --out, or give --data and --student to begin one",
+            )
+        return None
+    values = read_yaml(path)
+    if cache is None and _HIDDEN in str(values.get("cache")):
+        raise UsageError(
+            "the address of the cache was saved without its credentials",
+            where=path,
+            got=values["cache"],
+            hint="give it once more: --cache URL",
+        )
+    return values
 
 
 def teachers(specifications: Sequence[str]) -> dict[str, dict[str, Any]] | None:

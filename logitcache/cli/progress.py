@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
     from logitcache.cache.verify import VerifyProgress
@@ -29,24 +29,28 @@ class ProgressLine:
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
         self._title = title
-        self._console = Console(stderr=True, quiet=quiet)
-        self._started = self._printed = time.monotonic()
+        self._console = Console(stderr=True, quiet=quiet, markup=False, emoji=False)
+        self._started = time.monotonic()
+        self._printed = -_PLAIN_SECONDS
+        # where the current phase began, to estimate when it ends
+        self._phase, self._phase_started, self._phase_first = "", self._started, 0
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[rates]}"),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.fields[rates]}", markup=False),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(title, total=None, rates="", visible=False)
+        self._task = self._bar.add_task(title, total=None, count="", rates="starting")
         self._workers: dict[str, TaskID] = {}
         self._noticed = 0
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if not self._console.is_terminal:
+            self._print(f"{self._title}: starting")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,6 +59,8 @@ class ProgressLine:
     def precompute(self, progress: PrecomputeProgress) -> None:
         """Show how far stage 1 is."""
         seconds = max(1e-9, time.monotonic() - self._started)
+        if progress.work:
+            self._print(f"{self._title}: {progress.work}")
         for notice in progress.notices[self._noticed :]:
             self._print(f"{self._title}: {notice}")
         self._noticed = len(progress.notices)
@@ -63,22 +69,33 @@ class ProgressLine:
         gone = self._workers.keys() - {worker.name for worker in progress.workers}
         for name in gone:
             self._bar.remove_task(self._workers.pop(name))
-        due = self._show(
-            progress.images, progress.total, f"{progress.images / seconds:.0f} images/s"
-        )
+        rates = f"{progress.images / seconds:.0f} images/s" if progress.images else ""
+        due = self._show(progress.images, progress.total, rates)
         if due:
             for worker in progress.workers:
                 self._print(f"  {_words(worker)}")
 
     def train(self, progress: TrainProgress) -> None:
         """Show how far a training is."""
-        rates = (
-            f"loss {progress.loss:.3f}, {progress.images_per_second:.0f} images/s, "
-            f"data wait {progress.data_wait:.0%}"
+        if progress.phase == "exporting":
+            self._show(progress.step, progress.steps, "", phase="exporting the network")
+            return
+        known = [] if progress.top1 is None else [f"top-1 {progress.top1:.1%}"]
+        if progress.loss is not None:
+            known += [
+                f"loss {progress.loss:.3f}",
+                f"{progress.images_per_second:.0f} images/s",
+                f"data wait {progress.data_wait:.0%}",
+            ]
+        epoch = f"epoch {min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"
+        phase = epoch if progress.phase == "training" else f"{epoch}, evaluating"
+        self._show(
+            progress.done,
+            progress.total,
+            ", ".join(known),
+            phase=phase,
+            whole=progress.phase,
         )
-        if progress.top1 is not None:
-            rates = f"top-1 {progress.top1:.1%}, {rates}"
-        self._show(progress.step, progress.steps, rates)
 
     def count(self, done: int, total: int) -> None:
         """Show how many of something are done."""
@@ -97,29 +114,62 @@ class ProgressLine:
 
     def _print(self, text: str) -> None:
         """Print a line as it is."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def _show_worker(self, worker: WorkerProgress) -> None:
         """Show what one worker does, on a line of its own below the bar."""
         if worker.name not in self._workers:
-            self._workers[worker.name] = self._bar.add_task("", total=None, rates="")
+            self._workers[worker.name] = self._bar.add_task("", total=None, count="", rates="")
         self._bar.update(
             self._workers[worker.name],
             description=f"  {_words(worker)}",
             completed=worker.images,
             total=worker.total or 1,
+            count=f"{worker.images}/{worker.total or 1}",
         )
 
-    def _show(self, done: int, total: int, rates: str) -> bool:
-        """Show how far it is; return whether a plain line was due."""
-        self._bar.update(self._task, completed=done, total=total, rates=rates, visible=True)
+    def _show(self, done: int, total: int, rates: str, *, phase: str = "", whole: str = "") -> bool:
+        """Show how far it is; return whether a plain line was due.
+
+        Args:
+            done: What is done.
+            total: Of how much.
+            rates: How fast.
+            phase: Of what, beside the title.
+            whole: Of what ``done`` is counted from the beginning; the time left is estimated anew
+                with each.
+        """
         now = time.monotonic()
+        if whole != self._phase:
+            self._phase, self._phase_started, self._phase_first = whole, now, done
+        more = done - self._phase_first
+        left = ""
+        if more > 0 and done < total:
+            seconds = (now - self._phase_started) / more * (total - done)
+            left = f"{_duration(seconds)} left"
+        text = ", ".join(part for part in (left, rates) if part)
+        title = f"{self._title}: {phase}" if phase else self._title
+        self._bar.update(
+            self._task,
+            description=title,
+            completed=done,
+            total=total,
+            count=f"{done}/{total}",
+            rates=text,
+        )
         if not self._console.is_terminal and now - self._printed > _PLAIN_SECONDS:
             self._printed = now
-            left = f"{(now - self._started) / done * (total - done):.0f}" if done else "?"
-            self._print(f"{self._title}: {done}/{total}, {left} s left, {rates}")
+            self._print(f"{title}: {done}/{total}" + (f", {text}" if text else ""))
             return True
         return False
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as ``40 s``, ``12 min`` or ``3 h 20 min``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _words(worker: WorkerProgress) -> str:

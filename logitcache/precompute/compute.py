@@ -67,12 +67,14 @@ class Progress:
         total: Images to be shown by this run.
         workers: What each worker does; empty without a cluster.
         notices: What has happened that the user should know, oldest first.
+        work: What the total consists of; only in the first report.
     """
 
     images: int
     total: int
     workers: tuple[WorkerProgress, ...] = ()
     notices: tuple[str, ...] = ()
+    work: str = ""
 
 
 class Workbench:

@@ -24,6 +24,8 @@ class PrecomputeConfig(Config):
         data: The images.
         teachers: Who answers, by name. Teachers already in the cache need not be named again.
         views: What they look at.
+        add_views: Whether a cache gets views of another recipe beside those it has. More draws of
+            the same recipe can always be added.
         encoding: How their logits are stored.
         batch_size: Images of one forward, a power of two, halved until they fit on the device; or
             ``auto`` for the fastest. Recorded for each teacher, and kept when resuming.
@@ -43,6 +45,7 @@ class PrecomputeConfig(Config):
     data: DataConfig
     teachers: dict[str, TeacherConfig] = Field(min_length=1)
     views: ViewsConfig = ViewsConfig()
+    add_views: bool = False
     encoding: EncodingConfig = EncodingConfig()
     batch_size: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = 64
     unit_rows: int | None = None

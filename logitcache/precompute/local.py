@@ -10,6 +10,7 @@ from logitcache.cache.claims import MANIFEST, Claims
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import read_manifest
 from logitcache.cache.partners import mixed_views
+from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import CacheUnsealed
 from logitcache.precompute.batch_size import choose_batch, memory_explained
 from logitcache.precompute.compute import Progress, compute_plan, resolve_device
@@ -23,6 +24,7 @@ from logitcache.precompute.measure import (
 from logitcache.precompute.plan import Plan, make_plan
 from logitcache.precompute.preflight import FirstUnit, check_accuracy, check_storage
 from logitcache.precompute.probing import keep_probes
+from logitcache.precompute.recipes import check_recipes
 from logitcache.precompute.rows import open_images
 from logitcache.teachers.ensemble import Ensemble
 
@@ -49,6 +51,7 @@ class Summary:
         accuracy: Share of labelled images each teacher gets right, by view; empty without labels.
         sizes: Bytes of each teacher's answers, and of each ``<teacher>/features/<tap>``.
         revision: Number of the sealed revision.
+        unlisted: Files of the image set that are not among the images, by the reason.
         notes: What the user should be told.
     """
 
@@ -61,6 +64,7 @@ class Summary:
     accuracy: dict[str, dict[str, float]]
     sizes: dict[str, Size]
     revision: int
+    unlisted: dict[str, int]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +91,7 @@ def build_cache(
     """
     location = locate(config.cache, write=True)
     source = open_images(config.data, location)
+    added = check_recipes(config, location)
     # on a cluster this process only plans, and leaves the accelerators to the workers
     device = resolve_device("cpu" if config.on_cluster else config.device)
     ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
@@ -99,9 +104,11 @@ def build_cache(
     with memory_explained():
         with claims.exclusive(MANIFEST):
             plan = make_plan(config, source, ensemble)
-            plan.notes.extend(notes)
+            plan.notes.extend([*added, *notes])
             if plan.items:
                 check_storage(plan)
+        if on_progress is not None:
+            on_progress(Progress(0, plan.images, work=plan.work))
         started = time.monotonic()
         shown = _compute(config, plan, ensemble, claims, on_progress, should_stop)
     seconds = time.monotonic() - started
@@ -167,7 +174,8 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
         accuracy=accuracy,
         sizes={name: size_of(writer, group) for name, group in writer.groups().items()},
         revision=pointer.number,
-        notes=tuple(plan.notes),
+        unlisted=left_out_of(plan.source),
+        notes=(*notes_of(plan.source), *plan.notes),
     )
 
 

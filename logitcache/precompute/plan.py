@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.cache.arrays import packed_bytes
+from logitcache.cache.drop import finish_drops
 from logitcache.cache.format import (
     NO_VIEW,
     SAMPLES,
@@ -88,6 +89,17 @@ class Plan:
     def images(self) -> int:
         """How many images will be shown: once for every view of every missing block."""
         return sum(self.images_of(item) for item in self.items)
+
+    @property
+    def work(self) -> str:
+        """What :attr:`images` consists of, as a phrase."""
+        views = {item.view_id for item in self.items if item.units}
+        shown = sum(self.images_of(item) for item in self.items if item.units)
+        read = self.images - shown
+        words = [f"{shown} images to show to the teachers, in {len(views)} views"] if shown else []
+        if read:
+            words.append(f"{read} images to read first, to know which can be mixed")
+        return "; ".join(words)
 
     def images_of(self, item: WorkItem) -> int:
         """Return how many images an item shows."""
@@ -234,6 +246,7 @@ def _open_or_create(config: PrecomputeConfig, source: Source) -> tuple[CacheWrit
     if location.is_empty():
         return _create(config, source)
     writer = CacheWriter.open(location)
+    finish_drops(writer)
     location.sweep()
     if config.unit_rows is not None and config.unit_rows != writer.manifest.unit_rows:
         raise UsageError(
@@ -349,7 +362,7 @@ def _declare_teacher(
         encoding=encoding,
         optional=tuple(optional),
         unit_rows=unit_rows,
-        view_ids=tuple(view_ids),
+        slots=tuple(view_ids),
         lock_sha256=sha256(canonical_json(member.lock)),
         class_names_sha256=sha256(canonical_json(list(writer.manifest.data.class_names))),
     )

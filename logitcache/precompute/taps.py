@@ -114,7 +114,7 @@ def declare_taps(
             tap=tap,
             encoding=encoding,
             unit_rows=_unit_rows(writer, encoding),
-            view_ids=tuple(views),
+            slots=tuple(views),
             lock_sha256=declared[teacher].lock_sha256,
         )
         _check_batch(writer, group)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from logitcache.cache.choose_views import choose_views
 from logitcache.data.readers import open_source_for
 from logitcache.errors import DataError, UsageError
 from logitcache.targets.alignment import Alignment
@@ -76,6 +77,7 @@ class Targets:
         teachers: Sequence[str] | None = None,
         features: Sequence[str] = (),
         *,
+        views: Sequence[str] = (),
         target_memory: int = DEFAULT_TARGET_MEMORY,
         shuffled: bool = False,
     ) -> Targets:
@@ -85,17 +87,21 @@ class Targets:
             cache: The cache.
             teachers: Whose answers; all teachers by default.
             features: Which taps, as ``<teacher>/<tap>``.
+            views: Which views of the cache, as :func:`.choose_views` reads them; by default all
+                that all of these have.
             target_memory: Bytes that targets may take: how many rows are shuffled together.
             shuffled: Whether every row gets another row's answer, as a control.
 
         Raises:
-            UsageError: An unknown teacher or tap, or no view that all of them have.
+            UsageError: An unknown teacher, tap or view, or no view that all of them have.
         """
         names = list(cache.teachers) if teachers is None else list(teachers)
         anyone = names if names or features else list(cache.teachers)
         view_ids = cache.views_of(anyone, features)
-        views = {v: parse_view(cache.views[v], f"{cache.url}, view {v}") for v in view_ids}
-        if not views:
+        if views:
+            view_ids = _chosen(cache, view_ids, views)
+        parsed = {v: parse_view(cache.views[v], f"{cache.url}, view {v}") for v in view_ids}
+        if not parsed:
             raise UsageError(
                 "no view that all of these teachers saw",
                 where=cache.url,
@@ -105,7 +111,7 @@ class Targets:
         left = target_memory - reader.held_bytes
         affordable = left // (_WINDOWS_ALIVE * (reader.row_bytes + _ROW_BYTES))
         alignment = None if shuffled else Alignment.of(cache, names)
-        return cls(reader, views, max(1, affordable), alignment)
+        return cls(reader, parsed, max(1, affordable), alignment)
 
     def window_units(self, unit_rows: int) -> int:
         """Return how many units of that many rows make a window."""
@@ -459,6 +465,20 @@ class Loader:
         return (pixels.to(self._device, non_blocking=True).float() - mean_C11) / std_C11
 
 
+def _chosen(cache: Cache, complete: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Return views by their names, all of which have to be among those that are complete."""
+    found = choose_views(list(cache.views), wanted)
+    lacking = [view_id for view_id in found if view_id not in complete]
+    if lacking:
+        raise UsageError(
+            "not all of these teachers and features have these views",
+            where=cache.url,
+            expected=f"some of {', '.join(complete[:5])}",
+            got=", ".join(lacking[:5]),
+        )
+    return found
+
+
 def _requests(
     epoch: Epoch, at_last: Callable[[], None] | None, waiting: deque[list[Part]]
 ) -> Iterator[BatchRequest]:
@@ -476,6 +496,7 @@ def loader(
     size: int = 224,
     teachers: Sequence[str] | None = None,
     features: Sequence[str] = (),
+    views: Sequence[str] = (),
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     seed: int = 0,
@@ -503,6 +524,8 @@ def loader(
         size: Side of the images in pixels; need not be any teacher's.
         teachers: Whose answers; all teachers by default.
         features: Which taps of their networks, as ``<teacher>/<tap>``.
+        views: Which views of the cache: ids, numbers from 0, or ranges such as ``0-3``; by default
+            all that all of these teachers and taps have.
         mean: To subtract, per channel, in units of [0, 1].
         std: To divide by, per channel, in units of [0, 1].
         seed: Of the order of images and views.
@@ -542,6 +565,6 @@ def loader(
         rank=rank,
         ranks=ranks,
     )
-    targets = Targets.of(cache, teachers, features, target_memory=target_memory)
+    targets = Targets.of(cache, teachers, features, views=views, target_memory=target_memory)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return Loader(rows, settings, targets=targets)

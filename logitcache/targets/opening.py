@@ -26,6 +26,7 @@ def cached_targets(
     teachers: Sequence[str] | None = None,
     features: Sequence[str] = (),
     *,
+    views: Sequence[str] = (),
     target_memory: int = DEFAULT_TARGET_MEMORY,
     shuffled: bool = False,
     subset: bool = False,
@@ -40,6 +41,7 @@ def cached_targets(
         data: The images.
         teachers: Whose answers; all teachers by default, none for an empty list.
         features: Which taps of their networks, as ``<teacher>/<tap>``.
+        views: Which views of the cache; all by default.
         target_memory: Bytes that targets may take.
         shuffled: Whether every row gets another row's answer, as a control.
         subset: Whether images of the cache may be missing.
@@ -50,7 +52,9 @@ def cached_targets(
         local_copy_bytes: What that folder may take; 0 to keep nothing.
     """
     cache = open_cache(url, local_copy=local_copy, local_copy_bytes=local_copy_bytes)
-    targets = Targets.of(cache, teachers, features, target_memory=target_memory, shuffled=shuffled)
+    targets = Targets.of(
+        cache, teachers, features, views=views, target_memory=target_memory, shuffled=shuffled
+    )
     source = open_source_for(data, (), "", listing=cache.listing)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return rows, targets

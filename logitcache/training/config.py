@@ -86,6 +86,8 @@ class TrainConfig(Config):
         on_bad_image: ``error``, or ``skip`` to leave out images, of training and validation, that
             cannot be decoded; how many is in the result.
         views: How images are shown where there is no cache.
+        use_views: Which views of the cache, by id, number from 0, or range such as ``0-3``; by
+            default all that the teachers of the objectives have.
         shuffle_targets: Whether every image gets another one's targets, as a control.
         subset: Whether images of the cache may be missing.
         tolerate_pixel_drift: Largest difference of a level, 0 to 255, between the cache's probes
@@ -121,6 +123,7 @@ class TrainConfig(Config):
     labels: LabelsConfig = LabelsConfig()
     on_bad_image: Literal["error", "skip"] = "error"
     views: ViewsConfig | None = None
+    use_views: list[str] = Field(default_factory=list)
     shuffle_targets: bool = False
     subset: bool = False
     tolerate_pixel_drift: int = Field(default=0, ge=0, le=255)
@@ -152,6 +155,13 @@ class TrainConfig(Config):
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str | dict) else value
 
+    @field_validator("use_views", mode="before")
+    @classmethod
+    def _as_names(cls, value: object) -> object:
+        if isinstance(value, str | int):
+            value = str(value).split(",")
+        return [str(name) for name in value] if isinstance(value, list) else value
+
     @field_validator("val", mode="before")
     @classmethod
     def _held_out(cls, value: object) -> object:
@@ -167,6 +177,8 @@ class TrainConfig(Config):
             raise ValueError("give either epochs or steps")
         if self.cache is not None and self.views is not None:
             raise ValueError("a cache has its own views: drop views, or the cache")
+        if self.cache is None and self.use_views:
+            raise ValueError("there are no views to choose from: give a cache, or set views")
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
         return self

@@ -72,6 +72,9 @@ class Evaluator:
         threads: Threads that decode; all processors by default.
         ranks: The processes that evaluate it together, each its share of the images.
         on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
+
+    Attributes:
+        source: The images.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Evaluator:
         ranks: Ranks | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
     ) -> None:
+        self.source = source
         self._ranks = ranks
         processors = ranks.processors if ranks else available_processors()
         settings = LoaderSettings(

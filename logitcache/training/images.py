@@ -41,6 +41,7 @@ def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targe
         config.data,
         needs.teachers,
         needs.features,
+        views=config.use_views,
         target_memory=config.target_memory,
         shuffled=config.shuffle_targets,
         subset=config.subset,

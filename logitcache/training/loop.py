@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
-from logitcache.data.source import notes_of
+from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import Interrupted, UsageError
 from logitcache.files import make_folder, write_file
 from logitcache.networks.build import input_spec
@@ -414,6 +414,8 @@ class _Run:
             processes=self._ranks.count,
             skipped=skipped,
             skipped_val=skipped_val,
+            unlisted=left_out_of(rows.source),
+            unlisted_val=left_out_of(self._evaluator.source) if self._evaluator else {},
             notes=tuple(self._notes),
             **rows.counts(),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class TrainResult:
         withdrawn: Images of the cache that were withdrawn.
         skipped: Training images that could not be decoded and were left out.
         skipped_val: Validation images that could not be decoded and were left out.
+        unlisted: Files of the training set that are not among its images, by the reason.
+        unlisted_val: Files of the validation set, likewise.
         notes: What the user should be told.
     """
 
@@ -58,6 +60,8 @@ class TrainResult:
     withdrawn: int = 0
     skipped: int = 0
     skipped_val: int = 0
+    unlisted: dict[str, int] = field(default_factory=dict)
+    unlisted_val: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

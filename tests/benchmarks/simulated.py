@@ -56,7 +56,7 @@ def simulate(path: Path, rows: int, views: int) -> CacheWriter:
         encoding=ENCODING,
         optional=("lse", "label_logp"),
         unit_rows=unit_rows,
-        view_ids=tuple(view.id for view in recipes),
+        slots=tuple(view.id for view in recipes),
         lock_sha256=sha256(b"lock"),
         class_names_sha256=sha256(b"names"),
     )

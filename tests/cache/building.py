@@ -67,7 +67,7 @@ def group_of(name: str, encoding: Encoding, unit_rows: int = UNIT) -> TeacherGro
         encoding=encoding,
         optional=("lse", "label_logp"),
         unit_rows=unit_rows,
-        view_ids=(VIEW,),
+        slots=(VIEW,),
         lock_sha256="0",
         class_names_sha256="0",
     )

@@ -137,6 +137,7 @@ def test_views_and_images_are_added(place: Path) -> None:
 def build_added(views: dict[str, Any], encoding: dict[str, Any]) -> Summary | None:
     """Add what is missing of some views; None while others lack the new images."""
     try:
-        return build_cache(config_of({"cnn": teacher("cnn")}, views, encoding))
+        config = config_of({"cnn": teacher("cnn")}, views, encoding)
+        return build_cache(config.model_copy(update={"add_views": True}))
     except CacheUnsealed:
         return None

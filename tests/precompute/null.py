@@ -214,7 +214,7 @@ def _declare(writer: CacheWriter, name: str, unit_rows: int, view_ids: list[str]
         encoding=SparseEncoding(CLASSES, 5),
         optional=("lse",),
         unit_rows=unit_rows,
-        view_ids=tuple(view_ids),
+        slots=tuple(view_ids),
         lock_sha256="0",
         class_names_sha256="0",
     )

@@ -385,11 +385,12 @@ def test_stopping_and_progress(images: Path, teachers: Teachers, tmp_path: Path)
         build_cache(
             config(tmp_path / "c", images, teachers),
             on_progress=seen.append,
-            should_stop=lambda: len(seen) >= 5,
+            should_stop=lambda: len(seen) >= 6,
         )
     assert caught.value.exit_code == 3
-    assert [p.images for p in seen] == [8, 16, 24, 32, 40]
+    assert [p.images for p in seen] == [0, 8, 16, 24, 32, 40]
     assert seen[0].total == 120
+    assert seen[0].work == "120 images to show to the teachers, in 2 views"
     with pytest.raises(Interrupted) as early:
         build_cache(config(tmp_path / "d", images, teachers), should_stop=lambda: True)
     assert early.value.exit_code == 130, "nothing was worth keeping"

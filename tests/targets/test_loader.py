@@ -236,6 +236,27 @@ def test_a_damaged_unit_stops_the_epoch(cache_path: Path, images: Path, tmp_path
         epoch_of(found, damaged_view)
 
 
+@pytest.mark.parametrize("wanted", [["1"], ["1", "0"], ["0-1"], []])
+def test_views_can_be_chosen(cache: Cache, images: Path, wanted: list[str]) -> None:
+    ids = list(cache.views)
+    expected = {ids[int(name)] for name in wanted if "-" not in name} or set(ids)
+    with loader(cache, str(images), batch_size=60, size=8, views=wanted) as found:
+        assert {found.view(epoch).id for epoch in range(4)} == expected
+        for (_, targets), epoch in zip(found, range(1), strict=False):
+            whole = cache.read("cnn", found.view(epoch).id, 0, 60)["logp"]
+            stored = torch.from_numpy(whole[targets.rows.numpy()].astype(np.float32))
+            given = targets.teachers["cnn"].log_probs
+            torch.testing.assert_close(given, stored, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("wanted", [["2"], ["vfffe"], ["0-2"]])
+def test_views_that_are_not_there_are_refused(
+    cache: Cache, images: Path, wanted: list[str]
+) -> None:
+    with pytest.raises(UsageError, match="no view"):
+        loader(cache, str(images), size=8, views=wanted)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -210,6 +210,19 @@ def test_the_export_is_what_was_evaluated(images: Path, tmp_path: Path) -> None:
     assert again.loss == pytest.approx(result.evaluation.loss, rel=1e-5)
 
 
+def test_views_of_the_cache_can_be_chosen(images: Path, cache: Path, tmp_path: Path) -> None:
+    runs = {}
+    for name, views in {"all": [], "0": "0", "1": [1], "both": "1,0"}.items():
+        chosen = config(tmp_path / name, images, cache=str(cache), epochs=2, use_views=views)
+        train_student(chosen)
+        runs[name] = weights(tmp_path / name)
+    first = {name: next(iter(found.values())) for name, found in runs.items()}
+    assert not torch.equal(first["0"], first["1"])
+    assert not torch.equal(first["all"], first["0"])
+    with pytest.raises(UsageError, match="give a cache"):
+        config(tmp_path, images, use_views="0")
+
+
 def test_a_finished_run_is_not_repeated(images: Path, tmp_path: Path) -> None:
     first = train_student(config(tmp_path, images, epochs=1))
     assert train_student(config(tmp_path, images, epochs=1), resume=True) == first

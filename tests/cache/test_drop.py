@@ -1,0 +1,234 @@
+"""Dropping teachers, taps and views: readers are not disturbed, kills lose nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from logitcache.cache.describe import describe
+from logitcache.cache.drop import drop_from_cache
+from logitcache.cache.format import FEATURES
+from logitcache.cache.local import LocalLocation
+from logitcache.cache.reader import open_cache
+from logitcache.cache.verify import verify
+from logitcache.errors import UnsupportedFormat, UsageError
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.local import build_cache
+from logitcache.targets.loader import loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Teachers = dict[str, dict[str, str]]
+VIEWS = {"count": 2, "mixup_alpha": 0.8, "eval": True}
+
+
+def config(cache: Path, images: Path, teachers: Teachers, **fields: Any) -> PrecomputeConfig:
+    cnn = {**teachers["cnn"], "features": {"layer3": {}, "layer4": {}}}
+    values = {"cache": str(cache), "data": str(images), "unit_rows": 16, "views": VIEWS}
+    both = {"cnn": cnn, "red": teachers["red"]}
+    return PrecomputeConfig.parse({"teachers": both, **values, **fields}, "")
+
+
+@pytest.fixture(scope="module")
+def made(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("drop") / "cache"
+    build_cache(config(path, images, teachers))
+    return path
+
+
+@pytest.fixture
+def cache(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def answers(cache: Path) -> dict[str, Any]:
+    """Return everything that a reader gets, by group and view."""
+    found = open_cache(cache)
+    return {
+        f"{name}|{view}": found.read(name, view, 0, found.rows_end)
+        for name, group in found.groups.items()
+        for view in found.views_of([group.path.split("/")[1]])
+    }
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, arrays in found.items():
+        for array, values in arrays.items():
+            np.testing.assert_array_equal(values, expected[name][array])
+
+
+def test_views_are_dropped_and_computed_anew(cache: Path, images: Path, teachers: Teachers) -> None:
+    before, reader = answers(cache), open_cache(cache)
+    view = list(reader.views)[1]
+    dropped = drop_from_cache(cache, views=["1"])
+    assert dropped.views == (view,)
+    assert dropped.left_views == tuple(v for v in reader.views if v != view)
+    assert list(open_cache(cache).views) == list(dropped.left_views)
+    assert_same(answers(cache), {n: v for n, v in before.items() if not n.endswith(view)})
+    report = verify(cache)
+    assert report.ok, report
+    assert reader.read("cnn", view, 0, 60), "who has it open can go on"
+    with loader(open_cache(cache), str(images), batch_size=30, size=8) as batches:
+        for _ in range(2):
+            assert sum(len(targets) for _, targets in batches) == 60
+    done = build_cache(config(cache, images, teachers, add_views=True))
+    assert done.computed == 60
+    assert_same(answers(cache), before)
+    assert verify(cache).ok
+
+
+def test_a_cache_with_dropped_views_names_what_a_reader_has_to_know(cache: Path) -> None:
+    assert "dropped-views" in FEATURES
+    drop_from_cache(cache, teachers=["red"])
+    root = json.loads((cache / "zarr.json").read_text())["attributes"]["logitcache"]
+    assert "dropped-views" not in root["requires"], "an older reader reads this"
+    drop_from_cache(cache, views=["0"])
+    root = json.loads((cache / "zarr.json").read_text())["attributes"]["logitcache"]
+    assert "dropped-views" in root["requires"]
+    assert root["format"] == 2
+
+
+def test_an_older_reader_refuses(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop_from_cache(cache, views=["0"])
+    monkeypatch.delitem(FEATURES, "dropped-views")
+    with pytest.raises(UnsupportedFormat, match="dropped-views"):
+        open_cache(cache)
+
+
+@pytest.mark.parametrize(
+    ("what", "gone"),
+    [
+        ({"teachers": ["red"]}, {"red"}),
+        ({"teachers": ["cnn"]}, {"cnn", "cnn/features/layer3", "cnn/features/layer4"}),
+        ({"features": ["cnn/layer3"]}, {"cnn/features/layer3"}),
+    ],
+)
+def test_teachers_and_taps_are_dropped_and_computed_anew(
+    cache: Path, images: Path, teachers: Teachers, what: dict[str, list[str]], gone: set[str]
+) -> None:
+    before = answers(cache)
+    drop_from_cache(cache, **what)
+    left = {name: v for name, v in before.items() if name.partition("|")[0] not in gone}
+    assert_same(answers(cache), left)
+    assert verify(cache).ok
+    assert describe(cache).revision == 3
+    build_cache(config(cache, images, teachers))
+    assert_same(answers(cache), before)
+    assert verify(cache).ok
+
+
+def test_another_teacher_takes_the_name(cache: Path, images: Path, teachers: Teachers) -> None:
+    before = answers(cache)
+    drop_from_cache(cache, teachers=["red"])
+    build_cache(config(cache, images, {"cnn": teachers["cnn"], "red": teachers["cnn"]}))
+    after = answers(cache)
+    view = next(iter(open_cache(cache).views))
+    assert not np.array_equal(
+        next(iter(after[f"red|{view}"].values())), next(iter(before[f"red|{view}"].values()))
+    )
+    np.testing.assert_array_equal(after[f"red|{view}"]["logp"], before[f"cnn|{view}"]["logp"])
+    assert verify(cache).ok
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({}, "nothing to drop"),
+        ({"teachers": ["rad"]}, "did you mean 'red'"),
+        ({"features": ["cnn/layer5"]}, "no feature"),
+        ({"views": ["7"]}, "no view '7'"),
+        ({"teachers": ["cnn", "red"]}, "no teacher would be left"),
+        ({"views": ["0-2"]}, "no view would be left"),
+    ],
+)
+def test_what_cannot_be_dropped_is_named(
+    cache: Path, what: dict[str, list[str]], message: str
+) -> None:
+    before = (cache / "zarr.json").read_bytes()
+    with pytest.raises(UsageError, match=message):
+        drop_from_cache(cache, **what)
+    assert (cache / "zarr.json").read_bytes() == before
+
+
+def test_a_teacher_that_would_be_left_without_views_is_named(
+    images: Path, teachers: Teachers, tmp_path: Path
+) -> None:
+    cache = tmp_path / "c"
+    for count, name in ((1, "red"), (2, "cnn")):
+        values = {"cache": str(cache), "data": str(images), "views": {"count": count}}
+        build_cache(PrecomputeConfig.parse({**values, "teachers": {name: teachers[name]}}, ""))
+    with pytest.raises(UsageError, match="'red' would be left without a view"):
+        drop_from_cache(cache, views=["0"])
+    drop_from_cache(cache, views=["0"], teachers=["red"])
+    assert verify(cache).ok
+
+
+class Killed(BaseException):
+    """Stands for kill -9."""
+
+
+def kill_at_write(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], int]:
+    """Let the process be killed before its n-th change of a file."""
+    count = [0]
+    for name in ("write", "delete"):
+        original = getattr(LocalLocation, name)
+
+        def wrapped(self: Any, key: str, *args: Any, original: Any = original) -> Any:
+            if not key.startswith("claims/"):
+                count[0] += 1
+                if count[0] == number:
+                    raise Killed
+            return original(self, key, *args)
+
+        monkeypatch.setattr(LocalLocation, name, wrapped)
+    return lambda: count[0]
+
+
+WHAT: list[dict[str, list[str]]] = [
+    {"views": ["1"]},
+    {"teachers": ["red"]},
+    {"views": ["2"], "teachers": ["cnn"]},
+]
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_a_kill_at_any_write_leaves_the_old_cache_or_the_new_one(
+    made: Path, tmp_path: Path, images: Path, teachers: Teachers, what: dict[str, list[str]]
+) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(made, whole)
+    ids = list(open_cache(made).views)
+    what = {name: [ids[int(n)] for n in v] if name == "views" else v for name, v in what.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        writes = kill_at_write(patch, 0)
+        drop_from_cache(whole, **what)
+        total = writes()
+    before, after = answers(made), answers(whole)
+    steps = range(1, total + 1, max(1, total // 12))
+    for number in steps:
+        cache = tmp_path / f"killed-{number}"
+        shutil.copytree(made, cache)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at_write(patch, number)
+            with pytest.raises(Killed):
+                drop_from_cache(cache, **what)
+        found = answers(cache)
+        assert_same(found, before if found.keys() == before.keys() else after)
+        assert verify(cache).ok, number
+        try:
+            drop_from_cache(cache, **what)
+        except UsageError:  # it was done
+            assert found.keys() == after.keys()
+        assert_same(answers(cache), after)
+        build_cache(config(cache, images, teachers, add_views=True))
+        assert_same(answers(cache), before)
+        assert verify(cache).ok, number
+        shutil.rmtree(cache)
