@@ -34,7 +34,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "CacheDamaged",
@@ -57,6 +57,7 @@ __all__ = [
     "UnsupportedFormat",
     "UsageError",
     "ViewDrift",
+    "first_of",
     "nearest",
     "redacted",
 ]
@@ -254,6 +255,12 @@ def nearest(name: str, options: Iterable[str]) -> str:
     if len(options) <= 12:
         return "one of " + ", ".join(repr(option) for option in options)
     return f"none of the {len(options)} known names is close"
+
+
+def first_of(names: Sequence[str], most: int = 5) -> str:
+    """Return names for a message: the first ones, and how many there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
 
 
 def redacted(url: str) -> str:

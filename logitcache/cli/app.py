@@ -6,6 +6,7 @@ Results go to stdout, progress and errors to stderr.
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 from typing import Annotated, NoReturn
 
@@ -47,6 +48,8 @@ def _version(
 
 def main() -> None:
     """Run the command line and leave with the exit code of what happened."""
+    # what the package logs, its commands print
+    logging.getLogger("logitcache").addHandler(logging.NullHandler())
     try:
         app()
     except LogitcacheError as error:

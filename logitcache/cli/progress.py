@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from logitcache.cache.verify import VerifyProgress
     from logitcache.precompute.compute import Progress as PrecomputeProgress
     from logitcache.precompute.compute import WorkerProgress
@@ -61,9 +63,7 @@ class ProgressLine:
         seconds = max(1e-9, time.monotonic() - self._started)
         if progress.work:
             self._print(f"{self._title}: {progress.work}")
-        for notice in progress.notices[self._noticed :]:
-            self._print(f"{self._title}: {notice}")
-        self._noticed = len(progress.notices)
+        self._notice(progress.notices)
         for worker in progress.workers:
             self._show_worker(worker)
         gone = self._workers.keys() - {worker.name for worker in progress.workers}
@@ -77,6 +77,7 @@ class ProgressLine:
 
     def train(self, progress: TrainProgress) -> None:
         """Show how far a training is."""
+        self._notice(progress.notes)
         if progress.phase == "exporting":
             self._show(progress.step, progress.steps, "", phase="exporting the network")
             return
@@ -111,6 +112,12 @@ class ProgressLine:
         seconds = max(1e-9, time.monotonic() - self._started)
         rate = f"{progress.done / seconds / 1e6:.0f} MB/s"
         self._show(progress.done // 10**6, progress.total // 10**6, rate)
+
+    def _notice(self, notices: Sequence[str]) -> None:
+        """Print what has not been printed yet."""
+        for notice in notices[self._noticed :]:
+            self._print(f"{self._title}: {notice}")
+        self._noticed = max(self._noticed, len(notices))
 
     def _print(self, text: str) -> None:
         """Print a line as it is."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.data.source import left_out_of, notes_of
-from logitcache.errors import DataMismatch
+from logitcache.errors import DataMismatch, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +35,6 @@ __all__ = [
 
 _DIGITS = re.compile(r"([0-9]+)")
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
-_MOST_NAMED = 5
 UNKNOWN_CLASS = -2
 """Stands for a class that another list does not have."""
 
@@ -115,19 +114,14 @@ def _unknown_classes(
     missing = [name for name, position in zip(class_names, found, strict=True) if position is None]
     hint = "rename the folders, or leave them out"
     if missing:
-        hint += f"; {whose} also has {_few(missing)}, of which there are no images here"
+        hint += f"; {whose} also has {first_of(missing)}, of which there are no images here"
     return DataMismatch(
         f"{len(unknown)} classes of these images are not classes of {whose}",
         where=source.description,
-        expected=f"classes among {_few(class_names)}",
-        got=_few(unknown),
+        expected=f"classes among {first_of(class_names)}",
+        got=first_of(unknown),
         hint=hint,
     )
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_MOST_NAMED])
-    return shown if len(names) <= _MOST_NAMED else f"{shown}, … ({len(names)} in all)"
 
 
 class RelabeledSource:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from logitcache.data.classes import class_name, sorted_classes
 from logitcache.data.identity import normalise_key
-from logitcache.errors import DataError
+from logitcache.errors import DataError, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,7 +64,6 @@ _SPLITS = frozenset(
 _METADATA = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet", "labels.csv"})
 _MACOS = "__MACOSX"
 _SEPARATOR = os.sep
-_MOST_NAMED = 4
 _MOST_REASONS = 20
 
 
@@ -409,8 +408,8 @@ def _mixed(files: Sequence[ListedFile], where: str) -> DataError:
         "some images are in class folders and some are not",
         where=where,
         expected="one folder per class, or no folder at all",
-        got=f"{len(stray)} images outside of any folder ({_few(stray)}) next to the folders "
-        f"{_few(classes)}",
+        got=f"{len(stray)} images outside of any folder ({first_of(stray)}) next to the folders "
+        f"{first_of(classes)}",
         hint="move them into a class folder, or out of the images",
     )
 
@@ -425,7 +424,7 @@ def _check_splits(folders: set[str], where: str) -> None:
     raise DataError(
         "this folder holds several sets of images, not classes",
         where=where,
-        got=f"folders {_few(names)}",
+        got=f"folders {first_of(names)}",
         hint=f"point at one of them: --data {where}/{train} --val {where}/{other}",
     )
 
@@ -459,7 +458,7 @@ def _check_depth(files: Sequence[ListedFile], where: str, rule: ClassFolder) -> 
             raise DataError(
                 f"{len(merged)} class names occur in several folders, which would become one class",
                 where=where,
-                got=f"{name}: {_few(paths)}",
+                got=f"{name}: {first_of(paths)}",
                 hint="rename the folders, or let the first folder name the class "
                 "(--set data.class_folder=first)",
             )
@@ -474,7 +473,7 @@ def _check_depth(files: Sequence[ListedFile], where: str, rule: ClassFolder) -> 
             "all images would become one class",
             where=where,
             expected="one folder per class below the root",
-            got=f"{name}, which holds {_few(paths)}",
+            got=f"{name}, which holds {first_of(paths)}",
             hint=f"point at {where}/{name}",
         )
     leaves = [path.rpartition("/")[2] for one in several.values() for path in one]
@@ -482,15 +481,10 @@ def _check_depth(files: Sequence[ListedFile], where: str, rule: ClassFolder) -> 
         raise DataError(
             "it is not clear which folders are the classes",
             where=where,
-            got=f"{name} holds {_few(paths)}",
+            got=f"{name} holds {first_of(paths)}",
             hint="say whether the first or the last folder above an image names its class: "
             "--set data.class_folder=first, or last",
         )
     return [
-        f"folders inside of class folders belong to their class: {_few(paths)} are all {name!r}"
+        f"folders inside of class folders belong to their class: {first_of(paths)} are all {name!r}"
     ]
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_MOST_NAMED])
-    return shown if len(names) <= _MOST_NAMED else f"{shown}, … ({len(names)} in all)"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "HUB",
     "InputSpec",
     "NetworkConfig",
     "architecture",
@@ -38,6 +39,7 @@ __all__ = [
     "class_names_of",
     "input_spec",
     "is_own_model",
+    "size_is_default",
     "size_is_known",
 ]
 
@@ -46,7 +48,8 @@ OWN_MODELS = (civt, rednet)
 
 PRETRAINED = "pretrained"
 _LOCAL = "local-dir:"
-_HUB = "hf-hub:"
+HUB = "hf-hub:"
+"""Prefix of a model that lies in a repository of the Hugging Face Hub."""
 _RGB = 3
 
 
@@ -70,7 +73,7 @@ class NetworkConfig(Config):
     @property
     def is_trained(self) -> bool:
         """Whether the network comes with weights."""
-        return self.weights is not None or self.model.startswith((_LOCAL, _HUB))
+        return self.weights is not None or self.model.startswith((_LOCAL, HUB))
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,21 @@ def size_is_known(network: nn.Module, config: NetworkConfig) -> bool:
     return isinstance(getattr(network, POSITIONS, None), Tensor)
 
 
+def size_is_default(network: nn.Module, config: NetworkConfig) -> bool:
+    """Return whether the size of a network's input is the default of its model.
+
+    It is then neither that of its weights nor one that the user gives: the network has fresh
+    weights, or those of a bare file.
+
+    Args:
+        network: A network made by :func:`build_network`.
+        config: What it was built from.
+    """
+    if config.size or config.kwargs.get("img_size") is not None:
+        return False
+    return not config.is_trained or not size_is_known(network, config)
+
+
 def check_model_name(model: str) -> None:
     """Refuse a name that timm does not know.
 
@@ -229,7 +247,7 @@ def check_model_name(model: str) -> None:
     Raises:
         UsageError: An unknown name, with the nearest known ones.
     """
-    if model.startswith((_LOCAL, _HUB)):
+    if model.startswith((_LOCAL, HUB)):
         return
     name = model.partition(".")[0]
     if not timm.is_model(name):
@@ -295,7 +313,7 @@ def _build(config: NetworkConfig, num_classes: int | None, *, untrained: bool) -
     kwargs = dict(config.kwargs)
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
-    if config.model.startswith((_LOCAL, _HUB)):
+    if config.model.startswith((_LOCAL, HUB)):
         if config.weights not in (None, PRETRAINED):
             raise UsageError(
                 "an exported network brings its own weights",

@@ -13,7 +13,7 @@ import torch
 from logitcache.cache.format import teacher_of
 from logitcache.cache.groups import FeatureGroup
 from logitcache.cache.units import Conditions
-from logitcache.errors import Interrupted, UsageError
+from logitcache.errors import Interrupted
 from logitcache.platforms import available_processors
 from logitcache.precompute.background import Background
 from logitcache.precompute.environment import versions
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.teachers.member import Precision
 
-__all__ = ["Progress", "Workbench", "WorkerProgress", "compute_plan", "resolve_device", "stopped"]
+__all__ = ["Progress", "Workbench", "WorkerProgress", "compute_plan", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -233,35 +233,6 @@ def compute_plan(
             if after_item is not None:
                 after_item(item)
     return shown
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device that a name means; ``auto`` takes an accelerator if there is one.
-
-    Raises:
-        UsageError: There is no such device here.
-    """
-    if name != "auto":
-        return _usable(name)
-    accelerator = (
-        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    )
-    return accelerator or torch.device("cpu")
-
-
-def _usable(name: str) -> torch.device:
-    """Return a device on which a tensor can be made."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # unknown or absent; built without support
-        raise UsageError(
-            "this device cannot be used",
-            where="device",
-            got=f"{name}: {str(error).partition(chr(10))[0]}",
-            hint="auto takes an accelerator if there is one, else the processor",
-        ) from None
-    return device
 
 
 def stopped(writer: CacheWriter) -> Interrupted:

@@ -18,8 +18,8 @@ from logitcache.cache.format import (
     teacher_of,
 )
 from logitcache.data.readers import open_source
+from logitcache.networks.device import resolve_device
 from logitcache.precompute.batch_size import choose_batch
-from logitcache.precompute.compute import resolve_device
 from logitcache.precompute.footprint import GroupPlan, cache_footprint, group_footprint
 from logitcache.precompute.payback import break_even_epochs
 from logitcache.precompute.plan import check_classes
@@ -215,7 +215,12 @@ def estimate_cache(config: PrecomputeConfig) -> Estimate:
 def _ensemble(
     config: PrecomputeConfig, source: Source, views: Sequence[View], device: torch.device
 ) -> Ensemble:
-    ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
+    ensemble = Ensemble(
+        config.teachers,
+        device=device,
+        precision=config.precision,
+        class_names=source.class_names,
+    )
     for name, member in ensemble.members.items():
         check_classes(name, member, source)
     for view in views:

@@ -10,10 +10,12 @@ from logitcache.cache.claims import MANIFEST, Claims
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import read_manifest
 from logitcache.cache.partners import mixed_views
+from logitcache.data.decode import DECODING
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import CacheUnsealed
+from logitcache.networks.device import resolve_device
 from logitcache.precompute.batch_size import choose_batch, memory_explained
-from logitcache.precompute.compute import Progress, compute_plan, resolve_device
+from logitcache.precompute.compute import Progress, compute_plan
 from logitcache.precompute.measure import (
     Size,
     count_images,
@@ -22,7 +24,7 @@ from logitcache.precompute.measure import (
     teacher_accuracy,
 )
 from logitcache.precompute.plan import Plan, make_plan
-from logitcache.precompute.preflight import FirstUnit, check_accuracy, check_storage
+from logitcache.precompute.preflight import FirstUnit, check_accuracy, check_sizes, check_storage
 from logitcache.precompute.probing import keep_probes
 from logitcache.precompute.recipes import check_recipes
 from logitcache.precompute.rows import open_images
@@ -94,21 +96,29 @@ def build_cache(
     added = check_recipes(config, location)
     # on a cluster this process only plans, and leaves the accelerators to the workers
     device = resolve_device("cpu" if config.on_cluster else config.device)
-    ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
+    ensemble = Ensemble(
+        config.teachers,
+        device=device,
+        precision=config.precision,
+        class_names=source.class_names,
+    )
     known = set() if location.is_empty() else set(read_manifest(location).teachers)
     new = sorted(ensemble.members.keys() - known)
     batch, notes = choose_batch(ensemble, new, config.batch_size)
     config = config.model_copy(update={"batch_size": batch})
     check_accuracy(source, ensemble, new, batch, config.min_accuracy)
+    table = read_manifest(location).data.decoding if known else DECODING
+    early = [*added, *check_sizes(source, ensemble, new, table)]
+    early += [note for name in new for note in ensemble.members[name].notes]
     claims = Claims(location)
     with memory_explained():
         with claims.exclusive(MANIFEST):
             plan = make_plan(config, source, ensemble)
-            plan.notes.extend([*added, *notes])
+            plan.notes.extend([*early, *notes])
             if plan.items:
                 check_storage(plan)
         if on_progress is not None:
-            on_progress(Progress(0, plan.images, work=plan.work))
+            on_progress(Progress(0, plan.images, notices=tuple(early), work=plan.work))
         started = time.monotonic()
         shown = _compute(config, plan, ensemble, claims, on_progress, should_stop)
     seconds = time.monotonic() - started

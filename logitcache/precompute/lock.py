@@ -68,7 +68,7 @@ def as_locked(config: TeacherConfig, lock: Mapping[str, Any]) -> TeacherConfig:
         update={
             "kwargs": {**lock.get("kwargs", {}), **config.kwargs},
             "size": config.size or lock["input"]["size"],
-            "class_map": config.class_map or (tuple(class_map) if class_map else None),
+            "class_map": config.class_map or (tuple(class_map) if class_map else "position"),
             "channels_last": config.channels_last or bool(lock.get("channels_last")),
             "compile": config.compile or bool(lock.get("compile")),
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from logitcache.cache.claims import CLAIMS
 from logitcache.cache.format import sha256
 from logitcache.cache.groups import FeatureGroup
 from logitcache.cache.ledger import read_commits
+from logitcache.data.sizes import median_side
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, NetworkError, StorageError
 from logitcache.precompute.trial import TRIAL_IMAGES, ask
@@ -32,13 +34,22 @@ if TYPE_CHECKING:
     from logitcache.precompute.worklist import WorkItem
     from logitcache.teachers.ensemble import Ensemble
 
-__all__ = ["FirstUnit", "accuracy_floor", "check_accuracy", "check_storage", "estimated_bytes"]
+__all__ = [
+    "FirstUnit",
+    "accuracy_floor",
+    "check_accuracy",
+    "check_sizes",
+    "check_storage",
+    "estimated_bytes",
+]
 
 _TRIAL_BYTES = 1 << 16
 _FEWEST_IMAGES = 128
 _DEVIATIONS = 4.0
 _SPARSE_SHARE, _DENSE_SHARE = 0.5, 0.9  # of the bytes before compression, docs/format.md
 _HEADROOM = 1.05
+_MUCH_LARGER = 2
+_TIMED_IMAGES = 8
 
 
 def check_storage(plan: Plan) -> None:
@@ -110,6 +121,42 @@ def check_accuracy(
                 f"(--set teachers.{name}.class_map=[...]); --set min_accuracy=0 goes on anyway",
             )
     return found
+
+
+def check_sizes(
+    source: Source, ensemble: Ensemble, names: Collection[str], table: int
+) -> list[str]:
+    """Compare the input of teachers whose weights do not say it with the size of the images.
+
+    Args:
+        source: The images.
+        ensemble: Who answers.
+        names: Which of them are new to the cache.
+        table: Version of the table that images are decoded by.
+
+    Returns:
+        A note for each teacher whose input, the default of its model, is much larger than the
+        images, with the rate it was measured to have.
+    """
+    unknown = [name for name in names if not ensemble.members[name].size_is_known]
+    side = median_side(source, table) if unknown else None
+    notes = []
+    for name in unknown:
+        member = ensemble.members[name]
+        if side is None or member.input.size < _MUCH_LARGER * side:
+            continue
+        size = member.input.size
+        batch = np.zeros((_TIMED_IMAGES, 3, size, size), dtype=np.uint8)
+        member.answer(batch)
+        started = time.perf_counter()
+        member.answer(batch)
+        rate = _TIMED_IMAGES / (time.perf_counter() - started)
+        notes.append(
+            f"teacher {name}: its weights file does not say which size its input has; {size} "
+            f"pixels, the default of its model, are used, {rate:.0f} images/s; the images have "
+            f"{side} pixels: set teachers.{name}.size if it was trained on such"
+        )
+    return notes
 
 
 def accuracy_floor(classes: int, images: int) -> float:

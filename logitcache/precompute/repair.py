@@ -27,7 +27,8 @@ from logitcache.cache.writer import CacheWriter
 from logitcache.config import Config
 from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError
-from logitcache.precompute.compute import compute_plan, resolve_device
+from logitcache.networks.device import resolve_device
+from logitcache.precompute.compute import compute_plan
 from logitcache.precompute.lock import as_locked, check_lock
 from logitcache.precompute.plan import Plan
 from logitcache.precompute.rows import open_images, rows_of_cache

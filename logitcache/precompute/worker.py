@@ -93,8 +93,9 @@ class WorkbenchOpener:
 
         from logitcache.cache.claims import Claims
         from logitcache.cache.location import locate
+        from logitcache.networks.device import resolve_device
         from logitcache.precompute.agreement import agreement_of, compare_agreements
-        from logitcache.precompute.compute import Workbench, resolve_device
+        from logitcache.precompute.compute import Workbench
         from logitcache.precompute.plan import join_plan
         from logitcache.precompute.rows import open_images
         from logitcache.teachers.ensemble import Ensemble
@@ -105,7 +106,12 @@ class WorkbenchOpener:
         torch.set_num_threads(threads)
         source = open_images(config.data, locate(config.cache))
         device = resolve_device(config.device)
-        ensemble = Ensemble(config.teachers, device=device, precision=config.precision)
+        ensemble = Ensemble(
+            config.teachers,
+            device=device,
+            precision=config.precision,
+            class_names=source.class_names,
+        )
         locks = {name: member.lock for name, member in ensemble.members.items()}
         views = [view.id for view in config.views.views()]
         compare_agreements(self._agreement, agreement_of(source, locks, views), source)

@@ -10,7 +10,7 @@ import numpy as np
 from logitcache.teachers.member import KeptTap, Member
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class Ensemble:
         configs: By name.
         device: Where all of them run.
         precision: What all of them compute in.
+        class_names: Names of the classes of the data in order; empty without labels.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Ensemble:
         *,
         device: torch.device,
         precision: Precision,
+        class_names: Sequence[str] = (),
     ) -> None:
         self.members = {
-            name: Member(name, config, device=device, precision=precision)
+            name: Member(name, config, device=device, precision=precision, class_names=class_names)
             for name, config in configs.items()
         }
         self._taps: dict[str, Tap] = {}

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 
 from logitcache.encoding.feature_choice import FeatureConfig
-from logitcache.errors import NetworkError, UsageError
+from logitcache.errors import NetworkError
 from logitcache.networks.build import (
     InputSpec,
     NetworkConfig,
     architecture,
     build_network,
     check_model_name,
+    class_names_of,
     input_spec,
+    size_is_known,
 )
 from logitcache.networks.digest import weights_digest
 from logitcache.networks.taps import TappedNetwork, tap_shapes
+from logitcache.teachers.class_map import choose_class_map
 from logitcache.teachers.reduce import reduced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -43,8 +46,8 @@ class TeacherConfig(NetworkConfig):
 
     Attributes:
         class_map: For each class of the data, the teacher's class of the same meaning. The answer
-            is restricted to those classes before it is normalised. Needed wherever the numbers of
-            classes differ.
+            is restricted to those classes before it is normalised. By default classes are mapped
+            by name where the network has names; ``position`` takes them in the order of the data.
         features: Which taps of its network are kept, and how; names as in
             :mod:`logitcache.networks.taps`.
         channels_last: Whether convolutions run in that memory format; faster where the device has
@@ -52,7 +55,7 @@ class TeacherConfig(NetworkConfig):
         compile: Whether the network is compiled by ``torch.compile``; part of the lock too.
     """
 
-    class_map: tuple[int, ...] | None = Field(default=None, min_length=2)
+    class_map: Annotated[tuple[int, ...], Field(min_length=2)] | Literal["position"] | None = None
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
     channels_last: bool = False
     compile: bool = False
@@ -91,14 +94,30 @@ class Member:
         config: Which network.
         device: Where it runs.
         precision: ``float32``, or what autocast computes in.
+        class_names: Names of the classes of the data in order; empty without labels.
+
+    Attributes:
+        name: How the cache calls it.
+        input: What its network wants to be fed.
+        size_is_known: Whether the size of the input is that of the weights, or of the user; else it
+            is the default of the model.
+        source: Where its weights come from, in words.
+        notes: What the user should know of how its classes were mapped.
 
     Raises:
         NetworkError: It has no weights, or they do not fit.
-        UsageError: No such model, or the class map names classes it does not have.
+        UsageError: No such model, the class map names classes it does not have, or the data has
+            classes that it does not have.
     """
 
     def __init__(
-        self, name: str, config: TeacherConfig, *, device: torch.device, precision: Precision
+        self,
+        name: str,
+        config: TeacherConfig,
+        *,
+        device: torch.device,
+        precision: Precision,
+        class_names: Sequence[str] = (),
     ) -> None:
         check_model_name(config.model)
         if not config.is_trained:
@@ -112,14 +131,18 @@ class Member:
         self.name = name
         self.input: InputSpec = input_spec(network, config.size)
         self._outputs = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
-        self._class_map = _checked_class_map(name, config.class_map, self._outputs)
+        self.size_is_known = size_is_known(network, config)
+        class_map, self.notes = choose_class_map(
+            name, config.class_map, class_names, class_names_of(network), self._outputs
+        )
+        self._class_map = None if class_map is None else torch.tensor(class_map)
         lock = {
             **architecture(network, config),
             "weights_sha256": weights_digest(network),
             "outputs": self._outputs,
             "input": {n: v for n, v in self.input.to_json().items() if n != "crop_mode"},
             "precision": precision,
-            "class_map": config.class_map,
+            "class_map": class_map,
             **config.execution,
         }
         self._lock: dict[str, Any] = json.loads(json.dumps(lock))  # as it reads in a manifest
@@ -202,16 +225,3 @@ class Member:
         half = self._precision != "float32"
         dtype = getattr(torch, self._precision) if half else torch.bfloat16
         return torch.autocast(self._device.type, dtype=dtype, enabled=half)
-
-
-def _checked_class_map(name: str, class_map: tuple[int, ...] | None, outputs: int) -> Tensor | None:
-    if class_map is None:
-        return None
-    wrong = [index for index in class_map if not 0 <= index < outputs]
-    if wrong:
-        raise UsageError(
-            f"the class map of teacher {name!r} names classes it does not have",
-            expected=f"numbers from 0 to {outputs - 1}",
-            got=wrong[:5],
-        )
-    return torch.tensor(class_map)

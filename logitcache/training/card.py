@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from logitcache.networks.build import is_own_model
+from logitcache.files import write_file
+from logitcache.networks.build import HUB, is_own_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from logitcache.data.readers import DataConfig
     from logitcache.networks.build import InputSpec
     from logitcache.training.config import TrainConfig
     from logitcache.training.evaluation import Evaluation
@@ -45,11 +48,7 @@ def write_card(
         evaluation: At the end; None without images to evaluate on.
         cache: Where targets came from, see ``TargetsReader.provenance``; None without.
     """
-    front: dict[str, Any] = {
-        "library_name": "timm",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "timm", "logitcache", "knowledge-distillation"],
-    }
+    front = _front_matter(config, architecture, evaluation)
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {architecture}",
@@ -58,7 +57,59 @@ def write_card(
         _teachers(cache),
         _recipe(config, steps),
     ]
-    (folder / _FILE).write_text("\n\n".join(sections) + "\n")
+    write_file(folder / _FILE, "\n\n".join(sections) + "\n")
+
+
+def _front_matter(
+    config: TrainConfig, architecture: str, evaluation: Evaluation | None
+) -> dict[str, Any]:
+    """Return the metadata of the card, as the Hugging Face Hub reads it."""
+    front: dict[str, Any] = {
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "timm", "logitcache", "knowledge-distillation"],
+    }
+    if config.license is not None:
+        front["license"] = config.license
+    base = _base_model(config)
+    if base is not None:
+        front["base_model"] = base
+    front["datasets"] = [_dataset_name(config.data)]
+    if evaluation is not None and config.val is not None:
+        front["metrics"] = ["accuracy"]
+        metrics = [{"type": "accuracy", "name": "top-1 accuracy", "value": evaluation.top1}]
+        if evaluation.top5 is not None:
+            metrics.append({"type": "accuracy", "name": "top-5 accuracy", "value": evaluation.top5})
+        name = _dataset_name(config.val)
+        front["model-index"] = [
+            {
+                "name": architecture,
+                "results": [
+                    {
+                        "task": {"type": "image-classification", "name": "Image Classification"},
+                        "dataset": {"type": name, "name": name, "split": config.val.split},
+                        "metrics": metrics,
+                    }
+                ],
+            }
+        ]
+    return front
+
+
+def _base_model(config: TrainConfig) -> str | None:
+    """Return the model on the Hub that the student started from, None if it did not."""
+    student = config.student
+    if student.model.startswith(HUB):
+        return student.model.removeprefix(HUB)
+    return f"timm/{student.model}" if student.weights == "pretrained" else None
+
+
+def _dataset_name(data: DataConfig) -> str:
+    """Return the name of a set of images, without the folders it lies in."""
+    kind, _, folder = data.name.partition(":")
+    if kind.startswith("torch/"):
+        return kind.removeprefix("torch/")
+    return PurePath(folder or kind).name or data.name
 
 
 def _what(
@@ -108,6 +159,6 @@ def _teachers(cache: Mapping[str, Any] | None) -> str:
 
 def _recipe(config: TrainConfig, steps: int) -> str:
     values = config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    own = {"out", "device", "threads", "workers", "cache"}
+    own = {"out", "license", "device", "threads", "workers", "cache"}
     told = {name: value for name, value in values.items() if name not in own} | {"steps": steps}
     return f"## Recipe\n\n```yaml\n{yaml.safe_dump(told, sort_keys=False)}```"

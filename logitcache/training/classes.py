@@ -6,19 +6,32 @@ are mapped to them by name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from logitcache.data.classes import class_positions
 from logitcache.data.readers import open_source, open_source_for
-from logitcache.errors import DataError, DataMismatch, UsageError
+from logitcache.errors import DataError, DataMismatch, UsageError, first_of
+from logitcache.networks.build import class_names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import nn
+
     from logitcache.data.source import Source
+    from logitcache.students.build import StudentConfig
     from logitcache.targets.match import ImageRows
     from logitcache.training.config import TrainConfig
 
-__all__ = ["check_labeled", "class_count", "class_names", "validation_images"]
+__all__ = [
+    "check_labeled",
+    "class_count",
+    "class_names",
+    "reorder_classifier",
+    "validation_images",
+]
 
 
 def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> int:
@@ -75,6 +88,38 @@ def class_names(config: TrainConfig, rows: ImageRows, classes: int) -> list[str]
         )
     names = list(config.class_names or rows.class_names)
     return names if len(names) == classes else None
+
+
+@torch.no_grad()
+def reorder_classifier(
+    network: nn.Module, config: StudentConfig, names: Sequence[str] | None
+) -> list[str]:
+    """Put the outputs of a pretrained classifier into the order of the classes of the run.
+
+    Args:
+        network: The student, with the number of outputs of the run.
+        config: What it was built from.
+        names: Names of the classes of the run; None if they are not known.
+
+    Returns:
+        A note where the weights have the names of other classes.
+    """
+    own = class_names_of(network) if config.is_trained and not config.surgery.probe else None
+    if own is None or names is None or own == names:
+        return []
+    positions = class_positions(names, own)
+    if None in positions:
+        return [
+            "the classifier that the student starts from has other classes "
+            f"({first_of(own)}), which are not those of the run ({first_of(names)})"
+        ]
+    order = torch.tensor(positions)
+    cfg: Any = network.pretrained_cfg
+    heads = cfg["classifier"]
+    for head in [heads] if isinstance(heads, str) else heads:
+        for tensor in network.get_submodule(head).parameters():
+            tensor.copy_(tensor[order])
+    return []
 
 
 def validation_images(config: TrainConfig, rows: ImageRows) -> Source:

@@ -105,6 +105,7 @@ class TrainConfig(Config):
         eval_every: Epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every: Epochs between checkpoints.
         onnx: Whether the export holds the network as ONNX too.
+        license: Of the exported weights, as the Hugging Face Hub names it; for the model card.
         target_memory: Bytes that targets may take in memory, in each process, as ``2GB``.
         local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
             default.
@@ -140,6 +141,7 @@ class TrainConfig(Config):
     eval_every: _Positive = 1
     checkpoint_every: _Positive = 1
     onnx: bool = False
+    license: str | None = None
     target_memory: Annotated[Bytes, Field(ge=1)] = 2**30
     local_copy: str | None = None
     local_copy_bytes: Annotated[Bytes, Field(ge=0)] = 10 * 2**30

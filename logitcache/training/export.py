@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from logitcache.networks.build import InputSpec
 
 __all__ = ["export_network"]
+
+_WEIGHTS = "model.safetensors"
 
 
 def export_network(
@@ -31,10 +34,12 @@ def export_network(
         folder: Where to; created if need be.
         class_names: Names of its outputs in order, if they are known; ``label_names`` in timm.
     """
+    # what the network was built from may have named other classes
+    forgotten = {"label_names": None, "label_descriptions": None}
     save_for_hf(
         network,
         str(folder),
-        model_config={"label_names": list(class_names)} if class_names else None,
+        model_config={"label_names": list(class_names or ()), "pretrained_cfg": forgotten},
         safe_serialization=True,
         data_config={
             "input_size": (len(spec.mean), spec.size, spec.size),
@@ -45,3 +50,5 @@ def export_network(
             "crop_mode": spec.crop_mode,
         },
     )
+    # Transformers and Diffusers refuse files that do not name the library whose tensors they hold
+    save_file(network.state_dict(), folder / _WEIGHTS, metadata={"format": "pt"})

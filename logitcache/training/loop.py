@@ -21,14 +21,19 @@ from logitcache.students.build import build_student, plain
 from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.training.card import write_card
-from logitcache.training.classes import class_count, class_names, validation_images
+from logitcache.training.classes import (
+    class_count,
+    class_names,
+    reorder_classifier,
+    validation_images,
+)
 from logitcache.training.evaluation import Evaluation, Evaluator
 from logitcache.training.export import export_network
 from logitcache.training.finite import FiniteLoss
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
 from logitcache.training.lesson import Lesson
-from logitcache.training.notes import asked_notes
+from logitcache.training.notes import asked_notes, size_notes
 from logitcache.training.onnx import check_onnx_is_there, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.ranks import Ranks
@@ -148,6 +153,8 @@ class _Run:
         if config.crop_pct is not None:
             self._spec = replace(self._spec, crop_pct=config.crop_pct)
         self._class_names = class_names(config, rows, classes)
+        self._notes += reorder_classifier(network, config.student, self._class_names)
+        self._notes += size_notes(network, config.student, self._spec.size, rows)
         cached = targets.reader.features if targets else {}
         self._lesson = Lesson(
             network,
@@ -378,6 +385,7 @@ class _Run:
                 images_per_second=rates["images_per_second"],
                 data_wait=rates["data_wait"],
                 top1=state.evaluation.top1 if state.evaluation else None,
+                notes=tuple(self._notes),
             )
         )
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from logitcache.data.sizes import median_side
+from logitcache.networks.build import size_is_default
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from logitcache.objectives.combine import ObjectiveConfig
-    from logitcache.targets.loader import Targets
+    from torch import nn
 
-__all__ = ["asked_notes"]
+    from logitcache.objectives.combine import ObjectiveConfig
+    from logitcache.students.build import StudentConfig
+    from logitcache.targets.loader import Targets
+    from logitcache.targets.match import ImageRows
+
+__all__ = ["asked_notes", "size_notes"]
 
 _LOG = logging.getLogger(__name__)
+_MUCH_LARGER = 2
 
 
 def asked_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig]) -> tuple[str, ...]:
@@ -34,3 +42,25 @@ def asked_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig]) -> tu
     for note in dict.fromkeys(notes):
         _LOG.warning(note)
     return tuple(dict.fromkeys(notes))
+
+
+def size_notes(
+    network: nn.Module, config: StudentConfig, size: int, rows: ImageRows
+) -> tuple[str, ...]:
+    """Return a note where the network's input is much larger than the images, and nobody asked.
+
+    Args:
+        network: The student.
+        config: What it was built from.
+        size: Side of its input in pixels.
+        rows: The images.
+    """
+    if not size_is_default(network, config):
+        return ()
+    side = median_side(rows.source, rows.table)
+    if side is None or size < _MUCH_LARGER * side:
+        return ()
+    return (
+        f"the images have {side} pixels and are shown with {size}, the default of the student's "
+        f"model: --set student.size={side} is about {(size / side) ** 2:.0f} times faster",
+    )

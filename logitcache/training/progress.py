@@ -25,6 +25,7 @@ class TrainProgress:
         images_per_second: Since the run began or went on.
         data_wait: Share of that time spent waiting for batches.
         top1: Of the last evaluation.
+        notes: What the user should be told, all of it so far.
     """
 
     phase: Literal["training", "evaluating", "exporting"]
@@ -38,6 +39,7 @@ class TrainProgress:
     images_per_second: float
     data_wait: float
     top1: float | None
+    notes: tuple[str, ...] = ()
 
 
 class Pace:

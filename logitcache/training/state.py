@@ -42,6 +42,7 @@ _FREE_FIELDS = {
     "threads",
     "workers",
     "on_bad_image",
+    "license",
     "checkpoint_every",
     "tolerate_pixel_drift",
     "local_copy",

@@ -320,10 +320,9 @@ def test_all_classes_are_stored_dense_and_said_so(
     images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
     summary = build_cache(config(tmp_path / "c", images, teachers, encoding={"top_k": 3}))
-    assert len(summary.notes) == 2
-    assert "stored dense" in summary.notes[0]
+    assert len([note for note in summary.notes if "stored dense" in note]) == 2
     sparse = build_cache(config(tmp_path / "d", images, teachers, encoding={"top_k": 2}))
-    assert sparse.notes == ()
+    assert not [note for note in sparse.notes if "stored dense" in note]
     assert open_cache(tmp_path / "d").teacher("red").encoding.to_json()["top_k"] == 2
 
 

@@ -8,13 +8,18 @@ import pytest
 import timm
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from onnx.reference import ReferenceEvaluator
+from safetensors import safe_open
 
 from logitcache.cache.reader import open_cache
 from logitcache.errors import UsageError
+from logitcache.networks.build import NetworkConfig, build_network, class_names_of, input_spec
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
+from logitcache.training.export import export_network
 from logitcache.training.loop import train_student
+from logitcache.training.result import read_result
 from tests.training.test_loop import config
 
 if TYPE_CHECKING:
@@ -55,7 +60,7 @@ def exported(images: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
         {"match": {"teacher": "red", "tap": "layer1", "student": "blocks.0", "prefix": False}},
     ]
     fields: dict[str, Any] = {"cache": str(cache), "objectives": objectives, "student": CIVT}
-    train_student(config(out, images, **fields, epochs=1, onnx=True))
+    train_student(config(out, images, **fields, epochs=1, onnx=True, license="apache-2.0"))
     return out / "export"
 
 
@@ -96,6 +101,37 @@ def test_the_card_says_where_it_comes_from(exported: Path, cache: Path) -> None:
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["network"].num_classes == 3
+
+
+def test_the_card_has_the_metadata_of_the_hub(exported: Path, images: Path) -> None:
+    data = ModelCard.load(exported / "README.md").data
+    assert data.license == "apache-2.0"
+    assert data.datasets == [images.name]
+    assert data.metrics == ["accuracy"]
+    assert data.eval_results is not None
+    (top1, *_) = data.eval_results
+    assert (top1.task_type, top1.metric_type, top1.dataset_name) == (
+        "image-classification",
+        "accuracy",
+        images.name,
+    )
+    result = read_result(exported.parent)
+    assert result is not None
+    assert result.evaluation is not None
+    assert top1.metric_value == result.evaluation.top1
+
+
+def test_weights_name_the_library_of_their_tensors(exported: Path) -> None:
+    with safe_open(exported / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_names_of_other_classes_are_forgotten(exported: Path, tmp_path: Path) -> None:
+    network = build_network(NetworkConfig(model=f"local-dir:{exported}"))
+    assert class_names_of(network) == ["bird", "cat", "dog"]
+    export_network(network, input_spec(network), tmp_path / "nameless")
+    again = build_network(NetworkConfig(model=f"local-dir:{tmp_path / 'nameless'}"))
+    assert class_names_of(again) is None
 
 
 def test_without_the_libraries_onnx_is_refused_before_the_first_step(

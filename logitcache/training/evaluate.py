@@ -1,0 +1,177 @@
+"""Evaluation of an exported network on any folder of images: labels are mapped by class name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from logitcache.config import Config
+from logitcache.data.readers import DataConfig, open_source, open_source_for
+from logitcache.data.source import left_out_of, notes_of
+from logitcache.errors import UsageError, first_of
+from logitcache.networks.build import NetworkConfig, build_network, class_names_of, input_spec
+from logitcache.networks.device import resolve_device
+from logitcache.training.classes import check_labeled
+from logitcache.training.evaluation import Evaluation, Evaluator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from logitcache.data.source import Source
+
+__all__ = ["EvaluateConfig", "EvaluateResult", "evaluate_network"]
+
+
+class EvaluateConfig(Config):
+    """Which network is evaluated on which images.
+
+    Attributes:
+        network: The network, with its weights.
+        data: The images, with labels.
+        class_names: Names of the network's classes in order, where its export does not have them;
+            or ``position`` to take the classes of the images in their own order.
+        crop_pct: Share of the shorter side that is kept; the network's own by default.
+        batch_size: Images of a forward pass.
+        device: ``auto``, or as torch names it.
+        threads: Threads that decode; all processors by default.
+        on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
+    """
+
+    network: NetworkConfig
+    data: DataConfig
+    class_names: Annotated[list[str], Field(min_length=1)] | Literal["position"] | None = None
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """How good a network is on a set of images.
+
+    Attributes:
+        model: The network.
+        data: The images, in words.
+        evaluation: Its accuracy and loss.
+        classes: Classes of the network.
+        classes_with_images: How many of them have images.
+        unlabeled: Images without a label, which are not counted.
+        skipped: Names of the images that could not be decoded and were left out.
+        unlisted: Files of the set that are not among its images, by the reason.
+        notes: What the user should be told.
+    """
+
+    model: str
+    data: str
+    evaluation: Evaluation
+    classes: int
+    classes_with_images: int
+    unlabeled: int
+    skipped: tuple[str, ...]
+    unlisted: dict[str, int]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return {**asdict(self), "skipped": list(self.skipped), "notes": list(self.notes)}
+
+
+def evaluate_network(
+    config: EvaluateConfig, *, on_progress: Callable[[int, int], None] | None = None
+) -> EvaluateResult:
+    """Evaluate a network as timm's ``validate.py`` does.
+
+    Args:
+        config: Which network, on which images.
+        on_progress: Called before every batch with the number of images done, and of all of them.
+
+    Raises:
+        DataMismatch: There are images of classes that the network does not have.
+        DataError: No image has a label, or one cannot be decoded and is not to be left out.
+        UsageError: The names of the network's classes are not known.
+        NetworkError: The weights do not fit, or cannot be read.
+    """
+    if not config.network.is_trained:
+        raise UsageError(
+            "a network without weights is not worth evaluating",
+            where=config.network.model,
+            hint="give an exported folder, or MODEL@WEIGHTS",
+        )
+    device = resolve_device(config.device)
+    network = build_network(config.network)
+    spec = input_spec(network, config.network.size)
+    if config.crop_pct is not None:
+        spec = replace(spec, crop_pct=config.crop_pct)
+    source, notes = _labeled_images(config, network)
+    present = np.unique(np.asarray(source.labels)).tolist()
+    absent = [name for label, name in enumerate(source.class_names) if label not in present]
+    if absent:
+        notes.append(f"{len(absent)} classes have no images here: {first_of(absent)}")
+    evaluator = Evaluator(
+        source,
+        spec,
+        batch_size=config.batch_size,
+        device=device,
+        threads=config.threads,
+        on_bad_image=config.on_bad_image,
+    )
+    try:
+        evaluation = evaluator(network.to(device), on_progress)
+    finally:
+        evaluator.close()
+    return EvaluateResult(
+        model=config.network.model,
+        data=source.description,
+        evaluation=evaluation,
+        classes=len(source.class_names),
+        classes_with_images=len(source.class_names) - len(absent),
+        unlabeled=int((np.asarray(source.labels) < 0).sum()),
+        skipped=tuple(evaluator.skipped),
+        unlisted=left_out_of(source),
+        notes=(*notes_of(source), *notes),
+    )
+
+
+def _labeled_images(config: EvaluateConfig, network: nn.Module) -> tuple[Source, list[str]]:
+    """Return the images with labels that are numbers of the network's outputs, and notes.
+
+    Raises:
+        DataMismatch: There are images of classes that the network does not have.
+        UsageError: The network's classes have no names, or another number of them.
+    """
+    outputs = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
+    if config.class_names == "position":
+        source = check_labeled(open_source(config.data))
+        if len(source.class_names) != outputs:
+            raise UsageError(
+                "the images have another number of classes than the network",
+                where=source.description,
+                expected=f"{outputs} classes",
+                got=f"{len(source.class_names)} classes: {first_of(source.class_names)}",
+                hint="name the network's classes in order: --set class_names=[...]",
+            )
+        order = f"{first_of(source.class_names)} are taken as outputs 0 to {outputs - 1}"
+        return source, [f"classes are taken by position: {order}"]
+    names = config.class_names or class_names_of(network)
+    if names is None:
+        raise UsageError(
+            "the network's classes have no names, so labels cannot be mapped to them",
+            where=config.network.model,
+            hint="name them in order: --set class_names=[...]; or, where the classes of the images "
+            "are in that order, --set class_names=position",
+        )
+    if len(names) != outputs:
+        raise UsageError(
+            "another number of names than the network has classes",
+            where="class_names",
+            expected=f"{outputs} names",
+            got=f"{len(names)} names",
+        )
+    return check_labeled(open_source_for(config.data, names, "the network")), []
