@@ -8,13 +8,16 @@ Stage 1 writes a cache, stage 2 trains from it, and a training script of your ow
     for images, targets in logitcache.loader(cache, "photos", batch_size=256, size=224):
         loss = objective(student(images), targets)
 
-Names are imported when they are first used, so importing this package costs nothing.
+Names are imported when they are first used, so importing this package costs nothing. Its networks
+are models of timm: ``timm.create_model("rednet50")`` works once both packages are imported.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from logitcache.networks.register import register_with_timm
 
 if TYPE_CHECKING:
     from logitcache.batch import DenseLogits, Features, Outputs, SparseLogits, TargetBatch
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from logitcache.targets.loader import Loader, loader
     from logitcache.teachers.member import TeacherConfig
     from logitcache.training.config import TrainConfig
+    from logitcache.training.evaluate import EvaluateConfig, evaluate_network
     from logitcache.training.loop import train_student
     from logitcache.views.spec import ViewsConfig
 
@@ -39,6 +43,7 @@ __all__ = [
     "DataConfig",
     "DenseLogits",
     "EncodingConfig",
+    "EvaluateConfig",
     "Features",
     "Label",
     "LabelConfig",
@@ -58,6 +63,7 @@ __all__ = [
     "build_cache",
     "build_network",
     "build_objective",
+    "evaluate_network",
     "loader",
     "open_cache",
     "open_source",
@@ -69,6 +75,7 @@ _HOMES = {
     "DataConfig": "data.readers",
     "DenseLogits": "batch",
     "EncodingConfig": "encoding.choice",
+    "EvaluateConfig": "training.evaluate",
     "Features": "batch",
     "Label": "objectives.label",
     "LabelConfig": "objectives.label",
@@ -88,11 +95,14 @@ _HOMES = {
     "build_cache": "precompute.local",
     "build_network": "networks.build",
     "build_objective": "objectives.combine",
+    "evaluate_network": "training.evaluate",
     "loader": "targets.loader",
     "open_cache": "cache.reader",
     "open_source": "data.readers",
     "train_student": "training.loop",
 }
+
+register_with_timm()
 
 
 def __getattr__(name: str) -> Any:

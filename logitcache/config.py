@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from logitcache.errors import UsageError, nearest, redacted
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _ModelClass
+else:
+    _ModelClass = type(BaseModel)  # it has no public name
 
 __all__ = ["Bytes", "Config"]
 
@@ -40,8 +45,23 @@ Bytes = Annotated[int, BeforeValidator(_bytes)]
 """A number of bytes, as ``2GB``, ``512MiB`` or a plain number."""
 
 
-class Config(BaseModel):
-    """Base of the configurations: unknown keys are errors, instances do not change."""
+class _CheckedClass(_ModelClass):
+    """Makes a call of a configuration raise what :meth:`Config.parse` raises."""
+
+    def __call__(self, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            model: Any = self
+            raise _usage_error(model, error, values, self.__name__) from None
+
+
+class Config(BaseModel, metaclass=_CheckedClass):
+    """Base of the configurations: unknown keys are errors, instances do not change.
+
+    Raises:
+        UsageError: An unknown key (the nearest known one is offered) or an unusable value.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 

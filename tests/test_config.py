@@ -144,3 +144,20 @@ def test_a_student_is_evaluated_on_what_is_held_out(val: object, split: str) -> 
     assert config.val.split == split
     assert config.data.split == "train"
     assert TrainConfig.parse(config.model_dump(mode="json"), "train") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"student": {"model": "a"}, "steps": 1, "data": "d"}, "option 'out' is missing"),
+        ({**TRAIN, "epoch": 1}, "did you mean 'epochs'"),
+        ({**TRAIN, "batch_size": "many"}, r"TrainConfig\.batch_size"),
+        ({**TRAIN, "optimizer": {"lr": -1}}, r"TrainConfig\.optimizer\.lr"),
+        ({**TRAIN, "epochs": 2}, "give either epochs or steps"),
+    ],
+)
+def test_python_calls_raise_what_files_raise(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        TrainConfig(**values)
+    assert "pydantic" not in str(caught.value)
+    assert caught.value.__cause__ is None

@@ -9,6 +9,7 @@ Shapes: N rows, C classes, M teachers, K stored classes.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import yaml
 from pydantic import Field
-from scipy.optimize import differential_evolution
 
 from logitcache.cache.reader import open_cache
 from logitcache.config import Config
@@ -99,8 +99,15 @@ def fit_weights(config: FitWeightsConfig) -> FittedWeights:
     """Fit weights and write them.
 
     Raises:
-        UsageError: There are no such teachers, no view that all of them saw, or no labelled image.
+        UsageError: There are no such teachers, no view that all of them saw, no labelled image, or
+            scipy is not installed.
     """
+    if importlib.util.find_spec("scipy") is None:
+        raise UsageError(
+            "weights are fitted with scipy, which is not installed",
+            where="fit_weights",
+            hint='pip install "logitcache[fit]"',
+        )
     cache = open_cache(config.cache)
     names = config.teachers or list(cache.teachers)
     view = _view(cache, names)
@@ -144,6 +151,8 @@ def best_weights(
         weights_M = _scaled(raw_M)
         wrong = 1.0 - _accuracy(weights_M, probs_MNC, labels_N)
         return float(wrong - _TIE * np.log(np.maximum(weights_M @ right_MN, 1e-30)).mean())
+
+    from scipy.optimize import differential_evolution
 
     found = differential_evolution(
         badness, [(0.0, 1.0)] * len(probs_MNC), rng=seed, maxiter=_GENERATIONS, polish=False

@@ -132,7 +132,7 @@ def _what(
 
 
 def _how_to_load(architecture: str, folder: Path) -> str:
-    registers = "import logitcache.networks.build  # registers this model\n"
+    registers = "import logitcache  # registers this model\n"
     register = registers if is_own_model(architecture) else ""
     return (
         f"```python\nimport timm\n{register}\n"

@@ -26,7 +26,7 @@ def export_network(
     """Write ``config.json`` and ``model.safetensors``.
 
     ``timm.create_model("local-dir:<folder>", pretrained=True)`` opens it; for one of our own models
-    import :mod:`logitcache.networks.build` first, which registers them.
+    ``import logitcache`` first, which registers them.
 
     Args:
         network: A network made by timm or by :mod:`logitcache.networks`.

@@ -23,7 +23,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 def expected(cache: Path, images: Path) -> list[list[dict[str, Any]]]:
     """Return what each of two processes is to be shown in two epochs."""
-    shown = []
+    shown: list[list[dict[str, Any]]] = []
     for rank in range(2):
         arguments: dict[str, Any] = {"batch_size": BATCH, "size": SIZE, "rank": rank, "ranks": 2}
         with loader(open_cache(cache), str(images), threads=1, **arguments) as found:
