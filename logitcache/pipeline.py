@@ -56,6 +56,8 @@ _REFERENCE = "stage:"
 _EXPORT = "export"
 _WEIGHTS = "weights.yaml"
 _KINDS = ("train", "precompute", "fit_weights")
+_MAIN_FIELDS = {"data": "name", "val": "name"}
+"""Sections that may be written as one string, and the field that it stands for."""
 
 
 class StageConfig(Config):
@@ -290,7 +292,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Return values with ``a.b=c`` assignments applied; c is read as YAML.
 
-    A list of stages is addressed by their names: ``stages.cnn.train.steps=10``.
+    A list of stages is addressed by their names: ``stages.cnn.train.steps=10``. Where a section is
+    given as one string, that is its main field: ``data.limit=9`` keeps the name in ``data``.
 
     Raises:
         UsageError: Not an assignment, or its path leads into something that is no mapping.
@@ -406,7 +409,12 @@ def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
             got=redacted(repr(values)),
             hint=f"set that as a whole: {where.rpartition(f'.{head}')[0]}=VALUE",
         )
-    inner = _assigned(values.get(head, {}), rest, value, where) if rest else value
+    before = values.get(head, {})
+    main = _MAIN_FIELDS.get(head)
+    # to set the main field itself is to set the string, and the error below says so
+    if isinstance(before, str) and main is not None and rest[:1] != [main]:
+        before = {main: before}
+    inner = _assigned(before, rest, value, where) if rest else value
     return {**values, head: inner}
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Threads",
     "TopK",
     "UnitRows",
+    "VerifySets",
     "Views",
 ]
 
@@ -37,6 +38,15 @@ Sets = Annotated[
         "--set",
         metavar="A.B=VALUE",
         help="Set any field that docs/configuration.md lists; repeatable.",
+    ),
+]
+VerifySets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="A.B=VALUE",
+        help="Set any field of data and teachers, as data.limit=9 or teachers.cnn.size=64; "
+        "repeatable.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from logitcache.cache.choose_views import choose_views
 from logitcache.cache.reader import Cache, open_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
@@ -135,7 +136,7 @@ def open_gallery(
         values: Fields of a :class:`~logitcache.views.spec.ViewsConfig`.
         keys: Names of images to take.
         rows: Rows to take; the first ``images`` rows if neither is given.
-        wanted: Ids or numbers of views; all, up to a dozen, if none is given.
+        wanted: Views, as :func:`.choose_views` takes them; all, up to a dozen, if none is given.
         images: How many images to take by default.
 
     Raises:
@@ -169,14 +170,9 @@ def _positions(gallery: Gallery, keys: Sequence[str], rows: Sequence[int]) -> ND
 
 
 def _choose(views: list[View], wanted: Sequence[str]) -> list[View]:
-    if not wanted:
-        return views[:_MOST_VIEWS]
-    named = {str(number): view for number, view in enumerate(views)}
-    named |= {view.id: view for view in views}
-    for name in wanted:
-        if name not in named:
-            raise UsageError(f"no view {name!r}", hint=nearest(name, named))
-    return [named[name] for name in wanted]
+    by_id = {view.id: view for view in views}
+    chosen = choose_views(list(by_id), wanted)
+    return [by_id[view_id] for view_id in (chosen if wanted else chosen[:_MOST_VIEWS])]
 
 
 def draw_sheet(gallery: Gallery, out: Path, *, size: int, teacher: str | None) -> None:

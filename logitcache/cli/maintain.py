@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from logitcache.cli.flags import Json
+from logitcache.cli.flags import Json, Threads, VerifySets
 
 __all__ = ["LOOK", "maintain_app"]
 
@@ -20,6 +20,22 @@ LOOK = "Look"
 _TRUST = "Trust"
 
 _Cache = Annotated[str, typer.Argument(help="A cache.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
+_Audited = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=MODEL[@WEIGHTS]",
+        help="Recompute outputs of this teacher and compare a random sample of rows; needs --data; "
+        "repeatable.",
+    ),
+]
+_AuditedViews = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID|N|N-M",
+        help="Compare rows of these views only: ids, or numbers from 0; repeatable.",
+    ),
+]
 
 
 @maintain_app.command(rich_help_panel=LOOK)
@@ -76,15 +92,15 @@ def verify(
     data: Annotated[
         str | None, typer.Option(help="Images to compare with those it was made from.")
     ] = None,
-    teachers: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=MODEL[@WEIGHTS]",
-            help="Ask this teacher again about a random sample; needs --data; repeatable.",
-        ),
-    ] = None,
+    teachers: _Audited = None,
     samples: Annotated[int, typer.Option(min=16, help="Rows of that sample.")] = 256,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    full: Annotated[
+        bool, typer.Option("--full", help="Compare every row of every view instead of a sample.")
+    ] = False,
+    views: _AuditedViews = None,
+    device: _Device = "auto",
+    threads: Threads = None,
+    sets: VerifySets = None,
     as_json: Json = False,
 ) -> None:
     """Check every byte of a cache against its commits; exit 4 if any is not as committed."""
@@ -92,11 +108,14 @@ def verify(
 
     run_verify(
         cache,
-        quick=quick,
         data=data,
         named=teachers or [],
-        samples=samples,
+        sets=sets or [],
+        quick=quick,
+        samples=None if full else samples,
+        views=views or [],
         device=device,
+        threads=threads,
         as_json=as_json,
     )
 
@@ -111,14 +130,16 @@ def repair(
             metavar="NAME=MODEL[@WEIGHTS]", help="A teacher whose units are damaged; repeatable."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads that decode.")] = None,
+    device: _Device = "auto",
+    threads: Threads = None,
+    sets: VerifySets = None,
     as_json: Json = False,
 ) -> None:
     """Compute damaged units again, exactly those; refuse other images or weights."""
     from logitcache.cli.trust import run_repair
 
-    run_repair(cache, data, teacher or [], device=device, threads=threads, as_json=as_json)
+    flags = {"cache": cache, "data": data, "device": device, "threads": threads}
+    run_repair(flags, teacher or [], sets or [], as_json=as_json)
 
 
 @maintain_app.command(rich_help_panel=_TRUST)

@@ -62,6 +62,7 @@ def print_precompute(summary: Summary) -> None:
             f"{size.stored / max(1, size.dense_float32):.2f}",
         )
     console.print(table)
+    _print_unlisted(console, "data", summary.unlisted)
     for note in summary.notes:
         console.print(f"note: {note}")
 
@@ -98,8 +99,17 @@ def print_train(result: TrainResult) -> None:
     for reason, count in reasons.items():
         if count:
             console.print(f"{count} images {reason} and were not shown")
+    _print_unlisted(console, "data", result.unlisted)
+    _print_unlisted(console, "val", result.unlisted_val)
     for note in result.notes:
         console.print(f"note: {note}")
+
+
+def _print_unlisted(console: Console, whose: str, unlisted: Mapping[str, int]) -> None:
+    """Show what of a folder is not among its images."""
+    if unlisted:
+        files = ", ".join(f"{count} {reason}" for reason, count in unlisted.items())
+        _line(console, f"{whose}: files that are not among the images: {files}")
 
 
 def print_cache(cache: CacheDescription) -> None:
@@ -323,34 +333,77 @@ def print_images(report: ImagesReport) -> None:
         "missing": report.missing,
         "of another size": report.resized,
         "replaced under the same name": report.replaced,
+        "of another class": report.relabeled,
         "added, without answers": report.added,
     }
     for what, keys in kinds.items():
         if keys:
             more = ", …" if len(keys) > 5 else ""
-            console.print(f"images: {len(keys)} {what}: {', '.join(keys[:5])}{more}")
-    console.print(
+            _line(console, f"images: {len(keys)} {what}: {', '.join(keys[:5])}{more}")
+    for start in report.relisted:
+        _line(
+            console,
+            f"images: keys or labels of the rows from {start} on were changed after the cache was "
+            "made",
+        )
+    if report.left_out:
+        files = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
+        _line(console, f"images: files that are not listed: {files}")
+    _line(
+        console,
         f"images: {'ok' if report.ok else 'not those of the cache'}; {report.images} of the cache, "
-        f"{report.digested} digested, {report.unreadable} unreadable, {report.withdrawn} withdrawn"
+        f"{report.digested} digested, {report.unreadable} unreadable, {report.withdrawn} withdrawn",
     )
 
 
 def print_audits(audits: Sequence[TeacherAudit]) -> None:
-    """Show how close a cache is to its teachers, beside the noise floor."""
+    """Show how many rows match what the teachers give, and how close all of them are on average."""
     console = _console()
-    table = _table("teacher", "rows", "top-1 same", "KL", "ids same", "truncation", "coding", "")
+    table = _table("teacher", "top-1 same", "KL", "ids same", "truncation", "coding", "")
     for audit in audits:
         table.add_row(
             audit.teacher,
-            f"{audit.samples} of {audit.views} views",
             f"{audit.agreement:.1%} (floor {audit.agreement_floor:.1%})",
             f"{audit.kl:.1e} (floor {audit.kl_floor:.1e})",
             f"{audit.overlap:.1%} (floor {audit.overlap_floor:.1%})",
             f"{audit.truncation:.1e}",
             f"{audit.coding:.1e}",
-            "ok" if audit.ok else "another answer",
+            "ok" if audit.ok else f"{audit.mismatched} rows do not match",
         )
     console.print(table)
+    for audit in audits:
+        _print_audit(console, audit)
+
+
+def _print_audit(console: Console, audit: TeacherAudit) -> None:
+    """Show what one audit compared, how likely that is to find a fault, and what does not match."""
+    some = f" in {audit.views} of {audit.all_views} views" if audit.views < audit.all_views else ""
+    found = (
+        "every row"
+        if audit.samples == audit.pairs
+        else "finds one changed row in 2000 with a probability of "
+        f"{100 * audit.detection:.1f} %; --full compares all"
+    )
+    _line(
+        console, f"{audit.teacher}: {audit.samples} of {audit.pairs} rows compared{some}: {found}"
+    )
+    if audit.taps:
+        rows = ", ".join(f"{count} of {tap}" for tap, count in audit.taps.items())
+        _line(console, f"{audit.teacher}: rows of features compared: {rows}")
+    for mismatch in audit.mismatches:
+        _line(
+            console,
+            f"{audit.teacher}: {mismatch.key} in view {mismatch.view}: "
+            f"{', '.join(mismatch.arrays)} not those of this teacher",
+        )
+    more = audit.mismatched - len(audit.mismatches)
+    if more:
+        _line(console, f"{audit.teacher}: … and {more} more rows that do not match")
+
+
+def _line(console: Console, text: str) -> None:
+    """Print one line as it is: names of images may hold brackets, which are markup otherwise."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def print_repair(summary: RepairSummary) -> None:

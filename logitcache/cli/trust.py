@@ -5,19 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import typer
+from pydantic import Field
 
+from logitcache.cache.choose_views import choose_views
 from logitcache.cache.reader import open_cache
 from logitcache.cache.verify import verify
 from logitcache.cli.interrupt import StopRequest
-from logitcache.cli.options import print_json, teachers
+from logitcache.cli.options import gather, print_json, teachers
 from logitcache.cli.progress import ProgressLine
 from logitcache.cli.tables import print_audits, print_images, print_repair, print_verify
-from logitcache.data.readers import open_source
+from logitcache.config import Config
+from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import LogitcacheError, UsageError, ViewDrift
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from logitcache.cache.reader import Cache
+    from logitcache.data.source import Source
     from logitcache.precompute.audit import TeacherAudit
     from logitcache.precompute.images import ImagesReport
 
@@ -26,108 +31,197 @@ __all__ = ["run_repair", "run_verify"]
 _FAILED = 4
 
 
+class VerifyConfig(Config):
+    """What a cache is compared with beyond its own digests.
+
+    Attributes:
+        data: The images it was made from.
+        teachers: Fields of a :class:`~logitcache.teachers.member.TeacherConfig` by name.
+        threads: Threads that read, decode and render; all processors by default.
+    """
+
+    data: DataConfig | None = None
+    teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    threads: int | None = Field(default=None, ge=1)
+
+
 def run_verify(
     cache: str,
     *,
-    quick: bool,
     data: str | None,
     named: Sequence[str],
-    samples: int,
+    sets: Sequence[str],
+    quick: bool,
+    samples: int | None,
+    views: Sequence[str],
     device: str,
+    threads: int | None,
     as_json: bool,
 ) -> None:
-    """Check a cache, and what it was made from as far as that is given; leave with 4 if not ok."""
-    if named and data is None:
-        raise UsageError("teachers need images to answer", hint="give --data too")
+    """Check a cache, and what it was made from as far as that is given; leave with 4 if not ok.
+
+    Args:
+        cache: The cache.
+        data: The images it was made from.
+        named: ``NAME=MODEL[@WEIGHTS]`` of the teachers to audit.
+        sets: ``a.b=value`` assignments to fields of a :class:`VerifyConfig`.
+        quick: Whether to read sizes and headers only.
+        samples: Rows to compare; None for all.
+        views: Ids and numbers of the views to audit; all if empty.
+        device: Where teachers run.
+        threads: Threads that read, decode and render.
+        as_json: Whether to print one document instead of text.
+    """
+    flags = {"data": data, "teachers": teachers(named), "threads": threads}
+    config = VerifyConfig.parse(gather(None, flags, sets), "verify")
+    _check_usage(config, audits_some=samples is None or bool(views))
     with ProgressLine("verify") as line:
         report = verify(cache, quick=quick, on_progress=line.verify)
     document: dict[str, Any] = {**report.to_json(), "images": None, "audits": [], "probes": None}
-    ok = report.ok
     if not as_json:
         print_verify(report)
-    if data is not None and report.ok:
-        images = _check_images(cache, data, quick=quick)
-        audits = _audit(cache, data, named, samples, device) if named and images.ok else []
-        document |= {"images": images.to_json(), "audits": [audit.to_json() for audit in audits]}
-        ok = images.ok and all(audit.ok for audit in audits)
+    ok, drift = report.ok, None
+    if config.data is not None and ok:
+        made = _MadeFrom(cache, config, config.data)
+        ok = made.check(document, quick=quick, samples=samples, views=views, device=device)
         if not as_json:
-            print_images(images)
-            if audits:
-                print_audits(audits)
-    drift: LogitcacheError | None = None
-    if data is not None and ok and not quick:
-        drift = _check_probes(cache, data, document)
+            made.show()
+        if ok and not quick:
+            drift = made.check_probes(document)
     if as_json:
         print_json({**document, "ok": ok and drift is None})
     else:
-        typer.echo(_said_of_probes(document["probes"]))
+        typer.echo(_probes_text(document["probes"]))
     if drift is not None:
         raise drift
     if not ok:
         raise typer.Exit(_FAILED)
 
 
-def _check_images(cache: str, data: str, *, quick: bool) -> ImagesReport:
-    from logitcache.precompute.images import check_images
+def _check_usage(config: VerifyConfig, *, audits_some: bool) -> None:
+    """Refuse options that need others.
 
-    with ProgressLine("images") as line:
-        return check_images(
-            open_cache(cache), open_source(data), digests=not quick, on_progress=line.count
+    Args:
+        config: What is compared.
+        audits_some: Whether rows to audit were chosen.
+    """
+    if config.teachers and config.data is None:
+        raise UsageError("teachers need images to answer", hint="give --data too")
+    if audits_some and not config.teachers:
+        raise UsageError(
+            "--full and --views choose rows to compare with a teacher, and none is given",
+            hint="give --teachers NAME=MODEL[@WEIGHTS] too",
         )
 
 
-def _check_probes(cache: str, data: str, document: dict[str, Any]) -> LogitcacheError | None:
-    """Render the probes again; return the drift that was found."""
-    from logitcache.targets.probes import check_probes
+class _MadeFrom:
+    """What a cache was made from: images, and teachers that are at hand.
 
-    try:
-        document["probes"] = check_probes(open_cache(cache), open_source(data)).to_json()
-    except ViewDrift as drift:
-        return drift
-    return None
+    Args:
+        url: The cache.
+        config: What it is compared with.
+        data: The images among that.
+    """
+
+    def __init__(self, url: str, config: VerifyConfig, data: DataConfig) -> None:
+        self._url, self._config = url, config
+        self._cache: Cache = open_cache(url)
+        self._source: Source = open_source(data, listing=self._cache.listing)
+        self._images: ImagesReport | None = None
+        self._audits: list[TeacherAudit] = []
+
+    def check(
+        self,
+        document: dict[str, Any],
+        *,
+        quick: bool,
+        samples: int | None,
+        views: Sequence[str],
+        device: str,
+    ) -> bool:
+        """Compare images, then teachers; put both into the document, return whether all is well."""
+        view_ids = self._view_ids(views)
+        images = self._images = self._check_images(digests=not quick)
+        if images.ok and self._config.teachers:
+            self._audits = self._audit(samples, view_ids, device)
+        document["images"] = images.to_json()
+        document["audits"] = [audit.to_json() for audit in self._audits]
+        return images.ok and all(audit.ok for audit in self._audits)
+
+    def check_probes(self, document: dict[str, Any]) -> LogitcacheError | None:
+        """Render the probes again; return the drift that was found."""
+        from logitcache.targets.probes import check_probes
+
+        try:
+            document["probes"] = check_probes(self._cache, self._source).to_json()
+        except ViewDrift as drift:
+            return drift
+        return None
+
+    def show(self) -> None:
+        """Print what the comparisons found."""
+        if self._images is not None:
+            print_images(self._images)
+        if self._audits:
+            print_audits(self._audits)
+        elif self._config.teachers:
+            typer.echo("teachers: not compared, because the images are not those of the cache")
+
+    def _view_ids(self, views: Sequence[str]) -> list[str] | None:
+        """Return the ids of the views to audit, None for all."""
+        wanted = [name for text in views for name in text.split(",") if name]
+        return choose_views(list(self._cache.views), wanted) if wanted else None
+
+    def _check_images(self, *, digests: bool) -> ImagesReport:
+        from logitcache.precompute.images import check_images
+
+        with ProgressLine("images") as line:
+            return check_images(
+                self._cache,
+                self._source,
+                digests=digests,
+                threads=self._config.threads,
+                on_progress=line.count,
+            )
+
+    def _audit(
+        self, samples: int | None, view_ids: Sequence[str] | None, device: str
+    ) -> list[TeacherAudit]:
+        from logitcache.precompute.audit import audit_teachers
+
+        with ProgressLine("audit") as line:
+            return audit_teachers(
+                self._url,
+                self._source,
+                self._config.teachers,
+                samples=samples,
+                views=view_ids,
+                device=device,
+                threads=self._config.threads,
+                on_progress=line.count,
+            )
 
 
-def _said_of_probes(report: dict[str, Any] | None) -> str:
+def _probes_text(report: Mapping[str, Any] | None) -> str:
     if report is None:
         return "probes: not checked"
     return f"probes: {report['checked']} alike, {report['skipped']} skipped"
 
 
-def _audit(
-    cache: str, data: str, named: Sequence[str], samples: int, device: str
-) -> list[TeacherAudit]:
-    from logitcache.precompute.audit import audit_teachers
-
-    with ProgressLine("audit") as line:
-        return audit_teachers(
-            cache,
-            open_source(data),
-            teachers(named) or {},
-            samples=samples,
-            device=device,
-            on_progress=line.count,
-        )
-
-
 def run_repair(
-    cache: str,
-    data: str,
-    named: Sequence[str],
-    *,
-    device: str,
-    threads: int | None,
-    as_json: bool,
+    flags: Mapping[str, Any], named: Sequence[str], sets: Sequence[str], *, as_json: bool
 ) -> None:
-    """Mend a cache and leave with 4 if anything is left."""
+    """Repair a cache and leave with 4 if any damage is left.
+
+    Args:
+        flags: Fields of a :class:`~logitcache.precompute.repair.RepairConfig`.
+        named: ``NAME=MODEL[@WEIGHTS]`` of the teachers of damaged units.
+        sets: ``a.b=value`` assignments to its fields.
+        as_json: Whether to print one document instead of text.
+    """
     from logitcache.precompute.repair import RepairConfig, repair_cache
 
-    values = {
-        "cache": cache,
-        "data": data,
-        "teachers": teachers(named) or {},
-        "device": device,
-        "threads": threads,
-    }
+    values = gather(None, {**flags, "teachers": teachers(named)}, sets)
     config = RepairConfig.parse(values, "repair")
     with StopRequest() as stop, ProgressLine("verify") as checks, ProgressLine("repair") as line:
         summary = repair_cache(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
+from logitcache.encoding.consistency import ROUNDING, between, float16_within, whole_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,16 +54,8 @@ class DenseEncoding:
         clipped = np.clip(log_probs_NC, -65504.0, 0.0)
         if self.values == "float16":
             return {"logp": clipped.astype(np.float16)}
-        low = _round_down(clipped.min(axis=1))
-        high = _round_up(clipped.max(axis=1))
-        span = (high.astype(np.float64) - low.astype(np.float64))[:, None]
-        offset = clipped - low.astype(np.float64)[:, None]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            level = np.where(span > 0, np.rint(255.0 * offset / span), 0.0)
-        return {
-            "logp": np.clip(level, 0, 255).astype(np.uint8),
-            "logp_range": np.stack([low, high], axis=1),
-        }
+        range_N2 = _range_of(clipped)
+        return {"logp": _levels_of(clipped, range_N2), "logp_range": range_N2}
 
     def decode(self, arrays: Mapping[str, NDArray[Any]]) -> DecodedDense:
         """Read rows back, normalised."""
@@ -73,9 +66,48 @@ class DenseEncoding:
         total = np.log(np.exp(log_probs.astype(np.float64)).sum(axis=1, keepdims=True))
         return DecodedDense((log_probs - total).astype(np.float32))
 
+    def consistent(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        log_probs_NC: NDArray[np.float64],
+        eps_N: NDArray[np.float64],
+    ) -> NDArray[np.bool_]:
+        """Return which stored rows may be the encoding of an output within eps of another one.
+
+        Args:
+            arrays: The stored rows.
+            log_probs_NC: The recomputed log-probabilities.
+            eps_N: Largest difference of a log-probability, in nats.
+        """
+        reach_N1 = (eps_N + ROUNDING)[:, None]
+        low_NC, high_NC = log_probs_NC - reach_N1, log_probs_NC + reach_N1
+        if self.values == "float16":
+            return whole_rows(float16_within(arrays["logp"], low_NC, high_NC, most=0.0))
+        low_NC, high_NC = (np.clip(bound_NC, -65504.0, 0.0) for bound_NC in (low_NC, high_NC))
+        # the levels are relative to the stored range, so that is used as it is once it may be right
+        range_N2, levels_NC = arrays["logp_range"], arrays["logp"]
+        ranged_N2 = between(_range_of(low_NC), range_N2, _range_of(high_NC))
+        least_NC, most_NC = (_levels_of(bound_NC, range_N2) for bound_NC in (low_NC, high_NC))
+        return whole_rows(ranged_N2) & whole_rows(between(least_NC, levels_NC, most_NC))
+
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as JSON values."""
         return {"kind": "dense", "values": self.values}
+
+
+def _range_of(clipped_NC: NDArray[np.float64]) -> NDArray[np.float16]:
+    """Return the lowest number of each row rounded down, and the highest rounded up: (N, 2)."""
+    low_N, high_N = _round_down(clipped_NC.min(axis=1)), _round_up(clipped_NC.max(axis=1))
+    return np.stack([low_N, high_N], axis=1)
+
+
+def _levels_of(clipped_NC: NDArray[np.float64], range_N2: NDArray[np.float16]) -> NDArray[np.uint8]:
+    """Return where each number is between the ends of a range, 0 to 255; 0 for an empty range."""
+    low_N1, high_N1 = np.split(range_N2.astype(np.float64), 2, axis=1)
+    span_N1 = high_N1 - low_N1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        levels_NC = np.where(span_N1 > 0, np.rint(255.0 * (clipped_NC - low_N1) / span_N1), 0.0)
+    return np.clip(levels_NC, 0, 255).astype(np.uint8)
 
 
 def _round_down(values: NDArray[np.float64]) -> NDArray[np.float16]:

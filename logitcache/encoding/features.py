@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
+from logitcache.encoding.consistency import between, whole_rows
 from logitcache.encoding.principal import Principal, parse_principal
 from logitcache.errors import CacheError, FeatureOverflow
 
@@ -132,11 +133,51 @@ class FeatureEncoding:
         """Read rows back: float32 (N, ...)."""
         stored = arrays["values"]
         if self.values == "bfloat16":
-            return (stored.astype(np.uint32) << 16).view(np.float32)
+            return _from_bfloat16(stored)
         values: NDArray[np.float32] = stored.astype(np.float32)
         if self.values == "int8":
             values *= np.expand_dims(arrays["scale"].astype(np.float32), self._shared)
         return values
+
+    def consistent(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        values_N: NDArray[np.float32],
+        eps_N: NDArray[np.float32],
+    ) -> NDArray[np.bool_]:
+        """Return which stored rows may be the encoding of features within eps of other ones.
+
+        Args:
+            arrays: The stored rows.
+            values_N: The recomputed rows (N, ...), reduced as the stored ones were.
+            eps_N: Largest difference of each number, of the same shape.
+        """
+        stored = arrays["values"]
+        low, high = values_N - eps_N, values_N + eps_N
+        with np.errstate(over="ignore"):  # a bound may be beyond what can be stored
+            if self.values == "float16":
+                within = between(low.astype(np.float16), stored, high.astype(np.float16))
+                return whole_rows(within & np.isfinite(stored))
+            if self.values == "bfloat16":
+                least, most = _from_bfloat16(_bfloat16(low)), _from_bfloat16(_bfloat16(high))
+                found = _from_bfloat16(stored)
+                return whole_rows(between(least, found, most) & np.isfinite(found))
+            scaled = self._scale_within(arrays["scale"], values_N, eps_N)
+        scale = np.expand_dims(arrays["scale"].astype(np.float32), self._shared)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            least, most = (np.clip(np.rint(bound / scale), -127, 127) for bound in (low, high))
+        return scaled & whole_rows(between(least, stored, most))
+
+    def _scale_within(
+        self, scale: NDArray[Any], values_N: NDArray[np.float32], eps_N: NDArray[np.float32]
+    ) -> NDArray[np.bool_]:
+        """Return in which rows every scale may be that of numbers within eps."""
+        size = np.abs(values_N)
+        smallest = np.maximum(size - eps_N, 0).max(axis=self._shared) / np.float32(127)
+        largest = (size + eps_N).max(axis=self._shared) / np.float32(127)
+        within = between(_rounded_up(smallest), scale, _rounded_up(largest))
+        may_be_zero = (smallest == 0) & (scale == 1)
+        return whole_rows((within & (scale > 0) & np.isfinite(scale)) | may_be_zero)
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as JSON values."""
@@ -249,10 +290,16 @@ def _checked(
 
 def _float16_above(scale: NDArray[np.float32]) -> NDArray[np.float16]:
     """Return the smallest float16 that is not below each scale, 1 where it is zero."""
-    near = _float16(scale, "a scale")
-    above: NDArray[np.float16] = np.nextafter(near, np.float16(np.inf))
-    rounded = np.where(near.astype(np.float32) < scale, above, near)
+    with np.errstate(over="ignore"):
+        rounded = _rounded_up(scale)
     return _checked(np.where(scale == 0, np.float16(1), rounded), scale, "a scale")
+
+
+def _rounded_up(scale: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return the smallest float16 that is not below each scale."""
+    near = scale.astype(np.float16)
+    above: NDArray[np.float16] = np.nextafter(near, np.float16(np.inf))
+    return np.where(near.astype(np.float32) < scale, above, near)
 
 
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -260,3 +307,8 @@ def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (rounded >> np.uint32(16)).astype(np.uint16)
+
+
+def _from_bfloat16(stored: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return float32 with these upper halves."""
+    return (stored.astype(np.uint32) << 16).view(np.float32)

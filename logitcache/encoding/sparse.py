@@ -13,7 +13,8 @@ import numpy as np
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
 from logitcache.encoding.codes import code_log_probs, codes_of
-from logitcache.encoding.tail import tail_of
+from logitcache.encoding.consistency import ROUNDING, between, float16_within, whole_rows
+from logitcache.encoding.tail import log_masses, tail_of
 from logitcache.encoding.topk import delta_decode, delta_encode, enough_mask, top_k_mask
 
 if TYPE_CHECKING:
@@ -136,6 +137,94 @@ class SparseEncoding:
             return out
         stored = arrays["logp_k"].astype(np.float64)
         return np.where(np.isnan(stored), -np.inf, stored)
+
+    def consistent(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        log_probs_NC: NDArray[np.float64],
+        eps_N: NDArray[np.float64],
+    ) -> NDArray[np.bool_]:
+        """Return which stored rows may be the encoding of an output within eps of another one.
+
+        Args:
+            arrays: The stored rows.
+            log_probs_NC: The recomputed log-probabilities.
+            eps_N: Largest difference of a log-probability, in nats.
+        """
+        ids_NK = np.minimum(delta_decode(arrays["class_ids"]), self.num_classes - 1)
+        used_NK = self._used(arrays)
+        present_NC = np.zeros(log_probs_NC.shape, dtype=np.bool_)
+        row, entry = np.nonzero(used_NK)
+        present_NC[row, ids_NK[row, entry]] = True
+        kept_NK = np.take_along_axis(log_probs_NC, ids_NK, axis=1)
+        reach_N = eps_N + ROUNDING
+        masses_N2 = log_masses(log_probs_NC, present_NC)
+        reach_N2 = reach_N[:, None] * np.array([1.0, 0.25])  # log M(b) moves by at most b eps
+        high_N2 = masses_N2 + reach_N2
+        high_N2[:, 0] = np.minimum(high_N2[:, 0], 0.0)
+        parts = [
+            self._well_formed(arrays, used_NK),
+            whole_rows(self._coded(arrays, kept_NK, reach_N[:, None]) | ~used_NK),
+            self._choosable(log_probs_NC, present_NC, reach_N),
+            whole_rows(float16_within(arrays["tail"], masses_N2 - reach_N2, high_N2)),
+        ]
+        consistent_N: NDArray[np.bool_] = np.logical_and.reduce(parts)
+        return consistent_N
+
+    def _used(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        codes = self.values == "codes"
+        used_NK: NDArray[np.bool_] = arrays["codes"] > 0 if codes else ~np.isnan(arrays["logp_k"])
+        return used_NK
+
+    def _well_formed(
+        self, arrays: Mapping[str, NDArray[Any]], used_NK: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Return in which rows ids ascend, entries that are not used trail, and none is missing."""
+        ids_NK = delta_decode(arrays["class_ids"])
+        ascending = (np.diff(ids_NK, axis=1) > 0) | ~used_NK[:, 1:]
+        known = (ids_NK < self.num_classes) | ~used_NK
+        empty = (arrays["class_ids"] == 0) | used_NK
+        trailing = used_NK[:, :-1] | ~used_NK[:, 1:]
+        enough = used_NK if self.mass is None else used_NK[:, :1]
+        return whole_rows(np.concatenate([ascending, known, empty, trailing, enough], axis=1))
+
+    def _coded(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        kept_NK: NDArray[np.float64],
+        reach_N1: NDArray[np.float64],
+    ) -> NDArray[np.bool_]:
+        """Return which stored numbers are roundings of one within reach."""
+        low_NK, high_NK = kept_NK - reach_N1, kept_NK + reach_N1
+        if self.values == "float16":
+            return float16_within(arrays["logp_k"], low_NK, high_NK, most=0.0)
+        codes_NK = arrays["codes"]
+        least_NK, most_NK = codes_of(low_NK, self.levels), codes_of(high_NK, self.levels)
+        return between(least_NK, codes_NK, most_NK)
+
+    def _choosable(
+        self,
+        log_probs_NC: NDArray[np.float64],
+        present_NC: NDArray[np.bool_],
+        reach_N: NDArray[np.float64],
+    ) -> NDArray[np.bool_]:
+        """Return in which rows the stored classes may be the likeliest, and as many as needed.
+
+        Each of two classes moves by the reach, so their order may be another one up to twice it.
+        With ``mass``, bounds of the sums are used, so a few wrong choices may pass.
+        """
+        least_N = np.where(present_NC, log_probs_NC, np.inf).min(axis=1)
+        most_absent_N = np.where(present_NC, -np.inf, log_probs_NC).max(axis=1)
+        likeliest_N: NDArray[np.bool_] = most_absent_N - least_N <= 2 * reach_N
+        if self.mass is None:
+            return likeliest_N
+        held_N = np.where(present_NC, np.exp(log_probs_NC), 0.0).sum(axis=1)
+        last_N = np.exp(least_N + 2 * reach_N)  # no more than this is the least likely one of them
+        needed_N = np.exp(-reach_N) * (held_N - last_N) < self.mass
+        full_N = present_NC.sum(axis=1) == self.top_k
+        enough_N = full_N | (np.exp(reach_N) * held_N >= self.mass)
+        choosable_N: NDArray[np.bool_] = likeliest_N & needed_N & enough_N
+        return choosable_N
 
     @cached_property
     def _log_prob_table(self) -> NDArray[np.float64]:

@@ -1,8 +1,7 @@
-"""Asking the teachers once more: does the cache hold what they say?
+"""Audit of a cache: recompute a sample of outputs and compare each with the row that is stored.
 
-Never by equality, because a forward on another device or in another batch rounds differently. The
-same teacher at another batch composition gives the noise floor, and the cache has to be as close to
-the teacher as the teacher is to itself. What top-K and codes lose by design is told apart.
+Rows are drawn from all rows of all views, mixed and decoded as they were for the teacher. What
+counts as a match is in :mod:`logitcache.precompute.row_comparison`.
 """
 
 from __future__ import annotations
@@ -13,65 +12,66 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.reader import open_cache
-from logitcache.data.identity import compare, content_digest
-from logitcache.encoding.logits import log_softmax
-from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
-from logitcache.encoding.topk import top_k_mask
-from logitcache.errors import DataMismatch
-from logitcache.platforms import available_processors
-from logitcache.precompute.compute import resolve_device
+from logitcache.errors import UsageError
+from logitcache.networks.device import resolve_device
 from logitcache.precompute.lock import as_locked, check_lock
+from logitcache.precompute.recompute import ShownRows
+from logitcache.precompute.row_comparison import RowComparison
 from logitcache.teachers.member import Member, TeacherConfig
-from logitcache.views.render import BatchRequest, ViewRenderer
-from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.groups import TeacherGroup
     from logitcache.cache.reader import Cache
     from logitcache.data.source import Source
-    from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.choice import Encoding
+    from logitcache.precompute.recompute import Run
+    from logitcache.precompute.row_comparison import Mismatch
 
 __all__ = ["TeacherAudit", "audit_teacher", "audit_teachers"]
 
-_MOST_VIEWS = 4
-_DENSE_IDS = 5
-_KL_FACTOR, _MOST_KL, _MOST_SHARE = 10.0, 1e-3, 0.1
-_SHARE_MARGIN = 0.02
-_DEVIATIONS = 3.0
+_ONE_IN = 2000
 
 
 @dataclass(frozen=True)
 class TeacherAudit:
-    """How close a cache is to a teacher that was asked again; the floor is the teacher to itself.
+    """Result of the audit of one teacher; a floor is the teacher compared with itself.
 
     Attributes:
         teacher: Its name.
-        samples: Rows that were compared.
-        views: Views they were of.
+        samples: Rows that were compared, each view of an image counted.
+        pairs: Rows there are in the views that were audited.
+        views: How many views were audited.
+        all_views: How many views the teacher has.
+        taps: Rows of features that were compared, by tap.
+        mismatched: Rows that do not match.
+        mismatches: The first few of them.
+        eps: Difference of a log-probability that passes for noise at once, in nats, mean over
+            rows; see :mod:`logitcache.precompute.row_comparison`.
         agreement: Share of rows with the same likeliest class.
         agreement_floor: The same between two batch compositions.
-        kl: KL(what it says now, stored the same way || what is stored), nats, mean over rows.
+        kl: KL(output now, encoded the same way || what is stored), nats, mean over rows.
         kl_floor: The same between two batch compositions.
-        kl_other: The same between the answers to one image and to another.
         overlap: Share of stored classes that are the same.
         overlap_floor: The same between two batch compositions.
-        truncation: KL that keeping K classes costs, nats.
+        truncation: KL that keeping K classes costs by design, nats.
         coding: KL that codes cost on top, nats.
     """
 
     teacher: str
     samples: int
+    pairs: int
     views: int
+    all_views: int
+    taps: dict[str, int]
+    mismatched: int
+    mismatches: tuple[Mismatch, ...]
+    eps: float
     agreement: float
     agreement_floor: float
     kl: float
     kl_floor: float
-    kl_other: float
     overlap: float
     overlap_floor: float
     truncation: float
@@ -79,18 +79,23 @@ class TeacherAudit:
 
     @property
     def ok(self) -> bool:
-        """Whether the cache is as close to the teacher as noise allows."""
-        floor = self.agreement_floor
-        spread = _DEVIATIONS * float(np.sqrt(max(floor * (1 - floor), 1e-9) / self.samples))
-        return (
-            self.agreement >= floor - _SHARE_MARGIN - spread
-            and self.kl <= _KL_FACTOR * self.kl_floor + min(_MOST_KL, _MOST_SHARE * self.kl_other)
-            and self.overlap >= self.overlap_floor - _SHARE_MARGIN
-        )
+        """Whether every row that was compared matches."""
+        return self.mismatched == 0
+
+    @property
+    def detection(self) -> float:
+        """Probability that the sample has a changed row in it, if one row in 2000 is changed."""
+        return 1.0 if self.samples == self.pairs else 1.0 - (1.0 - 1.0 / _ONE_IN) ** self.samples
 
     def to_json(self) -> dict[str, Any]:
         """Return the audit as JSON values."""
-        return {**asdict(self), "ok": self.ok}
+        mismatches = [asdict(mismatch) for mismatch in self.mismatches]
+        return {
+            **asdict(self),
+            "mismatches": mismatches,
+            "detection": self.detection,
+            "ok": self.ok,
+        }
 
 
 def audit_teachers(
@@ -98,23 +103,27 @@ def audit_teachers(
     source: Source,
     teachers: Mapping[str, Mapping[str, Any]],
     *,
-    samples: int,
+    samples: int | None,
+    views: Sequence[str] | None = None,
     device: str = "auto",
+    threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[TeacherAudit]:
-    """Ask several teachers again, each as it was locked.
+    """Audit several teachers, each with the settings of its lock.
 
     Args:
         url: The cache.
         source: The images it was made from.
         teachers: Fields of a :class:`~logitcache.teachers.member.TeacherConfig` by name.
-        samples: How many rows.
-        device: Where they run.
+        samples: How many rows to compare; None for every row of every view.
+        views: Ids of the views to audit; all by default.
+        device: Where the teachers run.
+        threads: Threads that decode and render; all processors by default.
         on_progress: Called with the number of rows compared, and of all.
 
     Raises:
-        CacheError: A teacher is not the one that answered.
-        UsageError: The cache has no such teacher.
+        CacheError: A teacher is not the one that the cache was made with.
+        UsageError: The cache has no such teacher, or the teacher has none of these views.
     """
     cache = open_cache(url)
     audits = []
@@ -125,7 +134,15 @@ def audit_teachers(
         member = Member(name, config, device=resolve_device(device), precision=lock["precision"])
         check_lock(url, name, lock, member.lock)
         audits.append(
-            audit_teacher(cache, source, member, samples=samples, on_progress=on_progress)
+            audit_teacher(
+                cache,
+                source,
+                member,
+                samples=samples,
+                views=views,
+                threads=threads,
+                on_progress=on_progress,
+            )
         )
     return audits
 
@@ -135,174 +152,85 @@ def audit_teacher(
     source: Source,
     member: Member,
     *,
-    samples: int = 256,
+    samples: int | None = 256,
+    views: Sequence[str] | None = None,
     seed: int = 0,
+    threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TeacherAudit:
-    """Ask a teacher again about a random sample of rows and views.
+    """Recompute outputs and features of a teacher, and compare them with what is stored.
 
     Args:
         cache: The cache.
         source: The images it was made from.
         member: The teacher; its lock is compared by the caller.
-        samples: How many rows.
+        samples: How many rows, drawn from all rows of all views; None for every one of them.
+        views: Ids of the views to audit; all by default.
         seed: Of the sample.
+        threads: Threads that decode and render; all processors by default.
         on_progress: Called with the number of rows compared, and of all.
 
     Raises:
         DataMismatch: An image is missing or not the one that the teacher saw.
+        UsageError: The teacher has none of these views.
     """
-    group = cache.teacher(member.name)
-    generator = np.random.default_rng(seed)
-    readable = cache.samples.readable
-    rows = np.sort(generator.permutation(readable)[: min(samples, len(readable))])
-    view_ids = cache.views_of([member.name])
-    chosen = generator.permutation(len(view_ids))[: min(_MOST_VIEWS, len(view_ids))]
-    batch = cache.manifest.teachers[member.name].canonical_batch
-    parts = []
-    for number, view in enumerate(chosen):
-        mine = rows[number :: len(chosen)]
-        if len(mine):
-            view_id = view_ids[view]
-            pixels = _render(cache, source, view_id, mine, member.input.size)
-            again = _forward(member, pixels, batch)
-            other = _forward(member, pixels[::-1].copy(), max(1, batch // 2 + 1))[::-1]
-            parts.append((again, other, _stored(cache, group, view_id, mine)))
-        if on_progress is not None:
-            on_progress(min(len(rows), (number + 1) * len(mine)), len(rows))
-    again, other = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    stored = {name: np.concatenate([part[2][name] for part in parts]) for name in parts[0][2]}
-    return _compare(group, again, other, stored, len(chosen))
-
-
-def _render(
-    cache: Cache, source: Source, view_id: str, rows: NDArray[np.int64], size: int
-) -> NDArray[np.uint8]:
-    """Render the views again: uint8 (B, 3, S, S)."""
-    samples = cache.samples
-    found, difference = compare(source, samples.keys[rows], samples.sizes[rows])
-    if difference.missing or difference.changed:
-        raise DataMismatch(
-            "these are not the images the cache was made from",
+    known = cache.views_of([member.name])
+    view_ids = [view_id for view_id in known if views is None or view_id in views]
+    if not view_ids:
+        raise UsageError(
+            f"teacher {member.name!r} has none of these views",
             where=cache.url,
-            got=difference.summary(),
-            hint="point --data at the original images",
+            got=", ".join(views or ()),
         )
-    digests = {
-        int(index): samples.digests[row].tobytes() for index, row in zip(found, rows, strict=True)
-    }
-
-    def read(index: int) -> bytes | NDArray[np.uint8]:
-        image = source.read(index)
-        if content_digest(image) != digests[index]:
-            raise DataMismatch(
-                "this image is not the one the teachers saw",
-                where=source.keys[index],
-                hint="restore the file",
-            )
-        return image
-
-    request = BatchRequest(
-        parse_view(cache.views[view_id], f"{cache.url}, view {view_id}"),
-        found,
-        samples.hashes[rows],
-    )
-    with ViewRenderer(read, [size], threads=available_processors()) as renderer:
-        (rendered,) = renderer.batches([request])
-    for failure in rendered.failures.values():
-        raise failure
-    return rendered.pixels[size]
-
-
-def _forward(member: Member, pixels: NDArray[np.uint8], batch: int) -> NDArray[np.float64]:
-    """Return log-probabilities (B, C), forwarded in batches of one shape, padded with zeros."""
-    missing = -len(pixels) % batch
-    padded = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)])
-    parts = [member.answer(padded[i : i + batch]) for i in range(0, len(padded), batch)]
-    return log_softmax(np.concatenate(parts)[: len(pixels)])[0]
-
-
-def _stored(
-    cache: Cache, group: TeacherGroup, view_id: str, rows: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    """Read rows as they are encoded, unit by unit."""
-    names = list(group.encoding.specs())
-    parts: list[Encoded] = []
-    for unit in np.unique(rows // group.unit_rows):
-        start = int(unit) * group.unit_rows
-        mine = rows[rows // group.unit_rows == unit] - start
-        encoded = cache.read(group.name, view_id, start, start + group.unit_rows, names)
-        parts.append({name: array[mine] for name, array in encoded.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
-def _compare(
-    group: TeacherGroup,
-    again: NDArray[np.float64],
-    other: NDArray[np.float64],
-    stored: dict[str, NDArray[Any]],
-    views: int,
-) -> TeacherAudit:
-    encoding = group.encoding
-    cached = _spread(encoding, stored)
-    now = _spread(encoding, encoding.encode(again))
-    elsewhere = _spread(encoding, encoding.encode(other))
-    truncated = _truncated(encoding, again)
-    truncation = _kl(again, truncated)
+    shown = ShownRows(cache, source, member.input.size, threads)
+    runs, count, pairs = _sampled(shown.rows, view_ids, samples, np.random.default_rng(seed))
+    if not pairs:
+        raise UsageError("there is no readable image to audit", where=cache.url)
+    comparison = RowComparison(cache, member, shown)
+    for chunk, pixels in shown.chunks(runs, comparison.batch):
+        comparison.add(chunk, pixels)
+        if on_progress is not None:
+            on_progress(comparison.samples, count)
     return TeacherAudit(
-        teacher=group.name,
-        samples=len(again),
-        views=views,
-        agreement=_same_best(now, cached),
-        agreement_floor=_same_best(now, elsewhere),
-        kl=_kl(now, cached),
-        kl_floor=_kl(now, elsewhere),
-        kl_other=_kl(now, np.roll(now, 1, axis=0)),
-        overlap=_overlap(encoding, now, cached),
-        overlap_floor=_overlap(encoding, now, elsewhere),
-        truncation=truncation,
-        coding=_kl(again, now) - truncation,
+        teacher=member.name,
+        samples=comparison.samples,
+        pairs=pairs,
+        views=len(view_ids),
+        all_views=len(known),
+        taps=comparison.taps,
+        mismatched=comparison.mismatched,
+        mismatches=tuple(comparison.mismatches),
+        **comparison.means(),
     )
 
 
-def _spread(encoding: Encoding, arrays: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Return stored rows as log-probabilities (N, C), the tail spread over absent classes."""
-    decoded = encoding.decode(arrays)
-    if not isinstance(decoded, DecodedSparse):
-        return decoded.log_probs.astype(np.float64)
-    present = np.isfinite(decoded.log_probs)
-    absent = np.maximum(1, encoding.num_classes - present.sum(axis=1))
-    base = decoded.tail[:, 0].astype(np.float64) - np.log(absent)
-    out = np.repeat(base[:, None], encoding.num_classes, axis=1)
-    row, entry = np.nonzero(present)
-    out[row, decoded.class_ids[row, entry]] = decoded.log_probs[row, entry]
-    return out
+def _sampled(
+    rows_of: Callable[[str], NDArray[np.int64]],
+    view_ids: Sequence[str],
+    samples: int | None,
+    generator: np.random.Generator,
+) -> tuple[Iterator[Run], int, int]:
+    """Draw rows from all views alike.
 
+    Args:
+        rows_of: The rows of a view.
+        view_ids: The views.
+        samples: How many rows to draw; None for all.
+        generator: What draws them.
 
-def _truncated(encoding: Encoding, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what is left of exact answers when K classes and the mass of the others are kept."""
-    if not isinstance(encoding, SparseEncoding):
-        return log_probs
-    kept = encoding.kept(log_probs)
-    mass = np.where(kept, 0.0, np.exp(log_probs)).sum(axis=1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        base = np.log(mass / (~kept).sum(axis=1, keepdims=True))
-    return np.where(kept, log_probs, base)
-
-
-def _kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    """Return mean KL(p || q) in nats; classes without mass count nothing."""
-    weight = np.exp(p)
-    terms = np.where(weight > 0, weight * (p - np.maximum(q, -1e4)), 0.0)
-    return float(terms.sum(axis=1).mean())
-
-
-def _same_best(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    return float((p.argmax(axis=1) == q.argmax(axis=1)).mean())
-
-
-def _overlap(encoding: Encoding, p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    """Return the share of the largest classes that two answers have in common."""
-    k = encoding.top_k if isinstance(encoding, SparseEncoding) else _DENSE_IDS
-    k = min(k, encoding.num_classes - 1)
-    return float((top_k_mask(p, k) & top_k_mask(q, k)).sum() / (k * len(p)))
+    Returns:
+        The rows by view, how many they are, and of how many.
+    """
+    counts = [len(rows_of(view_id)) for view_id in view_ids]
+    pairs = sum(counts)
+    if samples is None or samples >= pairs:
+        return ((view_id, rows_of(view_id)) for view_id in view_ids), pairs, pairs
+    drawn = np.sort(generator.choice(pairs, samples, replace=False, shuffle=False))
+    ends = np.cumsum(counts)
+    parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+    starts = ends - counts
+    runs = (
+        (view_id, rows_of(view_id)[part - start])
+        for view_id, part, start in zip(view_ids, parts, starts, strict=True)
+    )
+    return runs, samples, pairs

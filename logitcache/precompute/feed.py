@@ -70,24 +70,27 @@ class SourceRenderer:
         """Render batches in order; see :class:`logitcache.precompute.unit.Renderer`."""
         self._block, self._known = block, bool(block.digests.any())
         view = self._views[view_id]
-        # while the samples are being written nobody knows yet whether a partner can be read
-        mixed = view.mixing is not None and self._known
-        self._partners = self._partners_of(view, block) if mixed else None
+        if not self._known:
+            # Which images can be decoded, and so be partners, is known once the samples are
+            # written. In a view that mixes, this pass only reads and digests the images: no
+            # teacher is shown its pixels (worklist.py).
+            view = view.unmixed
+        self._partners = None if view.mixing is None else self._partners_of(view, block)
         for rendered in self._renderer.batches(
-            self._request(view_id, start, block) for start in starts
+            self._request(view, start, block) for start in starts
         ):
             start = block.start + int(rendered.request.tag)
             yield Batch(start, rendered.pixels, rendered.failures)
         self._seen.add(block.start)
 
-    def _request(self, view_id: str, start: int, block: Block) -> BatchRequest:
+    def _request(self, view: View, start: int, block: Block) -> BatchRequest:
         """Ask for the readable positions of a batch, by their offset in the block."""
         offset = start - block.start
         rows = np.arange(offset, offset + self._batch_rows)
         readable = (block.status[rows] == Status.OK) & (block.indices[rows] >= 0)
         partners = None if self._partners is None else self._partners[rows]
         return BatchRequest(
-            view=self._views[view_id],
+            view=view,
             indices=np.where(readable, rows, -1),
             hashes=block.hashes[rows],
             tag=offset,

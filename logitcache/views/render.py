@@ -72,6 +72,10 @@ class BatchRequest:
         partners: What to read for the image that is mixed in, int64 (B,); the image itself where
             it has no partner. None where nothing is mixed.
         partner_hashes: Their key hashes, uint64 (B,).
+
+    Raises:
+        ValueError: The view mixes images, and the partners are missing. Rendered without them it
+            would be another picture than the one its id stands for.
     """
 
     view: View
@@ -80,6 +84,15 @@ class BatchRequest:
     tag: int = 0
     partners: NDArray[np.int64] | None = None
     partner_hashes: NDArray[np.uint64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.view.mixing is None:
+            return
+        if self.partners is None or self.partner_hashes is None:
+            raise ValueError(
+                f"view {self.view.id} mixes images: give partners and partner_hashes, "
+                "or render View.unmixed"
+            )
 
 
 @dataclass
@@ -252,7 +265,7 @@ class Decoder:
         try:
             return decode(self._read(index), self._table, on_odd)
         except UnreadableImage as error:
-            raise UnreadableImage(error.what, where=index, got=error.got) from error
+            raise error.at(index) from error
 
 
 def empty_batch(request: BatchRequest, sizes: Sequence[int]) -> RenderedBatch:
@@ -318,10 +331,13 @@ class _Pictures:
         view = self._batch.request.view
         image = self._decode(index)
         how = parameters(view, [f[position].tolist() for f in floats], *image.shape[1:])
-        found = (
-            how,
-            {size: picture(image, how, size, view.interpolation) for size in self._batch.pixels},
-        )
+        try:
+            found = (
+                how,
+                {s: picture(image, how, s, view.interpolation) for s in self._batch.pixels},
+            )
+        except UnreadableImage as error:
+            raise error.at(index) from error
         if self._batch.request.partners is not None:
             self._kept[index] = found
         return found

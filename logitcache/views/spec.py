@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -101,6 +101,17 @@ class View:
     def mixing(self) -> Mixing | None:
         """How another image of the unit is mixed in; None where none is."""
         return next((o for o in self.operations if isinstance(o, Mixing)), None)
+
+    @property
+    def unmixed(self) -> View:
+        """This view up to where another image is mixed in; the view itself where none is.
+
+        Its pixels are what an image brings into the mixture, since the draws are shared.
+        """
+        if self.mixing is None:
+            return self
+        before = self.operations[: self.operations.index(self.mixing)]
+        return replace(self, operations=before)
 
     def derived(self, operation: Operation) -> View:
         """Return this view with one more thing done to it; it shares the draws."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from logitcache.cli import app as cli
 from logitcache.errors import UsageError
 from logitcache.pipeline import shipped_pipelines
 from tests.cache.building import make_cache, samples_of, start_cache, write_samples
@@ -20,38 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from logitcache.config import Config
+    from tests.cli.conftest import Outcome
 
 Teachers = dict[str, dict[str, str]]
-
-
-class Outcome:
-    """What a command left with."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)
-        assert document["schema_version"] == 1
-        return document
-
-
-@pytest.fixture
-def logitcache(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr("sys.argv", ["logitcache", *map(str, arguments)])
-        try:
-            cli.main()
-            code: object = 0
-        except SystemExit as leaving:
-            code = leaving.code
-        out, err = capsys.readouterr()
-        return Outcome(code if isinstance(code, int) else int(code is not None), out, err)
-
-    return call
 
 
 @pytest.fixture
@@ -268,7 +238,7 @@ def test_a_pipeline_runs_its_stages_and_skips_what_is_done(
     again = logitcache("run", file, "--json")
     assert again.json == first.json
     assert "cache of all teachers" in logitcache("run", file).out
-    changed = logitcache("run", file, "--set", "stages.student.train.steps=3")
+    changed = logitcache("run", file, "--set", "stages.student.train.batch_size=8")
     assert (changed.code, "another configuration" in changed.err) == (2, True)
 
 

@@ -6,14 +6,19 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
+from logitcache.cache.format import NO_VIEW, SAMPLES, commit_key
 from logitcache.cache.local import LocalLocation
+from logitcache.cache.location import locate
 from logitcache.cache.reader import open_cache
+from logitcache.cache.verify import verify
+from logitcache.cache.writer import CacheWriter
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheError, DataMismatch, NetworkError, StorageError
 from logitcache.precompute.audit import audit_teachers
@@ -23,6 +28,7 @@ from logitcache.precompute.images import check_images
 from logitcache.precompute.local import build_cache
 from logitcache.precompute.lock import lock_differences
 from logitcache.precompute.preflight import accuracy_floor, check_accuracy
+from logitcache.precompute.stored_rows import StoredReader, StoredRows
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.teachers.member import Member, TeacherConfig
 from tests.conftest import jpeg, shape_image, write_images, write_teacher
@@ -80,6 +86,58 @@ def test_every_difference_is_named_and_counted(cache: Path, copied: Path) -> Non
     assert seen[-1] == (58, 58)
     quick = check_images(open_cache(cache), open_source(str(copied)), digests=False)
     assert (quick.replaced, quick.digested) == ((), 0)
+
+
+def test_classes_are_compared_by_name_not_by_number(cache: Path, images: Path) -> None:
+    opened = open_cache(cache)
+    source: Any = open_source(str(images))
+    source.class_names, source.labels = ["dog", "cat", "bird"], 2 - source.labels
+    assert check_images(opened, source).relabeled == ()
+    source.class_names = ["cat", "dog", "bird"]
+    report = check_images(opened, source, digests=False)
+    assert not report.ok
+    assert len(report.relabeled) == 40
+    assert {key.partition("/")[0] for key in report.relabeled} == {"cat", "dog"}
+    source.class_names = ["wolf", "cat", "bird"]
+    assert {key[:4] for key in check_images(opened, source).relabeled} == {"dog/"}
+    source.class_names, source.labels = [], np.full(60, -1, dtype=np.int32)
+    assert check_images(opened, source).ok, "images without classes tell nothing"
+
+
+def rotate_labels(cache: Path) -> None:
+    """Give every image of a cache the next class, and seal it again."""
+    writer = CacheWriter.open(locate(cache, write=True))
+    for unit in sorted(writer.needed_units(16)):
+        samples = writer.read_samples(unit * 16, unit * 16 + 16)
+        labels = np.where(samples.labels < 0, -1, (samples.labels + 1) % 3).astype(np.int32)
+        arrays = {
+            "key": samples.keys,
+            "hash": samples.hashes,
+            "digest": samples.digests,
+            "bytes": samples.sizes,
+            "label": labels,
+            "status": samples.status,
+        }
+        writer.location.delete(commit_key(SAMPLES, NO_VIEW, unit))
+        writer.write_samples(unit, arrays)
+    writer.reseal([(SAMPLES, NO_VIEW)])
+
+
+def test_rotated_labels_are_found_with_and_without_classes(
+    cache: Path, images: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cache, tmp_path / "cache")
+    assert check_images(open_cache(tmp_path / "cache"), open_source(str(images))).relisted == ()
+    rotate_labels(tmp_path / "cache")
+    assert verify(tmp_path / "cache").ok
+    opened, source = open_cache(tmp_path / "cache"), open_source(str(images))
+    report = check_images(opened, source)
+    assert not report.ok
+    assert (len(report.relabeled), report.relisted) == (60, (0,))
+    unlabeled: Any = open_source(str(images))
+    unlabeled.class_names, unlabeled.labels = [], np.full(60, -1, dtype=np.int32)
+    report = check_images(opened, unlabeled)
+    assert (report.ok, report.relabeled, report.relisted) == (False, (), (0,))
 
 
 def test_a_lock_differs_field_by_field() -> None:
@@ -211,17 +269,22 @@ def test_a_sound_cache_passes_its_audit(cache: Path, images: Path, teachers: Tea
     assert sparse.truncation > 10 * abs(sparse.coding), "told apart"
 
 
-def test_an_audit_finds_answers_of_other_images(
+def test_an_audit_finds_outputs_for_other_images(
     cache: Path, images: Path, teachers: Teachers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from logitcache.precompute import audit as module
+    read = StoredReader.read
 
-    stored = module._stored
-    monkeypatch.setattr(module, "_stored", lambda c, g, v, rows: stored(c, g, v, np.roll(rows, 7)))
+    def shifted(self: StoredReader, runs: Any) -> StoredRows:
+        stored = read(self, runs)
+        return replace(stored, arrays=stored.take(np.roll(np.arange(len(stored.rows)), 1)).arrays)
+
+    monkeypatch.setattr(StoredReader, "read", shifted)
     source = open_source(str(images))
-    (audit,) = audit_teachers(str(cache), source, {"red": teachers["red"]}, samples=60)
-    assert not audit.ok
-    assert audit.kl > 0.1 * audit.kl_other > 100 * audit.kl_floor
+    for audit in audit_teachers(str(cache), source, teachers, samples=60):
+        assert not audit.ok
+        assert audit.mismatched > 40
+        assert audit.kl > 100 * audit.kl_floor
+        assert len(audit.mismatches) == 10
 
 
 def test_an_audit_refuses_other_weights_and_other_images(
