@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from logitcache.cli.trust import VerifyConfig
 from logitcache.pipeline import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.repair import RepairConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
 from logitcache.training.config import TrainConfig
+from logitcache.training.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +33,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 
 _ROOTS: dict[str, type[Config]] = {
     "train": TrainConfig,
+    "evaluate": EvaluateConfig,
     "precompute": PrecomputeConfig,
+    "verify": VerifyConfig,
+    "repair": RepairConfig,
     "run": PipelineConfig,
     "fit_weights": FitWeightsConfig,
 }
@@ -38,8 +44,9 @@ _ROOTS: dict[str, type[Config]] = {
 _HEAD = """# Configuration
 
 What `--set a.b=VALUE`, `--config FILE` and the stages of a pipeline take, command by command
-(`plan` takes what `precompute` takes). A flag goes over the file, `--set` over both; the value
-after `=` is YAML, so mappings want a space after each colon:
+(`plan` takes what `precompute` takes; the images of every command are a `train.data`, a teacher of
+`verify` and `repair` is a `precompute.teachers.NAME`). A flag overrides the file, `--set` overrides
+both; the value after `=` is YAML, so mappings need a space after each colon:
 `--set 'student.kwargs={img_size: 32}'`. A list is set as a whole:
 `--set 'objectives=[{soft: {temperature: 2}}, label]'`; stages of a pipeline are addressed by name:
 `--set stages.student.train.steps=100`.

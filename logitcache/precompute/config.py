@@ -20,7 +20,7 @@ class PrecomputeConfig(Config):
     """Which teachers answer on which views of which images, and where the answers go.
 
     Attributes:
-        cache: Where the cache lies, or shall lie.
+        cache: Folder or URL of the cache; it is created if it does not exist.
         data: The images.
         teachers: Who answers, by name. Teachers already in the cache need not be named again.
         views: What they look at.
