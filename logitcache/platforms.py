@@ -27,6 +27,7 @@ __all__ = [
     "tune_allocator",
 ]
 
+_IS_WINDOWS = os.name == "nt"
 _REPLACE_SECONDS = 5.0
 # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX: where the first two end up by
 # themselves in a long-running process
@@ -60,7 +61,7 @@ def sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:
-        if os.name == "nt":  # Windows opens no folders, and writes their entries by itself
+        if _IS_WINDOWS:  # Windows opens no folders, and writes their entries by itself
             return
         raise
     try:
@@ -76,7 +77,7 @@ def replace_file(temporary: Path, path: Path) -> None:
         try:
             temporary.replace(path)
         except PermissionError:
-            if os.name != "nt" or time.monotonic() > deadline:
+            if not _IS_WINDOWS or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
         else:

@@ -245,7 +245,7 @@ def _hidden(name: str) -> str:
     """Return why a name is left out; empty if it is not."""
     if name == _MACOS:
         return f"{_MACOS} folders"
-    return "hidden names" if name.startswith(".") else ""
+    return "hidden names" if name.startswith(".") and name != ".." else ""
 
 
 def _ending(name: str) -> str:
@@ -312,7 +312,9 @@ def _members(
 
 def _parts(name: str, version: int) -> tuple[str, ...]:
     """Return the folders and the file of a member; a leading ``./`` is none of them."""
-    return tuple(part for part in name.split("/") if version == 1 or part not in {"", "."})
+    parts = tuple(part for part in name.split("/") if version == 1 or part not in {"", "."})
+    # an absolute name stays one, to be refused as a key
+    return ("", *parts) if version > 1 and name.startswith("/") else parts
 
 
 def _content(member: _Member, latest: Mapping[str, _Member], version: int) -> _Member | None:
