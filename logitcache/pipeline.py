@@ -135,11 +135,20 @@ class Stage:
         name: Its name.
         kind: ``train``, ``precompute`` or ``fit_weights``.
         values: Fields of the configuration of its component.
+        number: Its position in the pipeline, from 1.
+        total: Number of stages of the pipeline.
     """
 
     name: str
     kind: str
     values: dict[str, Any]
+    number: int = 1
+    total: int = 1
+
+    @property
+    def title(self) -> str:
+        """Name and position for people, as ``[3/9] student``."""
+        return f"[{self.number}/{self.total}] {self.name}"
 
     @property
     def digest(self) -> str:
@@ -243,11 +252,12 @@ class Pipeline:
     def _resolve(self) -> list[Stage]:
         made: dict[str, str] = {}
         stages = []
-        for config in self.config.stages:
+        for number, config in enumerate(self.config.stages, start=1):
             shared = getattr(self.config, config.kind, {})
             values = merged(self._common(config), merged(shared, config.settings))
             values = _replace_references(values, made, f"stages.{config.name}")
-            stages.append(Stage(config.name, config.kind, values))
+            total = len(self.config.stages)
+            stages.append(Stage(config.name, config.kind, values, number, total))
             folder = self.out / config.name
             made[config.name] = {
                 "train": f"local-dir:{folder / _EXPORT}",

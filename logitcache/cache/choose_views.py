@@ -22,7 +22,8 @@ def choose_views(view_ids: Sequence[str], wanted: Sequence[str]) -> list[str]:
     Args:
         view_ids: All views, in the order of their numbers.
         wanted: Ids, beginnings of ids of at least four characters, numbers from 0, or ranges of
-            numbers with both ends as ``2-5``; all views if empty.
+            numbers with both ends as ``2-5``; one text may name several, separated by commas. All
+            views if empty.
 
     Raises:
         UsageError: There is no such view (the nearest names are given), or several begin like that.
@@ -30,8 +31,8 @@ def choose_views(view_ids: Sequence[str], wanted: Sequence[str]) -> list[str]:
     if not wanted:
         return list(view_ids)
     found: dict[str, None] = {}
-    for name in wanted:
-        found |= dict.fromkeys(_views_of(view_ids, name.strip()))
+    for name in (part.strip() for text in wanted for part in text.split(",")):
+        found |= dict.fromkeys(_views_of(view_ids, name))
     return list(found)
 
 

@@ -11,9 +11,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from logitcache.cli.interrupt import StopRequest
+from logitcache.cli.layout import new_console
 from logitcache.cli.options import print_json
 from logitcache.cli.run import load_pipelines
 from logitcache.cli.stages import runners
@@ -43,7 +42,7 @@ def run_demo(out: Path, *, seeds: int, as_json: bool) -> None:
         print_json({"pipeline": _PIPELINE, "runs": runs_json})
         return
     print_pipeline(runs)
-    Console(highlight=False).print(
+    new_console().print(
         "Teachers saw the labelled images; students saw all images and no label, "
         "except 'labels', which saw what the teachers saw.\n"
         f"The teachers' weights were deleted before the students began. Files: {out}"

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["bytes_text", "new_console", "new_table", "percent_text"]
+from logitcache.data.listing import left_out_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "bytes_text",
+    "new_console",
+    "new_table",
+    "percent_text",
+    "print_line",
+    "print_unlisted",
+]
 
 _RIGHT = {"accuracy", "stored", "dense float32", "ratio", "top-1", "steps", "images"}
 
@@ -33,6 +47,25 @@ def new_table(first: str, *others: str) -> Table:
 
 
 def new_console() -> Console:
-    """Return stdout; wide enough for a table where it is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
+    """Return stdout; wide enough for a table where it is no terminal.
+
+    Text is printed as it is. Names of folders, images and classes may hold ``[`` or ``:``, which
+    rich reads as markup and emoji by default.
+    """
+    console = Console(highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, markup=False, emoji=False, width=140)
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print one line, however long, without line breaks of its own."""
+    console.print(text, soft_wrap=True)
+
+
+def print_unlisted(console: Console, whose: str, unlisted: Mapping[str, int]) -> None:
+    """Show which files of a folder are not among its images, by the reason."""
+    if unlisted:
+        print_line(
+            console, f"{whose}: files that are not among the images: {left_out_text(unlisted)}"
+        )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from logitcache.cli.flags import Json, Threads, VerifySets
+from logitcache.cli.flags import Json, OnBadImage, Sets, Threads, VerifySets
 
 __all__ = ["LOOK", "maintain_app"]
 
@@ -81,6 +81,44 @@ def status(cache: _Cache, as_json: Json = False) -> None:
         print_status(found)
     if not found.complete or found.revision is None:
         raise typer.Exit(3)
+
+
+@maintain_app.command(rich_help_panel=LOOK)
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="An exported folder, MODEL@WEIGHTS with a timm model, or hf-hub:REPOSITORY."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="Images with labels, as for train --val.")],
+    size: Annotated[
+        int | None, typer.Option(help="Side of the input in pixels; the network's own by default.")
+    ] = None,
+    crop_pct: Annotated[
+        float | None,
+        typer.Option(help="Share of the shorter side that the center crop keeps."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a forward pass.")] = None,
+    device: _Device = "auto",
+    threads: Threads = None,
+    on_bad_image: OnBadImage = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the accuracy of a network; classes are matched by name."""
+    from logitcache.cli.evaluate import run_evaluate
+
+    flags = {
+        "data": data,
+        "network.size": size,
+        "crop_pct": crop_pct,
+        "batch_size": batch_size,
+        "device": device,
+        "threads": threads,
+        "on_bad_image": on_bad_image,
+    }
+    run_evaluate(model, flags, sets or [], as_json=as_json)
 
 
 @maintain_app.command(rich_help_panel=_TRUST)
@@ -158,3 +196,47 @@ def withdraw(
         print_json({"cache": cache, "withdrawn": count})
     else:
         typer.echo(f"{cache}: {count} images are withdrawn")
+
+
+@maintain_app.command(rich_help_panel=_TRUST)
+def drop(
+    cache: _Cache,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A teacher, with its features; repeatable."),
+    ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME/TAP", help="Features of a teacher; repeatable."),
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID|N|N-M",
+            help="Views of all teachers: ids, or numbers from 0; repeatable.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Drop teachers, features or views from a cache.
+
+    The new revision does not name them, so no reader finds them, and a
+    later precompute can compute the same names again. The bytes of their
+    targets stay in the cache.
+    """
+    from dataclasses import asdict
+
+    from logitcache.cache.drop import drop_from_cache
+    from logitcache.cli.options import print_json
+
+    dropped = drop_from_cache(
+        cache, teachers=teacher or [], features=feature or [], views=view or []
+    )
+    if as_json:
+        print_json({"cache": cache, **asdict(dropped)})
+        return
+    names = [*dropped.teachers, *dropped.features, *(f"view {name}" for name in dropped.views)]
+    typer.echo(
+        f"{cache}: dropped {', '.join(names)}; {len(dropped.left_teachers)} teachers and "
+        f"{len(dropped.left_views)} views are left"
+    )

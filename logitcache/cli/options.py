@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SCHEMA_VERSION",
     "gather",
+    "network",
     "objectives",
     "print_json",
     "saved_config",
@@ -101,7 +102,7 @@ def teachers(specifications: Sequence[str]) -> dict[str, dict[str, Any]] | None:
             )
         if name in found:
             raise UsageError("two teachers have the same name", where=f"--teacher {specification}")
-        found[name] = _network(model)
+        found[name] = network(model)
     return found or None
 
 
@@ -169,7 +170,8 @@ def print_json(document: Mapping[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
-def _network(model: str) -> dict[str, Any]:
+def network(model: str) -> dict[str, Any]:
+    """Return the fields of a :class:`.NetworkConfig` for ``MODEL[@WEIGHTS]``."""
     if model.startswith(("local-dir:", "hf-hub:")):
         return {"model": model}
     name, separator, weights = model.partition("@")

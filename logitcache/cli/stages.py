@@ -24,7 +24,7 @@ def runners(stop: StopRequest) -> dict[str, Callable[[Stage], dict[str, Any]]]:
         from logitcache.precompute.local import build_cache
 
         config = PrecomputeConfig.parse(stage.values, f"stages.{stage.name}")
-        with ProgressLine(stage.name) as line:
+        with ProgressLine(stage.title) as line:
             summary = build_cache(config, on_progress=line.precompute, should_stop=stop)
         return summary.to_json()
 
@@ -33,7 +33,7 @@ def runners(stop: StopRequest) -> dict[str, Callable[[Stage], dict[str, Any]]]:
         from logitcache.training.loop import train_student
 
         config = TrainConfig.parse(stage.values, f"stages.{stage.name}")
-        with ProgressLine(stage.name) as line:
+        with ProgressLine(stage.title) as line:
             try:
                 result = train_student(
                     config, resume=True, on_progress=line.train, should_stop=stop

@@ -10,6 +10,8 @@ from logitcache.cli.layout import bytes_text as _bytes
 from logitcache.cli.layout import new_console as _console
 from logitcache.cli.layout import new_table as _table
 from logitcache.cli.layout import percent_text as _percent
+from logitcache.cli.layout import print_line as _line
+from logitcache.cli.layout import print_unlisted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,7 +64,7 @@ def print_precompute(summary: Summary) -> None:
             f"{size.stored / max(1, size.dense_float32):.2f}",
         )
     console.print(table)
-    _print_unlisted(console, "data", summary.unlisted)
+    print_unlisted(console, "data", summary.unlisted)
     for note in summary.notes:
         console.print(f"note: {note}")
 
@@ -99,17 +101,10 @@ def print_train(result: TrainResult) -> None:
     for reason, count in reasons.items():
         if count:
             console.print(f"{count} images {reason} and were not shown")
-    _print_unlisted(console, "data", result.unlisted)
-    _print_unlisted(console, "val", result.unlisted_val)
+    print_unlisted(console, "data", result.unlisted)
+    print_unlisted(console, "val", result.unlisted_val)
     for note in result.notes:
         console.print(f"note: {note}")
-
-
-def _print_unlisted(console: Console, whose: str, unlisted: Mapping[str, int]) -> None:
-    """Show what of a folder is not among its images."""
-    if unlisted:
-        files = ", ".join(f"{count} {reason}" for reason, count in unlisted.items())
-        _line(console, f"{whose}: files that are not among the images: {files}")
 
 
 def print_cache(cache: CacheDescription) -> None:
@@ -346,9 +341,7 @@ def print_images(report: ImagesReport) -> None:
             f"images: keys or labels of the rows from {start} on were changed after the cache was "
             "made",
         )
-    if report.left_out:
-        files = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
-        _line(console, f"images: files that are not listed: {files}")
+    print_unlisted(console, "data", report.left_out)
     _line(
         console,
         f"images: {'ok' if report.ok else 'not those of the cache'}; {report.images} of the cache, "
@@ -399,11 +392,6 @@ def _print_audit(console: Console, audit: TeacherAudit) -> None:
     more = audit.mismatched - len(audit.mismatches)
     if more:
         _line(console, f"{audit.teacher}: … and {more} more rows that do not match")
-
-
-def _line(console: Console, text: str) -> None:
-    """Print one line as it is: names of images may hold brackets, which are markup otherwise."""
-    console.print(text, markup=False, soft_wrap=True)
 
 
 def print_repair(summary: RepairSummary) -> None:

@@ -169,8 +169,7 @@ class _MadeFrom:
 
     def _view_ids(self, views: Sequence[str]) -> list[str] | None:
         """Return the ids of the views to audit, None for all."""
-        wanted = [name for text in views for name in text.split(",") if name]
-        return choose_views(list(self._cache.views), wanted) if wanted else None
+        return choose_views(list(self._cache.views), views) if views else None
 
     def _check_images(self, *, digests: bool) -> ImagesReport:
         from logitcache.precompute.images import check_images

@@ -161,7 +161,7 @@ class TrainConfig(Config):
     @classmethod
     def _as_names(cls, value: object) -> object:
         if isinstance(value, str | int):
-            value = str(value).split(",")
+            return [str(value)]
         return [str(name) for name in value] if isinstance(value, list) else value
 
     @field_validator("val", mode="before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -324,7 +325,7 @@ def test_not_yaml(tmp_path: Path) -> None:
 
 
 def test_the_version(logitcache: Callable[..., Outcome]) -> None:
-    assert logitcache("--version").out.strip() == "0.1.0"
+    assert logitcache("--version").out.strip() == version("logitcache")
 
 
 def test_verify_and_repair(

@@ -143,7 +143,7 @@ def test_files_that_are_not_listed_are_counted(
     verify = ["verify", made / "cache", "--data", made / "images"]
     shown = logitcache(*verify)
     assert shown.code == 0, shown.err
-    assert "images: files that are not listed: 1 " in shown.out
+    assert "data: files that are not among the images: 1 " in shown.out
     assert "images: 1 added, without answers: bird/[1].jpg" in shown.out
     document: dict[str, Any] = logitcache(*verify, "--json").json
     assert list(document["images"]["left_out"].values()) == [1]

@@ -1,0 +1,64 @@
+"""``logitcache evaluate``: accuracy of a network on a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cli.layout import new_console, new_table, percent_text, print_line, print_unlisted
+from logitcache.cli.options import gather, network, print_json
+from logitcache.cli.progress import ProgressLine
+from logitcache.errors import first_of
+from logitcache.training.evaluate import EvaluateConfig, EvaluateResult, evaluate_network
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["print_evaluation", "run_evaluate"]
+
+
+def run_evaluate(
+    model: str, flags: Mapping[str, Any], sets: Sequence[str], *, as_json: bool
+) -> None:
+    """Evaluate a network and print its accuracy.
+
+    Args:
+        model: A folder that was exported, or ``MODEL[@WEIGHTS]``.
+        flags: Fields of an :class:`.EvaluateConfig` by dotted path.
+        sets: ``a.b=value`` assignments to its fields.
+        as_json: Whether to print one document instead of a table.
+    """
+    is_folder = Path(model).expanduser().is_dir()
+    named = {"model": f"local-dir:{model}"} if is_folder else network(model)
+    values = gather({"network": named}, flags, sets)
+    config = EvaluateConfig.parse(values, "evaluate")
+    with ProgressLine("evaluate") as line:
+        result = evaluate_network(config, on_progress=line.count)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_evaluation(result)
+
+
+def print_evaluation(result: EvaluateResult) -> None:
+    """Print an evaluation."""
+    console = new_console()
+    table = new_table("network", "images", "classes", "top-1", "top-5", "loss")
+    found = result.evaluation
+    table.add_row(
+        result.model,
+        str(found.images),
+        f"{result.classes_with_images} of {result.classes}",
+        percent_text(found.top1),
+        percent_text(found.top5),
+        f"{found.loss:.3f}",
+    )
+    console.print(table)
+    if result.unlabeled:
+        print_line(console, f"{result.unlabeled} images have no label and are not counted")
+    if result.skipped:
+        count, names = len(result.skipped), first_of(result.skipped)
+        print_line(console, f"{count} images could not be decoded and are not counted: {names}")
+    print_unlisted(console, "data", result.unlisted)
+    for note in result.notes:
+        print_line(console, f"note: {note}")
