@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from logitcache.cli.flags import (
+    AddViews,
     BatchSize,
     Budget,
     CacheFolder,
@@ -57,6 +58,9 @@ def plan(
         list[Path] | None,
         typer.Argument(metavar="[CONFIG]...", help="YAML files as for precompute; later go over."),
     ] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="A cache to compare with: what would be computed for it.")
+    ] = None,
     data: Data = None,
     teacher: Teacher = None,
     feature: Feature = None,
@@ -64,6 +68,7 @@ def plan(
     top_k: TopK = None,
     budget: Budget = None,
     max_kl: MaxKl = None,
+    add_views: AddViews = None,
     batch_size: BatchSize = None,
     unit_rows: UnitRows = None,
     device: Device = None,
@@ -85,9 +90,11 @@ def plan(
     from logitcache.cli.plan import run_plan
 
     flags = {
+        "cache": cache,
         "data": data,
         "teachers": teachers(teacher or []),
         "views.count": views,
+        "add_views": add_views,
         "encoding.top_k": top_k,
         "encoding.budget": budget,
         "encoding.max_kl": max_kl,
@@ -108,12 +115,7 @@ def precompute(
     teacher: Teacher = None,
     feature: Feature = None,
     views: Views = None,
-    add_views: Annotated[
-        bool | None,
-        typer.Option(
-            "--add-views", help="Add views of another recipe to a cache, beside those it has."
-        ),
-    ] = None,
+    add_views: AddViews = None,
     top_k: TopK = None,
     budget: Budget = None,
     max_kl: MaxKl = None,

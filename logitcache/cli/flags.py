@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "AddViews",
     "BatchSize",
     "Budget",
     "CacheFolder",
@@ -70,6 +71,10 @@ Feature = Annotated[
     ),
 ]
 Views = Annotated[int | None, typer.Option(help="How many random views.")]
+AddViews = Annotated[
+    bool | None,
+    typer.Option("--add-views", help="Add views of another recipe to a cache, beside its own."),
+]
 TopK = Annotated[
     int | None, typer.Option(help="Classes to keep; by default 50, or all of up to 256.")
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text
+from logitcache.cache.location import locate
+from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text, print_line
 from logitcache.cli.options import gather, print_json, with_compiling, with_features
 from logitcache.pipeline import merged, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from logitcache.precompute.estimate import Estimate, TeacherEstimate
+    from logitcache.precompute.lacking import Lacking
 
 __all__ = ["print_estimate", "run_plan"]
 
@@ -41,11 +43,12 @@ def run_plan(
         compiled: Whether all teachers are compiled.
         as_json: Whether to print one document instead of tables.
     """
-    values: dict[str, Any] = {"cache": _NOWHERE}
+    values: dict[str, Any] = {}
     for config in configs:
         values = merged(values, read_yaml(config))
     values = with_compiling(with_features(gather(values, flags, sets), features), compiled)
-    found = estimate_cache(PrecomputeConfig.parse(values, "plan"))
+    cache = locate(str(values["cache"])) if values.get("cache") else None
+    found = estimate_cache(PrecomputeConfig.parse({"cache": _NOWHERE, **values}, "plan"), cache)
     if as_json:
         print_json(found.to_json())
     else:
@@ -63,6 +66,8 @@ def print_estimate(found: Estimate) -> None:
         _print_teacher(console, name, teacher)
     _print_views(console, found)
     _print_payback(console, found)
+    if found.lacking is not None:
+        _print_lacking(console, found.lacking)
 
 
 def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> None:
@@ -156,3 +161,23 @@ def _print_payback(console: Console, found: Estimate) -> None:
             f"{epochs} student epochs, those of all students together: "
             f"{found.views} x {1e3 * device.store:.2g} ms / ({teach:.2g} ms - {fetch:.2g} ms)"
         )
+
+
+def _print_lacking(console: Console, lacking: Lacking) -> None:
+    """Print what an existing cache lacks."""
+    images, views = lacking.images + lacking.new_images, lacking.views + lacking.new_views
+    print_line(
+        console,
+        f"\n{lacking.cache} has {lacking.images} of the {images} images and {lacking.views} of "
+        f"the {views} views",
+    )
+    table = new_table("teacher or tap")
+    for header in ("rows to compute", "of"):
+        table.add_column(header, justify="right")
+    table.add_column("")
+    for name, group in lacking.groups.items():
+        state = "new" if group.is_new else "" if group.rows else "complete"
+        table.add_row(name, str(group.rows), str(group.total), state)
+    console.print(table)
+    for note in lacking.notes:
+        print_line(console, f"note: {note}")

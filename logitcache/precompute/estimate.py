@@ -7,7 +7,7 @@ encoding are measured on what they say, times on how long they take; the rest is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format import (
@@ -21,9 +21,11 @@ from logitcache.data.readers import open_source
 from logitcache.networks.device import resolve_device
 from logitcache.precompute.batch_size import choose_batch
 from logitcache.precompute.footprint import GroupPlan, cache_footprint, group_footprint
+from logitcache.precompute.lacking import find_lacking
 from logitcache.precompute.payback import break_even_epochs
 from logitcache.precompute.plan import check_classes
 from logitcache.precompute.rehearsal import Rehearsal, rehearse
+from logitcache.precompute.rows import open_images
 from logitcache.precompute.taps import choose_taps
 from logitcache.precompute.trial import TRIAL_IMAGES
 from logitcache.precompute.tryout import AnswersTryout, TapTryout
@@ -34,11 +36,13 @@ if TYPE_CHECKING:
 
     import torch
 
+    from logitcache.cache.location import Location
     from logitcache.data.source import Source
     from logitcache.encoding.arrays import ArraySpec
     from logitcache.encoding.choice import Encoding
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.precompute.lacking import Lacking
     from logitcache.views.spec import View
 
 __all__ = [
@@ -172,6 +176,7 @@ class Estimate:
         fetch: Seconds of reading one row's targets of all teachers in training, from memory.
         teachers: By name.
         by_views: The cache with fewer and more views.
+        lacking: What the cache at hand lacks of it; None where none was given or none is there.
     """
 
     images: int
@@ -182,34 +187,40 @@ class Estimate:
     fetch: float
     teachers: dict[str, TeacherEstimate]
     by_views: list[ViewsEstimate]
+    lacking: Lacking | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as JSON values."""
         return asdict(self)
 
 
-def estimate_cache(config: PrecomputeConfig) -> Estimate:
+def estimate_cache(config: PrecomputeConfig, cache: Location | None = None) -> Estimate:
     """Measure what a configuration of precompute would make, as if no cache were there.
 
     Args:
-        config: As for :func:`.build_cache`; ``cache`` is never looked at.
+        config: As for :func:`.build_cache`; its ``cache`` is not read.
+        cache: A cache to compare the configuration with.
 
     Raises:
         LogitcacheError: What precompute would refuse before its first unit.
     """
-    source = open_source(config.data)
+    source = open_images(config.data, cache) if cache is not None else open_source(config.data)
     views = config.views.views()
     used, *others = _devices(config)
     ensemble = _ensemble(config, source, views, used)
     batch, _ = choose_batch(ensemble, list(ensemble.members), config.batch_size)
     config = config.model_copy(update={"batch_size": batch})
     taps = choose_taps(config, {}, source, ensemble)
+    lacking = None
+    if cache is not None and not cache.is_empty():
+        lacking = find_lacking(config, cache, source, ensemble, taps)
     shown = _rehearse(config, source, views, ensemble, taps, TRIAL_IMAGES)
     seconds = {used.type: shown}
     for device in others:
         other = _ensemble(config, source, views, device)
         seconds[device.type] = _rehearse(config, source, views, other, taps, _FEWER_IMAGES)
-    return _Cost(config, source, views, ensemble, taps, seconds).estimate()
+    estimate = _Cost(config, source, views, ensemble, taps, seconds).estimate()
+    return replace(estimate, lacking=lacking)
 
 
 def _ensemble(

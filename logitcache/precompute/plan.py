@@ -57,7 +57,14 @@ if TYPE_CHECKING:
     from logitcache.teachers.member import Member
     from logitcache.views.spec import View
 
-__all__ = ["Plan", "check_classes", "join_plan", "make_plan"]
+__all__ = [
+    "Plan",
+    "check_classes",
+    "check_declared",
+    "join_plan",
+    "make_plan",
+    "stored_encoding",
+]
 
 _UNKNOWN_ROW = -1
 _READ_ROWS = 64
@@ -186,7 +193,8 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     notes = [_said(name, choice) for name, choice in chosen.items()]
     taps = choose_taps(config, writer.groups(), source, ensemble)
     for name, member in ensemble.members.items():
-        encoding = _encoding(config, writer, name, member, chosen)
+        known = chosen.get(name)
+        encoding = known.encoding if known else stored_encoding(config, writer, name, member)
         batch = smallest_unit(writer, name, taps, config.batch)
         notes += _declare_teacher(config, writer, name, member, encoding, list(views), batch)
     declare_taps(config, writer, taps, list(views))
@@ -307,19 +315,38 @@ def _said(name: str, choice: Choice) -> str:
     )
 
 
-def _encoding(
-    config: PrecomputeConfig,
-    writer: CacheWriter,
-    name: str,
-    member: Member,
-    chosen: Mapping[str, Choice],
+def stored_encoding(
+    config: PrecomputeConfig, writer: CacheWriter, name: str, member: Member
 ) -> Encoding:
     """Return how a teacher is stored: a known one as it is, where only a limit is given."""
-    if name in chosen:
-        return chosen[name].encoding
     if config.encoding.limit is not None:
         return writer.teachers()[name].encoding
     return choose(config.encoding, member.num_classes)
+
+
+def check_declared(writer: CacheWriter, name: str, member: Member, encoding: Encoding) -> None:
+    """Refuse another teacher, or another encoding, under a name that a cache has.
+
+    Args:
+        writer: The cache.
+        name: Name of the teacher.
+        member: The teacher at hand.
+        encoding: How it is to be stored.
+
+    Raises:
+        CacheError: The cache was made with another teacher of this name.
+        UsageError: It is stored in another encoding.
+    """
+    check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
+    stored = writer.teachers()[name].encoding
+    if stored != encoding:
+        raise UsageError(
+            f"teacher {name!r} is stored in another encoding",
+            where=writer.location,
+            expected=stored.to_json(),
+            got=encoding.to_json(),
+            hint="ask for the same one, or give the teacher a new name",
+        )
 
 
 def _declare_teacher(
@@ -334,16 +361,7 @@ def _declare_teacher(
     """Declare a teacher, or check that a declared one is the same; return notes."""
     record = writer.manifest.teachers.get(name)
     if record is not None:
-        check_lock(writer.location, name, record.lock, member.lock)
-        group = writer.teachers()[name]
-        if group.encoding != encoding:
-            raise UsageError(
-                f"teacher {name!r} is stored in another encoding",
-                where=writer.location,
-                expected=group.encoding.to_json(),
-                got=encoding.to_json(),
-                hint="ask for the same one, or give the teacher a new name",
-            )
+        check_declared(writer, name, member, encoding)
         writer.extend_group(name, view_ids)
         return _other_versions(name, record)
     optional = [
