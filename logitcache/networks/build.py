@@ -59,9 +59,10 @@ class NetworkConfig(Config):
     Attributes:
         model: A timm name (``resnet50``, ``rednet50``), ``local-dir:<folder>`` as timm exports it,
             or ``hf-hub:<repository>``.
-        weights: A file ending in ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.ckpt``;
-            ``pretrained`` for the weights that timm publishes; or nothing for randomly initialized
-            weights. ``local-dir:`` and ``hf-hub:`` models come with weights.
+        weights: A weights file (``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.ckpt``,
+            recognized by its content); ``pretrained`` for the weights that timm publishes; or
+            nothing for randomly initialized weights. ``local-dir:`` and ``hf-hub:`` models come
+            with weights.
         kwargs: Further arguments of the model, as for ``timm.create_model``.
         size: Side of the square input in pixels; the model's own by default.
     """
