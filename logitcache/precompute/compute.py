@@ -13,6 +13,7 @@ import torch
 from logitcache.cache.format import teacher_of
 from logitcache.cache.groups import FeatureGroup
 from logitcache.cache.units import Conditions
+from logitcache.data.sample import oddity_notes
 from logitcache.errors import Interrupted
 from logitcache.platforms import available_processors
 from logitcache.precompute.background import Background
@@ -133,6 +134,11 @@ class Workbench:
             after_batch=after_batch,
         )
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the images that were decoded."""
+        return oddity_notes(self._renderer.oddities, "the images that were decoded")
+
     def close(self) -> None:
         """Stop the threads."""
         self._renderer.close()
@@ -232,6 +238,7 @@ def compute_plan(
             shown += plan.images_of(item)
             if after_item is not None:
                 after_item(item)
+    plan.notes.extend(bench.notes)
     return shown
 
 

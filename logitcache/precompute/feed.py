@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,12 +56,20 @@ class SourceRenderer:
         self._source = source
         self._views = views
         self._batch_rows = batch_rows
-        self._renderer = ViewRenderer(self._read, sizes, threads=threads, table=table)
+        self._renderer = ViewRenderer(
+            self._read, sizes, threads=threads, table=table, on_odd=self._note_odd
+        )
         self._block: Block | None = None
         self._partners_of = partners
         self._partners: NDArray[np.int64] | None = None
         self._known = False
         self._seen: set[int] = set()
+        self._odd: set[tuple[int, str]] = set()
+
+    @property
+    def oddities(self) -> Counter[str]:
+        """Number of images that are decoded in a way which is probably not meant, by the reason."""
+        return Counter(reason for _, reason in self._odd)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -97,6 +106,11 @@ class SourceRenderer:
             partners=partners,
             partner_hashes=None if partners is None else block.hashes[partners],
         )
+
+    def _note_odd(self, offset: int, reason: str) -> None:
+        """Remember an image; it may be decoded several times, by several threads."""
+        assert self._block is not None
+        self._odd.add((self._block.start + offset, reason))
 
     def _read(self, offset: int) -> bytes | NDArray[np.uint8]:
         block = self._block

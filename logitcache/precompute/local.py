@@ -24,7 +24,7 @@ from logitcache.precompute.measure import (
     teacher_accuracy,
 )
 from logitcache.precompute.plan import Plan, make_plan
-from logitcache.precompute.preflight import FirstUnit, check_accuracy, check_sizes, check_storage
+from logitcache.precompute.preflight import FirstUnit, check_accuracy, check_images, check_storage
 from logitcache.precompute.probing import keep_probes
 from logitcache.precompute.recipes import check_recipes
 from logitcache.precompute.rows import open_images
@@ -108,7 +108,7 @@ def build_cache(
     config = config.model_copy(update={"batch_size": batch})
     check_accuracy(source, ensemble, new, batch, config.min_accuracy)
     table = read_manifest(location).data.decoding if known else DECODING
-    early = [*added, *check_sizes(source, ensemble, new, table)]
+    early = [*added, *check_images(source, ensemble, new, table)]
     early += [note for name in new for note in ensemble.members[name].notes]
     claims = Claims(location)
     with memory_explained():

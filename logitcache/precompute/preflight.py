@@ -17,7 +17,7 @@ from logitcache.cache.claims import CLAIMS
 from logitcache.cache.format import sha256
 from logitcache.cache.groups import FeatureGroup
 from logitcache.cache.ledger import read_commits
-from logitcache.data.sizes import median_side
+from logitcache.data.sample import sample_images
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, NetworkError, StorageError
 from logitcache.precompute.trial import TRIAL_IMAGES, ask
@@ -38,7 +38,7 @@ __all__ = [
     "FirstUnit",
     "accuracy_floor",
     "check_accuracy",
-    "check_sizes",
+    "check_images",
     "check_storage",
     "estimated_bytes",
 ]
@@ -123,10 +123,10 @@ def check_accuracy(
     return found
 
 
-def check_sizes(
+def check_images(
     source: Source, ensemble: Ensemble, names: Collection[str], table: int
 ) -> list[str]:
-    """Compare the input of teachers whose weights do not say it with the size of the images.
+    """Decode a few images, and compare their size with the input of teachers.
 
     Args:
         source: The images.
@@ -135,12 +135,13 @@ def check_sizes(
         table: Version of the table that images are decoded by.
 
     Returns:
-        A note for each teacher whose input, the default of its model, is much larger than the
-        images, with the rate it was measured to have.
+        A note for each kind of image that is decoded in a way which is probably not meant, and for
+        each new teacher whose input is the default of its model and much larger than the images,
+        with the rate that was measured.
     """
+    sample = sample_images(source, table)
+    side, notes = sample.side, sample.notes
     unknown = [name for name in names if not ensemble.members[name].size_is_known]
-    side = median_side(source, table) if unknown else None
-    notes = []
     for name in unknown:
         member = ensemble.members[name]
         if side is None or member.input.size < _MUCH_LARGER * side:

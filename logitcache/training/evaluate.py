@@ -9,7 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from logitcache.config import Config
+from logitcache.data.decode import DECODING
 from logitcache.data.readers import DataConfig, open_source, open_source_for
+from logitcache.data.sample import sample_images
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import UsageError, first_of
 from logitcache.networks.build import NetworkConfig, build_network, class_names_of, input_spec
@@ -110,6 +112,7 @@ def evaluate_network(
     if config.crop_pct is not None:
         spec = replace(spec, crop_pct=config.crop_pct)
     source, notes = _labeled_images(config, network)
+    notes += sample_images(source, DECODING).notes
     present = np.unique(np.asarray(source.labels)).tolist()
     absent = [name for label, name in enumerate(source.class_names) if label not in present]
     if absent:

@@ -33,7 +33,7 @@ from logitcache.training.finite import FiniteLoss
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
 from logitcache.training.lesson import Lesson
-from logitcache.training.notes import asked_notes, size_notes
+from logitcache.training.notes import asked_notes, image_notes
 from logitcache.training.onnx import check_onnx_is_there, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.ranks import Ranks
@@ -154,7 +154,7 @@ class _Run:
             self._spec = replace(self._spec, crop_pct=config.crop_pct)
         self._class_names = class_names(config, rows, classes)
         self._notes += reorder_classifier(network, config.student, self._class_names)
-        self._notes += size_notes(network, config.student, self._spec.size, rows)
+        self._notes += image_notes(network, config.student, self._spec.size, rows)
         cached = targets.reader.features if targets else {}
         self._lesson = Lesson(
             network,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from logitcache.data.sizes import median_side
+from logitcache.data.sample import sample_images
 from logitcache.networks.build import size_is_default
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from logitcache.targets.loader import Targets
     from logitcache.targets.match import ImageRows
 
-__all__ = ["asked_notes", "size_notes"]
+__all__ = ["asked_notes", "image_notes"]
 
 _LOG = logging.getLogger(__name__)
 _MUCH_LARGER = 2
@@ -44,23 +44,27 @@ def asked_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig]) -> tu
     return tuple(dict.fromkeys(notes))
 
 
-def size_notes(
+def image_notes(
     network: nn.Module, config: StudentConfig, size: int, rows: ImageRows
 ) -> tuple[str, ...]:
-    """Return a note where the network's input is much larger than the images, and nobody asked.
+    """Decode a few images, and compare their size with the student's input.
 
     Args:
         network: The student.
         config: What it was built from.
         size: Side of its input in pixels.
         rows: The images.
+
+    Returns:
+        A note for each kind of image that is decoded in a way which is probably not meant, and one
+        where the input is the default of the model and much larger than the images.
     """
-    if not size_is_default(network, config):
-        return ()
-    side = median_side(rows.source, rows.table)
-    if side is None or size < _MUCH_LARGER * side:
-        return ()
-    return (
-        f"the images have {side} pixels and are shown with {size}, the default of the student's "
-        f"model: --set student.size={side} is about {(size / side) ** 2:.0f} times faster",
-    )
+    sample = sample_images(rows.source, rows.table)
+    notes, side = sample.notes, sample.side
+    if size_is_default(network, config) and side is not None and size >= _MUCH_LARGER * side:
+        notes.append(
+            f"the images have {side} pixels and are shown with {size}, the default of the "
+            f"student's model: --set student.size={side} is about {(size / side) ** 2:.0f} times "
+            "faster"
+        )
+    return tuple(notes)
