@@ -65,6 +65,8 @@ def create_array(
 ) -> None:
     """Create one array.
 
+    Its axes are named ``view``, ``row``, and ``<array>_1``, ``<array>_2``, … for those of a row.
+
     Args:
         store: Where.
         path: Path below the root.
@@ -74,6 +76,9 @@ def create_array(
     """
     tail = () if spec is None else spec.shape
     per_view = (1,) * (len(leading) - 1)
+    name = path.rsplit("/", 1)[-1]
+    # each array has names of its own: xarray takes axes of one name to be of one length
+    names = ("view", "row")[-len(leading) :] + tuple(f"{name}_{n + 1}" for n in range(len(tail)))
     inner = inner_rows(unit) if spec is None else inner_rows(unit, spec.inner)
     with warnings.catch_warnings():
         # strings are no part of the Zarr v3 core yet; every implementation we name reads them
@@ -87,6 +92,7 @@ def create_array(
             dtype="str" if spec is None else spec.dtype,
             fill_value="" if spec is None else np.dtype(spec.dtype).type(spec.fill),
             compressors=_compressors(spec),
+            dimension_names=names,
             config=_CONFIG,
         )
 

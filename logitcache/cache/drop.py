@@ -86,7 +86,8 @@ def drop_from_cache(
         gone = choose_views(_view_ids(writer), list(views)) if views else []
         manifest = _without(location, before, set(teachers), set(features), set(gone))
         names = set(group_names(before)) - set(group_names(manifest))
-        manifest = manifest.changed(dropping=tuple(sorted(names)))
+        if names:  # a writer that does not know of drops would count the old commits as new ones
+            manifest = manifest.changed(dropping=tuple(sorted(names))).requiring("dropping")
         if manifest.revision is not None:
             previous = read_revision(location, manifest.revision)
             revision = _shortened(previous, names, set(gone))
@@ -127,7 +128,7 @@ def finish_drops(writer: CacheWriter) -> None:
             changed = True
     if not changed:
         return
-    writer.manifest = manifest.changed(dropping=())
+    writer.manifest = manifest.changed(dropping=()).no_longer_requiring("dropping")
     if manifest.revision is None:
         writer.publish(writer.manifest)
     else:

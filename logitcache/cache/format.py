@@ -28,6 +28,8 @@ from logitcache.encoding.arrays import ArraySpec
 from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Status",
     "canonical_json",
     "check_name",
+    "check_new_name",
     "commit_key",
     "commit_prefix",
     "content_sha256",
@@ -66,6 +69,7 @@ FORMATS = (1, 2)
 """Of the root: 2 is 1 with the field ``requires``."""
 FEATURES = {
     "decoding-2": "images are decoded by table 2 of docs/views.md",
+    "dropping": "commits of teachers or taps that the root does not name are still to be removed",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
 }
 """What the root may require of its readers, with the meaning; any other name is refused."""
@@ -90,6 +94,9 @@ SAMPLE_ARRAYS = {
 _MAX_INNER_ROWS = 4096
 _MIN_UNIT_ROWS, _SMALLEST_UNIT_ROWS, _MAX_UNIT_ROWS = 1024, 16, 65536
 _FEATURES = "/features/"
+_RESERVED = frozenset(
+    {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -133,6 +140,36 @@ def check_name(name: str, what: str) -> str:
             f"unusable name for a {what}",
             got=repr(name),
             expected="letters, digits, '.', '_' and '-', at most 64, a letter or digit first",
+        )
+    return name
+
+
+def check_new_name(name: str, what: str, others: Iterable[str]) -> str:
+    """Return a name that can be added to a cache: its folder can exist on every file system.
+
+    Args:
+        name: The name.
+        what: What it is a name of, for messages.
+        others: Names that are there or are added with it.
+
+    Raises:
+        UsageError: It is unusable, reserved on Windows, or differs from another name by the case of
+            its letters alone.
+    """
+    check_name(name, what)
+    if name.endswith(".") or name.partition(".")[0].upper() in _RESERVED:
+        raise UsageError(
+            f"unusable name for a {what}",
+            got=repr(name),
+            expected="a name that Windows does not reserve, as it does CON, PRN, AUX, NUL, COM1 "
+            "and LPT1, without a dot at its end: a cache may be copied there",
+        )
+    same = next((o for o in others if o != name and o.casefold() == name.casefold()), None)
+    if same is not None:
+        raise UsageError(
+            f"two names of a {what} differ by the case of their letters alone",
+            got=f"{same!r} and {name!r}",
+            expected="names that stay two folders on macOS and Windows",
         )
     return name
 

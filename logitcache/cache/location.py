@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 from logitcache.cache.local import LocalLocation
 from logitcache.cache.remote import SCHEMES, RemoteLocation
@@ -148,7 +149,7 @@ def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Lo
     if parts is None:
         return LocalLocation(Path(text).expanduser())
     if parts.scheme == "file":
-        return LocalLocation(Path(unquote(parts.path)))
+        return LocalLocation(Path(url2pathname(parts.path)))  # on Windows /C:/x is C:\x
     if parts.scheme not in SCHEMES:
         raise UsageError(
             f"caches on {parts.scheme}:// are not supported",

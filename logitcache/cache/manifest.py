@@ -215,6 +215,17 @@ class Manifest(_Record):
             return self
         return self.changed(format=FORMATS[-1], requires=(*self.requires, feature))
 
+    def no_longer_requiring(self, feature: str) -> Manifest:
+        """Return a copy without a required feature; format 1 again if nothing is required."""
+        rest = tuple(name for name in self.requires if name != feature)
+        if len(rest) == len(self.requires):
+            return self
+        fields = {name: getattr(self, name) for name in self.model_fields_set}
+        fields |= {"requires": rest} if rest else {"format": FORMATS[0]}
+        if not rest:
+            del fields["requires"]
+        return Manifest(**fields)
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON values: all that was said in it, and nothing else.
 

@@ -30,8 +30,8 @@ __all__ = ["SCHEMES", "RemoteLocation"]
 
 Result = TypeVar("Result")
 
-SCHEMES = {"memory": "", "s3": "s3", "gs": "gcs", "http": "http", "https": "http", "hf": "hub"}
-"""What can be opened, and the extra that brings its client."""
+SCHEMES = {"memory": "", "s3": "s3", "gs": "gcs", "http": "http", "https": "http", "hf": ""}
+"""What can be opened, and the extra that brings its client; empty where none is needed."""
 
 _READ_ONLY = {"http", "https", "hf"}
 _WEB = {"http", "https"}
@@ -304,11 +304,12 @@ def _check_client(scheme: str, shown: str) -> None:
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
+        extra = f"logitcache[{SCHEMES[scheme]}]" if SCHEMES[scheme] else error.name
         raise UsageError(
             f"{scheme}:// needs a package that is not installed",
             where=shown,
             got=error.name,
-            hint=f"pip install 'logitcache[{SCHEMES[scheme]}]'",
+            hint=f"pip install '{extra}'",
         ) from None
 
 

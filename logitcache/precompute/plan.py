@@ -18,7 +18,7 @@ from logitcache.cache.format import (
     SAMPLES,
     Status,
     canonical_json,
-    check_name,
+    check_new_name,
     default_unit_rows,
     group_unit_rows,
     sha256,
@@ -181,8 +181,11 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
         DataMismatch: The cache was made from other images.
         CacheError: Something else lies there, or another teacher has the name.
     """
+    location = locate(config.cache)
+    known = () if location.is_empty() else read_manifest(location).teachers
     for name, member in ensemble.members.items():
-        check_name(name, "teacher")
+        if name not in known:
+            check_new_name(name, "teacher", [*known, *ensemble.members])
         check_classes(name, member, source)
     views = {view.id: view for view in config.views.views()}
     for view in views.values():
@@ -193,8 +196,8 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     notes = [_said(name, choice) for name, choice in chosen.items()]
     taps = choose_taps(config, writer.groups(), source, ensemble)
     for name, member in ensemble.members.items():
-        known = chosen.get(name)
-        encoding = known.encoding if known else stored_encoding(config, writer, name, member)
+        choice = chosen.get(name)
+        encoding = choice.encoding if choice else stored_encoding(config, writer, name, member)
         batch = smallest_unit(writer, name, taps, config.batch)
         notes += _declare_teacher(config, writer, name, member, encoding, list(views), batch)
     declare_taps(config, writer, taps, list(views))

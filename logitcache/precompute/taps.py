@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.format import check_name, feature_name, group_unit_rows, tap_of, teacher_of
+from logitcache.cache.format import (
+    check_new_name,
+    feature_name,
+    group_unit_rows,
+    tap_of,
+    teacher_of,
+)
 from logitcache.cache.groups import FeatureGroup
 from logitcache.encoding.feature_choice import feature_encoding
 from logitcache.encoding.principal import Principal
@@ -59,7 +65,10 @@ def choose_taps(
     for teacher, member in ensemble.members.items():
         wanted = config.teachers[teacher].features
         for tap, shape in member.tap_shapes(wanted).items():
-            name = feature_name(teacher, check_name(tap, "tap"))
+            name = feature_name(teacher, tap)
+            if name not in declared:
+                taken = [str(tap_of(n)) for n in declared if tap_of(n) and teacher_of(n) == teacher]
+                check_new_name(tap, "tap", [*taken, *wanted])
             asked = feature_encoding(
                 wanted[tap],
                 shape.layout,

@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 
 from logitcache.cache.describe import describe
-from logitcache.cache.drop import drop_from_cache
+from logitcache.cache.drop import drop_from_cache, finish_drops
 from logitcache.cache.format import FEATURES
 from logitcache.cache.local import LocalLocation
+from logitcache.cache.location import locate
+from logitcache.cache.manifest import read_manifest
 from logitcache.cache.reader import open_cache
 from logitcache.cache.verify import verify
+from logitcache.cache.writer import CacheWriter
 from logitcache.errors import UnsupportedFormat, UsageError
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
 from logitcache.targets.loader import loader
+from tests.golden.caches_of import HERE, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,3 +236,37 @@ def test_a_kill_at_any_write_leaves_the_old_cache_or_the_new_one(
         assert_same(answers(cache), before)
         assert verify(cache).ok, number
         shutil.rmtree(cache)
+
+
+def test_an_old_cache_whose_drop_was_killed_is_kept_from_old_writers(tmp_path: Path) -> None:
+    """They would take the commits of the dropped teacher for those of a new one."""
+    old = unpack(HERE / "0.1" / "encodings.tar.xz", tmp_path / "old")
+    before = read_manifest(locate(str(old)))
+    assert (before.format, before.requires) == (1, ())
+    gone = next(iter(before.teachers))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("logitcache.cache.drop.finish_drops", stop_after(1, finish_drops))
+        with pytest.raises(Killed):
+            drop_from_cache(old, teachers=[gone])
+    between = read_manifest(locate(str(old)))
+    assert (between.format, between.requires) == (2, ("dropping",))
+    assert between.dropping
+    assert gone not in open_cache(old).manifest.teachers
+    writer = CacheWriter.open(locate(str(old)))
+    finish_drops(writer)
+    after = read_manifest(locate(str(old)))
+    assert (after.format, after.requires, after.dropping) == (1, (), ())
+    assert verify(old).ok
+
+
+def stop_after(times: int, call: Callable[..., None]) -> Callable[..., None]:
+    """Let the process be killed at a call, after it was called some times."""
+    left = [times]
+
+    def stopping(*arguments: Any) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        call(*arguments)
+
+    return stopping

@@ -6,6 +6,7 @@ import pytest
 from logitcache.cache.format import (
     canonical_json,
     check_name,
+    check_new_name,
     content_sha256,
     default_unit_rows,
     group_unit_rows,
@@ -58,3 +59,18 @@ def test_content_is_digested_as_little_endian_bytes() -> None:
 def test_names_that_are_no_path_segment(name: str) -> None:
     with pytest.raises(UsageError, match="unusable name"):
         check_name(name, "teacher")
+
+
+@pytest.mark.parametrize("name", ["con", "NUL.tap", "com1", "Lpt9.x", "cnn."])
+def test_names_that_windows_reserves_are_not_added(name: str) -> None:
+    check_name(name, "teacher")  # a cache that has it can be read
+    with pytest.raises(UsageError, match="unusable name"):
+        check_new_name(name, "teacher", [])
+
+
+def test_names_that_differ_by_case_are_not_added() -> None:
+    assert check_new_name("cnn", "teacher", ["cnn", "red", "CNN2"]) == "cnn"
+    assert check_new_name("console", "teacher", []) == "console"
+    with pytest.raises(UsageError, match="case of their letters") as caught:
+        check_new_name("cnn", "teacher", ["red", "CNN"])
+    assert caught.value.got == "'CNN' and 'cnn'"

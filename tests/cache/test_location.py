@@ -73,3 +73,8 @@ def test_files_and_their_folder_are_synced_before_and_after_the_rename(
     monkeypatch.setattr(Path, "replace", note_rename)
     location.write("x", b"1")
     assert order == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("path", [r"C:\caches\flowers", "C:/caches/flowers", r"\\server\share\x"])
+def test_a_path_of_windows_is_no_url(path: str) -> None:
+    assert isinstance(locate(path), LocalLocation)

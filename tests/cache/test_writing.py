@@ -318,3 +318,29 @@ def test_what_a_newer_version_adds_is_kept_and_sealed(tmp_path: Path) -> None:
     document["attributes"]["logitcache"] = kept
     root.write_text(json.dumps(document))
     assert not verify(tmp_path / "c").ok, "it is part of what was sealed"
+
+
+def test_arrays_have_names_of_their_axes(
+    images: Path, teachers: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    """xarray opens a group whose axes have names, and takes axes of one name to be of one size."""
+    features = {"layer1": {"values": "int8"}, "pre_logits": {}}
+    values = {
+        "cache": str(tmp_path / "cache"),
+        "data": str(images),
+        "teachers": {"cnn": teachers["cnn"], "red": {**teachers["red"], "features": features}},
+        "views": {"count": 2, "cutmix_alpha": 1.0},
+        "encoding": {"top_k": 2, "lse": True},
+    }
+    build_cache(PrecomputeConfig.parse(values, ""))
+    sizes: dict[str, dict[str, int]] = {}
+    for document in (tmp_path / "cache").rglob("zarr.json"):
+        array = json.loads(document.read_text())
+        if array["node_type"] != "array":
+            continue
+        path, names = document.parent.relative_to(tmp_path / "cache"), array["dimension_names"]
+        assert names[:2] == ["view", "row"] if path.parts[0] == "teachers" else names[0] == "row"
+        group = sizes.setdefault(path.parent.as_posix(), {})
+        for name, size in zip(names, array["shape"], strict=True):
+            assert group.setdefault(name, size) == size, path
+    assert {"samples", "teachers/cnn", "teachers/red/features/layer1"} <= sizes.keys()
