@@ -217,7 +217,7 @@ def test_a_kill_at_any_write_leaves_the_old_cache_or_the_new_one(
         total = writes()
     before, after = answers(made), answers(whole)
     steps = range(1, total + 1, max(1, total // 12))
-    for number in steps:
+    for index, number in enumerate(steps):
         cache = tmp_path / f"killed-{number}"
         shutil.copytree(made, cache)
         with pytest.MonkeyPatch.context() as patch:
@@ -227,13 +227,15 @@ def test_a_kill_at_any_write_leaves_the_old_cache_or_the_new_one(
         found = answers(cache)
         assert_same(found, before if found.keys() == before.keys() else after)
         assert verify(cache).ok, number
-        try:
-            drop_from_cache(cache, **what)
-        except UsageError:  # it was done
-            assert found.keys() == after.keys()
-        assert_same(answers(cache), after)
-        build_cache(config(cache, images, teachers, add_views=True))
-        assert_same(answers(cache), before)
+        if index % 2:
+            try:
+                drop_from_cache(cache, **what)
+            except UsageError:  # it was done
+                assert found.keys() == after.keys()
+            assert_same(answers(cache), after)
+        else:  # precompute finishes the drop before it adds what is lacking
+            build_cache(config(cache, images, teachers, add_views=True))
+            assert_same(answers(cache), before)
         assert verify(cache).ok, number
         shutil.rmtree(cache)
 
