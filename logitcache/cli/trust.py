@@ -126,6 +126,8 @@ class _MadeFrom:
     def __init__(self, url: str, config: VerifyConfig, data: DataConfig) -> None:
         self._url, self._config = url, config
         self._cache: Cache = open_cache(url)
+        for name in config.teachers:
+            self._cache.teacher(name)  # before hours of reading
         self._source: Source = open_source(data, listing=self._cache.listing)
         self._images: ImagesReport | None = None
         self._audits: list[TeacherAudit] = []

@@ -45,6 +45,7 @@ def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> i
     Raises:
         UsageError: Nothing tells how many, or what is asked for does not fit the images or the
             teachers.
+        DataError: There is one class alone.
     """
     known = teachers or len(rows.class_names) or len(config.class_names or ())
     wanted = config.student.kwargs.get("num_classes")
@@ -53,6 +54,14 @@ def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> i
             "the images have no classes and the student no number of classes",
             where=rows.source.description,
             hint="set student.kwargs.num_classes",
+        )
+    if wanted is None and known == 1:
+        raise DataError(
+            "there is one class alone, so there is nothing to learn",
+            where=rows.source.description,
+            expected="images of several classes, a folder each",
+            got=first_of(rows.class_names),
+            hint="give the folder that holds the class folders",
         )
     if wanted is None:
         return known
