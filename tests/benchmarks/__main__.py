@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NAMES = (
     "cluster",
     "coding",
+    "damage",
     "features",
     "feeding",
     "help",
