@@ -105,7 +105,9 @@ def open_array(store: Store, path: str, *, writable: bool = False) -> zarr.Array
     """
     try:
         array: Any = zarr.open_array(store, path=path, mode="r+" if writable else "r")
-        configured: zarr.Array[Any] = array.with_config(_CONFIG)  # open_array ignores its argument
+        # open_array ignores its argument, and with_config is as new as zarr 3.1.6
+        asynchronous: Any = zarr.AsyncArray(array.metadata, array.store_path, _CONFIG)
+        configured: zarr.Array[Any] = zarr.Array(asynchronous)
     except LogitcacheError:
         raise
     except Exception as error:  # zarr raises a kind each for what can be wrong with a document

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
-import zarr
 
+from logitcache.cache.arrays import open_array
 from logitcache.cache.faults import Cause
+from logitcache.cache.location import locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +58,7 @@ def edit_json(path: Path, change: Callable[[Any], None]) -> None:
 
 
 def open_for_harm(root: Path, array: str) -> Any:
-    opened: Any = zarr.open_array(root / array, mode="r+")
-    return opened.with_config({"write_empty_chunks": True})
+    return open_array(locate(root, write=True).store(), array, writable=True)
 
 
 def rows_of(root: Path, array: str) -> slice:
@@ -181,7 +181,7 @@ def _copies(root: Path, _: str) -> None:
 
 
 def _samples_shuffled(root: Path, _: str) -> None:
-    opened: Any = zarr.open_array(root / "samples/hash", mode="r+")
+    opened = open_for_harm(root, "samples/hash")
     content = opened[:]
     opened[:16] = content[:16][::-1]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec
 
 from logitcache.cache import objects
-from logitcache.cache.arrays import create_array, read_array
+from logitcache.cache.arrays import create_array, open_array, read_array
 from logitcache.cache.local import LocalLocation
 from logitcache.cache.location import Location, locate
 from logitcache.cache.reader import open_cache
@@ -57,8 +57,7 @@ def written(root: Path, spec: ArraySpec, unit: int) -> tuple[Location, NDArray[A
     location = locate(root)
     create_array(location.store(), "a", spec, (2, 2 * unit), unit)
     content = content_of(spec, unit)
-    array = zarr.open_array(location.store(), path="a", mode="r+")
-    array.with_config({"write_empty_chunks": True})[1, unit:] = content
+    open_array(location.store(), "a", writable=True)[1, unit:] = content
     return location, content
 
 
