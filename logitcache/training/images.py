@@ -83,7 +83,8 @@ def _drawn(rows: ImageRows, count: int, seed: int) -> NDArray[np.bool_]:
     """
     begins = np.zeros(1 << _BUCKET_BITS, dtype=np.int64)
     for _, drawn in _words(rows, seed):
-        begins += np.bincount(drawn >> _BUCKET_SHIFT, minlength=len(begins))
+        number = (drawn >> _BUCKET_SHIFT).astype(np.int64)  # numpy before 2.2 takes no uint64
+        begins += np.bincount(number, minlength=len(begins))
     upto = begins.cumsum()
     bucket = int(np.searchsorted(upto, count)) if count else 0
     visible = np.zeros(len(rows), dtype=np.bool_)
