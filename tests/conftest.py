@@ -18,6 +18,9 @@ from logitcache.training.export import export_network
 if TYPE_CHECKING:
     from pathlib import Path
 
+# of the processes that tests start: two tests share two cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))

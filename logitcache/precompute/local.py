@@ -182,7 +182,10 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
         computed=shown,
         seconds=seconds,
         accuracy=accuracy,
-        sizes={name: size_of(writer, group) for name, group in writer.groups().items()},
+        sizes={
+            name: size_of(writer, group, images - unreadable)
+            for name, group in writer.groups().items()
+        },
         revision=pointer.number,
         unlisted=left_out_of(plan.source),
         notes=(*notes_of(plan.source), *plan.notes),

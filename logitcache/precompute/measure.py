@@ -72,9 +72,14 @@ def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> 
     return right / labelled if labelled else None
 
 
-def size_of(writer: CacheWriter, group: Group) -> Size:
-    """Return how large a group is, and how large it would be uncoded."""
-    rows = sum(int((samples.status == Status.OK).sum()) for samples in _blocks(writer))
+def size_of(writer: CacheWriter, group: Group, rows: int) -> Size:
+    """Return how large a group is, and how large it would be uncoded.
+
+    Args:
+        writer: The cache.
+        group: The group.
+        rows: Readable images.
+    """
     if isinstance(group, FeatureGroup):
         numbers = math.prod(group.encoding.shape)
     else:

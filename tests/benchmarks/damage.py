@@ -1,8 +1,10 @@
-"""How often a damaged file is refused: a share, by kind of file and of damage."""
+"""How often a damaged file is refused, by kind of file and of damage, and what that costs."""
 
 from __future__ import annotations
 
 import io
+import statistics
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from logitcache.data.decode import decode
 from logitcache.errors import UnreadableImage
-from tests.benchmarks.measuring import Measurement
+from tests.benchmarks.measuring import Measurement, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +76,7 @@ DAMAGES = {
 
 def measure() -> list[Measurement]:
     """Return the share of files that are refused, of those whose pixels would be other ones."""
-    rows = []
+    rows = [_cost()]
     for kind, options in KINDS.items():
         for name, damage in DAMAGES.items():
             refused, other = _tried(options, damage)
@@ -82,6 +84,19 @@ def measure() -> list[Measurement]:
             note = f"{refused} refused, {other} decoded to other pixels"
             rows.append(Measurement(f"{kind}: {name}", share, "% refused", note=note))
     return rows
+
+
+def _cost() -> Measurement:
+    """Return how much longer table 2 takes than table 1, which looks for no damage."""
+    content = _encoded(KINDS["JPEG, baseline"], np.random.default_rng(0))
+    pairs = [
+        [1e6 * seconds_of(partial(decode, content, table), 200) for table in (2, 1)]
+        for _ in range(21)
+    ]
+    low, median, high = statistics.quantiles([two - one for two, one in pairs], n=4)
+    one = statistics.median(one for _, one in pairs)
+    name = f"JPEG of {SIDE} pixels: table 2 over table 1"
+    return Measurement(name, median, "µs", low, high, note=f"table 1 takes {one:.0f} µs")
 
 
 def _tried(

@@ -22,6 +22,7 @@ from logitcache.errors import UnsupportedFormat, UsageError
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
 from logitcache.targets.loader import loader
+from tests.conftest import write_images
 from tests.golden.caches_of import HERE, unpack
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Teachers = dict[str, dict[str, str]]
+IMAGES = 18
 VIEWS = {"count": 2, "mixup_alpha": 0.8, "eval": True}
 
 
@@ -37,6 +39,12 @@ def config(cache: Path, images: Path, teachers: Teachers, **fields: Any) -> Prec
     values = {"cache": str(cache), "data": str(images), "unit_rows": 16, "views": VIEWS}
     both = {"cnn": cnn, "red": teachers["red"]}
     return PrecomputeConfig.parse({"teachers": both, **values, **fields}, "")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two units of images: every step of a drop is tried, and each makes a cache."""
+    return write_images(tmp_path_factory.mktemp("images"), IMAGES // 3)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +87,12 @@ def test_views_are_dropped_and_computed_anew(cache: Path, images: Path, teachers
     assert_same(answers(cache), {n: v for n, v in before.items() if not n.endswith(view)})
     report = verify(cache)
     assert report.ok, report
-    assert reader.read("cnn", view, 0, 60), "who has it open can go on"
-    with loader(open_cache(cache), str(images), batch_size=30, size=8) as batches:
+    assert reader.read("cnn", view, 0, IMAGES), "who has it open can go on"
+    with loader(open_cache(cache), str(images), batch_size=IMAGES // 2, size=8) as batches:
         for _ in range(2):
-            assert sum(len(targets) for _, targets in batches) == 60
+            assert sum(len(targets) for _, targets in batches) == IMAGES
     done = build_cache(config(cache, images, teachers, add_views=True))
-    assert done.computed == 60
+    assert done.computed == IMAGES
     assert_same(answers(cache), before)
     assert verify(cache).ok
 

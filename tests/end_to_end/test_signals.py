@@ -39,7 +39,7 @@ def test_precompute_stops_and_resumes(
     named = [f"--teacher={name}={value['model']}" for name, value in teachers.items()]
     flags = ["precompute", "--cache", tmp_path / "c", "--data", images, *named]
     flags += ["--unit-rows", 16, "--batch-size", 4, "--device", "cpu"]
-    process = start(*flags, "--views", 2000)
+    process = start(*flags, "--views", 300)
     wait_for(tmp_path, "c/commits/teachers/red/*/2.json", process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
