@@ -19,7 +19,7 @@ __all__ = ["Footprint", "GroupPlan", "cache_footprint", "group_footprint"]
 
 _CHUNK_OVERHEAD = 20  # of an inner chunk: crc32c, and offset and length in the shard's index
 _SHARD_OVERHEAD = 4  # crc32c of the index
-_ARRAY_DOCUMENT, _GROUP_DOCUMENT, _ROOT_DOCUMENT = 1250, 400, 6000  # a zarr.json, about
+_ARRAY_DOCUMENT, _GROUP_DOCUMENT, _ROOT_DOCUMENT = 1340, 400, 6000  # a zarr.json, about
 _RECIPE = 1100  # of a view, in the manifest and in its copy
 _SAMPLE_ROW = 24 + 8 + 1  # digest, hash and status of a row; labels and sizes compress
 _PROBES, _PATCH_SIDE, _PROBE_OVERHEAD = 64, 48, 260

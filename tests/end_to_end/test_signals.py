@@ -65,7 +65,7 @@ def test_train_stops_and_resumes(images: Path, tmp_path: Path) -> None:
 def test_a_cache_that_was_stopped_is_finished_by_the_same_command(
     images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
-    flags = ["precompute", "--cache", tmp_path / "c", "--data", images, "--views", 12]
+    flags = ["precompute", "--cache", tmp_path / "c", "--data", images, "--views", 6]
     flags += [f"--teacher=red={teachers['red']['model']}", "--unit-rows", 16, "--batch-size", 1]
     process = start(*flags)
     wait_for(tmp_path, "c/commits/teachers/red/*/1.json", process)
@@ -75,4 +75,4 @@ def test_a_cache_that_was_stopped_is_finished_by_the_same_command(
     done = start(*flags)
     _, err = done.communicate(timeout=120)
     assert done.returncode == 0, err
-    assert len(open_cache(tmp_path / "c").views_of(["red"])) == 12
+    assert len(open_cache(tmp_path / "c").views_of(["red"])) == 6
