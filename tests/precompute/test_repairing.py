@@ -17,7 +17,7 @@ from logitcache.cache.reader import open_cache
 from logitcache.cache.verify import verify
 from logitcache.cache.withdraw import withdraw_images
 from logitcache.cache.writer import CacheWriter
-from logitcache.errors import CacheError, DataMismatch, Interrupted, UsageError
+from logitcache.errors import CacheDamaged, CacheError, DataMismatch, Interrupted, UsageError
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
 from logitcache.precompute.repair import RepairConfig, RepairSummary, repair_cache
