@@ -62,7 +62,7 @@ def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
             verbose=False,
             input_names=["images"],
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=({0: torch.export.Dim("batch", max=2**31 - 1)},),
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise NetworkError(
