@@ -29,6 +29,7 @@ for owner, names in {os: GONE_OF_OS, signal: ["SIGHUP", "SIGKILL"]}.items():
     for name in names:
         if hasattr(owner, name):
             delattr(owner, name)
+os.process_cpu_count = os.cpu_count  # as in Python 3.13 without sched_getaffinity
 for name in ("fcntl", "resource", "termios", "grp"):
     sys.modules[name] = None
 
