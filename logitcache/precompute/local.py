@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.claims import MANIFEST, Claims
+from logitcache.cache.claims import CLAIMS, MANIFEST, Claims
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import read_manifest
 from logitcache.cache.partners import mixed_views
@@ -92,6 +92,10 @@ def build_cache(
             goes on where this one stopped.
     """
     location = locate(config.cache, write=True)
+    claims = Claims(location)
+    if location.size("zarr.json") is None and location.names(CLAIMS):
+        with claims.exclusive(MANIFEST):
+            pass  # another run is creating the cache; its manifest is read next
     source = open_images(config.data, location)
     added = check_recipes(config, location)
     # on a cluster this process only plans, and leaves the accelerators to the workers
@@ -110,7 +114,6 @@ def build_cache(
     table = read_manifest(location).data.decoding if known else DECODING
     early = [*added, *check_images(source, ensemble, new, table)]
     early += [note for name in new for note in ensemble.members[name].notes]
-    claims = Claims(location)
     with memory_explained():
         with claims.exclusive(MANIFEST):
             plan = make_plan(config, source, ensemble)
