@@ -140,7 +140,8 @@ def _section(path: str, config: type[BaseModel]) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.get_default(call_default_factory=True, validated_data={})
+    factory: Any = field.default_factory  # get_default has other arguments before pydantic 2.10
+    value = field.default if factory is None else factory()
     if value is None or isinstance(value, BaseModel) or value in ({}, [], (), ""):
         return ""
     return f"`{list(value)}`" if isinstance(value, tuple) else f"`{value}`"

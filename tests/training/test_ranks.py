@@ -268,7 +268,8 @@ def test_torchrun(images: Path, tmp_path: Path) -> None:
     kill_after_checkpoint(process, tmp_path / "t", signal.SIGTERM, beyond=first.name)
     _, err = process.communicate(timeout=90)
     assert len(re.findall(r"error: stopped at step", err)) == 2, err
-    assert len(re.findall(r"exitcode\s+: 3", err)) == 2, err
+    # torchrun names those that ended before it stopped the others
+    assert set(re.findall(r"exitcode\s+: (-?\d+)", err)) == {"3"}, err
     last = latest_checkpoint(tmp_path / "t")
     assert last is not None
     assert last.name > first.name
