@@ -19,10 +19,9 @@ from logitcache.errors import CacheDamaged, LogitcacheError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-    from zarr.abc.store import Store
     from zarr.core.array_spec import ArrayConfigParams
 
+    from logitcache.cache.location import Location
     from logitcache.cache.store import RecordingStore
     from logitcache.encoding.arrays import ArraySpec, Encoded
 
@@ -32,11 +31,10 @@ __all__ = [
     "open_array",
     "pack",
     "packed_bytes",
-    "read_array",
     "resize",
-    "shard_key",
     "unpack",
     "write_attributes",
+    "write_group",
 ]
 
 _BLOSC = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
@@ -50,13 +48,27 @@ def create_group(store: RecordingStore, path: str, attributes: Mapping[str, Any]
     Nothing is removed below the root, where other runs put their claims first.
     """
     zarr.create_group(
-        store, path=path or None, attributes={ATTRIBUTE: dict(attributes)}, overwrite=bool(path)
+        store,
+        path=path or None,
+        attributes={ATTRIBUTE: dict(attributes)},
+        overwrite=bool(path),
+        zarr_format=3,
+    )
+
+
+def write_group(location: Location, path: str, attributes: Mapping[str, Any]) -> None:
+    """Write the metadata of a group again, whatever is there now; its arrays stay."""
+    location.delete(f"{path}/zarr.json")
+    zarr.create_group(
+        location.store(), path=path, attributes={ATTRIBUTE: dict(attributes)}, zarr_format=3
     )
 
 
 def write_attributes(store: RecordingStore, path: str, attributes: Mapping[str, Any]) -> None:
     """Replace logitcache's attributes of a group."""
-    group = zarr.open_group(store, path=path or None, mode="r+")
+    group = zarr.open_group(
+        store, path=path or None, mode="r+", zarr_format=3, use_consolidated=False
+    )
     group.update_attributes({ATTRIBUTE: dict(attributes)})
 
 
@@ -94,17 +106,18 @@ def create_array(
             compressors=_compressors(spec),
             dimension_names=names,
             config=_CONFIG,
+            zarr_format=3,
         )
 
 
-def open_array(store: Store, path: str, *, writable: bool = False) -> zarr.Array[Any]:
-    """Open one array.
+def open_array(store: RecordingStore, path: str) -> zarr.Array[Any]:
+    """Open an array to write to it; its metadata must have been checked.
 
     Raises:
         CacheDamaged: Its metadata cannot be read.
     """
     try:
-        array: Any = zarr.open_array(store, path=path, mode="r+" if writable else "r")
+        array: Any = zarr.open_array(store, path=path, mode="r+", zarr_format=3)
         # open_array ignores its argument, and with_config is as new as zarr 3.1.6
         asynchronous: Any = zarr.AsyncArray(array.metadata, array.store_path, _CONFIG)
         configured: zarr.Array[Any] = zarr.Array(asynchronous)
@@ -112,59 +125,16 @@ def open_array(store: Store, path: str, *, writable: bool = False) -> zarr.Array
         raise
     except Exception as error:  # zarr raises a kind each for what can be wrong with a document
         raise CacheDamaged(
-            "an array's metadata cannot be read", where=f"{path}/zarr.json", got=_short(error)
+            "an array's metadata cannot be read",
+            where=f"{path}/zarr.json",
+            got=f"{type(error).__name__}: {error}"[:200],
         ) from error
     return configured
 
 
-def read_array(
-    store: Store, path: str, rows: slice, spec: ArraySpec | None, slot: int | None = None
-) -> NDArray[Any]:
-    """Read rows of an array, trusting that their units are committed.
-
-    Args:
-        store: The cache.
-        path: Path of the array.
-        rows: Which rows.
-        spec: What a row must look like; None for strings.
-        slot: Which view; None where there are none.
-
-    Raises:
-        CacheDamaged: A checksum does not hold, or the array is not what it should be.
-    """
-    array = open_array(store, path)
-    leading = 1 if slot is None else 2
-    if array.shape[leading:] != (() if spec is None else spec.shape):
-        raise CacheDamaged("an array has another shape", where=path, got=array.shape)
-    if spec is not None and array.dtype != np.dtype(spec.dtype):
-        raise CacheDamaged("an array has another dtype", where=path, got=array.dtype)
-    try:
-        return np.asarray(array[rows if slot is None else (slot, rows)])
-    except LogitcacheError:
-        raise
-    except Exception as error:  # zarr, numcodecs and numpy raise a kind each for damaged shards
-        place = "" if slot is None else f", view slot {slot}"
-        raise CacheDamaged(
-            "an array cannot be read",
-            where=f"{path}{place}, rows {rows.start} to {rows.stop}",
-            got=_short(error),
-        ) from error
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
-
-
-def shard_key(array: zarr.Array[Any], unit: int, slot: int | None) -> str:
-    """Return where the shard of a unit lies."""
-    leading = (unit,) if slot is None else (slot, unit)
-    coordinates = (*leading, *(0,) * (array.ndim - len(leading)))
-    return f"{array.path}/{array.metadata.encode_chunk_key(coordinates)}"
-
-
 def resize(store: RecordingStore, path: str, leading: tuple[int, ...]) -> None:
     """Grow the axes before a row's own; no object is touched but the metadata."""
-    array = open_array(store, path, writable=True)
+    array = open_array(store, path)
     array.resize((*leading, *array.shape[len(leading) :]))
 
 

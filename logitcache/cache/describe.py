@@ -6,8 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.arrays import read_array
-from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, Status, feature_name
+from logitcache.cache.format import NO_VIEW, SAMPLES, Status, feature_name
 from logitcache.cache.groups import (
     FeatureGroup,
     TeacherGroup,
@@ -15,9 +14,11 @@ from logitcache.cache.groups import (
     read_group,
     units_of_segment,
 )
-from logitcache.cache.ledger import committed_units
+from logitcache.cache.ledger import committed_units, read_commits
 from logitcache.cache.location import locate
-from logitcache.cache.manifest import read_manifest
+from logitcache.cache.manifest import check_revision, read_manifest
+from logitcache.cache.objects import CommittedObjects
+from logitcache.cache.samples import sample_placement
 from logitcache.cache.withdrawals import read_withdrawn
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class CacheDescription:
         url: Where it lies.
         format: Version of its format.
         revision: Number of the sealed revision, None before the first.
+        revision_sha256: Its sha256, which all else follows from.
         complete: Whether every declared unit is committed.
         images: Rows of its segments.
         unreadable: How many of them could not be decoded; None while units are missing.
@@ -149,6 +151,7 @@ class CacheDescription:
     url: str
     format: int
     revision: int | None
+    revision_sha256: str | None
     complete: bool
     images: int
     unreadable: int | None
@@ -169,14 +172,19 @@ class CacheDescription:
         return asdict(self)
 
 
-def describe(url: str | os.PathLike[str]) -> CacheDescription:
+def describe(url: str | os.PathLike[str], *, revision: str | None = None) -> CacheDescription:
     """Describe a cache, finished or not.
 
+    Args:
+        url: The cache.
+        revision: sha256 of the revision that it must have, or the first 12 digits or more.
+
     Raises:
-        CacheError: There is none.
+        CacheError: There is none, or it has another revision.
     """
     location = locate(url)
     manifest = read_manifest(location)
+    check_revision(manifest, revision, location)
     teachers = [_teacher(location, manifest, name) for name in manifest.teachers]
     sample_units = len(committed_units(location, SAMPLES, NO_VIEW))
     sample_units_needed = _needed(manifest, manifest.unit_rows)
@@ -188,6 +196,7 @@ def describe(url: str | os.PathLike[str]) -> CacheDescription:
         url=str(location),
         format=manifest.format,
         revision=manifest.revision.number if manifest.revision else None,
+        revision_sha256=manifest.revision.sha256 if manifest.revision else None,
         complete=complete,
         images=manifest.rows,
         unreadable=_unreadable(location, manifest) if complete else None,
@@ -259,10 +268,16 @@ def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
 
 
 def _unreadable(location: Location, manifest: Manifest) -> int:
-    """Count in the one array that tells; a byte a row before compression."""
-    rows, spec = slice(0, manifest.capacity), SAMPLE_ARRAYS["status"]
-    status = read_array(location.store(), f"{SAMPLES}/status", rows, spec)
-    return int((status == Status.UNREADABLE).sum())
+    """Count in one array, unit by unit; a byte a row before compression."""
+    placement, objects = sample_placement(manifest.unit_rows), CommittedObjects(location)
+    segments = [(segment.start, segment.rows) for segment in manifest.segments]
+    count = 0
+    for unit in placement.units(segments, manifest.unit_rows):
+        commits = read_commits(location, SAMPLES, NO_VIEW, [unit])
+        placement.check(commits, str(location))
+        status = objects.read(placement, list(commits.values()), ["status"])["status"]
+        count += int((status == Status.UNREADABLE).sum())
+    return count
 
 
 def _needed(manifest: Manifest, unit_rows: int) -> int:

@@ -10,62 +10,73 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from logitcache.cache.documents import parse_json
 from logitcache.cache.faults import Cause, Fault
 from logitcache.cache.format import (
     NO_VIEW,
-    SAMPLE_ARRAYS,
     SAMPLES,
     TEACHERS,
     VIEWS,
     canonical_json,
     commit_key,
+    revision_key,
     teacher_group,
 )
-from logitcache.cache.groups import Group, group_names, read_group
+from logitcache.cache.groups import Group, group_names, placement_of, read_group
 from logitcache.cache.ledger import (
     Commit,
     LedgerPointer,
     Revision,
     committed_units,
     parse_commit,
-    parse_json,
+    parse_ledger,
+    parse_revision,
     read_copies,
-    read_ledger,
     read_revision,
 )
-from logitcache.cache.manifest import MAX_UNITS
-from logitcache.cache.partners import mixed_views
+from logitcache.cache.location import numbers
+from logitcache.cache.partners import mixed_views, partner_placement
+from logitcache.cache.samples import sample_placement
 from logitcache.cache.sealed import manifest_fault, metadata_faults
 from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
+    from logitcache.cache.placement import Placement
+    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.features import FeatureEncoding
 
 __all__ = ["Expected", "View", "expected_views"]
 
 
 @dataclass(frozen=True)
 class View:
-    """One view of a group and who vouches for it.
+    """One view of a group and what its units are believed from.
 
     Attributes:
         location: The cache.
-        group: Path of the group.
-        view: Id of the view, ``-`` for the samples.
-        unit_rows: Rows of a unit of the group.
-        slot: Where the view lies on the first axis; None for samples and partners.
-        arrays: Names of the group's arrays.
-        ledger: Where its ledger lies; None if it was never sealed.
+        placement: Where its arrays are.
+        ledger: Pointer to its ledger; None if it was never sealed.
+        sealed: Units that its ledger must name; empty if it was never sealed.
+        encoding: How rows are encoded; None for samples and partners.
     """
 
     location: Location
-    group: str
-    view: str
-    unit_rows: int
-    slot: int | None
-    arrays: tuple[str, ...]
+    placement: Placement
     ledger: LedgerPointer | None
+    sealed: tuple[int, ...] = ()
+    encoding: Encoding | FeatureEncoding | None = None
+
+    @property
+    def group(self) -> str:
+        """Path of the group."""
+        return self.placement.group
+
+    @property
+    def view(self) -> str:
+        """Id of the view."""
+        return self.placement.view
 
     def read(self) -> tuple[list[Commit], list[Fault]]:
         """Return the commits to be believed, by unit, and what is wrong with their documents."""
@@ -73,11 +84,8 @@ class View:
         sealed: dict[int, Commit] = {}
         units = committed_units(self.location, self.group, self.view)
         if self.ledger is not None:
-            units |= set(range(min(self.ledger.units, MAX_UNITS)))
-            try:
-                sealed = read_ledger(self.location, self.ledger).commits
-            except CacheDamaged as error:
-                faults.append(self._fault(Cause.LEDGER, error.what, self.ledger.key))
+            units |= set(self.sealed)
+            sealed = self._sealed(self.ledger, faults)
         commits: dict[int, Commit] = {}
         for unit in sorted(units):
             commit, fault = self._commit(unit, sealed.get(unit))
@@ -86,6 +94,27 @@ class View:
             if fault is not None:
                 faults.append(fault)
         return [commits[unit] for unit in sorted(commits)], faults
+
+    def _sealed(self, pointer: LedgerPointer, faults: list[Fault]) -> dict[int, Commit]:
+        """Return the commits of the ledger that fit their units."""
+        try:
+            found = parse_ledger(self.location, pointer).commits
+        except CacheDamaged as error:
+            faults.append(self._fault(Cause.LEDGER, error.what, pointer.key))
+            return {}
+        sealed = {}
+        for unit, commit in found.items():
+            wrong = self.placement.fault_of(commit, unit)
+            if wrong is None and unit in self.sealed:
+                sealed[unit] = commit
+                continue
+            detail = f"unit {unit}: {wrong or 'no rows of the cache are in it'}"
+            faults.append(self._fault(Cause.LEDGER, detail, pointer.key))
+        lacking = [unit for unit in self.sealed if unit not in found]
+        if lacking:
+            detail = f"{len(lacking)} units with rows are not in it, as {lacking[0]}"
+            faults.append(self._fault(Cause.LEDGER, detail, pointer.key))
+        return sealed
 
     def _commit(self, unit: int, sealed: Commit | None) -> tuple[Commit | None, Fault | None]:
         """Return the commit of a unit and what is wrong with its object."""
@@ -104,21 +133,11 @@ class View:
         except CacheDamaged as error:
             detail = f"{error.what}: {error.got}"
             return None, self._fault(Cause.COMMIT, detail, key, unit, recompute=True)
-        if not self._belongs(commit, unit):
-            detail = "it does not describe the unit it is named after"
+        wrong = self.placement.fault_of(commit, unit)
+        if wrong is not None:
+            detail = f"it does not describe the unit it is named after: {wrong}"
             return None, self._fault(Cause.COMMIT, detail, key, unit, recompute=True)
         return commit, None
-
-    def _belongs(self, commit: Commit, unit: int) -> bool:
-        paths = {f"{self.group}/{name}" for name in self.arrays}
-        start = unit * self.unit_rows
-        place = f"/c/{unit}" if self.slot is None else f"/c/{self.slot}/{unit}"
-        return (
-            (commit.group, commit.view, commit.unit) == (self.group, self.view, unit)
-            and commit.rows == (start, start + self.unit_rows)
-            and commit.arrays.keys() == paths
-            and all(_is_shard(s.key, path + place) for path, s in commit.arrays.items())
-        )
 
     def _fault(
         self,
@@ -144,39 +163,67 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
     """Find out what a cache should hold, from its revision and its manifest."""
     expected = Expected()
     revision = _revision(location, manifest, expected.faults)
+    if manifest.revision is not None:
+        expected.faults += _newer_revisions(location, manifest.revision.number)
     ledgers = revision.ledgers if revision else {}
-    names = (*SAMPLE_ARRAYS, "key")
-    pointer = ledgers.get(f"{SAMPLES}/{NO_VIEW}")
-    expected.views.append(
-        View(location, SAMPLES, NO_VIEW, manifest.unit_rows, None, names, pointer)
-    )
+    rows = manifest.unit_rows
+
+    def add(placement: Placement, encoding: Encoding | FeatureEncoding | None = None) -> None:
+        pointer = ledgers.get(placement.ledger)
+        sealed: tuple[int, ...] = ()
+        if revision is not None and pointer is not None:
+            sealed = tuple(placement.units(revision.segments, rows))
+            if pointer.units != len(sealed):
+                detail = f"{pointer.units} units, the rows are in {len(sealed)}"
+                expected.faults.append(
+                    Fault(Cause.LEDGER, detail, pointer.key, placement.group, placement.view)
+                )
+        expected.views.append(View(location, placement, pointer, sealed, encoding))
+
+    add(sample_placement(rows))
     mixed = {path.split("/")[1] for path in ledgers if path.startswith(f"{VIEWS}/")}
     for view in sorted(mixed.union(mixed_views(manifest))):
-        partner, pointer = (f"{view}/partner",), ledgers.get(f"{VIEWS}/{view}")
-        expected.views.append(
-            View(location, VIEWS, view, manifest.unit_rows, None, partner, pointer)
-        )
+        add(partner_placement(view, rows))
     below = f"{TEACHERS}/"
-    sealed = {
+    sealed_groups = {
         path.removeprefix(below).rpartition("/")[0] for path in ledgers if path.startswith(below)
     }
-    for name in sorted(sealed.union(group_names(manifest))):
+    for name in sorted(sealed_groups.union(group_names(manifest))):
         group = _group(location, name, revision, expected.faults)
-        if group is not None:
-            expected.views += [
-                View(
-                    location,
-                    group.path,
-                    view,
-                    group.unit_rows,
-                    slot,
-                    tuple(group.specs()),
-                    ledgers.get(f"{group.path}/{view}"),
-                )
-                for slot, view in enumerate(group.slots)
-                if view in manifest.views or f"{group.path}/{view}" in ledgers
-            ]
+        if group is None:
+            continue
+        for view in group.view_ids:
+            if view in manifest.views or f"{group.path}/{view}" in ledgers:
+                add(placement_of(group, view), group.encoding)
+    expected.faults += _document_faults(location, expected, manifest)
+    known = {view.placement.ledger for view in expected.views}
+    for path, pointer in ledgers.items():
+        if path not in known:
+            detail = f"a ledger of {path}, which is no view of any group"
+            expected.faults.append(Fault(Cause.REVISION, detail, pointer.key))
+    if revision is not None and f"{SAMPLES}/{NO_VIEW}" not in ledgers:
+        key = revision_key(revision.number)
+        expected.faults.append(Fault(Cause.REVISION, "it has no ledger of the samples", key))
     return expected
+
+
+def _document_faults(location: Location, expected: Expected, manifest: Manifest) -> list[Fault]:
+    """Return what no reader could use of the metadata of arrays, each array read once."""
+    known = {fault.key for fault in expected.faults}
+    # views of a group share its arrays; the one with the largest slot needs most of them
+    placements = sorted((view.placement for view in expected.views), key=lambda p: p.slot or 0)
+    last = {p.path(name): (p, name) for p in placements for name in p.specs}
+    faults = []
+    for path, (placement, name) in last.items():
+        key = f"{path}/zarr.json"
+        if key in known:
+            continue
+        try:
+            placement.layout(location, name, manifest.capacity)
+        except CacheDamaged as error:
+            detail = error.what if error.got is None else f"{error.what}: {error.got}"
+            faults.append(Fault(Cause.METADATA, detail, key, placement.group))
+    return faults
 
 
 def _revision(location: Location, manifest: Manifest, faults: list[Fault]) -> Revision | None:
@@ -200,6 +247,29 @@ def _revision(location: Location, manifest: Manifest, faults: list[Fault]) -> Re
     return revision
 
 
+def _newer_revisions(location: Location, current: int) -> list[Fault]:
+    """Return the whole revisions that are newer than the one that the manifest names."""
+    if location.lists:
+        newer = [number for number in numbers(location, "revisions") if number > current]
+    else:
+        newer = [current + 1]
+    faults = []
+    for number in newer:
+        key = revision_key(number)
+        content = location.read(key)
+        try:
+            found = None if content is None else parse_revision(parse_json(content, key), key)
+        except CacheDamaged:
+            continue  # of a seal that was interrupted
+        if found is not None and found.number == number:
+            detail = (
+                f"the manifest names revision {current}, and revision {number} exists: an older "
+                "manifest was put back, or a run was killed just before it finished"
+            )
+            faults.append(Fault(Cause.ROLLED_BACK, detail, key))
+    return faults
+
+
 def _group(
     location: Location, name: str, revision: Revision | None, faults: list[Fault]
 ) -> Group | None:
@@ -216,8 +286,3 @@ def _group(
         return read_group(location, name, document.encode()) if document else None
     except CacheError:
         return None  # reported above: nothing below this group can be told
-
-
-def _is_shard(key: str, prefix: str) -> bool:
-    rest = key.removeprefix(prefix)
-    return rest != key and all(part in {"", "0"} for part in rest.split("/"))

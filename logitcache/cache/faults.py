@@ -7,16 +7,23 @@ it while training stops with the same words.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.arrays import open_array
+from logitcache.cache.documents import MAX_DOCUMENT_BYTES
 from logitcache.cache.format import NO_VIEW
-from logitcache.cache.shards import BadShardError, index_bytes, shard_index
-from logitcache.cache.store import CheckedStore
+from logitcache.cache.shards import (
+    ArrayDocument,
+    BadShardError,
+    check_index,
+    decode_chunk,
+    index_bytes,
+    parse_array,
+)
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
@@ -51,6 +58,7 @@ class Cause(StrEnum):
     REVISION = "revision"
     METADATA = "metadata"
     MANIFEST = "manifest"
+    ROLLED_BACK = "rolled back"
     WITHDRAWAL = "withdrawal"
 
 
@@ -120,7 +128,7 @@ def diagnose(
         elsewhere: Where other committed shards belong, by sha256.
     """
     stored = commit.arrays[path]
-    cause, detail = _cause(location, commit, path, stored, found, elsewhere)
+    cause, detail = _cause(location, path, stored, found, elsewhere)
     return Fault(
         cause=cause,
         detail=detail,
@@ -136,17 +144,61 @@ def diagnose(
 def check_header(location: Location, path: str, stored: StoredArray) -> str | None:
     """Return what is wrong with the index at the end of a shard of the right size."""
     try:
-        chunks = _chunk_count(location, path)
+        chunks = _Chunks.of(location, path).count
         tail = location.read(stored.key, -index_bytes(chunks)) or b""
-        _check_index(tail, chunks, stored.bytes)
+        check_index(tail, chunks, stored.bytes)
     except BadShardError as error:
         return str(error)
     return None
 
 
+@dataclass(frozen=True)
+class _Chunks:
+    """Inner chunks of a shard, as the metadata of its array describes them.
+
+    Attributes:
+        count: How many a shard has.
+        shape: Of each.
+        document: The metadata.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    document: ArrayDocument
+
+    @classmethod
+    def of(cls, location: Location, path: str) -> _Chunks:
+        """Read the metadata of an array.
+
+        Raises:
+            BadShardError: It cannot be used.
+        """
+        key = f"{path}/zarr.json"
+        try:
+            document = parse_array(location.read(key) or b"", key)
+        except CacheDamaged as error:
+            raise BadShardError(f"its {error.what.removeprefix('an ')}") from None
+        shard = document.chunk_grid.configuration.chunk_shape
+        inner = document.codecs[0].configuration.chunk_shape
+        if len(shard) != len(inner) or not all(inner) or any(map(operator.mod, shard, inner)):
+            raise BadShardError("inner chunks do not divide its shards")
+        return cls(math.prod(map(operator.floordiv, shard, inner)), inner, document)
+
+    def empty(self) -> NDArray[Any]:
+        """Return an array for the rows of one inner chunk."""
+        name = self.document.data_type
+        return np.empty(self.shape, dtype=object if name == "string" else name)
+
+    def is_fill(self, content: NDArray[Any]) -> bool:
+        """Return whether rows hold nothing but the fill value."""
+        fill = self.document.fill_value
+        if fill == "NaN":
+            return content.dtype.kind == "f" and bool(np.isnan(content).all())
+        return bool((content == fill).all())
+
+
 def _cause(
     location: Location,
-    commit: Commit,
     path: str,
     stored: StoredArray,
     found: tuple[int, str] | None,
@@ -160,45 +212,23 @@ def _cause(
         return Cause.EMPTY, sizes
     if digest in elsewhere:
         return Cause.MOVED, f"these are the bytes of {elsewhere[digest]}"
-    content = location.read(stored.key) or b""
+    if size > max(stored.bytes, MAX_DOCUMENT_BYTES):
+        return Cause.FOREIGN, sizes
+    content = location.read(stored.key, most=size) or b""
     if not any(content):
         return Cause.ZEROS, f"{size} bytes, all zero"
     try:
-        index = _check_index(content, _chunk_count(location, path), len(content))
-        return _inspect_chunks(location, commit, path, index, content, sizes)
+        chunks = _Chunks.of(location, path)
+        index = check_index(content, chunks.count, len(content))
+        return _inspect_chunks(chunks, index, content, sizes)
     except BadShardError as error:
         if size < stored.bytes:
             return Cause.TRUNCATED, sizes
         return Cause.INDEX, f"{error}; {sizes}"
 
 
-def _chunk_count(location: Location, path: str) -> int:
-    """Return how many inner chunks a shard of an array has."""
-    try:
-        array = open_array(location.store(), path)
-    except CacheDamaged as error:
-        raise BadShardError(f"its {error.what.removeprefix('an ')}") from None
-    if array.shards is None:
-        raise BadShardError("its array has no shards")
-    return math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
-
-
-def _check_index(content: bytes, chunks: int, size: int) -> NDArray[np.uint64]:
-    """Return (offset, bytes) of every inner chunk of a shard of that size, uint64 (n, 2)."""
-    index = shard_index(np.frombuffer(content, np.uint8), chunks)
-    present = index[index[:, 0] != _ABSENT]
-    if any(int(offset) + int(length) > size for offset, length in present):
-        raise BadShardError("its index points behind its end")
-    return index
-
-
 def _inspect_chunks(
-    location: Location,
-    commit: Commit,
-    path: str,
-    index: NDArray[np.uint64],
-    shard: bytes,
-    sizes: str,
+    chunks: _Chunks, index: NDArray[np.uint64], shard: bytes, sizes: str
 ) -> tuple[Cause, str]:
     """Look into a shard whose index holds: which inner chunks are gone, damaged or blank."""
     count = len(index)
@@ -206,31 +236,20 @@ def _inspect_chunks(
     if absent:
         return Cause.CHUNKS_MISSING, f"{len(absent)} of {count} inner chunks: {_listed(absent)}"
     damaged, blank = [], []
-    store = CheckedStore(location, {commit.arrays[path].key: lambda: shard})
-    array = open_array(store, path)
-    rows = (commit.rows[1] - commit.rows[0]) // count
-    slot = int(commit.arrays[path].key.split("/c/")[1].split("/")[0])
-    for chunk in range(count):
-        start = commit.rows[0] + chunk * rows
-        wanted = slice(start, start + rows)
+    content, rows = np.frombuffer(shard, np.uint8), chunks.empty()
+    for chunk, (offset, length) in enumerate(index.tolist()):
         try:
-            content = np.asarray(array[wanted if commit.view == NO_VIEW else (slot, wanted)])
-        except Exception:  # zarr and numcodecs raise a kind each; which, is of no interest
+            decode_chunk(content[offset : offset + length], rows, chunks.document.chain)
+        except BadShardError:
             damaged.append(chunk)
             continue
-        if _is_fill(content, array.fill_value):
+        if chunks.is_fill(rows):
             blank.append(chunk)
     if damaged:
         return Cause.CHUNK_DAMAGED, f"checksum of inner chunk {_listed(damaged)} of {count}"
     if blank and len(blank) < count:
         return Cause.CHUNK_FILLED, f"inner chunk {_listed(blank)} of {count} holds nothing"
     return Cause.FOREIGN, f"whole, but not what was committed (an earlier run's?); {sizes}"
-
-
-def _is_fill(content: NDArray[Any], fill: Any) -> bool:
-    if content.dtype.kind == "f" and np.isnan(fill):
-        return bool(np.isnan(content).all())
-    return bool((content == fill).all())
 
 
 def _listed(numbers: list[int]) -> str:

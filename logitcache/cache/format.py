@@ -56,6 +56,7 @@ __all__ = [
     "group_unit_rows",
     "inner_rows",
     "ledger_key",
+    "max_key_bytes",
     "revision_key",
     "sha256",
     "tap_of",
@@ -91,6 +92,7 @@ SAMPLE_ARRAYS = {
 }
 """The samples' arrays but for ``key``, which is a string."""
 
+_KEY_BYTES, _KEYS_BYTES = 1024, 2**20  # on average, and for a few long ones
 _MAX_INNER_ROWS = 4096
 _MIN_UNIT_ROWS, _SMALLEST_UNIT_ROWS, _MAX_UNIT_ROWS = 1024, 16, 65536
 _FEATURES = "/features/"
@@ -115,6 +117,11 @@ def canonical_json(value: object) -> bytes:
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return text.encode()
+
+
+def max_key_bytes(rows: int) -> int:
+    """Return the bytes that the names of so many rows may have together, as UTF-8."""
+    return rows * _KEY_BYTES + _KEYS_BYTES
 
 
 def sha256(content: bytes | bytearray | memoryview) -> str:
@@ -195,7 +202,7 @@ def tap_of(name: str) -> str | None:
 
 
 def commit_prefix(group: str, view: str) -> str:
-    """Return where the commits of one view of a group lie."""
+    """Return where the commits of one view of a group are."""
     return f"commits/{group}/{view}"
 
 

@@ -5,15 +5,14 @@ A teacher has a group for its answers and one for each tap of its network.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from logitcache.cache.arrays import create_array, create_group, read_array, resize
+from logitcache.cache.arrays import create_array, create_group, resize
+from logitcache.cache.documents import parse_group, validation_detail
 from logitcache.cache.format import (
-    ATTRIBUTE,
     FORMAT,
     MAX_UNIT_BYTES,
     feature_name,
@@ -23,20 +22,16 @@ from logitcache.cache.format import (
 )
 from logitcache.cache.ledger import sealed_bytes
 from logitcache.cache.manifest import ViewId
+from logitcache.cache.placement import Placement, units_of
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.encoding.choice import Encoding, parse_encoding
 from logitcache.encoding.features import FeatureEncoding, parse_features
 from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from zarr.abc.store import Store
-
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest, Segment
     from logitcache.cache.store import RecordingStore
-    from logitcache.encoding.arrays import Encoded
 
 __all__ = [
     "OPTIONAL_ARRAYS",
@@ -46,8 +41,8 @@ __all__ = [
     "create_group_arrays",
     "group_bytes",
     "group_names",
+    "placement_of",
     "read_group",
-    "read_rows",
     "resize_group_arrays",
     "units_of",
     "units_of_segment",
@@ -260,16 +255,15 @@ def read_group(location: Location, name: str, document: bytes | None = None) -> 
     key = f"{teacher_group(name)}/zarr.json"
     where = f"{location}/{key}"
     content = document if document is not None else location.read(key)
+    attributes = parse_group(content or b"", where)
     try:
-        values = json.loads(content or b"")["attributes"][ATTRIBUTE]
-        group = _parsed(name, values, where)
+        group = _parsed(name, attributes, where)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])[:200]
+        place, detail = validation_detail(error)
         raise CacheDamaged(
-            "a group's attributes are damaged", where=f"{where} {place}", got=first["msg"]
+            "a group's attributes are damaged", where=f"{where} {place}", got=detail
         ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CacheDamaged("a group's attributes are damaged", where=where, got=error) from None
     unit_bytes = group.unit_rows * sum(spec.row_bytes for spec in group.specs().values())
     if group.unit_rows > 1 and unit_bytes >= 2 * MAX_UNIT_BYTES:
@@ -302,29 +296,13 @@ def _parsed(name: str, values: object, where: str) -> Group:
     )
 
 
-def read_rows(
-    store: Store,
-    group: Group,
-    view_id: str,
-    start: int,
-    stop: int,
-    arrays: Sequence[str] | None = None,
-) -> Encoded:
-    """Read encoded rows [start, stop) of one view of a group, trusting that they are committed.
+def placement_of(group: Group, view_id: str) -> Placement:
+    """Return where the arrays of a view of a group are.
 
     Raises:
-        CacheDamaged: A checksum does not hold, or an object cannot be read.
+        CacheError: The group does not have this view.
     """
-    slot, specs = group.slot(view_id), group.specs()
-    return {
-        name: read_array(store, f"{group.path}/{name}", slice(start, stop), specs[name], slot)
-        for name in arrays or specs
-    }
-
-
-def units_of(start: int, stop: int, unit_rows: int) -> range:
-    """Return the units that rows [start, stop) touch."""
-    return range(start // unit_rows, -(-stop // unit_rows))
+    return Placement(group.path, view_id, group.unit_rows, group.slot(view_id), group.specs())
 
 
 def units_of_segment(segment: Segment, block_rows: int, unit_rows: int) -> range:

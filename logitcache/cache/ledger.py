@@ -6,13 +6,13 @@ into ledgers: one object tells a reader everything about a view, and an array's 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter
 
+from logitcache.cache.documents import MAX_DOCUMENT_BYTES, MAX_VALUES, parse_json, validated
 from logitcache.cache.format import (
     FORMAT,
     canonical_json,
@@ -23,14 +23,15 @@ from logitcache.cache.format import (
     revision_key,
     sha256,
 )
-from logitcache.cache.manifest import read_manifest
+from logitcache.cache.manifest import MAX_UNITS, read_manifest
 from logitcache.errors import CacheDamaged, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest, RevisionPointer
+    from logitcache.cache.placement import Placement
 
 __all__ = [
     "Commit",
@@ -42,7 +43,7 @@ __all__ = [
     "committed_units",
     "manifest_digest",
     "parse_commit",
-    "parse_json",
+    "parse_ledger",
     "parse_revision",
     "read_commits",
     "read_copies",
@@ -58,7 +59,8 @@ __all__ = [
 _Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 _Text = Annotated[str, Field(max_length=4096)]
 _UNIT_NAME = re.compile(r"(0|[1-9][0-9]{0,18})\.json", re.ASCII)
-_Parsed = TypeVar("_Parsed")
+# a commit of seven arrays takes about 3.5 kB and 60 values, and a ledger has MAX_UNITS at most
+_MAX_LEDGER_BYTES, _MAX_LEDGER_VALUES = 2**27, 2**21
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,9 @@ def write_commit(location: Location, commit: Commit) -> None:
 
 def _is_stored(location: Location, commit: Commit) -> bool:
     stored = commit.arrays.values()
-    return all(location.digest(one.key) == (one.bytes, one.sha256) for one in stored)
+    return all(
+        location.digest(one.key, most=one.bytes) == (one.bytes, one.sha256) for one in stored
+    )
 
 
 def committed_units(location: Location, group: str, view: str) -> set[int]:
@@ -251,7 +255,7 @@ def _sealed_commits(location: Location, group: str, view: str) -> dict[int, Comm
     pointer = read_manifest(location).revision
     ledgers = read_revision(location, pointer).ledgers if pointer else {}
     found = ledgers.get(f"{group}/{view}")
-    return {} if found is None else read_ledger(location, found).commits
+    return {} if found is None else parse_ledger(location, found).commits
 
 
 def read_commits(
@@ -275,13 +279,57 @@ def write_ledger(location: Location, ledger: Ledger, revision: int) -> LedgerPoi
     return LedgerPointer(key, sha256(content), len(ledger.commits))
 
 
-def read_ledger(location: Location, pointer: LedgerPointer) -> Ledger:
-    """Read a ledger.
+def read_ledger(
+    location: Location, revision: Revision, placement: Placement, units: Collection[int]
+) -> Ledger:
+    """Read a ledger and compare it with the units that it must name.
+
+    Args:
+        location: The cache.
+        revision: What is sealed.
+        placement: Of the view.
+        units: Numbers of the units that hold rows.
+
+    Raises:
+        CacheDamaged: It is missing, not the one that was sealed, or it names other units.
+    """
+    pointer = revision.ledgers.get(placement.ledger)
+    if pointer is None or pointer.units != len(units):
+        raise CacheDamaged(
+            "a ledger does not name the units of the rows",
+            where=f"{location}/revisions/{revision.number}.json, {placement.ledger}",
+            expected=f"{len(units)} units",
+            got="no ledger" if pointer is None else f"{pointer.units} units",
+        )
+    ledger = parse_ledger(location, pointer)
+    if ledger.commits.keys() != set(units):
+        raise CacheDamaged(
+            "a ledger does not name the units of the rows", where=f"{location}/{pointer.key}"
+        )
+    placement.check(ledger.commits, f"{location}/{pointer.key}")
+    return ledger
+
+
+def parse_ledger(location: Location, pointer: LedgerPointer) -> Ledger:
+    """Read a ledger on its own.
 
     Raises:
         CacheDamaged: It is missing or not the one that was sealed.
     """
-    values = _read_checked(location, pointer.key, pointer.sha256)
+    if pointer.units > MAX_UNITS:
+        raise CacheDamaged(
+            "a ledger of more units than a view can have",
+            where=f"{location}/{pointer.key}",
+            expected=f"at most {MAX_UNITS}",
+            got=pointer.units,
+        )
+    values = _read_checked(
+        location,
+        pointer.key,
+        pointer.sha256,
+        most=_MAX_LEDGER_BYTES,
+        most_values=_MAX_LEDGER_VALUES,
+    )
     found = values.get("commits")
     commits = [parse_commit(c, pointer.key) for c in (found if isinstance(found, list) else ())]
     if len(commits) != pointer.units:
@@ -319,7 +367,7 @@ def parse_revision(values: object, where: str) -> Revision:
     Raises:
         CacheDamaged: It is malformed.
     """
-    return _parsed(_REVISION, values, where, "malformed revision")
+    return validated(_REVISION, values, where, "malformed revision")
 
 
 def write_copies(location: Location, number: int, copies: Copies) -> str:
@@ -339,7 +387,7 @@ def read_copies(location: Location, revision: Revision) -> Copies | None:
         return None
     key = copies_key(revision.number)
     values = _read_checked(location, key, revision.copies_sha256)
-    return _parsed(_COPIES, values, f"{location}/{key}", "malformed copies")
+    return validated(_COPIES, values, f"{location}/{key}", "malformed copies")
 
 
 def manifest_digest(manifest: Manifest) -> str:
@@ -347,8 +395,15 @@ def manifest_digest(manifest: Manifest) -> str:
     return sha256(canonical_json({**manifest.to_json(), "revision": None}))
 
 
-def _read_checked(location: Location, key: str, digest: str) -> dict[str, Any]:
-    content = location.read(key)
+def _read_checked(
+    location: Location,
+    key: str,
+    digest: str,
+    *,
+    most: int = MAX_DOCUMENT_BYTES,
+    most_values: int = MAX_VALUES,
+) -> dict[str, Any]:
+    content = location.read(key, most=most)
     if content is None or sha256(content) != digest:
         raise CacheDamaged(
             "a sealed object is missing" if content is None else "a sealed object has changed",
@@ -356,22 +411,7 @@ def _read_checked(location: Location, key: str, digest: str) -> dict[str, Any]:
             expected=f"sha256 {digest}",
             got=None if content is None else f"sha256 {sha256(content)}",
         )
-    return parse_json(content, f"{location}/{key}")
-
-
-def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        CacheDamaged: It is none.
-    """
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CacheDamaged("not JSON", where=where, got=error) from None
-    if not isinstance(values, dict):
-        raise CacheDamaged("not a JSON object", where=where)
-    return values
+    return parse_json(content, f"{location}/{key}", most_values=most_values)
 
 
 def parse_commit(values: object, where: str) -> Commit:
@@ -380,13 +420,4 @@ def parse_commit(values: object, where: str) -> Commit:
     Raises:
         CacheDamaged: It is malformed.
     """
-    return _parsed(_COMMIT, values, where, "malformed commit")
-
-
-def _parsed(adapter: TypeAdapter[_Parsed], values: object, where: str, what: str) -> _Parsed:
-    try:
-        return adapter.validate_python(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])[:200]
-        raise CacheDamaged(what, where=f"{where} {place}".rstrip(), got=first["msg"]) from None
+    return validated(_COMMIT, values, where, "malformed commit")

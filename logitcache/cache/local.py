@@ -11,11 +11,13 @@ import errno
 import hashlib
 import os
 import socket
+import stat
 import time
 import uuid
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from logitcache.cache.documents import MAX_DOCUMENT_BYTES
 from logitcache.cache.store import RecordingStore
 from logitcache.errors import CacheDamaged, StorageError
 from logitcache.files import PARTIAL, make_folder, write_file
@@ -24,7 +26,7 @@ from logitcache.platforms import available_processors, free_bytes, process_exist
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LocalLocation", "checked_key", "is_temporary"]
+__all__ = ["LocalLocation", "checked_key", "is_temporary", "too_large"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _ABANDONED_SECONDS = 3600.0  # after which a temporary file of another host is nobody's
@@ -45,6 +47,7 @@ class LocalLocation:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._folders: set[str] = set()  # that were no links when they were first used
 
     def __str__(self) -> str:
         return str(self.root)
@@ -53,50 +56,59 @@ class LocalLocation:
         """Return the file of a key.
 
         Raises:
-            CacheDamaged: The key leads out of the cache.
+            CacheDamaged: The key, or a folder on its way that is a link, leads out of the cache.
         """
-        return self.root / checked_key(key, self)
+        folder = checked_key(key, self).rpartition("/")[0]
+        if folder and folder not in self._folders:
+            self._check_folders(folder)
+        return self.root / key
 
-    def read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
+    def read(
+        self,
+        key: str,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        most: int = MAX_DOCUMENT_BYTES,
+    ) -> bytes | None:
         """Return an object, or a part of it; None if there is none."""
         path = self.path(key)
+        found = self._stat(path)
+        if found is None:
+            return None
+        first, last, _ = slice(start, stop).indices(found.st_size)
+        if last - first > most:
+            raise too_large(f"{self}/{key}", most, last - first)
         try:
             with _explained(path), path.open("rb") as file:
-                if start is None and stop is None:
-                    return file.read()
-                size = file.seek(0, os.SEEK_END)
-                first, last, _ = slice(start, stop).indices(size)
-                file.seek(first)
+                if first:
+                    file.seek(first)
                 return file.read(max(0, last - first))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def size(self, key: str) -> int | None:
         """Return the bytes of an object, None if there is none."""
-        path = self.path(key)
-        try:
-            with _explained(path):
-                return path.stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        found = self._stat(self.path(key))
+        return None if found is None else found.st_size
 
     def stamp(self, key: str) -> tuple[int, int, int] | None:
         """Return what changes when an object is replaced: size, inode, time; None without one."""
-        path = self.path(key)
-        try:
-            with _explained(path):
-                found = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return found.st_size, found.st_ino, found.st_mtime_ns
+        found = self._stat(self.path(key))
+        return None if found is None else (found.st_size, found.st_ino, found.st_mtime_ns)
 
-    def digest(self, key: str) -> tuple[int, str] | None:
+    def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
         """Return size and sha256 of an object, read in small pieces; None if there is none."""
         path = self.path(key)
+        found = self._stat(path)
+        if found is None:
+            return None
+        if found.st_size > most:
+            return found.st_size, ""
         try:
             with _explained(path), path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-                return file.tell(), found
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                return file.tell(), digest
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
@@ -199,6 +211,60 @@ class LocalLocation:
     def store(self) -> RecordingStore:
         """Return a Zarr store over this location."""
         return RecordingStore(self)
+
+    def _stat(self, path: Path) -> os.stat_result | None:
+        """Return what is known of a regular file; None where there is none.
+
+        Raises:
+            CacheDamaged: It is a link, a device, a pipe or a socket: reading it may read anything,
+                or never end.
+        """
+        try:
+            with _explained(path):
+                found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISREG(found.st_mode):
+            return found
+        if stat.S_ISDIR(found.st_mode):
+            return None
+        raise _irregular(path, found)
+
+    def _check_folders(self, folder: str) -> None:
+        """Refuse folders of a cache that are links; those that do not exist yet may be made."""
+        path = self.root
+        for part in PurePosixPath(folder).parts:
+            path /= part
+            try:
+                with _explained(path):
+                    found = path.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
+                raise _irregular(path, found)
+        self._folders.add(folder)
+
+
+def _irregular(path: Path, found: os.stat_result) -> CacheDamaged:
+    is_link = stat.S_ISLNK(found.st_mode)
+    return CacheDamaged(
+        "a cache holds regular files and folders only",
+        where=path,
+        got="a link" if is_link else "a device, a pipe or a socket",
+        hint="copy the cache with its links resolved, as cp -rL and rsync -L do"
+        if is_link
+        else "do not use this cache",
+    )
+
+
+def too_large(where: str, most: int, got: int | None = None) -> CacheDamaged:
+    """Return the error about an object that is longer than it can be."""
+    return CacheDamaged(
+        "an object is larger than it can be",
+        where=where,
+        expected=f"at most {most} bytes",
+        got=None if got is None else f"{got} bytes",
+    )
 
 
 def checked_key(key: str, location: object) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from logitcache.cache.documents import MAX_DOCUMENT_BYTES
 from logitcache.cache.local import LocalLocation
 from logitcache.cache.remote import SCHEMES, RemoteLocation
 from logitcache.errors import UsageError, nearest, redacted
@@ -53,8 +54,18 @@ class Location(Protocol):
         """Seconds between two looks at what other runs do."""
         ...
 
-    def read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
-        """Return an object, or the part of it that a slice would be; None if there is none."""
+    def read(
+        self,
+        key: str,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        most: int = MAX_DOCUMENT_BYTES,
+    ) -> bytes | None:
+        """Return an object, or the part of it that a slice would be; None if there is none.
+
+        More than ``most`` bytes are :class:`~logitcache.errors.CacheDamaged`; they are not read.
+        """
         ...
 
     def size(self, key: str) -> int | None:
@@ -69,8 +80,11 @@ class Location(Protocol):
         """Return the seconds since an object was written or touched; None without one."""
         ...
 
-    def digest(self, key: str) -> tuple[int, str] | None:
-        """Return size and sha256 of an object; None if there is none."""
+    def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
+        """Return size and sha256 of an object; None if there is none.
+
+        An object of more than ``most`` bytes is not read to its end; its sha256 is empty.
+        """
         ...
 
     def write(self, key: str, content: bytes) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from logitcache.cache.documents import MAX_DOCUMENT_BYTES, parse_group, validation_detail
 from logitcache.cache.format import ATTRIBUTE, FEATURES, FORMATS, check_name
-from logitcache.errors import CacheError, UnsupportedFormat, UsageError
+from logitcache.errors import CacheDamaged, CacheError, UnsupportedFormat, UsageError
 
 if TYPE_CHECKING:
     from logitcache.cache.location import Location
@@ -24,13 +25,14 @@ __all__ = [
     "Segment",
     "TeacherRecord",
     "ViewId",
+    "check_revision",
     "read_manifest",
 ]
 
-_MAX_MANIFEST_BYTES = 64 * 2**20
 _MAX_ROWS = 2**40
-MAX_UNITS = 2**20
-"""Units of a view: lists of them are held in memory."""
+MAX_UNITS = 2**15
+"""Units of a view: its ledger, which names all of them, is held in memory."""
+_SHA256 = re.compile(r"[0-9a-fA-F]{12,64}")
 _Count = Annotated[int, Field(ge=0, le=_MAX_ROWS)]
 ViewId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """The id of a view; it is part of paths, so nothing else is let in."""
@@ -148,8 +150,11 @@ class TeacherRecord(_Record):
 class RevisionPointer(_Record):
     """Which revision is current, and its digest."""
 
-    number: int = Field(ge=1)
-    sha256: str
+    number: int = Field(ge=1, le=2**53)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    def __str__(self) -> str:
+        return f"revision {self.number}, sha256 {self.sha256}"
 
 
 class Manifest(_Record):
@@ -250,25 +255,59 @@ def read_manifest(location: Location) -> Manifest:
             expected="a zarr.json, as logitcache precompute writes it",
             hint="check the path; precompute makes a cache in a folder that is new or empty",
         )
-    if size > _MAX_MANIFEST_BYTES:
+    if size > MAX_DOCUMENT_BYTES:
         raise CacheError("the manifest is too large to be one", where=where, got=f"{size} bytes")
     try:
-        values = json.loads(location.read("zarr.json") or b"")["attributes"][ATTRIBUTE]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        values = parse_group(location.read("zarr.json", most=MAX_DOCUMENT_BYTES) or b"", where)
+    except CacheDamaged as error:
         raise CacheError(
-            "a Zarr group, perhaps, but no cache",
+            "not a logitcache cache",
             where=where,
-            expected=f"attributes[{ATTRIBUTE!r}]",
+            expected=f"a Zarr group with attributes[{ATTRIBUTE!r}]",
+            got=error.what if error.got is None else f"{error.what}: {error.got}",
         ) from None
     _check_version(values, where)
     try:
         return Manifest.model_validate(values)
-    except (ValidationError, UsageError) as error:
-        detail = error.errors()[0] if isinstance(error, ValidationError) else {"msg": error.what}
-        path = ".".join(str(part) for part in detail.get("loc", ()))
-        raise CacheError(
-            "the manifest is damaged", where=f"{where} {path}", got=detail["msg"]
-        ) from None
+    except ValidationError as error:
+        place, detail = validation_detail(error)
+        raise CacheError("the manifest is damaged", where=f"{where} {place}", got=detail) from None
+    except UsageError as error:
+        raise CacheError("the manifest is damaged", where=where, got=error.what) from None
+
+
+def check_revision(manifest: Manifest, wanted: str | None, where: object) -> None:
+    """Compare the sealed revision with the one that a user trusts.
+
+    Args:
+        manifest: The root manifest.
+        wanted: sha256 of the revision, or at least its first 12 digits; None for any.
+        where: Named in errors.
+
+    Raises:
+        UsageError: It is no sha256.
+        CacheDamaged: The cache has another revision, or none.
+    """
+    if wanted is None:
+        return
+    if not _SHA256.fullmatch(wanted):
+        raise UsageError(
+            "not the sha256 of a revision",
+            where=f"--revision {wanted[:80]}",
+            expected="12 to 64 hexadecimal digits, as logitcache inspect prints them",
+        )
+    found = manifest.revision
+    if found is None or not found.sha256.startswith(wanted.lower()):
+        raise CacheDamaged(
+            "the cache has another revision than the one that was asked for",
+            where=where,
+            expected=f"sha256 {wanted.lower()}",
+            got="not sealed"
+            if found is None
+            else f"revision {found.number}, sha256 {found.sha256}",
+            hint="get the cache from where the revision was published, or check what has changed "
+            "since then (logitcache inspect) and give the new digest",
+        )
 
 
 def _check_version(values: object, where: str) -> None:

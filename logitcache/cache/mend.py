@@ -7,11 +7,12 @@ were sealed, and is only believed because their digest says so.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from logitcache.cache.arrays import resize
+from logitcache.cache.arrays import create_array, resize, write_group
+from logitcache.cache.documents import parse_group, parse_json
 from logitcache.cache.faults import Cause, Fault
 from logitcache.cache.format import (
     ATTRIBUTE,
@@ -19,12 +20,16 @@ from logitcache.cache.format import (
     SAMPLES,
     VIEWS,
     canonical_json,
+    commit_prefix,
     copies_key,
     ledger_key,
     revision_key,
     sha256,
+    tap_of,
+    teacher_group,
+    teacher_of,
 )
-from logitcache.cache.groups import group_names, read_group
+from logitcache.cache.groups import group_names, placement_of, read_group
 from logitcache.cache.ledger import (
     Copies,
     Ledger,
@@ -32,25 +37,28 @@ from logitcache.cache.ledger import (
     Revision,
     committed_units,
     manifest_digest,
-    parse_json,
+    parse_ledger,
     parse_revision,
     read_commits,
     read_copies,
-    read_ledger,
     read_revision,
     write_commit,
 )
 from logitcache.cache.manifest import Manifest, RevisionPointer, read_manifest
-from logitcache.cache.partners import mixed_views
+from logitcache.cache.partners import mixed_views, partner_attributes, partner_placement
+from logitcache.cache.samples import sample_attributes, sample_placement
 from logitcache.cache.seal import metadata_keys
+from logitcache.cache.shards import parse_array
 from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from logitcache.cache.location import Location
+    from logitcache.cache.placement import Placement
+    from logitcache.cache.writer import CacheWriter
 
-__all__ = ["mend_documents", "recovered_manifest", "write_root"]
+__all__ = ["mend_documents", "recovered_manifest", "rewrite_unsealed", "write_root"]
 
 
 def recovered_manifest(location: Location) -> Manifest | None:
@@ -77,6 +85,7 @@ def mend_documents(location: Location, faults: Iterable[Fault]) -> list[Fault]:
     mended: list[Fault] = []
     for cause, mend in (
         (Cause.MANIFEST, _mend_manifest),
+        (Cause.ROLLED_BACK, _mend_manifest),
         (Cause.REVISION, _mend_revision),
         (Cause.METADATA, _mend_metadata),
         (Cause.LEDGER, _mend_ledger),
@@ -182,10 +191,13 @@ def _mend_metadata(location: Location, fault: Fault) -> bool:
     if document is None:
         return False
     location.write(fault.key, document.encode())
-    shape = json.loads(document).get("shape")
     path = fault.key.removesuffix("/zarr.json")
+    try:
+        shape = parse_array(document.encode(), fault.key).shape
+    except CacheDamaged:
+        return True  # of a group
     axis = 0 if path.startswith((f"{SAMPLES}/", f"{VIEWS}/")) else 1
-    if shape is not None and shape[axis] < manifest.capacity:
+    if shape[axis] < manifest.capacity:
         resize(location.store(), path, (*shape[:axis], manifest.capacity))
     return True
 
@@ -209,7 +221,7 @@ def _mend_commit(location: Location, fault: Fault) -> bool:
     pointer = _pointer(location, fault.group, fault.view)
     assert fault.unit is not None
     try:
-        ledger = read_ledger(location, pointer) if pointer else None
+        ledger = parse_ledger(location, pointer) if pointer else None
     except CacheDamaged:
         return False
     if ledger is None or fault.unit not in ledger.commits:
@@ -232,4 +244,96 @@ def _restored(location: Location, key: str, content: bytes, digest: str | None) 
     if sha256(content) != digest:
         return False
     location.write(key, content)
+    return True
+
+
+def rewrite_unsealed(writer: CacheWriter) -> list[str]:
+    """Write metadata again that were damaged before they were sealed, as far as that is possible.
+
+    A server may lose a write, and a disk may leave an empty file. Metadata of arrays follow from
+    the manifest and the attributes of their group; a group without a committed unit is taken out
+    of the manifest, so that it is declared once more.
+
+    Args:
+        writer: The cache, opened to be extended.
+
+    Returns:
+        What was written again, for the user.
+
+    Raises:
+        CacheDamaged: The attributes of a group are lost, and units of it are committed.
+    """
+    location, pointer = writer.location, writer.manifest.revision
+    sealed = read_revision(location, pointer).metadata if pointer else {}
+    written = _forget_damaged_groups(writer, sealed)
+    manifest = writer.manifest
+    wanted: list[tuple[Placement, dict[str, Any], int]] = [
+        (sample_placement(manifest.unit_rows), sample_attributes(manifest), 0)
+    ]
+    for view_id in mixed_views(manifest):
+        placement = partner_placement(view_id, manifest.unit_rows)
+        wanted.append((placement, partner_attributes(manifest), 0))
+    for group in writer.groups().values():
+        slots = len(group.slots)
+        wanted += [(placement_of(group, v), group.to_json(), slots) for v in group.view_ids[-1:]]
+    for placement, attributes, slots in wanted:
+        # partners of all views are below one path; each has a group of its own
+        path = placement.path(next(iter(placement.specs))).rpartition("/")[0]
+        if f"{path}/zarr.json" not in sealed and not _is_group(location, path):
+            write_group(location, path, attributes)
+            written.append(f"{path}/zarr.json")
+        written += _rewrite_arrays(writer, placement, slots, sealed)
+    return [f"written again, because it was damaged before it was sealed: {k}" for k in written]
+
+
+def _forget_damaged_groups(writer: CacheWriter, sealed: Collection[str]) -> list[str]:
+    """Take groups with damaged attributes out of the manifest, if nothing of them is committed."""
+    location, teachers = writer.location, dict(writer.manifest.teachers)
+    forgotten = []
+    for name in group_names(writer.manifest):
+        key = f"{teacher_group(name)}/zarr.json"
+        try:
+            read_group(location, name)
+        except CacheDamaged:
+            teacher, tap = teacher_of(name), tap_of(name)
+            if key in sealed or teacher not in teachers:
+                continue
+            commits = commit_prefix(*teacher_group(name).rsplit("/", 1))
+            if next(iter(location.keys(commits)), None) is not None:
+                raise
+            record = teachers.pop(teacher)
+            if tap is not None:
+                kept = tuple(other for other in record.features if other != tap)
+                teachers[teacher] = record.model_copy(update={"features": kept})
+            forgotten.append(key)
+    if forgotten:
+        writer.publish(writer.manifest.changed(teachers=teachers))
+    return forgotten
+
+
+def _rewrite_arrays(
+    writer: CacheWriter, placement: Placement, slots: int, sealed: Collection[str]
+) -> list[str]:
+    """Write the metadata of arrays again that cannot be used; their shards stay."""
+    location, manifest = writer.location, writer.manifest
+    leading = (manifest.capacity,) if placement.slot is None else (slots, manifest.capacity)
+    written = []
+    for name, spec in placement.specs.items():
+        path, key = placement.path(name), f"{placement.path(name)}/zarr.json"
+        try:
+            placement.layout(location, name, manifest.capacity)
+        except CacheDamaged:
+            if key in sealed:
+                continue  # logitcache repair restores it
+            location.delete(key)
+            create_array(location.store(), path, spec, leading, placement.unit_rows)
+            written.append(key)
+    return written
+
+
+def _is_group(location: Location, path: str) -> bool:
+    try:
+        parse_group(location.read(f"{path}/zarr.json") or b"", path)
+    except CacheDamaged:
+        return False
     return True

@@ -8,47 +8,25 @@ own.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.arrays import read_array
 from logitcache.cache.faults import diagnose
 from logitcache.cache.format import sha256
-from logitcache.cache.shards import BadShardError, ShardLayout, decode_shard, shard_layout
-from logitcache.cache.store import CheckedStore
+from logitcache.cache.shards import BadShardError, ShardLayout, decode_shard
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
     from logitcache.cache.copies import LocalCopies
-    from logitcache.cache.ledger import Commit, Ledger
+    from logitcache.cache.ledger import Commit
     from logitcache.cache.location import Location
-    from logitcache.encoding.arrays import ArraySpec
+    from logitcache.cache.placement import Placement
+    from logitcache.encoding.arrays import Encoded
 
-__all__ = ["CommittedObjects", "Piece"]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One array's shard of one unit, and where its rows go.
-
-    Attributes:
-        commit: The commit of the unit.
-        path: Path of the array.
-        spec: What a row looks like.
-        slot: Which view; None where there are none.
-        out: (rows of the unit, ...), C order.
-    """
-
-    commit: Commit
-    path: str
-    spec: ArraySpec
-    slot: int | None
-    out: NDArray[Any]
+__all__ = ["CommittedObjects"]
 
 
 class CommittedObjects:
@@ -63,31 +41,83 @@ class CommittedObjects:
         self._location = location
         self._copies = copies
         self._checked: dict[str, tuple[int, int, int]] = {}
-        self._layouts: dict[str, ShardLayout | None] = {}
+        self._layouts: dict[str, ShardLayout] = {}
 
-    def load(self, commit: Commit, path: str, ledger: Ledger) -> bytes:
+    def read(
+        self,
+        placement: Placement,
+        commits: Sequence[Commit],
+        names: Sequence[str],
+        others: Collection[Commit] = (),
+    ) -> Encoded:
+        """Read and decode whole units, several shards at a time.
+
+        Args:
+            placement: Where they are.
+            commits: Of the units, in the order wanted; each must fit the placement.
+            names: Which arrays.
+            others: Commits among which a misplaced shard is looked for.
+
+        Returns:
+            Arrays by name, (len(commits) * rows of a unit, ...); of objects for strings.
+
+        Raises:
+            CacheDamaged: An object is not the one that was committed, or cannot be decoded.
+        """
+        rows = placement.unit_rows
+        rows_end = max((commit.rows[1] for commit in commits), default=0)
+        for name in names:  # before anything is allocated for them
+            self._layout(placement, name, rows_end)
+        read: Encoded = {name: placement.empty(name, len(commits) * rows) for name in names}
+        pieces = [
+            (commit, name, array[at * rows : (at + 1) * rows])
+            for name, array in read.items()
+            for at, commit in enumerate(commits)
+        ]
+
+        def decode(piece: tuple[Commit, str, NDArray[Any]]) -> None:
+            commit, name, out = piece
+            content = self._load(placement, commit, name, others)
+            try:
+                decode_shard(content, self._layouts[placement.path(name)], out)
+            except BadShardError as error:
+                key = placement.shard_key(name, commit.unit)
+                raise CacheDamaged(
+                    "a shard cannot be decoded", where=f"{self._location}/{key}", got=error
+                ) from None
+
+        threads = min(len(pieces), self._location.in_flight)
+        if threads <= 1:
+            for piece in pieces:
+                decode(piece)
+            return read
+        with ThreadPoolExecutor(threads, thread_name_prefix="shards") as pool:
+            for _ in pool.map(decode, pieces):
+                pass
+        return read
+
+    def _load(
+        self, placement: Placement, commit: Commit, name: str, others: Collection[Commit]
+    ) -> bytes:
         """Return the bytes of an array's shard.
 
         They are digested unless they were before and the file has not been touched since.
-
-        Raises:
-            CacheDamaged: They are not those that were committed.
         """
-        if path not in commit.arrays:
-            raise CacheDamaged("a commit lacks an array", where=self._location, got=path)
+        path = placement.path(name)
         stored = commit.arrays[path]
         kept = self._copies.read(stored.sha256) if self._copies else None
         if kept is not None:
             return kept
         stamp = self._location.stamp(stored.key)
-        content = self._location.read(stored.key)
+        content = self._location.read(stored.key, most=placement.max_bytes(name))
         if stamp is not None and self._checked.get(stored.key) == stamp and content is not None:
             return content
         found = None if content is None else (len(content), sha256(content))
         if content is None or found != (stored.bytes, stored.sha256):
             elsewhere = {
                 other.arrays[path].sha256: f"view {other.view}, unit {other.unit}, {path}"
-                for other in ledger.commits.values()
+                for other in others
+                if path in other.arrays
             }
             raise diagnose(self._location, commit, path, found, elsewhere).error(self._location)
         if stamp is not None:
@@ -96,56 +126,7 @@ class CommittedObjects:
             self._copies.keep(stored.sha256, content)
         return content
 
-    def store(self, ledger: Ledger, units: Iterable[int], paths: Iterable[str]) -> CheckedStore:
-        """Return a store that zarr may read these arrays from: every shard is compared first."""
-        shards = {
-            commit.arrays[path].key: partial(self.load, commit, path, ledger)
-            for commit in (ledger.commits[unit] for unit in units)
-            for path in paths
-            if path in commit.arrays
-        }
-        return CheckedStore(self._location, shards)
-
-    def read(self, pieces: Sequence[Piece], ledger: Ledger) -> None:
-        """Read and decode shards, several at a time.
-
-        Raises:
-            CacheDamaged: An object is not the one that was committed, or cannot be decoded.
-        """
-        threads = min(len(pieces), self._location.in_flight)
-        if threads <= 1:
-            for piece in pieces:
-                self._decode(piece, ledger)
-            return
-        with ThreadPoolExecutor(threads, thread_name_prefix="shards") as pool:
-            one_each = {piece.path: piece for piece in pieces}
-            list(pool.map(self._layout, one_each.values()))  # so that no document is read twice
-            for _ in pool.map(lambda piece: self._decode(piece, ledger), pieces):
-                pass
-
-    def _decode(self, piece: Piece, ledger: Ledger) -> None:
-        layout = self._layout(piece)
-        if layout is None:
-            self._decode_by_zarr(piece, ledger)
-            return
-        content = self.load(piece.commit, piece.path, ledger)
-        try:
-            decode_shard(content, layout, piece.out)
-        except BadShardError as error:
-            key = piece.commit.arrays[piece.path].key
-            raise CacheDamaged(
-                "a shard cannot be decoded", where=f"{self._location}/{key}", got=error
-            ) from None
-
-    def _decode_by_zarr(self, piece: Piece, ledger: Ledger) -> None:
-        rows = slice(*piece.commit.rows)
-        store = self.store(ledger, [piece.commit.unit], [piece.path])
-        piece.out[...] = read_array(store, piece.path, rows, piece.spec, piece.slot)
-
-    def _layout(self, piece: Piece) -> ShardLayout | None:
-        if piece.path not in self._layouts:
-            document = self._location.read(f"{piece.path}/zarr.json") or b""
-            found = shard_layout(document, piece.spec, 1 if piece.slot is None else 2)
-            fits = found is not None and found.rows == len(piece.out)
-            self._layouts[piece.path] = found if fits else None
-        return self._layouts[piece.path]
+    def _layout(self, placement: Placement, name: str, rows_end: int) -> None:
+        path = placement.path(name)
+        if path not in self._layouts:
+            self._layouts[path] = placement.layout(self._location, name, rows_end)

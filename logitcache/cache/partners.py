@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.arrays import create_array, create_group, read_array, resize
+from logitcache.cache.arrays import create_array, create_group, resize
 from logitcache.cache.format import VIEWS
+from logitcache.cache.placement import Placement
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.errors import CacheDamaged
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from numpy.typing import NDArray
-    from zarr.abc.store import Store
 
     from logitcache.cache.manifest import Manifest
     from logitcache.cache.store import RecordingStore
@@ -28,9 +28,10 @@ __all__ = [
     "encode_partners",
     "mixed_views",
     "partner_array",
+    "partner_attributes",
     "partner_group",
-    "read_offsets",
-    "read_partners",
+    "partner_placement",
+    "partner_rows",
     "resize_partners",
 ]
 
@@ -65,9 +66,14 @@ def partner_array(view_id: str) -> str:
 
 def create_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> None:
     """Make the array of a view that mixes."""
-    create_group(store, partner_group(view_id), {"unit_rows": manifest.unit_rows})
+    create_group(store, partner_group(view_id), partner_attributes(manifest))
     leading = (manifest.capacity,)
     create_array(store, partner_array(view_id), _SPEC, leading, manifest.unit_rows)
+
+
+def partner_attributes(manifest: Manifest) -> dict[str, Any]:
+    """Return the attributes of a view's group."""
+    return {"unit_rows": manifest.unit_rows}
 
 
 def resize_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> None:
@@ -80,36 +86,31 @@ def encode_partners(offsets_U: NDArray[np.int64]) -> NDArray[np.uint16]:
     return np.where(offsets_U < 0, _SPEC.fill, offsets_U).astype(np.uint16)
 
 
-def read_offsets(store: Store, view_id: str, rows: slice) -> NDArray[np.int64]:
-    """Return offsets as they are stored, int64.
-
-    Raises:
-        CacheDamaged: The array cannot be read.
-    """
-    stored: NDArray[Any] = read_array(store, partner_array(view_id), rows, _SPEC)
-    return stored.astype(np.int64)
+def partner_placement(view_id: str, unit_rows: int) -> Placement:
+    """Return where the partners of a view are."""
+    return Placement(VIEWS, view_id, unit_rows, None, {f"{view_id}/partner": _SPEC})
 
 
-def read_partners(
-    store: Store, view_id: str, unit: int, readable_U: NDArray[np.bool_]
+def partner_rows(
+    view_id: str, unit: int, stored_U: NDArray[Any], readable_U: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Return the row that each row of a unit is mixed with, int64 (U,); -1 where it is not shown.
 
     Args:
-        store: Where.
         view_id: A view that mixes.
         unit: Number of the unit.
+        stored_U: Offsets as they are stored.
         readable_U: Which of its rows can be shown: what tells the fill from offset 65535.
 
     Raises:
-        CacheDamaged: The array cannot be read, or is no matching of these rows.
+        CacheDamaged: The offsets are no matching of these rows.
     """
     unit_rows = len(readable_U)
     start, own = unit * unit_rows, np.flatnonzero(readable_U)
-    stored = read_offsets(store, view_id, slice(start, start + unit_rows))
-    offsets = np.where(readable_U, stored, -1)
+    offsets = np.where(readable_U, stored_U.astype(np.int64), -1)
     back = offsets[np.clip(offsets[own], 0, unit_rows - 1)]
-    if not (back == own)[back >= 0].all():  # a partner may have been withdrawn
+    if (offsets >= unit_rows).any() or not (back == own)[back >= 0].all():
+        # a back of -1: a partner may have been withdrawn
         raise CacheDamaged(
             "the partners of a view are no pairs",
             where=partner_array(view_id),

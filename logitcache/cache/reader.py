@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.arrays import read_array
 from logitcache.cache.copies import DEFAULT_COPY_BYTES, LocalCopies, default_copies
-from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, VIEWS, Status
-from logitcache.cache.groups import FeatureGroup, Group, TeacherGroup, read_group, units_of
+from logitcache.cache.format import SAMPLE_ARRAYS, SAMPLES, TEACHERS, Status
+from logitcache.cache.groups import FeatureGroup, Group, TeacherGroup, placement_of, read_group
 from logitcache.cache.ledger import Commit, Ledger, Revision, read_ledger, read_revision
 from logitcache.cache.location import locate
-from logitcache.cache.manifest import Manifest, read_manifest
-from logitcache.cache.objects import CommittedObjects, Piece
-from logitcache.cache.partners import read_partners
+from logitcache.cache.manifest import Manifest, check_revision, read_manifest
+from logitcache.cache.objects import CommittedObjects
+from logitcache.cache.partners import partner_placement, partner_rows
+from logitcache.cache.placement import Placement, units_of
 from logitcache.cache.probes import read_probes
-from logitcache.cache.samples import Samples, read_samples
+from logitcache.cache.samples import Samples, sample_fault, sample_placement, samples_from
 from logitcache.cache.sealed import manifest_fault, metadata_faults
 from logitcache.cache.withdrawals import read_withdrawn
 from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.location import Location
-    from logitcache.cache.store import CheckedStore
     from logitcache.encoding.arrays import Encoded
 
 __all__ = ["Cache", "open_cache"]
@@ -76,6 +75,12 @@ class Cache:
     def url(self) -> str:
         """Where it lies."""
         return str(self._location)
+
+    @property
+    def revision_sha256(self) -> str:
+        """sha256 of the sealed revision, which all else follows from."""
+        assert self.manifest.revision is not None
+        return self.manifest.revision.sha256
 
     @property
     def unit_rows(self) -> int:
@@ -183,13 +188,14 @@ class Cache:
     @cached_property
     def withdrawn(self) -> frozenset[str]:
         """Keys of the images that were withdrawn."""
-        return read_withdrawn(self._location)
+        return read_withdrawn(self._location, self.revision.metadata)
 
     @cached_property
     def samples(self) -> Samples:
         """What is known of the images: read once, about 60 bytes and a key a row."""
-        store = self._store(SAMPLES, NO_VIEW, self.units(), self._sample_names)
-        return read_samples(store, 0, self.rows_end, self.withdrawn)
+        arrays = self._read_samples(self.units(), self._sample_names)
+        whole = {name: array[: self.rows_end] for name, array in arrays.items()}
+        return samples_from(whole, 0, self.withdrawn)
 
     @property
     def rows_end(self) -> int:
@@ -215,9 +221,8 @@ class Cache:
             name: ``digest``, ``label`` and so on.
             unit: Its number.
         """
-        store, rows = self._store(SAMPLES, NO_VIEW, [unit], self._sample_names), self.unit_rows
-        here = slice(unit * rows, (unit + 1) * rows)
-        return read_array(store, f"{SAMPLES}/{name}", here, SAMPLE_ARRAYS[name])
+        assert name in self._sample_names
+        return self._read_samples([unit], [name])[name]
 
     def readable_unit(self, unit: int) -> NDArray[np.bool_]:
         """Return which rows of a unit hold a readable image that was not withdrawn, bool (U,)."""
@@ -230,9 +235,8 @@ class Cache:
 
     def samples_of(self, unit: int) -> Samples:
         """Return what is known of the images of one unit, for who goes through all of them."""
-        store = self._store(SAMPLES, NO_VIEW, [unit], self._sample_names)
-        start = unit * self.unit_rows
-        return read_samples(store, start, start + self.unit_rows, self.withdrawn)
+        arrays = self._read_samples([unit], self._sample_names)
+        return samples_from(arrays, unit * self.unit_rows, self.withdrawn)
 
     @cached_property
     def _sample_names(self) -> tuple[str, ...]:
@@ -290,25 +294,18 @@ class Cache:
     def _read_units(
         self, group: Group, view_id: str, units: Sequence[int], names: Sequence[str]
     ) -> Encoded:
-        ledger = self._ledger(group.path, view_id)
+        return self._read(placement_of(group, view_id), units, names)
+
+    def _read(self, placement: Placement, units: Sequence[int], names: Sequence[str]) -> Encoded:
+        ledger = self._ledger(placement)
         commits = self._commits(ledger, units)
-        slot, specs, rows = group.slot(view_id), group.specs(), group.unit_rows
-        read: Encoded = {
-            name: np.empty((len(units) * rows, *specs[name].shape), specs[name].dtype)
-            for name in names
-        }
-        pieces = [
-            Piece(
-                commit,
-                f"{group.path}/{name}",
-                specs[name],
-                slot,
-                array[at * rows : (at + 1) * rows],
-            )
-            for name, array in read.items()
-            for at, commit in enumerate(commits)
-        ]
-        self._objects.read(pieces, ledger)
+        return self._objects.read(placement, commits, names, ledger.commits.values())
+
+    def _read_samples(self, units: Sequence[int], names: Sequence[str]) -> Encoded:
+        read = self._read(sample_placement(self.unit_rows), units, names)
+        fault = sample_fault(read, len(self.class_names))
+        if fault is not None:
+            raise CacheDamaged("samples that cannot be", where=self.url, got=fault)
         return read
 
     def partners(self, view_id: str) -> NDArray[np.int64]:
@@ -330,8 +327,9 @@ class Cache:
 
     def unit_partners(self, view_id: str, unit: int) -> NDArray[np.int64]:
         """Return the same of one unit, int64 (U,)."""
-        store = self._store(VIEWS, view_id, [unit], [f"{view_id}/partner"])
-        return read_partners(store, view_id, unit, self.readable_unit(unit))
+        placement = partner_placement(view_id, self.unit_rows)
+        (stored,) = self._read(placement, [unit], list(placement.specs)).values()
+        return partner_rows(view_id, unit, stored, self.readable_unit(unit))
 
     def probes(self) -> list[dict[str, Any]]:
         """Return the documents of probes, oldest first; see :mod:`logitcache.views.probes`.
@@ -341,22 +339,14 @@ class Cache:
         """
         return read_probes(self._location, self.revision.metadata)
 
-    def _ledger(self, group: str, view: str) -> Ledger:
+    def _ledger(self, placement: Placement) -> Ledger:
         """Return a ledger; the last one of each group is kept, since a view is read in one go."""
-        path = f"{group}/{view}"
-        kept = self._ledgers.get(group)
-        if kept is None or kept.view != view:
-            kept = read_ledger(self._location, self.revision.ledgers[path])
-            self._ledgers[group] = kept
+        kept = self._ledgers.get(placement.group)
+        if kept is None or kept.view != placement.view:
+            units = placement.units(self.revision.segments, self.unit_rows)
+            kept = read_ledger(self._location, self.revision, placement, units)
+            self._ledgers[placement.group] = kept
         return kept
-
-    def _store(
-        self, group: str, view: str, units: Sequence[int], arrays: Iterable[str]
-    ) -> CheckedStore:
-        """Return a store with these arrays of these units in it."""
-        ledger = self._ledger(group, view)
-        self._commits(ledger, units)
-        return self._objects.store(ledger, units, [f"{group}/{array}" for array in arrays])
 
     def _commits(self, ledger: Ledger, units: Iterable[int]) -> list[Commit]:
         """Return the commits of units, all of which must be there."""
@@ -384,6 +374,7 @@ def open_cache(
     *,
     local_copy: str | os.PathLike[str] | None = None,
     local_copy_bytes: int = DEFAULT_COPY_BYTES,
+    revision: str | None = None,
 ) -> Cache:
     """Open a sealed cache for reading.
 
@@ -392,31 +383,36 @@ def open_cache(
         local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
             default.
         local_copy_bytes: What that folder may take; 0 to keep nothing.
+        revision: sha256 of the revision that it must have, or the first 12 digits or more.
 
     Raises:
         CacheError: There is none.
         UnsupportedFormat: It was written by a newer logitcache.
         CacheUnsealed: It was never finished; the message says what is missing.
-        CacheDamaged: Its manifest is not the one that was sealed.
+        CacheDamaged: Its manifest is not the one that was sealed, or it has another revision.
     """
     location = locate(url)
     manifest = read_manifest(location)
+    check_revision(manifest, revision, location)
     if manifest.revision is None:
         raise CacheUnsealed(
             "this cache is not finished",
             where=location,
             hint="run the same precompute command again; logitcache status shows what is missing",
         )
-    revision = read_revision(location, manifest.revision)
+    sealed = read_revision(location, manifest.revision)
     segments = tuple((segment.start, segment.rows) for segment in manifest.segments)
-    if segments[: len(revision.segments)] != revision.segments:
+    if not sealed.segments or segments[: len(sealed.segments)] != sealed.segments:
         raise CacheDamaged(
-            "manifest and revision tell of other rows", where=location, expected=revision.segments
+            "the revision has other rows than the manifest",
+            where=location,
+            expected=f"segments {str(sealed.segments)[:200]}",
+            got=str(segments)[:200],
         )
-    fault = manifest_fault(location, manifest, revision)
+    fault = manifest_fault(location, manifest, sealed)
     if fault is not None:
         raise fault.error(location)
     copies = None
     if location.is_distant and local_copy_bytes > 0:
         copies = LocalCopies(Path(local_copy or default_copies()), local_copy_bytes)
-    return Cache(location, manifest, revision, copies)
+    return Cache(location, manifest, sealed, copies)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
+from logitcache.cache.documents import MAX_DOCUMENT_BYTES
 from logitcache.cache.local import checked_key
 from logitcache.cache.retry import Failure, RetryPolicy, failure_of, storage_error
 from logitcache.cache.store import RecordingStore
@@ -101,7 +102,14 @@ class RemoteLocation:
         """Whether copies are worth keeping on this machine."""
         return self._scheme != "memory"
 
-    def read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
+    def read(
+        self,
+        key: str,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        most: int = MAX_DOCUMENT_BYTES,
+    ) -> bytes | None:
         """Return an object, or a part of it; None if there is none."""
         path = self._path(key)
         if start is None and stop is None:
@@ -142,9 +150,9 @@ class RemoteLocation:
         moment: datetime = written if written.tzinfo else written.replace(tzinfo=UTC)
         return (datetime.now(UTC) - moment).total_seconds()
 
-    def digest(self, key: str) -> tuple[int, str] | None:
+    def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
         """Return size and sha256 of an object; None if there is none."""
-        content = self.read(key)
+        content = self.read(key, most=most)
         return None if content is None else (len(content), hashlib.sha256(content).hexdigest())
 
     def write(self, key: str, content: bytes) -> None:

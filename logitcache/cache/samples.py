@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.arrays import create_array, create_group, read_array, resize
-from logitcache.cache.format import SAMPLE_ARRAYS, SAMPLES, Status
+from logitcache.cache.arrays import create_array, create_group, resize
+from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, Status
+from logitcache.cache.placement import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
-    from zarr.abc.store import Store
 
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
     from logitcache.cache.store import RecordingStore
 
-__all__ = ["Samples", "create_samples", "read_keys", "read_samples", "resize_samples"]
+__all__ = [
+    "Samples",
+    "create_samples",
+    "resize_samples",
+    "sample_attributes",
+    "sample_fault",
+    "sample_placement",
+    "samples_from",
+]
 
 _SPECS = {**SAMPLE_ARRAYS, "key": None}
 
@@ -72,11 +80,16 @@ class Samples:
 def create_samples(location: Location, store: RecordingStore, manifest: Manifest) -> None:
     """Make the samples' arrays, or those that an interrupted run left out."""
     if location.size(f"{SAMPLES}/zarr.json") is None:
-        create_group(store, SAMPLES, {"unit_rows": manifest.unit_rows})
+        create_group(store, SAMPLES, sample_attributes(manifest))
     for name, spec in _SPECS.items():
         path = f"{SAMPLES}/{name}"
         if location.size(f"{path}/zarr.json") is None:
             create_array(store, path, spec, (manifest.capacity,), manifest.unit_rows)
+
+
+def sample_attributes(manifest: Manifest) -> dict[str, Any]:
+    """Return the attributes of the group."""
+    return {"unit_rows": manifest.unit_rows}
 
 
 def resize_samples(store: RecordingStore, manifest: Manifest) -> None:
@@ -85,35 +98,49 @@ def resize_samples(store: RecordingStore, manifest: Manifest) -> None:
         resize(store, f"{SAMPLES}/{name}", (manifest.capacity,))
 
 
-def read_samples(store: Store, start: int, stop: int, withdrawn: Collection[str] = ()) -> Samples:
-    """Read rows [start, stop) of the samples.
+def sample_placement(unit_rows: int) -> Placement:
+    """Return where the samples of a cache with units of so many rows are."""
+    return Placement(SAMPLES, NO_VIEW, unit_rows, None, _SPECS)
+
+
+def sample_fault(arrays: Mapping[str, NDArray[Any]], num_classes: int) -> str | None:
+    """Return what no image can have, None where all is in range.
 
     Args:
-        store: The cache.
-        start: First row.
-        stop: One past the last row.
+        arrays: Some of the arrays by name.
+        num_classes: Number of class names.
+    """
+    labels, status = arrays.get("label"), arrays.get("status")
+    if labels is not None and len(labels):
+        least, most = int(labels.min()), int(labels.max())
+        if least < -1 or most >= max(num_classes, 0):
+            return f"labels from {least} to {most} of {num_classes} classes"
+    if status is not None and len(status) and status.max() >= Status.WITHDRAWN:
+        return f"status {status.max()}"
+    return None
+
+
+def samples_from(
+    arrays: Mapping[str, NDArray[Any]], start: int, withdrawn: Collection[str] = ()
+) -> Samples:
+    """Return samples from their arrays.
+
+    Args:
+        arrays: By name, as they are stored.
+        start: Row of the first one.
         withdrawn: Keys of images that were withdrawn.
     """
-    rows = slice(start, stop)
-    read: dict[str, Any] = {
-        name: read_array(store, f"{SAMPLES}/{name}", rows, spec)
-        for name, spec in SAMPLE_ARRAYS.items()
-    }
-    keys = read_keys(store, start, stop)
+    status = arrays["status"]
     if withdrawn:
+        keys = arrays["key"]
         gone = np.fromiter((key in withdrawn for key in keys), np.bool_, len(keys))
-        read["status"] = np.where(gone, Status.WITHDRAWN, read["status"]).astype(np.uint8)
+        status = np.where(gone, Status.WITHDRAWN, status).astype(np.uint8)
     return Samples(
         start=start,
-        keys=keys,
-        hashes=read["hash"],
-        digests=read["digest"],
-        sizes=read["bytes"],
-        labels=read["label"],
-        status=read["status"],
+        keys=arrays["key"],
+        hashes=arrays["hash"],
+        digests=arrays["digest"],
+        sizes=arrays["bytes"],
+        labels=arrays["label"],
+        status=status,
     )
-
-
-def read_keys(store: Store, start: int, stop: int) -> NDArray[np.object_]:
-    """Read the names of rows [start, stop)."""
-    return read_array(store, f"{SAMPLES}/key", slice(start, stop), None).astype(object)

@@ -26,6 +26,7 @@ from logitcache.cache.ledger import (
 from logitcache.cache.manifest import RevisionPointer
 from logitcache.cache.partners import partner_array, partner_group
 from logitcache.cache.probes import probe_keys
+from logitcache.cache.withdrawals import withdrawal_keys
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ __all__ = ["metadata_keys", "write_changed", "write_reseal", "write_seal"]
 def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Group]) -> list[str]:
     """Return where the documents lie that a revision vouches for beside its ledgers.
 
-    They are every ``zarr.json`` below the root, and the probes.
+    They are every ``zarr.json`` below the root, the probes, and the withdrawals.
 
     Args:
         location: The cache.
@@ -53,7 +54,8 @@ def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Gro
         paths += [partner_group(view_id), partner_array(view_id)]
     for group in groups:
         paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
-    return [*(f"{path}/zarr.json" for path in paths), *probe_keys(location)]
+    documents = [f"{path}/zarr.json" for path in paths]
+    return [*documents, *probe_keys(location), *withdrawal_keys(location)]
 
 
 def write_seal(
@@ -121,7 +123,8 @@ def write_changed(location: Location, manifest: Manifest, revision: Revision) ->
     """
     assert manifest.revision is not None
     number = manifest.revision.number + 1
-    documents = {key: _document(location, key) for key in sorted(revision.metadata)}
+    keys = {*revision.metadata, *withdrawal_keys(location)}
+    documents = {key: _document(location, key) for key in sorted(keys)}
     copies = Copies(manifest.changed(revision=None).to_json(), documents)
     revision = replace(
         revision,

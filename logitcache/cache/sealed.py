@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from logitcache.cache.documents import parse_json
 from logitcache.cache.faults import Cause, Fault
 from logitcache.cache.format import ATTRIBUTE, sha256
 from logitcache.cache.ledger import manifest_digest, read_copies
@@ -76,8 +77,8 @@ def _copies(location: Location, revision: Revision) -> Copies | None:
 
 def _parsed(text: str | bytes) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text.encode() if isinstance(text, str) else text, "")
+    except CacheDamaged:
         return None
 
 

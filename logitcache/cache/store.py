@@ -1,4 +1,4 @@
-"""Zarr's view of a location: what zarr reads and writes goes through our own hands."""
+"""A Zarr store over a location: zarr writes with it, and reads back what it writes."""
 
 from __future__ import annotations
 
@@ -10,26 +10,34 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store
 from logitcache.cache.format import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
     from logitcache.cache.location import Location
 
-__all__ = ["CheckedStore", "RecordingStore"]
+__all__ = ["RecordingStore"]
 
 
-class _LocationStore(Store):
-    """The reading half, the same for both; writing is refused."""
+class RecordingStore(Store):
+    """A Zarr store that writes durably and remembers what it wrote.
 
-    supports_writes = False
-    supports_deletes = False
-    supports_listing = False
+    Attributes:
+        written: By key, the size and sha256 of every object written since the last reset.
+        replacing: Keys that read as absent while they are written whole: zarr would merge a shard
+            into what an interrupted run left, and deleting it first would open a gap.
+    """
 
-    def __init__(self, location: Location, *, read_only: bool) -> None:
-        super().__init__(read_only=read_only)
+    supports_writes = True
+    supports_deletes = True
+    supports_listing = True
+
+    def __init__(self, location: Location) -> None:
+        super().__init__(read_only=False)
         self._location = location
+        self.written: dict[str, tuple[int, str]] = {}
+        self.replacing: set[str] = set()
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -43,9 +51,6 @@ class _LocationStore(Store):
         content = await asyncio.to_thread(self._read, key, *_slice(byte_range))
         return None if content is None else prototype.buffer.from_bytes(content)
 
-    def _read(self, key: str, start: int | None, stop: int | None) -> bytes | None:
-        return self._location.read(key, start, stop)
-
     async def get_partial_values(
         self,
         prototype: BufferPrototype,
@@ -57,14 +62,6 @@ class _LocationStore(Store):
     async def exists(self, key: str) -> bool:
         """Return whether there is an object."""
         return await asyncio.to_thread(self._location.size, key) is not None
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Refuse to write: the store is read only, but zarr's base class demands the method."""
-        raise NotImplementedError(key)
-
-    async def delete(self, key: str) -> None:
-        """Refuse to delete, as :meth:`set` does."""
-        raise NotImplementedError(key)
 
     async def list(self) -> AsyncIterator[str]:
         """Yield every key."""
@@ -83,47 +80,6 @@ class _LocationStore(Store):
         for name in sorted(names):
             yield name
 
-
-class CheckedStore(_LocationStore):
-    """A Zarr store that only reads, and reads shards whole through a check.
-
-    Args:
-        location: Where documents lie.
-        shards: By key: what returns the bytes of a shard, or raises.
-    """
-
-    def __init__(self, location: Location, shards: Mapping[str, Callable[[], bytes]]) -> None:
-        super().__init__(location, read_only=True)
-        self._shards = shards
-        self._last: tuple[str, bytes] | None = None  # zarr asks for an index, then for each chunk
-
-    def _read(self, key: str, start: int | None, stop: int | None) -> bytes | None:
-        if key not in self._shards:
-            return super()._read(key, start, stop) if key.endswith("zarr.json") else None
-        last = self._last
-        if last is None or last[0] != key:
-            last = self._last = (key, self._shards[key]())
-        return last[1][start:stop]
-
-
-class RecordingStore(_LocationStore):
-    """A Zarr store that writes durably and remembers what it wrote.
-
-    Attributes:
-        written: By key, the size and sha256 of every object written since the last reset.
-        replacing: Keys that read as absent while they are written whole: zarr would merge a shard
-            into what an interrupted run left, and deleting it first would open a gap.
-    """
-
-    supports_writes = True
-    supports_deletes = True
-    supports_listing = True
-
-    def __init__(self, location: Location) -> None:
-        super().__init__(location, read_only=False)
-        self.written: dict[str, tuple[int, str]] = {}
-        self.replacing: set[str] = set()
-
     def with_read_only(self, read_only: bool = False) -> RecordingStore:
         """Return a sibling, as zarr asks for; it shares the record."""
         sibling = RecordingStore(self._location)
@@ -132,7 +88,7 @@ class RecordingStore(_LocationStore):
         return sibling
 
     def _read(self, key: str, start: int | None, stop: int | None) -> bytes | None:
-        return None if key in self.replacing else super()._read(key, start, stop)
+        return None if key in self.replacing else self._location.read(key, start, stop)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write an object through the location."""

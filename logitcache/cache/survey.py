@@ -104,7 +104,12 @@ class Survey:
         return asdict(self)
 
 
-def survey(url: str, *, on_view: Callable[[int, int], None] | None = None) -> Survey:
+def survey(
+    url: str,
+    *,
+    revision: str | None = None,
+    on_view: Callable[[int, int], None] | None = None,
+) -> Survey:
     """Go through every answer of a sealed cache.
 
     It runs in threads of this process, or on the workers of a dask client where one is current;
@@ -112,13 +117,14 @@ def survey(url: str, *, on_view: Callable[[int, int], None] | None = None) -> Su
 
     Args:
         url: The cache.
+        revision: sha256 of the revision that it must have, or the first 12 digits or more.
         on_view: Called with the number of views that are done, and of all.
 
     Raises:
         CacheError: There is none, or it holds no answers.
         CacheDamaged: A unit is not the one that was committed.
     """
-    cache = open_cache(url)
+    cache = open_cache(url, revision=revision)
     if not cache.teachers:
         raise CacheError("no teacher has answered in this cache", where=url)
     totals = _Totals(cache)
@@ -153,7 +159,7 @@ class _Totals:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._at = (cache.url, cache.revision.number)
+        self._at = (cache.url, cache.revision_sha256)
         self._mixed = set(mixed_views(cache.manifest))
         self._classes = len(cache.class_names)
         self._labels = np.zeros(self._classes, dtype=np.int64)
@@ -267,15 +273,15 @@ _META_N = np.empty((0,), dtype=np.int64)
 
 
 @lru_cache(maxsize=2)
-def _opened(url: str, revision: int) -> Cache:
+def _opened(url: str, revision: str) -> Cache:
     """Open a cache where a task runs, once a process."""
     cache = open_cache(url)
-    if cache.revision.number != revision:
+    if cache.revision_sha256 != revision:
         raise CacheError(
             "the cache was sealed anew while it was surveyed",
             where=url,
             expected=f"revision {revision}",
-            got=f"revision {cache.revision.number}",
+            got=f"revision {cache.revision_sha256}",
             hint="run the same command again",
         )
     return cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.arrays import open_array, shard_key
+from logitcache.cache.arrays import open_array
 from logitcache.cache.format import SAMPLES, VIEWS, commit_key, content_sha256
 from logitcache.cache.ledger import Commit, StoredArray, write_commit
 from logitcache.errors import DataMismatch
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.location import Location
+    from logitcache.cache.placement import Placement
     from logitcache.cache.store import RecordingStore
 
-__all__ = ["Conditions", "Unit", "commit_unit"]
+__all__ = ["Conditions", "commit_unit"]
 
 
 @dataclass(frozen=True)
@@ -41,29 +42,11 @@ class Conditions:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Which unit, and where it lies.
-
-    Attributes:
-        group: Path of the group.
-        view: Id of the view, ``-`` for the samples.
-        number: Of the unit in its view.
-        rows: How many rows it has.
-        slot: Where the view lies on the first axis; None for samples and partners.
-    """
-
-    group: str
-    view: str
-    number: int
-    rows: int
-    slot: int | None = None
-
-
 def commit_unit(
     location: Location,
     store: RecordingStore,
-    unit: Unit,
+    placement: Placement,
+    unit: int,
     arrays: Mapping[str, NDArray[Any]],
     conditions: Conditions,
     measured: Mapping[str, float] | None = None,
@@ -74,7 +57,8 @@ def commit_unit(
     Args:
         location: The cache.
         store: The same, as zarr writes to it.
-        unit: Which unit.
+        placement: Where the arrays are.
+        unit: Number of the unit.
         arrays: By name, as many rows each as the unit has.
         conditions: Under which it was computed.
         measured: What the encoding lost on a sample of its rows, as sums by name.
@@ -82,23 +66,24 @@ def commit_unit(
             conditions are now, where the unit comes out the same.
 
     Raises:
+        CacheDamaged: The metadata of an array is not as the format describes it.
         DataMismatch: They are samples or partners, and others than those that were recorded.
     """
-    if location.size(commit_key(unit.group, unit.view, unit.number)) is not None:
+    if location.size(commit_key(placement.group, placement.view, unit)) is not None:
         return
     if recorded is not None:
-        _check_recorded(location, unit, arrays, recorded)
-    start = unit.number * unit.rows
-    rows = slice(start, start + unit.rows)
+        _check_recorded(location, placement, unit, arrays, recorded)
+    start = unit * placement.unit_rows
+    rows = slice(start, start + placement.unit_rows)
     stored = {}
     for name, content in sorted(arrays.items()):
-        path = f"{unit.group}/{name}"
-        assert len(content) == unit.rows, f"{path}: a unit has {unit.rows} rows"
-        array = open_array(store, path, writable=True)
-        key = shard_key(array, unit.number, unit.slot)
+        path, key = placement.path(name), placement.shard_key(name, unit)
+        assert len(content) == placement.unit_rows, f"{path}: {placement.unit_rows} rows a unit"
+        placement.layout(location, name, rows.stop)  # before zarr reads it
+        array = open_array(store, path)
         store.replacing.add(key)
         try:
-            array[rows if unit.slot is None else (unit.slot, rows)] = content
+            array[rows if placement.slot is None else (placement.slot, rows)] = content
         finally:
             store.replacing.discard(key)
         size, digest = store.written.pop(key)
@@ -107,9 +92,9 @@ def commit_unit(
         write_commit(location, recorded)
         return
     commit = Commit(
-        group=unit.group,
-        view=unit.view,
-        unit=unit.number,
+        group=placement.group,
+        view=placement.view,
+        unit=unit,
         rows=(rows.start, rows.stop),
         arrays=stored,
         canonical_batch=conditions.canonical_batch,
@@ -122,23 +107,27 @@ def commit_unit(
 
 
 def _check_recorded(
-    location: Location, unit: Unit, arrays: Mapping[str, NDArray[Any]], recorded: Commit
+    location: Location,
+    placement: Placement,
+    unit: int,
+    arrays: Mapping[str, NDArray[Any]],
+    recorded: Commit,
 ) -> None:
     """Refuse samples and partners that differ from those that were committed.
 
     They are of other images, or of pairs that no teacher saw.
     """
-    if unit.group not in {SAMPLES, VIEWS}:
+    if placement.group not in {SAMPLES, VIEWS}:
         return
     differing = [
         name
         for name, content in sorted(arrays.items())
-        if recorded.arrays[f"{unit.group}/{name}"].content_sha256 != content_sha256(content)
+        if recorded.arrays[placement.path(name)].content_sha256 != content_sha256(content)
     ]
     if differing:
         raise DataMismatch(
             "these are not the images the cache was made from",
-            where=f"{location}, {unit.group}, view {unit.view}, unit {unit.number}",
+            where=f"{location}, {placement.group}, view {placement.view}, unit {unit}",
             expected="what was committed of them",
             got=f"another {', '.join(differing)}",
             hint="point --data at the original images; if some were withdrawn since, "

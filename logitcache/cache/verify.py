@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.expected import Expected, expected_views
 from logitcache.cache.faults import Cause, Fault, check_header, diagnose
+from logitcache.cache.format import content_sha256, sha256
 from logitcache.cache.location import locate
-from logitcache.cache.manifest import read_manifest
+from logitcache.cache.manifest import check_revision, read_manifest
 from logitcache.cache.mend import recovered_manifest
 from logitcache.cache.scan import Litter, find_litter
+from logitcache.cache.shards import BadShardError, ShardLayout, decode_shard
 from logitcache.cache.withdrawals import withdrawal_faults
 from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
 from logitcache.platforms import available_processors
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from logitcache.cache.ledger import Commit, StoredArray
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
+    from logitcache.cache.placement import Placement
 
 __all__ = ["VerifyProgress", "VerifyReport", "verify"]
 
@@ -49,6 +52,7 @@ class VerifyReport:
     Attributes:
         url: The cache.
         revision: Number of the sealed revision, None before the first.
+        revision_sha256: Its sha256, which all else follows from.
         quick: Whether sizes and headers alone were looked at.
         units: Committed units.
         objects: Their objects.
@@ -60,6 +64,7 @@ class VerifyReport:
 
     url: str
     revision: int | None
+    revision_sha256: str | None
     quick: bool
     units: int = 0
     objects: int = 0
@@ -87,6 +92,7 @@ def verify(
     url: str | os.PathLike[str] | Location,
     *,
     quick: bool = False,
+    revision: str | None = None,
     threads: int | None = None,
     on_progress: Callable[[VerifyProgress], None] | None = None,
 ) -> VerifyReport:
@@ -95,18 +101,21 @@ def verify(
     Args:
         url: The cache.
         quick: Whether to look at sizes and headers of shards only; documents are always digested.
+        revision: sha256 of the revision that it must have, or the first 12 digits or more.
         threads: Threads that read; by default as many as the processors, or the store, can use.
         on_progress: Called now and then.
 
     Raises:
         CacheError: There is no cache at all.
         UnsupportedFormat: A newer format.
+        CacheDamaged: It has another revision.
     """
     location = locate(url)
     started = time.monotonic()
     manifest, faults = _manifest(location)
     if manifest is None:
-        return VerifyReport(str(location), None, quick, faults=tuple(faults))
+        return VerifyReport(str(location), None, None, quick, faults=tuple(faults))
+    check_revision(manifest, revision, location)
     expected = expected_views(location, manifest)
     checker = _Checker(location, expected, quick=quick, on_progress=on_progress)
     wanted = threads or max(location.in_flight, available_processors())
@@ -116,6 +125,7 @@ def verify(
     return VerifyReport(
         url=str(location),
         revision=manifest.revision.number if manifest.revision else None,
+        revision_sha256=manifest.revision.sha256 if manifest.revision else None,
         quick=quick,
         units=checker.units,
         objects=checker.objects,
@@ -154,6 +164,7 @@ class _Checker:
     total: int = 0
     faults: list[Fault] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
+    _layouts: dict[str, ShardLayout | None] = field(default_factory=dict)
     _elsewhere: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def check(self, view: View, pool: ThreadPoolExecutor) -> None:
@@ -161,10 +172,10 @@ class _Checker:
         commits, faults = view.read()
         self.faults += faults
         self.units += len(commits)
-        tasks = [(commit, path) for commit in commits for path in commit.arrays]
-        self.total += sum(commit.arrays[path].bytes for commit, path in tasks)
-        self.named |= {commit.arrays[path].key for commit, path in tasks}
-        for (commit, path), found in zip(tasks, pool.map(self._examine, tasks), strict=True):
+        tasks = [(view, commit, path) for commit in commits for path in commit.arrays]
+        self.total += sum(commit.arrays[path].bytes for _, commit, path in tasks)
+        self.named |= {commit.arrays[path].key for _, commit, path in tasks}
+        for (_, commit, path), found in zip(tasks, pool.map(self._examine, tasks), strict=True):
             stored = commit.arrays[path]
             self.objects += 1
             self.bytes += stored.bytes
@@ -173,17 +184,60 @@ class _Checker:
             if self.on_progress is not None:
                 self.on_progress(VerifyProgress(self.bytes, self.total))
 
-    def _examine(self, task: tuple[Commit, str]) -> _Suspect | None:
+    def _examine(self, task: tuple[View, Commit, str]) -> _Suspect | None:
         """Return what is suspicious about an object, None if nothing is."""
-        commit, path = task
+        view, commit, path = task
         stored = commit.arrays[path]
         try:
             if self.quick and self._looks_well(path, stored):
                 return None
-            found = self.location.digest(stored.key)
-        except (StorageError, CacheDamaged) as error:
+            if self.quick:
+                return self._digested(stored)
+            return self._decoded(view, path, stored)
+        except CacheDamaged as error:
             return _Suspect(None, error)
+        except StorageError as error:
+            if self.location.is_distant:
+                raise  # of the connection, which says nothing about the object
+            return _Suspect(None, error)
+
+    def _digested(self, stored: StoredArray) -> _Suspect | None:
+        found = self.location.digest(stored.key, most=stored.bytes)
         return None if found == (stored.bytes, stored.sha256) else _Suspect(found)
+
+    def _decoded(self, view: View, path: str, stored: StoredArray) -> _Suspect | None:
+        """Compare a shard with its commit, then decode it as a reader will."""
+        placement, name = view.placement, path.removeprefix(f"{view.group}/")
+        size = self.location.size(stored.key)
+        if size is not None and size != stored.bytes:
+            return self._digested(stored) or _Suspect((size, ""))
+        content = self.location.read(stored.key, most=placement.max_bytes(name))
+        found = None if content is None else (len(content), sha256(content))
+        if content is None or found != (stored.bytes, stored.sha256):
+            return _Suspect(found)
+        layout = self._layout(placement, name)
+        if layout is None:
+            return None  # the metadata of the array are a fault of their own
+        rows = placement.empty(name, placement.unit_rows)
+        try:
+            decode_shard(content, layout, rows)
+        except BadShardError as error:
+            return _Suspect(found, CacheDamaged("it cannot be decoded", got=error))
+        if content_sha256(rows) != stored.content_sha256:
+            detail = "decoded rows have another digest than was committed"
+            return _Suspect(found, CacheDamaged(detail))
+        if view.encoding is not None:
+            view.encoding.check({name: rows})
+        return None
+
+    def _layout(self, placement: Placement, name: str) -> ShardLayout | None:
+        path = placement.path(name)
+        if path not in self._layouts:
+            try:
+                self._layouts[path] = placement.layout(self.location, name)
+            except CacheDamaged:
+                self._layouts[path] = None
+        return self._layouts[path]
 
     def _looks_well(self, path: str, stored: StoredArray) -> bool:
         same_size = self.location.size(stored.key) == stored.bytes
@@ -195,7 +249,9 @@ class _Checker:
             return diagnose(self.location, commit, path, suspect.found, elsewhere)
         return Fault(
             cause=Cause.UNREADABLE,
-            detail=f"{suspect.error.what}: {suspect.error.got}",
+            detail=suspect.error.what
+            if suspect.error.got is None
+            else f"{suspect.error.what}: {suspect.error.got}",
             key=commit.arrays[path].key,
             group=commit.group,
             view=commit.view,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from logitcache.cache.claims import MANIFEST, Claims
 from logitcache.cache.location import locate
 from logitcache.cache.reader import open_cache
 from logitcache.cache.withdrawals import write_withdrawal
+from logitcache.cache.writer import CacheWriter
 from logitcache.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection
+
+    from logitcache.cache.location import Location
 
 __all__ = ["withdraw_images"]
 
@@ -19,7 +23,7 @@ __all__ = ["withdraw_images"]
 def withdraw_images(url: str | os.PathLike[str], keys: Collection[str], reason: str) -> int:
     """Withdraw images: no student sees them again, and they may be missing from the data.
 
-    Committed answers stay as they are.
+    Committed answers stay as they are; a new revision names the withdrawal.
 
     Args:
         url: A sealed cache.
@@ -33,6 +37,11 @@ def withdraw_images(url: str | os.PathLike[str], keys: Collection[str], reason: 
         UsageError: An image that the cache does not have.
     """
     location = locate(url, write=True)
+    with Claims(location).exclusive(MANIFEST):
+        return _withdraw(location, keys, reason)
+
+
+def _withdraw(location: Location, keys: Collection[str], reason: str) -> int:
     samples = open_cache(location).samples
     known = set(samples.keys[samples.rows - samples.start])
     unknown = sorted(set(keys) - known)
@@ -44,4 +53,5 @@ def withdraw_images(url: str | os.PathLike[str], keys: Collection[str], reason: 
             hint=nearest(unknown[0], known),
         )
     write_withdrawal(location, keys, reason)
+    CacheWriter.open(location).reseal(())  # from here on the revision names it
     return open_cache(location).samples.withdrawn

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from logitcache.cache.documents import parse_json
 from logitcache.cache.faults import Cause, Fault
 from logitcache.cache.format import FORMAT, canonical_json, sha256
-from logitcache.cache.ledger import parse_json
 from logitcache.cache.location import numbers
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from logitcache.cache.location import Location
 
-__all__ = ["read_withdrawn", "withdrawal_faults", "write_withdrawal"]
+__all__ = ["read_withdrawn", "withdrawal_faults", "withdrawal_keys", "write_withdrawal"]
 
 _PREFIX = "withdrawn"
 
@@ -34,13 +34,35 @@ def write_withdrawal(location: Location, keys: Collection[str], reason: str) -> 
     return key
 
 
-def read_withdrawn(location: Location) -> frozenset[str]:
+def withdrawal_keys(location: Location) -> list[str]:
+    """Return where the withdrawals are, oldest first."""
+    return [f"{_PREFIX}/{number}.json" for number in numbers(location, _PREFIX)]
+
+
+def read_withdrawn(location: Location, sealed: Mapping[str, str] | None = None) -> frozenset[str]:
     """Return the keys of all withdrawn images.
 
+    Args:
+        location: The cache.
+        sealed: sha256 of documents by key, as the revision has them. Withdrawals among them must
+            exist; revisions of versions before 0.2 have none.
+
     Raises:
-        CacheDamaged: A withdrawal is not what was written.
+        CacheDamaged: A withdrawal is missing or is not what was written.
     """
-    return frozenset(key for _, keys in _withdrawals(location) for key in keys)
+    found = dict(_withdrawals(location))
+    for key, digest in (sealed or {}).items():
+        if not key.startswith(f"{_PREFIX}/"):
+            continue
+        content = location.read(key)
+        if content is None or sha256(content) != digest:
+            raise CacheDamaged(
+                "a withdrawal is missing" if content is None else "a withdrawal has changed",
+                where=f"{location}/{key}",
+                expected=f"sha256 {digest}",
+                hint=f"logitcache repair {location} restores it",
+            )
+    return frozenset(key for keys in found.values() for key in keys)
 
 
 def withdrawal_faults(location: Location) -> list[Fault]:
@@ -53,10 +75,9 @@ def withdrawal_faults(location: Location) -> list[Fault]:
 
 
 def _withdrawals(location: Location) -> Iterator[tuple[str, list[str]]]:
-    for number in numbers(location, _PREFIX):
-        name = f"{number}.json"
-        where = f"{location}/{_PREFIX}/{name}"
-        values = parse_json(location.read(f"{_PREFIX}/{name}") or b"", where)
+    for name in withdrawal_keys(location):
+        where = f"{location}/{name}"
+        values = parse_json(location.read(name) or b"", where)
         digest, keys = values.pop("sha256", None), values.get("keys")
         texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
         if digest != sha256(canonical_json(values)) or not isinstance(keys, list) or not texts:

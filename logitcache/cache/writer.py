@@ -11,19 +11,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.arrays import create_group, write_attributes
-from logitcache.cache.format import FORMAT, NO_VIEW, SAMPLES, VIEWS
+from logitcache.cache.format import FORMAT, NO_VIEW, SAMPLE_ARRAYS, SAMPLES, VIEWS, max_key_bytes
 from logitcache.cache.groups import (
     FeatureGroup,
     Group,
     TeacherGroup,
     create_group_arrays,
     group_names,
+    placement_of,
     read_group,
-    read_rows,
     resize_group_arrays,
     units_of_segment,
 )
-from logitcache.cache.ledger import committed_units
+from logitcache.cache.ledger import committed_units, read_commits
 from logitcache.cache.manifest import (
     MAX_UNITS,
     DataRecord,
@@ -34,24 +34,27 @@ from logitcache.cache.manifest import (
     read_manifest,
 )
 from logitcache.cache.measured import measured_fidelity
+from logitcache.cache.objects import CommittedObjects
 from logitcache.cache.partners import (
     create_partners,
     encode_partners,
     mixed_views,
-    read_offsets,
+    partner_placement,
     resize_partners,
 )
+from logitcache.cache.placement import Placement, units_of
 from logitcache.cache.samples import (
     Samples,
     create_samples,
-    read_keys,
-    read_samples,
     resize_samples,
+    sample_fault,
+    sample_placement,
+    samples_from,
 )
 from logitcache.cache.seal import metadata_keys, write_reseal, write_seal
-from logitcache.cache.units import Conditions, Unit, commit_unit
+from logitcache.cache.units import Conditions, commit_unit
 from logitcache.cache.withdrawals import read_withdrawn
-from logitcache.errors import CacheError
+from logitcache.errors import CacheDamaged, CacheError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -64,6 +67,8 @@ if TYPE_CHECKING:
     from logitcache.encoding.arrays import Encoded
 
 __all__ = ["CacheWriter"]
+
+_KEYS_AT_ONCE = 4096  # rows of an inner chunk at most
 
 
 class CacheWriter:
@@ -85,6 +90,7 @@ class CacheWriter:
         self.withdrawn = read_withdrawn(location)
         self.recorded: dict[tuple[str, str, int], Commit] = {}
         self._store = location.store()
+        self._objects = CommittedObjects(location)
 
     @classmethod
     def create(
@@ -223,8 +229,22 @@ class CacheWriter:
         return self.needed_units(unit_rows) - committed_units(self.location, group, view)
 
     def write_samples(self, unit: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write and commit one unit of the samples: arrays by name, ``unit_rows`` rows each."""
-        self._commit(Unit(SAMPLES, NO_VIEW, unit, self.manifest.unit_rows), arrays, Conditions())
+        """Write and commit one unit of the samples: arrays by name, ``unit_rows`` rows each.
+
+        Raises:
+            DataError: Names of images are so long that no reader would take them.
+        """
+        for start in range(0, len(arrays["key"]), _KEYS_AT_ONCE):
+            keys = arrays["key"][start : start + _KEYS_AT_ONCE]
+            size = sum(len(str(key).encode()) + 4 for key in keys)
+            if size > max_key_bytes(len(keys)):
+                raise DataError(
+                    "names of images are too long",
+                    where=f"{keys[0]} and the next {len(keys) - 1}",
+                    expected=f"{max_key_bytes(len(keys))} bytes of names at most",
+                    got=f"{size} bytes",
+                )
+        self._commit(sample_placement(self.manifest.unit_rows), unit, arrays, Conditions())
 
     def write_partners(self, view_id: str, unit: int, offsets_U: NDArray[np.int64]) -> None:
         """Write and commit whom the rows of a block are mixed with, unless that is done.
@@ -235,14 +255,17 @@ class CacheWriter:
             offsets_U: Offset of each row's partner in the block, int64; -1 where there is none.
         """
         arrays = {f"{view_id}/partner": encode_partners(offsets_U)}
-        self._commit(Unit(VIEWS, view_id, unit, self.manifest.unit_rows), arrays, Conditions())
+        placement = partner_placement(view_id, self.manifest.unit_rows)
+        self._commit(placement, unit, arrays, Conditions())
 
     def read_partners(self, view_id: str, unit: int) -> NDArray[np.int64] | None:
         """Return what :meth:`write_partners` committed, the fill as it is; None before."""
         if unit not in committed_units(self.location, VIEWS, view_id):
             return None
-        rows = slice(unit * self.manifest.unit_rows, (unit + 1) * self.manifest.unit_rows)
-        return read_offsets(self._store, view_id, rows)
+        placement = partner_placement(view_id, self.manifest.unit_rows)
+        (stored,) = self._read(placement, [unit], list(placement.specs)).values()
+        offsets: NDArray[np.int64] = stored.astype("int64")
+        return offsets
 
     def write_unit(
         self,
@@ -263,22 +286,54 @@ class CacheWriter:
             conditions: Under which it was computed.
             measured: What the encoding lost on a sample of its rows, as sums by name.
         """
-        place = Unit(group.path, view_id, unit, group.unit_rows, group.slot(view_id))
-        self._commit(place, arrays, conditions, measured)
+        self._commit(placement_of(group, view_id), unit, arrays, conditions, measured)
 
     def read_samples(self, start: int, stop: int) -> Samples:
         """Read rows of the samples, whose units must be committed."""
-        return read_samples(self._store, start, stop, self.withdrawn)
+        arrays = self._read_rows(
+            sample_placement(self.manifest.unit_rows), start, stop, [*SAMPLE_ARRAYS, "key"]
+        )
+        fault = sample_fault(arrays, len(self.manifest.data.class_names))
+        if fault is not None:
+            raise CacheDamaged("samples that cannot be", where=self.location, got=fault)
+        return samples_from(arrays, start, self.withdrawn)
 
     def read_keys(self, start: int, stop: int) -> NDArray[np.object_]:
         """Read names of rows, whose ``key`` array must be intact."""
-        return read_keys(self._store, start, stop)
+        placement = sample_placement(self.manifest.unit_rows)
+        keys: NDArray[Any] = self._read_rows(placement, start, stop, ["key"])["key"]
+        return keys
 
     def read_rows(
         self, group: Group, view_id: str, start: int, stop: int, arrays: Sequence[str]
     ) -> Encoded:
         """Read rows of a group, whose units must be committed."""
-        return read_rows(self._store, group, view_id, start, stop, arrays)
+        return self._read_rows(placement_of(group, view_id), start, stop, arrays)
+
+    def _read_rows(
+        self, placement: Placement, start: int, stop: int, names: Sequence[str]
+    ) -> Encoded:
+        units = units_of(start, stop, placement.unit_rows)
+        skipped = start - units.start * placement.unit_rows
+        read = self._read(placement, units, names)
+        return {name: array[skipped : skipped + stop - start] for name, array in read.items()}
+
+    def _read(self, placement: Placement, units: Sequence[int], names: Sequence[str]) -> Encoded:
+        """Read whole units, each compared with its commit: a cache may come from anybody."""
+        commits = read_commits(self.location, placement.group, placement.view, units)
+        for unit in units:
+            known = self.recorded.get((placement.group, placement.view, unit))
+            if unit not in commits and known is not None:
+                commits[unit] = known
+        missing = [unit for unit in units if unit not in commits]
+        if missing:
+            raise CacheDamaged(
+                "a unit is not committed",
+                where=f"{self.location}, {placement.group}, view {placement.view}",
+                got=f"unit {missing[0]}",
+            )
+        placement.check(commits, str(self.location))
+        return self._objects.read(placement, [commits[unit] for unit in units], names)
 
     def missing(self) -> dict[str, int]:
         """Return how many units are missing, by ``<group>/<view>``; empty when all is there."""
@@ -371,10 +426,13 @@ class CacheWriter:
 
     def _commit(
         self,
-        unit: Unit,
+        placement: Placement,
+        unit: int,
         arrays: Mapping[str, NDArray[Any]],
         conditions: Conditions,
         measured: Mapping[str, float] | None = None,
     ) -> None:
-        recorded = self.recorded.get((unit.group, unit.view, unit.number))
-        commit_unit(self.location, self._store, unit, arrays, conditions, measured, recorded)
+        recorded = self.recorded.get((placement.group, placement.view, unit))
+        commit_unit(
+            self.location, self._store, placement, unit, arrays, conditions, measured, recorded
+        )

@@ -24,6 +24,7 @@ from logitcache.cli.flags import (
     MaxKl,
     OnBadImage,
     Precision,
+    Revision,
     Sets,
     Teacher,
     Threads,
@@ -211,6 +212,7 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, or cpu.")] = None,
+    revision: Revision = None,
     use_views: Annotated[
         str | None,
         typer.Option(
@@ -283,6 +285,7 @@ def train(
         "tolerate_pixel_drift": tolerate_pixel_drift,
         "local_copy": local_copy,
         "local_copy_bytes": local_copy_bytes,
+        "revision": revision,
         "use_views": use_views,
         "target_memory": target_memory,
         "precision": precision,

@@ -21,6 +21,7 @@ __all__ = [
     "MaxKl",
     "OnBadImage",
     "Precision",
+    "Revision",
     "Sets",
     "Teacher",
     "Threads",
@@ -68,6 +69,14 @@ Feature = Annotated[
         metavar="NAME=TAP[,OPTION=VALUE…]",
         help="Keep what a teacher's network holds at a module, as vit=blocks.11,values=int8; "
         "repeatable.",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHA256",
+        help="Refuse the cache unless this is its revision: the sha256 that inspect prints, or its "
+        "first 12 digits or more.",
     ),
 ]
 Views = Annotated[int | None, typer.Option(help="How many random views.")]

@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from logitcache.cli.flags import Json, OnBadImage, Sets, Threads, VerifySets
+from logitcache.cli.flags import (
+    Json,
+    OnBadImage,
+    Revision,
+    Sets,
+    Threads,
+    VerifySets,
+)
 
 __all__ = ["LOOK", "maintain_app"]
 
@@ -48,6 +55,7 @@ def inspect(
         str | None,
         typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler to do that on."),
     ] = None,
+    revision: Revision = None,
     as_json: Json = False,
 ) -> None:
     """Show what a cache holds: images, views, teachers, bytes."""
@@ -58,9 +66,9 @@ def inspect(
     if survey:
         from logitcache.cli.survey import run_survey
 
-        run_survey(cache, scheduler, as_json=as_json)
+        run_survey(cache, scheduler, revision=revision, as_json=as_json)
         return
-    found = describe(cache)
+    found = describe(cache, revision=revision)
     if as_json:
         print_json(found.to_json())
     else:
@@ -136,6 +144,7 @@ def verify(
         bool, typer.Option("--full", help="Compare every row of every view instead of a sample.")
     ] = False,
     views: _AuditedViews = None,
+    revision: Revision = None,
     device: _Device = "auto",
     threads: Threads = None,
     sets: VerifySets = None,
@@ -152,6 +161,7 @@ def verify(
         quick=quick,
         samples=None if full else samples,
         views=views or [],
+        revision=revision,
         device=device,
         threads=threads,
         as_json=as_json,

@@ -20,7 +20,7 @@ __all__ = ["print_survey", "run_survey"]
 _MOST_VIEWS, _MOST_CLASSES = 8, 5
 
 
-def run_survey(cache: str, scheduler: str | None, *, as_json: bool) -> None:
+def run_survey(cache: str, scheduler: str | None, *, revision: str | None, as_json: bool) -> None:
     """Go through every answer of a cache, here or on the workers of a scheduler."""
     from logitcache.cache.survey import survey
 
@@ -30,7 +30,7 @@ def run_survey(cache: str, scheduler: str | None, *, as_json: bool) -> None:
 
             stack.enter_context(joined(scheduler))
         line = stack.enter_context(ProgressLine("survey"))
-        found = survey(cache, on_view=line.views)
+        found = survey(cache, revision=revision, on_view=line.views)
     if as_json:
         print_json(found.to_json())
     else:

@@ -51,6 +51,7 @@ def print_precompute(summary: Summary) -> None:
         f"{summary.cache}: {summary.images} images x {summary.views} views, "
         f"revision {summary.revision}; {summary.computed} shown in {summary.seconds:.1f} s"
     )
+    console.print(f"sha256 of the revision: {summary.revision_sha256}")
     if summary.unreadable:
         console.print(f"{summary.unreadable} images could not be decoded and have no targets")
     table = _table("teacher or tap", "accuracy", "stored", "float32", "ratio")
@@ -112,6 +113,8 @@ def print_cache(cache: CacheDescription) -> None:
     console = _console()
     state = f"revision {cache.revision}" if cache.revision else "not sealed"
     console.print(f"{cache.url}: format {cache.format}, {state}")
+    if cache.revision_sha256:
+        console.print(f"sha256 of the revision: {cache.revision_sha256}")
     console.print(
         f"{cache.images} images of {cache.data} in {cache.segments} segment(s), "
         f"units of {cache.unit_rows} rows, {len(cache.class_names)} classes"
@@ -197,7 +200,7 @@ def print_status(cache: CacheDescription) -> None:
     elif cache.revision is None:
         console.print("complete, but not sealed: run the same precompute command again")
     else:
-        console.print(f"complete, revision {cache.revision}")
+        console.print(f"complete, revision {cache.revision}, sha256 {cache.revision_sha256}")
 
 
 def print_pipeline(runs: Sequence[Sequence[StageResult]]) -> None:
@@ -312,6 +315,8 @@ def print_verify(report: VerifyReport) -> None:
         f"{report.url}: {revision}; {what} of {report.units} units, {report.objects} objects, "
         f"{_bytes(report.bytes)} in {report.seconds:.1f} s ({_bytes(rate)}/s)"
     )
+    if report.revision_sha256:
+        console.print(f"sha256 of the revision: {report.revision_sha256}")
     _print_faults(console, report.faults)
     for litter in report.litter[:_MOST_LITTER]:
         console.print(f"litter: {litter.key}: {litter.why}")

@@ -54,6 +54,7 @@ def run_verify(
     quick: bool,
     samples: int | None,
     views: Sequence[str],
+    revision: str | None,
     device: str,
     threads: int | None,
     as_json: bool,
@@ -68,6 +69,7 @@ def run_verify(
         quick: Whether to read sizes and headers only.
         samples: Rows to compare; None for all.
         views: Ids and numbers of the views to audit; all if empty.
+        revision: sha256 of the revision that the cache must have.
         device: Where teachers run.
         threads: Threads that read, decode and render.
         as_json: Whether to print one document instead of text.
@@ -76,7 +78,7 @@ def run_verify(
     config = VerifyConfig.parse(gather(None, flags, sets), "verify")
     _check_usage(config, audits_some=samples is None or bool(views))
     with ProgressLine("verify") as line:
-        report = verify(cache, quick=quick, on_progress=line.verify)
+        report = verify(cache, quick=quick, revision=revision, on_progress=line.verify)
     document: dict[str, Any] = {**report.to_json(), "images": None, "audits": [], "probes": None}
     if not as_json:
         print_verify(report)

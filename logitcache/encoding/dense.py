@@ -66,6 +66,9 @@ class DenseEncoding:
         total = np.log(np.exp(log_probs.astype(np.float64)).sum(axis=1, keepdims=True))
         return DecodedDense((log_probs - total).astype(np.float32))
 
+    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse stored rows that cannot be decoded: there are none."""
+
     def consistent(
         self,
         arrays: Mapping[str, NDArray[Any]],

@@ -139,6 +139,9 @@ class FeatureEncoding:
             values *= np.expand_dims(arrays["scale"].astype(np.float32), self._shared)
         return values
 
+    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse stored rows that cannot be decoded: there are none."""
+
     def consistent(
         self,
         arrays: Mapping[str, NDArray[Any]],

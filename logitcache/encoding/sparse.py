@@ -16,6 +16,7 @@ from logitcache.encoding.codes import code_log_probs, codes_of
 from logitcache.encoding.consistency import ROUNDING, between, float16_within, whole_rows
 from logitcache.encoding.tail import log_masses, tail_of
 from logitcache.encoding.topk import delta_decode, delta_encode, enough_mask, top_k_mask
+from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,7 +119,12 @@ class SparseEncoding:
         return ids, np.take_along_axis(present_NC, ids, axis=1)
 
     def decode(self, arrays: Mapping[str, NDArray[Any]]) -> DecodedSparse:
-        """Read rows back; the present classes are scaled to what the tail leaves of one."""
+        """Read rows back; the present classes are scaled to what the tail leaves of one.
+
+        Raises:
+            CacheDamaged: A class id or a code is out of range.
+        """
+        self.check({name: array for name, array in arrays.items() if name == "codes"})
         tail = arrays["tail"].astype(np.float32)
         log_probs = self._unscaled(arrays)
         present_mass = np.exp(log_probs).sum(axis=1, keepdims=True)
@@ -126,10 +132,35 @@ class SparseEncoding:
         with np.errstate(divide="ignore", invalid="ignore"):
             log_scale = np.log1p(-tail_mass) - np.log(present_mass)
         return DecodedSparse(
-            class_ids=delta_decode(arrays["class_ids"]),
+            class_ids=self._class_ids(arrays),
             log_probs=(log_probs + log_scale).astype(np.float32),
             tail=tail,
         )
+
+    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse stored rows that cannot be decoded.
+
+        Raises:
+            CacheDamaged: A class id or a code is out of range.
+        """
+        if "class_ids" in arrays:
+            self._class_ids(arrays)
+        most = int(arrays["codes"].max(initial=0)) if "codes" in arrays else 0
+        if most > self.levels:
+            raise CacheDamaged(
+                "a stored code is out of range", expected=f"at most {self.levels}", got=most
+            )
+
+    def _class_ids(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+        class_ids_NK = delta_decode(arrays["class_ids"])
+        most = int(class_ids_NK.max(initial=0))
+        if most >= self.num_classes:
+            raise CacheDamaged(
+                "a stored class id is out of range",
+                expected=f"less than {self.num_classes}",
+                got=most,
+            )
+        return class_ids_NK
 
     def _unscaled(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         if self.values == "codes":

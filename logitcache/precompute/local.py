@@ -53,6 +53,7 @@ class Summary:
         accuracy: Share of labelled images each teacher gets right, by view; empty without labels.
         sizes: Bytes of each teacher's answers, and of each ``<teacher>/features/<tap>``.
         revision: Number of the sealed revision.
+        revision_sha256: Its sha256, which all else follows from.
         unlisted: Files of the image set that are not among the images, by the reason.
         notes: What the user should be told.
     """
@@ -66,6 +67,7 @@ class Summary:
     accuracy: dict[str, dict[str, float]]
     sizes: dict[str, Size]
     revision: int
+    revision_sha256: str
     unlisted: dict[str, int]
     notes: tuple[str, ...]
 
@@ -190,6 +192,7 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
             for name, group in writer.groups().items()
         },
         revision=pointer.number,
+        revision_sha256=pointer.sha256,
         unlisted=left_out_of(plan.source),
         notes=(*notes_of(plan.source), *plan.notes),
     )

@@ -26,6 +26,7 @@ from logitcache.cache.format import (
 from logitcache.cache.groups import TeacherGroup
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, TeacherRecord, read_manifest
+from logitcache.cache.mend import rewrite_unsealed
 from logitcache.cache.writer import CacheWriter
 from logitcache.data.decode import DECODING
 from logitcache.data.identity import key_hash, row_order
@@ -191,9 +192,9 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     for view in views.values():
         view.check_sizes(ensemble.sizes)
     chosen = _choose_encodings(config, source, ensemble)
-    writer, indices = _open_or_create(config, source)
-    writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
     notes = [_said(name, choice) for name, choice in chosen.items()]
+    writer, indices = _open_or_create(config, source, notes)
+    writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
     taps = choose_taps(config, writer.groups(), source, ensemble)
     for name, member in ensemble.members.items():
         choice = chosen.get(name)
@@ -252,11 +253,14 @@ def check_classes(name: str, member: Member, source: Source) -> None:
         )
 
 
-def _open_or_create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Positions]:
+def _open_or_create(
+    config: PrecomputeConfig, source: Source, notes: list[str]
+) -> tuple[CacheWriter, Positions]:
     location = locate(config.cache)
     if location.is_empty():
         return _create(config, source)
     writer = CacheWriter.open(location)
+    notes += rewrite_unsealed(writer)
     finish_drops(writer)
     location.sweep()
     if config.unit_rows is not None and config.unit_rows != writer.manifest.unit_rows:

@@ -250,7 +250,7 @@ class TargetsReader:
         return {
             "url": self._cache.url,
             "revision": revision.number,
-            "manifest_sha256": revision.manifest_sha256,
+            "revision_sha256": self._cache.revision_sha256,
             "fingerprint": manifest.data.fingerprint,
             "description": manifest.data.description,
             "teachers": {

@@ -33,6 +33,7 @@ def cached_targets(
     tolerate_pixel_drift: int = 0,
     local_copy: str | None = None,
     local_copy_bytes: int = DEFAULT_COPY_BYTES,
+    revision: str | None = None,
 ) -> tuple[ImageRows, Targets]:
     """Open a cache, match it with the images at hand, and render its probes.
 
@@ -50,8 +51,11 @@ def cached_targets(
         local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
             default.
         local_copy_bytes: What that folder may take; 0 to keep nothing.
+        revision: sha256 of the revision that it must have, or the first 12 digits or more.
     """
-    cache = open_cache(url, local_copy=local_copy, local_copy_bytes=local_copy_bytes)
+    cache = open_cache(
+        url, local_copy=local_copy, local_copy_bytes=local_copy_bytes, revision=revision
+    )
     targets = Targets.of(
         cache, teachers, features, views=views, target_memory=target_memory, shuffled=shuffled
     )

@@ -152,7 +152,7 @@ def _teachers(cache: Mapping[str, Any] | None) -> str:
     )
     return (
         f"## Teachers\n\n{table}\n\nTheir answers come from the cache `{cache['url']}`, "
-        f"revision {cache['revision']}, manifest `{cache['manifest_sha256'][:_DIGEST]}`, "
+        f"revision {cache['revision']} (sha256 `{cache['revision_sha256']}`), "
         f"images `{(cache['fingerprint'] or '')[:_DIGEST]}` ({cache['description']})."
     )
 

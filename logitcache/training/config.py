@@ -86,6 +86,7 @@ class TrainConfig(Config):
         on_bad_image: ``error``, or ``skip`` to leave out images, of training and validation, that
             cannot be decoded; how many is in the result.
         views: How images are shown where there is no cache.
+        revision: sha256 of the revision that the cache must have, or its first 12 digits or more.
         use_views: Which views of the cache, by id, number from 0, or range such as ``0-3``; by
             default all that the teachers of the objectives have.
         shuffle_targets: Whether every image gets another one's targets, as a control.
@@ -119,6 +120,7 @@ class TrainConfig(Config):
     val: DataConfig | None = None
     class_names: list[str] | None = Field(default=None, min_length=1)
     cache: str | None = None
+    revision: str | None = None
     student: StudentConfig
     objectives: list[ObjectiveConfig] = Field(default_factory=list)
     labels: LabelsConfig = LabelsConfig()
@@ -181,6 +183,8 @@ class TrainConfig(Config):
             raise ValueError("a cache has its own views: drop views, or the cache")
         if self.cache is None and self.use_views:
             raise ValueError("there are no views to choose from: give a cache, or set views")
+        if self.cache is None and self.revision is not None:
+            raise ValueError("there is no cache that could have a revision: give one")
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
         return self

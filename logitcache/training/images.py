@@ -48,6 +48,7 @@ def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targe
         tolerate_pixel_drift=config.tolerate_pixel_drift,
         local_copy=config.local_copy,
         local_copy_bytes=config.local_copy_bytes,
+        revision=config.revision,
     )
     return _with_labels(rows, config), targets
 

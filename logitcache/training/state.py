@@ -47,6 +47,7 @@ _FREE_FIELDS = {
     "tolerate_pixel_drift",
     "local_copy",
     "local_copy_bytes",
+    "revision",
 }
 
 

@@ -7,14 +7,14 @@ written; the commits of all others are that one's, under their own keys and dige
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from logitcache.cache.arrays import open_array, shard_key
-from logitcache.cache.format import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, default_unit_rows, sha256
-from logitcache.cache.groups import TeacherGroup
+from logitcache.cache.format import SAMPLES, default_unit_rows, sha256
+from logitcache.cache.groups import TeacherGroup, placement_of
 from logitcache.cache.ledger import Commit, StoredArray, read_commits, write_commit
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
+from logitcache.cache.samples import sample_placement
 from logitcache.cache.units import Conditions
 from logitcache.cache.writer import CacheWriter
 from logitcache.views.spec import ViewsConfig
@@ -23,8 +23,7 @@ from tests.benchmarks.reading import CLASSES, ENCODING, repeated
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import zarr
-
+    from logitcache.cache.placement import Placement
 
 __all__ = ["simulate"]
 
@@ -73,35 +72,28 @@ def simulate(path: Path, rows: int, views: int) -> CacheWriter:
 def _commit_the_rest(writer: CacheWriter, group: TeacherGroup) -> None:
     """Write the commits of all units that are absent."""
     real = read_commits(writer.location, group.path, group.view_ids[0], [0])[0]
-    store = writer.location.store()
-    arrays = {path: open_array(store, path) for path in real.arrays}
     units = sorted(writer.needed_units(group.unit_rows))
     for slot, view in enumerate(group.view_ids):
         for unit in units:
             if (slot, unit) != (0, 0):
-                write_commit(writer.location, _moved(real, arrays, view, slot, unit))
-    names = [f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key")]
-    samples = replace(
-        real, group=SAMPLES, arrays=dict.fromkeys(names, next(iter(real.arrays.values())))
-    )
-    arrays = {path: open_array(store, path) for path in names}
+                write_commit(writer.location, _moved(real, placement_of(group, view), unit))
+    placement = sample_placement(group.unit_rows)
+    names = [placement.path(name) for name in placement.specs]
+    known = next(iter(real.arrays.values()))
+    samples = replace(real, group=SAMPLES, arrays=dict.fromkeys(names, known))
     for unit in units:
-        write_commit(writer.location, _moved(samples, arrays, NO_VIEW, None, unit))
+        write_commit(writer.location, _moved(samples, placement, unit))
 
 
-def _moved(
-    commit: Commit,
-    arrays: dict[str, zarr.Array[Any]],
-    view: str,
-    slot: int | None,
-    unit: int,
-) -> Commit:
+def _moved(commit: Commit, placement: Placement, unit: int) -> Commit:
     """Return a commit as another unit would have it."""
-    rows = commit.rows[1] - commit.rows[0]
     stored = {}
-    for path, known in commit.arrays.items():
-        key = shard_key(arrays[path], unit, slot)
+    for name in placement.specs:
+        known = commit.arrays[placement.path(name)]
+        key = placement.shard_key(name, unit)
         digest = sha256(key.encode())
-        stored[path] = StoredArray(key, known.bytes, digest, digest)
-    start = unit * rows
-    return replace(commit, view=view, unit=unit, rows=(start, start + rows), arrays=stored)
+        size = min(known.bytes, placement.max_bytes(name))
+        stored[placement.path(name)] = StoredArray(key, size, digest, digest)
+    start = unit * placement.unit_rows
+    rows = (start, start + placement.unit_rows)
+    return replace(commit, view=placement.view, unit=unit, rows=rows, arrays=stored)

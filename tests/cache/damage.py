@@ -58,7 +58,7 @@ def edit_json(path: Path, change: Callable[[Any], None]) -> None:
 
 
 def open_for_harm(root: Path, array: str) -> Any:
-    return open_array(locate(root, write=True).store(), array, writable=True)
+    return open_array(locate(root, write=True).store(), array)
 
 
 def rows_of(root: Path, array: str) -> slice:

@@ -87,11 +87,11 @@ def test_a_survey_is_what_plain_loops_find(path: Path) -> None:
 def test_it_is_printed_and_written_as_a_document(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_survey(str(path), None, as_json=True)
+    run_survey(str(path), None, revision=None, as_json=True)
     document = json.loads(capsys.readouterr().out)
     assert document["schema_version"] == 1
     assert document["teachers"][0]["teacher"] == "dense"
-    run_survey(str(path), None, as_json=False)
+    run_survey(str(path), None, revision=None, as_json=False)
     shown = capsys.readouterr().out
     assert "dense and sparse agree on" in shown
     assert "least known: " in shown

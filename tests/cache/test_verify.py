@@ -118,7 +118,6 @@ def read_everything(cache: Path) -> None:
     opened.read("a", VIEW, 0, 48)
 
 
-@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("name", sorted(DAMAGES.keys() - UNSEEN_BY_READERS))
 def test_a_reader_stops_with_the_same_words(cache: Path, name: str) -> None:
     DAMAGES[name].inject(cache, ARRAY)
@@ -132,7 +131,6 @@ def test_a_reader_stops_with_the_same_words(cache: Path, name: str) -> None:
         assert fault.place in str(caught.value)
 
 
-@pytest.mark.usefixtures("decoder")
 def test_a_reader_sees_what_is_replaced_while_it_reads(cache: Path) -> None:
     opened = open_cache(cache)
     opened.read("a", VIEW, 0, 48)
