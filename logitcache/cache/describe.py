@@ -23,6 +23,7 @@ from logitcache.cache.withdrawals import read_withdrawn
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from logitcache.cache.groups import Group
     from logitcache.cache.location import Location
@@ -217,7 +218,7 @@ def describe(url: str | os.PathLike[str], *, revision: str | None = None) -> Cac
 def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescription:
     group = read_group(location, name)
     assert isinstance(group, TeacherGroup)
-    record = manifest.teachers[name]
+    record, views = manifest.teachers[name], _views(manifest, group)
     lock = record.lock
     features = [_features(location, manifest, feature_name(name, t)) for t in record.features]
     return TeacherDescription(
@@ -229,11 +230,11 @@ def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescri
         precision=str(lock.get("precision", "")),
         num_classes=group.num_classes,
         encoding=group.encoding.to_json(),
-        views=len(group.view_ids),
-        units=_units(location, group),
-        needed=_needed(manifest, group.unit_rows) * len(group.view_ids),
+        views=len(views),
+        units=_units(location, group, views),
+        needed=_needed(manifest, group.unit_rows) * len(views),
         stored_bytes=group_bytes(location, group),
-        dense_bytes=manifest.rows * len(group.view_ids) * group.num_classes * _FLOAT32,
+        dense_bytes=manifest.rows * len(views) * group.num_classes * _FLOAT32,
         accuracy=record.accuracy,
         features=features,
         fidelity=record.fidelity.model_dump() if record.fidelity else None,
@@ -243,23 +244,28 @@ def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescri
 def _features(location: Location, manifest: Manifest, name: str) -> FeatureDescription:
     group = read_group(location, name)
     assert isinstance(group, FeatureGroup)
-    encoding = group.encoding
+    encoding, views = group.encoding, _views(manifest, group)
     numbers = math.prod(encoding.shape)
     measured = manifest.teachers[group.teacher].feature_fidelity.get(group.tap)
     return FeatureDescription(
         tap=group.tap,
         encoding=encoding.to_json() | {"principal": encoding.principal is not None},
-        views=len(group.view_ids),
-        units=_units(location, group),
-        needed=_needed(manifest, group.unit_rows) * len(group.view_ids),
+        views=len(views),
+        units=_units(location, group, views),
+        needed=_needed(manifest, group.unit_rows) * len(views),
         stored_bytes=group_bytes(location, group),
-        raw_bytes=manifest.rows * len(group.view_ids) * numbers * _FLOAT32,
+        raw_bytes=manifest.rows * len(views) * numbers * _FLOAT32,
         fidelity=measured.model_dump() if measured else None,
     )
 
 
-def _units(location: Location, group: Group) -> int:
-    return sum(len(committed_units(location, group.path, view)) for view in group.view_ids)
+def _views(manifest: Manifest, group: Group) -> list[str]:
+    """Return the views of a group that the manifest names, and not those that are dropped."""
+    return [view for view in group.view_ids if view in manifest.views]
+
+
+def _units(location: Location, group: Group, views: Sequence[str]) -> int:
+    return sum(len(committed_units(location, group.path, view)) for view in views)
 
 
 def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:

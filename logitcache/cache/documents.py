@@ -110,7 +110,9 @@ def validated(adapter: TypeAdapter[_Parsed], values: object, where: str, what: s
         return adapter.validate_python(values)
     except ValidationError as error:
         place, detail = validation_detail(error)
-        raise CacheDamaged(what, where=f"{where} {place}".rstrip(), got=detail) from None
+        raise CacheDamaged(
+            what, where=where, got=f"{place}: {detail}" if place else detail
+        ) from None
 
 
 def validation_detail(error: ValidationError) -> tuple[str, str]:

@@ -7,9 +7,11 @@ must say.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.claims import CLAIMS, MANIFEST
 from logitcache.cache.documents import parse_json
 from logitcache.cache.faults import Cause, Fault
 from logitcache.cache.format import (
@@ -22,7 +24,7 @@ from logitcache.cache.format import (
     revision_key,
     teacher_group,
 )
-from logitcache.cache.groups import Group, group_names, placement_of, read_group
+from logitcache.cache.groups import Group, check_group, group_names, placement_of, read_group
 from logitcache.cache.ledger import (
     Commit,
     LedgerPointer,
@@ -35,19 +37,26 @@ from logitcache.cache.ledger import (
     read_revision,
 )
 from logitcache.cache.location import numbers
-from logitcache.cache.partners import mixed_views, partner_placement
-from logitcache.cache.samples import sample_placement
+from logitcache.cache.partners import mixed_views, partner_fault, partner_placement
+from logitcache.cache.placement import folders_of
+from logitcache.cache.samples import sample_fault, sample_placement
 from logitcache.cache.sealed import manifest_fault, metadata_faults
 from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
     from logitcache.cache.placement import Placement
-    from logitcache.encoding.choice import Encoding
-    from logitcache.encoding.features import FeatureEncoding
 
 __all__ = ["Expected", "View", "expected_views"]
+
+_FOLDER = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+# zarr has written either
+_FOLDERS = (_FOLDER, {**_FOLDER, "consolidated_metadata": None})
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,14 @@ class View:
         placement: Where its arrays are.
         ledger: Pointer to its ledger; None if it was never sealed.
         sealed: Units that its ledger must name; empty if it was never sealed.
-        encoding: How rows are encoded; None for samples and partners.
+        fault_of: Returns what is wrong with decoded rows of arrays by name, None if nothing is.
     """
 
     location: Location
     placement: Placement
     ledger: LedgerPointer | None
     sealed: tuple[int, ...] = ()
-    encoding: Encoding | FeatureEncoding | None = None
+    fault_of: Callable[[Mapping[str, NDArray[Any]]], str | None] = lambda _: None
 
     @property
     def group(self) -> str:
@@ -84,8 +93,9 @@ class View:
         sealed: dict[int, Commit] = {}
         units = committed_units(self.location, self.group, self.view)
         if self.ledger is not None:
-            units |= set(self.sealed)
             sealed = self._sealed(self.ledger, faults)
+            # where it is damaged, by the number of units that it was sealed with
+            units |= sealed.keys() or set(self.sealed[: self.ledger.units])
         commits: dict[int, Commit] = {}
         for unit in sorted(units):
             commit, fault = self._commit(unit, sealed.get(unit))
@@ -98,10 +108,14 @@ class View:
     def _sealed(self, pointer: LedgerPointer, faults: list[Fault]) -> dict[int, Commit]:
         """Return the commits of the ledger that fit their units."""
         try:
-            found = parse_ledger(self.location, pointer).commits
+            ledger = parse_ledger(self.location, pointer)
         except CacheDamaged as error:
             faults.append(self._fault(Cause.LEDGER, error.what, pointer.key))
             return {}
+        found = ledger.commits
+        if (ledger.group, ledger.view) != (self.group, self.view):
+            detail = f"it is of {ledger.group}, view {ledger.view}"
+            faults.append(self._fault(Cause.LEDGER, detail, pointer.key))
         sealed = {}
         for unit, commit in found.items():
             wrong = self.placement.fault_of(commit, unit)
@@ -167,23 +181,26 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
         expected.faults += _newer_revisions(location, manifest.revision.number)
     ledgers = revision.ledgers if revision else {}
     rows = manifest.unit_rows
+    segments = _sealed_segments(manifest, revision, expected.faults)
 
-    def add(placement: Placement, encoding: Encoding | FeatureEncoding | None = None) -> None:
+    def add(
+        placement: Placement, fault_of: Callable[[Mapping[str, NDArray[Any]]], str | None]
+    ) -> None:
         pointer = ledgers.get(placement.ledger)
         sealed: tuple[int, ...] = ()
         if revision is not None and pointer is not None:
-            sealed = tuple(placement.units(revision.segments, rows))
+            sealed = tuple(placement.units(segments, rows))
             if pointer.units != len(sealed):
                 detail = f"{pointer.units} units, the rows are in {len(sealed)}"
                 expected.faults.append(
                     Fault(Cause.LEDGER, detail, pointer.key, placement.group, placement.view)
                 )
-        expected.views.append(View(location, placement, pointer, sealed, encoding))
+        expected.views.append(View(location, placement, pointer, sealed, fault_of))
 
-    add(sample_placement(rows))
+    add(sample_placement(rows), lambda a: sample_fault(a, len(manifest.data.class_names)))
     mixed = {path.split("/")[1] for path in ledgers if path.startswith(f"{VIEWS}/")}
     for view in sorted(mixed.union(mixed_views(manifest))):
-        add(partner_placement(view, rows))
+        add(partner_placement(view, rows), partner_fault)
     below = f"{TEACHERS}/"
     sealed_groups = {
         path.removeprefix(below).rpartition("/")[0] for path in ledgers if path.startswith(below)
@@ -192,10 +209,16 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
         group = _group(location, name, revision, expected.faults)
         if group is None:
             continue
+        try:
+            check_group(group, manifest, location)
+        except CacheDamaged as error:
+            key = f"{group.path}/zarr.json"
+            expected.faults.append(Fault(Cause.METADATA, error.what, key, group.path))
         for view in group.view_ids:
             if view in manifest.views or f"{group.path}/{view}" in ledgers:
-                add(placement_of(group, view), group.encoding)
+                add(placement_of(group, view), group.encoding.fault_of)
     expected.faults += _document_faults(location, expected, manifest)
+    expected.faults += _folder_faults(location, expected, revision)
     known = {view.placement.ledger for view in expected.views}
     for path, pointer in ledgers.items():
         if path not in known:
@@ -205,6 +228,21 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
         key = revision_key(revision.number)
         expected.faults.append(Fault(Cause.REVISION, "it has no ledger of the samples", key))
     return expected
+
+
+def _sealed_segments(
+    manifest: Manifest, revision: Revision | None, faults: list[Fault]
+) -> list[tuple[int, int]]:
+    """Return (start, rows) of the segments that are sealed: the first ones of the manifest."""
+    segments = [(segment.start, segment.rows) for segment in manifest.segments]
+    if revision is None:
+        return []
+    count = len(revision.segments)
+    if not count or segments[:count] != list(revision.segments):
+        detail = "its segments are not the first ones of the manifest"
+        faults.append(Fault(Cause.REVISION, detail, revision_key(revision.number)))
+        return segments
+    return segments[:count]
 
 
 def _document_faults(location: Location, expected: Expected, manifest: Manifest) -> list[Fault]:
@@ -247,8 +285,36 @@ def _revision(location: Location, manifest: Manifest, faults: list[Fault]) -> Re
     return revision
 
 
+def _folder_faults(
+    location: Location, expected: Expected, revision: Revision | None
+) -> list[Fault]:
+    """Return the groups between the root and the groups with arrays that are no groups.
+
+    Versions before 0.2 did not seal their metadata.
+    """
+    sealed = revision.metadata if revision else {}
+    faults = []
+    for path in sorted({p for v in expected.views for p in folders_of(v.placement)}):
+        key = f"{path}/zarr.json"
+        content = None if key in sealed else location.read(key)
+        if content is None:
+            continue
+        values: object = None
+        with contextlib.suppress(CacheDamaged):
+            values = parse_json(content, key)
+        if values not in _FOLDERS:
+            detail = "not the metadata of a group without attributes"
+            faults.append(Fault(Cause.METADATA, detail, key, path))
+    return faults
+
+
 def _newer_revisions(location: Location, current: int) -> list[Fault]:
-    """Return the whole revisions that are newer than the one that the manifest names."""
+    """Return the whole revisions that are newer than the one that the manifest names.
+
+    A run that is killed between its last two writes leaves one, too, but it leaves its claim.
+    """
+    if location.size(f"{CLAIMS}/{MANIFEST}.json") is not None:
+        return []
     if location.lists:
         newer = [number for number in numbers(location, "revisions") if number > current]
     else:

@@ -15,7 +15,9 @@ from logitcache.cache.documents import parse_group, validation_detail
 from logitcache.cache.format import (
     FORMAT,
     MAX_UNIT_BYTES,
+    canonical_json,
     feature_name,
+    sha256,
     tap_of,
     teacher_group,
     teacher_of,
@@ -38,6 +40,7 @@ __all__ = [
     "FeatureGroup",
     "Group",
     "TeacherGroup",
+    "check_group",
     "create_group_arrays",
     "group_bytes",
     "group_names",
@@ -219,6 +222,37 @@ def resize_group_arrays(store: RecordingStore, manifest: Manifest, group: Group)
     """Make room for more views or rows."""
     for name in group.specs():
         resize(store, f"{group.path}/{name}", (len(group.slots), manifest.capacity))
+
+
+def check_group(group: Group, manifest: Manifest, where: object) -> None:
+    """Compare a group with what the manifest records of its teacher and classes.
+
+    Raises:
+        CacheDamaged: It was made with another teacher, or for other classes.
+    """
+    teacher = teacher_of(group.name)
+    record = manifest.teachers.get(teacher)
+    if record is None:
+        raise CacheDamaged(
+            "a group of a teacher that the manifest does not name",
+            where=f"{where}/{group.path}",
+            expected=f"one of {', '.join(manifest.teachers)[:200]}",
+        )
+    if group.lock_sha256 != sha256(canonical_json(record.lock)):
+        raise CacheDamaged(
+            "a group was made with another teacher than the manifest records",
+            where=f"{where}/{group.path}/zarr.json lock_sha256",
+            expected=f"the sha256 of the lock of teacher {teacher!r}",
+            got=group.lock_sha256[:80],
+        )
+    names = sha256(canonical_json(list(manifest.data.class_names)))
+    if isinstance(group, TeacherGroup) and group.class_names_sha256 != names:
+        raise CacheDamaged(
+            "a group was made for other classes than the manifest names",
+            where=f"{where}/{group.path}/zarr.json class_names_sha256",
+            expected=names,
+            got=group.class_names_sha256[:80],
+        )
 
 
 class _Attributes(BaseModel):

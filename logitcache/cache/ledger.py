@@ -302,6 +302,13 @@ def read_ledger(
             got="no ledger" if pointer is None else f"{pointer.units} units",
         )
     ledger = parse_ledger(location, pointer)
+    if (ledger.group, ledger.view) != (placement.group, placement.view):
+        raise CacheDamaged(
+            "a ledger is of another view",
+            where=f"{location}/{pointer.key}",
+            expected=placement.ledger,
+            got=f"{ledger.group}/{ledger.view}",
+        )
     if ledger.commits.keys() != set(units):
         raise CacheDamaged(
             "a ledger does not name the units of the rows", where=f"{location}/{pointer.key}"
@@ -339,7 +346,7 @@ def parse_ledger(location: Location, pointer: LedgerPointer) -> Ledger:
             expected=f"{pointer.units} units",
             got=f"{len(commits)} units",
         )
-    group, view = str(values.get("group")), str(values.get("view"))
+    group, view = str(values.get("group"))[:4096], str(values.get("view"))[:4096]
     return Ledger(group, view, {commit.unit: commit for commit in commits})
 
 

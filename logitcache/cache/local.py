@@ -122,10 +122,16 @@ class LocalLocation:
 
         Raises:
             StorageError: The disk is full or failed; nothing is visible under the key.
+            CacheDamaged: There is a folder of this name.
         """
         path = self.path(key)
-        with _explained(path):
-            write_file(path, content, path.with_name(_temporary_name(path.name)))
+        try:
+            with _explained(path):
+                write_file(path, content, path.with_name(_temporary_name(path.name)))
+        except IsADirectoryError:
+            raise CacheDamaged(
+                "a folder has the name of an object", where=path, hint="remove the folder"
+            ) from None
 
     def create(self, key: str, content: bytes) -> bool:
         """Write an object unless there is one; return whether it was written.

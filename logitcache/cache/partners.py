@@ -16,7 +16,7 @@ from logitcache.encoding.arrays import ArraySpec
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -29,6 +29,7 @@ __all__ = [
     "mixed_views",
     "partner_array",
     "partner_attributes",
+    "partner_fault",
     "partner_group",
     "partner_placement",
     "partner_rows",
@@ -89,6 +90,21 @@ def encode_partners(offsets_U: NDArray[np.int64]) -> NDArray[np.uint16]:
 def partner_placement(view_id: str, unit_rows: int) -> Placement:
     """Return where the partners of a view are."""
     return Placement(VIEWS, view_id, unit_rows, None, {f"{view_id}/partner": _SPEC})
+
+
+def partner_fault(arrays: Mapping[str, NDArray[Any]]) -> str | None:
+    """Return what is wrong with the stored offsets of a unit, None if nothing is.
+
+    Each row that is shown has to be the partner of its partner; the others hold the fill, which is
+    an offset as well where a unit has 65536 rows.
+    """
+    for stored_U in arrays.values():
+        offsets = stored_U.astype(np.int64)
+        shown = np.flatnonzero(offsets != _SPEC.fill)
+        back = offsets[np.minimum(offsets[shown], len(offsets) - 1)]
+        if (offsets[shown] >= len(offsets)).any() or (back != shown).any():
+            return "the partners of a view are no pairs"
+    return None
 
 
 def partner_rows(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from logitcache.cache.location import Location
     from logitcache.encoding.arrays import ArraySpec
 
-__all__ = ["Placement", "units_of"]
+__all__ = ["Placement", "folders_of", "parents_of", "units_of"]
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,18 @@ class Placement:
             first, last = blocks.start * block_rows, blocks.stop * block_rows
             found += units_of(first, last, self.unit_rows)
         return found
+
+
+def folders_of(placement: Placement) -> list[str]:
+    """Return the paths between the root and the group that holds the arrays of a view."""
+    array = placement.path(next(iter(placement.specs)))
+    return parents_of(array.rpartition("/")[0])
+
+
+def parents_of(path: str) -> list[str]:
+    """Return the paths between the root and another one, both left out."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def units_of(start: int, stop: int, unit_rows: int) -> range:

@@ -11,7 +11,14 @@ import numpy as np
 
 from logitcache.cache.copies import DEFAULT_COPY_BYTES, LocalCopies, default_copies
 from logitcache.cache.format import SAMPLE_ARRAYS, SAMPLES, TEACHERS, Status
-from logitcache.cache.groups import FeatureGroup, Group, TeacherGroup, placement_of, read_group
+from logitcache.cache.groups import (
+    FeatureGroup,
+    Group,
+    TeacherGroup,
+    check_group,
+    placement_of,
+    read_group,
+)
 from logitcache.cache.ledger import Commit, Ledger, Revision, read_ledger, read_revision
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import Manifest, check_revision, read_manifest
@@ -126,6 +133,7 @@ class Cache:
         groups = {name: read_group(self._location, name) for name in sorted(sealed)}
         for group in groups.values():
             self._check_metadata(group.path, group.specs())
+            check_group(group, self.manifest, self.url)
         return MappingProxyType(groups)
 
     @cached_property

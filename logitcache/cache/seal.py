@@ -25,6 +25,7 @@ from logitcache.cache.ledger import (
 )
 from logitcache.cache.manifest import RevisionPointer
 from logitcache.cache.partners import partner_array, partner_group
+from logitcache.cache.placement import parents_of
 from logitcache.cache.probes import probe_keys
 from logitcache.cache.withdrawals import withdrawal_keys
 from logitcache.errors import CacheDamaged
@@ -54,6 +55,9 @@ def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Gro
         paths += [partner_group(view_id), partner_array(view_id)]
     for group in groups:
         paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
+    parents = {parent for path in paths for parent in parents_of(path)} - set(paths)
+    # not every version of zarr writes the groups above those that it is asked for
+    paths += [path for path in sorted(parents) if location.size(f"{path}/zarr.json") is not None]
     documents = [f"{path}/zarr.json" for path in paths]
     return [*documents, *probe_keys(location), *withdrawal_keys(location)]
 

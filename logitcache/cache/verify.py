@@ -226,9 +226,8 @@ class _Checker:
         if content_sha256(rows) != stored.content_sha256:
             detail = "decoded rows have another digest than was committed"
             return _Suspect(found, CacheDamaged(detail))
-        if view.encoding is not None:
-            view.encoding.check({name: rows})
-        return None
+        fault = view.fault_of({name: rows})
+        return None if fault is None else _Suspect(found, CacheDamaged(fault))
 
     def _layout(self, placement: Placement, name: str) -> ShardLayout | None:
         path = placement.path(name)

@@ -320,18 +320,18 @@ class CacheWriter:
 
     def _read(self, placement: Placement, units: Sequence[int], names: Sequence[str]) -> Encoded:
         """Read whole units, each compared with its commit: a cache may come from anybody."""
-        commits = read_commits(self.location, placement.group, placement.view, units)
+        commits: dict[int, Commit] = {}
         for unit in units:
+            commits |= read_commits(self.location, placement.group, placement.view, [unit])
             known = self.recorded.get((placement.group, placement.view, unit))
             if unit not in commits and known is not None:
                 commits[unit] = known
-        missing = [unit for unit in units if unit not in commits]
-        if missing:
-            raise CacheDamaged(
-                "a unit is not committed",
-                where=f"{self.location}, {placement.group}, view {placement.view}",
-                got=f"unit {missing[0]}",
-            )
+            if unit not in commits:
+                raise CacheDamaged(
+                    "a unit is not committed",
+                    where=f"{self.location}, {placement.group}, view {placement.view}",
+                    got=f"unit {unit}",
+                )
         placement.check(commits, str(self.location))
         return self._objects.read(placement, [commits[unit] for unit in units], names)
 

@@ -66,8 +66,8 @@ class DenseEncoding:
         total = np.log(np.exp(log_probs.astype(np.float64)).sum(axis=1, keepdims=True))
         return DecodedDense((log_probs - total).astype(np.float32))
 
-    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Refuse stored rows that cannot be decoded: there are none."""
+    def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
+        """Return why stored rows cannot be decoded: any numbers can."""
 
     def consistent(
         self,

@@ -139,8 +139,8 @@ class FeatureEncoding:
             values *= np.expand_dims(arrays["scale"].astype(np.float32), self._shared)
         return values
 
-    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Refuse stored rows that cannot be decoded: there are none."""
+    def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
+        """Return why stored rows cannot be decoded: any numbers can."""
 
     def consistent(
         self,

@@ -124,7 +124,9 @@ class SparseEncoding:
         Raises:
             CacheDamaged: A class id or a code is out of range.
         """
-        self.check({name: array for name, array in arrays.items() if name == "codes"})
+        fault = self.fault_of(arrays)
+        if fault is not None:
+            raise CacheDamaged("stored targets cannot be decoded", got=fault)
         tail = arrays["tail"].astype(np.float32)
         log_probs = self._unscaled(arrays)
         present_mass = np.exp(log_probs).sum(axis=1, keepdims=True)
@@ -132,35 +134,26 @@ class SparseEncoding:
         with np.errstate(divide="ignore", invalid="ignore"):
             log_scale = np.log1p(-tail_mass) - np.log(present_mass)
         return DecodedSparse(
-            class_ids=self._class_ids(arrays),
+            class_ids=delta_decode(arrays["class_ids"]),
             log_probs=(log_probs + log_scale).astype(np.float32),
             tail=tail,
         )
 
-    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Refuse stored rows that cannot be decoded.
+    def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
+        """Return why stored rows cannot be decoded, None if they can.
 
-        Raises:
-            CacheDamaged: A class id or a code is out of range.
+        Args:
+            arrays: Some of the arrays by name.
         """
         if "class_ids" in arrays:
-            self._class_ids(arrays)
-        most = int(arrays["codes"].max(initial=0)) if "codes" in arrays else 0
-        if most > self.levels:
-            raise CacheDamaged(
-                "a stored code is out of range", expected=f"at most {self.levels}", got=most
-            )
-
-    def _class_ids(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
-        class_ids_NK = delta_decode(arrays["class_ids"])
-        most = int(class_ids_NK.max(initial=0))
-        if most >= self.num_classes:
-            raise CacheDamaged(
-                "a stored class id is out of range",
-                expected=f"less than {self.num_classes}",
-                got=most,
-            )
-        return class_ids_NK
+            most = int(delta_decode(arrays["class_ids"]).max(initial=0))
+            if most >= self.num_classes:
+                return f"class id {most} is out of range, there are {self.num_classes} classes"
+        if "codes" in arrays:
+            most = int(arrays["codes"].max(initial=0))
+            if most > self.levels:
+                return f"code {most} is out of range, the largest is {self.levels}"
+        return None
 
     def _unscaled(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         if self.values == "codes":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format import SAMPLES, default_unit_rows, sha256
+from logitcache.cache.format import SAMPLES, canonical_json, default_unit_rows, sha256
 from logitcache.cache.groups import TeacherGroup, placement_of
 from logitcache.cache.ledger import Commit, StoredArray, read_commits, write_commit
 from logitcache.cache.location import locate
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["simulate"]
 
+_LOCK = {"model": "none"}
 _CONDITIONS = Conditions(
     canonical_batch=256,
     precision="float32",
@@ -56,12 +57,10 @@ def simulate(path: Path, rows: int, views: int) -> CacheWriter:
         optional=("lse", "label_logp"),
         unit_rows=unit_rows,
         slots=tuple(view.id for view in recipes),
-        lock_sha256=sha256(b"lock"),
-        class_names_sha256=sha256(b"names"),
+        lock_sha256=sha256(canonical_json(_LOCK)),
+        class_names_sha256=sha256(canonical_json(list(writer.manifest.data.class_names))),
     )
-    writer.add_teacher(
-        TeacherRecord(lock={"model": "none"}, canonical_batch=256, source="simulated"), group
-    )
+    writer.add_teacher(TeacherRecord(lock=_LOCK, canonical_batch=256, source="simulated"), group)
     writer.write_unit(group, group.view_ids[0], 0, repeated(unit_rows), _CONDITIONS)
     _commit_the_rest(writer, group)
     accuracy = dict.fromkeys(group.view_ids, 0.76)

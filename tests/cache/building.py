@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format import SAMPLE_ARRAYS, Status
+from logitcache.cache.format import SAMPLE_ARRAYS, Status, canonical_json, sha256
 from logitcache.cache.groups import TeacherGroup
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from logitcache.encoding.choice import Encoding
 
 UNIT = 16
+CLASS_NAMES = ("a", "b", "c")
+LOCK = {"a": 1}
 _VIEW = ViewsConfig(count=0, eval=True).eval_view()
 VIEW = _VIEW.id
 
@@ -52,7 +54,7 @@ def start_cache(path: Path | Location, rows: int, unit: int = UNIT) -> CacheWrit
         locate(path, write=True),
         unit_rows=unit,
         segment=Segment(start=0, rows=rows),
-        data=DataRecord(description="thin air", class_names=("a", "b", "c")),
+        data=DataRecord(description="thin air", class_names=CLASS_NAMES),
         versions={"numpy": "2"},
     )
     writer.add_views({VIEW: _VIEW.to_json()})
@@ -68,8 +70,8 @@ def group_of(name: str, encoding: Encoding, unit_rows: int = UNIT) -> TeacherGro
         optional=("lse", "label_logp"),
         unit_rows=unit_rows,
         slots=(VIEW,),
-        lock_sha256="0",
-        class_names_sha256="0",
+        lock_sha256=sha256(canonical_json(LOCK)),
+        class_names_sha256=sha256(canonical_json(list(CLASS_NAMES))),
     )
 
 
@@ -78,7 +80,7 @@ def declare(
 ) -> TeacherGroup:
     """Declare a teacher."""
     group = group_of(name, encoding, unit_rows)
-    writer.add_teacher(TeacherRecord(lock={"a": 1}, canonical_batch=4, source="thin air"), group)
+    writer.add_teacher(TeacherRecord(lock=LOCK, canonical_batch=4, source="thin air"), group)
     return group
 
 

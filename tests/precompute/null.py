@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format import NO_VIEW, SAMPLES, Status
+from logitcache.cache.format import NO_VIEW, SAMPLES, Status, canonical_json, sha256
 from logitcache.cache.groups import TeacherGroup
 from logitcache.cache.location import locate
 from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
@@ -215,7 +215,7 @@ def _declare(writer: CacheWriter, name: str, unit_rows: int, view_ids: list[str]
         optional=("lse",),
         unit_rows=unit_rows,
         slots=tuple(view_ids),
-        lock_sha256="0",
-        class_names_sha256="0",
+        lock_sha256=sha256(canonical_json(lock)),
+        class_names_sha256=sha256(canonical_json(list(writer.manifest.data.class_names))),
     )
     writer.add_teacher(TeacherRecord(lock=lock, canonical_batch=BATCH, source="null"), group)

@@ -1,0 +1,79 @@
+"""Whoever opens a stranger's cache gets an error that names what is wrong, soon and in little room.
+
+The table of inputs and messages is in docs/security.md; ``python -m tests.hostile`` writes it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.forge import Forgery
+from tests.hostile.inputs import CANARY, INPUTS, Hostile, intact
+from tests.hostile.visit import Outcome, visit
+
+SECONDS, MEGABYTES = 2.0, 300.0
+DOCUMENT = Path(__file__).parents[2] / "docs/security.md"
+# that may be printed: text, line breaks
+UNPRINTABLE = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hostile") / "cache"
+    intact(path)
+    return path
+
+
+def check(outcomes: dict[str, Outcome] | int, hostile: Hostile) -> None:
+    assert isinstance(outcomes, dict), f"the process ended with {outcomes}"
+    for action, outcome in outcomes.items():
+        assert not outcome.crash, f"{action}: {outcome.crash}"
+        assert "Traceback" not in outcome.output, f"{action}: {outcome.output}"
+        assert outcome.seconds < SECONDS, f"{action} took {outcome.seconds:.1f} s"
+        assert outcome.megabytes < MEGABYTES, f"{action} took {outcome.megabytes:.0f} MB"
+        assert not UNPRINTABLE.search(outcome.output), f"{action}: {outcome.output!r}"
+    verified = outcomes["verify"]
+    assert re.search(hostile.says, verified.output), verified.output
+    assert verified.code == hostile.code, verified.output
+
+
+@pytest.mark.parametrize("hostile", INPUTS, ids=lambda hostile: hostile.name[:60])
+def test_a_hostile_cache_is_refused(
+    hostile: Hostile, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = tmp_path / "canary"
+    monkeypatch.setenv(CANARY, str(canary))
+    shutil.copytree(base, tmp_path / "cache")
+    hostile.build(Forgery(tmp_path / "cache"))
+    check(visit(str(tmp_path / "cache")), hostile)
+    assert not canary.exists(), "code of the cache was run"
+
+
+def test_the_intact_cache_is_not_refused(base: Path) -> None:
+    outcomes = visit(str(base))
+    assert isinstance(outcomes, dict)
+    for action, outcome in outcomes.items():
+        assert (outcome.code, outcome.crash) == (0, ""), (action, outcome)
+
+
+def test_sealing_again_changes_nothing(base: Path, tmp_path: Path) -> None:
+    """The forger computes the digests that the package computes."""
+    shutil.copytree(base, tmp_path / "cache")
+    Forgery(tmp_path / "cache").seal()
+    outcomes = visit(str(tmp_path / "cache"))
+    assert isinstance(outcomes, dict)
+    assert {outcome.code for outcome in outcomes.values()} == {0}, outcomes
+
+
+def test_there_are_inputs_of_every_kind() -> None:
+    kinds = Counter(hostile.kind for hostile in INPUTS)
+    assert len(INPUTS) >= 100
+    assert min(kinds.values()) >= 8, kinds
+    assert len({hostile.name for hostile in INPUTS}) == len(INPUTS)

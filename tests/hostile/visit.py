@@ -1,0 +1,154 @@
+"""A visit to a hostile cache, in a process of its own: what it prints, takes, and leaves with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from logitcache.cache.describe import describe
+from logitcache.cache.location import locate
+from logitcache.cache.mend import rewrite_unsealed
+from logitcache.cache.partners import mixed_views
+from logitcache.cache.reader import open_cache
+from logitcache.cache.verify import verify
+from logitcache.cache.writer import CacheWriter
+from logitcache.cli import app as cli
+from logitcache.cli import maintain, options, tables, trust  # noqa: F401  # what commands import
+from logitcache.errors import LogitcacheError
+from logitcache.views.spec import parse_view
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
+__all__ = ["ACTIONS", "Outcome", "visit"]
+
+_SECONDS = 60
+_ADDRESS_SPACE = 8 * 2**30  # so that a bomb ends this process and not the machine
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one action.
+
+    Attributes:
+        code: Exit code; of a Python call 0, or the exit code of the error that it raised.
+        output: What was printed, or the message of the error.
+        seconds: Of processor time.
+        megabytes: Of memory beyond what the process had before.
+        crash: A traceback that is no error of ours; empty if there is none.
+    """
+
+    code: int
+    output: str
+    seconds: float
+    megabytes: float
+    crash: str = ""
+
+
+def read_everything(url: str) -> None:
+    """Read all that a student may read."""
+    cache = open_cache(url, local_copy_bytes=0)
+    assert cache.samples.rows.size
+    for view_id, recipe in cache.views.items():
+        parse_view(recipe, view_id)
+    for name, group in cache.groups.items():
+        for view in cache.views_of([name]):
+            stop = cache.units()[-1] * cache.unit_rows + cache.unit_rows
+            group.encoding.decode(cache.read(name, view, 0, stop))
+    for view in mixed_views(cache.manifest):
+        for unit in cache.units():
+            cache.unit_partners(view, unit)
+    cache.probes()
+
+
+def extend(url: str) -> None:
+    """Do what precompute does before it asks a teacher."""
+    if "://" in url:
+        return  # not every place can be written to
+    writer = CacheWriter.open(locate(url, write=True))
+    rewrite_unsealed(writer)
+    writer.missing()
+    writer.read_samples(0, writer.manifest.capacity)
+    for group in writer.groups().values():
+        for view in group.view_ids:
+            writer.read_rows(group, view, 0, group.unit_rows, list(group.specs()))
+    for view in mixed_views(writer.manifest):
+        writer.read_partners(view, 0)
+
+
+def _command(*arguments: str) -> int:
+    sys.argv = ["logitcache", *arguments]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+ACTIONS: dict[str, Callable[[str], object]] = {
+    "verify": lambda url: _command("verify", url),
+    "inspect": lambda url: _command("inspect", url),
+    "status": lambda url: _command("status", url, "--json"),
+    "describe": describe,
+    "check": verify,
+    "read": read_everything,
+    "extend": extend,
+}
+
+
+def visit(url: str, actions: tuple[str, ...] = tuple(ACTIONS)) -> dict[str, Outcome] | int:
+    """Perform actions on a cache in a process of its own.
+
+    Returns:
+        Outcomes by action; the exit code of the process if it died.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.hostile.visit"])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_visit, args=(theirs, url, actions))
+    process.start()
+    theirs.close()
+    found: dict[str, Outcome] = {}
+    try:
+        while len(found) < len(actions) and ours.poll(2 * _SECONDS):
+            name, outcome = ours.recv()
+            found[name] = outcome
+    except EOFError:
+        pass  # it died; its exit code tells
+    process.join(_SECONDS)
+    return found if len(found) == len(actions) else process.exitcode or -1
+
+
+def _visit(pipe: Connection, url: str, actions: tuple[str, ...]) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
+    signal.alarm(_SECONDS)
+    os.environ["COLUMNS"] = "200"
+    for name in actions:
+        before, started = _peak(), time.process_time()
+        code, crash, output = 0, "", io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            try:
+                found = ACTIONS[name](url)
+                code = found if isinstance(found, int) else 0
+            except LogitcacheError as error:
+                code = error.exit_code
+                print(error, file=output)
+            except BaseException:
+                crash = traceback.format_exc()
+        seconds = time.process_time() - started
+        pipe.send((name, Outcome(code, output.getvalue(), seconds, _peak() - before, crash)))
+
+
+def _peak() -> float:
+    """Return the largest memory of this process so far, in megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
