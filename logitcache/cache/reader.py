@@ -18,7 +18,7 @@ from logitcache.cache.location import locate
 from logitcache.cache.manifest import Manifest, read_manifest
 from logitcache.cache.objects import CommittedObjects, Piece
 from logitcache.cache.partners import read_partners
-from logitcache.cache.probes import read_probes
+from logitcache.cache.probes import ProbesDocument, read_probes
 from logitcache.cache.samples import Samples, read_samples
 from logitcache.cache.sealed import manifest_fault, metadata_faults
 from logitcache.cache.withdrawals import read_withdrawn
@@ -333,11 +333,11 @@ class Cache:
         store = self._store(VIEWS, view_id, [unit], [f"{view_id}/partner"])
         return read_partners(store, view_id, unit, self.readable_unit(unit))
 
-    def probes(self) -> list[dict[str, Any]]:
+    def probes(self) -> list[ProbesDocument]:
         """Return the documents of probes, oldest first; see :mod:`logitcache.views.probes`.
 
         Raises:
-            CacheDamaged: One is missing or is not what was written.
+            CacheDamaged: One is missing, malformed, or not what was written.
         """
         return read_probes(self._location, self.revision.metadata)
 

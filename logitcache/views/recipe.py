@@ -47,7 +47,7 @@ def _with_outline(values: dict[str, Any]) -> dict[str, Any]:
 
 
 Recipe = Annotated[dict[str, Any], AfterValidator(_with_outline)]
-"""JSON values that have the outline of a recipe, for models that hold recipes without parsing them."""
+"""JSON values that have the outline of a recipe, as they are."""
 
 
 def recipe_id(values: object) -> str:

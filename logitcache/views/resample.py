@@ -64,7 +64,8 @@ def _pass(
     bits = _bits(length, resized, interpolation)
     out = np.empty((count, *lines.shape[1:]), dtype=np.uint8)
     for wanted in _runs(length, resized, range(offset, offset + count), interpolation):
-        starts, weights_NT = _weights(length, resized, np.arange(wanted.start, wanted.stop), interpolation)
+        lines_N = np.arange(wanted.start, wanted.stop)
+        starts, weights_NT = _weights(length, resized, lines_N, interpolation)
         scaled = weights_NT * (1 << bits)
         rounded_NT = np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5)).astype(np.int64)
         rows = slice(wanted.start - offset, wanted.stop - offset)
@@ -79,9 +80,7 @@ def _pass(
     return out
 
 
-def _runs(
-    length: int, resized: int, lines: range, interpolation: Interpolation
-) -> Iterator[range]:
+def _runs(length: int, resized: int, lines: range, interpolation: Interpolation) -> Iterator[range]:
     """Yield output lines in runs whose weights fit into memory together."""
     taps = _taps(length / resized, interpolation)
     step = max(1, _AT_ONCE // taps)

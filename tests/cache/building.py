@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 UNIT = 16
 _VIEW = ViewsConfig(count=0, eval=True).eval_view()
-VIEW = _VIEW.id
+VIEW, RECIPE = _VIEW.id, _VIEW.to_json()
+MORE_VIEWS = {view.id: view.to_json() for view in ViewsConfig(count=2).views()}
+"""Recipes of two further views, by id."""
 
 
 def samples_of(rows: int, unreadable: tuple[int, ...] = (), unit: int = UNIT) -> Encoded:
@@ -55,7 +57,7 @@ def start_cache(path: Path | Location, rows: int, unit: int = UNIT) -> CacheWrit
         data=DataRecord(description="thin air", class_names=("a", "b", "c")),
         versions={"numpy": "2"},
     )
-    writer.add_views({VIEW: _VIEW.to_json()})
+    writer.add_views({VIEW: RECIPE})
     return writer
 
 
