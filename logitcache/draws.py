@@ -52,9 +52,15 @@ class Purpose(IntEnum):
 
 
 def words(
-    seed: int, hashes_N: ArrayLike, *, draw: int, purpose: Purpose, count: int
+    seed: int,
+    hashes_N: ArrayLike,
+    *,
+    draw: int,
+    purpose: Purpose,
+    count: int,
+    first_block: int = 0,
 ) -> NDArray[np.uint64]:
-    """Return the first ``count`` words of every sample.
+    """Return ``count`` words of every sample, the first ones by default.
 
     Args:
         seed: First word of the key, 0 <= seed < 2^64.
@@ -62,6 +68,7 @@ def words(
         draw: Second word of the counter, 0 <= draw < 2^32.
         purpose: Third word of the counter.
         count: Words per sample.
+        first_block: How many blocks of four words are left out before them.
 
     Returns:
         uint64 array (N, count).
@@ -70,7 +77,7 @@ def words(
     blocks = -(-count // 4)
     shape = (len(hashes_N), blocks)
     counter = np.zeros((4, *shape), dtype=np.uint64)
-    counter[0] = np.arange(1, blocks + 1, dtype=np.uint64)
+    counter[0] = np.arange(first_block + 1, first_block + blocks + 1, dtype=np.uint64)
     counter[1] = np.uint64(draw)
     counter[2] = np.uint64(purpose)
     key = (np.uint64(seed), np.broadcast_to(hashes_N[:, None], shape))

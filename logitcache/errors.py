@@ -33,6 +33,8 @@ import difflib
 import re
 from typing import TYPE_CHECKING, Any
 
+from logitcache.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -105,15 +107,17 @@ class LogitcacheError(Exception):
         return _revived, (type(self), self.args, {**self.__dict__, **plain})
 
     def render(self) -> str:
-        """Return the message, one line per part that is known."""
+        """Return the message, one line per part that is known; see :func:`.visible`."""
         parts = [
             ("where", self.where),
             ("expected", self.expected),
             ("got", self.got),
             ("next", self.hint),
         ]
-        lines = [f"  {name + ':':<10}{value}" for name, value in parts if value is not None]
-        return "\n".join([self.what, *lines])
+        lines = [
+            f"  {name + ':':<10}{visible(value)}" for name, value in parts if value is not None
+        ]
+        return "\n".join([visible(self.what), *lines])
 
 
 class UsageError(LogitcacheError):

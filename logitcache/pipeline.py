@@ -31,11 +31,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import yaml
 from pydantic import Field, model_validator
 
 from logitcache.config import Config
 from logitcache.errors import UsageError, nearest, redacted
+from logitcache.yaml_text import load_yaml, load_yaml_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -288,7 +288,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         UsageError: There is no such file, or it is no YAML mapping.
     """
     try:
-        values = _load_yaml(Path(path).read_text())
+        values = load_yaml_file(Path(path))
     except OSError as error:
         raise UsageError("cannot read this file", where=path, got=error.strerror) from None
     except ValueError as error:
@@ -324,7 +324,7 @@ def parse_value(text: str, where: str) -> Any:
         UsageError: It is none.
     """
     try:
-        value = _load_yaml(text)
+        value = load_yaml(text)
     except ValueError:
         raise UsageError("the value is not YAML", where=where) from None
     _refuse_joined(value, where)
@@ -358,16 +358,6 @@ def _joined_key(value: object) -> str | None:
                     return key
         waiting.extend(found.values() if isinstance(found, dict) else found)
     return None
-
-
-def _load_yaml(text: str) -> Any:
-    """Read YAML; everything that PyYAML's constructors stumble over is a ValueError."""
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(str(error)) from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def shipped_pipelines() -> list[Path]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from logitcache.cache.format import sha256 as sha256_of
 from logitcache.files import PARTIAL
 from logitcache.platforms import replace_file
+from logitcache.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,8 +83,9 @@ class LocalCopies:
                 self._write(self._path(sha256), content)
             except OSError as error:
                 self.most_bytes = 0
+                why = f"no further copies are kept in {self.root}: {error.strerror or error}"
                 warnings.warn(
-                    f"no further copies are kept in {self.root}: {error.strerror or error}",
+                    visible(why),
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -219,15 +219,15 @@ def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescri
     group = read_group(location, name)
     assert isinstance(group, TeacherGroup)
     record, views = manifest.teachers[name], _views(manifest, group)
-    lock = record.lock
+    locked = record.locked
     features = [_features(location, manifest, feature_name(name, t)) for t in record.features]
     return TeacherDescription(
         name=group.name,
-        architecture=str(lock.get("architecture", "unknown")),
+        architecture=locked.architecture or "unknown",
         source=record.source,
-        weights_sha256=str(lock.get("weights_sha256", "")),
-        input_size=int(lock.get("input", {}).get("size", 0)),
-        precision=str(lock.get("precision", "")),
+        weights_sha256=locked.weights_sha256,
+        input_size=locked.input.size or 0,
+        precision=locked.precision or "",
         num_classes=group.num_classes,
         encoding=group.encoding.to_json(),
         views=len(views),
@@ -269,8 +269,8 @@ def _units(location: Location, group: Group, views: Sequence[str]) -> int:
 
 
 def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
-    operations = [str(operation.get("op")) for operation in recipe.get("operations", ())]
-    return ViewDescription(view_id, operations, recipe.get("draw", 0), recipe.get("seed", 0))
+    operations = [operation["op"] for operation in recipe["operations"]]
+    return ViewDescription(view_id, operations, recipe["draw"], recipe["seed"])
 
 
 def _unreadable(location: Location, manifest: Manifest) -> int:

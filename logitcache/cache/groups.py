@@ -23,12 +23,12 @@ from logitcache.cache.format import (
     teacher_of,
 )
 from logitcache.cache.ledger import sealed_bytes
-from logitcache.cache.manifest import ViewId
 from logitcache.cache.placement import Placement, units_of
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.encoding.choice import Encoding, parse_encoding
 from logitcache.encoding.features import FeatureEncoding, parse_features
 from logitcache.errors import CacheDamaged, CacheError
+from logitcache.views.recipe import ViewId
 
 if TYPE_CHECKING:
     from logitcache.cache.location import Location

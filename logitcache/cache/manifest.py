@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from logitcache.cache.documents import MAX_DOCUMENT_BYTES, parse_group, validation_detail
 from logitcache.cache.format import ATTRIBUTE, FEATURES, FORMATS, check_name
+from logitcache.cache.teacher_lock import Lock, LockedFields
 from logitcache.errors import CacheDamaged, CacheError, UnsupportedFormat, UsageError
+from logitcache.views.recipe import Recipe, ViewId, recipe_id
 
 if TYPE_CHECKING:
     from logitcache.cache.location import Location
@@ -24,8 +26,8 @@ __all__ = [
     "RevisionPointer",
     "Segment",
     "TeacherRecord",
-    "ViewId",
     "check_revision",
+    "parse_manifest",
     "read_manifest",
 ]
 
@@ -34,8 +36,6 @@ MAX_UNITS = 2**15
 """Units of a view: its ledger, which names all of them, is held in memory."""
 _SHA256 = re.compile(r"[0-9a-fA-F]{12,64}")
 _Count = Annotated[int, Field(ge=0, le=_MAX_ROWS)]
-ViewId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""The id of a view; it is part of paths, so nothing else is let in."""
 
 
 class _Record(BaseModel):
@@ -137,7 +137,7 @@ class TeacherRecord(_Record):
         feature_fidelity: The same of its taps, by tap.
     """
 
-    lock: dict[str, Any]
+    lock: Lock
     canonical_batch: int = Field(ge=1)
     source: str
     accuracy: dict[str, float] = Field(default_factory=dict)
@@ -145,6 +145,11 @@ class TeacherRecord(_Record):
     features: tuple[str, ...] = Field(default=(), max_length=1024)
     fidelity: FidelityRecord | None = None
     feature_fidelity: dict[str, FeatureFidelityRecord] = Field(default_factory=dict)
+
+    @property
+    def locked(self) -> LockedFields:
+        """The fields of the lock that are read."""
+        return LockedFields.model_validate(self.lock)
 
 
 class RevisionPointer(_Record):
@@ -178,7 +183,7 @@ class Manifest(_Record):
     unit_rows: int = Field(ge=16, le=65536)
     segments: tuple[Segment, ...] = Field(max_length=65536)
     data: DataRecord
-    views: dict[ViewId, dict[str, Any]] = Field(max_length=65536)
+    views: dict[ViewId, Recipe] = Field(max_length=65536)
     teachers: dict[str, TeacherRecord] = Field(max_length=4096)
     versions: dict[str, str]
     revision: RevisionPointer | None = None
@@ -267,13 +272,39 @@ def read_manifest(location: Location) -> Manifest:
             got=error.what if error.got is None else f"{error.what}: {error.got}",
         ) from None
     _check_version(values, where)
+    return parse_manifest(values, where)
+
+
+def parse_manifest(values: object, where: str) -> Manifest:
+    """Check the JSON values of a root manifest of a known format.
+
+    Raises:
+        CacheError: They are malformed.
+        CacheDamaged: A view has the id of another recipe.
+    """
     try:
-        return Manifest.model_validate(values)
-    except ValidationError as error:
-        place, detail = validation_detail(error)
-        raise CacheError("the manifest is damaged", where=f"{where} {place}", got=detail) from None
-    except UsageError as error:
-        raise CacheError("the manifest is damaged", where=where, got=error.what) from None
+        manifest = Manifest.model_validate(values)
+        ids = {view_id: recipe_id(recipe) for view_id, recipe in manifest.views.items()}
+    except (ValueError, UsageError) as error:
+        place, got = _first_fault(error)
+        raise CacheError("the manifest is damaged", where=f"{where} {place}", got=got) from None
+    for view_id, own in ids.items():
+        if own != view_id:
+            raise CacheDamaged(
+                "a view has the id of another recipe",
+                where=f"{where} views.{view_id}",
+                expected=f"a recipe whose digest is {view_id}",
+                got=own,
+                hint="logitcache repair restores the manifest that was sealed",
+            )
+    return manifest
+
+
+def _first_fault(error: ValueError | UsageError) -> tuple[str, str]:
+    """Return the place and the cause of what is malformed."""
+    if isinstance(error, ValidationError):
+        return validation_detail(error)
+    return "", error.what if isinstance(error, UsageError) else str(error)
 
 
 def check_revision(manifest: Manifest, wanted: str | None, where: object) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from logitcache.cache.arrays import create_array, resize, write_group
 from logitcache.cache.documents import parse_group, parse_json
 from logitcache.cache.faults import Cause, Fault
@@ -44,7 +42,7 @@ from logitcache.cache.ledger import (
     read_revision,
     write_commit,
 )
-from logitcache.cache.manifest import Manifest, RevisionPointer, read_manifest
+from logitcache.cache.manifest import Manifest, RevisionPointer, parse_manifest, read_manifest
 from logitcache.cache.partners import mixed_views, partner_attributes, partner_placement
 from logitcache.cache.samples import sample_attributes, sample_placement
 from logitcache.cache.seal import metadata_keys
@@ -71,8 +69,8 @@ def recovered_manifest(location: Location) -> Manifest | None:
             copies = read_copies(location, revision)
             if copies is None or revision.number != number:
                 continue
-            manifest = Manifest.model_validate(copies.manifest)
-        except (CacheError, ValidationError):
+            manifest = parse_manifest(copies.manifest, "")
+        except CacheError:
             continue  # an older one may do
         pointer = RevisionPointer(number=number, sha256=sha256(content or b""))
         return manifest.changed(revision=pointer)

@@ -51,7 +51,7 @@ def mixed_views(manifest: Manifest, among: Collection[str] | None = None) -> lis
         view_id
         for view_id, recipe in manifest.views.items()
         if (among is None or view_id in among)
-        and any(operation.get("op") == _MIX for operation in recipe.get("operations", ()))
+        and any(operation["op"] == _MIX for operation in recipe["operations"])
     ]
 
 

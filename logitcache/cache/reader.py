@@ -25,7 +25,7 @@ from logitcache.cache.manifest import Manifest, check_revision, read_manifest
 from logitcache.cache.objects import CommittedObjects
 from logitcache.cache.partners import partner_placement, partner_rows
 from logitcache.cache.placement import Placement, units_of
-from logitcache.cache.probes import read_probes
+from logitcache.cache.probes import ProbesDocument, read_probes
 from logitcache.cache.samples import Samples, sample_fault, sample_placement, samples_from
 from logitcache.cache.sealed import manifest_fault, metadata_faults
 from logitcache.cache.withdrawals import read_withdrawn
@@ -339,11 +339,11 @@ class Cache:
         (stored,) = self._read(placement, [unit], list(placement.specs)).values()
         return partner_rows(view_id, unit, stored, self.readable_unit(unit))
 
-    def probes(self) -> list[dict[str, Any]]:
+    def probes(self) -> list[ProbesDocument]:
         """Return the documents of probes, oldest first; see :mod:`logitcache.views.probes`.
 
         Raises:
-            CacheDamaged: One is missing or is not what was written.
+            CacheDamaged: One is missing, malformed, or not what was written.
         """
         return read_probes(self._location, self.revision.metadata)
 

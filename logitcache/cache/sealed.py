@@ -9,20 +9,19 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from logitcache.cache.documents import parse_json
 from logitcache.cache.faults import Cause, Fault
 from logitcache.cache.format import ATTRIBUTE, sha256
 from logitcache.cache.ledger import manifest_digest, read_copies
-from logitcache.cache.manifest import Manifest
-from logitcache.errors import CacheDamaged
+from logitcache.cache.manifest import parse_manifest
+from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from logitcache.cache.ledger import Copies, Revision
     from logitcache.cache.location import Location
+    from logitcache.cache.manifest import Manifest
 
 __all__ = ["manifest_fault", "metadata_faults"]
 
@@ -35,9 +34,10 @@ def manifest_fault(location: Location, manifest: Manifest, revision: Revision) -
     if copies is None:
         return Fault(Cause.MANIFEST, "not the manifest that was sealed", "zarr.json")
     try:
-        sealed = Manifest.model_validate(copies.manifest).to_json()
-    except ValidationError as error:
-        return Fault(Cause.MANIFEST, f"its copy is malformed: {error}", "zarr.json")
+        sealed = parse_manifest(copies.manifest, "").to_json()
+    except CacheError as error:
+        detail = f"its copy is malformed: {error.what}: {error.got}"
+        return Fault(Cause.MANIFEST, detail, "zarr.json")
     edited = _changed_fields(sealed, manifest.to_json())
     if not edited:
         return None

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from logitcache.cli.create import create_app
+from logitcache.cli.echo import accept_all_characters, echo
 from logitcache.cli.launch import launched_rank
 from logitcache.cli.maintain import LOOK, maintain_app
 from logitcache.cli.tools import tools_app
@@ -42,7 +43,7 @@ def _version(
     if version:
         from importlib.metadata import version as version_of
 
-        typer.echo(version_of("logitcache"))
+        echo(version_of("logitcache"))
         raise typer.Exit
 
 
@@ -50,6 +51,7 @@ def main() -> None:
     """Run the command line and leave with the exit code of what happened."""
     # what the package logs, its commands print
     logging.getLogger("logitcache").addHandler(logging.NullHandler())
+    accept_all_characters()
     try:
         app()
     except LogitcacheError as error:

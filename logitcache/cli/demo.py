@@ -42,11 +42,12 @@ def run_demo(out: Path, *, seeds: int, as_json: bool) -> None:
         print_json({"pipeline": _PIPELINE, "runs": runs_json})
         return
     print_pipeline(runs)
-    new_console().print(
+    console = new_console()
+    console.print(
         "Teachers saw the labelled images; students saw all images and no label, "
-        "except 'labels', which saw what the teachers saw.\n"
-        f"The teachers' weights were deleted before the students began. Files: {out}"
+        "except 'labels', which saw what the teachers saw."
     )
+    console.print(f"The teachers' weights were deleted before the students began. Files: {out}")
 
 
 def _run_once(pipeline: Pipeline) -> list[StageResult]:

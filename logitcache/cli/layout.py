@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from logitcache.data.listing import left_out_text
+from logitcache.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.text import Text
+
 __all__ = [
+    "PlainConsole",
     "bytes_text",
     "new_console",
     "new_table",
@@ -46,16 +50,29 @@ def new_table(first: str, *others: str) -> Table:
     return table
 
 
-def new_console() -> Console:
-    """Return stdout; wide enough for a table where it is no terminal.
+class PlainConsole(Console):
+    """A console that prints text from data as text, with all of its characters.
 
-    Text is printed as it is. Names of folders, images and classes may hold ``[`` or ``:``, which
-    rich reads as markup and emoji by default.
+    Names of folders, images and classes may contain ``[`` or ``:``, which rich reads as markup and
+    emoji by default, and escape sequences, which a terminal obeys; see :func:`.visible`. A line
+    break inside of a text is written out as well, so no name looks like a line of its own.
+
+    Args:
+        options: As of rich.
     """
-    console = Console(highlight=False, markup=False, emoji=False)
-    if console.is_terminal:
-        return console
-    return Console(highlight=False, markup=False, emoji=False, width=140)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return text as it is printed: in lines and in the cells of tables."""
+        return super().render_str(visible(text), **options)
+
+
+def new_console() -> Console:
+    """Return stdout; wide enough for a table where it is no terminal."""
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=140)
 
 
 def print_line(console: Console, text: str) -> None:

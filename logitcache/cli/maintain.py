@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from logitcache.cli.echo import echo
 from logitcache.cli.flags import (
     Json,
     OnBadImage,
@@ -205,7 +206,7 @@ def withdraw(
     if as_json:
         print_json({"cache": cache, "withdrawn": count})
     else:
-        typer.echo(f"{cache}: {count} images are withdrawn")
+        echo(f"{cache}: {count} images are withdrawn")
 
 
 @maintain_app.command(rich_help_panel=_TRUST)
@@ -246,7 +247,7 @@ def drop(
         print_json({"cache": cache, **asdict(dropped)})
         return
     names = [*dropped.teachers, *dropped.features, *(f"view {name}" for name in dropped.views)]
-    typer.echo(
+    echo(
         f"{cache}: dropped {', '.join(names)}; {len(dropped.left_teachers)} teachers and "
         f"{len(dropped.left_views)} views are left"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitcache.errors import UsageError, nearest
+from logitcache.text import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,9 +166,20 @@ def objectives(names: Sequence[str]) -> list[dict[str, Any]] | None:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print one stable document on stdout."""
-    json.dump({"schema_version": SCHEMA_VERSION, **document}, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    """Print one stable document on stdout, in ASCII; its text can be encoded in UTF-8."""
+    text = json.dumps(_encodable({"schema_version": SCHEMA_VERSION, **document}), indent=2)
+    sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
+
+
+def _encodable(value: Any) -> Any:
+    """Return JSON values without lone surrogates, which JSON can write and UTF-8 cannot."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(inner) for inner in value]
+    return value
 
 
 def network(model: str) -> dict[str, Any]:

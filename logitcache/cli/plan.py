@@ -73,9 +73,8 @@ def print_estimate(found: Estimate) -> None:
 def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> None:
     asked = ", ".join(f"{1e3 * s:.3g} ms an image on {d}" for d, s in teacher.seconds.items())
     right = "" if teacher.accuracy is None else f", {percent_text(teacher.accuracy)} right"
-    console.print(
-        f"\n{name}: {teacher.architecture}, {teacher.num_classes} classes{right}, {asked}"
-    )
+    console.print()
+    console.print(f"{name}: {teacher.architecture}, {teacher.num_classes} classes{right}, {asked}")
     table = new_table("stored as", "bytes a row", "all views", "files", "RAM a view")
     temperatures = list(teacher.chosen.fidelity["temperatures"])
     for header in (*(f"KL T={t}" for t in temperatures), "top-1 kept", ""):
@@ -125,7 +124,8 @@ def _encoding_text(encoding: Mapping[str, Any]) -> str:
 
 
 def _print_views(console: Console, found: Estimate) -> None:
-    console.print("\nthe whole cache, stored as chosen")
+    console.print()
+    console.print("the whole cache, stored as chosen")
     table = new_table("views", "bytes", "files")
     for device in found.devices:
         table.add_column(f"minutes, {device}", justify="right")
@@ -166,9 +166,10 @@ def _print_payback(console: Console, found: Estimate) -> None:
 def _print_lacking(console: Console, lacking: Lacking) -> None:
     """Print what an existing cache lacks."""
     images, views = lacking.images + lacking.new_images, lacking.views + lacking.new_views
+    console.print()
     print_line(
         console,
-        f"\n{lacking.cache} has {lacking.images} of the {images} images and {lacking.views} of "
+        f"{lacking.cache} has {lacking.images} of the {images} images and {lacking.views} of "
         f"the {views} views",
     )
     table = new_table("teacher or tap")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from logitcache.cli.layout import PlainConsole
+from logitcache.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.progress import Task
 
     from logitcache.cache.verify import VerifyProgress
     from logitcache.precompute.compute import Progress as PrecomputeProgress
@@ -19,6 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["ProgressLine"]
 
 _PLAIN_SECONDS = 15.0
+
+
+class _PlainColumn(TextColumn):
+    """A column of text from data; see :class:`.PlainConsole`."""
+
+    def render(self, task: Task) -> Text:
+        return Text(visible(self.text_format.format(task=task)))
 
 
 class ProgressLine:
@@ -31,16 +43,16 @@ class ProgressLine:
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
         self._title = title
-        self._console = Console(stderr=True, quiet=quiet, markup=False, emoji=False)
+        self._console = PlainConsole(stderr=True, quiet=quiet)
         self._started = time.monotonic()
         self._printed = -_PLAIN_SECONDS
         # where the current phase began, to estimate when it ends
         self._phase, self._phase_started, self._phase_first = "", self._started, 0
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
+            _PlainColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[count]}", markup=False),
-            TextColumn("{task.fields[rates]}", markup=False),
+            _PlainColumn("{task.fields[count]}"),
+            _PlainColumn("{task.fields[rates]}"),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from logitcache.cli.echo import echo
+
 __all__ = ["tools_app"]
 
 tools_app = typer.Typer(help="Read a cache and make something small of it.", no_args_is_help=True)
@@ -39,9 +41,7 @@ def fit_weights(
         print_json(fitted.to_json())
         return
     for name, weight in fitted.teachers.items():
-        typer.echo(f"{name}: weight {weight:.4f}, alone {fitted.single[name]:.1%}")
-    typer.echo(
-        f"mixture {fitted.accuracy:.1%}, all alike {fitted.uniform:.1%}, on {fitted.rows} images"
-    )
+        echo(f"{name}: weight {weight:.4f}, alone {fitted.single[name]:.1%}")
+    echo(f"mixture {fitted.accuracy:.1%}, all alike {fitted.uniform:.1%}, on {fitted.rows} images")
     weights = ", ".join(f"{name}: {weight:.4f}" for name, weight in fitted.teachers.items())
-    typer.echo(f"{out}: use as objectives: [soft: {{teachers: {{{weights}}}}}]")
+    echo(f"{out}: use as objectives: [soft: {{teachers: {{{weights}}}}}]")

@@ -10,6 +10,7 @@ from pydantic import Field
 from logitcache.cache.choose_views import choose_views
 from logitcache.cache.reader import open_cache
 from logitcache.cache.verify import verify
+from logitcache.cli.echo import echo
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.options import gather, print_json, teachers
 from logitcache.cli.progress import ProgressLine
@@ -93,7 +94,7 @@ def run_verify(
     if as_json:
         print_json({**document, "ok": ok and drift is None})
     else:
-        typer.echo(_probes_text(document["probes"]))
+        echo(_probes_text(document["probes"]))
     if drift is not None:
         raise drift
     if not ok:
@@ -169,7 +170,7 @@ class _MadeFrom:
         if self._audits:
             print_audits(self._audits)
         elif self._config.teachers:
-            typer.echo("teachers: not compared, because the images are not those of the cache")
+            echo("teachers: not compared, because the images are not those of the cache")
 
     def _view_ids(self, views: Sequence[str]) -> list[str] | None:
         """Return the ids of the views to audit, None for all."""

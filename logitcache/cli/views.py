@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from logitcache.cli.echo import echo
+
 if TYPE_CHECKING:
     from logitcache.cli.gallery import Gallery
 
@@ -60,11 +62,11 @@ def show(
         print_json({"images": shown})
         return
     for image in shown:
-        typer.echo(f"{image['key']}: row {image['row']}, {image['height']} x {image['width']}")
+        echo(f"{image['key']}: row {image['row']}, {image['height']} x {image['width']}")
         for drawn in image["views"]:
-            typer.echo(f"  {drawn['view']} draw {drawn['draw']}")
+            echo(f"  {drawn['view']} draw {drawn['draw']}")
             for name, value in _described(drawn):
-                typer.echo(f"    {name + ':':<9}{value}")
+                echo(f"    {name + ':':<9}{value}")
 
 
 @views_app.command()
@@ -87,7 +89,7 @@ def sheet(
 
     gallery = _gallery(data, cache, key, None, view, config, sets, images=images)
     draw_sheet(gallery, out, size=size, teacher=teacher)
-    typer.echo(f"{out}: {len(gallery.positions)} images x {len(gallery.views)} views")
+    echo(f"{out}: {len(gallery.positions)} images x {len(gallery.views)} views")
 
 
 @views_app.command()
@@ -110,15 +112,15 @@ def check(
     if as_json:
         print_json(document)
     else:
-        typer.echo(", ".join(f"{name} {value}" for name, value in document["versions"].items()))
+        echo(", ".join(f"{name} {value}" for name, value in document["versions"].items()))
         for kind in ("words", "parameters", "pixels"):
             for where in golden[kind]:
-                typer.echo(f"other {kind}: {where}")
+                echo(f"other {kind}: {where}")
         state = "all as written" if golden["sound"] else "NOT as written"
-        typer.echo(f"{golden['vectors']} golden vectors: {state}")
+        echo(f"{golden['vectors']} golden vectors: {state}")
         probes = document["probes"]
         if probes is not None:
-            typer.echo(
+            echo(
                 f"{probes['checked']} probes of {cache}: {probes['drifted']} with other pixels, "
                 f"{probes['skipped']} skipped, {probes['seconds']:.2f} s"
             )

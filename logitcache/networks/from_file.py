@@ -26,6 +26,7 @@ from logitcache.networks.weights import (
     named_root,
 )
 from logitcache.networks.weights_file import read_checkpoint, shown
+from logitcache.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,7 +113,7 @@ def _log_differences(path: Path, fitted: FittedWeights, *, fresh: int | None) ->
     """Log what of a file is not in the network, and the size of a fresh classifier."""
     if fitted.outside:
         left = f"{len(fitted.outside)} tensors outside {shown(fitted.prefix)!r} left out"
-        _LOG.info("%s: %s: %s", path, left, listed(fitted.outside))
+        _LOG.info("%s: %s: %s", path, left, visible(listed(fitted.outside)))
     if fresh is not None:
         _LOG.info("%s: the classifier of %d classes is a fresh one", path, fresh)
 

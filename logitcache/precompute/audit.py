@@ -129,10 +129,11 @@ def audit_teachers(
     audits = []
     for name, values in teachers.items():
         cache.teacher(name)
-        lock = cache.manifest.teachers[name].lock
-        config = as_locked(TeacherConfig.parse(values, f"teachers.{name}"), lock)
-        member = Member(name, config, device=resolve_device(device), precision=lock["precision"])
-        check_lock(url, name, lock, member.lock)
+        record = cache.manifest.teachers[name]
+        config = as_locked(TeacherConfig.parse(values, f"teachers.{name}"), record.locked)
+        precision = record.locked.precision or "float32"
+        member = Member(name, config, device=resolve_device(device), precision=precision)
+        check_lock(url, name, record.lock, member.lock)
         audits.append(
             audit_teacher(
                 cache,

@@ -285,7 +285,7 @@ class Crew:
         refusals = dispatch.refusals
         if not refusals and now - self._hoped < _PATIENCE_SECONDS:
             return
-        said = "\n".join(f"worker {name}: {why}" for name, why in refusals.items())
+        said = "; ".join(f"worker {name}: {why}" for name, why in refusals.items())
         raise ClusterError(
             "no worker may work" if refusals else "no worker is left",
             where=self._address(),

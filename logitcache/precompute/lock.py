@@ -6,7 +6,10 @@ are recorded with every commit, and a run that meets other versions says so.
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
+
+from timm import create_model
 
 from logitcache.cache.format import teacher_group
 from logitcache.errors import CacheError
@@ -14,6 +17,7 @@ from logitcache.errors import CacheError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from logitcache.cache.teacher_lock import LockedFields
     from logitcache.teachers.member import TeacherConfig
 
 __all__ = ["as_locked", "check_lock", "lock_differences"]
@@ -61,16 +65,22 @@ def check_lock(
     )
 
 
-def as_locked(config: TeacherConfig, lock: Mapping[str, Any]) -> TeacherConfig:
-    """Return a teacher with the settings it answered with, where the user says nothing else."""
-    class_map = lock.get("class_map")
+def as_locked(config: TeacherConfig, locked: LockedFields) -> TeacherConfig:
+    """Return a teacher with the settings it answered with, where the user says nothing else.
+
+    Arguments by which timm reads files or fetches weights are left out: a cache may come from
+    anywhere, and what is read is for the user alone to say.
+    """
+    reading = signature(create_model).parameters.keys()
+    kwargs = {name: value for name, value in locked.arguments.items() if name not in reading}
     return config.model_copy(
         update={
-            "kwargs": {**lock.get("kwargs", {}), **config.kwargs},
-            "size": config.size or lock["input"]["size"],
-            "class_map": config.class_map or (tuple(class_map) if class_map else "position"),
-            "channels_last": config.channels_last or bool(lock.get("channels_last")),
-            "compile": config.compile or bool(lock.get("compile")),
+            "kwargs": {**kwargs, **config.kwargs},
+            "size": config.size or locked.input.size,
+            "class_map": config.class_map
+            or (tuple(locked.class_map) if locked.class_map else "position"),
+            "channels_last": config.channels_last or locked.channels_last,
+            "compile": config.compile or locked.compile,
         }
     )
 

@@ -34,7 +34,8 @@ def keep_probes(plan: Plan, size: int) -> None:
     known = probed(plan.writer.location)
     lacking: dict[tuple[str, ...], list[Segment]] = {}
     for segment in plan.writer.manifest.segments:
-        views = tuple(view_id for view_id in plan.views if (view_id, segment.start) not in known)
+        done = [document.views for document in known if segment.start in document.segments]
+        views = tuple(v for v in plan.views if not any(v in views for views in done))
         lacking.setdefault(views, []).append(segment)
     for views, segments in lacking.items():
         if views:

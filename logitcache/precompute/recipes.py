@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.manifest import read_manifest
 from logitcache.errors import UsageError
+from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +36,9 @@ def check_recipes(config: PrecomputeConfig, location: Location) -> list[str]:
 
     Raises:
         UsageError: There are views of another recipe, and they are not to be added.
+        CacheError: A recipe of the cache is malformed.
     """
-    known = {} if location.is_empty() else read_manifest(location).views
+    known = {} if location.is_empty() else _known(location)
     wanted = {view.id: view.to_json() for view in config.views.views()}
     recipes = {_recipe(values): values for values in known.values()}
     other = {i: v for i, v in wanted.items() if i not in known and _recipe(v) not in recipes}
@@ -55,6 +57,12 @@ def check_recipes(config: PrecomputeConfig, location: Location) -> list[str]:
     )
 
 
+def _known(location: Location) -> dict[str, dict[str, Any]]:
+    """Return the recipes of a cache by id, each of them parsed and complete."""
+    views = read_manifest(location).views
+    return {v: parse_view(r, f"{location}, view {v}").to_json() for v, r in views.items()}
+
+
 def _recipe(values: Mapping[str, Any]) -> str:
     """Return what all draws of a view have in common, as text."""
     common = {name: value for name, value in values.items() if name not in _OF_A_DRAW}
@@ -63,8 +71,8 @@ def _recipe(values: Mapping[str, Any]) -> str:
 
 def _settings(values: Mapping[str, Any]) -> dict[str, object]:
     """Return the settings of a recipe by name, those of an operation as ``crop.scale``."""
-    found: dict[str, object] = {"seed": values.get("seed"), **values.get("size", {})}
-    for operation in values.get("operations", ()):
+    found: dict[str, object] = {"seed": values["seed"], **values["size"]}
+    for operation in values["operations"]:
         found[operation["op"]] = "on"
         found |= {f"{operation['op']}.{n}": v for n, v in operation.items() if n != "op"}
     return found

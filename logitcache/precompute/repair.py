@@ -232,10 +232,9 @@ def _ensembles(
         )
     by_precision: dict[Precision, dict[str, TeacherConfig]] = {}
     for name in sorted(needed):
-        lock = writer.manifest.teachers[name].lock
-        by_precision.setdefault(lock["precision"], {})[name] = as_locked(
-            config.teachers[name], lock
-        )
+        locked = writer.manifest.teachers[name].locked
+        same = by_precision.setdefault(locked.precision or "float32", {})
+        same[name] = as_locked(config.teachers[name], locked)
     device = resolve_device(config.device)
     ensembles = {
         precision: Ensemble(teachers, device=device, precision=precision)

@@ -129,9 +129,10 @@ class RowComparison:
         groups: dict[str, Group] = {g.name: g for g in self._taps.values()}
         groups[member.name] = self._group
         record = cache.manifest.teachers[member.name]
-        self._rounding = _ROUNDING[record.lock["precision"]]
+        precision = record.locked.precision or "float32"
+        self._rounding = _ROUNDING[precision]
         # in half precision a rounding that comes out otherwise is no smaller than the standard
-        self._is_exact = record.lock["precision"] == "float32"
+        self._is_exact = precision == "float32"
         self._unit_rows = min(group.unit_rows for group in groups.values())
         self._exact_units: dict[tuple[str, int], dict[str, bool]] = {}
         self._teacher = Recomputation(member, list(self._taps), record.canonical_batch)

@@ -246,7 +246,7 @@ class TargetsReader:
         """Where targets come from, as JSON values: the cache, what it vouches for, who answered."""
         manifest, revision = self._cache.manifest, self._cache.revision
         names = sorted({teacher_of(group.name) for group in self._groups.values()})
-        locks = {name: manifest.teachers[name].lock for name in names}
+        locks = {name: manifest.teachers[name].locked for name in names}
         return {
             "url": self._cache.url,
             "revision": revision.number,
@@ -254,8 +254,11 @@ class TargetsReader:
             "fingerprint": manifest.data.fingerprint,
             "description": manifest.data.description,
             "teachers": {
-                name: {field: lock[field] for field in ("architecture", "weights_sha256")}
-                for name, lock in locks.items()
+                name: {
+                    "architecture": locked.architecture or "unknown",
+                    "weights_sha256": locked.weights_sha256,
+                }
+                for name, locked in locks.items()
             },
         }
 

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.data.identity import content_digest, key_hash
-from logitcache.errors import CacheDamaged, DataMismatch, ParameterDrift, PixelDrift
+from logitcache.errors import (
+    CacheDamaged,
+    DataMismatch,
+    ParameterDrift,
+    PixelDrift,
+    UsageError,
+)
 from logitcache.targets.by_unit import ByUnit
 from logitcache.targets.match import match_rows
 from logitcache.views.environment import rendering_versions
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from logitcache.cache.reader import Cache
     from logitcache.data.source import Source
     from logitcache.targets.match import ImageRows
+    from logitcache.views.spec import View
 
 __all__ = ["ProbeReport", "check_probes", "checked_rows"]
 
@@ -86,10 +93,10 @@ def check_probes(
     """
     check = _Check(cache, source, rows or match_rows(cache, source, subset=True))
     for document in cache.probes():
-        for values in document["probes"]:
+        for values in document.probes:
             probe = _parse(cache, values)
             if probe.view_id in cache.manifest.views:  # it may have been dropped
-                check.one(probe, document["versions"])
+                check.one(probe, document.versions)
     report = check.report()
     if report.largest > tolerance:
         raise _pixel_drift(cache, report)
@@ -119,6 +126,7 @@ class _Check:
         )
         where = f"{self._cache.url}, view {probe.view_id}"
         view = parse_view(self._cache.manifest.views[probe.view_id], where)
+        _check_probe(view, probe, where)
         partner = others[0] if others else None
         now = make_probe(view, probe.size, image, partner, self._cache.decoding)
         difference = probe_difference(probe, now)
@@ -170,8 +178,18 @@ class _Check:
 def _parse(cache: Cache, values: dict[str, Any]) -> Probe:
     try:
         return Probe.from_json(values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CacheDamaged("a probe is malformed", where=cache.url, got=repr(error)) from None
+    except ValueError as error:
+        raise CacheDamaged("a probe is malformed", where=cache.url, got=str(error)) from None
+
+
+def _check_probe(view: View, probe: Probe, where: str) -> None:
+    """Refuse a probe that its view cannot have."""
+    try:
+        view.check_sizes([probe.size])
+    except UsageError as error:
+        raise CacheDamaged(
+            "a probe is malformed", where=where, expected=error.expected, got=error.got
+        ) from None
 
 
 def _pixel_drift(cache: Cache, report: ProbeReport) -> PixelDrift:

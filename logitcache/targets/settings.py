@@ -10,6 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import distributed
 
 from logitcache.errors import UsageError
+from logitcache.views.operations import MAX_SIDE
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,10 @@ class LoaderSettings:
                 raise UsageError(
                     f"a loader cannot have this {name}", expected="1 or more", got=value
                 )
+        if self.size > MAX_SIDE:
+            raise UsageError(
+                "a loader cannot have this size", expected=f"at most {MAX_SIDE}", got=self.size
+            )
         for name in ("workers", "least"):
             if getattr(self, name) < 0:
                 raise UsageError(

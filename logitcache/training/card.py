@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ import yaml
 
 from logitcache.files import write_file
 from logitcache.networks.build import HUB, is_own_model
+from logitcache.text import visible
+from logitcache.training.markdown import block, code, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +54,7 @@ def write_card(
     front = _front_matter(config, architecture, evaluation)
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {architecture}",
+        f"# {markdown(architecture)}",
         _what(architecture, parameters, spec, evaluation),
         _how_to_load(architecture, folder),
         _teachers(cache),
@@ -116,7 +119,7 @@ def _what(
     architecture: str, parameters: int, spec: InputSpec, evaluation: Evaluation | None
 ) -> str:
     lines = [
-        f"`{architecture}`, {parameters:,} parameters, for RGB images of {spec.size} pixels, "
+        f"{code(architecture)}, {parameters:,} parameters, for RGB images of {spec.size} pixels, "
         f"normalised with mean {list(spec.mean)} and std {list(spec.std)}, "
         f"evaluated with `crop_pct` {spec.crop_pct} and `crop_mode` {spec.crop_mode}.",
     ]
@@ -134,26 +137,27 @@ def _what(
 def _how_to_load(architecture: str, folder: Path) -> str:
     registers = "import logitcache  # registers this model\n"
     register = registers if is_own_model(architecture) else ""
-    return (
-        f"```python\nimport timm\n{register}\n"
-        f'network = timm.create_model("local-dir:{folder.name}", pretrained=True)\n```'
-    )
+    model = visible(f"local-dir:{folder.name}")
+    call = f"network = timm.create_model({json.dumps(model)}, pretrained=True)\n"
+    return block("python", f"import timm\n{register}\n{call}")
 
 
 def _teachers(cache: Mapping[str, Any] | None) -> str:
     if cache is None:
         return "## Teachers\n\nNone: it learnt from labels."
     rows = [
-        f"| {name} | `{teacher['architecture']}` | `{teacher['weights_sha256'][:_DIGEST]}` |"
+        f"| {markdown(name)} | {code(teacher['architecture'])} | "
+        f"{code(teacher['weights_sha256'][:_DIGEST])} |"
         for name, teacher in cache["teachers"].items()
     ]
     table = "\n".join(
         ["| teacher | architecture | sha256 of its weights |", "|---|---|---|", *rows]
     )
     return (
-        f"## Teachers\n\n{table}\n\nTheir answers come from the cache `{cache['url']}`, "
-        f"revision {cache['revision']} (sha256 `{cache['revision_sha256']}`), "
-        f"images `{(cache['fingerprint'] or '')[:_DIGEST]}` ({cache['description']})."
+        f"## Teachers\n\n{table}\n\nTheir answers come from the cache {code(cache['url'])}, "
+        f"revision {cache['revision']} (sha256 {code(cache['revision_sha256'])}), "
+        f"images {code((cache['fingerprint'] or '')[:_DIGEST])} "
+        f"({markdown(cache['description'])})."
     )
 
 
@@ -161,4 +165,4 @@ def _recipe(config: TrainConfig, steps: int) -> str:
     values = config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     own = {"out", "license", "device", "threads", "workers", "cache"}
     told = {name: value for name, value in values.items() if name not in own} | {"steps": steps}
-    return f"## Recipe\n\n```yaml\n{yaml.safe_dump(told, sort_keys=False)}```"
+    return f"## Recipe\n\n{block('yaml', yaml.safe_dump(told, sort_keys=False))}"

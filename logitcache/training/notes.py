@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from logitcache.data.sample import sample_images
 from logitcache.networks.build import size_is_default
+from logitcache.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def asked_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig]) -> tu
         for note in targets.reader.lossy_notes(term.soft.temperature, term.soft.teachers)
     ]
     for note in dict.fromkeys(notes):
-        _LOG.warning(note)
+        _LOG.warning("%s", visible(note))
     return tuple(dict.fromkeys(notes))
 
 

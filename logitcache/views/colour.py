@@ -68,8 +68,8 @@ _LEVELS = np.arange(256)
 
 
 def _posterize(picture: Picture, bits: float) -> Picture:
-    """Keep the highest bits; none of them is black."""
-    return _table(picture, _LEVELS & (256 - (1 << (8 - int(bits)))))
+    """Keep the highest bits; none of them is black, and 8 or more keep everything."""
+    return _table(picture, _LEVELS & (256 - (1 << max(0, 8 - int(bits)))))
 
 
 def _solarize(picture: Picture, threshold: float) -> Picture:

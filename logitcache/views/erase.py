@@ -18,6 +18,7 @@ from logitcache.views.parameters import Step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from logitcache.views.operations import Mask, RandomErasing
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["PAINT_STEPS", "draw_erasing", "draw_mask", "erasing_words"]
 
 _ATTEMPTS = 10
+_NOISE_AT_ONCE = 1 << 16  # words in memory together; whole blocks of four
 _WORDS_PER_BOX = 4 * _ATTEMPTS + 4  # a place for each attempt; three for a colour, one for noise
 
 
@@ -100,13 +102,28 @@ def _noise(square_CSS: Tensor, *values: float) -> Tensor:
     """Paint normal noise: channel by channel, row by row, one word each."""
     rows, columns = _window(square_CSS, values[:4])
     shape = (3, rows.stop - rows.start, columns.stop - columns.start)
-    drawn = words(int(values[4]), 0, draw=0, purpose=Purpose.NOISE, count=math.prod(shape))
-    normals = normal_quantiles(unit_floats(drawn)).reshape(shape)
-    mean, deviation = (np.array(values[i : i + 3]).reshape(3, 1, 1) for i in (5, 8))
-    levels = np.clip(np.rint(mean + deviation * normals), 0, 255).astype(np.uint8)
     out = square_CSS.clone()
+    levels = _noise_levels(int(values[4]), shape, mean=values[5:8], deviation=values[8:11])
     out[:, rows, columns] = torch.from_numpy(levels)
     return out
+
+
+def _noise_levels(
+    key: int, shape: tuple[int, int, int], *, mean: Sequence[float], deviation: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Return normal levels, uint8 of a shape (3, h, w), with a mean and deviation per channel."""
+    count, of_a_channel = math.prod(shape), shape[1] * shape[2]
+    levels = np.empty(count, dtype=np.uint8)
+    for first in range(0, count, _NOISE_AT_ONCE):
+        stop = min(first + _NOISE_AT_ONCE, count)
+        drawn = words(
+            key, 0, draw=0, purpose=Purpose.NOISE, count=stop - first, first_block=first // 4
+        )
+        channels = np.arange(first, stop) // of_a_channel
+        normals = normal_quantiles(unit_floats(drawn[0]))
+        noise = np.asarray(mean)[channels] + np.asarray(deviation)[channels] * normals
+        levels[first:stop] = np.clip(np.rint(noise), 0, 255)
+    return levels.reshape(shape)
 
 
 def _mask(square_CSS: Tensor, *values: float) -> Tensor:

@@ -66,8 +66,6 @@ def crop_centre(
     shorter = math.floor(size / fraction)
     new_height = shorter * height // min(height, width)
     new_width = shorter * width // min(height, width)
-    if new_height * new_width <= _MOST_PIXELS:
-        return _centre(_resize(image_CHW, new_height, new_width, interpolation), size)
     if max(new_height, new_width) > _LONGEST:
         raise UnreadableImage(
             "the image is too long and thin to be resized to its shorter side",
@@ -75,8 +73,7 @@ def crop_centre(
             got=f"{width} x {height} pixels, resized {new_width} x {new_height}",
             hint="leave it out, or use views with crop_mode squash or border",
         )
-    offset = _offset(new_height, size), _offset(new_width, size)
-    return resized_window(image_CHW, (new_height, new_width), offset, size, interpolation)
+    return _resized_centre(image_CHW, (new_height, new_width), (size, size), interpolation)
 
 
 def crop_squash(
@@ -84,7 +81,7 @@ def crop_squash(
 ) -> Tensor:
     """Resize both sides to floor(size / fraction), then cut out the centre (``squash``)."""
     side = math.floor(size / fraction)
-    return _centre(_resize(image_CHW, side, side, interpolation), size)
+    return _resized_centre(image_CHW, (side, side), (size, size), interpolation)
 
 
 def crop_border(
@@ -93,14 +90,15 @@ def crop_border(
     """Resize the longer side to floor(size / fraction), fill up, cut the centre (``border``)."""
     height, width = image_CHW.shape[1:]
     ratio = max(height, width) / math.floor(size / how.crop_pct)
-    new_height, new_width = max(1, round(height / ratio)), max(1, round(width / ratio))
-    resized = _resize(image_CHW, new_height, new_width, interpolation)
-    canvas_height, canvas_width = max(size, new_height), max(size, new_width)
-    canvas = torch.tensor(how.fill, dtype=torch.uint8).view(3, 1, 1)
-    canvas = canvas.repeat(1, canvas_height, canvas_width)
-    top, left = (canvas_height - new_height) // 2, (canvas_width - new_width) // 2
-    canvas[:, top : top + new_height, left : left + new_width] = resized
-    return _centre(canvas, size)
+    resized = max(1, round(height / ratio)), max(1, round(width / ratio))
+    window = min(size, resized[0]), min(size, resized[1])
+    centre = _resized_centre(image_CHW, resized, window, interpolation)
+    if window == (size, size):
+        return centre
+    square = torch.tensor(how.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)
+    top, left = ((size - side) // 2 for side in window)
+    square[:, top : top + window[0], left : left + window[1]] = centre
+    return square
 
 
 def flip(image_CHW: Tensor) -> Tensor:
@@ -162,14 +160,18 @@ AFFINE_STEPS = {name: _affine(name) for name in _MATRICES}
 """What a step does to an RGB picture of PIL, by its name: amount, then the colour behind it."""
 
 
-def _centre(image_CHW: Tensor, size: int) -> Tensor:
-    height, width = image_CHW.shape[1:]
-    top, left = _offset(height, size), _offset(width, size)
-    return image_CHW[:, top : top + size, left : left + size]
-
-
-def _offset(side: int, size: int) -> int:
-    return round((side - size) / 2)
+def _resized_centre(
+    image_CHW: Tensor,
+    resized: tuple[int, int],
+    window: tuple[int, int],
+    interpolation: Interpolation,
+) -> Tensor:
+    """Resize an image and cut out a window at its centre; offsets are rounded, halves to even."""
+    top, left = (round((side - cut) / 2) for side, cut in zip(resized, window, strict=True))
+    if resized[0] * resized[1] > _MOST_PIXELS:
+        return resized_window(image_CHW, resized, (top, left), window, interpolation)
+    whole = _resize(image_CHW, *resized, interpolation)
+    return whole[:, top : top + window[0], left : left + window[1]]
 
 
 def _resize(image_CHW: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:

@@ -115,7 +115,17 @@ def parse_derived(text: str) -> Operation:
     given = [part.strip() for part in found[2].split(",")]
     if len(given) > len(names):
         raise ValueError(f"{text!r} has too many numbers; there are {known}")
-    return _checked({"op": found[1], **dict(zip(names, given, strict=False))}, text)
+    numbers = [_value(part) for part in given]
+    return _checked({"op": found[1], **dict(zip(names, numbers, strict=False))}, text)
+
+
+def _value(text: str) -> int | float | str:
+    """Return the number that a text stands for; what is none is refused where it is checked."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else number
 
 
 def _checked(recipe: dict[str, Any], text: str) -> Operation:

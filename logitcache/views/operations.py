@@ -2,19 +2,35 @@
 
 An operation is data. What is drawn for it and what it does to pixels is in the module of its kind
 (``geometry``, ``randaugment``, ``colour``, ``erase``, ``mix``); ``docs/views.md`` is normative.
+
+The limits of all numbers are written here; ``docs/views.md`` lists them. Within them no library
+crashes, and memory and time are bounded (``tests/views/test_limits.py``).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, Strict, TypeAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
+    "ALPHA",
+    "BOXES",
     "CROPS",
+    "CROP_SHARE",
     "FILL",
+    "MAX_HUE",
+    "MAX_SIDE",
     "OPERATIONS",
+    "PROBABILITY",
+    "RATIO",
+    "SHARE",
+    "SIDE",
+    "STRENGTH",
     "BorderCrop",
     "CentralCrop",
     "ColorJitter",
@@ -37,13 +53,78 @@ __all__ = [
 
 FILL = (124, 116, 104)
 """What is behind an image: ImageNet's mean colour in whole levels, as timm fills."""
+MAX_SIDE = 4096
+"""Largest side of a rendered view, in pixels."""
+MAX_HUE = 0.5
+"""Largest turn of the hue either way, in turns."""
+_LONGEST = 64  # characters of a name that a message repeats
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Level = Annotated[int, Field(ge=0, le=255)]
+
+def _within(low: float, high: float) -> Any:
+    return Field(ge=low, le=high, allow_inf_nan=False)
+
+
+PROBABILITY = _within(0, 1)
+SHARE = Field(gt=0, le=1, allow_inf_nan=False)
+RATIO = _within(1e-290, 1e290)  # areas are multiplied and divided by it, and stay finite
+CROP_SHARE = _within(0.001, 1)  # sides of the resized image: 4 096 000 pixels at most
+STRENGTH = _within(0, 1e38)  # Pillow blends in single precision
+BOXES = Field(ge=1, le=64)
+ALPHA = _within(0, 16)
+SIDE = Field(ge=1, le=MAX_SIDE)
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"goes from {pair[0]} to {pair[1]}: the smaller number comes first")
+    return pair
+
+
+# Strict: no text and no truth value stands for a number in a recipe.
+_Number: TypeAlias = Annotated[float, Strict()]
+_Whole: TypeAlias = Annotated[int, Strict()]
+_Ascending = AfterValidator(_ascending)
+
+Probability = Annotated[_Number, PROBABILITY]
+Share = Annotated[_Number, SHARE]
+Shares = Annotated[tuple[Share, Share], _Ascending]
+CropShare = Annotated[_Number, CROP_SHARE]
+Ratio = Annotated[_Number, RATIO]
+Aspect = Annotated[_Number, _within(0.001, 1000)]
+Factor = Annotated[_Number, STRENGTH]
+Factors = Annotated[tuple[Factor, Factor], _Ascending]
+Radius = Annotated[_Number, _within(0.01, 224)]
+Alpha = Annotated[_Number, ALPHA]
+Deviation = Annotated[_Number, _within(0.001, 1000)]
+Weight = Annotated[_Number, _within(0.001, 1000)]
+Level = Annotated[_Whole, Field(ge=0, le=255)]
 Colour = tuple[Level, Level, Level]
+PolicyName = Literal[
+    "AutoContrast",
+    "Brightness",
+    "BrightnessIncreasing",
+    "Color",
+    "ColorIncreasing",
+    "Contrast",
+    "ContrastIncreasing",
+    "Desaturate",
+    "Equalize",
+    "GaussianBlur",
+    "Invert",
+    "Posterize",
+    "PosterizeIncreasing",
+    "Rotate",
+    "Sharpness",
+    "SharpnessIncreasing",
+    "ShearX",
+    "ShearY",
+    "Solarize",
+    "SolarizeAdd",
+    "SolarizeIncreasing",
+    "TranslateXRel",
+    "TranslateYRel",
+]
+"""Operations of RandAugment, by timm's names; :data:`.LEVELS` has what each of them does."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +137,8 @@ class RandomResizedCrop:
     """
 
     name: ClassVar[str] = "random_resized_crop"
-    scale: tuple[Share, Share]
-    ratio: tuple[Positive, Positive]
+    scale: Shares
+    ratio: Annotated[tuple[Ratio, Ratio], _Ascending]
 
 
 @dataclass(frozen=True)
@@ -69,7 +150,7 @@ class CentralCrop:
     """
 
     name: ClassVar[str] = "central_crop"
-    crop_pct: Share
+    crop_pct: CropShare
 
 
 @dataclass(frozen=True)
@@ -77,7 +158,7 @@ class SquashCrop:
     """The image squashed to a square of side floor(size / crop_pct), then its centre."""
 
     name: ClassVar[str] = "squash_crop"
-    crop_pct: Share
+    crop_pct: CropShare
 
 
 @dataclass(frozen=True)
@@ -85,7 +166,7 @@ class BorderCrop:
     """The longer side resized to floor(size / crop_pct), the rest filled, then the centre."""
 
     name: ClassVar[str] = "border_crop"
-    crop_pct: Share
+    crop_pct: CropShare
     fill: Colour = FILL
 
 
@@ -121,14 +202,22 @@ class RandAugment:
     """
 
     name: ClassVar[str] = "rand_augment"
-    names: tuple[str, ...]
-    weights: tuple[Positive, ...] | None
-    layers: Annotated[int, Field(ge=1, le=16)]
-    magnitude: Annotated[float, Field(ge=0, le=30)]
-    std: NotNegative | None
-    upper: Annotated[float, Field(gt=0, le=30)]
+    names: Annotated[tuple[PolicyName, ...], Field(min_length=1, max_length=32)]
+    weights: Annotated[tuple[Weight, ...], Field(min_length=1, max_length=32)] | None
+    layers: Annotated[_Whole, Field(ge=1, le=16)]
+    magnitude: Annotated[_Number, _within(0, 30)]
+    std: Annotated[_Number, _within(0, 100)] | None
+    upper: Annotated[_Number, _within(0.001, 30)]
     p: Probability
     fill: Colour = FILL
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.names):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.names)} names")
+        if self.layers > len(self.names):
+            raise ValueError(f"{self.layers} layers are drawn out of {len(self.names)} names")
 
 
 @dataclass(frozen=True)
@@ -144,10 +233,10 @@ class ColorJitter:
     """
 
     name: ClassVar[str] = "color_jitter"
-    brightness: tuple[NotNegative, NotNegative]
-    contrast: tuple[NotNegative, NotNegative]
-    saturation: tuple[NotNegative, NotNegative]
-    hue: Annotated[float, Field(ge=0, le=0.5)]
+    brightness: Factors
+    contrast: Factors
+    saturation: Factors
+    hue: Annotated[_Number, _within(0, MAX_HUE)]
     p: Probability
 
 
@@ -169,7 +258,7 @@ class RandomBlur:
     """
 
     name: ClassVar[str] = "blur"
-    radius: tuple[Positive, Positive]
+    radius: Annotated[tuple[Radius, Radius], _Ascending]
     p: Probability
 
 
@@ -190,13 +279,17 @@ class RandomErasing:
 
     name: ClassVar[str] = "random_erasing"
     p: Probability
-    area: tuple[Share, Share] = (0.02, 1 / 3)
-    aspect: tuple[Positive, Positive] = (0.3, 1 / 0.3)
-    count: Annotated[int, Field(ge=1, le=64)] = 1
+    area: Shares = (0.02, 1 / 3)
+    aspect: Annotated[tuple[Aspect, Aspect], _Ascending] = (0.3, 1 / 0.3)
+    count: Annotated[_Whole, BOXES] = 1
     mode: Literal["const", "rand", "pixel"] = "const"
     fill: Colour = FILL
-    deviation: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
-    size: Annotated[int, Field(ge=1, le=65536)] | None = None
+    deviation: tuple[Deviation, Deviation, Deviation] = (58.395, 57.12, 57.375)
+    size: Annotated[_Whole, SIDE] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mode == "pixel") != (self.size is not None):
+            raise ValueError(f"mode {self.mode} with size {self.size}: pixel noise alone has one")
 
 
 @dataclass(frozen=True)
@@ -212,11 +305,15 @@ class Mixing:
     """
 
     name: ClassVar[str] = "mix"
-    mixup_alpha: Annotated[float, Field(ge=0, le=16)]
-    cutmix_alpha: Annotated[float, Field(ge=0, le=16)]
-    cutmix_minmax: tuple[Share, Share] | None
+    mixup_alpha: Alpha
+    cutmix_alpha: Alpha
+    cutmix_minmax: Shares | None
     p: Probability
     switch: Probability
+
+    def __post_init__(self) -> None:
+        if self.cutmix_minmax is None and self.mixup_alpha == self.cutmix_alpha == 0:
+            raise ValueError("neither mixup nor cutmix is on")
 
 
 @dataclass(frozen=True)
@@ -224,7 +321,7 @@ class Rot90:
     """A number of quarter turns, counter-clockwise."""
 
     name: ClassVar[str] = "rot90"
-    turns: Annotated[int, Field(ge=1, le=3)]
+    turns: Annotated[_Whole, Field(ge=1, le=3)]
 
 
 @dataclass(frozen=True)
@@ -232,7 +329,7 @@ class LowRes:
     """The detail of a square whose side is ``factor`` times shorter, at the size asked for."""
 
     name: ClassVar[str] = "lowres"
-    factor: Annotated[float, Field(gt=1, le=64)]
+    factor: Annotated[_Number, Field(gt=1, le=64, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -246,8 +343,8 @@ class Mask:
     """
 
     name: ClassVar[str] = "mask"
-    ratio: Annotated[float, Field(gt=0, lt=1)]
-    grid: Annotated[int, Field(ge=2, le=64)] = 14
+    ratio: Annotated[_Number, Field(gt=0, lt=1, allow_inf_nan=False)]
+    grid: Annotated[_Whole, Field(ge=2, le=64)] = 14
     fill: Colour = FILL
 
 
@@ -286,17 +383,20 @@ def operation_to_json(operation: Operation) -> dict[str, Any]:
     return {"op": operation.name, **values}
 
 
-def operation_from_json(values: dict[str, Any]) -> Operation:
+def operation_from_json(values: Mapping[str, Any]) -> Operation:
     """Read an operation.
 
     Raises:
-        ValueError: It is malformed, pydantic's ValidationError included.
-        KeyError: There is no such operation.
+        ValueError: There is no such operation, or it is malformed or out of range: pydantic's
+            ValidationError included.
     """
-    kind = OPERATIONS[values["op"]]
-    fields = {name: value for name, value in values.items() if name != "op"}
-    unknown = fields.keys() - kind.__dataclass_fields__.keys()
+    name = values.get("op")
+    if not isinstance(name, str) or name not in OPERATIONS:
+        raise ValueError(f"no operation {str(name)[:_LONGEST]!r}")
+    kind = OPERATIONS[name]
+    given = {field: value for field, value in values.items() if field != "op"}
+    unknown = sorted(given.keys() - {field.name for field in fields(kind)})
     if unknown:
-        raise ValueError(f"{kind.name} has no {', '.join(sorted(unknown))}")
-    operation: Operation = _ADAPTERS[kind.name].validate_python(fields)
+        raise ValueError(f"{name} has no {unknown[0][:_LONGEST]!r}")
+    operation: Operation = _ADAPTERS[name].validate_python(given)
     return operation

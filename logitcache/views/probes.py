@@ -13,13 +13,16 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, Strict, ValidationError
 
 from logitcache.data.decode import DECODING, decode
 from logitcache.views.algorithm import parameters, view_floats
+from logitcache.views.operations import MAX_SIDE, SIDE
+from logitcache.views.recipe import ViewId
 from logitcache.views.render import finish, picture
 
 if TYPE_CHECKING:
@@ -38,6 +41,24 @@ __all__ = ["AT_LEAST", "Probe", "ProbeImage", "choose_probes", "make_probe", "pr
 AT_LEAST = 64
 _AT_MOST = 192  # what is rendered in about a second at 224 pixels
 _PATCH = 48
+
+
+_Row = Annotated[int, Strict(), Field(ge=0, le=2**40)]
+_Place = Annotated[int, Strict(), Field(ge=0, le=MAX_SIDE)]
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    """A probe as it is written."""
+
+    view: ViewId
+    row: _Row
+    partner: _Row | None
+    size: Annotated[int, Strict(), SIDE]
+    parameters: _Digest
+    pixels: _Digest
+    at: tuple[_Place, _Place]
+    patch: Annotated[str, Field(max_length=4 * _PATCH**2)]
 
 
 @dataclass(frozen=True)
@@ -94,21 +115,27 @@ class Probe:
 
         Raises:
             ValueError: It is malformed.
-            KeyError: A field is missing.
-            TypeError: A field has another type.
         """
-        side = min(_PATCH, int(values["size"]))
-        patch = np.frombuffer(base64.b64decode(values["patch"]), dtype=np.uint8)
-        top, left = values["at"]
+        try:
+            record = _Record.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"{place}: {first['msg']}") from None
+        side = min(_PATCH, record.size)
+        patch = np.frombuffer(base64.b64decode(record.patch, validate=True), dtype=np.uint8)
+        top, left = record.at
+        if max(top, left) > record.size - side:
+            raise ValueError(f"a patch at {top}, {left} of a square of {record.size} pixels")
         return cls(
-            view_id=str(values["view"]),
-            row=int(values["row"]),
-            partner=None if values["partner"] is None else int(values["partner"]),
-            size=int(values["size"]),
-            parameters=str(values["parameters"]),
-            pixels=str(values["pixels"]),
-            top=int(top),
-            left=int(left),
+            view_id=record.view,
+            row=record.row,
+            partner=record.partner,
+            size=record.size,
+            parameters=record.parameters,
+            pixels=record.pixels,
+            top=top,
+            left=left,
             patch=patch.reshape(3, side, side),
         )
 

@@ -1,21 +1,23 @@
-"""A window of a resized image, without resizing the rest of it: for very long and thin images.
+"""A window of a resized image, without resizing the rest of it: for very large resized images.
 
 The pixels are those of torch's antialiased interpolation of uint8, level by level: two passes, rows
 first, each with weights that are rounded to 16 bits. ``tests/views/test_resample.py`` compares.
 
-Shapes: C channels, H W source height and width, S side of the square, N lines, T weights of a line.
+Shapes: C channels, H W source height and width, h w those of the window, N lines, T weights of a
+line, n lines of the window.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["resized_window"]
 
 _COLUMNS_AT_ONCE = 1 << 10
-_AT_ONCE = 1 << 18  # output lines whose weights are in memory together
+_AT_ONCE = 1 << 20  # weights that are in memory together
 _MOST_BITS = 22
 _LARGEST = 1 << 15
 
@@ -34,54 +36,65 @@ def resized_window(
     image_CHW: Tensor,
     resized: tuple[int, int],
     offset: tuple[int, int],
-    size: int,
+    window: tuple[int, int],
     interpolation: Interpolation,
 ) -> Tensor:
-    """Return a square of an image as it would be after resizing: uint8 (C, S, S).
+    """Return a window of an image as it would be after resizing: uint8 (C, h, w).
 
     Args:
         image_CHW: uint8.
         resized: Height and width after resizing.
-        offset: First row and first column of the square there.
-        size: S.
+        offset: First row and first column of the window there.
+        window: h and w.
         interpolation: How pixels are resized.
     """
-    height, width = resized
-    top, left = offset
-    wide_HSC = _pass(image_CHW.permute(2, 1, 0).numpy(), width, left, size, interpolation)
-    square_SSC = _pass(wide_HSC.swapaxes(0, 1), height, top, size, interpolation)
-    return torch.from_numpy(np.ascontiguousarray(square_SSC.transpose(2, 0, 1)))
+    (height, width), (top, left) = resized, offset
+    wide_wHC = _pass(image_CHW.permute(2, 1, 0).numpy(), width, left, window[1], interpolation)
+    window_hwC = _pass(wide_wHC.swapaxes(0, 1), height, top, window[0], interpolation)
+    return torch.from_numpy(np.ascontiguousarray(window_hwC.transpose(2, 0, 1)))
 
 
 def _pass(
-    lines: NDArray[np.uint8], resized: int, offset: int, size: int, interpolation: Interpolation
+    lines: NDArray[np.uint8], resized: int, offset: int, count: int, interpolation: Interpolation
 ) -> NDArray[np.uint8]:
-    """Resize the first axis of (L, N, C) and return some of its lines, (S, N, C)."""
+    """Resize the first axis of (L, N, C) and return some of its lines, (n, N, C)."""
     length = len(lines)
     if resized == length:
-        return lines[offset : offset + size]
+        return lines[offset : offset + count]
     bits = _bits(length, resized, interpolation)
-    starts, weights_ST = _weights(length, resized, np.arange(offset, offset + size), interpolation)
-    scaled = weights_ST * (1 << bits)
-    rounded_ST = np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5)).astype(np.int64)
-    out = np.empty((size, *lines.shape[1:]), dtype=np.uint8)
-    for first in range(0, lines.shape[1], _COLUMNS_AT_ONCE):
-        columns = slice(first, first + _COLUMNS_AT_ONCE)
-        sums = np.full(out[:, columns].shape, 1 << (bits - 1), dtype=np.int64)
-        for tap in range(rounded_ST.shape[1]):
-            # behind the last line of the source the weight is zero
-            source = lines[np.minimum(starts + tap, length - 1), columns]
-            sums += rounded_ST[:, tap, None, None] * source
-        out[:, columns] = (sums >> bits).clip(0, 255)
+    out = np.empty((count, *lines.shape[1:]), dtype=np.uint8)
+    for wanted in _runs(length, resized, range(offset, offset + count), interpolation):
+        lines_N = np.arange(wanted.start, wanted.stop)
+        starts, weights_NT = _weights(length, resized, lines_N, interpolation)
+        scaled = weights_NT * (1 << bits)
+        rounded_NT = np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5)).astype(np.int64)
+        rows = slice(wanted.start - offset, wanted.stop - offset)
+        for first in range(0, lines.shape[1], _COLUMNS_AT_ONCE):
+            columns = slice(first, first + _COLUMNS_AT_ONCE)
+            sums = np.full(out[rows, columns].shape, 1 << (bits - 1), dtype=np.int64)
+            for tap in range(rounded_NT.shape[1]):
+                # behind the last line of the source the weight is zero
+                source = lines[np.minimum(starts + tap, length - 1), columns]
+                sums += rounded_NT[:, tap, None, None] * source
+            out[rows, columns] = (sums >> bits).clip(0, 255)
     return out
 
 
+def _runs(length: int, resized: int, lines: range, interpolation: Interpolation) -> Iterator[range]:
+    """Yield output lines in runs whose weights fit into memory together."""
+    taps = _taps(length / resized, interpolation)
+    step = max(1, _AT_ONCE // taps)
+    for first in range(lines.start, lines.stop, step):
+        yield range(first, min(first + step, lines.stop))
+
+
+@lru_cache(maxsize=1024)
 def _bits(length: int, resized: int, interpolation: Interpolation) -> int:
     """Return the fractional bits of the weights: as many as fit the largest one into 16 bits."""
     largest = 0.0
-    for first in range(0, resized, _AT_ONCE):
-        lines = np.arange(first, min(first + _AT_ONCE, resized))
-        largest = max(largest, float(_weights(length, resized, lines, interpolation)[1].max()))
+    for run in _runs(length, resized, range(resized), interpolation):
+        weights_NT = _weights(length, resized, np.arange(run.start, run.stop), interpolation)[1]
+        largest = max(largest, float(weights_NT.max()))
     for bits in range(_MOST_BITS):
         if int(0.5 + largest * (1 << (bits + 1))) >= _LARGEST:
             return bits
@@ -96,7 +109,7 @@ def _weights(
     scale = length / resized
     support = reach * max(scale, 1.0)
     shrink = 1.0 / scale if scale >= 1.0 else 1.0
-    taps = np.arange(2 * math.ceil(support) + 1)
+    taps = np.arange(_taps(scale, interpolation))
     centers = scale * (lines_N + 0.5)
     starts = np.maximum((centers - support + 0.5).astype(np.int64), 0)
     counts = np.minimum((centers + support + 0.5).astype(np.int64), length) - starts
@@ -108,6 +121,11 @@ def _weights(
     return starts, np.divide(
         weights_NT, total_N[:, None], out=weights_NT, where=total_N[:, None] != 0
     )
+
+
+def _taps(scale: float, interpolation: Interpolation) -> int:
+    """Return the number of weights of an output line: T."""
+    return 2 * math.ceil(_FILTERS[interpolation][1] * max(scale, 1.0)) + 1
 
 
 def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from logitcache.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -66,15 +68,15 @@ def write_sheet(path: Path, columns: Sequence[Sequence[str]], rows: Sequence[She
     for number, lines in enumerate(columns):
         for index, text in enumerate(lines):
             at = (_MARGIN + width * number, index * _LINE)
-            draw.text(at, text[: width // 6], _FAINT, font=font)
+            draw.text(at, visible(text)[: width // 6], _FAINT, font=font)
     for line, row in enumerate(rows):
         top = _HEADER + height * line
-        draw.text((_MARGIN, top), row.title, _INK, font=font)
+        draw.text((_MARGIN, top), visible(row.title), _INK, font=font)
         for number, cell in enumerate(row.cells):
             left = _MARGIN + width * number
             sheet.paste(Image.fromarray(cell.square.transpose(1, 2, 0).copy()), (left, top + _LINE))
             for index, text in enumerate(cell.lines):
                 at = (left + side + 4, top + _LINE + index * _LINE)
-                draw.text(at, text[:_CHARACTERS], _INK, font=font)
+                draw.text(at, visible(text)[:_CHARACTERS], _INK, font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, "PNG")

@@ -5,18 +5,33 @@ The id of a view is a digest of the recipe, so equal ids mean equal views, in an
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from logitcache.config import Config
 from logitcache.errors import CacheError, UsageError
 from logitcache.views.notation import parse_derived, parse_rand_augment
 from logitcache.views.operations import (
+    ALPHA,
+    BOXES,
+    CROP_SHARE,
     CROPS,
+    MAX_HUE,
+    MAX_SIDE,
+    PROBABILITY,
+    RATIO,
+    SHARE,
+    SIDE,
+    STRENGTH,
     BorderCrop,
     CentralCrop,
     ColorJitter,
@@ -35,6 +50,7 @@ from logitcache.views.operations import (
     operation_from_json,
     operation_to_json,
 )
+from logitcache.views.recipe import Draw, Seed, ViewId, recipe_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,15 +60,16 @@ __all__ = ["ALGORITHM", "Interpolation", "View", "ViewsConfig", "parse_view"]
 ALGORITHM = 1
 """Version of the view algorithm written down in ``docs/views.md``."""
 
-_MAX_DRAW = 2**32 - 1
+_MOST_VIEWS = 65536  # what a cache holds
+_LONGEST = 64  # characters of a value that a message repeats
 _FIXED = (CentralCrop, SquashCrop, BorderCrop, Rot90, LowRes)
 
 Interpolation = Literal["bicubic", "bilinear"]
-_Seed = Annotated[int, Field(ge=0, lt=2**64)]
-_Fraction = Annotated[float, Field(gt=0, le=1)]
-_Probability = Annotated[float, Field(ge=0, le=1)]
-_Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Alpha = Annotated[float, Field(ge=0, le=16)]
+_Fraction = Annotated[float, SHARE]
+_Probability = Annotated[float, PROBABILITY]
+_Ratio = Annotated[float, RATIO]
+_Strength = Annotated[float, STRENGTH]
+_Alpha = Annotated[float, ALPHA]
 
 
 @dataclass(frozen=True)
@@ -89,8 +106,7 @@ class View:
     @property
     def id(self) -> str:
         """``v`` and 16 hex digits of the sha256 of the canonical JSON of the recipe."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return "v" + hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return recipe_id(self.to_json())
 
     @property
     def is_random(self) -> bool:
@@ -127,8 +143,16 @@ class View:
         """Refuse sizes at which it cannot be rendered.
 
         Raises:
-            UsageError: It holds pixel noise, which exists at one size only.
+            UsageError: A size is out of range, or the view has pixel noise, which exists at one
+                size only.
         """
+        for size in sizes:
+            if not 1 <= size <= MAX_SIDE:
+                raise UsageError(
+                    "views cannot be rendered at this size",
+                    expected=f"1 to {MAX_SIDE} pixels a side",
+                    got=f"{size} pixels",
+                )
         for operation in self.operations:
             if isinstance(operation, RandomErasing) and operation.size is not None:
                 wrong = [size for size in sizes if size != operation.size]
@@ -174,11 +198,11 @@ class ViewsConfig(Config):
         crop_mode: ``center``, ``squash`` or ``border``, as timm crops for ``eval``.
     """
 
-    count: int = Field(default=1, ge=0, le=_MAX_DRAW)
+    count: int = Field(default=1, ge=0, le=2**32 - 1)
     eval: bool = False
-    seed: _Seed = 0
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
     scale: tuple[_Fraction, _Fraction] = (0.08, 1.0)
-    ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+    ratio: tuple[_Ratio, _Ratio] = (3 / 4, 4 / 3)
     hflip: _Probability = 0.5
     vflip: _Probability = 0.0
     auto_augment: str | None = None
@@ -188,8 +212,8 @@ class ViewsConfig(Config):
     gaussian_blur_prob: _Probability = 0.0
     re_prob: _Probability = 0.0
     re_mode: Literal["const", "rand", "pixel"] = "const"
-    re_count: int = Field(default=1, ge=1, le=64)
-    re_size: int | None = Field(default=None, ge=1, le=65536)
+    re_count: Annotated[int, BOXES] = 1
+    re_size: Annotated[int, SIDE] | None = None
     mixup_alpha: _Alpha = 0.0
     cutmix_alpha: _Alpha = 0.0
     cutmix_minmax: tuple[_Fraction, _Fraction] | None = None
@@ -197,7 +221,7 @@ class ViewsConfig(Config):
     switch_prob: _Probability = 0.5
     derive: list[str] = Field(default_factory=list)
     interpolation: Interpolation = "bicubic"
-    crop_pct: _Fraction = 0.875
+    crop_pct: Annotated[float, CROP_SHARE] = 0.875
     crop_mode: Literal["center", "squash", "border"] = "center"
 
     @field_validator("color_jitter", mode="before")
@@ -210,8 +234,8 @@ class ViewsConfig(Config):
     def _three_or_four(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if value is not None and len(value) not in (3, 4):
             raise ValueError("color_jitter is one number, or three, or four with hue")
-        if value is not None and len(value) == 4 and value[3] > 0.5:
-            raise ValueError("hue turns by at most 0.5 either way")
+        if value is not None and len(value) == 4 and value[3] > MAX_HUE:
+            raise ValueError(f"hue turns by at most {MAX_HUE} either way")
         return value
 
     @field_validator("auto_augment")
@@ -259,6 +283,14 @@ class ViewsConfig(Config):
 
     def views(self) -> list[View]:
         """Return all the views: ``eval``, then each random view with those derived of it."""
+        wanted = self.eval + self.count * (1 + len(self.derive))
+        if wanted > _MOST_VIEWS:
+            raise UsageError(
+                "too many views for a cache",
+                where="views.count",
+                expected=f"at most {_MOST_VIEWS}, derived ones included",
+                got=wanted,
+            )
         found = [self.eval_view()] if self.eval else []
         for draw in range(1, self.count + 1):
             base = self.random_view(draw)
@@ -313,33 +345,80 @@ def _jitter(strengths: tuple[float, ...], p: float) -> ColorJitter:
     return ColorJitter(ranges[0], ranges[1], ranges[2], hue, p)
 
 
-def parse_view(values: dict[str, Any], where: str) -> View:
+class _Size(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    rule: Literal["square"]
+    interpolation: Interpolation
+
+
+class _Recipe(BaseModel):
+    """A recipe whose operations are still JSON values."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    algorithm: int
+    base: ViewId | None
+    draw: Draw
+    operations: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=16)]
+    seed: Seed
+    size: _Size
+
+
+def parse_view(values: object, where: str) -> View:
     """Read a recipe out of a cache.
 
     Raises:
         CacheError: The recipe needs another version of the view algorithm, or is malformed.
     """
-    if values.get("algorithm") != ALGORITHM:
+    version = values.get("algorithm") if isinstance(values, dict) else ALGORITHM
+    if version != ALGORITHM or isinstance(version, bool):
         raise CacheError(
             "this view was drawn by another version of the view algorithm",
             where=where,
             expected=f"algorithm {ALGORITHM}",
-            got=values.get("algorithm"),
+            got=str(version)[:_LONGEST],
             hint="update logitcache",
         )
     try:
-        view = View(
-            operations=tuple(operation_from_json(operation) for operation in values["operations"]),
-            seed=values["seed"],
-            draw=values["draw"],
-            interpolation=values["size"]["interpolation"],
-            base=values["base"],
-        )
-        _check_order(view.operations)
-    except (KeyError, TypeError, ValueError) as error:
-        got = " ".join(str(error).split()) if isinstance(error, ValueError) else repr(error)
+        return _parsed(values)
+    except ValueError as error:
+        got = _first_fault(error) if isinstance(error, ValidationError) else str(error)
         raise CacheError("malformed view", where=where, got=got) from None
+
+
+def _parsed(values: object) -> View:
+    recipe = _Recipe.model_validate(values)
+    view = View(
+        operations=tuple(operation_from_json(operation) for operation in recipe.operations),
+        seed=recipe.seed,
+        draw=recipe.draw,
+        interpolation=recipe.size.interpolation,
+        base=recipe.base,
+    )
+    _check_order(view.operations)
+    if recipe_id(values) != view.id:
+        raise ValueError("it is not written as this view is: a number or key is missing")
+    if view.base is not None and view.base not in _bases(view.operations[:-1], view):
+        raise ValueError(f"base {view.base} is not the view without {view.operations[-1].name}")
     return view
+
+
+def _bases(operations: tuple[Operation, ...], view: View) -> set[str]:
+    """Return the ids that a view with these operations may have: it may be derived itself."""
+    if not operations:
+        return set()
+    alone = replace(view, operations=operations, base=None).id
+    if alone == view.base:  # as configurations derive views
+        return {alone}
+    bases = _bases(operations[:-1], view)
+    return {alone, *(replace(view, operations=operations, base=base).id for base in bases)}
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part)[:_LONGEST] for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
 
 
 def _check_order(operations: tuple[Operation, ...]) -> None:

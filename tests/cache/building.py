@@ -30,7 +30,9 @@ UNIT = 16
 CLASS_NAMES = ("a", "b", "c")
 LOCK = {"a": 1}
 _VIEW = ViewsConfig(count=0, eval=True).eval_view()
-VIEW = _VIEW.id
+VIEW, RECIPE = _VIEW.id, _VIEW.to_json()
+MORE_VIEWS = {view.id: view.to_json() for view in ViewsConfig(count=2).views()}
+"""Recipes of two further views, by id."""
 
 
 def samples_of(rows: int, unreadable: tuple[int, ...] = (), unit: int = UNIT) -> Encoded:
@@ -57,7 +59,7 @@ def start_cache(path: Path | Location, rows: int, unit: int = UNIT) -> CacheWrit
         data=DataRecord(description="thin air", class_names=CLASS_NAMES),
         versions={"numpy": "2"},
     )
-    writer.add_views({VIEW: _VIEW.to_json()})
+    writer.add_views({VIEW: RECIPE})
     return writer
 
 

@@ -20,6 +20,7 @@ from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheDamaged, CacheError, UnsupportedFormat
 from tests.cache.building import (
+    MORE_VIEWS,
     UNIT,
     VIEW,
     declare,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROWS = 40
+SECOND, THIRD = MORE_VIEWS
 LOGITS = np.random.default_rng(0).normal(size=(ROWS, 30)).astype(np.float32)
 SPARSE, DENSE = SparseEncoding(30, 5), DenseEncoding(30)
 ARRAY = "teachers/a/codes"
@@ -49,14 +51,14 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(cache_format, "_MAX_INNER_ROWS", 1)
         samples = make_cache(path, {"a": (SPARSE, LOGITS), "b": (DENSE, LOGITS)}, ROWS, (3,))
         writer = CacheWriter.open(locate(path))
-        writer.add_views({"v1": {"algorithm": 1}})
-        writer.extend_group("a", ["v1"])
+        writer.add_views({SECOND: MORE_VIEWS[SECOND]})
+        writer.extend_group("a", [SECOND])
         group = writer.teachers()["a"]
         arrays = encode(group, LOGITS[:, ::-1].copy(), samples)
         for unit in range(3):
             rows = slice(unit * UNIT, (unit + 1) * UNIT)
             content = {name: array[rows] for name, array in arrays.items()}
-            writer.write_unit(group, "v1", unit, content, Conditions())
+            writer.write_unit(group, SECOND, unit, content, Conditions())
     shutil.rmtree(path / "revisions")
     shutil.rmtree(path / "ledger")
 
@@ -161,8 +163,8 @@ def test_an_edited_manifest_is_told_field_by_field(cache: Path) -> None:
 
 def test_growth_since_the_seal_is_no_damage(cache: Path) -> None:
     writer = CacheWriter.open(locate(cache))
-    writer.add_views({"v2": {"algorithm": 1}})
-    writer.extend_group("a", ["v2"])
+    writer.add_views({THIRD: MORE_VIEWS[THIRD]})
+    writer.extend_group("a", [THIRD])
     writer.add_segment(Segment(start=48, rows=10))
     declare(writer, "c", DENSE)
     assert verify(cache).ok
@@ -221,7 +223,7 @@ def test_litter_is_told_from_damage(cache: Path) -> None:
         "teachers/a/codes/c/0/1/0.host_1_ab.partial",
         "claims/v0-1.json",
         "revisions/2.json",
-        "ledger/teachers/a/v1.2.json",
+        f"ledger/teachers/a/{SECOND}.2.json",
         "notes.txt",
     ):
         (cache / key).parent.mkdir(exist_ok=True)
@@ -232,7 +234,7 @@ def test_litter_is_told_from_damage(cache: Path) -> None:
         "teachers/a/codes/c/0/1/0.host_1_ab.partial": "way",
         "claims/v0-1.json": "killed",
         "revisions/2.json": "interrupted",
-        "ledger/teachers/a/v1.2.json": "interrupted",
+        f"ledger/teachers/a/{SECOND}.2.json": "interrupted",
         "notes.txt": "cache",
     }
     assert open_cache(cache).read("a", VIEW, 0, 48)

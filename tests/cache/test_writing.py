@@ -27,6 +27,7 @@ from logitcache.errors import (
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.local import build_cache
 from tests.cache.building import (
+    MORE_VIEWS,
     UNIT,
     VIEW,
     declare,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROWS = 40
+SECOND = next(iter(MORE_VIEWS))
 LOGITS = np.random.default_rng(0).normal(size=(ROWS, 30)).astype(np.float32)
 SPARSE, DENSE = SparseEncoding(30, 5), DenseEncoding(30)
 
@@ -144,10 +146,10 @@ def test_a_further_view_and_a_further_segment_leave_old_objects_alone(tmp_path: 
     samples = make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
     before = snapshot(tmp_path)
     writer = CacheWriter.open(locate(tmp_path))
-    writer.add_views({"v1": {"algorithm": 1}})
-    writer.extend_group("a", ["v1"])
+    writer.add_views({SECOND: MORE_VIEWS[SECOND]})
+    writer.extend_group("a", [SECOND])
     writer.add_segment(Segment(start=48, rows=10))
-    assert writer.missing() == {"samples/-": 1, f"teachers/a/{VIEW}": 1, "teachers/a/v1": 4}
+    assert writer.missing() == {"samples/-": 1, f"teachers/a/{VIEW}": 1, f"teachers/a/{SECOND}": 4}
     cache = open_cache(tmp_path)
     assert cache.views_of(["a"]) == [VIEW]
     assert len(cache.samples.rows) == ROWS

@@ -65,7 +65,7 @@ def _config(values: dict[str, Any]) -> ViewsConfig:
     return ViewsConfig.model_validate({"count": 2, **values})
 
 
-def _alone(name: str, draw: int) -> View:
+def _alone(name: Any, draw: int) -> View:
     """Return a view with one of RandAugment's operations, always applied."""
     operation = RandAugment((name,), None, 1, 7.0, 1.0, 10.0, 1.0)
     return View((RandomResizedCrop((0.3, 1.0), (0.75, 1.25)), operation), seed=1, draw=draw)

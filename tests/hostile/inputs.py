@@ -128,7 +128,7 @@ def intact(root: Path) -> None:
                 rows = slice(block * UNIT, (block + 1) * UNIT)
                 content = {key: array[rows] for key, array in arrays.items()}
                 writer.write_unit(group, view, block, content, Conditions(canonical_batch=4))
-    write_probes(writer.location, {"views": [VIEW], "segments": [0], "size": 8, "probes": []})
+    write_probes(writer.location, {"views": [VIEW], "segments": [0], "versions": {}, "probes": []})
     writer.seal("f" * 64, {name: {VIEW: 0.5} for name in encodings})
     withdraw_images(root, ["img/000007.jpg"], "a test")
 

@@ -21,6 +21,7 @@ from logitcache.encoding.sparse import SparseEncoding
 from logitcache.precompute.background import Background
 from logitcache.precompute.unit import Batch, Block, Work, compute_item
 from logitcache.precompute.worklist import Missing, worklist
+from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from logitcache.precompute.worklist import WorkItem
 
 CLASSES, UNIT, BATCH, ROWS = 40, 32, 8, 100
-VIEWS = ["v0", "v1"]
+RECIPES = {view.id: view.to_json() for view in ViewsConfig(count=2).views()}
+VIEWS = list(RECIPES)
 
 
 class NullRenderer:
@@ -184,7 +186,7 @@ def compute_alone(work: Work, item: WorkItem, block: Block) -> None:
 
 def declare_all(writer: CacheWriter, teachers: Mapping[str, int], view_ids: list[str]) -> None:
     """Declare views and teachers; teachers by the rows of a unit of their groups."""
-    writer.add_views({view: {"algorithm": 1, "operations": []} for view in view_ids})
+    writer.add_views({view: RECIPES[view] for view in view_ids})
     for name, unit_rows in teachers.items():
         if name not in writer.manifest.teachers:
             _declare(writer, name, unit_rows, view_ids)

@@ -148,15 +148,15 @@ def test_a_unit_that_kills_every_worker_is_named_and_the_rest_is_kept(
     plan = null_plan(tmp_path / "c", 100)
     with pytest.raises(ClusterError, match=r"every worker that takes this unit dies") as caught:
         work(plan, client, deadly=2)
-    assert "block 2 of view v0" in str(caught.value)
+    assert f"block 2 of view {null.VIEWS[0]}" in str(caught.value)
     assert "items are committed" in str(caught.value)
     missing = null.open_or_create(tmp_path / "c").missing()
     assert missing == {
         "samples/-": 1,
-        "teachers/coarse/v0": 1,
-        "teachers/coarse/v1": 1,
-        "teachers/fine/v0": 2,
-        "teachers/fine/v1": 2,
+        f"teachers/coarse/{null.VIEWS[0]}": 1,
+        f"teachers/coarse/{null.VIEWS[1]}": 1,
+        f"teachers/fine/{null.VIEWS[0]}": 2,
+        f"teachers/fine/{null.VIEWS[1]}": 2,
     }
     work(null_plan(tmp_path / "c", 100), client)
     assert null.open_or_create(tmp_path / "c").missing() == {}

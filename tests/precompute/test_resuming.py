@@ -15,6 +15,7 @@ from logitcache.errors import Interrupted, NonFiniteLogits, UnreadableImage
 from tests.precompute import null
 
 ROOT = Path(__file__).parents[2]
+FIRST, SECOND = null.VIEWS
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> None:
@@ -50,10 +51,10 @@ def test_a_row_holds_the_answer_to_its_own_image(tmp_path: Path, unit_rows: int)
 
 def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     first = null.NullTeachers()
-    null.run(tmp_path, {"t": null.UNIT}, answers=first, views=["v0"])
+    null.run(tmp_path, {"t": null.UNIT}, answers=first, views=null.VIEWS[:1])
     assert len(first.asked) == len(set(first.asked))
     again, wider, other = null.NullTeachers(), null.NullTeachers(), null.NullTeachers()
-    null.run(tmp_path, {"t": null.UNIT}, answers=again, views=["v0"])
+    null.run(tmp_path, {"t": null.UNIT}, answers=again, views=null.VIEWS[:1])
     assert again.asked == []
     null.run(tmp_path, {"t": null.UNIT}, answers=wider)
     assert {view for _, view, _ in wider.asked} == {1}
@@ -73,7 +74,7 @@ def test_a_wish_to_stop_keeps_what_is_whole(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         null.run(tmp_path, {"t": null.UNIT}, after_batch=stop_in_the_third_unit)
     writer = null.open_or_create(tmp_path)
-    assert writer.missing() == {"samples/-": 2, "teachers/t/v0": 2, "teachers/t/v1": 4}
+    assert writer.missing() == {"samples/-": 2, f"teachers/t/{FIRST}": 2, f"teachers/t/{SECOND}": 4}
     null.run(tmp_path, {"t": null.UNIT})
     null.run(tmp_path.with_name("whole"), {"t": null.UNIT})
     whole = open_cache(tmp_path.with_name("whole"))
@@ -104,18 +105,18 @@ def test_a_skipped_image_is_marked_and_holds_the_fill(tmp_path: Path, unit_rows:
         assert encoded["codes"][40].max() == 0
         assert encoded["codes"][[39, 41]].min() > 0
     null.run(tmp_path, {"t": unit_rows, "u": unit_rows}, renderer=renderer)
-    assert np.isnan(open_cache(tmp_path).read("u", "v1", 0, 128)["lse"][40])
+    assert np.isnan(open_cache(tmp_path).read("u", SECOND, 0, 128)["lse"][40])
 
 
 def test_an_image_that_becomes_unreadable_later_is_an_error(tmp_path: Path) -> None:
-    null.run(tmp_path, {"t": null.UNIT}, views=["v0"])
+    null.run(tmp_path, {"t": null.UNIT}, views=null.VIEWS[:1])
     with pytest.raises(UnreadableImage):
         null.run(tmp_path, {"t": null.UNIT}, renderer=null.NullRenderer(BAD), skip_bad_images=True)
 
 
 def test_nan_stops_the_unit_and_names_teacher_and_image(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLogits, match=r"teacher 't'[\s\S]*view v0, 000070"):
+    with pytest.raises(NonFiniteLogits, match=rf"teacher 't'[\s\S]*view {FIRST}, 000070"):
         null.run(tmp_path, {"t": null.UNIT}, answers=null.NullTeachers(nan_row=70))
-    assert null.open_or_create(tmp_path).missing()["teachers/t/v0"] == 2
+    assert null.open_or_create(tmp_path).missing()[f"teachers/t/{FIRST}"] == 2
     null.run(tmp_path, {"t": null.UNIT})
     assert open_cache(tmp_path).views_of(["t"]) == null.VIEWS

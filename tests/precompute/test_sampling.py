@@ -73,7 +73,7 @@ def test_however_often_it_was_stopped_it_says_the_same(tmp_path: Path) -> None:
 
 
 def test_more_views_and_images_change_nothing(tmp_path: Path) -> None:
-    null.run(tmp_path, {"t": null.UNIT}, views=["v0"])
+    null.run(tmp_path, {"t": null.UNIT}, views=null.VIEWS[:1])
     before = read_manifest(locate(tmp_path)).teachers["t"].fidelity
     null.run(tmp_path, {"t": null.UNIT}, more=40)
     assert committed_units(locate(tmp_path), SAMPLES, NO_VIEW) == set(range(6))

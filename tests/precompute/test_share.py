@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.worklist import WorkItem
 
 WAIT_SECONDS = 20.0
+FIRST = null.VIEWS[0]
 
 
 @pytest.fixture
@@ -76,9 +77,9 @@ def test_a_claim_is_kept_until_its_item_is_given_back(writer: CacheWriter, tmp_p
         left = iter(turns)
         first, second = next(left), next(left)
         assert [first, second] == items[:2]
-        assert claimed(tmp_path / "c") == {"v0-0", "v0-1"}
+        assert claimed(tmp_path / "c") == {f"{FIRST}-0", f"{FIRST}-1"}
         turns.give_back(first)
-        assert claimed(tmp_path / "c") == {"v0-1"}
+        assert claimed(tmp_path / "c") == {f"{FIRST}-1"}
     assert claimed(tmp_path / "c") == set()
 
 
@@ -91,7 +92,7 @@ def test_an_answer_waits_for_the_images_that_are_still_held(
         turns, items = turns_of(writer, background.settle)
         with turns:
             for item in turns:
-                if item.view_id == "v1":
+                if item.view_id == null.VIEWS[1]:
                     assert item.block not in writer.missing_units("samples", "-", null.UNIT)
                 compute_item(work, item, null.block_of(writer, item.block), background)
     assert null.missing_items(writer, writer.teachers(), null.VIEWS) == []
@@ -149,12 +150,12 @@ def test_an_item_is_written_while_the_next_is_computed(
     with Background() as background:
         for item in items:
             compute_item(work, item, null.block_of(writer, item.block), background)
-    assert writer.missing_units(writer.teachers()["t"].path, "v0", null.UNIT).isdisjoint({0, 1})
+    assert writer.missing_units(writer.teachers()["t"].path, FIRST, null.UNIT).isdisjoint({0, 1})
 
 
 def test_two_runs_share_items(writer: CacheWriter, tmp_path: Path) -> None:
     mine, items = turns_of(writer, settle=lambda: None)
     other = Claims(locate(tmp_path / "c"))
-    with other.claimed("v0-0") as won, mine:
+    with other.claimed(f"{FIRST}-0") as won, mine:
         assert won
         assert next(iter(mine)) == items[1]

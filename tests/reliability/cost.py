@@ -20,7 +20,7 @@ from logitcache.cache.writer import CacheWriter
 from logitcache.data.identity import content_digest
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.dense import DenseEncoding
-from tests.cache.building import VIEW, declare
+from tests.cache.building import RECIPE, VIEW, declare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,7 +112,7 @@ def _synthetic_cache(path: Path, units: int) -> None:
         data=DataRecord(description="synthetic", class_names=()),
         versions={},
     )
-    writer.add_views({VIEW: {"algorithm": 1}})
+    writer.add_views({VIEW: RECIPE})
     group = declare(writer, "a", DenseEncoding(_CLASSES), _UNIT)
     generator = np.random.default_rng(0)
     for unit in range(units):

@@ -95,8 +95,8 @@ def test_more_views_and_images_bring_more_probes(
     covered = {
         (view, start)
         for document in cache.probes()
-        for view in document["views"]
-        for start in document["segments"]
+        for view in document.views
+        for start in document.segments
     }
     starts = {segment.start for segment in cache.manifest.segments}
     assert covered == {(view, start) for view in cache.views for start in starts}

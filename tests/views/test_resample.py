@@ -52,7 +52,7 @@ def test_a_window_is_what_torch_has_there(
         image[None], size=(new_height, new_width), mode=interpolation, antialias=True
     )[0]
     top, left = int(place * (new_height - size)), int(place * (new_width - size))
-    found = resized_window(image, (new_height, new_width), (top, left), size, interpolation)
+    found = resized_window(image, (new_height, new_width), (top, left), (size, size), interpolation)
     assert torch.equal(found, whole[:, top : top + size, left : left + size])
 
 

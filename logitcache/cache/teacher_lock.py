@@ -1,0 +1,69 @@
+"""The lock of a teacher in a manifest: which of its fields are read, and what they may be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, Strict
+
+__all__ = ["Lock", "LockedFields"]
+
+_MOST_LEVELS = 16
+_MOST_PARTS = 2**22  # a class map has one part for each class
+_Text = Annotated[str, Field(max_length=1024)]
+_Class = Annotated[int, Strict(), Field(ge=0, lt=2**26)]
+_Flag = Annotated[bool, Strict()]
+
+
+class _Input(BaseModel):
+    size: Annotated[int, Strict(), Field(ge=1, le=4096)] | None = None
+
+
+class LockedFields(BaseModel):
+    """What is read of a lock; the rest of it is compared, and nothing else.
+
+    Attributes:
+        architecture: Of the network; empty where the lock does not have it, as the next one.
+        weights_sha256: Digest of its weights.
+        input: ``size``, the side of the images it is shown.
+        precision: What it computes in.
+        class_map: Which of its outputs are kept, and in which order; None for all of them.
+        arguments: Further arguments of the architecture, ``kwargs`` in the lock.
+        channels_last: Whether images are in this memory format.
+        compile: Whether the network is compiled.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    architecture: _Text = ""
+    weights_sha256: _Text = ""
+    input: _Input = _Input()
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    class_map: Annotated[list[_Class], Field(max_length=2**20)] | None = None
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, validation_alias=AliasChoices("kwargs"), max_length=1024
+    )
+    channels_last: _Flag = False
+    compile: _Flag = False
+
+
+def _checked(lock: dict[str, Any]) -> dict[str, Any]:
+    LockedFields.model_validate(lock)
+    level: list[Any] = [lock]
+    parts = 0
+    for _ in range(_MOST_LEVELS):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict | list):
+                inner += value.values() if isinstance(value, dict) else value
+        parts += len(inner)
+        if not inner:
+            return lock
+        if parts > _MOST_PARTS:
+            break
+        level = inner
+    raise ValueError(f"more than {_MOST_LEVELS} levels or {_MOST_PARTS} parts")
+
+
+Lock = Annotated[dict[str, Any], AfterValidator(_checked)]
+"""A lock as it is, with fields that can be read."""

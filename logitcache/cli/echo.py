@@ -1,0 +1,24 @@
+"""Lines for people on stdout, for the commands that print no table."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import typer
+
+from logitcache.text import visible
+
+__all__ = ["accept_all_characters", "echo"]
+
+
+def echo(text: object) -> None:
+    """Print one line in which every character can be seen."""
+    typer.echo(visible(text))
+
+
+def accept_all_characters() -> None:
+    """Write out what the encoding of stdout or stderr lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

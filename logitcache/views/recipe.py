@@ -1,0 +1,65 @@
+"""What every reader of a cache needs to know of a recipe: its id and its outline.
+
+A manifest may hold tens of thousands of recipes, and a reader shows a few of them. So a manifest is
+read with the checks that are here, and :func:`logitcache.views.spec.parse_view` parses a recipe in
+full before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+
+__all__ = ["Draw", "Recipe", "Seed", "ViewId", "recipe_id"]
+
+_MOST_CHARACTERS = 65536  # of a recipe; the longest one has some thousands
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+ViewId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""The id of a view; it is part of paths, so nothing else is accepted."""
+Seed = Annotated[int, Strict(), Field(ge=0, le=2**64 - 1)]
+"""First word of the key of all draws of a view."""
+Draw = Annotated[int, Strict(), Field(ge=0, le=2**32 - 1)]
+"""Number of a draw."""
+
+
+class _Operation(BaseModel):
+    op: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
+
+
+class _Outline(BaseModel):
+    """What recipes of every version of the view algorithm have in common."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    algorithm: Annotated[int, Strict(), Field(ge=1, le=65535)]
+    operations: Annotated[list[_Operation], Field(min_length=1, max_length=64)]
+    seed: Seed
+    draw: Draw
+
+
+def _with_outline(values: dict[str, Any]) -> dict[str, Any]:
+    _Outline.model_validate(values)
+    return values
+
+
+Recipe = Annotated[dict[str, Any], AfterValidator(_with_outline)]
+"""JSON values that have the outline of a recipe, as they are."""
+
+
+def recipe_id(values: object) -> str:
+    """Return the id of a recipe: ``v`` and 16 hex digits of the sha256 of its canonical JSON.
+
+    Raises:
+        ValueError: It is too long or too deeply nested to be a recipe.
+    """
+    try:
+        canonical = _canonical(values)
+    except RecursionError:
+        raise ValueError("nested too deeply for a recipe") from None
+    if len(canonical) > _MOST_CHARACTERS:
+        raise ValueError(f"{len(canonical)} characters, a recipe has at most {_MOST_CHARACTERS}")
+    return "v" + hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,100 @@
+"""YAML that may come from anywhere: bounded in length, depth and in what its aliases stand for.
+
+A few lines of aliases can stand for billions of values, which take no memory until they are
+written, compared or merged. So they are counted as written out, before anything is built from them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from yaml.composer import ComposerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["load_yaml", "load_yaml_file"]
+
+_MOST_BYTES = 2 * 2**20
+_MOST_VALUES = 100_000  # keys count as values
+_MOST_LEVELS = 64
+_LONGEST_NUMBER = 400  # characters; numbers of base 60 would take quadratic time
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+def load_yaml_file(path: Path) -> Any:
+    """Read a YAML file in UTF-8.
+
+    Raises:
+        ValueError: It is no YAML, or too long.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"longer than {_MOST_BYTES} bytes")
+    return load_yaml(content.decode())
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML.
+
+    Raises:
+        ValueError: It is no YAML, or too large or too deeply nested once its aliases are written
+            out; the message names the line. Whatever PyYAML's constructors stumble over is one as
+            well.
+    """
+    loader = _BoundedLoader(text)
+    try:
+        return loader.get_single_data()
+    except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, with limits that hold while the document is read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._level = 0
+        self._values: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read one node; its values are those of its parts, aliases written out."""
+        event = self.peek_event()
+        self._level += 1
+        if self._level > _MOST_LEVELS:
+            raise _refused(f"more than {_MOST_LEVELS} levels", event)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._level -= 1
+        if node is None:
+            return None
+        if len(self._values) > _MOST_VALUES:
+            raise _refused(f"more than {_MOST_VALUES} values", event)
+        if node not in self._values:
+            if isinstance(event, yaml.AliasEvent):
+                raise _refused("an alias inside of what it stands for", event)
+            self._values[node] = self._counted(node, event)
+        return node
+
+    def _counted(self, node: yaml.Node, event: Any) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+                raise _refused(f"a number of more than {_LONGEST_NUMBER} characters", event)
+            return 1
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in parts for part in pair]
+        count = 1 + sum(self._values[part] for part in parts)
+        if count > _MOST_VALUES:
+            raise _refused(f"more than {_MOST_VALUES} values, aliases written out", event)
+        return count
+
+
+def _refused(why: str, event: Any) -> ComposerError:
+    return ComposerError(None, None, why, event.start_mark)
