@@ -3,19 +3,68 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
+import shutil
+import stat
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from logitcache.platforms import replace_file, sync_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["PARTIAL", "make_folder", "write_file"]
+__all__ = [
+    "PARTIAL",
+    "make_folder",
+    "read_json",
+    "remove_folder",
+    "warn_damaged",
+    "write_file",
+    "written_together",
+]
 
 PARTIAL = ".partial"
 """Ending of a file that is being written."""
+
+_MOST_BYTES = 64 << 20  # of a JSON document; the state of a run is far smaller
+_LOG = logging.getLogger(__name__)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None if there is none.
+
+    A file that holds anything else is damaged. It counts as missing, and the log has a warning.
+
+    Args:
+        path: The file, as :func:`write_file` has written it.
+
+    Raises:
+        OSError: The file system refused to read it.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+            warn_damaged(path, f"not a file of at most {_MOST_BYTES >> 20} MiB")
+            return None
+        values = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
+        warn_damaged(path, str(error) or type(error).__name__)
+        return None
+    if not isinstance(values, dict):
+        warn_damaged(path, f"a {type(values).__name__} instead of an object")
+        return None
+    return values
+
+
+def warn_damaged(path: Path, why: str) -> None:
+    """Log that a file is damaged and counts as missing."""
+    _LOG.warning("%s is damaged and counts as missing: %s", path, why.partition("\n")[0][:200])
 
 
 def write_file(
@@ -44,6 +93,38 @@ def write_file(
             partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder; files that are whole are moved into the real one at the end.
+
+    For libraries that write files themselves. Nothing is moved after an error.
+
+    Args:
+        folder: Where the files belong; it is made where it is missing.
+    """
+    make_folder(folder)
+    partial = folder.with_name(f"{folder.name}{PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
+    try:
+        yield partial
+        for path in sorted(partial.iterdir()):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            replace_file(path, folder / path.name)
+        sync_folder(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with its files; where that is interrupted its name is another one."""
+    partial = folder.with_name(f"{folder.name}{PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.rename(partial)
+    shutil.rmtree(partial)
 
 
 def make_folder(folder: Path) -> None:

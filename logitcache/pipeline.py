@@ -35,6 +35,7 @@ from pydantic import Field, model_validator
 
 from logitcache.config import Config
 from logitcache.errors import UsageError, nearest, redacted
+from logitcache.files import read_json, warn_damaged, write_file
 from logitcache.yaml_text import load_yaml, load_yaml_file
 
 if TYPE_CHECKING:
@@ -215,13 +216,11 @@ class Pipeline:
     ) -> StageResult:
         stage = replace(stage, values=self._with_results(stage.values, f"stages.{stage.name}"))
         marker = self._marker(stage.name)
-        if marker.exists():
-            done = json.loads(marker.read_text())
-            if done["digest"] == stage.digest:
-                return StageResult(stage, done["result"], skipped=True)
+        done = _read_marker(marker)
+        if done is not None and done["digest"] == stage.digest:
+            return StageResult(stage, done["result"], skipped=True)
         values = runners[stage.kind](stage)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps({"digest": stage.digest, "result": values}, indent=2) + "\n")
+        write_file(marker, json.dumps({"digest": stage.digest, "result": values}, indent=2) + "\n")
         return StageResult(stage, values, skipped=False)
 
     def _marker(self, name: str) -> Path:
@@ -237,12 +236,12 @@ class Pipeline:
         if not isinstance(value, str) or not value.startswith(_REFERENCE):
             return value
         name, _, field = value.removeprefix(_REFERENCE).partition("/")
-        marker = self._marker(name)
-        if not marker.exists():
+        done = _read_marker(self._marker(name))
+        if done is None:
             raise UsageError(
                 f"stage {name!r} has not run yet", where=where, hint=f"run it first: --only {name}"
             )
-        result: dict[str, Any] = json.loads(marker.read_text())["result"]
+        result: dict[str, Any] = done["result"]
         if field not in result:
             raise UsageError(
                 f"stage {name!r} has no result {field!r}", where=where, hint=nearest(field, result)
@@ -279,6 +278,17 @@ class Pipeline:
             "out": folder,
             "seed": self.seed,
         }
+
+
+def _read_marker(path: Path) -> dict[str, Any] | None:
+    """Return what came of a stage and the digest of what it was told; None if it is not done."""
+    done = read_json(path)
+    if done is None:
+        return None
+    if not isinstance(done.get("digest"), str) or not isinstance(done.get("result"), dict):
+        warn_damaged(path, "no digest and result of a stage")
+        return None
+    return done
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

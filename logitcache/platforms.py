@@ -11,23 +11,25 @@ import ctypes
 import os
 import shutil
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psutil
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = [
     "available_processors",
+    "boot_identity",
     "free_bytes",
-    "process_exists",
+    "process_namespace",
+    "process_started",
     "replace_file",
     "sync_folder",
     "tune_allocator",
 ]
 
 _IS_WINDOWS = os.name == "nt"
+_PROC = Path("/proc")
+_START_FIELD = 19  # of /proc/PID/stat, counted from the state, which follows the program's name
+_ENDED = {"Z", "X", "x"}  # states of a process that nobody has waited for yet
 _REPLACE_SECONDS = 5.0
 # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX: where the first two end up by
 # themselves in a long-running process
@@ -42,12 +44,72 @@ def available_processors() -> int:
         return os.cpu_count() or 1
 
 
-def process_exists(pid: int) -> bool:
-    """Return whether a process with this number runs on this machine."""
+def boot_identity() -> str:
+    """Return what changes when this machine is started again: ``id:…``, or ``time:…`` elsewhere."""
     try:
-        return psutil.pid_exists(pid)
-    except OverflowError:  # not a number that an operating system gives
-        return False
+        return "id:" + (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # no Linux
+        return f"time:{psutil.boot_time():.0f}"
+
+
+def process_namespace() -> str | None:
+    """Return which processes the numbers of processes belong to; None where that is not known.
+
+    On Linux it is the PID namespace, which a container has of its own.
+    """
+    if not (_PROC / "self").exists():
+        return "machine"
+    try:
+        if (_PROC / "self").readlink().name != str(os.getpid()):
+            return None  # /proc shows the processes of another namespace
+        return f"pid:{(_PROC / 'self/ns/pid').stat().st_ino}"
+    except OSError:
+        return None
+
+
+def process_started(pid: int) -> float | None:
+    """Return when a process was started, None if it has ended or never was.
+
+    On Linux the time is in clock ticks since the machine was started, so that setting the clock
+    does not change it. It is to be compared with what this function returned on the same machine.
+
+    Args:
+        pid: Number of the process, from 1.
+
+    Raises:
+        PermissionError: There is such a process, and this one may not look at it.
+    """
+    if not (_PROC / "self").exists():
+        return _started_elsewhere(pid)
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except ProcessLookupError:
+        return None
+    except FileNotFoundError:
+        _refuse_hidden(pid)
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in _ENDED else float(fields[_START_FIELD])
+
+
+def _refuse_hidden(pid: int) -> None:
+    """Raise PermissionError for a process that exists: /proc may be mounted with ``hidepid``."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return
+    raise PermissionError(f"process {pid} is hidden")
+
+
+def _started_elsewhere(pid: int) -> float | None:
+    """Return when a process was started where there is no /proc."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except (psutil.NoSuchProcess, OverflowError):
+        return None
+    except psutil.AccessDenied as error:
+        raise PermissionError(str(error)) from None
 
 
 def free_bytes(folder: Path) -> int:

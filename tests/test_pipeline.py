@@ -75,6 +75,19 @@ def test_a_result_that_is_not_there_is_named(tmp_path: Path) -> None:
         pipeline(tmp_path, [{"name": "s", "train": {"a": "stage:weight/teachers"}}])
 
 
+@pytest.mark.parametrize("content", ["", '{"digest": "', "[]", "{}", '{"digest": 1, "result": 2}'])
+def test_a_stage_with_a_damaged_marker_is_not_done(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran(tmp_path, {"a": 1.0})
+    (tmp_path / "weights.done.json").write_text(content)
+    with pytest.raises(UsageError, match="has not run yet"):
+        ran(tmp_path, {"a": 1.0}, only=["student"])
+    assert [stage.name for stage in ran(tmp_path, {"a": 1.0})] == ["weights"]
+    assert f"{tmp_path / 'weights.done.json'} is damaged" in caplog.text
+    assert ran(tmp_path, {"a": 1.0}) == []
+
+
 @pytest.mark.parametrize("text", ["{img_size:32}", "[{soft: {teachers: {a:1}}}]"])
 def test_a_colon_without_a_space_is_no_pair(text: str, tmp_path: Path) -> None:
     """YAML reads one name without a value, which timm would take as not given."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from logitcache import platforms
@@ -102,14 +103,67 @@ def test_processors_are_counted_where_affinity_is_not_known(
     assert platforms.available_processors() == 1
 
 
-def test_processes_are_looked_up() -> None:
-    """By psutil, because ``os.kill(pid, 0)`` ends the process on Windows."""
+@pytest.fixture(params=["/proc", "no /proc"])
+def looked_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look processes up as on Linux, and as elsewhere."""
+    if request.param != "/proc":
+        monkeypatch.setattr("logitcache.platforms._PROC", Path("/nowhere"))
+
+
+@pytest.mark.usefixtures("looked_up")
+def test_the_start_of_a_process_is_known_until_it_ends() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert platforms.process_exists(os.getpid())
-    assert platforms.process_exists(child.pid)
-    child.communicate(b"\n")
-    assert not platforms.process_exists(child.pid)
-    assert not platforms.process_exists(2**70)
+    started = platforms.process_started(child.pid)
+    assert started is not None
+    assert started == platforms.process_started(child.pid)
+    assert started != platforms.process_started(os.getpid())
+    child.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert platforms.process_started(child.pid) is None, (
+        "it has ended, and nobody has waited for it"
+    )
+    child.wait()
+    assert platforms.process_started(child.pid) is None
+    assert platforms.process_started(2**31 - 1) is None
+    assert platforms.process_started(2**70) is None
+
+
+@pytest.mark.usefixtures("looked_up")
+def test_a_boot_has_an_identity_and_processes_have_a_namespace() -> None:
+    boot = platforms.boot_identity()
+    assert boot == platforms.boot_identity()
+    assert boot.startswith(("id:", "time:"))
+    namespace = platforms.process_namespace()
+    assert namespace
+    assert namespace == platforms.process_namespace()
+
+
+def test_processes_that_may_not_be_looked_at_exist(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where /proc is mounted with ``hidepid``, and on macOS."""
+    (tmp_path / "self").mkdir()
+    monkeypatch.setattr("logitcache.platforms._PROC", tmp_path)
+    with pytest.raises(PermissionError):
+        platforms.process_started(os.getpid())
+    monkeypatch.setattr("logitcache.platforms._PROC", tmp_path / "nowhere")
+
+    def refused(process: psutil.Process) -> float:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr("psutil.Process.create_time", refused)
+    with pytest.raises(PermissionError):
+        platforms.process_started(os.getpid())
+
+
+def test_the_processes_of_another_namespace_are_not_mistaken_for_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after ``unshare --pid`` without a /proc of its own."""
+    (tmp_path / "self").symlink_to(str(os.getpid() + 1))
+    (tmp_path / str(os.getpid() + 1)).mkdir()
+    monkeypatch.setattr("logitcache.platforms._PROC", tmp_path)
+    assert platforms.process_namespace() is None
 
 
 @pytest.fixture

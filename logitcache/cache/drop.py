@@ -31,8 +31,9 @@ from logitcache.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
+    from logitcache.cache.claims import Wait
     from logitcache.cache.location import Location
     from logitcache.cache.manifest import Manifest
 
@@ -66,6 +67,7 @@ def drop_from_cache(
     teachers: Collection[str] = (),
     features: Collection[str] = (),
     views: Sequence[str] = (),
+    on_wait: Callable[[Wait], None] | None = None,
 ) -> Dropped:
     """Drop teachers, taps or views; readers that have the cache open are not disturbed.
 
@@ -74,12 +76,14 @@ def drop_from_cache(
         teachers: Names; their taps go with them.
         features: Taps, as ``<teacher>/<tap>``.
         views: Of all teachers: numbers, ranges or ids as :func:`.choose_views` reads them.
+        on_wait: Called now and then while another run is waited for; by default that is logged.
 
     Raises:
         UsageError: Nothing is named, something is not there, or nothing would be left.
     """
     location = locate(url, write=True)
-    with Claims(location).exclusive(MANIFEST):
+    claims = Claims(location, on_wait=on_wait)
+    with claims.exclusive(MANIFEST):
         writer = CacheWriter.open(location)
         finish_drops(writer)
         before = writer.manifest
@@ -94,6 +98,7 @@ def drop_from_cache(
             manifest = manifest.changed(revision=write_changed(location, manifest, revision))
         writer.publish(manifest)
         finish_drops(writer)
+        claims.sweep()
     pointer = writer.manifest.revision
     return Dropped(
         tuple(sorted(teachers)),

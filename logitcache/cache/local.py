@@ -10,27 +10,23 @@ import contextlib
 import errno
 import hashlib
 import os
-import socket
 import stat
-import time
-import uuid
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from logitcache.cache.documents import MAX_DOCUMENT_BYTES
 from logitcache.cache.store import RecordingStore
+from logitcache.cache.temporary import is_abandoned, is_temporary, temporary_name
 from logitcache.errors import CacheDamaged, StorageError
 from logitcache.files import PARTIAL, make_folder, write_file
-from logitcache.platforms import available_processors, free_bytes, process_exists
+from logitcache.platforms import available_processors, free_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LocalLocation", "checked_key", "is_temporary", "too_large"]
+__all__ = ["LocalLocation", "checked_key", "too_large"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_ABANDONED_SECONDS = 3600.0  # after which a temporary file of another host is nobody's
-_HOST = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
 
 
 class LocalLocation:
@@ -112,10 +108,10 @@ class LocalLocation:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
-    def age(self, key: str) -> float | None:
-        """Return the seconds since an object was written or touched; None without one."""
+    def modified(self, key: str) -> float | None:
+        """Return when an object was written or touched; None if there is none."""
         stamp = self.stamp(key)
-        return None if stamp is None else time.time() - stamp[2] / 1e9
+        return None if stamp is None else stamp[2] / 1e9
 
     def write(self, key: str, content: bytes | memoryview) -> None:
         """Write an object whole: temporary file, fsync, rename, fsync of the folder.
@@ -127,7 +123,7 @@ class LocalLocation:
         path = self.path(key)
         try:
             with _explained(path):
-                write_file(path, content, path.with_name(_temporary_name(path.name)))
+                write_file(path, content, path.with_name(temporary_name(path.name)))
         except IsADirectoryError:
             raise CacheDamaged(
                 "a folder has the name of an object", where=path, hint="remove the folder"
@@ -187,18 +183,14 @@ class LocalLocation:
 
     def sweep(self) -> list[str]:
         """Remove temporary files whose writer is gone; return their keys."""
-        swept = [key for key in self.keys() if is_temporary(key) and self._is_abandoned(key)]
+        swept = [
+            key
+            for key in self.keys()
+            if is_temporary(key) and is_abandoned(key, self.modified(key))
+        ]
         for key in swept:
             self.delete(key)
         return swept
-
-    def _is_abandoned(self, key: str) -> bool:
-        writer = key.removesuffix(PARTIAL).rpartition(".")[2]
-        host, _, rest = writer.rpartition("_")[0].rpartition("_")
-        if host == _HOST and rest.isdecimal():
-            return not process_exists(int(rest))
-        age = self.age(key)
-        return age is not None and age > _ABANDONED_SECONDS
 
     def is_empty(self) -> bool:
         """Return whether there is nothing at all, but for claims of runs that begin."""
@@ -283,16 +275,6 @@ def checked_key(key: str, location: object) -> str:
     if ".." in parts or key.startswith("/") or "\0" in key or "\\" in key:
         raise CacheDamaged("a key leads out of the cache", where=location, got=repr(key)[:200])
     return key
-
-
-def is_temporary(key: str) -> bool:
-    """Return whether a key is that of a file under way."""
-    return key.endswith(PARTIAL)
-
-
-def _temporary_name(name: str) -> str:
-    """Return a name that tells who writes, so that litter can be told from work."""
-    return f"{name}.{_HOST}_{os.getpid()}_{uuid.uuid4().hex}{PARTIAL}"
 
 
 @contextlib.contextmanager

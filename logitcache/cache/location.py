@@ -76,8 +76,11 @@ class Location(Protocol):
         """Return what changes when an object is replaced; None where asking takes a request."""
         ...
 
-    def age(self, key: str) -> float | None:
-        """Return the seconds since an object was written or touched; None without one."""
+    def modified(self, key: str) -> float | None:
+        """Return when an object was written or touched, by the clock of the place it lies in.
+
+        None if there is none.
+        """
         ...
 
     def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
@@ -100,7 +103,7 @@ class Location(Protocol):
         ...
 
     def touch(self, key: str) -> None:
-        """Renew the age of an object if it is there."""
+        """Renew the time of an object if it is there."""
         ...
 
     def delete(self, key: str) -> None:

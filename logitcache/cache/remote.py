@@ -141,14 +141,14 @@ class RemoteLocation:
         checked_key(key, self)
         return None
 
-    def age(self, key: str) -> float | None:
-        """Return the seconds since an object was written, by its server's clock and ours."""
+    def modified(self, key: str) -> float | None:
+        """Return when an object was written, by the clock of its server; None if there is none."""
         path = self._path(key)
         written = self._ask("look", key, lambda files: files.modified(path))
         if written is None:
             return None
         moment: datetime = written if written.tzinfo else written.replace(tzinfo=UTC)
-        return (datetime.now(UTC) - moment).total_seconds()
+        return moment.timestamp()
 
     def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
         """Return size and sha256 of an object; None if there is none."""

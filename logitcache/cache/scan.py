@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logitcache.cache.claims import CLAIMS
-from logitcache.cache.local import is_temporary
+from logitcache.cache.claims import CLAIMS, TRIAL, read_holder
+from logitcache.cache.temporary import is_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -39,17 +39,17 @@ def find_litter(location: Location, manifest: Manifest, named: Collection[str]) 
     """
     current = manifest.revision.number if manifest.revision else 0
     for key in sorted(location.keys()):
-        why = _why(key, current, named)
+        why = _why(location, key, current, named)
         if why is not None:
             yield Litter(key, why)
 
 
-def _why(key: str, current: int, named: Collection[str]) -> str | None:
+def _why(location: Location, key: str, current: int, named: Collection[str]) -> str | None:
     if is_temporary(key):
         return "a write that was interrupted, or is under way"
     top = key.partition("/")[0]
     if top == CLAIMS:
-        return "a run works here, or was killed"
+        return _why_claim(location, key)
     numbered = _NUMBERED.fullmatch(key)
     if numbered is not None:
         return None if int(numbered[1]) <= current else "a seal that was interrupted"
@@ -58,3 +58,12 @@ def _why(key: str, current: int, named: Collection[str]) -> str | None:
     if top in {"samples", "teachers", "views"} and "/c/" in key:
         return "a shard without a commit: its unit was interrupted, or dropped"
     return "not a file of a cache"
+
+
+def _why_claim(location: Location, key: str) -> str:
+    if key.startswith(f"{CLAIMS}/{TRIAL}"):
+        return "a trial of the store, by a run that works here or was killed"
+    holder = read_holder(location, key)
+    if holder.has_ended:
+        return f"left by a run that was killed ({holder}); the next precompute removes it"
+    return f"a run works here, or was killed: {holder}"

@@ -49,9 +49,11 @@ def _version(
 
 def main() -> None:
     """Run the command line and leave with the exit code of what happened."""
-    # what the package logs, its commands print
+    # what the package logs, its commands print, except for files that are damaged
     logging.getLogger("logitcache").addHandler(logging.NullHandler())
     accept_all_characters()
+    if logging.lastResort is not None:
+        logging.getLogger("logitcache.files").addHandler(logging.lastResort)
     try:
         app()
     except LogitcacheError as error:

@@ -241,7 +241,11 @@ def drop(
     from logitcache.cli.options import print_json
 
     dropped = drop_from_cache(
-        cache, teachers=teacher or [], features=feature or [], views=view or []
+        cache,
+        teachers=teacher or [],
+        features=feature or [],
+        views=view or [],
+        on_wait=lambda wait: typer.echo(f"drop: {wait}", err=True),
     )
     if as_json:
         print_json({"cache": cache, **asdict(dropped)})

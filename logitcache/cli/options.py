@@ -63,10 +63,9 @@ def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dic
         UsageError: There is no run, and the command is not enough to begin one; or its cache was
             opened with credentials, which are not saved.
     """
-    from logitcache.pipeline import read_yaml
-
     path = Path(out or "") / _SAVED
-    if out is None or not path.is_file():
+    values = None if out is None else _read_saved(path)
+    if values is None:
         if data is None:
             raise UsageError(
                 "there is no run to go on with",
@@ -75,7 +74,6 @@ def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dic
                 hint="name its folder with --out, or give --data and --student to begin one",
             )
         return None
-    values = read_yaml(path)
     if cache is None and _HIDDEN in str(values.get("cache")):
         raise UsageError(
             "the address of the cache was saved without its credentials",
@@ -84,6 +82,23 @@ def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dic
             hint="give it once more: --cache URL",
         )
     return values
+
+
+def _read_saved(path: Path) -> dict[str, Any] | None:
+    """Return the settings of a run; those of its last checkpoint where the file is damaged."""
+    from logitcache.files import warn_damaged
+    from logitcache.pipeline import read_yaml
+
+    if path.is_file():
+        try:
+            return read_yaml(path)
+        except UsageError as error:
+            warn_damaged(path, f"{error.what}: {error.got or error.expected}")
+    if not path.parent.is_dir():
+        return None
+    from logitcache.training.checkpoint import read_last_config
+
+    return read_last_config(path.parent)
 
 
 def teachers(specifications: Sequence[str]) -> dict[str, dict[str, Any]] | None:

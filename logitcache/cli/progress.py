@@ -60,6 +60,7 @@ class ProgressLine:
         self._task = self._bar.add_task(title, total=None, count="", rates="starting")
         self._workers: dict[str, TaskID] = {}
         self._noticed = 0
+        self._waited: float | None = None
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -76,6 +77,10 @@ class ProgressLine:
         if progress.work:
             self._print(f"{self._title}: {progress.work}")
         self._notice(progress.notices)
+        if progress.waiting:
+            self._wait(progress.waiting)
+            return
+        self._waited = None
         for worker in progress.workers:
             self._show_worker(worker)
         gone = self._workers.keys() - {worker.name for worker in progress.workers}
@@ -130,6 +135,16 @@ class ProgressLine:
         for notice in notices[self._noticed :]:
             self._print(f"{self._title}: {notice}")
         self._noticed = max(self._noticed, len(notices))
+
+    def _wait(self, what: str) -> None:
+        """Show what is waited for: a line at once, then in the bar or now and then a line."""
+        self._bar.update(self._task, rates=what)
+        now = time.monotonic()
+        if self._waited is None or (
+            not self._console.is_terminal and now - self._waited > _PLAIN_SECONDS
+        ):
+            self._waited = now
+            self._print(f"{self._title}: {what}")
 
     def _print(self, text: str) -> None:
         """Print a line as it is."""

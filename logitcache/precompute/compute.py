@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from logitcache.cache.format import teacher_of
+from logitcache.cache.format import NO_VIEW, SAMPLES, teacher_of
 from logitcache.cache.groups import FeatureGroup
+from logitcache.cache.ledger import committed_units
 from logitcache.cache.units import Conditions
 from logitcache.data.sample import oddity_notes
 from logitcache.errors import Interrupted
@@ -26,14 +27,15 @@ from logitcache.teachers.ensemble import Tap
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from logitcache.cache.claims import Claims
+    from logitcache.cache.claims import Claims, Wait
+    from logitcache.cache.location import Location
     from logitcache.cache.writer import CacheWriter
     from logitcache.precompute.plan import Plan
     from logitcache.precompute.worklist import WorkItem
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.teachers.member import Precision
 
-__all__ = ["Progress", "Workbench", "WorkerProgress", "compute_plan", "stopped"]
+__all__ = ["Progress", "Workbench", "WorkerProgress", "compute_plan", "stopped", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class WorkerProgress:
 
     Attributes:
         name: Its name, and where it runs.
-        state: ``preparing``, ``working``, ``idle`` or ``refused``.
+        state: ``preparing``, ``working``, ``idle``, ``silent`` or ``refused``.
         item: What it works on, in words; empty where it does not.
         images: Images of that item so far.
         total: Images of that item.
@@ -68,6 +70,7 @@ class Progress:
         total: Images to be shown by this run.
         workers: What each worker does; empty without a cluster.
         notices: What has happened that the user should know, oldest first.
+        waiting: What the run waits for and for whom, in words; empty while it computes.
         work: What the total consists of; only in the first report.
     """
 
@@ -76,6 +79,7 @@ class Progress:
     workers: tuple[WorkerProgress, ...] = ()
     notices: tuple[str, ...] = ()
     work: str = ""
+    waiting: str = ""
 
 
 class Workbench:
@@ -144,7 +148,7 @@ class Workbench:
         self._renderer.close()
 
     def work_off(
-        self, items: Iterable[WorkItem], while_waiting: Callable[[], None]
+        self, items: Iterable[WorkItem], while_waiting: Callable[[str], None]
     ) -> Generator[WorkItem]:
         """Compute what is still missing of items, and yield each when it is committed.
 
@@ -219,7 +223,7 @@ def compute_plan(
     Returns:
         Images shown to the teachers, every view counted.
     """
-    counter = _Counter(plan.images, plan.writer, claims, on_progress, should_stop)
+    counter = _Counter(plan.images, plan.writer, on_progress, should_stop)
     bench = Workbench(
         plan,
         ensemble,
@@ -232,7 +236,7 @@ def compute_plan(
     shown = 0
     with (
         contextlib.closing(bench),
-        contextlib.closing(bench.work_off(plan.items, counter.stop_if_asked)) as computed,
+        contextlib.closing(bench.work_off(plan.items, counter.wait)) as computed,
     ):
         for item in computed:
             shown += plan.images_of(item)
@@ -244,12 +248,37 @@ def compute_plan(
 
 def stopped(writer: CacheWriter) -> Interrupted:
     """Return what a run that was asked to stop leaves with."""
-    kept = writer.has_commits()
+    return _stopped(kept=writer.has_commits())
+
+
+def _stopped(*, kept: bool) -> Interrupted:
     return Interrupted(
         "stopped; committed units are kept" if kept else "stopped before the first commit",
         kept=kept,
         hint="run the same command again to go on",
     )
+
+
+def waiting(
+    location: Location,
+    on_progress: Callable[[Progress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> Callable[[Wait], None]:
+    """Return what a run does while it waits for the manifest: it reports, and may be stopped.
+
+    Args:
+        location: The cache.
+        on_progress: See :func:`compute_plan`.
+        should_stop: See :func:`compute_plan`.
+    """
+
+    def report(wait: Wait) -> None:
+        if on_progress is not None:
+            on_progress(Progress(0, 0, waiting=str(wait)))
+        if should_stop is not None and should_stop():
+            raise _stopped(kept=bool(committed_units(location, SAMPLES, NO_VIEW)))
+
+    return report
 
 
 def _conditions(precision: Precision, batches: dict[str, int]) -> dict[str, Conditions]:
@@ -261,25 +290,29 @@ def _conditions(precision: Precision, batches: dict[str, int]) -> dict[str, Cond
 
 
 class _Counter:
-    """Counts images, shows that this run lives, and passes on the wish to stop."""
+    """Counts images, reports progress, and passes on the wish to stop."""
 
     def __init__(
         self,
         total: int,
         writer: CacheWriter,
-        claims: Claims,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
         self._images, self._total = 0, total
-        self._writer, self._claims = writer, claims
+        self._writer = writer
         self._on_progress, self._should_stop = on_progress, should_stop
 
     def add(self, images: int) -> None:
         self._images = min(self._images + images, self._total)
-        self._claims.beat()
         if self._on_progress is not None:
             self._on_progress(Progress(self._images, self._total))
+        self.stop_if_asked()
+
+    def wait(self, what: str) -> None:
+        """Report what is waited for."""
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._images, self._total, waiting=what))
         self.stop_if_asked()
 
     def stop_if_asked(self) -> None:

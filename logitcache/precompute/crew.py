@@ -2,7 +2,8 @@
 
 Each item goes to one worker that has proved to have the same libraries, weights and images. What is
 done is what has a commit in the cache, so a task that runs twice changes nothing, and dask keeps no
-result.
+result. A worker whose scheduler does not hear from it loses its item, as it would lose its claim:
+after two minutes by the clock of this process. What it commits later are the same bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 
+from logitcache.cache import claims
+from logitcache.cache.unchanged import Unchanged
 from logitcache.errors import ClusterError, LogitcacheError
 from logitcache.precompute.agreement import named
 from logitcache.precompute.compute import stopped
-from logitcache.precompute.dispatch import Dispatch, in_words
+from logitcache.precompute.dispatch import Dispatch
 from logitcache.precompute.share import still_missing
 from logitcache.precompute.worker import GPU, TeacherPlugin, compute_on_worker
+from logitcache.precompute.worklist import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +47,7 @@ _DRAIN_SECONDS = 15.0
 _BRIEF_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 _MOST_NAMED = 5
+_LIFE_SECONDS = 5.0  # between two looks at signs of life
 
 
 class Crew:
@@ -68,6 +73,12 @@ class Crew:
         self.dispatch = Dispatch(plan.items, plan.images_of, time.monotonic, most)
         self._looked = self._hoped = time.monotonic()
         self._neighbours = 1
+        self._silent_seconds = claims.STALE_SECONDS
+        self._life_seconds = min(_LIFE_SECONDS, self._silent_seconds / 8)
+        self._life = Unchanged(self._silent_seconds / 4)
+        self._watched = time.monotonic()
+        self._claims = claims.Claims(plan.writer.location)
+        self._given_up: set[str] = set()
 
     def meet(self) -> None:
         """Find the workers there are.
@@ -119,6 +130,7 @@ class Crew:
                     after_item(done)
             if time.monotonic() - self._looked >= _LOOK_SECONDS:
                 self._look()
+                self._watch()
                 if on_progress is not None:
                     on_progress(dispatch.progress())
             if should_stop is not None and should_stop():
@@ -214,6 +226,8 @@ class Crew:
                 self.dispatch.refused(address, told["name"], "; ".join([told["why"], *images]))
             elif kind == "images":
                 self.dispatch.progressed(address, told["images"])
+            elif kind == "waits":
+                self.dispatch.waits(address, told["why"])
             elif kind == "returned" and self.dispatch.has(address, told["item"]):
                 yield from self._returned(address, told["item"])
 
@@ -263,6 +277,30 @@ class Crew:
         for address in gone & self._futures.keys():
             self._futures.pop(address).cancel()
         self.dispatch.gone(gone)
+
+    def _watch(self) -> None:
+        """Take items from workers that show no sign of life: they are stopped, or out of reach."""
+        if time.monotonic() - self._watched < self._life_seconds:
+            return
+        self._watched = time.monotonic()
+        try:
+            there = self._client.scheduler_info(n_workers=-1)["workers"]
+        except (OSError, TimeoutError):
+            raise self._lost_scheduler() from None
+        for address in there.keys() & set(self.dispatch.addresses()):
+            silent = self._life.seconds(address, there[address]["last_seen"])
+            item = self.dispatch.item_of(address)
+            if silent == 0.0:
+                self.dispatch.alive(address)
+            elif silent > self._silent_seconds:
+                lost = self.dispatch.silent(address, silent)
+                if lost is not None:
+                    self._futures.pop(address).cancel()
+                    self._given_up.add(lost.claim)
+            elif item is not None and silent > 2 * self._life_seconds:
+                self._claims.remove_if_stale(item.claim)  # observed from now on
+        removed = {name for name in self._given_up if self._claims.remove_if_stale(name)}
+        self._given_up -= removed
 
     def _lost_scheduler(self) -> ClusterError:
         return ClusterError(

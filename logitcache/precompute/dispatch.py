@@ -2,6 +2,7 @@
 
 A worker has one item at a time, so when it dies it is known what it died of. An item that was lost
 goes to the end of the line: one that kills every worker is met again when all else is committed.
+A worker without signs of life loses its item as well, and takes no other one until it has some.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from logitcache.errors import ClusterError
 from logitcache.precompute.compute import Progress, WorkerProgress
+from logitcache.precompute.worklist import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from logitcache.precompute.worklist import WorkItem
 
-__all__ = ["Dispatch", "in_words"]
+__all__ = ["Dispatch"]
 
 _SLOW = 2.0
 _AGAIN_SECONDS = 0.5
@@ -32,7 +34,8 @@ class _Hand:
 
     Attributes:
         name: As the user is told.
-        state: ``preparing``, ``ready`` or ``refused``.
+        state: ``preparing``, ``ready``, ``silent`` or ``refused``.
+        before: Its state before it was silent.
         why: Why it was refused.
         item: Number of the item it has.
         images: Images of that item so far.
@@ -41,6 +44,7 @@ class _Hand:
 
     name: str
     state: str = "preparing"
+    before: str = ""
     why: str = ""
     item: int | None = None
     images: int = 0
@@ -73,6 +77,7 @@ class Dispatch:
         self._not_before: dict[int, float] = {}
         self._lost: Counter[int] = Counter()
         self._put_off: Counter[int] = Counter()
+        self._waits: dict[int, str] = {}
         self._took: list[float] = []
         self._left = len(self.items)
         self._total = sum(map(self.images_of, self.items))
@@ -85,7 +90,7 @@ class Dispatch:
     @property
     def hopeful(self) -> bool:
         """Whether some worker can take an item, or may be able to soon."""
-        return any(hand.state != "refused" for hand in self._hands.values())
+        return any(hand.state not in {"refused", "silent"} for hand in self._hands.values())
 
     @property
     def refusals(self) -> dict[str, str]:
@@ -142,6 +147,40 @@ class Dispatch:
                     "of this unit; what was committed is intact, the same command goes on",
                 )
 
+    def silent(self, address: str, seconds: float) -> WorkItem | None:
+        """Note that a worker shows no sign of life; return the item that goes to another one."""
+        hand = self._hands[address]
+        if hand.state in {"silent", "refused"}:
+            return None
+        hand.state, hand.before = "silent", hand.state
+        number, hand.item, hand.images = hand.item, None, 0
+        notice = f"worker {hand.name} shows no sign of life for {seconds:.0f} s"
+        if number is None:
+            self.notices.append(notice)
+            return None
+        self._pending.append(number)
+        self.notices.append(f"{notice}; {in_words(self.items[number])} goes to another one")
+        return self.items[number]
+
+    def alive(self, address: str) -> None:
+        """Note that a worker shows signs of life."""
+        hand = self._hands[address]
+        if hand.state == "silent":
+            hand.state = hand.before
+            self.notices.append(f"worker {hand.name} shows signs of life again")
+
+    def item_of(self, address: str) -> WorkItem | None:
+        """Return the item that a worker has."""
+        number = self._hands[address].item
+        return None if number is None else self.items[number]
+
+    def waits(self, address: str, why: str) -> None:
+        """Note that the item of a worker is another run's, and for whom that waits."""
+        hand = self._hands.get(address)
+        if hand is not None and hand.item is not None:
+            self._waits.pop(hand.item, None)  # the last one is the newest
+            self._waits[hand.item] = why
+
     @property
     def done(self) -> int:
         """How many items are done."""
@@ -169,6 +208,7 @@ class Dispatch:
         hand = self._hands[address]
         if committed:
             self._left -= 1
+            self._waits.pop(number, None)
             if hand.images:
                 self._took.append(self.clock() - hand.since)
                 self.shown += self.images_of(self.items[number])
@@ -197,6 +237,7 @@ class Dispatch:
             self._total,
             tuple(self._seen(hand) for hand in self._hands.values()),
             tuple(self.notices),
+            waiting=list(self._waits.values())[-1] if 0 < self._left == len(self._waits) else "",
         )
 
     def _next(self) -> int | None:
@@ -225,19 +266,6 @@ class Dispatch:
             seconds,
             slow=usual is not None and seconds > _SLOW * usual,
         )
-
-
-def in_words(item: WorkItem) -> str:
-    """Return which item this is."""
-    units = [f"{name} {_few(numbers)}" for name, numbers in item.units.items()]
-    what = [*(["samples"] if item.samples else []), *units]
-    return f"block {item.block} of view {item.view_id} ({', '.join(what)})"
-
-
-def _few(numbers: Sequence[int]) -> str:
-    if len(numbers) == 1:
-        return f"unit {numbers[0]}"
-    return f"units {numbers[0]} to {numbers[-1]}"
 
 
 def _one_line(text: str) -> str:

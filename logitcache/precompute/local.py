@@ -15,7 +15,7 @@ from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import CacheUnsealed
 from logitcache.networks.device import resolve_device
 from logitcache.precompute.batch_size import choose_batch, memory_explained
-from logitcache.precompute.compute import Progress, compute_plan
+from logitcache.precompute.compute import Progress, compute_plan, waiting
 from logitcache.precompute.measure import (
     Size,
     count_images,
@@ -86,7 +86,7 @@ def build_cache(
 
     Args:
         config: Which teachers, which views, which images, where to.
-        on_progress: Called after every batch.
+        on_progress: Called after every batch, and now and then while another run is waited for.
         should_stop: Asked after every batch; units that are whole by then are kept.
 
     Raises:
@@ -94,7 +94,7 @@ def build_cache(
             goes on where this one stopped.
     """
     location = locate(config.cache, write=True)
-    claims = Claims(location)
+    claims = Claims(location, on_wait=waiting(location, on_progress, should_stop))
     if location.size("zarr.json") is None and location.names(CLAIMS):
         with claims.exclusive(MANIFEST):
             pass  # another run is creating the cache; its manifest is read next
@@ -130,7 +130,9 @@ def build_cache(
     with claims.exclusive(MANIFEST):
         plan.writer.refresh()
         keep_probes(plan, min(ensemble.sizes))
-        return _seal(plan, shown, seconds)
+        summary = _seal(plan, shown, seconds)
+        claims.sweep()
+        return summary
 
 
 def _compute(

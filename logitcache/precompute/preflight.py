@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.claims import CLAIMS
+from logitcache.cache.claims import CLAIMS, TRIAL
 from logitcache.cache.format import sha256
 from logitcache.cache.groups import FeatureGroup
 from logitcache.cache.ledger import read_commits
@@ -60,7 +60,7 @@ def check_storage(plan: Plan) -> None:
     """
     location = plan.writer.location
     trial = os.urandom(_TRIAL_BYTES)
-    key = f"{CLAIMS}/trial-{os.getpid()}.json"
+    key = f"{CLAIMS}/{TRIAL}-{os.getpid()}.json"
     location.write(key, trial)
     back = location.digest(key, most=len(trial))
     location.delete(key)

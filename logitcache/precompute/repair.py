@@ -28,7 +28,7 @@ from logitcache.config import Config
 from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError
 from logitcache.networks.device import resolve_device
-from logitcache.precompute.compute import compute_plan
+from logitcache.precompute.compute import compute_plan, waiting
 from logitcache.precompute.lock import as_locked, check_lock
 from logitcache.precompute.plan import Plan
 from logitcache.precompute.rows import open_images, rows_of_cache
@@ -114,7 +114,7 @@ def repair_cache(
     Args:
         config: What, and with what.
         on_verify: Called while bytes are checked.
-        on_progress: Called after every batch that is computed.
+        on_progress: Called after every batch that is computed, and while another run is waited for.
         should_stop: Asked after every batch.
 
     Raises:
@@ -125,12 +125,13 @@ def repair_cache(
     location = locate(config.cache, write=True)
     found, restored = _mend_documents(location, on_verify)
     units = _damaged_units(location, found)
-    claims = Claims(location)
+    claims = Claims(location, on_wait=waiting(location, on_progress, should_stop))
     with claims.exclusive(MANIFEST):
         writer = CacheWriter.open(location)
         location.sweep()
         differing = _recompute(config, writer, units, claims, on_progress, should_stop)
         _seal_again(writer, units, found)
+        claims.sweep()
     report = verify(config.cache, on_progress=on_verify)
     return RepairSummary(
         cache=str(location),

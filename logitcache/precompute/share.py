@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from logitcache.cache.format import NO_VIEW, SAMPLES, commit_key
+from logitcache.precompute.worklist import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,7 +39,8 @@ class Turns:
         groups: What is asked for, by name.
         claims: Of this process.
         settle: Called where an item needs what one that is still held shall commit: commits it.
-        while_waiting: Called while everything that is left is somebody else's; may raise to stop.
+        while_waiting: Called now and then while everything that is left is somebody else's, with
+            what is waited for and for whom, in words; may raise to stop.
         poll_seconds: Between two looks at what others do.
     """
 
@@ -50,7 +52,7 @@ class Turns:
         claims: Claims,
         *,
         settle: Callable[[], None],
-        while_waiting: Callable[[], None],
+        while_waiting: Callable[[str], None],
         poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         self._items, self._claims = items, claims
@@ -79,7 +81,7 @@ class Turns:
                 elif left is not None:
                     put_off.append(item)
             if len(put_off) == len(pending):
-                self._while_waiting()
+                self._while_waiting(self._waits_for(put_off))
                 time.sleep(self._poll_seconds)
             pending = put_off
 
@@ -100,12 +102,17 @@ class Turns:
             self._settle()
             self._give_all_back()
         with contextlib.ExitStack() as claim:
-            won = claim.enter_context(self._claims.claimed(f"{item.view_id}-{item.block}"))
+            won = claim.enter_context(self._claims.claimed(item.claim))
             left = still_missing(self._location, self._groups, item)
             if left is None or not won or not self._is_ready(left):
                 return left, False
             self._held[_key(left)] = claim.pop_all()
         return left, True
+
+    def _waits_for(self, items: Iterable[WorkItem]) -> str:
+        """Return in words what is waited for, and for whom."""
+        waits = (self._claims.wait_for(item.claim, in_words(item)) for item in items)
+        return next((str(wait) for wait in waits if wait is not None), "waiting for another run")
 
     def _builds_on_held(self, item: WorkItem) -> bool:
         """Return whether an item that is held commits its images, or has the same claim."""

@@ -40,7 +40,7 @@ class Bench(Protocol):
     """What computes items; see :class:`logitcache.precompute.compute.Workbench`."""
 
     def work_off(
-        self, items: Iterable[WorkItem], while_waiting: Callable[[], None]
+        self, items: Iterable[WorkItem], while_waiting: Callable[[str], None]
     ) -> Generator[WorkItem]:
         """Compute what is still missing of items, and yield each when it is committed."""
         ...
@@ -116,20 +116,14 @@ class WorkbenchOpener:
         views = [view.id for view in config.views.views()]
         compare_agreements(self._agreement, agreement_of(source, locks, views), source)
         plan = join_plan(config, source, self._groups)
-        claims = Claims(locate(config.cache))
-
-        def beat_and_tell(images: int) -> None:
-            claims.beat()
-            after_batch(images)
-
         return Workbench(
             plan,
             ensemble,
-            claims,
+            Claims(locate(config.cache)),
             precision=config.precision,
             threads=config.threads or threads,
             skip_bad_images=config.on_bad_image == "skip",
-            after_batch=beat_and_tell,
+            after_batch=after_batch,
         )
 
 
@@ -149,7 +143,8 @@ class TeacherPlugin(WorkerPlugin):
     """Keeps a bench on every worker, those that join later included.
 
     It prepares in a thread, so that a worker stays in touch while it loads, and tells the topic
-    that bears its name what happens: ``ready``, ``refused`` with the reason, ``images``.
+    that bears its name what happens: ``ready``, ``refused`` with the reason, ``images``, ``waits``
+    with for whom.
 
     Args:
         name: Unique to the run.
@@ -208,7 +203,7 @@ class TeacherPlugin(WorkerPlugin):
             raise ClusterError("a worker that was refused was given work", got=self._why)
         with self._turn, contextlib.suppress(_NotYetError, _StopAskedError), _naming_files():
             self._images, self._told = 0, 0.0
-            with contextlib.closing(self._bench.work_off([item], _leave)) as computed:
+            with contextlib.closing(self._bench.work_off([item], self._leave)) as computed:
                 for _ in computed:
                     pass
 
@@ -236,6 +231,10 @@ class TeacherPlugin(WorkerPlugin):
         if self._stop.is_set():
             raise _StopAskedError
 
+    def _leave(self, why: str) -> None:
+        self._tell("waits", why=why)
+        raise _NotYetError
+
     def _tell(self, kind: str, **more: Any) -> None:
         worker = self._worker
         name = f"{worker.name} on {socket.gethostname()}"
@@ -248,10 +247,6 @@ def compute_on_worker(plugin: str, item: WorkItem) -> None:
     hired = get_worker().plugins[plugin]
     assert isinstance(hired, TeacherPlugin)
     hired.compute(item)
-
-
-def _leave() -> None:
-    raise _NotYetError
 
 
 @contextlib.contextmanager

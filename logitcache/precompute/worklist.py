@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Set
+    from collections.abc import Collection, Mapping, Sequence, Set
 
-__all__ = ["Missing", "WorkItem", "worklist"]
+__all__ = ["Missing", "WorkItem", "in_words", "worklist"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class WorkItem:
     block: int
     samples: bool = False
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def claim(self) -> str:
+        """Name of the claim under which it is computed."""
+        return f"{self.view_id}-{self.block}"
 
 
 def worklist(
@@ -94,3 +99,16 @@ def _by_block(
         block: {name: tuple(units) for name, units in by_name.items()}
         for block, by_name in found.items()
     }
+
+
+def in_words(item: WorkItem) -> str:
+    """Return which item this is."""
+    units = [f"{name} {_few(numbers)}" for name, numbers in item.units.items()]
+    what = [*(["samples"] if item.samples else []), *units]
+    return f"block {item.block} of view {item.view_id} ({', '.join(what)})"
+
+
+def _few(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"unit {numbers[0]}"
+    return f"units {numbers[0]} to {numbers[-1]}"

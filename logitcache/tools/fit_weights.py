@@ -23,6 +23,7 @@ from logitcache.config import Config
 from logitcache.draws import Purpose, chosen
 from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.errors import UsageError
+from logitcache.files import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,9 +128,7 @@ def fit_weights(config: FitWeightsConfig) -> FittedWeights:
         rows=len(rows),
         cache=config.cache,
     )
-    out = Path(config.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(yaml.safe_dump(fitted.to_json(), sort_keys=False))
+    write_file(Path(config.out), yaml.safe_dump(fitted.to_json(), sort_keys=False))
     return fitted
 
 

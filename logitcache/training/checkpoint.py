@@ -6,18 +6,23 @@ weights of an uninterrupted one.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel, NonNegativeInt, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from logitcache.errors import StorageError
-from logitcache.files import write_file
+from logitcache.files import PARTIAL, read_json, remove_folder, write_file
 from logitcache.platforms import sync_folder
+from logitcache.training.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +36,8 @@ __all__ = [
     "latest_checkpoint",
     "random_state",
     "read_checkpoint",
+    "read_last_checkpoint",
+    "read_last_config",
     "set_random_state",
     "write_checkpoint",
 ]
@@ -39,6 +46,8 @@ _FOLDER = "checkpoints"
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
 _KEEP = 2
+_REPLACED, _DAMAGED = ".replaced", ".damaged"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Checkpoint:
         optimizer: State dict of the optimizer.
         random: States of torch's generators by device, those of further processes with their rank
             behind: ``cpu``, ``cpu.1``.
+        notes: What the user should be told of how it was found.
     """
 
     position: dict[str, Any]
@@ -59,6 +69,30 @@ class Checkpoint:
     modules: dict[str, dict[str, Tensor]]
     optimizer: dict[str, Any]
     random: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+class _Position(BaseModel):
+    step: NonNegativeInt
+    epoch: NonNegativeInt
+    batch: NonNegativeInt
+    sums: dict[str, float]
+    evaluation: Evaluation | None
+    unfinished: dict[str, Any] | None = None
+
+
+class _Optimizer(BaseModel):
+    state: dict[int, dict[str, Any]]
+    param_groups: list[dict[str, Any]]
+
+
+class _State(BaseModel):
+    """Shape of the JSON values."""
+
+    position: _Position
+    config: dict[str, Any]
+    optimizer: _Optimizer
+    tensors_sha256: str | None = None  # older versions have not written it
 
 
 def random_state() -> dict[str, Tensor]:
@@ -95,18 +129,19 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     """
     folder = out / _FOLDER
     target = folder / f"{checkpoint.position['step']:09d}"
-    temporary = target.with_suffix(".partial")
+    temporary = target.with_suffix(PARTIAL)
     tensors, state = _flatten(checkpoint)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file(tensors, temporary / _TENSORS)
-        _sync_file(temporary / _TENSORS)
+        state["tensors_sha256"] = _sync_file(temporary / _TENSORS)
         write_file(temporary / _STATE, json.dumps(state))
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(target.with_suffix(_REPLACED))
         temporary.rename(target)
         sync_folder(folder)
+        _remove_old(out)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
@@ -115,8 +150,6 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
             got=error.strerror or error,
             hint="make room and run the same command with --resume",
         ) from error
-    for old in _checkpoints(out)[:-_KEEP]:
-        shutil.rmtree(old)
 
 
 def latest_checkpoint(out: Path) -> Path | None:
@@ -125,14 +158,94 @@ def latest_checkpoint(out: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def read_last_checkpoint(out: Path) -> Checkpoint | None:
+    """Read the newest checkpoint of a run that is not damaged, None before the first.
+
+    Folders of damaged ones are renamed, so that nothing takes them for checkpoints again; they are
+    removed with the next checkpoint.
+
+    Raises:
+        StorageError: All of them are damaged.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for folder in reversed(_checkpoints(out)):
+        try:
+            checkpoint = read_checkpoint(folder)
+        except StorageError as error:
+            damaged.append((folder, str(error.got)))
+            continue
+        notes = tuple(
+            f"the checkpoint {path} is damaged ({why}): training goes on from {folder.name}"
+            for path, why in damaged
+        )
+        for path, _ in damaged:
+            shutil.rmtree(path.with_suffix(_DAMAGED), ignore_errors=True)
+            path.rename(path.with_suffix(_DAMAGED))
+        for note in notes:
+            _LOG.warning(note)
+        return replace(checkpoint, notes=notes)
+    if not damaged:
+        return None
+    raise StorageError(
+        "no checkpoint of this run can be read",
+        where=out / _FOLDER,
+        got="; ".join(f"{path.name}: {why}" for path, why in damaged),
+        hint="restore one of them from a copy, or remove the folder to begin with the first step",
+    )
+
+
+def read_last_config(out: Path) -> dict[str, Any] | None:
+    """Return the configuration of a run as its newest checkpoint has it; None without one."""
+    states = (read_json(folder / _STATE) for folder in reversed(_checkpoints(out)))
+    configs = (state.get("config") for state in states if state is not None)
+    return next((config for config in configs if isinstance(config, dict)), None)
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint."""
-    state = json.loads((folder / _STATE).read_text())
-    tensors = load_file(folder / _TENSORS)
+    """Read a checkpoint.
+
+    Raises:
+        StorageError: It is damaged: a file is missing, or is not what was written.
+    """
+    try:
+        return _read(folder)
+    except ValidationError as error:
+        first = error.errors()[0]
+        got = f"{_STATE}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except FileNotFoundError:
+        got = f"{_TENSORS} is missing"
+    except SafetensorError as error:
+        got = f"{_TENSORS}: {error}"
+    except ValueError as error:
+        got = str(error)
+    raise StorageError(
+        "a checkpoint is damaged",
+        where=folder,
+        got=got,
+        hint="remove this folder to go on from the one before it",
+    )
+
+
+def _read(folder: Path) -> Checkpoint:
+    """Read a checkpoint; what is damaged raises one of many errors."""
+    state = read_json(folder / _STATE)
+    if state is None:
+        raise ValueError(f"{_STATE} is missing or damaged")
+    written = _State.model_validate(state).tensors_sha256
+    if written is not None and written != _digest(folder / _TENSORS):
+        raise ValueError(f"{_TENSORS} is not what was written")
+    return _joined(state, load_file(folder / _TENSORS))
+
+
+def _joined(state: dict[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """Return a checkpoint from its JSON values and its tensors by path."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts.setdefault(part, {})[rest] = tensor
+    for part in ("model", "random"):
+        if part not in parts:
+            raise ValueError(f"{_TENSORS} has no tensors of {part!r}")
     optimizer_state: dict[int, dict[str, Any]] = {
         int(index): dict(values) for index, values in state["optimizer"]["state"].items()
     }
@@ -170,10 +283,26 @@ def _flatten(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, state
 
 
-def _sync_file(path: Path) -> None:
+def _sync_file(path: Path) -> str:
+    """Make a file durable and return its sha256."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checkpoints(out: Path) -> list[Path]:
     return sorted(path for path in (out / _FOLDER).glob("*") if path.name.isdecimal())
+
+
+def _remove_old(out: Path) -> None:
+    """Remove all but the last checkpoints, and what is left of damaged and interrupted ones."""
+    for old in _checkpoints(out)[:-_KEEP]:
+        remove_folder(old)
+    for path in (out / _FOLDER).iterdir():
+        if path.suffix in {PARTIAL, _REPLACED, _DAMAGED}:
+            shutil.rmtree(path)

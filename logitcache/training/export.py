@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
+from logitcache.files import written_together
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -36,19 +38,20 @@ def export_network(
     """
     # what the network was built from may have named other classes
     forgotten = {"label_names": None, "label_descriptions": None}
-    save_for_hf(
-        network,
-        str(folder),
-        model_config={"label_names": list(class_names or ()), "pretrained_cfg": forgotten},
-        safe_serialization=True,
-        data_config={
-            "input_size": (len(spec.mean), spec.size, spec.size),
-            "mean": spec.mean,
-            "std": spec.std,
-            "interpolation": spec.interpolation,
-            "crop_pct": spec.crop_pct,
-            "crop_mode": spec.crop_mode,
-        },
-    )
-    # Transformers and Diffusers refuse files that do not name the library whose tensors they hold
-    save_file(network.state_dict(), folder / _WEIGHTS, metadata={"format": "pt"})
+    with written_together(folder) as partial:
+        save_for_hf(
+            network,
+            str(partial),
+            model_config={"label_names": list(class_names or ()), "pretrained_cfg": forgotten},
+            safe_serialization=True,
+            data_config={
+                "input_size": (len(spec.mean), spec.size, spec.size),
+                "mean": spec.mean,
+                "std": spec.std,
+                "interpolation": spec.interpolation,
+                "crop_pct": spec.crop_pct,
+                "crop_mode": spec.crop_mode,
+            },
+        )
+        # Transformers and Diffusers refuse files that do not name the library of their tensors
+        save_file(network.state_dict(), partial / _WEIGHTS, metadata={"format": "pt"})

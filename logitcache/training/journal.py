@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from logitcache.files import warn_damaged, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,13 +36,31 @@ _COLUMNS = (
 
 
 def read_journal(out: Path | str) -> list[dict[str, Any]]:
-    """Return the events of a run, oldest first."""
+    """Return the events of a run, oldest first; lines that are damaged are left out."""
     path = Path(out) / _EVENTS
     if not path.exists():
         return []
-    *lines, unfinished = path.read_text().split("\n")
+    *lines, unfinished = path.read_text(errors="replace").split("\n")
     del unfinished  # a killed run may leave half a line
-    return [json.loads(line) for line in lines]
+    events = []
+    for number, line in enumerate(lines, start=1):
+        event = _event(line)
+        if event is None:
+            warn_damaged(path, f"line {number} is no event")
+        else:
+            events.append(event)
+    return events
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """Return the event of a line, None if it is none."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    return event if isinstance(event.get("step"), int) else None
 
 
 class Journal:
@@ -54,7 +75,7 @@ class Journal:
         self._path = out / _EVENTS
         self._csv = out / _EPOCHS
         kept = [event for event in read_journal(out) if event["step"] <= step]
-        self._path.write_text("".join(json.dumps(event) + "\n" for event in kept))
+        write_file(self._path, "".join(json.dumps(event) + "\n" for event in kept))
         self._write_csv([event for event in kept if event["event"] == "epoch"])
         self._board = _open_board(out / _BOARD, step)
 
@@ -84,10 +105,11 @@ class Journal:
             self._board.close()
 
     def _write_csv(self, epochs: list[dict[str, Any]]) -> None:
-        with self._csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(epochs)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(epochs)
+        write_file(self._csv, table.getvalue())
 
 
 def _open_board(folder: Path, step: int) -> Any:

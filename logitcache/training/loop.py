@@ -169,6 +169,7 @@ class _Run:
         self._evaluator = self._build_evaluator(device)
         if previous is not None:
             self._state.restore(previous)
+            self._notes = [*previous.notes, *self._notes]
         else:
             ranks.reseed(config.seed, 0)
         self._journal = _open_folder(config, self._state.step) if ranks.is_first else None
@@ -336,7 +337,7 @@ class _Run:
         )
         last = state.step >= self._steps
         if self._evaluator is not None and (last or state.epoch % self._config.eval_every == 0):
-            if written is not None and "val_loss" in written:
+            if written is not None and {"top1", "top5", "val_loss", "images"} <= written.keys():
                 state.evaluation = Evaluation(
                     written["top1"], written["top5"], written["val_loss"], written["images"]
                 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from logitcache.errors import NetworkError, UsageError
+from logitcache.files import written_together
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,5 +75,6 @@ def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
     finally:
         network.train(training)
     assert program is not None
-    program.save(str(path))
-    onnx.checker.check_model(str(path), full_check=True)
+    with written_together(path.parent) as partial:
+        program.save(str(partial / path.name))
+        onnx.checker.check_model(str(partial / path.name), full_check=True)

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from logitcache.files import write_file
+from pydantic import TypeAdapter, ValidationError
+
+from logitcache.files import read_json, warn_damaged, write_file
 from logitcache.training.evaluation import Evaluation
 
 __all__ = ["TrainResult", "forget_result", "read_result", "write_result"]
@@ -80,11 +82,16 @@ def forget_result(out: Path) -> None:
 
 
 def read_result(out: Path | str) -> TrainResult | None:
-    """Read the result of a run, None if it is not finished."""
+    """Read the result of a run, None if it is not finished or the file is damaged."""
     path = Path(out) / _RESULT
-    if not path.exists():
+    values = read_json(path)
+    if values is None:
         return None
-    values = json.loads(path.read_text())
-    evaluation = values.pop("evaluation")
-    values["notes"] = tuple(values.get("notes", ()))
-    return TrainResult(evaluation=Evaluation(**evaluation) if evaluation else None, **values)
+    try:
+        evaluation = TypeAdapter(Evaluation | None).validate_python(values.get("evaluation"))
+        found = TypeAdapter(TrainResult).validate_python({**values, "evaluation": evaluation})
+    except ValidationError as error:
+        first = error.errors()[0]
+        warn_damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        return None
+    return found

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.utils import ModelEmaV3
 
-from logitcache.errors import UsageError
+from logitcache.errors import StorageError, UsageError
 from logitcache.training.checkpoint import (
     Checkpoint,
     join_random_states,
     latest_checkpoint,
     random_state,
-    read_checkpoint,
+    read_last_checkpoint,
     set_random_state,
     write_checkpoint,
 )
@@ -64,20 +64,20 @@ def previous_run(
 
     Raises:
         UsageError: There is one and may not be, or it has another configuration.
+        StorageError: There is one, and all its checkpoints are damaged.
     """
     out = Path(config.out)
-    found = latest_checkpoint(out)
-    if found is None:
-        return None, None
-    if not resume:
+    if latest_checkpoint(out) is not None and not resume:
         raise UsageError(
             "there is a run in this folder",
             where=out,
             hint="go on with --resume, or choose another --out",
         )
-    checkpoint = read_checkpoint(found)
+    checkpoint = read_last_checkpoint(out)
+    if checkpoint is None:
+        return None, None
     # options that are newer than the checkpoint have their defaults there
-    before = type(config).parse(checkpoint.config, str(found)).model_dump(mode="json")
+    before = type(config).parse(checkpoint.config, f"{out}, checkpoint").model_dump(mode="json")
     now = config.model_dump(mode="json")
     differing = sorted(name for name in now.keys() - _FREE_FIELDS if now[name] != before[name])
     longer = differing == [_length_of(config)] and _is_longer(config, checkpoint)
@@ -196,10 +196,18 @@ class RunState:
         if position["evaluation"]:
             self.evaluation = Evaluation(**position["evaluation"])
         self.unfinished = position.get("unfinished")
-        self._lesson.load_state_dict(checkpoint.modules["model"])
-        if self._ema is not None:
-            self._ema.module.load_state_dict(checkpoint.modules["ema"])
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        try:
+            self._lesson.load_state_dict(checkpoint.modules["model"])
+            if self._ema is not None:
+                self._ema.module.load_state_dict(checkpoint.modules["ema"])
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise StorageError(
+                "a checkpoint does not fit the network of this run",
+                where=f"{self._config.out}, step {self.step}",
+                got=str(error).partition("\n")[2].strip()[:300] or str(error)[:300],
+                hint="remove the folder of this checkpoint to go on from the one before it",
+            ) from error
         self._schedule.step_update(self.step)
         self._ranks.reseed(self._config.seed, self.step)
         set_random_state(checkpoint.random, self._ranks.rank)

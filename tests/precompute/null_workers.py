@@ -43,6 +43,7 @@ class NullOpener:
         deadly: Number of a block that kills its worker.
         faulty: Number of a block with an image that has changed.
         refusals: How many of the workers, the first ones, have other images.
+        stale_seconds: After which claims without signs of life are taken over.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class NullOpener:
     deadly: int | None = None
     faulty: int | None = None
     refusals: int = 0
+    stale_seconds: float | None = None
 
     def open(self, after_batch: Callable[[int], None], neighbours: int) -> NullBench:
         del neighbours
@@ -66,7 +68,7 @@ class NullBench:
         self._opener = opener
         self._writer = null.open_or_create(opener.path)
         self._groups = self._writer.groups()
-        self._claims = Claims(locate(opener.path))
+        self._claims = Claims(locate(opener.path), stale_seconds=opener.stale_seconds)
 
         def batch_done(images: int) -> None:
             time.sleep(opener.batch_seconds)
@@ -85,7 +87,7 @@ class NullBench:
         )
 
     def work_off(
-        self, items: Iterable[WorkItem], while_waiting: Callable[[], None]
+        self, items: Iterable[WorkItem], while_waiting: Callable[[str], None]
     ) -> Generator[WorkItem]:
         location = self._writer.location
         turns = Turns(

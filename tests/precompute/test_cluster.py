@@ -142,6 +142,36 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
     assert {name: b for name, b in made.items() if not name.startswith("claims/")} == whole
 
 
+def test_a_stopped_worker_loses_its_item_and_what_it_commits_later_changes_nothing(
+    client: Client, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logitcache.cache.claims.STALE_SECONDS", 2.0)
+    plan = null_plan(tmp_path / "c", ROWS)
+    stopped: list[int] = []
+
+    def stop_one(progress: Progress) -> None:
+        busy = [worker for worker in progress.workers if worker.item]
+        if not stopped and progress.images >= 0.2 * progress.total and len(busy) == 2:
+            stopped.append(sorted(client.run(os.getpid).values())[0])
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    try:
+        work(plan, client, batch_seconds=0.02, stale_seconds=2.0, on_progress=stop_one)
+        assert stopped
+        assert [note for note in plan.notes if "shows no sign of life for" in note]
+        plan.writer.seal("fingerprint", {})
+        made = snapshot(tmp_path / "c")
+    finally:
+        os.kill(stopped[0], signal.SIGCONT)
+    left = {name for name in made.keys() - whole.keys() if name.endswith(".partial")}
+    assert {name: content for name, content in made.items() if name not in left} == whole
+    wait_for_all_workers(client)
+    deadline = time.monotonic() + 60
+    while snapshot(tmp_path / "c") != whole:
+        assert time.monotonic() < deadline, "what the stopped worker had under way"
+        time.sleep(0.1)
+
+
 def test_a_unit_that_kills_every_worker_is_named_and_the_rest_is_kept(
     client: Client, tmp_path: Path
 ) -> None:

@@ -87,6 +87,42 @@ def test_what_was_put_off_waits_a_moment() -> None:
     assert [n for _, n in found.take()] == [0]
 
 
+def test_a_silent_worker_loses_its_item_and_takes_none_until_it_shows_signs_of_life() -> None:
+    found = dispatch(3)
+    list(found.take())
+    assert found.silent(A, 121.0) is found.items[0]
+    assert found.silent(A, 122.0) is None
+    assert found.notices == [
+        "worker a shows no sign of life for 121 s; block 0 of view v (t unit 0) goes to another one"
+    ]
+    assert found.hopeful
+    found.returned(B, 1, committed=True)
+    assert list(found.take()) == [(B, 2)]
+    assert found.silent(B, 121.0) is found.items[2]
+    assert not found.hopeful
+    assert {worker.state for worker in found.progress().workers} == {"silent"}
+    found.alive(A)
+    found.alive(A)
+    assert found.notices[-1] == "worker a shows signs of life again"
+    assert list(found.take()) == [(A, 0)]
+    found.returned(A, 0, committed=True)
+    assert list(found.take()) == [(A, 2)]
+    found.returned(A, 2, committed=True)
+    assert found.finished
+
+
+def test_waiting_is_reported_once_nothing_else_is_left() -> None:
+    found = dispatch(2)
+    list(found.take())
+    found.waits(A, "for another run")
+    found.returned(A, 0, committed=False)
+    assert found.progress().waiting == ""
+    found.returned(B, 1, committed=True)
+    assert found.progress().waiting == "for another run"
+    found.waits("tcp://gone", "nothing")
+    assert found.progress().waiting == "for another run"
+
+
 def test_stragglers_are_visible() -> None:
     clock = Clock()
     found = dispatch(3, clock)

@@ -42,8 +42,8 @@ def turns_of(writer: CacheWriter, settle: Callable[[], None]) -> tuple[Turns, li
     groups = writer.teachers()
     items = null.missing_items(writer, groups, null.VIEWS)
 
-    def never() -> None:
-        raise AssertionError("somebody else has all of it")
+    def never(what: str) -> None:
+        raise AssertionError(what)
 
     claims = Claims(writer.location)
     return (

@@ -1,4 +1,4 @@
-"""``python -m tests.reliability kills|real|cluster|… FOLDER``: one JSON document.
+"""``python -m tests.reliability kills|real|cluster|train|… FOLDER``: one JSON document.
 
 What ``docs/reliability.md`` quotes.
 """
@@ -6,14 +6,24 @@ What ``docs/reliability.md`` quotes.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
+_KILLS = {
+    "kills": ("kills", "kill_null_runs"),
+    "real": ("real", "kill_real_runs"),
+    "cluster": ("cluster", "kill_workers"),
+    "process-1": ("namespace", "kill_process_1"),
+    "train": ("runs", "kill_trainings"),
+    "run": ("runs", "kill_pipelines"),
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability")
-    parser.add_argument("what", choices=["kills", "real", "cluster", "verification", "digests"])
+    parser.add_argument("what", choices=sorted([*_KILLS, "verification", "digests"]))
     parser.add_argument("folder", type=Path, help="an empty folder to work in")
     parser.add_argument("--count", type=int, default=50, help="how many kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -23,19 +33,11 @@ def main() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.what == "kills":
-        from tests.reliability.kills import kill_at_random_moments
-
-        kills = kill_at_random_moments(arguments.folder, arguments.count, arguments.seed)
-        return kills.to_json()
-    if arguments.what == "real":
-        from tests.reliability.real import kill_real_runs
-
-        return kill_real_runs(arguments.folder, arguments.count, arguments.seed)
-    if arguments.what == "cluster":
-        from tests.reliability.cluster import kill_workers
-
-        return kill_workers(arguments.folder, arguments.count, arguments.seed)
+    if arguments.what in _KILLS:
+        module, function = _KILLS[arguments.what]
+        kill = getattr(importlib.import_module(f"tests.reliability.{module}"), function)
+        found: dict[str, Any] = kill(arguments.folder, arguments.count, arguments.seed)
+        return found
     from tests.reliability.cost import digests, verification
 
     if arguments.what == "verification":

@@ -45,6 +45,11 @@ class Kills:
         }
 
 
+def kill_null_runs(folder: Path, count: int, seed: int) -> dict[str, Any]:
+    """Kill ``count`` times; return what came of it as JSON values."""
+    return kill_at_random_moments(folder, count, seed).to_json()
+
+
 def kill_at_random_moments(folder: Path, count: int, seed: int) -> Kills:
     """Kill ``count`` times, each time in a cache of its own."""
     whole = folder / "whole"

@@ -193,6 +193,24 @@ def test_a_wish_of_one_stops_all_and_any_number_goes_on(
     assert [event["epoch"] for event in read_journal(tmp_path / "cut")] == [0, 1, 2]
 
 
+def test_all_processes_fall_back_to_the_same_checkpoint(
+    images: Path, cache: Path, tmp_path: Path
+) -> None:
+    whole = alone(config(tmp_path / "whole", images, cache, epochs=3))
+    cut = config(tmp_path / "cut", images, cache, epochs=3, checkpoint_every=1)
+    run_ranks(2, train, cut, False, 10, 0)
+    found = latest_checkpoint(tmp_path / "cut")
+    assert found is not None
+    assert found.name == "000000010"
+    (found / "tensors.safetensors").write_bytes(b"half")
+    first, second = run_ranks(2, train, cut, True)
+    assert isinstance(first, Told), first
+    assert isinstance(second, Told), second
+    both = [sorted(ours + theirs) for ours, theirs in zip(first.rows, second.rows, strict=True)]
+    assert both == [sorted(rows) for rows in whole.rows[8:]]
+    assert_close(tmp_path / "cut", tmp_path / "whole")
+
+
 def test_as_many_processes_go_on_with_the_very_same_dropout(
     images: Path, cache: Path, tmp_path: Path
 ) -> None:
