@@ -17,7 +17,7 @@ from logitcache.cache.arrays import open_array
 from logitcache.cache.format import NO_VIEW
 from logitcache.cache.shards import BadShardError, index_bytes, shard_index
 from logitcache.cache.store import CheckedStore
-from logitcache.errors import CacheDamaged
+from logitcache.errors import CacheDamaged, LogitcacheError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,7 +160,7 @@ def _cause(
         return Cause.EMPTY, sizes
     if digest in elsewhere:
         return Cause.MOVED, f"these are the bytes of {elsewhere[digest]}"
-    content = location.read(stored.key) or b""
+    content = location.read(stored.key, most=size) or b""
     if not any(content):
         return Cause.ZEROS, f"{size} bytes, all zero"
     try:
@@ -215,6 +215,8 @@ def _inspect_chunks(
         wanted = slice(start, start + rows)
         try:
             content = np.asarray(array[wanted if commit.view == NO_VIEW else (slot, wanted)])
+        except LogitcacheError:  # a store that fails, which says nothing about its content
+            raise
         except Exception:  # zarr and numcodecs raise a kind each; which, is of no interest
             damaged.append(chunk)
             continue

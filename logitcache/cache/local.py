@@ -57,9 +57,17 @@ class LocalLocation:
         """
         return self.root / checked_key(key, self)
 
-    def read(self, key: str, start: int | None = None, stop: int | None = None) -> bytes | None:
+    def read(
+        self,
+        key: str,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        most: int | None = None,
+    ) -> bytes | None:
         """Return an object, or a part of it; None if there is none."""
         path = self.path(key)
+        self._check_size(key, most)
         try:
             with _explained(path), path.open("rb") as file:
                 if start is None and stop is None:
@@ -80,6 +88,16 @@ class LocalLocation:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def _check_size(self, key: str, most: int | None) -> None:
+        size = self.size(key) if most is not None else None
+        if most is not None and size is not None and size > most:
+            raise CacheDamaged(
+                "an object is larger than it can be",
+                where=self.path(key),
+                expected=f"at most {most} bytes",
+                got=f"{size} bytes",
+            )
+
     def stamp(self, key: str) -> tuple[int, int, int] | None:
         """Return what changes when an object is replaced: size, inode, time; None without one."""
         path = self.path(key)
@@ -90,9 +108,10 @@ class LocalLocation:
             return None
         return found.st_size, found.st_ino, found.st_mtime_ns
 
-    def digest(self, key: str) -> tuple[int, str] | None:
+    def digest(self, key: str, *, most: int | None = None) -> tuple[int, str] | None:
         """Return size and sha256 of an object, read in small pieces; None if there is none."""
         path = self.path(key)
+        self._check_size(key, most)
         try:
             with _explained(path), path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()

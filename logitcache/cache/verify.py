@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.bodies import DEFAULT_MOST
 from logitcache.cache.expected import Expected, expected_views
 from logitcache.cache.faults import Cause, Fault, check_header, diagnose
 from logitcache.cache.location import locate
@@ -101,6 +102,7 @@ def verify(
     Raises:
         CacheError: There is no cache at all.
         UnsupportedFormat: A newer format.
+        StorageError: A server fails, or does not answer Range requests where ``quick`` needs them.
     """
     location = locate(url)
     started = time.monotonic()
@@ -180,8 +182,13 @@ class _Checker:
         try:
             if self.quick and self._looks_well(path, stored):
                 return None
-            found = self.location.digest(stored.key)
-        except (StorageError, CacheDamaged) as error:
+            # what is larger than was committed is looked at too, to find out what it is
+            found = self.location.digest(stored.key, most=max(stored.bytes, DEFAULT_MOST))
+        except CacheDamaged as error:
+            return _Suspect(None, error)
+        except StorageError as error:
+            if self.location.is_distant:
+                raise  # a server that fails says nothing about what it stores
             return _Suspect(None, error)
         return None if found == (stored.bytes, stored.sha256) else _Suspect(found)
 
