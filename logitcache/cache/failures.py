@@ -20,7 +20,15 @@ from logitcache.errors import LogitcacheError, StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["TRANSIENT", "Failure", "failure_of", "http_status", "retry_after", "storage_error"]
+__all__ = [
+    "TRANSIENT",
+    "WRONG_ADDRESS",
+    "Failure",
+    "failure_of",
+    "http_status",
+    "retry_after",
+    "storage_error",
+]
 
 
 class Failure(Enum):
@@ -41,9 +49,10 @@ class Failure(Enum):
     REFUSED = "the store refused"
 
 
-TRANSIENT = frozenset(
-    {Failure.BUSY, Failure.SLOW, Failure.CUT, Failure.UNREACHABLE, Failure.UNKNOWN_HOST}
-)
+WRONG_ADDRESS = frozenset({Failure.UNKNOWN_HOST, Failure.GARBLED})
+"""Failures of addresses that were never right, and passing ones of a server that has answered."""
+
+TRANSIENT = WRONG_ADDRESS | {Failure.BUSY, Failure.SLOW, Failure.CUT, Failure.UNREACHABLE}
 """Failures that may be over after a while."""
 
 _HINTS = {
@@ -125,6 +134,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.CUT if names & _OF_BODIES else Failure.GARBLED
     if names & _CERTIFICATE or (names & _UNTRUSTED and "SSLEOFError" not in names):
         return Failure.UNTRUSTED
+    if "TooManyRedirects" in names:
+        return Failure.REDIRECTED
     status = http_status(error)
     if status is not None:
         return _of_status(status)
@@ -214,8 +225,9 @@ def _status(error: BaseException) -> int | None:
     elif response is not None:
         status = getattr(response, "status_code", None)
     else:
-        status = getattr(error, "status", None) or getattr(error, "code", None)
-    return int(status) if isinstance(status, int) or str(status).isdecimal() else None
+        status = error.status if hasattr(error, "status") else getattr(error, "code", None)
+    found = int(status) if isinstance(status, int) or str(status).isdecimal() else None
+    return found if found in range(100, 1000) else None
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:

@@ -28,7 +28,13 @@ from logitcache.cache.bodies import (
     receive,
     web_size,
 )
-from logitcache.cache.failures import TRANSIENT, Failure, failure_of, storage_error
+from logitcache.cache.failures import (
+    TRANSIENT,
+    WRONG_ADDRESS,
+    Failure,
+    failure_of,
+    storage_error,
+)
 from logitcache.cache.local import checked_key
 from logitcache.cache.retry import environment_policy
 from logitcache.cache.store import RecordingStore
@@ -50,7 +56,7 @@ _READ_ONLY = {"http", "https", "hf"}
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 _LISTING_SECONDS = 3600.0  # of ten million objects, a thousand an answer
 _NOTICE_SECONDS = 5.0  # of failures, after which a user hears why nothing happens
-_NEVER_REACHED = {Failure.UNREACHABLE, Failure.UNKNOWN_HOST, Failure.UNTRUSTED, Failure.SLOW}
+_NO_ANSWER = WRONG_ADDRESS | {Failure.UNREACHABLE, Failure.UNTRUSTED, Failure.SLOW}
 
 
 class RemoteLocation:
@@ -308,13 +314,12 @@ class RemoteLocation:
             try:
                 result = request(files)
             except Exception as error:
-                self._reached |= failure_of(error) not in _NEVER_REACHED
+                self._reached |= failure_of(error) not in _NO_ANSWER
                 raise
             self._reached = True
             return result
 
-        # a name that nobody knows is a slip of the user's, unless it was known before
-        transient = TRANSIENT if self._reached else TRANSIENT - {Failure.UNKNOWN_HOST}
+        transient = TRANSIENT if self._reached else TRANSIENT - WRONG_ADDRESS
         return self._retries.call(once, self._note_retry, transient)
 
     def _note_retry(self, failure: Failure, seconds: float) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import random
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -124,6 +125,13 @@ def from_upstream(address: tuple[str, int]) -> Callable[[Any, Behaviour], Answer
     return answer
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that are gone: those of a body without an end always are."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class FaultyServer:
     """A server of many threads with a log.
 
@@ -143,7 +151,7 @@ class FaultyServer:
         self.log: list[Request] = []
         self.injected = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, backend))
+        self._server = _Server(("127.0.0.1", 0), _handler(self, backend))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 

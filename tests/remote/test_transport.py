@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 ROWS = 40
 LOGITS = np.random.default_rng(0).normal(size=(ROWS, 30)).astype(np.float32)
 SHARDS = "/teachers/a/logp/c/"
-DOCUMENTS = ("/zarr.json", "/revisions/", "/commits/", "/ledgers/", "/samples/")
 
 
 class Failing:
@@ -60,13 +59,14 @@ def bucket(
 ) -> Iterator[tuple[str, Failing]]:
     """Put a cache into a bucket whose server stands between us and it."""
     assert s3
-    make_cache(
-        locate("s3://bucket/transport", write=True), {"a": (DenseEncoding(30), LOGITS)}, ROWS
-    )
+    url = "s3://bucket/transport"
+    location = locate(url, write=True)
+    if location.is_empty():  # the first test of this process
+        make_cache(location, {"a": (DenseEncoding(30), LOGITS)}, ROWS)
     failing = Failing(from_upstream(s3_server))
     with FaultyServer(failing) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        yield "s3://bucket/transport", failing
+        yield url, failing
 
 
 @pytest.fixture(params=["http", "s3"])
@@ -79,10 +79,19 @@ def failing(request: pytest.FixtureRequest) -> tuple[str, Failing]:
 
 def read_all(url: str) -> None:
     cache = open_cache(url, local_copy_bytes=0)
-    assert cache.samples.keys
+    assert len(cache.samples.keys) == ROWS
     cache.read("a", VIEW, 0, 48)
 
 
+DOCUMENTS: dict[str, tuple[Callable[[str], object], ...]] = {
+    "/c/zarr.json": (verify, describe, read_all),
+    "/revisions/": (verify, read_all),
+    "/ledger/": (verify, read_all),
+    "/commits/": (verify,),
+    "/teachers/a/zarr.json": (verify, describe, read_all),
+    "/samples/": (verify, describe, read_all),
+    "/withdrawn/": (verify, describe, read_all),
+}
 READERS: dict[str, Callable[[str], object]] = {
     "verify": verify,
     "verify --quick": lambda url: verify(url, quick=True),
@@ -116,9 +125,7 @@ def test_shards_that_cannot_be_had_are_no_faults(
 def test_documents_that_cannot_be_had_are_no_faults(web: tuple[str, Failing], part: str) -> None:
     url, server = web
     server.part = part
-    for reader in (verify, describe, read_all):
-        if part == "/ledgers/" and reader is describe:
-            continue  # it reads none
+    for reader in DOCUMENTS[part]:
         with pytest.raises(StorageError, match="busy or failing"):
             reader(url)
 
@@ -127,13 +134,13 @@ def test_documents_that_cannot_be_had_are_no_faults(web: tuple[str, Failing], pa
 def test_nothing_is_repaired_while_a_store_fails(bucket: tuple[str, Failing]) -> None:
     url, server = bucket
     location = locate(url)
-    before = {key: location.read(key) for key in location.keys()}
+    before = {key: location.read(key) for key in sorted(location.keys())}
     server.part = SHARDS
     config = RepairConfig.parse({"cache": url, "data": "digits"}, "")
     with pytest.raises(StorageError, match="busy or failing"):
         repair_cache(config)
     server.part = ""
-    assert {key: location.read(key) for key in location.keys()} == before
+    assert {key: location.read(key) for key in sorted(location.keys())} == before
 
 
 @pytest.mark.usefixtures("fleeting")
@@ -146,7 +153,7 @@ def test_commands_leave_with_3_where_a_server_fails(
     tmp_path: Path,
 ) -> None:
     url, server = web
-    server.part = "/commits/" if command in {"inspect", "status"} else "/samples/"
+    server.part = "/samples/"
     arguments = [*command.split(), url, "--json"]
     if command == "train":
         arguments = ["train", "--cache", url, "--data", "digits", "--out", str(tmp_path / "o")]
