@@ -100,7 +100,7 @@ class LocalLocation:
         if found is None:
             return None
         if found.st_size > most:
-            return found.st_size, ""
+            raise too_large(f"{self}/{key}", most, found.st_size)
         try:
             with _explained(path), path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,15 +8,15 @@ store and are never written anywhere; those in a URL are shown as ``***``.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 from logitcache.cache.documents import MAX_DOCUMENT_BYTES
 from logitcache.cache.local import LocalLocation
-from logitcache.cache.remote import SCHEMES, RemoteLocation
-from logitcache.errors import UsageError, nearest, redacted
+from logitcache.cache.remote import RemoteLocation
+from logitcache.cache.urls import parse_url
+from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from logitcache.cache.store import RecordingStore
 
 __all__ = ["Location", "locate", "numbers"]
+
+MOST_NUMBERED = 10_000
+"""Documents below one prefix: withdrawals, probes. Each of them is read when a cache is opened."""
+
+_NUMBERED = re.compile(r"([1-9][0-9]{0,8})\.json")
 
 
 class Location(Protocol):
@@ -86,7 +91,7 @@ class Location(Protocol):
     def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
         """Return size and sha256 of an object; None if there is none.
 
-        An object of more than ``most`` bytes is not read to its end; its sha256 is empty.
+        More than ``most`` bytes are :class:`~logitcache.errors.CacheDamaged`; they are not read.
         """
         ...
 
@@ -156,35 +161,49 @@ def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Lo
     """
     if not isinstance(url, str | os.PathLike):
         return url
-    text = os.fspath(url)
-    try:
-        parts = urlsplit(text) if "://" in text else None
-    except ValueError as error:
-        raise UsageError("not a URL", where=repr(redacted(text)), got=error) from None
-    if "\0" in unquote(text) or not text:
-        raise UsageError("not a path", where=repr(redacted(text)))
-    if parts is None:
-        return LocalLocation(Path(text).expanduser())
-    if parts.scheme == "file":
-        return LocalLocation(Path(url2pathname(parts.path)))  # on Windows /C:/x is C:\x
-    if parts.scheme not in SCHEMES:
-        raise UsageError(
-            f"caches on {parts.scheme}:// are not supported",
-            where=redacted(text),
-            hint=nearest(parts.scheme, [*SCHEMES, "file"]),
-        )
-    return RemoteLocation(text, write=write)
+    place = parse_url(url)
+    if isinstance(place, Path):
+        return LocalLocation(place)
+    return RemoteLocation(os.fspath(url), write=write)
 
 
 def numbers(location: Location, prefix: str) -> list[int]:
     """Return the numbers n of the objects ``<prefix>/<n>.json``, ascending.
 
-    Where nothing can be listed they are asked for in turn: they count from 1 without a gap.
+    Where nothing can be listed they are looked for: they count from 1 without a gap.
+
+    Raises:
+        CacheDamaged: There are more than there can be; a server that has one under every number is
+            found out by some fifteen requests.
     """
     if location.lists:
-        stems = (name.removesuffix(".json") for name in location.names(prefix))
-        return sorted(int(stem) for stem in stems if stem.isdecimal())
-    count = 0
-    while location.size(f"{prefix}/{count + 1}.json") is not None:
-        count += 1
-    return list(range(1, count + 1))
+        found = sorted(int(m[1]) for m in map(_NUMBERED.fullmatch, location.names(prefix)) if m)
+        if len(found) > MOST_NUMBERED:
+            raise _too_many(location, prefix, f"{len(found)} documents")
+        return found
+
+    def exists(number: int) -> bool:
+        return location.size(f"{prefix}/{number}.json") is not None
+
+    first_absent = 1
+    while exists(first_absent):
+        if first_absent > MOST_NUMBERED:
+            raise _too_many(location, prefix, f"a document of number {first_absent}")
+        first_absent *= 2
+    known = first_absent // 2  # the last one that was found
+    while first_absent - known > 1:
+        middle = (known + first_absent) // 2
+        known, first_absent = (middle, first_absent) if exists(middle) else (known, middle)
+    return list(range(1, first_absent))
+
+
+def _too_many(location: Location, prefix: str, got: str) -> CacheDamaged:
+    return CacheDamaged(
+        "more numbered documents than there can be",
+        where=f"{location}/{prefix}",
+        expected=f"at most {MOST_NUMBERED}",
+        got=got,
+        hint=None
+        if location.lists
+        else "a server has to answer 404 for what it does not have; check the address",
+    )

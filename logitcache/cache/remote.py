@@ -1,7 +1,7 @@
 """A cache in an object store, by fsspec: whole objects, retries, errors that name what failed.
 
 A file system is opened where it is used: a child process that was forked opens its own. Retries are
-ours alone, so that their number is bounded and counted; clients are told to try once.
+made here alone, so that their time is bounded; clients are told to try once.
 """
 
 from __future__ import annotations
@@ -9,34 +9,54 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import warnings
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import fsspec
+from fsspec.asyn import sync
 
+from logitcache.cache.bodies import (
+    GRACE_SECONDS,
+    LOWEST_RATE,
+    Part,
+    Receiver,
+    receive,
+    web_size,
+)
 from logitcache.cache.documents import MAX_DOCUMENT_BYTES
+from logitcache.cache.failures import (
+    TRANSIENT,
+    WRONG_ADDRESS,
+    Failure,
+    failure_of,
+    storage_error,
+)
 from logitcache.cache.local import checked_key
-from logitcache.cache.retry import Failure, RetryPolicy, failure_of, storage_error
+from logitcache.cache.retry import environment_policy
 from logitcache.cache.store import RecordingStore
-from logitcache.errors import StorageError, UsageError, redacted
+from logitcache.cache.urls import SCHEMES, WEB, parse_url
+from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fsspec import AbstractFileSystem
 
-__all__ = ["SCHEMES", "RemoteLocation"]
+    from logitcache.cache.retry import RetryPolicy
+
+__all__ = ["RemoteLocation"]
 
 Result = TypeVar("Result")
 
-SCHEMES = {"memory": "", "s3": "s3", "gs": "gcs", "http": "http", "https": "http", "hf": ""}
-"""What can be opened, and the extra that brings its client; empty where none is needed."""
-
 _READ_ONLY = {"http", "https", "hf"}
-_WEB = {"http", "https"}
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
+_LISTING_SECONDS = 3600.0  # of ten million objects, a thousand an answer
+_NOTICE_SECONDS = 5.0  # of failures, after which a user hears why nothing happens
+_NO_ANSWER = WRONG_ADDRESS | {Failure.UNREACHABLE, Failure.UNTRUSTED, Failure.SLOW}
 
 
 class RemoteLocation:
@@ -45,14 +65,15 @@ class RemoteLocation:
     Args:
         url: Scheme, bucket or host, and prefix.
         write: Whether something is to be written there.
-        retries: When a request is tried again.
+        retries: For how long a request is tried again; by default as the environment says.
 
     Attributes:
         traffic: Requests by what they asked for, and ``retries``; for people and tests.
 
     Raises:
-        UsageError: The client is not installed, the place can only be read, credentials in a URL
-            that does not take them, or ``memory://`` where there are several processes.
+        UsageError: What :func:`~logitcache.cache.urls.parse_url` refuses, the client is not
+            installed, the place can only be read, or ``memory://`` where there are several
+            processes.
     """
 
     in_flight = 8
@@ -61,28 +82,21 @@ class RemoteLocation:
     def __init__(
         self, url: str, *, write: bool = False, retries: RetryPolicy | None = None
     ) -> None:
-        parts = urlsplit(url)
-        self._shown = redacted(url).rstrip("/")
-        self._scheme = parts.scheme
-        self._query = f"?{parts.query}" if parts.query else ""
-        self._base = url.partition("?")[0].rstrip("/")
-        self._retries = retries or RetryPolicy()
+        place = parse_url(url)
+        if isinstance(place, Path):
+            raise UsageError("not the URL of a store", where=url)
+        self._shown, self._scheme = place.shown, place.scheme
+        self._base, self._query = place.base, place.query
+        self._retries = retries or environment_policy()
         self._opened: dict[int, AbstractFileSystem] = {}
         self._pid = os.getpid()
+        self._reached = False
         self.traffic: Counter[str] = Counter()
-        if parts.scheme not in _WEB and (parts.query or "@" in parts.netloc):
-            raise UsageError(
-                f"an {parts.scheme}:// URL takes no credentials and no query",
-                where=self._shown,
-                hint="give credentials by the standard environment variables or profile",
-            )
-        if not (parts.netloc or parts.path.strip("/")):
-            raise UsageError("a URL without a place", where=self._shown)
         if write:
             self._check_writable()
-        if parts.scheme == "memory":
+        if self._scheme == "memory":
             self._refuse_processes()
-        _check_client(parts.scheme, self._shown)
+        _check_client(self._scheme, self._shown)
 
     def __str__(self) -> str:
         return self._shown
@@ -95,7 +109,7 @@ class RemoteLocation:
     @property
     def lists(self) -> bool:
         """Whether keys can be listed."""
-        return self._scheme not in _WEB
+        return self._scheme not in WEB
 
     @property
     def is_distant(self) -> bool:
@@ -110,31 +124,38 @@ class RemoteLocation:
         *,
         most: int = MAX_DOCUMENT_BYTES,
     ) -> bytes | None:
-        """Return an object, or a part of it; None if there is none."""
-        path = self._path(key)
-        if start is None and stop is None:
-            return self._ask("read", key, lambda files: bytes(files.cat_file(path)))
-        content = self._ask(
-            "read", key, lambda files: bytes(files.cat_file(path, start=start, end=stop))
-        )
-        wanted = -start if start is not None and start < 0 else (stop or 2**62) - (start or 0)
-        if content is not None and len(content) > wanted:
-            raise StorageError(
-                "this server does not answer Range requests",
-                where=f"{self}/{key}",
-                expected=f"{wanted} bytes",
-                got=f"{len(content)} bytes, the whole object",
-                hint="reading whole objects works: train, and verify without --quick",
-            )
-        return content
+        """Return an object, or a part of it; None if there is none.
+
+        Args:
+            key: Its key.
+            start: Where the part begins, as in a slice.
+            stop: Where it ends.
+            most: Bytes that may be received.
+
+        Raises:
+            CacheDamaged: It is larger. No more than that is received.
+            StorageError: The store fails, compresses, or sends all where a part was asked for.
+        """
+        if (start is not None and start < 0 and stop is not None) or (stop or 0) < 0:
+            whole = self.read(key, most=most)
+            return None if whole is None else whole[start:stop]
+        part = None if start is None and stop is None else Part(start or 0, stop)
+        if part is not None and part.wanted == 0:
+            return None if self.size(key) is None else b""
+        return self._ask("read", key, lambda files: self._received(files, key, most, part))
+
+    def _received(self, files: AbstractFileSystem, key: str, most: int, part: Part | None) -> bytes:
+        pieces: list[bytes] = []
+        receive(files, self._path(key), Receiver(f"{self}/{key}", most, pieces.append, part))
+        return b"".join(pieces)
 
     def size(self, key: str) -> int | None:
         """Return the bytes of an object, None if there is none."""
+        if self._scheme in WEB:
+            path = self._path(key)
+            return self._ask("look", key, lambda files: web_size(files, path, f"{self}/{key}"))
         found = self._info(key)
-        if found is None:
-            return None
-        size: int | None = found["size"]
-        return size if size is not None else len(self.read(key) or b"")
+        return None if found is None else int(found["size"])
 
     def stamp(self, key: str) -> tuple[int, int, int] | None:
         """Return None: asking whether an object has changed costs as much as its digest."""
@@ -144,22 +165,37 @@ class RemoteLocation:
     def modified(self, key: str) -> float | None:
         """Return when an object was written, by the clock of its server; None if there is none."""
         path = self._path(key)
-        written = self._ask("look", key, lambda files: files.modified(path))
+        written = self._ask("look", key, lambda files: _call(files, "modified", path))
         if written is None:
             return None
         moment: datetime = written if written.tzinfo else written.replace(tzinfo=UTC)
         return moment.timestamp()
 
     def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
-        """Return size and sha256 of an object; None if there is none."""
-        content = self.read(key, most=most)
-        return None if content is None else (len(content), hashlib.sha256(content).hexdigest())
+        """Return size and sha256 of an object, received in pieces; None if there is none.
+
+        Args:
+            key: Its key.
+            most: As in :meth:`read`.
+
+        Raises:
+            CacheDamaged: As in :meth:`read`.
+        """
+        path = self._path(key)
+
+        def digested(files: AbstractFileSystem) -> tuple[int, str]:
+            found = hashlib.sha256()
+            receiver = Receiver(f"{self}/{key}", most, found.update)
+            receive(files, path, receiver)
+            return receiver.received, found.hexdigest()
+
+        return self._ask("read", key, digested)
 
     def write(self, key: str, content: bytes) -> None:
         """Write an object; stores replace whole objects or nothing."""
         self._check_writable()
         path = self._path(key)
-        self._ask("write", key, lambda files: files.pipe_file(path, content), must=True)
+        self._ask("write", key, lambda files: _write(files, path, content), must=True)
 
     def write_new(self, key: str, content: bytes) -> bool:
         """Write an object on condition that there is none; return whether it is ours."""
@@ -171,7 +207,7 @@ class RemoteLocation:
         path = self._path(key)
         before = self.traffic["retries"]
         try:
-            self._request("write", lambda files: files.pipe_file(path, content, mode="create"))
+            self._request("write", lambda files: _write(files, path, content, mode="create"))
         except Exception as error:
             if failure_of(error) is not Failure.EXISTS:
                 raise storage_error(error, f"{self}/{key}") from None
@@ -189,7 +225,7 @@ class RemoteLocation:
         """Remove an object if it is there."""
         self._check_writable()
         path = self._path(key)
-        self._ask("write", key, lambda files: files.rm_file(path))
+        self._ask("write", key, lambda files: _call(files, "rm_file", path))
 
     def remove_folder(self, prefix: str) -> None:
         """Do nothing: a store has objects, and no folders."""
@@ -226,6 +262,7 @@ class RemoteLocation:
 
     def _path(self, key: str) -> str:
         inner = checked_key(key, self).strip("/")
+        inner = quote(inner) if self._scheme in WEB else inner
         return (f"{self._base}/{inner}" if inner else self._base) + self._query
 
     def _entries(self, prefix: str) -> list[tuple[str, bool]]:
@@ -233,7 +270,7 @@ class RemoteLocation:
         if not self.lists:
             return []
         path = self._path(prefix)
-        found = self._ask("list", prefix, lambda files: files.ls(path, detail=True)) or []
+        found = self._ask("list", prefix, lambda files: _list(files, "ls", path)) or []
         names = [
             (str(e["name"]).rstrip("/").rpartition("/")[2], e["type"] == "file") for e in found
         ]
@@ -243,13 +280,13 @@ class RemoteLocation:
         if not self.lists:
             return {}
         path = self._path(prefix)
-        found = self._ask("list", prefix, lambda files: files.find(path, detail=True)) or {}
+        found = self._ask("list", prefix, lambda files: _list(files, "find", path)) or {}
         root = self._files()._strip_protocol(self._base).rstrip("/") + "/"
         return {str(name).removeprefix(root): int(e["size"]) for name, e in found.items()}
 
     def _info(self, key: str) -> dict[str, Any] | None:
         path = self._path(key)
-        found = self._ask("look", key, lambda files: files.info(path))
+        found = self._ask("look", key, lambda files: _call(files, "info", path))
         return found if found is None or found["type"] == "file" else None
 
     def _ask(
@@ -273,9 +310,26 @@ class RemoteLocation:
 
         def once() -> Result:
             self.traffic[what] += 1
-            return request(files)
+            try:
+                result = request(files)
+            except Exception as error:
+                self._reached |= failure_of(error) not in _NO_ANSWER
+                raise
+            self._reached = True
+            return result
 
-        return self._retries.call(once, lambda _: self.traffic.update(retries=1))
+        transient = TRANSIENT if self._reached else TRANSIENT - WRONG_ADDRESS
+        return self._retries.call(once, self._note_retry, transient)
+
+    def _note_retry(self, failure: Failure, seconds: float) -> None:
+        self.traffic["retries"] += 1
+        if seconds > _NOTICE_SECONDS:
+            patience = self._retries.patience_seconds
+            warnings.warn(
+                f"{self}: {failure.value}; it is tried again for {patience:.0f} seconds",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _files(self) -> AbstractFileSystem:
         """Return this process's own file system."""
@@ -321,6 +375,28 @@ def _check_client(scheme: str, shown: str) -> None:
         ) from None
 
 
+def _call(files: AbstractFileSystem, name: str, *args: Any, **options: Any) -> Any:
+    """Return what a method of a file system returns, within the time of a small answer."""
+    return _timed(files, name, GRACE_SECONDS, *args, **options)
+
+
+def _write(files: AbstractFileSystem, path: str, content: bytes, **options: Any) -> None:
+    seconds = GRACE_SECONDS + len(content) / LOWEST_RATE
+    _timed(files, "pipe_file", seconds, path, content, **options)
+
+
+def _list(files: AbstractFileSystem, name: str, path: str) -> Any:
+    return _timed(files, name, _LISTING_SECONDS, path, detail=True)
+
+
+def _timed(files: AbstractFileSystem, name: str, seconds: float, *args: Any, **options: Any) -> Any:
+    """Call a method; the time of those that block instead is up to their client."""
+    method = getattr(files, f"_{name}", None) if files.async_impl else None
+    if method is None:
+        return getattr(files, name)(*args, **options)
+    return sync(files.loop, method, *args, timeout=seconds, **options)
+
+
 def _open(scheme: str) -> AbstractFileSystem:
     """Open a file system that keeps no listings and, where it can be told, never retries."""
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -331,13 +407,14 @@ def _open(scheme: str) -> AbstractFileSystem:
             "read_timeout": _READ_SECONDS,
             "retries": {"total_max_attempts": 1},
         }
-    elif scheme in _WEB:
+    elif scheme in WEB:
         import aiohttp
 
         options["client_kwargs"] = {
             "timeout": aiohttp.ClientTimeout(
                 total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS
-            )
+            ),
+            "auto_decompress": False,  # a small body could become one of any size
         }
     files: AbstractFileSystem = fsspec.filesystem(scheme, **options)
     if scheme == "s3":

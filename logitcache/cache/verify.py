@@ -109,6 +109,7 @@ def verify(
         CacheError: There is no cache at all.
         UnsupportedFormat: A newer format.
         CacheDamaged: It has another revision.
+        StorageError: A server fails, or does not answer Range requests where ``quick`` needs them.
     """
     location = locate(url)
     started = time.monotonic()
@@ -192,25 +193,23 @@ class _Checker:
             if self.quick and self._looks_well(path, stored):
                 return None
             if self.quick:
-                return self._digested(stored)
+                return self._digested(view.placement, path, stored)
             return self._decoded(view, path, stored)
         except CacheDamaged as error:
             return _Suspect(None, error)
         except StorageError as error:
             if self.location.is_distant:
-                raise  # of the connection, which says nothing about the object
+                raise  # a server that fails says nothing about what it stores
             return _Suspect(None, error)
 
-    def _digested(self, stored: StoredArray) -> _Suspect | None:
-        found = self.location.digest(stored.key, most=stored.bytes)
+    def _digested(self, placement: Placement, path: str, stored: StoredArray) -> _Suspect | None:
+        name = path.removeprefix(f"{placement.group}/")
+        found = self.location.digest(stored.key, most=placement.max_bytes(name))
         return None if found == (stored.bytes, stored.sha256) else _Suspect(found)
 
     def _decoded(self, view: View, path: str, stored: StoredArray) -> _Suspect | None:
         """Compare a shard with its commit, then decode it as a reader will."""
         placement, name = view.placement, path.removeprefix(f"{view.group}/")
-        size = self.location.size(stored.key)
-        if size is not None and size != stored.bytes:
-            return self._digested(stored) or _Suspect((size, ""))
         content = self.location.read(stored.key, most=placement.max_bytes(name))
         found = None if content is None else (len(content), sha256(content))
         if content is None or found != (stored.bytes, stored.sha256):

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
+from logitcache.cache.retry import PATIENCE, parse_patience
 from logitcache.cli.create import create_app
 from logitcache.cli.echo import accept_all_characters, echo
+from logitcache.cli.interrupt import interruptible
 from logitcache.cli.launch import launched_rank
 from logitcache.cli.maintain import LOOK, maintain_app
 from logitcache.cli.tools import tools_app
 from logitcache.cli.views import views_app
-from logitcache.errors import Interrupted, LogitcacheError, StorageError
+from logitcache.errors import Interrupted, LogitcacheError, StorageError, UsageError
 
 __all__ = ["app", "main"]
 
@@ -37,14 +40,27 @@ app.add_typer(tools_app, name="tools", rich_help_panel=LOOK)
 
 
 @app.callback(invoke_without_command=True)
-def _version(
+def _of_all_commands(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    retry_seconds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECONDS",
+            help=f"How long a request to a store is tried again, 120 by default; also {PATIENCE}.",
+        ),
+    ] = None,
 ) -> None:
+    if retry_seconds is not None:
+        parse_patience(retry_seconds, "--retry-seconds")
+        os.environ[PATIENCE] = retry_seconds  # for child processes too
     if version:
         from importlib.metadata import version as version_of
 
         echo(version_of("logitcache"))
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        raise UsageError("no command is given", hint="logitcache --help lists them")
 
 
 def main() -> None:
@@ -55,7 +71,8 @@ def main() -> None:
     if logging.lastResort is not None:
         logging.getLogger("logitcache.files").addHandler(logging.lastResort)
     try:
-        app()
+        with interruptible():
+            app()
     except LogitcacheError as error:
         _complain(error)
     except KeyboardInterrupt:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
 from typing import TYPE_CHECKING, Self
 
+from logitcache.cache.retry import end_waits
 from logitcache.cli.launch import is_launched
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["StopRequest"]
+__all__ = ["StopRequest", "interruptible"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,7 +43,27 @@ class StopRequest:
         return self._asked
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
         if self._asked and not is_launched():
-            raise KeyboardInterrupt
+            _interrupt(number, frame)
         self._asked = True
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a Ctrl-C also end the retries of threads, which would go on for minutes otherwise."""
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or before is not signal.default_int_handler:  # ignored, or somebody else's
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    end_waits()
+    raise KeyboardInterrupt

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FAST = RetryPolicy(attempts=6, first_seconds=0.01, longest_seconds=0.05, patience_seconds=20)
+FAST = RetryPolicy(first_seconds=0.01, longest_seconds=0.05, patience_seconds=20)
+FLEETING = RetryPolicy(first_seconds=0.01, longest_seconds=0.05, patience_seconds=0.3)
+"""For stores that fail for good."""
 
 
 @pytest.fixture(scope="session")
@@ -48,5 +50,11 @@ def s3(s3_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Do not wait for long between two attempts; keep copies nowhere else."""
-    monkeypatch.setattr(remote, "RetryPolicy", lambda: FAST)
+    monkeypatch.setattr(remote, "environment_policy", lambda: FAST)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "copies"))
+
+
+@pytest.fixture
+def fleeting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up soon."""
+    monkeypatch.setattr(remote, "environment_policy", lambda: FLEETING)

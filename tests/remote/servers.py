@@ -1,10 +1,15 @@
-"""Servers on 127.0.0.1 that fail the way real ones do: late, busy, cut off, without ranges."""
+"""Servers on 127.0.0.1 that fail the way real ones do: late, busy, cut off, without ranges.
+
+And servers that do what a stranger's may do: bodies without an end, compressed, or byte by byte.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import random
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 __all__ = ["Answer", "Behaviour", "FaultyServer", "Request", "from_folder", "from_upstream"]
@@ -34,11 +39,18 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a backend says."""
+    """What a backend says.
+
+    Attributes:
+        status: HTTP status.
+        headers: Besides the length of the body.
+        body: Its bytes; or pieces, which are sent one by one without a length if the headers have
+            none, until the client closes the connection.
+    """
 
     status: int
     headers: dict[str, str]
-    body: bytes
+    body: bytes | Iterable[bytes]
 
 
 @dataclass
@@ -51,6 +63,9 @@ class Behaviour:
         cut: Share of answers that end half way.
         ranges: Whether Range is honoured.
         fail_next: How many of the next requests get a 503.
+        status: What they get instead of it.
+        headers: What it comes with.
+        down_until: By ``time.monotonic()``: until then connections are closed without an answer.
     """
 
     latency: float = 0.0
@@ -58,6 +73,9 @@ class Behaviour:
     cut: float = 0.0
     ranges: bool = True
     fail_next: int = 0
+    status: int = 503
+    headers: dict[str, str] = field(default_factory=dict)
+    down_until: float = 0.0
     seed: int = 0
     draw: random.Random = field(init=False)
 
@@ -107,6 +125,13 @@ def from_upstream(address: tuple[str, int]) -> Callable[[Any, Behaviour], Answer
     return answer
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that are gone: those of a body without an end always are."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class FaultyServer:
     """A server of many threads with a log.
 
@@ -126,7 +151,7 @@ class FaultyServer:
         self.log: list[Request] = []
         self.injected = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, backend))
+        self._server = _Server(("127.0.0.1", 0), _handler(self, backend))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
@@ -176,11 +201,19 @@ def _handler(
 
         def _answer(self) -> None:
             time.sleep(server.behaviour.latency)
+            if time.monotonic() < server.behaviour.down_until:
+                self.close_connection = True
+                server.note(Request(self.command, self.path, False, 0, 0, True), injected=True)
+                return
             fault = server.fault()
             found = backend(self, server.behaviour)
             if fault == "busy":
-                found = Answer(503, {}, b"busy")
-            sent = found.body if fault != "cut" else found.body[: len(found.body) // 2]
+                found = Answer(server.behaviour.status, server.behaviour.headers, b"busy")
+            body = found.body
+            if not isinstance(body, bytes):
+                self._send_pieces(found, body)
+                return
+            sent = body if fault != "cut" else body[: len(body) // 2]
             server.note(
                 Request(
                     method=self.command,
@@ -196,13 +229,28 @@ def _handler(
             for name, value in found.headers.items():
                 self.send_header(name, value)
             if "Content-Length" not in found.headers:
-                self.send_header("Content-Length", str(len(found.body)))
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(sent)
             if fault == "cut":
                 self.close_connection = True
                 self.wfile.flush()
+
+        def _send_pieces(self, found: Answer, pieces: Iterable[bytes]) -> None:
+            self.close_connection = True
+            self.send_response(found.status)
+            for name, value in {**found.headers, "Connection": "close"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            count = 0
+            with contextlib.suppress(ConnectionError):
+                for piece in pieces if self.command != "HEAD" else ():
+                    self.wfile.write(piece)
+                    count += len(piece)
+            ranged = "Range" in self.headers
+            line = Request(self.command, self.path, ranged, found.status, count, False)
+            server.note(line, injected=False)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815  # http.server's names
 

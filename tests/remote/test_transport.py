@@ -1,0 +1,194 @@
+"""A server that fails says nothing about what it stores: exit 3, and never a fault to repair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from logitcache.cache.describe import describe
+from logitcache.cache.location import locate
+from logitcache.cache.reader import open_cache
+from logitcache.cache.verify import verify
+from logitcache.cli.app import main
+from logitcache.encoding.dense import DenseEncoding
+from logitcache.errors import CacheDamaged, StorageError
+from logitcache.precompute.repair import RepairConfig, repair_cache
+from tests.cache.building import VIEW, make_cache
+from tests.remote.servers import Answer, Behaviour, FaultyServer, from_folder, from_upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ROWS = 40
+LOGITS = np.random.default_rng(0).normal(size=(ROWS, 30)).astype(np.float32)
+SHARDS = "/teachers/a/logp/c/"
+
+
+class Failing:
+    """Puts an answer in the place of those whose path has a part.
+
+    Args:
+        backend: What answers otherwise.
+    """
+
+    def __init__(self, backend: Callable[[Any, Behaviour], Answer]) -> None:
+        self.backend = backend
+        self.part = ""
+        self.answer = Answer(503, {}, b"busy")
+
+    def __call__(self, request: Any, behaviour: Behaviour) -> Answer:
+        found = self.backend(request, behaviour)  # it reads the body of the request
+        return self.answer if self.part and self.part in request.path else found
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Failing]]:
+    """Serve a cache at /c over HTTP."""
+    make_cache(tmp_path / "c", {"a": (DenseEncoding(30), LOGITS)}, ROWS)
+    failing = Failing(from_folder(tmp_path))
+    with FaultyServer(failing) as server:
+        yield f"{server.url}/c", failing
+
+
+@pytest.fixture
+def bucket(
+    s3: str, s3_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Failing]]:
+    """Put a cache into a bucket whose server stands between us and it."""
+    assert s3
+    url = "s3://bucket/transport"
+    location = locate(url, write=True)
+    if location.is_empty():  # the first test of this process
+        make_cache(location, {"a": (DenseEncoding(30), LOGITS)}, ROWS)
+    failing = Failing(from_upstream(s3_server))
+    with FaultyServer(failing) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield url, failing
+
+
+@pytest.fixture(params=["http", "s3"])
+def failing(request: pytest.FixtureRequest) -> tuple[str, Failing]:
+    found: tuple[str, Failing] = request.getfixturevalue(
+        "web" if request.param == "http" else "bucket"
+    )
+    return found
+
+
+def read_all(url: str) -> None:
+    cache = open_cache(url, local_copy_bytes=0)
+    assert len(cache.samples.keys) == ROWS
+    cache.read("a", VIEW, 0, 48)
+
+
+DOCUMENTS: dict[str, tuple[Callable[[str], object], ...]] = {
+    "/c/zarr.json": (verify, describe, read_all),
+    "/revisions/": (verify, read_all),
+    "/ledger/": (verify, read_all),
+    "/commits/": (verify,),
+    "/teachers/a/zarr.json": (verify, describe, read_all),
+    "/samples/": (verify, describe, read_all),
+    "/withdrawn/": (verify, describe, read_all),
+}
+READERS: dict[str, Callable[[str], object]] = {
+    "verify": verify,
+    "verify --quick": lambda url: verify(url, quick=True),
+    "read": read_all,
+}
+ANSWERS = {
+    "busy": Answer(503, {}, b"busy"),
+    "denied": Answer(403, {"Content-Type": "application/xml"}, b""),
+    "refused": Answer(400, {}, b""),
+}
+
+
+@pytest.mark.usefixtures("fleeting")
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+def test_shards_that_cannot_be_had_are_no_faults(
+    failing: tuple[str, Failing], reader: Callable[[str], object], answer: Answer
+) -> None:
+    url, server = failing
+    reader(url)
+    server.part, server.answer = SHARDS, answer
+    with pytest.raises(StorageError) as caught:
+        reader(url)
+    assert caught.value.exit_code == 3
+    assert f"{url}{SHARDS}" in str(caught.value.where)
+    assert "repair" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("fleeting")
+@pytest.mark.parametrize("part", DOCUMENTS)
+def test_documents_that_cannot_be_had_are_no_faults(web: tuple[str, Failing], part: str) -> None:
+    url, server = web
+    server.part = part
+    for reader in DOCUMENTS[part]:
+        with pytest.raises(StorageError, match="busy or failing"):
+            reader(url)
+
+
+@pytest.mark.usefixtures("fleeting")
+def test_nothing_is_repaired_while_a_store_fails(bucket: tuple[str, Failing]) -> None:
+    url, server = bucket
+    location = locate(url)
+    before = {key: location.read(key) for key in sorted(location.keys())}
+    server.part = SHARDS
+    config = RepairConfig.parse({"cache": url, "data": "digits"}, "")
+    with pytest.raises(StorageError, match="busy or failing"):
+        repair_cache(config)
+    server.part = ""
+    assert {key: location.read(key) for key in sorted(location.keys())} == before
+
+
+@pytest.mark.usefixtures("fleeting")
+@pytest.mark.parametrize("command", ["verify", "verify --quick", "inspect", "status", "train"])
+def test_commands_leave_with_3_where_a_server_fails(
+    command: str,
+    web: tuple[str, Failing],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    url, server = web
+    server.part = "/samples/"
+    arguments = [*command.split(), url, "--json"]
+    if command == "train":
+        arguments = ["train", "--cache", url, "--data", "digits", "--out", str(tmp_path / "o")]
+        arguments += ["--student", "resnet10t", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", ["logitcache", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr().err
+    assert left.value.code == 3, said
+    assert "busy or failing" in said
+    assert "Traceback" not in said
+
+
+def test_a_page_in_the_place_of_an_object_is_damage(web: tuple[str, Failing]) -> None:
+    """A server that answers 200 has an answer, and its digest is not the committed one."""
+    url, server = web
+    server.part, server.answer = SHARDS, Answer(200, {}, b"<html>please log in</html>")
+    assert {fault.key for fault in verify(url).faults} == {
+        f"{SHARDS[1:]}0/{unit}/0" for unit in range(3)
+    }
+    with pytest.raises(CacheDamaged):
+        read_all(url)
+
+
+def test_a_file_that_the_disk_does_not_give_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_cache(tmp_path / "c", {"a": (DenseEncoding(30), LOGITS)}, ROWS)
+    bad = tmp_path / f"c{SHARDS}0/1/0"
+    opened = type(bad).open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == bad:
+            raise OSError(5, "Input/output error")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(type(bad), "open", refuse)
+    assert [str(fault.cause) for fault in verify(tmp_path / "c").faults] == ["unreadable"]
