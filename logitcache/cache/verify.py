@@ -23,6 +23,7 @@ from logitcache.cache.shards import BadShardError, ShardLayout, decode_shard
 from logitcache.cache.withdrawals import withdrawal_faults
 from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
 from logitcache.platforms import available_processors
+from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
     import os
@@ -132,7 +133,13 @@ def verify(
         objects=checker.objects,
         bytes=checker.bytes,
         seconds=time.monotonic() - started,
-        faults=(*faults, *expected.faults, *withdrawal_faults(location), *checker.faults),
+        faults=(
+            *faults,
+            *_recipe_faults(manifest),
+            *expected.faults,
+            *withdrawal_faults(location),
+            *checker.faults,
+        ),
         litter=tuple(find_litter(location, manifest, checker.named)),
     )
 
@@ -149,6 +156,18 @@ def _manifest(location: Location) -> tuple[Manifest | None, list[Fault]]:
         detail = error.what if error.got is None else f"{error.what}: {error.got}"
         fault = Fault(Cause.MANIFEST, detail, "zarr.json")
         return recovered_manifest(location), [fault]
+
+
+def _recipe_faults(manifest: Manifest) -> list[Fault]:
+    """Return the recipes that no reader could render."""
+    faults = []
+    for view_id, recipe in manifest.views.items():
+        try:
+            parse_view(recipe, f"view {view_id}")
+        except CacheError as error:
+            detail = f"view {view_id}: {error.what}: {error.got}"
+            faults.append(Fault(Cause.MANIFEST, detail, "zarr.json", view=view_id))
+    return faults
 
 
 @dataclass

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Forgery", "chunk_of", "shard_of", "sparse_file"]
+__all__ = ["Forgery", "canonical", "chunk_of", "shard_of", "sparse_file"]
 
 
 def canonical(value: object) -> bytes:

@@ -37,7 +37,7 @@ from tests.cache.building import (
     start_cache,
     write_samples,
 )
-from tests.hostile.forge import Forgery, chunk_of, shard_of, sparse_file
+from tests.hostile.forge import Forgery, canonical, chunk_of, shard_of, sparse_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -752,9 +752,14 @@ _add(
 # -- recipes ---------------------------------------------------------------------------------------
 
 
-def _recipe(change: Callable[[Any], object]) -> Callable[[Forgery], None]:
+def _recipe(change: Callable[[Any], object], *, own_id: bool = True) -> Callable[[Forgery], None]:
+    """Change a recipe; by default as a view of its own, under the id that belongs to it."""
+
     def build(cache: Forgery) -> None:
-        cache.manifest(lambda manifest: change(manifest["views"][VIEW]))
+        recipe = cache.read("zarr.json")["attributes"]["logitcache"]["views"][VIEW]
+        change(recipe)
+        view = "v" + sha256(canonical(recipe))[:16] if own_id else VIEW
+        cache.manifest(lambda manifest: manifest["views"].update({view: recipe}))
         cache.seal()
 
     return build
@@ -777,11 +782,11 @@ for _what, _build in {
     "no operation": _operations(),
     "a seed of 400 bits": _recipe(lambda r: r.update(seed=2**400)),
     "a draw below zero": _recipe(lambda r: r.update(draw=-1)),
-    "another recipe than its id says": _recipe(lambda r: r.update(seed=1)),
+    "another recipe than its id says": _recipe(lambda r: r.update(seed=1), own_id=False),
     "an unknown version of the algorithm": _recipe(lambda r: r.update(algorithm=10**9)),
     "an unknown interpolation": _recipe(lambda r: r["size"].update(interpolation="../x")),
 }.items():
-    _add("recipes", "view|recipe|algorithm", _build, f"a view with {_what}")
+    _add("recipes", "view|recipe|manifest is damaged", _build, f"a view with {_what}")
 
 # -- text ------------------------------------------------------------------------------------------
 
