@@ -483,7 +483,7 @@ def as_many_rows_as_units_permit(cache: Forgery) -> None:
     cache.seal(revision=lambda r: r.update(segments=[[0, rows]]))
 
 
-@hostile("memory", "ledger|view|shape")
+@hostile("memory", "views that the manifest does not name")
 def views_of_65_536_ids_without_ledgers(cache: Forgery) -> None:
     cache.group("a", lambda g: g.update(view_ids=[VIEW, MIXED, *(f"v{n}" for n in range(65_534))]))
     cache.seal()
