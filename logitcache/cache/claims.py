@@ -50,7 +50,7 @@ STALE_SECONDS = 120.0
 """How long a claim has to be seen without a change to be stale."""
 
 _BEAT_SECONDS = 5.0
-_PATIENCE = 3  # times STALE_SECONDS, with a run that shows signs of life and keeps the manifest
+_PATIENCE = 3  # times STALE_SECONDS: for how long a live run may keep the manifest
 _REPORT_SECONDS = 2.0
 _LOG = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Wait:
     def __str__(self) -> str:
         return (
             f"waiting for {self.what} since {self.seconds:.0f} s: claimed by {self.holder}, "
-            f"last sign of life {self.silent:.0f} s ago, "
+            f"last heartbeat {self.silent:.0f} s ago, "
             f"taken over after {self.stale_seconds:.0f} s without one"
         )
 
@@ -127,7 +127,7 @@ class Claims:
         """Wait for a claim and hold it: for the moments in which the manifest is changed.
 
         Raises:
-            StorageError: Another run shows signs of life, and keeps it.
+            StorageError: Another run keeps it, and sends heartbeats.
         """
         deadline = self._clock() + _PATIENCE * self._stale_seconds
         reported = self._clock() - _REPORT_SECONDS / 2

@@ -374,7 +374,7 @@ def test_waiting_for_the_manifest_reports_and_ends(
 
     def report(wait: Wait) -> None:
         reports.append(wait)
-        os.utime(path, (len(reports), len(reports)))  # a sign of life
+        os.utime(path, (len(reports), len(reports)))  # a heartbeat
 
     monkeypatch.setattr("time.sleep", lambda _: None)
     claims = Claims(locate(tmp_path), on_wait=report, clock=clock)

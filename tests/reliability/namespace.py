@@ -37,6 +37,7 @@ def kill_process_1(folder: Path, count: int, seed: int) -> dict[str, Any]:
     _, err = whole.communicate()
     assert whole.returncode == 0, err
     seconds = time.monotonic() - begun
+    units = _commits(folder / "whole")
     expected, generator = _whole_files(folder / "whole"), random.Random(seed)
     moments: list[int] = []
     claims = 0
@@ -44,8 +45,8 @@ def kill_process_1(folder: Path, count: int, seed: int) -> dict[str, Any]:
     failures: list[list[Any]] = []
     for number in range(count):
         cache = folder / f"killed-{number}"
-        # from the first claim on: before it, nothing is written
-        moments.append(_kill(_run(start, cache, images, teacher), cache, generator, seconds))
+        process = _run(start, cache, images, teacher)
+        moments.append(_kill(process, cache, generator.randrange(units), generator.random() * 0.1))
         kept = committed(cache)
         claims += sum(1 for _ in cache.glob("claims/*.json"))
         begun = time.monotonic()
@@ -61,7 +62,7 @@ def kill_process_1(folder: Path, count: int, seed: int) -> dict[str, Any]:
         elif "waiting for" in err:
             failures.append([number, "it waited for a claim"])
     return {
-        "units": sum(1 for _ in (folder / "whole/commits").rglob("*.json")),
+        "units": units,
         "kills": count,
         "after_commits": moments,
         "claims_left_behind": claims,
@@ -93,15 +94,17 @@ def _run(start: list[str], cache: Path, images: Path, teacher: Path) -> subproce
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def _kill(
-    process: subprocess.Popen[str], cache: Path, generator: random.Random, seconds: float
-) -> int:
-    """Send SIGKILL at a random moment after the first claim; return how much was committed."""
-    while not (cache / "claims").exists():
+def _kill(process: subprocess.Popen[str], cache: Path, wanted: int, delay: float) -> int:
+    """Send SIGKILL a moment after so many units are committed; return how many there are then."""
+    while not (cache / "claims").exists() or _commits(cache) < wanted:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.001)
-    time.sleep(generator.random() * seconds / 4)
+    time.sleep(delay)
     process.kill()  # and with it, by --kill-child, process 1 of the namespace
     process.communicate()
-    assert process.returncode in {-signal.SIGKILL, 0}
+    assert process.returncode == -signal.SIGKILL, "it was faster"
+    return _commits(cache)
+
+
+def _commits(cache: Path) -> int:
     return sum(1 for _ in (cache / "commits").rglob("*.json"))
