@@ -12,13 +12,20 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # Windows
+    import fcntl
 
 __all__ = [
     "available_processors",
     "boot_identity",
     "free_bytes",
+    "is_locked",
+    "lock_file",
     "process_namespace",
     "process_started",
     "replace_file",
@@ -110,6 +117,56 @@ def _started_elsewhere(pid: int) -> float | None:
         return None
     except psutil.AccessDenied as error:
         raise PermissionError(str(error)) from None
+
+
+def lock_file(path: Path, before: bytes, content: bytes) -> int | None:
+    """Lock a file until its descriptor is closed or this process has ended, and write into it.
+
+    Args:
+        path: The file.
+        before: What it has to contain.
+        content: What it contains from then on.
+
+    Returns:
+        The descriptor; None where the file is locked, is another one, or cannot be locked. Then
+        nothing is written.
+    """
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.pread(descriptor, len(before) + 1, 0) == before:
+            os.pwrite(descriptor, content, 0)
+            os.ftruncate(descriptor, len(content))
+            return descriptor
+        os.close(descriptor)
+    except OSError:  # it is locked, or this file system has no locks
+        os.close(descriptor)
+    return None
+
+
+def is_locked(path: Path) -> bool | None:
+    """Return whether a process of this machine has locked a file; None where that is not known."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def free_bytes(folder: Path) -> int:

@@ -166,6 +166,27 @@ def test_the_processes_of_another_namespace_are_not_mistaken_for_ours(
     assert platforms.process_namespace() is None
 
 
+def test_a_file_is_locked_until_its_descriptor_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    assert platforms.is_locked(path) is False
+    assert platforms.lock_file(path, b"another", b"after") is None
+    descriptor = platforms.lock_file(path, b"before", b"now")
+    assert descriptor is not None
+    assert path.read_bytes() == b"now"
+    assert platforms.is_locked(path) is True
+    assert platforms.lock_file(path, b"now", b"then") is None
+    os.close(descriptor)
+    assert platforms.is_locked(path) is False
+    assert platforms.is_locked(tmp_path / "nowhere") is None
+    assert platforms.lock_file(tmp_path / "nowhere", b"", b"") is None
+    monkeypatch.setattr("logitcache.platforms.fcntl", None)
+    assert platforms.is_locked(path) is None
+    assert platforms.lock_file(path, b"now", b"then") is None
+
+
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("logitcache.platforms._IS_WINDOWS", True)

@@ -6,7 +6,8 @@ claim may be lost, stolen or deleted at any time, and a stale one is simply take
 
 A process shows that it runs by touching its claims now and then. A claim is stale once its process
 has certainly ended, or once whoever waits for it has seen no change of it for two minutes by its
-own clock: then that process is stopped, or on a machine that is gone.
+own clock: then that process is stopped, or on a machine that is gone. Where files can be locked, a
+process locks its claims while it runs, which shows its end to other containers of its machine.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from logitcache.cache.holder import MOST_BYTES, Holder, new_token
@@ -28,7 +30,16 @@ if TYPE_CHECKING:
 
     from logitcache.cache.location import Location
 
-__all__ = ["CLAIMS", "MANIFEST", "STALE_SECONDS", "TRIAL", "Claims", "Wait", "read_holder"]
+__all__ = [
+    "CLAIMS",
+    "MANIFEST",
+    "STALE_SECONDS",
+    "TRIAL",
+    "Claims",
+    "Wait",
+    "is_left",
+    "read_holder",
+]
 
 CLAIMS = "claims"
 MANIFEST = "manifest"
@@ -39,7 +50,7 @@ STALE_SECONDS = 120.0
 """How long a claim has to be seen without a change to be stale."""
 
 _BEAT_SECONDS = 5.0
-_PATIENCE = 3  # times STALE_SECONDS, with a run that shows signs of life and keeps the manifest
+_PATIENCE = 3  # times STALE_SECONDS: for how long a live run may keep the manifest
 _REPORT_SECONDS = 2.0
 _LOG = logging.getLogger(__name__)
 
@@ -65,7 +76,7 @@ class Wait:
     def __str__(self) -> str:
         return (
             f"waiting for {self.what} since {self.seconds:.0f} s: claimed by {self.holder}, "
-            f"last sign of life {self.silent:.0f} s ago, "
+            f"last heartbeat {self.silent:.0f} s ago, "
             f"taken over after {self.stale_seconds:.0f} s without one"
         )
 
@@ -95,7 +106,7 @@ class Claims:
         self._on_wait = on_wait or _log_wait
         self._token = new_token()
         self._lock = threading.Lock()
-        self._held: set[str] = set()
+        self._held: dict[str, int | None] = {}
         self._stop = threading.Event()
         self._unchanged = Unchanged(self._stale_seconds / 4, clock)
         self._waits: dict[str, tuple[float, Holder, float]] = {}
@@ -116,7 +127,7 @@ class Claims:
         """Wait for a claim and hold it: for the moments in which the manifest is changed.
 
         Raises:
-            StorageError: Another run shows signs of life, and keeps it.
+            StorageError: Another run keeps it, and sends heartbeats.
         """
         deadline = self._clock() + _PATIENCE * self._stale_seconds
         reported = self._clock() - _REPORT_SECONDS / 2
@@ -182,16 +193,18 @@ class Claims:
         _, _, silent = self._waits.get(key, (0.0, None, 0.0))
         if silent > self._stale_seconds:
             return self._is_stale(key)
-        return read_holder(self._location, key).has_ended
+        return is_left(self._location, key)
 
     def _acquire(self, key: str) -> bool:
-        content = json.dumps(Holder.this_process(self._token).to_json()).encode()
+        holder = Holder.this_process(self._token)
+        content = _encoded(holder)
         created = self._create(key, content)
         if not created and not (self._is_stale(key) and self._take_over(key, content)):
             return False
         self._forget(key)
+        lock = self._location.lock(key, content, _encoded(replace(holder, locked=True)))
         with self._lock:
-            self._held.add(key)
+            self._held[key] = lock
             if len(self._held) == 1:
                 self._stop = threading.Event()
                 arguments = (self._stop,)
@@ -223,11 +236,13 @@ class Claims:
 
     def _release(self, key: str) -> None:
         with self._lock:
-            self._held.discard(key)
+            lock = self._held.pop(key)
             if not self._held:
                 self._stop.set()
             if read_holder(self._location, key).token == self._token:
                 self._location.delete(key)
+            if lock is not None:
+                os.close(lock)
         self._remove_folders()
 
     def _remove_folders(self) -> None:
@@ -245,7 +260,7 @@ class Claims:
         silent = self._unchanged.seconds(key, (content, modified))
         since, _, _ = self._waits.get(key, (self._clock(), holder, silent))
         self._waits[key] = since, holder, silent
-        return holder.has_ended or silent > self._stale_seconds
+        return silent > self._stale_seconds or is_left(self._location, key)
 
     def _forget(self, key: str) -> None:
         self._unchanged.forget(key)
@@ -266,6 +281,16 @@ class Claims:
             self._location.touch(key)
 
 
+def is_left(location: Location, key: str) -> bool:
+    """Return whether the process of a claim has certainly ended."""
+    holder = read_holder(location, key)
+    if holder.has_ended:
+        return True
+    if not holder.locked or not holder.is_of_this_boot or location.is_locked(key) is not False:
+        return False
+    return read_holder(location, key) == holder  # not the claim of the next process
+
+
 def read_holder(location: Location, key: str) -> Holder:
     """Return the process that a claim names, whatever is written there."""
     return Holder.parse(_content(location, key))
@@ -275,6 +300,10 @@ def _content(location: Location, key: str) -> bytes | None:
     """Return the content of a claim; nothing of a file that is too large to be one."""
     size = location.size(key)
     return location.read(key) if size is not None and size <= MOST_BYTES else None
+
+
+def _encoded(holder: Holder) -> bytes:
+    return json.dumps(holder.to_json()).encode()
 
 
 def _key(name: str) -> str:

@@ -40,6 +40,7 @@ class Holder:
         boot: See :func:`~logitcache.platforms.boot_identity`.
         namespace: See :func:`~logitcache.platforms.process_namespace`.
         started: See :func:`~logitcache.platforms.process_started`.
+        locked: Whether it locks its claim for as long as it runs.
     """
 
     host: str | None = None
@@ -48,6 +49,7 @@ class Holder:
     boot: str | None = None
     namespace: str | None = None
     started: float | None = None
+    locked: bool | None = None
 
     @classmethod
     def this_process(cls, token: str) -> Self:
@@ -73,6 +75,7 @@ class Holder:
             boot=_text(found.get("boot")),
             namespace=_text(found.get("namespace")),
             started=_number(found.get("started")),
+            locked=found.get("locked") is True or None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -97,6 +100,14 @@ class Holder:
         except PermissionError:
             return False
         return started is None or (self.started is not None and self.started != started)
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Whether this process certainly is, or was, one of the machine that this one runs on."""
+        here = Holder.this_process(new_token())
+        same_host = self.host is not None and self.host == here.host
+        unique = (self.boot or "").startswith("id:")
+        return _same_boot(self.boot, here.boot) is True and (unique or same_host)
 
     def __str__(self) -> str:
         """Return how people know this process."""

@@ -19,7 +19,7 @@ from logitcache.cache.store import RecordingStore
 from logitcache.cache.temporary import is_abandoned, is_temporary, temporary_name
 from logitcache.errors import CacheDamaged, StorageError
 from logitcache.files import PARTIAL, make_folder, write_file
-from logitcache.platforms import available_processors, free_bytes
+from logitcache.platforms import available_processors, free_bytes, is_locked, lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,6 +153,14 @@ class LocalLocation:
         """Renew the time of an object if it is there."""
         with contextlib.suppress(FileNotFoundError), _explained(self.path(key)):
             os.utime(self.path(key))
+
+    def lock(self, key: str, before: bytes, content: bytes) -> int | None:
+        """Lock an object while this process runs; return a descriptor, None if that failed."""
+        return lock_file(self.path(key), before, content)
+
+    def is_locked(self, key: str) -> bool | None:
+        """Return whether a process of this machine has locked an object; None if not known."""
+        return is_locked(self.path(key))
 
     def remove_folder(self, prefix: str) -> None:
         """Remove a folder if nothing is in it."""

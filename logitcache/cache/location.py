@@ -111,6 +111,18 @@ class Location(Protocol):
         """Renew the time of an object if it is there."""
         ...
 
+    def lock(self, key: str, before: bytes, content: bytes) -> int | None:
+        """Lock an object while this process runs, and replace its content.
+
+        Returns a descriptor to be closed; None where the object is another one, or cannot be
+        locked. Then nothing is written.
+        """
+        ...
+
+    def is_locked(self, key: str) -> bool | None:
+        """Return whether a process of this machine has locked an object; None if not known."""
+        ...
+
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
         ...

@@ -221,6 +221,12 @@ class RemoteLocation:
         if content is not None:
             self.write(key, content)
 
+    def lock(self, key: str, before: bytes, content: bytes) -> None:
+        """Return None: objects of a store cannot be locked."""
+
+    def is_locked(self, key: str) -> None:
+        """Return None: objects of a store cannot be locked."""
+
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
         self._check_writable()

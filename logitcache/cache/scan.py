@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logitcache.cache.claims import CLAIMS, TRIAL, read_holder
+from logitcache.cache.claims import CLAIMS, TRIAL, is_left, read_holder
 from logitcache.cache.temporary import is_temporary
 
 if TYPE_CHECKING:
@@ -64,6 +64,6 @@ def _why_claim(location: Location, key: str) -> str:
     if key.startswith(f"{CLAIMS}/{TRIAL}"):
         return "a trial of the store, by a run that works here or was killed"
     holder = read_holder(location, key)
-    if holder.has_ended:
+    if is_left(location, key):
         return f"left by a run that was killed ({holder}); the next precompute removes it"
     return f"a run works here, or was killed: {holder}"

@@ -47,7 +47,7 @@ _DRAIN_SECONDS = 15.0
 _BRIEF_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 _MOST_NAMED = 5
-_LIFE_SECONDS = 5.0  # between two looks at signs of life
+_WATCH_SECONDS = 5.0  # between two looks at heartbeats
 
 
 class Crew:
@@ -74,8 +74,8 @@ class Crew:
         self._looked = self._hoped = time.monotonic()
         self._neighbours = 1
         self._silent_seconds = claims.STALE_SECONDS
-        self._life_seconds = min(_LIFE_SECONDS, self._silent_seconds / 8)
-        self._life = Unchanged(self._silent_seconds / 4)
+        self._watch_seconds = min(_WATCH_SECONDS, self._silent_seconds / 8)
+        self._heartbeats = Unchanged(self._silent_seconds / 4)
         self._watched = time.monotonic()
         self._claims = claims.Claims(plan.writer.location)
         self._given_up: set[str] = set()
@@ -279,8 +279,8 @@ class Crew:
         self.dispatch.gone(gone)
 
     def _watch(self) -> None:
-        """Take items from workers that show no sign of life: they are stopped, or out of reach."""
-        if time.monotonic() - self._watched < self._life_seconds:
+        """Take items from workers without a heartbeat: they are stopped, or out of reach."""
+        if time.monotonic() - self._watched < self._watch_seconds:
             return
         self._watched = time.monotonic()
         try:
@@ -288,7 +288,7 @@ class Crew:
         except (OSError, TimeoutError):
             raise self._lost_scheduler() from None
         for address in there.keys() & set(self.dispatch.addresses()):
-            silent = self._life.seconds(address, there[address]["last_seen"])
+            silent = self._heartbeats.seconds(address, there[address]["last_seen"])
             item = self.dispatch.item_of(address)
             if silent == 0.0:
                 self.dispatch.alive(address)
@@ -297,7 +297,7 @@ class Crew:
                 if lost is not None:
                     self._futures.pop(address).cancel()
                     self._given_up.add(lost.claim)
-            elif item is not None and silent > 2 * self._life_seconds:
+            elif item is not None and silent > 2 * self._watch_seconds:
                 self._claims.remove_if_stale(item.claim)  # observed from now on
         removed = {name for name in self._given_up if self._claims.remove_if_stale(name)}
         self._given_up -= removed

@@ -2,7 +2,7 @@
 
 A worker has one item at a time, so when it dies it is known what it died of. An item that was lost
 goes to the end of the line: one that kills every worker is met again when all else is committed.
-A worker without signs of life loses its item as well, and takes no other one until it has some.
+A worker without a heartbeat loses its item as well, and gets no other one until it has one.
 """
 
 from __future__ import annotations
@@ -148,13 +148,13 @@ class Dispatch:
                 )
 
     def silent(self, address: str, seconds: float) -> WorkItem | None:
-        """Note that a worker shows no sign of life; return the item that goes to another one."""
+        """Note that a worker sends no heartbeat; return the item that goes to another one."""
         hand = self._hands[address]
         if hand.state in {"silent", "refused"}:
             return None
         hand.state, hand.before = "silent", hand.state
         number, hand.item, hand.images = hand.item, None, 0
-        notice = f"worker {hand.name} shows no sign of life for {seconds:.0f} s"
+        notice = f"worker {hand.name} has sent no heartbeat for {seconds:.0f} s"
         if number is None:
             self.notices.append(notice)
             return None
@@ -163,11 +163,11 @@ class Dispatch:
         return self.items[number]
 
     def alive(self, address: str) -> None:
-        """Note that a worker shows signs of life."""
+        """Note that a worker sends heartbeats."""
         hand = self._hands[address]
         if hand.state == "silent":
             hand.state = hand.before
-            self.notices.append(f"worker {hand.name} shows signs of life again")
+            self.notices.append(f"worker {hand.name} sends heartbeats again")
 
     def item_of(self, address: str) -> WorkItem | None:
         """Return the item that a worker has."""

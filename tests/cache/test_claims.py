@@ -88,7 +88,9 @@ def test_one_of_two_has_a_claim_and_leaves_nothing(tmp_path: Path) -> None:
         assert (won, lost, too) == (True, False, True)
         holder = json.loads((tmp_path / "c/claims/v0-1.json").read_bytes())
         assert (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid())
-        assert holder.keys() == {"host", "pid", "token", "boot", "namespace", "started"}
+        assert holder.keys() == {
+            *("host", "pid", "token", "boot", "namespace", "started", "locked")
+        }
     with theirs.claimed("v0-1") as now:
         assert now
     assert not (tmp_path / "c").exists()
@@ -258,6 +260,27 @@ def test_a_process_that_is_stopped_loses_its_claim_and_one_that_runs_keeps_it(
         holder.communicate()
 
 
+def test_the_end_of_a_process_of_another_container_is_known_by_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "True\n"
+    monkeypatch.setattr("logitcache.cache.holder.process_namespace", lambda: "pid:another")
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    assert not look(Claims(locate(tmp_path)))
+    holder.kill()
+    holder.communicate()
+    with monkeypatch.context() as patch:
+        patch.setattr("logitcache.cache.holder.boot_identity", lambda: "id:another")
+        assert not look(Claims(locate(tmp_path)))
+    with monkeypatch.context() as patch:
+        patch.setattr("logitcache.platforms.fcntl", None)
+        assert not look(Claims(locate(tmp_path))), "where files cannot be locked"
+    assert look(Claims(locate(tmp_path)))
+
+
 def test_a_claim_that_was_taken_over_is_neither_touched_nor_removed_by_its_old_holder(
     tmp_path: Path,
 ) -> None:
@@ -351,7 +374,7 @@ def test_waiting_for_the_manifest_reports_and_ends(
 
     def report(wait: Wait) -> None:
         reports.append(wait)
-        os.utime(path, (len(reports), len(reports)))  # a sign of life
+        os.utime(path, (len(reports), len(reports)))  # a heartbeat
 
     monkeypatch.setattr("time.sleep", lambda _: None)
     claims = Claims(locate(tmp_path), on_wait=report, clock=clock)

@@ -43,7 +43,7 @@ class NullOpener:
         deadly: Number of a block that kills its worker.
         faulty: Number of a block with an image that has changed.
         refusals: How many of the workers, the first ones, have other images.
-        stale_seconds: After which claims without signs of life are taken over.
+        stale_seconds: After which claims without a heartbeat are taken over.
     """
 
     path: Path

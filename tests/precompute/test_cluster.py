@@ -158,7 +158,7 @@ def test_a_stopped_worker_loses_its_item_and_what_it_commits_later_changes_nothi
     try:
         work(plan, client, batch_seconds=0.02, stale_seconds=2.0, on_progress=stop_one)
         assert stopped
-        assert [note for note in plan.notes if "shows no sign of life for" in note]
+        assert [note for note in plan.notes if "has sent no heartbeat for" in note]
         plan.writer.seal("fingerprint", {})
         made = snapshot(tmp_path / "c")
     finally:

@@ -87,13 +87,13 @@ def test_what_was_put_off_waits_a_moment() -> None:
     assert [n for _, n in found.take()] == [0]
 
 
-def test_a_silent_worker_loses_its_item_and_takes_none_until_it_shows_signs_of_life() -> None:
+def test_a_silent_worker_loses_its_item_and_takes_none_until_it_sends_heartbeats() -> None:
     found = dispatch(3)
     list(found.take())
     assert found.silent(A, 121.0) is found.items[0]
     assert found.silent(A, 122.0) is None
     assert found.notices == [
-        "worker a shows no sign of life for 121 s; block 0 of view v (t unit 0) goes to another one"
+        "worker a has sent no heartbeat for 121 s; block 0 of view v (t unit 0) goes to another one"
     ]
     assert found.hopeful
     found.returned(B, 1, committed=True)
@@ -103,7 +103,7 @@ def test_a_silent_worker_loses_its_item_and_takes_none_until_it_shows_signs_of_l
     assert {worker.state for worker in found.progress().workers} == {"silent"}
     found.alive(A)
     found.alive(A)
-    assert found.notices[-1] == "worker a shows signs of life again"
+    assert found.notices[-1] == "worker a sends heartbeats again"
     assert list(found.take()) == [(A, 0)]
     found.returned(A, 0, committed=True)
     assert list(found.take()) == [(A, 2)]

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import multiprocessing
+import os
 import random
 import signal
 from collections import Counter
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["kill_pipelines", "kill_trainings"]
 
+_OUT = "run"
 _CLOCKED = {"seconds", "data_wait", "images_per_second", "out"}
 _NETWORK = {
     "model": "resnet10t",
@@ -50,6 +52,7 @@ def kill_pipelines(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Kill a pipeline ``count`` times: a teacher, its cache, a student."""
 
     def found(out: Path) -> dict[str, Any]:
+        out = out / _OUT
         cache = {n: c for n, c in snapshot(out / "cache").items() if not n.endswith(".partial")}
         return {
             **{f"teacher, {n}": value for n, value in _run_of(out / "teacher").items()},
@@ -176,9 +179,12 @@ def _run_pipeline(out: Path, images: Path) -> None:
         "threads": 1,
         "min_accuracy": 0,
     }
+    # a cache keeps the name of its teacher's file, which is to be the same in every folder
+    out.mkdir(exist_ok=True)
+    os.chdir(out)
     values = {
         "name": "killed",
-        "out": str(out),
+        "out": _OUT,
         "data": str(images),
         "train": _TRAIN,
         "stages": [
