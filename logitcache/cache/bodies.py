@@ -186,8 +186,14 @@ async def _receive_web(files: Any, url: str, receiver: Receiver) -> None:
         if answer.status == 416 and receiver.part is not None:
             return  # the part begins behind the end
         _check_answer(answer, url, receiver.where)
-        receiver.begin(partial=answer.status == 206, declared=answer.content_length)
+        partial = answer.status == 206 or _is_part(answer.headers.get("Content-Range"))
+        receiver.begin(partial=partial, declared=answer.content_length)
         await _receive_pieces(answer, receiver, in_time)
+
+
+def _is_part(content_range: str | None) -> bool:
+    """Return whether an answer of status 200 is a part all the same, as those of rclone are."""
+    return content_range is not None and content_range.startswith("bytes ")
 
 
 async def _receive_pieces(answer: Any, receiver: Receiver, in_time: Callable[[int], None]) -> None:
@@ -227,6 +233,7 @@ async def _receive_s3(files: Any, path: str, receiver: Receiver) -> None:
         body = answer["Body"]
         try:
             partial = answer["ResponseMetadata"].get("HTTPStatusCode") == 206
+            partial = partial or _is_part(answer.get("ContentRange"))
             receiver.begin(partial=partial, declared=answer.get("ContentLength"))
             while piece := await body.read(_PIECE):
                 receiver.add(piece)

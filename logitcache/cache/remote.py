@@ -407,12 +407,18 @@ def _open(scheme: str) -> AbstractFileSystem:
     """Open a file system that keeps no listings and, where it can be told, never retries."""
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme == "s3":
+        from botocore.config import Config  # comes with s3fs
+
         options["max_concurrency"] = 1  # one GET an object, without asking for its size
         options["config_kwargs"] = {
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": _READ_SECONDS,
             "retries": {"total_max_attempts": 1},
         }
+        if "response_checksum_validation" in Config.OPTION_DEFAULTS:  # since botocore 1.36
+            # everything is compared with its sha256, and rclone sends the checksum of an object
+            # with each part of it
+            options["config_kwargs"]["response_checksum_validation"] = "when_required"
     elif scheme in WEB:
         import aiohttp
 
