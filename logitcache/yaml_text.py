@@ -1,7 +1,7 @@
 """YAML that may come from anywhere: bounded in length, depth and in what its aliases stand for.
 
-A few lines of aliases can stand for billions of values, which take no memory until they are written,
-compared or merged. So they are counted as written out, before anything is built from them.
+A few lines of aliases can stand for billions of values, which take no memory until they are
+written, compared or merged. So they are counted as written out, before anything is built from them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _BoundedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Read one node; its values are those of its parts, aliases written out."""
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML is untyped
         self._level += 1
         if self._level > _MOST_LEVELS:
             raise _refused(f"more than {_MOST_LEVELS} levels", event)
