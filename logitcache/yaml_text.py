@@ -66,7 +66,7 @@ class _BoundedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Read one node; its values are those of its parts, aliases written out."""
-        event = self.peek_event()  # type: ignore[no-untyped-call]  # of PyYAML's stubs
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML is untyped
         self._level += 1
         if self._level > _MOST_LEVELS:
             raise _refused(f"more than {_MOST_LEVELS} levels", event)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import sys
 
-import typer
-
 from logitcache.text import visible
 
 __all__ = ["accept_all_characters", "echo"]
@@ -14,7 +12,7 @@ __all__ = ["accept_all_characters", "echo"]
 
 def echo(text: object) -> None:
     """Print one line in which every character can be seen."""
-    typer.echo(visible(text))
+    sys.stdout.write(f"{visible(text)}\n")
 
 
 def accept_all_characters() -> None:

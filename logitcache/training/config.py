@@ -11,6 +11,7 @@ from logitcache.data.readers import DataConfig, has_splits
 from logitcache.errors import redacted
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.students.build import StudentConfig
+from logitcache.views.operations import CROP_SHARE
 from logitcache.views.spec import ViewsConfig
 
 __all__ = ["LabelsConfig", "OptimizerConfig", "ScheduleConfig", "TrainConfig"]
@@ -136,7 +137,7 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    crop_pct: Annotated[float, CROP_SHARE] | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
     device: Literal["auto", "cpu"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -18,6 +18,7 @@ from logitcache.networks.build import NetworkConfig, build_network, class_names_
 from logitcache.networks.device import resolve_device
 from logitcache.training.classes import check_labeled
 from logitcache.training.evaluation import Evaluation, Evaluator
+from logitcache.views.operations import CROP_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ class EvaluateConfig(Config):
     network: NetworkConfig
     data: DataConfig
     class_names: Annotated[list[str], Field(min_length=1)] | Literal["position"] | None = None
-    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    crop_pct: Annotated[float, CROP_SHARE] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 64
     device: str = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None

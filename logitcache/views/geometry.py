@@ -42,7 +42,7 @@ __all__ = [
 
 _PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _MOST_PIXELS = 1 << 24  # of a resized image that is held as a whole
-_LONGEST = 1 << 26  # side of a resized image; about 20 seconds
+_LONGEST = 1 << 26  # side of a resized image
 Matrix = tuple[float, float, float, float, float, float]
 
 
@@ -68,7 +68,7 @@ def crop_centre(
     new_width = shorter * width // min(height, width)
     if max(new_height, new_width) > _LONGEST:
         raise UnreadableImage(
-            "the image is too long and thin to be resized to its shorter side",
+            "the image is too long to be resized to its shorter side",
             expected=f"sides up to {_LONGEST} pixels after resizing",
             got=f"{width} x {height} pixels, resized {new_width} x {new_height}",
             hint="leave it out, or use views with crop_mode squash or border",
@@ -175,7 +175,10 @@ def _resized_centre(
 
 
 def _resize(image_CHW: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
+    image_1CHW = image_CHW[None]
+    if height == width == 1:  # where torch fails with an internal error for contiguous images
+        image_1CHW = image_1CHW.contiguous(memory_format=torch.channels_last)
     out = functional.interpolate(
-        image_CHW[None], size=(height, width), mode=interpolation, antialias=True
+        image_1CHW, size=(height, width), mode=interpolation, antialias=True
     )
     return out[0]

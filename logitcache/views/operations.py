@@ -67,7 +67,7 @@ def _within(low: float, high: float) -> Any:
 PROBABILITY = _within(0, 1)
 SHARE = Field(gt=0, le=1, allow_inf_nan=False)
 RATIO = _within(1e-290, 1e290)  # areas are multiplied and divided by it, and stay finite
-CROP_SHARE = _within(0.001, 1)  # sides of the resized image: 4 096 000 pixels at most
+CROP_SHARE = _within(1e-6, 1)  # sides of the resized image are exact in double precision
 STRENGTH = _within(0, 1e38)  # Pillow blends in single precision
 BOXES = Field(ge=1, le=64)
 ALPHA = _within(0, 16)

@@ -30,6 +30,7 @@ _COLUMNS_AT_ONCE = 1 << 10
 _AT_ONCE = 1 << 20  # weights that are in memory together
 _MOST_BITS = 22
 _LARGEST = 1 << 15
+_BITS_OF_ONE = 14  # of weights from 1 up to 2, which the largest one has where an image is enlarged
 
 
 def resized_window(
@@ -95,10 +96,17 @@ def _bits(length: int, resized: int, interpolation: Interpolation) -> int:
     for run in _runs(length, resized, range(resized), interpolation):
         weights_NT = _weights(length, resized, np.arange(run.start, run.stop), interpolation)[1]
         largest = max(largest, float(weights_NT.max()))
+        if resized > length and _reaches(largest, _BITS_OF_ONE):
+            return _BITS_OF_ONE  # every further weight is below 2, which makes no difference
     for bits in range(_MOST_BITS):
-        if int(0.5 + largest * (1 << (bits + 1))) >= _LARGEST:
+        if _reaches(largest, bits):
             return bits
     return _MOST_BITS
+
+
+def _reaches(largest: float, bits: int) -> bool:
+    """Return whether a weight would not fit into 16 bits with one more fractional bit."""
+    return int(0.5 + largest * (1 << (bits + 1))) >= _LARGEST
 
 
 def _weights(
