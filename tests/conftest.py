@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.training.export import export_network
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # of the processes that tests start: two tests share two cores
@@ -90,3 +92,15 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     cnn = write_teacher(root / "cnn", classes=3, model="cnn")
     red = write_teacher(root / "red", classes=3, seed=1)
     return {"cnn": {"model": f"local-dir:{cnn}"}, "red": {"model": f"local-dir:{red}"}}
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[tuple[str, int]]:
+    """Start one S3 server for all tests of a process."""
+    from moto.server import ThreadedMotoServer  # takes a second, and few tests need it
+
+    logging.getLogger("werkzeug").setLevel("ERROR")
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from logitcache.encoding.choice import Encoding
 
-__all__ = ["CANARY", "INPUTS", "MIXED", "Hostile", "intact"]
+__all__ = ["CANARY", "INPUTS", "MIXED", "Hostile", "intact", "payload"]
 
 CANARY = "LOGITCACHE_TEST_CANARY"
 """Environment variable with the path of a file that hostile code would write."""
@@ -140,6 +140,11 @@ class _Payload:
         return (os.system, (f'touch "${CANARY}"',))
 
 
+def payload() -> bytes:
+    """Return a pickle that writes the canary."""
+    return pickle.dumps(_Payload())
+
+
 def _array(key: str, change: Callable[[Any], object]) -> Callable[[Forgery], None]:
     def build(cache: Forgery) -> None:
         cache.edit(f"{key}/zarr.json", change)
@@ -181,7 +186,7 @@ def a_folder_next_to_an_array_of_zarr_2_with_a_pickle(cache: Forgery) -> None:
         "filters": [{"id": "pickle", "protocol": 5}],
     }
     (folder / ".zarray").write_text(json.dumps(zarray))
-    (folder / "0").write_bytes(pickle.dumps(_Payload()))
+    (folder / "0").write_bytes(payload())
     cache.seal()
 
 

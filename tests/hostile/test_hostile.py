@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.hostile.forge import Forgery
-from tests.hostile.inputs import CANARY, INPUTS, Hostile, intact
-from tests.hostile.visit import Outcome, visit
+from tests.hostile.inputs import CANARY, INPUTS, Hostile, intact, payload
+from tests.hostile.visit import FAR, Outcome, visit
+from tests.remote.buckets import upload
+from tests.remote.servers import FaultyServer, from_folder
 
 SECONDS, MEGABYTES = 2.0, 300.0
 DOCUMENT = Path(__file__).parents[2] / "docs/security.md"
@@ -45,15 +49,43 @@ def check(outcomes: dict[str, Outcome] | int, hostile: Hostile) -> None:
 
 
 @pytest.mark.parametrize("hostile", INPUTS, ids=lambda hostile: hostile.name[:60])
-def test_a_hostile_cache_is_refused(
-    hostile: Hostile, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_hostile_cache_is_refused(hostile: Hostile, base: Path, tmp_path: Path) -> None:
+    """In a folder, and over HTTP where a server would send it."""
+    canary, cache = tmp_path / "canary", tmp_path / "cache"
+    shutil.copytree(base, cache)
+    hostile.build(Forgery(cache))
+    if hostile.files:  # before anything writes to it
+        with FaultyServer(from_folder(cache)) as server:
+            check(visit(server.url, FAR, environment={CANARY: str(canary)}), hostile)
+    check(visit(str(cache), environment={CANARY: str(canary)}), hostile)
+    assert not canary.exists(), "code of the cache was run"
+
+
+def two_of_each_kind() -> list[Hostile]:
+    kinds: dict[str, list[Hostile]] = {}
+    for hostile in INPUTS:
+        if hostile.files:
+            kinds.setdefault(hostile.kind, []).append(hostile)
+    return [hostile for found in kinds.values() for hostile in found[:2]]
+
+
+@pytest.mark.parametrize("hostile", two_of_each_kind(), ids=lambda hostile: hostile.name[:60])
+def test_so_is_one_on_s3(
+    hostile: Hostile, base: Path, tmp_path: Path, s3_server: tuple[str, int]
 ) -> None:
-    canary = tmp_path / "canary"
-    monkeypatch.setenv(CANARY, str(canary))
+    """``python -m tests.hostile --s3`` visits all of them."""
     shutil.copytree(base, tmp_path / "cache")
     hostile.build(Forgery(tmp_path / "cache"))
-    check(visit(str(tmp_path / "cache")), hostile)
-    assert not canary.exists(), "code of the cache was run"
+    url, environment = upload(tmp_path / "cache", s3_server)
+    check(visit(url, FAR, environment), hostile)
+
+
+def test_the_canary_would_be_found(tmp_path: Path) -> None:
+    """The payload of the inputs does what it is made for."""
+    canary = tmp_path / "canary"
+    code = f"import pickle; pickle.loads({payload()!r})"
+    subprocess.run([sys.executable, "-c", code], env={CANARY: str(canary)}, check=True)
+    assert canary.exists()
 
 
 def test_the_intact_cache_is_not_refused(base: Path) -> None:

@@ -27,10 +27,13 @@ from logitcache.errors import LogitcacheError
 from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from multiprocessing.connection import Connection
 
-__all__ = ["ACTIONS", "Outcome", "visit"]
+__all__ = ["ACTIONS", "FAR", "Outcome", "visit"]
+
+FAR = ("verify", "inspect", "check", "read")
+"""What is done with a cache that is not in a folder."""
 
 _SECONDS = 60
 _ADDRESS_SPACE = 8 * 2**30  # so that a bomb ends this process and not the machine
@@ -97,6 +100,7 @@ def _command(*arguments: str) -> int:
 
 ACTIONS: dict[str, Callable[[str], object]] = {
     "verify": lambda url: _command("verify", url),
+    "verify --quick": lambda url: _command("verify", "--quick", url),
     "inspect": lambda url: _command("inspect", url),
     "status": lambda url: _command("status", url, "--json"),
     "describe": describe,
@@ -106,8 +110,17 @@ ACTIONS: dict[str, Callable[[str], object]] = {
 }
 
 
-def visit(url: str, actions: tuple[str, ...] = tuple(ACTIONS)) -> dict[str, Outcome] | int:
+def visit(
+    url: str,
+    actions: tuple[str, ...] = tuple(ACTIONS),
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Outcome] | int:
     """Perform actions on a cache in a process of its own.
+
+    Args:
+        url: The cache.
+        actions: Keys of :data:`ACTIONS`.
+        environment: Variables of that process.
 
     Returns:
         Outcomes by action; the exit code of the process if it died.
@@ -115,7 +128,7 @@ def visit(url: str, actions: tuple[str, ...] = tuple(ACTIONS)) -> dict[str, Outc
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.hostile.visit"])
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_visit, args=(theirs, url, actions))
+    process = context.Process(target=_visit, args=(theirs, url, actions, environment or {}))
     process.start()
     theirs.close()
     found: dict[str, Outcome] = {}
@@ -129,10 +142,12 @@ def visit(url: str, actions: tuple[str, ...] = tuple(ACTIONS)) -> dict[str, Outc
     return found if len(found) == len(actions) else process.exitcode or -1
 
 
-def _visit(pipe: Connection, url: str, actions: tuple[str, ...]) -> None:
+def _visit(
+    pipe: Connection, url: str, actions: tuple[str, ...], environment: Mapping[str, str]
+) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
     signal.alarm(_SECONDS)
-    os.environ["COLUMNS"] = "200"
+    os.environ |= {"COLUMNS": "200", **environment}
     for name in actions:
         before, started = _peak(), time.process_time()
         code, crash, output = 0, "", io.StringIO()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from logitcache.cache import remote
 from logitcache.cache.retry import RetryPolicy
+from tests.remote.buckets import CREDENTIALS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 FAST = RetryPolicy(first_seconds=0.01, longest_seconds=0.05, patience_seconds=20)
@@ -21,26 +19,11 @@ FLEETING = RetryPolicy(first_seconds=0.01, longest_seconds=0.05, patience_second
 """For stores that fail for good."""
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[tuple[str, int]]:
-    """Start one S3 server for all tests of a process."""
-    logging.getLogger("werkzeug").setLevel("ERROR")
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()
-    server.stop()
-
-
 @pytest.fixture
 def s3(s3_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the address of the server, which the environment names, with a bucket in it."""
     address = "http://{}:{}".format(*s3_server)
-    for name, value in {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "key-of-nobody",
-        "AWS_SECRET_ACCESS_KEY": "secret-of-nobody",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in {"AWS_ENDPOINT_URL": address, **CREDENTIALS}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     boto3.client("s3", endpoint_url=address).create_bucket(Bucket="bucket")
