@@ -114,9 +114,10 @@ def test_a_server_that_sends_something_else_is_found(base: Path, tmp_path: Path,
         found = files(request, behaviour)
         if "/codes/c/" not in request.path or found.status != 200:
             return found
-        whole = bytes(found.body)
+        assert isinstance(found.body, bytes)
+        whole = found.body
         body = whole[:-1] + b"x" if kind == "swapped" else whole[: len(whole) // 2]
-        return Answer(200, {"Content-Length": str(len(whole))}, body)
+        return Answer(200, {"Content-Length": str(len(whole)), "Connection": "close"}, body)
 
     says, code = ("cut|connection", 3) if kind == "short" else ("damaged|another content", 4)
     with FaultyServer(answer) as server:
