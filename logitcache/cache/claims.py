@@ -62,7 +62,7 @@ class Wait:
     Attributes:
         what: The thing that is claimed.
         holder: The process that holds the claim.
-        seconds: Since when this run waits.
+        seconds: For how long this run has waited.
         silent: For how long the claim has not changed.
         stale_seconds: When it is taken over.
     """
@@ -75,7 +75,7 @@ class Wait:
 
     def __str__(self) -> str:
         return (
-            f"waiting for {self.what} since {self.seconds:.0f} s: claimed by {self.holder}, "
+            f"waiting for {self.what}, {self.seconds:.0f} s so far: claimed by {self.holder}, "
             f"last heartbeat {self.silent:.0f} s ago, "
             f"taken over after {self.stale_seconds:.0f} s without one"
         )
@@ -182,18 +182,11 @@ class Claims:
             key = f"{CLAIMS}/{file}"
             if key in self._held:
                 continue
-            left = file.startswith(TRIAL) or self._is_left(key)
-            if left:
+            observed = key in self._waits and self._is_stale(key)
+            if observed or file.startswith(TRIAL) or is_left(self._location, key):
                 self._location.delete(key)
                 swept.append(key)
         return swept
-
-    def _is_left(self, key: str) -> bool:
-        """Return whether a claim was left behind, without observing it any longer."""
-        _, _, silent = self._waits.get(key, (0.0, None, 0.0))
-        if silent > self._stale_seconds:
-            return self._is_stale(key)
-        return is_left(self._location, key)
 
     def _acquire(self, key: str) -> bool:
         holder = Holder.this_process(self._token)

@@ -167,6 +167,7 @@ def read_last_checkpoint(out: Path) -> Checkpoint | None:
     Raises:
         StorageError: All of them are damaged.
     """
+    _tidy(out)
     damaged: list[tuple[Path, str]] = []
     for folder in reversed(_checkpoints(out)):
         try:
@@ -300,9 +301,18 @@ def _checkpoints(out: Path) -> list[Path]:
 
 
 def _remove_old(out: Path) -> None:
-    """Remove all but the last checkpoints, and what is left of damaged and interrupted ones."""
+    """Remove all but the last checkpoints, and those that were damaged."""
     for old in _checkpoints(out)[:-_KEEP]:
         remove_folder(old)
-    for path in (out / _FOLDER).iterdir():
-        if path.suffix in {PARTIAL, _REPLACED, _DAMAGED}:
+    for path in (out / _FOLDER).glob(f"*{_DAMAGED}"):
+        shutil.rmtree(path)
+    _tidy(out)
+
+
+def _tidy(out: Path) -> None:
+    """Finish what an interrupted run has begun to write, to replace or to remove."""
+    for path in (out / _FOLDER).glob("*.*"):
+        if path.suffix == _REPLACED and not path.with_suffix("").exists():
+            path.rename(path.with_suffix(""))
+        elif path.suffix in {PARTIAL, _REPLACED}:
             shutil.rmtree(path)

@@ -406,17 +406,20 @@ def test_what_killed_runs_have_left_is_swept_and_a_live_claim_is_not(
     alive = write_claim(tmp_path, "alive", claim_of_this_machine(pid=5, started=50.0))
     far = write_claim(tmp_path, "far", claim_of_this_machine(host="another"))
     seen = write_claim(tmp_path, "seen", claim_of_this_machine(host="another"))
+    write_claim(tmp_path, "seen too", claim_of_this_machine(host="another"))
     clock = Clock()
     claims = Claims(locate(tmp_path), clock=clock)
     with claims.exclusive(MANIFEST):
-        for _ in range(5):
+        for _ in range(4):
             assert not look(claims, "seen")
+            assert not claims.remove_if_stale("seen too")
             clock.now += 30
         assert claims.sweep() == ["claims/before.json", "claims/dead.json", "claims/trial-7.json"]
         assert (alive.exists(), far.exists(), seen.exists()) == (True, True, True)
         assert (tmp_path / "claims/manifest.json").exists()
-        assert claims.remove_if_stale("seen")
-        assert not seen.exists()
+        clock.now += 30
+        assert claims.remove_if_stale("seen too")
+        assert claims.sweep() == ["claims/seen.json"], "which nobody waits for any more"
     with claims.exclusive(MANIFEST):
         assert claims.sweep() == []
 

@@ -153,6 +153,16 @@ def test_a_damaged_checkpoint_is_never_kept_in_the_place_of_a_good_one(
     assert names == ["000000004", "000000006"]
 
 
+def test_what_an_interrupted_run_has_left_is_tidied(run: Path, images: Path) -> None:
+    folder = latest_checkpoint(run)
+    assert folder is not None
+    for left in ("000000002.partial", "000000004.replaced", "000000009.partial"):
+        shutil.copytree(folder, folder.with_name(left))
+    folder.rename(folder.with_suffix(".replaced"))  # killed before the new one had its name
+    assert resume(run, images) == ()
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["000000004", "000000006"]
+
+
 def test_where_no_checkpoint_can_be_read_the_error_says_how_to_go_on(
     run: Path, images: Path
 ) -> None:
