@@ -56,33 +56,31 @@ def parse_url(url: str | os.PathLike[str]) -> CacheUrl | Path:
     """
     text = os.fspath(url)
     if "\0" in text or not text:
-        raise UsageError("not a path", where=repr(redacted(text)))
+        raise UsageError("not a path", where=repr(_safe(text)))
     if re.match(r"(?i)file:(?!//)/", text):
-        raise UsageError("not a URL", where=redacted(text), hint="write file:///PATH, or the path")
+        raise UsageError("not a URL", where=_safe(text), hint="write file:///PATH, or the path")
     if "://" not in text:
         return Path(text).expanduser()
     parts = _split(text)
     if parts.fragment or text.endswith("#"):
-        raise UsageError(
-            "a URL of a cache has no fragment", where=redacted(text), hint=_sharp(parts)
-        )
+        raise UsageError("a URL of a cache has no fragment", where=_safe(text), hint=_sharp(parts))
     if parts.scheme == "file":
         return _local(parts, text)
     if parts.scheme not in SCHEMES:
         raise UsageError(
             f"caches on {parts.scheme}:// are not supported",
-            where=redacted(text),
+            where=_safe(text),
             hint=nearest(parts.scheme, [*SCHEMES, "file"]),
         )
     if parts.scheme not in WEB and ("?" in text or "@" in parts.netloc):
         raise UsageError(
             f"an {parts.scheme}:// URL takes no credentials and no query",
-            where=redacted(text),
+            where=_safe(text),
             hint=_CREDENTIALS,
         )
     named = parts.netloc or (parts.scheme == "memory" and parts.path.strip("/"))
     if not named or (parts.scheme in WEB and not parts.hostname):
-        raise UsageError("a URL without a place", where=redacted(text))
+        raise UsageError("a URL without a place", where=_safe(text))
     base = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
     query = f"?{parts.query}" if parts.query else ""
     return CacheUrl(parts.scheme, base, query, redacted(base + query))
@@ -91,7 +89,7 @@ def parse_url(url: str | os.PathLike[str]) -> CacheUrl | Path:
 def _split(text: str) -> SplitResult:
     if _CONTROL.search(text):
         got = "a control character, or a space at an end"
-        raise UsageError("not a URL", where=repr(redacted(text)), got=got)
+        raise UsageError("not a URL", where=repr(_safe(text)), got=got)
     try:
         text.encode()
         parts = urlsplit(text)
@@ -99,7 +97,9 @@ def _split(text: str) -> SplitResult:
             _ = parts.port  # checks that it is a number
     except ValueError as error:
         why = "a lone surrogate" if isinstance(error, UnicodeError) else str(error)
-        raise UsageError("not a URL", where=repr(redacted(text)), got=why) from None
+        if "@" in text:
+            why = "a part that cannot be read"  # which may be a part of a password
+        raise UsageError("not a URL", where=repr(_safe(text)), got=why) from None
     return parts
 
 
@@ -108,20 +108,28 @@ def _local(parts: SplitResult, text: str) -> Path:
     if parts.netloc not in {"", "localhost"}:
         raise UsageError(
             "a file:// URL names no other machine",
-            where=redacted(text),
+            where=_safe(text),
             expected="file:///PATH",
             hint="give the path under which the folder of that machine is mounted here",
         )
     if "?" in text:
         raise UsageError(
             "a file:// URL takes no query",
-            where=redacted(text),
+            where=_safe(text),
             hint="write %3F where the path has a question mark, or give the path",
         )
     path = url2pathname(parts.path)  # on Windows /C:/x is C:\x
     if "\0" in path or not path:
-        raise UsageError("not a path", where=repr(redacted(text)))
+        raise UsageError("not a path", where=repr(_safe(text)))
     return Path(path)
+
+
+def _safe(text: str) -> str:
+    """Return a URL that is refused as it may be shown, also where a password was not encoded."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() in WEB and "@" in rest:
+        return redacted(f"{scheme}://***@{rest.rpartition('@')[2]}")
+    return redacted(text)
 
 
 def _sharp(parts: SplitResult) -> str:

@@ -26,7 +26,7 @@ from logitcache.data.listing import (
     list_tar,
 )
 from logitcache.data.source import left_out_of, notes_of
-from logitcache.errors import DataError, UsageError, nearest
+from logitcache.errors import DataError, UsageError, nearest, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -161,7 +161,7 @@ def _missing(name: str) -> DataError | UsageError:
         scheme = name.partition("://")[0]
         hint = f"copy the images here first; {scheme}:// is read for caches alone"
         return UsageError(
-            "images cannot be read from a URL", where=name, expected=expected, hint=hint
+            "images cannot be read from a URL", where=redacted(name), expected=expected, hint=hint
         )
     if name.startswith(_PREFIXES):
         return UsageError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAST = RetryPolicy(first_seconds=0.01, longest_seconds=0.05, patience_seconds=20)
-FLEETING = RetryPolicy(first_seconds=0.01, longest_seconds=0.05, patience_seconds=0.3)
+FLEETING = RetryPolicy(first_seconds=0.01, longest_seconds=0.05, patience_seconds=0.1)
 """For stores that fail for good."""
 
 

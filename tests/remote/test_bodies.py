@@ -7,9 +7,11 @@ import threading
 import time
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fsspec.asyn import AsyncFileSystem
 
 from logitcache.cache import bodies
 from logitcache.cache.failures import Failure
@@ -224,6 +226,80 @@ def test_a_server_without_range_may_send_no_more_than_the_part(
         for other in ((2,), (2, 99), (-3,), (0, 9)):
             with pytest.raises(StorageError, match="does not answer Range requests"):
                 location.read("x", *other)
+
+
+class Ranged(AsyncFileSystem):  # type: ignore[misc]
+    """A client that returns bodies whole, as that of Google's store does."""
+
+    protocol = "gs"
+    cachable = False
+    content = b""
+
+    async def _cat_file(self, path: str, start: int, end: int | None) -> bytes:
+        if start >= len(self.content):
+            error = Exception("Requested range not satisfiable")
+            error.code = 416  # type: ignore[attr-defined]
+            raise error
+        self.asked = (start, end)
+        return self.content[start:end]
+
+
+class Streaming:
+    """A client that blocks and streams, as that of Hugging Face does."""
+
+    protocol = "hf"
+    async_impl = False
+    seconds = 0.0
+
+    def open(self, path: str, mode: str, *, block_size: int) -> Any:
+        assert block_size == 0, "one request, and no size that is asked for"
+        time.sleep(self.seconds)
+        return BytesIO(b"0123456789")
+
+    def info(self, path: str) -> dict[str, int]:
+        return {"size": 10}
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        return b"0123456789"[start:end]
+
+
+def received(files: Any, most: int, *part: int) -> bytes:
+    pieces: list[bytes] = []
+    wanted = bodies.Part(*part) if part else None
+    bodies.receive(files, "x", bodies.Receiver("x", most, pieces.append, wanted))
+    return b"".join(pieces)
+
+
+def test_a_client_that_returns_bodies_whole_is_asked_for_a_part() -> None:
+    files = Ranged()
+    assert received(files, 10) == b""
+    files.content = b"0123456789"
+    assert received(files, 10) == b"0123456789"
+    assert files.asked == (0, 11)
+    assert received(files, 10, 2, 4) == b"23"
+    with pytest.raises(CacheDamaged, match="larger than it can be"):
+        received(files, 9)
+    assert files.asked == (0, 10)
+
+
+def test_a_client_that_blocks_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Streaming()
+    assert received(files, 10) == b"0123456789"
+    assert received(files, 10, 2, 4) == b"23"
+    assert received(files, 10, -3) == b"789"
+    with pytest.raises(CacheDamaged, match="larger than it can be"):
+        received(files, 9)
+    files.seconds = 0.02
+    monkeypatch.setattr(bodies, "GRACE_SECONDS", 0.01)
+    with pytest.raises(TimeoutError):
+        received(files, 10)
+
+
+def test_a_part_is_known_by_its_content_range() -> None:
+    """As rclone sends it, with a status of 200."""
+    headers = {"Content-Range": "bytes 2-3/10"}
+    with FaultyServer(lambda *_: Answer(200, headers, b"23")) as server:
+        assert locate(server.url).read("x", 2, 4) == b"23"
 
 
 # -- what is said of answers that are no use ------------------------------------------------------
