@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "networks": set(),
     "views": {"draws", "data.decode"},
-    "cache": {"encoding", "views.recipe"},
+    "cache": {"encoding", "views.recipe", "views.spec"},
     "teachers": {"networks", "encoding", "data.classes"},
     "precompute": {
         "data",

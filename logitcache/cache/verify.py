@@ -21,6 +21,7 @@ from logitcache.cache.scan import Litter, find_litter
 from logitcache.cache.withdrawals import withdrawal_faults
 from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
 from logitcache.platforms import available_processors
+from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
     import os
@@ -107,6 +108,7 @@ def verify(
     manifest, faults = _manifest(location)
     if manifest is None:
         return VerifyReport(str(location), None, quick, faults=tuple(faults))
+    faults += _recipe_faults(manifest)
     expected = expected_views(location, manifest)
     checker = _Checker(location, expected, quick=quick, on_progress=on_progress)
     wanted = threads or max(location.in_flight, available_processors())
@@ -138,6 +140,18 @@ def _manifest(location: Location) -> tuple[Manifest | None, list[Fault]]:
         detail = error.what if error.got is None else f"{error.what}: {error.got}"
         fault = Fault(Cause.MANIFEST, detail, "zarr.json")
         return recovered_manifest(location), [fault]
+
+
+def _recipe_faults(manifest: Manifest) -> list[Fault]:
+    """Parse every recipe, as a reader that shows its view does."""
+    faults = []
+    for view_id, recipe in manifest.views.items():
+        try:
+            parse_view(recipe, view_id)
+        except CacheError as error:
+            detail = f"{error.what}: {error.got}"
+            faults.append(Fault(Cause.MANIFEST, detail, "zarr.json", view=view_id))
+    return faults
 
 
 @dataclass
