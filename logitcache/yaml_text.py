@@ -45,15 +45,12 @@ def load_yaml(text: str) -> Any:
             out; the message names the line. Whatever PyYAML's constructors stumble over is one as
             well.
     """
-    loader = _BoundedLoader(text)
     try:
-        return loader.get_single_data()
+        return _BoundedLoader(text).get_single_data()
     except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    finally:
-        loader.dispose()
 
 
 class _BoundedLoader(yaml.SafeLoader):

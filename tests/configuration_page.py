@@ -49,7 +49,8 @@ What `--set a.b=VALUE`, `--config FILE` and the stages of a pipeline take, comma
 both; the value after `=` is YAML, so mappings need a space after each colon:
 `--set 'student.kwargs={img_size: 32}'`. A list is set as a whole:
 `--set 'objectives=[{soft: {temperature: 2}}, label]'`; stages of a pipeline are addressed by name:
-`--set stages.student.train.steps=100`.
+`--set stages.student.train.steps=100`. A file is UTF-8, of at most 2 MiB, 64 levels and 100 000
+values; anchors and aliases are allowed and count as what they stand for.
 
 ```yaml
 # logitcache train --config student.yaml

@@ -292,7 +292,7 @@ yaml_texts = st.one_of(
 @given(text=yaml_texts)
 def test_yaml_is_an_error_of_ours_or_a_configuration(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text(text, errors="ignore")
+    path.write_text(text, encoding="utf-8", errors="ignore")
     try:
         found = read_yaml(path)
     except UsageError:

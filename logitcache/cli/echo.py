@@ -13,6 +13,7 @@ __all__ = ["accept_all_characters", "echo"]
 def echo(text: object) -> None:
     """Print one line in which every character can be seen."""
     sys.stdout.write(f"{visible(text)}\n")
+    sys.stdout.flush()  # here a reader that is gone is noticed, not at the end
 
 
 def accept_all_characters() -> None:

@@ -23,6 +23,7 @@ from logitcache.errors import CacheDamaged, CacheError
 from logitcache.precompute.lock import as_locked
 from logitcache.teachers.member import TeacherConfig
 from logitcache.views.probes import Probe
+from logitcache.views.recipe import recipe_id
 from logitcache.views.spec import ViewsConfig
 from tests.cache.building import RECIPE, VIEW, make_cache
 from tests.cache.damage import edit_json
@@ -95,6 +96,26 @@ def test_a_malformed_recipe_is_found_where_the_manifest_is_read(cache: Path, rec
             look(cache)
     assert not verify(cache).ok
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "blur", "radius": [1e308, 1e308], "p": 1.0},
+        {"op": "central_crop", "crop_pct": 1e-300},
+        {"op": "twist"},
+    ],
+)
+def test_a_recipe_that_no_reader_can_show_is_found_by_verify(
+    cache: Path, operation: dict[str, Any]
+) -> None:
+    """Its id is right, so only whoever parses it notices."""
+    recipe = {**OTHER.to_json(), "operations": [*OTHER.to_json()["operations"], operation]}
+    edit_manifest(cache, views={VIEW: RECIPE, recipe_id(recipe): recipe})
+    assert open_cache(cache).views_of(["a"]) == [VIEW]
+    (fault,) = verify(cache).faults
+    assert fault.view == recipe_id(recipe)
+    assert "malformed view" in fault.detail
 
 
 def test_a_manifest_of_300_views_is_read_in_no_time(cache: Path) -> None:
