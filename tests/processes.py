@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
-__all__ = ["Failed", "run_ranks"]
+__all__ = ["Failed", "forking", "run_ranks"]
 
 _SECONDS = 120
 
@@ -40,6 +40,13 @@ class Failed:
     text: str
 
 
+def forking() -> Any:
+    """Return the context of the one fork server of this process, whoever starts it first."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["logitcache.training.loop", "tests.hostile.visit"])
+    return context
+
+
 def run_ranks(count: int, function: Callable[..., Any], *arguments: object) -> list[Any]:
     """Call a function in each of some processes and return the results by rank.
 
@@ -51,8 +58,7 @@ def run_ranks(count: int, function: Callable[..., Any], *arguments: object) -> l
     Returns:
         Results, :class:`Failed` where one raised, None where it was killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["logitcache.training.loop"])
+    context = forking()
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes, processes = [], []
     for rank in range(count):

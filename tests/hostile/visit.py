@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import multiprocessing
 import os
 import resource
 import signal
@@ -14,7 +13,6 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logitcache.cache.describe import describe
 from logitcache.cache.location import locate
 from logitcache.cache.mend import rewrite_unsealed
 from logitcache.cache.partners import mixed_views
@@ -25,6 +23,7 @@ from logitcache.cli import app as cli
 from logitcache.cli import maintain, options, tables, trust  # noqa: F401  # what commands import
 from logitcache.errors import LogitcacheError
 from logitcache.views.spec import parse_view
+from tests.processes import forking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTIONS", "FAR", "Outcome", "visit"]
 
-FAR = ("verify", "inspect", "check", "read")
-"""What is done with a cache that is not in a folder."""
+FAR = ("verify", "read")
+"""What is done with a cache on a server."""
 
 _SECONDS = 60
 _ADDRESS_SPACE = 8 * 2**30  # so that a bomb ends this process and not the machine
@@ -98,12 +97,13 @@ def _command(*arguments: str) -> int:
     return 0
 
 
+NEAR = ("verify", "inspect", "check", "read", "extend")
+"""What is done with a cache in a folder."""
+
 ACTIONS: dict[str, Callable[[str], object]] = {
     "verify": lambda url: _command("verify", url),
     "verify --quick": lambda url: _command("verify", "--quick", url),
     "inspect": lambda url: _command("inspect", url),
-    "status": lambda url: _command("status", url, "--json"),
-    "describe": describe,
     "check": verify,
     "read": read_everything,
     "extend": extend,
@@ -112,7 +112,7 @@ ACTIONS: dict[str, Callable[[str], object]] = {
 
 def visit(
     url: str,
-    actions: tuple[str, ...] = tuple(ACTIONS),
+    actions: tuple[str, ...] = NEAR,
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, Outcome] | int:
     """Perform actions on a cache in a process of its own.
@@ -125,8 +125,7 @@ def visit(
     Returns:
         Outcomes by action; the exit code of the process if it died.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.hostile.visit"])
+    context = forking()
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_visit, args=(theirs, url, actions, environment or {}))
     process.start()
