@@ -214,11 +214,6 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
         except CacheDamaged as error:
             key = f"{group.path}/zarr.json"
             expected.faults.append(Fault(Cause.METADATA, error.what, key, group.path))
-        unnamed = [view for view in group.view_ids if view not in manifest.views]
-        if unnamed and "dropped-views" not in manifest.requires:
-            detail = f"{len(unnamed)} views that the manifest does not name, as {unnamed[0]}"
-            key = f"{group.path}/zarr.json"
-            expected.faults.append(Fault(Cause.METADATA, detail, key, group.path))
         for view in group.view_ids:
             if view in manifest.views or f"{group.path}/{view}" in ledgers:
                 add(placement_of(group, view), group.encoding.fault_of)

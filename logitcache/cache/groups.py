@@ -225,10 +225,10 @@ def resize_group_arrays(store: RecordingStore, manifest: Manifest, group: Group)
 
 
 def check_group(group: Group, manifest: Manifest, where: object) -> None:
-    """Compare a group with what the manifest records of its teacher and classes.
+    """Compare a group with what the manifest records of its teacher, views and classes.
 
     Raises:
-        CacheDamaged: It was made with another teacher, or for other classes.
+        CacheDamaged: It was made with another teacher, of unknown views, or for other classes.
     """
     teacher = teacher_of(group.name)
     record = manifest.teachers.get(teacher)
@@ -244,6 +244,13 @@ def check_group(group: Group, manifest: Manifest, where: object) -> None:
             where=f"{where}/{group.path}/zarr.json lock_sha256",
             expected=f"the sha256 of the lock of teacher {teacher!r}",
             got=group.lock_sha256[:80],
+        )
+    unnamed = [view for view in group.view_ids if view not in manifest.views]
+    if unnamed and "dropped-views" not in manifest.requires:
+        raise CacheDamaged(
+            "a group has views that the manifest does not name",
+            where=f"{where}/{group.path}/zarr.json view_ids",
+            got=f"{len(unnamed)} views, as {unnamed[0]}",
         )
     names = sha256(canonical_json(list(manifest.data.class_names)))
     if isinstance(group, TeacherGroup) and group.class_names_sha256 != names:

@@ -16,6 +16,7 @@ from logitcache.cache.groups import (
     FeatureGroup,
     Group,
     TeacherGroup,
+    check_group,
     create_group_arrays,
     group_names,
     placement_of,
@@ -195,7 +196,10 @@ class CacheWriter:
 
     def groups(self) -> dict[str, Group]:
         """Return all declared groups by name: each teacher, then its taps."""
-        return {name: read_group(self.location, name) for name in group_names(self.manifest)}
+        groups = {name: read_group(self.location, name) for name in group_names(self.manifest)}
+        for group in groups.values():
+            check_group(group, self.manifest, self.location)
+        return groups
 
     def teachers(self) -> dict[str, TeacherGroup]:
         """Return the groups of all declared teachers' answers."""
