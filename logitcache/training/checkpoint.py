@@ -175,6 +175,8 @@ def read_last_checkpoint(out: Path) -> Checkpoint | None:
         except StorageError as error:
             damaged.append((folder, str(error.got)))
             continue
+        if not damaged:
+            _remove_old(out)
         notes = tuple(
             f"the checkpoint {path} is damaged ({why}): training goes on from {folder.name}"
             for path, why in damaged
