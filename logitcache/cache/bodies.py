@@ -259,7 +259,6 @@ async def _receive_range(files: Any, path: str, receiver: Receiver) -> None:
             ):  # an empty object has no range, or it begins behind the end
                 return
             raise
-    receiver.begin(partial=True, declared=None)
     receiver.add(bytes(content))
 
 

@@ -197,12 +197,11 @@ def numbers(location: Location, prefix: str) -> list[int]:
     def exists(number: int) -> bool:
         return location.size(f"{prefix}/{number}.json") is not None
 
-    first_absent = 1
+    known, first_absent = 0, 1
     while exists(first_absent):
         if first_absent > MOST_NUMBERED:
             raise _too_many(location, prefix, f"a document of number {first_absent}")
-        first_absent *= 2
-    known = first_absent // 2  # the last one that was found
+        known, first_absent = first_absent, min(2 * first_absent, MOST_NUMBERED + 1)
     while first_absent - known > 1:
         middle = (known + first_absent) // 2
         known, first_absent = (middle, first_absent) if exists(middle) else (known, middle)

@@ -199,6 +199,23 @@ def test_a_server_that_has_everything_is_found_out() -> None:
     assert len(server.log) < 20
 
 
+def test_the_largest_number_of_documents_is_exact() -> None:
+    class Counted:
+        lists = False
+
+        def size(self, key: str) -> int | None:
+            return 1 if int(key.removeprefix("n/").removesuffix(".json")) <= self.count else None
+
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+    location: Any = Counted(MOST_NUMBERED)
+    assert len(numbers(location, "n")) == MOST_NUMBERED
+    location = Counted(MOST_NUMBERED + 1)
+    with pytest.raises(CacheDamaged, match="more numbered documents"):
+        numbers(location, "n")
+
+
 def test_too_many_documents_are_refused_where_they_are_listed() -> None:
     listed = ["x.json", "0.json", "01.json", "9" * 5000 + ".json", "10.json", "2.json"]
 
