@@ -37,7 +37,7 @@ _IDENTITY = {"Accept-Encoding": "identity"}  # a body is what is stored, and is 
 
 @dataclass(frozen=True)
 class Part:
-    """Which bytes of an object are asked for: those of a slice that has no stop before its end.
+    """Which bytes of an object are requested: those of a slice that has no stop before its end.
 
     Attributes:
         start: The first byte, counted from the end if negative.
@@ -70,7 +70,7 @@ class Receiver:
         where: What is received, for messages.
         most: Bytes that it may have.
         take: What each piece is passed to.
-        part: The part of the object that is asked for; None for all of it.
+        part: The part of the object that is requested; None for all of it.
         received: Bytes so far.
     """
 
@@ -84,7 +84,7 @@ class Receiver:
         """Take note of what an answer declares.
 
         Args:
-            partial: Whether it is the part that was asked for.
+            partial: Whether it is the part that was requested.
             declared: Bytes of the body; None where nothing is declared.
 
         Raises:
@@ -127,7 +127,7 @@ class Receiver:
 
 
 def receive(files: AbstractFileSystem, path: str, receiver: Receiver) -> None:
-    """Receive an object, or the part of it that the receiver asks for, by one request.
+    """Receive an object, or the part of it that the receiver is for, by one request.
 
     Args:
         files: The file system, of the process that calls.
@@ -137,7 +137,7 @@ def receive(files: AbstractFileSystem, path: str, receiver: Receiver) -> None:
     Raises:
         FileNotFoundError: There is none.
         CacheDamaged: It is larger than it may be.
-        StorageError: The server compresses, or sends all where a part was asked for.
+        StorageError: The server compresses, or sends all where a part was requested.
         Exception: What the client raises where the request fails; ``TimeoutError`` where the body
             takes too long.
     """
@@ -214,7 +214,7 @@ def _check_answer(answer: Any, url: str, where: str) -> None:
         raise StorageError(
             "this server compresses what it sends",
             where=where,
-            expected="the bytes that are stored, as asked for by 'Accept-Encoding: identity'",
+            expected="the bytes that are stored, as 'Accept-Encoding: identity' requests",
             got=f"Content-Encoding: {encoding[:40]!r}",
             hint="turn compression off for this folder, in nginx by 'gzip off; gzip_static off;'",
         )
@@ -243,7 +243,7 @@ async def _receive_s3(files: Any, path: str, receiver: Receiver) -> None:
 
 
 async def _receive_range(files: Any, path: str, receiver: Receiver) -> None:
-    """Receive by a client that returns bodies whole: one byte more than there may be is asked for.
+    """Receive by a client that returns bodies whole: one byte more than there may be is requested.
 
     How long that takes cannot be seen as it comes, so all of it has the time of the largest body.
     """

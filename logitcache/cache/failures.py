@@ -107,7 +107,7 @@ _BY_STATUS = {
     403: Failure.DENIED,
     404: Failure.ABSENT,
     408: Failure.SLOW,
-    409: Failure.BUSY,  # two conditional writes at a time: S3 asks for another try
+    409: Failure.BUSY,  # two conditional writes at a time: S3 wants another attempt
     410: Failure.ABSENT,
     412: Failure.EXISTS,
     425: Failure.BUSY,
@@ -156,7 +156,7 @@ def http_status(error: BaseException) -> int | None:
 
 
 def retry_after(error: BaseException) -> float | None:
-    """Return how many seconds a busy server asks to wait; None where it does not.
+    """Return the seconds of a busy server's ``Retry-After``; None where there is none.
 
     A date is taken relative to the server's own clock where its answer says what that shows.
     """
@@ -168,7 +168,7 @@ def retry_after(error: BaseException) -> float | None:
 
 
 def storage_error(error: Exception, where: str) -> LogitcacheError:
-    """Return what a user is told of a request that failed for good.
+    """Return the error that a user gets for a request that failed for good.
 
     The client's own words are left out: they may hold an address with credentials in it.
     """

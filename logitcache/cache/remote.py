@@ -1,7 +1,7 @@
 """A cache in an object store, by fsspec: whole objects, retries, errors that name what failed.
 
 A file system is opened where it is used: a child process that was forked opens its own. Retries are
-made here alone, so that their time is bounded; clients are told to try once.
+made here alone, so that their time is bounded; clients are configured to try once.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class RemoteLocation:
 
         Raises:
             CacheDamaged: It is larger. No more than that is received.
-            StorageError: The store fails, compresses, or sends all where a part was asked for.
+            StorageError: The store fails, compresses, or sends all where a part was requested.
         """
         if (start is not None and start < 0 and stop is not None) or (stop or 0) < 0:
             whole = self.read(key, most=most)

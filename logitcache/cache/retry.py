@@ -1,4 +1,4 @@
-"""Requests that are tried again: for how long, and how much time lies between two attempts."""
+"""Requests that are tried again: for how long, and how long the waits between attempts are."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class RetryPolicy:
     """How long a request is tried again, counted from its first failure.
 
     Waits double from the first one up to the longest; each is drawn between nothing and that, so
-    that many clients do not come back together. A wait that the server asks for is added, as far as
-    the patience goes.
+    that many clients do not come back together. The wait of a ``Retry-After`` header is added, as
+    far as the patience goes.
 
     Attributes:
         patience_seconds: From the first failure to the last attempt; with 0 there is one attempt.
         first_seconds: Longest wait before the second attempt.
-        longest_seconds: Longest wait of all, apart from what a server asks for.
+        longest_seconds: Longest wait of all, apart from that of a ``Retry-After`` header.
     """
 
     patience_seconds: float = 120.0
@@ -62,7 +62,7 @@ class RetryPolicy:
             on_retry: Called before each wait with the failure and the seconds since the first one.
             transient: Failures after which there is another attempt.
             sleep: Waits.
-            clock: Tells the time in seconds.
+            clock: Returns the time in seconds.
         """
         until: float | None = None
         longest = self.first_seconds
@@ -83,7 +83,7 @@ class RetryPolicy:
 
 
 def parse_patience(text: str, where: str) -> float:
-    """Return the patience in seconds that a user asks for.
+    """Return the patience in seconds that a user has set.
 
     Args:
         text: What the user wrote.
@@ -107,10 +107,10 @@ def parse_patience(text: str, where: str) -> float:
 
 
 def environment_policy() -> RetryPolicy:
-    """Return the policy with the patience that the environment asks for, or the default.
+    """Return the policy with the patience that the environment sets, or the default.
 
     Raises:
-        UsageError: What the environment asks for is no number of seconds.
+        UsageError: The environment sets something that is no number of seconds.
     """
     text = os.environ.get(PATIENCE)
     return RetryPolicy(parse_patience(text, PATIENCE)) if text else RetryPolicy()

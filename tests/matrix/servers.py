@@ -95,13 +95,13 @@ def logitcache(
         )
 
 
-def run(name: str, expected: int, *arguments: object, said: str = "") -> Check:
+def run(name: str, expected: int, *arguments: object, message: str = "") -> Check:
     """Run a command to its end; what it has to say is looked for in what it prints."""
     process = logitcache(*arguments)
     printed = process.communicate()[0].decode(errors="replace")
-    lines = [line.strip() for line in printed.splitlines() if said and said in line]
+    lines = [line.strip() for line in printed.splitlines() if message and message in line]
     got = process.returncode
-    if (said and not lines) or "Traceback" in printed:
+    if (message and not lines) or "Traceback" in printed:
         return Check(name, expected, -1, f"exit {got}: {printed[-2000:]}")
     if got != expected:
         return Check(name, expected, got, printed[-2000:])
@@ -206,10 +206,10 @@ def weights(out: Path) -> bytes:
 def check_web(name: str, url: str, *, ranges: bool = True) -> Iterator[Check]:
     """Check the verdicts on a cache and on a damaged one."""
     yield run(f"{name}: verify", 0, "verify", f"{url}/c")
-    quick, said = (0, "") if ranges else (3, "does not answer Range requests")
-    yield run(f"{name}: verify --quick", quick, "verify", "--quick", f"{url}/c", said=said)
+    quick, message = (0, "") if ranges else (3, "does not answer Range requests")
+    yield run(f"{name}: verify --quick", quick, "verify", "--quick", f"{url}/c", message=message)
     yield run(f"{name}: verify, one damaged shard", 4, "verify", f"{url}/damaged")
-    yield run(f"{name}: verify, no cache", 1, "verify", f"{url}/absent", said="no cache here")
+    yield run(f"{name}: verify, no cache", 1, "verify", f"{url}/absent", message="no cache here")
 
 
 def check_training(name: str, url: str, root: Path, expected: bytes) -> Check:
@@ -254,7 +254,7 @@ def check_busy(folder: Path) -> Iterator[Check]:
             f"429 for ever, after {refused} that were waited for",
             3,
             *("--retry-seconds", 3, "verify", f"{server.url}/c"),
-            said="HTTP status 429, Retry-After: 1 s",
+            message="HTTP status 429, Retry-After: 1 s",
         )
 
 
@@ -362,7 +362,7 @@ def checks(root: Path, rclone: str | None, nginx: str | None) -> Iterator[Check]
             static = f"{urls['static']}/c"
             for command in (["verify"], ["verify", "--quick"], ["inspect"]):
                 name = f"nginx, gzip_static always: {' '.join(command)}"
-                yield run(name, 3, *command, static, said="compresses what it sends")
+                yield run(name, 3, *command, static, message="compresses what it sends")
     if rclone is not None:
         yield from check_outages(rclone, root, expected)
 

@@ -43,7 +43,7 @@ class Answer(NamedTuple):
 
     Attributes:
         status: HTTP status.
-        headers: Besides the length of the body.
+        headers: All but the length of the body.
         body: Its bytes; or pieces, which are sent one by one without a length if the headers have
             none, until the client closes the connection.
     """

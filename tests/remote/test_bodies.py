@@ -75,7 +75,7 @@ def test_a_body_without_an_end_is_left(
                 read()
         with pytest.raises(StorageError, match="does not answer Range"):
             location.read("x", 0, 1000)
-    assert len(server.log) == 4, "none of them is asked for again"
+    assert len(server.log) == 4, "none of them is requested again"
     assert all(request.bytes < 2**24 for request in server.log), "buffers of sockets, and no more"
 
 
@@ -85,7 +85,7 @@ def test_an_object_has_what_it_can_have(at: Callable[..., Location]) -> None:
         assert location.read("x", most=10) == b"0123456789"
         with pytest.raises(CacheDamaged, match=r"at most 9 bytes[\s\S]*10 bytes"):
             location.read("x", most=9)
-    assert [request.method for request in server.log] == ["GET", "GET"], "no size is asked for"
+    assert [request.method for request in server.log] == ["GET", "GET"], "no size is requested"
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3", "http"])
@@ -166,7 +166,7 @@ def test_a_size_that_is_not_given_is_counted(monkeypatch: pytest.MonkeyPatch) ->
             location.size("x")
 
 
-def test_a_size_is_asked_for_by_get_where_head_is_not_allowed(tmp_path: Path) -> None:
+def test_a_size_is_requested_by_get_where_head_is_not_allowed(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
     folder = from_folder(tmp_path)
 
@@ -257,7 +257,7 @@ class Ranged(AsyncFileSystem):  # type: ignore[misc]
             error = Exception("Requested range not satisfiable")
             error.code = 416  # type: ignore[attr-defined]
             raise error
-        self.asked = (start, end)
+        self.requests = (start, end)
         return self.content[start:end]
 
 
@@ -269,7 +269,7 @@ class Streaming:
     seconds = 0.0
 
     def open(self, path: str, mode: str, *, block_size: int) -> Any:
-        assert block_size == 0, "one request, and no size that is asked for"
+        assert block_size == 0, "one request, and none for the size"
         time.sleep(self.seconds)
         return BytesIO(b"0123456789")
 
@@ -287,16 +287,16 @@ def received(files: Any, most: int, *part: int) -> bytes:
     return b"".join(pieces)
 
 
-def test_a_client_that_returns_bodies_whole_is_asked_for_a_part() -> None:
+def test_a_client_that_returns_bodies_whole_is_used_for_a_part() -> None:
     files = Ranged()
     assert received(files, 10) == b""
     files.content = b"0123456789"
     assert received(files, 10) == b"0123456789"
-    assert files.asked == (0, 11)
+    assert files.requests == (0, 11)
     assert received(files, 10, 2, 4) == b"23"
     with pytest.raises(CacheDamaged, match="larger than it can be"):
         received(files, 9)
-    assert files.asked == (0, 10)
+    assert files.requests == (0, 10)
 
 
 def test_a_client_that_blocks_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +319,7 @@ def test_a_part_is_known_by_its_content_range() -> None:
         assert locate(server.url).read("x", 2, 4) == b"23"
 
 
-# -- what is said of answers that are no use ------------------------------------------------------
+# -- errors of answers that are no use ------------------------------------------------------
 
 
 STATUSES = {
@@ -344,21 +344,21 @@ def test_an_answer_is_judged_by_its_status(at: Callable[..., Location]) -> None:
         location = at(server)
         for status, failure in STATUSES.items():
             answer[0] = Answer(status, XML, b"<html>not for you</html>")
-            said = rf"{failure.value}[\s\S]*HTTP status {status}"
+            message = rf"{failure.value}[\s\S]*HTTP status {status}"
             for read in (location.read, location.size):
                 server.clear()
-                with pytest.raises(StorageError, match=said):
+                with pytest.raises(StorageError, match=message):
                     read("x")
-                asked = [(request.method, request.path) for request in server.log]
-                # a client of S3 also asks for the region of the bucket
-                again = asked.count(asked[0]) > 1
-                assert again == (failure in {Failure.SLOW, Failure.BUSY}), (status, asked)
+                requests = [(request.method, request.path) for request in server.log]
+                # a client of S3 also requests the region of the bucket
+                again = requests.count(requests[0]) > 1
+                assert again == (failure in {Failure.SLOW, Failure.BUSY}), (status, requests)
 
 
 @contextmanager
 def raw_server(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
     """Serve bytes as they are, one answer a connection, the last one again and again."""
-    asked: list[bytes] = []
+    requests: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -368,12 +368,12 @@ def raw_server(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
                 except OSError:  # closed: the test is over
                     return
                 with connection:
-                    asked.append(connection.recv(2**16))
-                    connection.sendall(answers[min(len(asked), len(answers)) - 1])
+                    requests.append(connection.recv(2**16))
+                    connection.sendall(answers[min(len(requests), len(answers)) - 1])
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield f"127.0.0.1:{listening.getsockname()[1]}", asked
+        yield f"127.0.0.1:{listening.getsockname()[1]}", requests
         listening.shutdown(socket.SHUT_RDWR)
     thread.join()
 
@@ -390,27 +390,27 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_cut_answer_is_asked_for_again(broken: bytes) -> None:
-    with raw_server(WHOLE, broken, broken, WHOLE) as (address, asked):
+def test_a_cut_answer_is_requested_again(broken: bytes) -> None:
+    with raw_server(WHOLE, broken, broken, WHOLE) as (address, requests):
         location = locate(f"http://{address}/c")
         assert location.read("x") == location.read("x") == b"body"
-        assert len(asked) == 4
+        assert len(requests) == 4
 
 
 @pytest.mark.usefixtures("fleeting")
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_answers_that_are_always_cut_are_named(broken: bytes) -> None:
-    with raw_server(WHOLE, broken) as (address, asked):
+    with raw_server(WHOLE, broken) as (address, requests):
         location = locate(f"http://{address}/c")
         assert location.read("x") == b"body"
         with pytest.raises(StorageError, match=r"cut again and again|not speak HTTP") as caught:
             location.read("x")
-        assert len(asked) > 3
+        assert len(requests) > 3
         assert "400" not in str(caught.value).replace(address, ""), "nobody sent that status"
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (b"SSH-2.0-OpenSSH\r\n", "does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "does not speak HTTP"),
@@ -420,11 +420,13 @@ def test_answers_that_are_always_cut_are_named(broken: bytes) -> None:
         (b"HTTP/1.1 304 Not Modified\r\n\r\n", "status 304"),
     ],
 )
-def test_an_answer_that_is_none_is_not_asked_for_again(answer: bytes, said: str) -> None:
-    with raw_server(answer) as (address, asked):
-        with pytest.raises(StorageError, match=said):
+def test_an_answer_that_is_none_is_not_requested_again(answer: bytes, message: str) -> None:
+    with raw_server(answer) as (address, requests):
+        with pytest.raises(StorageError, match=message):
             locate(f"http://{address}/c").read("x")
-        assert len(asked) == (10 if said == "without an end" else 1), "redirections are counted"
+        assert len(requests) == (10 if message == "without an end" else 1), (
+            "redirections are counted"
+        )
 
 
 @pytest.mark.parametrize("url", ["https://ADDRESS/c", "s3://bucket/c"])
@@ -432,11 +434,11 @@ def test_a_connection_that_is_not_secure_is_named(
     url: str, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert s3
-    with raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (address, asked):
+    with raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (address, requests):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{address}")
         with pytest.raises(StorageError, match=r"no secure connection[\s\S]*certificate"):
             locate(url.replace("ADDRESS", address)).read("x")
-        assert len(asked) == 1
+        assert len(requests) == 1
 
 
 def test_a_name_that_nobody_knows_is_looked_up_once(
@@ -466,7 +468,7 @@ def test_a_name_that_nobody_knows_is_looked_up_once(
         assert len(looked_up) == 4
 
 
-def test_a_store_is_asked_once_for_an_object(
+def test_an_object_of_a_store_takes_one_request(
     s3_server: tuple[str, int], s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert s3

@@ -1,4 +1,4 @@
-"""Requests that are tried again: how long, how far apart, and as a server asks."""
+"""Requests that are tried again: how long, how far apart, and as ``Retry-After`` has it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_interrupted_process_waits_no_more(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_server_says_how_long_to_wait(status: int) -> None:
+def test_a_server_sets_the_wait(status: int) -> None:
     clock, policy = Clock(), RetryPolicy(120, first_seconds=0)
     with pytest.raises(Busy):
         clock.call(policy, failing(Busy(status, Retry_After="50")))
@@ -151,7 +151,7 @@ def test_an_outage_of_a_server_is_waited_for(web: FaultyServer) -> None:
     assert location.size("x") == 7
 
 
-def test_a_long_outage_is_told_while_it_lasts(
+def test_a_long_outage_is_reported_while_it_lasts(
     web: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_NOTICE_SECONDS", 0.1)
@@ -161,7 +161,7 @@ def test_a_long_outage_is_told_while_it_lasts(
 
 
 @pytest.mark.parametrize("kind", ["http", "s3"])
-def test_a_busy_server_is_asked_again_when_it_says(
+def test_a_busy_server_gets_another_request_when_it_wants(
     kind: str,
     web: FaultyServer,
     s3: str,
@@ -184,7 +184,7 @@ def test_a_busy_server_is_asked_again_when_it_says(
 
 
 @pytest.mark.usefixtures("fleeting")
-def test_a_server_that_asks_for_more_than_the_patience_is_named(web: FaultyServer) -> None:
+def test_a_server_that_wants_more_than_the_patience_is_named(web: FaultyServer) -> None:
     web.behaviour = Behaviour(failing=1, status=429, headers={"Retry-After": "300"})
     with pytest.raises(StorageError, match=r"429, Retry-After: 300 s[\s\S]*--retry-seconds"):
         locate(web.url).read("x")
@@ -206,7 +206,7 @@ def test_the_environment_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--retry-seconds", "0.2", "verify", "URL"], 3, "does not answer|cut|busy"),
         (["--retry-seconds", "soon", "verify", "URL"], 2, "--retry-seconds"),
@@ -217,7 +217,7 @@ def test_the_environment_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_line_says_how_long(
     arguments: list[str],
     code: int,
-    said: str,
+    message: str,
     web: FaultyServer,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -230,4 +230,4 @@ def test_the_command_line_says_how_long(
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == code
-    assert re.search(said, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)

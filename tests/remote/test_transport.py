@@ -149,10 +149,10 @@ def test_commands_leave_with_3_where_a_server_fails(
     monkeypatch.setattr("sys.argv", ["logitcache", *arguments])
     with pytest.raises(SystemExit) as left:
         main()
-    said = capsys.readouterr().err
-    assert left.value.code == 3, said
-    assert "busy or failing" in said
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert left.value.code == 3, message
+    assert "busy or failing" in message
+    assert "Traceback" not in message
 
 
 def test_a_page_in_the_place_of_an_object_is_damage(web: tuple[str, Failing]) -> None:

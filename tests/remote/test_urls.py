@@ -82,9 +82,9 @@ def test_a_url_means_one_place(url: str, meant: Path | tuple[str, str, str]) -> 
         assert "word" not in found.shown
 
 
-@pytest.mark.parametrize(("url", "said"), REFUSED.items(), ids=range(len(REFUSED)))
-def test_what_a_url_cannot_mean_is_refused(url: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
+@pytest.mark.parametrize(("url", "message"), REFUSED.items(), ids=range(len(REFUSED)))
+def test_what_a_url_cannot_mean_is_refused(url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         locate(url)
     assert caught.value.exit_code == 2
     assert "word" not in str(caught.value)
