@@ -243,9 +243,9 @@ def test_probes_are_read(cache: Path) -> None:
 )
 def test_malformed_probes_are_damage(cache: Path, document: Any) -> None:
     digests = write_probes(cache, document)
-    with pytest.raises(CacheDamaged, match="probes are malformed|not JSON|not a JSON object"):
+    with pytest.raises(CacheDamaged, match=r"probes are malformed|not JSON|not a JSON object"):
         read_probes(locate(cache), digests)
-    with pytest.raises(CacheDamaged, match="probes are malformed|not JSON|not a JSON object"):
+    with pytest.raises(CacheDamaged, match=r"probes are malformed|not JSON|not a JSON object"):
         probed(locate(cache))
 
 
