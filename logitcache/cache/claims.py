@@ -214,16 +214,7 @@ class Claims:
 
     def _take_over(self, key: str, content: bytes) -> bool:
         """Put our claim in the place of a stale one; of several who try, the last one has it."""
-        try:
-            self._location.write(key, content)
-        except IsADirectoryError as error:
-            raise StorageError(
-                "a claim cannot be written",
-                where=f"{self._location}/{key}",
-                expected="a file",
-                got="a folder",
-                hint="remove it; nothing in it belongs to the cache",
-            ) from error
+        self._location.write(key, content)
         time.sleep(self._location.poll_seconds)  # another run may have looked when we did
         return read_holder(self._location, key).token == self._token
 

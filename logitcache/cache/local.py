@@ -117,16 +117,18 @@ class LocalLocation:
         """Write an object whole: temporary file, fsync, rename, fsync of the folder.
 
         Raises:
-            StorageError: The disk is full or failed; nothing is visible under the key.
-            CacheDamaged: There is a folder of this name.
+            StorageError: The disk is full or failed, or a folder has this name; nothing is visible
+                under the key.
         """
         path = self.path(key)
         try:
             with _explained(path):
                 write_file(path, content, path.with_name(temporary_name(path.name)))
         except IsADirectoryError:
-            raise CacheDamaged(
-                "a folder has the name of an object", where=path, hint="remove the folder"
+            raise StorageError(
+                "an object cannot be written, a folder has its name",
+                where=path,
+                hint="remove the folder and run the same command again",
             ) from None
 
     def create(self, key: str, content: bytes) -> bool:

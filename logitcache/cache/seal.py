@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format import SAMPLE_ARRAYS, SAMPLES, copies_key, sha256
+from logitcache.cache.format import SAMPLE_ARRAYS, SAMPLES, copies_key, revision_key, sha256
 from logitcache.cache.ledger import (
     Copies,
     Ledger,
@@ -95,7 +95,9 @@ def write_seal(
     )
     if previous is not None and replace(previous, number=number) == revision:
         assert manifest.revision is not None
+        # also what a run has left that was killed before the root pointed at it
         location.delete(copies_key(number))
+        location.delete(revision_key(number))
         return manifest.revision
     return RevisionPointer(number=number, sha256=write_revision(location, revision))
 
