@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from logitcache.cache.arrays import write_attributes
 from logitcache.cache.choose_views import choose_views
 from logitcache.cache.claims import MANIFEST, Claims
-from logitcache.cache.format import (
+from logitcache.cache.format import (, revision_key
     VIEWS,
     commit_prefix,
     tap_of,
@@ -119,7 +119,10 @@ def finish_drops(writer: CacheWriter) -> None:
     location, manifest = writer.location, writer.manifest
     for name in manifest.dropping:
         _remove_below(location, commit_prefix(*teacher_group(name).rsplit("/", 1)))
-    changed = bool(manifest.dropping)
+    pointer = manifest.revision
+    # written by a run that was killed before the root pointed at it; the same is written again
+    unfinished = pointer is not None and location.size(revision_key(pointer.number + 1)) is not None
+    changed = bool(manifest.dropping) or unfinished
     for name in group_names(manifest):
         group = read_group(location, name)
         gone = [view_id for view_id in group.view_ids if view_id not in manifest.views]

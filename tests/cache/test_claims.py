@@ -362,7 +362,7 @@ def test_a_folder_in_the_place_of_a_claim_is_named(tmp_path: Path) -> None:
     for _ in range(5):
         assert not look(claims)
         clock.now += 30
-    with pytest.raises(StorageError, match=r"cannot be written[\s\S]*v0-1.json"):
+    with pytest.raises(StorageError, match=r"cannot be written, a folder[\s\S]*v0-1.json"):
         look(claims)
 
 

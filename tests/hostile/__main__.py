@@ -58,7 +58,7 @@ def main(*arguments: str) -> None:
                 url, environment = upload(root / "cache", server.get_host_and_port())
                 outcomes = visit(url, FAR, environment)
             try:
-                check(outcomes, hostile)
+                check(outcomes, hostile, far=server is not None)
             except AssertionError as error:
                 print(f"{hostile.name}: {str(error)[-1500:]}", file=sys.stderr)
             if isinstance(outcomes, dict):

@@ -35,7 +35,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def check(outcomes: dict[str, Outcome] | int, hostile: Hostile) -> None:
+def check(outcomes: dict[str, Outcome] | int, hostile: Hostile, *, far: bool = False) -> None:
+    """Check what came of a visit; on a server nothing can be listed, so there is no older root."""
     assert isinstance(outcomes, dict), f"the process ended with {outcomes}"
     for action, outcome in outcomes.items():
         assert not outcome.crash, f"{action}: {outcome.crash}"
@@ -44,8 +45,11 @@ def check(outcomes: dict[str, Outcome] | int, hostile: Hostile) -> None:
         assert outcome.megabytes < MEGABYTES, f"{action} took {outcome.megabytes:.0f} MB"
         assert not UNPRINTABLE.search(outcome.output), f"{action}: {outcome.output!r}"
     verified = outcomes["verify"]
-    assert re.search(hostile.says, verified.output), verified.output
-    assert verified.code == hostile.code, verified.output
+    says, codes = hostile.says, {hostile.code}
+    if far and hostile.code == 4:
+        says, codes = f"{says}|manifest|not a logitcache cache|a sealed object has changed", {1, 4}
+    assert re.search(says, verified.output), verified.output
+    assert verified.code in codes, verified.output
 
 
 @pytest.mark.parametrize("hostile", INPUTS, ids=lambda hostile: hostile.name[:60])
@@ -56,7 +60,7 @@ def test_a_hostile_cache_is_refused(hostile: Hostile, base: Path, tmp_path: Path
     hostile.build(Forgery(cache))
     if hostile.files:  # before anything writes to it
         with FaultyServer(from_folder(cache)) as server:
-            check(visit(server.url, FAR, environment={CANARY: str(canary)}), hostile)
+            check(visit(server.url, FAR, {CANARY: str(canary)}), hostile, far=True)
     check(visit(str(cache), environment={CANARY: str(canary)}), hostile)
     assert not canary.exists(), "code of the cache was run"
 
@@ -77,7 +81,7 @@ def test_so_is_one_on_s3(
     shutil.copytree(base, tmp_path / "cache")
     hostile.build(Forgery(tmp_path / "cache"))
     url, environment = upload(tmp_path / "cache", s3_server)
-    check(visit(url, FAR, environment), hostile)
+    check(visit(url, FAR, environment), hostile, far=True)
 
 
 def test_the_canary_would_be_found(tmp_path: Path) -> None:
