@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from logitcache.cache.arrays import write_attributes
 from logitcache.cache.choose_views import choose_views
 from logitcache.cache.claims import MANIFEST, Claims
-from logitcache.cache.format import (, revision_key
+from logitcache.cache.format import (
     VIEWS,
     commit_prefix,
+    revision_key,
     tap_of,
     teacher_group,
 )
