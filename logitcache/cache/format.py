@@ -43,6 +43,7 @@ __all__ = [
     "SAMPLE_ARRAYS",
     "TEACHERS",
     "VIEWS",
+    "WITHDRAWN",
     "Status",
     "canonical_json",
     "check_name",
@@ -55,6 +56,7 @@ __all__ = [
     "feature_name",
     "group_unit_rows",
     "inner_rows",
+    "is_withdrawal",
     "ledger_key",
     "max_key_bytes",
     "revision_key",
@@ -80,6 +82,7 @@ MAX_UNIT_BYTES = 256_000_000
 SAMPLES = "samples"
 TEACHERS = "teachers"
 VIEWS = "views"
+WITHDRAWN = "withdrawn"
 NO_VIEW = "-"
 """Stands for the view in the commits of the samples, which have none."""
 
@@ -224,6 +227,11 @@ def revision_key(revision: int) -> str:
 def copies_key(revision: int) -> str:
     """Return where the second copies of a revision's metadata lie."""
     return f"revisions/{revision}.copies.json"
+
+
+def is_withdrawal(key: str) -> bool:
+    """Return whether a key is that of a withdrawal."""
+    return key.startswith(f"{WITHDRAWN}/")
 
 
 def default_unit_rows(rows: int, asked: int | None = None) -> int:

@@ -41,6 +41,7 @@ __all__ = [
     "Revision",
     "StoredArray",
     "committed_units",
+    "is_intact",
     "manifest_digest",
     "parse_commit",
     "parse_ledger",
@@ -223,10 +224,16 @@ def write_commit(location: Location, commit: Commit) -> None:
 
 
 def _is_stored(location: Location, commit: Commit) -> bool:
-    stored = commit.arrays.values()
-    return all(
-        location.digest(one.key, most=one.bytes) == (one.bytes, one.sha256) for one in stored
-    )
+    return all(is_intact(location, stored) for stored in commit.arrays.values())
+
+
+def is_intact(location: Location, stored: StoredArray) -> bool:
+    """Return whether a shard is there and is the one that was committed."""
+    try:
+        found = location.digest(stored.key, most=stored.bytes)
+    except CacheDamaged:  # it is longer, or not a file
+        return False
+    return found == (stored.bytes, stored.sha256)
 
 
 def committed_units(location: Location, group: str, view: str) -> set[int]:

@@ -86,6 +86,7 @@ def mend_documents(location: Location, faults: Iterable[Fault]) -> list[Fault]:
         (Cause.ROLLED_BACK, _mend_manifest),
         (Cause.REVISION, _mend_revision),
         (Cause.METADATA, _mend_metadata),
+        (Cause.WITHDRAWAL, _mend_metadata),
         (Cause.LEDGER, _mend_ledger),
         (Cause.COMMIT, _mend_commit),
     ):

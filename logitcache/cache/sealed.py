@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.documents import parse_json
 from logitcache.cache.faults import Cause, Fault
-from logitcache.cache.format import ATTRIBUTE, sha256
+from logitcache.cache.format import ATTRIBUTE, is_withdrawal, sha256
 from logitcache.cache.ledger import manifest_digest, read_copies
 from logitcache.cache.manifest import parse_manifest
 from logitcache.errors import CacheDamaged, CacheError
@@ -56,15 +56,16 @@ def metadata_faults(
 def _document_fault(location: Location, revision: Revision, key: str, digest: str) -> Fault | None:
     content = location.read(key)
     group = key.removesuffix("/zarr.json")
+    cause = Cause.WITHDRAWAL if is_withdrawal(key) else Cause.METADATA
     if content is None:
-        return Fault(Cause.METADATA, "no such object", key, group)
+        return Fault(cause, "no such object", key, group)
     if sha256(content) == digest:
         return None
     copies = _copies(location, revision)
     sealed = copies.documents.get(key) if copies else None
     if sealed is not None and _has_grown(_parsed(sealed), _parsed(content)):
         return None
-    return Fault(Cause.METADATA, "not the document that was sealed", key, group)
+    return Fault(cause, "not the document that was sealed", key, group)
 
 
 def _copies(location: Location, revision: Revision) -> Copies | None:

@@ -124,6 +124,7 @@ def verify(
     with ThreadPoolExecutor(wanted) as pool:
         for view in expected.views:
             checker.check(view, pool)
+    known = {fault.key for fault in expected.faults}
     return VerifyReport(
         url=str(location),
         revision=manifest.revision.number if manifest.revision else None,
@@ -137,7 +138,7 @@ def verify(
             *faults,
             *_recipe_faults(manifest),
             *expected.faults,
-            *withdrawal_faults(location),
+            *(f for f in withdrawal_faults(location) if f.key not in known),
             *checker.faults,
         ),
         litter=tuple(find_litter(location, manifest, checker.named)),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from logitcache.cache.documents import parse_json
 from logitcache.cache.faults import Cause, Fault
-from logitcache.cache.format import FORMAT, canonical_json, sha256
+from logitcache.cache.format import FORMAT, WITHDRAWN, canonical_json, is_withdrawal, sha256
 from logitcache.cache.location import numbers
 from logitcache.errors import CacheDamaged
 
@@ -22,21 +22,19 @@ if TYPE_CHECKING:
 
 __all__ = ["read_withdrawn", "withdrawal_faults", "withdrawal_keys", "write_withdrawal"]
 
-_PREFIX = "withdrawn"
-
 
 def write_withdrawal(location: Location, keys: Collection[str], reason: str) -> str:
     """Write a withdrawal and return its key; the caller sees to it that the images exist."""
     content = {"format": FORMAT, "keys": sorted(keys), "reason": reason}
     digested = {**content, "sha256": sha256(canonical_json(content))}
-    key = f"{_PREFIX}/{max(numbers(location, _PREFIX), default=0) + 1}.json"
+    key = f"{WITHDRAWN}/{max(numbers(location, WITHDRAWN), default=0) + 1}.json"
     location.write(key, canonical_json(digested))
     return key
 
 
 def withdrawal_keys(location: Location) -> list[str]:
     """Return where the withdrawals are, oldest first."""
-    return [f"{_PREFIX}/{number}.json" for number in numbers(location, _PREFIX)]
+    return [f"{WITHDRAWN}/{number}.json" for number in numbers(location, WITHDRAWN)]
 
 
 def read_withdrawn(location: Location, sealed: Mapping[str, str] | None = None) -> frozenset[str]:
@@ -52,7 +50,7 @@ def read_withdrawn(location: Location, sealed: Mapping[str, str] | None = None) 
     """
     found = dict(_withdrawals(location))
     for key, digest in (sealed or {}).items():
-        if not key.startswith(f"{_PREFIX}/"):
+        if not is_withdrawal(key):
             continue
         content = location.read(key)
         if content is None or sha256(content) != digest:

@@ -16,7 +16,7 @@ import numpy as np
 from logitcache.cache.claims import CLAIMS, TRIAL
 from logitcache.cache.format import sha256
 from logitcache.cache.groups import FeatureGroup
-from logitcache.cache.ledger import read_commits
+from logitcache.cache.ledger import is_intact, read_commits
 from logitcache.data.sample import sample_images
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, NetworkError, StorageError
@@ -193,8 +193,7 @@ class FirstUnit:
             group = plan.groups[name]
             for commit in read_commits(location, group.path, item.view_id, units).values():
                 for stored in commit.arrays.values():
-                    found = location.digest(stored.key, most=stored.bytes)
-                    if found != (stored.bytes, stored.sha256):
+                    if not is_intact(location, stored):
                         raise CacheDamaged(
                             "a unit that was just written reads back differently",
                             where=f"{location}/{stored.key}",

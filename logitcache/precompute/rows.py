@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitcache.cache.format import NO_VIEW, SAMPLES
+from logitcache.cache.ledger import is_intact
 from logitcache.cache.manifest import Segment, read_manifest
 from logitcache.data.identity import Comparison, compare, listing_digest, row_order
 from logitcache.data.lookup import position_dtype
@@ -162,8 +163,7 @@ def _has_keys(writer: CacheWriter, recorded: Commit | None) -> bool:
     if recorded is None:
         return False
     stored = recorded.arrays[f"{SAMPLES}/key"]
-    found = writer.location.digest(stored.key, most=stored.bytes)
-    return found == (stored.bytes, stored.sha256)
+    return is_intact(writer.location, stored)
 
 
 def _fill_lost(

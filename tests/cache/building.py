@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from logitcache.encoding.choice import Encoding
 
 UNIT = 16
-CLASS_NAMES = ("a", "b", "c")
+CLASS_NAMES = tuple("abcdefghij")
 LOCK = {"a": 1}
 _VIEW = ViewsConfig(count=0, eval=True).eval_view()
 VIEW, RECIPE = _VIEW.id, _VIEW.to_json()
