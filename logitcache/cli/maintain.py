@@ -245,7 +245,7 @@ def drop(
         teachers=teacher or [],
         features=feature or [],
         views=view or [],
-        on_wait=lambda wait: typer.echo(f"drop: {wait}", err=True),
+        on_wait=lambda wait: echo(f"drop: {wait}", err=True),
     )
     if as_json:
         print_json({"cache": cache, **asdict(dropped)})
