@@ -1,4 +1,4 @@
-"""Lines for people on stdout, for the commands that print no table."""
+"""Lines for people, for the commands that print no table."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from logitcache.text import visible
 __all__ = ["accept_all_characters", "echo"]
 
 
-def echo(text: object) -> None:
-    """Print one line in which every character can be seen."""
-    sys.stdout.write(f"{visible(text)}\n")
-    sys.stdout.flush()  # here a reader that is gone is noticed, not at the end
+def echo(text: object, *, err: bool = False) -> None:
+    """Print one line in which every character can be seen; on stderr with ``err``."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{visible(text)}\n")
+    stream.flush()  # here a reader that is gone is noticed, not at the end
 
 
 def accept_all_characters() -> None:
