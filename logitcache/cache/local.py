@@ -203,9 +203,12 @@ class LocalLocation:
         return swept
 
     def is_empty(self) -> bool:
-        """Return whether there is nothing at all, but for claims of runs that begin."""
+        """Return whether there is nothing but what runs that begin have under way."""
         return not self.root.exists() or (
-            self.root.is_dir() and all(path.name == "claims" for path in self.root.iterdir())
+            self.root.is_dir()
+            and all(
+                path.name == "claims" or is_temporary(path.name) for path in self.root.iterdir()
+            )
         )
 
     def bytes_below(self, prefix: str) -> int:

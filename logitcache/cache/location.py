@@ -144,7 +144,7 @@ class Location(Protocol):
         ...
 
     def is_empty(self) -> bool:
-        """Return whether there is nothing at all, but for claims of runs that begin."""
+        """Return whether there is nothing but what runs that begin have under way."""
         ...
 
     def bytes_below(self, prefix: str) -> int:

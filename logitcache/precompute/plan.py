@@ -287,6 +287,7 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Posi
         ),
         versions=versions(),
     )
+    writer.location.sweep()  # of a run that was killed before it had a manifest
     indices = no_positions(writer.manifest.capacity, len(source.keys))
     indices[: len(rows)] = rows
     return writer, indices

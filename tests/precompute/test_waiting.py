@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +67,19 @@ def test_a_run_that_was_killed_as_process_1_of_a_container_resumes_at_once(
     assert build_cache(asked).computed == 0
     assert verify(cache).litter == ()
     assert not (cache / "claims").exists()
+
+
+def test_a_run_that_was_killed_while_it_wrote_the_first_file_resumes(
+    few: Path, teachers: Teachers, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
+    (cache / f"zarr.json.{host}_{child.pid}_ab.partial").write_bytes(b"{")
+    assert build_cache(config(cache, few, teachers)).computed == 36
+    assert verify(cache).litter == ()
 
 
 def test_a_run_says_for_whom_it_waits_and_goes_on_when_the_claim_is_stale(
