@@ -13,6 +13,9 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import aiohttp  # noqa: F401  # what visits over HTTP and to S3 import
+import s3fs  # noqa: F401
+
 from logitcache.cache.location import locate
 from logitcache.cache.mend import rewrite_unsealed
 from logitcache.cache.partners import mixed_views
