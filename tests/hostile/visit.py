@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import resource
@@ -12,9 +13,6 @@ import time
 import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import aiohttp  # noqa: F401  # what visits over HTTP and to S3 import
-import s3fs  # noqa: F401
 
 from logitcache.cache.location import locate
 from logitcache.cache.mend import rewrite_unsealed
@@ -33,6 +31,9 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 __all__ = ["ACTIONS", "FAR", "Outcome", "visit"]
+
+for _client in ("aiohttp", "s3fs"):  # once, in the fork server
+    importlib.import_module(_client)
 
 FAR = ("verify", "read")
 """What is done with a cache on a server."""
