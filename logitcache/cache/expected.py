@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.claims import CLAIMS, MANIFEST
-from logitcache.cache.documents import parse_json
+from logitcache.cache.documents import parse_group, parse_json
 from logitcache.cache.faults import Cause, Fault
 from logitcache.cache.format import (
     NO_VIEW,
@@ -308,6 +308,16 @@ def _folder_faults(
         if values not in _FOLDERS:
             detail = "not the metadata of a group without attributes"
             faults.append(Fault(Cause.METADATA, detail, key, path))
+    # those of samples and partners have attributes; read_group has read those of teachers
+    holders = {v.placement.holder for v in expected.views if v.placement.slot is None}
+    for path in sorted(holders):
+        key = f"{path}/zarr.json"
+        if key in sealed:
+            continue
+        try:
+            parse_group(location.read(key) or b"", key)
+        except CacheDamaged as error:
+            faults.append(Fault(Cause.METADATA, error.what, key, path))
     return faults
 
 

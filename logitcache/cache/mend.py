@@ -276,8 +276,7 @@ def rewrite_unsealed(writer: CacheWriter) -> list[str]:
         slots = len(group.slots)
         wanted += [(placement_of(group, v), group.to_json(), slots) for v in group.view_ids[-1:]]
     for placement, attributes, slots in wanted:
-        # partners of all views are below one path; each has a group of its own
-        path = placement.path(next(iter(placement.specs))).rpartition("/")[0]
+        path = placement.holder
         if f"{path}/zarr.json" not in sealed and not _is_group(location, path):
             write_group(location, path, attributes)
             written.append(f"{path}/zarr.json")

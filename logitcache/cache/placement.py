@@ -56,6 +56,11 @@ class Placement:
         """Name of its ledger in a revision."""
         return f"{self.group}/{self.view}"
 
+    @property
+    def holder(self) -> str:
+        """Path of the group that holds the arrays: of partners, the group of their view."""
+        return self.path(next(iter(self.specs))).rpartition("/")[0]
+
     def path(self, name: str) -> str:
         """Return the path of an array."""
         return f"{self.group}/{name}"
@@ -168,8 +173,7 @@ class Placement:
 
 def folders_of(placement: Placement) -> list[str]:
     """Return the paths between the root and the group that holds the arrays of a view."""
-    array = placement.path(next(iter(placement.specs)))
-    return parents_of(array.rpartition("/")[0])
+    return parents_of(placement.holder)
 
 
 def parents_of(path: str) -> list[str]:

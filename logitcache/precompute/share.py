@@ -110,7 +110,7 @@ class Turns:
         return left, True
 
     def _waits_for(self, items: Iterable[WorkItem]) -> str:
-        """Return in words what is waited for, and for whom."""
+        """Return in words what is waited for."""
         waits = (self._claims.wait_for(item.claim, in_words(item)) for item in items)
         return next((str(wait) for wait in waits if wait is not None), "waiting for another run")
 
