@@ -21,7 +21,7 @@ from logitcache.networks.register import register_with_timm
 
 if TYPE_CHECKING:
     from logitcache.batch import DenseLogits, Features, Outputs, SparseLogits, TargetBatch
-    from logitcache.cache.reader import Cache, open_cache
+    from logitcache.cache.read.reader import Cache, open_cache
     from logitcache.data.readers import DataConfig, open_source
     from logitcache.encoding.choice import EncodingConfig
     from logitcache.errors import LogitcacheError
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from logitcache.objectives.combine import ObjectiveConfig, build_objective
     from logitcache.objectives.label import Label, LabelConfig
     from logitcache.objectives.soft import Soft, SoftConfig
+    from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
-    from logitcache.precompute.local import build_cache
     from logitcache.targets.loader import Loader, loader
     from logitcache.teachers.member import TeacherConfig
     from logitcache.training.config import TrainConfig
@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cache": "cache.reader",
+    "Cache": "cache.read.reader",
     "DataConfig": "data.readers",
     "DenseLogits": "batch",
     "EncodingConfig": "encoding.choice",
@@ -92,12 +92,12 @@ _HOMES = {
     "TeacherConfig": "teachers.member",
     "TrainConfig": "training.config",
     "ViewsConfig": "views.spec",
-    "build_cache": "precompute.local",
+    "build_cache": "precompute.build",
     "build_network": "networks.build",
     "build_objective": "objectives.combine",
     "evaluate_network": "training.evaluate",
     "loader": "targets.loader",
-    "open_cache": "cache.reader",
+    "open_cache": "cache.read.reader",
     "open_source": "data.readers",
     "train_student": "training.loop",
 }

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from logitcache.check.repair import RepairConfig
 from logitcache.cli.trust import VerifyConfig
 from logitcache.pipeline import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.repair import RepairConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.evaluate import EvaluateConfig

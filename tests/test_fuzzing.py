@@ -16,12 +16,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from logitcache.cache.describe import describe
-from logitcache.cache.local import LocalLocation
-from logitcache.cache.location import locate
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.store.local import LocalLocation
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.cli import app as cli
 from logitcache.data.identity import normalise_key
 from logitcache.data.readers import open_source
@@ -30,6 +29,7 @@ from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheDamaged, CacheError, DataError, LogitcacheError, UsageError
 from logitcache.pipeline import Pipeline, PipelineConfig, override, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.report.describe import describe
 from logitcache.training.config import TrainConfig
 from tests.cache.building import VIEW, make_cache
 from tests.cache.damage import edit_json

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from logitcache import platforms
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.training.result import read_result
 
 if TYPE_CHECKING:

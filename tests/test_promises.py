@@ -68,7 +68,7 @@ def test_importing_the_package_costs_nothing() -> None:
 def test_stage_2_never_imports_a_teacher() -> None:
     modules = imported_by("import logitcache.training.loop, logitcache.cli.run")
     assert not [m for m in modules if m.startswith("logitcache.teachers")]
-    assert "logitcache.precompute.local" not in modules
+    assert "logitcache.precompute.build" not in modules
 
 
 def test_units_of_work_and_what_a_scheduler_passes_on_need_no_torch() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from logitcache.cache.retry import PATIENCE, parse_patience
+from logitcache.cache.store.retry import PATIENCE, parse_patience
 from logitcache.cli.create import create_app
 from logitcache.cli.echo import accept_all_characters, echo
 from logitcache.cli.interrupt import interruptible

@@ -173,8 +173,8 @@ def precompute(
     }
     values = with_features(gather(_text(config), flags, sets or []), feature or [])
     values = with_compiling(values, compiled)
+    from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
-    from logitcache.precompute.local import build_cache
 
     parsed = PrecomputeConfig.parse(values, "precompute")
     with StopRequest() as stop, ProgressLine("precompute") as line:

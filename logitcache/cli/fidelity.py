@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from logitcache.cache.describe import TeacherDescription
+    from logitcache.report.describe import TeacherDescription
 
 __all__ = ["print_fidelity"]
 

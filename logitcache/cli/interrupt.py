@@ -7,7 +7,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Self
 
-from logitcache.cache.retry import end_waits
+from logitcache.cache.store.retry import end_waits
 from logitcache.cli.launch import is_launched
 
 if TYPE_CHECKING:

@@ -60,9 +60,9 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what a cache holds: images, views, teachers, bytes."""
-    from logitcache.cache.describe import describe
     from logitcache.cli.options import print_json
     from logitcache.cli.tables import print_cache
+    from logitcache.report.describe import describe
 
     if survey:
         from logitcache.cli.survey import run_survey
@@ -79,9 +79,9 @@ def inspect(
 @maintain_app.command(rich_help_panel=LOOK)
 def status(cache: _Cache, as_json: Json = False) -> None:
     """Show which units are committed; exit 3 if some are missing."""
-    from logitcache.cache.describe import describe
     from logitcache.cli.options import print_json
     from logitcache.cli.tables import print_status
+    from logitcache.report.describe import describe
 
     found = describe(cache)
     if as_json:
@@ -199,7 +199,7 @@ def withdraw(
     as_json: Json = False,
 ) -> None:
     """Keep images of a cache from every student; nothing that is committed is touched."""
-    from logitcache.cache.withdraw import withdraw_images
+    from logitcache.cache.write.exclude import withdraw_images
     from logitcache.cli.options import print_json
 
     count = withdraw_images(cache, keys, reason)
@@ -237,7 +237,7 @@ def drop(
     """
     from dataclasses import asdict
 
-    from logitcache.cache.drop import drop_from_cache
+    from logitcache.cache.write.drop import drop_from_cache
     from logitcache.cli.options import print_json
 
     dropped = drop_from_cache(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.location import locate
+from logitcache.cache.store.base import locate
 from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text, print_line
 from logitcache.cli.options import gather, print_json, with_compiling, with_features
 from logitcache.pipeline import merged, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.estimate import estimate_cache
+from logitcache.precompute.estimate.estimate import estimate_cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
-    from logitcache.precompute.estimate import Estimate, TeacherEstimate
-    from logitcache.precompute.lacking import Lacking
+    from logitcache.precompute.estimate.estimate import Estimate, TeacherEstimate
+    from logitcache.precompute.plan.pending import Lacking
 
 __all__ = ["print_estimate", "run_plan"]
 

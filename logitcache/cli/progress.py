@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Task
 
-    from logitcache.cache.verify import VerifyProgress
-    from logitcache.precompute.compute import Progress as PrecomputeProgress
-    from logitcache.precompute.compute import WorkerProgress
+    from logitcache.cache.verify.verify import VerifyProgress
+    from logitcache.precompute.run.compute import Progress as PrecomputeProgress
+    from logitcache.precompute.run.compute import WorkerProgress
     from logitcache.training.progress import TrainProgress
 
 __all__ = ["ProgressLine"]

@@ -20,8 +20,8 @@ def runners(stop: StopRequest) -> dict[str, Callable[[Stage], dict[str, Any]]]:
     """Return what runs a stage, by its kind."""
 
     def run_precompute(stage: Stage) -> dict[str, Any]:
+        from logitcache.precompute.build import build_cache
         from logitcache.precompute.config import PrecomputeConfig
-        from logitcache.precompute.local import build_cache
 
         config = PrecomputeConfig.parse(stage.values, f"stages.{stage.name}")
         with ProgressLine(stage.title) as line:

@@ -13,7 +13,7 @@ from logitcache.cli.progress import ProgressLine
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from logitcache.cache.survey import Survey, TeacherSurvey
+    from logitcache.report.survey import Survey, TeacherSurvey
 
 __all__ = ["print_survey", "run_survey"]
 
@@ -22,11 +22,11 @@ _MOST_VIEWS, _MOST_CLASSES = 8, 5
 
 def run_survey(cache: str, scheduler: str | None, *, revision: str | None, as_json: bool) -> None:
     """Go through every answer of a cache, here or on the workers of a scheduler."""
-    from logitcache.cache.survey import survey
+    from logitcache.report.survey import survey
 
     with contextlib.ExitStack() as stack:
         if scheduler is not None:
-            from logitcache.precompute.cluster import joined
+            from logitcache.precompute.cluster.cluster import joined
 
             stack.enter_context(joined(scheduler))
         line = stack.enter_context(ProgressLine("survey"))

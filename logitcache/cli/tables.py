@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from logitcache.cache.describe import CacheDescription
-    from logitcache.cache.faults import Fault
-    from logitcache.cache.verify import VerifyReport
+    from logitcache.cache.read.diagnose import Fault
+    from logitcache.cache.verify.verify import VerifyReport
+    from logitcache.check.audit import TeacherAudit
+    from logitcache.check.images import ImagesReport
+    from logitcache.check.repair import RepairSummary
     from logitcache.pipeline import StageResult
-    from logitcache.precompute.audit import TeacherAudit
-    from logitcache.precompute.images import ImagesReport
-    from logitcache.precompute.local import Summary
-    from logitcache.precompute.repair import RepairSummary
+    from logitcache.precompute.build import Summary
+    from logitcache.report.describe import CacheDescription
     from logitcache.training.result import TrainResult
 
 __all__ = [

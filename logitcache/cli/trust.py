@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import Field
 
-from logitcache.cache.choose_views import choose_views
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.read.view_selection import choose_views
+from logitcache.cache.verify.verify import verify
 from logitcache.cli.echo import echo
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.options import gather, print_json, teachers
@@ -22,10 +22,10 @@ from logitcache.errors import LogitcacheError, UsageError, ViewDrift
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
+    from logitcache.check.audit import TeacherAudit
+    from logitcache.check.images import ImagesReport
     from logitcache.data.source import Source
-    from logitcache.precompute.audit import TeacherAudit
-    from logitcache.precompute.images import ImagesReport
 
 __all__ = ["run_repair", "run_verify"]
 
@@ -177,7 +177,7 @@ class _MadeFrom:
         return choose_views(list(self._cache.views), views) if views else None
 
     def _check_images(self, *, digests: bool) -> ImagesReport:
-        from logitcache.precompute.images import check_images
+        from logitcache.check.images import check_images
 
         with ProgressLine("images") as line:
             return check_images(
@@ -191,7 +191,7 @@ class _MadeFrom:
     def _audit(
         self, samples: int | None, view_ids: Sequence[str] | None, device: str
     ) -> list[TeacherAudit]:
-        from logitcache.precompute.audit import audit_teachers
+        from logitcache.check.audit import audit_teachers
 
         with ProgressLine("audit") as line:
             return audit_teachers(
@@ -218,12 +218,12 @@ def run_repair(
     """Repair a cache and leave with 4 if any damage is left.
 
     Args:
-        flags: Fields of a :class:`~logitcache.precompute.repair.RepairConfig`.
+        flags: Fields of a :class:`~logitcache.check.repair.RepairConfig`.
         named: ``NAME=MODEL[@WEIGHTS]`` of the teachers of damaged units.
         sets: ``a.b=value`` assignments to its fields.
         as_json: Whether to print one document instead of text.
     """
-    from logitcache.precompute.repair import RepairConfig, repair_cache
+    from logitcache.check.repair import RepairConfig, repair_cache
 
     values = gather(None, {**flags, "teachers": teachers(named)}, sets)
     config = RepairConfig.parse(values, "repair")

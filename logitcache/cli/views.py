@@ -10,7 +10,7 @@ import typer
 from logitcache.cli.echo import echo
 
 if TYPE_CHECKING:
-    from logitcache.cli.gallery import Gallery
+    from logitcache.report.gallery import Gallery
 
 __all__ = ["views_app"]
 
@@ -85,7 +85,7 @@ def sheet(
     sets: _Sets = None,
 ) -> None:
     """Draw views of a few images as one PNG, with what a teacher says of each."""
-    from logitcache.cli.gallery import draw_sheet
+    from logitcache.report.gallery import draw_sheet
 
     gallery = _gallery(data, cache, key, None, view, config, sets, images=images)
     draw_sheet(gallery, out, size=size, teacher=teacher)
@@ -104,8 +104,8 @@ def check(
     as_json: _Json = False,
 ) -> None:
     """Compute the golden vectors on this machine; exit 4 if one comes out otherwise."""
-    from logitcache.cli.gallery import check_machine
     from logitcache.cli.options import print_json
+    from logitcache.report.gallery import check_machine
 
     document = check_machine(cache, data, tolerate_pixel_drift)
     golden = document["golden"]
@@ -139,8 +139,8 @@ def _gallery(
     *,
     images: int,
 ) -> Gallery:
-    from logitcache.cli.gallery import open_gallery
     from logitcache.cli.options import gather
+    from logitcache.report.gallery import open_gallery
 
     values = gather(None if config is None else str(config), {}, sets or [])
     return open_gallery(

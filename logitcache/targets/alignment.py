@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
 
 __all__ = ["Alignment"]
 

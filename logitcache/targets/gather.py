@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from logitcache.batch import DenseLogits, SparseLogits, TeacherLogits
-from logitcache.cache.format import teacher_of
-from logitcache.cache.groups import FeatureGroup, TeacherGroup
+from logitcache.cache.format.groups import FeatureGroup, TeacherGroup
+from logitcache.cache.format.names import teacher_of
 from logitcache.draws import Purpose, permutation
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.batch import Features
-    from logitcache.cache.groups import Group
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.format.groups import Group
+    from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.choice import Encoding
     from logitcache.views.spec import View

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from logitcache.cache.choose_views import choose_views
+from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.readers import open_source_for
 from logitcache.errors import DataError, UsageError
 from logitcache.targets.alignment import Alignment
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import TargetBatch
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
     from logitcache.data.readers import DataConfig
     from logitcache.data.source import Source
     from logitcache.errors import UnreadableImage

@@ -12,8 +12,8 @@ from logitcache.encoding.sparse import SparseEncoding
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from logitcache.cache.groups import TeacherGroup
-    from logitcache.cache.manifest import FidelityRecord
+    from logitcache.cache.format.groups import TeacherGroup
+    from logitcache.cache.format.manifest import FidelityRecord
 
 __all__ = ["lossy_notes"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format import Status
+from logitcache.cache.format.names import Status
 from logitcache.data.classes import label_table
 from logitcache.data.decode import DECODING
 from logitcache.data.identity import content_digest, row_order
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.reader import Cache
-    from logitcache.cache.samples import Samples
+    from logitcache.cache.format.samples import Samples
+    from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
 
 __all__ = ["CheckedReader", "ImageRows", "match_rows", "number_rows"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitcache.cache.copies import DEFAULT_COPY_BYTES
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES
 from logitcache.data.readers import open_source_for
 from logitcache.targets.loader import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.probes import checked_rows

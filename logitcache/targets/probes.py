@@ -26,7 +26,7 @@ from logitcache.views.spec import parse_view
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
     from logitcache.targets.match import ImageRows
     from logitcache.views.spec import View

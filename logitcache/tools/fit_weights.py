@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from pydantic import Field
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from logitcache.config import Config
 from logitcache.draws import Purpose, chosen
 from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.groups import TeacherGroup
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.format.groups import TeacherGroup
+    from logitcache.cache.read.reader import Cache
 
 __all__ = ["FitWeightsConfig", "FittedWeights", "best_weights", "fit_weights"]
 

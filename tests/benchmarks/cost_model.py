@@ -20,8 +20,8 @@ import time
 import numpy as np
 import torch
 
-from logitcache.cache.arrays import packed_bytes
-from logitcache.cache.format import SAMPLE_ARRAYS, default_unit_rows
+from logitcache.cache.format.arrays import packed_bytes
+from logitcache.cache.format.names import SAMPLE_ARRAYS, default_unit_rows
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding

@@ -16,7 +16,7 @@ import torch
 
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.estimate import estimate_cache
+from logitcache.precompute.estimate.estimate import estimate_cache
 from logitcache.targets.features import decode_features
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitcache.batch import DenseLogits
-from logitcache.cache.format import tap_of, teacher_of
-from logitcache.cache.reader import open_cache
+from logitcache.cache.format.names import tap_of, teacher_of
+from logitcache.cache.read.reader import open_cache
 from logitcache.objectives.combine import build_objective
 from logitcache.pipeline import Pipeline, PipelineConfig, find_pipeline, override, read_yaml
 from logitcache.targets.features import example_features, features_of
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import Features, TargetBatch
-    from logitcache.cache.groups import FeatureGroup
+    from logitcache.cache.format.groups import FeatureGroup
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.objectives.term import Needs
     from logitcache.pipeline import Stage

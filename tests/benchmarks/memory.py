@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from logitcache.cache.format import Status
+from logitcache.cache.format.names import Status
 from logitcache.data.identity import content_digest, stored_bytes
 from logitcache.data.readers import open_source
-from logitcache.precompute import compute, local
+from logitcache.precompute import build as local
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.unit import Batch
+from logitcache.precompute.run import compute
+from logitcache.precompute.run.unit import Batch
 from logitcache.targets.numbers import AllRows
 from logitcache.targets.opening import cached_targets
 from logitcache.targets.order import epoch_rows, epoch_windows
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.precompute.unit import Block
+    from logitcache.precompute.run.unit import Block
 
 ROWS, MORE = 50_000, 500_000
 FILES, MORE_FILES = 5_000, 50_000

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.reader import Cache, open_cache
+from logitcache.cache.read.reader import Cache, open_cache
 from tests.benchmarks.measuring import Measurement
 from tests.benchmarks.reading import repeated
 from tests.benchmarks.simulated import simulate

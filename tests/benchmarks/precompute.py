@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from logitcache.cache.claims import Claims
-from logitcache.cache.format import Status
-from logitcache.cache.units import Conditions
+from logitcache.cache.format.names import Status
+from logitcache.cache.write.claims import Claims
+from logitcache.cache.write.unit_commit import Conditions
 from logitcache.data.readers import open_source
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.platforms import available_processors
-from logitcache.precompute.compute import compute_plan
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.feed import SourceRenderer
-from logitcache.precompute.plan import make_plan
-from logitcache.precompute.unit import Batch, Block, Work
-from logitcache.precompute.worklist import WorkItem
+from logitcache.precompute.plan.plan import make_plan
+from logitcache.precompute.plan.worklist import WorkItem
+from logitcache.precompute.run.compute import compute_plan
+from logitcache.precompute.run.source_renderer import SourceRenderer
+from logitcache.precompute.run.unit import Batch, Block, Work
 from logitcache.teachers.ensemble import Ensemble
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.synthetic import teacher_logits
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.precompute.plan import Plan
+    from logitcache.precompute.plan.plan import Plan
 
 CLASSES, TOP_K = 1000, 50
 ROWS, UNIT, BATCH = 16384, 4096, 64

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.batch import SparseLogits
-from logitcache.cache.format import default_unit_rows
+from logitcache.cache.format.names import default_unit_rows
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.targets.gather import TargetsReader
 from logitcache.targets.loader import DEFAULT_TARGET_MEMORY
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
     from logitcache.targets.gather import TargetWindow
 

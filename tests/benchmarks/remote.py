@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from moto.server import ThreadedMotoServer
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 from tests.benchmarks.measuring import Measurement

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format import default_unit_rows
-from logitcache.cache.reader import open_cache
+from logitcache.cache.format.names import default_unit_rows
+from logitcache.cache.read.reader import open_cache
 from tests.benchmarks.measuring import Measurement
 from tests.benchmarks.reading import ENCODING, repeated, whole
 from tests.cache.building import (

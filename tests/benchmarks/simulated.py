@@ -9,21 +9,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format import SAMPLES, canonical_json, default_unit_rows, sha256
-from logitcache.cache.groups import TeacherGroup, placement_of
-from logitcache.cache.ledger import Commit, StoredArray, read_commits, write_commit
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
-from logitcache.cache.samples import sample_placement
-from logitcache.cache.units import Conditions
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format.groups import TeacherGroup, placement_of
+from logitcache.cache.format.ledger import Commit, StoredArray, read_commits, write_commit
+from logitcache.cache.format.manifest import DataRecord, Segment, TeacherRecord
+from logitcache.cache.format.names import SAMPLES, canonical_json, default_unit_rows, sha256
+from logitcache.cache.format.samples import sample_placement
+from logitcache.cache.store.base import locate
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.views.spec import ViewsConfig
 from tests.benchmarks.reading import CLASSES, ENCODING, repeated
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitcache.cache.placement import Placement
+    from logitcache.cache.format.placement import Placement
 
 __all__ = ["simulate"]
 

@@ -25,12 +25,12 @@ from timm.task import LogitDistillationTask
 from torch import nn
 
 from logitcache.batch import TargetBatch
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.objectives.label import Label
 from logitcache.objectives.soft import Soft
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.views.spec import ViewsConfig

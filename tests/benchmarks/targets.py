@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import zarr
 
-from logitcache.cache.reader import Cache, open_cache
+from logitcache.cache.read.reader import Cache, open_cache
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.peers.records import record_dtype, records_of
 from tests.benchmarks.peers.stored import log_of

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format import SAMPLE_ARRAYS, Status, canonical_json, sha256
-from logitcache.cache.groups import TeacherGroup
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
-from logitcache.cache.units import Conditions
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format.groups import TeacherGroup
+from logitcache.cache.format.manifest import DataRecord, Segment, TeacherRecord
+from logitcache.cache.format.names import SAMPLE_ARRAYS, Status, canonical_json, sha256
+from logitcache.cache.store.base import locate
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.identity import key_hash
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.logits import label_log_probs, log_softmax
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.location import Location
+    from logitcache.cache.store.base import Location
     from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.choice import Encoding
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
-from logitcache.cache.arrays import open_array
-from logitcache.cache.faults import Cause
-from logitcache.cache.location import locate
+from logitcache.cache.format.arrays import open_array
+from logitcache.cache.read.diagnose import Cause
+from logitcache.cache.store.base import locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

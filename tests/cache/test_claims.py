@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitcache.cache import temporary
-from logitcache.cache.claims import MANIFEST, Claims, Wait
-from logitcache.cache.holder import Holder, new_token
-from logitcache.cache.location import locate
-from logitcache.cache.scan import find_litter
-from logitcache.cache.unchanged import Unchanged
+from logitcache.cache.store import temporary
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.orphans import find_litter
+from logitcache.cache.write.claim_holder import Holder, new_token
+from logitcache.cache.write.claims import MANIFEST, Claims, Wait
+from logitcache.cache.write.unchanged import Unchanged
 from logitcache.errors import StorageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Machine:
         self.patch, self.pid = patch, 1
         self.host, self.boot, self.namespace = "container", "id:first", "pid:1"
         self.running: dict[int, float] = {1: 10.0}
-        for module in ("logitcache.cache.holder", "logitcache.cache.temporary"):
+        for module in ("logitcache.cache.write.claim_holder", "logitcache.cache.store.temporary"):
             patch.setattr(f"{module}.boot_identity", lambda: self.boot)
             patch.setattr(f"{module}.process_namespace", lambda: self.namespace)
             patch.setattr(f"{module}.process_started", self.running.get)
@@ -54,7 +54,7 @@ class Machine:
 
     def restart_process(self, started: float) -> None:
         """Go on as another process, which has other tokens."""
-        self.patch.setattr("logitcache.cache.holder._PROCESS", f"process of {started}")
+        self.patch.setattr("logitcache.cache.write.claim_holder._PROCESS", f"process of {started}")
         self.running[self.pid] = started
 
 
@@ -152,7 +152,7 @@ def test_a_process_that_may_not_be_looked_at_keeps_its_claim(
             raise PermissionError
         return 10.0
 
-    machine.patch.setattr("logitcache.cache.holder.process_started", refused)
+    machine.patch.setattr("logitcache.cache.write.claim_holder.process_started", refused)
     write_claim(tmp_path, "v0-1", claim_of_this_machine(pid=5))
     assert not look(Claims(locate(tmp_path)))
 
@@ -227,8 +227,8 @@ def test_time_in_which_the_waiting_process_was_stopped_does_not_count() -> None:
 
 HOLD = """
 import sys, time
-from logitcache.cache.claims import Claims
-from logitcache.cache.location import locate
+from logitcache.cache.write.claims import Claims
+from logitcache.cache.store.base import locate
 with Claims(locate(sys.argv[1]), stale_seconds=0.4).claimed("v0-1") as won:
     print(won, flush=True)
     time.sleep(600)
@@ -267,13 +267,15 @@ def test_the_end_of_a_process_of_another_container_is_known_by_its_lock(
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "True\n"
-    monkeypatch.setattr("logitcache.cache.holder.process_namespace", lambda: "pid:another")
+    monkeypatch.setattr(
+        "logitcache.cache.write.claim_holder.process_namespace", lambda: "pid:another"
+    )
     monkeypatch.setattr("socket.gethostname", lambda: "another")
     assert not look(Claims(locate(tmp_path)))
     holder.kill()
     holder.communicate()
     with monkeypatch.context() as patch:
-        patch.setattr("logitcache.cache.holder.boot_identity", lambda: "id:another")
+        patch.setattr("logitcache.cache.write.claim_holder.boot_identity", lambda: "id:another")
         assert not look(Claims(locate(tmp_path)))
     with monkeypatch.context() as patch:
         patch.setattr("logitcache.platforms.fcntl", None)

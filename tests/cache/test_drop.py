@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache.describe import describe
-from logitcache.cache.drop import drop_from_cache, finish_drops
-from logitcache.cache.faults import Cause
-from logitcache.cache.format import FEATURES
-from logitcache.cache.local import LocalLocation
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import read_manifest
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format.manifest import read_manifest
+from logitcache.cache.format.names import FEATURES
+from logitcache.cache.read.diagnose import Cause
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.store.local import LocalLocation
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.drop import drop_from_cache, finish_drops
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.errors import UnsupportedFormat, UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
+from logitcache.report.describe import describe
 from logitcache.targets.loader import loader
 from tests.conftest import write_images
 from tests.golden.caches_of import HERE, unpack
@@ -255,7 +255,7 @@ def test_an_old_cache_whose_drop_was_killed_is_kept_from_old_writers(tmp_path: P
     assert (before.format, before.requires) == (1, ())
     gone = next(iter(before.teachers))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("logitcache.cache.drop.finish_drops", stop_after(1, finish_drops))
+        patch.setattr("logitcache.cache.write.drop.finish_drops", stop_after(1, finish_drops))
         with pytest.raises(Killed):
             drop_from_cache(old, teachers=[gone])
     between = read_manifest(locate(str(old)))

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache.describe import describe
-from logitcache.cache.format import sha256
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import read_manifest
-from logitcache.cache.partners import mixed_views
-from logitcache.cache.probes import probed, read_probes
-from logitcache.cache.reader import open_cache
-from logitcache.cache.teacher_lock import LockedFields
-from logitcache.cache.verify import verify
+from logitcache.cache.format.fingerprints import probed, read_probes
+from logitcache.cache.format.manifest import read_manifest
+from logitcache.cache.format.names import sha256
+from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.format.teacher_lock import LockedFields
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.verify import verify
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, CacheError
-from logitcache.precompute.lock import as_locked
+from logitcache.precompute.plan.teacher_lock import as_locked
+from logitcache.report.describe import describe
 from logitcache.teachers.member import TeacherConfig
 from logitcache.views.probes import Probe
 from logitcache.views.recipe import recipe_id

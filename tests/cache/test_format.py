@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from logitcache.cache.format import (
+from logitcache.cache.format.names import (
     canonical_json,
     check_name,
     check_new_name,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from logitcache.cache.local import LocalLocation
-from logitcache.cache.location import locate
+from logitcache.cache.store.base import locate
+from logitcache.cache.store.local import LocalLocation
 from logitcache.errors import StorageError, UsageError
 
 

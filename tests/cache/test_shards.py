@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec
 
-from logitcache.cache.arrays import create_array, open_array
-from logitcache.cache.local import LocalLocation
-from logitcache.cache.location import Location, locate
-from logitcache.cache.reader import open_cache
-from logitcache.cache.shards import BadShardError, ShardLayout, decode_shard, parse_array
+from logitcache.cache.format.arrays import create_array, open_array
+from logitcache.cache.format.shards import BadShardError, ShardLayout, decode_shard, parse_array
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import Location, locate
+from logitcache.cache.store.local import LocalLocation
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
@@ -206,8 +206,8 @@ def test_units_come_in_the_order_wanted(tmp_path: Path) -> None:
 
 def test_other_codecs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An array that another tool wrote, committed all the same: nothing bounds what gzip makes."""
-    monkeypatch.setattr("logitcache.cache.arrays._compressors", lambda _: [GzipCodec()])
-    monkeypatch.setattr("logitcache.cache.placement.Placement.layout", lambda *_: None)
+    monkeypatch.setattr("logitcache.cache.format.arrays._compressors", lambda _: [GzipCodec()])
+    monkeypatch.setattr("logitcache.cache.format.placement.Placement.layout", lambda *_: None)
     make_cache(tmp_path, {"a": (DenseEncoding(30), LOGITS)}, ROWS)
     monkeypatch.undo()
     codecs = json.loads((tmp_path / "teachers/a/logp/zarr.json").read_bytes())["codecs"]

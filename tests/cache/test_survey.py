@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from logitcache.cache.format import Status
-from logitcache.cache.reader import open_cache
-from logitcache.cache.survey import survey
+from logitcache.cache.format.names import Status
+from logitcache.cache.read.reader import open_cache
 from logitcache.cli.survey import run_survey
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.errors import CacheDamaged, CacheUnsealed
+from logitcache.report.survey import survey
 from tests.cache.building import CLASS_NAMES, VIEW, make_cache, start_cache
 
 if TYPE_CHECKING:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from logitcache.cache.describe import describe
-from logitcache.cache.faults import Cause
-from logitcache.cache.location import locate
-from logitcache.cache.mend import rewrite_unsealed
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
-from logitcache.cache.withdraw import withdraw_images
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.read.diagnose import Cause
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.restore import rewrite_unsealed
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.exclude import withdraw_images
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheDamaged, UsageError
+from logitcache.report.describe import describe
 from tests.cache.building import (
     declare,
     encode,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from logitcache.cache import format as cache_format
-from logitcache.cache.faults import Cause
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import Segment
-from logitcache.cache.reader import open_cache
-from logitcache.cache.units import Conditions
-from logitcache.cache.verify import VerifyProgress, verify
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format import names as cache_format
+from logitcache.cache.format.manifest import Segment
+from logitcache.cache.read.diagnose import Cause
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.verify import VerifyProgress, verify
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheDamaged, CacheError, UnsupportedFormat

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache.describe import describe
-from logitcache.cache.format import NO_VIEW, SAMPLES
-from logitcache.cache.ledger import committed_units
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import Segment, read_manifest
-from logitcache.cache.reader import open_cache
-from logitcache.cache.units import Conditions
-from logitcache.cache.verify import verify
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format.ledger import committed_units
+from logitcache.cache.format.manifest import Segment, read_manifest
+from logitcache.cache.format.names import NO_VIEW, SAMPLES
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import (
@@ -24,8 +23,9 @@ from logitcache.errors import (
     UnsupportedFormat,
     UsageError,
 )
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
+from logitcache.report.describe import describe
 from tests.cache.building import (
     MORE_VIEWS,
     UNIT,

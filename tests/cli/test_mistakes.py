@@ -22,8 +22,8 @@ import yaml
 from safetensors.torch import save_file
 
 from logitcache.cli.app import app
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from tests.conftest import jpeg, shape_image, write_images, write_teacher
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from logitcache.cli.app import app
 from logitcache.cli.plan import print_estimate
 from logitcache.errors import UsageError
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.estimate import DeviceEstimate, estimate_cache
+from logitcache.precompute.estimate.estimate import DeviceEstimate, estimate_cache
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from tests.conftest import jpeg, shape_image
 from tests.precompute.test_audit import change_row, of_another_image
 from tests.precompute.test_trust import rotate_labels
@@ -176,7 +176,7 @@ def test_options_that_cannot_be(
 
 
 def test_images_of_every_view_are_chosen_by_number_range_and_id() -> None:
-    from logitcache.cache.choose_views import choose_views
+    from logitcache.cache.read.view_selection import choose_views
     from logitcache.errors import UsageError
 
     ids = [f"v{number:03x}{'0' * 12}" for number in np.arange(12) * 7] + ["v0001", "v0002", "3"]

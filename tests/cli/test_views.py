@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from logitcache.cli.app import app
 from logitcache.errors import PixelDrift, UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.views import colour
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from PIL import Image
 from logitcache.data.decode import DECODING
 from logitcache.data.readers import open_source
 from logitcache.data.sample import sample_images
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from tests.conftest import jpeg, shape_image
 
 if TYPE_CHECKING:

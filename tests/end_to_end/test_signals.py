@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from tests.training.test_loop import VIT
 
 if TYPE_CHECKING:

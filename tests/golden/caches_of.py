@@ -36,13 +36,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from logitcache.cache.reader import open_cache
-from logitcache.cache.withdraw import withdraw_images
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.write.exclude import withdraw_images
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheUnsealed, Interrupted
 from logitcache.networks.build import NetworkConfig, build_network
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.targets.loader import loader
 from tests.cache.building import make_cache
 from tests.golden.odd_images import read_files
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
 
 HERE = Path(__file__).parent / "caches"
 CLASSES = tuple(f"class-{letter}" for letter in "abcdefghijkl")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache.describe import describe
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.verify.verify import verify
 from logitcache.errors import CacheUnsealed
-from logitcache.precompute.local import build_cache
+from logitcache.precompute.build import build_cache
+from logitcache.report.describe import describe
 from tests.golden.caches_of import (
     HERE,
     IMAGES,
@@ -32,7 +32,7 @@ from tests.golden.caches_of import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from logitcache.precompute.local import Summary
+    from logitcache.precompute.build import Summary
 
 SEALED = sorted(path.with_suffix("") for path in HERE.glob("*/*.npz"))
 UNSEALED = sorted(HERE.glob("*/unsealed.tar.xz"))

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numcodecs import blosc
 
-from logitcache.cache.format import canonical_json, sha256
-from logitcache.cache.groups import TeacherGroup
-from logitcache.cache.manifest import TeacherRecord
-from logitcache.cache.probes import write_probes
-from logitcache.cache.units import Conditions
-from logitcache.cache.withdraw import withdraw_images
+from logitcache.cache.format.fingerprints import write_probes
+from logitcache.cache.format.groups import TeacherGroup
+from logitcache.cache.format.manifest import TeacherRecord
+from logitcache.cache.format.names import canonical_json, sha256
+from logitcache.cache.write.exclude import withdraw_images
+from logitcache.cache.write.unit_commit import Conditions
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.views.mix import match_partners

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logitcache.cache.describe import describe
-from logitcache.cache.verify import verify
+from logitcache.cache.verify.verify import verify
 from logitcache.errors import LogitcacheError
+from logitcache.report.describe import describe
 from tests.hostile.forge import Forgery
 from tests.hostile.inputs import intact
 from tests.hostile.test_hostile import MEGABYTES, SECONDS

@@ -14,12 +14,12 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logitcache.cache.location import locate
-from logitcache.cache.mend import rewrite_unsealed
-from logitcache.cache.partners import mixed_views
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.restore import rewrite_unsealed
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.cli import app as cli
 from logitcache.cli import maintain, options, tables, trust  # noqa: F401  # what commands import
 from logitcache.errors import LogitcacheError

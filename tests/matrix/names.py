@@ -81,9 +81,9 @@ def run(inputs: Path, out: Path, order: str) -> dict[str, Any]:
     _list_in_order(order)
     import torch
 
-    from logitcache.cache.reader import open_cache
+    from logitcache.cache.read.reader import open_cache
+    from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
-    from logitcache.precompute.local import build_cache
     from logitcache.training.config import TrainConfig
     from logitcache.training.loop import train_student
 

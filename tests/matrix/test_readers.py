@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import zarr
 
-from logitcache.cache.format import SAMPLE_ARRAYS
-from logitcache.cache.partners import mixed_views
-from logitcache.cache.reader import open_cache
+from logitcache.cache.format.names import SAMPLE_ARRAYS
+from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.read.reader import open_cache
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from tests.conftest import write_images
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
 
     Read = Callable[[str, str], NDArray[Any]]
     """Returns a whole array, by the path of its group and its name."""

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format import NO_VIEW, SAMPLES, Status, canonical_json, sha256
-from logitcache.cache.groups import TeacherGroup
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import DataRecord, Segment, TeacherRecord
-from logitcache.cache.units import Conditions
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format.groups import TeacherGroup
+from logitcache.cache.format.manifest import DataRecord, Segment, TeacherRecord
+from logitcache.cache.format.names import NO_VIEW, SAMPLES, Status, canonical_json, sha256
+from logitcache.cache.store.base import locate
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.identity import key_hash
 from logitcache.encoding.sparse import SparseEncoding
-from logitcache.precompute.background import Background
-from logitcache.precompute.unit import Batch, Block, Work, compute_item
-from logitcache.precompute.worklist import Missing, worklist
+from logitcache.precompute.plan.worklist import Missing, worklist
+from logitcache.precompute.run.background import Background
+from logitcache.precompute.run.unit import Batch, Block, Work, compute_item
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.location import Location
+    from logitcache.cache.store.base import Location
     from logitcache.errors import UnreadableImage
-    from logitcache.precompute.worklist import WorkItem
+    from logitcache.precompute.plan.worklist import WorkItem
 
 CLASSES, UNIT, BATCH, ROWS = 40, 32, 8, 100
 RECIPES = {view.id: view.to_json() for view in ViewsConfig(count=2).views()}

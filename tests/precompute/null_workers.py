@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from logitcache.cache.claims import Claims
-from logitcache.cache.location import locate
-from logitcache.cache.units import Conditions
+from logitcache.cache.store.base import locate
+from logitcache.cache.write.claims import Claims
+from logitcache.cache.write.unit_commit import Conditions
 from logitcache.errors import DataMismatch
-from logitcache.precompute.share import Turns
-from logitcache.precompute.unit import Work
+from logitcache.precompute.run.claim_queue import Turns
+from logitcache.precompute.run.unit import Work
 from tests.precompute import null
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from logitcache.data.source import Source
-    from logitcache.precompute.plan import Plan
-    from logitcache.precompute.worklist import WorkItem
+    from logitcache.precompute.plan.plan import Plan
+    from logitcache.precompute.plan.worklist import WorkItem
 
 TEACHERS = {"coarse": null.UNIT, "fine": null.UNIT // 2}
 
@@ -117,7 +117,7 @@ class NullBench:
 
 def null_plan(path: Path, rows: int = null.ROWS) -> Plan:
     """Declare a cache of two teachers and two views, and list what it lacks."""
-    from logitcache.precompute.plan import Plan  # workers need not import torch
+    from logitcache.precompute.plan.plan import Plan  # workers need not import torch
 
     writer = null.open_or_create(path, rows)
     null.declare_all(writer, TEACHERS, null.VIEWS)

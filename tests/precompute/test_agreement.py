@@ -9,12 +9,12 @@ import pytest
 
 from logitcache.data.readers import open_source
 from logitcache.errors import DataError, LogitcacheError
-from logitcache.precompute import agreement as room
-from logitcache.precompute.agreement import Disagreement, agreement_of, named
+from logitcache.precompute.cluster import environment_check as room
+from logitcache.precompute.cluster.environment_check import Disagreement, agreement_of, named
+from logitcache.precompute.cluster.worker import WorkbenchOpener
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.environment import versions
-from logitcache.precompute.plan import make_plan
-from logitcache.precompute.worker import WorkbenchOpener
+from logitcache.precompute.plan.plan import make_plan
 from logitcache.teachers.ensemble import Ensemble
 from tests.conftest import write_teacher
 

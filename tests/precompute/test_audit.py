@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache.format import commit_key
-from logitcache.cache.ledger import read_commits
-from logitcache.cache.location import locate
-from logitcache.cache.reader import open_cache
-from logitcache.cache.units import Conditions
-from logitcache.cache.verify import verify
-from logitcache.cache.withdraw import withdraw_images
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format.ledger import read_commits
+from logitcache.cache.format.names import commit_key
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.exclude import withdraw_images
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.cache.write.writer import CacheWriter
+from logitcache.check.audit import TeacherAudit, _sampled, audit_teacher, audit_teachers
 from logitcache.data.readers import open_source
 from logitcache.errors import NonFiniteLogits, UsageError
-from logitcache.precompute.audit import TeacherAudit, _sampled, audit_teacher, audit_teachers
-from logitcache.precompute.local import build_cache
+from logitcache.precompute.build import build_cache
 from logitcache.teachers.member import Member, TeacherConfig
 from logitcache.views.notation import parse_derived
 from logitcache.views.render import BatchRequest
@@ -43,7 +43,7 @@ from tests.golden.caches_of import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
     from logitcache.views.spec import View
 

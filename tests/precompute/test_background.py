@@ -6,7 +6,7 @@ import time
 import pytest
 
 from logitcache.errors import Interrupted
-from logitcache.precompute.background import Background
+from logitcache.precompute.run.background import Background
 
 
 def test_things_are_done_in_order_by_another_thread() -> None:

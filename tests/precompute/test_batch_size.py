@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import read_manifest
-from logitcache.cache.reader import open_cache
+from logitcache.cache.format.manifest import read_manifest
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
 from logitcache.errors import CacheError, NetworkError, UsageError
-from logitcache.precompute.batch_size import choose_batch
-from logitcache.precompute.local import build_cache
+from logitcache.precompute.build import build_cache
+from logitcache.precompute.sample.batch_size import choose_batch
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.teachers.member import Member, TeacherConfig
 from tests.precompute.test_building import commits, config
@@ -106,7 +106,7 @@ def test_the_fastest_batch_is_found(teachers: Teachers, monkeypatch: pytest.Monk
         return np.zeros((len(pixels), 3), dtype=np.float32), {}
 
     monkeypatch.setattr(Member, "answer_and_keep", clocked)
-    monkeypatch.setattr("logitcache.precompute.batch_size.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("logitcache.precompute.sample.batch_size.time.perf_counter", lambda: now[0])
     assert choose_batch(ensemble, ["cnn"], "auto")[0] == 64
     assert choose_batch(ensemble, [], "auto")[0] == 16
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logitcache.cache.arrays import packed_bytes
-from logitcache.cache.reader import open_cache
+from logitcache.cache.format.arrays import packed_bytes
+from logitcache.cache.read.reader import open_cache
 from logitcache.encoding.fidelity import measure_fidelity
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
-from logitcache.precompute.local import build_cache
+from logitcache.precompute.build import build_cache
 from tests.benchmarks.synthetic import teacher_logits
 from tests.cache.building import declare, encode, samples_of, start_cache, write_teacher
 from tests.conftest import jpeg, shape_image

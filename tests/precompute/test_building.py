@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache.format import Status
-from logitcache.cache.reader import open_cache
+from logitcache.cache.format.names import Status
+from logitcache.cache.read.reader import open_cache
 from logitcache.data.identity import content_digest
 from logitcache.data.readers import open_source
 from logitcache.encoding.logits import log_softmax
@@ -33,8 +33,8 @@ from logitcache.errors import (
     UsageError,
 )
 from logitcache.networks.build import NetworkConfig, build_network
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.render import render
 from logitcache.views.spec import parse_view
@@ -43,7 +43,7 @@ from tests.conftest import jpeg, shape_image, write_images, write_teacher
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from logitcache.precompute.compute import Progress
+    from logitcache.precompute.run.compute import Progress
 
 ROOT = Path(__file__).parents[2]
 Teachers = dict[str, dict[str, str]]
@@ -139,9 +139,9 @@ def test_killed_in_a_process_of_its_own_it_resumes(
     values = config(tmp_path / "c", images, teachers).model_dump(mode="json")
     script = (
         "import json, os, signal, sys, torch\n"
-        "from logitcache.cache import units\n"
+        "from logitcache.cache.write import unit_commit as units\n"
         "from logitcache.precompute.config import PrecomputeConfig\n"
-        "from logitcache.precompute.local import build_cache\n"
+        "from logitcache.precompute.build import build_cache\n"
         "torch.set_num_threads(1)\n"
         "write, count = units.write_commit, 0\n"
         "def counting(*args):\n"

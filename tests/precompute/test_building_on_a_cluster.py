@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cache.survey import survey
 from logitcache.errors import UsageError
-from logitcache.precompute.cluster import local_cluster
+from logitcache.precompute.build import build_cache
+from logitcache.precompute.cluster.cluster import local_cluster
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
+from logitcache.report.survey import survey
 from tests.end_to_end.test_signals import wait_for
 from tests.reliability.kills import snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitcache.precompute.compute import Progress
+    from logitcache.precompute.run.compute import Progress
 
 Teachers = dict[str, dict[str, str]]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from logitcache.errors import ClusterError, DataMismatch, Interrupted, UsageError
-from logitcache.precompute.cluster import compute_on_cluster, joined, local_cluster
+from logitcache.precompute.cluster.cluster import compute_on_cluster, joined, local_cluster
 from tests.precompute import null
 from tests.precompute.null_workers import TEACHERS, NullOpener, null_plan
 from tests.reliability.kills import snapshot
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
-    from logitcache.precompute.compute import Progress
-    from logitcache.precompute.plan import Plan
+    from logitcache.precompute.plan.plan import Plan
+    from logitcache.precompute.run.compute import Progress
 
 ROWS = 500  # 16 blocks, 32 of the coarse units and 64 of the fine ones
 
@@ -145,7 +145,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
 def test_a_stopped_worker_loses_its_item_and_what_it_commits_later_changes_nothing(
     client: Client, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logitcache.cache.claims.STALE_SECONDS", 2.0)
+    monkeypatch.setattr("logitcache.cache.write.claims.STALE_SECONDS", 2.0)
     plan = null_plan(tmp_path / "c", ROWS)
     stopped: list[int] = []
 
@@ -257,7 +257,7 @@ def test_a_scheduler_that_dies(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logitcache.precompute.crew._PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("logitcache.precompute.cluster.worker_pool._PATIENCE_SECONDS", 0.5)
     with (
         local_cluster(0, gpus=False) as client,
         pytest.raises(ClusterError, match=r"has no workers[\s\S]*dask worker"),

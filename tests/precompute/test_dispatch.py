@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from logitcache.errors import ClusterError
-from logitcache.precompute.dispatch import Dispatch
-from logitcache.precompute.worklist import WorkItem
+from logitcache.precompute.cluster.dispatch import Dispatch
+from logitcache.precompute.plan.worklist import WorkItem
 
 A, B = "tcp://a", "tcp://b"
 

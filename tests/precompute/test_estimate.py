@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cache.describe import describe
 from logitcache.encoding.choice import parse_encoding
 from logitcache.errors import UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.estimate import Estimate, estimate_cache
-from logitcache.precompute.local import build_cache
-from logitcache.precompute.payback import break_even_epochs
+from logitcache.precompute.estimate.break_even import break_even_epochs
+from logitcache.precompute.estimate.estimate import Estimate, estimate_cache
+from logitcache.report.describe import describe
 from tests.conftest import jpeg, shape_image, write_teacher
 
 if TYPE_CHECKING:

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache.describe import describe
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.verify.verify import verify
+from logitcache.check.repair import RepairConfig, repair_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.errors import Interrupted, NonFiniteLogits, UsageError
 from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.networks.taps import TappedNetwork
-from logitcache.precompute.local import build_cache
-from logitcache.precompute.repair import RepairConfig, repair_cache
+from logitcache.precompute.build import build_cache
+from logitcache.report.describe import describe
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.render import render
 from logitcache.views.spec import parse_view
@@ -28,7 +28,7 @@ from tests.precompute.test_building import commits, config
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
 
 Teachers = dict[str, dict[str, Any]]
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cache.location import locate
+from logitcache.cache.store.base import locate
 from logitcache.errors import CacheError, DataMismatch, Interrupted, UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.estimate import estimate_cache
-from logitcache.precompute.local import build_cache
+from logitcache.precompute.estimate.estimate import estimate_cache
 from tests.conftest import jpeg, shape_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitcache.precompute.lacking import Lacking
+    from logitcache.precompute.plan.pending import Lacking
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from logitcache.errors import UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 
 if TYPE_CHECKING:
     from pathlib import Path

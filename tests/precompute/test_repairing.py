@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache import format as cache_format
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import Segment
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
-from logitcache.cache.withdraw import withdraw_images
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format import names as cache_format
+from logitcache.cache.format.manifest import Segment
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.exclude import withdraw_images
+from logitcache.cache.write.writer import CacheWriter
+from logitcache.check.repair import RepairConfig, RepairSummary, repair_cache
 from logitcache.errors import CacheDamaged, CacheError, DataMismatch, Interrupted, UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
-from logitcache.precompute.repair import RepairConfig, RepairSummary, repair_cache
 from tests.cache.damage import DAMAGES
 from tests.conftest import write_teacher
 

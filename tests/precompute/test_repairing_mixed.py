@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
-from logitcache.cache.withdraw import withdraw_images
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.exclude import withdraw_images
 from logitcache.errors import CacheDamaged, DataMismatch
 from tests.precompute.test_repairing import precompute, repair, snapshot
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from logitcache.cache.format import Status
-from logitcache.cache.reader import open_cache
+from logitcache.cache.format.names import Status
+from logitcache.cache.read.reader import open_cache
 from logitcache.encoding.logits import log_softmax
 from logitcache.errors import Interrupted, NonFiniteLogits, UnreadableImage
 from tests.precompute import null

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache.describe import describe
-from logitcache.cache.format import NO_VIEW, SAMPLES
-from logitcache.cache.ledger import committed_units
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import Segment, read_manifest
+from logitcache.cache.format.ledger import committed_units
+from logitcache.cache.format.manifest import Segment, read_manifest
+from logitcache.cache.format.names import NO_VIEW, SAMPLES
+from logitcache.cache.store.base import locate
 from logitcache.encoding.fidelity import add_up, fidelity_of, measure_fidelity, row_losses
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import Interrupted
-from logitcache.precompute.sampling import SAMPLED_ROWS, FidelitySample
+from logitcache.precompute.run.compared_rows import SAMPLED_ROWS, FidelitySample
+from logitcache.report.describe import describe
 from tests.cache.building import declare, make_cache, start_cache
 from tests.precompute import null
 

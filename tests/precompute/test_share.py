@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logitcache.cache.claims import CLAIMS, Claims
-from logitcache.cache.location import locate
-from logitcache.cache.units import Conditions
-from logitcache.precompute.background import Background
-from logitcache.precompute.share import Turns
-from logitcache.precompute.unit import Work, compute_item
+from logitcache.cache.store.base import locate
+from logitcache.cache.write.claims import CLAIMS, Claims
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.precompute.run.background import Background
+from logitcache.precompute.run.claim_queue import Turns
+from logitcache.precompute.run.unit import Work, compute_item
 from tests.precompute import null
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from logitcache.cache.writer import CacheWriter
-    from logitcache.precompute.worklist import WorkItem
+    from logitcache.cache.write.writer import CacheWriter
+    from logitcache.precompute.plan.worklist import WorkItem
 
 WAIT_SECONDS = 20.0
 FIRST = null.VIEWS[0]

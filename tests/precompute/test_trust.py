@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache.format import NO_VIEW, SAMPLES, commit_key
-from logitcache.cache.local import LocalLocation
-from logitcache.cache.location import locate
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format.names import NO_VIEW, SAMPLES, commit_key
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.store.local import LocalLocation
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.writer import CacheWriter
+from logitcache.check.audit import audit_teachers
+from logitcache.check.images import check_images
+from logitcache.check.stored_rows import StoredReader, StoredRows
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheError, DataMismatch, NetworkError, StorageError
-from logitcache.precompute.audit import audit_teachers
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.environment import versions
-from logitcache.precompute.images import check_images
-from logitcache.precompute.local import build_cache
-from logitcache.precompute.lock import lock_differences
-from logitcache.precompute.preflight import accuracy_floor, check_accuracy
-from logitcache.precompute.stored_rows import StoredReader, StoredRows
+from logitcache.precompute.plan.preflight import accuracy_floor, check_accuracy
+from logitcache.precompute.plan.teacher_lock import lock_differences
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.teachers.member import Member, TeacherConfig
 from tests.conftest import jpeg, shape_image, write_images, write_teacher
@@ -36,7 +36,7 @@ from tests.conftest import jpeg, shape_image, write_images, write_teacher
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitcache.precompute.local import Summary
+    from logitcache.precompute.build import Summary
 
 Teachers = dict[str, dict[str, str]]
 
@@ -172,7 +172,7 @@ def test_other_versions_are_told_and_do_not_block(
     cache: Path, images: Path, teachers: Teachers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = versions()
-    monkeypatch.setattr("logitcache.precompute.plan.versions", lambda: {**now, "torch": "9.9"})
+    monkeypatch.setattr("logitcache.precompute.plan.plan.versions", lambda: {**now, "torch": "9.9"})
     summary = precompute(cache, images, {"cnn": teachers["cnn"]})
     assert summary.computed == 0
     assert summary.notes == (f"teacher cnn began with other versions: torch {now['torch']} -> 9.9",)
@@ -320,7 +320,7 @@ def test_two_runs_share_the_work(images: Path, teachers: Teachers, tmp_path: Pat
     script = (
         "import json, sys, torch\n"
         "from logitcache.precompute.config import PrecomputeConfig\n"
-        "from logitcache.precompute.local import build_cache\n"
+        "from logitcache.precompute.build import build_cache\n"
         "torch.set_num_threads(1)\n"
         "config = PrecomputeConfig.parse(json.loads(sys.argv[1]), '')\n"
         "print(json.dumps(build_cache(config).computed))\n"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cache.holder import Holder
-from logitcache.cache.verify import verify
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.claim_holder import Holder
 from logitcache.cli.progress import ProgressLine
 from logitcache.errors import Interrupted
-from logitcache.precompute.compute import Progress
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
+from logitcache.precompute.run.compute import Progress
 from tests.conftest import write_images
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def test_a_run_says_for_whom_it_waits_and_goes_on_when_the_claim_is_stale(
     cache = tmp_path / "cache"
     leave_claims(cache, views[1:], host="another", pid=77)
     (cache / "claims/manifest.json").unlink()
-    monkeypatch.setattr("logitcache.cache.claims.STALE_SECONDS", 1.5)
+    monkeypatch.setattr("logitcache.cache.write.claims.STALE_SECONDS", 1.5)
     waits: list[str] = []
     with ProgressLine("precompute") as line:
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from logitcache.precompute.worklist import Missing, WorkItem, worklist
+from logitcache.precompute.plan.worklist import Missing, WorkItem, worklist
 
 U = 32
 

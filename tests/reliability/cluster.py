@@ -9,11 +9,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
-from logitcache.precompute.cluster import local_cluster
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.verify.verify import verify
+from logitcache.precompute.build import build_cache
+from logitcache.precompute.cluster.cluster import local_cluster
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from tests.conftest import write_images, write_teacher
 from tests.reliability.kills import same_arrays, snapshot
 

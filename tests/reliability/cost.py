@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from logitcache.cache.format import SAMPLE_ARRAYS
-from logitcache.cache.location import locate
-from logitcache.cache.manifest import DataRecord, Segment
-from logitcache.cache.units import Conditions
-from logitcache.cache.verify import verify
-from logitcache.cache.writer import CacheWriter
+from logitcache.cache.format.manifest import DataRecord, Segment
+from logitcache.cache.format.names import SAMPLE_ARRAYS
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.identity import content_digest
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.dense import DenseEncoding
@@ -62,8 +62,8 @@ def digests(folder: Path, images: int = 48, size: tuple[int, int] = (500, 375)) 
     import torch
     from safetensors.torch import save_file
 
+    from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
-    from logitcache.precompute.local import build_cache
 
     _photographs(folder / "images", images, size)
     network = timm.create_model("resnet50", num_classes=2)
@@ -85,7 +85,7 @@ def digests(folder: Path, images: int = 48, size: tuple[int, int] = (500, 375)) 
         "device": "cpu",
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("logitcache.precompute.feed.content_digest", timed)
+        patch.setattr("logitcache.precompute.run.source_renderer.content_digest", timed)
         summary = build_cache(PrecomputeConfig.parse(values, "cost"))
     file_bytes = [path.stat().st_size for path in (folder / "images").rglob("*.jpg")]
     return {

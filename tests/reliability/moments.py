@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cache.local import LocalLocation
+from logitcache.cache.store.local import LocalLocation
 from logitcache.encoding.sparse import SparseEncoding
 from tests.precompute import null
 

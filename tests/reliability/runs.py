@@ -15,7 +15,7 @@ import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.verify import verify
+from logitcache.cache.verify.verify import verify
 from tests.conftest import write_images
 from tests.reliability.files import FileMoments
 from tests.reliability.kills import snapshot
@@ -134,7 +134,7 @@ def _in_a_child(
     """Run something in a process of its own, and return its exit code and what it noted."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["logitcache.training.loop", "logitcache.precompute.local", "logitcache.cli.run"]
+        ["logitcache.training.loop", "logitcache.precompute.build", "logitcache.cli.run"]
     )
     log = out.with_name(f"{out.name}.log")
     log.unlink(missing_ok=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from logitcache.cache import remote
-from logitcache.cache.retry import RetryPolicy
+from logitcache.cache.store import remote
+from logitcache.cache.store.retry import RetryPolicy
 from tests.remote.buckets import CREDENTIALS
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fsspec.asyn import AsyncFileSystem
 
-from logitcache.cache import bodies
-from logitcache.cache.failures import Failure
-from logitcache.cache.location import MOST_NUMBERED, locate, numbers
+from logitcache.cache.store import bodies
+from logitcache.cache.store.base import MOST_NUMBERED, locate, numbers
+from logitcache.cache.store.failures import Failure
 from logitcache.errors import CacheDamaged, StorageError
 from tests.remote.servers import Answer, Behaviour, FaultyServer, from_folder, from_upstream
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from logitcache.cache.location import Location
+    from logitcache.cache.store.base import Location
 
 PIECE = bytes(2**16)
 XML = {"Content-Type": "application/xml"}

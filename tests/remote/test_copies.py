@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from logitcache.cache.copies import LocalCopies, default_copies
-from logitcache.cache.format import sha256
+from logitcache.cache.format.names import sha256
+from logitcache.cache.read.shard_cache import LocalCopies, default_copies
 
 
 def content(number: int, size: int = 100) -> tuple[str, bytes]:

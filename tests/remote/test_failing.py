@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache import remote
-from logitcache.cache.failures import Failure, failure_of
-from logitcache.cache.location import locate
-from logitcache.cache.reader import open_cache
-from logitcache.cache.remote import RemoteLocation
-from logitcache.cache.verify import verify
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store import remote
+from logitcache.cache.store.base import locate
+from logitcache.cache.store.failures import Failure, failure_of
+from logitcache.cache.store.remote import RemoteLocation
+from logitcache.cache.verify.verify import verify
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, CacheError, StorageError
 from tests.cache.building import VIEW, make_cache

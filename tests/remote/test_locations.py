@@ -15,18 +15,18 @@ import fsspec
 import numpy as np
 import pytest
 
-from logitcache.cache.claims import Claims
-from logitcache.cache.describe import describe
-from logitcache.cache.ledger import Commit, StoredArray, read_commits, write_commit
-from logitcache.cache.location import locate, numbers
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
-from logitcache.cache.withdraw import withdraw_images
+from logitcache.cache.format.ledger import Commit, StoredArray, read_commits, write_commit
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate, numbers
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.claims import Claims
+from logitcache.cache.write.exclude import withdraw_images
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheDamaged, StorageError, UsageError, redacted
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
+from logitcache.report.describe import describe
 from logitcache.training.config import TrainConfig
 from tests.cache.building import VIEW, encode, make_cache
 from tests.precompute import null
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.location import Location
+    from logitcache.cache.store.base import Location
     from logitcache.encoding.choice import Encoding
 
 ROWS = 40

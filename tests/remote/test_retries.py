@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cache import remote, retry
-from logitcache.cache.failures import TRANSIENT, Failure, failure_of, retry_after
-from logitcache.cache.location import locate
-from logitcache.cache.remote import RemoteLocation
-from logitcache.cache.retry import PATIENCE, RetryPolicy, environment_policy
+from logitcache.cache.store import remote, retry
+from logitcache.cache.store.base import locate
+from logitcache.cache.store.failures import TRANSIENT, Failure, failure_of, retry_after
+from logitcache.cache.store.remote import RemoteLocation
+from logitcache.cache.store.retry import PATIENCE, RetryPolicy, environment_policy
 from logitcache.cli.app import main
 from logitcache.errors import StorageError, UsageError
 from tests.remote.servers import Behaviour, FaultyServer, from_folder, from_upstream

@@ -10,13 +10,13 @@ import pytest
 import timm
 import torch
 
-from logitcache.cache.describe import describe
-from logitcache.cache.location import locate
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.verify import verify
 from logitcache.cli.app import main
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
+from logitcache.report.describe import describe
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 from tests.cache.building import make_cache
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from logitcache.cache.ledger import StoredArray
+    from logitcache.cache.format.ledger import StoredArray
 
 Teachers = dict[str, dict[str, str]]
 STUDENT = {

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache.describe import describe
-from logitcache.cache.location import locate
-from logitcache.cache.reader import open_cache
-from logitcache.cache.verify import verify
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.verify import verify
+from logitcache.check.repair import RepairConfig, repair_cache
 from logitcache.cli.app import main
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, StorageError
-from logitcache.precompute.repair import RepairConfig, repair_cache
+from logitcache.report.describe import describe
 from tests.cache.building import VIEW, make_cache
 from tests.remote.servers import Answer, Behaviour, FaultyServer, from_folder, from_upstream
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from logitcache.cache.local import LocalLocation
-from logitcache.cache.location import locate
-from logitcache.cache.urls import parse_url
+from logitcache.cache.store.base import locate
+from logitcache.cache.store.local import LocalLocation
+from logitcache.cache.store.urls import parse_url
 from logitcache.errors import UsageError
 from tests.remote.servers import FaultyServer, from_folder
 

@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logitcache.cache.groups import placement_of
+from logitcache.cache.format.groups import placement_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from logitcache.cache.ledger import StoredArray
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.format.ledger import StoredArray
+    from logitcache.cache.read.reader import Cache
     from tests.remote.servers import Request
 
 __all__ = ["Traffic", "stored_targets", "traffic_of"]

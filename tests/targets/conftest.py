@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logitcache.cache.reader import Cache, open_cache
+from logitcache.cache.read.reader import Cache, open_cache
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 
 if TYPE_CHECKING:
     from pathlib import Path

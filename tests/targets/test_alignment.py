@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from logitcache.batch import DenseLogits, SparseLogits, TeacherLogits
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.errors import DataMismatch
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
 
 ROWS, CLASSES, BLOCK = 1600, 10, 512
 RIGHT = 0.8

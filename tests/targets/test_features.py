@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache import format as cache_format
-from logitcache.cache.reader import Cache, open_cache
+from logitcache.cache.format import names as cache_format
+from logitcache.cache.read.reader import Cache, open_cache
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.targets.loader import Targets, loader
 from logitcache.views.spec import parse_view
 from logitcache.views.tokens import kept_tokens

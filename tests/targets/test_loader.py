@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from logitcache.batch import DenseLogits, SparseLogits, TargetBatch
-from logitcache.cache.reader import Cache, open_cache
+from logitcache.cache.read.reader import Cache, open_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheDamaged, DataMismatch, UsageError

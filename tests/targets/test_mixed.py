@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheDamaged, UnreadableImage, UsageError
-from logitcache.precompute import feed
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
+from logitcache.precompute.run import source_renderer as feed
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.match import match_rows, number_rows
 from logitcache.targets.pairs import find_pairs
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import TargetBatch
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
 
 Teachers = dict[str, dict[str, str]]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from logitcache.cache.reader import Cache
+    from logitcache.cache.read.reader import Cache
 
 BATCH = 7  # of the 60 images of the cache: eight whole batches and one of four
 

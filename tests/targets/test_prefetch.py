@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from logitcache.batch import DenseLogits, TargetBatch
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from logitcache.errors import CacheDamaged
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.prefetch import ReadAhead
 

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.draws import words
 from logitcache.errors import CacheDamaged, DataMismatch, ParameterDrift, PixelDrift
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.targets import probes as checking
 from logitcache.targets.loader import loader
 from logitcache.targets.probes import check_probes

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import yaml
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from logitcache.cli.app import main
 from logitcache.draws import Purpose, chosen
 from logitcache.errors import UsageError
 from logitcache.objectives.combine import ObjectiveConfig
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.tools.fit_weights import FitWeightsConfig, _probs, best_weights, fit_weights
 
 if TYPE_CHECKING:

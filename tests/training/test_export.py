@@ -12,11 +12,11 @@ from huggingface_hub import ModelCard
 from onnx.reference import ReferenceEvaluator
 from safetensors import safe_open
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from logitcache.errors import UsageError
 from logitcache.networks.build import NetworkConfig, build_network, class_names_of, input_spec
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.training.export import export_network
 from logitcache.training.loop import train_student
 from logitcache.training.result import read_result

@@ -12,8 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from logitcache.cache.describe import describe
-from logitcache.cache.verify import verify
+from logitcache.cache.verify.verify import verify
 from logitcache.errors import (
     CacheDamaged,
     CacheUnsealed,
@@ -23,8 +22,9 @@ from logitcache.errors import (
     UsageError,
 )
 from logitcache.objectives.term import Needs
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
+from logitcache.report.describe import describe
 from logitcache.training.checkpoint import latest_checkpoint
 from logitcache.training.config import TrainConfig
 from logitcache.training.journal import read_journal

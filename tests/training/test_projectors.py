@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from logitcache.errors import Interrupted
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
 from logitcache.training.config import TrainConfig
 from logitcache.training.journal import read_journal

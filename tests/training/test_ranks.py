@@ -19,8 +19,8 @@ import torch
 
 from logitcache.cli.launch import refuse_ranks
 from logitcache.errors import UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.precompute.local import build_cache
 from logitcache.training import loop
 from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
 from logitcache.training.config import TrainConfig

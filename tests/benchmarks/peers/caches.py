@@ -9,7 +9,7 @@ import torch
 import zarr
 from torch.utils.data import DataLoader, Dataset
 
-from logitcache.cache.reader import open_cache
+from logitcache.cache.read.reader import open_cache
 from tests.benchmarks.peers.stored import BATCH, Feed, Stored
 from tests.benchmarks.reading import ENCODING, epoch_order, make_cache, walk
 

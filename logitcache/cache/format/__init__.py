@@ -1,0 +1,1 @@
+"""Documents and arrays of the cache format; ``docs/format.md`` is normative."""

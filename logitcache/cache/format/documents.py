@@ -1,0 +1,121 @@
+"""JSON documents of a cache: bounded in bytes, values and depth before anything is built of them.
+
+A cache may come from anybody. What is read of it is parsed here, then validated by pydantic.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pydantic_core
+from pydantic import ValidationError
+
+from logitcache.cache.format.names import ATTRIBUTE
+from logitcache.errors import CacheDamaged
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = [
+    "MAX_DOCUMENT_BYTES",
+    "MAX_VALUES",
+    "parse_group",
+    "parse_json",
+    "validated",
+    "validation_detail",
+]
+
+MAX_DOCUMENT_BYTES = 64 * 2**20
+"""Size of a document whose size nothing else limits."""
+MAX_VALUES = 2**20
+"""Lists, objects and their elements in a document: one takes about 120 bytes when it is parsed."""
+
+_Parsed = TypeVar("_Parsed")
+# what may be read as infinity: an exponent of three digits, or hundreds of digits
+_HUGE_NUMBER = re.compile(rb"[\[:,\s]-?\d+(?:\.\d+)?[eE]\+?\d{3}|\d{300}")
+
+
+def parse_json(content: bytes, where: str, *, most_values: int = MAX_VALUES) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    NaN and infinity are no JSON, nor are lone surrogates; 200 levels are the deepest.
+
+    Args:
+        content: UTF-8 text.
+        where: Named in errors.
+        most_values: Lists, objects and elements it may have.
+
+    Raises:
+        CacheDamaged: It is no JSON object, or it is larger than it may be.
+    """
+    values = content.count(b",") + content.count(b"[") + content.count(b"{")
+    if values > most_values:
+        raise CacheDamaged(
+            "a JSON document has more values than it can have",
+            where=where,
+            expected=f"at most {most_values}",
+            got=values,
+        )
+    try:
+        found = pydantic_core.from_json(content, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        raise CacheDamaged("not JSON", where=where, got=str(error)[:200]) from None
+    if not isinstance(found, dict):
+        raise CacheDamaged("not a JSON object", where=where, got=type(found).__name__)
+    if _HUGE_NUMBER.search(content) and _has_infinity(found):
+        raise CacheDamaged("not JSON", where=where, got="a number beyond the range of float64")
+    return found
+
+
+def parse_group(content: bytes, where: str) -> dict[str, Any]:
+    """Parse the ``zarr.json`` of a group and return logitcache's attributes of it.
+
+    Raises:
+        CacheDamaged: It is no group of Zarr format 3, or it has no such attributes.
+    """
+    values = parse_json(content, where)
+    if (values.get("zarr_format"), values.get("node_type")) != (3, "group"):
+        raise CacheDamaged(
+            "not a group of Zarr format 3",
+            where=where,
+            got=f"{values.get('zarr_format')!r}, {values.get('node_type')!r}"[:200],
+        )
+    attributes = values.get("attributes")
+    found = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
+    if not isinstance(found, dict):
+        raise CacheDamaged(f"a group without attributes[{ATTRIBUTE!r}]", where=where)
+    return found
+
+
+def _has_infinity(values: dict[str, Any]) -> bool:
+    pending: list[Any] = [values]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, float) and math.isinf(value):
+            return True
+        if isinstance(value, dict | list):
+            pending += value.values() if isinstance(value, dict) else value
+    return False
+
+
+def validated(adapter: TypeAdapter[_Parsed], values: object, where: str, what: str) -> _Parsed:
+    """Validate parsed JSON.
+
+    Raises:
+        CacheDamaged: It is not as it should be; ``what`` names it.
+    """
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        place, detail = validation_detail(error)
+        raise CacheDamaged(
+            what, where=where, got=f"{place}: {detail}" if place else detail
+        ) from None
+
+
+def validation_detail(error: ValidationError) -> tuple[str, str]:
+    """Return the place and the message of the first thing that pydantic found."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return ".".join(str(part) for part in first["loc"])[:200], first["msg"][:200]

@@ -1,0 +1,87 @@
+"""Images that must not be trained on any more, although their answers are committed.
+
+A withdrawal is a file of its own, so that no committed byte is touched: every reader puts it over
+the status of the rows. It is digested in itself, and never taken back: a cache without it is a
+cache made anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitcache.cache.format.documents import parse_json
+from logitcache.cache.format.names import FORMAT, WITHDRAWN, canonical_json, is_withdrawal, sha256
+from logitcache.cache.read.diagnose import Cause, Fault
+from logitcache.cache.store.base import numbers
+from logitcache.errors import CacheDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from logitcache.cache.store.base import Location
+
+__all__ = ["read_withdrawn", "withdrawal_faults", "withdrawal_keys", "write_withdrawal"]
+
+
+def write_withdrawal(location: Location, keys: Collection[str], reason: str) -> str:
+    """Write a withdrawal and return its key; the caller sees to it that the images exist."""
+    content = {"format": FORMAT, "keys": sorted(keys), "reason": reason}
+    digested = {**content, "sha256": sha256(canonical_json(content))}
+    key = f"{WITHDRAWN}/{max(numbers(location, WITHDRAWN), default=0) + 1}.json"
+    location.write(key, canonical_json(digested))
+    return key
+
+
+def withdrawal_keys(location: Location) -> list[str]:
+    """Return where the withdrawals are, oldest first."""
+    return [f"{WITHDRAWN}/{number}.json" for number in numbers(location, WITHDRAWN)]
+
+
+def read_withdrawn(location: Location, sealed: Mapping[str, str] | None = None) -> frozenset[str]:
+    """Return the keys of all withdrawn images.
+
+    Args:
+        location: The cache.
+        sealed: sha256 of documents by key, as the revision has them. Withdrawals among them must
+            exist; revisions of versions before 0.2 have none.
+
+    Raises:
+        CacheDamaged: A withdrawal is missing or is not what was written.
+    """
+    found = dict(_withdrawals(location))
+    for key, digest in (sealed or {}).items():
+        if not is_withdrawal(key):
+            continue
+        content = location.read(key)
+        if content is None or sha256(content) != digest:
+            raise CacheDamaged(
+                "a withdrawal is missing" if content is None else "a withdrawal has changed",
+                where=f"{location}/{key}",
+                expected=f"sha256 {digest}",
+                hint=f"logitcache repair {location} restores it",
+            )
+    return frozenset(key for keys in found.values() for key in keys)
+
+
+def withdrawal_faults(location: Location) -> list[Fault]:
+    """Return what is wrong with withdrawals; nothing else knows what they said."""
+    try:
+        list(_withdrawals(location))
+    except CacheDamaged as error:
+        return [Fault(Cause.WITHDRAWAL, error.what, str(error.where).removeprefix(f"{location}/"))]
+    return []
+
+
+def _withdrawals(location: Location) -> Iterator[tuple[str, list[str]]]:
+    for name in withdrawal_keys(location):
+        where = f"{location}/{name}"
+        values = parse_json(location.read(name) or b"", where)
+        digest, keys = values.pop("sha256", None), values.get("keys")
+        texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+        if digest != sha256(canonical_json(values)) or not isinstance(keys, list) or not texts:
+            raise CacheDamaged(
+                "a withdrawal is not what was written",
+                where=where,
+                hint="restore it from a backup, or withdraw the images again and remove it",
+            )
+        yield name, keys

@@ -1,0 +1,110 @@
+"""Where probes are kept: one JSON document for each time that views or segments were added.
+
+What is in a probe is the business of :mod:`logitcache.views.probes`; here it is bytes that a
+revision vouches for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, Field, Strict, TypeAdapter
+
+from logitcache.cache.format.documents import parse_json, validated
+from logitcache.cache.format.names import FORMAT, canonical_json, sha256
+from logitcache.cache.store.base import numbers
+from logitcache.errors import CacheDamaged
+from logitcache.views.recipe import ViewId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from logitcache.cache.store.base import Location
+
+__all__ = ["Probed", "ProbesDocument", "probe_keys", "probed", "read_probes", "write_probes"]
+
+_PREFIX = "probes"
+_Text = Annotated[str, Field(max_length=256)]
+_Row = Annotated[int, Strict(), Field(ge=0, le=2**40)]
+
+
+class ProbesDocument(BaseModel):
+    """Probes that were written together.
+
+    Attributes:
+        views: Ids of the views that they stand for.
+        segments: First rows of the segments that they stand for.
+        versions: Libraries and processor that rendered them.
+        probes: The probes, as :meth:`logitcache.views.probes.Probe.from_json` reads them.
+    """
+
+    views: list[ViewId] = Field(max_length=65536)
+    segments: list[_Row] = Field(max_length=65536)
+    versions: dict[_Text, _Text] = Field(max_length=64)
+    probes: list[dict[str, Any]] = Field(max_length=1024)
+
+
+_DOCUMENT = TypeAdapter(ProbesDocument)
+
+
+class Probed(NamedTuple):
+    """Which views have probes in which segments, by one document."""
+
+    views: frozenset[str]
+    segments: frozenset[int]
+
+
+def probe_keys(location: Location) -> list[str]:
+    """Return where the documents lie, oldest first."""
+    return [f"{_PREFIX}/{number}.json" for number in numbers(location, _PREFIX)]
+
+
+def probed(location: Location) -> list[Probed]:
+    """Return what documents stand for, sealed or not.
+
+    Raises:
+        CacheDamaged: One is malformed.
+    """
+    documents = (_parsed(location, key, location.read(key)) for key in probe_keys(location))
+    return [Probed(frozenset(d.views), frozenset(d.segments)) for d in documents]
+
+
+def write_probes(location: Location, document: Mapping[str, Any]) -> None:
+    """Add a document.
+
+    Args:
+        location: The cache.
+        document: ``views`` and ``segments`` (first rows) the probes stand for, ``size``,
+            ``versions``, and ``probes``.
+    """
+    key = f"{_PREFIX}/{len(probe_keys(location)) + 1}.json"
+    location.write(key, canonical_json({"format": FORMAT, **document}))
+
+
+def read_probes(location: Location, digests: Mapping[str, str]) -> list[ProbesDocument]:
+    """Read the documents that a revision vouches for, oldest first.
+
+    Args:
+        location: The cache.
+        digests: sha256 by key, as the revision has them.
+
+    Raises:
+        CacheDamaged: One is missing, malformed, or not what was written.
+    """
+    documents = []
+    sealed = [key for key in digests if key.startswith(f"{_PREFIX}/")]
+    for key in sorted(sealed, key=lambda key: (len(key), key)):  # as they are numbered
+        content = location.read(key)
+        if content is None:
+            raise CacheDamaged("probes are missing", where=f"{location}/{key}")
+        if sha256(content) != digests[key]:
+            raise CacheDamaged(
+                "probes are not what was written", where=f"{location}/{key}", expected=digests[key]
+            )
+        documents.append(_parsed(location, key, content))
+    return documents
+
+
+def _parsed(location: Location, key: str, content: bytes | None) -> ProbesDocument:
+    where = f"{location}/{key}"
+    return validated(_DOCUMENT, parse_json(content or b"", where), where, "probes are malformed")

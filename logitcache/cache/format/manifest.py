@@ -1,0 +1,366 @@
+"""The root manifest: what a cache is about, bounded in size, parsed once and then trusted."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES, parse_group, validation_detail
+from logitcache.cache.format.names import ATTRIBUTE, FEATURES, FORMATS, check_name
+from logitcache.cache.format.teacher_lock import Lock, LockedFields
+from logitcache.errors import CacheDamaged, CacheError, UnsupportedFormat, UsageError
+from logitcache.views.recipe import Recipe, ViewId, recipe_id
+
+if TYPE_CHECKING:
+    from logitcache.cache.store.base import Location
+
+__all__ = [
+    "MAX_UNITS",
+    "DataRecord",
+    "FeatureFidelityRecord",
+    "FidelityRecord",
+    "LossRecord",
+    "Manifest",
+    "RevisionPointer",
+    "Segment",
+    "TeacherRecord",
+    "check_revision",
+    "parse_manifest",
+    "read_manifest",
+]
+
+_MAX_ROWS = 2**40
+MAX_UNITS = 2**15
+"""Units of a view: its ledger, which names all of them, is held in memory."""
+_SHA256 = re.compile(r"[0-9a-fA-F]{12,64}")
+_Count = Annotated[int, Field(ge=0, le=_MAX_ROWS)]
+
+
+class _Record(BaseModel):
+    """A part of the manifest: immutable; what a newer version added is kept and ignored."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+class Segment(_Record):
+    """Rows that were added together.
+
+    Attributes:
+        start: First row, a multiple of the unit.
+        rows: How many.
+        listing_sha256: Over key and label of its rows in order.
+    """
+
+    start: _Count
+    rows: _Count
+    listing_sha256: str = ""
+
+    @property
+    def stop(self) -> int:
+        """One past the last row."""
+        return self.start + self.rows
+
+
+class DataRecord(_Record):
+    """What the cache was made from.
+
+    Attributes:
+        description: Reader, place and split, in words; for people, never compared.
+        class_names: In order of their number; empty without labels.
+        fingerprint: sha256 over key and digest of all rows; known once sealed.
+        listing: Version of the rules by which its files are listed.
+        decoding: Version of the table by which its images are decoded.
+    """
+
+    description: str
+    class_names: tuple[str, ...] = Field(max_length=1_000_000)
+    fingerprint: str | None = None
+    listing: int = Field(default=1, ge=1, le=2)
+    decoding: int = Field(default=1, ge=1, le=2)
+
+
+class LossRecord(_Record):
+    """What targets lose at one temperature; see :class:`logitcache.encoding.fidelity.Loss`.
+
+    Attributes:
+        kl_truncation: By leaving classes out, in nats.
+        kl_coding: By rounding, in nats.
+        gradient_error: Of the loss's gradient, relative.
+    """
+
+    kl_truncation: FiniteFloat
+    kl_coding: FiniteFloat
+    gradient_error: FiniteFloat
+
+
+class FidelityRecord(_Record):
+    """How well targets stand for a teacher, measured on a sample of their rows.
+
+    Attributes:
+        rows: How many rows.
+        top1: Share of them whose likeliest class is kept.
+        temperatures: What is lost at each T, by T as text.
+    """
+
+    rows: _Count
+    top1: FiniteFloat
+    temperatures: dict[str, LossRecord] = Field(max_length=64)
+
+
+class FeatureFidelityRecord(_Record):
+    """How well stored features stand for those of a tap.
+
+    See :class:`logitcache.encoding.feature_fidelity.FeatureFidelity`.
+    """
+
+    rows: _Count
+    reduction: FiniteFloat | None
+    coding: FiniteFloat
+    error: FiniteFloat
+    cosine: FiniteFloat
+    gradient: FiniteFloat
+
+
+class TeacherRecord(_Record):
+    """Who answered, field by field; the lock that a resumed run must match.
+
+    Attributes:
+        lock: What decides the answers: model, weights, preprocessing, precision, class map.
+        canonical_batch: Images of one forward.
+        source: Where the weights came from, in words; never compared.
+        accuracy: Share of labelled rows it gets right, by view id; known once sealed.
+        versions: Libraries and processor that computed its first unit; never compared.
+        features: Taps of its network that are kept.
+        fidelity: What its encoding loses; known once sealed, None where nothing was measured.
+        feature_fidelity: The same of its taps, by tap.
+    """
+
+    lock: Lock
+    canonical_batch: int = Field(ge=1)
+    source: str
+    accuracy: dict[str, float] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    features: tuple[str, ...] = Field(default=(), max_length=1024)
+    fidelity: FidelityRecord | None = None
+    feature_fidelity: dict[str, FeatureFidelityRecord] = Field(default_factory=dict)
+
+    @property
+    def locked(self) -> LockedFields:
+        """The fields of the lock that are read."""
+        return LockedFields.model_validate(self.lock)
+
+
+class RevisionPointer(_Record):
+    """Which revision is current, and its digest."""
+
+    number: int = Field(ge=1, le=2**53)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    def __str__(self) -> str:
+        return f"revision {self.number}, sha256 {self.sha256}"
+
+
+class Manifest(_Record):
+    """The root manifest.
+
+    Attributes:
+        format: Version of the format.
+        requires: What a reader has to know, by the names of :data:`.FEATURES`.
+        unit_rows: U, rows of a unit of work.
+        segments: Rows, in the order they were added.
+        data: What images.
+        views: Recipe by id.
+        teachers: Record by name.
+        versions: Libraries and processor that made the first unit.
+        revision: What is sealed; None before the first seal.
+        dropping: Groups that were dropped, and whose commits are yet to be removed.
+    """
+
+    format: int
+    requires: tuple[str, ...] = Field(default=(), max_length=64)
+    unit_rows: int = Field(ge=16, le=65536)
+    segments: tuple[Segment, ...] = Field(max_length=65536)
+    data: DataRecord
+    views: dict[ViewId, Recipe] = Field(max_length=65536)
+    teachers: dict[str, TeacherRecord] = Field(max_length=4096)
+    versions: dict[str, str]
+    revision: RevisionPointer | None = None
+    dropping: tuple[str, ...] = Field(default=(), max_length=4096)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, record in self.teachers.items():
+            check_name(name, "teacher")
+            for tap in record.features:
+                check_name(tap, "tap")
+        end = 0
+        for segment in self.segments:
+            if segment.start % self.unit_rows or segment.start < end:
+                raise ValueError(f"segment starts at {segment.start}, after row {end}")
+            end = segment.stop
+        if end > MAX_UNITS * self.unit_rows:
+            raise ValueError(f"{end} rows in units of {self.unit_rows}: too many units")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Images of all segments, readable or not."""
+        return sum(segment.rows for segment in self.segments)
+
+    @property
+    def capacity(self) -> int:
+        """Rows of the arrays: the last segment's end, up to a whole unit."""
+        end = self.segments[-1].stop if self.segments else 0
+        return -(-end // self.unit_rows) * self.unit_rows
+
+    def changed(self, **fields: Any) -> Manifest:
+        """Return a copy with some fields replaced."""
+        return self.model_copy(update=fields)
+
+    def requiring(self, feature: str) -> Manifest:
+        """Return a copy that only readers that know a feature will read."""
+        if feature in self.requires:
+            return self
+        return self.changed(format=FORMATS[-1], requires=(*self.requires, feature))
+
+    def no_longer_requiring(self, feature: str) -> Manifest:
+        """Return a copy without a required feature; format 1 again if nothing is required."""
+        rest = tuple(name for name in self.requires if name != feature)
+        if len(rest) == len(self.requires):
+            return self
+        fields = {name: getattr(self, name) for name in self.model_fields_set}
+        fields |= {"requires": rest} if rest else {"format": FORMATS[0]}
+        if not rest:
+            del fields["requires"]
+        return Manifest(**fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as JSON values: all that was said in it, and nothing else.
+
+        So its digest is that of the document, whichever version reads it and whatever it adds.
+        """
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+def read_manifest(location: Location) -> Manifest:
+    """Read and check the root manifest.
+
+    Raises:
+        CacheError: There is no cache, or its manifest is malformed.
+        UnsupportedFormat: A newer format, or it requires what this version does not know.
+    """
+    where = f"{location}/zarr.json"
+    size = location.size("zarr.json")
+    if size is None:
+        raise CacheError(
+            "no cache here",
+            where=location,
+            expected="a zarr.json, as logitcache precompute writes it",
+            hint="check the path; precompute makes a cache in a folder that is new or empty",
+        )
+    if size > MAX_DOCUMENT_BYTES:
+        raise CacheError("the manifest is too large to be one", where=where, got=f"{size} bytes")
+    try:
+        values = parse_group(location.read("zarr.json", most=MAX_DOCUMENT_BYTES) or b"", where)
+    except CacheDamaged as error:
+        raise CacheError(
+            "not a logitcache cache",
+            where=where,
+            expected=f"a Zarr group with attributes[{ATTRIBUTE!r}]",
+            got=error.what if error.got is None else f"{error.what}: {error.got}",
+        ) from None
+    _check_version(values, where)
+    return parse_manifest(values, where)
+
+
+def parse_manifest(values: object, where: str) -> Manifest:
+    """Check the JSON values of a root manifest of a known format.
+
+    Raises:
+        CacheError: They are malformed.
+        CacheDamaged: A view has the id of another recipe.
+    """
+    try:
+        manifest = Manifest.model_validate(values)
+        ids = {view_id: recipe_id(recipe) for view_id, recipe in manifest.views.items()}
+    except (ValueError, UsageError) as error:
+        place, got = _first_fault(error)
+        raise CacheError("the manifest is damaged", where=f"{where} {place}", got=got) from None
+    for view_id, own in ids.items():
+        if own != view_id:
+            raise CacheDamaged(
+                "a view has the id of another recipe",
+                where=f"{where} views.{view_id}",
+                expected=f"a recipe whose digest is {view_id}",
+                got=own,
+                hint="logitcache repair restores the manifest that was sealed",
+            )
+    return manifest
+
+
+def _first_fault(error: ValueError | UsageError) -> tuple[str, str]:
+    """Return the place and the cause of what is malformed."""
+    if isinstance(error, ValidationError):
+        return validation_detail(error)
+    return "", error.what if isinstance(error, UsageError) else str(error)
+
+
+def check_revision(manifest: Manifest, wanted: str | None, where: object) -> None:
+    """Compare the sealed revision with the one that a user trusts.
+
+    Args:
+        manifest: The root manifest.
+        wanted: sha256 of the revision, or at least its first 12 digits; None for any.
+        where: Named in errors.
+
+    Raises:
+        UsageError: It is no sha256.
+        CacheDamaged: The cache has another revision, or none.
+    """
+    if wanted is None:
+        return
+    if not _SHA256.fullmatch(wanted):
+        raise UsageError(
+            "not the sha256 of a revision",
+            where=f"--revision {wanted[:80]}",
+            expected="12 to 64 hexadecimal digits, as logitcache inspect prints them",
+        )
+    found = manifest.revision
+    if found is None or not found.sha256.startswith(wanted.lower()):
+        raise CacheDamaged(
+            "the cache has another revision than the one that was asked for",
+            where=where,
+            expected=f"sha256 {wanted.lower()}",
+            got="not sealed"
+            if found is None
+            else f"revision {found.number}, sha256 {found.sha256}",
+            hint="get the cache from where the revision was published, or check what has changed "
+            "since then (logitcache inspect) and give the new digest",
+        )
+
+
+def _check_version(values: object, where: str) -> None:
+    """Refuse what this version cannot read as it is meant."""
+    version = values.get("format") if isinstance(values, dict) else None
+    if version not in FORMATS or isinstance(version, bool):
+        raise UnsupportedFormat(
+            "this version of logitcache does not read this format",
+            where=where,
+            expected=f"format {' or '.join(map(str, FORMATS))}",
+            got=f"format {version}",
+            hint="update logitcache",
+        )
+    assert isinstance(values, dict)
+    required = values.get("requires", [])
+    names = required if isinstance(required, list) else [required]
+    unknown = [str(name)[:64] for name in names if str(name) not in FEATURES]
+    if unknown:
+        raise UnsupportedFormat(
+            "this cache requires what this version of logitcache does not know",
+            where=where,
+            expected=f"nothing but {', '.join(FEATURES)}",
+            got=", ".join(unknown[:5]),
+            hint="update logitcache",
+        )

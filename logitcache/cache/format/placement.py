@@ -1,0 +1,187 @@
+"""Placement of the arrays of one view of a group: paths, keys of shards, rows of a unit.
+
+Everything that reads or writes units gets it from here, so a commit that names other objects than
+these is refused wherever it comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES
+from logitcache.cache.format.shards import (
+    ArrayDocument,
+    BadShardError,
+    ShardLayout,
+    max_shard_bytes,
+    parse_array,
+)
+from logitcache.errors import CacheDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.store.base import Location
+    from logitcache.encoding.arrays import ArraySpec
+
+__all__ = ["Placement", "folders_of", "parents_of", "units_of"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the arrays of one view of a group are.
+
+    Attributes:
+        group: Path of the group.
+        view: Id of the view, ``-`` for the samples.
+        unit_rows: Rows of a unit of the group.
+        slot: Index of the view on the first axis; None where arrays have no such axis.
+        specs: Shape and dtype of a row by name of the array; None for strings.
+    """
+
+    group: str
+    view: str
+    unit_rows: int
+    slot: int | None
+    specs: Mapping[str, ArraySpec | None]
+
+    @property
+    def ledger(self) -> str:
+        """Name of its ledger in a revision."""
+        return f"{self.group}/{self.view}"
+
+    @property
+    def holder(self) -> str:
+        """Path of the group that holds the arrays: of partners, the group of their view."""
+        return self.path(next(iter(self.specs))).rpartition("/")[0]
+
+    def path(self, name: str) -> str:
+        """Return the path of an array."""
+        return f"{self.group}/{name}"
+
+    def shard_key(self, name: str, unit: int) -> str:
+        """Return the key of the shard of a unit."""
+        spec = self.specs[name]
+        leading = (unit,) if self.slot is None else (self.slot, unit)
+        axes = (*leading, *(0 for _ in (() if spec is None else spec.shape)))
+        return f"{self.path(name)}/c/{'/'.join(map(str, axes))}"
+
+    def empty(self, name: str, rows: int) -> NDArray[Any]:
+        """Return an array for so many rows, of objects for strings; its values are undefined."""
+        spec = self.specs[name]
+        if spec is None:
+            return np.empty(rows, dtype=object)
+        return np.empty((rows, *spec.shape), spec.dtype)
+
+    def max_bytes(self, name: str) -> int:
+        """Return the largest size that a shard of an array can have."""
+        return max_shard_bytes(self.specs[name], self.unit_rows)
+
+    def fault_of(self, commit: Commit, unit: int) -> str | None:
+        """Return what of a commit contradicts the unit it is of; None if nothing does."""
+        start = unit * self.unit_rows
+        if (commit.group, commit.view, commit.unit) != (self.group, self.view, unit):
+            return f"it is of {commit.group}, view {commit.view}, unit {commit.unit}"
+        if commit.rows != (start, start + self.unit_rows):
+            return f"its rows are {commit.rows[0]} to {commit.rows[1]}"
+        if commit.arrays.keys() != {self.path(name) for name in self.specs}:
+            return f"its arrays are {', '.join(sorted(commit.arrays))[:200]}"
+        for name in self.specs:
+            stored = commit.arrays[self.path(name)]
+            if stored.key != self.shard_key(name, unit):
+                return f"its shard of {name} is {stored.key[:200]}"
+            if stored.bytes > self.max_bytes(name):
+                return f"its shard of {name} has {stored.bytes} bytes"
+        return None
+
+    def check(self, commits: Mapping[int, Commit], where: str) -> None:
+        """Compare commits with the units they are filed under.
+
+        Raises:
+            CacheDamaged: One describes another unit.
+        """
+        for unit, commit in commits.items():
+            fault = self.fault_of(commit, unit)
+            if fault is not None:
+                raise CacheDamaged(
+                    "a commit describes another unit than its own",
+                    where=where,
+                    expected=f"{self.group}, view {self.view}, unit {unit}",
+                    got=fault,
+                )
+
+    def layout(self, location: Location, name: str, rows_end: int = 0) -> ShardLayout:
+        """Read the metadata of an array.
+
+        Args:
+            location: The cache.
+            name: Name of the array.
+            rows_end: One past the last row that it must have.
+
+        Raises:
+            CacheDamaged: It is missing or not as the format describes this array.
+        """
+        key = f"{self.path(name)}/zarr.json"
+        where = f"{location}/{key}"
+        content = location.read(key, most=MAX_DOCUMENT_BYTES)
+        if content is None:
+            raise CacheDamaged("an array has no metadata", where=where)
+        document = parse_array(content, where)
+        try:
+            layout = document.layout(self.specs[name], 1 if self.slot is None else 2)
+            fault = None
+        except BadShardError as error:
+            fault = str(error)
+        else:
+            fault = self._fault_of_shape(document, layout, rows_end)
+        if fault is not None:
+            raise CacheDamaged("an array's metadata cannot be used", where=where, got=fault)
+        return layout
+
+    def _fault_of_shape(
+        self, document: ArrayDocument, layout: ShardLayout, rows_end: int
+    ) -> str | None:
+        if layout.rows != self.unit_rows:
+            return f"shards of {layout.rows} rows instead of {self.unit_rows}"
+        *views, rows = document.shape[: 1 if self.slot is None else 2]
+        if rows < rows_end:
+            return f"{rows} rows, row {rows_end - 1} is not among them"
+        if self.slot is not None and views[0] <= self.slot:
+            return f"{views[0]} views, slot {self.slot} is not among them"
+        return None
+
+    def units(self, segments: Iterable[tuple[int, int]], block_rows: int) -> list[int]:
+        """Return the units that rows are in, ascending.
+
+        Args:
+            segments: (start, rows) of each segment.
+            block_rows: U, of which the rows of a unit are a part.
+        """
+        found: list[int] = []
+        for start, rows in segments:
+            blocks = units_of(start, start + rows, block_rows)
+            first, last = blocks.start * block_rows, blocks.stop * block_rows
+            found += units_of(first, last, self.unit_rows)
+        return found
+
+
+def folders_of(placement: Placement) -> list[str]:
+    """Return the paths between the root and the group that holds the arrays of a view."""
+    return parents_of(placement.holder)
+
+
+def parents_of(path: str) -> list[str]:
+    """Return the paths between the root and another one, both left out."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def units_of(start: int, stop: int, unit_rows: int) -> range:
+    """Return the units that rows [start, stop) touch."""
+    return range(start // unit_rows, -(-stop // unit_rows))

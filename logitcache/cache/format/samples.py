@@ -1,0 +1,146 @@
+"""What a cache knows of its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.format.arrays import create_array, create_group, resize
+from logitcache.cache.format.names import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, Status
+from logitcache.cache.format.placement import Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.manifest import Manifest
+    from logitcache.cache.store.base import Location
+    from logitcache.cache.store.zarr_store import RecordingStore
+
+__all__ = [
+    "Samples",
+    "create_samples",
+    "resize_samples",
+    "sample_attributes",
+    "sample_fault",
+    "sample_placement",
+    "samples_from",
+]
+
+_SPECS = {**SAMPLE_ARRAYS, "key": None}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some rows of the samples, padding included.
+
+    Attributes:
+        start: Row of the first one.
+        keys: Names, object array (N,).
+        hashes: uint64 (N,).
+        digests: uint8 (N, 16).
+        sizes: Bytes of the image as stored, int64 (N,).
+        labels: int32 (N,), -1 without one.
+        status: uint8 (N,), see :class:`~logitcache.cache.format.names.Status`; withdrawals applied.
+    """
+
+    start: int
+    keys: NDArray[np.object_]
+    hashes: NDArray[np.uint64]
+    digests: NDArray[np.uint8]
+    sizes: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    status: NDArray[np.uint8]
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows that hold an image, readable or not, ascending."""
+        return self.start + np.flatnonzero(self.status != Status.PADDING)
+
+    @cached_property
+    def readable(self) -> NDArray[np.int64]:
+        """Rows that hold a readable image that was not withdrawn, ascending."""
+        return self.start + np.flatnonzero(self.status == Status.OK)
+
+    @property
+    def unreadable(self) -> int:
+        """How many images could not be decoded."""
+        return int((self.status == Status.UNREADABLE).sum())
+
+    @property
+    def withdrawn(self) -> int:
+        """How many images were withdrawn."""
+        return int((self.status == Status.WITHDRAWN).sum())
+
+
+def create_samples(location: Location, store: RecordingStore, manifest: Manifest) -> None:
+    """Make the samples' arrays, or those that an interrupted run left out."""
+    if location.size(f"{SAMPLES}/zarr.json") is None:
+        create_group(store, SAMPLES, sample_attributes(manifest))
+    for name, spec in _SPECS.items():
+        path = f"{SAMPLES}/{name}"
+        if location.size(f"{path}/zarr.json") is None:
+            create_array(store, path, spec, (manifest.capacity,), manifest.unit_rows)
+
+
+def sample_attributes(manifest: Manifest) -> dict[str, Any]:
+    """Return the attributes of the group."""
+    return {"unit_rows": manifest.unit_rows}
+
+
+def resize_samples(store: RecordingStore, manifest: Manifest) -> None:
+    """Make room for more rows."""
+    for name in _SPECS:
+        resize(store, f"{SAMPLES}/{name}", (manifest.capacity,))
+
+
+def sample_placement(unit_rows: int) -> Placement:
+    """Return where the samples of a cache with units of so many rows are."""
+    return Placement(SAMPLES, NO_VIEW, unit_rows, None, _SPECS)
+
+
+def sample_fault(arrays: Mapping[str, NDArray[Any]], num_classes: int) -> str | None:
+    """Return what no image can have, None where all is in range.
+
+    Args:
+        arrays: Some of the arrays by name.
+        num_classes: Number of class names.
+    """
+    labels, status = arrays.get("label"), arrays.get("status")
+    if labels is not None and len(labels):
+        least, most = int(labels.min()), int(labels.max())
+        if least < -1 or most >= max(num_classes, 0):
+            return f"labels from {least} to {most} of {num_classes} classes"
+    if status is not None and len(status) and status.max() >= Status.WITHDRAWN:
+        return f"status {status.max()}"
+    return None
+
+
+def samples_from(
+    arrays: Mapping[str, NDArray[Any]], start: int, withdrawn: Collection[str] = ()
+) -> Samples:
+    """Return samples from their arrays.
+
+    Args:
+        arrays: By name, as they are stored.
+        start: Row of the first one.
+        withdrawn: Keys of images that were withdrawn.
+    """
+    status = arrays["status"]
+    if withdrawn:
+        keys = arrays["key"]
+        gone = np.fromiter((key in withdrawn for key in keys), np.bool_, len(keys))
+        status = np.where(gone, Status.WITHDRAWN, status).astype(np.uint8)
+    return Samples(
+        start=start,
+        keys=arrays["key"],
+        hashes=arrays["hash"],
+        digests=arrays["digest"],
+        sizes=arrays["bytes"],
+        labels=arrays["label"],
+        status=status,
+    )

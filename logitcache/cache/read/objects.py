@@ -1,0 +1,132 @@
+"""Committed objects: read whole, compared with their commits, and decoded.
+
+Each object is read once: the bytes whose sha256 is compared with the commit are the bytes that are
+decoded. Zarr alone takes a missing or empty object for fill, and a shard of another place for its
+own.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format.names import sha256
+from logitcache.cache.format.shards import BadShardError, ShardLayout, decode_shard
+from logitcache.cache.read.diagnose import diagnose
+from logitcache.errors import CacheDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.format.placement import Placement
+    from logitcache.cache.read.shard_cache import LocalCopies
+    from logitcache.cache.store.base import Location
+    from logitcache.encoding.arrays import Encoded
+
+__all__ = ["CommittedObjects"]
+
+
+class CommittedObjects:
+    """Reads what is committed.
+
+    Args:
+        location: The cache.
+        copies: Where shards of a distant cache are kept nearer; None to keep none.
+    """
+
+    def __init__(self, location: Location, copies: LocalCopies | None = None) -> None:
+        self._location = location
+        self._copies = copies
+        self._checked: dict[str, tuple[int, int, int]] = {}
+        self._layouts: dict[str, ShardLayout] = {}
+
+    def read(
+        self,
+        placement: Placement,
+        commits: Sequence[Commit],
+        names: Sequence[str],
+        others: Collection[Commit] = (),
+    ) -> Encoded:
+        """Read and decode whole units, several shards at a time.
+
+        Args:
+            placement: Where they are.
+            commits: Of the units, in the order wanted; each must fit the placement.
+            names: Which arrays.
+            others: Commits among which a misplaced shard is looked for.
+
+        Returns:
+            Arrays by name, (len(commits) * rows of a unit, ...); of objects for strings.
+
+        Raises:
+            CacheDamaged: An object is not the one that was committed, or cannot be decoded.
+        """
+        rows = placement.unit_rows
+        rows_end = max((commit.rows[1] for commit in commits), default=0)
+        for name in names:  # before anything is allocated for them
+            self._layout(placement, name, rows_end)
+        read: Encoded = {name: placement.empty(name, len(commits) * rows) for name in names}
+        pieces = [
+            (commit, name, array[at * rows : (at + 1) * rows])
+            for name, array in read.items()
+            for at, commit in enumerate(commits)
+        ]
+
+        def decode(piece: tuple[Commit, str, NDArray[Any]]) -> None:
+            commit, name, out = piece
+            content = self._load(placement, commit, name, others)
+            try:
+                decode_shard(content, self._layouts[placement.path(name)], out)
+            except BadShardError as error:
+                key = placement.shard_key(name, commit.unit)
+                raise CacheDamaged(
+                    "a shard cannot be decoded", where=f"{self._location}/{key}", got=error
+                ) from None
+
+        threads = min(len(pieces), self._location.in_flight)
+        if threads <= 1:
+            for piece in pieces:
+                decode(piece)
+            return read
+        with ThreadPoolExecutor(threads, thread_name_prefix="shards") as pool:
+            for _ in pool.map(decode, pieces):
+                pass
+        return read
+
+    def _load(
+        self, placement: Placement, commit: Commit, name: str, others: Collection[Commit]
+    ) -> bytes:
+        """Return the bytes of an array's shard.
+
+        They are digested unless they were before and the file has not been touched since.
+        """
+        path = placement.path(name)
+        stored = commit.arrays[path]
+        kept = self._copies.read(stored.sha256) if self._copies else None
+        if kept is not None:
+            return kept
+        stamp = self._location.stamp(stored.key)
+        content = self._location.read(stored.key, most=placement.max_bytes(name))
+        if stamp is not None and self._checked.get(stored.key) == stamp and content is not None:
+            return content
+        found = None if content is None else (len(content), sha256(content))
+        if content is None or found != (stored.bytes, stored.sha256):
+            elsewhere = {
+                other.arrays[path].sha256: f"view {other.view}, unit {other.unit}, {path}"
+                for other in others
+                if path in other.arrays
+            }
+            raise diagnose(self._location, commit, path, found, elsewhere).error(self._location)
+        if stamp is not None:
+            self._checked[stored.key] = stamp
+        if self._copies is not None:
+            self._copies.keep(stored.sha256, content)
+        return content
+
+    def _layout(self, placement: Placement, name: str, rows_end: int) -> None:
+        path = placement.path(name)
+        if path not in self._layouts:
+            self._layouts[path] = placement.layout(self._location, name, rows_end)

@@ -1,0 +1,132 @@
+"""Shards of a distant cache, kept on this machine's disk as long as there is room for them.
+
+A file is named after the sha256 of what is in it, so it is never stale, caches may share a folder,
+and what was damaged on the disk is noticed and fetched again. Those that were not used for longest
+go first.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from logitcache.cache.format.names import sha256 as sha256_of
+from logitcache.files import PARTIAL
+from logitcache.platforms import replace_file
+from logitcache.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["DEFAULT_COPY_BYTES", "LocalCopies", "default_copies"]
+
+DEFAULT_COPY_BYTES = 10 * 2**30
+_RESCAN_AFTER = 64  # files kept between two looks at what other processes keep
+_ABANDONED_SECONDS = 3600.0
+
+
+class _File(NamedTuple):
+    used: float
+    size: int
+    path: Path
+
+
+def default_copies() -> Path:
+    """Return where copies are kept if nothing is said: in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "logitcache" / "shards"
+
+
+class LocalCopies:
+    """A folder of bounded size; several processes may share it.
+
+    Args:
+        root: The folder; it need not exist yet.
+        most_bytes: What all files in it may take together.
+    """
+
+    def __init__(self, root: Path, most_bytes: int = DEFAULT_COPY_BYTES) -> None:
+        self.root = root
+        self.most_bytes = most_bytes
+        self._bytes = 0
+        self._kept_since = _RESCAN_AFTER  # look before the first one
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[LocalCopies], tuple[Path, int]]:
+        return LocalCopies, (self.root, self.most_bytes)
+
+    def read(self, sha256: str) -> bytes | None:
+        """Return the bytes of that digest, None where they are not kept."""
+        path = self._path(sha256)
+        try:
+            content = path.read_bytes()
+            os.utime(path)
+        except OSError:  # another process made room, or the disk fails: they are fetched
+            return None
+        if sha256_of(content) == sha256:
+            return content
+        path.unlink(missing_ok=True)
+        return None
+
+    def keep(self, sha256: str, content: bytes) -> None:
+        """Keep bytes of that digest, unless they alone are too large."""
+        if len(content) > self.most_bytes:
+            return
+        with self._lock:
+            try:
+                self._make_room(len(content))
+                self._write(self._path(sha256), content)
+            except OSError as error:
+                self.most_bytes = 0
+                why = f"no further copies are kept in {self.root}: {error.strerror or error}"
+                warnings.warn(
+                    visible(why),
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _path(self, sha256: str) -> Path:
+        return self.root / sha256[:2] / sha256
+
+    def _write(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+        try:
+            partial.write_bytes(content)
+            replace_file(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        self._bytes += len(content)
+        self._kept_since += 1
+
+    def _make_room(self, needed: int) -> None:
+        """Remove files until ``needed`` more bytes fit."""
+        if self._bytes + needed <= self.most_bytes and self._kept_since < _RESCAN_AFTER:
+            return
+        files = sorted(self._files())
+        self._kept_since = 0
+        self._bytes = sum(file.size for file in files)
+        for file in files:
+            if self._bytes + needed <= self.most_bytes:
+                return
+            file.path.unlink(missing_ok=True)
+            self._bytes -= file.size
+
+    def _files(self) -> Iterator[_File]:
+        """Yield all files; what writers that are gone left half done is removed."""
+        for path in self.root.glob("*/*"):
+            try:
+                found = path.stat()
+            except FileNotFoundError:  # another process made room
+                continue
+            if path.name.endswith(PARTIAL):
+                if time.time() - found.st_mtime > _ABANDONED_SECONDS:
+                    path.unlink(missing_ok=True)
+                continue
+            yield _File(found.st_mtime, found.st_size, path)

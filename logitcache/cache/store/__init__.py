@@ -1,0 +1,1 @@
+"""Locations: bytes by key, on a disk, in memory or in an object store."""

@@ -1,0 +1,308 @@
+"""A cache in a folder: objects are files, written whole and durably.
+
+Zarr's own local store renames atomically but never calls fsync, so a power cut could leave a commit
+that outlives its data. Everything a cache writes goes through :meth:`LocalLocation.write` instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES
+from logitcache.cache.store.temporary import is_abandoned, is_temporary, temporary_name
+from logitcache.cache.store.zarr_store import RecordingStore
+from logitcache.errors import CacheDamaged, StorageError
+from logitcache.files import PARTIAL, make_folder, write_file
+from logitcache.platforms import available_processors, free_bytes, is_locked, lock_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["LocalLocation", "checked_key", "too_large"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class LocalLocation:
+    """A folder; see :class:`~logitcache.cache.store.base.Location`.
+
+    Args:
+        root: The folder; it need not exist yet.
+    """
+
+    lists = True
+    is_distant = False
+    in_flight = min(4, available_processors())
+    poll_seconds = 0.05
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._folders: set[str] = set()  # that were no links when they were first used
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def path(self, key: str) -> Path:
+        """Return the file of a key.
+
+        Raises:
+            CacheDamaged: The key, or a folder on its way that is a link, leads out of the cache.
+        """
+        folder = checked_key(key, self).rpartition("/")[0]
+        if folder and folder not in self._folders:
+            self._check_folders(folder)
+        return self.root / key
+
+    def read(
+        self,
+        key: str,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        most: int = MAX_DOCUMENT_BYTES,
+    ) -> bytes | None:
+        """Return an object, or a part of it; None if there is none."""
+        path = self.path(key)
+        found = self._stat(path)
+        if found is None:
+            return None
+        first, last, _ = slice(start, stop).indices(found.st_size)
+        if last - first > most:
+            raise too_large(f"{self}/{key}", most, last - first)
+        try:
+            with _explained(path), path.open("rb") as file:
+                if first:
+                    file.seek(first)
+                return file.read(max(0, last - first))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def size(self, key: str) -> int | None:
+        """Return the bytes of an object, None if there is none."""
+        found = self._stat(self.path(key))
+        return None if found is None else found.st_size
+
+    def stamp(self, key: str) -> tuple[int, int, int] | None:
+        """Return what changes when an object is replaced: size, inode, time; None without one."""
+        found = self._stat(self.path(key))
+        return None if found is None else (found.st_size, found.st_ino, found.st_mtime_ns)
+
+    def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
+        """Return size and sha256 of an object, read in small pieces; None if there is none."""
+        path = self.path(key)
+        found = self._stat(path)
+        if found is None:
+            return None
+        if found.st_size > most:
+            raise too_large(f"{self}/{key}", most, found.st_size)
+        try:
+            with _explained(path), path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                return file.tell(), digest
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def modified(self, key: str) -> float | None:
+        """Return when an object was written or touched; None if there is none."""
+        stamp = self.stamp(key)
+        return None if stamp is None else stamp[2] / 1e9
+
+    def write(self, key: str, content: bytes | memoryview) -> None:
+        """Write an object whole: temporary file, fsync, rename, fsync of the folder.
+
+        Raises:
+            StorageError: The disk is full or failed, or a folder has this name; nothing is visible
+                under the key.
+        """
+        path = self.path(key)
+        try:
+            with _explained(path):
+                write_file(path, content, path.with_name(temporary_name(path.name)))
+        except IsADirectoryError:
+            raise StorageError(
+                "an object cannot be written, a folder has its name",
+                where=path,
+                hint="remove the folder and run the same command again",
+            ) from None
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write an object unless there is one; return whether it was written.
+
+        Neither atomic in its content nor synced: for claims, which nothing depends on.
+        """
+        path = self.path(key)
+        with _explained(path):
+            try:
+                make_folder(path.parent)
+                with path.open("xb") as file:
+                    file.write(content)
+            except FileExistsError:
+                return False
+        return True
+
+    def write_new(self, key: str, content: bytes) -> bool:
+        """Write an object durably; a rename cannot tell whether it replaced one."""
+        self.write(key, content)
+        return True
+
+    def touch(self, key: str) -> None:
+        """Renew the time of an object if it is there."""
+        with contextlib.suppress(FileNotFoundError), _explained(self.path(key)):
+            os.utime(self.path(key))
+
+    def lock(self, key: str, before: bytes, content: bytes) -> int | None:
+        """Lock an object while this process runs; return a descriptor, None if that failed."""
+        return lock_file(self.path(key), before, content)
+
+    def is_locked(self, key: str) -> bool | None:
+        """Return whether a process of this machine has locked an object; None if not known."""
+        return is_locked(self.path(key))
+
+    def remove_folder(self, prefix: str) -> None:
+        """Remove a folder if nothing is in it."""
+        with contextlib.suppress(OSError):
+            self.path(prefix).rmdir()
+
+    def delete(self, key: str) -> None:
+        """Remove an object if it is there."""
+        with _explained(self.path(key)), contextlib.suppress(NotADirectoryError):
+            self.path(key).unlink(missing_ok=True)
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of the objects directly below a prefix, sorted."""
+        try:
+            return sorted(
+                entry.name
+                for entry in os.scandir(self.path(prefix))
+                if entry.is_file() and not entry.name.endswith(PARTIAL)
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the key of every file below a prefix, temporary ones included."""
+        for folder, _, files in os.walk(self.path(prefix)):
+            for name in files:
+                yield (Path(folder) / name).relative_to(self.root).as_posix()
+
+    def sweep(self) -> list[str]:
+        """Remove temporary files whose writer is gone; return their keys."""
+        swept = [
+            key
+            for key in self.keys()
+            if is_temporary(key) and is_abandoned(key, self.modified(key))
+        ]
+        for key in swept:
+            self.delete(key)
+        return swept
+
+    def is_empty(self) -> bool:
+        """Return whether there is nothing but what runs that begin have under way."""
+        return not self.root.exists() or (
+            self.root.is_dir()
+            and all(
+                path.name == "claims" or is_temporary(path.name) for path in self.root.iterdir()
+            )
+        )
+
+    def bytes_below(self, prefix: str) -> int:
+        """Return the bytes of all objects below a prefix."""
+        return sum(self.size(key) or 0 for key in self.keys(prefix))
+
+    def free_bytes(self) -> int:
+        """Return the bytes that can still be written."""
+        return free_bytes(self.root)
+
+    def store(self) -> RecordingStore:
+        """Return a Zarr store over this location."""
+        return RecordingStore(self)
+
+    def _stat(self, path: Path) -> os.stat_result | None:
+        """Return what is known of a regular file; None where there is none.
+
+        Raises:
+            CacheDamaged: It is a link, a device, a pipe or a socket: reading it may read anything,
+                or never end.
+        """
+        try:
+            with _explained(path):
+                found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISREG(found.st_mode):
+            return found
+        if stat.S_ISDIR(found.st_mode):
+            return None
+        raise _irregular(path, found)
+
+    def _check_folders(self, folder: str) -> None:
+        """Refuse folders of a cache that are links; those that do not exist yet may be made."""
+        path = self.root
+        for part in PurePosixPath(folder).parts:
+            path /= part
+            try:
+                with _explained(path):
+                    found = path.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
+                raise _irregular(path, found)
+        self._folders.add(folder)
+
+
+def _irregular(path: Path, found: os.stat_result) -> CacheDamaged:
+    is_link = stat.S_ISLNK(found.st_mode)
+    return CacheDamaged(
+        "a cache holds regular files and folders only",
+        where=path,
+        got="a link" if is_link else "a device, a pipe or a socket",
+        hint="copy the cache with its links resolved, as cp -rL and rsync -L do"
+        if is_link
+        else "do not use this cache",
+    )
+
+
+def too_large(where: str, most: int, got: int | None = None) -> CacheDamaged:
+    """Return the error about an object that is longer than it can be."""
+    return CacheDamaged(
+        "an object is larger than it can be",
+        where=where,
+        expected=f"at most {most} bytes",
+        got=None if got is None else f"{got} bytes",
+    )
+
+
+def checked_key(key: str, location: object) -> str:
+    """Return a key that stays inside its cache.
+
+    Raises:
+        CacheDamaged: It leads out of it.
+    """
+    parts = PurePosixPath(key).parts
+    if ".." in parts or key.startswith("/") or "\0" in key or "\\" in key:
+        raise CacheDamaged("a key leads out of the cache", where=location, got=repr(key)[:200])
+    return key
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn a failing disk into an error that says what is safe."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except OSError as error:
+        full = error.errno in _FULL
+        raise StorageError(
+            "no space left" if full else "the file system refused",
+            where=path,
+            got=error.strerror or error,
+            hint=("free some space" if full else "mend it")
+            + " and run the same command again; what was committed is intact",
+        ) from error

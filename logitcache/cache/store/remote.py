@@ -1,0 +1,434 @@
+"""A cache in an object store, by fsspec: whole objects, retries, errors that name what failed.
+
+A file system is opened where it is used: a child process that was forked opens its own. Retries are
+made here alone, so that their time is bounded; clients are configured to try once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import warnings
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import fsspec
+from fsspec.asyn import sync
+
+from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES
+from logitcache.cache.store.bodies import (
+    GRACE_SECONDS,
+    LOWEST_RATE,
+    Part,
+    Receiver,
+    receive,
+    web_size,
+)
+from logitcache.cache.store.failures import (
+    TRANSIENT,
+    WRONG_ADDRESS,
+    Failure,
+    failure_of,
+    storage_error,
+)
+from logitcache.cache.store.local import checked_key
+from logitcache.cache.store.retry import environment_policy
+from logitcache.cache.store.urls import SCHEMES, WEB, parse_url
+from logitcache.cache.store.zarr_store import RecordingStore
+from logitcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fsspec import AbstractFileSystem
+
+    from logitcache.cache.store.retry import RetryPolicy
+
+__all__ = ["RemoteLocation"]
+
+Result = TypeVar("Result")
+
+_READ_ONLY = {"http", "https", "hf"}
+_CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
+_LISTING_SECONDS = 3600.0  # of ten million objects, a thousand an answer
+_NOTICE_SECONDS = 5.0  # of failures, after which a user hears why nothing happens
+_NO_ANSWER = WRONG_ADDRESS | {Failure.UNREACHABLE, Failure.UNTRUSTED, Failure.SLOW}
+
+
+class RemoteLocation:
+    """A place that fsspec reads; see :class:`~logitcache.cache.store.base.Location`.
+
+    Args:
+        url: Scheme, bucket or host, and prefix.
+        write: Whether something is to be written there.
+        retries: For how long a request is tried again; by default as the environment says.
+
+    Attributes:
+        traffic: Requests by what they asked for, and ``retries``; for people and tests.
+
+    Raises:
+        UsageError: What :func:`~logitcache.cache.store.urls.parse_url` refuses, the client is not
+            installed, the place can only be read, or ``memory://`` where there are several
+            processes.
+    """
+
+    in_flight = 8
+    poll_seconds = 1.0
+
+    def __init__(
+        self, url: str, *, write: bool = False, retries: RetryPolicy | None = None
+    ) -> None:
+        place = parse_url(url)
+        if isinstance(place, Path):
+            raise UsageError("not the URL of a store", where=url)
+        self._shown, self._scheme = place.shown, place.scheme
+        self._base, self._query = place.base, place.query
+        self._retries = retries or environment_policy()
+        self._opened: dict[int, AbstractFileSystem] = {}
+        self._pid = os.getpid()
+        self._reached = False
+        self.traffic: Counter[str] = Counter()
+        if write:
+            self._check_writable()
+        if self._scheme == "memory":
+            self._refuse_processes()
+        _check_client(self._scheme, self._shown)
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._scheme == "memory":
+            raise self._one_process()
+        return {**self.__dict__, "_opened": {}}
+
+    @property
+    def lists(self) -> bool:
+        """Whether keys can be listed."""
+        return self._scheme not in WEB
+
+    @property
+    def is_distant(self) -> bool:
+        """Whether copies are worth keeping on this machine."""
+        return self._scheme != "memory"
+
+    def read(
+        self,
+        key: str,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        most: int = MAX_DOCUMENT_BYTES,
+    ) -> bytes | None:
+        """Return an object, or a part of it; None if there is none.
+
+        Args:
+            key: Its key.
+            start: Where the part begins, as in a slice.
+            stop: Where it ends.
+            most: Bytes that may be received.
+
+        Raises:
+            CacheDamaged: It is larger. No more than that is received.
+            StorageError: The store fails, compresses, or sends all where a part was requested.
+        """
+        if (start is not None and start < 0 and stop is not None) or (stop or 0) < 0:
+            whole = self.read(key, most=most)
+            return None if whole is None else whole[start:stop]
+        part = None if start is None and stop is None else Part(start or 0, stop)
+        if part is not None and part.wanted == 0:
+            return None if self.size(key) is None else b""
+        return self._ask("read", key, lambda files: self._received(files, key, most, part))
+
+    def _received(self, files: AbstractFileSystem, key: str, most: int, part: Part | None) -> bytes:
+        pieces: list[bytes] = []
+        receive(files, self._path(key), Receiver(f"{self}/{key}", most, pieces.append, part))
+        return b"".join(pieces)
+
+    def size(self, key: str) -> int | None:
+        """Return the bytes of an object, None if there is none."""
+        if self._scheme in WEB:
+            path = self._path(key)
+            return self._ask("look", key, lambda files: web_size(files, path, f"{self}/{key}"))
+        found = self._info(key)
+        return None if found is None else int(found["size"])
+
+    def stamp(self, key: str) -> tuple[int, int, int] | None:
+        """Return None: asking whether an object has changed costs as much as its digest."""
+        checked_key(key, self)
+        return None
+
+    def modified(self, key: str) -> float | None:
+        """Return when an object was written, by the clock of its server; None if there is none."""
+        path = self._path(key)
+        written = self._ask("look", key, lambda files: _call(files, "modified", path))
+        if written is None:
+            return None
+        moment: datetime = written if written.tzinfo else written.replace(tzinfo=UTC)
+        return moment.timestamp()
+
+    def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
+        """Return size and sha256 of an object, received in pieces; None if there is none.
+
+        Args:
+            key: Its key.
+            most: As in :meth:`read`.
+
+        Raises:
+            CacheDamaged: As in :meth:`read`.
+        """
+        path = self._path(key)
+
+        def digested(files: AbstractFileSystem) -> tuple[int, str]:
+            found = hashlib.sha256()
+            receiver = Receiver(f"{self}/{key}", most, found.update)
+            receive(files, path, receiver)
+            return receiver.received, found.hexdigest()
+
+        return self._ask("read", key, digested)
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write an object; stores replace whole objects or nothing."""
+        self._check_writable()
+        path = self._path(key)
+        self._ask("write", key, lambda files: _write(files, path, content), must=True)
+
+    def write_new(self, key: str, content: bytes) -> bool:
+        """Write an object on condition that there is none; return whether it is ours."""
+        return self.create(key, content)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write an object on condition that there is none; return whether it is ours."""
+        self._check_writable()
+        path = self._path(key)
+        before = self.traffic["retries"]
+        try:
+            self._request("write", lambda files: _write(files, path, content, mode="create"))
+        except Exception as error:
+            if failure_of(error) is not Failure.EXISTS:
+                raise storage_error(error, f"{self}/{key}") from None
+            # an attempt whose answer was lost may have written it
+            return self.traffic["retries"] > before and self.read(key) == content
+        return True
+
+    def touch(self, key: str) -> None:
+        """Write an object once more if it is there, which renews its time."""
+        content = self.read(key)
+        if content is not None:
+            self.write(key, content)
+
+    def lock(self, key: str, before: bytes, content: bytes) -> None:
+        """Return None: objects of a store cannot be locked."""
+
+    def is_locked(self, key: str) -> None:
+        """Return None: objects of a store cannot be locked."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object if it is there."""
+        self._check_writable()
+        path = self._path(key)
+        self._ask("write", key, lambda files: _call(files, "rm_file", path))
+
+    def remove_folder(self, prefix: str) -> None:
+        """Do nothing: a store has objects, and no folders."""
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of the objects directly below a prefix, sorted."""
+        return sorted(entry for entry, is_file in self._entries(prefix) if is_file)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys of all objects below a prefix."""
+        yield from self._sizes(prefix)
+
+    def sweep(self) -> list[str]:
+        """Return nothing: an object that is not whole is not there."""
+        return []
+
+    def is_empty(self) -> bool:
+        """Return whether there is nothing at all, but for claims of runs that begin."""
+        if not self.lists:
+            return self.size("zarr.json") is None
+        return all(name == "claims" for name, _ in self._entries(""))
+
+    def bytes_below(self, prefix: str) -> int:
+        """Return the bytes of all objects below a prefix."""
+        return sum(self._sizes(prefix).values())
+
+    def free_bytes(self) -> int | None:
+        """Return None: a store has no end that could be asked for."""
+        return None
+
+    def store(self) -> RecordingStore:
+        """Return a Zarr store over this location."""
+        return RecordingStore(self)
+
+    def _path(self, key: str) -> str:
+        inner = checked_key(key, self).strip("/")
+        inner = quote(inner) if self._scheme in WEB else inner
+        return (f"{self._base}/{inner}" if inner else self._base) + self._query
+
+    def _entries(self, prefix: str) -> list[tuple[str, bool]]:
+        """Return name and whether it is an object, for all that is directly below a prefix."""
+        if not self.lists:
+            return []
+        path = self._path(prefix)
+        found = self._ask("list", prefix, lambda files: _list(files, "ls", path)) or []
+        names = [
+            (str(e["name"]).rstrip("/").rpartition("/")[2], e["type"] == "file") for e in found
+        ]
+        return [(name, is_file) for name, is_file in names if name]
+
+    def _sizes(self, prefix: str) -> dict[str, int]:
+        if not self.lists:
+            return {}
+        path = self._path(prefix)
+        found = self._ask("list", prefix, lambda files: _list(files, "find", path)) or {}
+        root = self._files()._strip_protocol(self._base).rstrip("/") + "/"
+        return {str(name).removeprefix(root): int(e["size"]) for name, e in found.items()}
+
+    def _info(self, key: str) -> dict[str, Any] | None:
+        path = self._path(key)
+        found = self._ask("look", key, lambda files: _call(files, "info", path))
+        return found if found is None or found["type"] == "file" else None
+
+    def _ask(
+        self,
+        what: str,
+        key: str,
+        request: Callable[[AbstractFileSystem], Result],
+        *,
+        must: bool = False,
+    ) -> Result | None:
+        """Return what a request returns, None where the object is not there."""
+        try:
+            return self._request(what, request)
+        except Exception as error:
+            if failure_of(error) is Failure.ABSENT and not must:
+                return None
+            raise storage_error(error, f"{self}/{key}".rstrip("/")) from None
+
+    def _request(self, what: str, request: Callable[[AbstractFileSystem], Result]) -> Result:
+        files = self._files()
+
+        def once() -> Result:
+            self.traffic[what] += 1
+            try:
+                result = request(files)
+            except Exception as error:
+                self._reached |= failure_of(error) not in _NO_ANSWER
+                raise
+            self._reached = True
+            return result
+
+        transient = TRANSIENT if self._reached else TRANSIENT - WRONG_ADDRESS
+        return self._retries.call(once, self._note_retry, transient)
+
+    def _note_retry(self, failure: Failure, seconds: float) -> None:
+        self.traffic["retries"] += 1
+        if seconds > _NOTICE_SECONDS:
+            patience = self._retries.patience_seconds
+            warnings.warn(
+                f"{self}: {failure.value}; it is tried again for {patience:.0f} seconds",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _files(self) -> AbstractFileSystem:
+        """Return this process's own file system."""
+        pid = os.getpid()
+        if self._scheme == "memory" and pid != self._pid:
+            raise self._one_process()
+        if pid not in self._opened:
+            self._opened[pid] = _open(self._scheme)
+        return self._opened[pid]
+
+    def _check_writable(self) -> None:
+        if self._scheme in _READ_ONLY:
+            raise UsageError(
+                f"{self._scheme}:// can only be read",
+                where=self._shown,
+                hint="write the cache to a folder, s3:// or gs://, and copy or serve it from there",
+            )
+
+    def _refuse_processes(self) -> None:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if several or multiprocessing.parent_process() is not None:
+            raise self._one_process()
+
+    def _one_process(self) -> UsageError:
+        return UsageError(
+            "a cache in memory belongs to one process",
+            where=self._shown,
+            got="several processes",
+            hint="put the cache into a folder, or use one process",
+        )
+
+
+def _check_client(scheme: str, shown: str) -> None:
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        extra = f"logitcache[{SCHEMES[scheme]}]" if SCHEMES[scheme] else error.name
+        raise UsageError(
+            f"{scheme}:// needs a package that is not installed",
+            where=shown,
+            got=error.name,
+            hint=f"pip install '{extra}'",
+        ) from None
+
+
+def _call(files: AbstractFileSystem, name: str, *args: Any, **options: Any) -> Any:
+    """Return what a method of a file system returns, within the time of a small answer."""
+    return _timed(files, name, GRACE_SECONDS, *args, **options)
+
+
+def _write(files: AbstractFileSystem, path: str, content: bytes, **options: Any) -> None:
+    seconds = GRACE_SECONDS + len(content) / LOWEST_RATE
+    _timed(files, "pipe_file", seconds, path, content, **options)
+
+
+def _list(files: AbstractFileSystem, name: str, path: str) -> Any:
+    return _timed(files, name, _LISTING_SECONDS, path, detail=True)
+
+
+def _timed(files: AbstractFileSystem, name: str, seconds: float, *args: Any, **options: Any) -> Any:
+    """Call a method; the time of those that block instead is up to their client."""
+    method = getattr(files, f"_{name}", None) if files.async_impl else None
+    if method is None:
+        return getattr(files, name)(*args, **options)
+    return sync(files.loop, method, *args, timeout=seconds, **options)
+
+
+def _open(scheme: str) -> AbstractFileSystem:
+    """Open a file system that keeps no listings and, where it can be told, never retries."""
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if scheme == "s3":
+        from botocore.config import Config  # comes with s3fs
+
+        options["max_concurrency"] = 1  # one GET an object, without asking for its size
+        options["config_kwargs"] = {
+            "connect_timeout": _CONNECT_SECONDS,
+            "read_timeout": _READ_SECONDS,
+            "retries": {"total_max_attempts": 1},
+        }
+        if "response_checksum_validation" in Config.OPTION_DEFAULTS:  # since botocore 1.36
+            # everything is compared with its sha256, and rclone sends the checksum of an object
+            # with each part of it
+            options["config_kwargs"]["response_checksum_validation"] = "when_required"
+    elif scheme in WEB:
+        import aiohttp
+
+        options["client_kwargs"] = {
+            "timeout": aiohttp.ClientTimeout(
+                total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS
+            ),
+            "auto_decompress": False,  # a small body could become one of any size
+        }
+    files: AbstractFileSystem = fsspec.filesystem(scheme, **options)
+    if scheme == "s3":
+        files.retries = 1
+    return files

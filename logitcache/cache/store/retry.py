@@ -1,0 +1,124 @@
+"""Requests that are tried again: for how long, and how long the waits between attempts are."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from logitcache.cache.store.failures import TRANSIENT, failure_of, retry_after
+from logitcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Set
+
+    from logitcache.cache.store.failures import Failure
+
+__all__ = ["PATIENCE", "RetryPolicy", "end_waits", "environment_policy", "parse_patience"]
+
+Result = TypeVar("Result")
+
+PATIENCE = "LOGITCACHE_RETRY_SECONDS"
+"""Environment variable of the patience, which child processes inherit."""
+
+_LONGEST_PATIENCE = 7 * 24 * 3600.0
+_ENDED = threading.Event()
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long a request is tried again, counted from its first failure.
+
+    Waits double from the first one up to the longest; each is drawn between nothing and that, so
+    that many clients do not come back together. The wait of a ``Retry-After`` header is added, as
+    far as the patience goes.
+
+    Attributes:
+        patience_seconds: From the first failure to the last attempt; with 0 there is one attempt.
+        first_seconds: Longest wait before the second attempt.
+        longest_seconds: Longest wait of all, apart from that of a ``Retry-After`` header.
+    """
+
+    patience_seconds: float = 120.0
+    first_seconds: float = 0.2
+    longest_seconds: float = 10.0
+
+    def call(
+        self,
+        request: Callable[[], Result],
+        on_retry: Callable[[Failure, float], None] = lambda *_: None,
+        transient: Set[Failure] = TRANSIENT,
+        sleep: Callable[[float], object] = _ENDED.wait,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Result:
+        """Return what a request returns; raise what the last attempt raised.
+
+        Args:
+            request: The request.
+            on_retry: Called before each wait with the failure and the seconds since the first one.
+            transient: Failures after which there is another attempt.
+            sleep: Waits.
+            clock: Returns the time in seconds.
+        """
+        until: float | None = None
+        longest = self.first_seconds
+        while True:
+            try:
+                return request()
+            except Exception as error:
+                now = clock()
+                until = now + self.patience_seconds if until is None else until
+                failure = failure_of(error)
+                if failure not in transient or now >= until or _ENDED.is_set():
+                    raise
+                on_retry(failure, now - until + self.patience_seconds)
+                wait = random.uniform(0, min(longest, self.longest_seconds))
+                wait = min(wait + (retry_after(error) or 0.0), until - now)
+            sleep(wait)
+            longest = min(longest * 2, self.longest_seconds)
+
+
+def parse_patience(text: str, where: str) -> float:
+    """Return the patience in seconds that a user has set.
+
+    Args:
+        text: What the user wrote.
+        where: The option or variable it was written to.
+
+    Raises:
+        UsageError: No number of seconds.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= _LONGEST_PATIENCE:
+        raise UsageError(
+            "not a number of seconds for retries",
+            where=where,
+            expected=f"a number from 0, for no retries, to {_LONGEST_PATIENCE:.0f}",
+            got=repr(text),
+        )
+    return seconds
+
+
+def environment_policy() -> RetryPolicy:
+    """Return the policy with the patience that the environment sets, or the default.
+
+    Raises:
+        UsageError: The environment sets something that is no number of seconds.
+    """
+    text = os.environ.get(PATIENCE)
+    return RetryPolicy(parse_patience(text, PATIENCE)) if text else RetryPolicy()
+
+
+def end_waits() -> None:
+    """Let every request of this process that waits for another attempt fail now, as all later ones.
+
+    For a user who interrupts a run while a server is away: threads cannot be interrupted otherwise.
+    """
+    _ENDED.set()

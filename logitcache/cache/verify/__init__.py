@@ -1,0 +1,1 @@
+"""Verification of a cache against its own records, and restoring from copies."""

@@ -1,0 +1,69 @@
+"""Files that nobody names: what interrupted runs leave behind, and what does not belong here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from logitcache.cache.store.temporary import is_temporary
+from logitcache.cache.write.claims import CLAIMS, TRIAL, is_left, read_holder
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from logitcache.cache.format.manifest import Manifest
+    from logitcache.cache.store.base import Location
+
+__all__ = ["Litter", "find_litter"]
+
+_NUMBERED = re.compile(r"(?:revisions/|ledger/.*\.)(\d{1,18})(?:\.copies)?\.json")
+_KEPT = {"commits", "withdrawn", "probes"}
+
+
+@dataclass(frozen=True)
+class Litter:
+    """A file that is no part of the cache, and why it is there."""
+
+    key: str
+    why: str
+
+
+def find_litter(location: Location, manifest: Manifest, named: Collection[str]) -> Iterator[Litter]:
+    """Yield what lies in the folder of a cache and is no part of it.
+
+    Args:
+        location: The cache.
+        manifest: Its manifest.
+        named: Keys of all shards that are committed.
+    """
+    current = manifest.revision.number if manifest.revision else 0
+    for key in sorted(location.keys()):
+        why = _why(location, key, current, named)
+        if why is not None:
+            yield Litter(key, why)
+
+
+def _why(location: Location, key: str, current: int, named: Collection[str]) -> str | None:
+    if is_temporary(key):
+        return "a write that was interrupted, or is under way"
+    top = key.partition("/")[0]
+    if top == CLAIMS:
+        return _why_claim(location, key)
+    numbered = _NUMBERED.fullmatch(key)
+    if numbered is not None:
+        return None if int(numbered[1]) <= current else "a seal that was interrupted"
+    if key in named or key.endswith("zarr.json") or top in _KEPT:
+        return None
+    if top in {"samples", "teachers", "views"} and "/c/" in key:
+        return "a shard without a commit: its unit was interrupted, or dropped"
+    return "not a file of a cache"
+
+
+def _why_claim(location: Location, key: str) -> str:
+    if key.startswith(f"{CLAIMS}/{TRIAL}"):
+        return "a trial of the store, by a run that works here or was killed"
+    holder = read_holder(location, key)
+    if is_left(location, key):
+        return f"left by a run that was killed ({holder}); the next precompute removes it"
+    return f"a run works here, or was killed: {holder}"

@@ -1,0 +1,301 @@
+"""Is every byte of a cache what was committed?
+
+Every object of every unit is compared with its commit, every commit with its ledger, every ledger
+with its revision, the manifest and every ``zarr.json`` with what was sealed. What nobody names is
+litter: it is counted, never an error.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format.exclusions import withdrawal_faults
+from logitcache.cache.format.manifest import check_revision, read_manifest
+from logitcache.cache.format.names import content_sha256, sha256
+from logitcache.cache.format.shards import BadShardError, ShardLayout, decode_shard
+from logitcache.cache.read.diagnose import Cause, Fault, check_header, diagnose
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.inventory import Expected, expected_views
+from logitcache.cache.verify.orphans import Litter, find_litter
+from logitcache.cache.verify.restore import recovered_manifest
+from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
+from logitcache.platforms import available_processors
+from logitcache.views.spec import parse_view
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+    from logitcache.cache.format.ledger import Commit, StoredArray
+    from logitcache.cache.format.manifest import Manifest
+    from logitcache.cache.format.placement import Placement
+    from logitcache.cache.store.base import Location
+    from logitcache.cache.verify.inventory import View
+
+__all__ = ["VerifyProgress", "VerifyReport", "verify"]
+
+
+@dataclass(frozen=True)
+class VerifyProgress:
+    """How far a verification is, in bytes; the total grows while ledgers are read."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verification found.
+
+    Attributes:
+        url: The cache.
+        revision: Number of the sealed revision, None before the first.
+        revision_sha256: Its sha256, which all else follows from.
+        quick: Whether sizes and headers alone were looked at.
+        units: Committed units.
+        objects: Their objects.
+        bytes: Bytes of those.
+        seconds: What it took.
+        faults: Damage, in the order of groups, views and units.
+        litter: Files that nobody names.
+    """
+
+    url: str
+    revision: int | None
+    revision_sha256: str | None
+    quick: bool
+    units: int = 0
+    objects: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    faults: tuple[Fault, ...] = ()
+    litter: tuple[Litter, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no damage."""
+        return not self.faults
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            **asdict(self),
+            "ok": self.ok,
+            "faults": [fault.to_json() for fault in self.faults],
+            "litter": [asdict(litter) for litter in self.litter],
+        }
+
+
+def verify(
+    url: str | os.PathLike[str] | Location,
+    *,
+    quick: bool = False,
+    revision: str | None = None,
+    threads: int | None = None,
+    on_progress: Callable[[VerifyProgress], None] | None = None,
+) -> VerifyReport:
+    """Check a cache, sealed or not.
+
+    Args:
+        url: The cache.
+        quick: Whether to look at sizes and headers of shards only; documents are always digested.
+        revision: sha256 of the revision that it must have, or the first 12 digits or more.
+        threads: Threads that read; by default as many as the processors, or the store, can use.
+        on_progress: Called now and then.
+
+    Raises:
+        CacheError: There is no cache at all.
+        UnsupportedFormat: A newer format.
+        CacheDamaged: It has another revision.
+        StorageError: A server fails, or does not answer Range requests where ``quick`` needs them.
+    """
+    location = locate(url)
+    started = time.monotonic()
+    manifest, faults = _manifest(location)
+    if manifest is None:
+        return VerifyReport(str(location), None, None, quick, faults=tuple(faults))
+    check_revision(manifest, revision, location)
+    expected = expected_views(location, manifest)
+    checker = _Checker(location, expected, quick=quick, on_progress=on_progress)
+    wanted = threads or max(location.in_flight, available_processors())
+    with ThreadPoolExecutor(wanted) as pool:
+        for view in expected.views:
+            checker.check(view, pool)
+    known = {fault.key for fault in expected.faults}
+    return VerifyReport(
+        url=str(location),
+        revision=manifest.revision.number if manifest.revision else None,
+        revision_sha256=manifest.revision.sha256 if manifest.revision else None,
+        quick=quick,
+        units=checker.units,
+        objects=checker.objects,
+        bytes=checker.bytes,
+        seconds=time.monotonic() - started,
+        faults=(
+            *faults,
+            *_recipe_faults(manifest),
+            *expected.faults,
+            *(f for f in withdrawal_faults(location) if f.key not in known),
+            *checker.faults,
+        ),
+        litter=tuple(find_litter(location, manifest, checker.named)),
+    )
+
+
+def _manifest(location: Location) -> tuple[Manifest | None, list[Fault]]:
+    """Read the manifest; where it is damaged, go on with what was sealed."""
+    try:
+        return read_manifest(location), []
+    except UnsupportedFormat:
+        raise
+    except CacheError as error:
+        if not location.names("revisions") and next(iter(location.keys("commits")), None) is None:
+            raise
+        detail = error.what if error.got is None else f"{error.what}: {error.got}"
+        fault = Fault(Cause.MANIFEST, detail, "zarr.json")
+        return recovered_manifest(location), [fault]
+
+
+def _recipe_faults(manifest: Manifest) -> list[Fault]:
+    """Return the recipes that no reader could render."""
+    faults = []
+    for view_id, recipe in manifest.views.items():
+        try:
+            parse_view(recipe, f"view {view_id}")
+        except CacheError as error:
+            detail = f"view {view_id}: {error.what}: {error.got}"
+            faults.append(Fault(Cause.MANIFEST, detail, "zarr.json", view=view_id))
+    return faults
+
+
+@dataclass
+class _Checker:
+    """Compares the objects of one view after another with their commits."""
+
+    location: Location
+    expected: Expected
+    quick: bool
+    on_progress: Callable[[VerifyProgress], None] | None
+    units: int = 0
+    objects: int = 0
+    bytes: int = 0
+    total: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+    _layouts: dict[str, ShardLayout | None] = field(default_factory=dict)
+    _elsewhere: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def check(self, view: View, pool: ThreadPoolExecutor) -> None:
+        """Check every object of one view."""
+        commits, faults = view.read()
+        self.faults += faults
+        self.units += len(commits)
+        tasks = [(view, commit, path) for commit in commits for path in commit.arrays]
+        self.total += sum(commit.arrays[path].bytes for _, commit, path in tasks)
+        self.named |= {commit.arrays[path].key for _, commit, path in tasks}
+        for (_, commit, path), found in zip(tasks, pool.map(self._examine, tasks), strict=True):
+            stored = commit.arrays[path]
+            self.objects += 1
+            self.bytes += stored.bytes
+            if found is not None:
+                self.faults.append(self._explained(found, commit, path))
+            if self.on_progress is not None:
+                self.on_progress(VerifyProgress(self.bytes, self.total))
+
+    def _examine(self, task: tuple[View, Commit, str]) -> _Suspect | None:
+        """Return what is suspicious about an object, None if nothing is."""
+        view, commit, path = task
+        stored = commit.arrays[path]
+        try:
+            if self.quick and self._looks_well(path, stored):
+                return None
+            if self.quick:
+                return self._digested(view.placement, path, stored)
+            return self._decoded(view, path, stored)
+        except CacheDamaged as error:
+            return _Suspect(None, error)
+        except StorageError as error:
+            if self.location.is_distant:
+                raise  # a server that fails says nothing about what it stores
+            return _Suspect(None, error)
+
+    def _digested(self, placement: Placement, path: str, stored: StoredArray) -> _Suspect | None:
+        name = path.removeprefix(f"{placement.group}/")
+        found = self.location.digest(stored.key, most=placement.max_bytes(name))
+        return None if found == (stored.bytes, stored.sha256) else _Suspect(found)
+
+    def _decoded(self, view: View, path: str, stored: StoredArray) -> _Suspect | None:
+        """Compare a shard with its commit, then decode it as a reader will."""
+        placement, name = view.placement, path.removeprefix(f"{view.group}/")
+        content = self.location.read(stored.key, most=placement.max_bytes(name))
+        found = None if content is None else (len(content), sha256(content))
+        if content is None or found != (stored.bytes, stored.sha256):
+            return _Suspect(found)
+        layout = self._layout(placement, name)
+        if layout is None:
+            return None  # the metadata of the array are a fault of their own
+        rows = placement.empty(name, placement.unit_rows)
+        try:
+            decode_shard(content, layout, rows)
+        except BadShardError as error:
+            return _Suspect(found, CacheDamaged("it cannot be decoded", got=error))
+        if content_sha256(rows) != stored.content_sha256:
+            detail = "decoded rows have another digest than was committed"
+            return _Suspect(found, CacheDamaged(detail))
+        fault = view.fault_of({name: rows})
+        return None if fault is None else _Suspect(found, CacheDamaged(fault))
+
+    def _layout(self, placement: Placement, name: str) -> ShardLayout | None:
+        path = placement.path(name)
+        if path not in self._layouts:
+            try:
+                self._layouts[path] = placement.layout(self.location, name)
+            except CacheDamaged:
+                self._layouts[path] = None
+        return self._layouts[path]
+
+    def _looks_well(self, path: str, stored: StoredArray) -> bool:
+        same_size = self.location.size(stored.key) == stored.bytes
+        return same_size and check_header(self.location, path, stored) is None
+
+    def _explained(self, suspect: _Suspect, commit: Commit, path: str) -> Fault:
+        if suspect.error is None:
+            elsewhere = self._shards_of(commit.group)
+            return diagnose(self.location, commit, path, suspect.found, elsewhere)
+        return Fault(
+            cause=Cause.UNREADABLE,
+            detail=suspect.error.what
+            if suspect.error.got is None
+            else f"{suspect.error.what}: {suspect.error.got}",
+            key=commit.arrays[path].key,
+            group=commit.group,
+            view=commit.view,
+            unit=commit.unit,
+            array=path.rpartition("/")[2],
+            recompute=True,
+        )
+
+    def _shards_of(self, group: str) -> dict[str, str]:
+        """Return which unit each committed shard of a group is, by sha256; read once per group."""
+        if group not in self._elsewhere:
+            self._elsewhere[group] = dict(self._places(group))
+        return self._elsewhere[group]
+
+    def _places(self, group: str) -> Iterator[tuple[str, str]]:
+        for view in self.expected.views:
+            if view.group != group:
+                continue
+            for commit in view.read()[0]:
+                for path, stored in commit.arrays.items():
+                    yield stored.sha256, f"view {view.view}, unit {commit.unit}, {path}"
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """An object that is not what it should be: its size and sha256, or why it cannot be read."""
+
+    found: tuple[int, str] | None
+    error: StorageError | CacheDamaged | None = None

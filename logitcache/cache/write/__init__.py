@@ -1,0 +1,1 @@
+"""Writing of caches: declarations, commits, seals, claims."""

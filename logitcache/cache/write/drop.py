@@ -1,0 +1,233 @@
+"""Dropping teachers, taps or views from a cache: a new revision that does not name them.
+
+What was computed for them stays where it is, unnamed, until it is removed as litter. Their commits
+are removed, so that the same names can be computed anew.
+
+The order makes every step safe to be killed at: the root names the new revision first. If the
+process is killed after that, the next drop or precompute removes what is left to remove.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from logitcache.cache.format.arrays import write_attributes
+from logitcache.cache.format.groups import group_names, read_group
+from logitcache.cache.format.ledger import Revision, read_revision
+from logitcache.cache.format.names import (
+    VIEWS,
+    commit_prefix,
+    revision_key,
+    tap_of,
+    teacher_group,
+)
+from logitcache.cache.format.partners import partner_group
+from logitcache.cache.read.view_selection import choose_views
+from logitcache.cache.store.base import locate
+from logitcache.cache.write.claims import MANIFEST, Claims
+from logitcache.cache.write.seal import write_changed
+from logitcache.cache.write.writer import CacheWriter
+from logitcache.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Collection, Sequence
+
+    from logitcache.cache.format.manifest import Manifest
+    from logitcache.cache.store.base import Location
+    from logitcache.cache.write.claims import Wait
+
+__all__ = ["Dropped", "drop_from_cache", "finish_drops"]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What was dropped, and what the cache holds after it.
+
+    Attributes:
+        teachers: Names that were dropped.
+        features: ``<teacher>/<tap>`` that were dropped by themselves.
+        views: Ids of views that were dropped.
+        left_teachers: Teachers that are left.
+        left_views: Views that are left.
+        revision: Number of the revision that is sealed now; None if nothing is.
+    """
+
+    teachers: tuple[str, ...]
+    features: tuple[str, ...]
+    views: tuple[str, ...]
+    left_teachers: tuple[str, ...]
+    left_views: tuple[str, ...]
+    revision: int | None
+
+
+def drop_from_cache(
+    url: str | os.PathLike[str],
+    *,
+    teachers: Collection[str] = (),
+    features: Collection[str] = (),
+    views: Sequence[str] = (),
+    on_wait: Callable[[Wait], None] | None = None,
+) -> Dropped:
+    """Drop teachers, taps or views; readers that have the cache open are not disturbed.
+
+    Args:
+        url: The cache; unsealed parts can be dropped, too.
+        teachers: Names; their taps go with them.
+        features: Taps, as ``<teacher>/<tap>``.
+        views: Of all teachers: numbers, ranges or ids as :func:`.choose_views` reads them.
+        on_wait: Called now and then while another run is waited for; by default that is logged.
+
+    Raises:
+        UsageError: Nothing is named, something is not there, or nothing would be left.
+    """
+    location = locate(url, write=True)
+    claims = Claims(location, on_wait=on_wait)
+    with claims.exclusive(MANIFEST):
+        writer = CacheWriter.open(location)
+        finish_drops(writer)
+        before = writer.manifest
+        gone = choose_views(_view_ids(writer), list(views)) if views else []
+        manifest = _without(location, before, set(teachers), set(features), set(gone))
+        names = set(group_names(before)) - set(group_names(manifest))
+        if names:  # a writer that does not know of drops would count the old commits as new ones
+            manifest = manifest.changed(dropping=tuple(sorted(names))).requiring("dropping")
+        if manifest.revision is not None:
+            previous = read_revision(location, manifest.revision)
+            revision = _shortened(previous, names, set(gone))
+            manifest = manifest.changed(revision=write_changed(location, manifest, revision))
+        writer.publish(manifest)
+        finish_drops(writer)
+        claims.sweep()
+    pointer = writer.manifest.revision
+    return Dropped(
+        tuple(sorted(teachers)),
+        tuple(sorted(features)),
+        tuple(gone),
+        tuple(manifest.teachers),
+        tuple(manifest.views),
+        None if pointer is None else pointer.number,
+    )
+
+
+def finish_drops(writer: CacheWriter) -> None:
+    """Remove the commits of what was dropped, and the ids of dropped views in the slots of groups.
+
+    Does nothing where nothing is left. Whoever declares something has to call this first, or what
+    is computed anew would be taken for what was dropped.
+    """
+    location, manifest = writer.location, writer.manifest
+    for name in manifest.dropping:
+        _remove_below(location, commit_prefix(*teacher_group(name).rsplit("/", 1)))
+    pointer = manifest.revision
+    # written by a run that was killed before the root pointed at it; the same is written again
+    unfinished = pointer is not None and location.size(revision_key(pointer.number + 1)) is not None
+    changed = bool(manifest.dropping) or unfinished
+    for name in group_names(manifest):
+        group = read_group(location, name)
+        gone = [view_id for view_id in group.view_ids if view_id not in manifest.views]
+        for view_id in gone:
+            _remove_below(location, commit_prefix(group.path, view_id))
+            _remove_below(location, commit_prefix(VIEWS, view_id))
+        if gone:
+            slots = tuple("" if slot in gone else slot for slot in group.slots)
+            group = replace(group, slots=slots)
+            write_attributes(location.store(), group.path, group.to_json())
+            changed = True
+    if not changed:
+        return
+    writer.manifest = manifest.changed(dropping=()).no_longer_requiring("dropping")
+    if manifest.revision is None:
+        writer.publish(writer.manifest)
+    else:
+        writer.reseal(())
+
+
+def _view_ids(writer: CacheWriter) -> list[str]:
+    """Return all views, in the order in which a reader numbers them; unsealed ones last."""
+    groups = sorted(writer.teachers().items())
+    slots = (view_id for _, group in groups for view_id in group.view_ids)
+    return list(dict.fromkeys((*slots, *writer.manifest.views)))
+
+
+def _without(
+    location: Location,
+    manifest: Manifest,
+    teachers: set[str],
+    features: set[str],
+    views: set[str],
+) -> Manifest:
+    """Return the manifest without some of what it names.
+
+    Raises:
+        UsageError: Nothing is named, something is not there, or nothing would be left.
+    """
+    if not teachers and not features and not views:
+        raise UsageError(
+            "nothing to drop is named",
+            where=location,
+            hint="name teachers, features or views; logitcache inspect lists them",
+        )
+    known = {
+        f"{name}/{tap}" for name, record in manifest.teachers.items() for tap in record.features
+    }
+    for what, wanted, there in (
+        ("teacher", teachers, manifest.teachers.keys()),
+        ("feature", features, known),
+    ):
+        for name in sorted(wanted - there):
+            raise UsageError(
+                f"no {what} {name!r} in this cache", where=location, hint=nearest(name, there)
+            )
+    left = {
+        name: record.model_copy(
+            update={
+                "features": tuple(t for t in record.features if f"{name}/{t}" not in features),
+                "accuracy": {v: a for v, a in record.accuracy.items() if v not in views},
+            }
+        )
+        for name, record in manifest.teachers.items()
+        if name not in teachers
+    }
+    kept = {view_id: recipe for view_id, recipe in manifest.views.items() if view_id not in views}
+    if not left or not kept:
+        raise UsageError(
+            f"no {'view' if left else 'teacher'} would be left",
+            where=location,
+            hint="remove the folder of the cache if nothing in it is wanted",
+        )
+    manifest = manifest.changed(teachers=left, views=kept)
+    for name in group_names(manifest):
+        if not set(read_group(location, name).view_ids) - views:
+            raise UsageError(
+                f"{name!r} would be left without a view",
+                where=location,
+                hint=f"drop it, too: --{'feature' if tap_of(name) else 'teacher'} "
+                f"{name.replace('/features/', '/')}",
+            )
+    return manifest.requiring("dropped-views") if views else manifest
+
+
+def _shortened(revision: Revision, names: set[str], views: set[str]) -> Revision:
+    """Return a revision without some groups and views."""
+    groups = tuple(f"{teacher_group(name)}/" for name in names)
+    partners = tuple(f"{partner_group(view_id)}/" for view_id in views)
+
+    def kept(path: str) -> bool:
+        return not path.startswith((*groups, *partners))
+
+    return replace(
+        revision,
+        ledgers={
+            path: pointer
+            for path, pointer in revision.ledgers.items()
+            if kept(path) and path.rpartition("/")[2] not in views
+        },
+        metadata={key: digest for key, digest in revision.metadata.items() if kept(key)},
+    )
+
+
+def _remove_below(location: Location, prefix: str) -> None:
+    for key in list(location.keys(prefix)):
+        location.delete(key)

@@ -1,0 +1,187 @@
+"""Sealing: one revision that vouches for every ledger, every document and the manifest.
+
+Everything a revision names is written before it, and the root points at it last. What cannot be
+computed again from images and teachers is written twice: the copies of a revision hold the
+manifest, every ``zarr.json`` and the probes once more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from logitcache.cache.format.exclusions import withdrawal_keys
+from logitcache.cache.format.fingerprints import probe_keys
+from logitcache.cache.format.ledger import (
+    Copies,
+    Ledger,
+    LedgerPointer,
+    Revision,
+    manifest_digest,
+    read_commits,
+    read_revision,
+    write_copies,
+    write_ledger,
+    write_revision,
+)
+from logitcache.cache.format.manifest import RevisionPointer
+from logitcache.cache.format.names import SAMPLE_ARRAYS, SAMPLES, copies_key, revision_key, sha256
+from logitcache.cache.format.partners import partner_array, partner_group
+from logitcache.cache.format.placement import parents_of
+from logitcache.errors import CacheDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.manifest import Manifest
+    from logitcache.cache.store.base import Location
+
+__all__ = ["metadata_keys", "write_changed", "write_reseal", "write_seal"]
+
+
+def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Group]) -> list[str]:
+    """Return where the documents lie that a revision vouches for beside its ledgers.
+
+    They are every ``zarr.json`` below the root, the probes, and the withdrawals.
+
+    Args:
+        location: The cache.
+        mixed: Ids of the views with partners.
+        groups: All its groups.
+    """
+    paths = [SAMPLES, *(f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key"))]
+    for view_id in mixed:
+        paths += [partner_group(view_id), partner_array(view_id)]
+    for group in groups:
+        paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
+    parents = {parent for path in paths for parent in parents_of(path)} - set(paths)
+    # not every version of zarr writes the groups above those that it is asked for
+    paths += [path for path in sorted(parents) if location.size(f"{path}/zarr.json") is not None]
+    documents = [f"{path}/zarr.json" for path in paths]
+    return [*documents, *probe_keys(location), *withdrawal_keys(location)]
+
+
+def write_seal(
+    location: Location,
+    manifest: Manifest,
+    units: Mapping[tuple[str, str], Collection[int]],
+    metadata: Collection[str],
+    rewritten: Collection[tuple[str, str]] = (),
+) -> RevisionPointer:
+    """Write ledgers, copies and a revision; nothing where the last one says the same.
+
+    Args:
+        location: The cache.
+        manifest: As it shall be sealed.
+        units: The units of every (group, view), all of them committed.
+        metadata: As of :func:`metadata_keys`.
+        rewritten: (group, view) with commits that were made anew.
+
+    Returns:
+        What the root has to point at.
+    """
+    previous = read_revision(location, manifest.revision) if manifest.revision else None
+    number = previous.number + 1 if previous else 1
+    documents = {key: _document(location, key) for key in sorted(metadata)}
+    copies = Copies(manifest.changed(revision=None).to_json(), documents)
+    revision = Revision(
+        number=number,
+        segments=tuple((segment.start, segment.rows) for segment in manifest.segments),
+        ledgers=_write_ledgers(location, previous, number, units, rewritten),
+        metadata={key: sha256(text.encode()) for key, text in documents.items()},
+        manifest_sha256=manifest_digest(manifest),
+        copies_sha256=write_copies(location, number, copies),
+    )
+    if previous is not None and replace(previous, number=number) == revision:
+        assert manifest.revision is not None
+        # also what a run has left that was killed before the root pointed at it
+        location.delete(copies_key(number))
+        location.delete(revision_key(number))
+        return manifest.revision
+    return RevisionPointer(number=number, sha256=write_revision(location, revision))
+
+
+def write_reseal(
+    location: Location, manifest: Manifest, rewritten: Collection[tuple[str, str]]
+) -> RevisionPointer:
+    """Write a revision like the last one, but for the ledgers of some (group, view)."""
+    assert manifest.revision is not None
+    previous = read_revision(location, manifest.revision)
+    number = previous.number + 1
+    ledgers = dict(previous.ledgers)
+    for group, view in rewritten:
+        units = range(ledgers[f"{group}/{view}"].units)
+        ledgers[f"{group}/{view}"] = _gathered(location, group, view, units, number)
+    return write_changed(location, manifest, replace(previous, ledgers=ledgers))
+
+
+def write_changed(location: Location, manifest: Manifest, revision: Revision) -> RevisionPointer:
+    """Write a revision with other ledgers than the last one, or fewer documents.
+
+    Args:
+        location: The cache.
+        manifest: As it shall be sealed; points at the last revision.
+        revision: The last revision, with its ledgers and documents changed.
+
+    Returns:
+        What the root has to point at.
+    """
+    assert manifest.revision is not None
+    number = manifest.revision.number + 1
+    keys = {*revision.metadata, *withdrawal_keys(location)}
+    documents = {key: _document(location, key) for key in sorted(keys)}
+    copies = Copies(manifest.changed(revision=None).to_json(), documents)
+    revision = replace(
+        revision,
+        number=number,
+        metadata={key: sha256(text.encode()) for key, text in documents.items()},
+        manifest_sha256=manifest_digest(manifest),
+        copies_sha256=write_copies(location, number, copies),
+    )
+    return RevisionPointer(number=number, sha256=write_revision(location, revision))
+
+
+def _write_ledgers(
+    location: Location,
+    previous: Revision | None,
+    number: int,
+    units: Mapping[tuple[str, str], Collection[int]],
+    rewritten: Collection[tuple[str, str]],
+) -> dict[str, LedgerPointer]:
+    """Write the ledgers that changed; keep the pointers of the others."""
+    ledgers = {}
+    for (group, view), wanted in units.items():
+        known = previous.ledgers.get(f"{group}/{view}") if previous else None
+        if known is not None and known.units == len(wanted) and (group, view) not in rewritten:
+            ledgers[f"{group}/{view}"] = known
+            continue
+        ledgers[f"{group}/{view}"] = _gathered(location, group, view, wanted, number)
+    return ledgers
+
+
+def _gathered(
+    location: Location, group: str, view: str, units: Collection[int], number: int
+) -> LedgerPointer:
+    """Gather the commits of one view into a ledger."""
+    commits = read_commits(location, group, view, units)
+    if len(commits) != len(units):
+        raise CacheDamaged(
+            "cannot seal: a commit is gone",
+            where=f"{location}, {group}, view {view}",
+            expected=f"{len(units)} units",
+            got=f"{len(commits)} units",
+            hint="logitcache repair computes it again",
+        )
+    return write_ledger(location, Ledger(group, view, commits), number)
+
+
+def _document(location: Location, key: str) -> str:
+    content = location.read(key)
+    if content is None:
+        raise CacheDamaged(
+            "a declared array has no metadata",
+            where=f"{location}/{key}",
+            hint="logitcache repair writes it anew",
+        )
+    return content.decode()

@@ -1,0 +1,449 @@
+"""Filling a cache: declare, commit units, seal. Nothing committed is ever rewritten.
+
+Everything here may be interrupted anywhere. What is declared is written before it is listed in the
+root manifest; what a unit holds is written before its commit; the root points at a revision after
+all that the revision names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format.arrays import create_group, write_attributes
+from logitcache.cache.format.exclusions import read_withdrawn
+from logitcache.cache.format.groups import (
+    FeatureGroup,
+    Group,
+    TeacherGroup,
+    check_group,
+    create_group_arrays,
+    group_names,
+    placement_of,
+    read_group,
+    resize_group_arrays,
+    units_of_segment,
+)
+from logitcache.cache.format.ledger import committed_units, read_commits
+from logitcache.cache.format.manifest import (
+    MAX_UNITS,
+    DataRecord,
+    Manifest,
+    RevisionPointer,
+    Segment,
+    TeacherRecord,
+    read_manifest,
+)
+from logitcache.cache.format.names import (
+    FORMAT,
+    NO_VIEW,
+    SAMPLE_ARRAYS,
+    SAMPLES,
+    VIEWS,
+    max_key_bytes,
+)
+from logitcache.cache.format.partners import (
+    create_partners,
+    encode_partners,
+    mixed_views,
+    partner_placement,
+    resize_partners,
+)
+from logitcache.cache.format.placement import Placement, units_of
+from logitcache.cache.format.samples import (
+    Samples,
+    create_samples,
+    resize_samples,
+    sample_fault,
+    sample_placement,
+    samples_from,
+)
+from logitcache.cache.read.objects import CommittedObjects
+from logitcache.cache.write.encoding_losses import measured_fidelity
+from logitcache.cache.write.seal import metadata_keys, write_reseal, write_seal
+from logitcache.cache.write.unit_commit import Conditions, commit_unit
+from logitcache.errors import CacheDamaged, CacheError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.store.base import Location
+    from logitcache.encoding.arrays import Encoded
+
+__all__ = ["CacheWriter"]
+
+_KEYS_AT_ONCE = 4096  # rows of an inner chunk at most
+
+
+class CacheWriter:
+    """The writing side of one cache.
+
+    Args:
+        location: Where it lies.
+        manifest: Its manifest.
+
+    Attributes:
+        withdrawn: Keys of the images that were withdrawn.
+        recorded: What units were committed with before they were damaged, by (group, view, unit):
+            samples must come out the same, and so does the commit of a unit that does.
+    """
+
+    def __init__(self, location: Location, manifest: Manifest) -> None:
+        self.location = location
+        self.manifest = manifest
+        self.withdrawn = read_withdrawn(location)
+        self.recorded: dict[tuple[str, str, int], Commit] = {}
+        self._store = location.store()
+        self._objects = CommittedObjects(location)
+
+    @classmethod
+    def create(
+        cls,
+        location: Location,
+        *,
+        unit_rows: int,
+        segment: Segment,
+        data: DataRecord,
+        versions: Mapping[str, str],
+    ) -> CacheWriter:
+        """Start a cache for the rows of one segment.
+
+        Raises:
+            CacheError: Something else lies there.
+        """
+        if not location.is_empty():
+            raise CacheError(
+                "this folder is neither a cache nor empty",
+                where=location,
+                hint="choose another --cache, or remove what is in it",
+            )
+        manifest = Manifest(
+            format=FORMAT,  # the lowest that holds what is in it
+            unit_rows=unit_rows,
+            segments=(segment,),
+            data=data,
+            views={},
+            teachers={},
+            versions=dict(versions),
+            revision=None,
+        )
+        if data.decoding > 1:
+            manifest = manifest.requiring(f"decoding-{data.decoding}")
+        writer = cls(location, manifest)
+        create_group(writer._store, "", manifest.to_json())
+        create_samples(location, writer._store, manifest)
+        return writer
+
+    @classmethod
+    def open(cls, location: Location) -> CacheWriter:
+        """Open a cache to extend it."""
+        writer = cls(location, read_manifest(location))
+        create_samples(location, writer._store, writer.manifest)
+        return writer
+
+    def add_segment(self, segment: Segment) -> None:
+        """Make room for more rows behind the existing ones."""
+        manifest = self.manifest.changed(segments=(*self.manifest.segments, segment))
+        resize_samples(self._store, manifest)
+        for group in self.groups().values():
+            resize_group_arrays(self._store, manifest, group)
+        for view_id in mixed_views(self.manifest):
+            resize_partners(self._store, manifest, view_id)
+        self.publish(manifest)
+
+    def add_views(self, recipes: Mapping[str, dict[str, Any]]) -> None:
+        """Declare views by id; known ones are left as they are."""
+        manifest = self.manifest.changed(views={**recipes, **self.manifest.views})
+        if manifest.views == self.manifest.views:
+            return
+        for view_id in mixed_views(manifest, recipes.keys() - self.manifest.views.keys()):
+            create_partners(self._store, manifest, view_id)
+        self.publish(manifest)
+
+    def add_teacher(self, record: TeacherRecord, group: TeacherGroup) -> None:
+        """Declare a teacher and make its arrays.
+
+        Raises:
+            CacheError: Units lie there already, committed under a manifest that is lost.
+        """
+        self._create(group)
+        teachers = {**self.manifest.teachers, group.name: record}
+        self.publish(self.manifest.changed(teachers=teachers))
+
+    def add_features(self, group: FeatureGroup) -> None:
+        """Declare a tap of a teacher and make its arrays.
+
+        Raises:
+            CacheError: Units lie there already, committed under a manifest that is lost.
+        """
+        self._create(group)
+        record = self.manifest.teachers[group.teacher]
+        features = (*record.features, group.tap)
+        changed = record.model_copy(update={"features": features})
+        teachers = {**self.manifest.teachers, group.teacher: changed}
+        self.publish(self.manifest.changed(teachers=teachers))
+
+    def extend_group(self, name: str, view_ids: Sequence[str]) -> None:
+        """Give a group slots for more views."""
+        group = read_group(self.location, name)
+        new = [view_id for view_id in view_ids if view_id not in group.view_ids]
+        if not new:
+            return
+        group = replace(group, slots=(*group.slots, *new))
+        resize_group_arrays(self._store, self.manifest, group)
+        write_attributes(self._store, group.path, group.to_json())
+
+    def refresh(self) -> None:
+        """Read the manifest again: another run may have declared or sealed something."""
+        self.manifest = read_manifest(self.location)
+
+    def groups(self) -> dict[str, Group]:
+        """Return all declared groups by name: each teacher, then its taps."""
+        groups = {name: read_group(self.location, name) for name in group_names(self.manifest)}
+        for group in groups.values():
+            check_group(group, self.manifest, self.location)
+        return groups
+
+    def teachers(self) -> dict[str, TeacherGroup]:
+        """Return the groups of all declared teachers' answers."""
+        groups = self.groups()
+        return {name: group for name, group in groups.items() if isinstance(group, TeacherGroup)}
+
+    def needed_units(self, unit_rows: int) -> set[int]:
+        """Return the units of that size there should be.
+
+        Raises:
+            CacheError: So many that the manifest, or the group, cannot be right.
+        """
+        if self.manifest.capacity > MAX_UNITS * unit_rows:
+            raise CacheError(
+                "more units than a cache can have",
+                where=self.location,
+                got=f"{self.manifest.capacity} rows in units of {unit_rows}",
+            )
+        return {
+            unit
+            for segment in self.manifest.segments
+            for unit in units_of_segment(segment, self.manifest.unit_rows, unit_rows)
+        }
+
+    def has_commits(self) -> bool:
+        """Return whether anything is committed; the samples of a block are first."""
+        return bool(committed_units(self.location, SAMPLES, NO_VIEW))
+
+    def missing_units(self, group: str, view: str, unit_rows: int) -> set[int]:
+        """Return the units without a commit."""
+        return self.needed_units(unit_rows) - committed_units(self.location, group, view)
+
+    def write_samples(self, unit: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write and commit one unit of the samples: arrays by name, ``unit_rows`` rows each.
+
+        Raises:
+            DataError: Names of images are so long that no reader would take them.
+        """
+        for start in range(0, len(arrays["key"]), _KEYS_AT_ONCE):
+            keys = arrays["key"][start : start + _KEYS_AT_ONCE]
+            size = sum(len(str(key).encode()) + 4 for key in keys)
+            if size > max_key_bytes(len(keys)):
+                raise DataError(
+                    "names of images are too long",
+                    where=f"{keys[0]} and the next {len(keys) - 1}",
+                    expected=f"{max_key_bytes(len(keys))} bytes of names at most",
+                    got=f"{size} bytes",
+                )
+        self._commit(sample_placement(self.manifest.unit_rows), unit, arrays, Conditions())
+
+    def write_partners(self, view_id: str, unit: int, offsets_U: NDArray[np.int64]) -> None:
+        """Write and commit whom the rows of a block are mixed with, unless that is done.
+
+        Args:
+            view_id: A view that mixes.
+            unit: Number of the block.
+            offsets_U: Offset of each row's partner in the block, int64; -1 where there is none.
+        """
+        arrays = {f"{view_id}/partner": encode_partners(offsets_U)}
+        placement = partner_placement(view_id, self.manifest.unit_rows)
+        self._commit(placement, unit, arrays, Conditions())
+
+    def read_partners(self, view_id: str, unit: int) -> NDArray[np.int64] | None:
+        """Return what :meth:`write_partners` committed, the fill as it is; None before."""
+        if unit not in committed_units(self.location, VIEWS, view_id):
+            return None
+        placement = partner_placement(view_id, self.manifest.unit_rows)
+        (stored,) = self._read(placement, [unit], list(placement.specs)).values()
+        offsets: NDArray[np.int64] = stored.astype("int64")
+        return offsets
+
+    def write_unit(
+        self,
+        group: Group,
+        view_id: str,
+        unit: int,
+        arrays: Mapping[str, NDArray[Any]],
+        conditions: Conditions,
+        measured: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write and commit one unit of one view of a group.
+
+        Args:
+            group: Which group.
+            view_id: Which view.
+            unit: Number of the unit.
+            arrays: By name, ``unit_rows`` rows each.
+            conditions: Under which it was computed.
+            measured: What the encoding lost on a sample of its rows, as sums by name.
+        """
+        self._commit(placement_of(group, view_id), unit, arrays, conditions, measured)
+
+    def read_samples(self, start: int, stop: int) -> Samples:
+        """Read rows of the samples, whose units must be committed."""
+        arrays = self._read_rows(
+            sample_placement(self.manifest.unit_rows), start, stop, [*SAMPLE_ARRAYS, "key"]
+        )
+        fault = sample_fault(arrays, len(self.manifest.data.class_names))
+        if fault is not None:
+            raise CacheDamaged("samples that cannot be", where=self.location, got=fault)
+        return samples_from(arrays, start, self.withdrawn)
+
+    def read_keys(self, start: int, stop: int) -> NDArray[np.object_]:
+        """Read names of rows, whose ``key`` array must be intact."""
+        placement = sample_placement(self.manifest.unit_rows)
+        keys: NDArray[Any] = self._read_rows(placement, start, stop, ["key"])["key"]
+        return keys
+
+    def read_rows(
+        self, group: Group, view_id: str, start: int, stop: int, arrays: Sequence[str]
+    ) -> Encoded:
+        """Read rows of a group, whose units must be committed."""
+        return self._read_rows(placement_of(group, view_id), start, stop, arrays)
+
+    def _read_rows(
+        self, placement: Placement, start: int, stop: int, names: Sequence[str]
+    ) -> Encoded:
+        units = units_of(start, stop, placement.unit_rows)
+        skipped = start - units.start * placement.unit_rows
+        read = self._read(placement, units, names)
+        return {name: array[skipped : skipped + stop - start] for name, array in read.items()}
+
+    def _read(self, placement: Placement, units: Sequence[int], names: Sequence[str]) -> Encoded:
+        """Read whole units, each compared with its commit: a cache may come from anybody."""
+        commits: dict[int, Commit] = {}
+        for unit in units:
+            commits |= read_commits(self.location, placement.group, placement.view, [unit])
+            known = self.recorded.get((placement.group, placement.view, unit))
+            if unit not in commits and known is not None:
+                commits[unit] = known
+            if unit not in commits:
+                raise CacheDamaged(
+                    "a unit is not committed",
+                    where=f"{self.location}, {placement.group}, view {placement.view}",
+                    got=f"unit {unit}",
+                )
+        placement.check(commits, str(self.location))
+        return self._objects.read(placement, [commits[unit] for unit in units], names)
+
+    def missing(self) -> dict[str, int]:
+        """Return how many units are missing, by ``<group>/<view>``; empty when all is there."""
+        missing = {}
+        for group, view, unit_rows in self._required():
+            count = len(self.missing_units(group, view, unit_rows))
+            if count:
+                missing[f"{group}/{view}"] = count
+        return missing
+
+    def seal(
+        self,
+        fingerprint: str,
+        accuracy: Mapping[str, Mapping[str, float]],
+        *,
+        rewritten: Collection[tuple[str, str]] = (),
+    ) -> RevisionPointer:
+        """Vouch for everything that is declared.
+
+        Args:
+            fingerprint: sha256 over key and digest of all rows.
+            accuracy: By teacher and view id.
+            rewritten: (group, view) of which a repair computed units again.
+
+        Raises:
+            CacheError: A unit is missing.
+        """
+        missing = self.missing()
+        if missing:
+            raise CacheError("cannot seal: units are missing", where=self.location, got=missing)
+        manifest = self._with_measurements(fingerprint, accuracy)
+        units = {
+            (group, view): self.needed_units(unit_rows)
+            for group, view, unit_rows in self._required()
+        }
+        metadata = metadata_keys(self.location, self._mixed(), self.groups().values())
+        pointer = write_seal(self.location, manifest, units, metadata, rewritten)
+        if pointer != manifest.revision:
+            self.publish(manifest.changed(revision=pointer))
+        return pointer
+
+    def reseal(self, rewritten: Collection[tuple[str, str]]) -> RevisionPointer:
+        """Vouch for what was sealed before, with commits that a repair made anew.
+
+        What was declared since stays unsealed.
+        """
+        pointer = write_reseal(self.location, self.manifest, rewritten)
+        self.publish(self.manifest.changed(revision=pointer))
+        return pointer
+
+    def publish(self, manifest: Manifest) -> None:
+        """Write the root manifest."""
+        write_attributes(self._store, "", manifest.to_json())
+        self.manifest = manifest
+
+    def _with_measurements(
+        self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
+    ) -> Manifest:
+        measured = measured_fidelity(self.location, self.groups().values())
+        teachers = {
+            name: record.model_copy(
+                update={"accuracy": dict(accuracy.get(name, {})), **measured.get(name, {})}
+            )
+            for name, record in self.manifest.teachers.items()
+        }
+        data = self.manifest.data.model_copy(update={"fingerprint": fingerprint})
+        return self.manifest.changed(teachers=teachers, data=data)
+
+    def _required(self) -> list[tuple[str, str, int]]:
+        """Return (group, view, unit rows) of everything that is declared."""
+        required = [(SAMPLES, NO_VIEW, self.manifest.unit_rows)]
+        required += [(VIEWS, view_id, self.manifest.unit_rows) for view_id in self._mixed()]
+        for group in self.groups().values():
+            required += [(group.path, view, group.unit_rows) for view in group.view_ids]
+        return required
+
+    def _mixed(self) -> list[str]:
+        """Return the views that mix and that a teacher sees."""
+        seen = {view for group in self.groups().values() for view in group.view_ids}
+        return mixed_views(self.manifest, seen)
+
+    def _create(self, group: Group) -> None:
+        if any(committed_units(self.location, group.path, view) for view in group.view_ids):
+            raise CacheError(
+                "committed units of a teacher the manifest does not name",
+                where=f"{self.location}/commits/{group.path}",
+                hint="logitcache repair restores the manifest; or choose another name",
+            )
+        create_group_arrays(self._store, self.manifest, group)
+
+    def _commit(
+        self,
+        placement: Placement,
+        unit: int,
+        arrays: Mapping[str, NDArray[Any]],
+        conditions: Conditions,
+        measured: Mapping[str, float] | None = None,
+    ) -> None:
+        recorded = self.recorded.get((placement.group, placement.view, unit))
+        commit_unit(
+            self.location, self._store, placement, unit, arrays, conditions, measured, recorded
+        )

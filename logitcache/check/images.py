@@ -1,0 +1,182 @@
+"""Comparison of a source with the images of a cache: keys, sizes, contents and classes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.format.names import Status
+from logitcache.data.classes import label_table
+from logitcache.data.identity import compare, content_digest, listing_digest
+from logitcache.data.source import left_out_of
+from logitcache.platforms import available_processors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.read.reader import Cache
+    from logitcache.data.source import Source
+
+__all__ = ["ImagesReport", "check_images"]
+
+
+@dataclass(frozen=True)
+class ImagesReport:
+    """How a source differs from the images of a cache; order and root folder do not matter.
+
+    Attributes:
+        images: Images of the cache.
+        digested: How many of them were read and digested.
+        missing: Keys that the source lacks and that were not withdrawn.
+        resized: Keys whose image has another number of bytes.
+        replaced: Keys whose image has as many bytes, but others.
+        relabeled: Keys whose image has another class, by its name; images without one count as
+            equal.
+        relisted: First rows of the segments whose keys and labels are not those that were listed
+            when they were added.
+        added: Keys that the cache does not have; a precompute adds them as a segment.
+        withdrawn: Images that were withdrawn.
+        unreadable: Images that could not be decoded when the cache was made.
+        left_out: Files of the source that are not among its images, by the reason.
+    """
+
+    images: int
+    digested: int
+    missing: tuple[str, ...]
+    resized: tuple[str, ...]
+    replaced: tuple[str, ...]
+    relabeled: tuple[str, ...]
+    relisted: tuple[int, ...]
+    added: tuple[str, ...]
+    withdrawn: int
+    unreadable: int
+    left_out: dict[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every image of the cache is there, unchanged and of the same class."""
+        different = (self.missing, self.resized, self.replaced, self.relabeled, self.relisted)
+        return not any(different)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {**asdict(self), "ok": self.ok}
+
+
+def check_images(
+    cache: Cache,
+    source: Source,
+    *,
+    digests: bool = True,
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ImagesReport:
+    """Compare a source with the images of a cache.
+
+    Args:
+        cache: The cache.
+        source: The images at hand, listed as the cache lists them.
+        digests: Whether to read every image and compare its digest.
+        threads: Threads that read; all processors by default.
+        on_progress: Called with the number of images read, and of all.
+    """
+    samples = cache.samples
+    here = samples.rows - samples.start
+    keys, sizes = samples.keys[here], samples.sizes[here]
+    found, difference = compare(source, keys, sizes)
+    gone = cache.withdrawn
+    resized = set(difference.changed)
+    readable = set(samples.readable.tolist())
+    chosen = [
+        (row, int(index))
+        for row, index, key in zip(samples.rows.tolist(), found, keys, strict=True)
+        if digests and index >= 0 and row in readable and key not in resized
+    ]
+    return ImagesReport(
+        images=len(here),
+        digested=len(chosen),
+        missing=tuple(key for key in difference.missing if key not in gone),
+        resized=tuple(difference.changed),
+        replaced=_replaced(cache, source, chosen, threads, on_progress),
+        relabeled=_relabeled(cache, source, found),
+        relisted=_relisted(cache),
+        added=tuple(source.keys[index] for index in difference.added),
+        withdrawn=samples.withdrawn,
+        unreadable=samples.unreadable,
+        left_out=left_out_of(source),
+    )
+
+
+def _replaced(
+    cache: Cache,
+    source: Source,
+    chosen: Sequence[tuple[int, int]],
+    threads: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[str, ...]:
+    """Return the keys of images with other bytes than the cache was made from.
+
+    Args:
+        cache: The cache.
+        source: The images at hand.
+        chosen: Row of each image to read, and its position in the source.
+        threads: Threads that read; all processors by default.
+        on_progress: Called with the number of images read, and of all.
+    """
+    samples, replaced = cache.samples, []
+
+    def is_same(item: tuple[int, int]) -> bool:
+        row, index = item
+        return bool(content_digest(source.read(index)) == samples.digests[row].tobytes())
+
+    with ThreadPoolExecutor(threads or available_processors()) as pool:
+        for count, (item, same) in enumerate(
+            zip(chosen, pool.map(is_same, chosen, chunksize=16), strict=True), start=1
+        ):
+            if not same:
+                replaced.append(str(samples.keys[item[0]]))
+            if on_progress is not None:
+                on_progress(count, len(chosen))
+    return tuple(replaced)
+
+
+def _relabeled(cache: Cache, source: Source, found: NDArray[np.int64]) -> tuple[str, ...]:
+    """Return the keys of images whose class has another name in the source, as training does.
+
+    Args:
+        cache: The cache.
+        source: The images at hand.
+        found: Position in the source of every image of the cache, -1 where it is missing.
+    """
+    if not cache.class_names:
+        return ()
+    samples = cache.samples
+    here = samples.rows - samples.start
+    chosen = (found >= 0) & (samples.status[here] != Status.WITHDRAWN)
+    keys, labels = samples.keys[here][chosen], samples.labels[here][chosen]
+    to_cache = label_table(source.class_names, cache.class_names)
+    own = to_cache[np.asarray(source.labels)[found[chosen]]]
+    differs = (own != -1) & (labels >= 0) & (own != labels)
+    return tuple(str(key) for key in keys[differs])
+
+
+def _relisted(cache: Cache) -> tuple[int, ...]:
+    """Return the first rows of segments whose samples are not those the manifest was sealed with.
+
+    Samples that were changed and sealed again agree with all their commits, but the digest of keys
+    and labels in the manifest was made when the images were listed.
+    """
+    samples: Any = cache.samples  # all that is read of a source here are keys and labels
+    sealed = cache.manifest.segments[: len(cache.revision.segments)]
+    return tuple(
+        segment.start
+        for segment in sealed
+        if segment.listing_sha256
+        and listing_digest(samples, np.arange(segment.start, segment.stop))
+        != segment.listing_sha256
+    )

@@ -1,0 +1,307 @@
+"""Outputs of a teacher for rows of a cache, computed again: pixels, logits and activations.
+
+Shapes: N rows, S side of the square, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import tee
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from logitcache.data.identity import content_digest
+from logitcache.data.lookup import KeyIndex
+from logitcache.encoding.feature_noise import magnitudes, relative_difference
+from logitcache.encoding.features import FeatureEncoding
+from logitcache.encoding.logits import log_softmax, non_finite_rows
+from logitcache.errors import DataMismatch, NonFiniteLogits, UnreadableImage
+from logitcache.platforms import available_processors
+from logitcache.teachers.member import KeptTap
+from logitcache.teachers.reduce import reduced
+from logitcache.views.render import BatchRequest, ViewRenderer
+from logitcache.views.spec import parse_view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.read.reader import Cache
+    from logitcache.data.source import Source
+    from logitcache.teachers.member import Member
+
+    Run = tuple[str, NDArray[np.int64]]
+    """A view and rows of it, ascending."""
+
+__all__ = ["LOGITS", "Outputs", "Recomputation", "ShownRows"]
+
+LOGITS = "logits"
+"""Name of the outputs among those of the taps."""
+
+_FORWARD_BYTES = 2**28  # of the activations of one forward
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a teacher gives for some rows.
+
+    Attributes:
+        log_probs: float64 (N, C).
+        lse: Logsumexp of the logits, float64 (N,).
+        scale: Largest size of a logit of each row, float64 (N,): rounding errors grow with it.
+        taps: Activations as the network gives them, before anything is reduced, by tap.
+    """
+
+    log_probs: NDArray[np.float64]
+    lse: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    taps: dict[str, NDArray[np.float32]]
+
+    def take(self, chosen: NDArray[np.int64] | slice) -> Outputs:
+        """Return some of the rows."""
+        taps = {tap: values[chosen] for tap, values in self.taps.items()}
+        return Outputs(self.log_probs[chosen], self.lse[chosen], self.scale[chosen], taps)
+
+    def moved(self, shares: Mapping[str, float], generator: np.random.Generator) -> Outputs:
+        """Return the outputs as they are after noise: logits and activations up or down at random.
+
+        Args:
+            shares: How far, by name, as shares of what :meth:`differences` are relative to.
+            generator: What draws the signs.
+        """
+        share_N1 = (shares[LOGITS] * self.scale)[:, None]
+        moves_NC = share_N1 * generator.choice([-1.0, 1.0], self.log_probs.shape)
+        log_probs_NC, lse_N = log_softmax(self.log_probs + moves_NC)
+        taps = {
+            tap: values
+            + np.float32(shares[tap])
+            * magnitudes(values)
+            * generator.choice(np.array([-1, 1], np.float32), values.shape)
+            for tap, values in self.taps.items()
+        }
+        return Outputs(log_probs_NC, self.lse + lse_N, self.scale, taps)
+
+    def differences(self, other: Outputs) -> dict[str, NDArray[np.float64]]:
+        """Return the largest difference of each row, relative to its size: (N,) by name.
+
+        Of log-probabilities and their logsumexp it is relative to :attr:`scale`, of the activations
+        of a tap to :func:`.magnitudes`.
+        """
+        moved_N = np.abs(self.log_probs - other.log_probs).max(axis=1)
+        moved_N = np.maximum(moved_N, np.abs(self.lse - other.lse))
+        tiny = np.finfo(np.float64).tiny
+        found = {LOGITS: moved_N / np.maximum(self.scale, tiny)}
+        for tap, values in self.taps.items():
+            found[tap] = relative_difference(values, other.taps[tap])
+        return found
+
+
+class Recomputation:
+    """Forwards of one teacher, in batches of one shape.
+
+    Args:
+        member: The teacher.
+        taps: Which activations are wanted, too.
+        batch: Images of a forward; fewer where activations are large.
+    """
+
+    def __init__(self, member: Member, taps: Sequence[str], batch: int) -> None:
+        self._member = member
+        self._shapes = member.tap_shapes(taps) if taps else {}
+        self._kept = {
+            tap: KeptTap(
+                FeatureEncoding(shape.layout, shape.shape, prefix_tokens=shape.prefix_tokens)
+            )
+            for tap, shape in self._shapes.items()
+        }
+        row_bytes = 4 * sum(math.prod(shape.shape) for shape in self._shapes.values())
+        self.batch = max(1, min(batch, _FORWARD_BYTES // max(1, row_bytes)))
+
+    def outputs(self, pixels_N3SS: NDArray[np.uint8]) -> Outputs:
+        """Return the outputs for some images.
+
+        Raises:
+            NonFiniteLogits: The teacher gives NaN or infinity.
+        """
+        return self._forwarded(pixels_N3SS, self.batch)
+
+    def outputs_elsewhere(self, pixels_N3SS: NDArray[np.uint8]) -> Outputs:
+        """Return the same at another batch composition: other neighbors, another batch size."""
+        reversed_N3SS = pixels_N3SS[::-1].copy()
+        return self._forwarded(reversed_N3SS, self.batch // 2 + 1).take(slice(None, None, -1))
+
+    def reduce(
+        self,
+        tap: str,
+        values_N: NDArray[np.float32],
+        encoding: FeatureEncoding,
+        positions_Nn: NDArray[np.int64] | None,
+    ) -> NDArray[np.float32]:
+        """Reduce rows of a tap as they are stored; see :func:`.reduced`."""
+        positions = None if positions_Nn is None else torch.from_numpy(positions_Nn)
+        return reduced(torch.from_numpy(values_N), self._shapes[tap], encoding, positions).numpy()
+
+    def _forwarded(self, pixels_N3SS: NDArray[np.uint8], batch: int) -> Outputs:
+        """Forward batches of one shape; the last one is padded with zeros."""
+        rows = len(pixels_N3SS)
+        padding = np.zeros((-rows % batch, *pixels_N3SS.shape[1:]), np.uint8)
+        padded = np.concatenate([pixels_N3SS, padding])
+        parts = [
+            self._member.answer_and_keep(padded[start : start + batch], self._kept)
+            for start in range(0, len(padded), batch)
+        ]
+        logits_NC = np.concatenate([logits for logits, _ in parts])[:rows]
+        if len(non_finite_rows(logits_NC)):
+            raise NonFiniteLogits(
+                f"teacher {self._member.name!r} gives NaN or infinity",
+                hint="check its weights and the device",
+            )
+        log_probs_NC, lse_N = log_softmax(logits_NC)
+        return Outputs(
+            log_probs=log_probs_NC,
+            lse=lse_N,
+            scale=np.abs(logits_NC).max(axis=1).astype(np.float64),
+            taps={
+                tap: np.concatenate([kept[tap] for _, kept in parts])[:rows] for tap in self._kept
+            },
+        )
+
+
+def _chunks(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
+    """Cut rows into chunks of a size; the last one may have fewer."""
+    chunk: list[Run] = []
+    room = size
+    for view_id, rows in runs:
+        left = rows
+        while len(left):
+            chunk.append((view_id, left[:room]))
+            left = left[room:]
+            room -= len(chunk[-1][1])
+            if room == 0:
+                yield chunk
+                chunk, room = [], size
+    if chunk:
+        yield chunk
+
+
+class ShownRows:
+    """Rows of views as the teachers were shown them, rendered again.
+
+    Rows whose partner was excluded since are left out: no student is shown them, and whether they
+    were mixed depends on when they were computed.
+
+    Args:
+        cache: The cache: recipes, partners, and the table that images are decoded by.
+        source: The images.
+        size: S.
+        threads: Threads that decode and render; all processors by default.
+    """
+
+    def __init__(self, cache: Cache, source: Source, size: int, threads: int | None = None) -> None:
+        self._cache, self._size = cache, size
+        self._threads = threads or available_processors()
+        self._images = _Images(cache, source)
+
+    def rows(self, view_id: str) -> NDArray[np.int64]:
+        """Return the rows of a view, ascending."""
+        readable = self._cache.samples.readable
+        view = parse_view(self._cache.views[view_id], f"{self._cache.url}, view {view_id}")
+        if not self._cache.withdrawn or view.mixing is None:
+            return readable
+        is_readable = np.zeros(self._cache.rows_end, dtype=np.bool_)
+        is_readable[readable] = True
+        return readable[is_readable[self._cache.partners(view_id)[readable]]]
+
+    def pixels(self, view_id: str, rows_N: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the pixels of some rows of a view, uint8 (N, 3, S, S)."""
+        ((_, pixels),) = self.chunks([(view_id, rows_N)], len(rows_N))
+        return pixels
+
+    def chunks(
+        self, runs: Iterable[Run], size: int
+    ) -> Iterator[tuple[list[Run], NDArray[np.uint8]]]:
+        """Render rows, some at a time and some ahead.
+
+        Args:
+            runs: Views and rows.
+            size: Rows of a chunk; the last one may have fewer.
+
+        Yields:
+            Views and rows of a chunk, and its pixels, uint8 (N, 3, S, S).
+
+        Raises:
+            DataMismatch: An image is missing or not the one that the cache was made from.
+        """
+        images = self._images
+        ahead, chunks = tee(_chunks(runs, size))
+        requests = (images.request(*run) for chunk in ahead for run in chunk)
+        table = self._cache.decoding
+        with ViewRenderer(
+            images.read, [self._size], threads=self._threads, table=table
+        ) as renderer:
+            rendered = renderer.batches(requests)
+            for chunk in chunks:
+                batches = [next(rendered) for _ in chunk]
+                for error in (e for b in batches for e in b.failures.values()):
+                    raise images.named(error)
+                yield chunk, np.concatenate([b.pixels[self._size] for b in batches])
+
+
+class _Images:
+    """Images of a cache by row, and which are mixed into which.
+
+    Args:
+        cache: The cache.
+        source: The images.
+    """
+
+    def __init__(self, cache: Cache, source: Source) -> None:
+        samples = cache.samples
+        rows = samples.readable
+        self._cache, self._source, self._samples = cache, source, samples
+        self._positions = np.full(cache.rows_end, -1, dtype=np.int64)
+        index = KeyIndex(source.keys)
+        self._positions[rows] = index.find(samples.keys[rows].tolist(), samples.hashes[rows])
+        self._partners_of = lru_cache(maxsize=2)(cache.unit_partners)
+
+    def request(self, view_id: str, rows_N: NDArray[np.int64]) -> BatchRequest:
+        """Return what renders a view of some rows, mixed as it was for the teacher."""
+        view = parse_view(self._cache.views[view_id], f"{self._cache.url}, view {view_id}")
+        hashes = self._samples.hashes
+        if view.mixing is None:
+            return BatchRequest(view, rows_N, hashes[rows_N])
+        partners_N = np.empty_like(rows_N)
+        unit_rows = self._cache.unit_rows
+        for unit in np.unique(rows_N // unit_rows):
+            mine = rows_N // unit_rows == unit
+            partners_N[mine] = self._partners_of(view_id, int(unit))[rows_N[mine] % unit_rows]
+        return BatchRequest(
+            view, rows_N, hashes[rows_N], partners=partners_N, partner_hashes=hashes[partners_N]
+        )
+
+    def read(self, row: int) -> bytes | NDArray[np.uint8]:
+        """Return the stored image of a row."""
+        position, key = int(self._positions[row]), self._samples.keys[row]
+        if position < 0:
+            raise DataMismatch(
+                "an image of the cache is missing",
+                where=key,
+                got=self._source.description,
+                hint="point --data at the original images",
+            )
+        image = self._source.read(position)
+        if content_digest(image) != self._samples.digests[row].tobytes():
+            raise DataMismatch(
+                "this image is not the one the teachers saw", where=key, hint="restore the file"
+            )
+        return image
+
+    def named(self, error: UnreadableImage) -> UnreadableImage:
+        """Return an error that names the image instead of its row."""
+        row: Any = error.where
+        return UnreadableImage(error.what, where=self._samples.keys[row], got=error.got)

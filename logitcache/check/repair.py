@@ -1,0 +1,318 @@
+"""Computing damaged units again, exactly those, from the very images and teachers.
+
+What is written twice is restored first: it tells which images and teachers there were. Then the
+locks are compared, and only then is a damaged unit given up and computed again with the recorded
+batch, precision and settings. What comes out the same gets its old commit back, so on the machine
+that made it a cache is mended to the byte; what differs in its last bits is sealed anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from logitcache.cache.format.ledger import read_commits
+from logitcache.cache.format.manifest import read_manifest
+from logitcache.cache.format.names import NO_VIEW, SAMPLES, TEACHERS, VIEWS, commit_key, teacher_of
+from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.read.diagnose import Cause, Fault
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.inventory import expected_views
+from logitcache.cache.verify.restore import mend_documents, write_root
+from logitcache.cache.verify.verify import verify
+from logitcache.cache.write.claims import MANIFEST, Claims
+from logitcache.cache.write.writer import CacheWriter
+from logitcache.config import Config
+from logitcache.data.readers import DataConfig
+from logitcache.errors import UsageError
+from logitcache.networks.device import resolve_device
+from logitcache.precompute.plan.plan import Plan
+from logitcache.precompute.plan.rows import open_images, rows_of_cache
+from logitcache.precompute.plan.teacher_lock import as_locked, check_lock
+from logitcache.precompute.plan.worklist import Missing, worklist
+from logitcache.precompute.run.compute import compute_plan, waiting
+from logitcache.teachers.ensemble import Ensemble
+from logitcache.teachers.member import Precision, TeacherConfig
+from logitcache.views.spec import parse_view
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.store.base import Location
+    from logitcache.cache.verify.verify import VerifyProgress
+    from logitcache.data.source import Source
+    from logitcache.precompute.run.compute import Progress
+
+__all__ = ["RepairConfig", "RepairSummary", "repair_cache"]
+
+_Unit = tuple[str, str, int]
+
+
+class RepairConfig(Config):
+    """What to mend, and with what.
+
+    Attributes:
+        cache: The cache.
+        data: The images it was made from.
+        teachers: By name: the teachers of damaged units. Size, arguments, class map and precision
+            are those of the lock.
+        device: ``auto``, or as torch names it.
+        threads: Threads that decode; all processors by default.
+    """
+
+    cache: str
+    data: DataConfig
+    teachers: dict[str, TeacherConfig] = Field(default_factory=dict)
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True)
+class RepairSummary:
+    """What a repair did.
+
+    Attributes:
+        cache: Where it lies.
+        found: Damage that was found.
+        restored: Documents that were restored from what is written twice.
+        recomputed: Units that were computed again.
+        differing: Of those, how many came out with other bits; they are sealed anew.
+        remaining: Damage that is left.
+        notes: What the user should be told.
+    """
+
+    cache: str
+    found: tuple[Fault, ...]
+    restored: int
+    recomputed: int
+    differing: int
+    remaining: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON values."""
+        found = [fault.to_json() for fault in self.found]
+        remaining = [fault.to_json() for fault in self.remaining]
+        return {**asdict(self), "found": found, "remaining": remaining, "notes": list(self.notes)}
+
+
+def repair_cache(
+    config: RepairConfig,
+    *,
+    on_verify: Callable[[VerifyProgress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> RepairSummary:
+    """Mend everything that :func:`logitcache.cache.verify.verify.verify` finds.
+
+    Args:
+        config: What, and with what.
+        on_verify: Called while bytes are checked.
+        on_progress: Called after every batch that is computed, and while another run is waited for.
+        should_stop: Asked after every batch.
+
+    Raises:
+        DataMismatch: These are not the images of the cache.
+        CacheError: A teacher is not the one that answered.
+        UsageError: A teacher that is needed is not named.
+    """
+    location = locate(config.cache, write=True)
+    found, restored = _mend_documents(location, on_verify)
+    units = _damaged_units(location, found)
+    claims = Claims(location, on_wait=waiting(location, on_progress, should_stop))
+    with claims.exclusive(MANIFEST):
+        writer = CacheWriter.open(location)
+        location.sweep()
+        differing = _recompute(config, writer, units, claims, on_progress, should_stop)
+        _seal_again(writer, units, found)
+        claims.sweep()
+    report = verify(config.cache, on_progress=on_verify)
+    return RepairSummary(
+        cache=str(location),
+        found=found,
+        restored=restored,
+        recomputed=len(units),
+        differing=len(differing),
+        remaining=report.faults,
+        notes=_notes(writer),
+    )
+
+
+def _mend_documents(
+    location: Location, on_verify: Callable[[VerifyProgress], None] | None
+) -> tuple[tuple[Fault, ...], int]:
+    """Restore what is written twice, again and again: one document may uncover the next fault."""
+    found: dict[tuple[str, Cause], Fault] = {}
+    restored = 0
+    while True:
+        report = verify(location, on_progress=on_verify)
+        found |= {(fault.key, fault.cause): fault for fault in report.faults}
+        mended = mend_documents(location, report.faults)
+        restored += len(mended)
+        if not mended:
+            return tuple(found.values()), restored
+
+
+def _damaged_units(location: Location, faults: tuple[Fault, ...]) -> dict[_Unit, Commit | None]:
+    """Return the units to compute again, with what they were committed as where that is known."""
+    wanted: set[_Unit] = {
+        (fault.group, fault.view, fault.unit)
+        for fault in faults
+        if fault.recompute and fault.unit is not None
+    }
+    commits: dict[_Unit, Commit | None] = dict.fromkeys(sorted(wanted))
+    for view in expected_views(location, read_manifest(location)).views:
+        for commit in view.read()[0]:
+            unit = (commit.group, commit.view, commit.unit)
+            if unit in wanted:
+                commits[unit] = commit
+    return commits
+
+
+def _recompute(
+    config: RepairConfig,
+    writer: CacheWriter,
+    units: Mapping[_Unit, Commit | None],
+    claims: Claims,
+    on_progress: Callable[[Progress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> set[_Unit]:
+    """Compute damaged units again; return those that came out differently."""
+    if not units:
+        return set()
+    source = open_images(config.data, writer.location)
+    blocks = {unit: commit for (group, _, unit), commit in units.items() if group == SAMPLES}
+    indices = rows_of_cache(writer, source, blocks)
+    ensembles = _ensembles(config, writer, units)
+    writer.recorded = {unit: commit for unit, commit in units.items() if commit is not None}
+    for group, view, unit in units:
+        writer.location.delete(commit_key(group, view, unit))
+    for precision, ensemble in ensembles.items():
+        plan = _plan(writer, source, indices, ensemble, units)
+        compute_plan(
+            plan,
+            ensemble,
+            claims,
+            precision=precision,
+            threads=config.threads,
+            skip_bad_images=True,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        _match_again(plan, units)
+    again = {(c.group, c.view, c.unit): c for c in _commits(writer.location, units)}
+    return {unit for unit, before in units.items() if before is not None and again[unit] != before}
+
+
+def _match_again(plan: Plan, units: Mapping[_Unit, Commit | None]) -> None:
+    """Write damaged partners anew: they are drawn, so this needs the samples alone."""
+    for group, view_id, unit in units:
+        if group == VIEWS:
+            view = parse_view(plan.writer.manifest.views[view_id], f"view {view_id}")
+            plan.writer.write_partners(view_id, unit, plan.partners(view, plan.block(unit)))
+
+
+def _ensembles(
+    config: RepairConfig, writer: CacheWriter, units: Mapping[_Unit, Commit | None]
+) -> dict[Precision, Ensemble]:
+    """Build the teachers of damaged units, by precision, and check their locks; maybe none."""
+    needed = {group.split("/")[1] for group, _, _ in units if group not in {SAMPLES, VIEWS}}
+    unnamed = sorted(needed - config.teachers.keys())
+    if unnamed:
+        raise UsageError(
+            f"units of {len(unnamed)} teachers are damaged, and the teachers are not named",
+            where=writer.location,
+            got=", ".join(f"{n} ({writer.manifest.teachers[n].source})" for n in unnamed),
+            hint=" ".join(f"--teacher {name}=MODEL@WEIGHTS" for name in unnamed),
+        )
+    by_precision: dict[Precision, dict[str, TeacherConfig]] = {}
+    for name in sorted(needed):
+        locked = writer.manifest.teachers[name].locked
+        same = by_precision.setdefault(locked.precision or "float32", {})
+        same[name] = as_locked(config.teachers[name], locked)
+    device = resolve_device(config.device)
+    ensembles = {
+        precision: Ensemble(teachers, device=device, precision=precision)
+        for precision, teachers in (by_precision or {"float32": {}}).items()
+    }
+    for ensemble in ensembles.values():
+        for name, member in ensemble.members.items():
+            check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
+    return ensembles
+
+
+def _plan(
+    writer: CacheWriter,
+    source: Source,
+    indices: NDArray[np.int64],
+    ensemble: Ensemble,
+    units: Mapping[_Unit, Commit | None],
+) -> Plan:
+    """Plan exactly the damaged units of some teachers, and damaged samples that are left."""
+    groups = {n: g for n, g in writer.groups().items() if teacher_of(n) in ensemble.members}
+    wanted: dict[str, dict[str, set[int]]] = {name: {} for name in groups}
+    samples = writer.missing_units(SAMPLES, NO_VIEW, writer.manifest.unit_rows)
+    for group, view, unit in units:
+        name = group.removeprefix(f"{TEACHERS}/")
+        if name in wanted:
+            wanted[name].setdefault(view, set()).add(unit)
+    damaged = {view for views in wanted.values() for view in views}
+    order = [view for view in writer.manifest.views if view in damaged]
+    order = order or list(writer.manifest.views)[:1]
+    missing = {name: Missing(group.unit_rows, wanted[name]) for name, group in groups.items()}
+    blocks = samples & {unit for group, _, unit in units if group == SAMPLES}
+    recipes = writer.manifest.views
+    mixed = mixed_views(writer.manifest, order)
+    return Plan(
+        writer=writer,
+        source=source,
+        indices=indices,
+        views={view: parse_view(recipes[view], f"view {view}") for view in order},
+        groups=groups,
+        items=worklist(writer.manifest.unit_rows, order, blocks, missing, mixed),
+        notes=[],
+    )
+
+
+def _commits(location: Location, units: Mapping[_Unit, Commit | None]) -> Iterator[Commit]:
+    for group, view, unit in units:
+        yield from read_commits(location, group, view, [unit]).values()
+
+
+def _seal_again(
+    writer: CacheWriter, units: Mapping[_Unit, Commit | None], found: tuple[Fault, ...]
+) -> None:
+    """Vouch for commits that were made anew; nothing to do where all came out the same."""
+    location, manifest = writer.location, writer.manifest
+    if manifest.revision is None:
+        return
+    ledgers = [fault for fault in found if fault.cause == Cause.LEDGER]
+    mend_documents(location, ledgers)  # one that lacked a commit may be gathered by now
+    expected = expected_views(location, manifest)
+    if all(fault.cause != Cause.REVISION for fault in expected.faults):
+        touched = {(group, view) for group, view, _ in units}
+        touched |= {(fault.group, fault.view) for fault in ledgers}
+        views = [view for view in expected.views if (view.group, view.view) in touched]
+        rewritten = [(view.group, view.view) for view in views if view.ledger and view.read()[1]]
+        if rewritten:
+            writer.reseal(rewritten)
+        return
+    # the revision cannot be put together again: vouch anew for all that is committed
+    write_root(location, manifest.changed(revision=None))
+    writer.refresh()
+    accuracy = {name: record.accuracy for name, record in manifest.teachers.items()}
+    writer.seal(manifest.data.fingerprint or "", accuracy)
+
+
+def _notes(writer: CacheWriter) -> tuple[str, ...]:
+    missing = writer.missing()
+    if not missing:
+        return ()
+    count = sum(missing.values())
+    return (f"{count} units were never computed: run the precompute command to finish",)

@@ -1,0 +1,219 @@
+"""Stage 1: plan, compute what is missing, here or on a cluster, seal."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format.manifest import read_manifest
+from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.store.base import locate
+from logitcache.cache.write.claims import CLAIMS, MANIFEST, Claims
+from logitcache.data.decode import DECODING
+from logitcache.data.source import left_out_of, notes_of
+from logitcache.errors import CacheUnsealed
+from logitcache.networks.device import resolve_device
+from logitcache.precompute.plan.plan import Plan, make_plan
+from logitcache.precompute.plan.preflight import (
+    FirstUnit,
+    check_accuracy,
+    check_images,
+    check_storage,
+)
+from logitcache.precompute.plan.recipes import check_recipes
+from logitcache.precompute.plan.rows import open_images
+from logitcache.precompute.run.compute import Progress, compute_plan, waiting
+from logitcache.precompute.run.fingerprints import keep_probes
+from logitcache.precompute.run.summary import (
+    Size,
+    count_images,
+    images_fingerprint,
+    size_of,
+    teacher_accuracy,
+)
+from logitcache.precompute.sample.batch_size import choose_batch, memory_explained
+from logitcache.teachers.ensemble import Ensemble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logitcache.cache.write.writer import CacheWriter
+    from logitcache.precompute.config import PrecomputeConfig
+
+__all__ = ["Progress", "Summary", "build_cache"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did, and what the cache holds now.
+
+    Attributes:
+        cache: Where it lies.
+        images: Images in the cache.
+        unreadable: How many of them could not be decoded.
+        views: Views of it that this run asked for.
+        computed: Images shown to the teachers by this run, every view counted.
+        seconds: What computing took.
+        accuracy: Share of labelled images each teacher gets right, by view; empty without labels.
+        sizes: Bytes of each teacher's answers, and of each ``<teacher>/features/<tap>``.
+        revision: Number of the sealed revision.
+        revision_sha256: Its sha256, which all else follows from.
+        unlisted: Files of the image set that are not among the images, by the reason.
+        notes: What the user should be told.
+    """
+
+    cache: str
+    images: int
+    unreadable: int
+    views: int
+    computed: int
+    seconds: float
+    accuracy: dict[str, dict[str, float]]
+    sizes: dict[str, Size]
+    revision: int
+    revision_sha256: str
+    unlisted: dict[str, int]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON values."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+def build_cache(
+    config: PrecomputeConfig,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Summary:
+    """Run the teachers over everything that the cache lacks, and seal it.
+
+    Args:
+        config: Which teachers, which views, which images, where to.
+        on_progress: Called after every batch, and now and then while another run is waited for.
+        should_stop: Asked after every batch; units that are whole by then are kept.
+
+    Raises:
+        LogitcacheError: See :mod:`logitcache.errors`. Committed units are never lost; the same call
+            goes on where this one stopped.
+    """
+    location = locate(config.cache, write=True)
+    claims = Claims(location, on_wait=waiting(location, on_progress, should_stop))
+    if location.size("zarr.json") is None and location.names(CLAIMS):
+        with claims.exclusive(MANIFEST):
+            pass  # another run is creating the cache; its manifest is read next
+    source = open_images(config.data, location)
+    added = check_recipes(config, location)
+    # on a cluster this process only plans, and leaves the accelerators to the workers
+    device = resolve_device("cpu" if config.on_cluster else config.device)
+    ensemble = Ensemble(
+        config.teachers,
+        device=device,
+        precision=config.precision,
+        class_names=source.class_names,
+    )
+    known = set() if location.is_empty() else set(read_manifest(location).teachers)
+    new = sorted(ensemble.members.keys() - known)
+    batch, notes = choose_batch(ensemble, new, config.batch_size)
+    config = config.model_copy(update={"batch_size": batch})
+    check_accuracy(source, ensemble, new, batch, config.min_accuracy)
+    table = read_manifest(location).data.decoding if known else DECODING
+    early = [*added, *check_images(source, ensemble, new, table)]
+    early += [note for name in new for note in ensemble.members[name].notes]
+    with memory_explained():
+        with claims.exclusive(MANIFEST):
+            plan = make_plan(config, source, ensemble)
+            plan.notes.extend([*early, *notes])
+            if plan.items:
+                check_storage(plan)
+        if on_progress is not None:
+            on_progress(Progress(0, plan.images, notices=tuple(early), work=plan.work))
+        started = time.monotonic()
+        shown = _compute(config, plan, ensemble, claims, on_progress, should_stop)
+    seconds = time.monotonic() - started
+    with claims.exclusive(MANIFEST):
+        plan.writer.refresh()
+        keep_probes(plan, min(ensemble.sizes))
+        summary = _seal(plan, shown, seconds)
+        claims.sweep()
+        return summary
+
+
+def _compute(
+    config: PrecomputeConfig,
+    plan: Plan,
+    ensemble: Ensemble,
+    claims: Claims,
+    on_progress: Callable[[Progress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> int:
+    """Compute a plan in this process, or by the workers of a cluster."""
+    if config.on_cluster:
+        from logitcache.precompute.cluster.cluster import compute_plan_on_cluster
+
+        return compute_plan_on_cluster(
+            plan,
+            ensemble,
+            config,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            after_item=FirstUnit(plan),
+        )
+    return compute_plan(
+        plan,
+        ensemble,
+        claims,
+        precision=config.precision,
+        threads=config.threads,
+        skip_bad_images=config.on_bad_image == "skip",
+        on_progress=on_progress,
+        should_stop=should_stop,
+        after_item=FirstUnit(plan),
+    )
+
+
+def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
+    writer = plan.writer
+    missing = writer.missing()
+    if missing:
+        raise CacheUnsealed(
+            "everything asked for is computed, but the cache lacks units of other teachers",
+            where=writer.location,
+            got=", ".join(f"{path}: {count} units" for path, count in list(missing.items())[:5]),
+            hint="name those teachers too",
+        )
+    accuracy = _accuracy(writer)
+    pointer = writer.seal(images_fingerprint(writer), accuracy)
+    images, unreadable = count_images(writer)
+    return Summary(
+        cache=str(writer.location),
+        images=images,
+        unreadable=unreadable,
+        views=len(plan.views),
+        computed=shown,
+        seconds=seconds,
+        accuracy=accuracy,
+        sizes={
+            name: size_of(writer, group, images - unreadable)
+            for name, group in writer.groups().items()
+        },
+        revision=pointer.number,
+        revision_sha256=pointer.sha256,
+        unlisted=left_out_of(plan.source),
+        notes=(*notes_of(plan.source), *plan.notes),
+    )
+
+
+def _accuracy(writer: CacheWriter) -> dict[str, dict[str, float]]:
+    """Measure each teacher on its first view that shows one image, ``eval`` if there is one."""
+    measured: dict[str, dict[str, float]] = {}
+    mixed = mixed_views(writer.manifest)
+    for name, group in writer.teachers().items():
+        view_id = next((v for v in group.view_ids if v not in mixed), None)
+        if view_id is None:
+            measured[name] = {}
+            continue
+        value = teacher_accuracy(writer, group, view_id)
+        measured[name] = {} if value is None else {view_id: value}
+    return measured

@@ -1,0 +1,1 @@
+"""Precomputation on the workers of a dask cluster."""

@@ -1,0 +1,223 @@
+"""Stage 1 on a cluster: dask.distributed starts, restarts and reaches the workers.
+
+The scheduler sees small items, never an image or a tensor; see
+:mod:`logitcache.precompute.cluster.worker_pool`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import dask
+import torch
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.utils import silence_logging_cmgr
+
+from logitcache.errors import ClusterError, UsageError
+from logitcache.precompute.cluster.environment_check import agreement_of
+from logitcache.precompute.cluster.worker import GPU, WorkbenchOpener
+from logitcache.precompute.cluster.worker_pool import Crew
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from logitcache.precompute.cluster.worker import Opener
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.precompute.plan.plan import Plan
+    from logitcache.precompute.plan.worklist import WorkItem
+    from logitcache.precompute.run.compute import Progress
+    from logitcache.teachers.ensemble import Ensemble
+
+__all__ = ["compute_on_cluster", "compute_plan_on_cluster", "joined", "local_cluster"]
+
+_CONNECT_SECONDS = 20.0
+# dask looks at the stacks of a worker's threads every 10 ms, and at its own loop every 20
+_FRUGAL = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+}
+
+
+@contextlib.contextmanager
+def joined(scheduler: str, *, seconds: float = _CONNECT_SECONDS) -> Iterator[Client]:
+    """Connect to a scheduler for the length of a ``with``.
+
+    Args:
+        scheduler: Its address, as ``tcp://host:8786``.
+        seconds: How long to try.
+
+    Raises:
+        UsageError: This is no address.
+        ClusterError: Nobody answers there.
+    """
+    try:
+        client = Client(scheduler, timeout=seconds, set_as_default=True)
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            "not the address of a scheduler",
+            where=f"--scheduler {scheduler}",
+            expected="tcp://HOST:PORT",
+            got=error,
+        ) from None
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(
+            "the scheduler cannot be reached",
+            where=scheduler,
+            got=f"{str(error).partition(chr(10))[0]} ({seconds:.0f} s)",
+            hint="is dask scheduler running there, and is its port open from here?",
+        ) from None
+    with silence_logging_cmgr(logging.CRITICAL), client:  # what goes wrong is told here
+        yield client
+
+
+@contextlib.contextmanager
+def local_cluster(workers: int, *, gpus: bool) -> Iterator[Client]:
+    """Start a scheduler and workers on this machine, and stop them afterwards.
+
+    Args:
+        workers: How many processes.
+        gpus: Whether each gets a GPU of its own, in the order of their numbers.
+    """
+    options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "dashboard": False}
+    specification = {
+        number: {
+            "cls": Nanny,
+            "options": {**options, "silence_logs": logging.CRITICAL, **_gpu(number, gpus)},
+        }
+        for number in range(workers)
+    }
+    scheduler = {
+        "cls": Scheduler,
+        "options": {
+            "host": "127.0.0.1",
+            "port": 0,
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
+        },
+    }
+    with (
+        dask.config.set(_FRUGAL),
+        SpecCluster(
+            workers=specification, scheduler=scheduler, silence_logs=logging.CRITICAL
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _gpu(number: int, gpus: bool) -> dict[str, Any]:
+    if not gpus:
+        return {}
+    return {"resources": {GPU: 1}, "env": {"CUDA_VISIBLE_DEVICES": str(number)}}
+
+
+def compute_plan_on_cluster(
+    plan: Plan,
+    ensemble: Ensemble,
+    config: PrecomputeConfig,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    after_item: Callable[[WorkItem], None] | None = None,
+) -> int:
+    """Compute what a plan lacks as the configuration says: by workers of here or of elsewhere.
+
+    Args:
+        plan: What is missing; what the user should be told goes to its notes.
+        ensemble: The teachers it was made with.
+        config: With ``workers`` or ``scheduler``.
+        on_progress: Called about twice a second.
+        should_stop: Asked as often; units that are whole by then are kept.
+        after_item: Called when an item is committed.
+
+    Returns:
+        Images shown to the teachers, every view counted.
+
+    Raises:
+        ClusterError: See :func:`compute_on_cluster`.
+    """
+    if not plan.items:
+        return 0
+    locks = {name: member.lock for name, member in ensemble.members.items()}
+    agreement = agreement_of(plan.source, locks, plan.views)
+    with _cluster(config) as (client, gpus, threads):
+        device = "cuda" if gpus else "cpu" if config.device == "auto" else config.device
+        if config.device == "auto" and not gpus and config.scheduler is not None:
+            plan.notes.append(f"no worker offers the resource {GPU}: computed on processors")
+        told = config.model_copy(update={"device": device})
+        return compute_on_cluster(
+            plan,
+            WorkbenchOpener(told, agreement, tuple(plan.groups), threads),
+            client,
+            needs_gpu=gpus,
+            own=config.scheduler is None,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            after_item=after_item,
+        )
+
+
+@contextlib.contextmanager
+def _cluster(config: PrecomputeConfig) -> Iterator[tuple[Client, bool, int | None]]:
+    """Yield a client, whether GPUs are used, and the threads of a worker where that is known."""
+    asked = config.device.startswith("cuda")
+    if config.scheduler is not None:
+        with joined(config.scheduler) as client:
+            workers = client.scheduler_info(n_workers=-1)["workers"].values()
+            offered = any(worker["resources"].get(GPU) for worker in workers)
+            yield client, asked or (config.device == "auto" and offered), None
+        return
+    workers = config.workers or 1
+    gpus = asked or (config.device == "auto" and torch.cuda.is_available())
+    if gpus and workers > torch.cuda.device_count():
+        raise UsageError(
+            "more workers than GPUs",
+            where=f"--workers {workers}",
+            expected=f"at most {torch.cuda.device_count()}, one for each",
+            hint="or pass --device cpu",
+        )
+    with local_cluster(workers, gpus=gpus) as client:
+        yield client, gpus, max(1, torch.get_num_threads() // workers)
+
+
+def compute_on_cluster(
+    plan: Plan,
+    opener: Opener,
+    client: Client,
+    *,
+    needs_gpu: bool,
+    own: bool,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    after_item: Callable[[WorkItem], None] | None = None,
+) -> int:
+    """Compute what a plan lacks on the workers of a cluster.
+
+    Args:
+        plan: What is missing; what the user should be told goes to its notes.
+        opener: How a worker prepares itself.
+        client: Of the cluster.
+        needs_gpu: Whether only workers that offer the resource GPU may work.
+        own: Whether this run started the workers.
+        on_progress: Called about twice a second.
+        should_stop: Asked as often; units that are whole by then are kept.
+        after_item: Called when an item is committed.
+
+    Returns:
+        Images shown to the teachers, every view counted.
+
+    Raises:
+        ClusterError: There are no workers, or none may work, or one unit kills all of them.
+        LogitcacheError: What went wrong on a worker, with its name.
+        Interrupted: Asked to stop.
+    """
+    crew = Crew(plan, client, needs_gpu=needs_gpu, own=own)
+    crew.meet()
+    try:
+        crew.hire(opener)
+        return crew.work(on_progress, should_stop, after_item)
+    finally:
+        plan.notes.extend(crew.dispatch.notices)
+        crew.dismiss()

@@ -1,0 +1,189 @@
+"""What the processes of one run must have in common: libraries, weights, views, images.
+
+Each process describes what it has itself. Two that describe the same may fill one cache; a worker
+that describes something else is refused before its first unit, with every field that differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.format.names import canonical_json, sha256
+from logitcache.data.identity import content_digest, key_hash
+from logitcache.errors import ClusterError, UnreadableImage
+from logitcache.precompute.environment import versions
+from logitcache.precompute.plan.teacher_lock import lock_differences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from logitcache.data.source import Source
+
+__all__ = ["Agreement", "Disagreement", "Entry", "agreement_of", "compare_agreements", "named"]
+
+_SAMPLED_IMAGES = 64
+_BUCKETS = 1024
+_MOST_DISPUTED = 4
+
+Entry = tuple[str, int, int]
+"""Key, size and label of an image."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What a process has.
+
+    Attributes:
+        versions: Libraries, and the class of the processor.
+        teachers: Locks by name.
+        views: Ids in order: an id is the digest of a recipe.
+        images: ``count``, ``sample`` (sha256 over the content of a few) and ``classes`` (of their
+            names).
+        listing: Digests over key, size and label of all images, by the hash of the key: few enough
+            to be sent to every worker, many enough to find an image in.
+    """
+
+    versions: Mapping[str, str]
+    teachers: Mapping[str, Mapping[str, Any]]
+    views: tuple[str, ...]
+    images: Mapping[str, Any]
+    listing: tuple[str, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all of it: equal digests, equal units."""
+        return sha256(canonical_json(asdict(self)))
+
+    def differences(self, other: Agreement) -> list[str]:
+        """Return every field that another process has otherwise, in words; empty if none."""
+        kinds = ("versions", "teachers", "images")
+        here, there = ({kind: getattr(one, kind) for kind in kinds} for one in (self, other))
+        found = [
+            f"{field}: {planned} planned, {own} here"
+            for field, planned, own in lock_differences(here, there)
+        ]
+        if self.views != other.views:
+            found.append("views: the same recipes have other ids here")
+        if self.listing != other.listing:
+            found.append("images: not the same names, sizes or labels")
+        return found
+
+
+class Disagreement(ClusterError):
+    """A worker has something else than the run was planned with.
+
+    Attributes:
+        disputed: Images as the worker lists them, by bucket, where the listings differ.
+    """
+
+    disputed: Mapping[int, list[Entry]]
+
+
+def agreement_of(
+    source: Source, locks: Mapping[str, Mapping[str, Any]], views: Iterable[str]
+) -> Agreement:
+    """Describe what this process has.
+
+    Args:
+        source: The images it sees.
+        locks: Of the teachers it has loaded, by name.
+        views: Ids of the views it would render, in order.
+    """
+    listing = tuple(_digest(source, bucket) for bucket in _bucketed(source))
+    return Agreement(versions(), dict(locks), tuple(views), _images(source), listing)
+
+
+def compare_agreements(planned: Agreement, own: Agreement, source: Source) -> None:
+    """Refuse to work where this process has something else.
+
+    Args:
+        planned: What the run was planned with.
+        own: What is here.
+        source: The images of here.
+
+    Raises:
+        Disagreement: The digests differ; every field that does is named.
+    """
+    if own.digest == planned.digest:
+        return
+    error = Disagreement(
+        "this worker has something else than the run was planned with",
+        expected=f"digest {planned.digest[:16]}",
+        got="; ".join(planned.differences(own)),
+        hint="give it the same libraries, weights and images",
+    )
+    pairs = enumerate(zip(planned.listing, own.listing, strict=True))
+    differing = [number for number, (there, here) in pairs if there != here][:_MOST_DISPUTED]
+    buckets = _bucketed(source) if differing else []
+    error.disputed = {n: [_entry(source, index) for index in buckets[n]] for n in differing}
+    raise error
+
+
+def named(source: Source, disputed: Mapping[int, list[Entry]]) -> list[str]:
+    """Return which of the disputed images differ from those of this process, and how."""
+    if not disputed:
+        return []
+    buckets, found = _bucketed(source), []
+    for number, entries in disputed.items():
+        here = {key: rest for key, *rest in (_entry(source, index) for index in buckets[number])}
+        there = {key: rest for key, *rest in entries}
+        for key in sorted(here.keys() | there.keys()):
+            if key not in there:
+                found.append(f"{key} is missing there")
+            elif key not in here:
+                found.append(f"{key} is only there")
+            elif here[key] != there[key]:
+                (size, label), (other_size, other_label) = here[key], there[key]
+                found.append(
+                    f"{key} has {other_size} bytes there, {size} here"
+                    if size != other_size
+                    else f"{key} has label {other_label} there, {label} here"
+                )
+    return found
+
+
+def _bucketed(source: Source) -> list[list[int]]:
+    """Return positions of images by the hash of their key, each bucket in the order of keys."""
+    buckets: list[list[int]] = [[] for _ in range(_BUCKETS)]
+    for index, key in enumerate(source.keys):
+        buckets[key_hash(key) % _BUCKETS].append(index)
+    for bucket in buckets:
+        bucket.sort(key=source.keys.__getitem__)
+    return buckets
+
+
+def _digest(source: Source, indices: list[int]) -> str:
+    sha = hashlib.sha256()
+    for index in indices:
+        sha.update("\0".join(map(str, _entry(source, index))).encode() + b"\0")
+    return sha.hexdigest()[:16]
+
+
+def _entry(source: Source, index: int) -> Entry:
+    return str(source.keys[index]), int(source.sizes[index]), int(source.labels[index])
+
+
+def _images(source: Source) -> dict[str, Any]:
+    """Describe images by their number, their classes and the content of a few."""
+    order = sorted(range(len(source.keys)), key=source.keys.__getitem__)
+    chosen = np.linspace(0, len(order) - 1, min(_SAMPLED_IMAGES, len(order))).astype(np.int64)
+    sample = hashlib.sha256()
+    for position in chosen:
+        sample.update(_content(source, order[position]))
+    return {
+        "count": len(order),
+        "sample": sample.hexdigest(),
+        "classes": sha256(canonical_json(list(source.class_names))),
+    }
+
+
+def _content(source: Source, index: int) -> bytes:
+    try:
+        return content_digest(source.read(index))
+    except (UnreadableImage, OSError):  # for everybody, or this process is refused
+        return b"unreadable"

@@ -1,0 +1,377 @@
+"""The workers of a cluster during one run: prepared, given one item at a time, and let go.
+
+Each item goes to one worker that has proved to have the same libraries, weights and images. What is
+done is what has a commit in the cache, so a task that runs twice changes nothing, and dask keeps no
+result. A worker whose scheduler does not hear from it loses its item, as it would lose its claim:
+after two minutes by the clock of this process. What it commits later are the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+import uuid
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import dask
+
+from logitcache.cache.write import claims
+from logitcache.cache.write.unchanged import Unchanged
+from logitcache.errors import ClusterError, LogitcacheError
+from logitcache.precompute.cluster.dispatch import Dispatch
+from logitcache.precompute.cluster.environment_check import named
+from logitcache.precompute.cluster.worker import GPU, TeacherPlugin, compute_on_worker
+from logitcache.precompute.plan.worklist import in_words
+from logitcache.precompute.run.claim_queue import still_missing
+from logitcache.precompute.run.compute import stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from distributed import Client, Future, Worker
+
+    from logitcache.precompute.cluster.worker import Opener
+    from logitcache.precompute.plan.plan import Plan
+    from logitcache.precompute.plan.worklist import WorkItem
+    from logitcache.precompute.run.compute import Progress
+
+__all__ = ["Crew"]
+
+_ANSWER_SECONDS = 20.0
+_PATIENCE_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
+_DRAIN_SECONDS = 15.0
+_BRIEF_SECONDS = 3.0
+_POLL_SECONDS = 0.05
+_MOST_NAMED = 5
+_WATCH_SECONDS = 5.0  # between two looks at heartbeats
+
+
+class Crew:
+    """The workers of a cluster, for one run.
+
+    Args:
+        plan: What is missing.
+        client: Of the cluster.
+        needs_gpu: Whether only workers that offer the resource GPU may work.
+        own: Whether this run started the workers.
+
+    Attributes:
+        dispatch: Who works on what.
+    """
+
+    def __init__(self, plan: Plan, client: Client, *, needs_gpu: bool, own: bool) -> None:
+        self._plan, self._client = plan, client
+        self._needs_gpu, self._own = needs_gpu, own
+        self._name = f"logitcache-{uuid.uuid4().hex[:12]}"
+        self._heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._futures: dict[str, Future[None]] = {}
+        most = int(dask.config.get("distributed.scheduler.allowed-failures"))
+        self.dispatch = Dispatch(plan.items, plan.images_of, time.monotonic, most)
+        self._looked = self._hoped = time.monotonic()
+        self._neighbours = 1
+        self._silent_seconds = claims.STALE_SECONDS
+        self._watch_seconds = min(_WATCH_SECONDS, self._silent_seconds / 8)
+        self._heartbeats = Unchanged(self._silent_seconds / 4)
+        self._watched = time.monotonic()
+        self._claims = claims.Claims(plan.writer.location)
+        self._given_up: set[str] = set()
+
+    def meet(self) -> None:
+        """Find the workers there are.
+
+        Raises:
+            ClusterError: There are none, none that may work, or one that lacks logitcache.
+        """
+        workers = self._wait_for_workers()
+        self._require_package(workers)
+        for address, worker in workers.items():
+            self.dispatch.here(address, _name(worker))
+        self._neighbours = max(Counter(worker["host"] for worker in workers.values()).values())
+
+    def hire(self, opener: Opener) -> None:
+        """Have every worker prepare itself, those that join later included.
+
+        Raises:
+            ClusterError: A worker cannot even load what it shall do.
+        """
+        self._listen()
+        plugin = TeacherPlugin(
+            self._name,
+            opener,
+            neighbours=self._neighbours,
+            needs_gpu=self._needs_gpu,
+            own=self._own,
+        )
+        try:
+            self._client.register_plugin(plugin, name=self._name)
+        except Exception as error:  # whatever unpickling raises on a worker of another version
+            raise ClusterError(
+                "a worker cannot load this version of logitcache",
+                where=self._address(),
+                got=str(error).partition("\n")[0],
+                hint="install the same version in the environment of the workers",
+            ) from error
+
+    def work(
+        self,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool] | None,
+        after_item: Callable[[WorkItem], None] | None,
+    ) -> int:
+        """Work until every item is committed; return the images that were shown."""
+        dispatch = self.dispatch
+        while not dispatch.finished:
+            for done in self._settle():
+                if after_item is not None:
+                    after_item(done)
+            if time.monotonic() - self._looked >= _LOOK_SECONDS:
+                self._look()
+                self._watch()
+                if on_progress is not None:
+                    on_progress(dispatch.progress())
+            if should_stop is not None and should_stop():
+                raise stopped(self._plan.writer)
+            self._give_up_without_hope()
+            for address, number in dispatch.take():
+                self._submit(address, number)
+        if on_progress is not None:
+            on_progress(dispatch.progress())
+        return dispatch.shown
+
+    def dismiss(self) -> None:
+        """Stop what is under way after its current batch, and let the workers go."""
+        if self._client.status != "running":
+            return
+        if self._futures:
+            self._ask_to_stop()
+        for future in self._futures.values():
+            future.cancel()
+        if not self._own:
+            _briefly(self._client.unregister_worker_plugin, self._name)
+        self._client.unsubscribe_topic(self._name)
+
+    def _wait_for_workers(self) -> Mapping[str, Any]:
+        """Return the workers that may work, once there are some."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+            if workers:
+                break
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    "the scheduler has no workers",
+                    where=self._address(),
+                    got=f"none within {_PATIENCE_SECONDS:.0f} s",
+                    hint="start some: dask worker ADDRESS --nthreads 1",
+                )
+            time.sleep(_LOOK_SECONDS)
+        able = {a: w for a, w in workers.items() if not self._needs_gpu or w["resources"].get(GPU)}
+        if not able:
+            raise ClusterError(
+                f"no worker offers the resource {GPU}",
+                where=self._address(),
+                expected=f"at least one worker with {GPU}=1",
+                got=f"{len(workers)} workers without",
+                hint="start them with dask worker ADDRESS --nthreads 1 --resources GPU=1, one for "
+                "each GPU; or pass --device cpu",
+            )
+        return able
+
+    def _require_package(self, workers: Mapping[str, Any]) -> None:
+        """Find workers that could not even be told what to do."""
+        found: Any = self._client.get_versions(packages=["logitcache"])
+        lacking = [
+            _name(workers[address])
+            for address, versions in found["workers"].items()
+            if address in workers and not versions["packages"].get("logitcache")
+        ]
+        if lacking:
+            raise ClusterError(
+                "logitcache is not installed on every worker",
+                where=", ".join(lacking[:5]),
+                hint="install the same version in the environment of the workers",
+            )
+
+    def _listen(self) -> None:
+        """Subscribe to what workers tell, and wait until that holds: nothing is told twice."""
+        self._client.subscribe_topic(self._name, self._hear)
+        for _ in range(int(_ANSWER_SECONDS / _POLL_SECONDS)):
+            self._client.log_event(self._name, {"kind": "heard"})
+            with contextlib.suppress(queue.Empty):
+                self._heard.get(timeout=_POLL_SECONDS)
+                return
+        raise self._lost_scheduler()
+
+    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+        self._heard.put(event[1])
+
+    def _settle(self) -> Iterator[WorkItem]:
+        """Take in what was heard; yield the items that are committed by now."""
+        timeout = _LOOK_SECONDS
+        while True:
+            try:
+                told = self._heard.get(timeout=timeout)
+            except queue.Empty:
+                return
+            timeout = 0.0
+            kind, address = told["kind"], told.get("worker", "")
+            if kind == "ready":
+                self.dispatch.ready(address, told["name"])
+            elif kind == "refused":
+                images = named(self._plan.source, dict(told["disputed"]))[:_MOST_NAMED]
+                self.dispatch.refused(address, told["name"], "; ".join([told["why"], *images]))
+            elif kind == "images":
+                self.dispatch.progressed(address, told["images"])
+            elif kind == "waits":
+                self.dispatch.waits(address, told["why"])
+            elif kind == "returned" and self.dispatch.has(address, told["item"]):
+                yield from self._returned(address, told["item"])
+
+    def _returned(self, address: str, number: int) -> Iterator[WorkItem]:
+        """Look at what came of a task: its commits tell, not its result."""
+        future, item = self._futures.pop(address), self.dispatch.items[number]
+        error = future.exception(timeout=_ANSWER_SECONDS) if future.status == "error" else None
+        future.release()
+        if error is not None:
+            raise _told(error, self.dispatch.name_of(address), item)
+        left = still_missing(self._plan.writer.location, self._plan.groups, item)
+        self.dispatch.returned(address, number, committed=left is None)
+        if left is None:
+            yield item
+
+    def _submit(self, address: str, number: int) -> None:
+        future = self._client.submit(
+            compute_on_worker,
+            self._name,
+            self.dispatch.items[number],
+            key=f"{self._name}-{number}-{uuid.uuid4().hex[:8]}",
+            workers=[address],
+            allow_other_workers=False,
+            resources={GPU: 1} if self._needs_gpu else None,
+            pure=False,
+        )
+        self._futures[address] = future
+        told = {"kind": "returned", "worker": address, "item": number}
+        future.add_done_callback(lambda _: self._heard.put(told))
+
+    def _look(self) -> None:
+        """Compare the workers that are known with those that are there."""
+        self._looked = time.monotonic()
+        if self._client.status != "running":
+            raise self._lost_scheduler()
+        try:
+            there = set(self._client.nthreads())
+            new = there.difference(self.dispatch.addresses())
+            if new:
+                workers = self._client.scheduler_info(n_workers=-1)["workers"]
+                for address in new.intersection(workers):
+                    if not self._needs_gpu or workers[address]["resources"].get(GPU):
+                        self.dispatch.here(address, _name(workers[address]))
+        except (OSError, TimeoutError):
+            raise self._lost_scheduler() from None
+        gone = set(self.dispatch.addresses()) - there
+        for address in gone & self._futures.keys():
+            self._futures.pop(address).cancel()
+        self.dispatch.gone(gone)
+
+    def _watch(self) -> None:
+        """Take items from workers without a heartbeat: they are stopped, or out of reach."""
+        if time.monotonic() - self._watched < self._watch_seconds:
+            return
+        self._watched = time.monotonic()
+        try:
+            there = self._client.scheduler_info(n_workers=-1)["workers"]
+        except (OSError, TimeoutError):
+            raise self._lost_scheduler() from None
+        for address in there.keys() & set(self.dispatch.addresses()):
+            silent = self._heartbeats.seconds(address, there[address]["last_seen"])
+            item = self.dispatch.item_of(address)
+            if silent == 0.0:
+                self.dispatch.alive(address)
+            elif silent > self._silent_seconds:
+                lost = self.dispatch.silent(address, silent)
+                if lost is not None:
+                    self._futures.pop(address).cancel()
+                    self._given_up.add(lost.claim)
+            elif item is not None and silent > 2 * self._watch_seconds:
+                self._claims.remove_if_stale(item.claim)  # observed from now on
+        removed = {name for name in self._given_up if self._claims.remove_if_stale(name)}
+        self._given_up -= removed
+
+    def _lost_scheduler(self) -> ClusterError:
+        return ClusterError(
+            "the scheduler is gone",
+            where=self._address(),
+            got=f"{self.dispatch.done} of {len(self.dispatch.items)} items are committed",
+            hint="start it again; the same command goes on",
+        )
+
+    def _address(self) -> str:
+        scheduler = self._client.scheduler
+        return str(scheduler.address) if scheduler is not None else "unknown"
+
+    def _give_up_without_hope(self) -> None:
+        """Stop where no worker is left that could take an item."""
+        dispatch, now = self.dispatch, time.monotonic()
+        if dispatch.hopeful:
+            self._hoped = now
+            return
+        refusals = dispatch.refusals
+        if not refusals and now - self._hoped < _PATIENCE_SECONDS:
+            return
+        said = "; ".join(f"worker {name}: {why}" for name, why in refusals.items())
+        raise ClusterError(
+            "no worker may work" if refusals else "no worker is left",
+            where=self._address(),
+            got=said
+            or f"none for {_PATIENCE_SECONDS:.0f} s; "
+            f"{dispatch.done} of {len(dispatch.items)} items are committed",
+            hint="what was committed is intact; the same command goes on",
+        )
+
+    def _ask_to_stop(self) -> None:
+        """Have busy workers leave their items, and wait a little until those who live have."""
+        with contextlib.suppress(ClusterError):  # it is over already
+            self._look()
+        busy = list(self._futures)
+        _briefly(self._client.run, _stop, self._name, workers=busy, wait=False)
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while time.monotonic() < deadline and not all(
+            self._futures[address].done() for address in busy
+        ):
+            time.sleep(_POLL_SECONDS)
+
+
+def _briefly(function: Callable[..., object], *arguments: Any, **options: Any) -> None:
+    """Call what asks all workers, and wait a moment: one that has just died answers late."""
+
+    def call() -> None:
+        with contextlib.suppress(Exception):  # what is asked for at the end is a courtesy
+            function(*arguments, **options)
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    caller.join(_BRIEF_SECONDS)
+
+
+async def _stop(plugin: str, dask_worker: Worker) -> None:
+    """Ask a worker to leave its item; runs on the worker, and is not waited for."""
+    dask_worker.plugins[plugin].stop()  # type: ignore[attr-defined]  # it is our plugin
+
+
+def _told(error: BaseException, worker: str, item: WorkItem) -> BaseException:
+    """Return what went wrong on a worker, with its name."""
+    if not isinstance(error, LogitcacheError):
+        error.add_note(f"on worker {worker}, {in_words(item)}")
+        return error
+    error.where = f"{error.where or in_words(item)}, on worker {worker}"
+    error.args = (error.render(),)
+    return error
+
+
+def _name(worker: Mapping[str, Any]) -> str:
+    return f"{worker['name']} on {worker['host']}"

@@ -1,0 +1,1 @@
+"""Estimates of size, time and fidelity of a cache."""

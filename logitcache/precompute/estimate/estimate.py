@@ -1,0 +1,412 @@
+"""What a cache would cost and what it would lose, before one is made. Nothing is written.
+
+The teachers are shown a few hundred images in the views they would see. Bytes and fidelity of every
+encoding are measured on what they say, times on how long they take; the rest is arithmetic, in
+``footprint.py`` and ``payback.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format.names import (
+    default_unit_rows,
+    group_unit_rows,
+    tap_of,
+    teacher_group,
+    teacher_of,
+)
+from logitcache.data.readers import open_source
+from logitcache.networks.device import resolve_device
+from logitcache.precompute.estimate.break_even import break_even_epochs
+from logitcache.precompute.estimate.footprint import GroupPlan, cache_footprint, group_footprint
+from logitcache.precompute.plan.pending import find_lacking
+from logitcache.precompute.plan.plan import check_classes
+from logitcache.precompute.plan.rows import open_images
+from logitcache.precompute.plan.taps import choose_taps
+from logitcache.precompute.sample.batch_size import choose_batch
+from logitcache.precompute.sample.encodings import AnswersTryout, TapTryout
+from logitcache.precompute.sample.timing import Rehearsal, rehearse
+from logitcache.precompute.sample.trial import TRIAL_IMAGES
+from logitcache.teachers.ensemble import Ensemble
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+
+    from logitcache.cache.store.base import Location
+    from logitcache.data.source import Source
+    from logitcache.encoding.arrays import ArraySpec
+    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.features import FeatureEncoding
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.precompute.plan.pending import Lacking
+    from logitcache.views.spec import View
+
+__all__ = [
+    "DeviceEstimate",
+    "EncodingEstimate",
+    "Estimate",
+    "TapEstimate",
+    "TeacherEstimate",
+    "ViewsEstimate",
+    "estimate_cache",
+]
+
+_FEWER_IMAGES = 64  # for a device that is timed beside the one that is used
+
+
+@dataclass(frozen=True)
+class EncodingEstimate:
+    """One way to store what a teacher says.
+
+    Attributes:
+        encoding: Its parameters.
+        chosen: Whether the configuration stores it so.
+        row_bytes: Bytes of a row and view, compressed.
+        bytes: Of the teacher's group with all views, its commits and ledgers.
+        files: Of the same.
+        memory: Bytes of one view of all rows in a student's memory.
+        fidelity: What it loses, as ``docs/format.md`` has it.
+    """
+
+    encoding: dict[str, Any]
+    chosen: bool
+    row_bytes: float
+    bytes: int
+    files: int
+    memory: int
+    fidelity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TapEstimate:
+    """One tap of a teacher.
+
+    Attributes:
+        encoding: What is kept and how.
+        views: How many views are kept.
+        row_bytes: Bytes of a row and view, compressed where that pays.
+        bytes: Of its group with those views, its commits and ledgers.
+        files: Of the same.
+        memory: Bytes of one view of all rows in a student's memory, if all are held at once.
+        fidelity: What coding loses, as ``docs/format.md`` has it.
+    """
+
+    encoding: dict[str, Any]
+    views: int
+    row_bytes: float
+    bytes: int
+    files: int
+    memory: int
+    fidelity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TeacherEstimate:
+    """One teacher.
+
+    Attributes:
+        architecture: Of its network.
+        num_classes: C.
+        accuracy: Share of the labelled images shown that it gets right; None without labels.
+        seconds: Of a forward of one image, by device.
+        encodings: Ways to store what it says; one is chosen.
+        taps: What is kept of its network besides.
+    """
+
+    architecture: str
+    num_classes: int
+    accuracy: float | None
+    seconds: dict[str, float]
+    encodings: list[EncodingEstimate]
+    taps: dict[str, TapEstimate]
+
+    @property
+    def chosen(self) -> EncodingEstimate:
+        """How the configuration stores it."""
+        return next(row for row in self.encodings if row.chosen)
+
+
+@dataclass(frozen=True)
+class DeviceEstimate:
+    """How long an image takes on one device, in seconds; see :mod:`.payback`.
+
+    Attributes:
+        teach: All teachers' forwards.
+        store: One view in precompute.
+    """
+
+    teach: float
+    store: float
+
+
+@dataclass(frozen=True)
+class ViewsEstimate:
+    """A cache with so many views.
+
+    Attributes:
+        views: How many.
+        bytes: Of the whole cache.
+        files: Of the whole cache.
+        minutes: Of precompute, by device.
+        break_even_epochs: Student epochs after which it costs no more than live teachers, by
+            device; None where it never does.
+    """
+
+    views: int
+    bytes: int
+    files: int
+    minutes: dict[str, float]
+    break_even_epochs: dict[str, int | None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a cache would cost and lose.
+
+    Attributes:
+        images: Images of the set.
+        shown: How many of them the teachers were shown.
+        views: How many views are asked for.
+        unit_rows: U.
+        devices: Seconds of an image, by device.
+        fetch: Seconds of reading one row's targets of all teachers in training, from memory.
+        teachers: By name.
+        by_views: The cache with fewer and more views.
+        lacking: What the cache at hand lacks of it; None where none was given or none is there.
+    """
+
+    images: int
+    shown: int
+    views: int
+    unit_rows: int
+    devices: dict[str, DeviceEstimate]
+    fetch: float
+    teachers: dict[str, TeacherEstimate]
+    by_views: list[ViewsEstimate]
+    lacking: Lacking | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the estimate as JSON values."""
+        return asdict(self)
+
+
+def estimate_cache(config: PrecomputeConfig, cache: Location | None = None) -> Estimate:
+    """Measure what a configuration of precompute would make, as if no cache were there.
+
+    Args:
+        config: As for :func:`.build_cache`; its ``cache`` is not read.
+        cache: A cache to compare the configuration with.
+
+    Raises:
+        LogitcacheError: What precompute would refuse before its first unit.
+    """
+    source = open_images(config.data, cache) if cache is not None else open_source(config.data)
+    views = config.views.views()
+    used, *others = _devices(config)
+    ensemble = _ensemble(config, source, views, used)
+    batch, _ = choose_batch(ensemble, list(ensemble.members), config.batch_size)
+    config = config.model_copy(update={"batch_size": batch})
+    taps = choose_taps(config, {}, source, ensemble)
+    lacking = None
+    if cache is not None and not cache.is_empty():
+        lacking = find_lacking(config, cache, source, ensemble, taps)
+    shown = _rehearse(config, source, views, ensemble, taps, TRIAL_IMAGES)
+    seconds = {used.type: shown}
+    for device in others:
+        other = _ensemble(config, source, views, device)
+        seconds[device.type] = _rehearse(config, source, views, other, taps, _FEWER_IMAGES)
+    estimate = _Cost(config, source, views, ensemble, taps, seconds).estimate()
+    return replace(estimate, lacking=lacking)
+
+
+def _ensemble(
+    config: PrecomputeConfig, source: Source, views: Sequence[View], device: torch.device
+) -> Ensemble:
+    ensemble = Ensemble(
+        config.teachers,
+        device=device,
+        precision=config.precision,
+        class_names=source.class_names,
+    )
+    for name, member in ensemble.members.items():
+        check_classes(name, member, source)
+    for view in views:
+        view.check_sizes(ensemble.sizes)
+    return ensemble
+
+
+def _rehearse(
+    config: PrecomputeConfig,
+    source: Source,
+    views: Sequence[View],
+    ensemble: Ensemble,
+    taps: Mapping[str, FeatureEncoding],
+    images: int,
+) -> Rehearsal:
+    return rehearse(
+        source,
+        ensemble,
+        views,
+        taps,
+        images=images,
+        batch=config.batch,
+        threads=config.threads,
+    )
+
+
+def _devices(config: PrecomputeConfig) -> list[torch.device]:
+    """Return the device that is used, and the processor where an accelerator was found."""
+    used = resolve_device(config.device)
+    alone = config.device != "auto" or used.type == "cpu"
+    return [used] if alone else [used, resolve_device("cpu")]
+
+
+def _device(name: str, found: Rehearsal, store: float) -> DeviceEstimate:
+    """Return an image's seconds; what an accelerator does overlaps with encoding and writing."""
+    whole = found.show + store if name == "cpu" else max(found.show, store)
+    return DeviceEstimate(teach=sum(found.teach.values()), store=whole)
+
+
+class _Cost:
+    """What was measured on a sample, made into what a whole set takes."""
+
+    def __init__(
+        self,
+        config: PrecomputeConfig,
+        source: Source,
+        views: Sequence[View],
+        ensemble: Ensemble,
+        taps: Mapping[str, FeatureEncoding],
+        seconds: Mapping[str, Rehearsal],
+    ) -> None:
+        self._config, self._views, self._ensemble = config, views, ensemble
+        self._keys, self._seconds = source.keys, seconds
+        self._shown = next(iter(seconds.values()))
+        self._unit_rows = default_unit_rows(len(source.keys), config.unit_rows)
+        self._capacity = -(-len(source.keys) // self._unit_rows) * self._unit_rows
+        labels = self._shown.labels if source.class_names else None
+        self._answers = {
+            name: AnswersTryout(config.encoding, name, logits, labels)
+            for name, logits in self._shown.logits.items()
+        }
+        self._taps = {
+            name: TapTryout(encoding, self._shown.features[name]) for name, encoding in taps.items()
+        }
+        tried: list[AnswersTryout | TapTryout] = [*self._answers.values(), *self._taps.values()]
+        store = sum(one.store for one in tried)
+        self._fetch = sum(one.fetch for one in tried)
+        self._devices = {name: _device(name, found, store) for name, found in seconds.items()}
+
+    def estimate(self) -> Estimate:
+        return Estimate(
+            images=len(self._keys),
+            shown=len(self._shown.labels),
+            views=len(self._views),
+            unit_rows=self._unit_rows,
+            devices=self._devices,
+            fetch=self._fetch,
+            teachers={name: self._teacher(name) for name in self._answers},
+            by_views=[self._with_views(count) for count in self._counts()],
+        )
+
+    def _counts(self) -> list[int]:
+        """Return numbers of views to compare: powers of two up to twice as many as asked for."""
+        asked = len(self._views)
+        return sorted({2**n for n in range(asked.bit_length() + 1)} | {asked})
+
+    def _teacher(self, name: str) -> TeacherEstimate:
+        member, answers = self._ensemble.members[name], self._answers[name]
+        return TeacherEstimate(
+            architecture=str(member.lock["architecture"]),
+            num_classes=member.num_classes,
+            accuracy=answers.accuracy,
+            seconds={device: found.teach[name] for device, found in self._seconds.items()},
+            encodings=[self._encoding(name, encoding) for encoding in answers.tried],
+            taps={
+                str(tap_of(tap)): self._tap(tap) for tap in self._taps if teacher_of(tap) == name
+            },
+        )
+
+    def _encoding(self, name: str, encoding: Encoding) -> EncodingEstimate:
+        answers = self._answers[name]
+        plan = self._answers_plan(name, encoding, len(self._views))
+        found = group_footprint(plan, len(self._keys), self._capacity)
+        return EncodingEstimate(
+            encoding=encoding.to_json(),
+            chosen=encoding == answers.chosen,
+            row_bytes=plan.row_bytes,
+            bytes=found.bytes,
+            files=found.files,
+            memory=self._capacity * _row_memory(plan.specs),
+            fidelity=answers.fidelity(encoding),
+        )
+
+    def _tap(self, name: str) -> TapEstimate:
+        tap, plan = self._taps[name], self._tap_plan(name, len(self._views))
+        found = group_footprint(plan, len(self._keys), self._capacity)
+        parameters = tap.encoding.to_json()
+        return TapEstimate(
+            encoding={key: value for key, value in parameters.items() if key != "principal"},
+            views=plan.views,
+            row_bytes=plan.row_bytes,
+            bytes=found.bytes,
+            files=found.files,
+            memory=self._capacity * _row_memory(plan.specs),
+            fidelity=tap.fidelity,
+        )
+
+    def _with_views(self, count: int) -> ViewsEstimate:
+        asked, devices = self._views, self._devices
+        mixed = sum(asked[n % len(asked)].mixing is not None for n in range(count))
+        groups = [self._answers_plan(n, one.chosen, count) for n, one in self._answers.items()]
+        found = cache_footprint(
+            [*groups, *(self._tap_plan(name, count) for name in self._taps)],
+            self._keys,
+            self._capacity,
+            self._unit_rows,
+            mixed_views=mixed,
+            probe_side=min(self._ensemble.sizes),
+        )
+        return ViewsEstimate(
+            views=count,
+            bytes=found.bytes,
+            files=found.files,
+            minutes={n: len(self._keys) * count * d.store / 60 for n, d in devices.items()},
+            break_even_epochs={
+                n: break_even_epochs(count, d.teach, d.store, self._fetch)
+                for n, d in devices.items()
+            },
+        )
+
+    def _answers_plan(self, name: str, encoding: Encoding, views: int) -> GroupPlan:
+        answers = self._answers[name]
+        row_bytes = answers.row_bytes(encoding)
+        return self._group(name, views, encoding.specs(), answers.specs(encoding), row_bytes)
+
+    def _tap_plan(self, name: str, views: int) -> GroupPlan:
+        tap = self._taps[name]
+        wanted = self._config.teachers[teacher_of(name)].features[str(tap_of(name))].views
+        specs = tap.encoding.specs()
+        return self._group(name, min(views, wanted or views), specs, specs, tap.row_bytes)
+
+    def _group(
+        self,
+        name: str,
+        views: int,
+        cut_by: Mapping[str, ArraySpec],
+        specs: Mapping[str, ArraySpec],
+        row_bytes: float,
+    ) -> GroupPlan:
+        """Return a group whose units are cut by the bytes of some of its arrays."""
+        raw = sum(spec.row_bytes for spec in cut_by.values())
+        unit_rows = group_unit_rows(self._unit_rows, raw)
+        return GroupPlan(teacher_group(name), views, unit_rows, specs, row_bytes)
+
+
+def _row_memory(specs: Mapping[str, ArraySpec]) -> int:
+    """Return the bytes of a row in a student's memory, where lse is never read."""
+    return sum(spec.row_bytes for name, spec in specs.items() if name != "lse")

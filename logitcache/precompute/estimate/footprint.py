@@ -1,0 +1,164 @@
+"""How many bytes and files a cache will take: arithmetic over what ``docs/format.md`` lays down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from logitcache.cache.format.ledger import Commit, StoredArray
+from logitcache.cache.format.names import SAMPLE_ARRAYS, canonical_json
+from logitcache.precompute.environment import versions
+from logitcache.precompute.run.compared_rows import SAMPLED_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from logitcache.encoding.arrays import ArraySpec
+
+__all__ = ["Footprint", "GroupPlan", "cache_footprint", "group_footprint"]
+
+_CHUNK_OVERHEAD = 20  # of an inner chunk: crc32c, and offset and length in the shard's index
+_SHARD_OVERHEAD = 4  # crc32c of the index
+_ARRAY_DOCUMENT, _GROUP_DOCUMENT, _ROOT_DOCUMENT = 1340, 400, 6000  # a zarr.json, about
+_RECIPE = 1100  # of a view, in the manifest and in its copy
+_SAMPLE_ROW = 24 + 8 + 1  # digest, hash and status of a row; labels and sizes compress
+_PROBES, _PATCH_SIDE, _PROBE_OVERHEAD = 64, 48, 260
+_MEASURED = {f"{name}@{t}": 1 / 3 for name in ("kl_truncated", "error2") for t in range(7)}
+_VIEW_ID = "v" + "0" * 16
+_SHA = "0" * 64
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What something takes in a store.
+
+    Attributes:
+        bytes: Of all its objects.
+        files: How many objects.
+    """
+
+    bytes: int
+    files: int
+
+    def __add__(self, other: Footprint) -> Footprint:
+        return Footprint(self.bytes + other.bytes, self.files + other.files)
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """A group as it will be.
+
+    Attributes:
+        path: Below the root.
+        views: How many views it will have.
+        unit_rows: Rows of its unit.
+        specs: Its arrays.
+        row_bytes: Bytes of a row of one view, compressed, all arrays together.
+    """
+
+    path: str
+    views: int
+    unit_rows: int
+    specs: Mapping[str, ArraySpec]
+    row_bytes: float
+
+
+def group_footprint(group: GroupPlan, rows: int, capacity: int) -> Footprint:
+    """Return what the arrays, commits and ledgers of a group will take.
+
+    Args:
+        group: The group.
+        rows: Images.
+        capacity: Rows up to a whole block.
+    """
+    units = capacity // group.unit_rows
+    chunks = sum(-(-group.unit_rows // spec.inner) for spec in group.specs.values())
+    overhead = chunks * _CHUNK_OVERHEAD + len(group.specs) * _SHARD_OVERHEAD
+    plain = sum(spec.row_bytes for spec in group.specs.values() if spec.codec == "raw")
+    padding = (capacity - rows) * plain  # where nothing compresses, fill takes as much as numbers
+    shards = group.views * (rows * group.row_bytes + padding + units * overhead)
+    commits = group.views * units * _commit_bytes(group, units)
+    commits += min(units, SAMPLED_ROWS) * len(canonical_json(_MEASURED))
+    return Footprint(
+        bytes=round(shards + 2 * commits + _documents(len(group.specs))),
+        files=group.views * (units * (len(group.specs) + 1) + 1) + len(group.specs) + 1,
+    )
+
+
+def cache_footprint(
+    groups: Sequence[GroupPlan],
+    keys: Sequence[str],
+    capacity: int,
+    unit_rows: int,
+    *,
+    mixed_views: int,
+    probe_side: int,
+) -> Footprint:
+    """Return what a whole cache will take when it is sealed for the first time.
+
+    Args:
+        groups: What teachers say.
+        keys: Names of the images.
+        capacity: Rows up to a whole block.
+        unit_rows: U.
+        mixed_views: Views that mix images.
+        probe_side: Side of the squares that probes are rendered at, in pixels.
+    """
+    blocks = capacity // unit_rows
+    total = _samples_footprint(keys, blocks)
+    for group in groups:
+        total += group_footprint(group, len(keys), capacity)
+    partners = GroupPlan("views", 1, unit_rows, {"partner": SAMPLE_ARRAYS["status"]}, 2.0)
+    for _ in range(mixed_views):
+        total += group_footprint(partners, len(keys), capacity)
+    probe = min(_PATCH_SIDE, probe_side) ** 2 * 4 + _PROBE_OVERHEAD
+    probes = 2 * min(_PROBES, len(keys)) * probe
+    recipes = _RECIPE * max((group.views for group in groups), default=0)
+    once = Footprint(probes + recipes + _ROOT_DOCUMENT, 4 + _parents(groups, mixed_views))
+    return total + once
+
+
+def _samples_footprint(keys: Sequence[str], blocks: int) -> Footprint:
+    arrays = [*SAMPLE_ARRAYS, "key"]
+    some = keys[:: max(1, len(keys) // SAMPLED_ROWS)]
+    key_bytes = len(keys) * sum(len(key.encode()) for key in some) // max(1, len(some))
+    plan = GroupPlan("samples", 1, 1, dict.fromkeys(arrays, SAMPLE_ARRAYS["status"]), 0.0)
+    commits = 2 * blocks * _commit_bytes(plan, blocks)
+    return Footprint(
+        bytes=len(keys) * _SAMPLE_ROW + key_bytes + commits + _documents(len(arrays)),
+        files=blocks * (len(arrays) + 1) + 1 + len(arrays) + 1,
+    )
+
+
+def _commit_bytes(group: GroupPlan, units: int) -> int:
+    """Return the bytes of a commit, which a ledger holds once more."""
+    stored = StoredArray(f"{group.path}/{'0' * 12}/c/0/{units}/0", 10**5, _SHA, _SHA)
+    commit = Commit(
+        group=group.path,
+        view=_VIEW_ID,
+        unit=units,
+        rows=(units * group.unit_rows, units * group.unit_rows),
+        arrays={f"{group.path}/{name}": stored for name in group.specs},
+        canonical_batch=64,
+        precision="float32",
+        threads=1,
+        versions=versions(),
+    )
+    return len(canonical_json(commit.to_json()))
+
+
+def _documents(arrays: int) -> int:
+    """Return the bytes of a group's documents, which the copies hold once more."""
+    return 2 * (arrays * _ARRAY_DOCUMENT + _GROUP_DOCUMENT)
+
+
+def _parents(groups: Sequence[GroupPlan], mixed_views: int) -> int:
+    """Return how many groups of Zarr hold the others and nothing else."""
+    parents = {path for group in groups for path in _above(group.path)}
+    parents -= {group.path for group in groups}
+    return len(parents | ({"views"} if mixed_views else set()))
+
+
+def _above(path: str) -> list[str]:
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: n + 1]) for n in range(len(parts))]

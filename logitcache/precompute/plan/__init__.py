@@ -1,0 +1,1 @@
+"""Planning of a run: rows, teachers, activations and what is still to be computed."""

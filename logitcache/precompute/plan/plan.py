@@ -1,0 +1,447 @@
+"""From what the user wants to what is missing: declare it in the cache, refuse what cannot be.
+
+Everything that could make an answer wrong is compared here, before the first forward: the images by
+key and size, the teachers by their locks, the label spaces, the encodings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format.arrays import packed_bytes
+from logitcache.cache.format.groups import TeacherGroup
+from logitcache.cache.format.manifest import DataRecord, TeacherRecord, read_manifest
+from logitcache.cache.format.names import (
+    NO_VIEW,
+    SAMPLES,
+    Status,
+    canonical_json,
+    check_new_name,
+    default_unit_rows,
+    group_unit_rows,
+    sha256,
+)
+from logitcache.cache.store.base import locate
+from logitcache.cache.verify.restore import rewrite_unsealed
+from logitcache.cache.write.drop import finish_drops
+from logitcache.cache.write.writer import CacheWriter
+from logitcache.data.decode import DECODING
+from logitcache.data.identity import key_hash, row_order
+from logitcache.data.listing import LISTING
+from logitcache.encoding.budget import choose_within
+from logitcache.encoding.choice import choose
+from logitcache.errors import UsageError
+from logitcache.precompute.environment import versions
+from logitcache.precompute.plan.rows import match_or_extend, match_rows, no_positions, segment_of
+from logitcache.precompute.plan.taps import choose_taps, declare_taps, smallest_unit
+from logitcache.precompute.plan.teacher_lock import check_lock
+from logitcache.precompute.plan.worklist import Missing, WorkItem, worklist
+from logitcache.precompute.run.unit import Block
+from logitcache.precompute.sample.trial import sample_log_probs
+from logitcache.views.mix import match_partners
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.groups import Group
+    from logitcache.data.source import Source
+    from logitcache.encoding.budget import Choice
+    from logitcache.encoding.choice import Encoding
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.precompute.plan.rows import Positions
+    from logitcache.teachers.ensemble import Ensemble
+    from logitcache.teachers.member import Member
+    from logitcache.views.spec import View
+
+__all__ = [
+    "Plan",
+    "check_classes",
+    "check_declared",
+    "join_plan",
+    "make_plan",
+    "stored_encoding",
+]
+
+_UNKNOWN_ROW = -1
+_READ_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What shall be computed, and into what.
+
+    Attributes:
+        writer: The cache, with everything declared.
+        source: The images.
+        indices: Position in the source of every row; -1 for padding.
+        views: By id.
+        groups: Of the teachers and taps that were asked for, by name.
+        items: What is missing, in order.
+        notes: What the user should be told.
+    """
+
+    writer: CacheWriter
+    source: Source
+    indices: Positions
+    views: Mapping[str, View]
+    groups: Mapping[str, Group]
+    items: list[WorkItem]
+    notes: list[str]
+
+    @property
+    def images(self) -> int:
+        """How many images will be shown: once for every view of every missing block."""
+        return sum(self.images_of(item) for item in self.items)
+
+    @property
+    def work(self) -> str:
+        """What :attr:`images` consists of, as a phrase."""
+        views = {item.view_id for item in self.items if item.units}
+        shown = sum(self.images_of(item) for item in self.items if item.units)
+        read = self.images - shown
+        words = [f"{shown} images to show to the teachers, in {len(views)} views"] if shown else []
+        if read:
+            words.append(f"{read} images to read first, to know which can be mixed")
+        return "; ".join(words)
+
+    def images_of(self, item: WorkItem) -> int:
+        """Return how many images an item shows."""
+        rows = self.writer.manifest.unit_rows
+        return int((self.indices[item.block * rows : (item.block + 1) * rows] >= 0).sum())
+
+    @property
+    def decoding(self) -> int:
+        """Version of the table that images are decoded by."""
+        return self.writer.manifest.data.decoding
+
+    @property
+    def smallest_batch(self) -> int:
+        """Images read at a time where no teacher is asked."""
+        return min(_READ_ROWS, self.writer.manifest.unit_rows)
+
+    def block(self, number: int) -> Block:
+        """Return what is known of a block: from its samples if they are committed."""
+        rows = self.writer.manifest.unit_rows
+        start, stop = number * rows, (number + 1) * rows
+        indices = self.indices[start:stop]
+        here = indices >= 0
+        labels = np.where(here, self.source.labels[indices], -1).astype(np.int32)
+        if number not in self.writer.missing_units(SAMPLES, NO_VIEW, rows):
+            known = self.writer.read_samples(start, stop)
+            readable = np.where(known.status == Status.OK, indices, _UNKNOWN_ROW)
+            return Block(
+                start=start,
+                indices=readable,
+                keys=known.keys,
+                hashes=known.hashes,
+                labels=known.labels,
+                status=known.status,
+                digests=known.digests,
+                sizes=known.sizes,
+            )
+        keys = np.array([self.source.keys[i] if i >= 0 else "" for i in indices], dtype=object)
+        return Block(
+            start=start,
+            indices=indices,
+            keys=keys,
+            hashes=_hashes(keys),
+            labels=labels,
+            status=np.where(here, Status.OK, Status.PADDING).astype(np.uint8),
+            digests=np.zeros((rows, 16), dtype=np.uint8),
+            sizes=np.zeros(rows, dtype=np.int64),
+        )
+
+    def partners(self, view: View, block: Block) -> NDArray[np.int64]:
+        """Return the offset of each row's partner in its block, int64 (U,); -1 where it has none.
+
+        What is stored holds; a row whose partner was withdrawn since is left alone, and no student
+        is shown it.
+        """
+        readable = block.status == Status.OK
+        own = np.arange(len(readable))
+        stored = self.writer.read_partners(view.id, block.start // self.writer.manifest.unit_rows)
+        if stored is None:
+            offsets = own.copy()
+            shown = own[readable]
+            offsets[readable] = shown[match_partners(view.seed, view.draw, block.hashes[readable])]
+        else:
+            offsets = np.where(readable[np.minimum(stored, own[-1])], stored, own)
+        return np.where(readable, offsets, -1)
+
+
+def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> Plan:
+    """Open or create the cache, declare what is asked for, and list what is missing.
+
+    Raises:
+        UsageError: Names, label spaces, encodings or sizes that cannot be.
+        DataMismatch: The cache was made from other images.
+        CacheError: Something else lies there, or another teacher has the name.
+    """
+    location = locate(config.cache)
+    known = () if location.is_empty() else read_manifest(location).teachers
+    for name, member in ensemble.members.items():
+        if name not in known:
+            check_new_name(name, "teacher", [*known, *ensemble.members])
+        check_classes(name, member, source)
+    views = {view.id: view for view in config.views.views()}
+    for view in views.values():
+        view.check_sizes(ensemble.sizes)
+    chosen = _choose_encodings(config, source, ensemble)
+    notes = [_said(name, choice) for name, choice in chosen.items()]
+    writer, indices = _open_or_create(config, source, notes)
+    writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
+    taps = choose_taps(config, writer.groups(), source, ensemble)
+    for name, member in ensemble.members.items():
+        choice = chosen.get(name)
+        encoding = choice.encoding if choice else stored_encoding(config, writer, name, member)
+        batch = smallest_unit(writer, name, taps, config.batch)
+        notes += _declare_teacher(config, writer, name, member, encoding, list(views), batch)
+    declare_taps(config, writer, taps, list(views))
+    declared = writer.groups()
+    groups = {name: declared[name] for name in (*ensemble.members, *taps)}
+    return Plan(
+        writer=writer,
+        source=source,
+        indices=indices,
+        views=views,
+        groups=groups,
+        items=_missing_items(writer, groups, views),
+        notes=notes,
+    )
+
+
+def join_plan(config: PrecomputeConfig, source: Source, groups: Collection[str]) -> Plan:
+    """Return the plan of a run that another process has begun; nothing is declared or listed.
+
+    Args:
+        config: What is precomputed.
+        source: The images, as this process sees them.
+        groups: Names of the groups that are written.
+
+    Raises:
+        DataMismatch: They are not the images of the cache.
+    """
+    writer = CacheWriter.open(locate(config.cache))
+    known = writer.groups()
+    return Plan(
+        writer=writer,
+        source=source,
+        indices=match_rows(writer, source),
+        views={view.id: view for view in config.views.views()},
+        groups={name: known[name] for name in groups},
+        items=[],
+        notes=[],
+    )
+
+
+def check_classes(name: str, member: Member, source: Source) -> None:
+    """Refuse a teacher that answers for another number of classes than the data has."""
+    names = source.class_names
+    if names and len(names) != member.num_classes:
+        raise UsageError(
+            f"teacher {name!r} answers for another number of classes than the data has",
+            where=source.description,
+            expected=f"{len(names)} classes",
+            got=f"{member.num_classes} classes",
+            hint="give class_map: for each class of the data, the teacher's class "
+            f"(--set teachers.{name}.class_map=[...])",
+        )
+
+
+def _open_or_create(
+    config: PrecomputeConfig, source: Source, notes: list[str]
+) -> tuple[CacheWriter, Positions]:
+    location = locate(config.cache)
+    if location.is_empty():
+        return _create(config, source)
+    writer = CacheWriter.open(location)
+    notes += rewrite_unsealed(writer)
+    finish_drops(writer)
+    location.sweep()
+    if config.unit_rows is not None and config.unit_rows != writer.manifest.unit_rows:
+        raise UsageError(
+            "the size of a unit is fixed when a cache is made",
+            where=location,
+            expected=f"unit_rows {writer.manifest.unit_rows}",
+            got=config.unit_rows,
+        )
+    return writer, match_or_extend(writer, source)
+
+
+def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Positions]:
+    rows = row_order(source)
+    writer = CacheWriter.create(
+        locate(config.cache),
+        unit_rows=default_unit_rows(len(rows), config.unit_rows),
+        segment=segment_of(source, rows, start=0),
+        data=DataRecord(
+            description=source.description,
+            class_names=tuple(source.class_names),
+            listing=LISTING,
+            decoding=DECODING,
+        ),
+        versions=versions(),
+    )
+    writer.location.sweep()  # of a run that was killed before it had a manifest
+    indices = no_positions(writer.manifest.capacity, len(source.keys))
+    indices[: len(rows)] = rows
+    return writer, indices
+
+
+def _choose_encodings(
+    config: PrecomputeConfig, source: Source, ensemble: Ensemble
+) -> dict[str, Choice]:
+    """Choose on a sample how teachers that are new are stored, if there is a limit to keep."""
+    limit, location = config.encoding.limit, locate(config.cache)
+    if limit is None:
+        return {}
+    known = set() if location.is_empty() else read_manifest(location).teachers.keys()
+    return {
+        name: choose_within(
+            limit,
+            sample_log_probs(source, ensemble, name, config.batch),
+            packed_bytes,
+            f"teacher {name!r}",
+        )
+        for name in ensemble.members
+        if name not in known
+    }
+
+
+def _said(name: str, choice: Choice) -> str:
+    stored = ", ".join(f"{key} {value}" for key, value in choice.encoding.to_json().items())
+    ((temperature, loss),) = choice.fidelity.losses.items()
+    return (
+        f"teacher {name}: {stored}; {choice.row_bytes:.1f} bytes a row and view, a KL of "
+        f"{loss.truncation + loss.coding:.3g} nats at T = {temperature:g} "
+        f"on {choice.fidelity.rows} images"
+    )
+
+
+def stored_encoding(
+    config: PrecomputeConfig, writer: CacheWriter, name: str, member: Member
+) -> Encoding:
+    """Return how a teacher is stored: a known one as it is, where only a limit is given."""
+    if config.encoding.limit is not None:
+        return writer.teachers()[name].encoding
+    return choose(config.encoding, member.num_classes)
+
+
+def check_declared(writer: CacheWriter, name: str, member: Member, encoding: Encoding) -> None:
+    """Refuse another teacher, or another encoding, under a name that a cache has.
+
+    Args:
+        writer: The cache.
+        name: Name of the teacher.
+        member: The teacher at hand.
+        encoding: How it is to be stored.
+
+    Raises:
+        CacheError: The cache was made with another teacher of this name.
+        UsageError: It is stored in another encoding.
+    """
+    check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
+    stored = writer.teachers()[name].encoding
+    if stored != encoding:
+        raise UsageError(
+            f"teacher {name!r} is stored in another encoding",
+            where=writer.location,
+            expected=stored.to_json(),
+            got=encoding.to_json(),
+            hint="ask for the same one, or give the teacher a new name",
+        )
+
+
+def _declare_teacher(
+    config: PrecomputeConfig,
+    writer: CacheWriter,
+    name: str,
+    member: Member,
+    encoding: Encoding,
+    view_ids: list[str],
+    batch: int,
+) -> list[str]:
+    """Declare a teacher, or check that a declared one is the same; return notes."""
+    record = writer.manifest.teachers.get(name)
+    if record is not None:
+        check_declared(writer, name, member, encoding)
+        writer.extend_group(name, view_ids)
+        return _other_versions(name, record)
+    optional = [
+        array
+        for array, wanted in (
+            ("lse", config.encoding.lse),
+            ("label_logp", config.encoding.label_log_probs and writer.manifest.data.class_names),
+        )
+        if wanted
+    ]
+    row_bytes = sum(spec.row_bytes for spec in encoding.specs().values())
+    unit_rows = group_unit_rows(writer.manifest.unit_rows, row_bytes)
+    group = TeacherGroup(
+        name=name,
+        num_classes=member.num_classes,
+        encoding=encoding,
+        optional=tuple(optional),
+        unit_rows=unit_rows,
+        slots=tuple(view_ids),
+        lock_sha256=sha256(canonical_json(member.lock)),
+        class_names_sha256=sha256(canonical_json(list(writer.manifest.data.class_names))),
+    )
+    writer.add_teacher(
+        TeacherRecord(
+            lock=member.lock,
+            canonical_batch=min(batch, unit_rows),
+            source=member.source,
+            versions=versions(),
+        ),
+        group,
+    )
+    top_k = config.encoding.top_k
+    if top_k is not None and top_k >= member.num_classes:
+        return [
+            f"teacher {name}: top {top_k} of {member.num_classes} classes is all of them; "
+            "stored dense"
+        ]
+    return []
+
+
+def _other_versions(name: str, record: TeacherRecord) -> list[str]:
+    """Note what has been updated since a teacher began: it may round differently, no more."""
+    now = versions()
+    changed = [
+        f"{library} {before} -> {now.get(library)}"
+        for library, before in sorted(record.versions.items())
+        if now.get(library) != before
+    ]
+    if not changed:
+        return []
+    return [f"teacher {name} began with other versions: {', '.join(changed)}"]
+
+
+def _missing_items(
+    writer: CacheWriter, groups: Mapping[str, Group], views: Mapping[str, View]
+) -> list[WorkItem]:
+    rows = writer.manifest.unit_rows
+    samples = writer.missing_units(SAMPLES, NO_VIEW, rows)
+    missing = {
+        name: Missing(
+            group.unit_rows,
+            {
+                view: writer.missing_units(group.path, view, group.unit_rows)
+                for view in group.view_ids
+                if view in views
+            },
+        )
+        for name, group in groups.items()
+    }
+    mixed = {view_id for view_id, view in views.items() if view.mixing is not None}
+    return worklist(rows, list(views), samples, missing, mixed)
+
+
+def _hashes(keys: NDArray[np.object_]) -> NDArray[np.uint64]:
+    return np.array([key_hash(key) if key else 0 for key in keys], dtype=np.uint64)

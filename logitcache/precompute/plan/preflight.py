@@ -1,0 +1,241 @@
+"""What is checked before hours are spent: room, a working store, teachers that know the classes.
+
+The first unit is the last check. It is computed like every other one, read back, and what it weighs
+tells whether the rest will fit.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format.groups import FeatureGroup
+from logitcache.cache.format.ledger import is_intact, read_commits
+from logitcache.cache.format.names import sha256
+from logitcache.cache.write.claims import CLAIMS, TRIAL
+from logitcache.data.sample import sample_images
+from logitcache.encoding.dense import DenseEncoding
+from logitcache.errors import CacheDamaged, NetworkError, StorageError
+from logitcache.precompute.sample.trial import TRIAL_IMAGES, ask
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.groups import Group
+    from logitcache.cache.store.base import Location
+    from logitcache.data.source import Source
+    from logitcache.precompute.plan.plan import Plan
+    from logitcache.precompute.plan.worklist import WorkItem
+    from logitcache.teachers.ensemble import Ensemble
+
+__all__ = [
+    "FirstUnit",
+    "accuracy_floor",
+    "check_accuracy",
+    "check_images",
+    "check_storage",
+    "estimated_bytes",
+]
+
+_TRIAL_BYTES = 1 << 16
+_FEWEST_IMAGES = 128
+_DEVIATIONS = 4.0
+_SPARSE_SHARE, _DENSE_SHARE = 0.5, 0.9  # of the bytes before compression, docs/format.md
+_HEADROOM = 1.05
+_MUCH_LARGER = 2
+_TIMED_IMAGES = 8
+
+
+def check_storage(plan: Plan) -> None:
+    """Write and read back a trial object, and compare the room with the estimate.
+
+    Raises:
+        StorageError: The store does not give back what it got, or there is no room.
+    """
+    location = plan.writer.location
+    trial = os.urandom(_TRIAL_BYTES)
+    key = f"{CLAIMS}/{TRIAL}-{os.getpid()}.json"
+    location.write(key, trial)
+    back = location.digest(key, most=len(trial))
+    location.delete(key)
+    location.remove_folder(CLAIMS)
+    if back != (len(trial), sha256(trial)):
+        raise StorageError(
+            "the store does not give back what was written", where=location, got=back
+        )
+    _check_room(location, estimated_bytes(plan.items, plan.groups), "an estimate")
+
+
+def estimated_bytes(items: Collection[WorkItem], groups: Mapping[str, Group]) -> int:
+    """Return about how many bytes the units of some items will take."""
+    total = 0.0
+    for item in items:
+        for name, units in item.units.items():
+            group = groups[name]
+            total += _share(group) * len(units) * _raw_bytes(group)
+    return int(total)
+
+
+def check_accuracy(
+    source: Source, ensemble: Ensemble, names: Collection[str], batch: int, floor: float | None
+) -> dict[str, float]:
+    """Show a few hundred labelled images to teachers that are new to a cache.
+
+    Args:
+        source: The images.
+        ensemble: Who answers.
+        names: Which of them are new.
+        batch: Images of one forward.
+        floor: Share they have to get right; clearly more than chance by default.
+
+    Returns:
+        Their accuracy by name; nothing where there are too few labels to tell.
+
+    Raises:
+        NetworkError: A teacher is below the floor.
+    """
+    classes = len(source.class_names)
+    judged = [name for name in names if ensemble.members[name].num_classes == classes]
+    indices = _trial_images(source)
+    if not judged or len(indices) < _FEWEST_IMAGES:
+        return {}
+    answers, read = ask(source, ensemble, dict.fromkeys(judged), indices, batch)
+    found = {}
+    for name in judged:
+        right = answers[name].argmax(axis=1)[read] == source.labels[indices[read]]
+        found[name] = float(right.mean())
+        needed = floor if floor is not None else accuracy_floor(classes, len(read))
+        if found[name] < needed:
+            raise NetworkError(
+                f"teacher {name!r} does not know these classes",
+                where=f"{len(read)} images of {source.description}",
+                expected=f"at least {needed:.1%} right",
+                got=f"{found[name]:.1%}",
+                hint="check its weights, its mean and std, and the order of its classes "
+                f"(--set teachers.{name}.class_map=[...]); --set min_accuracy=0 goes on anyway",
+            )
+    return found
+
+
+def check_images(
+    source: Source, ensemble: Ensemble, names: Collection[str], table: int
+) -> list[str]:
+    """Decode a few images, and compare their size with the input of teachers.
+
+    Args:
+        source: The images.
+        ensemble: Who answers.
+        names: Which of them are new to the cache.
+        table: Version of the table that images are decoded by.
+
+    Returns:
+        A note for each kind of image that is decoded in a way which is probably not meant, and for
+        each new teacher whose input is the default of its model and much larger than the images,
+        with the rate that was measured.
+    """
+    sample = sample_images(source, table)
+    side, notes = sample.side, sample.notes
+    unknown = [name for name in names if not ensemble.members[name].size_is_known]
+    for name in unknown:
+        member = ensemble.members[name]
+        if side is None or member.input.size < _MUCH_LARGER * side:
+            continue
+        size = member.input.size
+        batch = np.zeros((_TIMED_IMAGES, 3, size, size), dtype=np.uint8)
+        member.answer(batch)
+        started = time.perf_counter()
+        member.answer(batch)
+        rate = _TIMED_IMAGES / (time.perf_counter() - started)
+        notes.append(
+            f"teacher {name}: its weights file does not say which size its input has; {size} "
+            f"pixels, the default of its model, are used, {rate:.0f} images/s; the images have "
+            f"{side} pixels: set teachers.{name}.size if it was trained on such"
+        )
+    return notes
+
+
+def accuracy_floor(classes: int, images: int) -> float:
+    """Return the accuracy that guessing exceeds once in thirty thousand trials."""
+    chance = 1.0 / classes
+    return chance + _DEVIATIONS * math.sqrt(chance * (1 - chance) / images)
+
+
+class FirstUnit:
+    """Looks at the first item that is committed; a callback of ``compute_plan``.
+
+    Args:
+        plan: What is to be computed.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._done = False
+
+    def __call__(self, item: WorkItem) -> None:
+        """Read the units of an item back, and project what the rest will take.
+
+        Raises:
+            CacheDamaged: What is read is not what was written.
+            StorageError: The rest will not fit; what was committed is intact.
+        """
+        if self._done or not item.units:
+            return
+        self._done = True
+        plan, location = self._plan, self._plan.writer.location
+        written = raw = 0
+        for name, units in item.units.items():
+            group = plan.groups[name]
+            for commit in read_commits(location, group.path, item.view_id, units).values():
+                for stored in commit.arrays.values():
+                    if not is_intact(location, stored):
+                        raise CacheDamaged(
+                            "a unit that was just written reads back differently",
+                            where=f"{location}/{stored.key}",
+                        )
+                    written += stored.bytes
+                raw += _raw_bytes(group)
+        left = sum(
+            len(units) * _raw_bytes(plan.groups[name])
+            for other in plan.items
+            if (other.view_id, other.block) != (item.view_id, item.block)
+            for name, units in other.units.items()
+        )
+        needed = int(_HEADROOM * left * written / max(1, raw))
+        _check_room(location, needed, "measured on the first unit")
+
+
+def _check_room(location: Location, needed: int, how: str) -> None:
+    free = location.free_bytes()
+    if free is not None and free < needed:
+        raise StorageError(
+            "there is no room for this cache",
+            where=location,
+            expected=f"{needed / 1e9:.2f} GB ({how})",
+            got=f"{free / 1e9:.2f} GB free",
+            hint="free some space, ask for fewer views or a smaller top_k, "
+            "or choose another --cache; what was committed is intact",
+        )
+
+
+def _share(group: Group) -> float:
+    """Return about which share of its raw bytes a group takes."""
+    if isinstance(group, FeatureGroup):
+        return _SPARSE_SHARE if group.encoding.sparse else 1.0
+    return _DENSE_SHARE if isinstance(group.encoding, DenseEncoding) else _SPARSE_SHARE
+
+
+def _raw_bytes(group: Group) -> int:
+    return group.unit_rows * sum(spec.row_bytes for spec in group.specs().values())
+
+
+def _trial_images(source: Source) -> NDArray[np.int64]:
+    """Return positions of labelled images, spread evenly over the listing."""
+    labelled = np.flatnonzero(np.asarray(source.labels) >= 0).astype(np.int64)
+    step = max(1, len(labelled) // TRIAL_IMAGES)
+    return labelled[::step][:TRIAL_IMAGES]

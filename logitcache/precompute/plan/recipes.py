@@ -1,0 +1,107 @@
+"""Recipes of views: whether those that are asked for are those that a cache has.
+
+Draws of one recipe are interchangeable; views of two recipes are two data sets. A setting that was
+forgotten would otherwise double the hours of a cache without a word.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format.manifest import read_manifest
+from logitcache.errors import UsageError
+from logitcache.views.spec import parse_view
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from logitcache.cache.store.base import Location
+    from logitcache.precompute.config import PrecomputeConfig
+
+__all__ = ["check_recipes"]
+
+_OF_A_DRAW = {"draw", "base"}
+
+
+def check_recipes(config: PrecomputeConfig, location: Location) -> list[str]:
+    """Compare the views that are asked for with those of a cache.
+
+    Args:
+        config: What is asked for.
+        location: The cache; need not exist yet.
+
+    Returns:
+        What to tell the user: which views of another recipe are added.
+
+    Raises:
+        UsageError: There are views of another recipe, and they are not to be added.
+        CacheError: A recipe of the cache is malformed.
+    """
+    known = {} if location.is_empty() else _known(location)
+    wanted = {view.id: view.to_json() for view in config.views.views()}
+    recipes = {_recipe(values): values for values in known.values()}
+    other = {i: v for i, v in wanted.items() if i not in known and _recipe(v) not in recipes}
+    if not recipes or not other:
+        return []
+    changes = (_differences(_nearest(values, known), values) for values in other.values())
+    text = "; ".join(dict.fromkeys(changes))
+    if config.add_views:
+        return [f"{len(other)} views of another recipe are added: {text}"]
+    raise UsageError(
+        f"{len(other)} of the views have another recipe than those of the cache",
+        where=location,
+        expected=f"more draws of the {len(known)} views that are there",
+        got=text,
+        hint="give the settings the cache was made with, or add these views: --add-views",
+    )
+
+
+def _known(location: Location) -> dict[str, dict[str, Any]]:
+    """Return the recipes of a cache by id, each of them parsed and complete."""
+    views = read_manifest(location).views
+    return {v: parse_view(r, f"{location}, view {v}").to_json() for v, r in views.items()}
+
+
+def _recipe(values: Mapping[str, Any]) -> str:
+    """Return what all draws of a view have in common, as text."""
+    common = {name: value for name, value in values.items() if name not in _OF_A_DRAW}
+    return json.dumps(common, sort_keys=True)
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, object]:
+    """Return the settings of a recipe by name, those of an operation as ``crop.scale``."""
+    found: dict[str, object] = {"seed": values["seed"], **values["size"]}
+    for operation in values["operations"]:
+        found[operation["op"]] = "on"
+        found |= {f"{operation['op']}.{n}": v for n, v in operation.items() if n != "op"}
+    return found
+
+
+def _nearest(
+    values: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return the known view with the fewest other settings."""
+    own = _settings(values)
+
+    def distance(other: Mapping[str, Any]) -> int:
+        theirs = _settings(other)
+        return sum(own.get(name) != theirs.get(name) for name in own.keys() | theirs.keys())
+
+    return min(known.values(), key=distance)
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return in words what is different in a recipe."""
+    ours, theirs = _settings(before), _settings(after)
+    operations = [name for name in (*ours, *theirs) if "." not in name]
+    lone = {name for name in operations if (name in ours) != (name in theirs)}
+    words = []
+    for name in dict.fromkeys((*ours, *theirs)):
+        if name.partition(".")[0] in lone and "." in name:
+            continue  # the operation as a whole is named
+        if name in lone:
+            words.append(f"{'with' if name in theirs else 'without'} {name}")
+        elif ours.get(name) != theirs.get(name):
+            words.append(f"{name} {theirs.get(name)} instead of {ours.get(name)}")
+    return ", ".join(words)

@@ -1,0 +1,252 @@
+"""Which image of a source belongs to which row of a cache, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from logitcache.cache.format.ledger import is_intact
+from logitcache.cache.format.manifest import Segment, read_manifest
+from logitcache.cache.format.names import NO_VIEW, SAMPLES
+from logitcache.data.identity import Comparison, compare, listing_digest, row_order
+from logitcache.data.lookup import position_dtype
+from logitcache.data.readers import open_source, open_source_for
+from logitcache.errors import DataMismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.store.base import Location
+    from logitcache.cache.write.writer import CacheWriter
+    from logitcache.data.identity import Difference
+    from logitcache.data.readers import DataConfig
+    from logitcache.data.source import Source
+
+__all__ = [
+    "Positions",
+    "match_or_extend",
+    "match_rows",
+    "no_positions",
+    "open_images",
+    "rows_of_cache",
+    "segment_of",
+]
+
+Positions = NDArray[np.signedinteger]
+_UNKNOWN = -1
+
+
+def open_images(data: DataConfig | str, location: Location) -> Source:
+    """List images as a cache lists them: by its rules, with its numbers of the classes.
+
+    Args:
+        data: The images.
+        location: The cache; where there is none yet, they are listed as for a new one.
+
+    Raises:
+        DataMismatch: There are images of classes that the cache does not have.
+    """
+    if location.is_empty():
+        return open_source(data)
+    known = read_manifest(location).data
+    return open_source_for(data, known.class_names, "the cache", listing=known.listing)
+
+
+def no_positions(rows: int, images: int) -> Positions:
+    """Return -1 for every row, in a dtype that holds positions of that many images."""
+    return np.full(rows, _UNKNOWN, dtype=position_dtype(images))
+
+
+def segment_of(source: Source, rows: Positions, start: int) -> Segment:
+    """Return the segment that rows make."""
+    return Segment(start=start, rows=len(rows), listing_sha256=listing_digest(source, rows))
+
+
+def match_or_extend(writer: CacheWriter, source: Source) -> Positions:
+    """Find every row of a cache in a source; add a segment for images that are new.
+
+    Returns:
+        Position in the source of every row, (capacity,); -1 for padding and for images that were
+        withdrawn and are gone.
+
+    Raises:
+        DataMismatch: Images are missing or of another size, with their names.
+    """
+    capacity = writer.manifest.capacity
+    known, added = _match(writer, source)
+    if not len(added):
+        return known
+    rows = row_order(source, added)
+    writer.add_segment(segment_of(source, rows, start=capacity))
+    indices = no_positions(writer.manifest.capacity, len(source.keys))
+    indices[: len(known)] = known
+    indices[capacity : capacity + len(rows)] = rows
+    return indices
+
+
+def match_rows(writer: CacheWriter, source: Source) -> Positions:
+    """Find every row of a cache in a source, as :func:`match_or_extend` does, and add nothing."""
+    return _match(writer, source)[0]
+
+
+def _match(writer: CacheWriter, source: Source) -> tuple[Positions, Positions]:
+    """Return the position of every row in a source, and the positions of images that are new."""
+    manifest = writer.manifest
+    _check_classes(writer, source)
+    if writer.missing_units(SAMPLES, NO_VIEW, manifest.unit_rows):
+        return _match_unfinished(writer, source), no_positions(0, 0)
+    known, difference = _match_known(writer, source, manifest.capacity)
+    _refuse_other_images(writer, source, manifest.rows, difference)
+    return known, difference.added
+
+
+def _match_known(writer: CacheWriter, source: Source, stop: int) -> tuple[Positions, Difference]:
+    """Find the rows below ``stop`` in a source, block by block."""
+    indices = no_positions(stop, len(source.keys))
+    comparison, size = Comparison(source), writer.manifest.unit_rows
+    for start in range(0, stop, size):
+        known = writer.read_samples(start, min(start + size, stop))
+        here = known.rows - start
+        keys, sizes, hashes = known.keys[here], known.sizes[here], known.hashes[here]
+        indices[known.rows] = comparison.find(keys, sizes, hashes)
+    return indices, comparison.difference()
+
+
+def rows_of_cache(
+    writer: CacheWriter, source: Source, damaged: Mapping[int, Commit | None]
+) -> Positions:
+    """Find every row of a cache in a source, also where samples are damaged.
+
+    Keys are read where they are intact. What is left of the source, in the order of rows, fills the
+    rows whose keys are lost; the writer compares the outcome with what was committed.
+
+    Args:
+        writer: The cache.
+        source: The images.
+        damaged: Blocks whose samples are damaged, with what they were committed as.
+
+    Raises:
+        DataMismatch: The images cannot be those of the cache.
+    """
+    _check_classes(writer, source)
+    manifest, rows = writer.manifest, writer.manifest.unit_rows
+    _refuse_fewer(writer, source)
+    keys = np.full(manifest.capacity, "", dtype=object)
+    sizes = np.full(manifest.capacity, _UNKNOWN, dtype=np.int64)
+    missing = writer.missing_units(SAMPLES, NO_VIEW, rows)
+    lost = []
+    for block in sorted(writer.needed_units(rows)):
+        here = slice(block * rows, (block + 1) * rows)
+        if block in damaged or block in missing:
+            if _has_keys(writer, damaged.get(block)):
+                keys[here] = writer.read_keys(here.start, here.stop)
+            else:
+                lost.append(block)
+            continue
+        samples = writer.read_samples(here.start, here.stop)
+        keys[here], sizes[here] = samples.keys, samples.sizes
+    if any(block in damaged for block in lost):
+        _fill_lost(writer, source, keys, lost)
+    known = np.flatnonzero(keys != "")
+    found, difference = compare(source, keys[known], sizes[known])
+    _refuse_other_images(writer, source, len(known), difference)
+    indices = no_positions(manifest.capacity, len(source.keys))
+    indices[known] = found
+    return indices
+
+
+def _has_keys(writer: CacheWriter, recorded: Commit | None) -> bool:
+    """Return whether the names of a damaged block can still be read."""
+    if recorded is None:
+        return False
+    stored = recorded.arrays[f"{SAMPLES}/key"]
+    return is_intact(writer.location, stored)
+
+
+def _fill_lost(
+    writer: CacheWriter, source: Source, keys: NDArray[np.object_], lost: list[int]
+) -> None:
+    """Name the rows of blocks whose keys are lost: rows of a segment ascend by (hash, key)."""
+    rows = writer.manifest.unit_rows
+    empty = [
+        np.arange(max(segment.start, block * rows), min(segment.stop, (block + 1) * rows))
+        for segment in writer.manifest.segments
+        for block in lost
+    ]
+    known = set(keys)
+    left = np.array([i for i, key in enumerate(source.keys) if key not in known], dtype=np.int64)
+    segments = {number for number, part in enumerate(empty) if len(part)}
+    wanted = np.concatenate(empty)
+    if len(left) != len(wanted) or len({number // len(lost) for number in segments}) > 1:
+        raise DataMismatch(
+            "which images the damaged rows were of cannot be told",
+            where=writer.location,
+            expected=f"{len(wanted)} images that no intact row names",
+            got=f"{len(left)} in {source.description}",
+            hint="point --data at exactly the images of the cache, without later ones",
+        )
+    keys[wanted] = [source.keys[index] for index in row_order(source, left)]
+
+
+def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
+    """Order the rows anew where not all samples are written: the listing must be the same."""
+    _refuse_fewer(writer, source)
+    manifest = writer.manifest
+    segment = manifest.segments[-1]
+    indices = no_positions(manifest.capacity, len(source.keys))
+    indices[: segment.start], difference = _match_known(writer, source, segment.start)
+    _refuse_other_images(writer, source, manifest.rows - segment.rows, difference)
+    rows = row_order(source, difference.added)
+    if listing_digest(source, rows) != segment.listing_sha256:
+        raise DataMismatch(
+            "images were added, removed or relabelled since this cache was started",
+            where=writer.location,
+            expected=f"the {segment.rows} images of then",
+            got=f"{len(rows)} images in {source.description}",
+            hint="restore them and finish; then new images can be added",
+        )
+    indices[segment.start : segment.stop] = rows
+    return indices
+
+
+def _check_classes(writer: CacheWriter, source: Source) -> None:
+    names = writer.manifest.data.class_names
+    if tuple(source.class_names) != names:
+        raise DataMismatch(
+            "the cache was made from data with other classes",
+            where=writer.location,
+            expected=", ".join(names[:10]) or "no labels",
+            got=", ".join(source.class_names[:10]) or "no labels",
+        )
+
+
+def _refuse_fewer(writer: CacheWriter, source: Source) -> None:
+    """Refuse a manifest that claims more rows than there are images, before allocating them."""
+    rows = writer.manifest.rows - len(writer.withdrawn)
+    if rows > len(source.keys):
+        raise DataMismatch(
+            "the cache has more rows than there are images",
+            where=writer.location,
+            expected=f"at least {rows} images",
+            got=f"{len(source.keys)} in {source.description}",
+            hint="point --data at the original images",
+        )
+
+
+def _refuse_other_images(
+    writer: CacheWriter, source: Source, known: int, difference: Difference
+) -> None:
+    missing = [key for key in difference.missing if key not in writer.withdrawn]
+    if not missing and not difference.changed:
+        return
+    raise DataMismatch(
+        "these are not the images the cache was made from",
+        where=writer.location,
+        expected=f"{known} images by name and size",
+        got=f"{source.description}: {difference.summary(writer.withdrawn)}",
+        hint="point --data at the original images, withdraw those that are gone "
+        "(logitcache withdraw), or make a new cache",
+    )

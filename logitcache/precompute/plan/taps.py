@@ -1,0 +1,214 @@
+"""Taps that shall be kept: what is stored of each, decided on a sample, and declared.
+
+A sample of images goes through the networks before anything is declared, so a tap that does not
+fit what it shall be stored as costs minutes, not a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format.groups import FeatureGroup
+from logitcache.cache.format.names import (
+    check_new_name,
+    feature_name,
+    group_unit_rows,
+    tap_of,
+    teacher_of,
+)
+from logitcache.encoding.feature_choice import feature_encoding
+from logitcache.encoding.principal import Principal
+from logitcache.errors import LogitcacheError, UsageError
+from logitcache.precompute.sample.trial import sample_features
+from logitcache.teachers.ensemble import Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.groups import Group
+    from logitcache.cache.write.writer import CacheWriter
+    from logitcache.data.source import Source
+    from logitcache.encoding.feature_choice import FeatureConfig
+    from logitcache.encoding.features import FeatureEncoding
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.teachers.ensemble import Ensemble
+
+__all__ = ["choose_taps", "declare_taps", "smallest_unit"]
+
+_MOSTLY = 0.5  # share of zeros from which compressing pays
+
+
+def choose_taps(
+    config: PrecomputeConfig,
+    declared: Mapping[str, Group],
+    source: Source,
+    ensemble: Ensemble,
+) -> dict[str, FeatureEncoding]:
+    """Return how every tap that is asked for is stored, by name of its group.
+
+    Args:
+        config: What is asked for.
+        declared: Groups of the cache, by name.
+        source: The images.
+        ensemble: Who answers.
+
+    Raises:
+        UsageError: There is no such tap, it has not what is asked for, or it is stored otherwise.
+        FeatureOverflow: It does not fit what it shall be stored as.
+    """
+    chosen = {}
+    for teacher, member in ensemble.members.items():
+        wanted = config.teachers[teacher].features
+        for tap, shape in member.tap_shapes(wanted).items():
+            name = feature_name(teacher, tap)
+            if name not in declared:
+                taken = [str(tap_of(n)) for n in declared if tap_of(n) and teacher_of(n) == teacher]
+                check_new_name(tap, "tap", [*taken, *wanted])
+            asked = feature_encoding(
+                wanted[tap],
+                shape.layout,
+                shape.shape,
+                grid=shape.grid,
+                prefix_tokens=shape.prefix_tokens,
+                where=f"teacher {teacher!r}, tap {tap!r}",
+            )
+            if name in declared:
+                chosen[name] = _as_declared(config.cache, declared[name], asked)
+            else:
+                chosen[name] = _fitted(config, source, ensemble, teacher, tap, asked)
+    return chosen
+
+
+def smallest_unit(
+    writer: CacheWriter, teacher: str, taps: Mapping[str, FeatureEncoding], most: int
+) -> int:
+    """Return the rows of the smallest unit of a teacher's taps: no batch may be larger.
+
+    Args:
+        writer: The cache.
+        teacher: Whose.
+        taps: All that are asked for.
+        most: What to return where units are larger.
+    """
+    rows = [_unit_rows(writer, tap) for name, tap in taps.items() if teacher_of(name) == teacher]
+    return min([most, *rows])
+
+
+def declare_taps(
+    config: PrecomputeConfig,
+    writer: CacheWriter,
+    taps: Mapping[str, FeatureEncoding],
+    view_ids: list[str],
+) -> None:
+    """Declare taps, or give known ones more views; their teachers must be declared.
+
+    Raises:
+        UsageError: The teacher's batch does not fit into a unit of a tap that is added later.
+    """
+    declared = writer.groups()
+    for name, encoding in taps.items():
+        teacher, tap = teacher_of(name), tap_of(name)
+        assert tap is not None
+        views = view_ids[: config.teachers[teacher].features[tap].views]
+        if name in declared:
+            writer.extend_group(name, views)
+            continue
+        group = FeatureGroup(
+            teacher=teacher,
+            tap=tap,
+            encoding=encoding,
+            unit_rows=_unit_rows(writer, encoding),
+            slots=tuple(views),
+            lock_sha256=declared[teacher].lock_sha256,
+        )
+        _check_batch(writer, group)
+        writer.add_features(group)
+
+
+def _check_batch(writer: CacheWriter, group: FeatureGroup) -> None:
+    batch = writer.manifest.teachers[group.teacher].canonical_batch
+    if batch > group.unit_rows:
+        raise UsageError(
+            f"rows of tap {group.tap!r} are so large that a unit holds less than a batch",
+            where=writer.location,
+            expected=f"batches of at most {group.unit_rows}",
+            got=f"{batch}, and a teacher keeps its batch",
+            hint="reduce the tap (pool, tokens, principal), or give the teacher a new name",
+        )
+
+
+def _unit_rows(writer: CacheWriter, encoding: FeatureEncoding) -> int:
+    row_bytes = sum(spec.row_bytes for spec in encoding.specs().values())
+    return group_unit_rows(writer.manifest.unit_rows, row_bytes)
+
+
+def _as_declared(cache: str, group: Group, asked: FeatureEncoding) -> FeatureEncoding:
+    """Return how a known tap is stored, if that is what is asked for."""
+    assert isinstance(group, FeatureGroup)
+    known = group.encoding
+    if replace(asked, principal=known.principal, sparse=known.sparse) != known:
+        differing = {
+            key: (value, asked.to_json().get(key))
+            for key, value in known.to_json().items()
+            if key not in {"principal", "sparse"} and value != asked.to_json().get(key)
+        }
+        raise UsageError(
+            f"tap {group.tap!r} of teacher {group.teacher!r} is stored otherwise",
+            where=cache,
+            expected=", ".join(f"{key} {before}" for key, (before, _) in differing.items()),
+            got=", ".join(f"{key} {now}" for key, (_, now) in differing.items()),
+            hint="ask for the same, or give the teacher a new name",
+        )
+    return known
+
+
+def _fitted(
+    config: PrecomputeConfig,
+    source: Source,
+    ensemble: Ensemble,
+    teacher: str,
+    tap: str,
+    asked: FeatureEncoding,
+) -> FeatureEncoding:
+    """Look at a sample: fit principal directions, see whether compressing pays, try to code it."""
+    wanted = config.teachers[teacher].features[tap]
+    plain = asked if wanted.principal is None else _unprojected(ensemble, teacher, tap, wanted)
+    sample = sample_features(source, ensemble, Tap(teacher, tap, plain), config.batch)
+    if wanted.principal is not None:
+        rows_ND = _channel_rows(plain, sample)
+        principal = Principal.fit(rows_ND.astype(np.float64), wanted.principal)
+        asked = replace(asked, principal=principal)
+        sample = sample_features(source, ensemble, Tap(teacher, tap, asked), config.batch)
+    zeros = float((sample == 0).mean())
+    fitted = replace(asked, sparse=zeros >= _MOSTLY)
+    try:
+        fitted.encode(sample)
+    except LogitcacheError as error:
+        error.where = f"teacher {teacher!r}, tap {tap!r}"
+        raise
+    return fitted
+
+
+def _unprojected(
+    ensemble: Ensemble, teacher: str, tap: str, wanted: FeatureConfig
+) -> FeatureEncoding:
+    shape = ensemble.members[teacher].tap_shapes([tap])[tap]
+    return feature_encoding(
+        wanted.model_copy(update={"principal": None}),
+        shape.layout,
+        shape.shape,
+        grid=shape.grid,
+        prefix_tokens=shape.prefix_tokens,
+        where=f"teacher {teacher!r}, tap {tap!r}",
+    )
+
+
+def _channel_rows(encoding: FeatureEncoding, sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return every position of every row as a row of channels."""
+    last = np.moveaxis(sample, 1, -1) if encoding.layout == "NCHW" else sample
+    return last.reshape(-1, last.shape[-1])

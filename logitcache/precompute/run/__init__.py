@@ -1,0 +1,1 @@
+"""Computation of a plan, unit by unit."""

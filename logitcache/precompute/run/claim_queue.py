@@ -1,0 +1,151 @@
+"""Working off a list that other runs may be working off too.
+
+Each item is claimed before it is computed and looked at once more after it is claimed, so two runs
+over one cache share the work. Should a claim be lost, both compute the item and commit the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from logitcache.cache.format.names import NO_VIEW, SAMPLES, commit_key
+from logitcache.precompute.plan.worklist import in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from logitcache.cache.format.groups import Group
+    from logitcache.cache.store.base import Location
+    from logitcache.cache.write.claims import Claims
+    from logitcache.precompute.plan.worklist import WorkItem
+
+__all__ = ["Turns", "still_missing"]
+
+_POLL_SECONDS = 0.5
+
+
+class Turns:
+    """What is still missing of items, one after another, each claimed until it is given back.
+
+    What others have claimed is put off, and taken over if they die. Leaving the context gives
+    everything back.
+
+    Args:
+        items: What is missing, in order.
+        location: The cache.
+        groups: What is asked for, by name.
+        claims: Of this process.
+        settle: Called where an item needs what one that is still held shall commit: commits it.
+        while_waiting: Called now and then while everything that is left is somebody else's, with
+            what is waited for and for whom, in words; may raise to stop.
+        poll_seconds: Between two looks at what others do.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[WorkItem],
+        location: Location,
+        groups: Mapping[str, Group],
+        claims: Claims,
+        *,
+        settle: Callable[[], None],
+        while_waiting: Callable[[str], None],
+        poll_seconds: float = _POLL_SECONDS,
+    ) -> None:
+        self._items, self._claims = items, claims
+        self._location, self._groups = location, groups
+        self._settle, self._while_waiting = settle, while_waiting
+        self._poll_seconds = poll_seconds
+        self._held: dict[tuple[str, int, bool], contextlib.ExitStack] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_all_back()
+
+    def __iter__(self) -> Iterator[WorkItem]:
+        """Yield what is left of each item once it is claimed."""
+        pending = list(self._items)
+        while pending:
+            put_off = []
+            for item in pending:
+                if still_missing(self._location, self._groups, item) is None:
+                    continue
+                left, is_free = self._claimed(item)
+                if left is not None and is_free:
+                    yield left
+                elif left is not None:
+                    put_off.append(item)
+            if len(put_off) == len(pending):
+                self._while_waiting(self._waits_for(put_off))
+                time.sleep(self._poll_seconds)
+            pending = put_off
+
+    def give_back(self, item: WorkItem) -> None:
+        """Let go of the claim of an item that is committed."""
+        claim = self._held.pop(_key(item), None)
+        if claim is not None:
+            claim.close()
+
+    def _give_all_back(self) -> None:
+        for claim in self._held.values():
+            claim.close()
+        self._held.clear()
+
+    def _claimed(self, item: WorkItem) -> tuple[WorkItem | None, bool]:
+        """Return what is left of an item, and whether it is ours to compute now."""
+        if self._builds_on_held(item):
+            self._settle()
+            self._give_all_back()
+        with contextlib.ExitStack() as claim:
+            won = claim.enter_context(self._claims.claimed(item.claim))
+            left = still_missing(self._location, self._groups, item)
+            if left is None or not won or not self._is_ready(left):
+                return left, False
+            self._held[_key(left)] = claim.pop_all()
+        return left, True
+
+    def _waits_for(self, items: Iterable[WorkItem]) -> str:
+        """Return in words what is waited for."""
+        waits = (self._claims.wait_for(item.claim, in_words(item)) for item in items)
+        return next((str(wait) for wait in waits if wait is not None), "waiting for another run")
+
+    def _builds_on_held(self, item: WorkItem) -> bool:
+        """Return whether an item that is held commits its images, or has the same claim."""
+        return any(
+            block == item.block and (samples or view_id == item.view_id)
+            for view_id, block, samples in self._held
+        )
+
+    def _is_ready(self, item: WorkItem) -> bool:
+        """Return whether an item may be computed: an answer is not committed before its image."""
+        return item.samples or _has_samples(self._location, item)
+
+
+def _key(item: WorkItem) -> tuple[str, int, bool]:
+    return item.view_id, item.block, item.samples
+
+
+def still_missing(
+    location: Location, groups: Mapping[str, Group], item: WorkItem
+) -> WorkItem | None:
+    """Return an item without what has been committed since; None if that is all of it."""
+    units = {
+        name: tuple(
+            unit
+            for unit in wanted
+            if location.size(commit_key(groups[name].path, item.view_id, unit)) is None
+        )
+        for name, wanted in item.units.items()
+    }
+    units = {name: wanted for name, wanted in units.items() if wanted}
+    samples = item.samples and not _has_samples(location, item)
+    return replace(item, samples=samples, units=units) if samples or units else None
+
+
+def _has_samples(location: Location, item: WorkItem) -> bool:
+    return location.size(commit_key(SAMPLES, NO_VIEW, item.block)) is not None

@@ -1,0 +1,320 @@
+"""Computing a plan with real images and real teachers, shared with other runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from logitcache.cache.format.groups import FeatureGroup
+from logitcache.cache.format.ledger import committed_units
+from logitcache.cache.format.names import NO_VIEW, SAMPLES, teacher_of
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.data.sample import oddity_notes
+from logitcache.errors import Interrupted
+from logitcache.platforms import available_processors
+from logitcache.precompute.environment import versions
+from logitcache.precompute.run.background import Background
+from logitcache.precompute.run.claim_queue import Turns
+from logitcache.precompute.run.source_renderer import SourceRenderer
+from logitcache.precompute.run.unit import Work, compute_item
+from logitcache.teachers.ensemble import Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from logitcache.cache.store.base import Location
+    from logitcache.cache.write.claims import Claims, Wait
+    from logitcache.cache.write.writer import CacheWriter
+    from logitcache.precompute.plan.plan import Plan
+    from logitcache.precompute.plan.worklist import WorkItem
+    from logitcache.teachers.ensemble import Ensemble
+    from logitcache.teachers.member import Precision
+
+__all__ = ["Progress", "Workbench", "WorkerProgress", "compute_plan", "stopped", "waiting"]
+
+
+@dataclass(frozen=True)
+class WorkerProgress:
+    """What one worker of a cluster does.
+
+    Attributes:
+        name: Its name, and where it runs.
+        state: ``preparing``, ``working``, ``idle``, ``silent`` or ``refused``.
+        item: What it works on, in words; empty where it does not.
+        images: Images of that item so far.
+        total: Images of that item.
+        seconds: Since it took the item.
+        slow: Whether that is more than twice as long as items usually take.
+    """
+
+    name: str
+    state: str
+    item: str = ""
+    images: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    slow: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        images: Images shown to the teachers so far, every view counted.
+        total: Images to be shown by this run.
+        workers: What each worker does; empty without a cluster.
+        notices: What has happened that the user should know, oldest first.
+        waiting: What the run waits for and for whom, in words; empty while it computes.
+        work: What the total consists of; only in the first report.
+    """
+
+    images: int
+    total: int
+    workers: tuple[WorkerProgress, ...] = ()
+    notices: tuple[str, ...] = ()
+    work: str = ""
+    waiting: str = ""
+
+
+class Workbench:
+    """What the items of a plan are computed with: made once, used for all of them.
+
+    Args:
+        plan: What is missing, and of what.
+        ensemble: Who answers.
+        claims: Of this process.
+        precision: Of the forwards, for the record.
+        threads: Threads that decode; all processors by default.
+        skip_bad_images: Whether an unreadable image is marked rather than an error.
+        after_batch: Called with the number of images of each batch; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ensemble: Ensemble,
+        claims: Claims,
+        *,
+        precision: Precision,
+        threads: int | None,
+        skip_bad_images: bool,
+        after_batch: Callable[[int], None],
+    ) -> None:
+        records = plan.writer.manifest.teachers
+        batches = {name: records[teacher_of(name)].canonical_batch for name in plan.groups}
+        ensemble.keep(
+            {
+                name: Tap(group.teacher, group.tap, group.encoding)
+                for name, group in plan.groups.items()
+                if isinstance(group, FeatureGroup)
+            }
+        )
+        batch_rows = max(batches.values(), default=plan.smallest_batch)
+        self._plan, self._claims = plan, claims
+        self._renderer = SourceRenderer(
+            plan.source,
+            plan.views,
+            ensemble.sizes,
+            batch_rows=batch_rows,
+            threads=threads or available_processors(),
+            partners=plan.partners,
+            table=plan.decoding,
+        )
+        self._work = Work(
+            writer=plan.writer,
+            renderer=self._renderer,
+            teachers=ensemble,
+            groups=plan.groups,
+            conditions=_conditions(precision, batches),
+            views=plan.views,
+            batch_rows=batch_rows,
+            skip_bad_images=skip_bad_images,
+            after_batch=after_batch,
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the images that were decoded."""
+        return oddity_notes(self._renderer.oddities, "the images that were decoded")
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._renderer.close()
+
+    def work_off(
+        self, items: Iterable[WorkItem], while_waiting: Callable[[str], None]
+    ) -> Generator[WorkItem]:
+        """Compute what is still missing of items, and yield each when it is committed.
+
+        Args:
+            items: What is missing, in order.
+            while_waiting: See :class:`logitcache.precompute.run.claim_queue.Turns`.
+        """
+        plan = self._plan
+        written: deque[WorkItem] = deque()
+        background = Background()
+        turns = Turns(
+            items,
+            plan.writer.location,
+            plan.groups,
+            self._claims,
+            settle=background.settle,
+            while_waiting=while_waiting,
+        )
+        with turns:
+            with background:
+                for number, item in enumerate(turns):
+                    self._compute(item, background)
+                    background.do(partial(written.append, item))
+                    if number == 0:  # what the first units show may end the run
+                        background.settle()
+                    yield from _given_back(written, turns)
+            yield from _given_back(written, turns)
+
+    def _compute(self, item: WorkItem, background: Background) -> None:
+        plan = self._plan
+        block = plan.block(item.block)
+        view = plan.views[item.view_id]
+        if view.mixing is not None and item.units:
+            partners = plan.partners(view, block)
+            background.do(partial(plan.writer.write_partners, view.id, item.block, partners))
+        compute_item(self._work, item, block, background)
+
+
+def _given_back(written: deque[WorkItem], turns: Turns) -> Iterator[WorkItem]:
+    """Yield items that are committed by now, their claims given back."""
+    while written:
+        item = written.popleft()
+        turns.give_back(item)
+        yield item
+
+
+def compute_plan(
+    plan: Plan,
+    ensemble: Ensemble,
+    claims: Claims,
+    *,
+    precision: Precision,
+    threads: int | None,
+    skip_bad_images: bool,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    after_item: Callable[[WorkItem], None] | None = None,
+) -> int:
+    """Compute what a plan lacks, and commit each unit as soon as it is whole.
+
+    Args:
+        plan: What is missing.
+        ensemble: Who answers.
+        claims: Of this process.
+        precision: Of the forwards, for the record.
+        threads: Threads that decode; all processors by default.
+        skip_bad_images: Whether an unreadable image is marked rather than an error.
+        on_progress: Called after every batch.
+        should_stop: Asked after every batch.
+        after_item: Called when an item is committed.
+
+    Returns:
+        Images shown to the teachers, every view counted.
+    """
+    counter = _Counter(plan.images, plan.writer, on_progress, should_stop)
+    bench = Workbench(
+        plan,
+        ensemble,
+        claims,
+        precision=precision,
+        threads=threads,
+        skip_bad_images=skip_bad_images,
+        after_batch=counter.add,
+    )
+    shown = 0
+    with (
+        contextlib.closing(bench),
+        contextlib.closing(bench.work_off(plan.items, counter.wait)) as computed,
+    ):
+        for item in computed:
+            shown += plan.images_of(item)
+            if after_item is not None:
+                after_item(item)
+    plan.notes.extend(bench.notes)
+    return shown
+
+
+def stopped(writer: CacheWriter) -> Interrupted:
+    """Return what a run that was asked to stop leaves with."""
+    return _stopped(kept=writer.has_commits())
+
+
+def _stopped(*, kept: bool) -> Interrupted:
+    return Interrupted(
+        "stopped; committed units are kept" if kept else "stopped before the first commit",
+        kept=kept,
+        hint="run the same command again to go on",
+    )
+
+
+def waiting(
+    location: Location,
+    on_progress: Callable[[Progress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> Callable[[Wait], None]:
+    """Return what a run does while it waits for the manifest: it reports, and may be stopped.
+
+    Args:
+        location: The cache.
+        on_progress: See :func:`compute_plan`.
+        should_stop: See :func:`compute_plan`.
+    """
+
+    def report(wait: Wait) -> None:
+        if on_progress is not None:
+            on_progress(Progress(0, 0, waiting=str(wait)))
+        if should_stop is not None and should_stop():
+            raise _stopped(kept=bool(committed_units(location, SAMPLES, NO_VIEW)))
+
+    return report
+
+
+def _conditions(precision: Precision, batches: dict[str, int]) -> dict[str, Conditions]:
+    found = versions()
+    return {
+        name: Conditions(batch, precision, torch.get_num_threads(), found)
+        for name, batch in batches.items()
+    }
+
+
+class _Counter:
+    """Counts images, reports progress, and passes on the wish to stop."""
+
+    def __init__(
+        self,
+        total: int,
+        writer: CacheWriter,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        self._images, self._total = 0, total
+        self._writer = writer
+        self._on_progress, self._should_stop = on_progress, should_stop
+
+    def add(self, images: int) -> None:
+        self._images = min(self._images + images, self._total)
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._images, self._total))
+        self.stop_if_asked()
+
+    def wait(self, what: str) -> None:
+        """Report what is waited for."""
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._images, self._total, waiting=what))
+        self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
+        if self._should_stop is not None and self._should_stop():
+            raise stopped(self._writer)

@@ -1,0 +1,96 @@
+"""Keeps probes of what the teachers were shown, for students to compare theirs with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format.fingerprints import probed, write_probes
+from logitcache.data.lookup import position_dtype
+from logitcache.precompute.environment import versions
+from logitcache.views.probes import ProbeImage, choose_probes, make_probe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.manifest import Segment
+    from logitcache.precompute.plan.plan import Plan
+    from logitcache.precompute.run.unit import Block
+    from logitcache.views.probes import Probe
+
+__all__ = ["keep_probes"]
+
+
+def keep_probes(plan: Plan, size: int) -> None:
+    """Keep probes of the views and segments that have none yet.
+
+    Args:
+        plan: What was computed; all of it is committed.
+        size: Side at which they are rendered, in pixels; one that a teacher saw.
+    """
+    known = probed(plan.writer.location)
+    lacking: dict[tuple[str, ...], list[Segment]] = {}
+    for segment in plan.writer.manifest.segments:
+        done = [document.views for document in known if segment.start in document.segments]
+        views = tuple(v for v in plan.views if not any(v in views for views in done))
+        lacking.setdefault(views, []).append(segment)
+    for views, segments in lacking.items():
+        if views:
+            _keep(plan, views, segments, size)
+
+
+def _keep(plan: Plan, views: Sequence[str], segments: Sequence[Segment], size: int) -> None:
+    blocks = _Blocks(plan)
+    chosen = choose_probes(views, [blocks.readable(segment) for segment in segments])
+    by_row = sorted(chosen, key=lambda probe: probe[1])
+    probes = {probe: _probe(plan, blocks, *probe, size) for probe in by_row}
+    write_probes(
+        plan.writer.location,
+        {
+            "views": list(views),
+            "segments": [segment.start for segment in segments],
+            "versions": versions(),
+            "probes": [probes[probe].to_json() for probe in chosen],
+        },
+    )
+
+
+class _Blocks:
+    """Blocks of a plan by row; one is kept."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._rows = plan.writer.manifest.unit_rows
+        self._last: tuple[int, Block] | None = None
+
+    def of(self, row: int) -> Block:
+        number = row // self._rows
+        if self._last is None or self._last[0] != number:
+            self._last = (number, self._plan.block(number))
+        return self._last[1]
+
+    def readable(self, segment: Segment) -> NDArray[np.signedinteger]:
+        """Return the readable rows of a segment."""
+        dtype, parts = position_dtype(segment.stop), []
+        for start in range(segment.start, segment.stop, self._rows):
+            stop = min(start + self._rows, segment.stop)
+            parts.append(self._plan.writer.read_samples(start, stop).readable.astype(dtype))
+        return np.concatenate(parts)
+
+
+def _probe(plan: Plan, blocks: _Blocks, view_id: str, row: int, size: int) -> Probe:
+    view, block = plan.views[view_id], blocks.of(row)
+    partner = None
+    if view.mixing is not None:
+        offset = int(plan.partners(view, block)[row - block.start])
+        partner = _image(plan, block, offset) if block.start + offset != row else None
+    image = _image(plan, block, row - block.start)
+    return make_probe(view, size, image, partner, plan.decoding)
+
+
+def _image(plan: Plan, block: Block, offset: int) -> ProbeImage:
+    stored = plan.source.read(int(block.indices[offset]))
+    return ProbeImage(block.start + offset, stored, int(block.hashes[offset]))

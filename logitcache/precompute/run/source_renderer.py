@@ -1,0 +1,132 @@
+"""The real renderer of stage 1: reads, digests, decodes and renders the rows of a block."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format.names import Status
+from logitcache.data.identity import content_digest, stored_bytes
+from logitcache.errors import DataMismatch
+from logitcache.precompute.run.unit import Batch
+from logitcache.views.render import BatchRequest, ViewRenderer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.data.source import Source
+    from logitcache.precompute.run.unit import Block
+    from logitcache.views.spec import View
+
+__all__ = ["SourceRenderer"]
+
+
+class SourceRenderer:
+    """Renders rows of a source in threads, and sees to it that each is the image it was.
+
+    Where a block's samples are not yet written, the digest of every image is kept for them; where
+    they are, it is compared, once per process.
+
+    Args:
+        source: The images.
+        views: By id.
+        sizes: Sides to render, in pixels.
+        batch_rows: Rows of a batch.
+        threads: Threads that decode and render.
+        partners: From a view that mixes and a block to the offset of each row's partner in the
+            block, int64 (U,); -1 where it has none.
+        table: Version of the table that images are decoded by.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: Mapping[str, View],
+        sizes: Sequence[int],
+        *,
+        batch_rows: int,
+        threads: int,
+        partners: Callable[[View, Block], NDArray[np.int64]],
+        table: int,
+    ) -> None:
+        self._source = source
+        self._views = views
+        self._batch_rows = batch_rows
+        self._renderer = ViewRenderer(
+            self._read, sizes, threads=threads, table=table, on_odd=self._note_odd
+        )
+        self._block: Block | None = None
+        self._partners_of = partners
+        self._partners: NDArray[np.int64] | None = None
+        self._known = False
+        self._seen: set[int] = set()
+        self._odd: set[tuple[int, str]] = set()
+
+    @property
+    def oddities(self) -> Counter[str]:
+        """Number of images that are decoded in a way which is probably not meant, by the reason."""
+        return Counter(reason for _, reason in self._odd)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._renderer.close()
+
+    def batches(self, view_id: str, starts: Iterable[int], block: Block) -> Iterator[Batch]:
+        """Render batches in order; see :class:`logitcache.precompute.run.unit.Renderer`."""
+        self._block, self._known = block, bool(block.digests.any())
+        view = self._views[view_id]
+        if not self._known:
+            # Which images can be decoded, and so be partners, is known once the samples are
+            # written. In a view that mixes, this pass only reads and digests the images: no
+            # teacher is shown its pixels (worklist.py).
+            view = view.unmixed
+        self._partners = None if view.mixing is None else self._partners_of(view, block)
+        for rendered in self._renderer.batches(
+            self._request(view, start, block) for start in starts
+        ):
+            start = block.start + int(rendered.request.tag)
+            yield Batch(start, rendered.pixels, rendered.failures)
+        self._seen.add(block.start)
+
+    def _request(self, view: View, start: int, block: Block) -> BatchRequest:
+        """Ask for the readable positions of a batch, by their offset in the block."""
+        offset = start - block.start
+        rows = np.arange(offset, offset + self._batch_rows)
+        readable = (block.status[rows] == Status.OK) & (block.indices[rows] >= 0)
+        partners = None if self._partners is None else self._partners[rows]
+        return BatchRequest(
+            view=view,
+            indices=np.where(readable, rows, -1),
+            hashes=block.hashes[rows],
+            tag=offset,
+            partners=partners,
+            partner_hashes=None if partners is None else block.hashes[partners],
+        )
+
+    def _note_odd(self, offset: int, reason: str) -> None:
+        """Remember an image; it may be decoded several times, by several threads."""
+        assert self._block is not None
+        self._odd.add((self._block.start + offset, reason))
+
+    def _read(self, offset: int) -> bytes | NDArray[np.uint8]:
+        block = self._block
+        assert block is not None
+        image = self._source.read(int(block.indices[offset]))
+        if block.start in self._seen:
+            return image
+        digest = np.frombuffer(content_digest(image), dtype=np.uint8)
+        if self._known and not np.array_equal(digest, block.digests[offset]):
+            raise DataMismatch(
+                "an image has changed since it was first read",
+                where=block.keys[offset],
+                expected=f"digest {bytes(block.digests[offset]).hex()}",
+                got=f"digest {bytes(digest).hex()}",
+                hint="restore the file, or make a new cache",
+            )
+        block.digests[offset] = digest
+        block.sizes[offset] = len(stored_bytes(image))
+        return image

@@ -1,0 +1,108 @@
+"""What a finished cache says of itself: fingerprint of its images, accuracy, size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format.groups import FeatureGroup, group_bytes
+from logitcache.cache.format.names import Status
+from logitcache.data.identity import fingerprint
+from logitcache.encoding.sparse import DecodedSparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.groups import Group, TeacherGroup
+    from logitcache.cache.format.samples import Samples
+    from logitcache.cache.write.writer import CacheWriter
+
+__all__ = ["Size", "count_images", "images_fingerprint", "size_of", "teacher_accuracy"]
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a group is.
+
+    Attributes:
+        stored: Bytes of it, metadata included.
+        dense_float32: Bytes of all its logits, or kept features, of all views as float32.
+    """
+
+    stored: int
+    dense_float32: int
+
+
+def images_fingerprint(writer: CacheWriter) -> str:
+    """Return the sha256 over key and digest of all rows."""
+    return fingerprint(
+        (samples.keys[row - samples.start], samples.digests[row - samples.start].tobytes())
+        for samples in _blocks(writer)
+        for row in samples.rows
+    )
+
+
+def count_images(writer: CacheWriter) -> tuple[int, int]:
+    """Return how many images a cache has, and how many of them cannot be shown."""
+    rows = readable = 0
+    for samples in _blocks(writer):
+        rows += len(samples.rows)
+        readable += len(samples.readable)
+    return rows, rows - readable
+
+
+def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> float | None:
+    """Return the share of labelled rows that a teacher gets right, None without labels."""
+    right = labelled = 0
+    for samples in _blocks(writer):
+        known = (samples.labels >= 0) & (samples.status == Status.OK)
+        if not known.any():
+            continue
+        stop = samples.start + len(samples.status)
+        answers = _top_classes(writer, group, view_id, samples.start, stop)
+        right += int((answers == samples.labels)[known].sum())
+        labelled += int(known.sum())
+    return right / labelled if labelled else None
+
+
+def size_of(writer: CacheWriter, group: Group, rows: int) -> Size:
+    """Return how large a group is, and how large it would be uncoded.
+
+    Args:
+        writer: The cache.
+        group: The group.
+        rows: Readable images.
+    """
+    if isinstance(group, FeatureGroup):
+        numbers = math.prod(group.encoding.shape)
+    else:
+        numbers = group.num_classes
+    dense = rows * len(group.view_ids) * numbers * _FLOAT32
+    return Size(group_bytes(writer.location, group), dense)
+
+
+def _blocks(writer: CacheWriter) -> Iterator[Samples]:
+    """Yield the samples block by block."""
+    rows = writer.manifest.unit_rows
+    for block in sorted(writer.needed_units(rows)):
+        yield writer.read_samples(block * rows, (block + 1) * rows)
+
+
+def _top_classes(
+    writer: CacheWriter, group: TeacherGroup, view_id: str, start: int, stop: int
+) -> NDArray[np.int64]:
+    """Return the likeliest class of each row."""
+    names = list(group.encoding.specs())
+    encoded = writer.read_rows(group, view_id, start, stop, names)
+    decoded = group.encoding.decode(encoded)
+    best: NDArray[np.int64] = np.argmax(np.nan_to_num(decoded.log_probs, nan=-np.inf), axis=1)
+    if isinstance(decoded, DecodedSparse):
+        best = decoded.class_ids[np.arange(len(best)), best]
+    return best

@@ -1,0 +1,150 @@
+"""A sample of what a teacher said, stored in every way: bytes, losses and times of each.
+
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.format.arrays import pack, packed_bytes, unpack
+from logitcache.cache.format.groups import OPTIONAL_ARRAYS
+from logitcache.encoding.budget import choose_within
+from logitcache.encoding.choice import choose
+from logitcache.encoding.dense import DenseEncoding
+from logitcache.encoding.feature_fidelity import feature_fidelity_of, row_feature_losses
+from logitcache.encoding.fidelity import add_up, measure_fidelity
+from logitcache.encoding.logits import label_log_probs, log_softmax
+from logitcache.encoding.sparse import SparseEncoding
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from logitcache.encoding.arrays import ArraySpec, Encoded
+    from logitcache.encoding.choice import Encoding, EncodingConfig
+    from logitcache.encoding.features import FeatureEncoding
+
+__all__ = ["AnswersTryout", "TapTryout"]
+
+_TOP_KS = (10, 20, 50, 100, 200)
+_BITS = (8, 5)
+
+
+class AnswersTryout:
+    """What one teacher said of a sample.
+
+    Args:
+        config: How it shall be stored.
+        name: The teacher.
+        logits_NC: Raw logits.
+        labels_N: -1 without one.
+
+    Attributes:
+        accuracy: Share of labelled rows it gets right; None without labels.
+        chosen: How the configuration stores it.
+        tried: Encodings to compare, the chosen one among them.
+        store: Seconds of encoding and compressing a row as it is chosen.
+        fetch: Seconds of decompressing, gathering and decoding it.
+    """
+
+    def __init__(
+        self,
+        config: EncodingConfig,
+        name: str,
+        logits_NC: NDArray[np.float32],
+        labels_N: NDArray[np.int32] | None,
+    ) -> None:
+        self._log_probs_NC, lse_N = log_softmax(logits_NC)
+        self._extra: Encoded = {}
+        if config.lse:
+            self._extra["lse"] = lse_N.astype(np.float32)
+        if config.label_log_probs and labels_N is not None:
+            self._extra["label_logp"] = label_log_probs(self._log_probs_NC, labels_N)
+        self.accuracy = None if labels_N is None else _accuracy(logits_NC, labels_N)
+        self.chosen = self._choose(config, name)
+        self.tried = _tried(self.chosen)
+        self.store, self.fetch = self._seconds()
+
+    def specs(self, encoding: Encoding) -> dict[str, ArraySpec]:
+        """Return the arrays of the group by name."""
+        return encoding.specs() | {name: OPTIONAL_ARRAYS[name] for name in self._extra}
+
+    def row_bytes(self, encoding: Encoding) -> float:
+        """Return the bytes of a row and view, compressed."""
+        encoded = {**encoding.encode(self._log_probs_NC), **self._extra}
+        return packed_bytes(self.specs(encoding), encoded) / len(self._log_probs_NC)
+
+    def fidelity(self, encoding: Encoding) -> dict[str, Any]:
+        """Return what is lost, as ``docs/format.md`` has it."""
+        return measure_fidelity(encoding, self._log_probs_NC).to_json()
+
+    def _choose(self, config: EncodingConfig, name: str) -> Encoding:
+        if config.limit is None:
+            return choose(config, self._log_probs_NC.shape[1])
+        where = f"teacher {name!r}"
+        return choose_within(config.limit, self._log_probs_NC, packed_bytes, where).encoding
+
+    def _seconds(self) -> tuple[float, float]:
+        rows, specs = len(self._log_probs_NC), self.specs(self.chosen)
+        started = time.perf_counter()
+        encoded = {**self.chosen.encode(self._log_probs_NC), **self._extra}
+        packed = pack(specs, encoded)
+        stored = time.perf_counter()
+        self.chosen.decode(_gathered(unpack(specs, packed), rows))
+        return (stored - started) / rows, (time.perf_counter() - stored) / rows
+
+
+class TapTryout:
+    """What was kept of one tap for a sample.
+
+    Args:
+        encoding: How it is stored.
+        rows_N: Features as they are kept, (N, ...).
+
+    Attributes:
+        encoding: How it is stored.
+        row_bytes: Bytes of a row and view, compressed where that pays.
+        fidelity: What coding loses, as ``docs/format.md`` has it.
+        store: Seconds of encoding a row.
+        fetch: Seconds of gathering and decoding it.
+    """
+
+    def __init__(self, encoding: FeatureEncoding, rows_N: NDArray[np.float32]) -> None:
+        self.encoding, specs, rows = encoding, encoding.specs(), len(rows_N)
+        started = time.perf_counter()
+        packed = pack(specs, encoding.encode(rows_N))
+        stored = time.perf_counter()
+        arrays = unpack(specs, packed)
+        encoding.decode(_gathered(arrays, rows))
+        self.store, self.fetch = (stored - started) / rows, (time.perf_counter() - stored) / rows
+        self.row_bytes = sum(len(content) for content in packed.values()) / rows
+        whole = rows_N if encoding.principal is None else None
+        losses = row_feature_losses(rows_N, encoding.decode(arrays), whole)
+        self.fidelity = feature_fidelity_of(add_up([losses])).to_json()
+
+
+def _gathered(arrays: Encoded, rows: int) -> Encoded:
+    """Return rows in a shuffled order, as a batch of a student has them."""
+    order = np.random.default_rng(0).permutation(rows)
+    return {name: array[order] for name, array in arrays.items()}
+
+
+def _accuracy(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int32]) -> float | None:
+    known = labels_N >= 0
+    right = logits_NC.argmax(axis=1)[known] == labels_N[known]
+    return float(right.mean()) if known.any() else None
+
+
+def _tried(chosen: Encoding) -> list[Encoding]:
+    classes = chosen.num_classes
+    tried: list[Encoding] = [
+        SparseEncoding(classes, top_k, bits=bits)
+        for top_k in _TOP_KS
+        if top_k < classes
+        for bits in _BITS
+    ]
+    tried += [DenseEncoding(classes, "uint8"), DenseEncoding(classes)]
+    return tried if chosen in tried else [chosen, *tried]

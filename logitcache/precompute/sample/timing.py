@@ -1,0 +1,157 @@
+"""Showing a few hundred images to the teachers, as precompute will, with a watch in hand.
+
+Shapes: N images that could be read, C classes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format.names import tap_of, teacher_of
+from logitcache.data.identity import key_hash
+from logitcache.errors import DataError
+from logitcache.platforms import available_processors
+from logitcache.teachers.ensemble import Tap
+from logitcache.views.mix import match_partners
+from logitcache.views.render import BatchRequest, ViewRenderer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.data.source import Source
+    from logitcache.encoding.features import FeatureEncoding
+    from logitcache.teachers.ensemble import Ensemble
+    from logitcache.views.render import RenderedBatch
+    from logitcache.views.spec import View
+
+__all__ = ["Rehearsal", "rehearse"]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What came of showing some images.
+
+    Attributes:
+        logits: By teacher, raw, float32 (N, C).
+        features: Of the taps, by name of the group, float32 (N, ...).
+        labels: int32 (N,), -1 without one.
+        show: Seconds of an image and view: rendering and all forwards, overlapping as they do.
+        teach: Seconds of a forward of one image, by teacher.
+    """
+
+    logits: dict[str, NDArray[np.float32]]
+    features: dict[str, NDArray[np.float32]]
+    labels: NDArray[np.int32]
+    show: float
+    teach: dict[str, float]
+
+
+def rehearse(
+    source: Source,
+    ensemble: Ensemble,
+    views: Sequence[View],
+    taps: Mapping[str, FeatureEncoding],
+    *,
+    images: int,
+    batch: int,
+    threads: int | None,
+) -> Rehearsal:
+    """Show images spread over the listing, each in one of the views, which take turns.
+
+    Args:
+        source: The images.
+        ensemble: Who answers.
+        views: Which views; images are mixed with one of the same batch.
+        taps: What is kept of networks besides, by name of its group; the first tokens of each.
+        images: How many, at most.
+        batch: Images of one forward.
+        threads: Threads that decode and render; all processors by default.
+
+    Raises:
+        DataError: None of them can be read.
+    """
+    requests = _requests(source, views, images, batch)
+    kept = {name: encoding.kept for name, encoding in taps.items()}
+    kept = {**dict.fromkeys(ensemble.members), **kept}
+    ensemble.keep(
+        {name: Tap(teacher_of(name), str(tap_of(name)), tap) for name, tap in taps.items()}
+    )
+    with ViewRenderer(
+        source.read, ensemble.sizes, threads=threads or available_processors()
+    ) as renderer:
+        (first,) = renderer.batches(requests[:1])
+        _answer(ensemble, first, kept)  # what is done once, when a network first runs
+        started = time.perf_counter()
+        shown = [(b, _answer(ensemble, b, kept)) for b in renderer.batches(requests)]
+        seconds = time.perf_counter() - started
+    total = sum(len(request.indices) for request in requests)
+    read = [np.setdiff1d(np.arange(len(b.request.indices)), list(b.failures)) for b, _ in shown]
+    indices = np.concatenate([b.request.indices[r] for (b, _), r in zip(shown, read, strict=True)])
+    if not len(indices):
+        raise DataError("none of the first images can be read", where=source.description)
+    return Rehearsal(
+        logits={
+            name: np.concatenate([a[name][r] for (_, a), r in zip(shown, read, strict=True)])
+            for name in ensemble.members
+        },
+        features={
+            name: np.concatenate([a[name][r] for (_, a), r in zip(shown, read, strict=True)])
+            for name in taps
+        },
+        labels=np.asarray(source.labels)[indices],
+        show=seconds / total,
+        teach={name: _forward_seconds(ensemble, shown[-1][0], name) for name in ensemble.members},
+    )
+
+
+def _requests(source: Source, views: Sequence[View], images: int, batch: int) -> list[BatchRequest]:
+    step = max(1, len(source.keys) // images)
+    chosen = np.arange(0, len(source.keys), step, dtype=np.int64)[:images]
+    parts = np.split(chosen, range(batch, len(chosen), batch))
+    turns = max(1, len(views) // len(parts))
+    return [
+        _request(source, views[number * turns % len(views)], part)
+        for number, part in enumerate(parts)
+    ]
+
+
+def _request(source: Source, view: View, indices_B: NDArray[np.int64]) -> BatchRequest:
+    hashes_B = np.array([key_hash(source.keys[index]) for index in indices_B], dtype=np.uint64)
+    if view.mixing is None:
+        return BatchRequest(view, indices_B, hashes_B)
+    partners = match_partners(view.seed, view.draw, hashes_B)
+    return BatchRequest(
+        view,
+        indices_B,
+        hashes_B,
+        partners=indices_B[partners],
+        partner_hashes=hashes_B[partners],
+    )
+
+
+def _answer(
+    ensemble: Ensemble, batch: RenderedBatch, kept: Mapping[str, int | None]
+) -> dict[str, NDArray[np.float32]]:
+    """Ask for answers and taps, by how many tokens of each are kept."""
+    rows = len(batch.request.indices)
+    asked = {
+        name: None if tokens is None else np.tile(np.arange(tokens), (rows, 1))
+        for name, tokens in kept.items()
+    }
+    return ensemble.answer(batch.pixels, dict.fromkeys(asked, rows), asked)
+
+
+def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> float:
+    """Return the seconds of one teacher's forward of one image, the shorter of two tries."""
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        _answer(ensemble, batch, {name: None})
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / len(batch.request.indices)

@@ -1,0 +1,1 @@
+"""Descriptions of a cache: contents, surveys of outputs, sheets of images."""

@@ -1,0 +1,291 @@
+"""What a cache holds and what it lacks, sealed or not: read without touching an answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format.exclusions import read_withdrawn
+from logitcache.cache.format.groups import (
+    FeatureGroup,
+    TeacherGroup,
+    group_bytes,
+    read_group,
+    units_of_segment,
+)
+from logitcache.cache.format.ledger import committed_units, read_commits
+from logitcache.cache.format.manifest import check_revision, read_manifest
+from logitcache.cache.format.names import NO_VIEW, SAMPLES, Status, feature_name
+from logitcache.cache.format.samples import sample_placement
+from logitcache.cache.read.objects import CommittedObjects
+from logitcache.cache.store.base import locate
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.manifest import Manifest
+    from logitcache.cache.store.base import Location
+
+__all__ = [
+    "CacheDescription",
+    "FeatureDescription",
+    "TeacherDescription",
+    "ViewDescription",
+    "describe",
+]
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class ViewDescription:
+    """One view.
+
+    Attributes:
+        id: Its id.
+        operations: Names of its operations.
+        draw: Which draw.
+        seed: Of its draws.
+    """
+
+    id: str
+    operations: list[str]
+    draw: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class FeatureDescription:
+    """One tap of a teacher's network.
+
+    Attributes:
+        tap: Its name.
+        encoding: What is kept and how, as in the group's attributes; of principal directions
+            whether there are any.
+        views: How many views are kept.
+        units: Committed units of all its views.
+        needed: Units there should be.
+        stored_bytes: Bytes of its group.
+        raw_bytes: Bytes of the same rows as float32.
+        fidelity: What storing it loses, as ``docs/format.md`` has it; known once sealed.
+    """
+
+    tap: str
+    encoding: dict[str, Any]
+    views: int
+    units: int
+    needed: int
+    stored_bytes: int
+    raw_bytes: int
+    fidelity: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class TeacherDescription:
+    """One teacher.
+
+    Attributes:
+        name: Its name.
+        architecture: Of its network.
+        source: Where its weights came from.
+        weights_sha256: Digest of its weights.
+        input_size: Side of the images it saw, in pixels.
+        precision: What it computed in.
+        num_classes: C.
+        encoding: How its answers are stored.
+        views: How many views it saw.
+        units: Committed units of all its views.
+        needed: Units there should be.
+        stored_bytes: Bytes of its answers.
+        dense_bytes: Bytes of the same answers as dense float32.
+        accuracy: Share of labelled images it gets right, by view id; known once sealed.
+        features: Its taps.
+        fidelity: What its encoding loses, as ``docs/format.md`` has it; known once sealed.
+    """
+
+    name: str
+    architecture: str
+    source: str
+    weights_sha256: str
+    input_size: int
+    precision: str
+    num_classes: int
+    encoding: dict[str, Any]
+    views: int
+    units: int
+    needed: int
+    stored_bytes: int
+    dense_bytes: int
+    accuracy: dict[str, float]
+    features: list[FeatureDescription]
+    fidelity: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class CacheDescription:
+    """A cache.
+
+    Attributes:
+        url: Where it lies.
+        format: Version of its format.
+        revision: Number of the sealed revision, None before the first.
+        revision_sha256: Its sha256, which all else follows from.
+        complete: Whether every declared unit is committed.
+        images: Rows of its segments.
+        unreadable: How many of them could not be decoded; None while units are missing.
+        withdrawn: How many of them were withdrawn.
+        segments: How many times images were added, the first included.
+        unit_rows: Rows of a unit.
+        data: What it was made from.
+        fingerprint: sha256 over keys and digests of the images.
+        class_names: Names of the classes.
+        sample_units: Committed units of the samples.
+        sample_units_needed: Units of the samples there should be.
+        views: Views, in the order in which they were declared.
+        teachers: Teachers, by name.
+        versions: Libraries and processor that made it.
+    """
+
+    url: str
+    format: int
+    revision: int | None
+    revision_sha256: str | None
+    complete: bool
+    images: int
+    unreadable: int | None
+    withdrawn: int
+    segments: int
+    unit_rows: int
+    data: str
+    fingerprint: str | None
+    class_names: list[str]
+    sample_units: int
+    sample_units_needed: int
+    views: list[ViewDescription]
+    teachers: list[TeacherDescription]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description as JSON values."""
+        return asdict(self)
+
+
+def describe(url: str | os.PathLike[str], *, revision: str | None = None) -> CacheDescription:
+    """Describe a cache, finished or not.
+
+    Args:
+        url: The cache.
+        revision: sha256 of the revision that it must have, or the first 12 digits or more.
+
+    Raises:
+        CacheError: There is none, or it has another revision.
+    """
+    location = locate(url)
+    manifest = read_manifest(location)
+    check_revision(manifest, revision, location)
+    teachers = [_teacher(location, manifest, name) for name in manifest.teachers]
+    sample_units = len(committed_units(location, SAMPLES, NO_VIEW))
+    sample_units_needed = _needed(manifest, manifest.unit_rows)
+    complete = sample_units >= sample_units_needed
+    parts: list[TeacherDescription | FeatureDescription] = list(teachers)
+    parts += [features for teacher in teachers for features in teacher.features]
+    complete = complete and all(part.units >= part.needed for part in parts)
+    return CacheDescription(
+        url=str(location),
+        format=manifest.format,
+        revision=manifest.revision.number if manifest.revision else None,
+        revision_sha256=manifest.revision.sha256 if manifest.revision else None,
+        complete=complete,
+        images=manifest.rows,
+        unreadable=_unreadable(location, manifest) if complete else None,
+        withdrawn=len(read_withdrawn(location)),
+        segments=len(manifest.segments),
+        unit_rows=manifest.unit_rows,
+        data=manifest.data.description,
+        fingerprint=manifest.data.fingerprint,
+        class_names=list(manifest.data.class_names),
+        sample_units=sample_units,
+        sample_units_needed=sample_units_needed,
+        views=[_view(view_id, recipe) for view_id, recipe in manifest.views.items()],
+        teachers=teachers,
+        versions=manifest.versions,
+    )
+
+
+def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescription:
+    group = read_group(location, name)
+    assert isinstance(group, TeacherGroup)
+    record, views = manifest.teachers[name], _views(manifest, group)
+    locked = record.locked
+    features = [_features(location, manifest, feature_name(name, t)) for t in record.features]
+    return TeacherDescription(
+        name=group.name,
+        architecture=locked.architecture or "unknown",
+        source=record.source,
+        weights_sha256=locked.weights_sha256,
+        input_size=locked.input.size or 0,
+        precision=locked.precision or "",
+        num_classes=group.num_classes,
+        encoding=group.encoding.to_json(),
+        views=len(views),
+        units=_units(location, group, views),
+        needed=_needed(manifest, group.unit_rows) * len(views),
+        stored_bytes=group_bytes(location, group),
+        dense_bytes=manifest.rows * len(views) * group.num_classes * _FLOAT32,
+        accuracy=record.accuracy,
+        features=features,
+        fidelity=record.fidelity.model_dump() if record.fidelity else None,
+    )
+
+
+def _features(location: Location, manifest: Manifest, name: str) -> FeatureDescription:
+    group = read_group(location, name)
+    assert isinstance(group, FeatureGroup)
+    encoding, views = group.encoding, _views(manifest, group)
+    numbers = math.prod(encoding.shape)
+    measured = manifest.teachers[group.teacher].feature_fidelity.get(group.tap)
+    return FeatureDescription(
+        tap=group.tap,
+        encoding=encoding.to_json() | {"principal": encoding.principal is not None},
+        views=len(views),
+        units=_units(location, group, views),
+        needed=_needed(manifest, group.unit_rows) * len(views),
+        stored_bytes=group_bytes(location, group),
+        raw_bytes=manifest.rows * len(views) * numbers * _FLOAT32,
+        fidelity=measured.model_dump() if measured else None,
+    )
+
+
+def _views(manifest: Manifest, group: Group) -> list[str]:
+    """Return the views of a group that the manifest names, and not those that are dropped."""
+    return [view for view in group.view_ids if view in manifest.views]
+
+
+def _units(location: Location, group: Group, views: Sequence[str]) -> int:
+    return sum(len(committed_units(location, group.path, view)) for view in views)
+
+
+def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
+    operations = [operation["op"] for operation in recipe["operations"]]
+    return ViewDescription(view_id, operations, recipe["draw"], recipe["seed"])
+
+
+def _unreadable(location: Location, manifest: Manifest) -> int:
+    """Count in one array, unit by unit; a byte a row before compression."""
+    placement, objects = sample_placement(manifest.unit_rows), CommittedObjects(location)
+    segments = [(segment.start, segment.rows) for segment in manifest.segments]
+    count = 0
+    for unit in placement.units(segments, manifest.unit_rows):
+        commits = read_commits(location, SAMPLES, NO_VIEW, [unit])
+        placement.check(commits, str(location))
+        status = objects.read(placement, list(commits.values()), ["status"])["status"]
+        count += int((status == Status.UNREADABLE).sum())
+    return count
+
+
+def _needed(manifest: Manifest, unit_rows: int) -> int:
+    block = manifest.unit_rows
+    return sum(len(units_of_segment(s, block, unit_rows)) for s in manifest.segments)

@@ -1,0 +1,364 @@
+"""What the teachers of a cache say, summed up: dask arrays, unit by unit, one view at a time.
+
+A unit is read where a worker of dask runs, checked against its commit like every other one, and
+becomes three numbers a row; what is kept is sums and histograms. So memory is bounded by units and
+classes, whatever the number of images and views.
+Shapes: N rows of a unit, C classes, T teachers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from dask.base import compute
+
+from logitcache.cache.format.names import Status
+from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.read.reader import Cache, open_cache
+from logitcache.encoding.sparse import DecodedSparse
+from logitcache.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.groups import TeacherGroup
+
+__all__ = ["Survey", "TeacherSurvey", "ViewSurvey", "survey"]
+
+_BINS = 64
+_DECODED_ROWS = 4096
+_QUANTILES = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class ViewSurvey:
+    """What one teacher says of one view.
+
+    Attributes:
+        view: Its id.
+        rows: Readable images.
+        accuracy: Share of the labelled ones it gets right; None without labels, and where images
+            are mixed, which have two.
+        entropy: Mean entropy of its answers, in nats.
+        tail_mass: Mean probability of the classes that are not stored; None where all are.
+    """
+
+    view: str
+    rows: int
+    accuracy: float | None
+    entropy: float
+    tail_mass: float | None
+
+
+@dataclass(frozen=True)
+class TeacherSurvey:
+    """What one teacher says.
+
+    Attributes:
+        teacher: Its name.
+        predicted: How often each class is its likeliest, over all views.
+        entropy_quantiles: Entropy in nats below which 10, 50 and 90 % of its answers are, to a
+            64th of log C.
+        class_accuracy: Share of the images of each class it gets right, over all views that show
+            one image; None for a class without any.
+        views: View by view.
+    """
+
+    teacher: str
+    predicted: list[int]
+    entropy_quantiles: dict[str, float]
+    class_accuracy: list[float | None]
+    views: list[ViewSurvey]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the teachers of a cache say.
+
+    Attributes:
+        url: Where it lies.
+        revision: What was looked at.
+        class_names: Names of the classes.
+        labels: How many readable images each class has.
+        teachers: Teacher by teacher.
+        agreement: Share of answers with the same likeliest class, by pair of teachers.
+    """
+
+    url: str
+    revision: int
+    class_names: list[str]
+    labels: list[int]
+    teachers: list[TeacherSurvey]
+    agreement: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the survey as JSON values."""
+        return asdict(self)
+
+
+def survey(
+    url: str,
+    *,
+    revision: str | None = None,
+    on_view: Callable[[int, int], None] | None = None,
+) -> Survey:
+    """Go through every answer of a sealed cache.
+
+    It runs in threads of this process, or on the workers of a dask client where one is current;
+    those have to reach the cache under the same name.
+
+    Args:
+        url: The cache.
+        revision: sha256 of the revision that it must have, or the first 12 digits or more.
+        on_view: Called with the number of views that are done, and of all.
+
+    Raises:
+        CacheError: There is none, or it holds no answers.
+        CacheDamaged: A unit is not the one that was committed.
+    """
+    cache = open_cache(url, revision=revision)
+    if not cache.teachers:
+        raise CacheError("no teacher has answered in this cache", where=url)
+    totals = _Totals(cache)
+    for number, view_id in enumerate(cache.views):
+        totals.add(view_id)
+        if on_view is not None:
+            on_view(number + 1, len(cache.views))
+    return totals.result()
+
+
+@dataclass
+class _TeacherTotals:
+    """Sums over the views of one teacher.
+
+    Attributes:
+        predicted: int64 (C,).
+        entropies: Histogram from 0 to log C, int64 (bins,).
+        right: Right answers by label, over views that show one image, int64 (C,).
+        shown: Labelled images by label, over the same views, int64 (C,).
+        views: View by view.
+    """
+
+    predicted: NDArray[np.int64]
+    entropies: NDArray[np.int64]
+    right: NDArray[np.int64]
+    shown: NDArray[np.int64]
+    views: list[ViewSurvey] = field(default_factory=list)
+
+
+class _Totals:
+    """Sums over all views of a cache, each added when it was gone through."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._at = (cache.url, cache.revision_sha256)
+        self._mixed = set(mixed_views(cache.manifest))
+        self._classes = len(cache.class_names)
+        self._labels = np.zeros(self._classes, dtype=np.int64)
+        self._pairs: dict[str, tuple[int, int]] = {}
+        self._teachers = {
+            name: _TeacherTotals(
+                _zeros(group.num_classes),
+                _zeros(_BINS),
+                _zeros(self._classes),
+                _zeros(self._classes),
+            )
+            for name, group in cache.teachers.items()
+        }
+
+    def add(self, view_id: str) -> None:
+        """Go through one view, all of its teachers at once: one pass over their units."""
+        seen = [n for n in self._cache.teachers if view_id in self._cache.views_of([n])]
+        label_N = self._label_array()
+        answers = {name: self._answer_array(name, view_id) for name in seen}
+        sums: dict[str, Any] = {
+            "labels": _counts(label_N, label_N >= 0, self._classes),
+            "rows": (label_N >= -1).sum(),
+            "teachers": {name: self._sums(name, answers[name], label_N) for name in seen},
+            "pairs": {
+                f"{a} {b}": ((answers[a][:, 0] == answers[b][:, 0]) & (label_N >= -1)).sum()
+                for a, b in itertools.combinations(seen, 2)
+            },
+        }
+        (found,) = compute(sums)
+        self._labels = found["labels"]
+        rows = int(found["rows"])
+        for pair, same in found["pairs"].items():
+            before, of = self._pairs.get(pair, (0, 0))
+            self._pairs[pair] = before + int(same), of + rows
+        for name, values in found["teachers"].items():
+            self._take(name, view_id, values, rows)
+
+    def result(self) -> Survey:
+        """Return the sums as shares and means."""
+        cache = self._cache
+        return Survey(
+            url=cache.url,
+            revision=cache.revision.number,
+            class_names=list(cache.class_names),
+            labels=self._labels.tolist(),
+            teachers=[_teacher(cache.teachers[n], t) for n, t in self._teachers.items()],
+            agreement={pair: same / max(1, of) for pair, (same, of) in self._pairs.items()},
+        )
+
+    def _take(self, name: str, view_id: str, values: Mapping[str, Any], rows: int) -> None:
+        totals, group = self._teachers[name], self._cache.teachers[name]
+        totals.predicted += values["predicted"]
+        totals.entropies += values["entropies"].astype(np.int64)
+        labelled = int(self._labels.sum())
+        judged = labelled > 0 and view_id not in self._mixed
+        if judged:
+            totals.right += values["right"]
+            totals.shown += self._labels
+        sparse = "tail" in group.encoding.specs()
+        totals.views.append(
+            ViewSurvey(
+                view=view_id,
+                rows=rows,
+                accuracy=int(values["right"].sum()) / labelled if judged else None,
+                entropy=float(values["entropy"]) / max(1, rows),
+                tail_mass=float(values["tail"]) / max(1, rows) if sparse else None,
+            )
+        )
+
+    def _sums(self, name: str, answers_N3: da.Array, label_N: da.Array) -> dict[str, Any]:
+        """Return what is summed of one teacher in one view; nothing is computed yet."""
+        group = self._cache.teachers[name]
+        predicted, entropy, tail = (answers_N3[:, column] for column in range(3))
+        here = label_N >= -1
+        right = here & (predicted == label_N)
+        top = math.log(group.num_classes)
+        return {
+            "predicted": _counts(predicted.astype(np.int64), here, group.num_classes),
+            "entropies": da.histogram(entropy, _BINS, (0, top), weights=here.astype(np.int64))[0],
+            "right": _counts(label_N, right, self._classes),
+            "entropy": da.where(here, entropy, 0.0).sum(),
+            "tail": da.where(here, tail, 0.0).sum(),
+        }
+
+    def _answer_array(self, name: str, view_id: str) -> da.Array:
+        """Return likeliest class, entropy and tail mass of every row, float64 (N, 3)."""
+        rows = self._cache.teachers[name].unit_rows
+        chunks = ((rows,) * (self._capacity // rows), (3,))
+        answers_N3: da.Array = da.map_blocks(
+            _answers, *self._at, name, view_id, chunks=chunks, dtype=np.float64, meta=_META_N3
+        )
+        return answers_N3
+
+    def _label_array(self) -> da.Array:
+        """Return the label of every row, int64 (N,): -1 without one, -2 where there is no image."""
+        rows = self._cache.unit_rows
+        chunks = ((rows,) * (self._capacity // rows),)
+        label_N: da.Array = da.map_blocks(
+            _labels, *self._at, chunks=chunks, dtype=np.int64, meta=_META_N
+        )
+        return label_N
+
+    @property
+    def _capacity(self) -> int:
+        rows = self._cache.unit_rows
+        return -(-self._cache.revision.rows_end // rows) * rows
+
+
+_META_N3 = np.empty((0, 0), dtype=np.float64)
+_META_N = np.empty((0,), dtype=np.int64)
+
+
+@lru_cache(maxsize=2)
+def _opened(url: str, revision: str) -> Cache:
+    """Open a cache where a task runs, once a process."""
+    cache = open_cache(url)
+    if cache.revision_sha256 != revision:
+        raise CacheError(
+            "the cache was sealed anew while it was surveyed",
+            where=url,
+            expected=f"revision {revision}",
+            got=f"revision {cache.revision_sha256}",
+            hint="run the same command again",
+        )
+    return cache
+
+
+def _answers(
+    url: str,
+    revision: int,
+    teacher: str,
+    view_id: str,
+    *,
+    block_id: tuple[int, ...] | None = None,
+) -> NDArray[np.float64]:
+    """Return likeliest class, entropy and tail mass of one unit: float64 (N, 3)."""
+    assert block_id is not None
+    cache = _opened(url, revision)
+    group = cache.teachers[teacher]
+    encoded = cache.read_units(teacher, view_id, [block_id[0]], list(group.encoding.specs()))
+    parts = []
+    for start in range(0, group.unit_rows, _DECODED_ROWS):
+        some = {name: array[start : start + _DECODED_ROWS] for name, array in encoded.items()}
+        parts.append(_row_numbers(group, some))
+    return np.concatenate(parts)
+
+
+def _row_numbers(group: TeacherGroup, encoded: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Return likeliest class, entropy and tail mass of some rows: float64 (N, 3).
+
+    Of the classes that are not stored only the mass is known: they count as equally likely, which
+    is the most entropy they can have.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):  # rows without an answer hold the fill
+        decoded = group.encoding.decode(encoded)
+        log_probs = decoded.log_probs.astype(np.float64)
+        finite = np.isfinite(log_probs)
+        probs = np.where(finite, np.exp(np.where(finite, log_probs, 0.0)), 0.0)
+        entropy_N = -(probs * np.where(finite, log_probs, 0.0)).sum(axis=1)
+        best_N = np.where(finite, log_probs, -np.inf).argmax(axis=1)
+        tail_N = np.zeros(len(best_N))
+        if isinstance(decoded, DecodedSparse):
+            best_N = decoded.class_ids[np.arange(len(best_N)), best_N]
+            tail_N = np.exp(decoded.tail[:, 0].astype(np.float64))
+            absent_N = group.num_classes - finite.sum(axis=1)
+            spread = -tail_N * (np.log(tail_N) - np.log(absent_N))
+            entropy_N = entropy_N + np.where((tail_N > 0) & (absent_N > 0), spread, 0.0)
+    return np.stack([best_N, np.nan_to_num(entropy_N), np.nan_to_num(tail_N)], axis=1)
+
+
+def _labels(
+    url: str, revision: int, *, block_id: tuple[int, ...] | None = None
+) -> NDArray[np.int64]:
+    """Return the labels of one block: int64 (N,); -2 where there is no readable image."""
+    assert block_id is not None
+    samples = _opened(url, revision).samples_of(block_id[0])
+    return np.where(samples.status == Status.OK, samples.labels, -2).astype(np.int64)
+
+
+def _counts(values_N: da.Array, where_N: da.Array, classes: int) -> da.Array:
+    """Count each of the classes where the condition holds: int64 (classes,)."""
+    chosen = da.where(where_N, values_N, classes)
+    counts_C: da.Array = da.bincount(chosen, minlength=classes + 1)[:classes]
+    return counts_C
+
+
+def _teacher(group: TeacherGroup, totals: _TeacherTotals) -> TeacherSurvey:
+    share = np.cumsum(totals.entropies) / max(1, totals.entropies.sum())
+    edges = np.linspace(0, math.log(group.num_classes), _BINS + 1)[1:]
+    quantiles = {f"{q:.0%}": float(edges[int(np.searchsorted(share, q))]) for q in _QUANTILES}
+    pairs = zip(totals.right.tolist(), totals.shown.tolist(), strict=True)
+    return TeacherSurvey(
+        teacher=group.name,
+        predicted=totals.predicted.tolist(),
+        entropy_quantiles=quantiles,
+        class_accuracy=[right / shown if shown else None for right, shown in pairs],
+        views=totals.views,
+    )
+
+
+def _zeros(count: int) -> NDArray[np.int64]:
+    return np.zeros(count, dtype=np.int64)
