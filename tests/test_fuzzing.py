@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import locate
 from logitcache.cache.store.local import LocalLocation
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.verify import verify
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.cli import app as cli

@@ -18,7 +18,7 @@ from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.format.names import NO_VIEW, SAMPLES, TEACHERS, VIEWS, commit_key, teacher_of
 from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.read.diagnose import Cause, Fault
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.inventory import expected_views
 from logitcache.cache.verify.restore import mend_documents, write_root
 from logitcache.cache.verify.verify import verify

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text, print_line
 from logitcache.cli.options import gather, print_json, with_compiling, with_features
 from logitcache.pipeline import merged, read_yaml

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import ArraySpec, Encoded
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
 
     BytesOf = Callable[[dict[str, ArraySpec], Encoded], float]
 

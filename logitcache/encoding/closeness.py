@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
 
 __all__ = ["encoding_losses", "row_closeness"]
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.choice import Encoding
     from logitcache.encoding.dense import DecodedDense
+    from logitcache.encoding.kinds import Encoding
 
 __all__ = [
     "TEMPERATURES",

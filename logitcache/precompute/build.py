@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.format.partners import mixed_views
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import CLAIMS, MANIFEST, Claims
 from logitcache.data.decode import DECODING
 from logitcache.data.source import left_out_of, notes_of

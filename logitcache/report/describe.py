@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.format.exclusions import read_withdrawn
 from logitcache.cache.format.groups import (
     FeatureGroup,
     TeacherGroup,
@@ -18,8 +17,9 @@ from logitcache.cache.format.ledger import committed_units, read_commits
 from logitcache.cache.format.manifest import check_revision, read_manifest
 from logitcache.cache.format.names import NO_VIEW, SAMPLES, Status, feature_name
 from logitcache.cache.format.samples import sample_placement
+from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.objects import CommittedObjects
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 
 if TYPE_CHECKING:
     import os

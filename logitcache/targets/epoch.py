@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.targets.loader import Targets
     from logitcache.targets.match import ImageRows
     from logitcache.targets.order import Window
     from logitcache.targets.pairs import Pairs
+    from logitcache.targets.selection import Targets
     from logitcache.targets.settings import LoaderSettings
     from logitcache.views.spec import View
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.groups import Group
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
     from logitcache.views.spec import View
 
 __all__ = ["Gathered", "TargetWindow", "TargetsReader", "concatenate"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -16,18 +15,15 @@ import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.readers import open_source_for
 from logitcache.errors import DataError, UsageError
-from logitcache.targets.alignment import Alignment
 from logitcache.targets.epoch import Epoch, chosen_rows
-from logitcache.targets.gather import TargetsReader
 from logitcache.targets.match import CheckedReader, ImageRows
 from logitcache.targets.order import view_of_epoch
 from logitcache.targets.pairs import Pairs, find_pairs
 from logitcache.targets.probes import checked_rows
+from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings
-from logitcache.views.spec import View, ViewsConfig, parse_view
 from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
@@ -43,88 +39,12 @@ if TYPE_CHECKING:
     from logitcache.errors import UnreadableImage
     from logitcache.targets.epoch import Part
     from logitcache.views.render import BatchRequest, RenderedBatch, ViewRenderer
+    from logitcache.views.spec import View, ViewsConfig
     from logitcache.views.workers import WorkerRenderer
 
-__all__ = ["DEFAULT_TARGET_MEMORY", "Loader", "Targets", "loader"]
+__all__ = ["Loader", "loader"]
 
-DEFAULT_TARGET_MEMORY = 2**30
-# the one in use, the one read ahead (of the next epoch, at the end), what the renderer still holds
-_WINDOWS_ALIVE = 3
 _STATE_VERSION = 1
-_ROW_BYTES = 40  # of a window beside its targets: digest, partner, and its place in the order
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Where the targets of a loader come from.
-
-    Attributes:
-        reader: What reads them.
-        views: The views that all the teachers and taps have, one per epoch, by id.
-        window_rows: Rows that are shuffled together, if they lie in whole units.
-        alignment: The alarm for answers of other images; None where they are other ones on purpose.
-    """
-
-    reader: TargetsReader
-    views: dict[str, View]
-    window_rows: int
-    alignment: Alignment | None = None
-
-    @classmethod
-    def of(
-        cls,
-        cache: Cache,
-        teachers: Sequence[str] | None = None,
-        features: Sequence[str] = (),
-        *,
-        views: Sequence[str] = (),
-        target_memory: int = DEFAULT_TARGET_MEMORY,
-        shuffled: bool = False,
-    ) -> Targets:
-        """Choose targets of a cache.
-
-        Args:
-            cache: The cache.
-            teachers: Whose answers; all teachers by default.
-            features: Which taps, as ``<teacher>/<tap>``.
-            views: Which views of the cache, as :func:`.choose_views` reads them; by default all
-                that all of these have.
-            target_memory: Bytes that targets may take: how many rows are shuffled together.
-            shuffled: Whether every row gets another row's answer, as a control.
-
-        Raises:
-            UsageError: An unknown teacher, tap or view, or no view that all of them have.
-        """
-        names = list(cache.teachers) if teachers is None else list(teachers)
-        anyone = names if names or features else list(cache.teachers)
-        view_ids = cache.views_of(anyone, features)
-        if views:
-            view_ids = _chosen(cache, view_ids, views)
-        parsed = {v: parse_view(cache.views[v], f"{cache.url}, view {v}") for v in view_ids}
-        if not parsed:
-            raise UsageError(
-                "no view that all of these teachers saw",
-                where=cache.url,
-                got=", ".join([*names, *features]),
-            )
-        reader = TargetsReader(cache, names, features, shuffled=shuffled)
-        left = target_memory - reader.held_bytes
-        affordable = left // (_WINDOWS_ALIVE * (reader.row_bytes + _ROW_BYTES))
-        alignment = None if shuffled else Alignment.of(cache, names)
-        return cls(reader, parsed, max(1, affordable), alignment)
-
-    def window_units(self, unit_rows: int) -> int:
-        """Return how many units of that many rows make a window."""
-        return max(1, self.window_rows // unit_rows)
-
-    @property
-    def blocks_alive(self) -> int:
-        """The most blocks of U rows that the windows in memory may have rows of."""
-        return _WINDOWS_ALIVE * self.window_units(self.reader.unit_rows) + 1
-
-    def unit_rows(self, view: View) -> int:
-        """Return the rows of a unit of the windows: whole blocks where images are mixed."""
-        return self.reader.unit_rows if view.mixing is None else self.reader.block_rows
 
 
 class Loader:
@@ -315,41 +235,6 @@ class Loader:
         """Return how many batches an epoch has."""
         return self.settings.batches(self.images_of(epoch))
 
-    def batches_in(self, epochs: int) -> int:
-        """Return how many batches the first epochs have together."""
-        return sum(self.batches_of(epoch) for epoch in range(epochs))
-
-    def images_in(self, batches: int) -> int:
-        """Return how many images the first batches show, one in every epoch counted again."""
-        shown, epoch = 0, 0
-        while batches > 0:
-            images, count = self.images_of(epoch), self.batches_of(epoch)
-            if batches >= count and not self.settings.drop_last:
-                shown += images
-            else:
-                shown += min(batches, count) * self.settings.batch_size
-            batches, epoch = batches - count, epoch + 1
-        return shown
-
-    def epochs_in(self, batches: int) -> int:
-        """Return how many epochs the first batches are of, the last one maybe in part."""
-        epoch = 0
-        while batches > 0:
-            batches -= self.batches_of(epoch)
-            epoch += 1
-        return epoch
-
-    def smallest_batch(self, epochs: int) -> int:
-        """Return the images of the smallest batch of the first epochs, of all processes."""
-        return min(
-            self.settings.images_of(self.batches_of(epoch) - 1, self.images_of(epoch))
-            for epoch in range(epochs)
-        )
-
-    def without_partner(self, epochs: int) -> int:
-        """Return how many images the poorest of the first epochs leaves out."""
-        return len(self.rows) - min(self.images_of(epoch) for epoch in range(epochs))
-
     def _walk(self) -> Iterator[tuple[Tensor, TargetBatch]]:
         """Walk the next epoch; a generator, so nothing happens before its first batch."""
         epoch, first = self._next
@@ -463,20 +348,6 @@ class Loader:
         mean_C11, std_C11 = self._scale
         pixels = torch.from_numpy(pixels_B3SS)
         return (pixels.to(self._device, non_blocking=True).float() - mean_C11) / std_C11
-
-
-def _chosen(cache: Cache, complete: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Return views by their names, all of which have to be among those that are complete."""
-    found = choose_views(list(cache.views), wanted)
-    lacking = [view_id for view_id in found if view_id not in complete]
-    if lacking:
-        raise UsageError(
-            "not all of these teachers and features have these views",
-            where=cache.url,
-            expected=f"some of {', '.join(complete[:5])}",
-            got=", ".join(lacking[:5]),
-        )
-    return found
 
 
 def _requests(

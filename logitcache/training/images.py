@@ -10,7 +10,7 @@ from logitcache.data.readers import open_source
 from logitcache.draws import Purpose, words
 from logitcache.errors import UsageError
 from logitcache.targets.match import ImageRows, number_rows
-from logitcache.targets.opening import cached_targets
+from logitcache.targets.selection import cached_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.objectives.term import Needs
-    from logitcache.targets.loader import Targets
+    from logitcache.targets.selection import Targets
     from logitcache.training.config import TrainConfig
 
 __all__ = ["training_images"]

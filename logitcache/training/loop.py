@@ -18,8 +18,13 @@ from logitcache.files import make_folder, write_file
 from logitcache.networks.build import input_spec
 from logitcache.objectives.combine import build_objective
 from logitcache.students.build import build_student, plain
-from logitcache.targets.loader import Loader
-from logitcache.targets.settings import LoaderSettings
+from logitcache.training.batches import (
+    batches_in,
+    epochs_in,
+    images_in,
+    training_loader,
+    without_partner,
+)
 from logitcache.training.card import write_card
 from logitcache.training.classes import (
     class_count,
@@ -39,7 +44,6 @@ from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.ranks import Ranks
 from logitcache.training.result import TrainResult, forget_result, write_result
 from logitcache.training.state import RunState, previous_run
-from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,8 +51,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import Features, TargetBatch
-    from logitcache.targets.loader import Targets
-    from logitcache.targets.match import ImageRows
     from logitcache.training.checkpoint import Checkpoint
     from logitcache.training.config import TrainConfig
 
@@ -162,9 +164,18 @@ class _Run:
             size=self._spec.size,
             features=cached if answer_features is None else answer_features,
         )
-        self._loader = self._build_loader(rows, targets, device)
-        self._steps = config.steps or self._loader.batches_in(config.epochs or 1)
-        self._epochs = config.epochs or self._loader.epochs_in(self._steps)
+        self._loader, note = training_loader(
+            config,
+            rows,
+            targets,
+            spec=self._spec,
+            ranks=ranks,
+            device=device,
+            smallest_batch=lambda: self._lesson.smallest_batch(self._spec.size),
+        )
+        self._notes += note
+        self._steps = config.steps or batches_in(self._loader, config.epochs or 1)
+        self._epochs = config.epochs or epochs_in(self._loader, self._steps)
         self._state = RunState(config, network, self._lesson, steps=self._steps, ranks=ranks)
         self._evaluator = self._build_evaluator(device)
         if previous is not None:
@@ -197,44 +208,6 @@ class _Run:
         self._report("exporting", 0, 1)
         self._ranks.first(self._export)
         return self._result()
-
-    def _build_loader(self, rows: ImageRows, targets: Targets | None, device: Any) -> Loader:
-        """Return the loader of the training images; no process gets a batch it cannot train on."""
-        config, ranks = self._config, self._ranks
-        settings = LoaderSettings(
-            batch_size=config.batch_size,
-            size=self._spec.size,
-            mean=self._spec.mean,
-            std=self._spec.std,
-            seed=config.seed,
-            least=0,
-            on_bad_image=config.on_bad_image,
-            threads=config.threads or ranks.processors,
-            workers=config.workers,
-            device=device,
-            rank=ranks.rank,
-            ranks=ranks.count,
-        )
-        views = None if targets else config.views or ViewsConfig()
-        loader = Loader(rows, settings, targets=targets, views=views)
-        smallest = loader.smallest_batch(config.epochs or loader.epochs_in(config.steps or 1))
-        # where there are fewer images than processes, each of them shows all of them
-        own = smallest // ranks.count if smallest >= ranks.count else smallest
-        least = 1 if own > 1 else self._lesson.smallest_batch(self._spec.size)
-        if own >= least:
-            return loader
-        if min(config.batch_size, len(rows)) < least * ranks.count:
-            raise UsageError(
-                "batch norm over a single position cannot be trained on batches of one image",
-                where="batch_size",
-                expected=f"at least {least * ranks.count} images in a batch",
-                got=f"batch_size {config.batch_size}, {len(rows)} images",
-                hint="use larger batches, or larger images (student.size)",
-            )
-        self._notes.append(
-            "a last batch that is too small for batch norm is joined to the one before it"
-        )
-        return Loader(rows, replace(settings, least=least), targets=targets, views=views)
 
     def _export(self) -> None:
         """Write the network for timm, its card, and if asked ONNX."""
@@ -413,9 +386,9 @@ class _Run:
             out=self._config.out,
             evaluation=self._state.evaluation,
             steps=self._steps,
-            images=self._loader.images_in(self._steps),
+            images=images_in(self._loader, self._steps),
             set_images=len(rows),
-            without_partner=self._loader.without_partner(self._state.epoch),
+            without_partner=without_partner(self._loader, self._state.epoch),
             labelled=rows.labelled,
             parameters=sum(p.numel() for p in self._state.final_network.parameters()),
             seconds=self._clock.seconds,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from logitcache.objectives.combine import ObjectiveConfig
     from logitcache.students.build import StudentConfig
-    from logitcache.targets.loader import Targets
     from logitcache.targets.match import ImageRows
+    from logitcache.targets.selection import Targets
 
 __all__ = ["asked_notes", "image_notes"]
 

@@ -30,8 +30,8 @@ from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.run import compute
 from logitcache.precompute.run.unit import Batch
 from logitcache.targets.numbers import AllRows
-from logitcache.targets.opening import cached_targets
 from logitcache.targets.order import epoch_rows, epoch_windows
+from logitcache.targets.selection import cached_targets
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.training import loop
 from logitcache.training.config import TrainConfig
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.precompute.run.unit import Block
+    from logitcache.precompute.plan.worklist import Block
 
 ROWS, MORE = 50_000, 500_000
 FILES, MORE_FILES = 5_000, 50_000

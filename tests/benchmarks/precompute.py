@@ -24,10 +24,10 @@ from logitcache.encoding.sparse import SparseEncoding
 from logitcache.platforms import available_processors
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.plan.plan import make_plan
-from logitcache.precompute.plan.worklist import WorkItem
+from logitcache.precompute.plan.worklist import Block, WorkItem
 from logitcache.precompute.run.compute import compute_plan
 from logitcache.precompute.run.source_renderer import SourceRenderer
-from logitcache.precompute.run.unit import Batch, Block, Work
+from logitcache.precompute.run.unit import Batch, Work
 from logitcache.teachers.ensemble import Ensemble
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.synthetic import teacher_logits

@@ -11,10 +11,10 @@ from logitcache.batch import SparseLogits
 from logitcache.cache.format.names import default_unit_rows
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.targets.gather import TargetsReader
-from logitcache.targets.loader import DEFAULT_TARGET_MEMORY
 from logitcache.targets.numbers import AllRows
 from logitcache.targets.order import Window, epoch_windows
 from logitcache.targets.prefetch import ReadAhead
+from logitcache.targets.selection import DEFAULT_TARGET_MEMORY
 from logitcache.views.spec import parse_view
 from tests.benchmarks.synthetic import teacher_logits
 from tests.cache.building import (

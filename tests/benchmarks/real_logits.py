@@ -21,7 +21,7 @@ import numpy as np
 
 from logitcache.cache.format.names import default_unit_rows
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.fidelity import TEMPERATURES, measure_fidelity
 from logitcache.encoding.logits import log_softmax

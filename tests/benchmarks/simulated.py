@@ -14,7 +14,7 @@ from logitcache.cache.format.ledger import Commit, StoredArray, read_commits, wr
 from logitcache.cache.format.manifest import DataRecord, Segment, TeacherRecord
 from logitcache.cache.format.names import SAMPLES, canonical_json, default_unit_rows, sha256
 from logitcache.cache.format.samples import sample_placement
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.views.spec import ViewsConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.encoding.sparse import SparseEncoding
 from tests.benchmarks.measuring import Measurement
 from tests.benchmarks.synthetic import teacher_logits

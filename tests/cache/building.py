@@ -9,7 +9,7 @@ import numpy as np
 from logitcache.cache.format.groups import TeacherGroup
 from logitcache.cache.format.manifest import DataRecord, Segment, TeacherRecord
 from logitcache.cache.format.names import SAMPLE_ARRAYS, Status, canonical_json, sha256
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.identity import key_hash
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.store.base import Location
     from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
 
 UNIT = 16
 CLASS_NAMES = tuple("abcdefghij")

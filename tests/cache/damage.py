@@ -12,7 +12,8 @@ import numpy as np
 
 from logitcache.cache.format.arrays import open_array
 from logitcache.cache.read.diagnose import Cause
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
+from logitcache.cache.store.zarr_store import RecordingStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ def edit_json(path: Path, change: Callable[[Any], None]) -> None:
 
 
 def open_for_harm(root: Path, array: str) -> Any:
-    return open_array(locate(root, write=True).store(), array)
+    return open_array(RecordingStore(locate(root, write=True)), array)
 
 
 def rows_of(root: Path, array: str) -> slice:

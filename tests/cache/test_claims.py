@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitcache.cache.store import temporary
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.orphans import find_litter
 from logitcache.cache.write.claim_holder import Holder, new_token
 from logitcache.cache.write.claims import MANIFEST, Claims, Wait
@@ -228,7 +228,7 @@ def test_time_in_which_the_waiting_process_was_stopped_does_not_count() -> None:
 HOLD = """
 import sys, time
 from logitcache.cache.write.claims import Claims
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 with Claims(locate(sys.argv[1]), stale_seconds=0.4).claimed("v0-1") as won:
     print(won, flush=True)
     time.sleep(600)

@@ -15,7 +15,7 @@ from logitcache.cache.format.names import sha256
 from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.format.teacher_lock import LockedFields
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.verify import verify
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, CacheError

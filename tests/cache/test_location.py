@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from logitcache.cache.store.base import locate
 from logitcache.cache.store.local import LocalLocation
+from logitcache.cache.store.open import locate
 from logitcache.errors import StorageError, UsageError
 
 

@@ -17,8 +17,9 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec
 from logitcache.cache.format.arrays import create_array, open_array
 from logitcache.cache.format.shards import BadShardError, ShardLayout, decode_shard, parse_array
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import Location, locate
 from logitcache.cache.store.local import LocalLocation
+from logitcache.cache.store.open import locate
+from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from logitcache.cache.store.base import Location
 
 ROWS = 40
 LOGITS = np.random.default_rng(0).normal(size=(ROWS, 30)).astype(np.float32)
@@ -54,9 +57,9 @@ def content_of(spec: ArraySpec, rows: int) -> NDArray[Any]:
 def written(root: Path, spec: ArraySpec, unit: int) -> tuple[Location, NDArray[Any]]:
     """Write an array of two views and two units, and return what is in its last unit."""
     location = locate(root)
-    create_array(location.store(), "a", spec, (2, 2 * unit), unit)
+    create_array(RecordingStore(location), "a", spec, (2, 2 * unit), unit)
     content = content_of(spec, unit)
-    open_array(location.store(), "a")[1, unit:] = content
+    open_array(RecordingStore(location), "a")[1, unit:] = content
     return location, content
 
 

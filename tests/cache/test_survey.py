@@ -22,7 +22,7 @@ from tests.cache.building import CLASS_NAMES, VIEW, make_cache, start_cache
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
 
 ROWS, UNREADABLE = 70, (3, 40)
 ENCODINGS: dict[str, Encoding] = {

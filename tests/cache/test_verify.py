@@ -12,7 +12,7 @@ from logitcache.cache.format import names as cache_format
 from logitcache.cache.format.manifest import Segment
 from logitcache.cache.read.diagnose import Cause
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.verify import VerifyProgress, verify
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter

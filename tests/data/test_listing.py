@@ -292,8 +292,8 @@ def test_places_that_are_not_read_are_named(name: str, said: str) -> None:
 
 
 def test_a_windows_path_is_no_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from logitcache.cache.store.base import locate
     from logitcache.cache.store.local import LocalLocation
+    from logitcache.cache.store.open import locate
 
     for name in (r"C:\caches\x", "C:/caches/x", "c:\\x"):
         assert isinstance(locate(name), LocalLocation)

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from logitcache.encoding.choice import EncodingConfig, choose, parse_encoding
+from logitcache.encoding.choice import EncodingConfig, choose
 from logitcache.encoding.dense import DenseEncoding
+from logitcache.encoding.kinds import parse_encoding
 from logitcache.encoding.logits import label_log_probs, log_softmax, non_finite_rows
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheError

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
 
 ENCODINGS: dict[str, Callable[[int], Encoding]] = {
     "codes of 8 bits": lambda classes: SparseEncoding(classes, 2),

@@ -13,7 +13,7 @@ from tests.encoding.strategies import log_probs_of
 from tests.objectives import reference
 
 if TYPE_CHECKING:
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
 
 ROWS, CLASSES, TOP_K = 100, 30, 5
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
 
 __all__ = ["CANARY", "INPUTS", "MIXED", "Hostile", "intact", "payload"]
 

@@ -13,14 +13,14 @@ import numpy as np
 from logitcache.cache.format.groups import TeacherGroup
 from logitcache.cache.format.manifest import DataRecord, Segment, TeacherRecord
 from logitcache.cache.format.names import NO_VIEW, SAMPLES, Status, canonical_json, sha256
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.identity import key_hash
 from logitcache.encoding.sparse import SparseEncoding
-from logitcache.precompute.plan.worklist import Missing, worklist
+from logitcache.precompute.plan.worklist import Block, Missing, worklist
 from logitcache.precompute.run.background import Background
-from logitcache.precompute.run.unit import Batch, Block, Work, compute_item
+from logitcache.precompute.run.unit import Batch, Work, compute_item
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:

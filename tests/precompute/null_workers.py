@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import Claims
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.errors import DataMismatch

@@ -10,7 +10,7 @@ import torch
 
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.errors import CacheError, NetworkError, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.sample.batch_size import choose_batch

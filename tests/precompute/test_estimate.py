@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.encoding.choice import parse_encoding
+from logitcache.encoding.kinds import parse_encoding
 from logitcache.errors import UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig

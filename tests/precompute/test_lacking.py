@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.errors import CacheError, DataMismatch, Interrupted, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig

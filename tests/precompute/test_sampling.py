@@ -10,7 +10,7 @@ import pytest
 from logitcache.cache.format.ledger import committed_units
 from logitcache.cache.format.manifest import Segment, read_manifest
 from logitcache.cache.format.names import NO_VIEW, SAMPLES
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.encoding.fidelity import add_up, fidelity_of, measure_fidelity, row_losses
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import CLAIMS, Claims
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.precompute.run.background import Background

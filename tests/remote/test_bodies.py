@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fsspec.asyn import AsyncFileSystem
 
+from logitcache.cache.format.documents import MOST_NUMBERED, numbers
 from logitcache.cache.store import bodies
-from logitcache.cache.store.base import MOST_NUMBERED, locate, numbers
 from logitcache.cache.store.failures import Failure
+from logitcache.cache.store.open import locate
 from logitcache.errors import CacheDamaged, StorageError
 from tests.remote.servers import Answer, Behaviour, FaultyServer, from_folder, from_upstream
 

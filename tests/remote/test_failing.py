@@ -10,8 +10,8 @@ import pytest
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store import remote
-from logitcache.cache.store.base import locate
 from logitcache.cache.store.failures import Failure, failure_of
+from logitcache.cache.store.open import locate
 from logitcache.cache.store.remote import RemoteLocation
 from logitcache.cache.verify.verify import verify
 from logitcache.encoding.dense import DenseEncoding

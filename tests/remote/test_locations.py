@@ -15,9 +15,10 @@ import fsspec
 import numpy as np
 import pytest
 
+from logitcache.cache.format.documents import numbers
 from logitcache.cache.format.ledger import Commit, StoredArray, read_commits, write_commit
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import locate, numbers
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.verify import verify
 from logitcache.cache.write.claims import Claims
 from logitcache.cache.write.exclude import withdraw_images
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.store.base import Location
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
 
 ROWS = 40
 LOGITS = np.random.default_rng(0).normal(size=(ROWS, 30)).astype(np.float32)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from logitcache.cache.store import remote, retry
-from logitcache.cache.store.base import locate
 from logitcache.cache.store.failures import TRANSIENT, Failure, failure_of, retry_after
+from logitcache.cache.store.open import locate
 from logitcache.cache.store.remote import RemoteLocation
 from logitcache.cache.store.retry import PATIENCE, RetryPolicy, environment_policy
 from logitcache.cli.app import main

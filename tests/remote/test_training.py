@@ -11,7 +11,7 @@ import timm
 import torch
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.verify import verify
 from logitcache.cli.app import main
 from logitcache.precompute.build import build_cache

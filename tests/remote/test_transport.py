@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.verify import verify
 from logitcache.check.repair import RepairConfig, repair_cache
 from logitcache.cli.app import main

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from logitcache.cache.store.base import locate
 from logitcache.cache.store.local import LocalLocation
+from logitcache.cache.store.open import locate
 from logitcache.cache.store.urls import parse_url
 from logitcache.errors import UsageError
 from tests.remote.servers import FaultyServer, from_folder

@@ -14,7 +14,7 @@ from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.errors import DataMismatch
 from logitcache.targets.alignment import Alignment
-from logitcache.targets.loader import Targets
+from logitcache.targets.selection import Targets
 from tests.cache.building import (
     UNIT,
     VIEW,

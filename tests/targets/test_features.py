@@ -14,7 +14,8 @@ from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.targets.loader import Targets, loader
+from logitcache.targets.loader import loader
+from logitcache.targets.selection import Targets
 from logitcache.views.spec import parse_view
 from logitcache.views.tokens import kept_tokens
 from tests.cache.building import make_cache

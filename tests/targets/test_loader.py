@@ -13,8 +13,9 @@ from logitcache.cache.read.reader import Cache, open_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheDamaged, DataMismatch, UsageError
-from logitcache.targets.loader import Loader, Targets, loader
+from logitcache.targets.loader import Loader, loader
 from logitcache.targets.match import match_rows, number_rows
+from logitcache.targets.selection import Targets
 from logitcache.targets.settings import LoaderSettings
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.render import render

@@ -17,6 +17,7 @@ from logitcache.errors import UnreadableImage, UsageError
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.match import number_rows
 from logitcache.targets.settings import LoaderSettings
+from logitcache.training.batches import images_in
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ def test_a_last_batch_that_is_too_small_is_joined_to_the_one_before(
     with plain(images, least=least) as found:
         assert list(map(len, rows_of(found))) == expected
         assert found.batches_of(0) == len(expected)
-        assert found.images_in(len(expected)) == images
-        assert found.images_in(2 * len(expected)) == 2 * images
+        assert images_in(found, len(expected)) == images
+        assert images_in(found, 2 * len(expected)) == 2 * images
         first = len(expected) - 1
         assert rows_of(found.epoch(0, first_batch=first)) == rows_of(found.epoch(0))[first:]
     with plain(images, least=least, drop_last=True) as found:

@@ -152,7 +152,7 @@ def test_no_more_windows_are_alive_than_are_counted(
     opened: Callable[..., Loader], memory: int
 ) -> None:
     """Batches are small beside a window, as they are wherever memory matters."""
-    from logitcache.targets import loader as module
+    from logitcache.targets import selection as module
 
     with opened(target_memory=memory, batch_size=2) as found:
         reads = Reads(found)

@@ -14,6 +14,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from logitcache.cache.format.names import ATTRIBUTE, inner_rows
+from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.errors import CacheDamaged, LogitcacheError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from zarr.core.array_spec import ArrayConfigParams
 
     from logitcache.cache.store.base import Location
-    from logitcache.cache.store.zarr_store import RecordingStore
     from logitcache.encoding.arrays import ArraySpec, Encoded
 
 __all__ = [
@@ -60,7 +60,7 @@ def write_group(location: Location, path: str, attributes: Mapping[str, Any]) ->
     """Write the metadata of a group again, whatever is there now; its arrays stay."""
     location.delete(f"{path}/zarr.json")
     zarr.create_group(
-        location.store(), path=path, attributes={ATTRIBUTE: dict(attributes)}, zarr_format=3
+        RecordingStore(location), path=path, attributes={ATTRIBUTE: dict(attributes)}, zarr_format=3
     )
 
 

@@ -18,20 +18,24 @@ from logitcache.errors import CacheDamaged
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+    from logitcache.cache.store.base import Location
+
 __all__ = [
-    "MAX_DOCUMENT_BYTES",
     "MAX_VALUES",
+    "numbers",
     "parse_group",
     "parse_json",
     "validated",
     "validation_detail",
 ]
 
-MAX_DOCUMENT_BYTES = 64 * 2**20
-"""Size of a document whose size nothing else limits."""
 MAX_VALUES = 2**20
 """Lists, objects and their elements in a document: one takes about 120 bytes when it is parsed."""
 
+MOST_NUMBERED = 10_000
+"""Documents below one prefix: withdrawals, probes. Each of them is read when a cache is opened."""
+
+_NUMBERED = re.compile(r"([1-9][0-9]{0,8})\.json")
 _Parsed = TypeVar("_Parsed")
 # what may be read as infinity: an exponent of three digits, or hundreds of digits
 _HUGE_NUMBER = re.compile(rb"[\[:,\s]-?\d+(?:\.\d+)?[eE]\+?\d{3}|\d{300}")
@@ -119,3 +123,44 @@ def validation_detail(error: ValidationError) -> tuple[str, str]:
     """Return the place and the message of the first thing that pydantic found."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return ".".join(str(part) for part in first["loc"])[:200], first["msg"][:200]
+
+
+def numbers(location: Location, prefix: str) -> list[int]:
+    """Return the numbers n of the objects ``<prefix>/<n>.json``, ascending.
+
+    Where nothing can be listed they are looked for: they count from 1 without a gap.
+
+    Raises:
+        CacheDamaged: There are more than there can be; a server that has one under every number is
+            found out by some fifteen requests.
+    """
+    if location.lists:
+        found = sorted(int(m[1]) for m in map(_NUMBERED.fullmatch, location.names(prefix)) if m)
+        if len(found) > MOST_NUMBERED:
+            raise _too_many(location, prefix, f"{len(found)} documents")
+        return found
+
+    def exists(number: int) -> bool:
+        return location.size(f"{prefix}/{number}.json") is not None
+
+    known, first_absent = 0, 1
+    while exists(first_absent):
+        if first_absent > MOST_NUMBERED:
+            raise _too_many(location, prefix, f"a document of number {first_absent}")
+        known, first_absent = first_absent, min(2 * first_absent, MOST_NUMBERED + 1)
+    while first_absent - known > 1:
+        middle = (known + first_absent) // 2
+        known, first_absent = (middle, first_absent) if exists(middle) else (known, middle)
+    return list(range(1, first_absent))
+
+
+def _too_many(location: Location, prefix: str, got: str) -> CacheDamaged:
+    return CacheDamaged(
+        "more numbered documents than there can be",
+        where=f"{location}/{prefix}",
+        expected=f"at most {MOST_NUMBERED}",
+        got=got,
+        hint=None
+        if location.lists
+        else "a server has to answer 404 for what it does not have; check the address",
+    )

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, Strict, TypeAdapter
 
-from logitcache.cache.format.documents import parse_json, validated
+from logitcache.cache.format.documents import numbers, parse_json, validated
 from logitcache.cache.format.names import FORMAT, canonical_json, sha256
-from logitcache.cache.store.base import numbers
 from logitcache.errors import CacheDamaged
 from logitcache.views.recipe import ViewId
 

@@ -26,8 +26,8 @@ from logitcache.cache.format.names import (
 )
 from logitcache.cache.format.placement import Placement, units_of
 from logitcache.encoding.arrays import ArraySpec
-from logitcache.encoding.choice import Encoding, parse_encoding
 from logitcache.encoding.features import FeatureEncoding, parse_features
+from logitcache.encoding.kinds import Encoding, parse_encoding
 from logitcache.errors import CacheDamaged, CacheError
 from logitcache.views.recipe import ViewId
 

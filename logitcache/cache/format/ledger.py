@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, FiniteFloat, TypeAdapter
 
-from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES, MAX_VALUES, parse_json, validated
+from logitcache.cache.format.documents import MAX_VALUES, parse_json, validated
 from logitcache.cache.format.manifest import MAX_UNITS, read_manifest
 from logitcache.cache.format.names import (
     FORMAT,
@@ -24,13 +24,13 @@ from logitcache.cache.format.names import (
     revision_key,
     sha256,
 )
+from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
 from logitcache.errors import CacheDamaged, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     from logitcache.cache.format.manifest import Manifest, RevisionPointer
-    from logitcache.cache.format.placement import Placement
     from logitcache.cache.store.base import Location
 
 __all__ = [
@@ -48,7 +48,6 @@ __all__ = [
     "parse_revision",
     "read_commits",
     "read_copies",
-    "read_ledger",
     "read_revision",
     "sealed_bytes",
     "write_commit",
@@ -284,44 +283,6 @@ def write_ledger(location: Location, ledger: Ledger, revision: int) -> LedgerPoi
     content = canonical_json(ledger.to_json())
     location.write(key, content)
     return LedgerPointer(key, sha256(content), len(ledger.commits))
-
-
-def read_ledger(
-    location: Location, revision: Revision, placement: Placement, units: Collection[int]
-) -> Ledger:
-    """Read a ledger and compare it with the units that it must name.
-
-    Args:
-        location: The cache.
-        revision: What is sealed.
-        placement: Of the view.
-        units: Numbers of the units that hold rows.
-
-    Raises:
-        CacheDamaged: It is missing, not the one that was sealed, or it names other units.
-    """
-    pointer = revision.ledgers.get(placement.ledger)
-    if pointer is None or pointer.units != len(units):
-        raise CacheDamaged(
-            "a ledger does not name the units of the rows",
-            where=f"{location}/revisions/{revision.number}.json, {placement.ledger}",
-            expected=f"{len(units)} units",
-            got="no ledger" if pointer is None else f"{pointer.units} units",
-        )
-    ledger = parse_ledger(location, pointer)
-    if (ledger.group, ledger.view) != (placement.group, placement.view):
-        raise CacheDamaged(
-            "a ledger is of another view",
-            where=f"{location}/{pointer.key}",
-            expected=placement.ledger,
-            got=f"{ledger.group}/{ledger.view}",
-        )
-    if ledger.commits.keys() != set(units):
-        raise CacheDamaged(
-            "a ledger does not name the units of the rows", where=f"{location}/{pointer.key}"
-        )
-    placement.check(ledger.commits, f"{location}/{pointer.key}")
-    return ledger
 
 
 def parse_ledger(location: Location, pointer: LedgerPointer) -> Ledger:

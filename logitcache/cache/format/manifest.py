@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES, parse_group, validation_detail
+from logitcache.cache.format.documents import parse_group, validation_detail
 from logitcache.cache.format.names import ATTRIBUTE, FEATURES, FORMATS, check_name
 from logitcache.cache.format.teacher_lock import Lock, LockedFields
+from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
 from logitcache.errors import CacheDamaged, CacheError, UnsupportedFormat, UsageError
 from logitcache.views.recipe import Recipe, ViewId, recipe_id
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES
+from logitcache.cache.format.ledger import Ledger, parse_ledger
 from logitcache.cache.format.shards import (
     ArrayDocument,
     BadShardError,
@@ -19,14 +19,15 @@ from logitcache.cache.format.shards import (
     max_shard_bytes,
     parse_array,
 )
+from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.format.ledger import Commit, Revision
     from logitcache.cache.store.base import Location
     from logitcache.encoding.arrays import ArraySpec
 
@@ -185,3 +186,41 @@ def parents_of(path: str) -> list[str]:
 def units_of(start: int, stop: int, unit_rows: int) -> range:
     """Return the units that rows [start, stop) touch."""
     return range(start // unit_rows, -(-stop // unit_rows))
+
+
+def read_ledger(
+    location: Location, revision: Revision, placement: Placement, units: Collection[int]
+) -> Ledger:
+    """Read a ledger and compare it with the units that it must name.
+
+    Args:
+        location: The cache.
+        revision: What is sealed.
+        placement: Of the view.
+        units: Numbers of the units that hold rows.
+
+    Raises:
+        CacheDamaged: It is missing, not the one that was sealed, or it names other units.
+    """
+    pointer = revision.ledgers.get(placement.ledger)
+    if pointer is None or pointer.units != len(units):
+        raise CacheDamaged(
+            "a ledger does not name the units of the rows",
+            where=f"{location}/revisions/{revision.number}.json, {placement.ledger}",
+            expected=f"{len(units)} units",
+            got="no ledger" if pointer is None else f"{pointer.units} units",
+        )
+    ledger = parse_ledger(location, pointer)
+    if (ledger.group, ledger.view) != (placement.group, placement.view):
+        raise CacheDamaged(
+            "a ledger is of another view",
+            where=f"{location}/{pointer.key}",
+            expected=placement.ledger,
+            got=f"{ledger.group}/{ledger.view}",
+        )
+    if ledger.commits.keys() != set(units):
+        raise CacheDamaged(
+            "a ledger does not name the units of the rows", where=f"{location}/{pointer.key}"
+        )
+    placement.check(ledger.commits, f"{location}/{pointer.key}")
+    return ledger

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES
 from logitcache.cache.format.names import NO_VIEW
 from logitcache.cache.format.shards import (
     ArrayDocument,
@@ -24,6 +23,7 @@ from logitcache.cache.format.shards import (
     index_bytes,
     parse_array,
 )
+from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.exclusions import read_withdrawn
 from logitcache.cache.format.fingerprints import ProbesDocument, read_probes
 from logitcache.cache.format.groups import (
     FeatureGroup,
@@ -19,16 +18,17 @@ from logitcache.cache.format.groups import (
     placement_of,
     read_group,
 )
-from logitcache.cache.format.ledger import Commit, Ledger, Revision, read_ledger, read_revision
+from logitcache.cache.format.ledger import Commit, Ledger, Revision, read_revision
 from logitcache.cache.format.manifest import Manifest, check_revision, read_manifest
 from logitcache.cache.format.names import SAMPLE_ARRAYS, SAMPLES, TEACHERS, Status
 from logitcache.cache.format.partners import partner_placement, partner_rows
-from logitcache.cache.format.placement import Placement, units_of
+from logitcache.cache.format.placement import Placement, read_ledger, units_of
 from logitcache.cache.format.samples import Samples, sample_fault, sample_placement, samples_from
+from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
 from logitcache.cache.read.objects import CommittedObjects
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES, LocalCopies, default_copies
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
 
 if TYPE_CHECKING:

@@ -1,34 +1,16 @@
-"""Where a cache lies: bytes by key, on a disk, in memory or in an object store.
-
-One grammar: a path or ``file://``, ``memory://NAME``, ``s3://BUCKET/PREFIX``, ``gs://…``,
-``http(s)://…`` and ``hf://…``. Credentials come from the standard environment or profile of each
-store and are never written anywhere; those in a URL are shown as ``***``.
-"""
+"""The protocol of a location: objects by key, on a disk, in memory or in an object store."""
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-
-from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES
-from logitcache.cache.store.local import LocalLocation
-from logitcache.cache.store.remote import RemoteLocation
-from logitcache.cache.store.urls import parse_url
-from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from logitcache.cache.store.zarr_store import RecordingStore
+__all__ = ["MAX_DOCUMENT_BYTES", "Location"]
 
-__all__ = ["Location", "locate", "numbers"]
-
-MOST_NUMBERED = 10_000
-"""Documents below one prefix: withdrawals, probes. Each of them is read when a cache is opened."""
-
-_NUMBERED = re.compile(r"([1-9][0-9]{0,8})\.json")
+MAX_DOCUMENT_BYTES = 64 * 2**20
+"""Size of a document whose size nothing else limits."""
 
 
 class Location(Protocol):
@@ -154,67 +136,3 @@ class Location(Protocol):
     def free_bytes(self) -> int | None:
         """Return the bytes that can still be written, None where there is no such bound."""
         ...
-
-    def store(self) -> RecordingStore:
-        """Return a Zarr store over this location."""
-        ...
-
-
-def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Location:
-    """Return the location that a URL names.
-
-    Args:
-        url: A path or URL; a location is returned as it is.
-        write: Whether something is to be written there.
-
-    Raises:
-        UsageError: No URL, an unknown scheme, a missing extra, a place that can only be read, or
-            ``memory://`` where there are several processes.
-    """
-    if not isinstance(url, str | os.PathLike):
-        return url
-    place = parse_url(url)
-    if isinstance(place, Path):
-        return LocalLocation(place)
-    return RemoteLocation(os.fspath(url), write=write)
-
-
-def numbers(location: Location, prefix: str) -> list[int]:
-    """Return the numbers n of the objects ``<prefix>/<n>.json``, ascending.
-
-    Where nothing can be listed they are looked for: they count from 1 without a gap.
-
-    Raises:
-        CacheDamaged: There are more than there can be; a server that has one under every number is
-            found out by some fifteen requests.
-    """
-    if location.lists:
-        found = sorted(int(m[1]) for m in map(_NUMBERED.fullmatch, location.names(prefix)) if m)
-        if len(found) > MOST_NUMBERED:
-            raise _too_many(location, prefix, f"{len(found)} documents")
-        return found
-
-    def exists(number: int) -> bool:
-        return location.size(f"{prefix}/{number}.json") is not None
-
-    known, first_absent = 0, 1
-    while exists(first_absent):
-        if first_absent > MOST_NUMBERED:
-            raise _too_many(location, prefix, f"a document of number {first_absent}")
-        known, first_absent = first_absent, min(2 * first_absent, MOST_NUMBERED + 1)
-    while first_absent - known > 1:
-        middle = (known + first_absent) // 2
-        known, first_absent = (middle, first_absent) if exists(middle) else (known, middle)
-    return list(range(1, first_absent))
-
-
-def _too_many(location: Location, prefix: str, got: str) -> CacheDamaged:
-    return CacheDamaged(
-        "more numbered documents than there can be",
-        where=f"{location}/{prefix}",
-        expected=f"at most {MOST_NUMBERED}",
-        got=got,
-        hint=None
-        if location.lists
-        else "a server has to answer 404 for what it does not have; check the address",
-    )

@@ -14,9 +14,8 @@ import stat
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES
+from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
 from logitcache.cache.store.temporary import is_abandoned, is_temporary, temporary_name
-from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.errors import CacheDamaged, StorageError
 from logitcache.files import PARTIAL, make_folder, write_file
 from logitcache.platforms import available_processors, free_bytes, is_locked, lock_file
@@ -218,10 +217,6 @@ class LocalLocation:
     def free_bytes(self) -> int:
         """Return the bytes that can still be written."""
         return free_bytes(self.root)
-
-    def store(self) -> RecordingStore:
-        """Return a Zarr store over this location."""
-        return RecordingStore(self)
 
     def _stat(self, path: Path) -> os.stat_result | None:
         """Return what is known of a regular file; None where there is none.

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import fsspec
 from fsspec.asyn import sync
 
-from logitcache.cache.format.documents import MAX_DOCUMENT_BYTES
+from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
 from logitcache.cache.store.bodies import (
     GRACE_SECONDS,
     LOWEST_RATE,
@@ -38,7 +38,6 @@ from logitcache.cache.store.failures import (
 from logitcache.cache.store.local import checked_key
 from logitcache.cache.store.retry import environment_policy
 from logitcache.cache.store.urls import SCHEMES, WEB, parse_url
-from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -261,10 +260,6 @@ class RemoteLocation:
     def free_bytes(self) -> int | None:
         """Return None: a store has no end that could be asked for."""
         return None
-
-    def store(self) -> RecordingStore:
-        """Return a Zarr store over this location."""
-        return RecordingStore(self)
 
     def _path(self, key: str) -> str:
         inner = checked_key(key, self).strip("/")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import TYPE_CHECKING
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store
-
-from logitcache.cache.format.names import sha256
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -95,7 +94,7 @@ class RecordingStore(Store):
         self._check_writable()
         content = value.to_bytes()
         await asyncio.to_thread(self._location.write, key, content)
-        self.written[key] = (len(content), sha256(content))
+        self.written[key] = (len(content), hashlib.sha256(content).hexdigest())
 
     async def delete(self, key: str) -> None:
         """Remove an object if it is there."""

@@ -11,7 +11,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.format.documents import parse_group, parse_json
+from logitcache.cache.format.documents import numbers, parse_group, parse_json
 from logitcache.cache.format.groups import Group, check_group, group_names, placement_of, read_group
 from logitcache.cache.format.ledger import (
     Commit,
@@ -39,7 +39,6 @@ from logitcache.cache.format.placement import folders_of
 from logitcache.cache.format.samples import sample_fault, sample_placement
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
-from logitcache.cache.store.base import numbers
 from logitcache.cache.write.claims import CLAIMS, MANIFEST
 from logitcache.errors import CacheDamaged, CacheError
 

@@ -51,6 +51,7 @@ from logitcache.cache.format.partners import mixed_views, partner_attributes, pa
 from logitcache.cache.format.samples import sample_attributes, sample_placement
 from logitcache.cache.format.shards import parse_array
 from logitcache.cache.read.diagnose import Cause, Fault
+from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.cache.write.seal import metadata_keys
 from logitcache.errors import CacheDamaged, CacheError
 
@@ -202,7 +203,7 @@ def _mend_metadata(location: Location, fault: Fault) -> bool:
         return True  # of a group
     axis = 0 if path.startswith((f"{SAMPLES}/", f"{VIEWS}/")) else 1
     if shape[axis] < manifest.capacity:
-        resize(location.store(), path, (*shape[:axis], manifest.capacity))
+        resize(RecordingStore(location), path, (*shape[:axis], manifest.capacity))
     return True
 
 
@@ -329,7 +330,7 @@ def _rewrite_arrays(
             if key in sealed:
                 continue  # logitcache repair restores it
             location.delete(key)
-            create_array(location.store(), path, spec, leading, placement.unit_rows)
+            create_array(RecordingStore(location), path, spec, leading, placement.unit_rows)
             written.append(key)
     return written
 

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.format.exclusions import withdrawal_faults
 from logitcache.cache.format.manifest import check_revision, read_manifest
 from logitcache.cache.format.names import content_sha256, sha256
 from logitcache.cache.format.shards import BadShardError, ShardLayout, decode_shard
 from logitcache.cache.read.diagnose import Cause, Fault, check_header, diagnose
-from logitcache.cache.store.base import locate
+from logitcache.cache.read.exclusions import withdrawal_faults
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.inventory import Expected, expected_views
 from logitcache.cache.verify.orphans import Litter, find_litter
 from logitcache.cache.verify.restore import recovered_manifest

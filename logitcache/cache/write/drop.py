@@ -24,7 +24,8 @@ from logitcache.cache.format.names import (
 )
 from logitcache.cache.format.partners import partner_group
 from logitcache.cache.read.view_selection import choose_views
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
+from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.cache.write.claims import MANIFEST, Claims
 from logitcache.cache.write.seal import write_changed
 from logitcache.cache.write.writer import CacheWriter
@@ -133,7 +134,7 @@ def finish_drops(writer: CacheWriter) -> None:
         if gone:
             slots = tuple("" if slot in gone else slot for slot in group.slots)
             group = replace(group, slots=slots)
-            write_attributes(location.store(), group.path, group.to_json())
+            write_attributes(RecordingStore(location), group.path, group.to_json())
             changed = True
     if not changed:
         return

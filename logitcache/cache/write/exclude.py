@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format.exclusions import write_withdrawal
+from logitcache.cache.read.exclusions import write_withdrawal
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import MANIFEST, Claims
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.errors import UsageError, nearest

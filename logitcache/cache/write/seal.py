@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format.exclusions import withdrawal_keys
 from logitcache.cache.format.fingerprints import probe_keys
 from logitcache.cache.format.ledger import (
     Copies,
@@ -28,6 +27,7 @@ from logitcache.cache.format.manifest import RevisionPointer
 from logitcache.cache.format.names import SAMPLE_ARRAYS, SAMPLES, copies_key, revision_key, sha256
 from logitcache.cache.format.partners import partner_array, partner_group
 from logitcache.cache.format.placement import parents_of
+from logitcache.cache.read.exclusions import withdrawal_keys
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import create_group, write_attributes
-from logitcache.cache.format.exclusions import read_withdrawn
 from logitcache.cache.format.groups import (
     FeatureGroup,
     Group,
@@ -58,7 +57,9 @@ from logitcache.cache.format.samples import (
     sample_placement,
     samples_from,
 )
+from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.objects import CommittedObjects
+from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.cache.write.encoding_losses import measured_fidelity
 from logitcache.cache.write.seal import metadata_keys, write_reseal, write_seal
 from logitcache.cache.write.unit_commit import Conditions, commit_unit
@@ -97,7 +98,7 @@ class CacheWriter:
         self.manifest = manifest
         self.withdrawn = read_withdrawn(location)
         self.recorded: dict[tuple[str, str, int], Commit] = {}
-        self._store = location.store()
+        self._store = RecordingStore(location)
         self._objects = CommittedObjects(location)
 
     @classmethod

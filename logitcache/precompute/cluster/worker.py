@@ -91,7 +91,7 @@ class WorkbenchOpener:
         """Make a bench; see :class:`Opener`."""
         import torch
 
-        from logitcache.cache.store.base import locate
+        from logitcache.cache.store.open import locate
         from logitcache.cache.write.claims import Claims
         from logitcache.networks.device import resolve_device
         from logitcache.precompute.cluster.environment_check import agreement_of, compare_agreements

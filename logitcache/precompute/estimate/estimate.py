@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
     from logitcache.data.source import Source
     from logitcache.encoding.arrays import ArraySpec
-    from logitcache.encoding.choice import Encoding
     from logitcache.encoding.features import FeatureEncoding
+    from logitcache.encoding.kinds import Encoding
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.pending import Lacking
     from logitcache.views.spec import View

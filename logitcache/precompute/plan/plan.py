@@ -24,7 +24,7 @@ from logitcache.cache.format.names import (
     group_unit_rows,
     sha256,
 )
-from logitcache.cache.store.base import locate
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.restore import rewrite_unsealed
 from logitcache.cache.write.drop import finish_drops
 from logitcache.cache.write.writer import CacheWriter
@@ -38,8 +38,7 @@ from logitcache.precompute.environment import versions
 from logitcache.precompute.plan.rows import match_or_extend, match_rows, no_positions, segment_of
 from logitcache.precompute.plan.taps import choose_taps, declare_taps, smallest_unit
 from logitcache.precompute.plan.teacher_lock import check_lock
-from logitcache.precompute.plan.worklist import Missing, WorkItem, worklist
-from logitcache.precompute.run.unit import Block
+from logitcache.precompute.plan.worklist import Block, Missing, WorkItem, worklist
 from logitcache.precompute.sample.trial import sample_log_probs
 from logitcache.views.mix import match_partners
 
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.groups import Group
     from logitcache.data.source import Source
     from logitcache.encoding.budget import Choice
-    from logitcache.encoding.choice import Encoding
+    from logitcache.encoding.kinds import Encoding
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.rows import Positions
     from logitcache.teachers.ensemble import Ensemble

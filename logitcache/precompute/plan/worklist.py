@@ -9,8 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from logitcache.cache.format.names import SAMPLE_ARRAYS, Status
+from logitcache.encoding.arrays import Encoded, filled
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence, Set
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Missing", "WorkItem", "in_words", "worklist"]
 
@@ -112,3 +118,41 @@ def _few(numbers: Sequence[int]) -> str:
     if len(numbers) == 1:
         return f"unit {numbers[0]}"
     return f"units {numbers[0]} to {numbers[-1]}"
+
+
+@dataclass
+class Block:
+    """What is known of U rows.
+
+    Attributes:
+        start: First row.
+        indices: Position of each row in the source, int64 (U,); -1 for padding.
+        keys: Key of each row, object (U,).
+        hashes: uint64 (U,).
+        labels: int32 (U,).
+        status: uint8 (U,), see :class:`~logitcache.cache.format.names.Status`.
+        digests: uint8 (U, 16); filled while images are read.
+        sizes: int64 (U,); filled while images are read.
+    """
+
+    start: int
+    indices: NDArray[np.int64]
+    keys: NDArray[np.object_]
+    hashes: NDArray[np.uint64]
+    labels: NDArray[np.int32]
+    status: NDArray[np.uint8]
+    digests: NDArray[np.uint8]
+    sizes: NDArray[np.int64]
+
+    def samples(self) -> Encoded:
+        """Return the block as arrays of the samples group."""
+        arrays = filled(SAMPLE_ARRAYS, len(self.indices))
+        here = self.status != Status.PADDING
+        readable = self.status == Status.OK
+        arrays["hash"][here] = self.hashes[here]
+        arrays["label"][here] = self.labels[here]
+        arrays["bytes"][here] = self.sizes[here]
+        arrays["digest"][readable] = self.digests[readable]
+        arrays["status"] = self.status
+        arrays["key"] = self.keys
+        return arrays

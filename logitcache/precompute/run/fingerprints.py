@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.manifest import Segment
     from logitcache.precompute.plan.plan import Plan
-    from logitcache.precompute.run.unit import Block
+    from logitcache.precompute.plan.worklist import Block
     from logitcache.views.probes import Probe
 
 __all__ = ["keep_probes"]

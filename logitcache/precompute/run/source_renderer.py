@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
-    from logitcache.precompute.run.unit import Block
+    from logitcache.precompute.plan.worklist import Block
     from logitcache.views.spec import View
 
 __all__ = ["SourceRenderer"]

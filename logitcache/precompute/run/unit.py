@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from logitcache.cache.format.groups import FeatureGroup, units_of
-from logitcache.cache.format.names import SAMPLE_ARRAYS, Status
+from logitcache.cache.format.names import Status
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.encoding.logits import label_log_probs, log_softmax, non_finite_rows
 from logitcache.errors import NonFiniteLogits, UnreadableImage
+from logitcache.precompute.plan.worklist import Block
 from logitcache.precompute.run.compared_rows import FidelitySample
 from logitcache.views.tokens import kept_tokens
 
@@ -77,44 +78,6 @@ class Teachers(Protocol):
         See :class:`logitcache.teachers.ensemble.Ensemble`.
         """
         ...
-
-
-@dataclass
-class Block:
-    """What is known of U rows.
-
-    Attributes:
-        start: First row.
-        indices: Position of each row in the source, int64 (U,); -1 for padding.
-        keys: Key of each row, object (U,).
-        hashes: uint64 (U,).
-        labels: int32 (U,).
-        status: uint8 (U,), see :class:`~logitcache.cache.format.names.Status`.
-        digests: uint8 (U, 16); filled while images are read.
-        sizes: int64 (U,); filled while images are read.
-    """
-
-    start: int
-    indices: NDArray[np.int64]
-    keys: NDArray[np.object_]
-    hashes: NDArray[np.uint64]
-    labels: NDArray[np.int32]
-    status: NDArray[np.uint8]
-    digests: NDArray[np.uint8]
-    sizes: NDArray[np.int64]
-
-    def samples(self) -> Encoded:
-        """Return the block as arrays of the samples group."""
-        arrays = filled(SAMPLE_ARRAYS, len(self.indices))
-        here = self.status != Status.PADDING
-        readable = self.status == Status.OK
-        arrays["hash"][here] = self.hashes[here]
-        arrays["label"][here] = self.labels[here]
-        arrays["bytes"][here] = self.sizes[here]
-        arrays["digest"][readable] = self.digests[readable]
-        arrays["status"] = self.status
-        arrays["key"] = self.keys
-        return arrays
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import ArraySpec, Encoded
-    from logitcache.encoding.choice import Encoding, EncodingConfig
+    from logitcache.encoding.choice import EncodingConfig
     from logitcache.encoding.features import FeatureEncoding
+    from logitcache.encoding.kinds import Encoding
 
 __all__ = ["AnswersTryout", "TapTryout"]
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format.documents import parse_json
+from logitcache.cache.format.documents import numbers, parse_json
 from logitcache.cache.format.names import FORMAT, WITHDRAWN, canonical_json, is_withdrawal, sha256
 from logitcache.cache.read.diagnose import Cause, Fault
-from logitcache.cache.store.base import numbers
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:

@@ -1,0 +1,40 @@
+"""Locations by URL.
+
+One grammar: a path or ``file://``, ``memory://NAME``, ``s3://BUCKET/PREFIX``, ``gs://…``,
+``http(s)://…`` and ``hf://…``. Credentials come from the standard environment or profile of each
+store and are never written anywhere; those in a URL are shown as ``***``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from logitcache.cache.store.local import LocalLocation
+from logitcache.cache.store.remote import RemoteLocation
+from logitcache.cache.store.urls import parse_url
+
+if TYPE_CHECKING:
+    from logitcache.cache.store.base import Location
+
+__all__ = ["locate"]
+
+
+def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Location:
+    """Return the location that a URL names.
+
+    Args:
+        url: A path or URL; a location is returned as it is.
+        write: Whether something is to be written there.
+
+    Raises:
+        UsageError: No URL, an unknown scheme, a missing extra, a place that can only be read, or
+            ``memory://`` where there are several processes.
+    """
+    if not isinstance(url, str | os.PathLike):
+        return url
+    place = parse_url(url)
+    if isinstance(place, Path):
+        return LocalLocation(place)
+    return RemoteLocation(os.fspath(url), write=write)
