@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from logitcache.check.repair import RepairConfig
 from logitcache.cli.trust import VerifyConfig
-from logitcache.pipeline import PipelineConfig
+from logitcache.pipeline.config import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
 from logitcache.training.config import TrainConfig

@@ -27,7 +27,9 @@ from logitcache.data.readers import open_source
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheDamaged, CacheError, DataError, LogitcacheError, UsageError
-from logitcache.pipeline import Pipeline, PipelineConfig, override, read_yaml
+from logitcache.pipeline.config import PipelineConfig
+from logitcache.pipeline.run import Pipeline
+from logitcache.pipeline.settings import override, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.report.describe import describe
 from logitcache.training.config import TrainConfig

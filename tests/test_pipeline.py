@@ -6,18 +6,14 @@ import pytest
 
 from logitcache.cli.tables import print_pipeline
 from logitcache.errors import UsageError
-from logitcache.pipeline import (
-    Pipeline,
-    PipelineConfig,
-    StageResult,
-    override,
-    read_yaml,
-)
+from logitcache.pipeline.config import PipelineConfig
+from logitcache.pipeline.run import Pipeline, StageResult
+from logitcache.pipeline.settings import override, read_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitcache.pipeline import Stage
+    from logitcache.pipeline.run import Stage
 
 WEIGHTS = "stage:weights/teachers"
 STAGES: list[dict[str, Any]] = [

@@ -10,7 +10,7 @@ import pytest
 
 from logitcache import yaml_text
 from logitcache.errors import UsageError
-from logitcache.pipeline import override, read_yaml
+from logitcache.pipeline.settings import override, read_yaml
 from logitcache.yaml_text import load_yaml
 
 if TYPE_CHECKING:

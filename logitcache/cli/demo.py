@@ -22,7 +22,7 @@ from logitcache.errors import LogitcacheError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitcache.pipeline import Pipeline, StageResult
+    from logitcache.pipeline.run import Pipeline, StageResult
 
 __all__ = ["run_demo"]
 

@@ -42,7 +42,7 @@ def gather(
         flags: Values by dotted path; those that are None were not given.
         sets: ``a.b=value`` assignments.
     """
-    from logitcache.pipeline import override, read_yaml
+    from logitcache.pipeline.settings import override, read_yaml
 
     values = read_yaml(config) if isinstance(config, str) else config or {}
     for path, value in flags.items():
@@ -87,7 +87,7 @@ def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dic
 def _read_saved(path: Path) -> dict[str, Any] | None:
     """Return the settings of a run; those of its last checkpoint where the file is damaged."""
     from logitcache.files import warn_damaged
-    from logitcache.pipeline import read_yaml
+    from logitcache.pipeline.settings import read_yaml
 
     if path.is_file():
         try:
@@ -133,7 +133,7 @@ def with_features(values: Mapping[str, Any], specifications: Sequence[str]) -> d
     Raises:
         UsageError: It does not look like that, or there is no such teacher.
     """
-    from logitcache.pipeline import parse_value
+    from logitcache.pipeline.settings import parse_value
 
     teachers = dict(values.get("teachers") or {})
     for specification in specifications:

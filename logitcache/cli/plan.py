@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from logitcache.cache.store.open import locate
 from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text, print_line
 from logitcache.cli.options import gather, print_json, with_compiling, with_features
-from logitcache.pipeline import merged, read_yaml
+from logitcache.pipeline.settings import merged, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate.estimate import estimate_cache
 

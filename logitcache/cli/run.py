@@ -10,14 +10,9 @@ from logitcache.cli.launch import refuse_ranks
 from logitcache.cli.options import print_json
 from logitcache.cli.stages import runners
 from logitcache.cli.tables import print_pipeline
-from logitcache.pipeline import (
-    Pipeline,
-    PipelineConfig,
-    StageResult,
-    find_pipeline,
-    override,
-    read_yaml,
-)
+from logitcache.pipeline.config import PipelineConfig
+from logitcache.pipeline.run import Pipeline, StageResult
+from logitcache.pipeline.settings import find_pipeline, override, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.pipeline import Stage
+    from logitcache.pipeline.run import Stage
 
 __all__ = ["runners"]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from logitcache.check.audit import TeacherAudit
     from logitcache.check.images import ImagesReport
     from logitcache.check.repair import RepairSummary
-    from logitcache.pipeline import StageResult
+    from logitcache.pipeline.run import StageResult
     from logitcache.precompute.build import Summary
     from logitcache.report.describe import CacheDescription
     from logitcache.training.result import TrainResult

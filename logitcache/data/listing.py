@@ -19,8 +19,6 @@ images next to class folders, folders that would become one class) is an error t
 
 from __future__ import annotations
 
-import os
-import posixpath
 import tarfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -28,10 +26,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from logitcache.data.classes import class_name, sorted_classes
 from logitcache.data.identity import normalise_key
+from logitcache.data.image_files import _ENDINGS, FolderWalk, FoundFile, tar_members
 from logitcache.errors import DataError, first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -47,23 +46,9 @@ __all__ = [
 LISTING = 2
 """Version of the rules for what is listed anew."""
 
-_ENDINGS = {
-    2: frozenset(
-        f".{ending}"
-        for ending in (
-            *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "gif", "bmp", "tif", "tiff"),
-            *("webp", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpc", "jpf", "jpx", "j2c"),
-            *("avif", "avifs"),
-        )
-    ),
-    1: frozenset({".jpg", ".jpeg", ".png"}),
-}
 _SPLITS = frozenset(
     {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 )
-_METADATA = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet", "labels.csv"})
-_MACOS = "__MACOSX"
-_SEPARATOR = os.sep
 _MOST_REASONS = 20
 
 
@@ -118,7 +103,7 @@ def list_folder(root: Path, version: int = LISTING, class_folder: ClassFolder = 
         DataError: There is no image, or the folders cannot be classes.
     """
     skipped: Counter[str] = Counter()
-    found = _Walk(root, version, skipped)
+    found = FolderWalk(root, version, skipped)
     rule = "last" if version == 1 else class_folder
     return _listing(found.files(), str(root), version, rule, skipped)
 
@@ -138,212 +123,14 @@ def list_tar(path: Path, version: int = LISTING, class_folder: ClassFolder = "au
     rule = "last" if version == 1 else class_folder
     try:
         with tarfile.open(path, "r:") as tar:
-            members = list(_members(tar, version, skipped))
+            members = list(tar_members(tar, version, skipped))
     except tarfile.TarError as error:
         raise DataError("not a readable tar file", where=path, got=error) from None
     return _listing(members, str(path), version, rule, skipped)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A file before its class is known: its name by folders, and where it is."""
-
-    parts: tuple[str, ...]
-    size: int
-    place: str | int
-    inner: int = 0  # leading parts that are the name of a tar file inside of a tar file
-
-
-class _Walk:
-    """Walks a folder; what is reached through links comes after all that is not."""
-
-    def __init__(self, root: Path, version: int, skipped: Counter[str]) -> None:
-        self._root, self._version, self._skipped = root, version, skipped
-        self._endings = _ENDINGS[version]
-        self._real_folders: set[str] = set()
-        self._links: list[tuple[os.DirEntry[str], tuple[str, ...]]] = []
-
-    def files(self) -> list[_Found]:
-        """Return all files that are listed."""
-        found = list(self._below(str(self._root), (), os.path.realpath(self._root)))
-        real = {self._real_path(file) for file in found} if self._links else set()
-        while self._links:
-            entry, above = self._links.pop(0)
-            found += self._linked(entry, above, real)
-        return found
-
-    def _real_path(self, file: _Found) -> str:
-        return _SEPARATOR.join([os.path.realpath(self._root), *file.parts])
-
-    def _below(self, folder: str, above: tuple[str, ...], real: str) -> Iterator[_Found]:
-        """Yield the files below a folder that are no links; remember the links."""
-        self._real_folders.add(real)
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except PermissionError as error:
-            raise DataError(
-                "a folder cannot be read", where=folder, got=error.strerror,
-                hint="change its permissions, or move it out of the images",
-            ) from None  # fmt: skip
-        for entry in entries:
-            if self._is_hidden(entry.name):
-                continue
-            if entry.is_symlink():
-                self._links.append((entry, above))
-            elif entry.is_dir(follow_symlinks=False):
-                parts = (*above, entry.name)
-                yield from self._below(entry.path, parts, f"{real}{_SEPARATOR}{entry.name}")
-            else:
-                yield from self._file(entry, above)
-
-    def _linked(
-        self, entry: os.DirEntry[str], above: tuple[str, ...], real: set[str]
-    ) -> Iterator[_Found]:
-        """Yield what a link leads to, unless it is listed already."""
-        target = os.path.realpath(entry.path)
-        try:
-            is_folder = entry.is_dir()
-            entry.stat()
-        except OSError:  # a circle, or no such file
-            self._skipped["broken links"] += 1
-            return
-        if is_folder:
-            if target in self._real_folders:
-                self._skipped["links to folders that are listed"] += 1
-                return
-            for file in self._below(entry.path, (*above, entry.name), target):
-                own = _SEPARATOR.join([target, *file.parts[len(above) + 1 :]])
-                if own not in real or self._version == 1:
-                    real.add(own)
-                    yield file
-                else:
-                    self._skipped["links to files that are listed"] += 1
-        elif target in real and self._version > 1:
-            self._skipped["links to files that are listed"] += 1
-        else:
-            real.add(target)
-            yield from self._file(entry, above)
-
-    def _is_hidden(self, name: str) -> bool:
-        if self._version == 1:
-            return False
-        reason = _hidden(name)
-        if reason:
-            self._skipped[reason] += 1
-        return bool(reason)
-
-    def _file(self, entry: os.DirEntry[str], above: tuple[str, ...]) -> Iterator[_Found]:
-        if not entry.is_file():
-            self._skipped["neither files nor folders"] += 1
-        elif _ending(entry.name) not in self._endings:
-            self._skipped[_reason(entry.name)] += 1
-        else:
-            yield _Found((*above, entry.name), entry.stat().st_size, entry.path)
-
-
-def _hidden(name: str) -> str:
-    """Return why a name is left out; empty if it is not."""
-    if name == _MACOS:
-        return f"{_MACOS} folders"
-    return "hidden names" if name.startswith(".") and name != ".." else ""
-
-
-def _ending(name: str) -> str:
-    return posixpath.splitext(name)[1].lower()
-
-
-def _reason(name: str) -> str:
-    """Return as what a file that is no image is counted."""
-    if name in _METADATA:
-        return f"{name} (labels are not read from it)"
-    ending = _ending(name)
-    return f"{ending} files" if ending else "files without an ending"
-
-
-class _Member(NamedTuple):
-    """What is needed of a member of a tar file: a ``TarInfo`` takes a kilobyte."""
-
-    name: str
-    size: int
-    begin: int
-    is_file: bool
-    links_to: str | None
-
-
-def _scan(tar: tarfile.TarFile) -> list[_Member]:
-    members = []
-    while (info := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # they would all stay in memory
-        if not info.isdir():
-            is_file = info.isfile() and not info.issparse()
-            links_to = info.linkname if info.islnk() else None
-            members.append(_Member(info.name, info.size, info.offset_data, is_file, links_to))
-    return members
-
-
-def _members(
-    tar: tarfile.TarFile,
-    version: int,
-    skipped: Counter[str],
-    offset: int = 0,
-    above: tuple[str, ...] = (),
-) -> Iterator[_Found]:
-    """Yield the image files of a tar file; those of a tar file inside of it by its name."""
-    members = _scan(tar)
-    latest = {member.name: member for member in members}  # as extraction would leave it
-    for member in members:
-        if version > 1 and latest[member.name] is not member:
-            skipped["replaced by a later member of the same name"] += 1
-            continue
-        parts = _parts(member.name, version)
-        reason = next(filter(None, map(_hidden, parts)), "") if version > 1 else ""
-        content = _content(member, latest, version)
-        if reason:
-            skipped[reason] += 1
-        elif content is None:
-            skipped["links, and what is no file"] += 1
-        elif _ending(member.name) == ".tar" and not above:
-            yield from _nested(tar, content, version, skipped, parts)
-        elif _ending(member.name) in _ENDINGS[version]:
-            yield _Found((*above, *parts), content.size, offset + content.begin, len(above))
-        else:
-            skipped[_reason(posixpath.basename(member.name))] += 1
-
-
-def _parts(name: str, version: int) -> tuple[str, ...]:
-    """Return the folders and the file of a member; a leading ``./`` is none of them."""
-    parts = tuple(part for part in name.split("/") if version == 1 or part not in {"", "."})
-    # an absolute name stays one, to be refused as a key
-    return ("", *parts) if version > 1 and name.startswith("/") else parts
-
-
-def _content(member: _Member, latest: Mapping[str, _Member], version: int) -> _Member | None:
-    """Return the member whose bytes a member has; None if it has none."""
-    if member.is_file:
-        return member
-    if member.links_to is None or version == 1:
-        return None
-    target = latest.get(member.links_to)  # how tar stores a second name of the same file
-    return target if target is not None and target.is_file else None
-
-
-def _nested(
-    tar: tarfile.TarFile,
-    member: _Member,
-    version: int,
-    skipped: Counter[str],
-    parts: tuple[str, ...],
-) -> Iterator[_Found]:
-    """Yield the image files of a tar file inside of a tar file."""
-    above = (*parts[:-1], parts[-1][: -len(".tar")])
-    info = tarfile.TarInfo(member.name)
-    info.size, info.offset_data = member.size, member.begin
-    with tarfile.open(fileobj=tar.extractfile(info), mode="r:") as inner:
-        yield from _members(inner, version, skipped, member.begin, above)
-
-
 def _listing(
-    found: Iterable[_Found],
+    found: Iterable[FoundFile],
     where: str,
     version: int,
     rule: ClassFolder,
@@ -367,7 +154,7 @@ def _listing(
     return Listing(files, labels, names, _counted(skipped), notes)
 
 
-def _listed(file: _Found, version: int, rule: ClassFolder) -> ListedFile:
+def _listed(file: FoundFile, version: int, rule: ClassFolder) -> ListedFile:
     parts = file.parts
     own = parts[file.inner :]
     key = "/".join(own if version == 1 and file.inner else parts)

@@ -24,7 +24,9 @@ from logitcache.batch import DenseLogits
 from logitcache.cache.format.names import tap_of, teacher_of
 from logitcache.cache.read.reader import open_cache
 from logitcache.objectives.combine import build_objective
-from logitcache.pipeline import Pipeline, PipelineConfig, find_pipeline, override, read_yaml
+from logitcache.pipeline.config import PipelineConfig
+from logitcache.pipeline.run import Pipeline
+from logitcache.pipeline.settings import find_pipeline, override, read_yaml
 from logitcache.targets.features import example_features, features_of
 from logitcache.targets.loader import Loader
 from logitcache.targets.match import CheckedReader
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.groups import FeatureGroup
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.objectives.term import Needs
-    from logitcache.pipeline import Stage
+    from logitcache.pipeline.run import Stage
     from logitcache.training.result import TrainResult
     from logitcache.views.spec import View
 

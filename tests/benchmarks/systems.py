@@ -36,7 +36,9 @@ from logitcache.cli.stages import runners
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.networks.build import input_spec
 from logitcache.networks.taps import TappedNetwork
-from logitcache.pipeline import Pipeline, PipelineConfig, find_pipeline, read_yaml
+from logitcache.pipeline.config import PipelineConfig
+from logitcache.pipeline.run import Pipeline
+from logitcache.pipeline.settings import find_pipeline, read_yaml
 from logitcache.targets.loader import Loader
 from logitcache.targets.match import number_rows
 from logitcache.targets.settings import LoaderSettings

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from logitcache.errors import UsageError
-from logitcache.pipeline import shipped_pipelines
+from logitcache.pipeline.settings import shipped_pipelines
 from tests.cache.building import make_cache, samples_of, start_cache, write_samples
 from tests.training.test_loop import VIT
 
@@ -297,7 +297,9 @@ def test_only_some_stages(logitcache: Callable[..., Outcome], images: Path, tmp_
 
 @pytest.mark.parametrize("path", shipped_pipelines(), ids=lambda p: p.stem)
 def test_every_shipped_pipeline_is_well_formed(path: Path) -> None:
-    from logitcache.pipeline import Pipeline, PipelineConfig, read_yaml
+    from logitcache.pipeline.config import PipelineConfig
+    from logitcache.pipeline.run import Pipeline
+    from logitcache.pipeline.settings import read_yaml
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.tools.fit_weights import FitWeightsConfig
     from logitcache.training.config import TrainConfig
@@ -314,7 +316,7 @@ def test_every_shipped_pipeline_is_well_formed(path: Path) -> None:
 
 
 def test_not_yaml(tmp_path: Path) -> None:
-    from logitcache.pipeline import read_yaml
+    from logitcache.pipeline.settings import read_yaml
 
     (tmp_path / "a.yaml").write_text("a: [1")
     with pytest.raises(UsageError, match="not YAML"):

@@ -12,7 +12,8 @@ from logitcache.batch import DenseLogits
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.stages import runners
 from logitcache.objectives.combine import build_objective
-from logitcache.pipeline import Pipeline, PipelineConfig
+from logitcache.pipeline.config import PipelineConfig
+from logitcache.pipeline.run import Pipeline
 from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.training.config import TrainConfig

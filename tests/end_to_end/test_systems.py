@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from logitcache.pipeline import Pipeline, StageResult
+    from logitcache.pipeline.run import Pipeline, StageResult
 
 SYSTEMS = ["libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd"}

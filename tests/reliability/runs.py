@@ -168,7 +168,8 @@ def _train(out: Path, images: Path) -> None:
 def _run_pipeline(out: Path, images: Path) -> None:
     from logitcache.cli.interrupt import StopRequest
     from logitcache.cli.stages import runners
-    from logitcache.pipeline import Pipeline, PipelineConfig
+    from logitcache.pipeline.config import PipelineConfig
+    from logitcache.pipeline.run import Pipeline
 
     precompute = {
         "teachers": {"cnn": {"model": "stage:teacher"}},

@@ -1,0 +1,224 @@
+"""A pipeline: several stages in one YAML file, run in order, skipping what is done.
+
+A file has settings that all stages share, and stages that say what is theirs::
+
+    name: quickstart
+    out: runs/quickstart
+    data: digits                     # shared by every stage
+    train: {batch_size: 128}         # shared by every train stage
+    stages:
+      - name: cnn
+        train: {student: {model: resnet10t}, steps: 200}
+      - name: cache
+        precompute: {teachers: {cnn: {model: "stage:cnn"}}}
+      - name: student
+        train: {student: {model: deit_tiny_patch16_224}, cache: "stage:cache", steps: 500}
+
+``stage:NAME`` stands for what an earlier stage made: the exported network of a ``train`` stage, the
+cache of a ``precompute`` stage, the file of a ``fit_weights`` stage. ``stage:NAME/FIELD`` stands
+for a field of its result, once it has run: ``soft: {teachers: stage:weights/teachers}``.
+
+What a stage may say is the configuration of the component that runs it; nothing here knows a field
+of it but ``out``, ``cache``, ``data`` and ``seed``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logitcache.errors import UsageError, nearest
+from logitcache.files import read_json, warn_damaged, write_file
+from logitcache.pipeline.settings import merged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from logitcache.pipeline.config import PipelineConfig, StageConfig
+
+__all__ = ["Pipeline", "Stage", "StageResult"]
+
+_REFERENCE = "stage:"
+_EXPORT = "export"
+_WEIGHTS = "weights.yaml"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, resolved: references replaced, shared settings filled in.
+
+    Attributes:
+        name: Its name.
+        kind: ``train``, ``precompute`` or ``fit_weights``.
+        values: Fields of the configuration of its component.
+        number: Its position in the pipeline, from 1.
+        total: Number of stages of the pipeline.
+    """
+
+    name: str
+    kind: str
+    values: dict[str, Any]
+    number: int = 1
+    total: int = 1
+
+    @property
+    def title(self) -> str:
+        """Name and position for people, as ``[3/9] student``."""
+        return f"[{self.number}/{self.total}] {self.name}"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the stage says; a stage with the same digest is not run again."""
+        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made.
+
+    Attributes:
+        stage: Which.
+        values: Its result, as JSON values.
+        skipped: Whether it was done before.
+    """
+
+    stage: Stage
+    values: dict[str, Any]
+    skipped: bool
+
+
+class Pipeline:
+    """A pipeline with one seed.
+
+    Args:
+        config: The file.
+        out: Folder of its outputs; the file's own by default.
+        seed: Of every training; the file's own by default.
+
+    Raises:
+        UsageError: A reference to a stage that does not come earlier.
+    """
+
+    def __init__(
+        self, config: PipelineConfig, *, out: str | None = None, seed: int | None = None
+    ) -> None:
+        self.config = config
+        self.out = Path(out or config.out)
+        self.seed = config.seed if seed is None else seed
+        self.stages = self._resolve()
+
+    def run(
+        self, runners: Mapping[str, Callable[[Stage], dict[str, Any]]], only: Sequence[str] = ()
+    ) -> list[StageResult]:
+        """Run the stages in order; those that are done are read back.
+
+        Args:
+            runners: By kind: runs a stage and returns its result as JSON values.
+            only: Names of the stages to run; all by default.
+
+        Raises:
+            UsageError: An unknown stage.
+        """
+        for name in only:
+            if name not in {stage.name for stage in self.stages}:
+                known = [stage.name for stage in self.stages]
+                raise UsageError(f"no stage {name!r}", hint=nearest(name, known))
+        chosen = [stage for stage in self.stages if not only or stage.name in only]
+        return [self._run_stage(stage, runners) for stage in chosen]
+
+    def _run_stage(
+        self, stage: Stage, runners: Mapping[str, Callable[[Stage], dict[str, Any]]]
+    ) -> StageResult:
+        stage = replace(stage, values=self._with_results(stage.values, f"stages.{stage.name}"))
+        marker = self._marker(stage.name)
+        done = _read_marker(marker)
+        if done is not None and done["digest"] == stage.digest:
+            return StageResult(stage, done["result"], skipped=True)
+        values = runners[stage.kind](stage)
+        write_file(marker, json.dumps({"digest": stage.digest, "result": values}, indent=2) + "\n")
+        return StageResult(stage, values, skipped=False)
+
+    def _marker(self, name: str) -> Path:
+        """Return the file that says a stage is done, and what came of it."""
+        return self.out / f"{name}.done.json"
+
+    def _with_results(self, value: Any, where: str) -> Any:
+        """Replace ``stage:NAME/FIELD`` everywhere by what came of the stage."""
+        if isinstance(value, Mapping):
+            return {k: self._with_results(v, f"{where}.{k}") for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._with_results(item, where) for item in value]
+        if not isinstance(value, str) or not value.startswith(_REFERENCE):
+            return value
+        name, _, field = value.removeprefix(_REFERENCE).partition("/")
+        done = _read_marker(self._marker(name))
+        if done is None:
+            raise UsageError(
+                f"stage {name!r} has not run yet", where=where, hint=f"run it first: --only {name}"
+            )
+        result: dict[str, Any] = done["result"]
+        if field not in result:
+            raise UsageError(
+                f"stage {name!r} has no result {field!r}", where=where, hint=nearest(field, result)
+            )
+        return result[field]
+
+    def _resolve(self) -> list[Stage]:
+        made: dict[str, str] = {}
+        stages = []
+        for number, config in enumerate(self.config.stages, start=1):
+            shared = getattr(self.config, config.kind, {})
+            values = merged(self._common(config), merged(shared, config.settings))
+            values = _replace_references(values, made, f"stages.{config.name}")
+            total = len(self.config.stages)
+            stages.append(Stage(config.name, config.kind, values, number, total))
+            folder = self.out / config.name
+            made[config.name] = {
+                "train": f"local-dir:{folder / _EXPORT}",
+                "precompute": str(folder),
+                "fit_weights": str(folder / _WEIGHTS),
+            }[config.kind]
+        return stages
+
+    def _common(self, stage: StageConfig) -> dict[str, Any]:
+        """Return the fields that the pipeline itself knows of."""
+        folder = str(self.out / stage.name)
+        if stage.kind == "precompute":
+            return {"data": self.config.data, "cache": folder}
+        if stage.kind == "fit_weights":
+            return {"out": str(self.out / stage.name / _WEIGHTS)}
+        return {
+            "data": self.config.data,
+            "val": self.config.val,
+            "out": folder,
+            "seed": self.seed,
+        }
+
+
+def _read_marker(path: Path) -> dict[str, Any] | None:
+    """Return what came of a stage and the digest of what it was told; None if it is not done."""
+    done = read_json(path)
+    if done is None:
+        return None
+    if not isinstance(done.get("digest"), str) or not isinstance(done.get("result"), dict):
+        warn_damaged(path, "no digest and result of a stage")
+        return None
+    return done
+
+
+def _replace_references(value: Any, made: Mapping[str, str], where: str) -> Any:
+    """Replace ``stage:NAME`` everywhere; results, ``stage:NAME/FIELD``, are not there yet."""
+    if isinstance(value, Mapping):
+        return {k: _replace_references(v, made, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_replace_references(item, made, where) for item in value]
+    if isinstance(value, str) and value.startswith(_REFERENCE):
+        name, _, field = value.removeprefix(_REFERENCE).partition("/")
+        if name not in made:
+            raise UsageError(f"no earlier stage {name!r}", where=where, hint=nearest(name, made))
+        return value if field else made[name]
+    return value
