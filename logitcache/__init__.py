@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from logitcache.moved import install as install_moved_paths
 from logitcache.networks.register import register_with_timm
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ _HOMES = {
 }
 
 register_with_timm()
+install_moved_paths()
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.local import LocalLocation
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.cli import app as cli
 from logitcache.data.identity import normalise_key

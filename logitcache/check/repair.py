@@ -19,9 +19,9 @@ from logitcache.cache.format.names import NO_VIEW, SAMPLES, TEACHERS, VIEWS, com
 from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.store.open import locate
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.verify.inventory import expected_views
 from logitcache.cache.verify.restore import mend_documents, write_root
-from logitcache.cache.verify.verify import verify
 from logitcache.cache.write.claims import MANIFEST, Claims
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.config import Config
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.ledger import Commit
     from logitcache.cache.store.base import Location
-    from logitcache.cache.verify.verify import VerifyProgress
+    from logitcache.cache.verify.integrity import VerifyProgress
     from logitcache.data.source import Source
     from logitcache.precompute.run.compute import Progress
 
@@ -109,7 +109,7 @@ def repair_cache(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> RepairSummary:
-    """Mend everything that :func:`logitcache.cache.verify.verify.verify` finds.
+    """Mend everything that :func:`logitcache.cache.verify.integrity.verify` finds.
 
     Args:
         config: What, and with what.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Task
 
-    from logitcache.cache.verify.verify import VerifyProgress
+    from logitcache.cache.verify.integrity import VerifyProgress
     from logitcache.precompute.run.compute import Progress as PrecomputeProgress
     from logitcache.precompute.run.compute import WorkerProgress
     from logitcache.training.progress import TrainProgress

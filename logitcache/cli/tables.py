@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from logitcache.cache.read.diagnose import Fault
-    from logitcache.cache.verify.verify import VerifyReport
+    from logitcache.cache.verify.integrity import VerifyReport
     from logitcache.check.audit import TeacherAudit
     from logitcache.check.images import ImagesReport
     from logitcache.check.repair import RepairSummary

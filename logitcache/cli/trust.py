@@ -9,7 +9,7 @@ from pydantic import Field
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.read.view_selection import choose_views
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cli.echo import echo
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.options import gather, print_json, teachers

@@ -15,7 +15,7 @@ from logitcache.cache.read.diagnose import Cause
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.local import LocalLocation
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.drop import drop_from_cache, finish_drops
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.errors import UnsupportedFormat, UsageError

@@ -16,7 +16,7 @@ from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.format.teacher_lock import LockedFields
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, CacheError
 from logitcache.precompute.plan.teacher_lock import as_locked

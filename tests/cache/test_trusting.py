@@ -10,8 +10,8 @@ import pytest
 from logitcache.cache.read.diagnose import Cause
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.verify.restore import rewrite_unsealed
-from logitcache.cache.verify.verify import verify
 from logitcache.cache.write.exclude import withdraw_images
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.encoding.sparse import SparseEncoding

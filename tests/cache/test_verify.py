@@ -13,7 +13,7 @@ from logitcache.cache.format.manifest import Segment
 from logitcache.cache.read.diagnose import Cause
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import VerifyProgress, verify
+from logitcache.cache.verify.integrity import VerifyProgress, verify
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.encoding.dense import DenseEncoding

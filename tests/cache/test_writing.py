@@ -11,7 +11,7 @@ from logitcache.cache.format.manifest import Segment, read_manifest
 from logitcache.cache.format.names import NO_VIEW, SAMPLES
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.encoding.dense import DenseEncoding

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.errors import CacheUnsealed
 from logitcache.precompute.build import build_cache
 from logitcache.report.describe import describe

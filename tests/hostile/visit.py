@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.verify.restore import rewrite_unsealed
-from logitcache.cache.verify.verify import verify
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.cli import app as cli
 from logitcache.cli import maintain, options, tables, trust  # noqa: F401  # what commands import

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheError, StorageError
 from tests.cache.building import VIEW, make_cache

@@ -15,7 +15,7 @@ from logitcache.cache.format.ledger import read_commits
 from logitcache.cache.format.names import commit_key
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.exclude import withdraw_images
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter

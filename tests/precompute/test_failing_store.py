@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.errors import StorageError
 from tests.precompute import null
 from tests.reliability.kills import committed, snapshot

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.check.repair import RepairConfig, repair_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source

@@ -14,7 +14,7 @@ from logitcache.cache.format import names as cache_format
 from logitcache.cache.format.manifest import Segment
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.exclude import withdraw_images
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.check.repair import RepairConfig, RepairSummary, repair_cache

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.exclude import withdraw_images
 from logitcache.errors import CacheDamaged, DataMismatch
 from tests.precompute.test_repairing import precompute, repair, snapshot

@@ -17,7 +17,7 @@ from logitcache.cache.format.names import NO_VIEW, SAMPLES, commit_key
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.local import LocalLocation
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.check.audit import audit_teachers
 from logitcache.check.images import check_images

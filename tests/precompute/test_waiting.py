@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.claim_holder import Holder
 from logitcache.cli.progress import ProgressLine
 from logitcache.errors import Interrupted

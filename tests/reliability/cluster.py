@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.cluster.cluster import local_cluster
 from logitcache.precompute.config import PrecomputeConfig

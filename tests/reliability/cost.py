@@ -14,7 +14,7 @@ from PIL import Image
 from logitcache.cache.format.manifest import DataRecord, Segment
 from logitcache.cache.format.names import SAMPLE_ARRAYS
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.identity import content_digest

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.read.reader import Cache, open_cache
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from tests.precompute import null
 from tests.reliability.moments import STAGES, in_a_child
 

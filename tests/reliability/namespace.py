@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from tests.conftest import write_images, write_teacher
 from tests.reliability.kills import committed, snapshot
 

@@ -15,7 +15,7 @@ import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from tests.conftest import write_images
 from tests.reliability.files import FileMoments
 from tests.reliability.kills import snapshot

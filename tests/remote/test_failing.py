@@ -13,7 +13,7 @@ from logitcache.cache.store import remote
 from logitcache.cache.store.failures import Failure, failure_of
 from logitcache.cache.store.open import locate
 from logitcache.cache.store.remote import RemoteLocation
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, CacheError, StorageError
 from tests.cache.building import VIEW, make_cache

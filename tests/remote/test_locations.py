@@ -19,7 +19,7 @@ from logitcache.cache.format.documents import numbers
 from logitcache.cache.format.ledger import Commit, StoredArray, read_commits, write_commit
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.claims import Claims
 from logitcache.cache.write.exclude import withdraw_images
 from logitcache.encoding.dense import DenseEncoding

@@ -12,7 +12,7 @@ import torch
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.cli.app import main
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig

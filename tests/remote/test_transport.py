@@ -9,7 +9,7 @@ import pytest
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.check.repair import RepairConfig, repair_cache
 from logitcache.cli.app import main
 from logitcache.encoding.dense import DenseEncoding

@@ -12,7 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from logitcache.cache.verify.verify import verify
+from logitcache.cache.verify.integrity import verify
 from logitcache.errors import (
     CacheDamaged,
     CacheUnsealed,
