@@ -90,7 +90,7 @@ class Features:
             where all are kept.
         reduction: ``none``; ``mean`` over positions; ``energy``: mean square over channels, a map
             (B, 1, H, W) with the layout ``NCHW``.
-        standardised: Whether every channel of a map has mean 0 and standard deviation 1 over H, W.
+        standardized: Whether every channel of a map has mean 0 and standard deviation 1 over H, W.
         principal: Whether channels are coordinates along principal directions, not the tap's own.
     """
 
@@ -100,7 +100,7 @@ class Features:
     prefix_tokens: int = 0
     positions: Tensor | None = None
     reduction: Literal["none", "mean", "energy"] = "none"
-    standardised: bool = False
+    standardized: bool = False
     principal: bool = False
 
     def to(self, device: torch.device) -> Features:

@@ -7,10 +7,12 @@ Python calls fill the same classes, so this is the one place where user input is
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from logitcache.errors import UsageError, nearest, redacted
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 else:
     _ModelClass = type(BaseModel)  # it has no public name
 
-__all__ = ["Bytes", "Config"]
+__all__ = ["Bytes", "Config", "Former"]
 
 _LONGEST = 200  # characters of a value that a message repeats
 _OF_UNIONS = ("constrained-int", "literal['auto']")  # branches, which pydantic names in a place
@@ -45,6 +47,39 @@ Bytes = Annotated[int, BeforeValidator(_bytes)]
 """A number of bytes, as ``2GB``, ``512MiB`` or a plain number."""
 
 
+@dataclass(frozen=True)
+class Former:
+    """Names that a configuration had in the version before; they work for one release.
+
+    Attributes:
+        keys: New names of options by their former ones.
+        values: New values by their former ones, by option.
+    """
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def renamed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values under their new names; each former one is a deprecation warning."""
+        found: dict[str, Any] = {}
+        for key, value in values.items():
+            name = self.keys.get(key, key)
+            if name != key and name not in values:
+                _warn_renamed(f"option {key!r}", name)
+                key = name
+            new = self.values.get(key, {}).get(value) if isinstance(value, str) else None
+            if new is not None:
+                _warn_renamed(f"value {value!r} of {key!r}", new)
+            found[key] = value if new is None else new
+        return found
+
+
+def _warn_renamed(former: str, name: str) -> None:
+    # a FutureWarning is shown to users by default, a DeprecationWarning only to developers
+    text = f"{former} is now {name!r}; the former name will be an error in the next release"
+    warnings.warn(text, FutureWarning, stacklevel=4)
+
+
 class _CheckedClass(_ModelClass):
     """Makes a call of a configuration raise what :meth:`Config.parse` raises."""
 
@@ -64,6 +99,12 @@ class Config(BaseModel, metaclass=_CheckedClass):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    former: ClassVar[Former] = Former()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: object) -> object:
+        return cls.former.renamed(values) if isinstance(values, Mapping) else values
 
     @classmethod
     def parse(cls, values: object, where: str) -> Self:

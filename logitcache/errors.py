@@ -8,7 +8,7 @@
     │   ├── UnreadableImage               1   one image that cannot be decoded
     │   └── DataMismatch                  1   these images are not the ones of the cache
     ├── ViewDrift                         4   views come out otherwise than they were precomputed
-    │   ├── ParameterDrift                4   other crops, flips, colours: another algorithm
+    │   ├── ParameterDrift                4   other crops, flips, colors: another algorithm
     │   └── PixelDrift                    4   the same ones, but other libraries make other pixels
     ├── NetworkError                      1   a model or its weights cannot be built
     ├── NonFiniteLogits                   1   a teacher answered NaN or infinity

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import warnings
+from typing import ClassVar
+
 import pytest
 
+from logitcache.config import Config, Former
 from logitcache.errors import UsageError
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training.config import TrainConfig
@@ -161,3 +165,34 @@ def test_python_calls_raise_what_files_raise(values: dict[str, object], message:
         TrainConfig(**values)
     assert "pydantic" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+class Renamed(Config):
+    """A configuration with former names."""
+
+    normalize: str = "none"
+    other: int = 0
+    former: ClassVar[Former] = Former(
+        keys={"normalise": "normalize"}, values={"normalize": {"standardise": "standardize"}}
+    )
+
+
+def test_a_former_name_works_and_names_the_new_one() -> None:
+    with pytest.warns(FutureWarning) as found:
+        values = Renamed.parse({"normalise": "standardise", "other": 1}, "x")
+    assert (values.normalize, values.other) == ("standardize", 1)
+    assert [str(w.message).partition(";")[0] for w in found] == [
+        "option 'normalise' is now 'normalize'",
+        "value 'standardise' of 'normalize' is now 'standardize'",
+    ]
+
+
+def test_both_names_of_one_option_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown option 'normalise'"):
+        Renamed.parse({"normalise": "a", "normalize": "b"}, "x")
+
+
+def test_a_new_name_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Renamed(normalize="standardize").normalize == "standardize"

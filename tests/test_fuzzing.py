@@ -22,7 +22,7 @@ from logitcache.cache.store.open import locate
 from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.cli import app as cli
-from logitcache.data.identity import normalise_key
+from logitcache.data.identity import normalize_key
 from logitcache.data.readers import open_source
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
@@ -233,13 +233,13 @@ def test_no_key_leaves_the_cache(key: str) -> None:
 @given(st.text(min_size=1))
 def test_no_name_of_an_image_leaves_the_data(name: str) -> None:
     try:
-        key = normalise_key(name)
+        key = normalize_key(name)
     except DataError:
         return
     assert not key.startswith("/")
     assert ".." not in key.split("/")
     assert key.encode().decode() == key
-    assert normalise_key(key) == key
+    assert normalize_key(key) == key
 
 
 @pytest.mark.parametrize("name", ["../../evil.jpg", "/etc/evil.jpg", "a/../../evil.jpg"])

@@ -36,9 +36,9 @@ import numpy as np
 
 from logitcache.check.recompute import LOGITS, Recomputation
 from logitcache.check.stored_rows import StoredReader, StoredRows
-from logitcache.encoding.closeness import encoding_losses, row_closeness
-from logitcache.encoding.consistency import label_consistent, lse_consistent
+from logitcache.encoding.agreement import encoding_losses, row_closeness
 from logitcache.encoding.feature_noise import reduced_noise
+from logitcache.encoding.intervals import label_consistent, lse_consistent
 from logitcache.encoding.logits import label_log_probs
 from logitcache.views.spec import parse_view
 from logitcache.views.tokens import kept_tokens

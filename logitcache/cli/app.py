@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from typing import Annotated, NoReturn
 
 import typer
@@ -68,6 +69,7 @@ def main() -> None:
     # what the package logs, its commands print, except for files that are damaged
     logging.getLogger("logitcache").addHandler(logging.NullHandler())
     accept_all_characters()
+    warnings.formatwarning = _one_line  # of the whole process, which is ours
     if logging.lastResort is not None:
         logging.getLogger("logitcache.files").addHandler(logging.lastResort)
     try:
@@ -84,6 +86,11 @@ def main() -> None:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT} and error.filename is None:
             raise  # of no file: nothing that the user could mend
         _complain(_refused(error))
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """Format a warning without the line of code it came from."""
+    return f"warning: {message}\n"
 
 
 def _refused(error: OSError) -> StorageError:

@@ -44,7 +44,7 @@ def run_demo(out: Path, *, seeds: int, as_json: bool) -> None:
     print_pipeline(runs)
     console = new_console()
     console.print(
-        "Teachers saw the labelled images; students saw all images and no label, "
+        "Teachers saw the labeled images; students saw all images and no label, "
         "except 'labels', which saw what the teachers saw."
     )
     console.print(f"The teachers' weights were deleted before the students began. Files: {out}")

@@ -40,7 +40,7 @@ def run_survey(cache: str, scheduler: str | None, *, revision: str | None, as_js
 def print_survey(survey: Survey) -> None:
     """Show a survey."""
     console = new_console()
-    console.print(f"{survey.url}: revision {survey.revision}, {sum(survey.labels)} labelled images")
+    console.print(f"{survey.url}: revision {survey.revision}, {sum(survey.labels)} labeled images")
     teachers = new_table("teacher", "accuracy", "entropy, nats", "10 % to 90 %", "tail mass")
     for teacher in survey.teachers:
         tails = [view.tail_mass for view in teacher.views if view.tail_mass is not None]

@@ -79,7 +79,7 @@ def print_train(result: TrainResult) -> None:
     table.add_row(
         result.out,
         str(result.set_images),
-        str(result.labelled),
+        str(result.labeled),
         str(result.steps),
         _percent(evaluation.top1 if evaluation else None),
         f"{evaluation.loss:.3f}" if evaluation else "-",
@@ -178,7 +178,7 @@ def _kept(encoding: Mapping[str, Any]) -> list[str]:
         "energy of channels": encoding["reduction"] == "energy",
         f"pooled to {encoding['pool']} x {encoding['pool']}": encoding["pool"] is not None,
         f"{encoding['kept_tokens']} of {(grid or 0) ** 2} tokens": encoding["kept_tokens"],
-        "standardised": encoding["standardised"],
+        "standardized": encoding["standardised"],
         "principal directions": encoding["principal"],
     }
     return [encoding["values"], *(text for text, applies in said.items() if applies)]
@@ -238,7 +238,11 @@ def print_pipeline(runs: Sequence[Sequence[StageResult]]) -> None:
             f"{stage.name} ({stage.values['student']['model']})",
             _learns_from(stage.values),
             str(values[0]["set_images"]),
-            str(values[0]["labelled"] if _uses_labels(stage.values) else 0),
+            str(
+                values[0].get("labeled", values[0].get("labelled", 0))
+                if _uses_labels(stage.values)
+                else 0
+            ),
             str(values[0]["steps"]),
             _spread([(value["evaluation"] or {}).get("top1") for value in values]),
         )

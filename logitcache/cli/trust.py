@@ -90,11 +90,11 @@ def run_verify(
         if not as_json:
             made.show()
         if ok and not quick:
-            drift = made.check_probes(document)
+            drift = made.check_fingerprints(document)
     if as_json:
         print_json({**document, "ok": ok and drift is None})
     else:
-        echo(_probes_text(document["probes"]))
+        echo(_fingerprints_text(document["probes"]))
     if drift is not None:
         raise drift
     if not ok:
@@ -153,12 +153,12 @@ class _MadeFrom:
         document["audits"] = [audit.to_json() for audit in self._audits]
         return images.ok and all(audit.ok for audit in self._audits)
 
-    def check_probes(self, document: dict[str, Any]) -> LogitcacheError | None:
+    def check_fingerprints(self, document: dict[str, Any]) -> LogitcacheError | None:
         """Render the probes again; return the drift that was found."""
-        from logitcache.targets.probes import check_probes
+        from logitcache.targets.fingerprint_check import check_fingerprints
 
         try:
-            document["probes"] = check_probes(self._cache, self._source).to_json()
+            document["probes"] = check_fingerprints(self._cache, self._source).to_json()
         except ViewDrift as drift:
             return drift
         return None
@@ -206,7 +206,7 @@ class _MadeFrom:
             )
 
 
-def _probes_text(report: Mapping[str, Any] | None) -> str:
+def _fingerprints_text(report: Mapping[str, Any] | None) -> str:
     if report is None:
         return "probes: not checked"
     return f"probes: {report['checked']} alike, {report['skipped']} skipped"

@@ -33,13 +33,13 @@ __all__ = [
     "fingerprint",
     "key_hash",
     "listing_digest",
-    "normalise_key",
+    "normalize_key",
     "row_order",
     "stored_bytes",
 ]
 
 
-def normalise_key(name: str) -> str:
+def normalize_key(name: str) -> str:
     """Return a relative file name as a key: NFC, POSIX separators, no leading ``./``.
 
     Raises:

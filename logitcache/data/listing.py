@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from logitcache.data.classes import class_name, sorted_classes
-from logitcache.data.identity import normalise_key
+from logitcache.data.identity import normalize_key
 from logitcache.data.image_files import _ENDINGS, FolderWalk, FoundFile, tar_members
 from logitcache.errors import DataError, first_of
 
@@ -163,7 +163,7 @@ def _listed(file: FoundFile, version: int, rule: ClassFolder) -> ListedFile:
     if version == 1:
         above = tuple(part for part in above if part not in {"", "."})
     folder = (above[0] if rule != "last" else above[-1]) if above else ""
-    return ListedFile(normalise_key(key), folder, file.size, file.place)
+    return ListedFile(normalize_key(key), folder, file.size, file.place)
 
 
 def _counted(skipped: Counter[str]) -> dict[str, int]:

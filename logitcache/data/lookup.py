@@ -97,7 +97,7 @@ class KeyIndex:
         return -1
 
     def _runs(self) -> Iterator[tuple[int, int]]:
-        """Yield where neighbours agree in all the bits of the hash that a word has room for."""
+        """Yield where neighbors agree in all the bits of the hash that a word has room for."""
         start = stop = -1
         for first in range(0, len(self) - 1, _AT_ONCE):
             high = self._high(self._words[first : first + _AT_ONCE + 1])

@@ -68,8 +68,8 @@ def _data_are_whole(encoded: bytes) -> bool:
     header = next(encoded[c.begin + 8 : c.end - 4] for c in _chunks(encoded) if c.kind == b"IHDR")
     if len(header) != 13:
         return False
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-    left = _raw_bytes(width, height, depth * _CHANNELS.get(colour, 4), bool(interlaced))
+    width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    left = _raw_bytes(width, height, depth * _CHANNELS.get(color, 4), bool(interlaced))
     inflater = zlib.decompressobj()
     try:
         for chunk in _chunks(encoded):

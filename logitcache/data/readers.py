@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from logitcache.config import Config
 from logitcache.data.classes import RelabeledSource
-from logitcache.data.identity import key_hash, normalise_key, stored_bytes
+from logitcache.data.identity import key_hash, normalize_key, stored_bytes
 from logitcache.data.listing import (
     LISTING,
     ClassFolder,
@@ -325,7 +325,7 @@ def _listing_of(dataset: Any) -> Listing:
     names = [str(name) for name in dataset.classes]
     files, labels = [], []
     for path, label in dataset.samples:
-        key = normalise_key(os.path.relpath(path, dataset.root))
+        key = normalize_key(os.path.relpath(path, dataset.root))
         files.append(ListedFile(key, names[label], Path(path).stat().st_size, str(path)))
         labels.append(int(label))
     return Listing(files, labels, names)

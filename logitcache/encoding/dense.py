@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
-from logitcache.encoding.consistency import ROUNDING, between, float16_within, whole_rows
+from logitcache.encoding.intervals import ROUNDING, between, float16_within, whole_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ class DenseEncoding:
         return {"logp": _levels_of(clipped, range_N2), "logp_range": range_N2}
 
     def decode(self, arrays: Mapping[str, NDArray[Any]]) -> DecodedDense:
-        """Read rows back, normalised."""
+        """Read rows back, normalized."""
         log_probs = arrays["logp"].astype(np.float32)
         if self.values == "uint8":
             low, high = np.moveaxis(arrays["logp_range"].astype(np.float32), 1, 0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from logitcache.config import Config
+from logitcache.config import Config, Former
 from logitcache.encoding.features import FeatureEncoding, Layout, Reduction, Values
 from logitcache.errors import UsageError
 
@@ -20,7 +20,7 @@ class FeatureConfig(Config):
         values: ``float16``; ``bfloat16`` for a larger range; ``int8`` with a scale each.
         scale: Of int8: one for every ``token`` (position of a map) or every ``channel`` of a row.
         reduce: ``mean`` over positions, ``energy`` (mean square over channels), or ``none``.
-        standardise: Whether each channel of a map gets mean 0 and standard deviation 1 over its
+        standardize: Whether each channel of a map gets mean 0 and standard deviation 1 over its
             positions (NFD).
         pool: Side of the grid to which maps, or patch tokens, are averaged.
         tokens: How many positions are kept, drawn anew for every image and view.
@@ -32,7 +32,8 @@ class FeatureConfig(Config):
     values: Values = "float16"
     scale: Literal["token", "channel"] = "token"
     reduce: Reduction = "none"
-    standardise: bool = False
+    standardize: bool = False
+    former: ClassVar[Former] = Former(keys={"standardise": "standardize"})
     pool: Annotated[int, Field(ge=1)] | None = None
     tokens: Annotated[int, Field(ge=1)] | None = None
     prefix: bool = True
@@ -43,9 +44,9 @@ class FeatureConfig(Config):
     def _one_way(self) -> Self:
         if self.reduce != "none" and self.tokens is not None:
             raise ValueError(f"reduce {self.reduce} leaves no tokens to choose from: drop one")
-        if self.reduce == "mean" and (self.pool is not None or self.standardise):
-            raise ValueError("reduce mean leaves nothing to pool or standardise: drop one")
-        if self.principal is not None and (self.reduce == "energy" or self.standardise):
+        if self.reduce == "mean" and (self.pool is not None or self.standardize):
+            raise ValueError("reduce mean leaves nothing to pool or standardize: drop one")
+        if self.principal is not None and (self.reduce == "energy" or self.standardize):
             raise ValueError("principal directions are of channels as they are: drop one")
         return self
 
@@ -84,7 +85,7 @@ def feature_encoding(
         prefix_tokens=rows.prefix_tokens,
         kept=rows.kept,
         reduction=config.reduce,
-        standardised=config.standardise,
+        standardized=config.standardize,
         pool=config.pool,
     )
 
@@ -153,14 +154,14 @@ def _check_asked(config: FeatureConfig, rows: _Rows, where: str) -> None:
         "reduce": config.reduce != "none",
         "pool": config.pool is not None,
         "tokens": config.tokens is not None,
-        "standardise": config.standardise,
+        "standardize": config.standardize,
         "scale channel": config.values == "int8" and config.scale == "channel",
     }
     wanted = [name for name, wanted in asked.items() if wanted]
     if rows.layout == "vector" and wanted:
         raise UsageError(f"this tap is a vector: no {', '.join(wanted)}", where=where)
-    if config.standardise and rows.layout != "NCHW":
-        raise UsageError("standardise is for maps; this tap has tokens", where=where)
+    if config.standardize and rows.layout != "NCHW":
+        raise UsageError("standardize is for maps; this tap has tokens", where=where)
     square = config.pool is not None or config.reduce == "energy" or config.tokens is not None
     if square and rows.layout != "vector" and rows.grid is None:
         raise UsageError("the positions of this tap are no square", where=where)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.encoding.principal import Principal
+from logitcache.encoding.principal_components import Principal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,9 +72,9 @@ def reduced_noise(
     rows = (len(values_N),) + (1,) * (values_N.ndim - 1)
     relative = relative_N.astype(np.float32).reshape(rows)
     noise, plain = relative * magnitudes(values_N), encoding
-    if encoding.standardised:
+    if encoding.standardized:
         values_N, noise = _standardized(values_N, noise)
-        plain = replace(encoding, standardised=False)
+        plain = replace(encoding, standardized=False)
     if encoding.reduction == "energy":
         # the mean of squares moves most where every number moves away from zero
         return reduce(np.abs(values_N) + noise, plain) - reduce(values_N, plain)

@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
-from logitcache.encoding.consistency import between, whole_rows
-from logitcache.encoding.principal import Principal, parse_principal
+from logitcache.encoding.intervals import between, whole_rows
+from logitcache.encoding.principal_components import Principal, parse_principal
 from logitcache.errors import CacheError, FeatureOverflow
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class FeatureEncoding:
         prefix_tokens: Leading tokens of stored rows that are no patches.
         kept: How many patch tokens are stored, drawn for each row; None for all.
         reduction: What was done to the tap first.
-        standardised: Whether channels have mean 0 and standard deviation 1 over the positions.
+        standardized: Whether channels have mean 0 and standard deviation 1 over the positions.
         pool: Side of the grid that positions were averaged to; None if they were not.
         principal: Directions along which channels are stored; None for the tap's own.
         sparse: Whether most numbers are zero, so that compressing pays.
@@ -65,7 +65,7 @@ class FeatureEncoding:
     prefix_tokens: int = 0
     kept: int | None = None
     reduction: Reduction = "none"
-    standardised: bool = False
+    standardized: bool = False
     pool: int | None = None
     principal: Principal | None = None
     sparse: bool = False
@@ -192,7 +192,7 @@ class FeatureEncoding:
             "prefix_tokens": self.prefix_tokens,
             "kept_tokens": self.kept,
             "reduction": self.reduction,
-            "standardised": self.standardised,
+            "standardised": self.standardized,
             "pool": self.pool,
             "sparse": self.sparse,
         }
@@ -260,7 +260,7 @@ def parse_features(values: Mapping[str, Any], where: str) -> FeatureEncoding:
         prefix_tokens=stored.prefix_tokens,
         kept=stored.kept_tokens,
         reduction=stored.reduction,
-        standardised=stored.standardised,
+        standardized=stored.standardised,
         pool=stored.pool,
         principal=principal,
         sparse=stored.sparse,

@@ -220,10 +220,10 @@ def _at(log_probs_NC: NDArray[np.float64], b: float) -> NDArray[np.float64]:
     """Return the distribution at temperature 1 / b, as log-probabilities."""
     scaled = b * log_probs_NC
     peak = scaled.max(axis=1, keepdims=True)
-    normalised: NDArray[np.float64] = (
+    normalized: NDArray[np.float64] = (
         scaled - peak - np.log(np.exp(scaled - peak).sum(axis=1, keepdims=True))
     )
-    return normalised
+    return normalized
 
 
 def _cut(encoding: Encoding, exact_NC: NDArray[np.float64], b: float) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
 from logitcache.encoding.codes import code_log_probs, codes_of
-from logitcache.encoding.consistency import ROUNDING, between, float16_within, whole_rows
+from logitcache.encoding.intervals import ROUNDING, between, float16_within, whole_rows
 from logitcache.encoding.tail import log_masses, tail_of
 from logitcache.encoding.topk import delta_decode, delta_encode, enough_mask, top_k_mask
 from logitcache.errors import CacheDamaged

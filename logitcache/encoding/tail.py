@@ -1,7 +1,7 @@
 """Two numbers for all the classes that are not stored.
 
 log M(b) is the logsumexp of b log p over the absent classes: the absent mass at temperature 1/b,
-before it is normalised. Stored at b = 1 and b = 1/4; with log M(0) = log(number of absent classes)
+before it is normalized. Stored at b = 1 and b = 1/4; with log M(0) = log(number of absent classes)
 a quadratic goes through all three, exact at T = 1 and T = 4 and close in between.
 Shapes: N rows, C classes.
 """

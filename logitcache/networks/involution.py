@@ -167,7 +167,7 @@ class _KernelConv(nn.Module):
 class Involution(nn.Module):
     """Spatial operator whose kernel is computed from the position it is applied at.
 
-    The kernel has no softmax and no normalisation. It runs in float32 also under autocast: its
+    The kernel has no softmax and no normalization. It runs in float32 also under autocast: its
     products overflow half precision.
 
     Args:

@@ -110,7 +110,7 @@ class RedNet(nn.Module):
         self.num_features = self.head_hidden_size = in_width
         head = ClassifierHead(in_width, num_classes, pool_type=global_pool, drop_rate=drop_rate)
         self.global_pool, self.drop, self.fc = head.global_pool, head.drop, head.fc
-        _initialise(self)
+        _initialize(self)
 
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer."""
@@ -209,7 +209,7 @@ def _stage(in_chans: int, width: int, blocks: int, stride: int, kernel_size: int
     return nn.Sequential(first, *rest)
 
 
-def _initialise(network: nn.Module) -> None:
+def _initialize(network: nn.Module) -> None:
     """Kaiming for convolutions; the last norm of a block starts at zero, as published."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

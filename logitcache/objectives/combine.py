@@ -11,9 +11,9 @@ from torch import nn
 
 from logitcache.batch import Outputs
 from logitcache.config import Config
+from logitcache.objectives.feature_match import Match, MatchConfig
 from logitcache.objectives.label import Label, LabelConfig
-from logitcache.objectives.match import Match, MatchConfig
-from logitcache.objectives.relation import Relation, RelationConfig
+from logitcache.objectives.relational import Relation, RelationConfig
 from logitcache.objectives.soft import Soft, SoftConfig
 from logitcache.objectives.split import Split, SplitConfig
 from logitcache.objectives.term import Needs, TermConfig

@@ -35,7 +35,7 @@ class Label:
 
     ::
 
-        L = -mean over labelled rows of sum_c y_c log softmax(z)_c
+        L = -mean over labeled rows of sum_c y_c log softmax(z)_c
 
     where y is one at the label, smoothed to (1 - s) + s / C there and s / C elsewhere. Where images
     are mixed, y is lambda times that of the row's own label and 1 - lambda times that of its

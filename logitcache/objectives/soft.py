@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.encoding.tail import quadratic
-from logitcache.objectives.crossing import cross_bucket, cross_spread
+from logitcache.objectives.sparse_cross_entropy import cross_bucket, cross_spread
 from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
 

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.errors import UsageError
-from logitcache.objectives.readout import read_out
 from logitcache.objectives.term import AskingTermConfig
+from logitcache.objectives.weighted_log_softmax import read_out
 from logitcache.objectives.weights import other_classes, teacher_weights
 
 if TYPE_CHECKING:
@@ -96,14 +96,14 @@ class Split:
             )
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         weights = teacher_weights(self.config.teachers, targets.teachers)
-        labelled = targets.labels >= 0
-        if not bool(labelled.any()):
+        labeled = targets.labels >= 0
+        if not bool(labeled.any()):
             return logits_BC.sum() * 0.0
         labels_B = targets.labels.clamp(min=0)
         total = logits_BC.new_zeros((), dtype=torch.float32)
         for name, weight in weights.items():
             rows_B = self._rows(_wide(logits_BC), labels_B, targets.teachers[name])
-            total = total + weight * (rows_B * labelled).sum() / labelled.sum()
+            total = total + weight * (rows_B * labeled).sum() / labeled.sum()
         return total
 
     def count(self, targets: TargetBatch) -> Tensor:

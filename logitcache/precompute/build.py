@@ -24,7 +24,7 @@ from logitcache.precompute.plan.preflight import (
 from logitcache.precompute.plan.recipes import check_recipes
 from logitcache.precompute.plan.rows import open_images
 from logitcache.precompute.run.compute import Progress, compute_plan, waiting
-from logitcache.precompute.run.fingerprints import keep_probes
+from logitcache.precompute.run.fingerprints import keep_fingerprints
 from logitcache.precompute.run.summary import (
     Size,
     count_images,
@@ -55,7 +55,7 @@ class Summary:
         views: Views of it that this run asked for.
         computed: Images shown to the teachers by this run, every view counted.
         seconds: What computing took.
-        accuracy: Share of labelled images each teacher gets right, by view; empty without labels.
+        accuracy: Share of labeled images each teacher gets right, by view; empty without labels.
         sizes: Bytes of each teacher's answers, and of each ``<teacher>/features/<tap>``.
         revision: Number of the sealed revision.
         revision_sha256: Its sha256, which all else follows from.
@@ -134,7 +134,7 @@ def build_cache(
     seconds = time.monotonic() - started
     with claims.exclusive(MANIFEST):
         plan.writer.refresh()
-        keep_probes(plan, min(ensemble.sizes))
+        keep_fingerprints(plan, min(ensemble.sizes))
         summary = _seal(plan, shown, seconds)
         claims.sweep()
         return summary

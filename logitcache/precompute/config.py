@@ -34,7 +34,7 @@ class PrecomputeConfig(Config):
         precision: What the teachers compute in.
         threads: Threads that decode; all processors by default.
         on_bad_image: ``error``, or ``skip`` to mark its row as unreadable and go on.
-        min_accuracy: Share of a few hundred labelled images that a new teacher has to get right
+        min_accuracy: Share of a few hundred labeled images that a new teacher has to get right
             before it is asked about all of them; clearly more than chance by default.
         workers: Processes of this machine that compute, one for each GPU or for a share of the
             processors each; this process alone by default.

@@ -101,7 +101,7 @@ class TeacherDescription:
         needed: Units there should be.
         stored_bytes: Bytes of its answers.
         dense_bytes: Bytes of the same answers as dense float32.
-        accuracy: Share of labelled images it gets right, by view id; known once sealed.
+        accuracy: Share of labeled images it gets right, by view id; known once sealed.
         features: Its taps.
         fidelity: What its encoding loses, as ``docs/format.md`` has it; known once sealed.
     """

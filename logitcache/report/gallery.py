@@ -12,10 +12,10 @@ from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.errors import UsageError, nearest
-from logitcache.targets.gather import TargetsReader
-from logitcache.targets.match import CheckedReader, ImageRows, match_rows, number_rows
-from logitcache.targets.pairs import Pairs, find_pairs
-from logitcache.targets.probes import check_probes
+from logitcache.targets.fingerprint_check import check_fingerprints
+from logitcache.targets.image_rows import CheckedReader, ImageRows, match_rows, number_rows
+from logitcache.targets.mixing_pairs import Pairs, find_pairs
+from logitcache.targets.reader import TargetsReader
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.environment import rendering_versions
 from logitcache.views.golden import check_vectors, golden_files
@@ -249,6 +249,6 @@ def check_machine(cache: str | None, data: str | None, tolerance: int) -> dict[s
     if cache is not None and data is not None:
         opened = open_cache(cache)
         source = open_source(data, listing=opened.listing)
-        probes = check_probes(opened, source, tolerance=tolerance).to_json()
+        probes = check_fingerprints(opened, source, tolerance=tolerance).to_json()
     golden = check_vectors(golden_files())
     return {"versions": rendering_versions(), "golden": golden.to_json(), "probes": probes}

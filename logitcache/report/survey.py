@@ -45,7 +45,7 @@ class ViewSurvey:
     Attributes:
         view: Its id.
         rows: Readable images.
-        accuracy: Share of the labelled ones it gets right; None without labels, and where images
+        accuracy: Share of the labeled ones it gets right; None without labels, and where images
             are mixed, which have two.
         entropy: Mean entropy of its answers, in nats.
         tail_mass: Mean probability of the classes that are not stored; None where all are.
@@ -143,7 +143,7 @@ class _TeacherTotals:
         predicted: int64 (C,).
         entropies: Histogram from 0 to log C, int64 (bins,).
         right: Right answers by label, over views that show one image, int64 (C,).
-        shown: Labelled images by label, over the same views, int64 (C,).
+        shown: Labeled images by label, over the same views, int64 (C,).
         views: View by view.
     """
 
@@ -213,8 +213,8 @@ class _Totals:
         totals, group = self._teachers[name], self._cache.teachers[name]
         totals.predicted += values["predicted"]
         totals.entropies += values["entropies"].astype(np.int64)
-        labelled = int(self._labels.sum())
-        judged = labelled > 0 and view_id not in self._mixed
+        labeled = int(self._labels.sum())
+        judged = labeled > 0 and view_id not in self._mixed
         if judged:
             totals.right += values["right"]
             totals.shown += self._labels
@@ -223,7 +223,7 @@ class _Totals:
             ViewSurvey(
                 view=view_id,
                 rows=rows,
-                accuracy=int(values["right"].sum()) / labelled if judged else None,
+                accuracy=int(values["right"].sum()) / labeled if judged else None,
                 entropy=float(values["entropy"]) / max(1, rows),
                 tail_mass=float(values["tail"]) / max(1, rows) if sparse else None,
             )

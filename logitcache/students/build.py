@@ -15,8 +15,8 @@ from pydantic import model_validator
 from logitcache.config import Config
 from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.students.depth import DepthConfig, shallower
+from logitcache.students.linear_probe import make_fingerprint
 from logitcache.students.lora import LoraConfig, add_lora, merged
-from logitcache.students.probe import make_probe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +71,7 @@ def build_student(config: StudentConfig, num_classes: int | None = None) -> nn.M
     if config.surgery.lora is not None:
         add_lora(network, config.surgery.lora)
     if config.surgery.probe:
-        make_probe(network)
+        make_fingerprint(network)
     return network
 
 

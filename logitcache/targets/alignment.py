@@ -17,7 +17,7 @@ import numpy as np
 
 from logitcache.batch import SparseLogits, TeacherLogits
 from logitcache.errors import DataMismatch
-from logitcache.targets.by_unit import ByUnit
+from logitcache.targets.unit_cache import UnitCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +65,7 @@ class Alignment:
     @classmethod
     def of(cls, cache: Cache, teachers: Sequence[str]) -> Alignment:
         """Return the alarm for some teachers of a cache; those that know little are not judged."""
-        found = cls(cache.url, ByUnit(partial(cache.sample_unit, "label"), cache.unit_rows).take)
+        found = cls(cache.url, UnitCache(partial(cache.sample_unit, "label"), cache.unit_rows).take)
         measured = {
             name: next(iter(cache.manifest.teachers[name].accuracy.values()), None)
             for name in teachers

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from logitcache.batch import TargetBatch
-from logitcache.targets.gather import Gathered, TargetWindow, concatenate
 from logitcache.targets.order import epoch_rows, epoch_windows
 from logitcache.targets.prefetch import ReadAhead
+from logitcache.targets.reader import DecodedTargets, TargetWindow, concatenate
 from logitcache.views.render import BatchRequest
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.targets.match import ImageRows
+    from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.mixing_pairs import Pairs
     from logitcache.targets.order import Window
-    from logitcache.targets.pairs import Pairs
     from logitcache.targets.selection import Targets
     from logitcache.targets.settings import LoaderSettings
     from logitcache.views.spec import View
@@ -126,7 +126,7 @@ class Epoch:
         windows = [(part.window, part.rows) for part in parts]
         gathered = [window.gather(part) for window, part in windows if window is not None]
         labels = self._rows.labels_of(positions)
-        said = concatenate(gathered) if gathered else Gathered({}, {})
+        said = concatenate(gathered) if gathered else DecodedTargets({}, {})
         alignment = self._targets.alignment if self._targets else None
         if alignment is not None and not alignment.is_settled:
             shown = [labels] if partner_labels is None else [labels, partner_labels.numpy()]

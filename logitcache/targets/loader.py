@@ -18,10 +18,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from logitcache.data.readers import open_source_for
 from logitcache.errors import DataError, UsageError
 from logitcache.targets.epoch import Epoch, chosen_rows
-from logitcache.targets.match import CheckedReader, ImageRows
+from logitcache.targets.fingerprint_check import checked_rows
+from logitcache.targets.image_rows import CheckedReader, ImageRows
+from logitcache.targets.mixing_pairs import Pairs, find_pairs
 from logitcache.targets.order import view_of_epoch
-from logitcache.targets.pairs import Pairs, find_pairs
-from logitcache.targets.probes import checked_rows
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings
 from logitcache.views.workers import make_renderer
@@ -59,7 +59,7 @@ class Loader:
     need not begin by waiting. Who iterates does not say which epoch is the last: its successor's
     first targets are read in vain, unless :meth:`close` comes first.
 
-    Images are float32 (B, 3, S, S), normalised, on the device; targets are a
+    Images are float32 (B, 3, S, S), normalized, on the device; targets are a
     :class:`~logitcache.batch.TargetBatch` on the same device. Under torchrun, accelerate or
     Lightning, each process gets its slice of every batch.
 

@@ -3,7 +3,7 @@
 An epoch walks one view, so that a view is read once, in whole shards. Blocks of units are permuted,
 and the rows inside each window of blocks, so an epoch is shuffled without holding more than a
 window of targets. Where there are no targets, all rows are permuted. No permutation is ever written
-down: see :mod:`logitcache.targets.shuffle`.
+down: see :mod:`logitcache.targets.permutation`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.draws import Purpose, permutation
-from logitcache.targets.numbers import SomeRows
-from logitcache.targets.shuffle import AT_ONCE, Shuffle
+from logitcache.targets.permutation import AT_ONCE, Shuffle
+from logitcache.targets.row_ids import SomeRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from logitcache.targets.numbers import Numbers
+    from logitcache.targets.row_ids import RowIds
 
     PartnersOf = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
@@ -50,7 +50,7 @@ def view_of_epoch(seed: int, epoch: int, views: int) -> int:
 
 
 def epoch_windows(
-    numbers: Numbers,
+    numbers: RowIds,
     *,
     seed: int,
     epoch: int,
@@ -92,7 +92,7 @@ def epoch_windows(
 
 
 def epoch_rows(
-    numbers: Numbers,
+    numbers: RowIds,
     *,
     seed: int,
     epoch: int,
@@ -120,7 +120,7 @@ def epoch_rows(
 class _Units:
     """The units that hold some of the rows; where each begins is searched for when it is asked."""
 
-    def __init__(self, numbers: Numbers, unit_rows: int) -> None:
+    def __init__(self, numbers: RowIds, unit_rows: int) -> None:
         self._numbers, self._rows = numbers, unit_rows
         self._filled: NDArray[np.int64] | None = None
         self._count = -(-len(numbers) // unit_rows)
@@ -189,7 +189,7 @@ class _Units:
 
 
 def _window_rows(
-    numbers: Numbers,
+    numbers: RowIds,
     units: _Units,
     chosen: NDArray[np.int64],
     partners_of: PartnersOf | None,
@@ -201,7 +201,7 @@ def _window_rows(
 
 
 def _in_order(
-    shuffle: Shuffle, numbers: Numbers, partners_of: PartnersOf | None, first: int
+    shuffle: Shuffle, numbers: RowIds, partners_of: PartnersOf | None, first: int
 ) -> Iterator[NDArray[np.int64]]:
     """Yield rows as they are shuffled, from a place on; the later one of a pair comes at once."""
     for start in range(first, len(shuffle), AT_ONCE):
@@ -219,7 +219,7 @@ def _in_pairs(
     places: NDArray[np.int64],
     partners: NDArray[np.int64],
     shuffle: Shuffle,
-    numbers: Numbers,
+    numbers: RowIds,
 ) -> NDArray[np.int64]:
     """Leave out rows whose partner comes earlier, and put the others' partners behind them."""
     shown = partners >= 0

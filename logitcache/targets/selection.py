@@ -11,8 +11,8 @@ from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.readers import DataConfig, open_source_for
 from logitcache.errors import UsageError
 from logitcache.targets.alignment import Alignment
-from logitcache.targets.gather import TargetsReader
-from logitcache.targets.probes import checked_rows
+from logitcache.targets.fingerprint_check import checked_rows
+from logitcache.targets.reader import TargetsReader
 from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
-    from logitcache.targets.match import ImageRows
+    from logitcache.targets.image_rows import ImageRows
     from logitcache.views.spec import View
 
 __all__ = ["DEFAULT_TARGET_MEMORY", "Targets", "cached_targets"]

@@ -1,4 +1,4 @@
-"""One teacher: a frozen network with its own size, normalisation and label space."""
+"""One teacher: a frozen network with its own size, normalization and label space."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TeacherConfig(NetworkConfig):
 
     Attributes:
         class_map: For each class of the data, the teacher's class of the same meaning. The answer
-            is restricted to those classes before it is normalised. By default classes are mapped
+            is restricted to those classes before it is normalized. By default classes are mapped
             by name where the network has names; ``position`` takes them in the order of the data.
         features: Which taps of its network are kept, and how; names as in
             :mod:`logitcache.networks.taps`.
@@ -195,10 +195,10 @@ class Member:
             taps: What is kept, by tap.
         """
         images = torch.from_numpy(pixels_B3SS).to(self._device, non_blocking=True)
-        normalised = (images.float() - self._mean_C11) / self._std_C11
-        normalised = normalised.contiguous(memory_format=self._format)
+        normalized = (images.float() - self._mean_C11) / self._std_C11
+        normalized = normalized.contiguous(memory_format=self._format)
         with self._autocast():
-            logits, caught = self._forward(normalised, tuple(taps))
+            logits, caught = self._forward(normalized, tuple(taps))
         logits = logits.float()
         if self._class_map is not None:
             logits = logits[:, self._class_map.to(logits.device)]

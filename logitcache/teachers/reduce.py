@@ -43,8 +43,8 @@ def reduced(
     if encoding.reduction == "mean":
         mean = patches.mean(dim=(2, 3) if tap.layout == "NCHW" else 1)
         return _projected(mean, -1, encoding)
-    if encoding.standardised:
-        patches = _standardised(patches)
+    if encoding.standardized:
+        patches = _standardized(patches)
     if encoding.reduction == "energy":
         return _pooled(_as_map(patches, tap).square().mean(dim=1, keepdim=True), encoding)
     if tap.layout == "NCHW" and encoding.layout == "NCHW":
@@ -74,7 +74,7 @@ def _pooled(maps_BDHW: Tensor, encoding: FeatureEncoding) -> Tensor:
     return functional.adaptive_avg_pool2d(maps_BDHW, encoding.pool)
 
 
-def _standardised(maps_BDHW: Tensor) -> Tensor:
+def _standardized(maps_BDHW: Tensor) -> Tensor:
     """Give every channel of every map mean 0 and standard deviation 1 over its positions."""
     mean = maps_BDHW.mean(dim=(2, 3), keepdim=True)
     deviation = maps_BDHW.std(dim=(2, 3), keepdim=True, unbiased=False)

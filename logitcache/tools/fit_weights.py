@@ -1,4 +1,4 @@
-"""How much each teacher should count, found on labelled images that a cache holds.
+"""How much each teacher should count, found on labeled images that a cache holds.
 
 After "Weighted ensemble of teaching assistants" (2206.12005): the mixture of the teachers' answers
 that is right most often, by differential evolution over weights in [0, 1]^n that are then scaled to
@@ -100,7 +100,7 @@ def fit_weights(config: FitWeightsConfig) -> FittedWeights:
     """Fit weights and write them.
 
     Raises:
-        UsageError: There are no such teachers, no view that all of them saw, no labelled image, or
+        UsageError: There are no such teachers, no view that all of them saw, no labeled image, or
             scipy is not installed.
     """
     if importlib.util.find_spec("scipy") is None:
@@ -181,28 +181,26 @@ def _view(cache: Cache, names: list[str]) -> str:
 
 
 def _rows(config: FitWeightsConfig, cache: Cache) -> NDArray[np.int64]:
-    """Return the labelled rows that count, ascending."""
+    """Return the labeled rows that count, ascending."""
     samples = cache.samples
     readable = samples.readable
-    labelled = readable[samples.labels[readable] >= 0]
+    labeled = readable[samples.labels[readable] >= 0]
     if config.seen is not None:
         seen = chosen(
             config.seen.seed,
-            samples.hashes[labelled],
+            samples.hashes[labeled],
             config.seen.count,
             purpose=Purpose.LABELLED_ROWS,
         )
-        labelled = np.delete(labelled, seen)
-    if not len(labelled):
+        labeled = np.delete(labeled, seen)
+    if not len(labeled):
         raise UsageError(
-            "no labelled image is left to fit weights on",
+            "no labeled image is left to fit weights on",
             where=cache.url,
             hint="precompute images with labels, or more than the teachers learnt from",
         )
-    drawn = chosen(
-        config.seed, samples.hashes[labelled], config.rows, purpose=Purpose.LABELLED_ROWS
-    )
-    return np.sort(labelled[drawn])
+    drawn = chosen(config.seed, samples.hashes[labeled], config.rows, purpose=Purpose.LABELLED_ROWS)
+    return np.sort(labeled[drawn])
 
 
 def _probs(

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import torch
 
     from logitcache.networks.build import InputSpec
-    from logitcache.targets.match import ImageRows
+    from logitcache.targets.image_rows import ImageRows
     from logitcache.targets.selection import Targets
     from logitcache.training.config import TrainConfig
-    from logitcache.training.ranks import Ranks
+    from logitcache.training.distributed import DistributedContext
 
 __all__ = ["batches_in", "epochs_in", "images_in", "training_loader", "without_partner"]
 
@@ -30,7 +30,7 @@ def training_loader(
     targets: Targets | None,
     *,
     spec: InputSpec,
-    ranks: Ranks,
+    ranks: DistributedContext,
     device: torch.device,
     smallest_batch: Callable[[], int],
 ) -> tuple[Loader, list[str]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from logitcache.data.readers import DataConfig
     from logitcache.networks.build import InputSpec
     from logitcache.training.config import TrainConfig
-    from logitcache.training.evaluation import Evaluation
+    from logitcache.training.evaluator import Evaluation
 
 __all__ = ["write_card"]
 
@@ -120,7 +120,7 @@ def _what(
 ) -> str:
     lines = [
         f"{code(architecture)}, {parameters:,} parameters, for RGB images of {spec.size} pixels, "
-        f"normalised with mean {list(spec.mean)} and std {list(spec.std)}, "
+        f"normalized with mean {list(spec.mean)} and std {list(spec.std)}, "
         f"evaluated with `crop_pct` {spec.crop_pct} and `crop_mode` {spec.crop_mode}.",
     ]
     if evaluation is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from logitcache.config import Bytes, Config
+from logitcache.config import Bytes, Config, Former
 from logitcache.data.readers import DataConfig, has_splits
 from logitcache.errors import redacted
 from logitcache.objectives.combine import ObjectiveConfig
@@ -25,12 +25,13 @@ class LabelsConfig(Config):
     Attributes:
         count: Images that keep their label, drawn by the hash of their keys; all by default.
         seed: Of that draw; the run's own by default.
-        images: ``all``, or ``labelled`` to show only images that keep their label.
+        images: ``all``, or ``labeled`` to show only images that keep their label.
     """
 
     count: _Positive | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
-    images: Literal["all", "labelled"] = "all"
+    images: Literal["all", "labeled"] = "all"
+    former: ClassVar[Former] = Former(values={"images": {"labelled": "labeled"}})
 
     @model_validator(mode="before")
     @classmethod

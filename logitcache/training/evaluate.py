@@ -17,7 +17,7 @@ from logitcache.errors import UsageError, first_of
 from logitcache.networks.build import NetworkConfig, build_network, class_names_of, input_spec
 from logitcache.networks.device import resolve_device
 from logitcache.training.classes import check_labeled
-from logitcache.training.evaluation import Evaluation, Evaluator
+from logitcache.training.evaluator import Evaluation, Evaluator
 from logitcache.views.operations import CROP_SHARE
 
 if TYPE_CHECKING:

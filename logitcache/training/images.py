@@ -9,7 +9,7 @@ import numpy as np
 from logitcache.data.readers import open_source
 from logitcache.draws import Purpose, words
 from logitcache.errors import UsageError
-from logitcache.targets.match import ImageRows, number_rows
+from logitcache.targets.image_rows import ImageRows, number_rows
 from logitcache.targets.selection import cached_targets
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _with_labels(rows: ImageRows, config: TrainConfig) -> ImageRows:
     wanted = config.labels
     if wanted.count is None and wanted.images == "all":
         return rows
-    known = rows.labelled
+    known = rows.labeled
     if wanted.count is not None and wanted.count > known:
         raise UsageError(
             "there are not so many labels",
@@ -73,7 +73,7 @@ def _with_labels(rows: ImageRows, config: TrainConfig) -> ImageRows:
         )
     seed = config.seed if wanted.seed is None else wanted.seed
     rows.visible = _drawn(rows, known if wanted.count is None else wanted.count, seed)
-    return rows.keep(rows.visible) if wanted.images == "labelled" else rows
+    return rows.keep(rows.visible) if wanted.images == "labeled" else rows
 
 
 def _drawn(rows: ImageRows, count: int, seed: int) -> NDArray[np.bool_]:
@@ -101,8 +101,8 @@ def _drawn(rows: ImageRows, count: int, seed: int) -> NDArray[np.bool_]:
 
 
 def _words(rows: ImageRows, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-    """Yield the positions of labelled images and a word of each, some at a time."""
+    """Yield the positions of labeled images and a word of each, some at a time."""
     for part in rows.parts():
-        labelled = part[rows.labels_of(part) >= 0]
-        hashes = rows.hashes_of(labelled)
-        yield labelled, words(seed, hashes, draw=0, purpose=Purpose.LABELLED_ROWS, count=1)[:, 0]
+        labeled = part[rows.labels_of(part) >= 0]
+        hashes = rows.hashes_of(labeled)
+        yield labeled, words(seed, hashes, draw=0, purpose=Purpose.LABELLED_ROWS, count=1)[:, 0]

@@ -32,18 +32,18 @@ from logitcache.training.classes import (
     reorder_classifier,
     validation_images,
 )
-from logitcache.training.evaluation import Evaluation, Evaluator
+from logitcache.training.distributed import DistributedContext
+from logitcache.training.evaluator import Evaluation, Evaluator
 from logitcache.training.export import export_network
-from logitcache.training.finite import FiniteLoss
+from logitcache.training.finite_loss import FiniteLoss
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
-from logitcache.training.lesson import Lesson
 from logitcache.training.notes import asked_notes, image_notes
 from logitcache.training.onnx import check_onnx_is_there, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
-from logitcache.training.ranks import Ranks
 from logitcache.training.result import TrainResult, forget_result, write_result
 from logitcache.training.state import RunState, previous_run
+from logitcache.training.trainable_student import TrainableStudent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,7 +83,7 @@ def train_student(
             export, too.
         should_stop: Asked at every batch; a checkpoint is written before stopping, of all
             processes if one is asked to.
-        answer: Called with every batch (normalised images and targets) to put other targets in
+        answer: Called with every batch (normalized images and targets) to put other targets in
             place: a live teacher, to compare a cache with.
         answer_features: Of every tap that ``answer`` gives, as ``<teacher>/<tap>``, an example of
             one row; those of the cache by default.
@@ -94,7 +94,7 @@ def train_student(
     asks_teachers = any(term.term.needs.asks_teachers for term in config.terms)
     if config.cache is None and answer is None and asks_teachers:
         raise UsageError("this needs what teachers said", where="objectives", hint="give a cache")
-    ranks = Ranks(config.device, config.precision)
+    ranks = DistributedContext(config.device, config.precision)
     with ranks.together():
         previous, finished = ranks.first(lambda: previous_run(config, resume=resume))
         if previous is not None and finished is not None:
@@ -135,7 +135,7 @@ class _Run:
         previous: Checkpoint | None,
         answer: Answer | None,
         answer_features: Mapping[str, Features] | None,
-        ranks: Ranks,
+        ranks: DistributedContext,
     ) -> None:
         if config.onnx:
             check_onnx_is_there()
@@ -158,7 +158,7 @@ class _Run:
         self._notes += reorder_classifier(network, config.student, self._class_names)
         self._notes += image_notes(network, config.student, self._spec.size, rows)
         cached = targets.reader.features if targets else {}
-        self._lesson = Lesson(
+        self._trainable = TrainableStudent(
             network,
             self._objective,
             size=self._spec.size,
@@ -171,12 +171,12 @@ class _Run:
             spec=self._spec,
             ranks=ranks,
             device=device,
-            smallest_batch=lambda: self._lesson.smallest_batch(self._spec.size),
+            smallest_batch=lambda: self._trainable.smallest_batch(self._spec.size),
         )
         self._notes += note
         self._steps = config.steps or batches_in(self._loader, config.epochs or 1)
         self._epochs = config.epochs or epochs_in(self._loader, self._steps)
-        self._state = RunState(config, network, self._lesson, steps=self._steps, ranks=ranks)
+        self._state = RunState(config, network, self._trainable, steps=self._steps, ranks=ranks)
         self._evaluator = self._build_evaluator(device)
         if previous is not None:
             self._state.restore(previous)
@@ -264,7 +264,7 @@ class _Run:
         state = self._state
         if self._answer is not None:
             targets = self._answer(images, targets)
-        outputs = self._lesson.outputs(state.model(images))
+        outputs = self._trainable.outputs(state.model(images))
         means = self._objective.parts(outputs, targets)
         parts = self._ranks.own_part(means, self._objective.counts(targets))
         loss = self._objective.total(parts, state.step / self._steps)
@@ -389,7 +389,7 @@ class _Run:
             images=images_in(self._loader, self._steps),
             set_images=len(rows),
             without_partner=without_partner(self._loader, self._state.epoch),
-            labelled=rows.labelled,
+            labeled=rows.labeled,
             parameters=sum(p.numel() for p in self._state.final_network.parameters()),
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],

@@ -41,7 +41,7 @@ def check_onnx_is_there() -> None:
 def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
     """Write a network as ONNX and have it checked.
 
-    Its input ``images`` is float32 (batch, 3, S, S), normalised; its output ``logits`` (batch, C).
+    Its input ``images`` is float32 (batch, 3, S, S), normalized; its output ``logits`` (batch, C).
 
     Args:
         network: What is written.

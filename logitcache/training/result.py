@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from logitcache.files import read_json, warn_damaged, write_file
-from logitcache.training.evaluation import Evaluation
+from logitcache.training.evaluator import Evaluation
 
 __all__ = ["TrainResult", "forget_result", "read_result", "write_result"]
 
@@ -27,7 +27,7 @@ class TrainResult:
         steps: Batches.
         images: Images that were shown, one in every epoch counted again.
         set_images: Images of the set.
-        labelled: Images whose label was seen.
+        labeled: Images whose label was seen.
         parameters: Of the network.
         seconds: Since the run began or went on.
         data_wait: Share of that time spent waiting for batches.
@@ -50,7 +50,7 @@ class TrainResult:
     steps: int
     images: int
     set_images: int
-    labelled: int
+    labeled: int
     parameters: int
     seconds: float
     data_wait: float
@@ -87,6 +87,8 @@ def read_result(out: Path | str) -> TrainResult | None:
     values = read_json(path)
     if values is None:
         return None
+    if "labelled" in values:  # as version 0.1 wrote it
+        values["labeled"] = values.pop("labelled")
     try:
         evaluation = TypeAdapter(Evaluation | None).validate_python(values.get("evaluation"))
         found = TypeAdapter(TrainResult).validate_python({**values, "evaluation": evaluation})

@@ -22,16 +22,16 @@ from logitcache.training.checkpoint import (
     set_random_state,
     write_checkpoint,
 )
-from logitcache.training.evaluation import Evaluation
-from logitcache.training.optimisation import build_optimizer, build_schedule
+from logitcache.training.evaluator import Evaluation
+from logitcache.training.optimization import build_optimizer, build_schedule
 from logitcache.training.result import TrainResult, read_result
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from logitcache.training.config import TrainConfig
-    from logitcache.training.lesson import Lesson
-    from logitcache.training.ranks import Ranks
+    from logitcache.training.distributed import DistributedContext
+    from logitcache.training.trainable_student import TrainableStudent
 
 __all__ = ["RunState", "previous_run"]
 
@@ -112,7 +112,7 @@ class RunState:
     Args:
         config: The run.
         network: The student.
-        lesson: The student with what its objective asks of it.
+        trainable: The student with what its objective asks of it.
         steps: Batches of the run.
         ranks: Its processes.
 
@@ -122,12 +122,18 @@ class RunState:
         batch: Batches of it so far.
         evaluation: The last one.
         unfinished: Means of the epoch that has ended, until it is evaluated and in the journal.
-        model: The lesson, as it is called to learn.
+        model: The trainable, as it is called to learn.
         optimizer: Of all its parameters.
     """
 
     def __init__(
-        self, config: TrainConfig, network: nn.Module, lesson: Lesson, *, steps: int, ranks: Ranks
+        self,
+        config: TrainConfig,
+        network: nn.Module,
+        trainable: TrainableStudent,
+        *,
+        steps: int,
+        ranks: DistributedContext,
     ) -> None:
         self.step = self.epoch = self.batch = 0
         self.evaluation: Evaluation | None = None
@@ -135,11 +141,11 @@ class RunState:
         self._sums: dict[str, Tensor] = {}
         self._config = config
         self._network = network
-        self._lesson = lesson
+        self._trainable = trainable
         self._ranks = ranks
-        optimizer = build_optimizer(lesson, config.optimizer)
+        optimizer = build_optimizer(trainable, config.optimizer)
         self._schedule = build_schedule(optimizer, config.schedule, steps, config.optimizer.lr)
-        self.model, self.optimizer = ranks.accelerator.prepare(lesson, optimizer)
+        self.model, self.optimizer = ranks.accelerator.prepare(trainable, optimizer)
         self._ema = (
             ModelEmaV3(network, config.ema, use_warmup=True) if config.ema is not None else None
         )
@@ -197,7 +203,7 @@ class RunState:
             self.evaluation = Evaluation(**position["evaluation"])
         self.unfinished = position.get("unfinished")
         try:
-            self._lesson.load_state_dict(checkpoint.modules["model"])
+            self._trainable.load_state_dict(checkpoint.modules["model"])
             if self._ema is not None:
                 self._ema.module.load_state_dict(checkpoint.modules["ema"])
             self.optimizer.load_state_dict(checkpoint.optimizer)
@@ -217,7 +223,7 @@ class RunState:
         return {name: float(self._ranks.total(own)) for name, own in self._sums.items()}
 
     def _write(self, sums: dict[str, float], random: dict[str, Tensor]) -> None:
-        modules = {"model": self._lesson.state_dict()}
+        modules = {"model": self._trainable.state_dict()}
         if self._ema is not None:
             modules["ema"] = self._ema.module.state_dict()
         position = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.draws import Purpose, unit_floats, words
 from logitcache.views.arithmetic import exp2, log2
-from logitcache.views.colour import draw_blur, draw_grey, draw_jitter
+from logitcache.views.color import draw_blur, draw_grey, draw_jitter
 from logitcache.views.erase import draw_erasing, draw_mask, erasing_words
 from logitcache.views.mix import MIX_WORDS, draw_mix
 from logitcache.views.operations import (

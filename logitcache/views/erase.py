@@ -27,7 +27,7 @@ __all__ = ["PAINT_STEPS", "draw_erasing", "draw_mask", "erasing_words"]
 
 _ATTEMPTS = 10
 _NOISE_AT_ONCE = 1 << 16  # words in memory together; whole blocks of four
-_WORDS_PER_BOX = 4 * _ATTEMPTS + 4  # a place for each attempt; three for a colour, one for noise
+_WORDS_PER_BOX = 4 * _ATTEMPTS + 4  # a place for each attempt; three for a color, one for noise
 
 
 def erasing_words(operation: RandomErasing) -> int:
@@ -94,7 +94,7 @@ def draw_mask(operation: Mask, floats: Sequence[float]) -> list[Step]:
 def _erase(square_CSS: Tensor, *values: float) -> Tensor:
     rows, columns = _window(square_CSS, values[:4])
     out = square_CSS.clone()
-    out[:, rows, columns] = _colour(values[4:])
+    out[:, rows, columns] = _color(values[4:])
     return out
 
 
@@ -130,10 +130,10 @@ def _mask(square_CSS: Tensor, *values: float) -> Tensor:
     grid, cells = int(values[0]), values[4:]
     side = square_CSS.shape[-1]
     edges = [round(cell * side / grid) for cell in range(grid + 1)]
-    out, colour = square_CSS.clone(), _colour(values[1:4])
+    out, color = square_CSS.clone(), _color(values[1:4])
     for cell in cells:
         y, x = divmod(int(cell), grid)
-        out[:, edges[y] : edges[y + 1], edges[x] : edges[x + 1]] = colour
+        out[:, edges[y] : edges[y + 1], edges[x] : edges[x + 1]] = color
     return out
 
 
@@ -143,7 +143,7 @@ def _window(square_CSS: Tensor, place: Sequence[float]) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _colour(levels: Sequence[float]) -> Tensor:
+def _color(levels: Sequence[float]) -> Tensor:
     return torch.tensor([int(level) for level in levels], dtype=torch.uint8).view(3, 1, 1)
 
 

@@ -32,7 +32,7 @@ __all__ = [
     "AFFINE_STEPS",
     "crop_border",
     "crop_box",
-    "crop_centre",
+    "crop_center",
     "crop_squash",
     "flip",
     "flip_vertical",
@@ -52,12 +52,12 @@ def crop_box(image_CHW: Tensor, box: Box, size: int, interpolation: Interpolatio
     return _resize(image_CHW[:, box.top : bottom, box.left : right], size, size, interpolation)
 
 
-def crop_centre(
+def crop_center(
     image_CHW: Tensor, fraction: float, size: int, interpolation: Interpolation
 ) -> Tensor:
-    """Resize the shorter side to floor(size / fraction), then cut out the centre, as timm does.
+    """Resize the shorter side to floor(size / fraction), then cut out the center, as timm does.
 
-    The longer side is rounded down; the offset of the centre to the nearest, halves to even.
+    The longer side is rounded down; the offset of the center to the nearest, halves to even.
 
     Raises:
         UnreadableImage: The longer side would be longer than what is resized in bounded time.
@@ -73,31 +73,31 @@ def crop_centre(
             got=f"{width} x {height} pixels, resized {new_width} x {new_height}",
             hint="leave it out, or use views with crop_mode squash or border",
         )
-    return _resized_centre(image_CHW, (new_height, new_width), (size, size), interpolation)
+    return _resized_center(image_CHW, (new_height, new_width), (size, size), interpolation)
 
 
 def crop_squash(
     image_CHW: Tensor, fraction: float, size: int, interpolation: Interpolation
 ) -> Tensor:
-    """Resize both sides to floor(size / fraction), then cut out the centre (``squash``)."""
+    """Resize both sides to floor(size / fraction), then cut out the center (``squash``)."""
     side = math.floor(size / fraction)
-    return _resized_centre(image_CHW, (side, side), (size, size), interpolation)
+    return _resized_center(image_CHW, (side, side), (size, size), interpolation)
 
 
 def crop_border(
     image_CHW: Tensor, how: BorderCrop, size: int, interpolation: Interpolation
 ) -> Tensor:
-    """Resize the longer side to floor(size / fraction), fill up, cut the centre (``border``)."""
+    """Resize the longer side to floor(size / fraction), fill up, cut the center (``border``)."""
     height, width = image_CHW.shape[1:]
     ratio = max(height, width) / math.floor(size / how.crop_pct)
     resized = max(1, round(height / ratio)), max(1, round(width / ratio))
     window = min(size, resized[0]), min(size, resized[1])
-    centre = _resized_centre(image_CHW, resized, window, interpolation)
+    center = _resized_center(image_CHW, resized, window, interpolation)
     if window == (size, size):
-        return centre
+        return center
     square = torch.tensor(how.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)
     top, left = ((size - side) // 2 for side in window)
-    square[:, top : top + window[0], left : left + window[1]] = centre
+    square[:, top : top + window[0], left : left + window[1]] = center
     return square
 
 
@@ -124,7 +124,7 @@ def low_resolution(square_CSS: Tensor, factor: float, *, interpolation: Interpol
 
 
 def _rotation(width: int, height: int, degrees: float) -> Matrix:
-    """Return PIL's matrix of a rotation around the centre, without its sines of libm."""
+    """Return PIL's matrix of a rotation around the center, without its sines of libm."""
     cos, sin = round(cosine(-degrees), 15), round(sine(-degrees), 15)
     x, y = width / 2.0, height / 2.0
     return (cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y)
@@ -157,16 +157,16 @@ def _affine(name: str) -> Callable[..., Image.Image]:
 
 
 AFFINE_STEPS = {name: _affine(name) for name in _MATRICES}
-"""What a step does to an RGB picture of PIL, by its name: amount, then the colour behind it."""
+"""What a step does to an RGB picture of PIL, by its name: amount, then the color behind it."""
 
 
-def _resized_centre(
+def _resized_center(
     image_CHW: Tensor,
     resized: tuple[int, int],
     window: tuple[int, int],
     interpolation: Interpolation,
 ) -> Tensor:
-    """Resize an image and cut out a window at its centre; offsets are rounded, halves to even."""
+    """Resize an image and cut out a window at its center; offsets are rounded, halves to even."""
     top, left = (round((side - cut) / 2) for side, cut in zip(resized, window, strict=True))
     if resized[0] * resized[1] > _MOST_PIXELS:
         return resized_window(image_CHW, resized, (top, left), window, interpolation)

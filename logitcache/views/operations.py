@@ -1,7 +1,7 @@
 """What can be done to an image, as a recipe says it: every number, nothing implied.
 
 An operation is data. What is drawn for it and what it does to pixels is in the module of its kind
-(``geometry``, ``randaugment``, ``colour``, ``erase``, ``mix``); ``docs/views.md`` is normative.
+(``geometry``, ``randaugment``, ``color``, ``erase``, ``mix``); ``docs/views.md`` is normative.
 
 The limits of all numbers are written here; ``docs/views.md`` lists them. Within them no library
 crashes, and memory and time are bounded (``tests/views/test_limits.py``).
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 FILL = (124, 116, 104)
-"""What is behind an image: ImageNet's mean colour in whole levels, as timm fills."""
+"""What is behind an image: ImageNet's mean color in whole levels, as timm fills."""
 MAX_SIDE = 4096
 """Largest side of a rendered view, in pixels."""
 MAX_HUE = 0.5
@@ -98,7 +98,7 @@ Alpha = Annotated[_Number, ALPHA]
 Deviation = Annotated[_Number, _within(0.001, 1000)]
 Weight = Annotated[_Number, _within(0.001, 1000)]
 Level = Annotated[_Whole, Field(ge=0, le=255)]
-Colour = tuple[Level, Level, Level]
+Color = tuple[Level, Level, Level]
 PolicyName = Literal[
     "AutoContrast",
     "Brightness",
@@ -155,7 +155,7 @@ class CentralCrop:
 
 @dataclass(frozen=True)
 class SquashCrop:
-    """The image squashed to a square of side floor(size / crop_pct), then its centre."""
+    """The image squashed to a square of side floor(size / crop_pct), then its center."""
 
     name: ClassVar[str] = "squash_crop"
     crop_pct: CropShare
@@ -163,11 +163,11 @@ class SquashCrop:
 
 @dataclass(frozen=True)
 class BorderCrop:
-    """The longer side resized to floor(size / crop_pct), the rest filled, then the centre."""
+    """The longer side resized to floor(size / crop_pct), the rest filled, then the center."""
 
     name: ClassVar[str] = "border_crop"
     crop_pct: CropShare
-    fill: Colour = FILL
+    fill: Color = FILL
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class RandAugment:
     std: Annotated[_Number, _within(0, 100)] | None
     upper: Annotated[_Number, _within(0.001, 30)]
     p: Probability
-    fill: Colour = FILL
+    fill: Color = FILL
 
     def __post_init__(self) -> None:
         if self.weights is None:
@@ -271,8 +271,8 @@ class RandomErasing:
         area: Range of the share of all boxes together.
         aspect: Range of a box's height over its width.
         count: Most boxes; from one to this many.
-        mode: ``const`` paints ``fill``, ``rand`` one normal colour per box, ``pixel`` noise.
-        fill: Mean colour.
+        mode: ``const`` paints ``fill``, ``rand`` one normal color per box, ``pixel`` noise.
+        fill: Mean color.
         deviation: Standard deviation of ``rand`` and ``pixel``, in levels.
         size: The only side at which ``pixel`` noise can be rendered, in pixels.
     """
@@ -283,7 +283,7 @@ class RandomErasing:
     aspect: Annotated[tuple[Aspect, Aspect], _Ascending] = (0.3, 1 / 0.3)
     count: Annotated[_Whole, BOXES] = 1
     mode: Literal["const", "rand", "pixel"] = "const"
-    fill: Colour = FILL
+    fill: Color = FILL
     deviation: tuple[Deviation, Deviation, Deviation] = (58.395, 57.12, 57.375)
     size: Annotated[_Whole, SIDE] | None = None
 
@@ -345,7 +345,7 @@ class Mask:
     name: ClassVar[str] = "mask"
     ratio: Annotated[_Number, Field(gt=0, lt=1, allow_inf_nan=False)]
     grid: Annotated[_Whole, Field(ge=2, le=64)] = 14
-    fill: Colour = FILL
+    fill: Color = FILL
 
 
 CROPS = (RandomResizedCrop, CentralCrop, SquashCrop, BorderCrop)

@@ -19,13 +19,13 @@ from PIL import Image
 from logitcache.data.decode import DECODING, decode
 from logitcache.errors import UnreadableImage
 from logitcache.views.algorithm import parameters, view_floats
-from logitcache.views.colour import COLOUR_STEPS
+from logitcache.views.color import COLOR_STEPS
 from logitcache.views.erase import PAINT_STEPS
 from logitcache.views.geometry import (
     AFFINE_STEPS,
     crop_border,
     crop_box,
-    crop_centre,
+    crop_center,
     crop_squash,
     flip,
     flip_vertical,
@@ -147,7 +147,7 @@ def _cropped(image_CHW: Tensor, crop: Crop, size: int, interpolation: Interpolat
     if isinstance(crop, Box):
         return crop_box(image_CHW, crop, size, interpolation)
     if isinstance(crop, CentralCrop):
-        return crop_centre(image_CHW, crop.crop_pct, size, interpolation)
+        return crop_center(image_CHW, crop.crop_pct, size, interpolation)
     if isinstance(crop, SquashCrop):
         return crop_squash(image_CHW, crop.crop_pct, size, interpolation)
     return crop_border(image_CHW, crop, size, interpolation)
@@ -157,8 +157,8 @@ def _apply(square_CSS: Tensor, steps: Sequence[Step], interpolation: Interpolati
     """Do one step after the other, changing between tensor and PIL only where need be."""
     now: Tensor | Image.Image = square_CSS
     for step in steps:
-        if step.name in COLOUR_STEPS:
-            now = COLOUR_STEPS[step.name](_as_image(now), *step.values)
+        if step.name in COLOR_STEPS:
+            now = COLOR_STEPS[step.name](_as_image(now), *step.values)
         elif step.name in AFFINE_STEPS:
             affine = AFFINE_STEPS[step.name]
             now = affine(_as_image(now), *step.values, interpolation=interpolation)
@@ -289,7 +289,7 @@ class Drawn:
 
 
 def fill(batch: RenderedBatch, drawn: Drawn, decode: Decoder, start: int, stop: int) -> None:
-    """Render some neighbouring images of a batch; a pair among them is decoded once."""
+    """Render some neighboring images of a batch; a pair among them is decoded once."""
     pictures = _Pictures(batch, decode)
     for position in range(start, min(stop, len(batch.request.indices))):
         if batch.request.indices[position] == _PADDING:

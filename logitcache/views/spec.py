@@ -181,7 +181,7 @@ class ViewsConfig(Config):
         color_jitter: Strength of brightness, contrast and saturation; or these three, or with a
             fourth one of hue.
         color_jitter_prob: Its probability; always by default.
-        grayscale_prob: Probability of losing the colours.
+        grayscale_prob: Probability of losing the colors.
         gaussian_blur_prob: Probability of a blur.
         re_prob: Probability of random erasing.
         re_mode: ``const``, ``rand``, or ``pixel`` where all consumers share one size.
@@ -269,7 +269,7 @@ class ViewsConfig(Config):
     def random_view(self, draw: int) -> View:
         """Return the random view of one draw, 1 <= draw < 2^32."""
         crop = RandomResizedCrop(self.scale, self.ratio)
-        operations = (crop, *self._flips(), *self._colours(), *self._erasing(), *self._mixing())
+        operations = (crop, *self._flips(), *self._colors(), *self._erasing(), *self._mixing())
         return View(operations, self.seed, draw, self.interpolation)
 
     def eval_view(self) -> View:
@@ -305,17 +305,17 @@ class ViewsConfig(Config):
             flips.append(VerticalFlip(self.vflip))
         return flips
 
-    def _colours(self) -> list[Operation]:
-        colours: list[Operation] = []
+    def _colors(self) -> list[Operation]:
+        colors: list[Operation] = []
         if self.auto_augment is not None:
-            colours.append(parse_rand_augment(self.auto_augment))
+            colors.append(parse_rand_augment(self.auto_augment))
         if self.color_jitter is not None and self.color_jitter_prob > 0:
-            colours.append(_jitter(self.color_jitter, self.color_jitter_prob))
+            colors.append(_jitter(self.color_jitter, self.color_jitter_prob))
         if self.grayscale_prob > 0:
-            colours.append(Grey(self.grayscale_prob))
+            colors.append(Grey(self.grayscale_prob))
         if self.gaussian_blur_prob > 0:
-            colours.append(RandomBlur((0.1, 2.0), self.gaussian_blur_prob))
-        return colours
+            colors.append(RandomBlur((0.1, 2.0), self.gaussian_blur_prob))
+        return colors
 
     def _erasing(self) -> list[Operation]:
         if self.re_prob == 0:

@@ -1,6 +1,6 @@
 """What keeping a tap costs and loses, as ``logitcache plan`` says, and how fast it is read back.
 
-A CNN and a vision transformer see labelled digits for a minute; then a cache of their taps on the
+A CNN and a vision transformer see labeled digits for a minute; then a cache of their taps on the
 same images is planned with every option in turn. Bytes are those of an image and view, the error is
 that of all numbers together, relative to their norm.
 """
@@ -17,7 +17,7 @@ import torch
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate.estimate import estimate_cache
-from logitcache.targets.features import decode_features
+from logitcache.targets.feature_groups import decode_features
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 from tests.benchmarks.measuring import Measurement, ratio_of_times

@@ -27,9 +27,9 @@ from logitcache.objectives.combine import build_objective
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.pipeline.run import Pipeline
 from logitcache.pipeline.settings import find_pipeline, override, read_yaml
-from logitcache.targets.features import example_features, features_of
+from logitcache.targets.feature_groups import example_features, features_of
+from logitcache.targets.image_rows import CheckedReader
 from logitcache.targets.loader import Loader
-from logitcache.targets.match import CheckedReader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.teachers.ensemble import Ensemble, Tap
 from logitcache.teachers.member import TeacherConfig

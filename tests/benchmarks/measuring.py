@@ -1,6 +1,6 @@
 """Two things measured against each other in one process, in turns, and the rows they become.
 
-Machines are noisy: a ratio is the median of the ratios of neighbouring rounds, and its spread, the
+Machines are noisy: a ratio is the median of the ratios of neighboring rounds, and its spread, the
 quartiles, stands beside it.
 """
 
@@ -86,7 +86,7 @@ def ratio_of_times(
         name: Of the row.
         ours: What is measured.
         reference: What it is compared with.
-        rounds: How many neighbouring pairs.
+        rounds: How many neighboring pairs.
         repeat: Calls of each in a round.
         target: The bound.
         inverse: Whether to give reference over ours: how many times faster ours is.

@@ -10,10 +10,10 @@ import numpy as np
 from logitcache.batch import SparseLogits
 from logitcache.cache.format.names import default_unit_rows
 from logitcache.encoding.sparse import SparseEncoding
-from logitcache.targets.gather import TargetsReader
-from logitcache.targets.numbers import AllRows
 from logitcache.targets.order import Window, epoch_windows
 from logitcache.targets.prefetch import ReadAhead
+from logitcache.targets.reader import TargetsReader
+from logitcache.targets.row_ids import AllRows
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY
 from logitcache.views.spec import parse_view
 from tests.benchmarks.synthetic import teacher_logits
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
-    from logitcache.targets.gather import TargetWindow
+    from logitcache.targets.reader import TargetWindow
 
 __all__ = [
     "CLASSES",

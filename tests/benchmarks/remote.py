@@ -25,7 +25,7 @@ from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 from tests.benchmarks.measuring import Measurement
 from tests.conftest import write_teacher
-from tests.remote.servers import Behaviour, FaultyServer, from_folder, from_upstream
+from tests.remote.servers import Behavior, FaultyServer, from_folder, from_upstream
 from tests.remote.traffic import stored_targets, traffic_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def measure() -> list[Measurement]:
 def _measure_server(name: str, url: str, server: FaultyServer, root: Path) -> list[Measurement]:
     """Train thrice: from a server that is well, from one that is not, and from copies."""
     rows = [_wait(f"{name}, no copies", _train(url, root / f"{name}-well", local_copy_bytes=0))]
-    server.behaviour = Behaviour(latency=0.03, failing=0.1)
+    server.behavior = Behavior(latency=0.03, failing=0.1)
     copies = str(root / f"{name}-copies")
     server.clear()
     result = _train(url, root / f"{name}-ill", local_copy=copies)
@@ -83,7 +83,7 @@ def _measure_server(name: str, url: str, server: FaultyServer, root: Path) -> li
     again = _train(url, root / f"{name}-again", local_copy=copies)
     rows.append(_wait(f"{name}, the same, shards kept on this machine", again))
     rest = traffic_of(server.log)
-    server.behaviour = Behaviour()
+    server.behavior = Behavior()
     cache = open_cache(url, local_copy_bytes=0)
     stored = {k: s for view in cache.views for k, s in stored_targets(cache, view, READ).items()}
     found = traffic_of(log)

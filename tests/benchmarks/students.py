@@ -1,7 +1,7 @@
 """What a student's step and epoch cost with cached targets, without any, and with live teachers.
 
 Steps: a ViT-Ti at 64 pixels, 32 images, C = 1000, K = 50; the cached side also gathers and decodes
-its batch of targets. Both sides see the same images, already normalised, and step the optimiser.
+its batch of targets. Both sides see the same images, already normalized, and step the optimizer.
 
 Epochs: the same student over photographs of noise, rendered as always. Live teachers are asked in
 every step by ``timm.task.LogitDistillationTask``, a ResNet-18 and a RedNet-26 at the same size,
@@ -58,7 +58,7 @@ def student(classes: int) -> nn.Module:
 
 
 class Step:
-    """A student, its optimiser, and one step of both."""
+    """A student, its optimizer, and one step of both."""
 
     def __init__(self, classes: int) -> None:
         self.network = student(classes)
@@ -79,15 +79,15 @@ def steps() -> Measurement:
         make_cache(Path(folder) / "c", repeated(ROWS), samples_of(ROWS, unit=ROWS))
         window = whole(open_cache(Path(folder) / "c"))
 
-    def labelled() -> TargetBatch:
+    def labeled() -> TargetBatch:
         rows = torch.from_numpy(rng.integers(ROWS, size=BATCH))
         return TargetBatch(rows, torch.randint(CLASSES, (BATCH,)), {})
 
     def with_labels() -> None:
-        step(label(step.network(images), labelled()))
+        step(label(step.network(images), labeled()))
 
     def from_cache() -> None:
-        batch = labelled()
+        batch = labeled()
         answers = gather(window, batch.rows.numpy())
         step(soft(step.network(images), TargetBatch(batch.rows, batch.labels, {"t": answers})))
 

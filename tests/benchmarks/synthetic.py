@@ -1,6 +1,6 @@
 """Logits as a cross-entropy teacher of many classes gives them, without one at hand.
 
-Classes come in contiguous super-classes of heavy-tailed sizes; a row favours its own class, a
+Classes come in contiguous super-classes of heavy-tailed sizes; a row favors its own class, a
 confuser from the same super-class and that super-class; super-classes move together, and the rest
 is low-rank and white. Rows differ in temperature, and one scale is bisected so that the mean
 largest probability is 0.70.

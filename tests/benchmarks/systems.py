@@ -39,10 +39,10 @@ from logitcache.networks.taps import TappedNetwork
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.pipeline.run import Pipeline
 from logitcache.pipeline.settings import find_pipeline, read_yaml
+from logitcache.targets.image_rows import number_rows
 from logitcache.targets.loader import Loader
-from logitcache.targets.match import number_rows
 from logitcache.targets.settings import LoaderSettings
-from logitcache.training.evaluation import eval_views
+from logitcache.training.evaluator import eval_views
 from logitcache.training.result import read_result
 from tests.benchmarks.live import train_live
 
@@ -330,7 +330,7 @@ def _with_images(place: Place, system: str, seed: int, images: int) -> Pipeline:
         for stage in values["stages"]:
             own = stage.get("train", {})
             if "labels" in own:
-                own["labels"] = {"count": images, "images": "labelled"}
+                own["labels"] = {"count": images, "images": "labeled"}
 
     return place.pipeline(system, seed, variant=f"-{images}-images", change=change)
 

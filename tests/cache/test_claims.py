@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from logitcache.cache.store import temporary
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.orphans import find_litter
+from logitcache.cache.verify.orphans import find_orphans
 from logitcache.cache.write.claim_holder import Holder, new_token
 from logitcache.cache.write.claims import MANIFEST, Claims, Wait
 from logitcache.cache.write.unchanged import Unchanged
@@ -429,7 +429,7 @@ def test_claims_are_described_by_what_is_known_of_their_process(
     write_claim(tmp_path, "far", claim_of_this_machine(host="another", pid=7))
     write_claim(tmp_path, "trial-7", b"")
     manifest: Any = type("Manifest", (), {"revision": None})
-    found = {litter.key: litter.why for litter in find_litter(locate(tmp_path), manifest, set())}
+    found = {litter.key: litter.why for litter in find_orphans(locate(tmp_path), manifest, set())}
     assert found["claims/dead.json"] == (
         "left by a run that was killed (process 7 on container); the next precompute removes it"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache.format.fingerprints import probed, read_probes
+from logitcache.cache.format.fingerprints import probed, read_fingerprints
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.format.names import sha256
 from logitcache.cache.format.partners import mixed_views
@@ -22,7 +22,7 @@ from logitcache.errors import CacheDamaged, CacheError
 from logitcache.precompute.plan.teacher_lock import as_locked
 from logitcache.report.describe import describe
 from logitcache.teachers.member import TeacherConfig
-from logitcache.views.probes import Probe
+from logitcache.views.fingerprints import Fingerprint
 from logitcache.views.recipe import recipe_id
 from logitcache.views.spec import ViewsConfig
 from tests.cache.building import RECIPE, VIEW, make_cache
@@ -206,7 +206,7 @@ PROBE = {
 DOCUMENT = {"format": 1, "views": [VIEW], "segments": [0], "versions": {}, "probes": [PROBE]}
 
 
-def write_probes(cache: Path, document: Any) -> dict[str, str]:
+def write_fingerprints(cache: Path, document: Any) -> dict[str, str]:
     content = document if isinstance(document, bytes) else json.dumps(document).encode()
     (cache / "probes").mkdir(exist_ok=True)
     (cache / "probes" / "1.json").write_bytes(content)
@@ -214,9 +214,9 @@ def write_probes(cache: Path, document: Any) -> dict[str, str]:
 
 
 def test_probes_are_read(cache: Path) -> None:
-    digests = write_probes(cache, DOCUMENT)
-    (document,) = read_probes(locate(cache), digests)
-    assert Probe.from_json(document.probes[0]).to_json() == PROBE
+    digests = write_fingerprints(cache, DOCUMENT)
+    (document,) = read_fingerprints(locate(cache), digests)
+    assert Fingerprint.from_json(document.probes[0]).to_json() == PROBE
     assert probed(locate(cache)) == [(frozenset({VIEW}), frozenset({0}))]
 
 
@@ -242,16 +242,16 @@ def test_probes_are_read(cache: Path) -> None:
     ],
 )
 def test_malformed_probes_are_damage(cache: Path, document: Any) -> None:
-    digests = write_probes(cache, document)
+    digests = write_fingerprints(cache, document)
     with pytest.raises(CacheDamaged, match=r"probes are malformed|not JSON|not a JSON object"):
-        read_probes(locate(cache), digests)
+        read_fingerprints(locate(cache), digests)
     with pytest.raises(CacheDamaged, match=r"probes are malformed|not JSON|not a JSON object"):
         probed(locate(cache))
 
 
 def test_probes_of_many_views_and_segments_take_no_product_of_both(cache: Path) -> None:
     many = {"views": [f"v{n}" for n in range(60_000)], "segments": list(range(60_000))}
-    write_probes(cache, {**DOCUMENT, **many})
+    write_fingerprints(cache, {**DOCUMENT, **many})
     assert len(probed(locate(cache))[0].views) == 60_000
 
 
@@ -279,7 +279,7 @@ def test_probes_of_many_views_and_segments_take_no_product_of_both(cache: Path) 
 )
 def test_a_malformed_probe_is_named(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        Probe.from_json({**PROBE, **change})
+        Fingerprint.from_json({**PROBE, **change})
     missing = {name: value for name, value in PROBE.items() if name not in change}
     with pytest.raises(ValueError, match="Field required"):
-        Probe.from_json(missing)
+        Fingerprint.from_json(missing)

@@ -269,7 +269,7 @@ def test_a_manifest_that_cannot_be_is_refused(tmp_path: Path, fields: dict[str, 
 
 def test_unknown_fields_are_ignored(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
-    edit(tmp_path, colour="blue")
+    edit(tmp_path, color="blue")
     assert read_manifest(locate(tmp_path)).rows == ROWS
 
 

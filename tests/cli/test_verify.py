@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from logitcache.cache.read.reader import open_cache
+from tests.check.test_audit import change_row, of_another_image
 from tests.conftest import jpeg, shape_image
-from tests.precompute.test_audit import change_row, of_another_image
 from tests.precompute.test_trust import rotate_labels
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from logitcache.cli.app import app
 from logitcache.errors import PixelDrift, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.views import colour
+from logitcache.views import color
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +100,7 @@ def test_check_says_whether_this_machine_is_sound(
     assert found.exit_code == 0
     assert "all as written" in found.stdout
     assert "0 with other pixels" in found.stdout
-    monkeypatch.setitem(colour.COLOUR_STEPS, "invert", lambda picture: picture)
+    monkeypatch.setitem(color.COLOR_STEPS, "invert", lambda picture: picture)
     broken = views("check", "--json")
     assert broken.exit_code == 4
     document = json.loads(broken.stdout)

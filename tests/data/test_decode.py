@@ -121,7 +121,7 @@ def test_damaged_exif_turns_nothing() -> None:
         assert torch.equal(decode(broken), decode(jpeg(IMAGE)))
 
 
-def test_transparent_palettes_keep_their_colours_without_a_warning() -> None:
+def test_transparent_palettes_keep_their_colors_without_a_warning() -> None:
     image = IMAGE.quantize(16)
     content = encoded(image, "PNG", transparency=bytes(range(0, 256, 16)))
     assert torch.equal(decode(content), chw(image))

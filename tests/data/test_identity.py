@@ -13,7 +13,7 @@ from logitcache.data.identity import (
     fingerprint,
     key_hash,
     listing_digest,
-    normalise_key,
+    normalize_key,
     row_order,
     stored_bytes,
 )
@@ -45,8 +45,8 @@ def test_pixels_of_another_shape_have_another_digest() -> None:
 
 
 def test_keys_are_relative_and_composed() -> None:
-    assert normalise_key("./a/b.jpg") == "a/b.jpg"
-    assert normalise_key("cafe\u0301/x.png") == "caf\u00e9/x.png"
+    assert normalize_key("./a/b.jpg") == "a/b.jpg"
+    assert normalize_key("cafe\u0301/x.png") == "caf\u00e9/x.png"
 
 
 @given(st.permutations([f"k{i}" for i in range(12)]))

@@ -104,7 +104,7 @@ def test_a_limit_takes_the_same_images_whatever_the_folder_is_called(
     assert len(here.class_names) == 3
 
 
-def test_names_are_normalised(tmp_path: Path) -> None:
+def test_names_are_normalized(tmp_path: Path) -> None:
     decomposed = "cafe\u0301"
     write_images(tmp_path, 1, (decomposed,))
     assert open_source(str(tmp_path)).keys == ["caf\u00e9/000.jpg"]

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitcache.encoding.arrays import filled
-from logitcache.encoding.consistency import label_consistent, lse_consistent
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.feature_noise import magnitudes, reduced_noise, relative_difference
 from logitcache.encoding.features import FeatureEncoding
+from logitcache.encoding.intervals import label_consistent, lse_consistent
 from logitcache.encoding.logits import label_log_probs, log_softmax
-from logitcache.encoding.principal import Principal
+from logitcache.encoding.principal_components import Principal
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.networks.taps import TapShape
 from logitcache.teachers.reduce import reduced
@@ -245,10 +245,10 @@ REDUCTIONS: dict[str, tuple[TapShape, FeatureEncoding]] = {
     "mean": (MAP, FeatureEncoding("vector", (6,), reduction="mean")),
     "pooled": (MAP, FeatureEncoding("NCHW", (6, 3, 3), grid=3, pool=3)),
     "energy": (MAP, FeatureEncoding("NCHW", (1, 8, 8), grid=8, reduction="energy")),
-    "standardized": (MAP, FeatureEncoding("NCHW", (6, 8, 8), standardised=True)),
+    "standardized": (MAP, FeatureEncoding("NCHW", (6, 8, 8), standardized=True)),
     "energy, standardized and pooled": (
         MAP,
-        FeatureEncoding("NCHW", (1, 2, 2), grid=2, reduction="energy", standardised=True, pool=2),
+        FeatureEncoding("NCHW", (1, 2, 2), grid=2, reduction="energy", standardized=True, pool=2),
     ),
     "principal": (MAP, FeatureEncoding("NCHW", (3, 8, 8), grid=8, principal=PRINCIPAL)),
     "tokens of a map": (MAP, FeatureEncoding("NLC", (5, 6), grid=8, kept=5)),

@@ -8,7 +8,7 @@ import pytest
 from logitcache.encoding.feature_fidelity import feature_fidelity_of, row_feature_losses
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.encoding.fidelity import add_up
-from logitcache.encoding.principal import Principal
+from logitcache.encoding.principal_components import Principal
 
 ROWS, TOKENS, CHANNELS = 12, 5, 16
 

@@ -13,7 +13,7 @@ from logitcache.config import Config
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.feature_choice import FeatureConfig, feature_encoding
 from logitcache.encoding.features import FeatureEncoding, Values, parse_features
-from logitcache.encoding.principal import Principal
+from logitcache.encoding.principal_components import Principal
 from logitcache.errors import CacheError, FeatureOverflow, UsageError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def test_what_is_asked_for_decides_the_shape(
         ("NCHW", {"pool": 7}, "at most 6"),
         ("NCHW", {"tokens": 37}, "at most 36"),
         ("NCHW", {"principal": 8}, "fewer than 8"),
-        ("NLC", {"standardise": True}, "standardise is for maps"),
+        ("NLC", {"standardize": True}, "standardize is for maps"),
     ],
 )
 def test_what_a_tap_has_not_is_an_error(layout: str, options: dict[str, Any], message: str) -> None:
@@ -164,7 +164,7 @@ def test_what_a_tap_has_not_is_an_error(layout: str, options: dict[str, Any], me
     [
         {"reduce": "mean", "pool": 2},
         {"reduce": "energy", "tokens": 2},
-        {"principal": 2, "standardise": True},
+        {"principal": 2, "standardize": True},
     ],
 )
 def test_contradictions_are_errors(options: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numcodecs import blosc
 
-from logitcache.cache.format.fingerprints import write_probes
+from logitcache.cache.format.fingerprints import write_fingerprints
 from logitcache.cache.format.groups import TeacherGroup
 from logitcache.cache.format.manifest import TeacherRecord
 from logitcache.cache.format.names import canonical_json, sha256
@@ -63,7 +63,7 @@ class Hostile:
     Attributes:
         name: What it is, as a phrase.
         kind: ``code``, ``crash``, ``memory``, ``metadata``, ``documents``, ``recipes`` or ``text``.
-        build: Turns an intact cache into it.
+        build: ClaimQueue an intact cache into it.
         says: A pattern that the output of ``logitcache verify`` has.
         code: Exit code of that command.
         files: Whether it can be served: links and devices cannot.
@@ -128,7 +128,9 @@ def intact(root: Path) -> None:
                 rows = slice(block * UNIT, (block + 1) * UNIT)
                 content = {key: array[rows] for key, array in arrays.items()}
                 writer.write_unit(group, view, block, content, Conditions(canonical_batch=4))
-    write_probes(writer.location, {"views": [VIEW], "segments": [0], "versions": {}, "probes": []})
+    write_fingerprints(
+        writer.location, {"views": [VIEW], "segments": [0], "versions": {}, "probes": []}
+    )
     writer.seal("f" * 64, {name: {VIEW: 0.5} for name in encodings})
     withdraw_images(root, ["img/000007.jpg"], "a test")
 

@@ -12,7 +12,7 @@ import pytest
 from tests.hostile.inputs import intact
 from tests.hostile.test_hostile import MEGABYTES, UNPRINTABLE
 from tests.hostile.visit import Outcome, visit
-from tests.remote.servers import Answer, Behaviour, FaultyServer, from_folder
+from tests.remote.servers import Answer, Behavior, FaultyServer, from_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,8 +93,8 @@ def test_a_server_that_answers_200_to_everything_has_no_documents_without_end(ba
     """Numbered documents are counted by asking for the next one."""
     files, probe = from_folder(base), (base / "probes/1.json").read_bytes()
 
-    def answer(request: Any, behaviour: Behaviour) -> Answer:
-        found = files(request, behaviour)
+    def answer(request: Any, behavior: Behavior) -> Answer:
+        found = files(request, behavior)
         return Answer(200, {}, probe) if found.status == 404 else found
 
     with FaultyServer(answer) as server:
@@ -110,8 +110,8 @@ def test_a_server_that_sends_something_else_is_found(base: Path, tmp_path: Path,
     shutil.copytree(base, tmp_path / "cache")
     files = from_folder(tmp_path / "cache")
 
-    def answer(request: Any, behaviour: Behaviour) -> Answer:
-        found = files(request, behaviour)
+    def answer(request: Any, behavior: Behavior) -> Answer:
+        found = files(request, behavior)
         if "/codes/c/" not in request.path or found.status != 200:
             return found
         assert isinstance(found.body, bytes)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.matrix.names import write_inputs
-from tests.remote.servers import Behaviour, FaultyServer, from_folder
+from tests.remote.servers import Behavior, FaultyServer, from_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,11 +245,11 @@ def nginx_servers(nginx: str, folder: Path) -> Iterator[dict[str, str]]:
 
 def check_busy(folder: Path) -> Iterator[Check]:
     """Check a server that answers a tenth of the requests by 429 and when to come back."""
-    busy = Behaviour(failing=0.1, status=429, headers={"Retry-After": "1"})
+    busy = Behavior(failing=0.1, status=429, headers={"Retry-After": "1"})
     with FaultyServer(from_folder(folder), busy) as server:
         yield run("429 with Retry-After: verify", 0, "verify", f"{server.url}/c")
         refused = server.injected
-        server.behaviour.failing = 1.0
+        server.behavior.failing = 1.0
         yield run(
             f"429 for ever, after {refused} that were waited for",
             3,

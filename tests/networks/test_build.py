@@ -72,7 +72,7 @@ def test_digests_tell_weights_apart_but_not_devices_or_orders() -> None:
         ({"model": "resnet51"}, UsageError, "resnet50"),
         ({"model": "local-dir:/no/such"}, NetworkError, "no exported network"),
         ({"model": "resnet10t", "weights": "/no/such"}, NetworkError, "no such weights"),
-        ({"model": "resnet10t", "kwargs": {"colour": 1}}, NetworkError, "colour"),
+        ({"model": "resnet10t", "kwargs": {"color": 1}}, NetworkError, "color"),
     ],
 )
 def test_what_cannot_be_built_says_why(

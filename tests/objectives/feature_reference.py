@@ -73,7 +73,7 @@ def unit(row: Row) -> Row:
     return [[x / length(a) for x in a] for a in row]
 
 
-def standardise(row: Row) -> Row:
+def standardize(row: Row) -> Row:
     """Give each channel mean 0 and standard deviation 1 over positions, to within 1e-6."""
     columns = []
     for column in zip(*row, strict=True):
@@ -164,9 +164,9 @@ def rkd_angle(student: Row, teacher: Row) -> float:
 
 
 def cka(student: Row, teacher: Row) -> float:
-    """One minus the alignment, from the definition with HSIC: centred with H = I - 1/M."""
+    """One minus the alignment, from the definition with HSIC: centerd with H = I - 1/M."""
 
-    def centred(things: Row) -> list[Vector]:
+    def centerd(things: Row) -> list[Vector]:
         k = [[dot(a, b) for b in things] for a in things]
         count = len(k)
         rows = [math.fsum(line) / count for line in k]
@@ -176,5 +176,5 @@ def cka(student: Row, teacher: Row) -> float:
     def hsic(a: list[Vector], b: list[Vector]) -> float:
         return math.fsum(dot(x, y) for x, y in zip(a, b, strict=True))
 
-    s, t = centred(student), centred(teacher)
+    s, t = centerd(student), centerd(teacher)
     return 1 - hsic(s, t) / math.sqrt(hsic(s, s) * hsic(t, t))

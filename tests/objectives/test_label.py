@@ -14,7 +14,7 @@ def batch(labels: list[int]) -> TargetBatch:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-def test_it_is_the_mean_over_labelled_rows(smoothing: float) -> None:
+def test_it_is_the_mean_over_labeled_rows(smoothing: float) -> None:
     z = torch.randn(4, 6, dtype=torch.float64, generator=torch.manual_seed(0))
     expected = [reference.cross_entropy(z[i].tolist(), c, smoothing) for i, c in ((0, 3), (2, 5))]
     loss = Label(LabelConfig(smoothing=smoothing))(z, batch([3, -1, 5, -1]))

@@ -9,8 +9,8 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from logitcache.errors import UsageError
-from logitcache.objectives.match import Match, MatchConfig
-from logitcache.objectives.project import Generator
+from logitcache.objectives.feature_match import Match, MatchConfig
+from logitcache.objectives.projector import Generator
 from tests.objectives import feature_reference as reference
 from tests.objectives.features import maps, noise, outputs_of, targets_of, tokens, vector
 
@@ -172,7 +172,7 @@ def test_energy_is_compared_with_energy(layout: str) -> None:
         student = tokens(
             torch.cat([noise(2, 1, 5, seed=16), s.flatten(2).transpose(1, 2)], 1), prefix=1
         )
-    match = fitted(student, teacher, normalise="l2")
+    match = fitted(student, teacher, normalize="l2")
     energy = F.normalize(s.square().mean(1).flatten(1))
     expected = F.mse_loss(energy, F.normalize(t.flatten(1)))
     torch.testing.assert_close(loss_of(match, student, teacher), expected)
@@ -182,7 +182,7 @@ def test_energy_is_compared_with_energy(layout: str) -> None:
 def test_unit_vectors(metric: str) -> None:
     """DMAE's: zero where the student is the teacher times anything positive."""
     s, t = noise(2, 4, 3, seed=17), noise(2, 4, 3, seed=18)
-    match = fitted(tokens(s), tokens(t), normalise="l2", metric=metric)
+    match = fitted(tokens(s), tokens(t), normalize="l2", metric=metric)
 
     def loop(s: Tensor) -> float:
         unit = [reference.unit(row) for row in s.tolist()], [reference.unit(r) for r in t.tolist()]
@@ -192,24 +192,24 @@ def test_unit_vectors(metric: str) -> None:
     assert loss_of(match, tokens(3.7 * t), tokens(t)).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_standardised_maps() -> None:
+def test_standardized_maps() -> None:
     """NFD's."""
     s, t = noise(2, 4, 3, seed=19), 3 + 2 * noise(2, 4, 3, seed=20)
-    match = fitted(tokens(s), tokens(t), normalise="standardise")
-    wanted = [reference.standardise(row) for row in t.tolist()]
+    match = fitted(tokens(s), tokens(t), normalize="standardize")
+    wanted = [reference.standardize(row) for row in t.tolist()]
 
     def loop(s: Tensor) -> float:
-        rows = [reference.standardise(row) for row in s.tolist()]
+        rows = [reference.standardize(row) for row in s.tolist()]
         return reference.match(rows, wanted, "l2", "mean", [1.0] * 4)
 
     assert_is(match, s, tokens, tokens(t), loop)
 
 
-def test_standardised_maps_do_not_change_with_the_channels_scale_and_shift() -> None:
+def test_standardized_maps_do_not_change_with_the_channels_scale_and_shift() -> None:
     s, t = noise(2, 3, 4, 4, seed=21), noise(2, 3, 4, 4, seed=22)
     scale, shift = torch.tensor([2.0, 0.5, 7.0]), torch.tensor([-3.0, 0.0, 9.0])
     other = maps(t * scale[:, None, None] + shift[:, None, None])
-    match = fitted(maps(s), maps(t), normalise="standardise")
+    match = fitted(maps(s), maps(t), normalize="standardize")
     plain = fitted(maps(s), maps(t))
     torch.testing.assert_close(
         loss_of(match, maps(s), other), loss_of(match, maps(s), maps(t)), rtol=1e-5, atol=1e-6
@@ -217,17 +217,17 @@ def test_standardised_maps_do_not_change_with_the_channels_scale_and_shift() -> 
     assert not torch.allclose(loss_of(plain, maps(s), other), loss_of(plain, maps(s), maps(t)))
 
 
-def test_a_map_that_is_cached_standardised_is_not_standardised_again() -> None:
+def test_a_map_that_is_cached_standardized_is_not_standardized_again() -> None:
     s, t = noise(2, 3, 4, 4, seed=23), noise(2, 3, 4, 4, seed=24)
     cached = (t - t.mean((2, 3), keepdim=True)) / (
         t.std((2, 3), keepdim=True, unbiased=False) + 1e-6
     )
-    match = fitted(maps(s), maps(t), normalise="standardise")
+    match = fitted(maps(s), maps(t), normalize="standardize")
     torch.testing.assert_close(
-        loss_of(match, maps(s), maps(cached, standardised=True)), loss_of(match, maps(s), maps(t))
+        loss_of(match, maps(s), maps(cached, standardized=True)), loss_of(match, maps(s), maps(t))
     )
-    with pytest.raises(UsageError, match="set normalise: standardise"):
-        fitted(maps(s), maps(cached, standardised=True))
+    with pytest.raises(UsageError, match="set normalize: standardize"):
+        fitted(maps(s), maps(cached, standardized=True))
 
 
 @pytest.mark.parametrize(
@@ -339,11 +339,11 @@ def test_gradcheck(metric: str) -> None:
 
 def test_a_flat_map_has_a_gradient_that_is_finite() -> None:
     t = noise(2, 4, 3, seed=38)
-    for normalise in ("l2", "standardise"):
+    for normalize in ("l2", "standardize"):
         s = torch.zeros(2, 4, 3, dtype=torch.float64, requires_grad=True)
-        match = fitted(tokens(s.detach()), tokens(t), normalise=normalise)
+        match = fitted(tokens(s.detach()), tokens(t), normalize=normalize)
         (grad,) = torch.autograd.grad(loss_of(match, tokens(s), tokens(t)), s)
-        assert torch.isfinite(grad).all(), normalise
+        assert torch.isfinite(grad).all(), normalize
 
 
 def test_published_weights_are_for_sums() -> None:
@@ -372,7 +372,7 @@ PRINCIPAL = replace(VECTOR, principal=True)
         (VECTOR, of(4), {}, r"tokens \(L, D\) of \(4, 3\)"),
         (of(5), of(4), {}, "squares"),
         (of(4), of(4, 5), {"projector": "none"}, "set projector: linear"),
-        (of(4), kept(of(4).values), {"normalise": "standardise"}, "2 positions of each map"),
+        (of(4), kept(of(4).values), {"normalize": "standardize"}, "2 positions of each map"),
         (of(4), kept(of(4).values), {"levels": [1]}, "whole maps"),
         (of(5), of(5), {"levels": [1]}, "square map"),
         (of(5), of(5), {"projector": "generator"}, "square of positions"),

@@ -9,8 +9,8 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from logitcache.errors import UsageError
-from logitcache.objectives import relations
-from logitcache.objectives.relation import Relation, RelationConfig
+from logitcache.objectives import similarity as relations
+from logitcache.objectives.relational import Relation, RelationConfig
 from tests.memory import peak_bytes
 from tests.objectives import feature_reference as reference
 from tests.objectives.features import maps, noise, outputs_of, targets_of, tokens, vector
@@ -77,7 +77,7 @@ def test_vectors_of_several_taps() -> None:
     s = [noise(2, 5, 3, seed=4), noise(2, 3, seed=5)]
     t = [noise(2, 4, seed=6), noise(2, 4, seed=7)]
     pairs = [{"teacher": "t", "tap": "a"}, {"teacher": "t", "tap": "b", "student": "c"}]
-    loss = relation(pairs=pairs, form="gram", over="taps", normalise="l2", reduction="sum")
+    loss = relation(pairs=pairs, form="gram", over="taps", normalize="l2", reduction="sum")
     assert loss.config.needs.features == ("t/a", "t/b")
     assert loss.config.needs.taps == ("a", "c")
     got = loss(
@@ -117,7 +117,7 @@ def test_it_does_not_change_with_scale_or_place(form: str) -> None:
 
 def test_a_gram_of_unit_things_does_not_change_with_their_lengths() -> None:
     s, t = noise(4, 3, seed=13), noise(4, 3, seed=14)
-    loss = relation(form="gram", normalise="l2")
+    loss = relation(form="gram", normalize="l2")
     longer = s * torch.tensor([[2.0], [0.1], [5.0], [1.0]])
     torch.testing.assert_close(
         loss_of(loss, vector(longer), vector(t)), loss_of(loss, vector(s), vector(t))
@@ -127,7 +127,7 @@ def test_a_gram_of_unit_things_does_not_change_with_their_lengths() -> None:
 def test_a_gram_by_width_is_that_of_scaled_products() -> None:
     """V V^T / sqrt(D), whatever the D of each."""
     s, t = noise(2, 4, 3, seed=15), noise(2, 4, 7, seed=16)
-    loss = loss_of(relation(form="gram", over="tokens", normalise="width"), tokens(s), tokens(t))
+    loss = loss_of(relation(form="gram", over="tokens", normalize="width"), tokens(s), tokens(t))
     products = [v @ v.transpose(1, 2) / v.shape[2] ** 0.5 for v in (s, t)]
     torch.testing.assert_close(loss, F.mse_loss(*products))
 

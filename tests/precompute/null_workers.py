@@ -18,7 +18,7 @@ from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import Claims
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.errors import DataMismatch
-from logitcache.precompute.run.claim_queue import Turns
+from logitcache.precompute.run.claim_queue import ClaimQueue
 from logitcache.precompute.run.unit import Work
 from tests.precompute import null
 
@@ -35,7 +35,7 @@ TEACHERS = {"coarse": null.UNIT, "fine": null.UNIT // 2}
 
 @dataclass(frozen=True)
 class NullOpener:
-    """Makes a bench on a worker.
+    """Makes a runner on a worker.
 
     Attributes:
         path: The cache.
@@ -53,15 +53,15 @@ class NullOpener:
     refusals: int = 0
     stale_seconds: float | None = None
 
-    def open(self, after_batch: Callable[[int], None], neighbours: int) -> NullBench:
-        del neighbours
+    def open(self, after_batch: Callable[[int], None], neighbors: int) -> NullRunner:
+        del neighbors
         for number in range(self.refusals):
             if locate(self.path.with_suffix(".refused")).create(f"{number}", b""):
                 raise DataMismatch("these are not the images", where=f"refusal {number}")
-        return NullBench(self, after_batch)
+        return NullRunner(self, after_batch)
 
 
-class NullBench:
+class NullRunner:
     """Computes items; dies or fails where it is told to."""
 
     def __init__(self, opener: NullOpener, after_batch: Callable[[int], None]) -> None:
@@ -90,7 +90,7 @@ class NullBench:
         self, items: Iterable[WorkItem], while_waiting: Callable[[str], None]
     ) -> Generator[WorkItem]:
         location = self._writer.location
-        turns = Turns(
+        queue = ClaimQueue(
             items,
             location,
             self._groups,
@@ -98,10 +98,10 @@ class NullBench:
             settle=lambda: None,
             while_waiting=while_waiting,
         )
-        with turns:
-            for item in turns:
+        with queue:
+            for item in queue:
                 self._compute(item)
-                turns.give_back(item)
+                queue.give_back(item)
                 yield item
 
     def _compute(self, item: WorkItem) -> None:

@@ -77,7 +77,7 @@ def built(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFac
 def test_it_holds_what_the_teachers_say_of_the_very_views(
     built: Path, images: Path, teachers: Teachers
 ) -> None:
-    """Rendered, normalised and forwarded here by hand, image by image."""
+    """Rendered, normalized and forwarded here by hand, image by image."""
     cache, source = open_cache(built), open_source(str(images))
     network: Any = build_network(NetworkConfig(**teachers["red"])).eval()
     mean = torch.tensor(network.pretrained_cfg["mean"]).view(3, 1, 1) * 255

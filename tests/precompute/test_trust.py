@@ -180,7 +180,7 @@ def test_other_versions_are_told_and_do_not_block(
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return enough labelled images to judge a teacher by."""
+    """Return enough labeled images to judge a teacher by."""
     return write_images(tmp_path_factory.mktemp("many"), 50)
 
 

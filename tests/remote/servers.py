@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-__all__ = ["Answer", "Behaviour", "FaultyServer", "Request", "from_folder", "from_upstream"]
+__all__ = ["Answer", "Behavior", "FaultyServer", "Request", "from_folder", "from_upstream"]
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
@@ -54,14 +54,14 @@ class Answer(NamedTuple):
 
 
 @dataclass
-class Behaviour:
+class Behavior:
     """How a server misbehaves.
 
     Attributes:
         latency: Seconds before every answer.
         failing: Share of requests that get a 503.
         cut: Share of answers that end half way.
-        ranges: Whether Range is honoured.
+        ranges: Whether Range is honored.
         fail_next: How many of the next requests get a 503.
         status: What they get instead of it.
         headers: What it comes with.
@@ -83,16 +83,16 @@ class Behaviour:
         self.draw = random.Random(self.seed)
 
 
-def from_folder(root: Path) -> Callable[[Any, Behaviour], Answer]:
+def from_folder(root: Path) -> Callable[[Any, Behavior], Answer]:
     """Return a backend that serves the files of a folder, read-only."""
 
-    def answer(request: BaseHTTPRequestHandler, behaviour: Behaviour) -> Answer:
+    def answer(request: BaseHTTPRequestHandler, behavior: Behavior) -> Answer:
         path = root / unquote(urlsplit(request.path).path).lstrip("/")
         if not path.is_file():
             return Answer(404, {}, b"")
         content = path.read_bytes()
         part = _RANGE.fullmatch(request.headers.get("Range", ""))
-        if part is None or not behaviour.ranges:
+        if part is None or not behavior.ranges:
             return Answer(200, {}, content)
         start, stop = part[1], part[2]
         first = int(start) if start else max(0, len(content) - int(stop))
@@ -104,10 +104,10 @@ def from_folder(root: Path) -> Callable[[Any, Behaviour], Answer]:
     return answer
 
 
-def from_upstream(address: tuple[str, int]) -> Callable[[Any, Behaviour], Answer]:
+def from_upstream(address: tuple[str, int]) -> Callable[[Any, Behavior], Answer]:
     """Return a backend that passes everything on to another server."""
 
-    def answer(request: BaseHTTPRequestHandler, _: Behaviour) -> Answer:
+    def answer(request: BaseHTTPRequestHandler, _: Behavior) -> Answer:
         length = int(request.headers.get("Content-Length", 0))
         body = request.rfile.read(length)
         connection = http.client.HTTPConnection(*address, timeout=30)
@@ -137,7 +137,7 @@ class FaultyServer:
 
     Args:
         backend: What answers when nothing is injected.
-        behaviour: What is injected; may be changed while it runs.
+        behavior: What is injected; may be changed while it runs.
 
     Attributes:
         log: Every request, in the order of the answers.
@@ -145,9 +145,9 @@ class FaultyServer:
     """
 
     def __init__(
-        self, backend: Callable[[Any, Behaviour], Answer], behaviour: Behaviour | None = None
+        self, backend: Callable[[Any, Behavior], Answer], behavior: Behavior | None = None
     ) -> None:
-        self.behaviour = behaviour or Behaviour()
+        self.behavior = behavior or Behavior()
         self.log: list[Request] = []
         self.injected = 0
         self._lock = threading.Lock()
@@ -183,32 +183,32 @@ class FaultyServer:
     def fault(self) -> str | None:
         """Draw what happens to the next request."""
         with self._lock:
-            if self.behaviour.fail_next > 0:
-                self.behaviour.fail_next -= 1
+            if self.behavior.fail_next > 0:
+                self.behavior.fail_next -= 1
                 return "busy"
-            drawn = self.behaviour.draw.random()
-        if drawn < self.behaviour.failing:
+            drawn = self.behavior.draw.random()
+        if drawn < self.behavior.failing:
             return "busy"
-        return "cut" if drawn < self.behaviour.failing + self.behaviour.cut else None
+        return "cut" if drawn < self.behavior.failing + self.behavior.cut else None
 
 
 def _handler(
-    server: FaultyServer, backend: Callable[[Any, Behaviour], Answer]
+    server: FaultyServer, backend: Callable[[Any, Behavior], Answer]
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
         def _answer(self) -> None:
-            time.sleep(server.behaviour.latency)
-            if time.monotonic() < server.behaviour.down_until:
+            time.sleep(server.behavior.latency)
+            if time.monotonic() < server.behavior.down_until:
                 self.close_connection = True
                 server.note(Request(self.command, self.path, False, 0, 0, True), injected=True)
                 return
             fault = server.fault()
-            found = backend(self, server.behaviour)
+            found = backend(self, server.behavior)
             if fault == "busy":
-                found = Answer(server.behaviour.status, server.behaviour.headers, b"busy")
+                found = Answer(server.behavior.status, server.behavior.headers, b"busy")
             body = found.body
             if not isinstance(body, bytes):
                 self._send_pieces(found, body)

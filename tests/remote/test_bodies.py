@@ -18,7 +18,7 @@ from logitcache.cache.store import bodies
 from logitcache.cache.store.failures import Failure
 from logitcache.cache.store.open import locate
 from logitcache.errors import CacheDamaged, StorageError
-from tests.remote.servers import Answer, Behaviour, FaultyServer, from_folder, from_upstream
+from tests.remote.servers import Answer, Behavior, FaultyServer, from_folder, from_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +44,7 @@ def trickle(seconds: float, pieces: int) -> Iterator[bytes]:
 def serving(body: Callable[[], bytes | Iterable[bytes]], **headers: str) -> Any:
     """Return a backend that sends the same for every path."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return lambda _request, _behaviour: Answer(200, named, body())
+    return lambda _request, _behavior: Answer(200, named, body())
 
 
 @pytest.fixture(params=["http", "s3"])
@@ -171,8 +171,8 @@ def test_a_size_is_requested_by_get_where_head_is_not_allowed(tmp_path: Path) ->
     (tmp_path / "x").write_bytes(b"0123456789")
     folder = from_folder(tmp_path)
 
-    def get_alone(request: Any, behaviour: Behaviour) -> Answer:
-        return Answer(403, {}, b"") if request.command == "HEAD" else folder(request, behaviour)
+    def get_alone(request: Any, behavior: Behavior) -> Answer:
+        return Answer(403, {}, b"") if request.command == "HEAD" else folder(request, behavior)
 
     with FaultyServer(get_alone) as server:
         location = locate(server.url)
@@ -183,7 +183,7 @@ def test_a_size_is_requested_by_get_where_head_is_not_allowed(tmp_path: Path) ->
 def test_documents_are_counted_where_nothing_can_be_listed(count: int) -> None:
     known = {f"/c/n/{number}.json" for number in range(1, count + 1)}
 
-    def numbered(request: Any, _: Behaviour) -> Answer:
+    def numbered(request: Any, _: Behavior) -> Answer:
         return Answer(200 if request.path in known else 404, {}, b"")
 
     with FaultyServer(numbered) as server:
@@ -238,7 +238,7 @@ def test_a_server_without_range_may_send_no_more_than_the_part(
     part: tuple[int, ...], found: bytes, tmp_path: Path
 ) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
-    with FaultyServer(from_folder(tmp_path), Behaviour(ranges=False)) as server:
+    with FaultyServer(from_folder(tmp_path), Behavior(ranges=False)) as server:
         location = locate(server.url)
         assert location.read("x", *part) == found
         for other in ((2,), (2, 99), (-3,), (0, 9)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from logitcache.cache.format.names import sha256
-from logitcache.cache.read.shard_cache import LocalCopies, default_copies
+from logitcache.cache.read.shard_cache import ShardCache, default_copies
 
 
 def content(number: int, size: int = 100) -> tuple[str, bytes]:
@@ -18,16 +18,16 @@ def content(number: int, size: int = 100) -> tuple[str, bytes]:
     return sha256(body), body
 
 
-def kept(copies: LocalCopies) -> int:
+def kept(copies: ShardCache) -> int:
     return sum(path.stat().st_size for path in copies.root.glob("*/*"))
 
 
-def age(copies: LocalCopies, digest: str, seconds: float) -> None:
+def age(copies: ShardCache, digest: str, seconds: float) -> None:
     os.utime(copies.root / digest[:2] / digest, (seconds, seconds))
 
 
 def test_the_least_used_leave_first(tmp_path: Path) -> None:
-    copies = LocalCopies(tmp_path, 350)
+    copies = ShardCache(tmp_path, 350)
     pieces = [content(number) for number in range(5)]
     for at, piece in enumerate(pieces[:3]):
         copies.keep(*piece)
@@ -41,7 +41,7 @@ def test_the_least_used_leave_first(tmp_path: Path) -> None:
 
 
 def test_what_was_damaged_is_not_believed(tmp_path: Path) -> None:
-    copies = LocalCopies(tmp_path, 1000)
+    copies = ShardCache(tmp_path, 1000)
     digest, body = content(1)
     copies.keep(digest, body)
     path = tmp_path / digest[:2] / digest
@@ -53,7 +53,7 @@ def test_what_was_damaged_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_what_others_keep_counts(tmp_path: Path) -> None:
-    ours, theirs = LocalCopies(tmp_path, 400), LocalCopies(tmp_path, 400)
+    ours, theirs = ShardCache(tmp_path, 400), ShardCache(tmp_path, 400)
     for number in range(4):
         theirs.keep(*content(number))
     ours.keep(*content(7))
@@ -62,7 +62,7 @@ def test_what_others_keep_counts(tmp_path: Path) -> None:
 
 
 def test_many_threads_stay_inside_the_bound(tmp_path: Path) -> None:
-    copies = LocalCopies(tmp_path, 2000)
+    copies = ShardCache(tmp_path, 2000)
     pieces = [content(number) for number in range(100)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda piece: copies.keep(*piece), pieces))
@@ -73,7 +73,7 @@ def test_many_threads_stay_inside_the_bound(tmp_path: Path) -> None:
 
 
 def test_abandoned_parts_are_removed(tmp_path: Path) -> None:
-    copies = LocalCopies(tmp_path, 1000)
+    copies = ShardCache(tmp_path, 1000)
     (tmp_path / "ab").mkdir()
     for name, when in (("ab/old.partial", 0), ("ab/new.partial", None)):
         (tmp_path / name).write_bytes(b"half")
@@ -89,7 +89,7 @@ def test_a_disk_that_fails_costs_the_copies_and_not_the_run(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    copies = LocalCopies(tmp_path, 1000)
+    copies = ShardCache(tmp_path, 1000)
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.warns(RuntimeWarning, match=r"no further copies[\s\S]*No space left"):
         copies.keep(*content(1))
@@ -98,7 +98,7 @@ def test_a_disk_that_fails_costs_the_copies_and_not_the_run(
 
 
 def test_they_go_to_another_process(tmp_path: Path) -> None:
-    copies = LocalCopies(tmp_path, 1000)
+    copies = ShardCache(tmp_path, 1000)
     copies.keep(*content(1))
     assert pickle.loads(pickle.dumps(copies)).read(content(1)[0]) == content(1)[1]
 

@@ -17,7 +17,7 @@ from logitcache.cache.verify.integrity import verify
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, CacheError, StorageError
 from tests.cache.building import VIEW, make_cache
-from tests.remote.servers import Answer, Behaviour, FaultyServer, from_folder, from_upstream
+from tests.remote.servers import Answer, Behavior, FaultyServer, from_folder, from_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def bucket(
 
 
 def test_one_failure_in_five_is_not_noticed(web: FaultyServer) -> None:
-    web.behaviour = Behaviour(failing=0.1, cut=0.1)
+    web.behavior = Behavior(failing=0.1, cut=0.1)
     cache = open_cache(f"{web.url}/c")
     assert cache.read("a", VIEW, 0, 48)["logp"].shape == (48, 30)
     assert verify(f"{web.url}/c").ok
@@ -57,12 +57,12 @@ def test_one_failure_in_five_is_not_noticed(web: FaultyServer) -> None:
 
 
 def test_writing_through_failures_leaves_a_whole_cache(bucket: FaultyServer) -> None:
-    bucket.behaviour = Behaviour(failing=0.1, cut=0.05, seed=1)
+    bucket.behavior = Behavior(failing=0.1, cut=0.05, seed=1)
     location = locate("s3://bucket/through-failures", write=True)
     make_cache(location, {"a": (DenseEncoding(30), LOGITS)}, ROWS)
     assert isinstance(location, RemoteLocation)
     assert location.traffic["retries"] > 2
-    bucket.behaviour = Behaviour()
+    bucket.behavior = Behavior()
     assert verify("s3://bucket/through-failures").ok
 
 
@@ -78,11 +78,11 @@ def test_a_write_whose_answer_is_lost_is_ours(
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behavior", "said"),
     [
-        (Behaviour(failing=1.0), r"busy or failing[\s\S]*/c/zarr.json[\s\S]*status 503"),
-        (Behaviour(cut=1.0), r"cut again and again[\s\S]*/c/zarr.json"),
-        (Behaviour(latency=0.5), r"does not answer in time[\s\S]*/c/zarr.json"),
+        (Behavior(failing=1.0), r"busy or failing[\s\S]*/c/zarr.json[\s\S]*status 503"),
+        (Behavior(cut=1.0), r"cut again and again[\s\S]*/c/zarr.json"),
+        (Behavior(latency=0.5), r"does not answer in time[\s\S]*/c/zarr.json"),
     ],
 )
 @pytest.mark.parametrize("kind", ["http", "s3"])
@@ -91,7 +91,7 @@ def test_a_store_that_fails_for_good_is_named(
     web: FaultyServer,
     bucket: FaultyServer,
     monkeypatch: pytest.MonkeyPatch,
-    behaviour: Behaviour,
+    behavior: Behavior,
     said: str,
     kind: str,
 ) -> None:
@@ -100,13 +100,13 @@ def test_a_store_that_fails_for_good_is_named(
         locate("s3://bucket/c", write=True).write("zarr.json", b"1" * 1000)
     monkeypatch.setattr(remote, "_READ_SECONDS", 0.2)
     for server in (web, bucket):
-        server.behaviour = behaviour
+        server.behavior = behavior
         server.clear()
     with pytest.raises(StorageError, match=said) as caught:
         location.read("zarr.json")
     assert caught.value.exit_code == 3
     assert SECRET not in str(caught.value)
-    time.sleep(0.6 if behaviour.latency else 0)
+    time.sleep(0.6 if behavior.latency else 0)
     attempts = len((bucket if kind == "s3" else web).log)
     assert 2 <= attempts < 100, "each of them waits, and they end"
 
@@ -137,7 +137,7 @@ def test_a_server_that_denies_access_is_named(s3: str, monkeypatch: pytest.Monke
     assert s3
     body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
 
-    def deny(request: Any, _: Behaviour) -> Answer:
+    def deny(request: Any, _: Behavior) -> Answer:
         request.rfile.read(int(request.headers.get("Content-Length", 0)))
         return Answer(403, {"Content-Type": "application/xml"}, body)
 

@@ -31,7 +31,7 @@ from logitcache.report.describe import describe
 from logitcache.training.config import TrainConfig
 from tests.cache.building import VIEW, encode, make_cache
 from tests.precompute import null
-from tests.remote.servers import Behaviour, FaultyServer, from_folder
+from tests.remote.servers import Behavior, FaultyServer, from_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -227,7 +227,7 @@ def served(tmp_path: Path) -> Iterator[tuple[FaultyServer, Path]]:
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_cache_is_read_over_http(served: tuple[FaultyServer, Path], ranges: bool) -> None:
     server, path = served
-    server.behaviour = Behaviour(ranges=ranges)
+    server.behavior = Behavior(ranges=ranges)
     url = f"{server.url}/c"
     cache, local = open_cache(url), open_cache(path)
     for name in ENCODINGS:

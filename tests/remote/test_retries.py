@@ -18,7 +18,7 @@ from logitcache.cache.store.remote import RemoteLocation
 from logitcache.cache.store.retry import PATIENCE, RetryPolicy, environment_policy
 from logitcache.cli.app import main
 from logitcache.errors import StorageError, UsageError
-from tests.remote.servers import Behaviour, FaultyServer, from_folder, from_upstream
+from tests.remote.servers import Behavior, FaultyServer, from_folder, from_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,9 +145,9 @@ def web(tmp_path: Path) -> Iterator[FaultyServer]:
 def test_an_outage_of_a_server_is_waited_for(web: FaultyServer) -> None:
     location = locate(web.url)
     assert location.read("x") == b"content"
-    web.behaviour = Behaviour(down_until=time.monotonic() + 0.5)
+    web.behavior = Behavior(down_until=time.monotonic() + 0.5)
     assert location.read("x") == b"content"
-    web.behaviour = Behaviour(down_until=time.monotonic() + 0.5)
+    web.behavior = Behavior(down_until=time.monotonic() + 0.5)
     assert location.size("x") == 7
 
 
@@ -155,7 +155,7 @@ def test_a_long_outage_is_reported_while_it_lasts(
     web: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_NOTICE_SECONDS", 0.1)
-    web.behaviour = Behaviour(down_until=time.monotonic() + 0.5)
+    web.behavior = Behavior(down_until=time.monotonic() + 0.5)
     with pytest.warns(RuntimeWarning, match=r"127.0.0.1.*cut.*tried again for 20 seconds"):
         assert locate(web.url).read("x") == b"content"
 
@@ -176,7 +176,7 @@ def test_a_busy_server_gets_another_request_when_it_wants(
         location = locate({"http": web.url, "s3": "s3://bucket/busy"}[kind])
         assert location.read("x") == b"content"
         server.clear()
-        server.behaviour = Behaviour(fail_next=1, status=429, headers={"Retry-After": "1"})
+        server.behavior = Behavior(fail_next=1, status=429, headers={"Retry-After": "1"})
         started = time.monotonic()
         assert location.read("x") == b"content"
         assert time.monotonic() - started >= 1
@@ -185,7 +185,7 @@ def test_a_busy_server_gets_another_request_when_it_wants(
 
 @pytest.mark.usefixtures("fleeting")
 def test_a_server_that_wants_more_than_the_patience_is_named(web: FaultyServer) -> None:
-    web.behaviour = Behaviour(failing=1, status=429, headers={"Retry-After": "300"})
+    web.behavior = Behavior(failing=1, status=429, headers={"Retry-After": "300"})
     with pytest.raises(StorageError, match=r"429, Retry-After: 300 s[\s\S]*--retry-seconds"):
         locate(web.url).read("x")
 
@@ -224,7 +224,7 @@ def test_the_command_line_says_how_long(
 ) -> None:
     monkeypatch.setenv(PATIENCE, "100")
     monkeypatch.setattr(remote, "environment_policy", environment_policy)
-    web.behaviour = Behaviour(failing=1)
+    web.behavior = Behavior(failing=1)
     called = [web.url if argument == "URL" else argument for argument in arguments]
     monkeypatch.setattr("sys.argv", ["logitcache", *called])
     with pytest.raises(SystemExit) as left:

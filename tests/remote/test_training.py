@@ -20,7 +20,7 @@ from logitcache.report.describe import describe
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 from tests.cache.building import make_cache
-from tests.remote.servers import Behaviour, FaultyServer, from_folder, from_upstream
+from tests.remote.servers import Behavior, FaultyServer, from_folder, from_upstream
 from tests.remote.test_locations import ENCODINGS
 from tests.remote.traffic import stored_targets, traffic_of
 
@@ -36,7 +36,7 @@ STUDENT = {
     "kwargs": {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
 }
 READ = ("class_ids", "codes", "tail", "label_logp")
-CUT = Behaviour(latency=0.03, failing=0.1)
+CUT = Behavior(latency=0.03, failing=0.1)
 
 
 def build(url: str, images: Path, teachers: Teachers) -> None:
@@ -124,7 +124,7 @@ def test_a_cache_on_s3_is_the_one_in_a_folder(
     """Precompute, verify, describe and train, with every tenth request failing."""
     assert s3
     url = "s3://bucket/whole/story"
-    with FaultyServer(from_upstream(s3_server), Behaviour(failing=0.1)) as server:
+    with FaultyServer(from_upstream(s3_server), Behavior(failing=0.1)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         build(url, images, teachers)
         assert server.injected > 10
@@ -136,7 +136,7 @@ def test_a_cache_on_s3_is_the_one_in_a_folder(
         for path, file in on_disk.items():
             assert location.read(str(path)) == file.read_bytes(), path
         server.clear()
-        server.behaviour = CUT
+        server.behavior = CUT
         assert_equal(train(url, tmp_path / "out", images), expected)
         expect_shards_once(server, local)
 
@@ -144,7 +144,7 @@ def test_a_cache_on_s3_is_the_one_in_a_folder(
 def test_training_over_http_reads_each_shard_once(
     web: FaultyServer, local: Path, images: Path, expected: Any, tmp_path: Path
 ) -> None:
-    web.behaviour = CUT
+    web.behavior = CUT
     url = f"{web.url}/c"
     assert_equal(train(url, tmp_path / "one", images), expected)
     expect_shards_once(web, local)
@@ -157,7 +157,7 @@ def test_training_over_http_reads_each_shard_once(
 def test_without_a_local_copy_shards_come_again(
     web: FaultyServer, local: Path, images: Path, expected: Any, tmp_path: Path
 ) -> None:
-    web.behaviour = Behaviour(ranges=False)
+    web.behavior = Behavior(ranges=False)
     url, fields = f"{web.url}/c", {"local_copy_bytes": 0, "local_copy": str(tmp_path / "here")}
     assert_equal(train(url, tmp_path / "one", images, **fields), expected)
     stored, traffic = stored_of(local), traffic_of(web.log)

@@ -16,7 +16,7 @@ from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, StorageError
 from logitcache.report.describe import describe
 from tests.cache.building import VIEW, make_cache
-from tests.remote.servers import Answer, Behaviour, FaultyServer, from_folder, from_upstream
+from tests.remote.servers import Answer, Behavior, FaultyServer, from_folder, from_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,15 +34,15 @@ class Failing:
         backend: What answers otherwise.
     """
 
-    def __init__(self, backend: Callable[[Any, Behaviour], Answer]) -> None:
+    def __init__(self, backend: Callable[[Any, Behavior], Answer]) -> None:
         self.backend = backend
         self.part = ""
         self.methods: set[str] = set()
         self.answer = Answer(503, {}, b"busy")
 
-    def __call__(self, request: Any, behaviour: Behaviour) -> Answer:
+    def __call__(self, request: Any, behavior: Behavior) -> Answer:
         self.methods.add(request.command)
-        found = self.backend(request, behaviour)  # it reads the body of the request
+        found = self.backend(request, behavior)  # it reads the body of the request
         return self.answer if self.part and self.part in request.path else found
 
 

@@ -14,7 +14,7 @@ from logitcache.objectives.combine import WeightedSum
 from logitcache.students.build import StudentConfig, build_student, plain
 from logitcache.students.lora import LoraLinear, Target
 from logitcache.training.export import export_network
-from logitcache.training.lesson import Lesson
+from logitcache.training.trainable_student import TrainableStudent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,7 +160,9 @@ def test_a_bare_file_of_another_size_and_number_of_classes_is_a_student(
 def test_statistics_of_frozen_norms_stay() -> None:
     values = {"model": "resnet10t", "surgery": {"probe": True}}
     config = StudentConfig.parse({**values, "kwargs": {"channels": [16] * 4}}, "student")
-    lesson = Lesson(build_student(config, 5), WeightedSum([]), size=16, features={}).train()
+    lesson = TrainableStudent(
+        build_student(config, 5), WeightedSum([]), size=16, features={}
+    ).train()
     before = {name: value.clone() for name, value in lesson.named_buffers()}
     lesson(IMAGES)
     assert all(torch.equal(value, before[name]) for name, value in lesson.named_buffers())

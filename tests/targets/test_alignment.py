@@ -48,10 +48,10 @@ def answers(labels: NDArray[np.int32], right: float, seed: int = 0) -> NDArray[n
     return logits
 
 
-def cache_of(path: Path, *, shift: int = 0, labelled: bool = True) -> Cache:
+def cache_of(path: Path, *, shift: int = 0, labeled: bool = True) -> Cache:
     writer, samples = start_cache(path, ROWS, BLOCK), samples_of(ROWS, unit=BLOCK)
     labels = np.random.default_rng(3).integers(0, CLASSES, ROWS).astype(np.int32)
-    samples["label"][:ROWS] = labels if labelled else -1
+    samples["label"][:ROWS] = labels if labeled else -1
     write_samples(writer, samples)
     accuracy = {}
     for name, encoding in (
@@ -61,7 +61,7 @@ def cache_of(path: Path, *, shift: int = 0, labelled: bool = True) -> Cache:
         group = declare(writer, name, encoding, BLOCK)
         logits = np.roll(answers(labels, RIGHT), shift, axis=0)
         write_teacher(writer, group, encode(group, logits, samples))
-        accuracy[name] = {VIEW: RIGHT + (1 - RIGHT) / CLASSES} if labelled else {}
+        accuracy[name] = {VIEW: RIGHT + (1 - RIGHT) / CLASSES} if labeled else {}
     writer.seal("f", accuracy)
     return open_cache(path)
 
@@ -145,9 +145,9 @@ def test_either_image_of_a_mixed_pair_may_be_the_likeliest(tmp_path: Path) -> No
 
 
 def test_what_knows_nothing_is_not_judged(tmp_path: Path) -> None:
-    unlabelled = cache_of(tmp_path / "a", labelled=False)
-    assert Alignment.of(unlabelled, ["dense", "sparse"]).is_settled
-    assert Targets.of(unlabelled).alignment is not None
+    unlabeled = cache_of(tmp_path / "a", labeled=False)
+    assert Alignment.of(unlabeled, ["dense", "sparse"]).is_settled
+    assert Targets.of(unlabeled).alignment is not None
 
 
 def test_shuffled_targets_are_other_ones_on_purpose(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from logitcache.targets.by_unit import ByUnit
+from logitcache.targets.unit_cache import UnitCache
 
 ASKED: list[int] = []
 
@@ -18,7 +18,7 @@ def squares(unit: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
 
 def test_rows_come_from_their_units_and_few_stay() -> None:
     ASKED.clear()
-    values = ByUnit(squares, 8)
+    values = UnitCache(squares, 8)
     values.keep = 2
     rows = np.array([17, 3, 9, 16, 3])
     assert values.take(rows).tolist() == [[row, row**2] for row in rows.tolist()]
@@ -31,10 +31,10 @@ def test_rows_come_from_their_units_and_few_stay() -> None:
 
 
 def test_a_copy_begins_anew_and_threads_may_ask() -> None:
-    values = ByUnit(squares, 8)
+    values = UnitCache(squares, 8)
     values.keep = 3
     values.at(0)
-    copy: ByUnit = pickle.loads(pickle.dumps(values))
+    copy: UnitCache = pickle.loads(pickle.dumps(values))
     assert copy.keep == 3
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda row: copy.at(row)[1], range(200)))

@@ -13,8 +13,8 @@ from logitcache.cache.read.reader import Cache, open_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheDamaged, DataMismatch, UsageError
+from logitcache.targets.image_rows import match_rows, number_rows
 from logitcache.targets.loader import Loader, loader
-from logitcache.targets.match import match_rows, number_rows
 from logitcache.targets.selection import Targets
 from logitcache.targets.settings import LoaderSettings
 from logitcache.views.algorithm import parameters, view_floats
@@ -126,7 +126,7 @@ def test_drop_last(cache: Cache, images: Path) -> None:
         assert [len(targets) for _, targets in found] == [16, 16, 16]
 
 
-def test_images_are_normalised(cache: Cache, images: Path) -> None:
+def test_images_are_normalized(cache: Cache, images: Path) -> None:
     plain = epoch_of(loader(cache, str(images), size=8, mean=(0, 0, 0), std=(1, 1, 1)), 0)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
     other = epoch_of(loader(cache, str(images), size=8, mean=mean, std=std), 0)

@@ -16,9 +16,9 @@ from logitcache.errors import CacheDamaged, UnreadableImage, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.run import source_renderer as feed
+from logitcache.targets.image_rows import match_rows, number_rows
 from logitcache.targets.loader import Loader, loader
-from logitcache.targets.match import match_rows, number_rows
-from logitcache.targets.pairs import find_pairs
+from logitcache.targets.mixing_pairs import find_pairs
 from logitcache.targets.settings import LoaderSettings
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.render import finish, picture

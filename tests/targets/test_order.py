@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitcache.draws import Purpose
-from logitcache.targets.numbers import AllRows, SomeRows, numbers_of
 from logitcache.targets.order import epoch_rows, epoch_windows, view_of_epoch
-from logitcache.targets.shuffle import AT_ONCE, Shuffle
+from logitcache.targets.permutation import AT_ONCE, Shuffle
+from logitcache.targets.row_ids import AllRows, SomeRows, row_ids_of
 
 
 @given(
@@ -25,7 +25,7 @@ from logitcache.targets.shuffle import AT_ONCE, Shuffle
 def test_every_row_is_shown_once_with_its_unit(
     chosen: set[int], unit: int, window: int, epoch: int
 ) -> None:
-    rows = numbers_of(np.array(sorted(chosen), dtype=np.int32))
+    rows = row_ids_of(np.array(sorted(chosen), dtype=np.int32))
     shown: list[int] = []
     for found in epoch_windows(rows, seed=1, epoch=epoch, unit_rows=unit, window_units=window):
         assert len(found.units) <= window
@@ -43,7 +43,7 @@ def test_every_row_is_shown_once_with_its_unit(
 def test_units_of_a_block_follow_each_other(
     chosen: set[int], window: int, block: int, epoch: int
 ) -> None:
-    rows = numbers_of(np.array(sorted(chosen), dtype=np.int32))
+    rows = row_ids_of(np.array(sorted(chosen), dtype=np.int32))
     windows = list(
         epoch_windows(
             rows, seed=1, epoch=epoch, unit_rows=4, window_units=window, block_units=block
@@ -116,7 +116,7 @@ def test_cycles_differ() -> None:
 
 
 def test_a_skipped_epoch_is_the_rest_of_it() -> None:
-    rows = numbers_of(np.flatnonzero(np.arange(3000) % 7).astype(np.int32))
+    rows = row_ids_of(np.flatnonzero(np.arange(3000) % 7).astype(np.int32))
     settings: dict[str, Any] = {"seed": 3, "epoch": 2}
     windows = {**settings, "unit_rows": 64, "window_units": 3}
     whole = np.concatenate([w.rows for w in epoch_windows(rows, **windows)])
@@ -129,7 +129,7 @@ def test_a_skipped_epoch_is_the_rest_of_it() -> None:
 
 
 def partners_in(unit: int, lost: int) -> Any:
-    """Pair neighbours of a unit; a row is its own partner at an odd end, and some are lost."""
+    """Pair neighbors of a unit; a row is its own partner at an odd end, and some are lost."""
 
     def partners_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         found = np.where(rows % unit == unit - 1, rows, rows + 1 - 2 * (rows % unit % 2))
@@ -209,8 +209,8 @@ def test_a_billion_rows_are_ordered_in_little_memory(skip: int) -> None:
 
 
 def test_rows_with_gaps_take_an_array_and_others_none() -> None:
-    assert numbers_of(np.arange(5)) == AllRows(5)
-    gaps = numbers_of(np.array([0, 2, 3], dtype=np.int32))
+    assert row_ids_of(np.arange(5)) == AllRows(5)
+    gaps = row_ids_of(np.array([0, 2, 3], dtype=np.int32))
     assert isinstance(gaps, SomeRows)
     assert gaps.find(np.array([0, 1, 3, 9])).tolist() == [0, 1, 2, 3]
     assert gaps.keep(np.array([True, False, True])).take(np.arange(2)).tolist() == [0, 3]

@@ -14,8 +14,8 @@ from torch import distributed
 
 from logitcache.data.readers import open_source
 from logitcache.errors import UnreadableImage, UsageError
+from logitcache.targets.image_rows import number_rows
 from logitcache.targets.loader import Loader, loader
-from logitcache.targets.match import number_rows
 from logitcache.targets.settings import LoaderSettings
 from logitcache.training.batches import images_in
 from logitcache.views.spec import ViewsConfig

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from logitcache.targets.gather import TargetWindow
+    from logitcache.targets.reader import TargetWindow
     from logitcache.views.spec import View
 
 Teachers = dict[str, dict[str, str]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from logitcache.encoding.feature_choice import FeatureConfig, feature_encoding
-from logitcache.encoding.principal import Principal
+from logitcache.encoding.principal_components import Principal
 from logitcache.networks.taps import TapShape
 from logitcache.teachers.reduce import reduced
 
@@ -52,7 +52,7 @@ def test_kept_tokens_are_the_patches_that_were_drawn(tap: TapShape) -> None:
 
 
 @pytest.mark.parametrize("tap", [MAP, TOKENS], ids=["map", "tokens"])
-def test_pooling_averages_neighbours(tap: TapShape) -> None:
+def test_pooling_averages_neighbors(tap: TapShape) -> None:
     encoding = _encoding(tap, pool=2)
     rows = _rows(tap)
     found = reduced(rows, tap, encoding, None)
@@ -74,9 +74,9 @@ def test_mean_and_energy_leave_class_tokens_out(tap: TapShape) -> None:
     torch.testing.assert_close(energy[2, 0, 1, 4], patches[10].square().mean())
 
 
-def test_standardising_takes_away_every_channels_own_mean_and_scale() -> None:
+def test_standardizing_takes_away_every_channels_own_mean_and_scale() -> None:
     rows = _rows(MAP)
-    encoding = _encoding(MAP, standardise=True)
+    encoding = _encoding(MAP, standardize=True)
     found = reduced(rows, MAP, encoding, None)
     torch.testing.assert_close(found.mean(dim=(2, 3)), torch.zeros(3, 4), atol=1e-5, rtol=0)
     moved = rows * torch.tensor([1.0, 3.0, 0.5, 9.0]).view(1, 4, 1, 1) + 7

@@ -110,7 +110,7 @@ def test_images_that_teachers_learnt_from_are_left_out(cache: Path, tmp_path: Pa
     fitted = fit_weights(FitWeightsConfig.parse({**values, "seen": {"count": 45, "seed": 3}}, ""))
     assert fitted.rows == 15
     assert fit_weights(FitWeightsConfig.parse({**values, "rows": 10}, "")).rows == 10
-    with pytest.raises(UsageError, match="no labelled image is left"):
+    with pytest.raises(UsageError, match="no labeled image is left"):
         fit_weights(FitWeightsConfig.parse({**values, "seen": {"count": 60, "seed": 3}}, ""))
     with pytest.raises(UsageError, match="did you mean 'red'"):
         fit_weights(FitWeightsConfig.parse({**values, "teachers": ["redd"]}, ""))

@@ -13,13 +13,13 @@ from logitcache.objectives.combine import WeightedSum, build_objective
 from logitcache.students.build import build_student
 from logitcache.training import loop
 from logitcache.training.config import TrainConfig
-from logitcache.training.evaluation import Evaluator
-from logitcache.training.finite import FiniteLoss
+from logitcache.training.distributed import DistributedContext
+from logitcache.training.evaluator import Evaluator
+from logitcache.training.finite_loss import FiniteLoss
 from logitcache.training.journal import Journal, read_journal
-from logitcache.training.lesson import Lesson
 from logitcache.training.loop import train_student
-from logitcache.training.ranks import Ranks
 from logitcache.training.result import read_result
+from logitcache.training.trainable_student import TrainableStudent
 from tests.conftest import jpeg, shape_image, write_images
 from tests.training.test_loop import assert_equal_runs, config, stop_after, weights
 
@@ -179,7 +179,7 @@ def test_looking_for_the_smallest_batch_changes_nothing(nine: Path, tmp_path: Pa
     """The weights of a run do not depend on whether it was looked for."""
     values = config(tmp_path, nine, student={**CNN, "kwargs": {**CNN["kwargs"], "drop_rate": 0.5}})  # type: ignore[dict-item]
     network = build_student(values.student, 3)
-    found = Lesson(network, build_objective(values.terms), size=32, features={})
+    found = TrainableStudent(network, build_objective(values.terms), size=32, features={})
     before = {name: value.clone() for name, value in found.state_dict().items()}
     random = torch.get_rng_state()
     assert found.smallest_batch(32) == 2
@@ -220,7 +220,7 @@ def test_a_term_that_breaks_is_named_while_the_weights_are_whole(
 
 
 def test_on_an_accelerator_the_loss_is_looked_at_one_step_later() -> None:
-    finite = FiniteLoss(Ranks("cpu", "no"), "fp16")
+    finite = FiniteLoss(DistributedContext("cpu", "no"), "fp16")
     finite._late = True
     good, bad = torch.tensor(1.0), torch.tensor(torch.inf)
     logits = torch.zeros(2, 3)

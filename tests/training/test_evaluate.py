@@ -19,7 +19,7 @@ from logitcache.training.config import TrainConfig
 from logitcache.training.evaluate import EvaluateConfig, evaluate_network
 from logitcache.training.export import export_network
 from logitcache.training.loop import train_student
-from logitcache.views.geometry import crop_centre
+from logitcache.views.geometry import crop_center
 from tests.conftest import jpeg, shape_image
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def right(export: Path, images: Path) -> dict[str, list[bool]]:
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
     for name in CLASSES:
         for path in sorted((images / name).iterdir()):
-            pixels = crop_centre(decode(path.read_bytes()), spec.crop_pct, spec.size, "bicubic")
+            pixels = crop_center(decode(path.read_bytes()), spec.crop_pct, spec.size, "bicubic")
             with torch.inference_mode():
                 answer = network(((pixels / 255 - mean) / std)[None])
             right.setdefault(name, []).append(int(answer.argmax()) == CLASSES.index(name))

@@ -12,7 +12,7 @@ from logitcache.batch import Features, Outputs, TargetBatch
 from logitcache.errors import UsageError
 from logitcache.objectives.combine import ObjectiveConfig, WeightedSum, build_objective
 from logitcache.objectives.term import Needs, TermConfig
-from logitcache.training.lesson import Lesson
+from logitcache.training.trainable_student import TrainableStudent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +53,11 @@ def guess() -> WeightedSum:
 
 def test_an_objective_gets_what_its_taps_hold_and_learns_too() -> None:
     network, objective = vit(), guess()
-    lesson = Lesson(network, objective, size=8, features=HELD)
-    names = [name for name, _ in lesson.named_parameters()]
+    trainable = TrainableStudent(network, objective, size=8, features=HELD)
+    names = [name for name, _ in trainable.named_parameters()]
     assert {"objective.guess.project.weight", "objective.guess.project.bias"} < set(names)
     images = torch.randn(4, 3, 8, 8)
-    outputs = lesson.outputs(lesson(images))
+    outputs = trainable.outputs(trainable(images))
     torch.testing.assert_close(outputs.logits, network(images))
     held = outputs.features["blocks.0"]
     assert (held.layout, tuple(held.values.shape), held.grid, held.prefix_tokens) == (
@@ -77,19 +77,19 @@ def test_an_objective_gets_what_its_taps_hold_and_learns_too() -> None:
 def test_without_taps_the_network_is_left_alone() -> None:
     network = vit()
     objective = build_objective([ObjectiveConfig.model_validate("label")])
-    lesson = Lesson(network, objective, size=8, features={})
-    assert lesson.network is network
-    assert sum(p.numel() for p in lesson.parameters()) == sum(
+    trainable = TrainableStudent(network, objective, size=8, features={})
+    assert trainable.network is network
+    assert sum(p.numel() for p in trainable.parameters()) == sum(
         p.numel() for p in network.parameters()
     )
 
 
 def test_the_networks_wishes_about_decay_are_kept() -> None:
     network = vit()
-    lesson = Lesson(
+    trainable = TrainableStudent(
         network, guess(), size=8, features={"t/x": Features(torch.zeros(1, 6), "vector")}
     )
-    names = {id(p): name for name, p in lesson.named_parameters()}
+    names = {id(p): name for name, p in trainable.named_parameters()}
 
     def spared(module: nn.Module) -> set[str]:
         groups = create_optimizer_v2(module, opt="sgd", lr=1.0, weight_decay=0.5).param_groups
@@ -101,18 +101,18 @@ def test_the_networks_wishes_about_decay_are_kept() -> None:
         }
 
     assert "pos_embed" in spared(network)
-    assert spared(lesson) == spared(network) | {"objective.guess.project.bias"}
+    assert spared(trainable) == spared(network) | {"objective.guess.project.bias"}
 
 
 def test_a_second_head_is_asked_by_its_name() -> None:
     network = vit("deit_tiny_distilled_patch16_224")
     objective = build_objective([ObjectiveConfig.model_validate({"label": {"head": "head_dist"}})])
-    lesson = Lesson(network.eval(), objective, size=8, features={})
-    outputs = lesson.outputs(lesson(torch.randn(2, 3, 8, 8)))
+    trainable = TrainableStudent(network.eval(), objective, size=8, features={})
+    outputs = trainable.outputs(trainable(torch.randn(2, 3, 8, 8)))
     assert outputs.logits_of("head_dist").shape == (2, 3)
     assert not torch.equal(outputs.logits_of("head_dist"), outputs.logits)
     with pytest.raises(UsageError, match="no tap 'head_dst'"):
-        Lesson(
+        TrainableStudent(
             network,
             build_objective([ObjectiveConfig.model_validate({"label": {"head": "head_dst"}})]),
             size=8,

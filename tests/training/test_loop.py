@@ -176,7 +176,7 @@ def test_what_a_run_leaves_behind(images: Path, cache: Path, tmp_path: Path) -> 
     )
     assert result == read_result(tmp_path)
     assert result.evaluation is not None
-    assert (result.steps, result.images, result.set_images, result.labelled) == (16, 240, 60, 60)
+    assert (result.steps, result.images, result.set_images, result.labeled) == (16, 240, 60, 60)
     assert (tmp_path / "config.yaml").read_text().startswith("out:")
     with (tmp_path / "journal.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -194,7 +194,7 @@ def test_the_export_is_what_was_evaluated(images: Path, tmp_path: Path) -> None:
     """The average of the weights where there is one, and the data configuration with it."""
     from logitcache.data.readers import open_source
     from logitcache.networks.build import NetworkConfig, build_network, input_spec
-    from logitcache.training.evaluation import Evaluator
+    from logitcache.training.evaluator import Evaluator
 
     result = train_student(config(tmp_path, images, ema=0.8, epochs=2))
     network = build_network(NetworkConfig(model=f"local-dir:{tmp_path / 'export'}"))
@@ -262,8 +262,8 @@ def test_it_learns_digits_from_a_cache_of_answers_it_never_saw_labels_of(tmp_pat
         assert result.evaluation is not None
         return result.evaluation.top1
 
-    labelled = {"count": 200, "images": "labelled"}
-    teacher = train("teacher", labels=labelled, views=views, steps=60)
+    labeled = {"count": 200, "images": "labeled"}
+    teacher = train("teacher", labels=labeled, views=views, steps=60)
     cache = {
         "cache": str(tmp_path / "cache"),
         "data": data,
@@ -284,10 +284,10 @@ def test_labels_are_hidden_but_for_the_ones_that_may_be_seen(
     cached = train_student(
         config(tmp_path / "a", images, cache=str(cache), labels=7, objectives="label", epochs=1)
     )
-    assert (cached.labelled, cached.set_images) == (7, 60)
-    only = {"count": 7, "images": "labelled"}
+    assert (cached.labeled, cached.set_images) == (7, 60)
+    only = {"count": 7, "images": "labeled"}
     alone = train_student(config(tmp_path / "b", images, labels=only, epochs=1))
-    assert (alone.labelled, alone.set_images) == (7, 7)
+    assert (alone.labeled, alone.set_images) == (7, 7)
     with pytest.raises(UsageError, match="not so many labels"):
         train_student(config(tmp_path / "c", images, labels=61, epochs=1))
 

@@ -11,7 +11,7 @@ import pytest
 
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.targets.gather import TargetsReader
+from logitcache.targets.reader import TargetsReader
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import TargetBatch
-    from logitcache.targets.gather import TargetWindow
+    from logitcache.targets.reader import TargetWindow
     from logitcache.views.spec import View
 
 Teachers = dict[str, dict[str, str]]

@@ -68,7 +68,7 @@ def test_areas_and_aspects_have_the_distribution_of_timm() -> None:
     assert abs((logs / math.log(4 / 3) + 1) / 2 - uniform).max() < 0.03
 
 
-def test_a_ratio_that_never_fits_falls_back_to_the_centre() -> None:
+def test_a_ratio_that_never_fits_falls_back_to_the_center() -> None:
     view = View((RandomResizedCrop((1.0, 1.0), (2.0, 3.0)),), draw=1)
     assert drawn_boxes(view, 40, 40, 3) == [Box(10, 0, 20, 40)] * 3
     tall = View((RandomResizedCrop((1.0, 1.0), (0.3, 0.5)),), draw=1)

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as v2
 from logitcache.errors import UsageError
 from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.arithmetic import cosine, normal_quantile, normal_quantiles, sine
-from logitcache.views.colour import COLOUR_STEPS
+from logitcache.views.color import COLOR_STEPS
 from logitcache.views.geometry import AFFINE_STEPS, crop_border, crop_squash
 from logitcache.views.notation import parse_derived, parse_rand_augment
 from logitcache.views.operations import BorderCrop, Mask
@@ -83,9 +83,9 @@ def test_operations_are_timms(name: str, mode: Interpolation) -> None:
         if step in AFFINE_STEPS:
             ours = AFFINE_STEPS[step](PICTURE, *value, 9, 8, 7, interpolation=mode)
         elif step == "blur":
-            ours = COLOUR_STEPS[step](PICTURE, value[0] * 224 / 48)
+            ours = COLOR_STEPS[step](PICTURE, value[0] * 224 / 48)
         else:
-            ours = COLOUR_STEPS[step](PICTURE, *value)
+            ours = COLOR_STEPS[step](PICTURE, *value)
         assert (np.asarray(ours) == np.asarray(theirs)).all()
 
 
@@ -193,7 +193,7 @@ def test_erasing_paints_boxes_that_do_not_depend_on_the_size() -> None:
         0 <= top < bottom <= 1 and 0 <= left < right <= 1 for top, left, bottom, right, *_ in boxes
     )
     assert {len(how.steps) for how in found} == {0, 1, 2, 3}
-    top, left, bottom, right, *colour = boxes[0]
+    top, left, bottom, right, *color = boxes[0]
     for size in (24, 48, 96):
         painted = render(
             SQUARE, Parameters(Box(0, 0, 48, 48), (Step("erase", boxes[0]),)), size, "bicubic"
@@ -201,7 +201,7 @@ def test_erasing_paints_boxes_that_do_not_depend_on_the_size() -> None:
         inside = painted[
             :, round(top * size) : round(bottom * size), round(left * size) : round(right * size)
         ]
-        assert (inside == torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1)).all()
+        assert (inside == torch.tensor(color, dtype=torch.uint8).view(3, 1, 1)).all()
     assert done(Step("erase", boxes[0])).ne(SQUARE).any()
 
 

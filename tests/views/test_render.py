@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from logitcache.data.readers import open_source
 from logitcache.errors import UnreadableImage
-from logitcache.views.geometry import crop_box, crop_centre, flip
+from logitcache.views.geometry import crop_box, crop_center, flip
 from logitcache.views.parameters import Box
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import ViewsConfig
@@ -60,7 +60,7 @@ def test_central_crops_are_those_of_torchvision(fraction: float, size: int) -> N
             antialias=True,
         )
         expected = v2.center_crop(resized, [size, size])
-        assert torch.equal(crop_centre(image, fraction, size, "bicubic"), expected)
+        assert torch.equal(crop_center(image, fraction, size, "bicubic"), expected)
 
 
 def test_a_flip_mirrors() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from logitcache.errors import UnreadableImage
 from logitcache.views import geometry
-from logitcache.views.geometry import crop_centre
+from logitcache.views.geometry import crop_center
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.resample import resized_window
 from logitcache.views.spec import ViewsConfig
@@ -65,9 +65,9 @@ def test_crops_of_long_images_are_those_of_the_whole_resized_image(
 ) -> None:
     image = picture(height, width)
     monkeypatch.setattr(geometry, "_MOST_PIXELS", 1 << 60)
-    expected = crop_centre(image, 0.875, 56, interpolation)
+    expected = crop_center(image, 0.875, 56, interpolation)
     monkeypatch.setattr(geometry, "_MOST_PIXELS", 0)
-    assert torch.equal(crop_centre(image, 0.875, 56, interpolation), expected)
+    assert torch.equal(crop_center(image, 0.875, 56, interpolation), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 20000), (20000, 1), (2, 60000), (65500, 3)])
@@ -76,7 +76,7 @@ def test_extreme_images_take_neither_memory_nor_minutes(shape: tuple[int, int]) 
     started = time.monotonic()
     tracemalloc.start()
     try:
-        assert crop_centre(image, 0.875, 224, "bicubic").shape == (3, 224, 224)
+        assert crop_center(image, 0.875, 224, "bicubic").shape == (3, 224, 224)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

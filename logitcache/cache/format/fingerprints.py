@@ -1,6 +1,6 @@
 """Where probes are kept: one JSON document for each time that views or segments were added.
 
-What is in a probe is the business of :mod:`logitcache.views.probes`; here it is bytes that a
+What is in a probe is the business of :mod:`logitcache.views.fingerprints`; here it is bytes that a
 revision vouches for.
 """
 
@@ -20,21 +20,29 @@ if TYPE_CHECKING:
 
     from logitcache.cache.store.base import Location
 
-__all__ = ["Probed", "ProbesDocument", "probe_keys", "probed", "read_probes", "write_probes"]
+__all__ = [
+    "Fingerprinted",
+    "FingerprintsDocument",
+    "fingerprint_keys",
+    "probed",
+    "read_fingerprints",
+    "write_fingerprints",
+]
 
 _PREFIX = "probes"
 _Text = Annotated[str, Field(max_length=256)]
 _Row = Annotated[int, Strict(), Field(ge=0, le=2**40)]
 
 
-class ProbesDocument(BaseModel):
-    """Probes that were written together.
+class FingerprintsDocument(BaseModel):
+    """Fingerprints that were written together.
 
     Attributes:
         views: Ids of the views that they stand for.
         segments: First rows of the segments that they stand for.
         versions: Libraries and processor that rendered them.
-        probes: The probes, as :meth:`logitcache.views.probes.Probe.from_json` reads them.
+        probes: View fingerprints, as
+            :meth:`logitcache.views.fingerprints.Fingerprint.from_json` reads them.
     """
 
     views: list[ViewId] = Field(max_length=65536)
@@ -43,32 +51,32 @@ class ProbesDocument(BaseModel):
     probes: list[dict[str, Any]] = Field(max_length=1024)
 
 
-_DOCUMENT = TypeAdapter(ProbesDocument)
+_DOCUMENT = TypeAdapter(FingerprintsDocument)
 
 
-class Probed(NamedTuple):
+class Fingerprinted(NamedTuple):
     """Which views have probes in which segments, by one document."""
 
     views: frozenset[str]
     segments: frozenset[int]
 
 
-def probe_keys(location: Location) -> list[str]:
+def fingerprint_keys(location: Location) -> list[str]:
     """Return where the documents lie, oldest first."""
     return [f"{_PREFIX}/{number}.json" for number in numbers(location, _PREFIX)]
 
 
-def probed(location: Location) -> list[Probed]:
+def probed(location: Location) -> list[Fingerprinted]:
     """Return what documents stand for, sealed or not.
 
     Raises:
         CacheDamaged: One is malformed.
     """
-    documents = (_parsed(location, key, location.read(key)) for key in probe_keys(location))
-    return [Probed(frozenset(d.views), frozenset(d.segments)) for d in documents]
+    documents = (_parsed(location, key, location.read(key)) for key in fingerprint_keys(location))
+    return [Fingerprinted(frozenset(d.views), frozenset(d.segments)) for d in documents]
 
 
-def write_probes(location: Location, document: Mapping[str, Any]) -> None:
+def write_fingerprints(location: Location, document: Mapping[str, Any]) -> None:
     """Add a document.
 
     Args:
@@ -76,11 +84,11 @@ def write_probes(location: Location, document: Mapping[str, Any]) -> None:
         document: ``views`` and ``segments`` (first rows) the probes stand for, ``size``,
             ``versions``, and ``probes``.
     """
-    key = f"{_PREFIX}/{len(probe_keys(location)) + 1}.json"
+    key = f"{_PREFIX}/{len(fingerprint_keys(location)) + 1}.json"
     location.write(key, canonical_json({"format": FORMAT, **document}))
 
 
-def read_probes(location: Location, digests: Mapping[str, str]) -> list[ProbesDocument]:
+def read_fingerprints(location: Location, digests: Mapping[str, str]) -> list[FingerprintsDocument]:
     """Read the documents that a revision vouches for, oldest first.
 
     Args:
@@ -104,6 +112,6 @@ def read_probes(location: Location, digests: Mapping[str, str]) -> list[ProbesDo
     return documents
 
 
-def _parsed(location: Location, key: str, content: bytes | None) -> ProbesDocument:
+def _parsed(location: Location, key: str, content: bytes | None) -> FingerprintsDocument:
     where = f"{location}/{key}"
     return validated(_DOCUMENT, parse_json(content or b"", where), where, "probes are malformed")

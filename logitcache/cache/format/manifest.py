@@ -131,7 +131,7 @@ class TeacherRecord(_Record):
         lock: What decides the answers: model, weights, preprocessing, precision, class map.
         canonical_batch: Images of one forward.
         source: Where the weights came from, in words; never compared.
-        accuracy: Share of labelled rows it gets right, by view id; known once sealed.
+        accuracy: Share of labeled rows it gets right, by view id; known once sealed.
         versions: Libraries and processor that computed its first unit; never compared.
         features: Taps of its network that are kept.
         fidelity: What its encoding loses; known once sealed, None where nothing was measured.

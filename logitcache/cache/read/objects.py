@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.ledger import Commit
     from logitcache.cache.format.placement import Placement
-    from logitcache.cache.read.shard_cache import LocalCopies
+    from logitcache.cache.read.shard_cache import ShardCache
     from logitcache.cache.store.base import Location
     from logitcache.encoding.arrays import Encoded
 
@@ -37,7 +37,7 @@ class CommittedObjects:
         copies: Where shards of a distant cache are kept nearer; None to keep none.
     """
 
-    def __init__(self, location: Location, copies: LocalCopies | None = None) -> None:
+    def __init__(self, location: Location, copies: ShardCache | None = None) -> None:
         self._location = location
         self._copies = copies
         self._checked: dict[str, tuple[int, int, int]] = {}

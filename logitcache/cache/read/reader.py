@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.fingerprints import ProbesDocument, read_probes
+from logitcache.cache.format.fingerprints import FingerprintsDocument, read_fingerprints
 from logitcache.cache.format.groups import (
     FeatureGroup,
     Group,
@@ -27,7 +27,7 @@ from logitcache.cache.format.samples import Samples, sample_fault, sample_placem
 from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
 from logitcache.cache.read.objects import CommittedObjects
-from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES, LocalCopies, default_copies
+from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES, ShardCache, default_copies
 from logitcache.cache.store.open import locate
 from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
 
@@ -58,7 +58,7 @@ class Cache:
         location: Location,
         manifest: Manifest,
         revision: Revision,
-        copies: LocalCopies | None = None,
+        copies: ShardCache | None = None,
     ) -> None:
         self._location = location
         self.manifest = manifest
@@ -339,13 +339,13 @@ class Cache:
         (stored,) = self._read(placement, [unit], list(placement.specs)).values()
         return partner_rows(view_id, unit, stored, self.readable_unit(unit))
 
-    def probes(self) -> list[ProbesDocument]:
-        """Return the documents of probes, oldest first; see :mod:`logitcache.views.probes`.
+    def probes(self) -> list[FingerprintsDocument]:
+        """Return the documents of probes, oldest first; see :mod:`logitcache.views.fingerprints`.
 
         Raises:
             CacheDamaged: One is missing, malformed, or not what was written.
         """
-        return read_probes(self._location, self.revision.metadata)
+        return read_fingerprints(self._location, self.revision.metadata)
 
     def _ledger(self, placement: Placement) -> Ledger:
         """Return a ledger; the last one of each group is kept, since a view is read in one go."""
@@ -422,5 +422,5 @@ def open_cache(
         raise fault.error(location)
     copies = None
     if location.is_distant and local_copy_bytes > 0:
-        copies = LocalCopies(Path(local_copy or default_copies()), local_copy_bytes)
+        copies = ShardCache(Path(local_copy or default_copies()), local_copy_bytes)
     return Cache(location, manifest, sealed, copies)

@@ -23,7 +23,7 @@ from logitcache.text import visible
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DEFAULT_COPY_BYTES", "LocalCopies", "default_copies"]
+__all__ = ["DEFAULT_COPY_BYTES", "ShardCache", "default_copies"]
 
 DEFAULT_COPY_BYTES = 10 * 2**30
 _RESCAN_AFTER = 64  # files kept between two looks at what other processes keep
@@ -42,7 +42,7 @@ def default_copies() -> Path:
     return Path(base) / "logitcache" / "shards"
 
 
-class LocalCopies:
+class ShardCache:
     """A folder of bounded size; several processes may share it.
 
     Args:
@@ -57,8 +57,8 @@ class LocalCopies:
         self._kept_since = _RESCAN_AFTER  # look before the first one
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[LocalCopies], tuple[Path, int]]:
-        return LocalCopies, (self.root, self.most_bytes)
+    def __reduce__(self) -> tuple[type[ShardCache], tuple[Path, int]]:
+        return ShardCache, (self.root, self.most_bytes)
 
     def read(self, sha256: str) -> bytes | None:
         """Return the bytes of that digest, None where they are not kept."""

@@ -19,7 +19,7 @@ from logitcache.cache.read.diagnose import Cause, Fault, check_header, diagnose
 from logitcache.cache.read.exclusions import withdrawal_faults
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.inventory import Expected, expected_views
-from logitcache.cache.verify.orphans import Litter, find_litter
+from logitcache.cache.verify.orphans import Orphans, find_orphans
 from logitcache.cache.verify.restore import recovered_manifest
 from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
 from logitcache.platforms import available_processors
@@ -72,7 +72,7 @@ class VerifyReport:
     bytes: int = 0
     seconds: float = 0.0
     faults: tuple[Fault, ...] = ()
-    litter: tuple[Litter, ...] = ()
+    litter: tuple[Orphans, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -141,7 +141,7 @@ def verify(
             *(f for f in withdrawal_faults(location) if f.key not in known),
             *checker.faults,
         ),
-        litter=tuple(find_litter(location, manifest, checker.named)),
+        litter=tuple(find_orphans(location, manifest, checker.named)),
     )
 
 

@@ -15,21 +15,23 @@ if TYPE_CHECKING:
     from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.store.base import Location
 
-__all__ = ["Litter", "find_litter"]
+__all__ = ["Orphans", "find_orphans"]
 
 _NUMBERED = re.compile(r"(?:revisions/|ledger/.*\.)(\d{1,18})(?:\.copies)?\.json")
 _KEPT = {"commits", "withdrawn", "probes"}
 
 
 @dataclass(frozen=True)
-class Litter:
+class Orphans:
     """A file that is no part of the cache, and why it is there."""
 
     key: str
     why: str
 
 
-def find_litter(location: Location, manifest: Manifest, named: Collection[str]) -> Iterator[Litter]:
+def find_orphans(
+    location: Location, manifest: Manifest, named: Collection[str]
+) -> Iterator[Orphans]:
     """Yield what lies in the folder of a cache and is no part of it.
 
     Args:
@@ -41,7 +43,7 @@ def find_litter(location: Location, manifest: Manifest, named: Collection[str]) 
     for key in sorted(location.keys()):
         why = _why(location, key, current, named)
         if why is not None:
-            yield Litter(key, why)
+            yield Orphans(key, why)
 
 
 def _why(location: Location, key: str, current: int, named: Collection[str]) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format.fingerprints import probe_keys
+from logitcache.cache.format.fingerprints import fingerprint_keys
 from logitcache.cache.format.ledger import (
     Copies,
     Ledger,
@@ -59,7 +59,7 @@ def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Gro
     # not every version of zarr writes the groups above those that it is asked for
     paths += [path for path in sorted(parents) if location.size(f"{path}/zarr.json") is not None]
     documents = [f"{path}/zarr.json" for path in paths]
-    return [*documents, *probe_keys(location), *withdrawal_keys(location)]
+    return [*documents, *fingerprint_keys(location), *withdrawal_keys(location)]
 
 
 def write_seal(

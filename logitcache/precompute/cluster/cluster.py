@@ -17,8 +17,8 @@ from distributed.utils import silence_logging_cmgr
 
 from logitcache.errors import ClusterError, UsageError
 from logitcache.precompute.cluster.environment_check import agreement_of
-from logitcache.precompute.cluster.worker import GPU, WorkbenchOpener
-from logitcache.precompute.cluster.worker_pool import Crew
+from logitcache.precompute.cluster.worker import GPU, UnitRunnerOpener
+from logitcache.precompute.cluster.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,7 +149,7 @@ def compute_plan_on_cluster(
         told = config.model_copy(update={"device": device})
         return compute_on_cluster(
             plan,
-            WorkbenchOpener(told, agreement, tuple(plan.groups), threads),
+            UnitRunnerOpener(told, agreement, tuple(plan.groups), threads),
             client,
             needs_gpu=gpus,
             own=config.scheduler is None,
@@ -213,11 +213,11 @@ def compute_on_cluster(
         LogitcacheError: What went wrong on a worker, with its name.
         Interrupted: Asked to stop.
     """
-    crew = Crew(plan, client, needs_gpu=needs_gpu, own=own)
-    crew.meet()
+    pool = WorkerPool(plan, client, needs_gpu=needs_gpu, own=own)
+    pool.meet()
     try:
-        crew.hire(opener)
-        return crew.work(on_progress, should_stop, after_item)
+        pool.hire(opener)
+        return pool.work(on_progress, should_stop, after_item)
     finally:
-        plan.notes.extend(crew.dispatch.notices)
-        crew.dismiss()
+        plan.notes.extend(pool.dispatch.notices)
+        pool.dismiss()

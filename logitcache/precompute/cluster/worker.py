@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.worklist import WorkItem
 
-__all__ = ["GPU", "Bench", "Opener", "TeacherPlugin", "WorkbenchOpener", "compute_on_worker"]
+__all__ = ["GPU", "Opener", "Runner", "TeacherPlugin", "UnitRunnerOpener", "compute_on_worker"]
 
 GPU = "GPU"
 """The resource that a worker with an accelerator offers, as dask-cuda's users name it."""
@@ -36,8 +36,8 @@ GPU = "GPU"
 _TELL_SECONDS = 0.5
 
 
-class Bench(Protocol):
-    """What computes items; see :class:`logitcache.precompute.run.compute.Workbench`."""
+class Runner(Protocol):
+    """What computes items; see :class:`logitcache.precompute.run.compute.UnitRunner`."""
 
     def work_off(
         self, items: Iterable[WorkItem], while_waiting: Callable[[str], None]
@@ -51,14 +51,14 @@ class Bench(Protocol):
 
 
 class Opener(Protocol):
-    """What makes a bench out of what a worker has itself; it travels to the workers."""
+    """What makes a runner out of what a worker has itself; it travels to the workers."""
 
-    def open(self, after_batch: Callable[[int], None], neighbours: int) -> Bench:
+    def open(self, after_batch: Callable[[int], None], neighbors: int) -> Runner:
         """Make it.
 
         Args:
             after_batch: Called with the number of images of each batch; may raise to stop.
-            neighbours: Most workers on one host, this one included: they share its processors.
+            neighbors: Most workers on one host, this one included: they share its processors.
 
         Raises:
             LogitcacheError: This worker lacks something, or has something else.
@@ -66,7 +66,7 @@ class Opener(Protocol):
         ...
 
 
-class WorkbenchOpener:
+class UnitRunnerOpener:
     """Opens images, teachers and cache on a worker, and compares them with the plan's.
 
     Args:
@@ -87,8 +87,8 @@ class WorkbenchOpener:
         self._config, self._agreement = config, agreement
         self._groups, self._threads = groups, threads
 
-    def open(self, after_batch: Callable[[int], None], neighbours: int) -> Bench:
-        """Make a bench; see :class:`Opener`."""
+    def open(self, after_batch: Callable[[int], None], neighbors: int) -> Runner:
+        """Make a runner; see :class:`Opener`."""
         import torch
 
         from logitcache.cache.store.open import locate
@@ -97,12 +97,12 @@ class WorkbenchOpener:
         from logitcache.precompute.cluster.environment_check import agreement_of, compare_agreements
         from logitcache.precompute.plan.plan import join_plan
         from logitcache.precompute.plan.rows import open_images
-        from logitcache.precompute.run.compute import Workbench
+        from logitcache.precompute.run.compute import UnitRunner
         from logitcache.teachers.ensemble import Ensemble
 
         tune_allocator()
         config = self._config
-        threads = self._threads or _share_of_host(neighbours)
+        threads = self._threads or _share_of_host(neighbors)
         torch.set_num_threads(threads)
         source = open_images(config.data, locate(config.cache))
         device = resolve_device(config.device)
@@ -116,7 +116,7 @@ class WorkbenchOpener:
         views = [view.id for view in config.views.views()]
         compare_agreements(self._agreement, agreement_of(source, locks, views), source)
         plan = join_plan(config, source, self._groups)
-        return Workbench(
+        return UnitRunner(
             plan,
             ensemble,
             Claims(locate(config.cache)),
@@ -127,8 +127,8 @@ class WorkbenchOpener:
         )
 
 
-def _share_of_host(neighbours: int) -> int:
-    return max(1, available_processors() // neighbours)
+def _share_of_host(neighbors: int) -> int:
+    return max(1, available_processors() // neighbors)
 
 
 class _StopAskedError(Exception):
@@ -140,7 +140,7 @@ class _NotYetError(Exception):
 
 
 class TeacherPlugin(WorkerPlugin):
-    """Keeps a bench on every worker, those that join later included.
+    """Keeps a runner on every worker, those that join later included.
 
     It prepares in a thread, so that a worker stays in touch while it loads, and tells the topic
     that bears its name what happens: ``ready``, ``refused`` with the reason, ``images``, ``waits``
@@ -148,23 +148,23 @@ class TeacherPlugin(WorkerPlugin):
 
     Args:
         name: Unique to the run.
-        opener: Makes the bench.
-        neighbours: Most workers on one host.
+        opener: Makes the runner.
+        neighbors: Most workers on one host.
         needs_gpu: Whether workers that do not offer the resource are left alone.
         own: Whether the workers were started by this run, so that Ctrl-C is the parent's to handle.
     """
 
     def __init__(
-        self, name: str, opener: Opener, *, neighbours: int, needs_gpu: bool, own: bool
+        self, name: str, opener: Opener, *, neighbors: int, needs_gpu: bool, own: bool
     ) -> None:
         self.name = name
-        self._opener, self._neighbours = opener, neighbours
+        self._opener, self._neighbors = opener, neighbors
         self._needs_gpu, self._own = needs_gpu, own
 
     def setup(self, worker: Worker) -> None:
         """Begin to prepare."""
         self._worker = worker
-        self._bench: Bench | None = None
+        self._runner: Runner | None = None
         self._why = ""
         self._prepared, self._stop, self._turn = (
             threading.Event(),
@@ -184,9 +184,9 @@ class TeacherPlugin(WorkerPlugin):
         """Let go of the teachers."""
         del worker
         self.stop()
-        bench, self._bench = self._bench, None
-        if bench is not None:
-            bench.close()
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()
 
     def stop(self) -> None:
         """Leave the item at hand after its current batch, and take no other."""
@@ -199,11 +199,11 @@ class TeacherPlugin(WorkerPlugin):
             LogitcacheError: It cannot be computed here.
         """
         self._prepared.wait()
-        if self._bench is None:
+        if self._runner is None:
             raise ClusterError("a worker that was refused was given work", got=self._why)
         with self._turn, contextlib.suppress(_NotYetError, _StopAskedError), _naming_files():
             self._images, self._told = 0, 0.0
-            with contextlib.closing(self._bench.work_off([item], self._leave)) as computed:
+            with contextlib.closing(self._runner.work_off([item], self._leave)) as computed:
                 for _ in computed:
                     pass
 
@@ -211,13 +211,13 @@ class TeacherPlugin(WorkerPlugin):
         disputed: Mapping[int, list[Entry]] = {}
         try:
             with _naming_files():
-                self._bench = self._opener.open(self._after_batch, self._neighbours)
+                self._runner = self._opener.open(self._after_batch, self._neighbors)
         except Exception as error:  # whatever it is, the one who started the run must hear of it
             self._why = str(error) if isinstance(error, LogitcacheError) else repr(error)
             disputed = getattr(error, "disputed", {})
         finally:
             self._prepared.set()
-        if self._bench is None:
+        if self._runner is None:
             self._tell("refused", why=self._why, disputed=list(disputed.items()))
         else:
             self._tell("ready")

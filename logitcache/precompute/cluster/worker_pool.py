@@ -21,7 +21,7 @@ import dask
 from logitcache.cache.write import claims
 from logitcache.cache.write.unchanged import Unchanged
 from logitcache.errors import ClusterError, LogitcacheError
-from logitcache.precompute.cluster.dispatch import Dispatch
+from logitcache.precompute.cluster.assignment import Dispatch
 from logitcache.precompute.cluster.environment_check import named
 from logitcache.precompute.cluster.worker import GPU, TeacherPlugin, compute_on_worker
 from logitcache.precompute.plan.worklist import in_words
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.plan.worklist import WorkItem
     from logitcache.precompute.run.compute import Progress
 
-__all__ = ["Crew"]
+__all__ = ["WorkerPool"]
 
 _ANSWER_SECONDS = 20.0
 _PATIENCE_SECONDS = 60.0
@@ -50,7 +50,7 @@ _MOST_NAMED = 5
 _WATCH_SECONDS = 5.0  # between two looks at heartbeats
 
 
-class Crew:
+class WorkerPool:
     """The workers of a cluster, for one run.
 
     Args:
@@ -72,7 +72,7 @@ class Crew:
         most = int(dask.config.get("distributed.scheduler.allowed-failures"))
         self.dispatch = Dispatch(plan.items, plan.images_of, time.monotonic, most)
         self._looked = self._hoped = time.monotonic()
-        self._neighbours = 1
+        self._neighbors = 1
         self._silent_seconds = claims.STALE_SECONDS
         self._watch_seconds = min(_WATCH_SECONDS, self._silent_seconds / 8)
         self._heartbeats = Unchanged(self._silent_seconds / 4)
@@ -90,7 +90,7 @@ class Crew:
         self._require_package(workers)
         for address, worker in workers.items():
             self.dispatch.here(address, _name(worker))
-        self._neighbours = max(Counter(worker["host"] for worker in workers.values()).values())
+        self._neighbors = max(Counter(worker["host"] for worker in workers.values()).values())
 
     def hire(self, opener: Opener) -> None:
         """Have every worker prepare itself, those that join later included.
@@ -102,7 +102,7 @@ class Crew:
         plugin = TeacherPlugin(
             self._name,
             opener,
-            neighbours=self._neighbours,
+            neighbors=self._neighbors,
             needs_gpu=self._needs_gpu,
             own=self._own,
         )

@@ -21,10 +21,10 @@ from logitcache.data.readers import open_source
 from logitcache.networks.device import resolve_device
 from logitcache.precompute.estimate.break_even import break_even_epochs
 from logitcache.precompute.estimate.footprint import GroupPlan, cache_footprint, group_footprint
+from logitcache.precompute.plan.layers import choose_taps
 from logitcache.precompute.plan.pending import find_lacking
 from logitcache.precompute.plan.plan import check_classes
 from logitcache.precompute.plan.rows import open_images
-from logitcache.precompute.plan.taps import choose_taps
 from logitcache.precompute.sample.batch_size import choose_batch
 from logitcache.precompute.sample.encodings import AnswersTryout, TapTryout
 from logitcache.precompute.sample.timing import Rehearsal, rehearse
@@ -111,7 +111,7 @@ class TeacherEstimate:
     Attributes:
         architecture: Of its network.
         num_classes: C.
-        accuracy: Share of the labelled images shown that it gets right; None without labels.
+        accuracy: Share of the labeled images shown that it gets right; None without labels.
         seconds: Of a forward of one image, by device.
         encodings: Ways to store what it says; one is chosen.
         taps: What is kept of its network besides.
@@ -369,7 +369,7 @@ class _Cost:
             self._capacity,
             self._unit_rows,
             mixed_views=mixed,
-            probe_side=min(self._ensemble.sizes),
+            fingerprint_side=min(self._ensemble.sizes),
         )
         return ViewsEstimate(
             views=count,

@@ -22,7 +22,7 @@ _SHARD_OVERHEAD = 4  # crc32c of the index
 _ARRAY_DOCUMENT, _GROUP_DOCUMENT, _ROOT_DOCUMENT = 1340, 400, 6000  # a zarr.json, about
 _RECIPE = 1100  # of a view, in the manifest and in its copy
 _SAMPLE_ROW = 24 + 8 + 1  # digest, hash and status of a row; labels and sizes compress
-_PROBES, _PATCH_SIDE, _PROBE_OVERHEAD = 64, 48, 260
+_FINGERPRINTS, _PATCH_SIDE, _FINGERPRINT_OVERHEAD = 64, 48, 260
 _MEASURED = {f"{name}@{t}": 1 / 3 for name in ("kl_truncated", "error2") for t in range(7)}
 _VIEW_ID = "v" + "0" * 16
 _SHA = "0" * 64
@@ -92,7 +92,7 @@ def cache_footprint(
     unit_rows: int,
     *,
     mixed_views: int,
-    probe_side: int,
+    fingerprint_side: int,
 ) -> Footprint:
     """Return what a whole cache will take when it is sealed for the first time.
 
@@ -102,7 +102,7 @@ def cache_footprint(
         capacity: Rows up to a whole block.
         unit_rows: U.
         mixed_views: Views that mix images.
-        probe_side: Side of the squares that probes are rendered at, in pixels.
+        fingerprint_side: Side of the squares that probes are rendered at, in pixels.
     """
     blocks = capacity // unit_rows
     total = _samples_footprint(keys, blocks)
@@ -111,8 +111,8 @@ def cache_footprint(
     partners = GroupPlan("views", 1, unit_rows, {"partner": SAMPLE_ARRAYS["status"]}, 2.0)
     for _ in range(mixed_views):
         total += group_footprint(partners, len(keys), capacity)
-    probe = min(_PATCH_SIDE, probe_side) ** 2 * 4 + _PROBE_OVERHEAD
-    probes = 2 * min(_PROBES, len(keys)) * probe
+    probe = min(_PATCH_SIDE, fingerprint_side) ** 2 * 4 + _FINGERPRINT_OVERHEAD
+    probes = 2 * min(_FINGERPRINTS, len(keys)) * probe
     recipes = _RECIPE * max((group.views for group in groups), default=0)
     once = Footprint(probes + recipes + _ROOT_DOCUMENT, 4 + _parents(groups, mixed_views))
     return total + once

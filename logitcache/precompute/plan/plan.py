@@ -35,8 +35,8 @@ from logitcache.encoding.budget import choose_within
 from logitcache.encoding.choice import choose
 from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
+from logitcache.precompute.plan.layers import choose_taps, declare_taps, smallest_unit
 from logitcache.precompute.plan.rows import match_or_extend, match_rows, no_positions, segment_of
-from logitcache.precompute.plan.taps import choose_taps, declare_taps, smallest_unit
 from logitcache.precompute.plan.teacher_lock import check_lock
 from logitcache.precompute.plan.worklist import Block, Missing, WorkItem, worklist
 from logitcache.precompute.sample.trial import sample_log_probs

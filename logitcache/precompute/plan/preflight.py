@@ -85,7 +85,7 @@ def estimated_bytes(items: Collection[WorkItem], groups: Mapping[str, Group]) ->
 def check_accuracy(
     source: Source, ensemble: Ensemble, names: Collection[str], batch: int, floor: float | None
 ) -> dict[str, float]:
-    """Show a few hundred labelled images to teachers that are new to a cache.
+    """Show a few hundred labeled images to teachers that are new to a cache.
 
     Args:
         source: The images.
@@ -235,7 +235,7 @@ def _raw_bytes(group: Group) -> int:
 
 
 def _trial_images(source: Source) -> NDArray[np.int64]:
-    """Return positions of labelled images, spread evenly over the listing."""
-    labelled = np.flatnonzero(np.asarray(source.labels) >= 0).astype(np.int64)
-    step = max(1, len(labelled) // TRIAL_IMAGES)
-    return labelled[::step][:TRIAL_IMAGES]
+    """Return positions of labeled images, spread evenly over the listing."""
+    labeled = np.flatnonzero(np.asarray(source.labels) >= 0).astype(np.int64)
+    step = max(1, len(labeled) // TRIAL_IMAGES)
+    return labeled[::step][:TRIAL_IMAGES]

@@ -202,7 +202,7 @@ def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
     rows = row_order(source, difference.added)
     if listing_digest(source, rows) != segment.listing_sha256:
         raise DataMismatch(
-            "images were added, removed or relabelled since this cache was started",
+            "images were added, removed or relabeled since this cache was started",
             where=writer.location,
             expected=f"the {segment.rows} images of then",
             got=f"{len(rows)} images in {source.description}",

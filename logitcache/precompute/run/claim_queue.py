@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from logitcache.cache.write.claims import Claims
     from logitcache.precompute.plan.worklist import WorkItem
 
-__all__ = ["Turns", "still_missing"]
+__all__ = ["ClaimQueue", "still_missing"]
 
 _POLL_SECONDS = 0.5
 
 
-class Turns:
+class ClaimQueue:
     """What is still missing of items, one after another, each claimed until it is given back.
 
     What others have claimed is put off, and taken over if they die. Leaving the context gives

@@ -19,7 +19,7 @@ from logitcache.errors import Interrupted
 from logitcache.platforms import available_processors
 from logitcache.precompute.environment import versions
 from logitcache.precompute.run.background import Background
-from logitcache.precompute.run.claim_queue import Turns
+from logitcache.precompute.run.claim_queue import ClaimQueue
 from logitcache.precompute.run.source_renderer import SourceRenderer
 from logitcache.precompute.run.unit import Work, compute_item
 from logitcache.teachers.ensemble import Tap
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.teachers.member import Precision
 
-__all__ = ["Progress", "Workbench", "WorkerProgress", "compute_plan", "stopped", "waiting"]
+__all__ = ["Progress", "UnitRunner", "WorkerProgress", "compute_plan", "stopped", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Progress:
     waiting: str = ""
 
 
-class Workbench:
+class UnitRunner:
     """What the items of a plan are computed with: made once, used for all of them.
 
     Args:
@@ -154,12 +154,12 @@ class Workbench:
 
         Args:
             items: What is missing, in order.
-            while_waiting: See :class:`logitcache.precompute.run.claim_queue.Turns`.
+            while_waiting: See :class:`logitcache.precompute.run.claim_queue.ClaimQueue`.
         """
         plan = self._plan
         written: deque[WorkItem] = deque()
         background = Background()
-        turns = Turns(
+        queue = ClaimQueue(
             items,
             plan.writer.location,
             plan.groups,
@@ -167,15 +167,15 @@ class Workbench:
             settle=background.settle,
             while_waiting=while_waiting,
         )
-        with turns:
+        with queue:
             with background:
-                for number, item in enumerate(turns):
+                for number, item in enumerate(queue):
                     self._compute(item, background)
                     background.do(partial(written.append, item))
                     if number == 0:  # what the first units show may end the run
                         background.settle()
-                    yield from _given_back(written, turns)
-            yield from _given_back(written, turns)
+                    yield from _given_back(written, queue)
+            yield from _given_back(written, queue)
 
     def _compute(self, item: WorkItem, background: Background) -> None:
         plan = self._plan
@@ -187,11 +187,11 @@ class Workbench:
         compute_item(self._work, item, block, background)
 
 
-def _given_back(written: deque[WorkItem], turns: Turns) -> Iterator[WorkItem]:
+def _given_back(written: deque[WorkItem], queue: ClaimQueue) -> Iterator[WorkItem]:
     """Yield items that are committed by now, their claims given back."""
     while written:
         item = written.popleft()
-        turns.give_back(item)
+        queue.give_back(item)
         yield item
 
 
@@ -224,7 +224,7 @@ def compute_plan(
         Images shown to the teachers, every view counted.
     """
     counter = _Counter(plan.images, plan.writer, on_progress, should_stop)
-    bench = Workbench(
+    runner = UnitRunner(
         plan,
         ensemble,
         claims,
@@ -235,14 +235,14 @@ def compute_plan(
     )
     shown = 0
     with (
-        contextlib.closing(bench),
-        contextlib.closing(bench.work_off(plan.items, counter.wait)) as computed,
+        contextlib.closing(runner),
+        contextlib.closing(runner.work_off(plan.items, counter.wait)) as computed,
     ):
         for item in computed:
             shown += plan.images_of(item)
             if after_item is not None:
                 after_item(item)
-    plan.notes.extend(bench.notes)
+    plan.notes.extend(runner.notes)
     return shown
 
 

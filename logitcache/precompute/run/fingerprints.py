@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.format.fingerprints import probed, write_probes
+from logitcache.cache.format.fingerprints import probed, write_fingerprints
 from logitcache.data.lookup import position_dtype
 from logitcache.precompute.environment import versions
-from logitcache.views.probes import ProbeImage, choose_probes, make_probe
+from logitcache.views.fingerprints import FingerprintImage, choose_fingerprints, make_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from logitcache.cache.format.manifest import Segment
     from logitcache.precompute.plan.plan import Plan
     from logitcache.precompute.plan.worklist import Block
-    from logitcache.views.probes import Probe
+    from logitcache.views.fingerprints import Fingerprint
 
-__all__ = ["keep_probes"]
+__all__ = ["keep_fingerprints"]
 
 
-def keep_probes(plan: Plan, size: int) -> None:
+def keep_fingerprints(plan: Plan, size: int) -> None:
     """Keep probes of the views and segments that have none yet.
 
     Args:
@@ -44,10 +44,10 @@ def keep_probes(plan: Plan, size: int) -> None:
 
 def _keep(plan: Plan, views: Sequence[str], segments: Sequence[Segment], size: int) -> None:
     blocks = _Blocks(plan)
-    chosen = choose_probes(views, [blocks.readable(segment) for segment in segments])
+    chosen = choose_fingerprints(views, [blocks.readable(segment) for segment in segments])
     by_row = sorted(chosen, key=lambda probe: probe[1])
     probes = {probe: _probe(plan, blocks, *probe, size) for probe in by_row}
-    write_probes(
+    write_fingerprints(
         plan.writer.location,
         {
             "views": list(views),
@@ -81,16 +81,16 @@ class _Blocks:
         return np.concatenate(parts)
 
 
-def _probe(plan: Plan, blocks: _Blocks, view_id: str, row: int, size: int) -> Probe:
+def _probe(plan: Plan, blocks: _Blocks, view_id: str, row: int, size: int) -> Fingerprint:
     view, block = plan.views[view_id], blocks.of(row)
     partner = None
     if view.mixing is not None:
         offset = int(plan.partners(view, block)[row - block.start])
         partner = _image(plan, block, offset) if block.start + offset != row else None
     image = _image(plan, block, row - block.start)
-    return make_probe(view, size, image, partner, plan.decoding)
+    return make_fingerprint(view, size, image, partner, plan.decoding)
 
 
-def _image(plan: Plan, block: Block, offset: int) -> ProbeImage:
+def _image(plan: Plan, block: Block, offset: int) -> FingerprintImage:
     stored = plan.source.read(int(block.indices[offset]))
-    return ProbeImage(block.start + offset, stored, int(block.hashes[offset]))
+    return FingerprintImage(block.start + offset, stored, int(block.hashes[offset]))

@@ -59,8 +59,8 @@ def count_images(writer: CacheWriter) -> tuple[int, int]:
 
 
 def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> float | None:
-    """Return the share of labelled rows that a teacher gets right, None without labels."""
-    right = labelled = 0
+    """Return the share of labeled rows that a teacher gets right, None without labels."""
+    right = labeled = 0
     for samples in _blocks(writer):
         known = (samples.labels >= 0) & (samples.status == Status.OK)
         if not known.any():
@@ -68,8 +68,8 @@ def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> 
         stop = samples.start + len(samples.status)
         answers = _top_classes(writer, group, view_id, samples.start, stop)
         right += int((answers == samples.labels)[known].sum())
-        labelled += int(known.sum())
-    return right / labelled if labelled else None
+        labeled += int(known.sum())
+    return right / labeled if labeled else None
 
 
 def size_of(writer: CacheWriter, group: Group, rows: int) -> Size:

@@ -54,7 +54,7 @@ class Batch:
 
 
 class Renderer(Protocol):
-    """What turns rows into pixels."""
+    """What queue rows into pixels."""
 
     def batches(self, view_id: str, starts: Iterable[int], block: Block) -> Iterator[Batch]:
         """Render the batches that start at these rows, in order.
@@ -65,7 +65,7 @@ class Renderer(Protocol):
 
 
 class Teachers(Protocol):
-    """What turns pixels into logits and features."""
+    """What queue pixels into logits and features."""
 
     def answer(
         self,

@@ -44,7 +44,7 @@ class AnswersTryout:
         labels_N: -1 without one.
 
     Attributes:
-        accuracy: Share of labelled rows it gets right; None without labels.
+        accuracy: Share of labeled rows it gets right; None without labels.
         chosen: How the configuration stores it.
         tried: Encodings to compare, the chosen one among them.
         store: Seconds of encoding and compressing a row as it is chosen.

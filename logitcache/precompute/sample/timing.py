@@ -62,7 +62,7 @@ def rehearse(
     batch: int,
     threads: int | None,
 ) -> Rehearsal:
-    """Show images spread over the listing, each in one of the views, which take turns.
+    """Show images spread over the listing, each in one of the views, which take queue.
 
     Args:
         source: The images.
@@ -114,9 +114,9 @@ def _requests(source: Source, views: Sequence[View], images: int, batch: int) ->
     step = max(1, len(source.keys) // images)
     chosen = np.arange(0, len(source.keys), step, dtype=np.int64)[:images]
     parts = np.split(chosen, range(batch, len(chosen), batch))
-    turns = max(1, len(views) // len(parts))
+    queue = max(1, len(views) // len(parts))
     return [
-        _request(source, views[number * turns % len(views)], part)
+        _request(source, views[number * queue % len(views)], part)
         for number, part in enumerate(parts)
     ]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from logitcache.training.ranks import Ranks
+    from logitcache.training.distributed import DistributedContext
 
 __all__ = ["FiniteLoss"]
 
@@ -44,7 +44,7 @@ class FiniteLoss:
         precision: As accelerate has it, for the advice.
     """
 
-    def __init__(self, ranks: Ranks, precision: str) -> None:
+    def __init__(self, ranks: DistributedContext, precision: str) -> None:
         self._ranks = ranks
         self._precision = precision
         self._late = ranks.accelerator.device.type != "cpu"

@@ -17,10 +17,15 @@ from logitcache.errors import (
     PixelDrift,
     UsageError,
 )
-from logitcache.targets.by_unit import ByUnit
-from logitcache.targets.match import match_rows
+from logitcache.targets.image_rows import match_rows
+from logitcache.targets.unit_cache import UnitCache
 from logitcache.views.environment import rendering_versions
-from logitcache.views.probes import Probe, ProbeImage, make_probe, probe_difference
+from logitcache.views.fingerprints import (
+    Fingerprint,
+    FingerprintImage,
+    fingerprint_difference,
+    make_fingerprint,
+)
 from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
@@ -28,20 +33,20 @@ if TYPE_CHECKING:
 
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
-    from logitcache.targets.match import ImageRows
+    from logitcache.targets.image_rows import ImageRows
     from logitcache.views.spec import View
 
-__all__ = ["ProbeReport", "check_probes", "checked_rows"]
+__all__ = ["FingerprintReport", "check_fingerprints", "checked_rows"]
 
 
 @dataclass(frozen=True)
-class ProbeReport:
+class FingerprintReport:
     """What came of the probes.
 
     Attributes:
-        checked: Probes rendered again.
-        skipped: Probes whose image is not at hand.
-        drifted: Probes with other pixels.
+        checked: Fingerprints rendered again.
+        skipped: Fingerprints whose image is not at hand.
+        drifted: Fingerprints with other pixels.
         largest: Largest difference of a level, 0 to 255, in their patches.
         seconds: What it took.
         made_with: Versions that wrote the probes; those of the first that drifted, if any did.
@@ -66,16 +71,16 @@ def checked_rows(
 ) -> ImageRows:
     """Match the images at hand with a cache, and make sure they are shown as they were.
 
-    See :func:`.match_rows` and :func:`check_probes`, whose errors this raises.
+    See :func:`.match_rows` and :func:`check_fingerprints`, whose errors this raises.
     """
     rows = match_rows(cache, source, subset=subset)
-    check_probes(cache, source, rows=rows, tolerance=tolerate_pixel_drift)
+    check_fingerprints(cache, source, rows=rows, tolerance=tolerate_pixel_drift)
     return rows
 
 
-def check_probes(
+def check_fingerprints(
     cache: Cache, source: Source, *, rows: ImageRows | None = None, tolerance: int = 0
-) -> ProbeReport:
+) -> FingerprintReport:
     """Render the probes of a cache again; it needs no teacher and takes about a second.
 
     Args:
@@ -104,18 +109,18 @@ def check_probes(
 
 
 class _Check:
-    """Probes that are rendered again, one after the other."""
+    """Fingerprints that are rendered again, one after the other."""
 
     def __init__(self, cache: Cache, source: Source, rows: ImageRows) -> None:
         self._cache, self._source = cache, source
         self._rows = rows
-        self._digests = ByUnit(partial(cache.sample_unit, "digest"), cache.unit_rows)
+        self._digests = UnitCache(partial(cache.sample_unit, "digest"), cache.unit_rows)
         self._started = time.monotonic()
         self._here = rendering_versions()
         self._made_with: dict[str, str] = {}
         self._checked = self._skipped = self._drifted = self._largest = 0
 
-    def one(self, probe: Probe, versions: Mapping[str, str]) -> None:
+    def one(self, probe: Fingerprint, versions: Mapping[str, str]) -> None:
         needed = np.array([row for row in (probe.row, probe.partner) if row is not None])
         positions = self._rows.find(needed)
         if (positions < 0).any():
@@ -126,10 +131,10 @@ class _Check:
         )
         where = f"{self._cache.url}, view {probe.view_id}"
         view = parse_view(self._cache.manifest.views[probe.view_id], where)
-        _check_probe(view, probe, where)
+        _check_fingerprint(view, probe, where)
         partner = others[0] if others else None
-        now = make_probe(view, probe.size, image, partner, self._cache.decoding)
-        difference = probe_difference(probe, now)
+        now = make_fingerprint(view, probe.size, image, partner, self._cache.decoding)
+        difference = fingerprint_difference(probe, now)
         if difference is None:
             raise self._parameter_drift(probe, self._rows.key(int(positions[0])), versions)
         self._checked += 1
@@ -138,8 +143,8 @@ class _Check:
         self._drifted += difference > 0
         self._largest = max(self._largest, difference)
 
-    def report(self) -> ProbeReport:
-        return ProbeReport(
+    def report(self) -> FingerprintReport:
+        return FingerprintReport(
             checked=self._checked,
             skipped=self._skipped,
             drifted=self._drifted,
@@ -149,7 +154,7 @@ class _Check:
             here=self._here,
         )
 
-    def _image(self, row: int, position: int) -> ProbeImage:
+    def _image(self, row: int, position: int) -> FingerprintImage:
         rows = self._rows
         stored = self._source.read(int(rows.indices[position]))
         expected, found = self._digests.at(row).tobytes(), content_digest(stored)
@@ -161,28 +166,28 @@ class _Check:
                 got=f"digest {found.hex()}",
                 hint="restore the file",
             )
-        return ProbeImage(row, stored, key_hash(rows.key(position)))
+        return FingerprintImage(row, stored, key_hash(rows.key(position)))
 
     def _parameter_drift(
-        self, probe: Probe, key: str, versions: Mapping[str, str]
+        self, probe: Fingerprint, key: str, versions: Mapping[str, str]
     ) -> ParameterDrift:
         return ParameterDrift(
             "this machine draws other views than the teachers saw",
             where=f"{self._cache.url}, view {probe.view_id}, {key}",
             expected=f"parameters as drawn by logitcache {versions.get('logitcache', 'unknown')}",
-            got="other crops, flips, colours or mixtures; this is never tolerated",
+            got="other crops, flips, colors or mixtures; this is never tolerated",
             hint="use the logitcache that made the cache, or precompute it again",
         )
 
 
-def _parse(cache: Cache, values: dict[str, Any]) -> Probe:
+def _parse(cache: Cache, values: dict[str, Any]) -> Fingerprint:
     try:
-        return Probe.from_json(values)
+        return Fingerprint.from_json(values)
     except ValueError as error:
         raise CacheDamaged("a probe is malformed", where=cache.url, got=str(error)) from None
 
 
-def _check_probe(view: View, probe: Probe, where: str) -> None:
+def _check_fingerprint(view: View, probe: Fingerprint, where: str) -> None:
     """Refuse a probe that its view cannot have."""
     try:
         view.check_sizes([probe.size])
@@ -192,7 +197,7 @@ def _check_probe(view: View, probe: Probe, where: str) -> None:
         ) from None
 
 
-def _pixel_drift(cache: Cache, report: ProbeReport) -> PixelDrift:
+def _pixel_drift(cache: Cache, report: FingerprintReport) -> PixelDrift:
     there, here = (
         ", ".join(f"{name} {version}" for name, version in versions.items())
         for versions in (report.made_with, report.here)
@@ -207,7 +212,7 @@ def _pixel_drift(cache: Cache, report: ProbeReport) -> PixelDrift:
     )
 
 
-def _remedy(report: ProbeReport) -> str:
+def _remedy(report: FingerprintReport) -> str:
     """Say what would make the two sides alike; nothing where their versions already are."""
     wanted = {n: v for n, v in report.made_with.items() if v != report.here[n]}
     processor = wanted.pop("cpu", None)

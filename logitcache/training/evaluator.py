@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional
 
 from logitcache.platforms import available_processors
+from logitcache.targets.image_rows import number_rows
 from logitcache.targets.loader import Loader
-from logitcache.targets.match import number_rows
 from logitcache.targets.settings import LoaderSettings
 from logitcache.views.spec import ViewsConfig
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from logitcache.data.source import Source
     from logitcache.networks.build import InputSpec
-    from logitcache.training.ranks import Ranks
+    from logitcache.training.distributed import DistributedContext
 
 __all__ = ["Evaluation", "Evaluator", "eval_views"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the labelled images.
+    """Means over the labeled images.
 
     Attributes:
         top1: Share whose likeliest class is right.
@@ -85,7 +85,7 @@ class Evaluator:
         batch_size: int,
         device: torch.device,
         threads: int | None = None,
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
     ) -> None:
         self.source = source

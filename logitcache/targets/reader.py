@@ -18,9 +18,9 @@ from logitcache.cache.format.names import teacher_of
 from logitcache.draws import Purpose, permutation
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
-from logitcache.targets.by_unit import ByUnit
-from logitcache.targets.features import decode_features, example_features, join_features
-from logitcache.targets.lossy import lossy_notes
+from logitcache.targets.feature_groups import decode_features, example_features, join_features
+from logitcache.targets.temperature_notes import lossy_notes
+from logitcache.targets.unit_cache import UnitCache
 from logitcache.views.tokens import kept_tokens
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from logitcache.encoding.kinds import Encoding
     from logitcache.views.spec import View
 
-__all__ = ["Gathered", "TargetWindow", "TargetsReader", "concatenate"]
+__all__ = ["DecodedTargets", "TargetWindow", "TargetsReader", "concatenate"]
 
 _LABEL = "label_logp"
 
 
 @dataclass(frozen=True)
-class Gathered:
+class DecodedTargets:
     """What teachers said of some rows, and what their networks held.
 
     Attributes:
@@ -75,13 +75,13 @@ class TargetWindow:
     hashes: NDArray[np.uint64] | None = None
     answer_of: NDArray[np.int64] | None = None
 
-    def gather(self, rows_B: NDArray[np.int64]) -> Gathered:
+    def gather(self, rows_B: NDArray[np.int64]) -> DecodedTargets:
         """Decode some rows, in their order."""
         slots = np.searchsorted(np.asarray(self.units), rows_B // self.unit_rows)
         positions = slots * self.unit_rows + rows_B % self.unit_rows
         if self.answer_of is not None:
             positions = self.answer_of[positions]
-        gathered = Gathered({}, {})
+        gathered = DecodedTargets({}, {})
         for name, group in self.groups.items():
             arrays = {n: array[positions] for n, array in self.encoded[name].items()}
             if isinstance(group, FeatureGroup):
@@ -122,12 +122,12 @@ def _decode(encoding: Encoding, arrays: Encoded) -> TeacherLogits:
     return DenseLogits(torch.from_numpy(encoding.decode(arrays).log_probs))
 
 
-def concatenate(parts: Sequence[Gathered]) -> Gathered:
-    """Join the targets of neighbouring windows."""
+def concatenate(parts: Sequence[DecodedTargets]) -> DecodedTargets:
+    """Join the targets of neighboring windows."""
     first = parts[0]
     if len(parts) == 1:
         return first
-    return Gathered(
+    return DecodedTargets(
         {name: _join([part.teachers[name] for part in parts]) for name in first.teachers},
         {name: join_features([part.features[name] for part in parts]) for name in first.features},
     )
@@ -175,8 +175,8 @@ class TargetsReader:
         self._shuffled = shuffled
         self._seed = seed
         self._held: dict[str, tuple[str, int, Encoded]] = {}
-        self._readable = ByUnit(cache.readable_unit, cache.unit_rows)
-        self._key_hashes = ByUnit(partial(cache.sample_unit, "hash"), cache.unit_rows)
+        self._readable = UnitCache(cache.readable_unit, cache.unit_rows)
+        self._key_hashes = UnitCache(partial(cache.sample_unit, "hash"), cache.unit_rows)
 
     @property
     def num_classes(self) -> int | None:
@@ -237,9 +237,9 @@ class TargetsReader:
         asked = groups.keys() if teachers is None else teachers
         return lossy_notes(groups, measured, dict.fromkeys(asked, temperature))
 
-    def partners(self, view_id: str) -> ByUnit:
+    def partners(self, view_id: str) -> UnitCache:
         """Return the row that each row is mixed with, by unit; see :meth:`.Cache.partners`."""
-        return ByUnit(partial(self._cache.unit_partners, view_id), self._cache.unit_rows)
+        return UnitCache(partial(self._cache.unit_partners, view_id), self._cache.unit_rows)
 
     @property
     def provenance(self) -> dict[str, Any]:

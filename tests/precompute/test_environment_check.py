@@ -11,7 +11,7 @@ from logitcache.data.readers import open_source
 from logitcache.errors import DataError, LogitcacheError
 from logitcache.precompute.cluster import environment_check as room
 from logitcache.precompute.cluster.environment_check import Disagreement, agreement_of, named
-from logitcache.precompute.cluster.worker import WorkbenchOpener
+from logitcache.precompute.cluster.worker import UnitRunnerOpener
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.environment import versions
 from logitcache.precompute.plan.plan import make_plan
@@ -31,7 +31,7 @@ def photos(images: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opener(photos: Path, teachers: Teachers, tmp_path: Path) -> WorkbenchOpener:
+def opener(photos: Path, teachers: Teachers, tmp_path: Path) -> UnitRunnerOpener:
     """Return what the planner sends; the files it saw are changed afterwards."""
     import torch
 
@@ -44,21 +44,21 @@ def opener(photos: Path, teachers: Teachers, tmp_path: Path) -> WorkbenchOpener:
     plan = make_plan(config, source, ensemble)
     locks = {name: member.lock for name, member in ensemble.members.items()}
     agreement = agreement_of(source, locks, plan.views)
-    return WorkbenchOpener(config, agreement, tuple(plan.groups), threads=1)
+    return UnitRunnerOpener(config, agreement, tuple(plan.groups), threads=1)
 
 
-def refusal(opener: WorkbenchOpener) -> LogitcacheError:
+def refusal(opener: UnitRunnerOpener) -> LogitcacheError:
     with pytest.raises(LogitcacheError) as caught:
         opener.open(lambda _: None, 1)
     return caught.value
 
 
-def test_the_same_files_are_agreed_on(opener: WorkbenchOpener) -> None:
+def test_the_same_files_are_agreed_on(opener: UnitRunnerOpener) -> None:
     opener.open(lambda _: None, 1).close()
 
 
 def test_a_worker_without_the_images_says_where_it_looked(
-    opener: WorkbenchOpener, photos: Path
+    opener: UnitRunnerOpener, photos: Path
 ) -> None:
     shutil.rmtree(photos)
     error = refusal(opener)
@@ -73,7 +73,7 @@ def named_by_the_planner(error: LogitcacheError, before: Path) -> list[str]:
 
 
 def test_a_changed_file_is_refused_and_named(
-    opener: WorkbenchOpener, photos: Path, images: Path
+    opener: UnitRunnerOpener, photos: Path, images: Path
 ) -> None:
     before = (photos / "cat" / "003.jpg").read_bytes()
     (photos / "cat" / "003.jpg").write_bytes(before + b"0")
@@ -82,7 +82,7 @@ def test_a_changed_file_is_refused_and_named(
 
 
 def test_missing_and_further_files_are_refused_and_named(
-    opener: WorkbenchOpener, photos: Path, images: Path
+    opener: UnitRunnerOpener, photos: Path, images: Path
 ) -> None:
     (photos / "dog" / "007.jpg").rename(photos / "dog" / "new.jpg")
     assert sorted(named_by_the_planner(refusal(opener), images)) == [
@@ -92,21 +92,21 @@ def test_missing_and_further_files_are_refused_and_named(
 
 
 def test_other_content_of_the_same_size_is_refused_where_it_is_sampled(
-    opener: WorkbenchOpener, photos: Path
+    opener: UnitRunnerOpener, photos: Path
 ) -> None:
     before = (photos / "cat" / "003.jpg").read_bytes()
     (photos / "cat" / "003.jpg").write_bytes(before[:-1] + b"0")
     assert "images.sample" in str(refusal(opener))
 
 
-def test_other_weights_are_refused(opener: WorkbenchOpener, tmp_path: Path) -> None:
+def test_other_weights_are_refused(opener: UnitRunnerOpener, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "red")
     write_teacher(tmp_path / "red", classes=3, seed=5)
     assert "teachers.red.weights_sha256" in str(refusal(opener))
 
 
 def test_other_libraries_are_refused(
-    opener: WorkbenchOpener, monkeypatch: pytest.MonkeyPatch
+    opener: UnitRunnerOpener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = versions()
     monkeypatch.setattr(room, "versions", lambda: {**ours, "torch": "1.0"})

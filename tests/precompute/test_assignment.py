@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from logitcache.errors import ClusterError
-from logitcache.precompute.cluster.dispatch import Dispatch
+from logitcache.precompute.cluster.assignment import Dispatch
 from logitcache.precompute.plan.worklist import WorkItem
 
 A, B = "tcp://a", "tcp://b"

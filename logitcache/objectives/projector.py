@@ -13,12 +13,12 @@ from torch import nn
 
 from logitcache.config import Config
 from logitcache.errors import UsageError
-from logitcache.objectives.adapt import as_map, as_tokens
+from logitcache.objectives.alignment import as_map, as_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from logitcache.objectives.adapt import Pair
+    from logitcache.objectives.alignment import Pair
 
 __all__ = ["Generator", "Pointwise", "ProjectorConfig", "build_projector"]
 

@@ -1,4 +1,4 @@
-"""Probes: a few views kept with their parameters and pixels, to be rendered again elsewhere.
+"""Fingerprints: a few views kept with their parameters and pixels, to be rendered again elsewhere.
 
 Parameters are arithmetic that every machine does alike; pixels are made by libraries. So a probe
 tells the two apart: other parameters mean another algorithm, other pixels another library or
@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 
     Stored = bytes | NDArray[np.uint8]
 
-__all__ = ["AT_LEAST", "Probe", "ProbeImage", "choose_probes", "make_probe", "probe_difference"]
+__all__ = [
+    "AT_LEAST",
+    "Fingerprint",
+    "FingerprintImage",
+    "choose_fingerprints",
+    "fingerprint_difference",
+    "make_fingerprint",
+]
 
 AT_LEAST = 64
 _AT_MOST = 192  # what is rendered in about a second at 224 pixels
@@ -62,7 +69,7 @@ class _Record(BaseModel):
 
 
 @dataclass(frozen=True)
-class ProbeImage:
+class FingerprintImage:
     """An image: its row, how it is stored, and the hash of its key."""
 
     row: int
@@ -71,7 +78,7 @@ class ProbeImage:
 
 
 @dataclass(frozen=True)
-class Probe:
+class Fingerprint:
     """One view of one image.
 
     Attributes:
@@ -110,7 +117,7 @@ class Probe:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Probe:
+    def from_json(cls, values: dict[str, Any]) -> Fingerprint:
         """Read a probe.
 
         Raises:
@@ -140,7 +147,7 @@ class Probe:
         )
 
 
-def choose_probes(
+def choose_fingerprints(
     view_ids: Sequence[str], segments: Iterable[NDArray[np.signedinteger]]
 ) -> list[tuple[str, int]]:
     """Choose which rows of which views to keep: at least 64, spread over views and segments.
@@ -164,9 +171,13 @@ def choose_probes(
     return list(chosen)
 
 
-def make_probe(
-    view: View, size: int, image: ProbeImage, partner: ProbeImage | None, table: int = DECODING
-) -> Probe:
+def make_fingerprint(
+    view: View,
+    size: int,
+    image: FingerprintImage,
+    partner: FingerprintImage | None,
+    table: int = DECODING,
+) -> Fingerprint:
     """Render one probe.
 
     Args:
@@ -180,7 +191,7 @@ def make_probe(
     side = min(_PATCH, size)
     room = size - side + 1
     top, left = image.hash % room, (image.hash // room) % room
-    return Probe(
+    return Fingerprint(
         view_id=view.id,
         row=image.row,
         partner=None if partner is None else partner.row,
@@ -193,7 +204,7 @@ def make_probe(
     )
 
 
-def probe_difference(before: Probe, now: Probe) -> int | None:
+def fingerprint_difference(before: Fingerprint, now: Fingerprint) -> int | None:
     """Return the largest difference of a level in the patch; None where parameters differ.
 
     At least 1 where the squares differ anywhere.
@@ -207,7 +218,7 @@ def probe_difference(before: Probe, now: Probe) -> int | None:
 
 
 def _rendered(
-    view: View, size: int, image: ProbeImage, partner: ProbeImage | None, table: int
+    view: View, size: int, image: FingerprintImage, partner: FingerprintImage | None, table: int
 ) -> tuple[str, NDArray[np.uint8]]:
     """Return the digest of all parameters and the square, uint8 (3, S, S)."""
     how, own = _picture(view, size, image, table)
@@ -221,7 +232,9 @@ def _rendered(
     )
 
 
-def _picture(view: View, size: int, image: ProbeImage, table: int) -> tuple[Parameters, Tensor]:
+def _picture(
+    view: View, size: int, image: FingerprintImage, table: int
+) -> tuple[Parameters, Tensor]:
     decoded = decode(image.stored, table)
     floats = view_floats(view, np.array([image.hash], dtype=np.uint64))
     how = parameters(view, [row[0].tolist() for row in floats], *decoded.shape[1:])

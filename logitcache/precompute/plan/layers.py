@@ -20,7 +20,7 @@ from logitcache.cache.format.names import (
     teacher_of,
 )
 from logitcache.encoding.feature_choice import feature_encoding
-from logitcache.encoding.principal import Principal
+from logitcache.encoding.principal_components import Principal
 from logitcache.errors import LogitcacheError, UsageError
 from logitcache.precompute.sample.trial import sample_features
 from logitcache.teachers.ensemble import Tap

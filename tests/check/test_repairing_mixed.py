@@ -12,7 +12,7 @@ from logitcache.cache.read.reader import open_cache
 from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.exclude import withdraw_images
 from logitcache.errors import CacheDamaged, DataMismatch
-from tests.precompute.test_repairing import precompute, repair, snapshot
+from tests.check.test_repairing import precompute, repair, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,17 +9,18 @@ Shapes: B batch, N positions, D the student's channels, E the teacher's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from logitcache.config import Former
 from logitcache.errors import UsageError
-from logitcache.objectives.adapt import Pair, aligned, as_map, as_tokens, cached_features
-from logitcache.objectives.metric import Metric, Normalise, Reduction, difference, standardised
-from logitcache.objectives.project import (
+from logitcache.objectives.alignment import Pair, aligned, as_map, as_tokens, cached_features
+from logitcache.objectives.distance import Metric, Normalize, Reduction, difference, standardized
+from logitcache.objectives.projector import (
     Generator,
     Pointwise,
     ProjectorConfig,
@@ -43,7 +44,7 @@ class MatchConfig(TermConfig):
         student: The student's tap; the same by default.
         metric: ``l1``, ``l2``, ``huber`` or ``cosine``.
         reduction: ``mean`` over all numbers; ``sum`` over those of a row, and the mean over rows.
-        normalise: ``l2`` for unit vectors of channels (an energy map as a whole); ``standardise``
+        normalize: ``l2`` for unit vectors of channels (an energy map as a whole); ``standardize``
             for mean 0 and standard deviation 1 of every channel over the map; ``none``.
         projector: What makes the student's channels the teacher's.
         prefix: Whether class tokens and registers are compared, if both have as many.
@@ -55,7 +56,10 @@ class MatchConfig(TermConfig):
     student: str | None = None
     metric: Metric = "l2"
     reduction: Reduction = "mean"
-    normalise: Normalise = "none"
+    normalize: Normalize = "none"
+    former: ClassVar[Former] = Former(
+        keys={"normalise": "normalize"}, values={"normalize": {"standardise": "standardize"}}
+    )
     projector: ProjectorConfig = ProjectorConfig()
     prefix: bool = True
     levels: list[PositiveInt] = Field(default_factory=list)
@@ -73,7 +77,7 @@ class MatchConfig(TermConfig):
     @property
     def asks_maps(self) -> bool:
         """Whether patches are compared as a map, so without prefix tokens."""
-        whole = self.normalise == "standardise" or bool(self.levels)
+        whole = self.normalize == "standardize" or bool(self.levels)
         return whole or self.projector.kind == "generator"
 
     @property
@@ -136,8 +140,8 @@ class Match(nn.Module):
         teacher = cached_features(targets, self.config.features)
         pair = self._pair(outputs.tap(self.config.held), teacher)
         projected, counts = self.projector(pair)
-        student = self._normalised(projected)
-        wanted = pair.teacher if teacher.standardised else self._normalised(pair.teacher)
+        student = self._normalized(projected)
+        wanted = pair.teacher if teacher.standardized else self._normalized(pair.teacher)
         loss = self._reduced(student, wanted, counts)
         total = 1.0
         for side, share in self._levels(pair.grid):
@@ -155,10 +159,10 @@ class Match(nn.Module):
         prefix = self.config.prefix and not self.config.asks_maps
         return aligned(student, teacher, prefix=prefix, where=self._where)
 
-    def _normalised(self, values_BND: Tensor) -> Tensor:
-        if self.config.normalise == "standardise":
-            return standardised(values_BND)
-        if self.config.normalise == "l2":
+    def _normalized(self, values_BND: Tensor) -> Tensor:
+        if self.config.normalize == "standardize":
+            return standardized(values_BND)
+        if self.config.normalize == "l2":
             axes = (1, 2) if values_BND.shape[2] == 1 else 2
             norm: Tensor = torch.linalg.vector_norm(values_BND, dim=axes, keepdim=True)
             return values_BND / norm.clamp(min=1e-12)
@@ -179,16 +183,16 @@ class Match(nn.Module):
     def _check(self, teacher: Features) -> None:
         """Refuse options that fit no such features."""
         config = self.config
-        whole = config.normalise == "standardise" or bool(config.levels)
-        if teacher.standardised and config.normalise != "standardise":
+        whole = config.normalize == "standardize" or bool(config.levels)
+        if teacher.standardized and config.normalize != "standardize":
             raise UsageError(
-                "the cached map is standardised, and the student's would not be",
+                "the cached map is standardized, and the student's would not be",
                 where=self._where,
-                hint="set normalise: standardise",
+                hint="set normalize: standardize",
             )
         if whole and (teacher.positions is not None or teacher.layout == "vector"):
             raise UsageError(
-                "normalise: standardise and levels ask for whole maps",
+                "normalize: standardize and levels ask for whole maps",
                 where=self._where,
                 got=f"a {teacher.layout}"
                 if teacher.positions is None

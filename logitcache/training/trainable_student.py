@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from logitcache.networks.taps import TapShape
     from logitcache.objectives.combine import WeightedSum
 
-__all__ = ["Lesson"]
+__all__ = ["TrainableStudent"]
 
 
-class Lesson(nn.Module):
+class TrainableStudent(nn.Module):
     """What is trained: a network, and the parameters of its objective.
 
     Args:

@@ -9,10 +9,10 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Metric", "Normalise", "Reduction", "difference", "standardised"]
+__all__ = ["Metric", "Normalize", "Reduction", "difference", "standardized"]
 
 Metric = Literal["l1", "l2", "huber", "cosine"]
-Normalise = Literal["none", "l2", "standardise"]
+Normalize = Literal["none", "l2", "standardize"]
 Reduction = Literal["mean", "sum"]
 
 _FLAT = 1e-6  # as stage 1 has it
@@ -37,7 +37,7 @@ def difference(metric: Metric, a: Tensor, b: Tensor) -> Tensor:
     return 1.0 - functional.cosine_similarity(a, b, dim=-1)[..., None]
 
 
-def standardised(maps_BPD: Tensor) -> Tensor:
+def standardized(maps_BPD: Tensor) -> Tensor:
     """Give every channel of every map mean 0 and standard deviation 1 over its P positions."""
     mean = maps_BPD.mean(1, keepdim=True)
     deviation = maps_BPD.std(1, keepdim=True, unbiased=False)

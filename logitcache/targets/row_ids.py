@@ -10,11 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["AllRows", "Numbers", "SomeRows", "numbers_of"]
+__all__ = ["AllRows", "RowIds", "SomeRows", "row_ids_of"]
 
 
-class Numbers(Protocol):
-    """Numbers of rows, ascending."""
+class RowIds(Protocol):
+    """RowIds of rows, ascending."""
 
     def __len__(self) -> int: ...
 
@@ -26,7 +26,7 @@ class Numbers(Protocol):
         """Return how many numbers are smaller than each row: the position of one that is there."""
         ...
 
-    def keep(self, chosen: NDArray[np.bool_]) -> Numbers:
+    def keep(self, chosen: NDArray[np.bool_]) -> RowIds:
         """Return the numbers at the chosen positions."""
         ...
 
@@ -48,9 +48,9 @@ class AllRows:
         """Return the rows, which are the positions."""
         return np.minimum(rows, self.count)
 
-    def keep(self, chosen: NDArray[np.bool_]) -> Numbers:
+    def keep(self, chosen: NDArray[np.bool_]) -> RowIds:
         """Return the chosen numbers."""
-        return numbers_of(_compact(np.flatnonzero(chosen)))
+        return row_ids_of(_compact(np.flatnonzero(chosen)))
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class SomeRows:
         # of one dtype: numpy would copy all the numbers into the wider one
         return np.searchsorted(self.rows, rows.astype(self.rows.dtype))
 
-    def keep(self, chosen: NDArray[np.bool_]) -> Numbers:
+    def keep(self, chosen: NDArray[np.bool_]) -> RowIds:
         """Return the chosen numbers."""
-        return numbers_of(self.rows[chosen])
+        return row_ids_of(self.rows[chosen])
 
 
-def numbers_of(rows: NDArray[np.signedinteger]) -> Numbers:
+def row_ids_of(rows: NDArray[np.signedinteger]) -> RowIds:
     """Return ascending numbers of rows; the array is kept only where some are missing."""
     if len(rows) == 0 or int(rows[-1]) == len(rows) - 1:
         return AllRows(len(rows))

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["Ranks"]
+__all__ = ["DistributedContext"]
 
 _PATIENCE = timedelta(minutes=10)  # with a rank that is silent but not gone
 _MAX_SEED = 2**63
 Result = TypeVar("Result")
 
 
-class Ranks:
+class DistributedContext:
     """The processes of one training.
 
     Args:

@@ -1,4 +1,4 @@
-"""Colours: what is drawn for jitter, grey and blur, and what PIL does to pixels.
+"""Colors: what is drawn for jitter, grey and blur, and what PIL does to pixels.
 
 PIL rather than tensors: measured two to four times faster for most of these, the same over Pillow
 11 to 13, and independent of the vector instructions that torch picks. Tables of 256 entries are
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from logitcache.views.operations import ColorJitter, Grey, RandomBlur
 
-__all__ = ["COLOUR_STEPS", "draw_blur", "draw_grey", "draw_jitter"]
+__all__ = ["COLOR_STEPS", "draw_blur", "draw_grey", "draw_jitter"]
 
 _REFERENCE_SIDE = 224.0  # blurs are given in pixels of a square of this side
 
@@ -31,7 +31,7 @@ Picture = Image.Image
 
 
 def draw_jitter(operation: ColorJitter, floats: Sequence[float]) -> list[Step]:
-    """Return the steps of a colour jitter: 8 words (whether, three for the order, four factors)."""
+    """Return the steps of a color jitter: 8 words (whether, three for the order, four factors)."""
     if floats[0] >= operation.p:
         return []
     order = [0, 1, 2, 3]
@@ -49,7 +49,7 @@ def draw_jitter(operation: ColorJitter, floats: Sequence[float]) -> list[Step]:
 
 
 def draw_grey(operation: Grey, floats: Sequence[float]) -> list[Step]:
-    """Return the step that takes the colours away: 1 word."""
+    """Return the step that takes the colors away: 1 word."""
     return [Step("grey")] if floats[0] < operation.p else []
 
 
@@ -93,7 +93,7 @@ def _blur(picture: Picture, radius: float) -> Picture:
     return picture.filter(ImageFilter.GaussianBlur(scaled))
 
 
-COLOUR_STEPS: dict[str, Callable[..., Picture]] = {
+COLOR_STEPS: dict[str, Callable[..., Picture]] = {
     "autocontrast": ImageOps.autocontrast,
     "equalize": ImageOps.equalize,
     "invert": lambda picture: _table(picture, 255 - _LEVELS),

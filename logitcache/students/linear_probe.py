@@ -11,10 +11,10 @@ from logitcache.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["make_probe"]
+__all__ = ["make_fingerprint"]
 
 
-def make_probe(network: nn.Module) -> None:
+def make_fingerprint(network: nn.Module) -> None:
     """Freeze a network and give it a fresh classifier, in place.
 
     Raises:

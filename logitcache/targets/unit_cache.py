@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ByUnit"]
+__all__ = ["UnitCache"]
 
 
-class ByUnit:
+class UnitCache:
     """Values by row, read unit by unit when they are first asked for.
 
     May be asked by several threads. A copy in another process begins with nothing in memory.

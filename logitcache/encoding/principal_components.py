@@ -44,8 +44,8 @@ class Principal:
     def fit(cls, rows_ND: NDArray[np.float64], count: int) -> Principal:
         """Fit to a sample: the eigenvectors of its covariance with the largest eigenvalues."""
         mean = rows_ND.mean(axis=0)
-        centred = rows_ND - mean
-        _, vectors = np.linalg.eigh(centred.T @ centred / len(rows_ND))
+        centerd = rows_ND - mean
+        _, vectors = np.linalg.eigh(centerd.T @ centerd / len(rows_ND))
         basis = vectors[:, ::-1][:, :count]
         peak = basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])]
         return cls(mean.astype(np.float32), (basis * np.sign(peak)).astype(np.float32))

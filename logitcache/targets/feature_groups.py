@@ -57,7 +57,7 @@ def features_of(encoding: FeatureEncoding, values: Tensor, positions: Tensor | N
         prefix_tokens=encoding.prefix_tokens,
         positions=positions,
         reduction=encoding.reduction,
-        standardised=encoding.standardised,
+        standardized=encoding.standardized,
         principal=encoding.principal is not None,
     )
 

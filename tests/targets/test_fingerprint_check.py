@@ -20,17 +20,17 @@ from logitcache.draws import words
 from logitcache.errors import CacheDamaged, DataMismatch, ParameterDrift, PixelDrift
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.targets import probes as checking
+from logitcache.targets import fingerprint_check as checking
+from logitcache.targets.fingerprint_check import check_fingerprints
 from logitcache.targets.loader import loader
-from logitcache.targets.probes import check_probes
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
-from logitcache.views import algorithm, colour, erase, geometry, render
-from logitcache.views import probes as probing
+from logitcache.views import algorithm, color, erase, geometry, render
+from logitcache.views import fingerprints as probing
 from logitcache.views.arithmetic import exp2
 from logitcache.views.environment import rendering_versions
+from logitcache.views.fingerprints import choose_fingerprints
 from logitcache.views.operations import RandAugment
-from logitcache.views.probes import choose_probes
 from tests.conftest import jpeg, shape_image
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def built(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFac
 
 
 def test_nothing_drifts_here(built: Path, images: Path) -> None:
-    report = check_probes(open_cache(built), open_source(str(images)))
+    report = check_fingerprints(open_cache(built), open_source(str(images)))
     assert report.checked >= 64
     assert (report.skipped, report.drifted, report.largest) == (0, 0, 0)
     assert report.made_with == report.here
@@ -70,16 +70,16 @@ def test_nothing_drifts_here(built: Path, images: Path) -> None:
 
 def test_probes_are_spread_over_views_and_segments() -> None:
     segments = [np.arange(100), 128 + np.arange(7), np.empty(0, dtype=np.int64)]
-    chosen = choose_probes(["a", "b", "c"], segments)
+    chosen = choose_fingerprints(["a", "b", "c"], segments)
     assert len(chosen) >= 50
     assert len(set(chosen)) == len(chosen)
     for view in "abc":
         rows = [row for name, row in chosen if name == view]
         assert max(np.diff(sorted(row for row in rows if row < 100))) < 20
         assert sum(row >= 128 for row in rows) == 7
-    assert len(choose_probes([f"v{i}" for i in range(3000)], segments)) <= 192
-    assert len(choose_probes(["a"], [np.arange(1000)])) == 64
-    assert choose_probes([], segments) == []
+    assert len(choose_fingerprints([f"v{i}" for i in range(3000)], segments)) <= 192
+    assert len(choose_fingerprints(["a"], [np.arange(1000)])) == 64
+    assert choose_fingerprints([], segments) == []
 
 
 def test_more_views_and_images_bring_more_probes(
@@ -100,7 +100,7 @@ def test_more_views_and_images_bring_more_probes(
     }
     starts = {segment.start for segment in cache.manifest.segments}
     assert covered == {(view, start) for view in cache.views for start in starts}
-    assert check_probes(cache, open_source(str(tmp_path / "images"))).drifted == 0
+    assert check_fingerprints(cache, open_source(str(tmp_path / "images"))).drifted == 0
 
 
 def other_resizer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def flipped_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def other_contrast(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library whose equalize does nothing."""
-    monkeypatch.setitem(colour.COLOUR_STEPS, "equalize", lambda picture: picture)
+    monkeypatch.setitem(color.COLOR_STEPS, "equalize", lambda picture: picture)
 
 
 def other_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,12 +179,12 @@ def test_pixel_drift_is_caught(
     cache, source = open_cache(built), open_source(str(images))
     drift(monkeypatch)
     with pytest.raises(PixelDrift, match=r"255 levels[\s\S]*--tolerate-pixel-drift \d") as found:
-        check_probes(cache, source)
+        check_fingerprints(cache, source)
     assert found.value.exit_code == 4
     largest = int(str(found.value.hint).rpartition(" ")[2])
-    assert check_probes(cache, source, tolerance=largest).largest == largest
+    assert check_fingerprints(cache, source, tolerance=largest).largest == largest
     with pytest.raises(PixelDrift):
-        check_probes(cache, source, tolerance=largest - 1)
+        check_fingerprints(cache, source, tolerance=largest - 1)
 
 
 def other_scale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +215,7 @@ def test_parameter_drift_is_caught_and_never_tolerated(
 ) -> None:
     drift(monkeypatch)
     with pytest.raises(ParameterDrift, match="never tolerated"):
-        check_probes(open_cache(built), open_source(str(images)), tolerance=255)
+        check_fingerprints(open_cache(built), open_source(str(images)), tolerance=255)
 
 
 def test_the_message_names_versions_on_both_sides(
@@ -226,7 +226,7 @@ def test_the_message_names_versions_on_both_sides(
     monkeypatch.setattr(checking, "rendering_versions", lambda: here)
     other_resizer(monkeypatch)
     with pytest.raises(PixelDrift) as found:
-        check_probes(open_cache(built), open_source(str(images)))
+        check_fingerprints(open_cache(built), open_source(str(images)))
     text = found.value.render()
     assert "pillow 99.0" in text
     assert f"cpu {other}" in text
@@ -262,14 +262,14 @@ def test_changed_images_are_no_drift(built: Path, images: Path, tmp_path: Path) 
         content[-20] ^= 1
         path.write_bytes(content)
     with pytest.raises(DataMismatch, match="not the one the teachers saw"):
-        check_probes(open_cache(built), open_source(str(tmp_path / "images")))
+        check_fingerprints(open_cache(built), open_source(str(tmp_path / "images")))
 
 
 def test_probes_of_missing_images_are_skipped(built: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "images")
     for path in (tmp_path / "images" / "cat").glob("*.jpg"):
         path.unlink()
-    report = check_probes(open_cache(built), open_source(str(tmp_path / "images")))
+    report = check_fingerprints(open_cache(built), open_source(str(tmp_path / "images")))
     assert report.skipped > 0
     assert report.checked > 0
 
@@ -284,4 +284,4 @@ def test_damaged_probes_are_not_trusted(built: Path, images: Path, tmp_path: Pat
         open_cache(tmp_path / "c").probes()
     path.unlink()
     with pytest.raises(CacheDamaged, match="probes are missing"):
-        check_probes(open_cache(tmp_path / "c"), open_source(str(images)))
+        check_fingerprints(open_cache(tmp_path / "c"), open_source(str(images)))

@@ -12,7 +12,7 @@ from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import CLAIMS, Claims
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.precompute.run.background import Background
-from logitcache.precompute.run.claim_queue import Turns
+from logitcache.precompute.run.claim_queue import ClaimQueue
 from logitcache.precompute.run.unit import Work, compute_item
 from tests.precompute import null
 
@@ -38,7 +38,7 @@ def writer(tmp_path: Path) -> CacheWriter:
     return writer
 
 
-def turns_of(writer: CacheWriter, settle: Callable[[], None]) -> tuple[Turns, list[WorkItem]]:
+def queue_of(writer: CacheWriter, settle: Callable[[], None]) -> tuple[ClaimQueue, list[WorkItem]]:
     groups = writer.teachers()
     items = null.missing_items(writer, groups, null.VIEWS)
 
@@ -47,7 +47,7 @@ def turns_of(writer: CacheWriter, settle: Callable[[], None]) -> tuple[Turns, li
 
     claims = Claims(writer.location)
     return (
-        Turns(items, writer.location, groups, claims, settle=settle, while_waiting=never),
+        ClaimQueue(items, writer.location, groups, claims, settle=settle, while_waiting=never),
         items,
     )
 
@@ -72,13 +72,13 @@ def claimed(cache: Path) -> set[str]:
 
 
 def test_a_claim_is_kept_until_its_item_is_given_back(writer: CacheWriter, tmp_path: Path) -> None:
-    turns, items = turns_of(writer, settle=lambda: None)
-    with turns:
-        left = iter(turns)
+    queue, items = queue_of(writer, settle=lambda: None)
+    with queue:
+        left = iter(queue)
         first, second = next(left), next(left)
         assert [first, second] == items[:2]
         assert claimed(tmp_path / "c") == {f"{FIRST}-0", f"{FIRST}-1"}
-        turns.give_back(first)
+        queue.give_back(first)
         assert claimed(tmp_path / "c") == {f"{FIRST}-1"}
     assert claimed(tmp_path / "c") == set()
 
@@ -89,9 +89,9 @@ def test_an_answer_waits_for_the_images_that_are_still_held(
     """The second view of a block is computed only when the samples of the first are committed."""
     work = work_of(writer, null.NullTeachers())
     with Background() as background:
-        turns, items = turns_of(writer, background.settle)
-        with turns:
-            for item in turns:
+        queue, items = queue_of(writer, background.settle)
+        with queue:
+            for item in queue:
                 if item.view_id == null.VIEWS[1]:
                     assert item.block not in writer.missing_units("samples", "-", null.UNIT)
                 compute_item(work, item, null.block_of(writer, item.block), background)
@@ -115,9 +115,9 @@ def test_the_next_view_of_a_block_that_is_being_written_is_ours_next(
     monkeypatch.setattr(writer, "write_samples", slowly)
     work = work_of(writer, null.NullTeachers())
     with Background() as background:
-        turns, items = turns_of(writer, background.settle)
-        with turns:
-            for item in turns:  # fails where it waits for somebody else
+        queue, items = queue_of(writer, background.settle)
+        with queue:
+            for item in queue:  # fails where it waits for somebody else
                 compute_item(work, item, null.block_of(writer, item.block), background)
     assert len(items) == 2
     assert null.missing_items(writer, writer.teachers(), null.VIEWS) == []
@@ -154,7 +154,7 @@ def test_an_item_is_written_while_the_next_is_computed(
 
 
 def test_two_runs_share_items(writer: CacheWriter, tmp_path: Path) -> None:
-    mine, items = turns_of(writer, settle=lambda: None)
+    mine, items = queue_of(writer, settle=lambda: None)
     other = Claims(locate(tmp_path / "c"))
     with other.claimed(f"{FIRST}-0") as won, mine:
         assert won

@@ -2,7 +2,7 @@
 
 Source of distance and angle: Park et al., "Relational Knowledge Distillation", CVPR 2019, and its
 code, which is followed where it says more than the paper: means are over all i, j (and k), also the
-zeros where they are equal; a distance is at least 1e-6 and then has no gradient; the normaliser is
+zeros where they are equal; a distance is at least 1e-6 and then has no gradient; the normalizer is
 the mean over positive distances. The one departure: where two things of a student coincide, the
 code's unit vector between them has a gradient of 1e12; here it has none.
 Source of cka: Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML
@@ -19,12 +19,12 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from logitcache.objectives.metric import difference
+from logitcache.objectives.distance import difference
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from logitcache.objectives.metric import Reduction
+    from logitcache.objectives.distance import Reduction
 
 __all__ = ["angle", "cka", "distance", "gram"]
 
@@ -46,7 +46,7 @@ def gram(student_GMD: Tensor, teacher_GME: Tensor, reduction: Reduction) -> Tens
 
 
 def distance(student_GMD: Tensor, teacher_GME: Tensor) -> Tensor:
-    """Return the difference of normalised distances, a scalar; zero for a single thing."""
+    """Return the difference of normalized distances, a scalar; zero for a single thing."""
     student_GMM, teacher_GMM = _distances(student_GMD), _distances(teacher_GME)
     return difference("huber", student_GMM, teacher_GMM).mean()
 
@@ -78,8 +78,8 @@ def angle(student_GMD: Tensor, teacher_GME: Tensor) -> Tensor:
 
 
 def cka(student_GMD: Tensor, teacher_GME: Tensor) -> Tensor:
-    """Return one minus the linear centred kernel alignment, a scalar: the mean over groups."""
-    student_GMM, teacher_GMM = _centred_products(student_GMD), _centred_products(teacher_GME)
+    """Return one minus the linear centerd kernel alignment, a scalar: the mean over groups."""
+    student_GMM, teacher_GMM = _centerd_products(student_GMD), _centerd_products(teacher_GME)
     together_G = (student_GMM * teacher_GMM).sum((1, 2))
     norms_G = torch.linalg.vector_norm(student_GMM, dim=(1, 2)) * torch.linalg.vector_norm(
         teacher_GMM, dim=(1, 2)
@@ -92,7 +92,7 @@ def _products(things_GMD: Tensor) -> Tensor:
     return things_GMD @ things_GMD.transpose(1, 2)
 
 
-def _centred_products(things_GMD: Tensor) -> Tensor:
+def _centerd_products(things_GMD: Tensor) -> Tensor:
     return _products(things_GMD - things_GMD.mean(1, keepdim=True))
 
 

@@ -8,15 +8,15 @@ the teacher's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch.nn import functional
 
-from logitcache.config import Config
+from logitcache.config import Config, Former
 from logitcache.errors import UsageError
-from logitcache.objectives.adapt import (
+from logitcache.objectives.alignment import (
     aligned,
     as_vectors,
     cached_features,
@@ -24,8 +24,8 @@ from logitcache.objectives.adapt import (
     unfit,
     wide,
 )
-from logitcache.objectives.metric import Reduction
-from logitcache.objectives.relations import angle, cka, distance, gram
+from logitcache.objectives.distance import Reduction
+from logitcache.objectives.similarity import angle, cka, distance, gram
 from logitcache.objectives.term import Needs, TermConfig
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class RelationConfig(TermConfig):
             written without this key, as teacher, tap and student.
         form: ``gram``, ``distance``, ``angle`` or ``cka``.
         over: What the things are: rows of the ``batch``, ``tokens``, ``channels`` or ``taps``.
-        normalise: ``l2`` to give every thing unit length first; ``width`` to divide inner products
+        normalize: ``l2`` to give every thing unit length first; ``width`` to divide inner products
             by the root of D; ``none``.
         reduction: Of gram: ``mean`` over all pairs of things, or their ``sum``.
         prefix: Whether class tokens and registers are among the tokens, if both have as many.
@@ -78,7 +78,8 @@ class RelationConfig(TermConfig):
     pairs: list[PairConfig] = Field(min_length=1)
     form: Literal["gram", "distance", "angle", "cka"]
     over: Literal["batch", "tokens", "channels", "taps"] = "batch"
-    normalise: Literal["none", "l2", "width"] = "none"
+    normalize: Literal["none", "l2", "width"] = "none"
+    former: ClassVar[Former] = Former(keys={"normalise": "normalize"})
     reduction: Reduction = "mean"
     prefix: bool = True
 
@@ -117,7 +118,7 @@ class Relation:
         cka       1 - CKA(s, t), linear
 
     each the mean over groups. Distance and angle are RKD's (Park et al., CVPR 2019, equations 4 to
-    8), as its code has them: see :mod:`logitcache.objectives.relations`. Its weights are 1 and 2.
+    8), as its code has them: see :mod:`logitcache.objectives.similarity`. Its weights are 1 and 2.
 
     Over the ``batch``, what a row holds at the tap is one vector, all its positions behind each
     other; a student's positions are averaged where the teacher's vector asks for one. Over
@@ -147,11 +148,11 @@ class Relation:
         """Return the loss, a scalar."""
         config = self.config
         student_GMD, teacher_GME = self._things(outputs, targets)
-        if config.normalise == "l2":
+        if config.normalize == "l2":
             student_GMD, teacher_GME = (
                 functional.normalize(things, dim=2) for things in (student_GMD, teacher_GME)
             )
-        elif config.normalise == "width":
+        elif config.normalize == "width":
             student_GMD, teacher_GME = (
                 things / things.shape[2] ** 0.25 for things in (student_GMD, teacher_GME)
             )

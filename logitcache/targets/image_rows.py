@@ -18,8 +18,8 @@ from logitcache.data.decode import DECODING
 from logitcache.data.identity import content_digest, row_order
 from logitcache.data.lookup import KeyIndex, key_hashes, position_dtype
 from logitcache.errors import DataMismatch, UnreadableImage
-from logitcache.targets.by_unit import ByUnit
-from logitcache.targets.numbers import AllRows, Numbers, numbers_of
+from logitcache.targets.row_ids import AllRows, RowIds, row_ids_of
+from logitcache.targets.unit_cache import UnitCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,13 +59,13 @@ class ImageRows:
     """
 
     source: Source
-    numbers: Numbers
+    numbers: RowIds
     indices: NDArray[np.signedinteger]
-    digests: ByUnit | None = None
+    digests: UnitCache | None = None
     visible: NDArray[np.bool_] | None = None
     complete: bool = True
     class_names: Sequence[str] = ()
-    labels: ByUnit | None = None
+    labels: UnitCache | None = None
     table: int = DECODING
     left_out: int = 0
     missing: int = 0
@@ -110,7 +110,7 @@ class ImageRows:
             yield np.arange(start, min(start + _AT_ONCE, len(self)))
 
     @property
-    def labelled(self) -> int:
+    def labeled(self) -> int:
         """How many images have a label that may be seen."""
         return sum(int((self.labels_of(positions) >= 0).sum()) for positions in self.parts())
 
@@ -228,12 +228,12 @@ class _Match:
 
     def image_rows(self, cache: Cache) -> ImageRows:
         """Return what was found."""
-        labels = ByUnit(partial(cache.sample_unit, "label"), cache.unit_rows)
+        labels = UnitCache(partial(cache.sample_unit, "label"), cache.unit_rows)
         return ImageRows(
             self._source,
-            numbers_of(self._rows[: self.found]),
+            row_ids_of(self._rows[: self.found]),
             self._indices[: self.found],
-            ByUnit(partial(cache.sample_unit, "digest"), cache.unit_rows),
+            UnitCache(partial(cache.sample_unit, "digest"), cache.unit_rows),
             complete=not self.missing.count and not self.withdrawn,
             class_names=cache.class_names or self._source.class_names,
             labels=labels if cache.class_names else None,

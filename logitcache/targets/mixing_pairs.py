@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from logitcache.data.lookup import position_dtype
-from logitcache.targets.by_unit import ByUnit
+from logitcache.targets.unit_cache import UnitCache
 from logitcache.views.algorithm import mix_shares
 from logitcache.views.mix import match_partners
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from logitcache.targets.gather import TargetsReader
-    from logitcache.targets.match import ImageRows
+    from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.reader import TargetsReader
     from logitcache.views.spec import View
 
 __all__ = ["Pairs", "find_pairs"]
@@ -42,7 +42,7 @@ class Pairs:
 
     view: View
     rows: ImageRows
-    partners: ByUnit
+    partners: UnitCache
     by_position: bool = False
 
     def partners_of(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -88,13 +88,13 @@ def find_pairs(view: View, rows: ImageRows, reader: TargetsReader | None) -> Pai
         return None
     if reader is not None:
         return Pairs(view, rows, reader.partners(view.id))
-    matched = ByUnit(partial(_matched, view, rows), _BLOCK)
+    matched = UnitCache(partial(_matched, view, rows), _BLOCK)
     matched.keep = -(-len(rows) // _BLOCK)  # all rows are shuffled together: any may be next
     return Pairs(view, rows, matched, by_position=True)
 
 
 def _matched(view: View, rows: ImageRows, block: int) -> NDArray[np.signedinteger]:
-    """Match neighbouring images; return the position of each one's partner."""
+    """Match neighboring images; return the position of each one's partner."""
     positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(rows)))
     offsets = match_partners(view.seed, view.draw, rows.hashes_of(positions))
     return (block * _BLOCK + offsets).astype(position_dtype(len(rows)))
