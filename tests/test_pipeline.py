@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import importlib
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from logitcache.cli.tables import print_pipeline
+from logitcache.cli.interrupt import StopRequest
+from logitcache.cli.pipeline_tables import print_pipeline
+from logitcache.cli.stages import stage_runner
+from logitcache.config import Config
 from logitcache.errors import UsageError
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.pipeline.run import Pipeline, StageResult
 from logitcache.pipeline.settings import override, read_yaml
+from logitcache.pipeline.stage_kinds import STAGE_KINDS, StageKind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,15 +38,14 @@ def pipeline(out: Path, stages: list[dict[str, Any]] = STAGES) -> Pipeline:
 
 
 def ran(out: Path, weights: dict[str, float], only: list[str] | None = None) -> list[Stage]:
-    """Run the pipeline with runners that only say what they were asked; return what ran."""
+    """Run the pipeline with a runner that only records its stages; return those that ran."""
     found: list[Stage] = []
 
     def run(stage: Stage) -> dict[str, Any]:
         found.append(stage)
         return {"teachers": weights} if stage.kind == "fit_weights" else {}
 
-    runners = dict.fromkeys(("train", "precompute", "fit_weights"), run)
-    pipeline(out).run(runners, only or [])
+    pipeline(out).run(run, only or [])
     return found
 
 
@@ -66,7 +71,7 @@ def test_a_result_that_is_not_there_is_named(tmp_path: Path) -> None:
     misspelt = [*STAGES[:2], {"name": "s", "train": {"a": "stage:weights/teacher"}}]
     ran(tmp_path, {"a": 1.0})
     with pytest.raises(UsageError, match="did you mean 'teachers'"):
-        pipeline(tmp_path, misspelt).run({"train": lambda _: {}}, ["s"])
+        pipeline(tmp_path, misspelt).run(lambda _: {}, ["s"])
     with pytest.raises(UsageError, match="no earlier stage 'weight'"):
         pipeline(tmp_path, [{"name": "s", "train": {"a": "stage:weight/teachers"}}])
 
@@ -106,9 +111,7 @@ def test_a_field_below_a_value_says_what_to_set() -> None:
 def test_a_fitted_mixture_has_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fitted = {"teachers": {"a": 0.25, "b": 0.75}, "single": {"a": 0.5, "b": 0.6}, "accuracy": 0.7}
     stages = pipeline(tmp_path).run(
-        dict.fromkeys(("train", "precompute", "fit_weights"), lambda stage: fitted)
-        | {"precompute": lambda stage: {"sizes": {}}},
-        only=["weights"],
+        lambda stage: {"sizes": {}} if stage.kind == "precompute" else fitted, only=["weights"]
     )
     print_pipeline([stages])
     shown = capsys.readouterr().out
@@ -118,3 +121,74 @@ def test_a_fitted_mixture_has_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     ]
     print_pipeline([stages, other])
     assert "0.375 ± 0.177" in capsys.readouterr().out
+
+
+def test_every_kind_of_stage_can_be_imported_and_takes_what_the_pipeline_fills_in() -> None:
+    for kind in STAGE_KINDS.values():
+        assert set(kind.given) <= set(kind.config_class().model_fields)
+        assert callable(kind.runner())
+
+
+def test_a_new_kind_of_stage_is_one_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes settings, is referred to by later stages, runs, and has a row in the table."""
+    kind = StageKind(
+        config=f"{__name__}:CountConfig",
+        function=f"{__name__}:count",
+        output="{folder}/count.txt",
+        given={"out": "{output}", "seed": "seed"},
+    )
+    monkeypatch.setitem(STAGE_KINDS, "count", kind)
+    config = importlib.reload(importlib.import_module("logitcache.pipeline.config"))
+    values = {
+        "name": "p",
+        "out": str(tmp_path),
+        "data": "digits",
+        "count": {"step": 2},
+        "stages": [
+            {"name": "first", "count": {"upto": 4}},
+            {"name": "second", "count": {"upto": 2, "after": "stage:first"}},
+        ],
+    }
+    with StopRequest() as stop:
+        made = Pipeline(config.PipelineConfig.parse(values, "p.yaml"), seed=3)
+        results = made.run(stage_runner(stop))
+    assert [result.values for result in results] == [{"count": 2}, {"count": 1}]
+    assert results[1].stage.values == {
+        "upto": 2,
+        "step": 2,
+        "after": str(tmp_path / "first" / "count.txt"),
+        "out": str(tmp_path / "second" / "count.txt"),
+        "seed": 3,
+    }
+    print_pipeline([results])
+    assert "count 2" in capsys.readouterr().out
+    monkeypatch.undo()
+    importlib.reload(config)
+
+
+class CountConfig(Config):
+    """Settings of a stage that counts."""
+
+    upto: int
+    step: int = 1
+    after: str = ""
+    out: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CountResult:
+    """The result of a stage that counts."""
+
+    count: int
+
+    def to_json(self) -> dict[str, int]:
+        """Return the result as JSON values."""
+        return asdict(self)
+
+
+def count(config: CountConfig) -> CountResult:
+    """Count up to a number in steps."""
+    return CountResult(len(range(0, config.upto, config.step)))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.layout import new_console
 from logitcache.cli.options import print_json
+from logitcache.cli.pipeline_tables import print_pipeline
 from logitcache.cli.run import load_pipelines
-from logitcache.cli.stages import runners
-from logitcache.cli.tables import print_pipeline
+from logitcache.cli.stages import stage_runner
 from logitcache.errors import LogitcacheError
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def _run_once(pipeline: Pipeline) -> list[StageResult]:
     last_cache = max(i for i, stage in enumerate(pipeline.stages) if stage.kind == "precompute")
     first, second = names[: last_cache + 1], names[last_cache + 1 :]
     with StopRequest() as stop:
-        pipeline.run(runners(stop), first)
+        pipeline.run(stage_runner(stop), first)
     for stage in pipeline.stages[:last_cache]:
         shutil.rmtree(pipeline.out / stage.name, ignore_errors=True)
     _run_without_teachers(pipeline, second)
     with StopRequest() as stop:
-        return pipeline.run(runners(stop), names)
+        return pipeline.run(stage_runner(stop), names)
 
 
 def _run_without_teachers(pipeline: Pipeline, names: list[str]) -> None:

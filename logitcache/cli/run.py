@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.launch import refuse_ranks
 from logitcache.cli.options import print_json
-from logitcache.cli.stages import runners
-from logitcache.cli.tables import print_pipeline
+from logitcache.cli.pipeline_tables import print_pipeline
+from logitcache.cli.stages import stage_runner
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.pipeline.run import Pipeline, StageResult
 from logitcache.pipeline.settings import find_pipeline, override, read_yaml
@@ -33,7 +33,7 @@ def run_pipeline(
     refuse_ranks("run")
     with StopRequest() as stop:
         pipelines = load_pipelines(name, out=out, seeds=seeds, sets=sets)
-        runs = [pipeline.run(runners(stop), only) for pipeline in pipelines]
+        runs = [pipeline.run(stage_runner(stop), only) for pipeline in pipelines]
     if as_json:
         print_json({"pipeline": name, "runs": [_document(results) for results in runs]})
     else:

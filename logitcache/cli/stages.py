@@ -1,4 +1,4 @@
-"""How each kind of stage of a pipeline is run; stage 1 is imported only if it runs."""
+"""Runs of pipeline stages with a progress line; the component of a stage is imported only then."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.progress import ProgressLine
 from logitcache.errors import Interrupted
+from logitcache.pipeline.stage_kinds import STAGE_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,39 +14,31 @@ if TYPE_CHECKING:
     from logitcache.cli.interrupt import StopRequest
     from logitcache.pipeline.run import Stage
 
-__all__ = ["runners"]
+__all__ = ["stage_runner"]
 
 
-def runners(stop: StopRequest) -> dict[str, Callable[[Stage], dict[str, Any]]]:
-    """Return what runs a stage, by its kind."""
+def stage_runner(stop: StopRequest) -> Callable[[Stage], dict[str, Any]]:
+    """Return the function that runs a stage and returns its result as JSON values.
 
-    def run_precompute(stage: Stage) -> dict[str, Any]:
-        from logitcache.precompute.build import build_cache
-        from logitcache.precompute.config import PrecomputeConfig
+    Args:
+        stop: Becomes true when the user interrupts the command.
+    """
 
-        config = PrecomputeConfig.parse(stage.values, f"stages.{stage.name}")
+    def run(stage: Stage) -> dict[str, Any]:
+        kind = STAGE_KINDS[stage.kind]
+        config = kind.config_class().parse(stage.values, f"stages.{stage.name}")
+        function, options = kind.runner(), dict(kind.options)
         with ProgressLine(stage.title) as line:
-            summary = build_cache(config, on_progress=line.precompute, should_stop=stop)
-        return summary.to_json()
-
-    def run_train(stage: Stage) -> dict[str, Any]:
-        from logitcache.training.config import TrainConfig
-        from logitcache.training.loop import train_student
-
-        config = TrainConfig.parse(stage.values, f"stages.{stage.name}")
-        with ProgressLine(stage.title) as line:
+            if kind.progress is not None:
+                options["on_progress"] = getattr(line, kind.progress)
+            if kind.stoppable:
+                options["should_stop"] = stop
             try:
-                result = train_student(
-                    config, resume=True, on_progress=line.train, should_stop=stop
-                )
+                result = function(config, **options)
             except Interrupted as stopped:
                 stopped.hint = "run the same command again"  # a pipeline always resumes
                 raise
-        return result.to_json()
+        found: dict[str, Any] = result.to_json()
+        return found
 
-    def run_fit_weights(stage: Stage) -> dict[str, Any]:
-        from logitcache.tools.fit_weights import FitWeightsConfig, fit_weights
-
-        return fit_weights(FitWeightsConfig.parse(stage.values, f"stages.{stage.name}")).to_json()
-
-    return {"precompute": run_precompute, "train": run_train, "fit_weights": run_fit_weights}
+    return run

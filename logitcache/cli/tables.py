@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.fidelity import print_fidelity
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from logitcache.check.audit import TeacherAudit
     from logitcache.check.images import ImagesReport
     from logitcache.check.repair import RepairSummary
-    from logitcache.pipeline.run import StageResult
     from logitcache.precompute.build import Summary
     from logitcache.report.describe import CacheDescription
     from logitcache.training.result import TrainResult
@@ -33,7 +31,6 @@ __all__ = [
     "print_audits",
     "print_cache",
     "print_images",
-    "print_pipeline",
     "print_precompute",
     "print_repair",
     "print_status",
@@ -201,112 +198,6 @@ def print_status(cache: CacheDescription) -> None:
         console.print("complete, but not sealed: run the same precompute command again")
     else:
         console.print(f"complete, revision {cache.revision}, sha256 {cache.revision_sha256}")
-
-
-def print_pipeline(runs: Sequence[Sequence[StageResult]]) -> None:
-    """Show what every stage of a pipeline came to, over its seeds."""
-    console = _console()
-    caches = _table("cache", "teacher", "accuracy", "views", "stored", "dense float32", "ratio")
-    weights = _table("weights", "teacher", "weight", "alone", "mixture")
-    students = _table("network", "learns from", "images", "labels seen", "steps", "top-1")
-    for results in zip(*runs, strict=True):
-        stage = results[0].stage
-        values = [result.values for result in results]
-        if stage.kind == "precompute":
-            for name, size in values[0]["sizes"].items():
-                caches.add_row(
-                    stage.name,
-                    name,
-                    _spread([_first(value["accuracy"].get(name, {})) for value in values]),
-                    str(values[0]["views"]),
-                    _bytes(size["stored"]),
-                    _bytes(size["dense_float32"]),
-                    f"{size['stored'] / max(1, size['dense_float32']):.2f}",
-                )
-            continue
-        if stage.kind == "fit_weights":
-            for name in values[0]["teachers"]:
-                weights.add_row(
-                    stage.name,
-                    name,
-                    _mean_and_spread([value["teachers"][name] for value in values]),
-                    _spread([value["single"][name] for value in values]),
-                    _spread([value["accuracy"] for value in values]),
-                )
-            continue
-        students.add_row(
-            f"{stage.name} ({stage.values['student']['model']})",
-            _learns_from(stage.values),
-            str(values[0]["set_images"]),
-            str(
-                values[0].get("labeled", values[0].get("labelled", 0))
-                if _uses_labels(stage.values)
-                else 0
-            ),
-            str(values[0]["steps"]),
-            _spread([(value["evaluation"] or {}).get("top1") for value in values]),
-        )
-    if caches.row_count:
-        console.print(caches)
-    if weights.row_count:
-        console.print(weights)
-    if students.row_count:
-        console.print(students)
-
-
-def _learns_from(train: Mapping[str, Any]) -> str:
-    """Say in words what a training asks of its network."""
-    if not train.get("cache"):
-        return "labels"
-    parts = dict.fromkeys(_learns_from_term(term) for term in _terms(train))
-    shuffled = ", shuffled" if train.get("shuffle_targets") else ""
-    return " and ".join(parts) + shuffled
-
-
-def _learns_from_term(term: Mapping[str, Any]) -> str:
-    kind, settings = next(iter(term.items()))
-    settings = settings or {}
-    if kind == "label":
-        return "labels"
-    if kind in {"match", "relation"}:
-        pairs = settings.get("pairs") or [settings]
-        names = " + ".join(dict.fromkeys(str(pair["teacher"]) for pair in pairs))
-        return f"features of {names}" if kind == "match" else f"{settings['form']} of {names}"
-    teachers = settings.get("teachers")
-    names = " + ".join(teachers) if isinstance(teachers, dict) else "all teachers"
-    form = settings.get("form", "nkd") if kind == "split" else ""
-    return f"{form} of cache of {names}" if form else f"cache of {names}"
-
-
-def _uses_labels(train: Mapping[str, Any]) -> bool:
-    return not train.get("cache") or any({"label", "split"} & term.keys() for term in _terms(train))
-
-
-def _terms(train: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the objectives of a training as mappings with one key."""
-    default: Any = "soft" if train.get("cache") else "label"
-    terms = train.get("objectives") or default
-    listed = terms if isinstance(terms, list) else [terms]
-    return [{term: {}} if isinstance(term, str) else term for term in listed]
-
-
-def _first(values: Mapping[str, float]) -> float | None:
-    return next(iter(values.values()), None)
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    """Return the mean and, for several values, the standard deviation, in percent."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    if len(known) == 1:
-        return _percent(known[0])
-    return f"{100 * mean(known):.1f} ± {100 * stdev(known):.1f} %"
-
-
-def _mean_and_spread(values: Sequence[float]) -> str:
-    """Return the mean and, for several values, the standard deviation."""
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def print_verify(report: VerifyReport) -> None:

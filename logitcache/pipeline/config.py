@@ -2,63 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from logitcache.config import Config
+from logitcache.pipeline.stage_kinds import STAGE_KINDS
 
 __all__ = ["PipelineConfig"]
 
-_KINDS = ("train", "precompute", "fit_weights")
+_Values = dict[str, Any]
+
+if TYPE_CHECKING:
+    _OneOfKinds = Config
+    _SharedByKinds = Config
+else:
+    # a field for every kind of stage, so that one that is misspelled is an unknown option
+    _OneOfKinds = create_model(
+        "_OneOfKinds", __base__=Config, **dict.fromkeys(STAGE_KINDS, (_Values | None, None))
+    )
+    _SharedByKinds = create_model(
+        "_SharedByKinds",
+        __base__=Config,
+        **{kind: (_Values, Field(default_factory=dict)) for kind in STAGE_KINDS},
+    )
 
 
-class StageConfig(Config):
+class StageConfig(_OneOfKinds):
     """One stage.
 
     Attributes:
-        name: Names its folder, and what later stages call it.
-        train: Fields of a :class:`~logitcache.training.config.TrainConfig`.
+        name: Name of the stage; its folder has this name, and later stages refer to it.
         precompute: Fields of a :class:`~logitcache.precompute.config.PrecomputeConfig`.
+        train: Fields of a :class:`~logitcache.training.config.TrainConfig`.
         fit_weights: Fields of a :class:`~logitcache.tools.fit_weights.FitWeightsConfig`.
+        evaluate: Fields of a :class:`~logitcache.training.evaluate.EvaluateConfig`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    train: dict[str, Any] | None = None
-    precompute: dict[str, Any] | None = None
-    fit_weights: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if sum(getattr(self, kind) is not None for kind in _KINDS) != 1:
-            raise ValueError(f"a stage is one of {', '.join(_KINDS)}")
+        if sum(getattr(self, kind) is not None for kind in STAGE_KINDS) != 1:
+            raise ValueError(f"a stage is one of {', '.join(STAGE_KINDS)}")
         return self
 
     @property
     def kind(self) -> str:
-        """``train``, ``precompute`` or ``fit_weights``."""
-        return next(kind for kind in _KINDS if getattr(self, kind) is not None)
+        """Kind of the stage, a key of :data:`.STAGE_KINDS`."""
+        return next(kind for kind in STAGE_KINDS if getattr(self, kind) is not None)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the stage says."""
+        """Fields of the configuration of the stage, as they are written."""
         settings: dict[str, Any] = getattr(self, self.kind)
         return settings
 
 
-class PipelineConfig(Config):
+class PipelineConfig(_SharedByKinds):
     """A pipeline file.
 
     Attributes:
-        name: What it is called.
-        description: What it shows.
+        name: Name of the pipeline.
+        description: One line about what it shows.
         out: Folder of all its outputs.
-        seed: Of every training; ``logitcache run --seeds`` sets it.
+        seed: Random seed of every training run; ``logitcache run --seeds`` sets it.
         data: Images of every stage.
-        val: Images every training is evaluated on.
-        train: Settings shared by train stages.
+        val: Validation images.
         precompute: Settings shared by precompute stages.
-        stages: In order.
+        train: Settings shared by train stages.
+        fit_weights: Settings shared by fit_weights stages.
+        evaluate: Settings shared by evaluate stages.
+        stages: The stages, in order.
     """
 
     name: str
@@ -67,8 +82,6 @@ class PipelineConfig(Config):
     seed: int = 0
     data: Any
     val: Any = None
-    train: dict[str, Any] = Field(default_factory=dict)
-    precompute: dict[str, Any] = Field(default_factory=dict)
     stages: list[StageConfig] = Field(min_length=1)
 
     @model_validator(mode="after")

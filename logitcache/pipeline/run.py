@@ -1,6 +1,6 @@
-"""A pipeline: several stages in one YAML file, run in order, skipping what is done.
+"""Runs of pipelines: the stages of one YAML file in order; finished stages are skipped.
 
-A file has settings that all stages share, and stages that say what is theirs::
+A file has settings that all stages share, and stages with settings of their own::
 
     name: quickstart
     out: runs/quickstart
@@ -14,12 +14,12 @@ A file has settings that all stages share, and stages that say what is theirs::
       - name: student
         train: {student: {model: deit_tiny_patch16_224}, cache: "stage:cache", steps: 500}
 
-``stage:NAME`` stands for what an earlier stage made: the exported network of a ``train`` stage, the
-cache of a ``precompute`` stage, the file of a ``fit_weights`` stage. ``stage:NAME/FIELD`` stands
-for a field of its result, once it has run: ``soft: {teachers: stage:weights/teachers}``.
+``stage:NAME`` refers to the output of an earlier stage: the exported network of a ``train`` stage,
+the cache of a ``precompute`` stage, the file of a ``fit_weights`` stage. ``stage:NAME/FIELD``
+refers to a field of its result, once it has run: ``soft: {teachers: stage:weights/teachers}``.
 
-What a stage may say is the configuration of the component that runs it; nothing here knows a field
-of it but ``out``, ``cache``, ``data`` and ``seed``.
+The settings of a stage are the configuration of the component that runs it; the table of
+:mod:`logitcache.pipeline.stage_kinds` names those that the pipeline fills in.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from logitcache.errors import UsageError, nearest
 from logitcache.files import read_json, warn_damaged, write_file
 from logitcache.pipeline.settings import merged
+from logitcache.pipeline.stage_kinds import STAGE_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "Stage", "StageResult"]
 
 _REFERENCE = "stage:"
-_EXPORT = "export"
-_WEIGHTS = "weights.yaml"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Stage:
 
     Attributes:
         name: Its name.
-        kind: ``train``, ``precompute`` or ``fit_weights``.
+        kind: Kind of the stage, a key of :data:`.STAGE_KINDS`.
         values: Fields of the configuration of its component.
         number: Its position in the pipeline, from 1.
         total: Number of stages of the pipeline.
@@ -112,12 +111,12 @@ class Pipeline:
         self.stages = self._resolve()
 
     def run(
-        self, runners: Mapping[str, Callable[[Stage], dict[str, Any]]], only: Sequence[str] = ()
+        self, run_stage: Callable[[Stage], dict[str, Any]], only: Sequence[str] = ()
     ) -> list[StageResult]:
         """Run the stages in order; those that are done are read back.
 
         Args:
-            runners: By kind: runs a stage and returns its result as JSON values.
+            run_stage: Runs a stage and returns its result as JSON values.
             only: Names of the stages to run; all by default.
 
         Raises:
@@ -128,17 +127,15 @@ class Pipeline:
                 known = [stage.name for stage in self.stages]
                 raise UsageError(f"no stage {name!r}", hint=nearest(name, known))
         chosen = [stage for stage in self.stages if not only or stage.name in only]
-        return [self._run_stage(stage, runners) for stage in chosen]
+        return [self._run_stage(stage, run_stage) for stage in chosen]
 
-    def _run_stage(
-        self, stage: Stage, runners: Mapping[str, Callable[[Stage], dict[str, Any]]]
-    ) -> StageResult:
+    def _run_stage(self, stage: Stage, run_stage: Callable[[Stage], dict[str, Any]]) -> StageResult:
         stage = replace(stage, values=self._with_results(stage.values, f"stages.{stage.name}"))
         marker = self._marker(stage.name)
         done = _read_marker(marker)
         if done is not None and done["digest"] == stage.digest:
             return StageResult(stage, done["result"], skipped=True)
-        values = runners[stage.kind](stage)
+        values = run_stage(stage)
         write_file(marker, json.dumps({"digest": stage.digest, "result": values}, indent=2) + "\n")
         return StageResult(stage, values, skipped=False)
 
@@ -171,32 +168,29 @@ class Pipeline:
         made: dict[str, str] = {}
         stages = []
         for number, config in enumerate(self.config.stages, start=1):
-            shared = getattr(self.config, config.kind, {})
+            shared = getattr(self.config, config.kind)
             values = merged(self._common(config), merged(shared, config.settings))
             values = _replace_references(values, made, f"stages.{config.name}")
             total = len(self.config.stages)
             stages.append(Stage(config.name, config.kind, values, number, total))
-            folder = self.out / config.name
-            made[config.name] = {
-                "train": f"local-dir:{folder / _EXPORT}",
-                "precompute": str(folder),
-                "fit_weights": str(folder / _WEIGHTS),
-            }[config.kind]
+            made[config.name] = self._output(config)
         return stages
 
     def _common(self, stage: StageConfig) -> dict[str, Any]:
-        """Return the fields that the pipeline itself knows of."""
-        folder = str(self.out / stage.name)
-        if stage.kind == "precompute":
-            return {"data": self.config.data, "cache": folder}
-        if stage.kind == "fit_weights":
-            return {"out": str(self.out / stage.name / _WEIGHTS)}
-        return {
+        """Return the fields of a stage's configuration that the pipeline fills in."""
+        of_pipeline = {
             "data": self.config.data,
             "val": self.config.val,
-            "out": folder,
             "seed": self.seed,
+            "{folder}": str(self.out / stage.name),
+            "{output}": self._output(stage),
         }
+        given = STAGE_KINDS[stage.kind].given
+        return {field: of_pipeline[source] for field, source in given.items()}
+
+    def _output(self, stage: StageConfig) -> str:
+        """Return what ``stage:NAME`` refers to."""
+        return STAGE_KINDS[stage.kind].output.format(folder=self.out / stage.name)
 
 
 def _read_marker(path: Path) -> dict[str, Any] | None:

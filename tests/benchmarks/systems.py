@@ -32,7 +32,7 @@ import torch
 from filelock import FileLock
 
 from logitcache.cli.interrupt import StopRequest
-from logitcache.cli.stages import runners
+from logitcache.cli.stages import stage_runner
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.networks.build import input_spec
 from logitcache.networks.taps import TappedNetwork
@@ -144,7 +144,7 @@ def run(place: Place, pipeline: Pipeline, seed: int, names: Sequence[str] = ()) 
             if stage.name in TEACHERS:
                 _copy_teacher(place, stage.name, seed, pipeline.out)
             elif not names or stage.name in names or stage.kind != "train":
-                pipeline.run(runners(stop), [stage.name])
+                pipeline.run(stage_runner(stop), [stage.name])
 
 
 def _copy_teacher(place: Place, name: str, seed: int, folder: Path) -> None:
@@ -153,7 +153,7 @@ def _copy_teacher(place: Place, name: str, seed: int, folder: Path) -> None:
     shared = Pipeline(owner.config, out=str(owner.out.with_name("teachers")), seed=seed)
     shared.out.mkdir(parents=True, exist_ok=True)
     with FileLock(shared.out / f"{name}.lock"), StopRequest() as stop:
-        shared.run(runners(stop), [name])
+        shared.run(stage_runner(stop), [name])
     if not (folder / name).exists():
         shutil.copytree(shared.out / name, folder / name)
 

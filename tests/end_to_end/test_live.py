@@ -10,7 +10,7 @@ import torch
 
 from logitcache.batch import DenseLogits
 from logitcache.cli.interrupt import StopRequest
-from logitcache.cli.stages import runners
+from logitcache.cli.stages import stage_runner
 from logitcache.objectives.combine import build_objective
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.pipeline.run import Pipeline
@@ -66,7 +66,7 @@ def pipeline(images: Path, teachers: dict[str, Any], tmp_path: Path) -> Pipeline
     }
     made = Pipeline(PipelineConfig.parse(values, "live"))
     with StopRequest() as stop:
-        made.run(runners(stop))
+        made.run(stage_runner(stop))
     return made
 
 

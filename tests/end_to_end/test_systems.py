@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.run import load_pipelines
-from logitcache.cli.stages import runners
+from logitcache.cli.stages import stage_runner
 from logitcache.training.journal import read_journal
 from logitcache.training.result import read_result
 
@@ -45,7 +45,7 @@ def load(name: str, out: Path) -> Pipeline:
 
 def run(pipeline: Pipeline, only: Sequence[str]) -> list[StageResult]:
     with StopRequest() as stop:
-        return pipeline.run(runners(stop), only)
+        return pipeline.run(stage_runner(stop), only)
 
 
 def split_at_cache(pipeline: Pipeline) -> tuple[list[str], list[str]]:

@@ -167,7 +167,7 @@ def _train(out: Path, images: Path) -> None:
 
 def _run_pipeline(out: Path, images: Path) -> None:
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.stages import runners
+    from logitcache.cli.stages import stage_runner
     from logitcache.pipeline.config import PipelineConfig
     from logitcache.pipeline.run import Pipeline
 
@@ -196,4 +196,4 @@ def _run_pipeline(out: Path, images: Path) -> None:
     }
     pipeline = Pipeline(PipelineConfig.parse(values, "killed"))
     with StopRequest() as stop, contextlib.redirect_stderr(io.StringIO()):
-        pipeline.run(runners(stop))
+        pipeline.run(stage_runner(stop))

@@ -1,0 +1,92 @@
+"""Kinds of pipeline stages: what configures one, what runs it, and what later stages refer to."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from logitcache.config import Config
+
+__all__ = ["STAGE_KINDS", "StageKind"]
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """One kind of stage.
+
+    A function of a stage takes its configuration, and returns a result with ``to_json()``.
+
+    Attributes:
+        config: Class of the configuration, as ``module:name``. It is imported when a stage runs, so
+            that a student is trained where no teacher can be imported.
+        function: What runs a stage, as ``module:name``.
+        output: What ``stage:NAME`` refers to; ``{folder}`` is the folder of the stage.
+        given: Fields of the configuration that the pipeline fills in, by field: a field of the
+            pipeline (``data``, ``val``, ``seed``), ``{folder}``, or ``{output}``.
+        progress: Method of the progress line that is passed as ``on_progress``; None for a function
+            that does not report progress.
+        stoppable: Whether the function takes ``should_stop``.
+        options: Further keyword arguments of the function.
+    """
+
+    config: str
+    function: str
+    output: str
+    given: Mapping[str, str]
+    progress: str | None = None
+    stoppable: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def config_class(self) -> type[Config]:
+        """Import and return the class of the configuration."""
+        found: type[Config] = _imported(self.config)
+        return found
+
+    def runner(self) -> Callable[..., Any]:
+        """Import and return the function."""
+        found: Callable[..., Any] = _imported(self.function)
+        return found
+
+
+STAGE_KINDS: dict[str, StageKind] = {
+    "precompute": StageKind(
+        config="logitcache.precompute.config:PrecomputeConfig",
+        function="logitcache.precompute.build:build_cache",
+        output="{folder}",
+        given={"data": "data", "cache": "{folder}"},
+        progress="precompute",
+        stoppable=True,
+    ),
+    "train": StageKind(
+        config="logitcache.training.config:TrainConfig",
+        function="logitcache.training.loop:train_student",
+        output="local-dir:{folder}/export",
+        given={"data": "data", "val": "val", "out": "{folder}", "seed": "seed"},
+        progress="train",
+        stoppable=True,
+        options={"resume": True},  # a pipeline always resumes
+    ),
+    "fit_weights": StageKind(
+        config="logitcache.tools.fit_weights:FitWeightsConfig",
+        function="logitcache.tools.fit_weights:fit_weights",
+        output="{folder}/weights.yaml",
+        given={"out": "{output}"},
+    ),
+    "evaluate": StageKind(
+        config="logitcache.training.evaluate:EvaluateConfig",
+        function="logitcache.training.evaluate:evaluate_network",
+        output="{folder}",
+        given={"data": "val"},
+        progress="count",
+    ),
+}
+"""A new kind of stage is one entry here."""
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
