@@ -1,4 +1,4 @@
-"""A transformer with some of its blocks, and the weights of those.
+"""Depth pruning: a vision transformer with some of its blocks, and their weights.
 
 Source: Grigore et al., "Weight Copy and Low-Rank Adaptation for Few-Shot Distillation of Vision
 Transformers" (WeCoLoRA), WACV 2025, section 3.1: blocks 0, r, 2r … of a teacher.
@@ -19,7 +19,7 @@ from logitcache.networks.build import build_network
 if TYPE_CHECKING:
     from logitcache.networks.build import NetworkConfig
 
-__all__ = ["DepthConfig", "shallower"]
+__all__ = ["DepthConfig", "keep_blocks"]
 
 _BLOCKS = "blocks"
 
@@ -45,16 +45,19 @@ class DepthConfig(Config):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.every is None) == (self.blocks is None):
-            raise ValueError("say which blocks are kept by every or by blocks")
+            raise ValueError("give either every or blocks")
         if self.blocks is not None and self.blocks != sorted(set(self.blocks)):
-            raise ValueError("blocks are named once each, ascending")
+            raise ValueError("blocks have to be ascending, without duplicates")
         return self
 
     def kept(self, depth: int) -> list[int]:
-        """Return the blocks that are kept of so many.
+        """Return the indices of the blocks that are kept.
+
+        Args:
+            depth: Number of blocks of the whole network.
 
         Raises:
-            UsageError: There are not so many.
+            UsageError: A block that the network does not have.
         """
         kept = list(range(0, depth, self.every)) if self.every else self.blocks or []
         if kept[-1] >= depth:
@@ -66,27 +69,27 @@ class DepthConfig(Config):
         return kept
 
 
-def shallower(network: nn.Module, config: NetworkConfig, depth: DepthConfig) -> nn.Module:
-    """Return a network of the same kind with fewer blocks, which holds the weights of the kept.
+def keep_blocks(network: nn.Module, depth: DepthConfig, config: NetworkConfig) -> nn.Module:
+    """Return a network of the same architecture with fewer blocks and their weights.
 
     Args:
-        network: The whole network; left as it is.
-        config: What it was built from.
+        network: The whole network; not changed.
         depth: Which blocks are kept.
+        config: The configuration that the network was built from.
 
     Raises:
-        UsageError: It has no blocks, or not so many.
+        UsageError: The network has no blocks, or fewer.
     """
     blocks = getattr(network, _BLOCKS, None)
     if not isinstance(blocks, nn.Sequential):
         raise UsageError(
-            "this network has no row of blocks to choose from",
+            "this network has no sequence of blocks to choose from",
             where="student.surgery.depth",
             got=config.model,
             hint="take a vision transformer",
         )
     kept = depth.kept(len(blocks))
-    # Arguments that followed from the weights, the image size say, are in the network only.
+    # arguments that timm derived from the weights, such as the image size, are in the network only
     kwargs = {**get_model_args(network), **config.kwargs, "depth": len(kept)}
     fewer = config.model_copy(update={"kwargs": kwargs})
     classes = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped

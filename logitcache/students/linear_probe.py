@@ -1,35 +1,118 @@
-"""A linear probe: how good what a network holds is, told by a fresh classifier on top of it."""
+"""Linear probes: a new classifier on a frozen network, with batch norm as an option.
+
+Source of the batch norm: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022,
+appendix A.1; WeCoLoRA (see ``depth.py``) evaluates with it. It has no learned scale, and is folded
+into the classifier for export.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
+from pydantic import model_validator
 from torch import nn
 
+from logitcache.config import Config
 from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["make_fingerprint"]
+    from torch import Tensor
+
+    from logitcache.networks.build import NetworkConfig
+
+__all__ = ["NormalizedLinear", "ProbeConfig", "add_probe", "fold_probe"]
 
 
-def make_fingerprint(network: nn.Module) -> None:
-    """Freeze a network and give it a fresh classifier, in place.
+class ProbeConfig(Config):
+    """Settings of a linear probe; ``true`` for all defaults.
+
+    Attributes:
+        normalize: Whether the features are normalized by batch norm without a learned scale.
+    """
+
+    normalize: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_true(cls, value: object) -> object:
+        return {} if value is True else value
+
+
+class NormalizedLinear(nn.Module):
+    """Batch norm without learned parameters, then a linear layer.
+
+    Args:
+        linear: The layer, (features, classes).
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(linear.in_features, affine=False, eps=1e-6)
+        self.linear = linear
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        """Map features (B, D) to logits (B, C)."""
+        logits_BC: Tensor = self.linear(self.norm(features_BD))
+        return logits_BC
+
+    def folded(self) -> nn.Linear:
+        """Return the linear layer with the same output in evaluation mode.
+
+        With running mean m and variance v: W' = W / sqrt(v + eps), b' = b - W' m.
+        """
+        mean_D, variance_D = self.norm.running_mean, self.norm.running_var
+        assert mean_D is not None
+        assert variance_D is not None
+        with torch.no_grad():
+            weight_CD = self.linear.weight / (variance_D + self.norm.eps).sqrt()
+            folded = nn.Linear(self.linear.in_features, self.linear.out_features)
+            folded.weight.copy_(weight_CD)
+            folded.bias.copy_(self.linear.bias - weight_CD @ mean_D)
+        return folded.to(self.linear.weight.device)
+
+
+def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.Module:
+    """Freeze a network and give it a new classifier, in place.
 
     Raises:
-        UsageError: It has several classifiers.
+        UsageError: It has several classifiers, or none that can be normalized.
     """
     reset: Callable[[int], None] = network.reset_classifier  # type: ignore[assignment]  # timm's
-    get: Callable[[], object] = network.get_classifier  # type: ignore[assignment]  # timm's
     network.requires_grad_(False)
-    if isinstance(get(), nn.Module):
+    if isinstance(_classifier(network), nn.Module):
         reset(int(network.num_classes))  # type: ignore[arg-type]  # a module's attributes are untyped
-    classifier = get()
+    classifier = _classifier(network)
     if not isinstance(classifier, nn.Module):
         raise UsageError(
-            "this network has several classifiers, so no single probe",
+            "a linear probe needs a network with one classifier",
             where="student.surgery.probe",
-            hint="take a network with one",
+            got="several classifiers",
+            hint="choose a network with one",
         )
     classifier.requires_grad_(True)
+    if config.normalize:
+        name = next(name for name, module in network.named_modules() if module is classifier)
+        if not isinstance(classifier, nn.Linear):
+            raise UsageError(
+                "this network's classifier is not a linear layer",
+                where="student.surgery.probe.normalize",
+                expected="torch.nn.Linear",
+                got=f"{name}: {type(classifier).__name__}",
+            )
+        network.set_submodule(name, NormalizedLinear(classifier))
+    return network
+
+
+def fold_probe(network: nn.Module) -> nn.Module:
+    """Fold the batch norm of a probe into its linear layer, in place, and return the network."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, NormalizedLinear):
+            network.set_submodule(name, module.folded())
+    return network
+
+
+def _classifier(network: Any) -> object:
+    return network.get_classifier()

@@ -1,4 +1,4 @@
-"""Low-rank updates of frozen linear layers, and the plain layers that come of them.
+"""Low-rank adaptation (LoRA) of linear layers, and the merging of updates into their weights.
 
 Source: WeCoLoRA (see ``depth.py``), section 3.2: its "enhanced" LoRA updates queries, keys, values,
 the projection after attention and both layers of the MLP, without a scale; Hu et al. (2021), whose
@@ -22,7 +22,9 @@ from logitcache.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LoraConfig", "LoraLinear", "add_lora", "merged"]
+    from logitcache.networks.build import NetworkConfig
+
+__all__ = ["LoraConfig", "LoraLinear", "add_lora", "merge_lora"]
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 
@@ -31,11 +33,11 @@ _OTHERS: dict[Target, str] = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp
 
 
 class LoraConfig(Config):
-    """Low-rank updates.
+    """Settings of low-rank adaptation.
 
     Attributes:
-        rank: Of each update; 128 as published.
-        targets: What is updated in every block; all six as published.
+        rank: Rank of each update; 128 in WeCoLoRA.
+        targets: Layers with an update in every block; all six in WeCoLoRA.
     """
 
     rank: Annotated[int, Field(ge=1)] = 128
@@ -79,7 +81,7 @@ class LoraLinear(nn.Module):
         return out
 
     def merged(self) -> nn.Linear:
-        """Return the plain layer that does the same."""
+        """Return the linear layer with the same output."""
         weight = self.base.weight + self._placed((self.lora_b @ self.lora_a).permute(2, 0, 1)).T
         plain = nn.Linear(
             self.base.in_features, self.base.out_features, bias=self.base.bias is not None
@@ -99,7 +101,7 @@ class LoraLinear(nn.Module):
         return whole.flatten(-2)
 
 
-def add_lora(network: nn.Module, config: LoraConfig) -> None:
+def add_lora(network: nn.Module, config: LoraConfig, _: NetworkConfig) -> nn.Module:
     """Freeze a vision transformer and add updates to its blocks, in place.
 
     Raises:
@@ -116,10 +118,11 @@ def add_lora(network: nn.Module, config: LoraConfig) -> None:
             _replace(block, "attn.qkv", config.rank, len(_QKV), updated)
         for path in others:
             _replace(block, path, config.rank, 1, [0])
+    return network
 
 
-def merged(network: nn.Module) -> nn.Module:
-    """Put plain layers in the place of updated ones, in the network itself, and return it."""
+def merge_lora(network: nn.Module) -> nn.Module:
+    """Replace layers with updates by linear layers, in place, and return the network."""
     for name, module in list(network.named_modules()):
         if isinstance(module, LoraLinear):
             network.set_submodule(name, module.merged())

@@ -113,7 +113,11 @@ def reorder_classifier(
     Returns:
         A note where the weights have the names of other classes.
     """
-    own = class_names_of(network) if config.is_trained and not config.surgery.probe else None
+    own = (
+        class_names_of(network)
+        if config.is_trained and "probe" not in config.surgery.chosen
+        else None
+    )
     if own is None or names is None or own == names:
         return []
     positions = class_positions(names, own)

@@ -17,7 +17,7 @@ from logitcache.errors import Interrupted, UsageError
 from logitcache.files import make_folder, write_file
 from logitcache.networks.build import input_spec
 from logitcache.objectives.combine import build_objective
-from logitcache.students.build import build_student, plain
+from logitcache.students.build import build_student, converted
 from logitcache.training.batches import (
     batches_in,
     epochs_in,
@@ -212,7 +212,7 @@ class _Run:
     def _export(self) -> None:
         """Write the network for timm, its card, and if asked ONNX."""
         folder = Path(self._config.out) / _EXPORT
-        network = plain(self._state.final_network)
+        network = converted(self._state.final_network)
         export_network(network, self._spec, folder, self._class_names)
         cfg: Any = network.pretrained_cfg
         write_card(

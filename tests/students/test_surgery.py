@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
@@ -11,8 +12,10 @@ from torch.nn import functional as F
 from logitcache.errors import UsageError
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.objectives.combine import WeightedSum
-from logitcache.students.build import StudentConfig, build_student, plain
+from logitcache.students.build import StudentConfig, build_student, converted
+from logitcache.students.linear_probe import NormalizedLinear
 from logitcache.students.lora import LoraLinear, Target
+from logitcache.students.surgery import SURGERIES, Surgery
 from logitcache.training.export import export_network
 from logitcache.training.trainable_student import TrainableStudent
 
@@ -109,7 +112,7 @@ def test_a_plain_student_does_the_same_and_is_opened_by_timm(
 ) -> None:
     network = learnt(student(teacher, depth=2, lora={"rank": 3, "targets": targets}))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    export_network(plain(network), input_spec(network), tmp_path)
+    export_network(converted(network), input_spec(network), tmp_path)
     again: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert len(again.blocks) == 3
     assert not [m for m in again.modules() if isinstance(m, LoraLinear)]
@@ -132,7 +135,10 @@ def test_a_probe_learns_a_fresh_classifier_alone(teacher: str) -> None:
     assert torch.equal(*features)
 
 
-@pytest.mark.parametrize("surgery", [{"depth": 2}, {"lora": {"rank": 3}}, {"probe": True}])
+@pytest.mark.parametrize(
+    "surgery",
+    [{"depth": 2}, {"lora": {"rank": 3}}, {"probe": True}, {"probe": {"normalize": True}}],
+)
 def test_a_bare_file_of_another_size_and_number_of_classes_is_a_student(
     teacher: str, surgery: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -172,11 +178,11 @@ def test_statistics_of_frozen_norms_stay() -> None:
 @pytest.mark.parametrize(
     ("model", "surgery", "message"),
     [
-        ("resnet10t", {"depth": 2}, "no row of blocks"),
+        ("resnet10t", {"depth": 2}, "no sequence of blocks"),
         ("resnet10t", {"lora": {}}, "no linear layer"),
         ("vit", {"depth": [0, 6]}, "no block 6"),
         ("vit", {"depth": [3, 1]}, "ascending"),
-        ("vit", {"depth": {}}, "by every or by blocks"),
+        ("vit", {"depth": {}}, "either every or blocks"),
         ("vit", {"lora": {}, "probe": True}, "drop lora"),
         ("vit", {"lora": {"targets": ["fc3"]}}, "'fc1' or 'fc2'"),
         ("vit", {"lorra": {}}, "did you mean 'lora'"),
@@ -188,3 +194,57 @@ def test_a_surgery_that_cannot_be_done_is_explained(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         student(teacher if model == "vit" else model, **surgery)
+
+
+def test_a_normalized_probe_is_folded_into_a_linear_classifier(
+    teacher: str, tmp_path: Path
+) -> None:
+    """Its output in evaluation mode is that of float64 arithmetic, before and after export."""
+    network = student(teacher, depth=2, probe={"normalize": True})
+    learning = {n for n, p in network.named_parameters() if p.requires_grad}
+    assert learning == {"head.linear.weight", "head.linear.bias"}
+    network.train()
+    with torch.no_grad():
+        for _ in range(5):
+            network(IMAGES)
+        network.eval()
+        features = network.forward_head(network.forward_features(IMAGES), pre_logits=True).double()
+        norm, linear = network.head.norm, network.head.linear
+        scaled = (features - norm.running_mean) / (norm.running_var.double() + 1e-6).sqrt()
+        expected = scaled @ linear.weight.double().T + linear.bias
+        torch.testing.assert_close(network(IMAGES).double(), expected, rtol=1e-4, atol=1e-5)
+        export_network(converted(network), input_spec(network), tmp_path)
+        again: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        assert type(again.head) is nn.Linear
+        torch.testing.assert_close(again(IMAGES).double(), expected, rtol=1e-4, atol=1e-5)
+    assert isinstance(network.head, NormalizedLinear)  # a copy was converted
+
+
+def test_surgeries_prepare_in_order_and_convert_backwards(
+    teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def recording(name: str, surgery: Surgery) -> Surgery:
+        def prepare(network: nn.Module, settings: Any, config: NetworkConfig) -> nn.Module:
+            order.append(f"prepare {name}")
+            return surgery.prepare(network, settings, config)
+
+        def convert(network: nn.Module) -> nn.Module:
+            order.append(f"convert {name}")
+            return surgery.convert(network)
+
+        return replace(surgery, prepare=prepare, convert=convert)
+
+    for name, surgery in list(SURGERIES.items()):
+        monkeypatch.setitem(SURGERIES, name, recording(name, surgery))
+    converted(student(teacher, depth=2, lora={"rank": 3}))
+    assert order == [
+        *("prepare depth", "prepare lora"),
+        *("convert probe", "convert lora", "convert depth"),
+    ]
+
+
+def test_a_probe_that_is_off_is_no_surgery() -> None:
+    config = StudentConfig.parse({"model": "m", "surgery": {"probe": False, "lora": {}}}, "student")
+    assert list(config.surgery.chosen) == ["lora"]

@@ -1,0 +1,93 @@
+"""Surgeries: changes of a pretrained network before training, and their removal before export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import create_model, model_validator
+
+from logitcache.config import Config
+from logitcache.students.depth import DepthConfig, keep_blocks
+from logitcache.students.linear_probe import ProbeConfig, add_probe, fold_probe
+from logitcache.students.lora import LoraConfig, add_lora, merge_lora
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from logitcache.networks.build import NetworkConfig
+
+__all__ = ["SURGERIES", "Surgery", "SurgeryConfig"]
+
+
+def _unchanged(network: nn.Module) -> nn.Module:
+    return network
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """A change of a network, as a pair of functions.
+
+    Attributes:
+        config: Class of its settings; YAML gives them as the value of its name.
+        prepare: Changes a network before training. Takes the network, the settings, and the
+            configuration that the network was built from; returns the changed network, which may
+            be the same one.
+        convert: Turns a trained network into one that timm can load; networks that were never
+            prepared are returned as they are. It may change the network in place.
+    """
+
+    config: type[Config]
+    prepare: Callable[[nn.Module, Any, NetworkConfig], nn.Module]
+    convert: Callable[[nn.Module], nn.Module] = _unchanged
+
+
+SURGERIES: dict[str, Surgery] = {
+    "depth": Surgery(DepthConfig, keep_blocks),
+    "lora": Surgery(LoraConfig, add_lora, merge_lora),
+    "probe": Surgery(ProbeConfig, add_probe, fold_probe),
+}
+"""Surgeries by name, in the order in which they prepare a network; they convert it backwards."""
+
+if TYPE_CHECKING:
+    _OneField = Config
+else:
+    # a field for each surgery, so that one that is misspelled is an unknown option
+    _OneField = create_model(
+        "_OneField",
+        __base__=Config,
+        **{name: (surgery.config | None, None) for name, surgery in SURGERIES.items()},
+    )
+
+
+class SurgeryConfig(_OneField):
+    """Changes of a network before training, in this order.
+
+    Attributes:
+        depth: Which blocks are kept; all by default.
+        lora: Low-rank updates of the linear layers of every block; all other weights are frozen.
+        probe: A new classifier; all other weights are frozen.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off(cls, values: object) -> object:
+        """Read ``false`` as not chosen, as version 0.1 wrote it for the probe."""
+        if not isinstance(values, Mapping):
+            return values
+        return {name: value for name, value in values.items() if value is not False}
+
+    @model_validator(mode="after")
+    def _one_learner(self) -> Self:
+        if self.chosen.keys() >= {"probe", "lora"}:
+            raise ValueError("a probe trains nothing but its classifier: drop lora")
+        return self
+
+    @property
+    def chosen(self) -> dict[str, Config]:
+        """Settings of the surgeries that were chosen, by name, in the order of the table."""
+        settings = {name: getattr(self, name) for name in SURGERIES}
+        return {name: value for name, value in settings.items() if value is not None}
