@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +45,7 @@ __all__ = [
 _FOLDER = "checkpoints"
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
+_HOOKS = "hooks.pt"
 _KEEP = 2
 _REPLACED, _DAMAGED = ".replaced", ".damaged"
 _LOG = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Checkpoint:
         config: The configuration of the run, as JSON values.
         modules: State dicts by name: the model, its average.
         optimizer: State dict of the optimizer.
+        hooks: State dicts of the hooks of the run by name.
         random: States of torch's generators by device, those of further processes with their rank
             behind: ``cpu``, ``cpu.1``.
         notes: What the user should be told of how it was found.
@@ -69,6 +71,7 @@ class Checkpoint:
     modules: dict[str, dict[str, Tensor]]
     optimizer: dict[str, Any]
     random: dict[str, Tensor]
+    hooks: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -93,6 +96,7 @@ class _State(BaseModel):
     config: dict[str, Any]
     optimizer: _Optimizer
     tensors_sha256: str | None = None  # older versions have not written it
+    hooks_sha256: str | None = None  # None without hooks
 
 
 def random_state() -> dict[str, Tensor]:
@@ -136,6 +140,9 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
         temporary.mkdir(parents=True)
         save_file(tensors, temporary / _TENSORS)
         state["tensors_sha256"] = _sync_file(temporary / _TENSORS)
+        if checkpoint.hooks:
+            torch.save(checkpoint.hooks, temporary / _HOOKS)
+            state["hooks_sha256"] = _sync_file(temporary / _HOOKS)
         write_file(temporary / _STATE, json.dumps(state))
         if target.exists():
             target.rename(target.with_suffix(_REPLACED))
@@ -237,7 +244,22 @@ def _read(folder: Path) -> Checkpoint:
     written = _State.model_validate(state).tensors_sha256
     if written is not None and written != _digest(folder / _TENSORS):
         raise ValueError(f"{_TENSORS} is not what was written")
-    return _joined(state, load_file(folder / _TENSORS))
+    return replace(
+        _joined(state, load_file(folder / _TENSORS)),
+        hooks=_read_hooks(folder / _HOOKS, _State.model_validate(state).hooks_sha256),
+    )
+
+
+def _read_hooks(path: Path, digest: str | None) -> dict[str, dict[str, Any]]:
+    """Read the states of hooks: tensors and plain values, never code."""
+    if digest is None:
+        return {}
+    if not path.exists():
+        raise ValueError(f"{_HOOKS} is missing")
+    if digest != _digest(path):
+        raise ValueError(f"{_HOOKS} is not what was written")
+    states: dict[str, dict[str, Any]] = torch.load(path, map_location="cpu", weights_only=True)
+    return states
 
 
 def _joined(state: dict[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:

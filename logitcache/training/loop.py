@@ -36,6 +36,7 @@ from logitcache.training.distributed import DistributedContext
 from logitcache.training.evaluator import Evaluation, Evaluator
 from logitcache.training.export import export_network
 from logitcache.training.finite_loss import FiniteLoss
+from logitcache.training.hooks import Hooks, Step
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
 from logitcache.training.notes import asked_notes, image_notes
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from logitcache.batch import Features, TargetBatch
     from logitcache.training.checkpoint import Checkpoint
     from logitcache.training.config import TrainConfig
+    from logitcache.training.hooks import Hook
 
     Answer = Callable[[Tensor, TargetBatch], TargetBatch]
 
@@ -73,6 +75,7 @@ def train_student(
     should_stop: Callable[[], bool] | None = None,
     answer: Answer | None = None,
     answer_features: Mapping[str, Features] | None = None,
+    hooks: Mapping[str, Hook] | None = None,
 ) -> TrainResult:
     """Train one network; under ``torchrun`` as one of its processes.
 
@@ -87,6 +90,8 @@ def train_student(
             place: a live teacher, to compare a cache with.
         answer_features: Of every tap that ``answer`` gives, as ``<teacher>/<tap>``, an example of
             one row; those of the cache by default.
+        hooks: Code that runs after steps and epochs, by name; its state is part of checkpoints, and
+            a run is resumed with hooks of the same names.
 
     Raises:
         LogitcacheError: See :mod:`logitcache.errors`.
@@ -99,7 +104,7 @@ def train_student(
         previous, finished = ranks.first(lambda: previous_run(config, resume=resume))
         if previous is not None and finished is not None:
             return finished
-        run = _Run(config, previous, answer, answer_features, ranks)
+        run = _Run(config, previous, answer, answer_features, ranks, Hooks(hooks))
         run.on_progress, run.should_stop = on_progress, should_stop
         try:
             result = run.train()
@@ -136,6 +141,7 @@ class _Run:
         answer: Answer | None,
         answer_features: Mapping[str, Features] | None,
         ranks: DistributedContext,
+        hooks: Hooks,
     ) -> None:
         if config.onnx:
             check_onnx_is_there()
@@ -143,6 +149,7 @@ class _Run:
         self._config = config
         self._answer = answer
         self._ranks = ranks
+        self._hooks = hooks
         self._objective = build_objective(config.terms)
         self._accelerator = ranks.accelerator
         device = self._accelerator.device
@@ -151,6 +158,7 @@ class _Run:
         self._provenance = targets.reader.provenance if targets else None
         classes = class_count(config, rows, targets.reader.num_classes if targets else None)
         network = build_student(config.student, classes)
+        self._network = network
         self._spec = input_spec(network, config.student.size)
         if config.crop_pct is not None:
             self._spec = replace(self._spec, crop_pct=config.crop_pct)
@@ -176,7 +184,9 @@ class _Run:
         self._notes += note
         self._steps = config.steps or batches_in(self._loader, config.epochs or 1)
         self._epochs = config.epochs or epochs_in(self._loader, self._steps)
-        self._state = RunState(config, network, self._trainable, steps=self._steps, ranks=ranks)
+        self._state = RunState(
+            config, network, self._trainable, steps=self._steps, ranks=ranks, hooks=hooks
+        )
         self._evaluator = self._build_evaluator(device)
         if previous is not None:
             self._state.restore(previous)
@@ -283,6 +293,11 @@ class _Run:
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.count(losses)
+        if self._hooks:
+            own = {name: value.detach() for name, value in losses.items()}
+            self._hooks.on_step(
+                Step(state.step, state.epoch, self._network, images, targets, outputs, own)
+            )
         self._clock.images += len(images) * self._ranks.count
         if due:
             self._report(
@@ -294,6 +309,7 @@ class _Run:
         """Write a checkpoint, then evaluate: an error there loses no training."""
         state = self._state
         self._finite.check_last(state.epoch)
+        self._hooks.on_epoch(state.epoch)
         state.unfinished = {"epoch": state.epoch, **state.means(), "lr": state.learning_rate}
         state.next_epoch()
         if state.step >= self._steps or state.epoch % self._config.checkpoint_every == 0:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from logitcache.training.config import TrainConfig
     from logitcache.training.distributed import DistributedContext
+    from logitcache.training.hooks import Hooks
     from logitcache.training.trainable_student import TrainableStudent
 
 __all__ = ["RunState", "previous_run"]
@@ -115,6 +116,7 @@ class RunState:
         trainable: The student with what its objective asks of it.
         steps: Batches of the run.
         ranks: Its processes.
+        hooks: Its hooks; their states are part of checkpoints.
 
     Attributes:
         step: Batches so far.
@@ -134,6 +136,7 @@ class RunState:
         *,
         steps: int,
         ranks: DistributedContext,
+        hooks: Hooks,
     ) -> None:
         self.step = self.epoch = self.batch = 0
         self.evaluation: Evaluation | None = None
@@ -143,6 +146,7 @@ class RunState:
         self._network = network
         self._trainable = trainable
         self._ranks = ranks
+        self._hooks = hooks
         optimizer = build_optimizer(trainable, config.optimizer)
         self._schedule = build_schedule(optimizer, config.schedule, steps, config.optimizer.lr)
         self.model, self.optimizer = ranks.accelerator.prepare(trainable, optimizer)
@@ -214,6 +218,8 @@ class RunState:
                 got=str(error).partition("\n")[2].strip()[:300] or str(error)[:300],
                 hint="remove the folder of this checkpoint to go on from the one before it",
             ) from error
+        where = f"{self._config.out}, checkpoint of step {self.step}"
+        self._hooks.load_state_dict(checkpoint.hooks, where)
         self._schedule.step_update(self.step)
         self._ranks.reseed(self._config.seed, self.step)
         set_random_state(checkpoint.random, self._ranks.rank)
@@ -240,5 +246,6 @@ class RunState:
             modules=modules,
             optimizer=self.optimizer.state_dict(),
             random=random,
+            hooks=self._hooks.state_dict(),
         )
         write_checkpoint(Path(self._config.out), checkpoint)
