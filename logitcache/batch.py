@@ -5,19 +5,21 @@ Shapes: B batch, C classes, K stored classes, D channels, L tokens, n kept patch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from logitcache.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import torch
+    from collections.abc import Callable, Sequence
 
 __all__ = ["DenseLogits", "Features", "Outputs", "SparseLogits", "TargetBatch", "TeacherLogits"]
+
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,7 @@ class SparseLogits:
 
     def to(self, device: torch.device) -> SparseLogits:
         """Return a copy on a device."""
-        return SparseLogits(
-            self.class_ids.to(device, non_blocking=True),
-            self.log_probs.to(device, non_blocking=True),
-            self.tail.to(device, non_blocking=True),
-            self.num_classes,
-            None
-            if self.label_log_probs is None
-            else self.label_log_probs.to(device, non_blocking=True),
-        )
+        return _mapped(self, _to(device))
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class DenseLogits:
 
     def to(self, device: torch.device) -> DenseLogits:
         """Return a copy on a device."""
-        return DenseLogits(self.log_probs.to(device, non_blocking=True))
+        return _mapped(self, _to(device))
 
 
 TeacherLogits = SparseLogits | DenseLogits
@@ -105,11 +99,7 @@ class Features:
 
     def to(self, device: torch.device) -> Features:
         """Return a copy on a device."""
-        return replace(
-            self,
-            values=self.values.to(device, non_blocking=True),
-            positions=_moved(self.positions, device),
-        )
+        return _mapped(self, _to(device))
 
 
 @dataclass(frozen=True)
@@ -128,6 +118,14 @@ class Outputs:
     def of(cls, answer: Outputs | Tensor) -> Outputs:
         """Return an answer as it is; bare logits are one without taps."""
         return cls(answer) if isinstance(answer, Tensor) else answer
+
+    def take(self, index: Tensor) -> Outputs:
+        """Return the outputs for some rows.
+
+        Args:
+            index: int64 (n,).
+        """
+        return _mapped(self, lambda tensor: tensor[index])
 
     def logits_of(self, head: str | None) -> Tensor:
         """Return the logits of a head.
@@ -176,6 +174,8 @@ class TargetBatch:
             where the view mixes nothing.
         lam: Share of each row's own image in the mixture, float32 (B,); None with them.
         features: What the teachers' networks held, by ``<teacher>/<tap>``.
+        views: Names of the views of the batch; its rows are ordered view by view, as many of each.
+            Empty where rows were taken out.
     """
 
     rows: Tensor
@@ -184,21 +184,57 @@ class TargetBatch:
     partner_labels: Tensor | None = None
     lam: Tensor | None = None
     features: Mapping[str, Features] = field(default_factory=dict)
+    views: tuple[str, ...] = ("base",)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> TargetBatch:
         """Return a copy on a device."""
-        return TargetBatch(
-            self.rows.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            {name: logits.to(device) for name, logits in self.teachers.items()},
-            _moved(self.partner_labels, device),
-            _moved(self.lam, device),
-            {name: features.to(device) for name, features in self.features.items()},
+        return _mapped(self, _to(device))
+
+    def rows_of_views(self, names: Sequence[str]) -> Tensor:
+        """Return the indices of the rows of some views, int64.
+
+        Args:
+            names: Names of views, in the order in which their rows are returned.
+
+        Raises:
+            UsageError: The batch has no such view.
+        """
+        for name in names:
+            if name not in self.views:
+                raise UsageError(
+                    f"no view {name!r} in the batch", hint=nearest(name, self.views or ("base",))
+                )
+        size = len(self) // len(self.views)
+        starts = [self.views.index(name) * size for name in names]
+        return torch.cat([torch.arange(start, start + size) for start in starts]).to(
+            self.labels.device
         )
 
+    def take(self, index: Tensor) -> TargetBatch:
+        """Return some rows; the names of views are dropped.
 
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.to(device, non_blocking=True)
+        Args:
+            index: int64 (n,).
+        """
+        return replace(_mapped(self, lambda tensor: tensor[index]), views=())
+
+
+def _to(device: torch.device) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: tensor.to(device, non_blocking=True)
+
+
+def _mapped(value: _Record, function: Callable[[Tensor], Tensor]) -> _Record:
+    """Return a record with a function applied to each of its tensors, nested ones included."""
+    changed: Any = value
+    if isinstance(value, Tensor):
+        changed = function(value)
+    elif isinstance(value, Mapping):
+        changed = {name: _mapped(inner, function) for name, inner in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        names = [each.name for each in fields(value)]
+        changed = replace(value, **{n: _mapped(getattr(value, n), function) for n in names})
+    found: _Record = changed
+    return found

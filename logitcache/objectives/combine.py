@@ -118,6 +118,7 @@ class WeightedSum(nn.Module):
     def __init__(self, terms: Sequence[tuple[str, TermConfig, Objective]]) -> None:
         super().__init__()
         self._weights = {name: config.weight for name, config, _ in terms}
+        self._views = {name: config.views for name, config, _ in terms}
         self._terms = {name: objective for name, _, objective in terms}
         for name, objective in self._terms.items():
             if isinstance(objective, nn.Module):
@@ -145,14 +146,24 @@ class WeightedSum(nn.Module):
     def parts(self, outputs: Outputs | Tensor, targets: TargetBatch) -> dict[str, Tensor]:
         """Return each term unweighted, by name."""
         answered = Outputs.of(outputs)
-        return {name: objective(answered, targets) for name, objective in self._terms.items()}
+        found = {}
+        for name, objective in self._terms.items():
+            names = self._views[name]
+            if names is None:
+                found[name] = objective(answered, targets)
+            else:
+                index = targets.rows_of_views(names)
+                found[name] = objective(answered.take(index), targets.take(index))
+        return found
 
     def counts(self, targets: TargetBatch) -> dict[str, int | Tensor]:
         """Return over how many rows each term averages, by name."""
-        return {
-            name: objective.count(targets) if isinstance(objective, CountsRows) else len(targets)
-            for name, objective in self._terms.items()
-        }
+        found: dict[str, int | Tensor] = {}
+        for name, objective in self._terms.items():
+            names = self._views[name]
+            own = targets if names is None else targets.take(targets.rows_of_views(names))
+            found[name] = objective.count(own) if isinstance(objective, CountsRows) else len(own)
+        return found
 
     def total(self, parts: dict[str, Tensor], progress: float = 1.0) -> Tensor:
         """Return the weighted sum of :meth:`parts`.

@@ -89,9 +89,11 @@ class TermConfig(Config):
 
     Attributes:
         weight: Of this term in the sum; a number, or how it changes, see :class:`Weight`.
+        views: Names of the views of a batch that this term is computed on; all by default.
     """
 
     weight: Weight = Weight()
+    views: list[str] | None = Field(default=None, min_length=1)
 
     @property
     def needs(self) -> Needs:

@@ -15,7 +15,7 @@ from logitcache.targets.reader import DecodedTargets, TargetWindow, concatenate
 from logitcache.views.render import BatchRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
@@ -32,14 +32,14 @@ __all__ = ["Epoch", "Part", "chosen_rows"]
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of a batch that lie in one window.
+    """The rows of a batch that belong to one window.
 
     Attributes:
-        window: Its targets; None where there are none.
+        windows: Targets of the window for every view of the group; empty without targets.
         rows: int64.
     """
 
-    window: TargetWindow | None
+    windows: tuple[TargetWindow, ...]
     rows: NDArray[np.int64]
 
 
@@ -49,7 +49,7 @@ class Epoch:
     Args:
         number: Counted from 0.
         first_batch: Batch it begins with.
-        view: That it walks.
+        views: The views of a batch, by name; the first one decides how units are read.
         pairs: Who is mixed with whom, if anything is.
         images: How many it shows.
         rows: The images, and their labels.
@@ -63,7 +63,7 @@ class Epoch:
         number: int,
         first_batch: int,
         *,
-        view: View,
+        views: Mapping[str, View],
         pairs: Pairs | None,
         images: int,
         rows: ImageRows,
@@ -73,7 +73,7 @@ class Epoch:
     ) -> None:
         self.number = number
         self.first_batch = first_batch
-        self._view = view
+        self._views = dict(views)
         self._pairs = pairs
         self._images = images
         self._rows = rows
@@ -103,18 +103,21 @@ class Epoch:
         for parts in self._whole_batches(at_last):
             yield _slice(parts, rank, ranks)
 
-    def request(self, parts: list[Part]) -> BatchRequest:
-        """Return what to render of a batch."""
+    def requests(self, parts: list[Part]) -> list[BatchRequest]:
+        """Return what to render of a batch, view by view."""
         hashes_of, pairs = self._rows.hashes_of, self._pairs
         positions = self._rows.positions(_rows_of(parts))
         partners = None if pairs is None else pairs.positions_of(positions)
-        return BatchRequest(
-            self._view,
-            positions,
-            hashes_of(positions),
-            partners=partners,
-            partner_hashes=None if partners is None else hashes_of(partners),
-        )
+        return [
+            BatchRequest(
+                view,
+                positions,
+                hashes_of(positions),
+                partners=partners,
+                partner_hashes=None if partners is None else hashes_of(partners),
+            )
+            for view in self._views.values()
+        ]
 
     def target_batch(self, parts: list[Part]) -> TargetBatch:
         """Return labels of a batch and what teachers said, in the memory of this process."""
@@ -123,32 +126,36 @@ class Epoch:
         partner_labels, lam = (
             (None, None) if self._pairs is None else self._pairs.mixture(positions)
         )
-        windows = [(part.window, part.rows) for part in parts]
-        gathered = [window.gather(part) for window, part in windows if window is not None]
+        # one record per view, each over the windows that the batch straddles
+        of_views = [
+            concatenate([part.windows[number].gather(part.rows) for part in parts])
+            for number in range(len(parts[0].windows))
+        ]
         labels = self._rows.labels_of(positions)
-        said = concatenate(gathered) if gathered else DecodedTargets({}, {})
+        targets = concatenate(of_views) if of_views else DecodedTargets({}, {})
         alignment = self._targets.alignment if self._targets else None
         if alignment is not None and not alignment.is_settled:
             shown = [labels] if partner_labels is None else [labels, partner_labels.numpy()]
-            alignment.see(rows, np.stack(shown, axis=1), said.teachers)
+            alignment.see(rows, np.stack(shown, axis=1), of_views[0].teachers)
         return TargetBatch(
-            rows=torch.from_numpy(rows),
-            labels=torch.from_numpy(labels),
-            teachers=said.teachers,
+            rows=torch.from_numpy(np.tile(rows, len(self._views))),
+            labels=torch.from_numpy(np.tile(labels, len(self._views))),
+            teachers=targets.teachers,
             partner_labels=partner_labels,
             lam=lam,
-            features=said.features,
+            features=targets.features,
+            views=tuple(self._views),
         )
 
     def _whole_batches(self, at_last: Callable[[], None] | None) -> Iterator[list[Part]]:
         """Cut the windows into batches; a batch may straddle two windows."""
         settings, images, batch = self.settings, self._images, self.first_batch
         parts: list[Part] = []
-        for window, rows in self._windows(at_last):
+        for windows, rows in self._windows(at_last):
             while len(rows) and batch < settings.batches(images):
                 size = settings.images_of(batch, images)
                 missing = size - sum(len(part.rows) for part in parts)
-                parts.append(Part(window, rows[:missing]))
+                parts.append(Part(windows, rows[:missing]))
                 rows = rows[missing:]
                 if len(_rows_of(parts)) == size:
                     yield parts
@@ -156,7 +163,7 @@ class Epoch:
 
     def _windows(
         self, at_last: Callable[[], None] | None
-    ) -> Iterator[tuple[TargetWindow | None, NDArray[np.int64]]]:
+    ) -> Iterator[tuple[tuple[TargetWindow, ...], NDArray[np.int64]]]:
         """Yield the targets and rows of the windows."""
         if self._reading is not None:
             for window, read in self._reading.walk(at_last):
@@ -169,12 +176,14 @@ class Epoch:
             partners_of=None if self._pairs is None else self._pairs.partners_of,
             skip=self.first_batch * self.settings.batch_size,
         ):
-            yield None, rows
+            yield (), rows
 
-    def _reader(self, targets: Targets, thread: Executor) -> ReadAhead[Window, TargetWindow]:
+    def _reader(
+        self, targets: Targets, thread: Executor
+    ) -> ReadAhead[Window, tuple[TargetWindow, ...]]:
         """Return what reads the windows."""
-        view = self._view
-        reader, unit_rows = targets.reader, targets.unit_rows(view)
+        views = list(self._views.values())
+        reader, unit_rows = targets.reader, targets.unit_rows(views[0])
         windows = epoch_windows(
             self._rows.numbers,
             seed=self.settings.seed,
@@ -185,14 +194,18 @@ class Epoch:
             partners_of=None if self._pairs is None else self._pairs.partners_of,
             skip=self.first_batch * self.settings.batch_size,
         )
-        return ReadAhead(windows, lambda window: reader.read(view, window.units, unit_rows), thread)
+
+        def read(window: Window) -> tuple[TargetWindow, ...]:
+            return tuple(reader.read(view, window.units, unit_rows) for view in views)
+
+        return ReadAhead(windows, read, thread)
 
 
 def chosen_rows(parts: list[Part], chosen_B: NDArray[np.bool_]) -> list[Part]:
     """Return only some rows of a batch, bool (B,)."""
     edges = np.cumsum([len(part.rows) for part in parts])[:-1]
     split = zip(parts, np.split(chosen_B, edges), strict=True)
-    return [Part(part.window, part.rows[chosen]) for part, chosen in split if chosen.any()]
+    return [Part(part.windows, part.rows[chosen]) for part, chosen in split if chosen.any()]
 
 
 def _slice(parts: list[Part], rank: int, ranks: int) -> list[Part]:
@@ -209,7 +222,7 @@ def _slice(parts: list[Part], rank: int, ranks: int) -> list[Part]:
     for part in parts:
         rows = part.rows[max(0, start) : max(0, stop)]
         if len(rows):
-            found.append(Part(part.window, rows))
+            found.append(Part(part.windows, rows))
         start, stop = start - len(part.rows), stop - len(part.rows)
     return found
 

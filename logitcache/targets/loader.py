@@ -24,6 +24,7 @@ from logitcache.targets.mixing_pairs import Pairs, find_pairs
 from logitcache.targets.order import view_of_epoch
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings
+from logitcache.targets.view_group import BASE, view_group
 from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
@@ -203,13 +204,20 @@ class Loader:
         entered = self._enter(epoch, first_batch)
         begin_next = partial(self._begin, epoch + 1) if followed else None
         waiting: deque[list[Part]] = deque()
+        images: list[Tensor] = []
         for rendered in self._rendering().batches(_requests(entered, begin_next, waiting)):
-            parts = waiting.popleft()
             pixels = rendered.pixels[self.settings.size]
-            if rendered.failures:
-                shown = self._without(rendered)
-                pixels, parts = pixels[shown], chosen_rows(parts, shown)
-            yield self._images(pixels), entered.target_batch(parts).to(self._device)
+            shown = self._without(rendered) if rendered.failures else None
+            # converted at once: the renderer may use its memory again for the next view
+            images.append(self._images(pixels if shown is None else pixels[shown]))
+            if len(images) < len(self.settings.show):
+                continue
+            parts = waiting.popleft()
+            if shown is not None:  # an image that cannot be decoded fails in every view
+                parts = chosen_rows(parts, shown)
+            batch = images[0] if len(images) == 1 else torch.cat(images)
+            yield batch, entered.target_batch(parts).to(self._device)
+            images = []
 
     def images_of(self, epoch: int) -> int:
         """Return how many images an epoch shows: all whose partner, if any, is at hand.
@@ -303,11 +311,11 @@ class Loader:
             )
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="targets")
-        view = self.view(epoch)
+        view, show = self.view(epoch), settings.show
         return Epoch(
             epoch,
             first_batch,
-            view=view,
+            views=dict(zip(show, view_group(view, show), strict=True)),
             pairs=self._pairs(view),
             images=self.images_of(epoch),
             rows=self.rows,
@@ -356,7 +364,7 @@ def _requests(
     """Ask for the pixels of batches; their targets wait meanwhile."""
     for parts in epoch.batches(at_last):
         waiting.append(parts)
-        yield epoch.request(parts)
+        yield from epoch.requests(parts)
 
 
 def loader(
@@ -368,6 +376,7 @@ def loader(
     teachers: Sequence[str] | None = None,
     features: Sequence[str] = (),
     views: Sequence[str] = (),
+    show: Sequence[str] = (BASE,),
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     seed: int = 0,
@@ -397,6 +406,8 @@ def loader(
         features: Which taps of their networks, as ``<teacher>/<tap>``.
         views: Which views of the cache: ids, numbers from 0, or ranges such as ``0-3``; by default
             all that all of these teachers and taps have.
+        show: Names of the views of a batch: ``base``, and views derived from it, as ``rot90(1)``. A
+            batch has ``batch_size`` images for each of them, ordered view by view.
         mean: To subtract, per channel, in units of [0, 1].
         std: To divide by, per channel, in units of [0, 1].
         seed: Of the order of images and views.
@@ -435,7 +446,10 @@ def loader(
         device=torch.device(device) if device is not None else None,
         rank=rank,
         ranks=ranks,
+        show=tuple(show),
     )
-    targets = Targets.of(cache, teachers, features, views=views, target_memory=target_memory)
+    targets = Targets.of(
+        cache, teachers, features, views=views, show=show, target_memory=target_memory
+    )
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return Loader(rows, settings, targets=targets)

@@ -13,6 +13,7 @@ from logitcache.errors import UsageError
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.reader import TargetsReader
+from logitcache.targets.view_group import BASE, check_show, view_group
 from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Targets:
 
     Attributes:
         reader: What reads them.
-        views: The views that all the teachers and taps have, one per epoch, by id.
+        views: The views that all the teachers and taps have, one per epoch, by id; with a group of
+            views, those of which all views of the group are cached.
         window_rows: Rows that are shuffled together, if they lie in whole units.
         alignment: The alarm for answers of other images; None where they are other ones on purpose.
     """
@@ -55,6 +57,7 @@ class Targets:
         features: Sequence[str] = (),
         *,
         views: Sequence[str] = (),
+        show: Sequence[str] = (BASE,),
         target_memory: int = DEFAULT_TARGET_MEMORY,
         shuffled: bool = False,
     ) -> Targets:
@@ -66,6 +69,7 @@ class Targets:
             features: Which taps, as ``<teacher>/<tap>``.
             views: Which views of the cache, as :func:`.choose_views` reads them; by default all
                 that all of these have.
+            show: Names of the views of a batch, see :mod:`.view_group`.
             target_memory: Bytes that targets may take: how many rows are shuffled together.
             shuffled: Whether every row gets another row's answer, as a control.
 
@@ -74,7 +78,7 @@ class Targets:
         """
         names = list(cache.teachers) if teachers is None else list(teachers)
         anyone = names if names or features else list(cache.teachers)
-        view_ids = cache.views_of(anyone, features)
+        complete = view_ids = cache.views_of(anyone, features)
         if views:
             view_ids = _chosen(cache, view_ids, views)
         parsed = {v: parse_view(cache.views[v], f"{cache.url}, view {v}") for v in view_ids}
@@ -84,9 +88,10 @@ class Targets:
                 where=cache.url,
                 got=", ".join([*names, *features]),
             )
+        parsed = _with_whole_groups(cache, parsed, show, complete)
         reader = TargetsReader(cache, names, features, shuffled=shuffled)
         left = target_memory - reader.held_bytes
-        affordable = left // (_WINDOWS_ALIVE * (reader.row_bytes + _ROW_BYTES))
+        affordable = left // (_WINDOWS_ALIVE * (len(show) * reader.row_bytes + _ROW_BYTES))
         alignment = None if shuffled else Alignment.of(cache, names)
         return cls(reader, parsed, max(1, affordable), alignment)
 
@@ -102,6 +107,28 @@ class Targets:
     def unit_rows(self, view: View) -> int:
         """Return the rows of a unit of the windows: whole blocks where images are mixed."""
         return self.reader.unit_rows if view.mixing is None else self.reader.block_rows
+
+
+def _with_whole_groups(
+    cache: Cache, views: dict[str, View], show: Sequence[str], complete: Sequence[str]
+) -> dict[str, View]:
+    """Return the views of which all views of the group are cached."""
+    check_show(show)
+    if list(show) == [BASE]:
+        return views
+    whole = {
+        view_id: view
+        for view_id, view in views.items()
+        if all(member.id in complete for member in view_group(view, show))
+    }
+    if not whole:
+        raise UsageError(
+            "no view of the cache has all of these derived views",
+            where=cache.url,
+            expected=", ".join(show),
+            hint="precompute with views.derive, or show others",
+        )
+    return whole
 
 
 def _chosen(cache: Cache, complete: Sequence[str], wanted: Sequence[str]) -> list[str]:
@@ -125,6 +152,7 @@ def cached_targets(
     features: Sequence[str] = (),
     *,
     views: Sequence[str] = (),
+    show: Sequence[str] = (BASE,),
     target_memory: int = DEFAULT_TARGET_MEMORY,
     shuffled: bool = False,
     subset: bool = False,
@@ -141,6 +169,7 @@ def cached_targets(
         teachers: Whose answers; all teachers by default, none for an empty list.
         features: Which taps of their networks, as ``<teacher>/<tap>``.
         views: Which views of the cache; all by default.
+        show: Names of the views of a batch, see :mod:`.view_group`.
         target_memory: Bytes that targets may take.
         shuffled: Whether every row gets another row's answer, as a control.
         subset: Whether images of the cache may be missing.
@@ -155,7 +184,13 @@ def cached_targets(
         url, local_copy=local_copy, local_copy_bytes=local_copy_bytes, revision=revision
     )
     targets = Targets.of(
-        cache, teachers, features, views=views, target_memory=target_memory, shuffled=shuffled
+        cache,
+        teachers,
+        features,
+        views=views,
+        show=show,
+        target_memory=target_memory,
+        shuffled=shuffled,
     )
     source = open_source_for(data, (), "", listing=cache.listing)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)

@@ -10,6 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import distributed
 
 from logitcache.errors import UsageError
+from logitcache.targets.view_group import BASE, check_show
 from logitcache.views.operations import MAX_SIDE
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class LoaderSettings:
         rank: Index of this process; each process gets its slice of every batch. None to take it
             from ``torch.distributed``, or else from the environment variable ``RANK``.
         ranks: Number of processes; None to take it from the same place (``WORLD_SIZE``).
+        show: Names of the views of a batch, see :mod:`.view_group`. A batch then has ``batch_size``
+            images for each of them.
 
     Raises:
         UsageError: A value that is out of range, or only one of rank and ranks.
@@ -56,8 +59,10 @@ class LoaderSettings:
     device: torch.device | None = None
     rank: int | None = None
     ranks: int | None = None
+    show: tuple[str, ...] = (BASE,)
 
     def __post_init__(self) -> None:
+        check_show(self.show)
         for name in ("batch_size", "size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -62,6 +62,7 @@ def training_loader(
         device=device,
         rank=ranks.rank,
         ranks=ranks.count,
+        show=tuple(config.show),
     )
     views = None if targets else config.views or ViewsConfig()
     loader = Loader(rows, settings, targets=targets, views=views)

@@ -89,6 +89,8 @@ class TrainConfig(Config):
             cannot be decoded; how many is in the result.
         views: How images are shown where there is no cache.
         revision: sha256 of the revision that the cache must have, or its first 12 digits or more.
+        show: Names of the views of a batch: ``base``, and views derived from it, as ``rot90(1)``; a
+            batch has ``batch_size`` images for each of them.
         use_views: Which views of the cache, by id, number from 0, or range such as ``0-3``; by
             default all that the teachers of the objectives have.
         shuffle_targets: Whether every image gets another one's targets, as a control.
@@ -128,6 +130,7 @@ class TrainConfig(Config):
     labels: LabelsConfig = LabelsConfig()
     on_bad_image: Literal["error", "skip"] = "error"
     views: ViewsConfig | None = None
+    show: list[str] = Field(default=["base"], min_length=1)
     use_views: list[str] = Field(default_factory=list)
     shuffle_targets: bool = False
     subset: bool = False
@@ -161,7 +164,7 @@ class TrainConfig(Config):
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str | dict) else value
 
-    @field_validator("use_views", mode="before")
+    @field_validator("use_views", "show", mode="before")
     @classmethod
     def _as_names(cls, value: object) -> object:
         if isinstance(value, str | int):
@@ -189,6 +192,13 @@ class TrainConfig(Config):
             raise ValueError("there is no cache that could have a revision: give one")
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
+        for term in self.terms:
+            unknown = sorted(set(term.term.views or ()) - set(self.show))
+            if unknown:
+                raise ValueError(
+                    f"{term.name}.views: {unknown[0]} is not among the views of a batch: "
+                    f"{', '.join(self.show)}"
+                )
         return self
 
     @property

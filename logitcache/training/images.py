@@ -42,6 +42,7 @@ def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targe
         needs.teachers,
         needs.features,
         views=config.use_views,
+        show=config.show,
         target_memory=config.target_memory,
         shuffled=config.shuffle_targets,
         subset=config.subset,
