@@ -15,6 +15,7 @@ from logitcache.targets.reader import DecodedTargets, TargetWindow, concatenate
 from logitcache.views.render import BatchRequest
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Executor
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from logitcache.targets.settings import LoaderSettings
     from logitcache.views.spec import View
 
-__all__ = ["Epoch", "Part", "chosen_rows"]
+__all__ = ["Epoch", "Part", "batch_requests", "chosen_rows"]
 
 
 @dataclass(frozen=True)
@@ -229,3 +230,12 @@ def _slice(parts: list[Part], rank: int, ranks: int) -> list[Part]:
 
 def _rows_of(parts: list[Part]) -> NDArray[np.int64]:
     return np.concatenate([part.rows for part in parts])
+
+
+def batch_requests(
+    epoch: Epoch, at_last: Callable[[], None] | None, waiting: deque[list[Part]]
+) -> Iterator[BatchRequest]:
+    """Ask for the pixels of batches; their targets wait meanwhile."""
+    for parts in epoch.batches(at_last):
+        waiting.append(parts)
+        yield from epoch.requests(parts)

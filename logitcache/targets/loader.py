@@ -17,7 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from logitcache.data.readers import open_source_for
 from logitcache.errors import DataError, UsageError
-from logitcache.targets.epoch import Epoch, chosen_rows
+from logitcache.targets.epoch import Epoch, batch_requests, chosen_rows
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_rows import CheckedReader, ImageRows
 from logitcache.targets.mixing_pairs import Pairs, find_pairs
@@ -28,7 +28,7 @@ from logitcache.targets.view_group import BASE, view_group
 from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from logitcache.data.source import Source
     from logitcache.errors import UnreadableImage
     from logitcache.targets.epoch import Part
-    from logitcache.views.render import BatchRequest, RenderedBatch, ViewRenderer
+    from logitcache.views.render import RenderedBatch, ViewRenderer
     from logitcache.views.spec import View, ViewsConfig
     from logitcache.views.workers import WorkerRenderer
 
@@ -205,7 +205,7 @@ class Loader:
         begin_next = partial(self._begin, epoch + 1) if followed else None
         waiting: deque[list[Part]] = deque()
         images: list[Tensor] = []
-        for rendered in self._rendering().batches(_requests(entered, begin_next, waiting)):
+        for rendered in self._rendering().batches(batch_requests(entered, begin_next, waiting)):
             pixels = rendered.pixels[self.settings.size]
             shown = self._without(rendered) if rendered.failures else None
             # converted at once: the renderer may use its memory again for the next view
@@ -356,15 +356,6 @@ class Loader:
         mean_C11, std_C11 = self._scale
         pixels = torch.from_numpy(pixels_B3SS)
         return (pixels.to(self._device, non_blocking=True).float() - mean_C11) / std_C11
-
-
-def _requests(
-    epoch: Epoch, at_last: Callable[[], None] | None, waiting: deque[list[Part]]
-) -> Iterator[BatchRequest]:
-    """Ask for the pixels of batches; their targets wait meanwhile."""
-    for parts in epoch.batches(at_last):
-        waiting.append(parts)
-        yield from epoch.requests(parts)
 
 
 def loader(
