@@ -9,8 +9,8 @@ import pytest
 from logitcache.data.identity import content_digest
 from logitcache.data.readers import ArraySource, DataConfig, DigitsSource, open_source
 from logitcache.errors import DataError, UsageError
+from logitcache.testing import SourceContract
 from tests.conftest import jpeg, shape_image, write_images
-from tests.contracts.sources import SourceContract
 
 if TYPE_CHECKING:
     from pathlib import Path
