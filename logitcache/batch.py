@@ -141,7 +141,7 @@ class Outputs:
         found = self.tap(head)
         if found.layout != "vector":
             raise UsageError(
-                f"tap {head!r} of the student is no head",
+                f"student layer {head!r} is not a classifier head",
                 expected="a vector of logits for each row",
                 got=f"{found.layout} {tuple(found.values.shape[1:])}",
                 hint="name the module of a classifier",
@@ -156,7 +156,7 @@ class Outputs:
         """
         if name not in self.features:
             raise UsageError(
-                f"nothing was caught at the student's tap {name!r}",
+                f"no activation was captured at student layer {name!r}",
                 hint=nearest(name, self.features) if self.features else "give Outputs with taps",
             )
         return self.features[name]

@@ -75,7 +75,7 @@ class _BoundedLoader(yaml.SafeLoader):
             raise _refused(f"more than {_MOST_VALUES} values", event)
         if node not in self._values:
             if isinstance(event, yaml.AliasEvent):
-                raise _refused("an alias inside of what it stands for", event)
+                raise _refused("an alias inside its own anchor", event)
             self._values[node] = self._counted(node, event)
         return node
 

@@ -28,7 +28,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="logitcache",
-    help="Run teachers once, train any number of students from what they said.",
+    help="Run each teacher once. Train any number of students from its cached outputs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,7 +48,8 @@ def _of_all_commands(
         str | None,
         typer.Option(
             metavar="SECONDS",
-            help=f"How long a request to a store is tried again, 120 by default; also {PATIENCE}.",
+            help=f"Seconds for which failed requests to a store are retried, 120 by default; also "
+            f"{PATIENCE}.",
         ),
     ] = None,
 ) -> None:

@@ -43,11 +43,16 @@ _PANEL = "Create"
 
 @create_app.command(rich_help_panel=_PANEL)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/demo"),
-    seeds: Annotated[int, typer.Option(min=1, help="How many times, for mean and spread.")] = 1,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/demo"),
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Number of runs with different seeds, for mean and standard deviation."
+        ),
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Show the whole story on scikit-learn's digits, in about three minutes."""
+    """Run all stages on scikit-learn's digits, in about three minutes."""
     from logitcache.cli.demo import run_demo
 
     run_demo(out, seeds=seeds, as_json=as_json)
@@ -57,10 +62,14 @@ def demo(
 def plan(
     configs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[CONFIG]...", help="YAML files as for precompute; later go over."),
+        typer.Argument(
+            metavar="[CONFIG]...",
+            help="YAML config files as for precompute; later files override earlier ones.",
+        ),
     ] = None,
     cache: Annotated[
-        str | None, typer.Option(help="A cache to compare with: what would be computed for it.")
+        str | None,
+        typer.Option(help="An existing cache; the estimate is for what is missing from it."),
     ] = None,
     data: Data = None,
     teacher: Teacher = None,
@@ -79,13 +88,13 @@ def plan(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a cache would cost and lose; nothing is written.
+    """Estimate size, time and fidelity of a cache without writing it.
 
-    The teachers are shown a few hundred images in the views they would see.
-    With V views a cache costs no more than live teachers after
-    V store / (teach - fetch) student epochs, those of all students together:
-    store is the time of an image and view in precompute, teach that of all
-    teachers' forwards, fetch that of reading the targets.
+    The teachers are run on a few hundred images in the configured views.
+    With V views, a cache breaks even with live teachers after
+    V write / (forward - read) student epochs of all students together, with
+    the seconds per image of: writing one view in precompute, the forward
+    passes of all teachers, and reading the targets.
     """
     from logitcache.cli.options import teachers
     from logitcache.cli.plan import run_plan
@@ -128,19 +137,21 @@ def precompute(
     compiled: Compile = False,
     on_bad_image: OnBadImage = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that compute, one for each GPU or share of cores.")
+        int | None,
+        typer.Option(help="Number of worker processes, one for each GPU or share of the cores."),
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler to join.")
+        str | None,
+        typer.Option(metavar="tcp://HOST:PORT", help="Address of a running dask scheduler."),
     ] = None,
     config: Config = None,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Run teachers over views of images and store what they say.
+    """Run teachers on augmented views of images and cache their outputs.
 
-    What is already in the cache is not computed again: the same command
-    resumes, and a longer one adds teachers, views or new images.
+    Committed units are not computed again: the same command resumes, and
+    with further teachers, views or images it extends the cache.
     """
     from logitcache.cli.interrupt import StopRequest
     from logitcache.cli.options import (
@@ -191,66 +202,79 @@ def train(
         str | None, typer.Option(help="Folder for checkpoints, journal, result and export.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Images to train on: with a cache, those it was made from.")
+        str | None,
+        typer.Option(help="Training images; with a cache, the images it was computed from."),
     ] = None,
-    val: Annotated[str | None, typer.Option(help="Images to evaluate on.")] = None,
+    val: Annotated[str | None, typer.Option(help="Validation images.")] = None,
     cache: Annotated[
         str | None,
-        typer.Option(help="Folder or URL of the cache to learn from; none for labels alone."),
+        typer.Option(help="Folder or URL of the cache to train from; omit it to train on labels."),
     ] = None,
-    student: Annotated[str | None, typer.Option(help="timm model, or local-dir:FOLDER.")] = None,
+    student: Annotated[str | None, typer.Option(help="A timm model, or local-dir:FOLDER.")] = None,
     objective: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[=WEIGHT]", help="soft, split or label; repeatable. Others need a file."
+            metavar="NAME[=WEIGHT]",
+            help="Objective: soft, split or label; repeatable. Others need a config file.",
         ),
     ] = None,
-    labels: Annotated[int | None, typer.Option(help="How many labels the student may see.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="How long, in epochs.")] = None,
-    steps: Annotated[int | None, typer.Option(help="How long, in batches.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images of a batch.")] = None,
+    labels: Annotated[
+        int | None, typer.Option(help="Number of labels used for training; all by default.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps (batches).")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per batch, of all processes together.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed for initialization, data order and dropout.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, or cpu.")] = None,
     revision: Revision = None,
     use_views: Annotated[
         str | None,
         typer.Option(
-            metavar="VIEWS", help="Which views of the cache: numbers, ranges or ids, as 0,2-5."
+            metavar="VIEWS",
+            help="Views of the cache to train on: numbers, ranges or ids, as 0,2-5.",
         ),
     ] = None,
     target_memory: Annotated[
         str | None,
-        typer.Option(metavar="2GB", help="What targets may take in memory, in each process."),
+        typer.Option(metavar="2GB", help="Maximum memory for targets, per process."),
     ] = None,
     tolerate_pixel_drift: Annotated[
         int | None,
-        typer.Option(help="Levels of 255 by which the cache's probes may differ here."),
+        typer.Option(
+            help="Largest allowed difference (0 to 255) between view fingerprints of the cache "
+            "and of this machine."
+        ),
     ] = None,
     local_copy: Annotated[
-        str | None, typer.Option(help="Folder that keeps shards of a cache that lies elsewhere.")
+        str | None, typer.Option(help="Folder for local copies of the shards of a remote cache.")
     ] = None,
     local_copy_bytes: Annotated[
-        str | None, typer.Option(help="What that folder may take; 10 GiB by default, 0 for none.")
+        str | None,
+        typer.Option(help="Maximum size of that folder; 10 GiB by default, 0 for no copies."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="no, bf16 or fp16: automatic mixed precision.")
+        str | None, typer.Option(help="Automatic mixed precision: no, bf16 or fp16.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads that decode, in each process.")
+        int | None, typer.Option(help="Number of decoding threads, per process.")
     ] = None,
     on_bad_image: Annotated[
         str | None,
         typer.Option(help="error, or skip to leave out images that cannot be decoded."),
     ] = None,
     onnx: Annotated[
-        bool | None, typer.Option("--onnx", help="Export the network as ONNX, too.")
+        bool | None, typer.Option("--onnx", help="Also export the network as ONNX.")
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Go on where the run in --out stopped, with its own settings; --epochs or --steps "
+            help="Resume the run in --out with its own settings; --epochs or --steps "
             "may be larger than before.",
         ),
     ] = False,
@@ -258,7 +282,7 @@ def train(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Train a student from a cache, or any network from labels alone.
+    """Train a student from a cache, or any network from labels.
 
     No teacher is loaded, and none needs to be there. On several processes:
     torchrun --nproc-per-node 2 -m logitcache train …
@@ -312,16 +336,21 @@ def train(
 
 @create_app.command(rich_help_panel=_PANEL)
 def run(
-    pipeline: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one.")],
-    out: Annotated[str | None, typer.Option(help="Folder of all outputs.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run just this stage; repeatable.")] = None,
+    pipeline: Annotated[
+        str, typer.Argument(help="A pipeline file (YAML), or the name of a shipped one.")
+    ],
+    out: Annotated[str | None, typer.Option(help="Output folder of all stages.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only this stage; repeatable.")] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="How many times with another seed, for mean and spread.")
+        int,
+        typer.Option(
+            min=1, help="Number of runs with different seeds, for mean and standard deviation."
+        ),
     ] = 1,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Run every stage of a pipeline, skipping what is done."""
+    """Run the stages of a pipeline; finished stages are skipped."""
     from logitcache.cli.run import run_pipeline
 
     run_pipeline(pipeline, out=out, only=only or [], seeds=seeds, sets=sets or [], as_json=as_json)

@@ -19,7 +19,9 @@ __all__ = ["print_fidelity"]
 
 def print_fidelity(console: Console, teachers: Sequence[TeacherDescription]) -> None:
     """Show what the encodings lose, where it was measured."""
-    table = _table("fidelity", "rows", "top-1 kept", "T", "KL left out", "KL rounded", "gradient")
+    table = _table(
+        "fidelity", "rows", "top-1 kept", "T", "truncation KL", "quantization KL", "gradient"
+    )
     for teacher in teachers:
         if teacher.fidelity is None:
             continue
@@ -36,11 +38,13 @@ def print_fidelity(console: Console, teachers: Sequence[TeacherDescription]) -> 
     _print_tap_fidelity(console, teachers)
     if table.row_count:
         console.print(table)
-        console.print("KL in nats from the teacher's dense answer; gradient: error of the loss's")
+        console.print(
+            "KL in nats from the dense outputs; gradient: relative error of the loss gradient"
+        )
 
 
 def _print_tap_fidelity(console: Console, teachers: Sequence[TeacherDescription]) -> None:
-    table = _table("tap", "rows", "cosine", "error by coding", "by reducing", "gradient")
+    table = _table("layer", "rows", "cosine", "coding error", "reduction error", "gradient")
     for teacher in teachers:
         for tap in teacher.features:
             if tap.fidelity is not None:

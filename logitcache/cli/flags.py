@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Config = Annotated[
-    Path | None, typer.Option(help="YAML file with the same settings; flags go over it.")
+    Path | None, typer.Option(help="YAML config file with the same settings; flags override it.")
 ]
 Sets = Annotated[
     list[str] | None,
@@ -67,7 +67,7 @@ Feature = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=TAP[,OPTION=VALUE…]",
-        help="Keep what a teacher's network holds at a module, as vit=blocks.11,values=int8; "
+        help="Also cache intermediate activations of a layer, as vit=blocks.11,values=int8; "
         "repeatable.",
     ),
 ]
@@ -75,28 +75,41 @@ Revision = Annotated[
     str | None,
     typer.Option(
         metavar="SHA256",
-        help="Refuse the cache unless this is its revision: the sha256 that inspect prints, or its "
-        "first 12 digits or more.",
+        help="Require this revision of the cache: the sha256 printed by inspect, or its first 12 "
+        "or more digits.",
     ),
 ]
-Views = Annotated[int | None, typer.Option(help="How many random views.")]
+Views = Annotated[int | None, typer.Option(help="Number of random views.")]
 AddViews = Annotated[
     bool | None,
-    typer.Option("--add-views", help="Add views of another recipe to a cache, beside its own."),
+    typer.Option(
+        "--add-views", help="Add views with other augmentation settings to an existing cache."
+    ),
 ]
 TopK = Annotated[
-    int | None, typer.Option(help="Classes to keep; by default 50, or all of up to 256.")
+    int | None,
+    typer.Option(help="Classes to store per row; by default 50, or all for up to 256 classes."),
 ]
-Budget = Annotated[str | None, typer.Option(metavar="80B", help="Most bytes of a row and view.")]
+Budget = Annotated[
+    str | None, typer.Option(metavar="80B", help="Maximum bytes per image and view.")
+]
 MaxKl = Annotated[
-    str | None, typer.Option(metavar="0.05@T=1", help="Largest loss in nats, instead of K.")
+    str | None,
+    typer.Option(
+        metavar="0.05@T=1", help="Maximum KL divergence in nats; chooses the number of classes."
+    ),
 ]
 BatchSize = Annotated[
-    str | None, typer.Option(metavar="N|auto", help="Images of one forward; auto for the fastest.")
+    str | None,
+    typer.Option(metavar="N|auto", help="Images per forward pass; auto for the fastest."),
 ]
-UnitRows = Annotated[int | None, typer.Option(help="Rows of a unit of work.")]
+UnitRows = Annotated[int | None, typer.Option(help="Rows per unit of work.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda …")]
 Precision = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
-Threads = Annotated[int | None, typer.Option(help="Threads that decode.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile all teachers by torch.compile.")]
-OnBadImage = Annotated[str | None, typer.Option(help="error, or skip to go on without it.")]
+Threads = Annotated[int | None, typer.Option(help="Number of decoding threads.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile all teachers with torch.compile.")
+]
+OnBadImage = Annotated[
+    str | None, typer.Option(help="error, or skip to leave out images that cannot be decoded.")
+]

@@ -1,4 +1,4 @@
-"""The commands on a cache that is there: look at it, check it, mend it, withdraw images.
+"""Commands on an existing cache: describe, verify, repair, exclude images.
 
 Heavy imports happen inside them, so that help comes at once.
 """
@@ -27,7 +27,9 @@ LOOK = "Look"
 """Panel of the help: what looks at caches and views and leaves them as they are."""
 _TRUST = "Trust"
 
-_Cache = Annotated[str, typer.Argument(help="A cache.")]
+_Cache = Annotated[str, typer.Argument(help="Folder or URL of the cache.")]
+_Keys = Annotated[list[str], typer.Argument(help="Paths of images, relative to the data root.")]
+_Reason = Annotated[str, typer.Option(help="Reason, stored in the cache.")]
 _Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
 _Audited = Annotated[
     list[str] | None,
@@ -50,16 +52,22 @@ _AuditedViews = Annotated[
 def inspect(
     cache: _Cache,
     survey: Annotated[
-        bool, typer.Option("--survey", help="Go through every answer: classes, entropy, accuracy.")
+        bool,
+        typer.Option(
+            "--survey",
+            help="Read all teacher outputs and summarize them: classes, entropy, accuracy.",
+        ),
     ] = False,
     scheduler: Annotated[
         str | None,
-        typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler to do that on."),
+        typer.Option(
+            metavar="tcp://HOST:PORT", help="Address of a running dask scheduler for --survey."
+        ),
     ] = None,
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a cache holds: images, views, teachers, bytes."""
+    """Describe a cache: images, views, teachers, bytes."""
     from logitcache.cli.options import print_json
     from logitcache.cli.tables import print_cache
     from logitcache.report.describe import describe
@@ -108,7 +116,7 @@ def evaluate(
         float | None,
         typer.Option(help="Share of the shorter side that the center crop keeps."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images of a forward pass.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     device: _Device = "auto",
     threads: Threads = None,
     on_bad_image: OnBadImage = None,
@@ -134,13 +142,13 @@ def evaluate(
 def verify(
     cache: _Cache,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Look at sizes and headers of shards only.")
+        bool, typer.Option("--quick", help="Check only sizes and headers of shards.")
     ] = False,
     data: Annotated[
-        str | None, typer.Option(help="Images to compare with those it was made from.")
+        str | None, typer.Option(help="Images to compare with those the cache was computed from.")
     ] = None,
     teachers: _Audited = None,
-    samples: Annotated[int, typer.Option(min=16, help="Rows of that sample.")] = 256,
+    samples: Annotated[int, typer.Option(min=16, help="Number of sampled rows per teacher.")] = 256,
     full: Annotated[
         bool, typer.Option("--full", help="Compare every row of every view instead of a sample.")
     ] = False,
@@ -172,7 +180,7 @@ def verify(
 @maintain_app.command(rich_help_panel=_TRUST)
 def repair(
     cache: _Cache,
-    data: Annotated[str, typer.Option(help="The images it was made from.")],
+    data: Annotated[str, typer.Option(help="The images the cache was computed from.")],
     teacher: Annotated[
         list[str] | None,
         typer.Option(
@@ -184,7 +192,7 @@ def repair(
     sets: VerifySets = None,
     as_json: Json = False,
 ) -> None:
-    """Compute damaged units again, exactly those; refuse other images or weights."""
+    """Recompute exactly the damaged units, with the same images and weights."""
     from logitcache.cli.trust import run_repair
 
     flags = {"cache": cache, "data": data, "device": device, "threads": threads}
@@ -192,13 +200,8 @@ def repair(
 
 
 @maintain_app.command(rich_help_panel=_TRUST)
-def withdraw(
-    cache: _Cache,
-    keys: Annotated[list[str], typer.Argument(help="Names of images, relative to the data root.")],
-    reason: Annotated[str, typer.Option(help="Why, for people.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Keep images of a cache from every student; nothing that is committed is touched."""
+def exclude(cache: _Cache, keys: _Keys, reason: _Reason = "", as_json: Json = False) -> None:
+    """Exclude images from training without rewriting the cache."""
     from logitcache.cache.write.exclude import withdraw_images
     from logitcache.cli.options import print_json
 
@@ -206,7 +209,14 @@ def withdraw(
     if as_json:
         print_json({"cache": cache, "withdrawn": count})
     else:
-        echo(f"{cache}: {count} images are withdrawn")
+        echo(f"{cache}: {count} images are excluded")
+
+
+@maintain_app.command(hidden=True)
+def withdraw(cache: _Cache, keys: _Keys, reason: _Reason = "", as_json: Json = False) -> None:
+    """Exclude images from training; the former name of exclude."""
+    echo("warning: withdraw is now exclude; the former name will be removed", err=True)
+    exclude(cache, keys, reason, as_json)
 
 
 @maintain_app.command(rich_help_panel=_TRUST)

@@ -68,7 +68,7 @@ def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dic
     if values is None:
         if data is None:
             raise UsageError(
-                "there is no run to go on with",
+                "there is no run to resume",
                 where=out,
                 expected=f"a folder with {_SAVED}, as logitcache train writes it",
                 hint="name its folder with --out, or give --data and --student to begin one",

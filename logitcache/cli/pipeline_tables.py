@@ -107,11 +107,12 @@ def _other_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, .
 
 _TABLES: dict[str, _StageTable] = {
     "precompute": _StageTable(
-        ("cache", "teacher", "accuracy", "views", "stored", "dense float32", "ratio"), _cache_rows
+        ("cache", "teacher", "accuracy", "views", "stored", "dense float32", "size vs. float32"),
+        _cache_rows,
     ),
     "fit_weights": _StageTable(("weights", "teacher", "weight", "alone", "mixture"), _weight_rows),
     "train": _StageTable(
-        ("network", "learns from", "images", "labels seen", "steps", "top-1"), _student_rows
+        ("network", "trained on", "images", "labels used", "steps", "top-1"), _student_rows
     ),
     "evaluate": _StageTable(("evaluation", "network", "data", "top-1", "top-5"), _evaluation_rows),
 }

@@ -75,7 +75,7 @@ def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> Non
     right = "" if teacher.accuracy is None else f", {percent_text(teacher.accuracy)} right"
     console.print()
     console.print(f"{name}: {teacher.architecture}, {teacher.num_classes} classes{right}, {asked}")
-    table = new_table("stored as", "bytes a row", "all views", "files", "RAM a view")
+    table = new_table("encoding", "bytes/row", "all views", "files", "RAM/view")
     temperatures = list(teacher.chosen.fidelity["temperatures"])
     for header in (*(f"KL T={t}" for t in temperatures), "top-1 kept", ""):
         table.add_column(header, justify="right")
@@ -96,7 +96,7 @@ def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> Non
 
 
 def _print_taps(console: Console, teacher: TeacherEstimate) -> None:
-    table = new_table("tap", "kept as", "views", "bytes a row", "all views", "files", "RAM a view")
+    table = new_table("layer", "encoding", "views", "bytes/row", "all views", "files", "RAM/view")
     for header in ("cosine", "error"):
         table.add_column(header, justify="right")
     for name, tap in teacher.taps.items():
@@ -125,11 +125,11 @@ def _encoding_text(encoding: Mapping[str, Any]) -> str:
 
 def _print_views(console: Console, found: Estimate) -> None:
     console.print()
-    console.print("the whole cache, stored as chosen")
+    console.print("whole cache with the chosen encodings")
     table = new_table("views", "bytes", "files")
     for device in found.devices:
         table.add_column(f"minutes, {device}", justify="right")
-        table.add_column(f"pays after epochs, {device}", justify="right")
+        table.add_column(f"break-even (student epochs), {device}", justify="right")
     for row in found.by_views:
         cells = [
             cell
@@ -152,8 +152,8 @@ def _print_payback(console: Console, found: Estimate) -> None:
         teach, fetch = 1e3 * device.teach, 1e3 * found.fetch
         if epochs is None:
             console.print(
-                f"{name}: never pays: the teachers answer in {teach:.2g} ms an image, and reading "
-                f"their targets takes {fetch:.2g} ms"
+                f"{name}: never breaks even: a forward pass of the teachers takes "
+                f"{teach:.2g} ms an image, and reading their targets takes {fetch:.2g} ms"
             )
             continue
         console.print(
@@ -172,7 +172,7 @@ def _print_lacking(console: Console, lacking: Lacking) -> None:
         f"{lacking.cache} has {lacking.images} of the {images} images and {lacking.views} of "
         f"the {views} views",
     )
-    table = new_table("teacher or tap")
+    table = new_table("teacher or layer")
     for header in ("rows to compute", "of"):
         table.add_column(header, justify="right")
     table.add_column("")

@@ -79,7 +79,9 @@ def _classes(survey: Survey, teacher: TeacherSurvey) -> str:
         for share, c in sorted(known)[:_MOST_CLASSES]
     )
     never = sum(count == 0 for count in teacher.predicted)
-    said = f"{teacher.teacher}: {never} of {len(teacher.predicted)} classes are never the likeliest"
+    said = (
+        f"{teacher.teacher}: {never} of {len(teacher.predicted)} classes are never the most likely"
+    )
     return f"{said}; least known: {worst}" if worst else said
 
 

@@ -46,12 +46,12 @@ def print_precompute(summary: Summary) -> None:
     console = _console()
     console.print(
         f"{summary.cache}: {summary.images} images x {summary.views} views, "
-        f"revision {summary.revision}; {summary.computed} shown in {summary.seconds:.1f} s"
+        f"revision {summary.revision}; {summary.computed} computed in {summary.seconds:.1f} s"
     )
     console.print(f"sha256 of the revision: {summary.revision_sha256}")
     if summary.unreadable:
         console.print(f"{summary.unreadable} images could not be decoded and have no targets")
-    table = _table("teacher or tap", "accuracy", "stored", "float32", "ratio")
+    table = _table("teacher or layer", "accuracy", "stored", "float32", "size vs. float32")
     for name, size in summary.sizes.items():
         accuracy = next(iter(summary.accuracy.get(name, {}).values()), None)
         table.add_row(
@@ -70,7 +70,7 @@ def print_precompute(summary: Summary) -> None:
 def print_train(result: TrainResult) -> None:
     """Show what came of a training."""
     table = _table(
-        "out", "images", "labels seen", "steps", "top-1", "loss", "images/s", "data wait"
+        "output", "images", "labels used", "steps", "top-1", "loss", "images/s", "data wait"
     )
     evaluation = result.evaluation
     table.add_row(
@@ -88,17 +88,17 @@ def print_train(result: TrainResult) -> None:
     if result.without_partner:
         console.print(
             f"note: up to {result.without_partner} images were left out of views that mix images, "
-            "because the one mixed in is not among those at hand"
+            "because the image to mix in is missing from the data"
         )
     reasons = {
         "are not in the cache": result.left_out,
         "of the cache are not in the data": result.missing,
         "could not be decoded": result.unreadable,
-        "were withdrawn": result.withdrawn,
+        "were excluded": result.withdrawn,
     }
     for reason, count in reasons.items():
         if count:
-            console.print(f"{count} images {reason} and were not shown")
+            console.print(f"{count} images {reason} and were not used")
     print_unlisted(console, "data", result.unlisted)
     print_unlisted(console, "val", result.unlisted_val)
     for note in result.notes:
@@ -117,15 +117,15 @@ def print_cache(cache: CacheDescription) -> None:
         f"units of {cache.unit_rows} rows, {len(cache.class_names)} classes"
     )
     if cache.unreadable or cache.withdrawn:
-        console.print(f"{cache.unreadable or 0} unreadable, {cache.withdrawn} withdrawn")
+        console.print(f"{cache.unreadable or 0} unreadable, {cache.withdrawn} excluded")
     views = _table("view", "operations", "seed", "draw")
     for view in cache.views[:8]:
         views.add_row(view.id, ", ".join(view.operations), str(view.seed), str(view.draw))
     console.print(views)
     if len(cache.views) > 8:
         console.print(f"… and {len(cache.views) - 8} more views")
-    teachers = _table("teacher", "network", "pixels", "classes", "stored as", "views", "accuracy")
-    for column in ("bytes", "of dense"):
+    teachers = _table("teacher", "network", "pixels", "classes", "encoding", "views", "accuracy")
+    for column in ("bytes", "size vs. dense"):
         teachers.add_column(column, justify="right")
     for teacher in cache.teachers:
         encoding = teacher.encoding
@@ -149,8 +149,8 @@ def print_cache(cache: CacheDescription) -> None:
 
 def _taps(cache: CacheDescription) -> Table:
     """Tabulate the taps of all teachers."""
-    table = _table("tap", "layout", "shape", "stored as", "views")
-    for column in ("bytes", "of float32"):
+    table = _table("layer", "layout", "shape", "encoding", "views")
+    for column in ("bytes", "size vs. float32"):
         table.add_column(column, justify="right")
     for teacher in cache.teachers:
         for features in teacher.features:
@@ -214,10 +214,10 @@ def print_verify(report: VerifyReport) -> None:
         console.print(f"sha256 of the revision: {report.revision_sha256}")
     _print_faults(console, report.faults)
     for litter in report.litter[:_MOST_LITTER]:
-        console.print(f"litter: {litter.key}: {litter.why}")
+        console.print(f"orphaned file: {litter.key}: {litter.why}")
     if len(report.litter) > _MOST_LITTER:
-        console.print(f"… and {len(report.litter) - _MOST_LITTER} more files that nobody names")
-    state = f"{len(report.faults)} faults: logitcache repair mends them" if report.faults else "ok"
+        console.print(f"… and {len(report.litter) - _MOST_LITTER} more orphaned files")
+    state = f"{len(report.faults)} faults: logitcache repair fixes them" if report.faults else "ok"
     console.print(f"bytes: {state}")
 
 
@@ -229,7 +229,7 @@ def print_images(report: ImagesReport) -> None:
         "of another size": report.resized,
         "replaced under the same name": report.replaced,
         "of another class": report.relabeled,
-        "added, without answers": report.added,
+        "added, without targets": report.added,
     }
     for what, keys in kinds.items():
         if keys:
@@ -245,7 +245,7 @@ def print_images(report: ImagesReport) -> None:
     _line(
         console,
         f"images: {'ok' if report.ok else 'not those of the cache'}; {report.images} of the cache, "
-        f"{report.digested} digested, {report.unreadable} unreadable, {report.withdrawn} withdrawn",
+        f"{report.digested} digested, {report.unreadable} unreadable, {report.withdrawn} excluded",
     )
 
 

@@ -10,23 +10,25 @@ from logitcache.cli.echo import echo
 
 __all__ = ["tools_app"]
 
-tools_app = typer.Typer(help="Read a cache and make something small of it.", no_args_is_help=True)
+tools_app = typer.Typer(help="Tools that derive settings from a cache.", no_args_is_help=True)
 
 
 @tools_app.callback()
 def _several() -> None:
-    """Read a cache and make something small of it."""
+    """Tools that derive settings from a cache."""
 
 
 @tools_app.command("fit-weights")
 def fit_weights(
-    cache: Annotated[str, typer.Option(help="Cache with answers and labels.")],
+    cache: Annotated[str, typer.Option(help="Cache with teacher outputs and labels.")],
     out: Annotated[str, typer.Option(help="YAML file for the weights.")] = "weights.yaml",
     teacher: Annotated[
-        list[str] | None, typer.Option(help="Whose answers; all by default; repeatable.")
+        list[str] | None, typer.Option(help="Name of a teacher; all by default; repeatable.")
     ] = None,
-    rows: Annotated[int | None, typer.Option(help="Most images to fit on.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draw and the search.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Maximum number of images to fit on.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed of the sample and the search.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Find how much each teacher should count: the mixture that is right most often."""

@@ -109,7 +109,7 @@ def _check_usage(config: VerifyConfig, *, audits_some: bool) -> None:
         audits_some: Whether rows to audit were chosen.
     """
     if config.teachers and config.data is None:
-        raise UsageError("teachers need images to answer", hint="give --data too")
+        raise UsageError("recomputing teacher outputs needs the images", hint="give --data too")
     if audits_some and not config.teachers:
         raise UsageError(
             "--full and --views choose rows to compare with a teacher, and none is given",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["views_app"]
 
 views_app = typer.Typer(
-    help="Look at views: their parameters, their pixels, and whether this machine makes them.",
+    help="Inspect augmented views: parameters, pixels, and reproducibility on this machine.",
     no_args_is_help=True,
 )
 
@@ -23,7 +23,7 @@ _Data = Annotated[
     str, typer.Option(help="Images: a folder, .tar file, digits, or torch/SET:FOLDER.")
 ]
 _Cache = Annotated[
-    str | None, typer.Option(help="Show the views of this cache, mixed with its own partners.")
+    str | None, typer.Option(help="Show the views of this cache, with its own mixing partners.")
 ]
 _Key = Annotated[list[str] | None, typer.Option(help="Name of an image; repeatable.")]
 _View = Annotated[
@@ -34,7 +34,7 @@ _Config = Annotated[
 ]
 _Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A=VALUE", help="Set any of them; repeatable."),
+    typer.Option("--set", metavar="A=VALUE", help="Set any view setting; repeatable."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -75,9 +75,10 @@ def sheet(
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
     cache: _Cache = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Whose five likeliest classes stand beside each view.")
+        str | None,
+        typer.Option(help="Teacher whose five most likely classes are printed next to each view."),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 4,
+    images: Annotated[int, typer.Option(min=1, max=64, help="Number of images.")] = 4,
     size: Annotated[int, typer.Option(min=8, max=1024, help="Side of a view in pixels.")] = 128,
     key: _Key = None,
     view: _View = None,
@@ -95,11 +96,12 @@ def sheet(
 @views_app.command()
 def check(
     cache: Annotated[
-        str | None, typer.Option(help="Check the probes of this cache too; needs --data.")
+        str | None,
+        typer.Option(help="Also check the view fingerprints of this cache; needs --data."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="The images of that cache.")] = None,
     tolerate_pixel_drift: Annotated[
-        int, typer.Option(min=0, max=255, help="Levels of 255 by which probes may differ.")
+        int, typer.Option(min=0, max=255, help="Largest allowed difference of a pixel, 0 to 255.")
     ] = 0,
     as_json: _Json = False,
 ) -> None:

@@ -271,7 +271,7 @@ def _check_depth(files: Sequence[ListedFile], where: str, rule: ClassFolder) -> 
             "it is not clear which folders are the classes",
             where=where,
             got=f"{name} holds {first_of(paths)}",
-            hint="say whether the first or the last folder above an image names its class: "
+            hint="choose whether the first or the last folder above an image names its class: "
             "--set data.class_folder=first, or last",
         )
     return [

@@ -138,7 +138,7 @@ def _best(choices: Sequence[Choice], limit: Limit, where: str) -> Choice:
     enough = [c for c in choices if c.fidelity.kl(limit.temperature) <= limit.kl]
     if not enough:
         raise UsageError(
-            "no targets are so close to the teacher",
+            "no encoding meets the KL limit",
             where=where,
             expected=f"a KL of {limit.kl:g} nats at T = {limit.temperature:g}",
             got=f"{closest.fidelity.kl(limit.temperature):.3g} with {closest.row_bytes:.0f} bytes",

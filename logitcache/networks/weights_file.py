@@ -198,7 +198,7 @@ def _needs_code(path: Path, needed: list[str]) -> NetworkError:
         "the key may be another one" if settings else "or checkpoint['state_dict'] for a mapping"
     )
     return NetworkError(
-        "this file holds more than tensors and is not opened",
+        "this file has more than tensors in it and is not opened",
         where=path,
         expected="tensors and plain containers, so that nothing of the file is executed",
         got=f"{got}: {shown(', '.join(needed[:5]))}",

@@ -149,7 +149,7 @@ def cached_features(targets: TargetBatch, name: str) -> Features:
 def unfit(student: Features, teacher: Features, where: str, hint: str) -> UsageError:
     """Return the error for shapes that cannot be compared, naming both."""
     return UsageError(
-        "what the student holds cannot be compared with what is cached",
+        "activations of the student do not fit the cached activations",
         where=where,
         expected=f"the teacher's {_shape(teacher)}",
         got=f"the student's {_shape(student)}",

@@ -192,7 +192,7 @@ class Match(nn.Module):
             )
         if whole and (teacher.positions is not None or teacher.layout == "vector"):
             raise UsageError(
-                "normalize: standardize and levels ask for whole maps",
+                "normalize: standardize and levels need whole maps",
                 where=self._where,
                 got=f"a {teacher.layout}"
                 if teacher.positions is None
@@ -200,7 +200,7 @@ class Match(nn.Module):
                 hint="precompute this tap without tokens and reduce, or drop the option",
             )
         if config.levels and teacher.grid is None:
-            raise UsageError("levels ask for a square map", where=self._where, hint="drop levels")
+            raise UsageError("levels need a square map", where=self._where, hint="drop levels")
         if teacher.principal and config.projector.kind in {"none", "auto"}:
             raise UsageError(
                 "the cache keeps coordinates along principal directions, not channels",

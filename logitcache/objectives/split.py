@@ -165,7 +165,7 @@ def _ask(log_s_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits, temperature
     if isinstance(teacher, SparseLogits):
         if temperature != 1.0:
             raise UsageError(
-                "the other classes of sparse targets cannot be asked at this temperature",
+                "sparse targets have no non-target distribution at this temperature",
                 where="objectives.split.temperature",
                 expected="1 for sparse targets",
                 got=temperature,

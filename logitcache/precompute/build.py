@@ -178,7 +178,7 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
     missing = writer.missing()
     if missing:
         raise CacheUnsealed(
-            "everything asked for is computed, but the cache lacks units of other teachers",
+            "all requested units are computed, but units of other teachers are missing",
             where=writer.location,
             got=", ".join(f"{path}: {count} units" for path, count in list(missing.items())[:5]),
             hint="name those teachers too",

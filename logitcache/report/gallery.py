@@ -213,7 +213,7 @@ def _answers(gallery: Gallery, view: View, teacher: str | None) -> list[list[str
     cache = gallery.cache
     if cache is None:
         if teacher is not None:
-            raise UsageError("a teacher's answers are in a cache", where=f"--teacher {teacher}")
+            raise UsageError("teacher outputs are in a cache", where=f"--teacher {teacher}")
         return [[] for _ in gallery.positions]
     name = teacher or next(iter(cache.teachers))
     if view.id not in cache.views_of([name]):

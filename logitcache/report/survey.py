@@ -126,7 +126,7 @@ def survey(
     """
     cache = open_cache(url, revision=revision)
     if not cache.teachers:
-        raise CacheError("no teacher has answered in this cache", where=url)
+        raise CacheError("this cache has no teacher outputs", where=url)
     totals = _Totals(cache)
     for number, view_id in enumerate(cache.views):
         totals.add(view_id)
@@ -278,7 +278,7 @@ def _opened(url: str, revision: str) -> Cache:
     cache = open_cache(url)
     if cache.revision_sha256 != revision:
         raise CacheError(
-            "the cache was sealed anew while it was surveyed",
+            "the cache got a new revision during the survey",
             where=url,
             expected=f"revision {revision}",
             got=f"revision {cache.revision_sha256}",

@@ -119,9 +119,9 @@ class Alignment:
         tally.settled = certain or tally.seen > _MOST_ROWS
         if certain and share < tally.threshold:
             raise DataMismatch(
-                f"what teacher {name!r} said does not belong to these images",
+                f"outputs of teacher {name!r} do not belong to these images",
                 where=self.url,
-                expected=f"its likeliest class is right for about {tally.expected:.1%} of them, "
+                expected=f"its most likely class is right for about {tally.expected:.1%} of them, "
                 "as when the cache was made",
                 got=f"{tally.right} of {tally.seen} ({share:.1%}); chance is {tally.chance:.1%}",
                 hint="logitcache verify CACHE --data DIR compares every image; "

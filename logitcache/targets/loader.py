@@ -233,7 +233,7 @@ class Loader:
             self._images_of[view.id] = len(self.rows) if pairs is None else pairs.count()
         if not self._images_of[view.id]:
             raise DataError(
-                "no image can be shown: the images that are mixed into them are not at hand",
+                "no image can be used: the images to mix in are missing from the data",
                 where=self.rows.source.description,
                 hint="use all the images the cache was made from, or views that mix nothing",
             )

@@ -44,7 +44,7 @@ def _note(
     name: str, encoding: SparseEncoding, temperature: float, measured: FidelityRecord | None
 ) -> str:
     kept = f"teacher {name} keeps {encoding.top_k} of {encoding.num_classes} classes"
-    asked = f"{kept}, made for T = 1, and is asked at T = {temperature:g}: "
+    asked = f"{kept}, encoded for T = 1, and is used at T = {temperature:g}: "
     advice = "; a dense encoding (--set encoding.kind=dense) loses next to nothing"
     if measured is None or not measured.temperatures:
         return f"{asked}what that loses was not measured in this cache{advice}"

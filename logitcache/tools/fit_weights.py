@@ -197,7 +197,7 @@ def _rows(config: FitWeightsConfig, cache: Cache) -> NDArray[np.int64]:
         raise UsageError(
             "no labeled image is left to fit weights on",
             where=cache.url,
-            hint="precompute images with labels, or more than the teachers learnt from",
+            hint="precompute images with labels that the teachers were not trained on",
         )
     drawn = chosen(config.seed, samples.hashes[labeled], config.rows, purpose=Purpose.LABELLED_ROWS)
     return np.sort(labeled[drawn])

@@ -144,7 +144,7 @@ def _how_to_load(architecture: str, folder: Path) -> str:
 
 def _teachers(cache: Mapping[str, Any] | None) -> str:
     if cache is None:
-        return "## Teachers\n\nNone: it learnt from labels."
+        return "## Teachers\n\nNone: it was trained on labels."
     rows = [
         f"| {markdown(name)} | {code(teacher['architecture'])} | "
         f"{code(teacher['weights_sha256'][:_DIGEST])} |"
@@ -154,7 +154,7 @@ def _teachers(cache: Mapping[str, Any] | None) -> str:
         ["| teacher | architecture | sha256 of its weights |", "|---|---|---|", *rows]
     )
     return (
-        f"## Teachers\n\n{table}\n\nTheir answers come from the cache {code(cache['url'])}, "
+        f"## Teachers\n\n{table}\n\nTheir outputs come from the cache {code(cache['url'])}, "
         f"revision {cache['revision']} (sha256 {code(cache['revision_sha256'])}), "
         f"images {code((cache['fingerprint'] or '')[:_DIGEST])} "
         f"({markdown(cache['description'])})."

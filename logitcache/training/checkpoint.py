@@ -185,7 +185,7 @@ def read_last_checkpoint(out: Path) -> Checkpoint | None:
         if not damaged:
             _remove_old(out)
         notes = tuple(
-            f"the checkpoint {path} is damaged ({why}): training goes on from {folder.name}"
+            f"the checkpoint {path} is damaged ({why}): training resumes from {folder.name}"
             for path, why in damaged
         )
         for path, _ in damaged:
@@ -232,7 +232,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         "a checkpoint is damaged",
         where=folder,
         got=got,
-        hint="remove this folder to go on from the one before it",
+        hint="remove this folder to resume from the checkpoint before it",
     )
 
 

@@ -61,7 +61,7 @@ def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> i
             where=rows.source.description,
             expected="images of several classes, a folder each",
             got=first_of(rows.class_names),
-            hint="give the folder that holds the class folders",
+            hint="give the parent folder of the class folders",
         )
     if wanted is None:
         return known

@@ -229,5 +229,6 @@ def _named_loss() -> Iterator[None]:
         raise RankLost(
             "another process of this training has ended, or cannot be reached",
             got=str(error).split("\n")[0][:300],
-            hint="its own message says why; go on with --resume, with any number of processes",
+            hint="see its own message for the cause; continue with --resume, with any number of "
+            "processes",
         ) from error

@@ -98,7 +98,9 @@ def train_student(
     """
     asks_teachers = any(term.term.needs.asks_teachers for term in config.terms)
     if config.cache is None and answer is None and asks_teachers:
-        raise UsageError("this needs what teachers said", where="objectives", hint="give a cache")
+        raise UsageError(
+            "this objective needs teacher targets", where="objectives", hint="set cache"
+        )
     ranks = DistributedContext(config.device, config.precision)
     with ranks.together():
         previous, finished = ranks.first(lambda: previous_run(config, resume=resume))
@@ -256,7 +258,7 @@ class _Run:
                 raise Interrupted(
                     f"stopped at step {state.step} of {self._steps}; a checkpoint is written",
                     kept=True,
-                    hint="go on with --resume",
+                    hint="continue with --resume",
                 )
         batches.close()  # type: ignore[attr-defined]  # a generator: what it read ahead is dropped
 

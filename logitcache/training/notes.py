@@ -64,7 +64,7 @@ def image_notes(
     notes, side = sample.notes, sample.side
     if size_is_default(network, config) and side is not None and size >= _MUCH_LARGER * side:
         notes.append(
-            f"the images have {side} pixels and are shown with {size}, the default of the "
+            f"the images have {side} pixels and are resized to {size}, the default of the "
             f"student's model: --set student.size={side} is about {(size / side) ** 2:.0f} times "
             "faster"
         )

@@ -72,7 +72,7 @@ def previous_run(
         raise UsageError(
             "there is a run in this folder",
             where=out,
-            hint="go on with --resume, or choose another --out",
+            hint="continue with --resume, or choose another --out",
         )
     checkpoint = read_last_checkpoint(out)
     if checkpoint is None:
@@ -91,7 +91,7 @@ def previous_run(
             got="; ".join(f"{name} {now[name]}" for name in differing),
             hint="a run can be made longer, not shorter, in the unit it was begun with"
             if own
-            else "choose another --out; to go on from the trained network there, start a new run "
+            else "choose another --out; to continue from the trained network, start a new run "
             f"with --student local-dir:{out / 'export'}",
         )
     return checkpoint, None if longer else read_result(out)
@@ -216,7 +216,7 @@ class RunState:
                 "a checkpoint does not fit the network of this run",
                 where=f"{self._config.out}, step {self.step}",
                 got=str(error).partition("\n")[2].strip()[:300] or str(error)[:300],
-                hint="remove the folder of this checkpoint to go on from the one before it",
+                hint="remove the folder of this checkpoint to resume from the one before it",
             ) from error
         where = f"{self._config.out}, checkpoint of step {self.step}"
         self._hooks.load_state_dict(checkpoint.hooks, where)

@@ -259,7 +259,7 @@ class ViewsConfig(Config):
             if low > high:
                 raise ValueError(f"{name} goes from {low} to {high}: give the smaller number first")
         if self.count == 0 and not self.eval:
-            raise ValueError("no view is asked for: set count above 0 or eval to true")
+            raise ValueError("no view is configured: set count above 0 or eval to true")
         if (self.re_mode == "pixel") != (self.re_size is not None):
             raise ValueError(
                 "pixel noise exists at one size only: set re_size together with re_mode pixel"

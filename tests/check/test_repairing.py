@@ -224,7 +224,7 @@ def test_withdrawn_images_may_be_gone(
     shutil.copytree(images, fewer)
     (fewer / "cat" / "003.jpg").unlink()
     shards = {name: content for name, content in snapshot(cache).items() if "/c/" in name}
-    with pytest.raises(DataMismatch, match=r"1 missing: cat/003\.jpg[\s\S]*logitcache withdraw"):
+    with pytest.raises(DataMismatch, match=r"1 missing: cat/003\.jpg[\s\S]*logitcache exclude"):
         precompute(cache, fewer, teachers, views={"count": 3}, encoding={"top_k": 2})
     with pytest.raises(UsageError, match=r"did you mean[\s\S]*'cat/003\.jpg'"):
         withdraw_images(cache, ["cat/03.jpg"], "a typo")

@@ -51,7 +51,7 @@ def test_from_teachers_to_a_student(
     assert made.json["accuracy"].keys() == {"cnn", "red"}
     assert made.json["sizes"]["cnn"]["dense_float32"] == 60 * 2 * 3 * 4
     again = logitcache("precompute", *flags)
-    assert "0 shown" in again.out
+    assert "0 computed" in again.out
     looked = logitcache("inspect", tmp_path / "cache", "--json").json
     assert looked["complete"] is True
     assert [t["name"] for t in looked["teachers"]] == ["cnn", "red"]
@@ -258,7 +258,7 @@ def test_a_pipeline_over_seeds_shows_mean_and_spread(
     [
         ({"stages": [{"name": "a", "train": {"cache": "stage:b"}}]}, "no earlier stage 'b'"),
         ({"stages": [{"name": "a", "train": {}}, {"name": "a", "train": {}}]}, "two stages"),
-        ({"stages": [{"name": "a"}]}, "one of train, precompute, fit_weights"),
+        ({"stages": [{"name": "a"}]}, "one of precompute, train, fit_weights, evaluate"),
         ({"stage": []}, "did you mean 'stages'"),
         ({"stages": [{"name": "a", "train": {"stepps": 1}}]}, "did you mean 'steps'"),
     ],
@@ -382,12 +382,12 @@ def test_withdrawn_images_are_counted(
     cache = tmp_path / "cache"
     assert logitcache("precompute", *flags).code == 0
     done = logitcache("withdraw", cache, "dog/003.jpg", "--reason", "a face")
-    assert (done.code, "1 images are withdrawn" in done.out) == (0, True)
+    assert (done.code, "1 images are excluded" in done.out) == (0, True)
     assert logitcache("inspect", cache, "--json").json["withdrawn"] == 1
-    assert "0 unreadable, 1 withdrawn" in logitcache("inspect", cache).out
+    assert "0 unreadable, 1 excluded" in logitcache("inspect", cache).out
     train: list[object] = ["train", "--cache", cache, "--data", images, "--student", VIT["model"]]
     kwargs: Any = VIT["kwargs"]
     train += [part for k, v in kwargs.items() for part in ("--set", f"student.kwargs.{k}={v}")]
     trained = logitcache(*train, "--steps", 1, "--out", tmp_path / "student", "--batch-size", 16)
     assert trained.code == 0, trained.err
-    assert "1 images were withdrawn and were not shown" in trained.out
+    assert "1 images were excluded and were not used" in trained.out

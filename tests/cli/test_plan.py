@@ -70,4 +70,6 @@ def test_it_says_when_it_never_pays(
     )
     print_estimate(never)
     out = " ".join(capsys.readouterr().out.split())
-    assert "never pays: the teachers answer in 1 ms an image, and reading" in out
+    assert (
+        "never breaks even: a forward pass of the teachers takes 1 ms an image, and reading" in out
+    )

@@ -144,7 +144,7 @@ def test_files_that_are_not_listed_are_counted(
     shown = logitcache(*verify)
     assert shown.code == 0, shown.err
     assert "data: files that are not among the images: 1 " in shown.out
-    assert "images: 1 added, without answers: bird/[1].jpg" in shown.out
+    assert "images: 1 added, without targets: bird/[1].jpg" in shown.out
     document: dict[str, Any] = logitcache(*verify, "--json").json
     assert list(document["images"]["left_out"].values()) == [1]
 

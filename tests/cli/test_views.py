@@ -88,7 +88,7 @@ def test_what_does_not_exist_is_refused(images: Path, cache: Path, tmp_path: Pat
     assert "'0'" in refused(*shown, "--view", "x")
     assert "has its own views" in refused(*shown, "--set", "count=2")
     sheet = ("sheet", "--data", images, "--out", tmp_path / "x.png")
-    assert "answers are in a cache" in refused(*sheet, "--teacher", "cnn")
+    assert "teacher outputs are in a cache" in refused(*sheet, "--teacher", "cnn")
     assert "did you mean 'cnn'" in refused(*sheet, "--cache", cache, "--teacher", "cn")
     assert "a cache and its images" in refused("check", "--cache", cache)
 

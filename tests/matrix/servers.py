@@ -206,7 +206,7 @@ def weights(out: Path) -> bytes:
 def check_web(name: str, url: str, *, ranges: bool = True) -> Iterator[Check]:
     """Check the verdicts on a cache and on a damaged one."""
     yield run(f"{name}: verify", 0, "verify", f"{url}/c")
-    quick, message = (0, "") if ranges else (3, "does not answer Range requests")
+    quick, message = (0, "") if ranges else (3, "does not support Range requests")
     yield run(f"{name}: verify --quick", quick, "verify", "--quick", f"{url}/c", message=message)
     yield run(f"{name}: verify, one damaged shard", 4, "verify", f"{url}/damaged")
     yield run(f"{name}: verify, no cache", 1, "verify", f"{url}/absent", message="no cache here")

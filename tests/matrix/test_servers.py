@@ -27,7 +27,7 @@ def test_a_cache_is_served_by_python(tmp_path: Path) -> None:
         cache = open_cache(f"{url}/c", local_copy_bytes=0)
         np.testing.assert_array_equal(cache.read("a", VIEW, 0, 32)["logp"], local)
         assert verify(f"{url}/c").ok
-        with pytest.raises(StorageError, match="does not answer Range"):
+        with pytest.raises(StorageError, match="does not support Range"):
             verify(f"{url}/c", quick=True)
         with pytest.raises(CacheError, match="no cache here"):
             verify(f"{url}/absent")

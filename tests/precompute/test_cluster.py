@@ -251,7 +251,9 @@ def test_a_scheduler_that_dies(tmp_path: Path) -> None:
             if progress.images and client.status == "running":
                 cluster.sync(cluster.scheduler.close)
 
-        with pytest.raises(ClusterError, match=r"the scheduler is gone[\s\S]*items are committed"):
+        with pytest.raises(
+            ClusterError, match=r"the scheduler has ended[\s\S]*items are committed"
+        ):
             work(plan, client, batch_seconds=0.2, on_progress=die)
     assert plan.writer.missing() != {}
 

@@ -74,7 +74,7 @@ def test_a_body_without_an_end_is_left(
                 CacheDamaged, match=r"larger than it can be[\s\S]*/c/x[\s\S]*at most"
             ):
                 read()
-        with pytest.raises(StorageError, match="does not answer Range"):
+        with pytest.raises(StorageError, match="does not support Range"):
             location.read("x", 0, 1000)
     assert len(server.log) == 3, "none of them is requested again"
     assert all(request.bytes < 2**24 for request in server.log), "buffers of sockets, and no more"
@@ -242,7 +242,7 @@ def test_a_server_without_range_may_send_no_more_than_the_part(
         location = locate(server.url)
         assert location.read("x", *part) == found
         for other in ((2,), (2, 99), (-3,), (0, 9)):
-            with pytest.raises(StorageError, match="does not answer Range requests"):
+            with pytest.raises(StorageError, match="does not support Range requests"):
                 location.read("x", *other)
 
 
@@ -404,7 +404,9 @@ def test_answers_that_are_always_cut_are_named(broken: bytes) -> None:
     with raw_server(WHOLE, broken) as (address, requests):
         location = locate(f"http://{address}/c")
         assert location.read("x") == b"body"
-        with pytest.raises(StorageError, match=r"cut again and again|not speak HTTP") as caught:
+        with pytest.raises(
+            StorageError, match=r"cut again and again|response is not HTTP"
+        ) as caught:
             location.read("x")
         assert len(requests) > 3
         assert "400" not in str(caught.value).replace(address, ""), "nobody sent that status"
@@ -413,8 +415,8 @@ def test_answers_that_are_always_cut_are_named(broken: bytes) -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"SSH-2.0-OpenSSH\r\n", "does not speak HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "does not speak HTTP"),
+        (b"SSH-2.0-OpenSSH\r\n", "the response is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "the response is not HTTP"),
         (FOUND + b"Location: /c/x\r\n\r\n", "without an end"),
         (FOUND + b"\r\n", "status 302"),
         (FOUND + b"Location: ftp://h/\r\n\r\n", "refused"),

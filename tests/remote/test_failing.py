@@ -82,7 +82,7 @@ def test_a_write_whose_answer_is_lost_is_ours(
     [
         (Behavior(failing=1.0), r"busy or failing[\s\S]*/c/zarr.json[\s\S]*status 503"),
         (Behavior(cut=1.0), r"cut again and again[\s\S]*/c/zarr.json"),
-        (Behavior(latency=0.5), r"does not answer in time[\s\S]*/c/zarr.json"),
+        (Behavior(latency=0.5), r"does not respond in time[\s\S]*/c/zarr.json"),
     ],
 )
 @pytest.mark.parametrize("kind", ["http", "s3"])

@@ -131,7 +131,7 @@ def test_training_falls_back_to_the_older_checkpoint(
     notes = resume(run, images)
     (note,) = [note for note in notes if "is damaged" in note]
     assert str(folder) in note
-    assert "training goes on from 000000004" in note
+    assert "training resumes from 000000004" in note
     assert note in caplog.text
     assert_equal_runs(whole, run)
     names = sorted(path.name for path in (run / "checkpoints").iterdir())

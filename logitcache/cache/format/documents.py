@@ -162,5 +162,5 @@ def _too_many(location: Location, prefix: str, got: str) -> CacheDamaged:
         got=got,
         hint=None
         if location.lists
-        else "a server has to answer 404 for what it does not have; check the address",
+        else "a server has to respond with 404 for objects that do not exist; check the URL",
     )

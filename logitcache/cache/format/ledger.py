@@ -216,7 +216,7 @@ def write_commit(location: Location, commit: Commit) -> None:
         return
     location.delete(key)
     raise StorageError(
-        "two runs wrote the same unit at the same time, and not the same answers",
+        "two runs wrote the same unit at the same time with different outputs",
         where=f"{location}/{key}",
         hint="stop one of them and run the other again; all other units are intact",
     )

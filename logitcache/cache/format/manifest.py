@@ -331,7 +331,7 @@ def check_revision(manifest: Manifest, wanted: str | None, where: object) -> Non
     found = manifest.revision
     if found is None or not found.sha256.startswith(wanted.lower()):
         raise CacheDamaged(
-            "the cache has another revision than the one that was asked for",
+            "the cache has another revision than the requested one",
             where=where,
             expected=f"sha256 {wanted.lower()}",
             got="not sealed"

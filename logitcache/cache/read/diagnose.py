@@ -107,7 +107,7 @@ class Fault:
             f"the cache is damaged: {self.cause}",
             where=f"{location}/{self.key} ({self.place})",
             got=self.detail,
-            hint=f"logitcache verify {location} lists all damage, logitcache repair mends it",
+            hint=f"logitcache verify {location} lists all damage; logitcache repair fixes it",
         )
 
 
@@ -248,7 +248,7 @@ def _inspect_chunks(
     if damaged:
         return Cause.CHUNK_DAMAGED, f"checksum of inner chunk {_listed(damaged)} of {count}"
     if blank and len(blank) < count:
-        return Cause.CHUNK_FILLED, f"inner chunk {_listed(blank)} of {count} holds nothing"
+        return Cause.CHUNK_FILLED, f"inner chunk {_listed(blank)} of {count} holds fill values only"
     return Cause.FOREIGN, f"whole, but not what was committed (an earlier run's?); {sizes}"
 
 

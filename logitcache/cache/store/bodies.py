@@ -118,7 +118,7 @@ class Receiver:
     def _no_ranges(self, got: str) -> StorageError:
         wanted = self.part.wanted if self.part is not None else None
         return StorageError(
-            "this server does not answer Range requests",
+            "this server does not support Range requests",
             where=self.where,
             expected="a part of the object" if wanted is None else f"{wanted} bytes",
             got=f"{got}, of the whole object",

@@ -39,13 +39,13 @@ class Failure(Enum):
     NO_BUCKET = "no such bucket"
     DENIED = "access denied"
     BUSY = "the server is busy or failing"
-    SLOW = "the server does not answer in time"
+    SLOW = "the server does not respond in time"
     CUT = "the connection is cut again and again"
     UNREACHABLE = "the server cannot be reached"
     UNKNOWN_HOST = "no server of this name is known"
     UNTRUSTED = "no secure connection to the server"
     REDIRECTED = "the server redirects without an end"
-    GARBLED = "what answers does not speak HTTP"
+    GARBLED = "the response is not HTTP"
     REFUSED = "the store refused"
 
 

@@ -254,7 +254,7 @@ class LocalLocation:
 def _irregular(path: Path, found: os.stat_result) -> CacheDamaged:
     is_link = stat.S_ISLNK(found.st_mode)
     return CacheDamaged(
-        "a cache holds regular files and folders only",
+        "a cache has regular files and folders only",
         where=path,
         got="a link" if is_link else "a device, a pipe or a socket",
         hint="copy the cache with its links resolved, as cp -rL and rsync -L do"
@@ -298,6 +298,6 @@ def _explained(path: Path) -> Iterator[None]:
             "no space left" if full else "the file system refused",
             where=path,
             got=error.strerror or error,
-            hint=("free some space" if full else "mend it")
-            + " and run the same command again; what was committed is intact",
+            hint=("free some space" if full else "fix it")
+            + " and re-run the same command; committed data is intact",
         ) from error

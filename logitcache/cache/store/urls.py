@@ -80,7 +80,7 @@ def parse_url(url: str | os.PathLike[str]) -> CacheUrl | Path:
         )
     named = parts.netloc or (parts.scheme == "memory" and parts.path.strip("/"))
     if not named or (parts.scheme in WEB and not parts.hostname):
-        raise UsageError("a URL without a place", where=_safe(text))
+        raise UsageError("URL has no bucket or host", where=_safe(text))
     base = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
     query = f"?{parts.query}" if parts.query else ""
     return CacheUrl(parts.scheme, base, query, redacted(base + query))

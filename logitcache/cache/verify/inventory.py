@@ -139,7 +139,7 @@ class View:
             detail = "no such object" if content is None else "not the commit that was sealed"
             return sealed, self._fault(Cause.COMMIT, detail, key, unit)
         if content is None:
-            detail = "no such object, and its ledger cannot be asked"
+            detail = "no such object, and its ledger cannot be read"
             return None, self._fault(Cause.COMMIT, detail, key, unit, recompute=True)
         try:
             commit = parse_commit(parse_json(content, key), key)

@@ -142,10 +142,10 @@ class Claims:
                 self._on_wait(wait)
             if now > deadline:
                 raise StorageError(
-                    "another run keeps this cache to itself",
+                    "another process holds the manifest lock",
                     where=f"{self._location}/{_key(name)}",
                     got=wait,
-                    hint="wait for that run or stop it; the same command goes on",
+                    hint="wait for that run or stop it, then re-run the same command",
                 )
             time.sleep(self._location.poll_seconds)
 

@@ -167,7 +167,7 @@ def _gathered(
     commits = read_commits(location, group, view, units)
     if len(commits) != len(units):
         raise CacheDamaged(
-            "cannot seal: a commit is gone",
+            "cannot seal: a commit is missing",
             where=f"{location}, {group}, view {view}",
             expected=f"{len(units)} units",
             got=f"{len(commits)} units",
@@ -182,6 +182,6 @@ def _document(location: Location, key: str) -> str:
         raise CacheDamaged(
             "a declared array has no metadata",
             where=f"{location}/{key}",
-            hint="logitcache repair writes it anew",
+            hint="logitcache repair writes it again",
         )
     return content.decode()

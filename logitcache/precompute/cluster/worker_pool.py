@@ -304,10 +304,10 @@ class WorkerPool:
 
     def _lost_scheduler(self) -> ClusterError:
         return ClusterError(
-            "the scheduler is gone",
+            "the scheduler has ended",
             where=self._address(),
             got=f"{self.dispatch.done} of {len(self.dispatch.items)} items are committed",
-            hint="start it again; the same command goes on",
+            hint="start it again and re-run the same command",
         )
 
     def _address(self) -> str:
@@ -330,7 +330,7 @@ class WorkerPool:
             got=said
             or f"none for {_PATIENCE_SECONDS:.0f} s; "
             f"{dispatch.done} of {len(dispatch.items)} items are committed",
-            hint="what was committed is intact; the same command goes on",
+            hint="committed data is intact; re-run the same command",
         )
 
     def _ask_to_stop(self) -> None:

@@ -134,7 +134,7 @@ def _check_batch(writer: CacheWriter, group: FeatureGroup) -> None:
     batch = writer.manifest.teachers[group.teacher].canonical_batch
     if batch > group.unit_rows:
         raise UsageError(
-            f"rows of tap {group.tap!r} are so large that a unit holds less than a batch",
+            f"rows of tap {group.tap!r} are so large that a unit has fewer rows than a batch",
             where=writer.location,
             expected=f"batches of at most {group.unit_rows}",
             got=f"{batch}, and a teacher keeps its batch",
@@ -162,7 +162,7 @@ def _as_declared(cache: str, group: Group, asked: FeatureEncoding) -> FeatureEnc
             where=cache,
             expected=", ".join(f"{key} {before}" for key, (before, _) in differing.items()),
             got=", ".join(f"{key} {now}" for key, (_, now) in differing.items()),
-            hint="ask for the same, or give the teacher a new name",
+            hint="use the same settings, or give the teacher a new name",
         )
     return known
 

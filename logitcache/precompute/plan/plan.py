@@ -243,7 +243,7 @@ def check_classes(name: str, member: Member, source: Source) -> None:
     names = source.class_names
     if names and len(names) != member.num_classes:
         raise UsageError(
-            f"teacher {name!r} answers for another number of classes than the data has",
+            f"teacher {name!r} has another number of classes than the data",
             where=source.description,
             expected=f"{len(names)} classes",
             got=f"{member.num_classes} classes",
@@ -352,7 +352,7 @@ def check_declared(writer: CacheWriter, name: str, member: Member, encoding: Enc
             where=writer.location,
             expected=stored.to_json(),
             got=encoding.to_json(),
-            hint="ask for the same one, or give the teacher a new name",
+            hint="use the same one, or give the teacher a new name",
         )
 
 

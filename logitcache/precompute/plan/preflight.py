@@ -118,7 +118,7 @@ def check_accuracy(
                 expected=f"at least {needed:.1%} right",
                 got=f"{found[name]:.1%}",
                 hint="check its weights, its mean and std, and the order of its classes "
-                f"(--set teachers.{name}.class_map=[...]); --set min_accuracy=0 goes on anyway",
+                f"(--set teachers.{name}.class_map=[...]); --set min_accuracy=0 skips this check",
             )
     return found
 
@@ -153,7 +153,7 @@ def check_images(
         member.answer(batch)
         rate = _TIMED_IMAGES / (time.perf_counter() - started)
         notes.append(
-            f"teacher {name}: its weights file does not say which size its input has; {size} "
+            f"teacher {name}: its weights file does not state its input size; {size} "
             f"pixels, the default of its model, are used, {rate:.0f} images/s; the images have "
             f"{side} pixels: set teachers.{name}.size if it was trained on such"
         )

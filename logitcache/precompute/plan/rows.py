@@ -182,7 +182,7 @@ def _fill_lost(
     wanted = np.concatenate(empty)
     if len(left) != len(wanted) or len({number // len(lost) for number in segments}) > 1:
         raise DataMismatch(
-            "which images the damaged rows were of cannot be told",
+            "the images of the damaged rows are not known",
             where=writer.location,
             expected=f"{len(wanted)} images that no intact row names",
             got=f"{len(left)} in {source.description}",
@@ -248,5 +248,5 @@ def _refuse_other_images(
         expected=f"{known} images by name and size",
         got=f"{source.description}: {difference.summary(writer.withdrawn)}",
         hint="point --data at the original images, withdraw those that are gone "
-        "(logitcache withdraw), or make a new cache",
+        "(logitcache exclude), or make a new cache",
     )

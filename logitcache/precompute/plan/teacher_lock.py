@@ -57,7 +57,7 @@ def check_lock(
     if not differing:
         return
     raise CacheError(
-        f"another teacher {name!r} answered in this cache",
+        f"this cache was computed with another teacher {name!r}",
         where=f"{cache}/{teacher_group(name)}",
         expected="; ".join(f"{field} {before}" for field, before, _ in differing),
         got="; ".join(f"{field} {after}" for field, _, after in differing),

@@ -255,7 +255,7 @@ def _stopped(*, kept: bool) -> Interrupted:
     return Interrupted(
         "stopped; committed units are kept" if kept else "stopped before the first commit",
         kept=kept,
-        hint="run the same command again to go on",
+        hint="re-run the same command to resume",
     )
 
 

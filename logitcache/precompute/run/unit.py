@@ -181,7 +181,7 @@ def _note_failures(work: Work, item: WorkItem, block: Block, batch: Batch) -> No
                 error.what,
                 where=block.keys[offset],
                 got=error.got,
-                hint="mend or remove the file, or pass --on-bad-image skip",
+                hint="fix or remove the file, or pass --on-bad-image skip",
             )
         block.status[offset] = Status.UNREADABLE
 
@@ -250,7 +250,7 @@ class _OpenUnits:
         if len(bad):
             keys = ", ".join(self._block.keys[offsets_N[bad[:3]]])
             raise NonFiniteLogits(
-                f"teacher {self._name!r} answered NaN or infinity for {len(bad)} images",
+                f"teacher {self._name!r} returned NaN or infinity for {len(bad)} images",
                 where=f"view {self._item.view_id}, {keys}",
                 hint="try --precision float32, or check its weights; nothing of this unit is kept",
             )
