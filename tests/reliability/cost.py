@@ -20,7 +20,7 @@ from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.identity import content_digest
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.dense import DenseEncoding
-from tests.cache.building import RECIPE, VIEW, declare
+from tests.cache.building import CLASS_NAMES, RECIPE, VIEW, declare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +109,7 @@ def _synthetic_cache(path: Path, units: int) -> None:
         locate(path),
         unit_rows=_UNIT,
         segment=Segment(start=0, rows=units * _UNIT),
-        data=DataRecord(description="synthetic", class_names=()),
+        data=DataRecord(description="synthetic", class_names=CLASS_NAMES),
         versions={},
     )
     writer.add_views({VIEW: RECIPE})

@@ -136,7 +136,8 @@ def content_sha256(array: NDArray[Any]) -> str:
     """Return the sha256 of decoded rows: little-endian C order, strings as UTF-8 joined by NUL."""
     if array.dtype.kind in "OUT":
         return sha256(b"\0".join(str(value).encode() for value in array))
-    return sha256(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    content = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return sha256(content.reshape(-1).view(np.uint8).data)  # without a copy
 
 
 def check_name(name: str, what: str) -> str:
