@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
     from logitcache.batch import TargetBatch
 
-__all__ = ["CountsRows", "Objective", "ObjectiveConfig", "WeightedSum", "build_objective"]
+__all__ = [
+    "TERMS",
+    "CountsRows",
+    "Objective",
+    "ObjectiveConfig",
+    "WeightedSum",
+    "build_objective",
+]
 
-_BUILD: dict[str, Callable[[Any], Objective]] = {
+TERMS: dict[str, Callable[[Any], Objective]] = {
     "label": Label,
     "soft": Soft,
     "split": Split,
@@ -183,7 +190,7 @@ def build_objective(configs: Sequence[ObjectiveConfig]) -> WeightedSum:
         names.append(f"{config.name}_{taken + 1}" if taken else config.name)
     return WeightedSum(
         [
-            (name, config.term, _BUILD[config.name](config.term))
+            (name, config.term, TERMS[config.name](config.term))
             for name, config in zip(names, configs, strict=True)
         ]
     )
