@@ -26,13 +26,12 @@ def files_of(page: Path) -> dict[str, str]:
 
 def code_lines(page: Path) -> int:
     """Return the number of lines of a page that become part of the package, without blank ones."""
-    added = [
-        line.removeprefix("# ")
+    return sum(
+        bool(line.strip())
         for name, text in files_of(page).items()
         if name.startswith("logitcache/")
         for line in text.splitlines()[1:]
-    ]
-    return len([line for line in added if line.strip()])
+    )
 
 
 def follow(page: Path, folder: Path) -> str:
