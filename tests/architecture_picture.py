@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def _flow() -> tuple[list[Box], list[tuple[float, float, float]], list[Box]]:
         y += 58 + _GAP
     by_name = {box.name: box for box in flow}
     center = for_teacher[0] + for_teacher[1] / 2
-    arrows = [(center, above.bottom, below.y) for above, below in zip(flow, flow[1:], strict=False)]
+    arrows = [(center, above.bottom, below.y) for above, below in itertools.pairwise(flow)]
     # students see the pixels that teachers were given
     arrows.append((_LEFT + 40, by_name["views"].bottom, by_name["loader"].y))
     x, width = beside
