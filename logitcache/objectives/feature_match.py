@@ -195,7 +195,7 @@ class Match(nn.Module):
                 hint="precompute this tap without tokens and reduce, or drop the option",
             )
         if config.levels and teacher.grid is None:
-            raise UsageError("levels ask for a square map", where=self._where, hint="drop levels")
+            raise UsageError("levels need a square map", where=self._where, hint="drop levels")
         if teacher.principal and PROJECTORS[config.projector.kind].keeps_channels:
             raise UsageError(
                 "the cache keeps coordinates along principal directions, not channels",
