@@ -12,16 +12,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
 
 from logitcache.errors import UsageError, nearest, redacted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic._internal._model_construction import ModelMetaclass as _ModelClass
 else:
     _ModelClass = type(BaseModel)  # it has no public name
 
-__all__ = ["Bytes", "Config", "Former"]
+__all__ = ["Bytes", "Config", "Former", "key_of"]
 
 _LONGEST = 200  # characters of a value that a message repeats
 _OF_UNIONS = ("constrained-int", "literal['auto']")  # branches, which pydantic names in a place
@@ -45,6 +54,22 @@ def _bytes(value: object) -> object:
 
 Bytes = Annotated[int, BeforeValidator(_bytes)]
 """A number of bytes, as ``2GB``, ``512MiB`` or a plain number."""
+
+
+def key_of(table: Callable[[], Mapping[str, object]]) -> AfterValidator:
+    """Return the validator of an option that names an entry of an open table.
+
+    Args:
+        table: Returns the table, implementations by name. It is called for every value, so the
+            table may be defined below the configuration.
+    """
+
+    def known(name: str) -> str:
+        if name not in table():
+            raise ValueError(f"unknown name {name!r}, expected one of {', '.join(table())}")
+        return name
+
+    return AfterValidator(known)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ views: {count: 16, auto_augment: rand-m9-n2-mstd0.5-inc1}
 encoding: {top_k: 50}
 ```
 
-`python -m tests.configuration_page` writes this page from the classes that read the settings.
+`python -m tests.configuration_page` writes this page from the classes that read the settings;
+words are in the [glossary](glossary.md).
 """
 
 

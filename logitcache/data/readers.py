@@ -8,6 +8,7 @@ between threads.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,14 +30,16 @@ from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import DataError, UsageError, nearest, redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
 
 __all__ = [
+    "READERS",
     "DataConfig",
+    "Reader",
     "has_splits",
     "open_source",
     "open_source_for",
@@ -71,7 +74,8 @@ class DataConfig(Config):
 
 def has_splits(name: str) -> bool:
     """Return whether images of this name come as ``train`` and ``val``."""
-    return name == "digits" or name.startswith("torch/")
+    reader = _named(name)
+    return reader is not None and reader.splits
 
 
 def open_source(data: str | DataConfig, *, listing: int = LISTING) -> Source:
@@ -119,18 +123,26 @@ def open_source_for(
 
 
 def _list(config: DataConfig, listing: int) -> Source:
-    if config.name == "digits":
-        return DigitsSource(config.split)
-    if config.name.startswith("torch/"):
-        return _torch_source(config)
+    named = _named(config.name)
+    if named is not None:
+        return named.open_set(config, listing)
     root = Path(config.name).expanduser()
     if not root.exists():
         raise _missing(config.name)
     if root.is_dir():
         return FileSource(root, list_folder(root, listing, config.class_folder))
-    if root.suffix.lower() != ".tar":
+    reader = READERS.get(root.suffix.lower())
+    if reader is None:
         raise _no_tar(root)
-    return TarSource(root, list_tar(root, listing, config.class_folder))
+    return reader.open_set(config, listing)
+
+
+def _named(name: str) -> Reader | None:
+    """Return the reader of a set that is no path; None for a path."""
+    for key, reader in READERS.items():
+        if not key.startswith(".") and (name == key or (key[-1] == "/" and name.startswith(key))):
+            return reader
+    return None
 
 
 _NOT_READ = {
@@ -290,7 +302,16 @@ class DigitsSource(ArraySource):
         super().__init__(f"digits, {split}", split, list(pixels), labels, names)
 
 
-def _torch_source(config: DataConfig) -> Source:
+def _digits_source(config: DataConfig, listing: int) -> Source:
+    return DigitsSource(config.split)
+
+
+def _tar_source(config: DataConfig, listing: int) -> Source:
+    path = Path(config.name).expanduser()
+    return TarSource(path, list_tar(path, listing, config.class_folder))
+
+
+def _torch_source(config: DataConfig, listing: int) -> Source:
     """List one of torchvision's sets; sets of files are read as files."""
     name, _, root = config.name.removeprefix("torch/").partition(":")
     if name not in (*_TORCH_SETS, "imagenet"):
@@ -329,3 +350,27 @@ def _listing_of(dataset: Any) -> Listing:
         files.append(ListedFile(key, names[label], Path(path).stat().st_size, str(path)))
         labels.append(int(label))
     return Listing(files, labels, names)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader of one kind of image set.
+
+    Attributes:
+        open_set: Lists the images of a configuration, by a version of the rules of listing.
+        splits: Whether the set has the splits ``train`` and ``val``.
+    """
+
+    open_set: Callable[[DataConfig, int], Source]
+    splits: bool = False
+
+
+READERS: dict[str, Reader] = {
+    "digits": Reader(_digits_source, splits=True),
+    "torch/": Reader(_torch_source, splits=True),
+    ".tar": Reader(_tar_source),
+}
+"""Readers by name of the set, by the start of its name (``torch/``), or by the ending of its file.
+
+A new reader is one entry here. Folders need none.
+"""

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from torch.nn import functional
 
+from logitcache.config import key_of
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-__all__ = ["Metric", "Normalize", "Reduction", "difference", "standardized"]
+__all__ = ["METRICS", "Metric", "Normalize", "Reduction", "difference", "standardized"]
 
-Metric = Literal["l1", "l2", "huber", "cosine"]
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": lambda a, b: (a - b).abs(),
+    "l2": lambda a, b: (a - b).square(),
+    "huber": lambda a, b: functional.smooth_l1_loss(a, b, reduction="none"),
+    "cosine": lambda a, b: 1.0 - functional.cosine_similarity(a, b, dim=-1)[..., None],
+}
+"""Metrics by name; a new metric is one entry here."""
+
+Metric = Annotated[str, key_of(lambda: METRICS)]
 Normalize = Literal["none", "l2", "standardize"]
 Reduction = Literal["mean", "sum"]
 
@@ -28,13 +40,7 @@ def difference(metric: Metric, a: Tensor, b: Tensor) -> Tensor:
         huber   (a - b)^2 / 2 where |a - b| < 1, |a - b| - 1 / 2 elsewhere
         cosine  1 - a . b / (|a| |b|) over the last axis
     """
-    if metric == "l1":
-        return (a - b).abs()
-    if metric == "l2":
-        return (a - b).square()
-    if metric == "huber":
-        return functional.smooth_l1_loss(a, b, reduction="none")
-    return 1.0 - functional.cosine_similarity(a, b, dim=-1)[..., None]
+    return METRICS[metric](a, b)
 
 
 def standardized(maps_BPD: Tensor) -> Tensor:

@@ -20,12 +20,7 @@ from logitcache.config import Former
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import Pair, aligned, as_map, as_tokens, cached_features
 from logitcache.objectives.distance import Metric, Normalize, Reduction, difference, standardized
-from logitcache.objectives.projector import (
-    Generator,
-    Pointwise,
-    ProjectorConfig,
-    build_projector,
-)
+from logitcache.objectives.projector import PROJECTORS, ProjectorConfig, build_projector
 from logitcache.objectives.term import Needs, TermConfig
 
 if TYPE_CHECKING:
@@ -78,7 +73,7 @@ class MatchConfig(TermConfig):
     def asks_maps(self) -> bool:
         """Whether patches are compared as a map, so without prefix tokens."""
         whole = self.normalize == "standardize" or bool(self.levels)
-        return whole or self.projector.kind == "generator"
+        return whole or PROJECTORS[self.projector.kind].whole_maps
 
     @property
     def needs(self) -> Needs:
@@ -111,7 +106,7 @@ class Match(nn.Module):
     def __init__(self, config: MatchConfig) -> None:
         super().__init__()
         self.config = config
-        self.projector: Pointwise | Generator | None = None
+        self.projector: nn.Module | None = None
 
     def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
         """Make the projector, and refuse what cannot be compared.
@@ -201,7 +196,7 @@ class Match(nn.Module):
             )
         if config.levels and teacher.grid is None:
             raise UsageError("levels need a square map", where=self._where, hint="drop levels")
-        if teacher.principal and config.projector.kind in {"none", "auto"}:
+        if teacher.principal and PROJECTORS[config.projector.kind].keeps_channels:
             raise UsageError(
                 "the cache keeps coordinates along principal directions, not channels",
                 where=self._where,

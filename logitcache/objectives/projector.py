@@ -5,22 +5,52 @@ Shapes: B batch, D the student's channels, E the teacher's, P patches, p prefix 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from logitcache.config import Config
+from logitcache.config import Config, key_of
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import as_map, as_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from logitcache.objectives.alignment import Pair
 
-__all__ = ["Generator", "Pointwise", "ProjectorConfig", "build_projector"]
+__all__ = [
+    "PROJECTORS",
+    "Generator",
+    "Pointwise",
+    "ProjectorConfig",
+    "ProjectorKind",
+    "build_projector",
+]
+
+
+@dataclass(frozen=True)
+class ProjectorKind:
+    """One kind of projector.
+
+    The module that is built maps a :class:`~logitcache.objectives.alignment.Pair` to the student
+    (B, p + n, E) and a weight of every position, (1 or B, p + n).
+
+    Attributes:
+        build: Builds the module from a configuration, an example and the name of the term for
+            messages.
+        whole_maps: Whether it needs patches as a map, without prefix tokens.
+        keeps_channels: Whether it may leave the student's channels as they are, so that it cannot
+            be used where the cache has coordinates instead of channels.
+    """
+
+    build: Callable[[ProjectorConfig, Pair, str], nn.Module]
+    whole_maps: bool = False
+    keeps_channels: bool = False
 
 
 class ProjectorConfig(Config):
@@ -34,7 +64,7 @@ class ProjectorConfig(Config):
         masked: Share of positions that a ``generator`` has to fill in.
     """
 
-    kind: Literal["auto", "none", "linear", "mlp", "generator"] = "auto"
+    kind: Annotated[str, key_of(lambda: PROJECTORS)] = "auto"
     hidden: Annotated[int, Field(ge=1)] | None = None
     masked: float = Field(default=0.5, gt=0, lt=1)
 
@@ -112,33 +142,30 @@ class Generator(nn.Module):
         return torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, :seen], False)
 
 
-def build_projector(config: ProjectorConfig, pair: Pair, where: str) -> Pointwise | Generator:
-    """Build what makes the student's channels the teacher's.
+def _linear(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
+    return Pointwise(nn.Linear(pair.student.shape[2], pair.teacher.shape[2]))
 
-    Args:
-        config: Of which kind.
-        pair: An example.
-        where: Which term, for messages.
 
-    Raises:
-        UsageError: The channels differ and there is nothing in between, or a generator has no map.
-    """
+def _mlp(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
     channels, wanted = pair.student.shape[2], pair.teacher.shape[2]
-    if config.kind == "generator":
-        if pair.grid is None:
-            raise UsageError(
-                "a generator fills in a map, and there is none",
-                where=where,
-                hint="name taps with a square of positions",
-            )
-        return Generator(channels, wanted, config.masked)
-    if config.kind == "mlp":
-        hidden = config.hidden or wanted
-        return Pointwise(
-            nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, wanted))
+    hidden = config.hidden or wanted
+    return Pointwise(
+        nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, wanted))
+    )
+
+
+def _generator(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
+    if pair.grid is None:
+        raise UsageError(
+            "a generator fills in a map, and there is none",
+            where=where,
+            hint="name taps with a square of positions",
         )
-    if config.kind == "linear" or (config.kind == "auto" and channels != wanted):
-        return Pointwise(nn.Linear(channels, wanted))
+    return Generator(pair.student.shape[2], pair.teacher.shape[2], config.masked)
+
+
+def _none(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
+    channels, wanted = pair.student.shape[2], pair.teacher.shape[2]
     if channels != wanted:
         raise UsageError(
             "student and teacher have different channels here",
@@ -148,3 +175,32 @@ def build_projector(config: ProjectorConfig, pair: Pair, where: str) -> Pointwis
             hint="set projector: linear",
         )
     return Pointwise(nn.Identity())
+
+
+def _auto(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
+    same = pair.student.shape[2] == pair.teacher.shape[2]
+    return (_none if same else _linear)(config, pair, where)
+
+
+PROJECTORS: dict[str, ProjectorKind] = {
+    "auto": ProjectorKind(_auto, keeps_channels=True),
+    "none": ProjectorKind(_none, keeps_channels=True),
+    "linear": ProjectorKind(_linear),
+    "mlp": ProjectorKind(_mlp),
+    "generator": ProjectorKind(_generator, whole_maps=True),
+}
+"""Projectors by name; a new projector is one entry here."""
+
+
+def build_projector(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
+    """Build the projector of a configuration.
+
+    Args:
+        config: Its kind and options.
+        pair: An example of student and teacher features.
+        where: Name of the term, for messages.
+
+    Raises:
+        UsageError: The projector cannot be built for these shapes.
+    """
+    return PROJECTORS[config.kind].build(config, pair, where)

@@ -72,7 +72,7 @@ def test_a_limit_at_another_temperature() -> None:
     ("limit", "said"),
     [
         (Limit(row_bytes=1), "so small"),
-        (Limit(kl=1e-12), "so close"),
+        (Limit(kl=1e-12), "meets the KL limit"),
         (Limit(row_bytes=15, kl=0.001), "with 1"),
     ],
 )

@@ -1,6 +1,7 @@
 """A training and a pipeline that are killed while they work on files end with the very same bits.
 
-``python -m tests.reliability train|run`` does the same with more kills, see docs/reliability.md.
+``python -m tests.reliability train|run`` does the same with more kills; results are in
+docs/measurements/reliability.md.
 """
 
 from __future__ import annotations

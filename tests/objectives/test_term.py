@@ -61,7 +61,7 @@ def test_a_head_that_is_none_is_named() -> None:
     z, tokens = torch.randn(3, 4), torch.randn(3, 5, 4)
     targets = TargetBatch(torch.arange(3), LABELS, {"t": DenseLogits(z.log_softmax(1))})
     soft = Soft(SoftConfig(head="head"))
-    with pytest.raises(UsageError, match="no head"):
+    with pytest.raises(UsageError, match="is not a classifier head"):
         soft(Outputs(z, {"head": Features(tokens, "NLC")}), targets)
     with pytest.raises(UsageError, match="did you mean 'heads'"):
         soft(Outputs(z, {"heads": Features(z, "vector")}), targets)

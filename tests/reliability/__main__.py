@@ -1,6 +1,6 @@
 """``python -m tests.reliability kills|real|cluster|train|… FOLDER``: one JSON document.
 
-What ``docs/reliability.md`` quotes.
+What ``docs/measurements/reliability.md`` quotes.
 """
 
 from __future__ import annotations
