@@ -1,6 +1,7 @@
-"""Run teachers once, train any number of students from what they said.
+"""Run each teacher once. Train any number of students from its cached outputs.
 
-Stage 1 writes a cache, stage 2 trains from it, and a training script of your own needs four lines::
+``build_cache`` runs teachers, ``train_student`` trains from their cached outputs, and a training
+script of your own needs four lines::
 
     import logitcache
 
@@ -8,8 +9,10 @@ Stage 1 writes a cache, stage 2 trains from it, and a training script of your ow
     for images, targets in logitcache.loader(cache, "photos", batch_size=256, size=224):
         loss = objective(student(images), targets)
 
-Names are imported when they are first used, so importing this package costs nothing. Its networks
-are models of timm: ``timm.create_model("rednet50")`` works once both packages are imported.
+Public are the names of this module, and the namespaces ``configs``, ``errors``, ``objectives``,
+``testing`` and ``views``; everything else may change between releases. Names are imported when they
+are first used, so importing this package costs nothing. Its networks are models of timm:
+``timm.create_model("rednet50")`` works once both packages are imported.
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ from logitcache.moved import install as install_moved_paths
 from logitcache.networks.register import register_with_timm
 
 if TYPE_CHECKING:
+    from logitcache import configs, errors, objectives, testing, views
     from logitcache.batch import DenseLogits, Features, Outputs, SparseLogits, TargetBatch
     from logitcache.cache.read.reader import Cache, open_cache
+    from logitcache.check.repair import repair_cache as repair
+    from logitcache.check.verify import verify
     from logitcache.data.readers import DataConfig, open_source
     from logitcache.encoding.choice import EncodingConfig
     from logitcache.errors import LogitcacheError
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
     from logitcache.objectives.soft import Soft, SoftConfig
     from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.precompute.estimate.estimate import estimate_cache as estimate
+    from logitcache.report.describe import describe
     from logitcache.targets.loader import Loader, loader
     from logitcache.teachers.member import TeacherConfig
     from logitcache.training.config import TrainConfig
@@ -64,11 +72,20 @@ __all__ = [
     "build_cache",
     "build_network",
     "build_objective",
+    "configs",
+    "describe",
+    "errors",
+    "estimate",
     "evaluate_network",
     "loader",
+    "objectives",
     "open_cache",
     "open_source",
+    "repair",
+    "testing",
     "train_student",
+    "verify",
+    "views",
 ]
 
 _HOMES = {
@@ -96,21 +113,29 @@ _HOMES = {
     "build_cache": "precompute.build",
     "build_network": "networks.build",
     "build_objective": "objectives.combine",
+    "describe": "report.describe",
+    "estimate": "precompute.estimate.estimate:estimate_cache",
     "evaluate_network": "training.evaluate",
     "loader": "targets.loader",
     "open_cache": "cache.read.reader",
     "open_source": "data.readers",
+    "repair": "check.repair:repair_cache",
     "train_student": "training.loop",
+    "verify": "check.verify",
 }
+_NAMESPACES = {"configs", "errors", "objectives", "testing", "views"}
 
 register_with_timm()
 install_moved_paths()
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return importlib.import_module(f"logitcache.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'logitcache' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"logitcache.{_HOMES[name]}"), name)
+    home, _, attribute = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(f"logitcache.{home}"), attribute or name)
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from logitcache.check.repair import RepairConfig
-from logitcache.cli.trust import VerifyConfig
+from logitcache.check.verify import VerifyConfig
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.tools.fit_weights import FitWeightsConfig

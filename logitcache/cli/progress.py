@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.run.compute import WorkerProgress
     from logitcache.training.progress import TrainProgress
 
-__all__ = ["ProgressLine"]
+__all__ = ["PhaseLines", "ProgressLine"]
 
 _PLAIN_SECONDS = 15.0
 
@@ -125,10 +126,13 @@ class ProgressLine:
         self._show(done, total, "views")
 
     def verify(self, progress: VerifyProgress) -> None:
-        """Show how far a verification is, in megabytes."""
+        """Show how much of a cache is verified."""
+        self.bytes(progress.done, progress.total)
+
+    def bytes(self, done: int, total: int) -> None:
+        """Show how many bytes of a total are done, in megabytes."""
         seconds = max(1e-9, time.monotonic() - self._started)
-        rate = f"{progress.done / seconds / 1e6:.0f} MB/s"
-        self._show(progress.done // 10**6, progress.total // 10**6, rate)
+        self._show(done // 10**6, total // 10**6, f"{done / seconds / 1e6:.0f} MB/s")
 
     def _notice(self, notices: Sequence[str]) -> None:
         """Print what has not been printed yet."""
@@ -213,3 +217,28 @@ def _words(worker: WorkerProgress) -> str:
     slow = ", slower than the others" if worker.slow else ""
     done = f"{worker.images}/{worker.total} images, {worker.seconds:.0f} s{slow}"
     return f"worker {worker.name}: {worker.item}, {done}"
+
+
+class PhaseLines:
+    """A progress line for each phase of a verification, one after the other."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._phase = ""
+        self._line: ProgressLine | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def show(self, phase: str, done: int, total: int) -> None:
+        """Show how much of a phase is done; the line of the phase before ends."""
+        if self._line is None or phase != self._phase:
+            self._stack.close()
+            self._phase, self._line = phase, self._stack.enter_context(ProgressLine(phase))
+        if phase == "verify":
+            self._line.bytes(done, total)
+        else:
+            self._line.count(done, total)

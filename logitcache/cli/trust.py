@@ -5,45 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import typer
-from pydantic import Field
 
-from logitcache.cache.read.reader import open_cache
-from logitcache.cache.read.view_selection import choose_views
-from logitcache.cache.verify.integrity import verify
+from logitcache.check.verify import CacheReport, VerifyConfig, verify
 from logitcache.cli.echo import echo
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.options import gather, print_json, teachers
-from logitcache.cli.progress import ProgressLine
+from logitcache.cli.progress import PhaseLines, ProgressLine
 from logitcache.cli.tables import print_audits, print_images, print_repair, print_verify
-from logitcache.config import Config
-from logitcache.data.readers import DataConfig, open_source
-from logitcache.errors import LogitcacheError, UsageError, ViewDrift
+from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from logitcache.cache.read.reader import Cache
-    from logitcache.check.audit import TeacherAudit
-    from logitcache.check.images import ImagesReport
-    from logitcache.data.source import Source
 
 __all__ = ["run_repair", "run_verify"]
 
 _FAILED = 4
-
-
-class VerifyConfig(Config):
-    """What a cache is compared with beyond its own digests.
-
-    Attributes:
-        data: The images it was made from.
-        teachers: Fields of a :class:`~logitcache.teachers.member.TeacherConfig` by name.
-        threads: Threads that read, decode and render; all processors by default.
-    """
-
-    data: DataConfig | None = None
-    teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    threads: int | None = Field(default=None, ge=1)
 
 
 def run_verify(
@@ -78,27 +55,43 @@ def run_verify(
     flags = {"data": data, "teachers": teachers(named), "threads": threads}
     config = VerifyConfig.parse(gather(None, flags, sets), "verify")
     _check_usage(config, audits_some=samples is None or bool(views))
-    with ProgressLine("verify") as line:
-        report = verify(cache, quick=quick, revision=revision, on_progress=line.verify)
-    document: dict[str, Any] = {**report.to_json(), "images": None, "audits": [], "probes": None}
-    if not as_json:
-        print_verify(report)
-    ok, drift = report.ok, None
-    if config.data is not None and ok:
-        made = _MadeFrom(cache, config, config.data)
-        ok = made.check(document, quick=quick, samples=samples, views=views, device=device)
-        if not as_json:
-            made.show()
-        if ok and not quick:
-            drift = made.check_fingerprints(document)
+    with PhaseLines() as lines:
+        report = verify(
+            cache,
+            data=config.data,
+            teachers=config.teachers,
+            quick=quick,
+            samples=samples,
+            views=views,
+            revision=revision,
+            device=device,
+            threads=config.threads,
+            on_progress=lines.show,
+        )
     if as_json:
-        print_json({**document, "ok": ok and drift is None})
+        print_json(report.to_json())
     else:
-        echo(_fingerprints_text(document["probes"]))
-    if drift is not None:
-        raise drift
-    if not ok:
+        _print_report(report, config)
+    if report.drift is not None:
+        raise report.drift
+    if not report.ok:
         raise typer.Exit(_FAILED)
+
+
+def _print_report(report: CacheReport, config: VerifyConfig) -> None:
+    print_verify(report.bytes)
+    if report.images is not None:
+        print_images(report.images)
+        if report.audits:
+            print_audits(report.audits)
+        elif config.teachers:
+            echo("teachers: not compared, because the images are not those of the cache")
+    found = report.fingerprints
+    echo(
+        "view fingerprints: not checked"
+        if found is None
+        else f"view fingerprints: {found.checked} equal, {found.skipped} skipped"
+    )
 
 
 def _check_usage(config: VerifyConfig, *, audits_some: bool) -> None:
@@ -115,101 +108,6 @@ def _check_usage(config: VerifyConfig, *, audits_some: bool) -> None:
             "--full and --views choose rows to compare with a teacher, and none is given",
             hint="give --teachers NAME=MODEL[@WEIGHTS] too",
         )
-
-
-class _MadeFrom:
-    """What a cache was made from: images, and teachers that are at hand.
-
-    Args:
-        url: The cache.
-        config: What it is compared with.
-        data: The images among that.
-    """
-
-    def __init__(self, url: str, config: VerifyConfig, data: DataConfig) -> None:
-        self._url, self._config = url, config
-        self._cache: Cache = open_cache(url)
-        for name in config.teachers:
-            self._cache.teacher(name)  # before hours of reading
-        self._source: Source = open_source(data, listing=self._cache.listing)
-        self._images: ImagesReport | None = None
-        self._audits: list[TeacherAudit] = []
-
-    def check(
-        self,
-        document: dict[str, Any],
-        *,
-        quick: bool,
-        samples: int | None,
-        views: Sequence[str],
-        device: str,
-    ) -> bool:
-        """Compare images, then teachers; put both into the document, return whether all is well."""
-        view_ids = self._view_ids(views)
-        images = self._images = self._check_images(digests=not quick)
-        if images.ok and self._config.teachers:
-            self._audits = self._audit(samples, view_ids, device)
-        document["images"] = images.to_json()
-        document["audits"] = [audit.to_json() for audit in self._audits]
-        return images.ok and all(audit.ok for audit in self._audits)
-
-    def check_fingerprints(self, document: dict[str, Any]) -> LogitcacheError | None:
-        """Render the probes again; return the drift that was found."""
-        from logitcache.targets.fingerprint_check import check_fingerprints
-
-        try:
-            document["probes"] = check_fingerprints(self._cache, self._source).to_json()
-        except ViewDrift as drift:
-            return drift
-        return None
-
-    def show(self) -> None:
-        """Print what the comparisons found."""
-        if self._images is not None:
-            print_images(self._images)
-        if self._audits:
-            print_audits(self._audits)
-        elif self._config.teachers:
-            echo("teachers: not compared, because the images are not those of the cache")
-
-    def _view_ids(self, views: Sequence[str]) -> list[str] | None:
-        """Return the ids of the views to audit, None for all."""
-        return choose_views(list(self._cache.views), views) if views else None
-
-    def _check_images(self, *, digests: bool) -> ImagesReport:
-        from logitcache.check.images import check_images
-
-        with ProgressLine("images") as line:
-            return check_images(
-                self._cache,
-                self._source,
-                digests=digests,
-                threads=self._config.threads,
-                on_progress=line.count,
-            )
-
-    def _audit(
-        self, samples: int | None, view_ids: Sequence[str] | None, device: str
-    ) -> list[TeacherAudit]:
-        from logitcache.check.audit import audit_teachers
-
-        with ProgressLine("audit") as line:
-            return audit_teachers(
-                self._url,
-                self._source,
-                self._config.teachers,
-                samples=samples,
-                views=view_ids,
-                device=device,
-                threads=self._config.threads,
-                on_progress=line.count,
-            )
-
-
-def _fingerprints_text(report: Mapping[str, Any] | None) -> str:
-    if report is None:
-        return "probes: not checked"
-    return f"probes: {report['checked']} alike, {report['skipped']} skipped"
 
 
 def run_repair(

@@ -376,7 +376,7 @@ def test_waiting_for_the_manifest_reports_and_ends(
 
     monkeypatch.setattr("time.sleep", lambda _: None)
     claims = Claims(locate(tmp_path), on_wait=report, clock=clock)
-    with pytest.raises(StorageError, match="another run") as caught, claims.exclusive(MANIFEST):
+    with pytest.raises(StorageError, match="another process") as caught, claims.exclusive(MANIFEST):
         pytest.fail("it was somebody else's")
     assert "process 77 on another" in str(caught.value.got)
     assert "taken over after 120 s without one" in str(reports[0])

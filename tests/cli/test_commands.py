@@ -341,7 +341,7 @@ def test_verify_and_repair(
     assert logitcache("precompute", *flags).code == 0
     sound = logitcache("verify", cache)
     assert (sound.code, "bytes: ok" in sound.out) == (0, True), sound.err
-    assert "probes: not checked" in sound.out
+    assert "view fingerprints: not checked" in sound.out
     whole = logitcache("verify", cache, "--data", images, "--teachers", red, "--json")
     assert whole.code == 0, whole.err
     assert whole.json["images"]["digested"] == 60

@@ -44,7 +44,7 @@ def test_precompute_stops_and_resumes(
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
-    assert "run the same command again" in err
+    assert "re-run the same command" in err
     assert "Traceback" not in err
 
 
@@ -59,7 +59,7 @@ def test_train_stops_and_resumes(images: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
-    assert "go on with --resume" in err
+    assert "continue with --resume" in err
 
 
 def test_a_cache_that_was_stopped_is_finished_by_the_same_command(

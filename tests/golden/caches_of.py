@@ -67,7 +67,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 FEATURES: dict[str, dict[str, Any]] = {
     "cnn": {
         "layer1": {"values": "int8"},
-        "layer1.0.bn1": {"values": "int8", "scale": "channel", "standardise": True},
+        "layer1.0.bn1": {"values": "int8", "scale": "channel", "standardize": True},
         "layer1.0.bn2": {"tokens": 2},
         "layer2": {"values": "bfloat16", "reduce": "energy"},
         "layer3": {"reduce": "mean"},

@@ -1,0 +1,173 @@
+"""Verification of a cache: its bytes, its images, outputs of its teachers, and its views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.read.view_selection import choose_views
+from logitcache.cache.verify.integrity import VerifyReport
+from logitcache.cache.verify.integrity import verify as verify_bytes
+from logitcache.check.images import check_images
+from logitcache.config import Config
+from logitcache.data.readers import DataConfig, open_source_for
+from logitcache.errors import UsageError, ViewDrift
+from logitcache.targets.fingerprint_check import check_fingerprints
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    from logitcache.check.audit import TeacherAudit
+    from logitcache.check.images import ImagesReport
+    from logitcache.data.source import Source
+    from logitcache.targets.fingerprint_check import FingerprintReport
+
+    Progress = Callable[[str, int, int], None]
+
+__all__ = ["SAMPLES", "CacheReport", "VerifyConfig", "verify"]
+
+SAMPLES = 256
+"""Rows of each teacher that are recomputed by default."""
+
+
+class VerifyConfig(Config):
+    """What a cache is compared with beyond its own digests.
+
+    Attributes:
+        data: The images it was computed from.
+        teachers: Fields of a :class:`~logitcache.teachers.member.TeacherConfig` by name.
+        threads: Number of threads for reading, decoding and rendering; all processors by default.
+    """
+
+    data: DataConfig | None = None
+    teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    threads: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """Result of a verification.
+
+    Attributes:
+        bytes: Comparison of every object with its commit.
+        images: Comparison with the images; None if they were not given, or if bytes are damaged.
+        audits: Comparison of stored rows with recomputed outputs, per teacher.
+        fingerprints: View fingerprints, rendered again on this machine; None if not checked.
+        drift: Difference of the rendered fingerprints, as an error to raise; None if there is none.
+    """
+
+    bytes: VerifyReport
+    images: ImagesReport | None = None
+    audits: tuple[TeacherAudit, ...] = ()
+    fingerprints: FingerprintReport | None = None
+    drift: ViewDrift | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs from what was committed."""
+        made_from = (self.images is None or self.images.ok) and all(a.ok for a in self.audits)
+        return self.bytes.ok and made_from and self.drift is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        fingerprints = self.fingerprints
+        return {
+            **self.bytes.to_json(),
+            "images": None if self.images is None else self.images.to_json(),
+            "audits": [audit.to_json() for audit in self.audits],
+            "probes": None if fingerprints is None else fingerprints.to_json(),
+            "ok": self.ok,
+        }
+
+
+def verify(
+    cache: str | os.PathLike[str],
+    *,
+    data: str | DataConfig | Source | None = None,
+    teachers: Mapping[str, Mapping[str, Any]] | None = None,
+    quick: bool = False,
+    samples: int | None = SAMPLES,
+    views: Sequence[str] = (),
+    revision: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    on_progress: Progress | None = None,
+) -> CacheReport:
+    """Verify a cache.
+
+    Bytes are always checked. With ``data``, the images are compared by name, size, digest and
+    class, and the view fingerprints of the cache are rendered again. With ``teachers``, a random
+    sample of rows is recomputed, if the images are those of the cache.
+
+    Args:
+        cache: Folder or URL of the cache.
+        data: The images it was computed from.
+        teachers: Fields of a :class:`~logitcache.teachers.member.TeacherConfig` by name of the
+            teacher; needs ``data``.
+        quick: Whether to check only sizes and headers of shards, and no image contents.
+        samples: Number of rows to recompute per teacher; None for all.
+        views: Ids, numbers or ranges of the views to recompute; all by default.
+        revision: sha256 of the required revision, or its first 12 digits or more.
+        device: Device of the teachers.
+        threads: Number of threads; all processors by default.
+        on_progress: Called with the phase (``verify``, in bytes; ``images``; ``audit``, in rows),
+            what is done of it, and its total.
+
+    Raises:
+        UsageError: Teachers without images, an unknown teacher or view, or another revision.
+        StorageError: A store cannot be read.
+    """
+    if teachers and data is None:
+        raise UsageError("recomputing teacher outputs needs the images", hint="give data, too")
+    progress = on_progress or _ignore
+    report = verify_bytes(
+        cache,
+        quick=quick,
+        revision=revision,
+        on_progress=lambda found: progress("verify", found.done, found.total),
+    )
+    if data is None or not report.ok:
+        return CacheReport(report)
+    opened = open_cache(cache)
+    for name in teachers or {}:
+        opened.teacher(name)  # an unknown name is an error before hours of reading
+    view_ids = choose_views(list(opened.views), views) if views else None
+    source = open_source_for(data, (), "", listing=opened.listing)
+    images = check_images(
+        opened,
+        source,
+        digests=not quick,
+        threads=threads,
+        on_progress=lambda done, total: progress("images", done, total),
+    )
+    audits: tuple[TeacherAudit, ...] = ()
+    if teachers and images.ok:
+        from logitcache.check.audit import audit_teachers  # imports teachers
+
+        audits = tuple(
+            audit_teachers(
+                str(cache),
+                source,
+                {name: dict(values) for name, values in teachers.items()},
+                samples=samples,
+                views=view_ids,
+                device=device,
+                threads=threads,
+                on_progress=lambda done, total: progress("audit", done, total),
+            )
+        )
+    found = CacheReport(report, images, audits)
+    if quick or not found.ok:
+        return found
+    try:
+        return CacheReport(report, images, audits, check_fingerprints(opened, source))
+    except ViewDrift as drift:
+        return CacheReport(report, images, audits, drift=drift)
+
+
+def _ignore(phase: str, done: int, total: int) -> None:
+    """Report nothing."""

@@ -1,0 +1,45 @@
+"""All configuration classes in one namespace."""
+
+from logitcache.check.repair import RepairConfig
+from logitcache.check.verify import VerifyConfig
+from logitcache.config import Config
+from logitcache.data.readers import DataConfig
+from logitcache.encoding.choice import EncodingConfig
+from logitcache.networks.build import NetworkConfig
+from logitcache.objectives.combine import ObjectiveConfig
+from logitcache.objectives.feature_match import MatchConfig
+from logitcache.objectives.label import LabelConfig
+from logitcache.objectives.relational import RelationConfig
+from logitcache.objectives.soft import SoftConfig
+from logitcache.objectives.split import SplitConfig
+from logitcache.pipeline.config import PipelineConfig
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.students.build import StudentConfig
+from logitcache.teachers.member import TeacherConfig
+from logitcache.tools.fit_weights import FitWeightsConfig
+from logitcache.training.config import TrainConfig
+from logitcache.training.evaluate import EvaluateConfig
+from logitcache.views.spec import ViewsConfig
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "EncodingConfig",
+    "EvaluateConfig",
+    "FitWeightsConfig",
+    "LabelConfig",
+    "MatchConfig",
+    "NetworkConfig",
+    "ObjectiveConfig",
+    "PipelineConfig",
+    "PrecomputeConfig",
+    "RelationConfig",
+    "RepairConfig",
+    "SoftConfig",
+    "SplitConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "VerifyConfig",
+    "ViewsConfig",
+]
