@@ -104,7 +104,7 @@ def _refused(error: OSError) -> StorageError:
         what,
         where=error.filename,
         got=error.strerror,
-        hint=f"{first} and run the same command again; what was committed is intact",
+        hint=f"{first} and re-run the same command; what was committed is intact",
     )
 
 

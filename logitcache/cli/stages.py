@@ -36,7 +36,7 @@ def stage_runner(stop: StopRequest) -> Callable[[Stage], dict[str, Any]]:
             try:
                 result = function(config, **options)
             except Interrupted as stopped:
-                stopped.hint = "run the same command again"  # a pipeline always resumes
+                stopped.hint = "re-run the same command"  # a pipeline always resumes
                 raise
         found: dict[str, Any] = result.to_json()
         return found

@@ -282,7 +282,7 @@ def _opened(url: str, revision: str) -> Cache:
             where=url,
             expected=f"revision {revision}",
             got=f"revision {cache.revision_sha256}",
-            hint="run the same command again",
+            hint="re-run the same command",
         )
     return cache
 

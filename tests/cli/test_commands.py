@@ -284,7 +284,7 @@ def test_a_pipeline_that_is_stopped_says_how_to_go_on(
     with monkeypatch.context() as stopping:
         stopping.setattr("logitcache.cli.interrupt.StopRequest.__call__", lambda self: True)
         stopped = logitcache("run", file)
-    assert (stopped.code, "run the same command again" in stopped.err) == (3, True), stopped.err
+    assert (stopped.code, "re-run the same command" in stopped.err) == (3, True), stopped.err
     assert logitcache("run", file).code == 0
 
 

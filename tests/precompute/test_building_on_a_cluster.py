@@ -76,7 +76,7 @@ def test_ctrl_c_leaves_a_cache_that_one_process_finishes(
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
-    assert "run the same command again" in err
+    assert "re-run the same command" in err
     assert "Traceback" not in err
     assert build_cache(config(tmp_path / "c", images, teachers)).computed > 0
     assert snapshot(tmp_path / "c") == whole

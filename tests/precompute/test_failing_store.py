@@ -55,7 +55,7 @@ def test_what_was_committed_is_intact_and_the_rest_is_resumed(
 
     monkeypatch.setattr(os, "fsync", failing)
     said = "no space left" if code == errno.ENOSPC else "the file system refused"
-    with pytest.raises(StorageError, match=rf"{said}[\s\S]*run the same command again") as caught:
+    with pytest.raises(StorageError, match=rf"{said}[\s\S]*re-run the same command") as caught:
         null.run(path, TEACHERS)
     assert caught.value.exit_code == 3
     monkeypatch.undo()

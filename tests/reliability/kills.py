@@ -1,4 +1,4 @@
-"""Kill at random moments, run the same command again, compare with the uninterrupted run."""
+"""Kill at random moments, re-run the same command, compare with the uninterrupted run."""
 
 from __future__ import annotations
 

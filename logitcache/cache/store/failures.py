@@ -59,14 +59,14 @@ _HINTS = {
     Failure.NO_BUCKET: "create it first, or correct the URL",
     Failure.DENIED: "check the credentials in the environment or profile, and what they permit; "
     "some stores say so of objects that do not exist",
-    Failure.UNREACHABLE: "check the address and the network, and run the same command again",
-    Failure.UNKNOWN_HOST: "check the address and the network, and run the same command again",
+    Failure.UNREACHABLE: "check the address and the network, and re-run the same command",
+    Failure.UNKNOWN_HOST: "check the address and the network, and re-run the same command",
     Failure.UNTRUSTED: "check that the server speaks TLS at this address and that its certificate "
     "is valid for it; SSL_CERT_FILE, or AWS_CA_BUNDLE for s3://, names further authorities",
     Failure.REDIRECTED: "correct the URL: give the address that serves the files themselves",
     Failure.GARBLED: "check scheme, host and port of the address",
 }
-_AGAIN = "run the same command again; what was committed is intact"
+_AGAIN = "re-run the same command; what was committed is intact"
 _LONGER = (
     f"{_AGAIN}; logitcache --retry-seconds N, or LOGITCACHE_RETRY_SECONDS, makes it wait longer"
 )

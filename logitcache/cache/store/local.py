@@ -127,7 +127,7 @@ class LocalLocation:
             raise StorageError(
                 "an object cannot be written, a folder has its name",
                 where=path,
-                hint="remove the folder and run the same command again",
+                hint="remove the folder and re-run the same command",
             ) from None
 
     def create(self, key: str, content: bytes) -> bool:

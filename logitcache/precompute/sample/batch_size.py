@@ -60,7 +60,7 @@ def memory_explained() -> Iterator[None]:
         raise NetworkError(
             "the device ran out of memory",
             got=str(error).partition("\n")[0],
-            hint="free its memory and run the same command again, what was committed is intact; "
+            hint="free its memory and re-run the same command, what was committed is intact; "
             "a new teacher, or new taps, may be given a smaller --batch-size",
         ) from None
 
