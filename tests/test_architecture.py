@@ -83,6 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "report": {"targets", "data", "views", *_READ},
     "tools": {"data", "draws", *_READ},
+    "testing": {"batch", "data", "encoding", "objectives", "cache.store"},
     "pipeline": {"yaml_text"},
     "yaml_text": set(),
     "cli": {
