@@ -10,8 +10,9 @@ import torch
 
 from logitcache.batch import DenseLogits, SparseLogits, TeacherLogits
 from logitcache.cache.read.reader import open_cache
+from logitcache.encoding.decoded import DecodedSparse
 from logitcache.encoding.dense import DenseEncoding
-from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
+from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import DataMismatch
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.selection import Targets
