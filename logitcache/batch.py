@@ -42,6 +42,14 @@ class SparseLogits:
     num_classes: int
     label_log_probs: Tensor | None = None
 
+    def top_classes(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the k most probable stored classes: log-probabilities and ids, both (B, k).
+
+        Fewer than k where fewer are stored. Rows that were not computed hold NaN and -1, as
+        :mod:`logitcache.encoding.decoded` has it; so do entries beyond the classes of a row.
+        """
+        return _top(self.log_probs, k, self.class_ids)
+
     def to(self, device: torch.device) -> SparseLogits:
         """Return a copy on a device."""
         return _mapped(self, _to(device))
@@ -61,6 +69,13 @@ class DenseLogits:
     def num_classes(self) -> int:
         """C."""
         return self.log_probs.shape[1]
+
+    def top_classes(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the k most probable classes: log-probabilities and ids, both (B, k).
+
+        Rows that were not computed hold NaN and -1.
+        """
+        return _top(self.log_probs, k, None)
 
     def to(self, device: torch.device) -> DenseLogits:
         """Return a copy on a device."""
@@ -238,3 +253,23 @@ def _mapped(value: _Record, function: Callable[[Tensor], Tensor]) -> _Record:
         changed = replace(value, **{n: _mapped(getattr(value, n), function) for n in names})
     found: _Record = changed
     return found
+
+
+def _top(log_probs: Tensor, k: int, class_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the largest log-probabilities of each row in descending order, and their classes."""
+    columns = (
+        log_probs.argmax(1, keepdim=True)  # the first of equal ones, which topk does not promise
+        if k == 1
+        else log_probs.topk(min(k, log_probs.shape[1]), 1).indices
+    )
+    largest = log_probs.gather(1, columns)
+    ids = columns if class_ids is None else class_ids.gather(1, columns)
+    not_computed_B1 = log_probs.isnan().any(1, keepdim=True)
+    return (
+        largest.masked_fill(not_computed_B1, torch.nan),
+        ids.masked_fill(not_computed_B1 | (largest == -torch.inf), -1),
+    )
+
+
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)

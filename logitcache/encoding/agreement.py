@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.encoding.fidelity import row_losses
-from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
+from logitcache.encoding.sparse import SparseEncoding
 from logitcache.encoding.topk import top_k_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import Encoded
+    from logitcache.encoding.decoded import Decoded
     from logitcache.encoding.kinds import Encoding
 
 __all__ = ["encoding_losses", "row_closeness"]
 
 _DENSE_IDS = 5  # classes that are compared where all are stored
-_LEAST = -1e4  # log-probability that stands for none at all, and for what is no number
+_LEAST = -1e4  # lowest log-probability that is compared, also used for rows of NaN
 
 
 def row_closeness(
@@ -37,18 +38,21 @@ def row_closeness(
         stored: The rows as they are stored, whatever they hold.
 
     Returns:
-        (N,) by name: ``agreement`` (1 where the likeliest class is the same), ``kl`` (of now from
-        stored, in nats) and ``overlap`` (share of the likeliest classes that both have).
+        (N,) by name: ``agreement`` (1 where the top class is the same), ``kl`` (KL divergence of
+        now from stored, in nats) and ``overlap`` (share of the top classes that both have).
+        Agreement and overlap are 0 where a row was not computed or is damaged.
     """
-    p_NC, q_NC = _log_probs(encoding, now), _log_probs(encoding, stored)
+    own, other = _decode(encoding, now), _decode(encoding, stored)
+    p_NC, q_NC = _bounded_log_probs(own), _bounded_log_probs(other)
     weight_NC = np.exp(p_NC)
+    both_N = own.computed & other.computed
     k = encoding.top_k if isinstance(encoding, SparseEncoding) else _DENSE_IDS
     k = min(k, encoding.num_classes - 1)
     common_N = (top_k_mask(p_NC, k) & top_k_mask(q_NC, k)).sum(axis=1)
     return {
-        "agreement": (p_NC.argmax(axis=1) == q_NC.argmax(axis=1)).astype(np.float64),
+        "agreement": (both_N & (own.top_class() == other.top_class())).astype(np.float64),
         "kl": np.where(weight_NC > 0, weight_NC * (p_NC - q_NC), 0.0).sum(axis=1),
-        "overlap": common_N / k,
+        "overlap": np.where(both_N, common_N / k, 0.0),
     }
 
 
@@ -61,23 +65,12 @@ def encoding_losses(
     return {"truncation": truncation_N, "coding": losses["kl_stored@1"] - truncation_N}
 
 
-def _log_probs(encoding: Encoding, arrays: Encoded) -> NDArray[np.float64]:
-    """Return rows as log-probabilities (N, C), the tail spread evenly over absent classes."""
+def _decode(encoding: Encoding, arrays: Encoded) -> Decoded:
+    """Decode rows, damaged ones among them, without warnings about their numbers."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        decoded = encoding.decode(arrays)
-        if not isinstance(decoded, DecodedSparse):
-            return _numbers(decoded.log_probs)
-        present = np.isfinite(decoded.log_probs)
-        absent_N = np.maximum(1, encoding.num_classes - present.sum(axis=1))
-        base_N = decoded.tail[:, 0].astype(np.float64) - np.log(absent_N)
-    out_NC = np.repeat(base_N[:, None], encoding.num_classes, axis=1)
-    row, entry = np.nonzero(present)
-    ids = np.minimum(decoded.class_ids[row, entry], encoding.num_classes - 1)
-    out_NC[row, ids] = decoded.log_probs[row, entry]
-    return _numbers(out_NC)
+        return encoding.decode(arrays)
 
 
-def _numbers(log_probs_NC: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.nan_to_num(
-        np.maximum(log_probs_NC.astype(np.float64), _LEAST), nan=_LEAST, posinf=0.0
-    )
+def _bounded_log_probs(decoded: Decoded) -> NDArray[np.float64]:
+    """Return log-probabilities of all classes (N, C) that make every KL divergence finite."""
+    return np.nan_to_num(np.maximum(decoded.dense_log_probs(), _LEAST), nan=_LEAST)

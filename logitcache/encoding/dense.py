@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
+from logitcache.encoding.decoded import DecodedDense
 from logitcache.encoding.intervals import ROUNDING, between, float16_within, whole_rows
 
 if TYPE_CHECKING:
@@ -18,14 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DecodedDense", "DenseEncoding"]
-
-
-@dataclass(frozen=True)
-class DecodedDense:
-    """Dense targets: log-probabilities at T = 1, float32 (N, C), that sum to one."""
-
-    log_probs: NDArray[np.float32]
+__all__ = ["DenseEncoding"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class DenseEncoding:
             low, high = np.moveaxis(arrays["logp_range"].astype(np.float32), 1, 0)
             log_probs = low[:, None] + log_probs * ((high - low) / 255.0)[:, None]
         total = np.log(np.exp(log_probs.astype(np.float64)).sum(axis=1, keepdims=True))
-        return DecodedDense((log_probs - total).astype(np.float32))
+        return DecodedDense((log_probs - total).astype(np.float32), self.num_classes)
 
     def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
         """Return why stored rows cannot be decoded: any numbers can."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
-from logitcache.encoding.tail import log_masses, quadratic
+from logitcache.encoding.decoded import at_temperature, spread_tail
+from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.tail import log_masses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.dense import DecodedDense
+    from logitcache.encoding.decoded import Decoded
     from logitcache.encoding.kinds import Encoding
 
 __all__ = [
@@ -43,7 +44,6 @@ RowSums = dict[str, float]
 """Sums over rows by name: ``rows``, ``top1`` and, for each T, the names of :func:`row_losses`."""
 
 _STUDENT = 0.6  # the student that gradients are measured at: the teacher's logits times this
-_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,9 @@ def row_losses(
         ``kl_truncated@T`` and ``kl_stored@T`` in nats, ``error2@T`` and ``gradient2@T``: squared
         norms of the error of the loss's gradient and of that gradient.
     """
-    decoded = encoding.decode(encoded)
     parts = [
-        _part_losses(encoding, log_probs_NC[part], decoded, part, temperatures)
-        for part in _parts(len(log_probs_NC))
+        _part_losses(encoding, log_probs_NC[rows], decoded, temperatures)
+        for rows, decoded in encoding.decode(encoded).parts()
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -166,38 +165,25 @@ def fidelity_of(sums: Mapping[str, float]) -> Fidelity:
     return Fidelity(int(rows), sums["top1"] / rows, losses)
 
 
-def _parts(rows: int) -> list[slice]:
-    starts = range(0, max(rows, 1), _ROWS_AT_ONCE)
-    return [slice(start, start + _ROWS_AT_ONCE) for start in starts]
-
-
 def _part_losses(
     encoding: Encoding,
     exact_NC: NDArray[np.float64],
-    decoded: DecodedSparse | DecodedDense,
-    part: slice,
+    decoded: Decoded,
     temperatures: Sequence[float],
 ) -> dict[str, NDArray[np.float64]]:
     """Return the losses of a few rows, since each temperature makes several (N, C)."""
     found = {
         "rows": np.ones(len(exact_NC)),
-        "top1": (_likeliest(decoded, part) == exact_NC.argmax(1)).astype(np.float64),
+        "top1": (decoded.top_class() == exact_NC.argmax(1)).astype(np.float64),
     }
     for temperature in temperatures:
         b = 1.0 / temperature
-        stored_NC = _read_back(decoded, part, exact_NC.shape[1], b)
+        stored_NC = decoded.dense_log_probs(b)
         cut_NC = _cut(encoding, exact_NC, b)
-        compared = _compared(_at(exact_NC, b), cut_NC, stored_NC, _at(exact_NC, _STUDENT * b))
+        own_NC, student_NC = (at_temperature(exact_NC, share * b) for share in (1.0, _STUDENT))
+        compared = _compared(own_NC, cut_NC, stored_NC, student_NC)
         found |= {f"{name}@{temperature:g}": values for name, values in compared.items()}
     return found
-
-
-def _likeliest(decoded: DecodedSparse | DecodedDense, part: slice) -> NDArray[np.int64]:
-    """Return the class that a reader takes for the likeliest."""
-    best_N: NDArray[np.int64] = decoded.log_probs[part].argmax(axis=1)
-    if isinstance(decoded, DecodedSparse):
-        best_N = decoded.class_ids[part][np.arange(len(best_N)), best_N]
-    return best_N
 
 
 def _compared(
@@ -216,51 +202,9 @@ def _compared(
     }
 
 
-def _at(log_probs_NC: NDArray[np.float64], b: float) -> NDArray[np.float64]:
-    """Return the distribution at temperature 1 / b, as log-probabilities."""
-    scaled = b * log_probs_NC
-    peak = scaled.max(axis=1, keepdims=True)
-    normalized: NDArray[np.float64] = (
-        scaled - peak - np.log(np.exp(scaled - peak).sum(axis=1, keepdims=True))
-    )
-    return normalized
-
-
 def _cut(encoding: Encoding, exact_NC: NDArray[np.float64], b: float) -> NDArray[np.float64]:
     """Return what the K classes and an exact tail say at a temperature."""
     if not isinstance(encoding, SparseEncoding):
-        return _at(exact_NC, b)
+        return at_temperature(exact_NC, b)
     present_NC = encoding.kept(exact_NC)
-    return _spread(exact_NC, present_NC, log_masses(exact_NC, present_NC), b)
-
-
-def _read_back(
-    decoded: DecodedSparse | DecodedDense, part: slice, classes: int, b: float
-) -> NDArray[np.float64]:
-    """Return what a reader of the cache makes of some rows at a temperature."""
-    if not isinstance(decoded, DecodedSparse):
-        return _at(decoded.log_probs[part].astype(np.float64), b)
-    ids_NK, log_p_NK = decoded.class_ids[part], decoded.log_probs[part].astype(np.float64)
-    log_probs_NC = np.full((len(ids_NK), classes), -np.inf)
-    rows_NK = np.broadcast_to(np.arange(len(ids_NK))[:, None], ids_NK.shape)
-    used_NK = np.isfinite(log_p_NK)
-    log_probs_NC[rows_NK[used_NK], ids_NK[used_NK]] = log_p_NK[used_NK]
-    tail_N2 = decoded.tail[part].astype(np.float64)
-    return _spread(log_probs_NC, np.isfinite(log_probs_NC), tail_N2, b)
-
-
-def _spread(
-    log_probs_NC: NDArray[np.float64],
-    present_NC: NDArray[np.bool_],
-    tail_N2: NDArray[np.float64],
-    b: float,
-) -> NDArray[np.float64]:
-    """Spread the tail's mass over the absent classes, at a temperature."""
-    absent_N = np.maximum((~present_NC).sum(axis=1), 1)
-    through_0, through_quarter, through_1 = quadratic(b)
-    log_mass_N = (
-        through_0 * np.log(absent_N) + through_quarter * tail_N2[:, 1] + through_1 * tail_N2[:, 0]
-    )
-    each_N1 = (log_mass_N - np.log(absent_N))[:, None]
-    scaled_NC = np.where(present_NC, b * np.where(present_NC, log_probs_NC, 0.0), each_N1)
-    return _at(scaled_NC, 1.0)
+    return spread_tail(exact_NC, present_NC, log_masses(exact_NC, present_NC), b)

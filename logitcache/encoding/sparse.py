@@ -13,6 +13,7 @@ import numpy as np
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
 from logitcache.encoding.codes import code_log_probs, codes_of
+from logitcache.encoding.decoded import DecodedSparse
 from logitcache.encoding.intervals import ROUNDING, between, float16_within, whole_rows
 from logitcache.encoding.tail import log_masses, tail_of
 from logitcache.encoding.topk import delta_decode, delta_encode, enough_mask, top_k_mask
@@ -23,26 +24,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DecodedSparse", "SparseEncoding"]
+__all__ = ["SparseEncoding"]
 
 _MAX_UINT16_CLASSES = 65536
 _NUMBERS_AT_ONCE = 2**16
-
-
-@dataclass(frozen=True)
-class DecodedSparse:
-    """Sparse targets as log-probabilities at T = 1.
-
-    Attributes:
-        class_ids: Present classes ascending, int64 (N, K); absent entries trail.
-        log_probs: Of those classes, float32 (N, K), -inf in absent entries; with the tail's mass
-            they sum to one.
-        tail: log M(1) and log M(1/4) of the absent classes, float32 (N, 2).
-    """
-
-    class_ids: NDArray[np.int64]
-    log_probs: NDArray[np.float32]
-    tail: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -134,8 +119,9 @@ class SparseEncoding:
         with np.errstate(divide="ignore", invalid="ignore"):
             log_scale = np.log1p(-tail_mass) - np.log(present_mass)
         return DecodedSparse(
-            class_ids=delta_decode(arrays["class_ids"]),
             log_probs=(log_probs + log_scale).astype(np.float32),
+            num_classes=self.num_classes,
+            class_ids=delta_decode(arrays["class_ids"]),
             tail=tail,
         )
 

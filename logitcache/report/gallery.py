@@ -221,18 +221,16 @@ def _answers(gallery: Gallery, view: View, teacher: str | None) -> list[list[str
     rows = gallery.rows.numbers.take(gallery.positions)
     reader = TargetsReader(cache, [name])
     units = tuple(sorted({int(row) // reader.unit_rows for row in rows}))
-    said: Any = reader.read(view, units, reader.unit_rows).gather(rows).teachers[name]
-    best = said.log_probs.topk(min(_TOP, said.log_probs.shape[1]), dim=1)
-    classes = best.indices
-    if hasattr(said, "class_ids"):
-        classes = said.class_ids.gather(1, classes)
+    outputs = reader.read(view, units, reader.unit_rows).gather(rows).teachers[name]
+    log_probs_BK, ids_BK = outputs.top_classes(_TOP)
     names = cache.class_names
     return [
         [
             f"{p:5.1%} {names[c] if c < len(names) else f'class {c}'}"
             for p, c in zip(shares, ids, strict=True)
+            if c >= 0
         ]
-        for shares, ids in zip(best.values.exp().tolist(), classes.tolist(), strict=True)
+        for shares, ids in zip(log_probs_BK.exp().tolist(), ids_BK.tolist(), strict=True)
     ]
 
 

@@ -21,7 +21,6 @@ from dask.base import compute
 from logitcache.cache.format.names import Status
 from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.read.reader import Cache, open_cache
-from logitcache.encoding.sparse import DecodedSparse
 from logitcache.errors import CacheError
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ class _Totals:
             "rows": (label_N >= -1).sum(),
             "teachers": {name: self._sums(name, answers[name], label_N) for name in seen},
             "pairs": {
-                f"{a} {b}": ((answers[a][:, 0] == answers[b][:, 0]) & (label_N >= -1)).sum()
+                f"{a} {b}": _same_class(answers[a], answers[b], label_N >= -1)
                 for a, b in itertools.combinations(seen, 2)
             },
         }
@@ -233,7 +232,7 @@ class _Totals:
         """Return what is summed of one teacher in one view; nothing is computed yet."""
         group = self._cache.teachers[name]
         predicted, entropy, tail = (answers_N3[:, column] for column in range(3))
-        here = label_N >= -1
+        here = (label_N >= -1) & (predicted >= 0)
         right = here & (predicted == label_N)
         top = math.log(group.num_classes)
         return {
@@ -245,7 +244,10 @@ class _Totals:
         }
 
     def _answer_array(self, name: str, view_id: str) -> da.Array:
-        """Return likeliest class, entropy and tail mass of every row, float64 (N, 3)."""
+        """Return top class, entropy and tail mass of every row, float64 (N, 3).
+
+        Rows that were not computed: -1, NaN and NaN.
+        """
         rows = self._cache.teachers[name].unit_rows
         chunks = ((rows,) * (self._capacity // rows), (3,))
         answers_N3: da.Array = da.map_blocks(
@@ -295,7 +297,7 @@ def _answers(
     *,
     block_id: tuple[int, ...] | None = None,
 ) -> NDArray[np.float64]:
-    """Return likeliest class, entropy and tail mass of one unit: float64 (N, 3)."""
+    """Return top class, entropy and tail mass of one unit: float64 (N, 3)."""
     assert block_id is not None
     cache = _opened(url, revision)
     group = cache.teachers[teacher]
@@ -308,26 +310,9 @@ def _answers(
 
 
 def _row_numbers(group: TeacherGroup, encoded: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Return likeliest class, entropy and tail mass of some rows: float64 (N, 3).
-
-    Of the classes that are not stored only the mass is known: they count as equally likely, which
-    is the most entropy they can have.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):  # rows without an answer hold the fill
-        decoded = group.encoding.decode(encoded)
-        log_probs = decoded.log_probs.astype(np.float64)
-        finite = np.isfinite(log_probs)
-        probs = np.where(finite, np.exp(np.where(finite, log_probs, 0.0)), 0.0)
-        entropy_N = -(probs * np.where(finite, log_probs, 0.0)).sum(axis=1)
-        best_N = np.where(finite, log_probs, -np.inf).argmax(axis=1)
-        tail_N = np.zeros(len(best_N))
-        if isinstance(decoded, DecodedSparse):
-            best_N = decoded.class_ids[np.arange(len(best_N)), best_N]
-            tail_N = np.exp(decoded.tail[:, 0].astype(np.float64))
-            absent_N = group.num_classes - finite.sum(axis=1)
-            spread = -tail_N * (np.log(tail_N) - np.log(absent_N))
-            entropy_N = entropy_N + np.where((tail_N > 0) & (absent_N > 0), spread, 0.0)
-    return np.stack([best_N, np.nan_to_num(entropy_N), np.nan_to_num(tail_N)], axis=1)
+    """Return top class, entropy and tail mass of some rows: float64 (N, 3)."""
+    decoded = group.encoding.decode(encoded)
+    return np.stack([decoded.top_class(), decoded.entropy(), decoded.tail_mass()], axis=1)
 
 
 def _labels(
@@ -337,6 +322,12 @@ def _labels(
     assert block_id is not None
     samples = _opened(url, revision).samples_of(block_id[0])
     return np.where(samples.status == Status.OK, samples.labels, -2).astype(np.int64)
+
+
+def _same_class(one_N3: da.Array, other_N3: da.Array, where_N: da.Array) -> da.Array:
+    """Count the rows whose top classes are equal, and known."""
+    same: da.Array = ((one_N3[:, 0] == other_N3[:, 0]) & (one_N3[:, 0] >= 0) & where_N).sum()
+    return same
 
 
 def _counts(values_N: da.Array, where_N: da.Array, classes: int) -> da.Array:

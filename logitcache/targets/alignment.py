@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.batch import SparseLogits, TeacherLogits
 from logitcache.errors import DataMismatch
 from logitcache.targets.unit_cache import UnitCache
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from logitcache.batch import TeacherLogits
     from logitcache.cache.read.reader import Cache
 
 __all__ = ["Alignment"]
@@ -106,8 +106,9 @@ class Alignment:
         for name, tally in self._tallies.items():
             if tally.settled or name not in teachers:
                 continue
-            best_B1 = _likeliest(teachers[name])[:, None]
-            tally.right += int((best_B1 == labels_BL).any(axis=1)[known_B].sum())
+            top_B1 = teachers[name].top_classes(1)[1].numpy()
+            right_BL = (top_B1 == labels_BL) & (top_B1 >= 0)  # -1 is no class and no label
+            tally.right += int(right_BL.any(axis=1)[known_B].sum())
             tally.seen += int(known_B.sum())
             self._judge(name, tally)
 
@@ -138,15 +139,6 @@ def _chance(cache: Cache) -> float | None:
         here[: len(counts)] += counts
         counts = here
     return float(counts.max() / counts.sum()) if counts.any() else None
-
-
-def _likeliest(logits: TeacherLogits) -> NDArray[np.int64]:
-    """Return the likeliest class of each row, int64 (B,)."""
-    best = logits.log_probs.argmax(dim=1)
-    if isinstance(logits, SparseLogits):
-        best = logits.class_ids.gather(1, best[:, None])[:, 0]
-    found: NDArray[np.int64] = best.numpy()
-    return found
 
 
 def _divergence(share: float, threshold: float) -> float:

@@ -4,7 +4,7 @@ After "Weighted ensemble of teaching assistants" (2206.12005): the mixture of th
 that is right most often, by differential evolution over weights in [0, 1]^n that are then scaled to
 one. Ties, of which there are many among few images, go to the likelier labels.
 
-Shapes: N rows, C classes, M teachers, K stored classes.
+Shapes: N rows, C classes, M teachers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pydantic import Field
 from logitcache.cache.read.reader import open_cache
 from logitcache.config import Config
 from logitcache.draws import Purpose, chosen
-from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
 from logitcache.errors import UsageError
 from logitcache.files import write_file
 
@@ -206,21 +205,11 @@ def _rows(config: FitWeightsConfig, cache: Cache) -> NDArray[np.int64]:
 def _probs(
     cache: Cache, group: TeacherGroup, view: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return a teacher's probabilities (N, C); absent classes share the tail evenly."""
+    """Return the probabilities of a teacher, (N, C)."""
     units = np.unique(rows // group.unit_rows)
     arrays = list(group.encoding.specs())
     read = cache.read_units(group.name, view, units.tolist(), arrays)
     slots = np.searchsorted(units, rows // group.unit_rows)
     places = slots * group.unit_rows + rows % group.unit_rows
     stored: Mapping[str, NDArray[Any]] = {name: array[places] for name, array in read.items()}
-    decoded = group.encoding.decode(stored)
-    if not isinstance(decoded, DecodedSparse):
-        return np.exp(decoded.log_probs)
-    assert isinstance(group.encoding, SparseEncoding)
-    used_NK = decoded.log_probs > -np.inf
-    absent_N = np.maximum(1, group.num_classes - used_NK.sum(1))
-    each_N = np.exp(decoded.tail[:, 0]) / absent_N
-    probs_NC = np.repeat(each_N[:, None], group.num_classes, axis=1).astype(np.float32)
-    row_N, slot_K = np.nonzero(used_NK)
-    probs_NC[row_N, decoded.class_ids[row_N, slot_K]] = np.exp(decoded.log_probs[row_N, slot_K])
-    return probs_NC
+    return group.encoding.decode(stored).probs()

@@ -13,8 +13,9 @@ import pytest
 from logitcache.cache.format.names import Status
 from logitcache.cache.read.reader import open_cache
 from logitcache.cli.survey import run_survey
+from logitcache.encoding.decoded import DecodedSparse
 from logitcache.encoding.dense import DenseEncoding
-from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
+from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheDamaged, CacheUnsealed
 from logitcache.report.survey import survey
 from tests.cache.building import CLASS_NAMES, VIEW, make_cache, start_cache

@@ -10,8 +10,9 @@ import torch
 
 from logitcache.batch import DenseLogits, SparseLogits, TeacherLogits
 from logitcache.cache.read.reader import open_cache
+from logitcache.encoding.decoded import DecodedSparse
 from logitcache.encoding.dense import DenseEncoding
-from logitcache.encoding.sparse import DecodedSparse, SparseEncoding
+from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import DataMismatch
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.selection import Targets
@@ -107,7 +108,7 @@ def test_shifted_rows_stop_within_the_first_batches(
     tmp_path: Path, shift: int, teacher: str
 ) -> None:
     cache = cache_of(tmp_path, shift=shift)
-    with pytest.raises(DataMismatch, match=rf"'{teacher}' said does not belong[\s\S]*82.0%") as e:
+    with pytest.raises(DataMismatch, match=rf"'{teacher}' do not belong[\s\S]*82.0%") as e:
         watch(cache, Alignment.of(cache, [teacher]))
     seen = int(str(e.value).split(" of ")[2].split()[0]) if " of " in str(e.value) else 0
     assert seen <= 800

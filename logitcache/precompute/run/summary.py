@@ -6,16 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from logitcache.cache.format.groups import FeatureGroup, group_bytes
 from logitcache.cache.format.names import Status
 from logitcache.data.identity import fingerprint
-from logitcache.encoding.sparse import DecodedSparse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from logitcache.cache.format.groups import Group, TeacherGroup
@@ -98,11 +96,7 @@ def _blocks(writer: CacheWriter) -> Iterator[Samples]:
 def _top_classes(
     writer: CacheWriter, group: TeacherGroup, view_id: str, start: int, stop: int
 ) -> NDArray[np.int64]:
-    """Return the likeliest class of each row."""
+    """Return the top class of each row, -1 for rows that were not computed."""
     names = list(group.encoding.specs())
     encoded = writer.read_rows(group, view_id, start, stop, names)
-    decoded = group.encoding.decode(encoded)
-    best: NDArray[np.int64] = np.argmax(np.nan_to_num(decoded.log_probs, nan=-np.inf), axis=1)
-    if isinstance(decoded, DecodedSparse):
-        best = decoded.class_ids[np.arange(len(best)), best]
-    return best
+    return group.encoding.decode(encoded).top_class()

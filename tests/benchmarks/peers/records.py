@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from logitcache.encoding.sparse import DecodedSparse
+    from logitcache.encoding.decoded import DecodedSparse
 
 __all__ = ["MemoryMap", "TinyVit", "record_dtype", "records_of"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.sparse import DecodedSparse
+    from logitcache.encoding.decoded import DecodedSparse
 
 __all__ = ["BATCH", "Feed", "Peer", "Stored", "log_of"]
 
