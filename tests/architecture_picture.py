@@ -84,7 +84,7 @@ class Box:
 
 def _flow() -> tuple[list[Box], list[tuple[float, float, float]], list[Box]]:
     """Return boxes, arrows (x, from y, to y) and frames of the flow of data."""
-    for_teacher, beside = (100, 390), (530, _RIGHT - 530)
+    for_teacher, right = (100, 390), (530, _RIGHT - 530)
     steps = [
         ("images", "folders, tar files, sets: keys, digests", ("data",), "shared"),
         ("views", "crops, flips, …: pixels by seed and draw", ("views", "draws"), "shared"),
@@ -117,7 +117,7 @@ def _flow() -> tuple[list[Box], list[tuple[float, float, float]], list[Box]]:
     arrows = [(center, above.bottom, below.y) for above, below in itertools.pairwise(flow)]
     # students see the pixels that teachers were given
     arrows.append((_LEFT + 40, by_name["views"].bottom, by_name["loader"].y))
-    x, width = beside
+    x, width = right
     side = [
         Box("check", "verify, audit, repair", ("check", "cache.verify"), "side", x, 0, width),
         Box("report", "describe, survey, gallery", ("report",), "side", x, 0, width),

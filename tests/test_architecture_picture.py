@@ -24,8 +24,8 @@ def test_no_two_boxes_overlap_and_all_are_inside() -> None:
         assert box.x >= 0
         assert box.x + box.width <= WIDTH
     for a, b in combinations(boxes(), 2):
-        beside = a.x + a.width <= b.x or b.x + b.width <= a.x
-        assert beside or a.bottom <= b.y or b.bottom <= a.y, (a.name, b.name)
+        apart = a.x + a.width <= b.x or b.x + b.width <= a.x
+        assert apart or a.bottom <= b.y or b.bottom <= a.y, (a.name, b.name)
 
 
 def test_arrows_point_downwards_and_text_is_large_enough() -> None:
