@@ -1,4 +1,4 @@
-"""What an objective sees of a batch: labels, what each teacher said, what the student answered.
+"""What an objective sees of a batch: labels, outputs of each teacher, outputs of the student.
 
 Shapes: B batch, C classes, K stored classes, D channels, L tokens, n kept patch tokens.
 """
@@ -24,7 +24,7 @@ _Record = TypeVar("_Record")
 
 @dataclass(frozen=True)
 class SparseLogits:
-    """A teacher's likeliest classes, and the mass of all the others.
+    """A teacher's most likely classes, and the mass of all the others.
 
     Attributes:
         class_ids: int64 (B, K), ascending; entries that are not used trail.
@@ -57,7 +57,7 @@ class SparseLogits:
 
 @dataclass(frozen=True)
 class DenseLogits:
-    """What a teacher said of every class.
+    """Teacher outputs for every class.
 
     Attributes:
         log_probs: float32 (B, C) at T = 1; they sum to one.
@@ -87,7 +87,7 @@ TeacherLogits = SparseLogits | DenseLogits
 
 @dataclass(frozen=True)
 class Features:
-    """What a teacher's network held at a tap, and what has to be done to a student's to compare.
+    """Activations of a teacher layer, and what has to be done to a student's to compare.
 
     Attributes:
         values: float32 (B, D, H, W), (B, L, D) or (B, D), as ``layout`` says.
@@ -119,11 +119,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a student answered.
+    """Outputs of a student.
 
     Attributes:
         logits: (B, C).
-        features: What its network held, by tap. A further classifier is a tap, too.
+        features: Activations, by tap. A further classifier is a tap, too.
     """
 
     logits: Tensor
@@ -131,7 +131,7 @@ class Outputs:
 
     @classmethod
     def of(cls, answer: Outputs | Tensor) -> Outputs:
-        """Return an answer as it is; bare logits are one without taps."""
+        """Return an output as it is; bare logits are one without taps."""
         return cls(answer) if isinstance(answer, Tensor) else answer
 
     def take(self, index: Tensor) -> Outputs:
@@ -146,7 +146,7 @@ class Outputs:
         """Return the logits of a head.
 
         Args:
-            head: Its tap; None for the answer of the network itself.
+            head: Its tap; None for the output of the network itself.
 
         Raises:
             UsageError: Nothing was caught there, or it is no vector.
@@ -164,7 +164,7 @@ class Outputs:
         return found.values
 
     def tap(self, name: str) -> Features:
-        """Return what the network held at a tap.
+        """Return activations of a layer.
 
         Raises:
             UsageError: Nothing was caught there.
@@ -184,11 +184,11 @@ class TargetBatch:
     Attributes:
         rows: Row of each image in the cache or the set, int64 (B,).
         labels: int64 (B,); -1 where there is none, or the student may not see it.
-        teachers: What each teacher said, by name.
+        teachers: Outputs of each teacher, by name.
         partner_labels: Labels of the images that are mixed in, int64 (B,), as ``labels``; None
             where the view mixes nothing.
         lam: Share of each row's own image in the mixture, float32 (B,); None with them.
-        features: What the teachers' networks held, by ``<teacher>/<tap>``.
+        features: Activations of teacher layers, by ``<teacher>/<tap>``.
         views: Names of the views of the batch; its rows are ordered view by view, as many of each.
             Empty where rows were taken out.
     """

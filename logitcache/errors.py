@@ -150,7 +150,7 @@ class UnreadableImage(DataError):
 
 
 class DataMismatch(DataError):
-    """The images at hand are not the ones the cache was made from."""
+    """The available images are not the ones the cache was made from."""
 
 
 class ViewDrift(LogitcacheError):

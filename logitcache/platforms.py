@@ -36,7 +36,7 @@ __all__ = [
 _IS_WINDOWS = os.name == "nt"
 _PROC = Path("/proc")
 _START_FIELD = 19  # of /proc/PID/stat, counted from the state, which follows the program's name
-_ENDED = {"Z", "X", "x"}  # states of a process that nobody has waited for yet
+_ENDED = {"Z", "X", "x"}  # states of a process that no process has waited for yet
 _REPLACE_SECONDS = 5.0
 # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX: where the first two end up by
 # themselves in a long-running process

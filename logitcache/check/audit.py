@@ -49,7 +49,7 @@ class TeacherAudit:
         mismatches: The first few of them.
         eps: Difference of a log-probability that passes for noise at once, in nats, mean over
             rows; see :mod:`logitcache.check.row_comparison`.
-        agreement: Share of rows with the same likeliest class.
+        agreement: Share of rows with the same most likely class.
         agreement_floor: The same between two batch compositions.
         kl: KL(output now, encoded the same way || what is stored), nats, mean over rows.
         kl_floor: The same between two batch compositions.

@@ -80,7 +80,7 @@ def check_images(
 
     Args:
         cache: The cache.
-        source: The images at hand, listed as the cache lists them.
+        source: The available images, listed as the cache lists them.
         digests: Whether to read every image and compare its digest.
         threads: Threads that read; all processors by default.
         on_progress: Called with the number of images read, and of all.
@@ -123,7 +123,7 @@ def _replaced(
 
     Args:
         cache: The cache.
-        source: The images at hand.
+        source: The available images.
         chosen: Row of each image to read, and its position in the source.
         threads: Threads that read; all processors by default.
         on_progress: Called with the number of images read, and of all.
@@ -150,7 +150,7 @@ def _relabeled(cache: Cache, source: Source, found: NDArray[np.int64]) -> tuple[
 
     Args:
         cache: The cache.
-        source: The images at hand.
+        source: The available images.
         found: Position in the source of every image of the cache, -1 where it is missing.
     """
     if not cache.class_names:

@@ -3,7 +3,7 @@
 What is written twice is restored first: it tells which images and teachers there were. Then the
 locks are compared, and only then is a damaged unit given up and computed again with the recorded
 batch, precision and settings. What comes out the same gets its old commit back, so on the machine
-that made it a cache is mended to the byte; what differs in its last bits is sealed anew.
+that made it a cache is restored to the byte; what differs in its last bits is sealed again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _Unit = tuple[str, str, int]
 
 
 class RepairConfig(Config):
-    """What to mend, and with what.
+    """What is repaired, and with what.
 
     Attributes:
         cache: The cache.
@@ -78,13 +78,13 @@ class RepairSummary:
     """What a repair did.
 
     Attributes:
-        cache: Where it lies.
+        cache: Location of the cache.
         found: Damage that was found.
         restored: Documents that were restored from what is written twice.
         recomputed: Units that were computed again.
-        differing: Of those, how many came out with other bits; they are sealed anew.
+        differing: Of those, how many came out with other bits; they are sealed again.
         remaining: Damage that is left.
-        notes: What the user should be told.
+        notes: Notes for the user.
     """
 
     cache: str
@@ -109,13 +109,13 @@ def repair_cache(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> RepairSummary:
-    """Mend everything that :func:`logitcache.cache.verify.integrity.verify` finds.
+    """Repair everything that :func:`logitcache.cache.verify.integrity.verify` finds.
 
     Args:
         config: What, and with what.
         on_verify: Called while bytes are checked.
         on_progress: Called after every batch that is computed, and while another run is waited for.
-        should_stop: Asked after every batch.
+        should_stop: Called after every batch.
 
     Raises:
         DataMismatch: These are not the images of the cache.
@@ -211,7 +211,7 @@ def _recompute(
 
 
 def _match_again(plan: Plan, units: Mapping[_Unit, Commit | None]) -> None:
-    """Write damaged partners anew: they are drawn, so this needs the samples alone."""
+    """Write damaged partners again: they are drawn, so this needs the samples alone."""
     for group, view_id, unit in units:
         if group == VIEWS:
             view = parse_view(plan.writer.manifest.views[view_id], f"view {view_id}")
@@ -288,7 +288,7 @@ def _commits(location: Location, units: Mapping[_Unit, Commit | None]) -> Iterat
 def _seal_again(
     writer: CacheWriter, units: Mapping[_Unit, Commit | None], found: tuple[Fault, ...]
 ) -> None:
-    """Vouch for commits that were made anew; nothing to do where all came out the same."""
+    """Seal commits that were made again; nothing to do where all came out the same."""
     location, manifest = writer.location, writer.manifest
     if manifest.revision is None:
         return
@@ -303,7 +303,7 @@ def _seal_again(
         if rewritten:
             writer.reseal(rewritten)
         return
-    # the revision cannot be put together again: vouch anew for all that is committed
+    # the revision cannot be put together again: seal all that is committed again
     write_root(location, manifest.changed(revision=None))
     writer.refresh()
     accuracy = {name: record.accuracy for name, record in manifest.teachers.items()}

@@ -50,7 +50,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a Ctrl-C also end the retries of threads, which would go on for minutes otherwise."""
+    """Let a Ctrl-C also end the retries of threads, which would continue for minutes otherwise."""
     before = signal.getsignal(signal.SIGINT)
     main = threading.current_thread() is threading.main_thread()
     if not main or before is not signal.default_int_handler:  # ignored, or somebody else's

@@ -159,7 +159,7 @@ def _pairs(options: Sequence[str]) -> list[tuple[str, str, str]]:
 
 
 def with_compiling(values: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
-    """Return values of a configuration with all its teachers compiled, if that is asked for."""
+    """Return values of a configuration with all its teachers compiled, if that is requested."""
     teachers = values.get("teachers") or {}
     if not compiled:
         return dict(values)

@@ -174,7 +174,7 @@ class ProgressLine:
             total: Of how much.
             rates: How fast.
             phase: Of what, beside the title.
-            whole: Of what ``done`` is counted from the beginning; the time left is estimated anew
+            whole: Of what ``done`` is counted from the beginning; the time left is estimated again
                 with each.
         """
         now = time.monotonic()

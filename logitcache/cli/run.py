@@ -29,7 +29,7 @@ def run_pipeline(
     sets: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Run a pipeline once per seed and print what came of it."""
+    """Run a pipeline once per seed and print the result of it."""
     refuse_ranks("run")
     with StopRequest() as stop:
         pipelines = load_pipelines(name, out=out, seeds=seeds, sets=sets)

@@ -21,7 +21,7 @@ _MOST_VIEWS, _MOST_CLASSES = 8, 5
 
 
 def run_survey(cache: str, scheduler: str | None, *, revision: str | None, as_json: bool) -> None:
-    """Go through every answer of a cache, here or on the workers of a scheduler."""
+    """Go through every output of a cache, here or on the workers of a scheduler."""
     from logitcache.report.survey import survey
 
     with contextlib.ExitStack() as stack:

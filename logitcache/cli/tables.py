@@ -68,7 +68,7 @@ def print_precompute(summary: Summary) -> None:
 
 
 def print_train(result: TrainResult) -> None:
-    """Show what came of a training."""
+    """Show the result of a training."""
     table = _table(
         "output", "images", "labels used", "steps", "top-1", "loss", "images/s", "data wait"
     )

@@ -85,7 +85,7 @@ def sheet(
     config: _Config = None,
     sets: _Sets = None,
 ) -> None:
-    """Draw views of a few images as one PNG, with what a teacher says of each."""
+    """Draw views of a few images as one PNG, with teacher outputs of each."""
     from logitcache.report.gallery import draw_sheet
 
     gallery = _gallery(data, cache, key, None, view, config, sets, images=images)

@@ -168,7 +168,7 @@ class Comparison:
     """Compares known images with a source, some at a time; order and root do not matter.
 
     Args:
-        source: The images at hand.
+        source: The available images.
     """
 
     def __init__(self, source: Source) -> None:
@@ -189,7 +189,7 @@ class Comparison:
         Args:
             keys: Known keys.
             sizes: Bytes of each known image; -1 where unknown.
-            hashes: Of the keys; computed if they are not at hand.
+            hashes: Of the keys; computed if they are not available.
 
         Returns:
             The position in the source of each, -1 where it is missing.
@@ -217,7 +217,7 @@ def compare(
     """Find known images in a source, all at once; see :class:`Comparison`.
 
     Args:
-        source: The images at hand.
+        source: The available images.
         keys: Known keys.
         sizes: Bytes of each known image; -1 where unknown.
 

@@ -1,6 +1,6 @@
 """JPEG files, read strictly: orientation from anywhere in the header, and no damaged scan.
 
-libjpeg reports damage as warnings and goes on; Pillow ignores them, simplejpeg raises the first.
+libjpeg reports damage as warnings and continues; Pillow ignores them, simplejpeg raises the first.
 Some of them are about bytes that no pixel comes from. Such a file is decoded again without those
 bytes, so that they hide nothing.
 """

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 LISTING = 2
-"""Version of the rules for what is listed anew."""
+"""Version of the rules for new listings."""
 
 _SPLITS = frozenset(
     {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
@@ -81,7 +81,7 @@ class Listing:
         labels: Number of the class of each; -1 without classes.
         class_names: Names of the classes, in the order of their numbers.
         left_out: How many files are not listed, by the reason.
-        notes: What the user should know about how folders became classes.
+        notes: Notes for the user on how folders became classes.
     """
 
     files: list[ListedFile]

@@ -20,7 +20,7 @@ class Source(Protocol):
     value for the same index every time and never another image's; instances can be pickled.
 
     Two more attributes are optional: ``left_out``, how many files are not among the images, by the
-    reason; and ``notes``, what the user should know of how classes were found.
+    reason; and ``notes``, notes for the user on how classes were found.
     """
 
     @property
@@ -59,5 +59,5 @@ def left_out_of(source: Source) -> dict[str, int]:
 
 
 def notes_of(source: Source) -> list[str]:
-    """Return what the user should know of how a source was listed."""
+    """Return notes for the user on how a source was listed."""
     return list(getattr(source, "notes", ()))

@@ -30,7 +30,7 @@ class EncodingConfig(Config):
             given, sparse for more.
         top_k: Stored classes of the sparse encoding; 50 by default.
         budget: Most bytes of a row and view, as ``80B``: what is closest to a new teacher within
-            them is chosen on a sample of its answers.
+            them is chosen on a sample of its outputs.
         max_kl: Largest KL in nats, as ``0.05@T=1``: the smallest that keeps it is chosen.
         bits: Bits of a sparse code, 4 to 8.
         mass: Share of a row's mass that is enough, so that confident answers keep fewer than K

@@ -23,7 +23,7 @@ class FeatureConfig(Config):
         standardize: Whether each channel of a map gets mean 0 and standard deviation 1 over its
             positions (NFD).
         pool: Side of the grid to which maps, or patch tokens, are averaged.
-        tokens: How many positions are kept, drawn anew for every image and view.
+        tokens: Number of positions that are kept, drawn for every image and view.
         prefix: Whether class token and registers are kept too.
         principal: How many principal directions of the channels are kept, fitted on a sample.
         views: How many of the teacher's views are kept, the first ones; all by default.
@@ -63,7 +63,7 @@ def feature_encoding(
     """Return how a tap is stored, before a sample has been looked at.
 
     Args:
-        config: What is asked for.
+        config: What is requested.
         layout: Of the tap.
         shape: Of one of its rows.
         grid: Side of the square of its positions, if they are one.
@@ -71,7 +71,7 @@ def feature_encoding(
         where: Which tap, for messages.
 
     Raises:
-        UsageError: This tap has not what is asked for.
+        UsageError: This tap has not what is requested.
     """
     rows = _Rows(layout, shape, grid, prefix_tokens)
     _check_asked(config, rows, where)

@@ -1,4 +1,4 @@
-"""What storing a feature map loses, on rows whose exact numbers are at hand.
+"""What storing a feature map loses, on rows whose exact numbers are available.
 
 Reduction is what a choice of fewer numbers leaves out (principal directions, put back into all
 channels); coding is what rounding adds. Where rows are reduced on purpose, because a loss asks for
@@ -32,7 +32,7 @@ class FeatureFidelity:
     Attributes:
         rows: How many rows it was measured on.
         reduction: Norm of what reducing changed over the norm of the features, all rows together;
-            None where the features before it were not at hand.
+            None where the features before it were not available.
         coding: Norm of what coding changed over the same.
         error: Norm of what both changed over the same.
         cosine: Between stored and exact row, mean over rows; 1 between two rows of zeros.

@@ -1,4 +1,4 @@
-"""What an encoding loses, measured on rows whose dense answer is at hand.
+"""What an encoding loses, measured on rows whose dense answer is available.
 
 Truncation is what the choice of K loses with exact numbers; coding is what rounding adds to it.
 Everything is a sum over rows, so parts that were measured apart can be added up: exactly, and so in
@@ -68,7 +68,7 @@ class Fidelity:
 
     Attributes:
         rows: How many rows it was measured on.
-        top1: Share of rows whose likeliest class is kept.
+        top1: Share of rows whose most likely class is kept.
         losses: By temperature.
     """
 
@@ -128,7 +128,7 @@ def row_losses(
         temperatures: At which the distributions are compared.
 
     Returns:
-        (N,) by name: ``rows`` (ones), ``top1`` (1 where the likeliest class is kept) and for each T
+        (N,) by name: ``rows`` (ones), ``top1`` (1 where the top class is kept) and for each T
         ``kl_truncated@T`` and ``kl_stored@T`` in nats, ``error2@T`` and ``gradient2@T``: squared
         norms of the error of the loss's gradient and of that gradient.
     """

@@ -1,4 +1,4 @@
-"""The sparse encoding: the K likeliest classes and two numbers for all the others.
+"""The sparse encoding: the K most likely classes and two numbers for all the others.
 
 Shapes: N rows, C classes, K stored classes.
 """
@@ -218,7 +218,7 @@ class SparseEncoding:
         present_NC: NDArray[np.bool_],
         reach_N: NDArray[np.float64],
     ) -> NDArray[np.bool_]:
-        """Return in which rows the stored classes may be the likeliest, and as many as needed.
+        """Return in which rows the stored classes may be the most likely, and as many as needed.
 
         Each of two classes moves by the reach, so their order may be another one up to twice it.
         With ``mass``, bounds of the sums are used, so a few wrong choices may pass.

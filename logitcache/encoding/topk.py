@@ -1,4 +1,4 @@
-"""The K likeliest classes of each row, ids ascending, ties to the lowest id.
+"""The K most likely classes of each row, ids ascending, ties to the lowest id.
 
 Ids are stored as differences: ascending ids have small ones, and those compress best.
 Shapes: N rows, C classes, K stored classes.
@@ -36,7 +36,7 @@ def top_k_mask(scores_NC: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
 def enough_mask(
     log_probs_NC: NDArray[np.float64], present_NC: NDArray[np.bool_], mass: float
 ) -> NDArray[np.bool_]:
-    """Return which of the present classes are needed to hold a mass, the likeliest first.
+    """Return which of the present classes are needed to hold a mass, the most likely first.
 
     A class is needed as long as the likelier ones hold less; of equal ones the lower id counts as
     the likelier. At least one class of every row is.

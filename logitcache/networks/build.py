@@ -261,7 +261,7 @@ def check_model_name(model: str) -> None:
 
 
 def _create(config: NetworkConfig, **kwargs: Any) -> nn.Module:
-    """Call timm, and explain what it says."""
+    """Call timm, and explain its errors."""
     try:
         network: nn.Module = timm.create_model(config.model, **kwargs)
     except FileNotFoundError as error:

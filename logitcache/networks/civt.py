@@ -8,7 +8,7 @@ and the mean of each stem's patches, patches the sum over stems. Without stems t
 as in DeiT.
 
 Every token has a linear head, ``heads.cls`` and ``heads.<name>``, which objectives ask by these
-names; the answer is the mean of all heads.
+names; the output is the mean of all heads.
 
 Shapes: B batch, S stems, N patches, D channels, C classes.
 """

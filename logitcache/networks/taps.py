@@ -55,7 +55,7 @@ class TapShape:
 
 
 class TappedNetwork(nn.Module):
-    """A network that returns what it held at its taps beside its answer.
+    """A network that also returns the activations of some of its layers.
 
     Args:
         network: Any network; images (B, 3, S, S) to logits (B, C).

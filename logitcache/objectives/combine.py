@@ -44,7 +44,7 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
 
 
 class Objective(Protocol):
-    """A function of what the student answered and the targets; it knows no loader, no teacher.
+    """A function of outputs of the student and the targets; it knows no loader, no teacher.
 
     One that learns something itself, a projector say, is a :class:`torch.nn.Module` too, and has a
     method ``fit(outputs, targets)`` that is called once, before the first step, with examples of
@@ -72,7 +72,7 @@ class ObjectiveConfig(Config):
         label: Cross-entropy with the labels.
         soft: Divergence from teachers.
         split: The label's class and all others asked apart: NKD or DKD.
-        match: What the student holds at a tap, beside what a teacher held.
+        match: Feature distillation: activations of a student layer against those of a teacher.
         relation: How things the student holds relate to each other, beside a teacher's.
     """
 
@@ -136,7 +136,7 @@ class WeightedSum(nn.Module):
         """Let terms make their parameters, and refuse what does not fit.
 
         Args:
-            outputs: An example of what the student answers, of one row.
+            outputs: An example of outputs of the student, of one row.
             targets: An example of what it is compared with, of one row.
         """
         for objective in self._terms.values():
@@ -191,7 +191,7 @@ def build_objective(configs: Sequence[ObjectiveConfig]) -> WeightedSum:
         configs: One per term.
 
     Returns:
-        A function of what the student answered (its logits (B, C), or
+        A function of outputs of the student (its logits (B, C), or
         :class:`~logitcache.batch.Outputs`) and a :class:`~logitcache.batch.TargetBatch` that
         returns a scalar.
     """

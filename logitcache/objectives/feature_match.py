@@ -1,4 +1,4 @@
-"""What a student holds at a tap, beside what a teacher held.
+"""Feature distillation: activations of a student layer against those of a teacher.
 
 With its options this is the mimicking and the generation of ViTKD (Yang et al., 2022), WeCoLoRA's
 distance of last tokens (Grigore et al., WACV 2025), NFD (2022), hierarchical context loss (Chen et
@@ -30,7 +30,7 @@ __all__ = ["Match", "MatchConfig"]
 
 
 class MatchConfig(TermConfig):
-    """What a student holds at a tap, beside what a teacher held.
+    """Loss between activations of a student layer and those of a teacher.
 
     Attributes:
         weight: Of this term in the sum.

@@ -23,7 +23,7 @@ class LabelConfig(LogitsTermConfig):
 
     Attributes:
         weight: Of this term in the sum.
-        head: Tap of the student that is asked; its answer by default.
+        head: Tap of the student that is asked; its output by default.
         smoothing: Share of the target that is spread over all classes.
     """
 

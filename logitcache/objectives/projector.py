@@ -99,7 +99,7 @@ class Generator(nn.Module):
         x = W s;  x_i = m at hidden i;  y = conv3x3(relu(conv3x3(x)))
 
     with W a linear layer if the channels differ in number and m one learned token, at first zero.
-    Hidden are the given share of positions, drawn anew for every row; or, where only some of the
+    Hidden are the given share of positions, drawn again for every row; or, where only some of the
     teacher's are cached, exactly those. Only hidden positions count.
 
     Source: Yang et al., "ViTKD: Practical Guidelines for ViT Feature Knowledge Distillation", 2022,

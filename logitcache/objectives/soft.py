@@ -1,4 +1,4 @@
-"""What teachers said of all classes, without ever building a dense teacher from a sparse one.
+"""Teacher outputs for all classes, without ever building a dense teacher from a sparse one.
 
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (temperature
 and its factor T^2); the uniform tail is TinyViT's (Wu et al., ECCV 2022, section 3.1), at T = 1.
@@ -37,7 +37,7 @@ class SoftConfig(AskingTermConfig):
 
     Attributes:
         weight: Of this term in the sum.
-        head: Tap of the student that is asked; its answer by default.
+        head: Tap of the student that is asked; its output by default.
         teachers: Weight of each teacher by name; all alike, summing to one, by default.
         temperature: T; sparse targets are made for T = 1.
         tail: How the mass of the absent classes of sparse targets is treated: ``uniform`` spreads
@@ -69,7 +69,7 @@ class Soft:
         """Return the loss, a scalar.
 
         Raises:
-            UsageError: A teacher that is asked for is not in the batch.
+            UsageError: A teacher that is requested is not in the batch.
         """
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         weights = teacher_weights(self.config.teachers, targets.teachers)

@@ -35,7 +35,7 @@ class SplitConfig(AskingTermConfig):
 
     Attributes:
         weight: Of this term in the sum.
-        head: Tap of the student that is asked; its answer by default.
+        head: Tap of the student that is asked; its output by default.
         teachers: Weight of each teacher by name; all alike, summing to one, by default.
         form: ``nkd`` or ``dkd``.
         target: Weight of the label's class; 1 as published.
@@ -84,7 +84,7 @@ class Split:
         """Return the loss, a scalar.
 
         Raises:
-            UsageError: A teacher that is asked for is not in the batch, its sparse targets are
+            UsageError: A teacher that is requested is not in the batch, its sparse targets are
                 asked at another temperature than one, or rows show two images.
         """
         if targets.partner_labels is not None:

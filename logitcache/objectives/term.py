@@ -27,7 +27,7 @@ class Needs:
 
     @property
     def asks_teachers(self) -> bool:
-        """Whether anything of a teacher is asked for."""
+        """Whether anything of a teacher is requested."""
         return self.teachers != () or self.features != ()
 
     def __or__(self, other: Needs) -> Needs:
@@ -105,7 +105,7 @@ class LogitsTermConfig(TermConfig):
     """Base of the terms that look at logits.
 
     Attributes:
-        head: Tap of the student whose values are the logits, a further classifier say; the answer
+        head: Tap of the student whose values are the logits, a further classifier say; the output
             of the network by default.
     """
 

@@ -140,11 +140,11 @@ class Pipeline:
         return StageResult(stage, values, skipped=False)
 
     def _marker(self, name: str) -> Path:
-        """Return the file that says a stage is done, and what came of it."""
+        """Return the file that says a stage is done, and the result of it."""
         return self.out / f"{name}.done.json"
 
     def _with_results(self, value: Any, where: str) -> Any:
-        """Replace ``stage:NAME/FIELD`` everywhere by what came of the stage."""
+        """Replace ``stage:NAME/FIELD`` everywhere by the result of the stage."""
         if isinstance(value, Mapping):
             return {k: self._with_results(v, f"{where}.{k}") for k, v in value.items()}
         if isinstance(value, list):
@@ -194,7 +194,7 @@ class Pipeline:
 
 
 def _read_marker(path: Path) -> dict[str, Any] | None:
-    """Return what came of a stage and the digest of what it was told; None if it is not done."""
+    """Return the result of a stage and the digest of what it was told; None if it is not done."""
     done = read_json(path)
     if done is None:
         return None

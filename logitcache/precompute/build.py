@@ -49,10 +49,10 @@ class Summary:
     """What a run did, and what the cache holds now.
 
     Attributes:
-        cache: Where it lies.
+        cache: Location of the cache.
         images: Images in the cache.
         unreadable: How many of them could not be decoded.
-        views: Views of it that this run asked for.
+        views: Views of it that this run requests.
         computed: Images shown to the teachers by this run, every view counted.
         seconds: What computing took.
         accuracy: Share of labeled images each teacher gets right, by view; empty without labels.
@@ -60,7 +60,7 @@ class Summary:
         revision: Number of the sealed revision.
         revision_sha256: Its sha256, which all else follows from.
         unlisted: Files of the image set that are not among the images, by the reason.
-        notes: What the user should be told.
+        notes: Notes for the user.
     """
 
     cache: str
@@ -92,11 +92,11 @@ def build_cache(
     Args:
         config: Which teachers, which views, which images, where to.
         on_progress: Called after every batch, and now and then while another run is waited for.
-        should_stop: Asked after every batch; units that are whole by then are kept.
+        should_stop: Called after every batch; units that are whole by then are kept.
 
     Raises:
         LogitcacheError: See :mod:`logitcache.errors`. Committed units are never lost; the same call
-            goes on where this one stopped.
+            continues where this one stopped.
     """
     location = locate(config.cache, write=True)
     claims = Claims(location, on_wait=waiting(location, on_progress, should_stop))

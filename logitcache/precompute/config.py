@@ -17,14 +17,14 @@ __all__ = ["PrecomputeConfig"]
 
 
 class PrecomputeConfig(Config):
-    """Which teachers answer on which views of which images, and where the answers go.
+    """Which teachers answer on which views of which images, and where the outputs go.
 
     Attributes:
         cache: Folder or URL of the cache; it is created if it does not exist.
         data: The images.
         teachers: Who answers, by name. Teachers already in the cache need not be named again.
         views: What they look at.
-        add_views: Whether a cache gets views of another recipe beside those it has. More draws of
+        add_views: Whether a cache gets views with other settings than its own. More draws of
             the same recipe can always be added.
         encoding: How their logits are stored.
         batch_size: Images of one forward, a power of two, halved until they fit on the device; or
@@ -33,7 +33,7 @@ class PrecomputeConfig(Config):
         device: ``auto``, or as torch names it.
         precision: What the teachers compute in.
         threads: Threads that decode; all processors by default.
-        on_bad_image: ``error``, or ``skip`` to mark its row as unreadable and go on.
+        on_bad_image: ``error``, or ``skip`` to mark its row as unreadable and continue.
         min_accuracy: Share of a few hundred labeled images that a new teacher has to get right
             before it is asked about all of them; clearly more than chance by default.
         workers: Processes of this machine that compute, one for each GPU or for a share of the

@@ -1,4 +1,4 @@
-"""Which libraries and which processor: what may change an answer in its last bits."""
+"""Which libraries and which processor: what may change an output in its last bits."""
 
 from __future__ import annotations
 

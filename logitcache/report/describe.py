@@ -1,4 +1,4 @@
-"""What a cache holds and what it lacks, sealed or not: read without touching an answer."""
+"""What a cache holds and what it lacks, sealed or not: read without touching an output."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ class TeacherDescription:
         input_size: Side of the images it saw, in pixels.
         precision: What it computed in.
         num_classes: C.
-        encoding: How its answers are stored.
+        encoding: How its outputs are stored.
         views: How many views it saw.
         units: Committed units of all its views.
         needed: Units there should be.
-        stored_bytes: Bytes of its answers.
-        dense_bytes: Bytes of the same answers as dense float32.
+        stored_bytes: Bytes of its outputs.
+        dense_bytes: Bytes of the same outputs as dense float32.
         accuracy: Share of labeled images it gets right, by view id; known once sealed.
         features: Its taps.
         fidelity: What its encoding loses, as ``docs/format.md`` has it; known once sealed.
@@ -129,7 +129,7 @@ class CacheDescription:
     """A cache.
 
     Attributes:
-        url: Where it lies.
+        url: Location of the cache.
         format: Version of its format.
         revision: Number of the sealed revision, None before the first.
         revision_sha256: Its sha256, which all else follows from.

@@ -182,7 +182,7 @@ def draw_sheet(gallery: Gallery, out: Path, *, size: int, teacher: str | None) -
         gallery: What is looked at.
         out: PNG file to write.
         size: Side of a view in pixels.
-        teacher: Whose answers; the first teacher's by default.
+        teacher: Names of the teachers; the first teacher's by default.
     """
     answers = {view.id: _answers(gallery, view, teacher) for view in gallery.views}
     squares = {view.id: gallery.squares(view, size) for view in gallery.views}
@@ -209,7 +209,7 @@ def _label(gallery: Gallery, position: int) -> str:
 
 
 def _answers(gallery: Gallery, view: View, teacher: str | None) -> list[list[str]]:
-    """Return the likeliest classes of each chosen image, as lines; empty without a cache."""
+    """Return the most likely classes of each chosen image, as lines; empty without a cache."""
     cache = gallery.cache
     if cache is None:
         if teacher is not None:

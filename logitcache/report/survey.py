@@ -46,7 +46,7 @@ class ViewSurvey:
         rows: Readable images.
         accuracy: Share of the labeled ones it gets right; None without labels, and where images
             are mixed, which have two.
-        entropy: Mean entropy of its answers, in nats.
+        entropy: Mean entropy of its outputs, in nats.
         tail_mass: Mean probability of the classes that are not stored; None where all are.
     """
 
@@ -63,8 +63,8 @@ class TeacherSurvey:
 
     Attributes:
         teacher: Its name.
-        predicted: How often each class is its likeliest, over all views.
-        entropy_quantiles: Entropy in nats below which 10, 50 and 90 % of its answers are, to a
+        predicted: How often each class is its most likely, over all views.
+        entropy_quantiles: Entropy in nats below which 10, 50 and 90 % of its outputs are, to a
             64th of log C.
         class_accuracy: Share of the images of each class it gets right, over all views that show
             one image; None for a class without any.
@@ -83,12 +83,12 @@ class Survey:
     """What the teachers of a cache say.
 
     Attributes:
-        url: Where it lies.
+        url: Location of the cache.
         revision: What was looked at.
         class_names: Names of the classes.
         labels: How many readable images each class has.
         teachers: Teacher by teacher.
-        agreement: Share of answers with the same likeliest class, by pair of teachers.
+        agreement: Share of outputs with the same most likely class, by pair of teachers.
     """
 
     url: str
@@ -109,7 +109,7 @@ def survey(
     revision: str | None = None,
     on_view: Callable[[int, int], None] | None = None,
 ) -> Survey:
-    """Go through every answer of a sealed cache.
+    """Go through every output of a sealed cache.
 
     It runs in threads of this process, or on the workers of a dask client where one is current;
     those have to reach the cache under the same name.
@@ -120,7 +120,7 @@ def survey(
         on_view: Called with the number of views that are done, and of all.
 
     Raises:
-        CacheError: There is none, or it holds no answers.
+        CacheError: There is none, or it holds no outputs.
         CacheDamaged: A unit is not the one that was committed.
     """
     cache = open_cache(url, revision=revision)
@@ -141,7 +141,7 @@ class _TeacherTotals:
     Attributes:
         predicted: int64 (C,).
         entropies: Histogram from 0 to log C, int64 (bins,).
-        right: Right answers by label, over views that show one image, int64 (C,).
+        right: Right outputs by label, over views that show one image, int64 (C,).
         shown: Labeled images by label, over the same views, int64 (C,).
         views: View by view.
     """

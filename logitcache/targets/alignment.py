@@ -1,8 +1,8 @@
-"""The alarm for answers that belong to other images.
+"""The alarm for outputs that belong to other images.
 
-Shifted rows still train, only worse. So the likeliest cached class of the first rows is compared
-with their labels, and with the accuracy that the cache was sealed with: where the answers were
-right and now are right as often as by chance, they are not the answers to these images. Judged by a
+Shifted rows still train, only worse. So the most likely cached class of the first rows is compared
+with their labels, and with the accuracy that the cache was sealed with: where the outputs were
+right and are now right as often as by chance, they are not those of these images. Judged by a
 bound on binomial tails, so few labels mean a later verdict, never a wrong one.
 """
 
@@ -51,7 +51,7 @@ class _Tally:
 
 @dataclass
 class Alignment:
-    """Compares cached answers with labels until it is sure.
+    """Compares cached outputs with labels until it is sure.
 
     Attributes:
         url: The cache.
@@ -93,12 +93,12 @@ class Alignment:
 
         Args:
             rows_B: Rows of the cache.
-            labels_BL: Classes that may be the likeliest: one a row, or one for each of the images
+            labels_BL: Classes that may be the most likely: one a row, or one for each of the images
                 that are mixed; -1 where the student may not know, and the cache is asked.
-            teachers: What each teacher said of the rows.
+            teachers: Outputs of each teacher of the rows.
 
         Raises:
-            DataMismatch: The answers do not belong to these images.
+            DataMismatch: The outputs do not belong to these images.
         """
         own_B1 = self.labels_of(rows_B)[:, None]
         labels_BL = np.where((labels_BL < 0).all(axis=1, keepdims=True), own_B1, labels_BL)

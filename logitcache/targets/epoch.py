@@ -51,7 +51,7 @@ class Epoch:
         number: Counted from 0.
         first_batch: Batch it begins with.
         views: The views of a batch, by name; the first one decides how units are read.
-        pairs: Who is mixed with whom, if anything is.
+        pairs: Mixing partners, if anything is.
         images: How many it shows.
         rows: The images, and their labels.
         settings: How batches are made, with the rank of this process.
@@ -96,7 +96,7 @@ class Epoch:
         """Yield this rank's slice of every batch.
 
         Args:
-            at_last: Called when all windows are asked for, before the last one is used.
+            at_last: Called when all windows are requested, before the last one is used.
         """
         rank, ranks = self.settings.rank, self.settings.ranks
         assert rank is not None
@@ -121,7 +121,7 @@ class Epoch:
         ]
 
     def target_batch(self, parts: list[Part]) -> TargetBatch:
-        """Return labels of a batch and what teachers said, in the memory of this process."""
+        """Return labels of a batch and teacher outputs, in the memory of this process."""
         rows = _rows_of(parts)
         positions = self._rows.positions(rows)
         partner_labels, lam = (

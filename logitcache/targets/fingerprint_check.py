@@ -41,11 +41,11 @@ __all__ = ["FingerprintReport", "check_fingerprints", "checked_rows"]
 
 @dataclass(frozen=True)
 class FingerprintReport:
-    """What came of the probes.
+    """Result of the probes.
 
     Attributes:
         checked: Fingerprints rendered again.
-        skipped: Fingerprints whose image is not at hand.
+        skipped: Fingerprints whose image is not available.
         drifted: Fingerprints with other pixels.
         largest: Largest difference of a level, 0 to 255, in their patches.
         seconds: What it took.
@@ -69,7 +69,7 @@ class FingerprintReport:
 def checked_rows(
     cache: Cache, source: Source, *, subset: bool = False, tolerate_pixel_drift: int = 0
 ) -> ImageRows:
-    """Match the images at hand with a cache, and make sure they are shown as they were.
+    """Match the available images with a cache, and make sure they are shown as they were.
 
     See :func:`.match_rows` and :func:`check_fingerprints`, whose errors this raises.
     """

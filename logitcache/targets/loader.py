@@ -69,7 +69,7 @@ class Loader:
         settings: How batches are made.
         targets: What teachers said; None to show labels alone.
         views: How images are shown where there are no targets: epoch e draws view e + 1; the
-            ``eval`` view every time if no random view is asked for.
+            ``eval`` view every time if no random view is requested.
 
     Attributes:
         skipped: Why images could not be decoded, by position of their row: those that were met so
@@ -220,7 +220,7 @@ class Loader:
             images = []
 
     def images_of(self, epoch: int) -> int:
-        """Return how many images an epoch shows: all whose partner, if any, is at hand.
+        """Return how many images an epoch shows: all whose partner, if any, is available.
 
         Raises:
             DataError: There is none.
@@ -382,7 +382,7 @@ def loader(
     rank: int | None = None,
     ranks: int | None = None,
 ) -> Loader:
-    """Return batches of the images of a cache, as the teachers saw them, with what they said.
+    """Return batches of the images of a cache, as the teachers saw them, with their outputs.
 
     In a script started by torchrun, accelerate or Lightning, each process gets its slice of every
     batch. The loader keeps its position: ``state_dict()`` and ``load_state_dict()`` resume in the
@@ -393,7 +393,7 @@ def loader(
         data: The images: a folder, a tar file, ``digits``, or any :class:`Source`.
         batch_size: Images of a batch, of all processes together.
         size: Side of the images in pixels; need not be any teacher's.
-        teachers: Whose answers; all teachers by default.
+        teachers: Names of the teachers; all teachers by default.
         features: Which taps of their networks, as ``<teacher>/<tap>``.
         views: Which views of the cache: ids, numbers from 0, or ranges such as ``0-3``; by default
             all that all of these teachers and taps have.

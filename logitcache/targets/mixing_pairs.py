@@ -1,4 +1,4 @@
-"""Whose image is mixed into whose, among the images at hand."""
+"""Mixing partners, among the available images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Pairs:
 
     Attributes:
         view: A view that mixes.
-        rows: The images at hand.
+        rows: The available images.
         partners: By row: that of the partner; the row itself where it is left alone, -1 where it
             is not shown. By position: that of the partner.
         by_position: Which of the two.
@@ -46,7 +46,7 @@ class Pairs:
     by_position: bool = False
 
     def partners_of(self, rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the row of each row's partner, int64 (B,), -1 where it is not at hand."""
+        """Return the row of each row's partner, int64 (B,), -1 where it is not available."""
         numbers = self.rows.numbers
         if self.by_position:
             return numbers.take(self.partners.take(numbers.find(rows_B)).astype(np.int64))
@@ -56,7 +56,7 @@ class Pairs:
         return np.where(self.rows.find(partners) >= 0, partners, -1)
 
     def count(self) -> int:
-        """Return how many images are shown: those whose partner is at hand."""
+        """Return how many images are shown: those whose partner is available."""
         if self.rows.complete or self.by_position:
             return len(self.rows)
         numbers = self.rows.numbers
@@ -72,7 +72,7 @@ class Pairs:
         return torch.from_numpy(self.rows.labels_of(partners)), torch.from_numpy(lam)
 
     def positions_of(self, positions_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the position of each image's partner, int64 (B,), -1 where it is not at hand."""
+        """Return the position of each image's partner, int64 (B,), -1 where it is not available."""
         return self.rows.find(self.partners_of(self.rows.numbers.take(positions_B)))
 
 
@@ -81,8 +81,8 @@ def find_pairs(view: View, rows: ImageRows, reader: TargetsReader | None) -> Pai
 
     Args:
         view: The view.
-        rows: The images at hand.
-        reader: Of the cache that knows the partners; without one the images at hand are matched.
+        rows: The available images.
+        reader: Of the cache that knows the partners; without one the available images are matched.
     """
     if view.mixing is None:
         return None

@@ -1,4 +1,4 @@
-"""A permutation that nobody writes down: any part of it can be computed, forwards and backwards.
+"""A permutation in constant memory: any part of it can be computed, forwards and backwards.
 
 A keyed Feistel network permutes the numbers below a power of two; a number that falls outside of
 the range is sent round again until it falls inside (Black and Rogaway, "Ciphers with arbitrary

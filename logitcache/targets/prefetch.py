@@ -22,7 +22,7 @@ class ReadAhead(Generic[Item, Result]):
     Args:
         items: What to read. The first is drawn in the thread, the others by who walks.
         read: Called in the thread; what it raises is raised at its item.
-        thread: Of one worker, so that items are read in the order in which they are asked for.
+        thread: Of one worker, so that items are read in the order in which they are requested.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ReadAhead(Generic[Item, Result]):
         """Yield each item with what was read for it, once.
 
         Args:
-            at_last: Called when all items are asked for, before the last one is yielded.
+            at_last: Called when all items are requested, before the last one is yielded.
         """
         if self._begun is None:
             self.begin()

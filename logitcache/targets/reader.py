@@ -42,7 +42,7 @@ _LABEL = "label_logp"
 
 @dataclass(frozen=True)
 class DecodedTargets:
-    """What teachers said of some rows, and what their networks held.
+    """Teacher outputs for some rows, and activations of their layers.
 
     Attributes:
         teachers: By name.
@@ -55,7 +55,7 @@ class DecodedTargets:
 
 @dataclass(frozen=True)
 class TargetWindow:
-    """What teachers said of some units, encoded.
+    """Teacher outputs for some units, encoded.
 
     Attributes:
         unit_rows: Rows of a unit of the window.
@@ -64,7 +64,7 @@ class TargetWindow:
         encoded: Arrays by the same names, (len(units) * unit_rows, ...).
         view: Which view it is of.
         hashes: Of the rows' keys, where some tokens are kept; None otherwise.
-        answer_of: For each row of the window, the row whose answer it gets; None for its own.
+        answer_of: For each row of the window, the row whose output it gets; None for its own.
     """
 
     unit_rows: int
@@ -153,9 +153,9 @@ class TargetsReader:
 
     Args:
         cache: The cache.
-        teachers: Whose answers.
+        teachers: Names of the teachers.
         features: Which taps, as ``<teacher>/<tap>``.
-        shuffled: Whether each row gets the answer to another row of its unit: the control in which
+        shuffled: Whether each row gets the output for another row of its unit: the control in which
             targets must not help.
         seed: Of that shuffling.
     """
@@ -243,7 +243,7 @@ class TargetsReader:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where targets come from, as JSON values: the cache, what it vouches for, who answered."""
+        """Where targets come from, as JSON values: the cache, what it covers, who answered."""
         manifest, revision = self._cache.manifest, self._cache.revision
         names = sorted({teacher_of(group.name) for group in self._groups.values()})
         locks = {name: manifest.teachers[name].locked for name in names}
@@ -302,7 +302,7 @@ class TargetsReader:
         return {n: np.concatenate([part[n] for part in parts]) for n in arrays}
 
     def _whole(self, name: str, group: Group, view_id: str, unit: int) -> Encoded:
-        """Return a unit of a group, kept until another one of it is asked for."""
+        """Return a unit of a group, kept until another one of it is requested."""
         held = self._held.get(name)
         if held is not None and held[:2] == (view_id, unit):
             return held[2]

@@ -41,7 +41,7 @@ class Targets:
         views: The views that all the teachers and taps have, one per epoch, by id; with a group of
             views, those of which all views of the group are cached.
         window_rows: Rows that are shuffled together, if they lie in whole units.
-        alignment: The alarm for answers of other images; None where they are other ones on purpose.
+        alignment: The alarm for outputs of other images; None where they are other ones on purpose.
     """
 
     reader: TargetsReader
@@ -65,7 +65,7 @@ class Targets:
 
         Args:
             cache: The cache.
-            teachers: Whose answers; all teachers by default.
+            teachers: Names of the teachers; all teachers by default.
             features: Which taps, as ``<teacher>/<tap>``.
             views: Which views of the cache, as :func:`.choose_views` reads them; by default all
                 that all of these have.
@@ -161,12 +161,12 @@ def cached_targets(
     local_copy_bytes: int = DEFAULT_COPY_BYTES,
     revision: str | None = None,
 ) -> tuple[ImageRows, Targets]:
-    """Open a cache, match it with the images at hand, and render its probes.
+    """Open a cache, match it with the available images, and render its probes.
 
     Args:
         url: The cache.
         data: The images.
-        teachers: Whose answers; all teachers by default, none for an empty list.
+        teachers: Names of the teachers; all teachers by default, none for an empty list.
         features: Which taps of their networks, as ``<teacher>/<tap>``.
         views: Which views of the cache; all by default.
         show: Names of the views of a batch, see :mod:`.view_group`.

@@ -1,6 +1,7 @@
-"""What to say when sparse targets are asked for more than they are made for.
+"""Notes on sparse targets that are used at high temperatures.
 
-The K likeliest classes stand for a teacher at T = 1; at higher temperatures the others weigh more.
+The K most likely classes approximate a teacher at T = 1; at higher temperatures, the other classes
+matter more.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class UnitCache:
 
     def __setstate__(self, state: tuple[Callable[[int], NDArray[Any]], int, int]) -> None:
         read, unit_rows, keep = state
-        self.__init__(read, unit_rows)  # type: ignore[misc]  # a lock is made anew, not copied
+        self.__init__(read, unit_rows)  # type: ignore[misc]  # a lock is made again, not copied
         self.keep = keep
 
     def at(self, row: int) -> NDArray[Any]:

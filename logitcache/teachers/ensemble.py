@@ -1,4 +1,4 @@
-"""Several teachers over the same decoded batch; their answers stay separate."""
+"""Several teachers over the same decoded batch; their outputs stay separate."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Ensemble:
         """Decide what is kept of the members' networks.
 
         Args:
-            taps: By the name under which :meth:`answer` is asked for them.
+            taps: By the name under which :meth:`answer` is requested them.
         """
         self._taps = dict(taps)
 

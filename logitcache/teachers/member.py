@@ -51,7 +51,7 @@ class TeacherConfig(NetworkConfig):
         features: Which taps of its network are kept, and how; names as in
             :mod:`logitcache.networks.taps`.
         channels_last: Whether convolutions run in that memory format; faster where the device has
-            kernels for it. Part of the lock, since it may change answers in their last bits.
+            kernels for it. Part of the lock, since it may change outputs in their last bits.
         compile: Whether the network is compiled by ``torch.compile``; part of the lock too.
     """
 
@@ -102,7 +102,7 @@ class Member:
         size_is_known: Whether the size of the input is that of the weights, or of the user; else it
             is the default of the model.
         source: Where its weights come from, in words.
-        notes: What the user should know of how its classes were mapped.
+        notes: Notes for the user on how its classes were mapped.
 
     Raises:
         NetworkError: It has no weights, or they do not fit.
@@ -160,12 +160,12 @@ class Member:
 
     @property
     def num_classes(self) -> int:
-        """Classes of its answers, after the class map."""
+        """Classes of its outputs, after the class map."""
         return self._outputs if self._class_map is None else len(self._class_map)
 
     @property
     def lock(self) -> dict[str, Any]:
-        """What decides its answers; a resumed run must find the same."""
+        """What decides its outputs; a resumed run must find the same."""
         return self._lock
 
     def tap_shapes(self, taps: Iterable[str]) -> dict[str, TapShape]:

@@ -1,6 +1,6 @@
 """How much each teacher should count, found on labeled images that a cache holds.
 
-After "Weighted ensemble of teaching assistants" (2206.12005): the mixture of the teachers' answers
+After "Weighted ensemble of teaching assistants" (2206.12005): the mixture of the teacher outputs
 that is right most often, by differential evolution over weights in [0, 1]^n that are then scaled to
 one. Ties, of which there are many among few images, go to the likelier labels.
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FitWeightsConfig", "FittedWeights", "best_weights", "fit_weights"]
 
-_TIE = 1e-6  # of the likelihood, beside a share of wrong answers
+_TIE = 1e-6  # of the likelihood, beside a share of wrong outputs
 _GENERATIONS = 200
 
 
@@ -54,9 +54,9 @@ class FitWeightsConfig(Config):
     """On what, and over whom, weights are fitted.
 
     Attributes:
-        cache: The cache with the teachers' answers and the labels.
+        cache: The cache with the teacher outputs and the labels.
         out: YAML file for the weights.
-        teachers: Whose answers; all by default.
+        teachers: Names of the teachers; all by default.
         seen: Images that the teachers learnt from, which are left out; none by default.
         rows: At most so many images, drawn.
         seed: Of that draw and of the search.
@@ -80,7 +80,7 @@ class FittedWeights:
         uniform: That of the mixture of all alike.
         single: That of each teacher.
         rows: How many images.
-        cache: Where the answers are.
+        cache: Where the outputs are.
     """
 
     teachers: dict[str, float]

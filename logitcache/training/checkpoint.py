@@ -63,7 +63,7 @@ class Checkpoint:
         hooks: State dicts of the hooks of the run by name.
         random: States of torch's generators by device, those of further processes with their rank
             behind: ``cpu``, ``cpu.1``.
-        notes: What the user should be told of how it was found.
+        notes: Notes for the user on how it was found.
     """
 
     position: dict[str, Any]

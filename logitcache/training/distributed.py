@@ -139,7 +139,7 @@ class DistributedContext:
         Args:
             loss: This process's part; depends on the same parameters in every step.
             parameters: All that are trained. What no loss depends on, the head where features alone
-                are asked for, gets no gradient, as in a process of its own.
+                are requested, gets no gradient, as in a process of its own.
         """
         if self.count == 1:
             self.accelerator.backward(loss)
@@ -192,7 +192,7 @@ class DistributedContext:
 
 
 def _accelerator(cpu: bool, precision: str) -> Accelerator:
-    """Return accelerate's handle; it keeps one setting per process, so another one starts anew."""
+    """Return accelerate's handle; it keeps one setting per process, so another one starts again."""
     # without an accelerator accelerate would start every rank as a training of its own
     cpu = cpu or not torch.accelerator.is_available()
     wanted: dict[str, Any] = {

@@ -68,7 +68,7 @@ class EvaluateResult:
         unlabeled: Images without a label, which are not counted.
         skipped: Names of the images that could not be decoded and were left out.
         unlisted: Files of the set that are not among its images, by the reason.
-        notes: What the user should be told.
+        notes: Notes for the user.
     """
 
     model: str

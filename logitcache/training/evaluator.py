@@ -35,8 +35,8 @@ class Evaluation:
     """Means over the labeled images.
 
     Attributes:
-        top1: Share whose likeliest class is right.
-        top5: Share whose five likeliest classes include the right one; None with five or fewer.
+        top1: Share whose most likely class is right.
+        top5: Share whose five most likely classes include the right one; None with five or fewer.
         loss: Cross-entropy in nats.
         images: How many.
     """

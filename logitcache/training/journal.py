@@ -68,7 +68,7 @@ class Journal:
 
     Args:
         out: Folder of the run.
-        step: Step from which the run goes on; later events are dropped.
+        step: Step from which the run continues; later events are dropped.
     """
 
     def __init__(self, out: Path, *, step: int = 0) -> None:

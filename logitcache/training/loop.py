@@ -81,10 +81,10 @@ def train_student(
 
     Args:
         config: The run.
-        resume: Whether to go on where an interrupted run stopped; a finished one is not repeated.
+        resume: Whether to resume an interrupted run; a finished one is not repeated.
         on_progress: Called at the beginning, then about twice a second; during evaluation and
             export, too.
-        should_stop: Asked at every batch; a checkpoint is written before stopping, of all
+        should_stop: Called at every batch; a checkpoint is written before stopping, of all
             processes if one is asked to.
         answer: Called with every batch (normalized images and targets) to put other targets in
             place: a live teacher, to compare a cache with.
@@ -130,7 +130,7 @@ class _Run:
 
     Attributes:
         on_progress: Called with the progress now and then.
-        should_stop: Asked at every batch.
+        should_stop: Called at every batch.
     """
 
     on_progress: Callable[[TrainProgress], None] | None = None

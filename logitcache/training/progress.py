@@ -22,10 +22,10 @@ class TrainProgress:
         epoch: Counted from 0.
         epochs: How many there are, the last one maybe in part.
         loss: Of the last batch; None before the first.
-        images_per_second: Since the run began or went on.
+        images_per_second: Since the run began or continued.
         data_wait: Share of that time spent waiting for batches.
         top1: Of the last evaluation.
-        notes: What the user should be told, all of it so far.
+        notes: Notes for the user, all of it so far.
     """
 
     phase: Literal["training", "evaluating", "exporting"]

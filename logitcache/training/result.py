@@ -1,4 +1,4 @@
-"""What came of a run, as a file beside its network."""
+"""Result of a run, as a file beside its network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RESULT = "result.json"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came of a run.
+    """Result of a run.
 
     Attributes:
         out: Its folder; the network is in ``export`` below it.
@@ -29,11 +29,11 @@ class TrainResult:
         set_images: Images of the set.
         labeled: Images whose label was seen.
         parameters: Of the network.
-        seconds: Since the run began or went on.
+        seconds: Since the run began or continued.
         data_wait: Share of that time spent waiting for batches.
         processes: That trained it together.
         without_partner: Images of the set that some view did not show, because the image that is
-            mixed in is not at hand.
+            mixed in is not available.
         left_out: Images of the data that the cache does not have.
         missing: Images of the cache that the data lacks.
         unreadable: Images that could not be decoded when the cache was made.
@@ -42,7 +42,7 @@ class TrainResult:
         skipped_val: Validation images that could not be decoded and were left out.
         unlisted: Files of the training set that are not among its images, by the reason.
         unlisted_val: Files of the validation set, likewise.
-        notes: What the user should be told.
+        notes: Notes for the user.
     """
 
     out: str
@@ -77,7 +77,7 @@ def write_result(result: TrainResult) -> None:
 
 
 def forget_result(out: Path) -> None:
-    """Remove the result of a run that goes on: until the next one it is not finished."""
+    """Remove the result of a run that continues: until the next one it is not finished."""
     (out / _RESULT).unlink(missing_ok=True)
 
 

@@ -58,7 +58,7 @@ class TrainableStudent(nn.Module):
         objective.fit(self.outputs((torch.zeros(1, 1), held)), _example(features))
 
     def forward(self, images_B3SS: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Return the logits, and beside them what was held at taps, if there are any."""
+        """Return the logits and, if there are tapped layers, their activations."""
         answer: Tensor | tuple[Tensor, dict[str, Tensor]] = self.network(images_B3SS)
         return answer
 

@@ -50,7 +50,7 @@ class Example:
 
 @dataclass
 class VectorReport:
-    """What came of the golden vectors.
+    """Result of the golden vectors.
 
     Attributes:
         vectors: How many there are.

@@ -100,7 +100,7 @@ class RenderedBatch:
     """Pixels of one request.
 
     Attributes:
-        request: What was asked for.
+        request: What was requested.
         pixels: By side in pixels S: uint8 (B, 3, S, S); zeros where nothing could be read.
         failures: By position in the batch: why an image could not be read; ``where`` is its index.
     """
@@ -191,7 +191,7 @@ class ViewRenderer:
         sizes: Sides to render, in pixels.
         threads: Threads that decode and render.
         table: Version of the table that images are decoded by.
-        ahead: Batches that are worked on before they are asked for.
+        ahead: Batches that are worked on before they are requested.
         on_odd: Called with the index of an image and what is odd about how it is decoded.
     """
 

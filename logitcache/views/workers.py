@@ -173,7 +173,7 @@ def _filled(loader: DataLoader[Any]) -> Iterator[Filled]:
 def make_renderer(
     read: Read, sizes: Sequence[int], *, threads: int | None, workers: int, table: int
 ) -> ViewRenderer | WorkerRenderer:
-    """Return what renders: child processes if any are asked for, threads otherwise.
+    """Return what renders: child processes if any are requested, threads otherwise.
 
     Args:
         read: Function from an index of a request to the stored image.

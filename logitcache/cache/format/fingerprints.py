@@ -1,7 +1,7 @@
 """Where probes are kept: one JSON document for each time that views or segments were added.
 
 What is in a probe is the business of :mod:`logitcache.views.fingerprints`; here it is bytes that a
-revision vouches for.
+revision covers.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Fingerprinted(NamedTuple):
 
 
 def fingerprint_keys(location: Location) -> list[str]:
-    """Return where the documents lie, oldest first."""
+    """Return the keys of the documents, oldest first."""
     return [f"{_PREFIX}/{number}.json" for number in numbers(location, _PREFIX)]
 
 
@@ -89,7 +89,7 @@ def write_fingerprints(location: Location, document: Mapping[str, Any]) -> None:
 
 
 def read_fingerprints(location: Location, digests: Mapping[str, str]) -> list[FingerprintsDocument]:
-    """Read the documents that a revision vouches for, oldest first.
+    """Read the documents that a revision covers, oldest first.
 
     Args:
         location: The cache.

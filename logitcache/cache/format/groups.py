@@ -1,6 +1,6 @@
 """Groups: which views a teacher saw, how what is kept of it is encoded and cut into units.
 
-A teacher has a group for its answers and one for each tap of its network.
+A teacher has a group for its outputs and one for each tap of its network.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class TeacherGroup:
         return self.encoding.specs() | {name: OPTIONAL_ARRAYS[name] for name in self.optional}
 
     def slot(self, view_id: str) -> int:
-        """Return where a view lies on the first axis.
+        """Return the index of a view on the first axis.
 
         Raises:
             CacheError: This teacher did not see it.
@@ -161,7 +161,7 @@ class FeatureGroup:
         return self.encoding.specs()
 
     def slot(self, view_id: str) -> int:
-        """Return where a view lies on the first axis.
+        """Return the index of a view on the first axis.
 
         Raises:
             CacheError: It is not kept of this tap.
@@ -278,7 +278,7 @@ class _Attributes(BaseModel):
 
 
 class _TeacherAttributes(_Attributes):
-    """Those of a teacher's answers."""
+    """Those of teacher outputs."""
 
     head: Literal["softmax"]
     num_classes: Annotated[int, Field(ge=2, le=_MAX_CLASSES)]
@@ -292,7 +292,7 @@ def read_group(location: Location, name: str, document: bytes | None = None) -> 
     Args:
         location: The cache.
         name: A teacher, or ``<teacher>/features/<tap>``.
-        document: The group's ``zarr.json``, if not the one that lies there.
+        document: The group's ``zarr.json``, if not the stored one.
 
     Raises:
         CacheDamaged: They are missing, malformed or larger than a unit may be.

@@ -68,7 +68,7 @@ class StoredArray:
     """One array's shard of one unit.
 
     Attributes:
-        key: Where the object lies.
+        key: Key of the object.
         bytes: Its size.
         sha256: Of its bytes.
         content_sha256: Of the decoded rows, whatever the codecs.
@@ -132,7 +132,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class LedgerPointer:
-    """Where a ledger lies, its digest, and how many units it names."""
+    """Key and digest of a ledger, and the number of its units."""
 
     key: _Text
     sha256: _Text
@@ -141,7 +141,7 @@ class LedgerPointer:
 
 @dataclass(frozen=True)
 class Revision:
-    """What a seal vouches for.
+    """Contents of a revision.
 
     Attributes:
         number: Counted from 1.
@@ -257,7 +257,7 @@ def sealed_bytes(location: Location, group: str, views: Iterable[str]) -> int:
 
 
 def _sealed_commits(location: Location, group: str, view: str) -> dict[int, Commit]:
-    """Return what the current revision vouches for, empty if there is none of this view."""
+    """Return what the current revision covers, empty if there is none of this view."""
     pointer = read_manifest(location).revision
     ledgers = read_revision(location, pointer).ledgers if pointer else {}
     found = ledgers.get(f"{group}/{view}")

@@ -101,7 +101,7 @@ class FidelityRecord(_Record):
 
     Attributes:
         rows: How many rows.
-        top1: Share of them whose likeliest class is kept.
+        top1: Share of them whose most likely class is kept.
         temperatures: What is lost at each T, by T as text.
     """
 
@@ -128,7 +128,7 @@ class TeacherRecord(_Record):
     """Who answered, field by field; the lock that a resumed run must match.
 
     Attributes:
-        lock: What decides the answers: model, weights, preprocessing, precision, class map.
+        lock: What decides the outputs: model, weights, preprocessing, precision, class map.
         canonical_batch: Images of one forward.
         source: Where the weights came from, in words; never compared.
         accuracy: Share of labeled rows it gets right, by view id; known once sealed.

@@ -4,9 +4,9 @@ Layout::
 
     zarr.json                                     attributes["logitcache"]: the root manifest
     samples/{key,hash,digest,bytes,label,status}  one row per image
-    teachers/<name>/<array>                       what a teacher said, by view slot and row
-    teachers/<name>/features/<tap>/<array>        what its network held at a tap
-    views/<id>/partner                            who is mixed with whom, in views that mix
+    teachers/<name>/<array>                       teacher outputs, by view slot and row
+    teachers/<name>/features/<tap>/<array>        activations of a layer
+    views/<id>/partner                            mixing partners, in views that mix
     commits/<group>/<view, - for samples>/<unit>.json
     ledger/<group>/<view>.<revision>.json
     revisions/<n>.json · revisions/<n>.copies.json
@@ -201,7 +201,7 @@ def teacher_of(name: str) -> str:
 
 
 def tap_of(name: str) -> str | None:
-    """Return which tap the group of this name is of; None for a teacher's answers."""
+    """Return which tap the group of this name is of; None for teacher outputs."""
     return name.partition(_FEATURES)[2] or None
 
 
@@ -211,22 +211,22 @@ def commit_prefix(group: str, view: str) -> str:
 
 
 def commit_key(group: str, view: str, unit: int) -> str:
-    """Return where the commit of one unit lies."""
+    """Return the key of the commit of one unit."""
     return f"{commit_prefix(group, view)}/{unit}.json"
 
 
 def ledger_key(group: str, view: str, revision: int) -> str:
-    """Return where a ledger lies."""
+    """Return the key of a ledger."""
     return f"ledger/{group}/{view}.{revision}.json"
 
 
 def revision_key(revision: int) -> str:
-    """Return where a revision lies."""
+    """Return the key of a revision."""
     return f"revisions/{revision}.json"
 
 
 def copies_key(revision: int) -> str:
-    """Return where the second copies of a revision's metadata lie."""
+    """Return the key of the second copies of a revision's metadata."""
     return f"revisions/{revision}.copies.json"
 
 

@@ -1,4 +1,4 @@
-"""Who is mixed with whom: one array per view that mixes, by row, as an offset in the block.
+"""Mixing partners: one array per view that mixes, by row, as an offset in the block.
 
 Stored although it could be drawn again: a part of a cache need not know the rest of a unit.
 """

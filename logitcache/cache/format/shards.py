@@ -57,7 +57,7 @@ A new encoding that needs another chain adds it here and to :func:`decode_chunk`
 
 
 class BadShardError(Exception):
-    """A shard that cannot be decoded; the message says what is wrong with it."""
+    """A shard that cannot be decoded; the message names what is wrong with it."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Images that must not be trained on any more, although their answers are committed.
+"""Images that must not be trained on any more, although their outputs are committed.
 
 A withdrawal is a file of its own, so that no committed byte is touched: every reader puts it over
 the status of the rows. It is digested in itself, and never taken back: a cache without it is a
-cache made anew.
+cache made again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_withdrawn(location: Location, sealed: Mapping[str, str] | None = None) 
 
 
 def withdrawal_faults(location: Location) -> list[Fault]:
-    """Return what is wrong with withdrawals; nothing else knows what they said."""
+    """Return what is wrong with withdrawals; no other document has their content."""
     try:
         list(_withdrawals(location))
     except CacheDamaged as error:

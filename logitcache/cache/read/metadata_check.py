@@ -69,7 +69,7 @@ def _document_fault(location: Location, revision: Revision, key: str, digest: st
 
 
 def _copies(location: Location, revision: Revision) -> Copies | None:
-    """Return the copies; damaged ones are a fault of their own and cannot bear witness."""
+    """Return the copies; damaged ones are a fault of their own and cannot be used as evidence."""
     try:
         return read_copies(location, revision)
     except CacheDamaged:

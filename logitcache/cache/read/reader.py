@@ -80,7 +80,7 @@ class Cache:
 
     @property
     def url(self) -> str:
-        """Where it lies."""
+        """Location of the cache."""
         return str(self._location)
 
     @property
@@ -111,7 +111,7 @@ class Cache:
 
     @cached_property
     def teachers(self) -> Mapping[str, TeacherGroup]:
-        """Groups of the teachers' answers that are sealed, by name."""
+        """Groups of the teacher outputs that are sealed, by name."""
         groups = self.groups
         return MappingProxyType({n: g for n, g in groups.items() if isinstance(g, TeacherGroup)})
 
@@ -266,7 +266,7 @@ class Cache:
             arrays: Which arrays; all by default.
 
         Returns:
-            Arrays by name, (stop - start, ...), encoded as the group says.
+            Arrays by name, (stop - start, ...), as the group encodes them.
 
         Raises:
             CacheDamaged: An object of these units is not the one that was committed.
@@ -291,7 +291,7 @@ class Cache:
             arrays: Which arrays; all by default.
 
         Returns:
-            Arrays by name, (len(units) * rows of a unit, ...), encoded as the group says.
+            Arrays by name, (len(units) * rows of a unit, ...), as the group encodes them.
 
         Raises:
             CacheDamaged: An object of these units is not the one that was committed.
@@ -396,7 +396,7 @@ def open_cache(
     Raises:
         CacheError: There is none.
         UnsupportedFormat: It was written by a newer logitcache.
-        CacheUnsealed: It was never finished; the message says what is missing.
+        CacheUnsealed: It was never finished; the message names what is missing.
         CacheDamaged: Its manifest is not the one that was sealed, or it has another revision.
     """
     location = locate(url)

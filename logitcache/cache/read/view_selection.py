@@ -17,7 +17,7 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def choose_views(view_ids: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Return the ids of some views, each once, in the order in which they are asked for.
+    """Return the ids of some views, each once, in the order in which they are requested.
 
     Args:
         view_ids: All views, in the order of their numbers.

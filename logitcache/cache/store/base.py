@@ -14,7 +14,7 @@ MAX_DOCUMENT_BYTES = 64 * 2**20
 
 
 class Location(Protocol):
-    """What a cache asks of the place it lies in; ``str()`` names it without secrets.
+    """Interface of the place where a cache is stored; ``str()`` names it without secrets.
 
     Keys are POSIX paths relative to the cache; one that leads out of it is
     :class:`~logitcache.errors.CacheDamaged`. A store that fails, after retries where they may help,
@@ -64,7 +64,7 @@ class Location(Protocol):
         ...
 
     def modified(self, key: str) -> float | None:
-        """Return when an object was written or touched, by the clock of the place it lies in.
+        """Return when an object was written or touched, by the clock of the store.
 
         None if there is none.
         """

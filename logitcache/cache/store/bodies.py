@@ -1,4 +1,4 @@
-"""Bodies of answers, received in pieces: up to a given size, and no slower than a given rate.
+"""Bodies of responses, received in pieces: up to a given size, and no slower than a given rate.
 
 What a server declares is not relied on: the pieces are counted as they come.
 """
@@ -81,7 +81,7 @@ class Receiver:
     received: int = field(default=0, init=False)
 
     def begin(self, *, partial: bool, declared: int | None) -> None:
-        """Take note of what an answer declares.
+        """Take note of what a response declares.
 
         Args:
             partial: Whether it is the part that was requested.
@@ -192,7 +192,7 @@ async def _receive_web(files: Any, url: str, receiver: Receiver) -> None:
 
 
 def _is_part(content_range: str | None) -> bool:
-    """Return whether an answer of status 200 is a part all the same, as those of rclone are."""
+    """Return whether a response of status 200 is a part all the same, as those of rclone are."""
     return content_range is not None and content_range.startswith("bytes ")
 
 
@@ -203,7 +203,7 @@ async def _receive_pieces(answer: Any, receiver: Receiver, in_time: Callable[[in
 
 
 def _check_answer(answer: Any, url: str, where: str) -> None:
-    """Raise what is wrong with the head of an answer; its body is not read."""
+    """Raise what is wrong with the head of a response; its body is not read."""
     if answer.status == 404:
         raise FileNotFoundError(url)
     answer.raise_for_status()

@@ -151,14 +151,14 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def http_status(error: BaseException) -> int | None:
-    """Return the HTTP status in a chain of causes; None where there was no answer."""
+    """Return the HTTP status in a chain of causes; None where there was no response."""
     return next(filter(None, map(_status, _chain(error))), None)
 
 
 def retry_after(error: BaseException) -> float | None:
     """Return the seconds of a busy server's ``Retry-After``; None where there is none.
 
-    A date is taken relative to the server's own clock where its answer says what that shows.
+    A date is taken relative to the server's own clock where its response shows that.
     """
     for cause in _chain(error):
         if _status(cause) in {429, 503}:

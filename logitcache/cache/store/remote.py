@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 
 _READ_ONLY = {"http", "https", "hf"}
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
-_LISTING_SECONDS = 3600.0  # of ten million objects, a thousand an answer
+_LISTING_SECONDS = 3600.0  # of ten million objects, a thousand in a response
 _NOTICE_SECONDS = 5.0  # of failures, after which a user hears why nothing happens
 _NO_ANSWER = WRONG_ADDRESS | {Failure.UNREACHABLE, Failure.UNTRUSTED, Failure.SLOW}
 
@@ -64,7 +64,7 @@ class RemoteLocation:
     Args:
         url: Scheme, bucket or host, and prefix.
         write: Whether something is to be written there.
-        retries: For how long a request is tried again; by default as the environment says.
+        retries: For how long a request is tried again; by default from the environment.
 
     Attributes:
         traffic: Requests by what they asked for, and ``retries``; for people and tests.
@@ -210,7 +210,7 @@ class RemoteLocation:
         except Exception as error:
             if failure_of(error) is not Failure.EXISTS:
                 raise storage_error(error, f"{self}/{key}") from None
-            # an attempt whose answer was lost may have written it
+            # an attempt whose response was lost may have written it
             return self.traffic["retries"] > before and self.read(key) == content
         return True
 

@@ -18,7 +18,7 @@ from logitcache.platforms import boot_identity, process_namespace, process_start
 
 __all__ = ["is_abandoned", "is_temporary", "temporary_name"]
 
-_ABANDONED_SECONDS = 3600.0  # after which the file of an unknown process is nobody's
+_ABANDONED_SECONDS = 3600.0  # after which a file of an unknown process is abandoned
 _UNKNOWN = "0"
 _MARK = re.compile(r"([0-9A-Za-z-]+)_([0-9a-f]+)_([0-9a-f]+)_([0-9]{1,10})_([0-9]{1,20})_[^_]+")
 _OLD_MARK = re.compile(r"([0-9A-Za-z-]+)_([0-9]{1,10})_[^_]+")  # until 0.1

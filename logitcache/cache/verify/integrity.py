@@ -1,8 +1,8 @@
 """Is every byte of a cache what was committed?
 
 Every object of every unit is compared with its commit, every commit with its ledger, every ledger
-with its revision, the manifest and every ``zarr.json`` with what was sealed. What nobody names is
-litter: it is counted, never an error.
+with its revision, the manifest and every ``zarr.json`` with what was sealed. Files that no
+document names are orphaned: they are counted, and are never an error.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class VerifyReport:
         bytes: Bytes of those.
         seconds: What it took.
         faults: Damage, in the order of groups, views and units.
-        litter: Files that nobody names.
+        litter: Orphaned files, which no document names.
     """
 
     url: str
@@ -149,7 +149,7 @@ def verify(
 
 
 def _manifest(location: Location) -> tuple[Manifest | None, list[Fault]]:
-    """Read the manifest; where it is damaged, go on with what was sealed."""
+    """Read the manifest; where it is damaged, continue with what was sealed."""
     try:
         return read_manifest(location), []
     except UnsupportedFormat:

@@ -1,4 +1,4 @@
-"""What there should be, according to the best witness: the ledger, or else the commits.
+"""What there should be, according to the best source: the ledger, or else the commits.
 
 A ledger is digested by its revision, which is digested by the root, so it is believed. Where there
 is none yet, or it is damaged, each commit is asked, and checked for what a commit of that place

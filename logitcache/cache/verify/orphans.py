@@ -1,4 +1,4 @@
-"""Files that nobody names: what interrupted runs leave behind, and what does not belong here."""
+"""Orphaned files: those that interrupted runs left behind, and those that belong to no cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Orphans:
 def find_orphans(
     location: Location, manifest: Manifest, named: Collection[str]
 ) -> Iterator[Orphans]:
-    """Yield what lies in the folder of a cache and is no part of it.
+    """Yield files in the folder of a cache that are not part of it.
 
     Args:
         location: The cache.

@@ -150,7 +150,7 @@ class Claims:
             time.sleep(self._location.poll_seconds)
 
     def wait_for(self, name: str, what: str) -> Wait | None:
-        """Return for whom this process waits, as it was at the last look at a claim.
+        """Return the process that this process waits for, as it was at the last look at a claim.
 
         Args:
             name: Of the claim.

@@ -1,7 +1,7 @@
 """Dropping teachers, taps or views from a cache: a new revision that does not name them.
 
-What was computed for them stays where it is, unnamed, until it is removed as litter. Their commits
-are removed, so that the same names can be computed anew.
+Their targets stay where they are, as orphaned files, until they are removed. Their commits are
+removed, so that the same names can be computed again.
 
 The order makes every step safe to be killed at: the root names the new revision first. If the
 process is killed after that, the next drop or precompute removes what is left to remove.
@@ -116,7 +116,7 @@ def finish_drops(writer: CacheWriter) -> None:
     """Remove the commits of what was dropped, and the ids of dropped views in the slots of groups.
 
     Does nothing where nothing is left. Whoever declares something has to call this first, or what
-    is computed anew would be taken for what was dropped.
+    is computed again would be taken for what was dropped.
     """
     location, manifest = writer.location, writer.manifest
     for name in manifest.dropping:

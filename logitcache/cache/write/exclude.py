@@ -23,7 +23,7 @@ __all__ = ["withdraw_images"]
 def withdraw_images(url: str | os.PathLike[str], keys: Collection[str], reason: str) -> int:
     """Withdraw images: no student sees them again, and they may be missing from the data.
 
-    Committed answers stay as they are; a new revision names the withdrawal.
+    Committed outputs stay as they are; a new revision names the withdrawal.
 
     Args:
         url: A sealed cache.

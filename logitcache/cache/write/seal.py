@@ -1,4 +1,4 @@
-"""Sealing: one revision that vouches for every ledger, every document and the manifest.
+"""Sealing: one revision that covers every ledger, every document and the manifest.
 
 Everything a revision names is written before it, and the root points at it last. What cannot be
 computed again from images and teachers is written twice: the copies of a revision hold the
@@ -41,7 +41,7 @@ __all__ = ["metadata_keys", "write_changed", "write_reseal", "write_seal"]
 
 
 def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Group]) -> list[str]:
-    """Return where the documents lie that a revision vouches for beside its ledgers.
+    """Return the keys of the documents of a revision besides its ledgers.
 
     They are every ``zarr.json`` below the root, the probes, and the withdrawals.
 
@@ -56,7 +56,7 @@ def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Gro
     for group in groups:
         paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
     parents = {parent for path in paths for parent in parents_of(path)} - set(paths)
-    # not every version of zarr writes the groups above those that it is asked for
+    # not every version of zarr also writes the parents of a group
     paths += [path for path in sorted(parents) if location.size(f"{path}/zarr.json") is not None]
     documents = [f"{path}/zarr.json" for path in paths]
     return [*documents, *fingerprint_keys(location), *withdrawal_keys(location)]
@@ -76,7 +76,7 @@ def write_seal(
         manifest: As it shall be sealed.
         units: The units of every (group, view), all of them committed.
         metadata: As of :func:`metadata_keys`.
-        rewritten: (group, view) with commits that were made anew.
+        rewritten: (group, view) with commits that were made again.
 
     Returns:
         What the root has to point at.

@@ -1,6 +1,6 @@
-"""One unit as it is written: a shard of each array, then the commit that vouches for them.
+"""One unit as it is written: a shard of each array, then the commit that records them.
 
-A unit is written whole or not at all: until its commit is there, nobody believes what lies there.
+A unit is written whole or not at all: without its commit, none of its shards is used.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class CacheWriter:
     """The writing side of one cache.
 
     Args:
-        location: Where it lies.
+        location: Location of the cache.
         manifest: Its manifest.
 
     Attributes:
@@ -114,7 +114,7 @@ class CacheWriter:
         """Start a cache for the rows of one segment.
 
         Raises:
-            CacheError: Something else lies there.
+            CacheError: Something else is at this location.
         """
         if not location.is_empty():
             raise CacheError(
@@ -169,7 +169,7 @@ class CacheWriter:
         """Declare a teacher and make its arrays.
 
         Raises:
-            CacheError: Units lie there already, committed under a manifest that is lost.
+            CacheError: Committed units exist, but their manifest is lost.
         """
         self._create(group)
         teachers = {**self.manifest.teachers, group.name: record}
@@ -179,7 +179,7 @@ class CacheWriter:
         """Declare a tap of a teacher and make its arrays.
 
         Raises:
-            CacheError: Units lie there already, committed under a manifest that is lost.
+            CacheError: Committed units exist, but their manifest is lost.
         """
         self._create(group)
         record = self.manifest.teachers[group.teacher]
@@ -210,7 +210,7 @@ class CacheWriter:
         return groups
 
     def teachers(self) -> dict[str, TeacherGroup]:
-        """Return the groups of all declared teachers' answers."""
+        """Return the groups of all declared teacher outputs."""
         groups = self.groups()
         return {name: group for name, group in groups.items() if isinstance(group, TeacherGroup)}
 
@@ -259,7 +259,7 @@ class CacheWriter:
         self._commit(sample_placement(self.manifest.unit_rows), unit, arrays, Conditions())
 
     def write_partners(self, view_id: str, unit: int, offsets_U: NDArray[np.int64]) -> None:
-        """Write and commit whom the rows of a block are mixed with, unless that is done.
+        """Write and commit the mixing partners of the rows of a block, unless that is done.
 
         Args:
             view_id: A view that mixes.
@@ -363,7 +363,7 @@ class CacheWriter:
         *,
         rewritten: Collection[tuple[str, str]] = (),
     ) -> RevisionPointer:
-        """Vouch for everything that is declared.
+        """Seal everything that is declared.
 
         Args:
             fingerprint: sha256 over key and digest of all rows.
@@ -388,7 +388,7 @@ class CacheWriter:
         return pointer
 
     def reseal(self, rewritten: Collection[tuple[str, str]]) -> RevisionPointer:
-        """Vouch for what was sealed before, with commits that a repair made anew.
+        """Seal again what was sealed before, with commits that a repair made again.
 
         What was declared since stays unsealed.
         """

@@ -175,7 +175,7 @@ class Dispatch:
         return None if number is None else self.items[number]
 
     def waits(self, address: str, why: str) -> None:
-        """Note that the item of a worker is another run's, and for whom that waits."""
+        """Note that the item of a worker is another run's, and for which process that waits."""
         hand = self._hands.get(address)
         if hand is not None and hand.item is not None:
             self._waits.pop(hand.item, None)  # the last one is the newest

@@ -122,14 +122,14 @@ def compute_plan_on_cluster(
     should_stop: Callable[[], bool] | None = None,
     after_item: Callable[[WorkItem], None] | None = None,
 ) -> int:
-    """Compute what a plan lacks as the configuration says: by workers of here or of elsewhere.
+    """Compute what a plan lacks as configured: by workers of here or of elsewhere.
 
     Args:
-        plan: What is missing; what the user should be told goes to its notes.
+        plan: What is missing; notes for the user are added to it.
         ensemble: The teachers it was made with.
         config: With ``workers`` or ``scheduler``.
         on_progress: Called about twice a second.
-        should_stop: Asked as often; units that are whole by then are kept.
+        should_stop: Called as often; units that are whole by then are kept.
         after_item: Called when an item is committed.
 
     Returns:
@@ -196,13 +196,13 @@ def compute_on_cluster(
     """Compute what a plan lacks on the workers of a cluster.
 
     Args:
-        plan: What is missing; what the user should be told goes to its notes.
+        plan: What is missing; notes for the user are added to it.
         opener: How a worker prepares itself.
         client: Of the cluster.
         needs_gpu: Whether only workers that offer the resource GPU may work.
         own: Whether this run started the workers.
         on_progress: Called about twice a second.
-        should_stop: Asked as often; units that are whole by then are kept.
+        should_stop: Called as often; units that are whole by then are kept.
         after_item: Called when an item is committed.
 
     Returns:
@@ -211,7 +211,7 @@ def compute_on_cluster(
     Raises:
         ClusterError: There are no workers, or none may work, or one unit kills all of them.
         LogitcacheError: What went wrong on a worker, with its name.
-        Interrupted: Asked to stop.
+        Interrupted: The run was stopped.
     """
     pool = WorkerPool(plan, client, needs_gpu=needs_gpu, own=own)
     pool.meet()

@@ -73,7 +73,7 @@ class UnitRunnerOpener:
         config: What is precomputed.
         agreement: What the process that made the plan has.
         groups: Names of the groups that are written.
-        threads: Threads of a forward, which also decode unless the configuration says how many;
+        threads: Threads of a forward, which also decode unless configured;
             None for this worker's share of its host.
     """
 
@@ -144,7 +144,7 @@ class TeacherPlugin(WorkerPlugin):
 
     It prepares in a thread, so that a worker stays in touch while it loads, and tells the topic
     that bears its name what happens: ``ready``, ``refused`` with the reason, ``images``, ``waits``
-    with for whom.
+    with for which process.
 
     Args:
         name: Unique to the run.
@@ -189,7 +189,7 @@ class TeacherPlugin(WorkerPlugin):
             runner.close()
 
     def stop(self) -> None:
-        """Leave the item at hand after its current batch, and take no other."""
+        """Leave the current item after its current batch, and take no other."""
         self._stop.set()
 
     def compute(self, item: WorkItem) -> None:

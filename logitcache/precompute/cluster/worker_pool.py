@@ -232,7 +232,7 @@ class WorkerPool:
                 yield from self._returned(address, told["item"])
 
     def _returned(self, address: str, number: int) -> Iterator[WorkItem]:
-        """Look at what came of a task: its commits tell, not its result."""
+        """Look at the result of a task: its commits tell, not its result."""
         future, item = self._futures.pop(address), self.dispatch.items[number]
         error = future.exception(timeout=_ANSWER_SECONDS) if future.status == "error" else None
         future.release()
@@ -350,7 +350,7 @@ def _briefly(function: Callable[..., object], *arguments: Any, **options: Any) -
     """Call what asks all workers, and wait a moment: one that has just died answers late."""
 
     def call() -> None:
-        with contextlib.suppress(Exception):  # what is asked for at the end is a courtesy
+        with contextlib.suppress(Exception):  # what is requested at the end is a courtesy
             function(*arguments, **options)
 
     caller = threading.Thread(target=call, daemon=True)

@@ -1,7 +1,7 @@
 """What a cache would cost and what it would lose, before one is made. Nothing is written.
 
 The teachers are shown a few hundred images in the views they would see. Bytes and fidelity of every
-encoding are measured on what they say, times on how long they take; the rest is arithmetic, in
+encoding are measured on their outputs, times on how long they take; the rest is arithmetic, in
 ``footprint.py`` and ``payback.py``.
 """
 
@@ -55,12 +55,12 @@ __all__ = [
     "estimate_cache",
 ]
 
-_FEWER_IMAGES = 64  # for a device that is timed beside the one that is used
+_FEWER_IMAGES = 64  # for a device that is timed in addition to the one that is used
 
 
 @dataclass(frozen=True)
 class EncodingEstimate:
-    """One way to store what a teacher says.
+    """One way to store teacher outputs.
 
     Attributes:
         encoding: Its parameters.
@@ -113,7 +113,7 @@ class TeacherEstimate:
         num_classes: C.
         accuracy: Share of the labeled images shown that it gets right; None without labels.
         seconds: Of a forward of one image, by device.
-        encodings: Ways to store what it says; one is chosen.
+        encodings: Ways to store its outputs; one is chosen.
         taps: What is kept of its network besides.
     """
 
@@ -170,13 +170,13 @@ class Estimate:
     Attributes:
         images: Images of the set.
         shown: How many of them the teachers were shown.
-        views: How many views are asked for.
+        views: How many views are requested.
         unit_rows: U.
         devices: Seconds of an image, by device.
         fetch: Seconds of reading one row's targets of all teachers in training, from memory.
         teachers: By name.
         by_views: The cache with fewer and more views.
-        lacking: What the cache at hand lacks of it; None where none was given or none is there.
+        lacking: What is missing from the existing cache; None without one.
     """
 
     images: int
@@ -314,7 +314,7 @@ class _Cost:
         )
 
     def _counts(self) -> list[int]:
-        """Return numbers of views to compare: powers of two up to twice as many as asked for."""
+        """Return numbers of views to compare: powers of two up to twice as many as requested."""
         asked = len(self._views)
         return sorted({2**n for n in range(asked.bit_length() + 1)} | {asked})
 

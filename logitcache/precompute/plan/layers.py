@@ -49,16 +49,16 @@ def choose_taps(
     source: Source,
     ensemble: Ensemble,
 ) -> dict[str, FeatureEncoding]:
-    """Return how every tap that is asked for is stored, by name of its group.
+    """Return how every tap that is requested is stored, by name of its group.
 
     Args:
-        config: What is asked for.
+        config: What is requested.
         declared: Groups of the cache, by name.
         source: The images.
         ensemble: Who answers.
 
     Raises:
-        UsageError: There is no such tap, it has not what is asked for, or it is stored otherwise.
+        UsageError: There is no such tap, it has not what is requested, or it is stored otherwise.
         FeatureOverflow: It does not fit what it shall be stored as.
     """
     chosen = {}
@@ -92,7 +92,7 @@ def smallest_unit(
     Args:
         writer: The cache.
         teacher: Whose.
-        taps: All that are asked for.
+        taps: All that are requested.
         most: What to return where units are larger.
     """
     rows = [_unit_rows(writer, tap) for name, tap in taps.items() if teacher_of(name) == teacher]
@@ -148,7 +148,7 @@ def _unit_rows(writer: CacheWriter, encoding: FeatureEncoding) -> int:
 
 
 def _as_declared(cache: str, group: Group, asked: FeatureEncoding) -> FeatureEncoding:
-    """Return how a known tap is stored, if that is what is asked for."""
+    """Return how a known tap is stored, if that is what is requested."""
     assert isinstance(group, FeatureGroup)
     known = group.encoding
     if replace(asked, principal=known.principal, sparse=known.sparse) != known:

@@ -1,6 +1,6 @@
 """From what the user wants to what is missing: declare it in the cache, refuse what cannot be.
 
-Everything that could make an answer wrong is compared here, before the first forward: the images by
+Everything that could make an output wrong is compared here, before the first forward: the images by
 key and size, the teachers by their locks, the label spaces, the encodings.
 """
 
@@ -79,9 +79,9 @@ class Plan:
         source: The images.
         indices: Position in the source of every row; -1 for padding.
         views: By id.
-        groups: Of the teachers and taps that were asked for, by name.
+        groups: Of the teachers and taps that were requested, by name.
         items: What is missing, in order.
-        notes: What the user should be told.
+        notes: Notes for the user.
     """
 
     writer: CacheWriter
@@ -174,12 +174,12 @@ class Plan:
 
 
 def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> Plan:
-    """Open or create the cache, declare what is asked for, and list what is missing.
+    """Open or create the cache, declare what is requested, and list what is missing.
 
     Raises:
         UsageError: Names, label spaces, encodings or sizes that cannot be.
         DataMismatch: The cache was made from other images.
-        CacheError: Something else lies there, or another teacher has the name.
+        CacheError: Something else is at this location, or another teacher has the name.
     """
     location = locate(config.cache)
     known = () if location.is_empty() else read_manifest(location).teachers
@@ -239,7 +239,7 @@ def join_plan(config: PrecomputeConfig, source: Source, groups: Collection[str])
 
 
 def check_classes(name: str, member: Member, source: Source) -> None:
-    """Refuse a teacher that answers for another number of classes than the data has."""
+    """Refuse a teacher with another number of classes than the data."""
     names = source.class_names
     if names and len(names) != member.num_classes:
         raise UsageError(
@@ -337,7 +337,7 @@ def check_declared(writer: CacheWriter, name: str, member: Member, encoding: Enc
     Args:
         writer: The cache.
         name: Name of the teacher.
-        member: The teacher at hand.
+        member: The given teacher.
         encoding: How it is to be stored.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Recipes of views: whether those that are asked for are those that a cache has.
+"""Recipes of views: whether those that are requested are those that a cache has.
 
 Draws of one recipe are interchangeable; views of two recipes are two data sets. A setting that was
 forgotten would otherwise double the hours of a cache without a word.
@@ -25,10 +25,10 @@ _OF_A_DRAW = {"draw", "base"}
 
 
 def check_recipes(config: PrecomputeConfig, location: Location) -> list[str]:
-    """Compare the views that are asked for with those of a cache.
+    """Compare the views that are requested with those of a cache.
 
     Args:
-        config: What is asked for.
+        config: What is requested.
         location: The cache; need not exist yet.
 
     Returns:

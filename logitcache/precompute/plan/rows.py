@@ -192,7 +192,7 @@ def _fill_lost(
 
 
 def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
-    """Order the rows anew where not all samples are written: the listing must be the same."""
+    """Order the rows again where not all samples are written: the listing must be the same."""
     _refuse_fewer(writer, source)
     manifest = writer.manifest
     segment = manifest.segments[-1]

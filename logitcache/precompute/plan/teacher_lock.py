@@ -1,6 +1,6 @@
-"""The lock of a teacher: what decides its answers, compared field by field.
+"""The lock of a teacher: what decides its outputs, compared field by field.
 
-Device, threads and library versions are no part of it: they change answers by noise at most. They
+Device, threads and library versions are no part of it: they change outputs by noise at most. They
 are recorded with every commit, and a run that meets other versions says so.
 """
 
@@ -48,7 +48,7 @@ def check_lock(
         cache: Where it answered, for the message.
         name: Its name.
         locked: The lock in the manifest.
-        actual: The lock of the teacher at hand.
+        actual: The lock of the given teacher.
 
     Raises:
         CacheError: It is another one; every field that differs is named with both values.
@@ -66,7 +66,7 @@ def check_lock(
 
 
 def as_locked(config: TeacherConfig, locked: LockedFields) -> TeacherConfig:
-    """Return a teacher with the settings it answered with, where the user says nothing else.
+    """Return a teacher with the settings of the cache, unless the user gives others.
 
     Arguments by which timm reads files or fetches weights are left out: a cache may come from
     anywhere, and what is read is for the user alone to say.

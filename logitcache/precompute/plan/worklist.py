@@ -66,7 +66,7 @@ def worklist(
     """Return the items in the order in which they are worked on: view by view.
 
     Samples are written with the first view of their block. Where some group would commit before
-    the block is through, its samples get an item of their own, first: what a teacher said is never
+    the block is through, its samples get an item of their own, first: teacher outputs are never
     committed before the image it said it of. So do they where images are mixed, for a partner must
     be known to be readable.
 

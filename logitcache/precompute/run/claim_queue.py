@@ -36,11 +36,11 @@ class ClaimQueue:
     Args:
         items: What is missing, in order.
         location: The cache.
-        groups: What is asked for, by name.
+        groups: What is requested, by name.
         claims: Of this process.
         settle: Called where an item needs what one that is still held shall commit: commits it.
         while_waiting: Called now and then while everything that is left is somebody else's, with
-            what is waited for and for whom, in words; may raise to stop.
+            what is waited for and for which process, in words; may raise to stop.
         poll_seconds: Between two looks at what others do.
     """
 
@@ -122,7 +122,7 @@ class ClaimQueue:
         )
 
     def _is_ready(self, item: WorkItem) -> bool:
-        """Return whether an item may be computed: an answer is not committed before its image."""
+        """Return whether an item may be computed: an output is not committed before its image."""
         return item.samples or _has_samples(self._location, item)
 
 

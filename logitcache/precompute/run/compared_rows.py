@@ -1,4 +1,4 @@
-"""Which rows of a group are compared with what the teacher said while that is at hand.
+"""Which rows of a group are compared with teacher outputs while that is available.
 
 The first rows of every unit of the first segment, in the first view: rows are ordered by a hash, so
 the first are as good a sample as any, and which they are does not depend on who computes what when.
@@ -34,7 +34,7 @@ class FidelitySample:
 
     Args:
         manifest: Of the cache; its first segment is sampled.
-        group: A teacher's answers, or a tap.
+        group: Teacher outputs, or a tap.
         view_id: The view that is being computed; nothing is measured in any but the first.
     """
 

@@ -70,7 +70,7 @@ class Progress:
         total: Images to be shown by this run.
         workers: What each worker does; empty without a cluster.
         notices: What has happened that the user should know, oldest first.
-        waiting: What the run waits for and for whom, in words; empty while it computes.
+        waiting: What the run waits for and for which process, in words; empty while it computes.
         work: What the total consists of; only in the first report.
     """
 
@@ -217,7 +217,7 @@ def compute_plan(
         threads: Threads that decode; all processors by default.
         skip_bad_images: Whether an unreadable image is marked rather than an error.
         on_progress: Called after every batch.
-        should_stop: Asked after every batch.
+        should_stop: Called after every batch.
         after_item: Called when an item is committed.
 
     Returns:
@@ -247,7 +247,7 @@ def compute_plan(
 
 
 def stopped(writer: CacheWriter) -> Interrupted:
-    """Return what a run that was asked to stop leaves with."""
+    """Return what a run that was stopped leaves with."""
     return _stopped(kept=writer.has_commits())
 
 

@@ -88,7 +88,7 @@ class Work:
         writer: The cache.
         renderer: Rows to pixels.
         teachers: Pixels to logits.
-        groups: What is asked for: teachers' answers and taps, by name.
+        groups: What is requested: teacher outputs and taps, by name.
         conditions: Of each group, by name.
         views: By id, to draw which tokens are kept.
         batch_rows: Positions rendered at a time; every canonical batch divides it.
@@ -110,7 +110,7 @@ class Work:
 def compute_item(work: Work, item: WorkItem, block: Block, background: Background) -> None:
     """Compute one item; each unit is committed as soon as it is whole.
 
-    Answers are encoded and written in the background, in order, while the next ones are computed:
+    Outputs are encoded and written in the background, in order, while the next ones are computed:
     those of this item and, since it returns before the last are written, of the next.
 
     Args:

@@ -1,7 +1,7 @@
 """How many images a forward takes: what fits on the device, or what is fastest there.
 
 Tried before anything is declared, because the batch of a teacher is recorded as its canonical one:
-answers are the same to the bit only at the same batch.
+outputs are the same to the bit only at the same batch.
 """
 
 from __future__ import annotations

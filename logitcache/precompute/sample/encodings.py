@@ -1,4 +1,4 @@
-"""A sample of what a teacher said, stored in every way: bytes, losses and times of each.
+"""Encodings of a sample of teacher outputs: bytes, losses and times of each.
 
 Shapes: N rows, C classes.
 """
@@ -35,7 +35,7 @@ _BITS = (8, 5)
 
 
 class AnswersTryout:
-    """What one teacher said of a sample.
+    """Outputs of one teacher for a sample.
 
     Args:
         config: How it shall be stored.

@@ -35,7 +35,7 @@ __all__ = ["Rehearsal", "rehearse"]
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What came of showing some images.
+    """Result of running teachers on some images.
 
     Attributes:
         logits: By teacher, raw, float32 (N, C).
@@ -138,7 +138,7 @@ def _request(source: Source, view: View, indices_B: NDArray[np.int64]) -> BatchR
 def _answer(
     ensemble: Ensemble, batch: RenderedBatch, kept: Mapping[str, int | None]
 ) -> dict[str, NDArray[np.float32]]:
-    """Ask for answers and taps, by how many tokens of each are kept."""
+    """Ask for outputs and taps, by how many tokens of each are kept."""
     rows = len(batch.request.indices)
     asked = {
         name: None if tokens is None else np.tile(np.arange(tokens), (rows, 1))

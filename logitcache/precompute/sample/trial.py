@@ -1,4 +1,4 @@
-"""A few images shown to teachers before they are asked about all of them."""
+"""Running of teachers on a few images before all of them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def ask(
 def sample_log_probs(
     source: Source, ensemble: Ensemble, name: str, batch: int
 ) -> NDArray[np.float64]:
-    """Return what a teacher says of images spread over the listing: log-probabilities (N, C).
+    """Return teacher outputs of images spread over the listing: log-probabilities (N, C).
 
     Raises:
         DataError: None of them can be read.
