@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.format.names import Status
-from logitcache.data.classes import label_table
-from logitcache.data.identity import compare, content_digest, listing_digest
+from logitcache.data.identity import listing_digest
+from logitcache.data.join import ImageJoin, is_same_content
 from logitcache.data.source import left_out_of
 from logitcache.platforms import available_processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
 
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
@@ -87,25 +85,21 @@ def check_images(
     """
     samples = cache.samples
     here = samples.rows - samples.start
-    keys, sizes = samples.keys[here], samples.sizes[here]
-    found, difference = compare(source, keys, sizes)
-    gone = cache.withdrawn
-    resized = set(difference.changed)
-    readable = set(samples.readable.tolist())
-    chosen = [
-        (row, int(index))
-        for row, index, key in zip(samples.rows.tolist(), found, keys, strict=True)
-        if digests and index >= 0 and row in readable and key not in resized
-    ]
+    keys, status = samples.keys[here], samples.status[here]
+    join = ImageJoin(source, cache.class_names)
+    joined = join.find(keys, samples.hashes[here], samples.sizes[here], samples.labels[here])
+    is_read = (status == Status.OK) & joined.found & ~joined.resized & digests
+    chosen = list(zip(samples.rows[is_read].tolist(), joined.positions[is_read], strict=True))
+    kept = status != Status.WITHDRAWN
     return ImagesReport(
         images=len(here),
         digested=len(chosen),
-        missing=tuple(key for key in difference.missing if key not in gone),
-        resized=tuple(difference.changed),
+        missing=tuple(keys[kept & ~joined.found]),
+        resized=tuple(keys[joined.resized]),
         replaced=_replaced(cache, source, chosen, threads, on_progress),
-        relabeled=_relabeled(cache, source, found),
+        relabeled=tuple(keys[kept & joined.relabeled]),
         relisted=_relisted(cache),
-        added=tuple(source.keys[index] for index in difference.added),
+        added=tuple(source.keys[index] for index in join.added()),
         withdrawn=samples.withdrawn,
         unreadable=samples.unreadable,
         left_out=left_out_of(source),
@@ -132,7 +126,7 @@ def _replaced(
 
     def is_same(item: tuple[int, int]) -> bool:
         row, index = item
-        return bool(content_digest(source.read(index)) == samples.digests[row].tobytes())
+        return is_same_content(source.read(int(index)), samples.digests[row])
 
     with ThreadPoolExecutor(threads or available_processors()) as pool:
         for count, (item, same) in enumerate(
@@ -143,26 +137,6 @@ def _replaced(
             if on_progress is not None:
                 on_progress(count, len(chosen))
     return tuple(replaced)
-
-
-def _relabeled(cache: Cache, source: Source, found: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return the keys of images whose class has another name in the source, as training does.
-
-    Args:
-        cache: The cache.
-        source: The available images.
-        found: Position in the source of every image of the cache, -1 where it is missing.
-    """
-    if not cache.class_names:
-        return ()
-    samples = cache.samples
-    here = samples.rows - samples.start
-    chosen = (found >= 0) & (samples.status[here] != Status.WITHDRAWN)
-    keys, labels = samples.keys[here][chosen], samples.labels[here][chosen]
-    to_cache = label_table(source.class_names, cache.class_names)
-    own = to_cache[np.asarray(source.labels)[found[chosen]]]
-    differs = (own != -1) & (labels >= 0) & (own != labels)
-    return tuple(str(key) for key in keys[differs])
 
 
 def _relisted(cache: Cache) -> tuple[int, ...]:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from logitcache.data.identity import content_digest
-from logitcache.data.lookup import KeyIndex
+from logitcache.data.join import ImageJoin, check_content
 from logitcache.encoding.feature_noise import magnitudes, relative_difference
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.encoding.logits import log_softmax, non_finite_rows
@@ -265,8 +264,8 @@ class _Images:
         rows = samples.readable
         self._cache, self._source, self._samples = cache, source, samples
         self._positions = np.full(cache.rows_end, -1, dtype=np.int64)
-        index = KeyIndex(source.keys)
-        self._positions[rows] = index.find(samples.keys[rows].tolist(), samples.hashes[rows])
+        joined = ImageJoin(source).find(samples.keys[rows], samples.hashes[rows])
+        self._positions[rows] = joined.positions
         self._partners_of = lru_cache(maxsize=2)(cache.unit_partners)
 
     def request(self, view_id: str, rows_N: NDArray[np.int64]) -> BatchRequest:
@@ -295,10 +294,7 @@ class _Images:
                 hint="point --data at the original images",
             )
         image = self._source.read(position)
-        if content_digest(image) != self._samples.digests[row].tobytes():
-            raise DataMismatch(
-                "this image is not the one the teachers saw", where=key, hint="restore the file"
-            )
+        check_content(image, self._samples.digests[row], key)
         return image
 
     def named(self, error: UnreadableImage) -> UnreadableImage:

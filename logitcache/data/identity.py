@@ -10,25 +10,20 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from logitcache.data.lookup import KeyIndex, key_hash, position_dtype
+from logitcache.data.lookup import KeyIndex, key_hash
 from logitcache.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
 
 __all__ = [
-    "Comparison",
-    "Difference",
-    "compare",
     "content_digest",
     "fingerprint",
     "key_hash",
@@ -132,101 +127,6 @@ def row_order(
             )
         before = key
     return order if among is None else among[order]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How a source differs from what a cache knows.
-
-    Attributes:
-        missing: Keys that the source lacks.
-        changed: Keys whose image has another number of bytes.
-        added: Positions in the source of images that are not known, ascending.
-    """
-
-    missing: list[str]
-    changed: list[str]
-    added: NDArray[np.signedinteger]
-
-    def summary(self, withdrawn: Collection[str] = (), names: int = 3) -> str:
-        """Return counts and the first names, in words.
-
-        Args:
-            withdrawn: Keys that may be missing.
-            names: How many of each kind are named.
-        """
-        missing = [key for key in self.missing if key not in withdrawn]
-        return "; ".join(
-            f"{len(keys)} {what}"
-            + (f": {', '.join(keys[:names])}" if keys else "")
-            + (", …" if len(keys) > names else "")
-            for what, keys in (("missing", missing), ("of another size", self.changed))
-        )
-
-
-class Comparison:
-    """Compares known images with a source, some at a time; order and root do not matter.
-
-    Args:
-        source: The available images.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._index = KeyIndex(source.keys)
-        self._seen = np.zeros(len(source.keys), dtype=np.bool_)
-        self._missing: list[str] = []
-        self._changed: list[str] = []
-
-    def find(
-        self,
-        keys: NDArray[np.object_],
-        sizes: NDArray[np.int64],
-        hashes: NDArray[np.uint64] | None = None,
-    ) -> NDArray[np.int64]:
-        """Find known images.
-
-        Args:
-            keys: Known keys.
-            sizes: Bytes of each known image; -1 where unknown.
-            hashes: Of the keys; computed if they are not available.
-
-        Returns:
-            The position in the source of each, -1 where it is missing.
-        """
-        if hashes is None:
-            hashes = np.fromiter(map(key_hash, keys), np.uint64, len(keys))
-        found = self._index.find(keys.tolist(), hashes)
-        here = found >= 0
-        known, actual = np.asarray(sizes)[here], self._source.sizes[found[here]]
-        differs = (known >= 0) & (actual >= 0) & (known != actual)
-        self._missing += list(keys[~here])
-        self._changed += list(keys[here][differs])
-        self._seen[found[here]] = True
-        return found
-
-    def difference(self) -> Difference:
-        """Return how the source differs from all that was looked for so far."""
-        added = np.flatnonzero(~self._seen).astype(position_dtype(len(self._seen)))
-        return Difference(self._missing, self._changed, added)
-
-
-def compare(
-    source: Source, keys: Iterable[str], sizes: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Difference]:
-    """Find known images in a source, all at once; see :class:`Comparison`.
-
-    Args:
-        source: The available images.
-        keys: Known keys.
-        sizes: Bytes of each known image; -1 where unknown.
-
-    Returns:
-        The position in the source of every known key, -1 where it is missing, and the difference.
-    """
-    comparison = Comparison(source)
-    found = comparison.find(np.array(list(keys), dtype=object), sizes)
-    return found, comparison.difference()
 
 
 def listing_digest(source: Source, rows: NDArray[np.signedinteger]) -> str:

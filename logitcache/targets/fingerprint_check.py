@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.data.identity import content_digest, key_hash
+from logitcache.data.identity import key_hash
+from logitcache.data.join import check_content
 from logitcache.errors import (
     CacheDamaged,
-    DataMismatch,
     ParameterDrift,
     PixelDrift,
     UsageError,
@@ -157,15 +157,7 @@ class _Check:
     def _image(self, row: int, position: int) -> FingerprintImage:
         rows = self._rows
         stored = self._source.read(int(rows.indices[position]))
-        expected, found = self._digests.at(row).tobytes(), content_digest(stored)
-        if found != expected:
-            raise DataMismatch(
-                "this image is not the one the teachers saw",
-                where=rows.key(position),
-                expected=f"digest {expected.hex()}",
-                got=f"digest {found.hex()}",
-                hint="restore the file",
-            )
+        check_content(stored, self._digests.at(row), rows.key(position))
         return FingerprintImage(row, stored, key_hash(rows.key(position)))
 
     def _parameter_drift(

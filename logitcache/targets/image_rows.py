@@ -6,17 +6,17 @@ source, digests of the cache, when a batch needs them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from logitcache.cache.format.names import Status
-from logitcache.data.classes import label_table
 from logitcache.data.decode import DECODING
-from logitcache.data.identity import content_digest, row_order
-from logitcache.data.lookup import KeyIndex, key_hashes, position_dtype
+from logitcache.data.identity import row_order
+from logitcache.data.join import ImageJoin, NamedKeys, check_content
+from logitcache.data.lookup import key_hashes, position_dtype
 from logitcache.errors import DataMismatch, UnreadableImage
 from logitcache.targets.row_ids import AllRows, RowIds, row_ids_of
 from logitcache.targets.unit_cache import UnitCache
@@ -34,7 +34,6 @@ __all__ = ["CheckedReader", "ImageRows", "match_rows", "number_rows"]
 
 _REASONS = ("left_out", "missing", "unreadable", "withdrawn")
 _AT_ONCE = 1 << 16
-_NAMES = 3  # of images that are named in a message
 
 
 @dataclass
@@ -174,56 +173,34 @@ def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRo
     return match.image_rows(cache)
 
 
-@dataclass
-class _Named:
-    """How many images, and the names of the first ones."""
-
-    count: int = 0
-    names: list[str] = field(default_factory=list)
-
-    def add(self, keys: NDArray[np.object_]) -> None:
-        self.count += len(keys)
-        self.names += [str(key) for key in keys[: _NAMES - len(self.names)]]
-
-    def __format__(self, what: str) -> str:
-        more = ", …" if self.count > len(self.names) else ""
-        named = f": {', '.join(self.names)}{more}" if self.names else ""
-        return f"{self.count} {what}{named}"
-
-
 class _Match:
     """Rows of a cache, looked for in a source some at a time."""
 
     def __init__(self, source: Source, rows: int, class_names: Sequence[str]) -> None:
         self._source = source
-        self._to_cache = label_table(source.class_names, class_names) if class_names else None
-        self._index = KeyIndex(source.keys)
+        self._join = ImageJoin(source, class_names)
         self._rows = np.empty(rows, dtype=position_dtype(rows))
         self._indices = np.empty(rows, dtype=position_dtype(len(source.keys)))
-        self.found = self.readable = self.unreadable = self.withdrawn = self._known = 0
-        self.missing, self.changed, self.relabeled = _Named(), _Named(), _Named()
+        self.found = self.readable = self.unreadable = self.withdrawn = 0
+        self.missing, self.changed, self.relabeled = NamedKeys(), NamedKeys(), NamedKeys()
 
     def add(self, samples: Samples) -> None:
         """Look for some rows, in their order."""
         here = samples.rows - samples.start
-        keys, sizes = samples.keys[here], samples.sizes[here]
-        found = self._index.find(keys.tolist(), samples.hashes[here])
-        at_hand, shown = found >= 0, samples.status[here] == Status.OK
-        self._known += int(at_hand.sum())
+        keys, shown = samples.keys[here], samples.status[here] == Status.OK
+        joined = self._join.find(
+            keys, samples.hashes[here], samples.sizes[here], samples.labels[here]
+        )
         self.readable += int(shown.sum())
         self.unreadable += samples.unreadable
         self.withdrawn += samples.withdrawn
-        self.missing.add(keys[shown & ~at_hand])
-        chosen = shown & at_hand
-        known, actual = sizes[chosen], self._source.sizes[found[chosen]]
-        self.changed.add(keys[chosen][(known >= 0) & (actual >= 0) & (known != actual)])
-        if self._to_cache is not None:
-            own = self._to_cache[self._source.labels[found[chosen]]]
-            labels = samples.labels[here][chosen]
-            self.relabeled.add(keys[chosen][(own != -1) & (labels >= 0) & (own != labels)])
-        stop = self.found + len(known)
+        self.missing.add(keys[shown & ~joined.found])
+        self.changed.add(keys[shown & joined.resized])
+        self.relabeled.add(keys[shown & joined.relabeled])
+        chosen = np.flatnonzero(shown & joined.found)
+        stop = self.found + len(chosen)
         self._rows[self.found : stop] = samples.rows[chosen]
-        self._indices[self.found : stop] = found[chosen]
+        self._indices[self.found : stop] = joined.positions[chosen]
         self.found = stop
 
     def image_rows(self, cache: Cache) -> ImageRows:
@@ -238,7 +215,7 @@ class _Match:
             class_names=cache.class_names or self._source.class_names,
             labels=labels if cache.class_names else None,
             table=cache.decoding,
-            left_out=len(self._source.keys) - self._known,
+            left_out=len(self._join.added()),
             missing=self.missing.count,
             unreadable=self.unreadable,
             withdrawn=self.withdrawn,
@@ -274,14 +251,6 @@ class CheckedReader:
         if rows.digests is None or self._checked[position]:
             return image
         (row,) = rows.numbers.take(np.array([position]))
-        expected = rows.digests.at(int(row)).tobytes()
-        if content_digest(image) != expected:
-            raise DataMismatch(
-                "this image is not the one the teachers saw",
-                where=rows.key(position),
-                expected=f"digest {expected.hex()}",
-                got=f"digest {content_digest(image).hex()}",
-                hint="restore the file",
-            )
+        check_content(image, rows.digests.at(int(row)), rows.key(position))
         self._checked[position] = True
         return image

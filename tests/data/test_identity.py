@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitcache.data.identity import (
-    compare,
     content_digest,
     fingerprint,
     key_hash,
@@ -21,12 +20,10 @@ from logitcache.data.readers import ArraySource
 from logitcache.errors import DataError
 
 
-def source_of(keys: list[str], sizes: list[int] | None = None) -> ArraySource:
+def source_of(keys: list[str]) -> ArraySource:
     images = [np.full((2, 2), i % 256, dtype=np.uint8) for i in range(len(keys))]
     source = ArraySource("test", "train", images, np.zeros(len(keys), np.int32), ["a"])
     source.keys = keys
-    if sizes is not None:
-        source.sizes = np.array(sizes)
     return source
 
 
@@ -58,20 +55,6 @@ def test_rows_do_not_depend_on_the_listing(keys: list[str]) -> None:
 def test_two_images_with_one_key() -> None:
     with pytest.raises(DataError, match="same key"):
         row_order(source_of(["a", "b", "a"]))
-
-
-def test_what_differs_is_found_by_key_and_size() -> None:
-    source = source_of(["a", "b", "new"], [1, 2, 3])
-    found, difference = compare(source, ["b", "gone", "a"], np.array([9, 1, 1]))
-    assert found.tolist() == [1, -1, 0]
-    assert difference.missing == ["gone"]
-    assert difference.changed == ["b"]
-    assert difference.added.tolist() == [2]
-
-
-def test_unknown_sizes_are_no_change() -> None:
-    _, difference = compare(source_of(["a"], [-1]), ["a"], np.array([7]))
-    assert difference.changed == []
 
 
 def test_fingerprints_tell_names_and_contents_apart() -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from logitcache.cache.format.ledger import is_intact
 from logitcache.cache.format.manifest import Segment, read_manifest
 from logitcache.cache.format.names import NO_VIEW, SAMPLES
-from logitcache.data.identity import Comparison, compare, listing_digest, row_order
+from logitcache.data.identity import listing_digest, row_order
+from logitcache.data.join import ImageJoin, NamedKeys
 from logitcache.data.lookup import position_dtype
 from logitcache.data.readers import open_source, open_source_for
 from logitcache.errors import DataMismatch
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from logitcache.cache.format.ledger import Commit
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.writer import CacheWriter
-    from logitcache.data.identity import Difference
     from logitcache.data.readers import DataConfig
     from logitcache.data.source import Source
 
@@ -98,21 +98,67 @@ def _match(writer: CacheWriter, source: Source) -> tuple[Positions, Positions]:
     _check_classes(writer, source)
     if writer.missing_units(SAMPLES, NO_VIEW, manifest.unit_rows):
         return _match_unfinished(writer, source), no_positions(0, 0)
-    known, difference = _match_known(writer, source, manifest.capacity)
-    _refuse_other_images(writer, source, manifest.rows, difference)
-    return known, difference.added
+    known = _Known(writer, source, manifest.capacity)
+    known.add(0, manifest.capacity)
+    known.refuse_other_images()
+    return known.indices, known.join.added()
 
 
-def _match_known(writer: CacheWriter, source: Source, stop: int) -> tuple[Positions, Difference]:
-    """Find the rows below ``stop`` in a source, block by block."""
-    indices = no_positions(stop, len(source.keys))
-    comparison, size = Comparison(source), writer.manifest.unit_rows
-    for start in range(0, stop, size):
-        known = writer.read_samples(start, min(start + size, stop))
-        here = known.rows - start
-        keys, sizes, hashes = known.keys[here], known.sizes[here], known.hashes[here]
-        indices[known.rows] = comparison.find(keys, sizes, hashes)
-    return indices, comparison.difference()
+class _Known:
+    """Rows of a cache that were found in a source.
+
+    Args:
+        writer: The cache.
+        source: The images.
+        capacity: Rows of the cache, padding included.
+
+    Attributes:
+        join: Finds images in the source.
+        indices: Position of each row in the source, -1 for those that were not found.
+        rows: Rows that were looked for.
+    """
+
+    def __init__(self, writer: CacheWriter, source: Source, capacity: int) -> None:
+        self._writer, self._source = writer, source
+        self._missing, self._resized = NamedKeys(), NamedKeys()
+        self.join = ImageJoin(source)
+        self.indices = no_positions(capacity, len(source.keys))
+        self.rows = 0
+
+    def add(self, start: int, stop: int) -> None:
+        """Look for rows whose samples are intact, block by block."""
+        for first in range(start, stop, self._writer.manifest.unit_rows):
+            block = self._writer.read_samples(first, first + self._writer.manifest.unit_rows)
+            here = block.rows - first
+            self.find(block.rows, block.keys[here], block.hashes[here], block.sizes[here])
+
+    def find(
+        self,
+        rows: NDArray[np.int64],
+        keys: NDArray[np.object_],
+        hashes: NDArray[np.uint64] | None = None,
+        sizes: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Look for rows by key; see :meth:`.ImageJoin.find`."""
+        joined = self.join.find(keys, hashes, sizes)
+        self.rows += len(rows)
+        self.indices[rows] = joined.positions
+        self._missing.add(keys[~joined.found], allowed=self._writer.withdrawn)
+        self._resized.add(keys[joined.resized])
+
+    def refuse_other_images(self) -> None:
+        """Raise an error where images are missing, except withdrawn ones, or of another size."""
+        if not self._missing.count and not self._resized.count:
+            return
+        raise DataMismatch(
+            "these are not the images the cache was made from",
+            where=self._writer.location,
+            expected=f"{self.rows} images by name and size",
+            got=f"{self._source.description}: {self._missing:missing}; "
+            f"{self._resized:of another size}",
+            hint="point --data at the original images, withdraw those that are gone "
+            "(logitcache withdraw), or make a new cache",
+        )
 
 
 def rows_of_cache(
@@ -134,28 +180,23 @@ def rows_of_cache(
     _check_classes(writer, source)
     manifest, rows = writer.manifest, writer.manifest.unit_rows
     _refuse_fewer(writer, source)
-    keys = np.full(manifest.capacity, "", dtype=object)
-    sizes = np.full(manifest.capacity, _UNKNOWN, dtype=np.int64)
+    known = _Known(writer, source, manifest.capacity)
     missing = writer.missing_units(SAMPLES, NO_VIEW, rows)
     lost = []
     for block in sorted(writer.needed_units(rows)):
-        here = slice(block * rows, (block + 1) * rows)
-        if block in damaged or block in missing:
-            if _has_keys(writer, damaged.get(block)):
-                keys[here] = writer.read_keys(here.start, here.stop)
-            else:
-                lost.append(block)
-            continue
-        samples = writer.read_samples(here.start, here.stop)
-        keys[here], sizes[here] = samples.keys, samples.sizes
+        start, stop = block * rows, (block + 1) * rows
+        if block not in damaged and block not in missing:
+            known.add(start, stop)
+        elif _has_keys(writer, damaged.get(block)):
+            keys = writer.read_keys(start, stop)
+            here = np.flatnonzero(keys != "")
+            known.find(start + here, keys[here])
+        else:
+            lost.append(block)
     if any(block in damaged for block in lost):
-        _fill_lost(writer, source, keys, lost)
-    known = np.flatnonzero(keys != "")
-    found, difference = compare(source, keys[known], sizes[known])
-    _refuse_other_images(writer, source, len(known), difference)
-    indices = no_positions(manifest.capacity, len(source.keys))
-    indices[known] = found
-    return indices
+        _fill_lost(writer, source, known, lost)
+    known.refuse_other_images()
+    return known.indices
 
 
 def _has_keys(writer: CacheWriter, recorded: Commit | None) -> bool:
@@ -166,18 +207,15 @@ def _has_keys(writer: CacheWriter, recorded: Commit | None) -> bool:
     return is_intact(writer.location, stored)
 
 
-def _fill_lost(
-    writer: CacheWriter, source: Source, keys: NDArray[np.object_], lost: list[int]
-) -> None:
-    """Name the rows of blocks whose keys are lost: rows of a segment ascend by (hash, key)."""
+def _fill_lost(writer: CacheWriter, source: Source, known: _Known, lost: list[int]) -> None:
+    """Fill the rows of blocks whose keys are lost: rows of a segment ascend by (hash, key)."""
     rows = writer.manifest.unit_rows
     empty = [
         np.arange(max(segment.start, block * rows), min(segment.stop, (block + 1) * rows))
         for segment in writer.manifest.segments
         for block in lost
     ]
-    known = set(keys)
-    left = np.array([i for i, key in enumerate(source.keys) if key not in known], dtype=np.int64)
+    left = known.join.added()
     segments = {number for number, part in enumerate(empty) if len(part)}
     wanted = np.concatenate(empty)
     if len(left) != len(wanted) or len({number // len(lost) for number in segments}) > 1:
@@ -188,7 +226,8 @@ def _fill_lost(
             got=f"{len(left)} in {source.description}",
             hint="point --data at exactly the images of the cache, without later ones",
         )
-    keys[wanted] = [source.keys[index] for index in row_order(source, left)]
+    known.indices[wanted] = row_order(source, left)
+    known.rows += len(wanted)
 
 
 def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
@@ -196,10 +235,10 @@ def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
     _refuse_fewer(writer, source)
     manifest = writer.manifest
     segment = manifest.segments[-1]
-    indices = no_positions(manifest.capacity, len(source.keys))
-    indices[: segment.start], difference = _match_known(writer, source, segment.start)
-    _refuse_other_images(writer, source, manifest.rows - segment.rows, difference)
-    rows = row_order(source, difference.added)
+    known = _Known(writer, source, manifest.capacity)
+    known.add(0, segment.start)
+    known.refuse_other_images()
+    rows = row_order(source, known.join.added())
     if listing_digest(source, rows) != segment.listing_sha256:
         raise DataMismatch(
             "images were added, removed or relabeled since this cache was started",
@@ -208,8 +247,8 @@ def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
             got=f"{len(rows)} images in {source.description}",
             hint="restore them and finish; then new images can be added",
         )
-    indices[segment.start : segment.stop] = rows
-    return indices
+    known.indices[segment.start : segment.stop] = rows
+    return known.indices
 
 
 def _check_classes(writer: CacheWriter, source: Source) -> None:
@@ -234,19 +273,3 @@ def _refuse_fewer(writer: CacheWriter, source: Source) -> None:
             got=f"{len(source.keys)} in {source.description}",
             hint="point --data at the original images",
         )
-
-
-def _refuse_other_images(
-    writer: CacheWriter, source: Source, known: int, difference: Difference
-) -> None:
-    missing = [key for key in difference.missing if key not in writer.withdrawn]
-    if not missing and not difference.changed:
-        return
-    raise DataMismatch(
-        "these are not the images the cache was made from",
-        where=writer.location,
-        expected=f"{known} images by name and size",
-        got=f"{source.description}: {difference.summary(writer.withdrawn)}",
-        hint="point --data at the original images, withdraw those that are gone "
-        "(logitcache exclude), or make a new cache",
-    )
