@@ -65,7 +65,8 @@ def _chunks(encoded: bytes) -> list[_Chunk]:
 
 def _data_are_whole(encoded: bytes) -> bool:
     """Return whether the compressed image data are what was compressed, by their own checksum."""
-    header = next(encoded[c.begin + 8 : c.end - 4] for c in _chunks(encoded) if c.kind == b"IHDR")
+    headers = (encoded[c.begin + 8 : c.end - 4] for c in _chunks(encoded) if c.kind == b"IHDR")
+    header = next(headers, b"")
     if len(header) != 13:
         return False
     width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", header)

@@ -146,6 +146,14 @@ def test_formats_that_run_other_programs_are_refused() -> None:
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
 
 
+def test_a_png_with_a_damaged_name_of_its_header_is_unreadable() -> None:
+    content = bytearray(encoded(shape_image(1, (24, 24)), "PNG"))
+    content[12:16] = b"IHDx"
+    content[content.index(b"IDAT") + 8] ^= 1
+    with pytest.raises(UnreadableImage):
+        decode(bytes(content))
+
+
 @settings(max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])

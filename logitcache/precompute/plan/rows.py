@@ -156,8 +156,8 @@ class _Known:
             expected=f"{self.rows} images by name and size",
             got=f"{self._source.description}: {self._missing:missing}; "
             f"{self._resized:of another size}",
-            hint="point --data at the original images, withdraw those that are gone "
-            "(logitcache withdraw), or make a new cache",
+            hint="point --data at the original images, exclude those that are missing "
+            "(logitcache exclude), or make a new cache",
         )
 
 
