@@ -1,4 +1,4 @@
-"""The cross-entropy of sparse targets with a student, its gradient written out.
+"""Cross-entropy of sparse targets with a student, and the mass of absent classes; own gradients.
 
 What autograd makes of the same sums is some twenty kernels more, each dearer to launch than to run
 at a thousand classes. Here the student's softmax is made once, and its gradient, the weighted
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["cross_bucket", "cross_spread"]
+__all__ = ["cross_bucket", "cross_spread", "log_absent_mass"]
+
+_ROWS_AT_ONCE = 32
 
 
 def cross_spread(
@@ -53,6 +55,20 @@ def cross_bucket(
     """
     read_B: Tensor = _Bucket.apply(logits_BC, ids_BK, used_BK, q_BK, mass_B)
     return read_B
+
+
+def log_absent_mass(log_s_BC: Tensor, ids_BK: Tensor) -> Tensor:
+    """Return log sum_absent s[c] of every row; 0 where no class is absent or all have no mass.
+
+    Args:
+        log_s_BC: The student's log-probabilities.
+        ids_BK: The present classes; all others are absent.
+
+    Returns:
+        (B,), differentiable once with respect to ``log_s_BC``.
+    """
+    log_mass_B: Tensor = _AbsentMass.apply(log_s_BC, ids_BK)
+    return log_mass_B
 
 
 class _Spread(torch.autograd.Function):
@@ -131,6 +147,29 @@ class _Bucket(torch.autograd.Function):
         grad_BC = shared_BC * (grad_B * to_absent_B)[:, None]
         grad_BC.scatter_add_(1, ids_BK, at_present_BK * grad_B[:, None])
         return grad_BC, None, None, None, None
+
+
+class _AbsentMass(torch.autograd.Function):
+    """Gradient: the softmax over the absent classes, zero at present ones.
+
+    The forward takes a few rows at a time, so that the masked copy stays in fast memory and no
+    second (B, C) is saved; plain autograd saves the copy and makes a third one for its gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_s_BC: Tensor, ids_BK: Tensor) -> Tensor:
+        parts = zip(log_s_BC.split(_ROWS_AT_ONCE), ids_BK.split(_ROWS_AT_ONCE), strict=True)
+        log_mass_B = torch.cat([s.scatter(1, ids, -torch.inf).logsumexp(1) for s, ids in parts])
+        log_mass_B.masked_fill_(log_mass_B == -torch.inf, 0.0)  # -inf less itself is NaN
+        ctx.save_for_backward(log_s_BC, ids_BK, log_mass_B)
+        return log_mass_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, None]:
+        log_s_BC, ids_BK, log_mass_B = ctx.saved_tensors
+        grad_BC = (log_s_BC - log_mass_B[:, None]).exp_().mul_(grad_B[:, None])
+        return grad_BC.scatter_(1, ids_BK, 0.0), None
 
 
 def _taken(ctx: Any, logits_BC: Tensor) -> Tensor:

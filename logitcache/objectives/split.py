@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.errors import UsageError
+from logitcache.objectives.sparse_cross_entropy import log_absent_mass
 from logitcache.objectives.term import AskingTermConfig
-from logitcache.objectives.weighted_log_softmax import read_out
 from logitcache.objectives.weights import other_classes, teacher_weights
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ class Split:
         log_s_BC = functional.log_softmax(logits_BC / temperature, 1)
         asked = _ask(log_s_BC, labels_B, teacher, temperature)
         if config.form == "nkd":
-            log_s_y_B = functional.log_softmax(logits_BC, 1).gather(1, labels_B[:, None])[:, 0]
+            log_s_y_B = asked.log_s_y
+            if temperature != 1.0:
+                log_s_y_B = functional.log_softmax(logits_BC, 1).gather(1, labels_B[:, None])[:, 0]
             target_B = -asked.p_y_at_one * log_s_y_B
             others_B = asked.cross_entropy
         else:
@@ -182,7 +184,7 @@ def _ask_dense(log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits, b: floa
     rest_BC = log_p_BC.scatter(1, y_B1, -torch.inf)
     log_rest_B1 = rest_BC.logsumexp(1, keepdim=True)
     q_BC = (rest_BC - log_rest_B1).exp()
-    log_s_rest_B = _log_rest(log_s_BC, y_B1)
+    log_s_rest_B = log_absent_mass(log_s_BC, y_B1)
     return _Asked(
         log_p_y=log_p_BC.gather(1, y_B1)[:, 0],
         log_p_rest=log_rest_B1[:, 0],
@@ -218,17 +220,15 @@ def _ask_sparse(log_s_BC: Tensor, labels_B: Tensor, teacher: SparseLogits) -> _A
     q_BK = (log_others_BK - log_rest_B[:, None]).exp()
     each_B = (log_others_mass_B - log_rest_B).exp() / others_count_B.clamp(min=1)
     weights_BK = torch.where(used_BK & ~is_y_BK, q_BK - each_B[:, None], 0.0)
-    log_s_rest_B = _log_rest(log_s_BC, y_B1)
-    read_B = read_out(
-        log_s_BC,
-        torch.cat([teacher.class_ids, y_B1], 1),
-        torch.cat([weights_BK, -each_B[:, None]], 1),
-        everywhere_B=each_B,
-    )
+    log_s_rest_B = log_absent_mass(log_s_BC, y_B1)
+    # one gather for all classes that are read one by one: its gradient is one (B, C) scatter
+    log_s_BK = log_s_BC.gather(1, torch.cat([teacher.class_ids, y_B1], 1))
+    log_s_y_B = log_s_BK[:, -1]
+    read_B = (weights_BK * log_s_BK[:, :-1]).sum(1) + each_B * (log_s_BC.sum(1) - log_s_y_B)
     return _Asked(
         log_p_y=log_p_y_B,
         log_p_rest=log_rest_B,
-        log_s_y=log_s_BC.gather(1, y_B1)[:, 0],
+        log_s_y=log_s_y_B,
         log_s_rest=log_s_rest_B,
         p_y_at_one=log_p_y_B.exp(),
         cross_entropy=log_s_rest_B - read_B,
@@ -243,16 +243,6 @@ def _absent_label(teacher: SparseLogits, log_mass_B: Tensor, absent_B: Tensor) -
         return log_share_B
     stored_B = teacher.label_log_probs.to(log_mass_B.dtype)
     return torch.where(torch.isnan(stored_B), log_share_B, torch.minimum(stored_B, log_mass_B))
-
-
-def _log_rest(log_s_BC: Tensor, y_B1: Tensor) -> Tensor:
-    """Return log of the student's mass on all classes but the label."""
-    return read_out(
-        log_s_BC,
-        y_B1,
-        torch.zeros_like(log_s_BC[:, :1]).detach(),
-        bucket_B=torch.ones_like(log_s_BC[:, 0]).detach(),
-    )
 
 
 def _wide(logits_BC: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from logitcache.batch import DenseLogits, SparseLogits, TargetBatch
 from logitcache.errors import UsageError
 from logitcache.objectives.combine import ObjectiveConfig, build_objective
+from logitcache.objectives.sparse_cross_entropy import log_absent_mass
 from logitcache.objectives.split import Split, SplitConfig
 from tests.memory import peak_bytes
 from tests.objectives import reference
@@ -107,6 +108,25 @@ def test_the_gradient_is_right(form: Form, kind: str) -> None:
     teacher = with_label(t, sparse_of(t, 3)) if kind == "sparse" else dense(t)
     loss = Split(SplitConfig(form=form, temperature=1.0))
     assert gradcheck(lambda z: loss(z, batch(teacher)), (z,))
+
+
+@pytest.mark.parametrize("student", [1.0, 30.0])
+def test_the_mass_of_absent_classes_is_that_of_the_plain_sum(student: float) -> None:
+    z, ids = student * random_logits(70, 9, 18), torch.arange(70)[:, None] % 9
+    z.requires_grad_()
+    weights = torch.linspace(-1, 1, 70, dtype=torch.float64)
+    found = (weights * log_absent_mass(z.log_softmax(1), ids)).sum()
+    rest = z.log_softmax(1).masked_fill(F.one_hot(ids[:, 0], 9).bool(), -math.inf)
+    expected = (weights * rest.logsumexp(1)).sum()
+    torch.testing.assert_close(found, expected)
+    of_found, of_expected = (torch.autograd.grad(value, z)[0] for value in (found, expected))
+    torch.testing.assert_close(of_found, of_expected)
+    every = torch.arange(9).expand(2, 9)
+    whole = z[:2].detach().log_softmax(1).requires_grad_()
+    nothing = log_absent_mass(whole, every)
+    (gradient,) = torch.autograd.grad(nothing.sum(), whole)
+    assert (nothing == 0).all()
+    assert (gradient == 0).all()
 
 
 def test_without_others_only_the_target_is_left() -> None:
