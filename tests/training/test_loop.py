@@ -219,7 +219,7 @@ def test_views_of_the_cache_can_be_chosen(images: Path, cache: Path, tmp_path: P
     first = {name: next(iter(found.values())) for name, found in runs.items()}
     assert not torch.equal(first["0"], first["1"])
     assert not torch.equal(first["all"], first["0"])
-    with pytest.raises(UsageError, match="give a cache"):
+    with pytest.raises(UsageError, match="needs teacher targets"):
         config(tmp_path, images, use_views="0")
 
 
@@ -332,7 +332,7 @@ def test_a_live_teacher_can_stand_in_for_the_cache(
     cached, live = untimed(tmp_path / "cached"), untimed(tmp_path / "live")
     for ours, theirs in zip(cached, live, strict=True):
         assert ours["soft"] == pytest.approx(theirs["soft"], rel=2e-2, abs=2e-3)
-    with pytest.raises(UsageError, match="give a cache"):
+    with pytest.raises(UsageError, match="needs teacher targets"):
         train_student(config(tmp_path / "none", images, objectives="soft", epochs=1))
 
 
