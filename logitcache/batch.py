@@ -1,4 +1,4 @@
-"""What an objective sees of a batch: labels, outputs of each teacher, outputs of the student.
+"""Batches for objectives: labels, teacher outputs and student outputs.
 
 Shapes: B batch, C classes, K stored classes, D channels, L tokens, n kept patch tokens.
 """

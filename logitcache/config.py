@@ -1,4 +1,4 @@
-"""The base of every component's configuration: frozen, keyword-only, and strict about names.
+"""Base class of all configurations: frozen, with strict names and values.
 
 Each room keeps its own configuration class beside the code that reads it. Flags, YAML files and
 Python calls fill the same classes, so this is the one place where user input is doubted.

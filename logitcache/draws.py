@@ -1,4 +1,4 @@
-"""The only randomness of views and orders: Philox words that depend on nothing but their address.
+"""Counter-based random numbers (Philox) for views and orders.
 
 A view must come out the same on another machine, in another order, a year later. No library
 promises that of its random *streams* (numpy's NEP 19 and torch's notes both decline), but the

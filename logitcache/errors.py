@@ -1,4 +1,4 @@
-"""Every error a user can meet, in one tree.
+"""Errors that users meet, in one class hierarchy.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Small files: written whole and durably or not at all, and read as not there where damaged."""
+"""Small files: atomic, durable writes, and reads that treat damage as absence."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The Zarr store: what it is made of, how it is written, how it is read."""
+"""The Zarr store of a cache: its format, and how it is written and read."""

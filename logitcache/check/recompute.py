@@ -1,4 +1,4 @@
-"""Outputs of a teacher for rows of a cache, computed again: pixels, logits and activations.
+"""Recomputed outputs of a teacher for rows of a cache: pixels, logits and activations.
 
 Shapes: N rows, S side of the square, C classes.
 """

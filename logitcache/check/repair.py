@@ -1,4 +1,4 @@
-"""Computing damaged units again, exactly those, from the very images and teachers.
+"""Repair of a cache: recomputation of exactly the damaged units.
 
 What is written twice is restored first: it tells which images and teachers there were. Then the
 locks are compared, and only then is a damaged unit given up and computed again with the recorded

@@ -1,4 +1,4 @@
-"""The command line as a program: its commands in the order of the help, and what it leaves with.
+"""The command line application: commands, and exit codes of errors.
 
 Results go to stdout, progress and errors to stderr.
 """

@@ -1,4 +1,4 @@
-"""The commands that make something: caches, students, whole pipelines.
+"""Commands that create caches, students and runs of pipelines.
 
 Heavy imports happen inside them, so that help comes at once.
 """

@@ -1,4 +1,4 @@
-"""``logitcache demo``: the quickstart pipeline, with the teachers gone before the students come.
+"""``logitcache demo``: the quickstart pipeline, its students in a process without teachers.
 
 Stage 2 runs in a process of its own. Before it starts, every trace of the teachers' weights is
 deleted, and in that process ``logitcache.teachers`` cannot be imported.

@@ -1,4 +1,4 @@
-"""Lines for people, for the commands that print no table."""
+"""Printing of lines in which every character is visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of what encodings lose."""
+"""Tables of encoding losses."""
 
 from __future__ import annotations
 

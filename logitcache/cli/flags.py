@@ -1,4 +1,4 @@
-"""Flags that several commands share, with their help."""
+"""Flags that several commands share, with their help texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop soon, with what is whole kept."""
+"""Ctrl-C and SIGTERM as requests to stop after the current batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``torchrun`` tells the processes that it starts, without importing torch."""
+"""Environment variables that ``torchrun`` sets, read without importing torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How numbers and tables look, wherever they are printed."""
+"""Layout of numbers and tables."""
 
 from __future__ import annotations
 

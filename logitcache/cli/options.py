@@ -1,4 +1,4 @@
-"""Flags to configurations: a file, then flags over it, then ``--set`` over both."""
+"""Configurations from a file, flags and ``--set``, in increasing order of precedence."""
 
 from __future__ import annotations
 

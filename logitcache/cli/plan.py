@@ -1,4 +1,4 @@
-"""``logitcache plan``: what a cache would cost and lose, before it is made."""
+"""``logitcache plan``: estimate of size, time and fidelity of a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``inspect --survey``: what the teachers of a cache say, summed up."""
+"""``logitcache inspect --survey``: summary of the teacher outputs of a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables for people, on stdout."""
+"""Tables of results, printed to stdout."""
 
 from __future__ import annotations
 

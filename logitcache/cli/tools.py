@@ -1,4 +1,4 @@
-"""``logitcache tools``: what reads a cache and writes something small."""
+"""``logitcache tools``: commands that derive settings from a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``logitcache views``: what is drawn for an image, how it looks, and whether that is so here."""
+"""``logitcache views``: parameters, pixels and reproducibility of views."""
 
 from __future__ import annotations
 

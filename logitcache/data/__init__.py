@@ -1,1 +1,1 @@
-"""What is shown: sources of images, their names and digests, their pixels."""
+"""Sources of images: listing, classes, digests and decoding."""

@@ -1,4 +1,4 @@
-"""Encoded bytes to RGB pixels, by one table for both stages.
+"""Decoding of encoded images to RGB pixels, by one table for both stages.
 
 =====================  ==========================================================================
 input                  becomes

@@ -1,4 +1,4 @@
-"""Which image is which: keys, hashes, digests, and the order of rows.
+"""Identity of images: keys, hashes, digests, and the order of rows.
 
 A row of a cache belongs to an image by name and by content, never by its position in a listing:
 positions shift when a file is added. Rows are ordered by the hash of the key, so neither classes

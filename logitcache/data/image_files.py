@@ -1,4 +1,4 @@
-"""Image files in folders and tar files, before they have classes."""
+"""Image files in folders and tar files, before classes are assigned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JPEG files, read strictly: orientation from anywhere in the header, and no damaged scan.
+"""Strict reading of JPEG files: orientation, and detection of damaged scans.
 
 libjpeg reports damage as warnings and continues; Pillow ignores them, simplejpeg raises the first.
 Some of them are about bytes that no pixel comes from. Such a file is decoded again without those

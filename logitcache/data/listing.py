@@ -1,4 +1,4 @@
-"""Listing the images of a folder or a tar file: which files, which class, and what is left out.
+"""Listings of folders and tar files: image files, their classes, and what is left out.
 
 The rules have versions, since a cache must find its images again by the rules it was made with:
 

@@ -1,4 +1,4 @@
-"""Images by key, without a table of keys: 8 bytes an image.
+"""Index of images by key, with 8 bytes per image.
 
 The high bits of a key's hash and the image's position share one word; sorted, the words are both an
 index to search in and the order of rows. Where hashes agree in those bits, keys decide.

@@ -1,4 +1,4 @@
-"""PNG files, read strictly: damaged image data are found, damaged text is passed over."""
+"""Strict reading of PNG files: detection of damaged image data."""
 
 from __future__ import annotations
 

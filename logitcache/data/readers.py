@@ -1,4 +1,4 @@
-"""Where images come from: folders, tar files, torchvision's sets, scikit-learn's digits.
+"""Readers of image sets: folders, tar files, torchvision sets, scikit-learn's digits.
 
 Listing is done in :mod:`logitcache.data.listing`; reading is done here, because timm's data set
 returns the *next* image where one cannot be decoded, and its tar reader shares one seek position

@@ -1,4 +1,4 @@
-"""A few images of a set, decoded before hours are spent: how large they are, and what is odd."""
+"""A sample of decoded images: their sizes, and what is unusual about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a set of images looks like to the rest of the package."""
+"""The protocol of an image source."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Logits to small arrays and back: pure maths, no input or output."""
+"""Encodings of logits and features as small arrays; no input or output."""

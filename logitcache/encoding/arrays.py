@@ -1,4 +1,4 @@
-"""What an encoding asks of a store: named arrays with a shape per row, a dtype and a fill.
+"""Specifications of encoded arrays: shape per row, dtype and fill value.
 
 Shapes: N rows, C classes, K stored classes.
 """

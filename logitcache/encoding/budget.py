@@ -1,4 +1,4 @@
-"""Which K and how many bits: the closest targets for so many bytes, or the smallest for a loss.
+"""Choice of K and bits under a limit on bytes or on the KL divergence.
 
 At equal bytes more classes in coarser codes win, so every pair of both is tried on a sample.
 """

@@ -1,4 +1,4 @@
-"""Which encoding: what the user asks for, what is sensible, and reading it back from a cache."""
+"""Configuration of the encoding of logits, and its defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a tap: what the user asks for, and whether the tap has it."""
+"""Configuration of the encoding of features, and checks that a layer supports it."""
 
 from __future__ import annotations
 

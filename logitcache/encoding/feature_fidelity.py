@@ -1,4 +1,4 @@
-"""What storing a feature map loses, on rows whose exact numbers are available.
+"""Losses of encoded feature maps, measured on rows whose exact values are available.
 
 Reduction is what a choice of fewer numbers leaves out (principal directions, put back into all
 channels); coding is what rounding adds. Where rows are reduced on purpose, because a loss asks for

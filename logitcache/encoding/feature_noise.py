@@ -1,4 +1,4 @@
-"""Error propagation through the reductions of a tap: how far may a stored number be off?
+"""Error propagation through the reductions of features.
 
 Two forwards of the same images differ a little in every activation, relative to what the activation
 was summed from. What is stored of a tap may have been averaged, standardized or projected since,

@@ -1,4 +1,4 @@
-"""Feature maps as they are stored: reduced to what a loss will ask for, then coded.
+"""Encoding of feature maps: reduction, then quantization.
 
 :class:`FeatureEncoding` says all that reading needs; ``feature_choice.py`` makes it of what a user
 asks for. Reductions happen where the tap is caught (``teachers/reduce.py``), coding here.

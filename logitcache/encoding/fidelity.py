@@ -1,4 +1,4 @@
-"""What an encoding loses, measured on rows whose dense answer is available.
+"""Losses of encoded logits, measured on rows whose dense outputs are available.
 
 Truncation is what the choice of K loses with exact numbers; coding is what rounding adds to it.
 Everything is a sum over rows, so parts that were measured apart can be added up: exactly, and so in

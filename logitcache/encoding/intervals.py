@@ -1,4 +1,4 @@
-"""Interval checks: could a stored number be the rounding of one within eps of a known number?
+"""Interval checks: whether a stored number can be the rounding of one within eps of another.
 
 Every code of a cache is a monotone function of the number it stands for. So the numbers within eps
 of a recomputed one have the codes between those of its lower and upper bound, and a stored code

@@ -1,4 +1,4 @@
-"""Encodings of logits: the kinds there are, and reading one out of the attributes of a group."""
+"""Kinds of encodings of logits, and parsing of their attributes."""
 
 from __future__ import annotations
 

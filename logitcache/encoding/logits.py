@@ -1,4 +1,4 @@
-"""From raw logits to log-probabilities, in float64.
+"""Log-probabilities of raw logits, in float64.
 
 Shapes: N rows, C classes.
 """

@@ -1,4 +1,4 @@
-"""Principal directions of a tap's channels: fewer numbers for every position.
+"""Principal components of the channels of features.
 
 For a squared loss behind a linear projector the gradient inside the kept subspace is exact; what
 lies outside it is lost.

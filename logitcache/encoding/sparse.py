@@ -1,4 +1,4 @@
-"""The sparse encoding: the K most likely classes and two numbers for all the others.
+"""The sparse encoding: the K most likely classes, and two numbers for the rest.
 
 Shapes: N rows, C classes, K stored classes.
 """

@@ -1,4 +1,4 @@
-"""Two numbers for all the classes that are not stored.
+"""The tail of a sparse row: two numbers for all classes that are not stored.
 
 log M(b) is the logsumexp of b log p over the absent classes: the absent mass at temperature 1/b,
 before it is normalized. Stored at b = 1 and b = 1/4; with log M(0) = log(number of absent classes)

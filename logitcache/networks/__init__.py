@@ -1,1 +1,1 @@
-"""Networks, teacher or student alike: building them, RedNet, weights digests."""
+"""Networks of teachers and students: building, RedNet, digests of weights."""

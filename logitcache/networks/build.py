@@ -1,4 +1,4 @@
-"""Networks by name: timm's, the RedNets registered here, exported folders, weights files.
+"""Networks by name: timm models, exported folders, weights files.
 
 A teacher and a student are built by the same function. Nothing here downloads unless the user
 writes ``weights: pretrained`` or an ``hf-hub:`` name.

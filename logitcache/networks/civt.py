@@ -1,4 +1,4 @@
-"""A vision transformer with a token, a head and if asked a stem for each teacher.
+"""A vision transformer with a token, a head and optionally a stem per teacher.
 
 Source: Ren et al., "Co-advise: Cross Inductive Bias Distillation", CVPR 2022 (CivT, as its code has
 it), which Habib et al., "Distilling Inductive Bias: Knowledge Distillation Beyond Model

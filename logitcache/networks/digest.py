@@ -1,4 +1,4 @@
-"""One digest for all the weights of a network, however the file was written."""
+"""Digest of the weights of a network, independent of the file format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building a network around a weights file.
+"""Networks built from a weights file.
 
 Arguments of the model that follow from the shapes in the file are taken from it: the number of
 classes, the image size of a vision transformer, and those that the model's own module can infer.

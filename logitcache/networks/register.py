@@ -1,4 +1,4 @@
-"""Registration of this package's models with timm, at no cost for who does not use timm."""
+"""Lazy registration of this package's models with timm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network holds on its way to the logits, caught by name in the same forward.
+"""Intermediate activations of a network, captured by layer name in one forward pass.
 
 A tap is the path of a module as ``named_modules`` has it (``layer3``, ``stages.2``, ``blocks.11``,
 ``norm``): its output is caught; or ``pre_logits``, as timm calls what the classifier is fed. One

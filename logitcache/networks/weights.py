@@ -1,4 +1,4 @@
-"""Fitting the tensors of a weights file to a network.
+"""Matching of the tensors of a weights file with the parameters of a network.
 
 Files name the same weights differently: under a key of a training checkpoint, under the attribute
 of a Lightning module, behind the prefixes of DistributedDataParallel and ``torch.compile``. The

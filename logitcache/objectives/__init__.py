@@ -1,1 +1,1 @@
-"""What a student is asked; functions of its outputs and a TargetBatch."""
+"""Objectives: functions of student outputs and a TargetBatch."""

@@ -1,4 +1,4 @@
-"""What a student held, brought to the positions at which a teacher's features are cached.
+"""Alignment of student activations with the positions of cached features.
 
 A student and a teacher need not have the same layout, grid or prefix tokens: maps and tokens are
 the same thing here, positions with channels. Only the student is changed, in the way that the

@@ -1,4 +1,4 @@
-"""A sum of objectives, as configurations write it."""
+"""Weighted sums of objectives, and their configuration."""
 
 from __future__ import annotations
 

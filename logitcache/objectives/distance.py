@@ -1,4 +1,4 @@
-"""How far two tensors are from each other, number by number."""
+"""Elementwise distances of two tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The labels themselves."""
+"""Cross-entropy with labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands between a student's channels and a teacher's; trained with the student, then dropped.
+"""Projectors from student channels to teacher channels, trained and then dropped.
 
 Shapes: B batch, D the student's channels, E the teacher's, P patches, p prefix tokens, n kept ones.
 """

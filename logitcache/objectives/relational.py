@@ -1,4 +1,4 @@
-"""How things a student holds relate to each other, beside how a teacher's do.
+"""Relational distillation: Gram, distance, angle or CKA over samples, tokens, channels or layers.
 
 Things are the rows of a batch, the tokens or the channels of a row, or its vectors at several taps
 (of several teachers, say). Each form takes them as (G, M, D): G groups of M things of D numbers, so

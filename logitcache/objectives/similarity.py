@@ -1,4 +1,4 @@
-"""Relations between things: inner products, distances, angles, and how alike two sets of them are.
+"""Relations of vectors: inner products, distances, angles and CKA.
 
 Source of distance and angle: Park et al., "Relational Knowledge Distillation", CVPR 2019, and its
 code, which is followed where it says more than the paper: means are over all i, j (and k), also the

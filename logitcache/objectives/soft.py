@@ -1,4 +1,4 @@
-"""Teacher outputs for all classes, without ever building a dense teacher from a sparse one.
+"""Knowledge distillation from dense or sparse teacher distributions.
 
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (temperature
 and its factor T^2); the uniform tail is TinyViT's (Wu et al., ECCV 2022, section 3.1), at T = 1.

@@ -1,4 +1,4 @@
-"""The label's class and all the others, asked apart.
+"""NKD and DKD: separate terms for target and non-target classes.
 
 Sources: Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
 Approach with Normalized Loss and Customized Soft Labels", ICCV 2023 (NKD, as its code has it);

@@ -1,4 +1,4 @@
-"""What every term of an objective has: a weight that may change, and what it has to be given."""
+"""Base classes of the terms of an objective: weight schedules and required targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which teachers of a batch are asked, how much each counts, and what does not fit."""
+"""Weights of the teachers in an objective, and checks of their targets."""
 
 from __future__ import annotations
 

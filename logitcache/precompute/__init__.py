@@ -1,1 +1,1 @@
-"""Stage 1: what is missing, computing it, sealing it."""
+"""Stage 1: computation of a cache."""

@@ -1,4 +1,4 @@
-"""Stage 1: plan, compute what is missing, here or on a cluster, seal."""
+"""Computation of a cache: plan, compute what is missing, seal."""
 
 from __future__ import annotations
 

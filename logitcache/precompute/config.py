@@ -1,4 +1,4 @@
-"""What to precompute."""
+"""Configuration of ``precompute``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which libraries and which processor: what may change an output in its last bits."""
+"""Versions of libraries and class of the processor, which may change the last bits of outputs."""
 
 from __future__ import annotations
 

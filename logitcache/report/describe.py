@@ -1,4 +1,4 @@
-"""What a cache holds and what it lacks, sealed or not: read without touching an output."""
+"""Description of a cache, sealed or not: contents and missing units."""
 
 from __future__ import annotations
 

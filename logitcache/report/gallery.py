@@ -1,4 +1,4 @@
-"""A few images and a few views of them, out of a cache or of settings."""
+"""Sheets of views of a few images, from a cache or from settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the teachers of a cache say, summed up: dask arrays, unit by unit, one view at a time.
+"""Survey of teacher outputs with dask: entropy, accuracy, agreement.
 
 A unit is read where a worker of dask runs, checked against its commit like every other one, and
 becomes three numbers a row; what is kept is sums and histograms. So memory is bounded by units and

@@ -1,1 +1,1 @@
-"""What is done to a network before it becomes a student, and undone when it is exported."""
+"""Students: networks, surgeries before training, and conversion for export."""

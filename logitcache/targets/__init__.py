@@ -1,1 +1,1 @@
-"""Stage 2 reads: epochs over views, prefetched by a thread, gathered into batches."""
+"""Targets for training: epochs over views, read ahead and gathered into batches."""

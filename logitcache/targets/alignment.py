@@ -1,4 +1,4 @@
-"""The alarm for outputs that belong to other images.
+"""Detection of targets that belong to other images.
 
 Shifted rows still train, only worse. So the most likely cached class of the first rows is compared
 with their labels, and with the accuracy that the cache was sealed with: where the outputs were

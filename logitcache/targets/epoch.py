@@ -1,4 +1,4 @@
-"""One epoch of a loader: its windows cut into batches, and what is shown of each of them."""
+"""One epoch of a loader: its windows, cut into batches."""
 
 from __future__ import annotations
 

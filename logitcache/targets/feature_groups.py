@@ -1,4 +1,4 @@
-"""Features of a cache as objectives see them."""
+"""Cached features as batches of tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether this machine shows a student what the teachers saw: probes, rendered again here."""
+"""Check that this machine renders the views of a cache with the same pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image of a source belongs to which row, and whether it is the very same image.
+"""Images of a source matched with rows of a cache.
 
 Nothing is kept of a row but where its image lies in the source: hashes and labels are asked of the
 source, digests of the cache, when a batch needs them.

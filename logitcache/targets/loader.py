@@ -1,4 +1,4 @@
-"""Batches of images and targets: what a training loop iterates over.
+"""Loader of batches of images and targets.
 
 The order of images and the pixels are functions of the configuration alone: any number of threads,
 on any machine, shows the same batches, and an epoch can be entered at any batch.

@@ -1,4 +1,4 @@
-"""Mixing partners, among the available images."""
+"""Mixing partners among the available images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which order images are shown: pure functions of (seed, epoch, rows, units).
+"""Order of images in an epoch: pure functions of (seed, epoch, rows, units).
 
 An epoch walks one view, so that a view is read once, in whole shards. Blocks of units are permuted,
 and the rows inside each window of blocks, so an epoch is shuffled without holding more than a

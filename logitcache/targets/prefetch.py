@@ -1,4 +1,4 @@
-"""One thread that reads ahead: the next item, and the first one of what comes afterwards."""
+"""A thread that reads ahead: the next item, and the first one after the end."""
 
 from __future__ import annotations
 

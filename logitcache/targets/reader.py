@@ -1,4 +1,4 @@
-"""Encoded units of one view in memory, and batches gathered out of them.
+"""Reader of targets: encoded units of one view, decoded into batches.
 
 Zarr is indexed by whole units only: fetching single rows through it is a thousand times slower.
 """

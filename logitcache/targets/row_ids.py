@@ -1,4 +1,4 @@
-"""Which rows there are, in as little memory as that takes: none at all where it is all of them."""
+"""Sets of row numbers, in constant memory where all rows are present."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of a loader: size and number of batches, and which part of them this process gets."""
+"""Settings of a loader, and the share of this process in every batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Something a cache knows of every row, of which only a few units are in memory."""
+"""Values of all rows, of which a few units are kept in memory."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who answers: stage 1 only; nothing that trains a student imports this package."""
+"""Teachers; used by stage 1 only, and never imported by training."""

@@ -1,4 +1,4 @@
-"""Which outputs of a teacher belong to which classes of the data: by name, not by position."""
+"""Class maps: outputs of a teacher by classes of the data, matched by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several teachers over the same decoded batch; their outputs stay separate."""
+"""Ensembles: several teachers on the same decoded batch, with separate outputs."""
 
 from __future__ import annotations
 

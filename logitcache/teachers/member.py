@@ -1,4 +1,4 @@
-"""One teacher: a frozen network with its own size, normalization and label space."""
+"""A teacher: a frozen network with its own input size, normalization and classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a tap, taken on the device: less to move, less to code.
+"""Reduction of features on the device.
 
 Shapes: B batch, D channels, L tokens, P patches, n kept ones.
 """

@@ -1,4 +1,4 @@
-"""Zarr arrays as the format wants them: one shard per unit and view, checksums inside.
+"""Creation of Zarr arrays: one shard per unit and view, with checksums.
 
 The only module that talks to zarr's array interface.
 """

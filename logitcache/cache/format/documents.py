@@ -1,4 +1,4 @@
-"""JSON documents of a cache: bounded in bytes, values and depth before anything is built of them.
+"""Parsing of JSON documents with limits on bytes, values and depth.
 
 A cache may come from anybody. What is read of it is parsed here, then validated by pydantic.
 """

@@ -1,4 +1,4 @@
-"""Where probes are kept: one JSON document for each time that views or segments were added.
+"""Documents of view fingerprints: one for each time that views or segments were added.
 
 What is in a probe is the business of :mod:`logitcache.views.fingerprints`; here it is bytes that a
 revision covers.

@@ -1,4 +1,4 @@
-"""Groups: which views a teacher saw, how what is kept of it is encoded and cut into units.
+"""Groups of a cache: the views of a teacher or layer, their encoding, and their units.
 
 A teacher has a group for its outputs and one for each tap of its network.
 """

@@ -1,4 +1,4 @@
-"""What is committed: a commit per unit, a ledger per view of a group, a revision over all ledgers.
+"""Commits of units, ledgers of views, and revisions over all ledgers.
 
 A commit is written last, so its existence means that its unit is whole. Sealing gathers commits
 into ledgers: one object tells a reader everything about a view, and an array's shape tells nothing.

@@ -1,4 +1,4 @@
-"""The root manifest: what a cache is about, bounded in size, parsed once and then trusted."""
+"""The root manifest of a cache: images, teachers, views and segments."""
 
 from __future__ import annotations
 

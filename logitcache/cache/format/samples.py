@@ -1,4 +1,4 @@
-"""What a cache knows of its images."""
+"""Arrays of the images of a cache: keys, hashes, digests, sizes, labels and status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock of a teacher in a manifest: which of its fields are read, and what they may be."""
+"""The lock of a teacher in a manifest: its fields and their limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a committed object, and how to tell which of it is.
+"""Diagnosis of damaged objects: causes, and the evidence for each.
 
 One diagnosis for everybody: ``verify`` lists it, ``repair`` works it off, and a reader that meets
 it while training stops with the same words.

@@ -1,4 +1,4 @@
-"""Images that must not be trained on any more, although their outputs are committed.
+"""Images that are excluded from training although their targets are committed.
 
 A withdrawal is a file of its own, so that no committed byte is touched: every reader puts it over
 the status of the rows. It is digested in itself, and never taken back: a cache without it is a

@@ -1,4 +1,4 @@
-"""Is the metadata still what was sealed, or has it only grown since?
+"""Comparison of metadata with the sealed copy, which it may extend but not contradict.
 
 Between two seals a cache may be extended: arrays and lists of views become longer, the manifest
 names more. That is no damage. Everything else is, and it is named field by field.

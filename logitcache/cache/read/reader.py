@@ -1,4 +1,4 @@
-"""Reading a sealed cache: whole units, only those that the current revision names."""
+"""Reader of a sealed cache: whole units, those of the current revision only."""
 
 from __future__ import annotations
 

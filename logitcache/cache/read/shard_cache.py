@@ -1,4 +1,4 @@
-"""Shards of a distant cache, kept on this machine's disk as long as there is room for them.
+"""Local copies of the shards of a remote cache, up to a given size.
 
 A file is named after the sha256 of what is in it, so it is never stale, caches may share a folder,
 and what was damaged on the disk is noticed and fetched again. Those that were not used for longest

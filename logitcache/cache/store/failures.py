@@ -1,4 +1,4 @@
-"""Why a request failed, and the error that a user gets for it.
+"""Classification of failed requests, and the errors that users get for them.
 
 Clients of stores raise kinds of their own, some of them wrapped in others, and are not imported
 here: a failure is judged by the HTTP status anywhere in its chain of causes, and else by the names

@@ -1,4 +1,4 @@
-"""Requests that are tried again: for how long, and how long the waits between attempts are."""
+"""Retries of failed requests: for how long, and with which waits in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of files that are being written: they tell by which process, so that leftovers are known.
+"""Names of temporary files, which identify the process that writes them.
 
 A name ends in ``HOST_BOOT_NAMESPACE_PID_STARTED_RANDOM.partial``.
 """

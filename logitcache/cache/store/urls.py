@@ -1,4 +1,4 @@
-"""URLs of caches: which schemes there are, what a URL may contain, and what of it is decoded.
+"""URLs of caches: schemes, permitted characters, and decoding.
 
 Every path or address of a cache comes from :func:`parse_url`. In ``file://`` and ``http(s)://``
 URLs ``%23`` stands for ``#``. In all others a ``%`` is a character of the name, as it is in the

@@ -1,4 +1,4 @@
-"""A Zarr store over a location: zarr writes with it, and reads back what it writes."""
+"""A Zarr store on top of a location, for writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every byte of a cache what was committed?
+"""Verification of a cache: every byte against its commit, and every shard decoded.
 
 Every object of every unit is compared with its commit, every commit with its ledger, every ledger
 with its revision, the manifest and every ``zarr.json`` with what was sealed. Files that no

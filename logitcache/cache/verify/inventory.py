@@ -1,4 +1,4 @@
-"""What there should be, according to the best source: the ledger, or else the commits.
+"""Inventory of what a cache has to contain, from ledgers or else from commits.
 
 A ledger is digested by its revision, which is digested by the root, so it is believed. Where there
 is none yet, or it is damaged, each commit is asked, and checked for what a commit of that place

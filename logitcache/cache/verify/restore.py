@@ -1,4 +1,4 @@
-"""Restoring what is written twice: documents out of their copies, ledgers out of commits and back.
+"""Restoring of documents from their second copies, and of ledgers from commits.
 
 Nothing here needs an image or a teacher. Whatever is restored is restored to the very bytes that
 were sealed, and is only believed because their digest says so.

@@ -1,4 +1,4 @@
-"""The process that holds a claim, and whether it has certainly ended.
+"""Identity of the process that holds a claim, and whether it has certainly ended.
 
 What a claim contains was written by another process, perhaps on another machine or by a stranger:
 any bytes can be read here, and what makes no sense is not known.

@@ -1,4 +1,4 @@
-"""Who works on what: advisory files that keep two runs from doing the same work.
+"""Claims: advisory files that prevent two runs from doing the same work.
 
 Nothing is correct because of a claim. A unit is whole because its commit says so, and two runs that
 compute the same unit write the same bytes; a claim only saves the second one the trouble. So a

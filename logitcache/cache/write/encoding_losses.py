@@ -1,4 +1,4 @@
-"""What the commits of a cache say its encodings lose, added up for the manifest."""
+"""Sums of the encoding losses in the commits of a cache, for its manifest."""
 
 from __future__ import annotations
 

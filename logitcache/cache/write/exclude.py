@@ -1,4 +1,4 @@
-"""Withdrawing images from a cache."""
+"""Exclusion of images from training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For how long something has not changed, by the clock of the process that looks at it.
+"""Observation of how long something has not changed, by the clock of this process.
 
 Times that another machine writes depend on its clock. What this process has seen, and for how long,
 depends on its own alone.

@@ -1,4 +1,4 @@
-"""One unit as it is written: a shard of each array, then the commit that records them.
+"""Writing of one unit: a shard of each array, then the commit that records them.
 
 A unit is written whole or not at all: without its commit, none of its shards is used.
 """

@@ -1,4 +1,4 @@
-"""Filling a cache: declare, commit units, seal. Nothing committed is ever rewritten.
+"""Writer of a cache: declare, commit units, seal. Committed data are never rewritten.
 
 Everything here may be interrupted anywhere. What is declared is written before it is listed in the
 root manifest; what a unit holds is written before its commit; the root points at a revision after

@@ -1,4 +1,4 @@
-"""Who works on what: the bookkeeping of a run on a cluster. Neither dask nor a clock of its own.
+"""Assignment of items to workers: bookkeeping without dask and without a clock.
 
 A worker has one item at a time, so when it dies it is known what it died of. An item that was lost
 goes to the end of the line: one that kills every worker is met again when all else is committed.

@@ -1,4 +1,4 @@
-"""Stage 1 on a cluster: dask.distributed starts, restarts and reaches the workers.
+"""Precomputation on dask.distributed workers.
 
 The scheduler sees small items, never an image or a tensor; see
 :mod:`logitcache.precompute.cluster.worker_pool`.

@@ -1,4 +1,4 @@
-"""What the processes of one run must have in common: libraries, weights, views, images.
+"""Comparison of libraries, weights, views and images of all processes of a run.
 
 Each process describes what it has itself. Two that describe the same may fill one cache; a worker
 that describes something else is refused before its first unit, with every field that differs.

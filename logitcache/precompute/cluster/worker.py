@@ -1,4 +1,4 @@
-"""A worker of a cluster: holds the teachers for as long as a run lasts, and computes single items.
+"""A worker of a cluster: keeps the teachers loaded, and computes one item at a time.
 
 Nothing heavy is imported before a worker prepares itself: a scheduler that passes tasks on needs
 this module, but neither torch nor an image. Everything runs in threads, for a worker of dask is

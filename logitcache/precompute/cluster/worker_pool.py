@@ -1,4 +1,4 @@
-"""The workers of a cluster during one run: prepared, given one item at a time, and let go.
+"""The workers of a cluster during one run.
 
 Each item goes to one worker that has proved to have the same libraries, weights and images. What is
 done is what has a commit in the cache, so a task that runs twice changes nothing, and dask keeps no

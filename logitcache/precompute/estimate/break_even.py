@@ -1,4 +1,4 @@
-"""When a cache has paid for itself.
+"""Break-even of a cache: the student epochs after which it costs less than live teachers.
 
 Per image, in seconds: ``teach`` of all teachers' forwards, ``store`` of one view in precompute
 (rendering, forwards, encoding and writing, as they overlap), ``fetch`` of one row's targets out of

@@ -1,4 +1,4 @@
-"""What a cache would cost and what it would lose, before one is made. Nothing is written.
+"""Estimate of size, time and fidelity of a cache; nothing is written.
 
 The teachers are shown a few hundred images in the views they would see. Bytes and fidelity of every
 encoding are measured on their outputs, times on how long they take; the rest is arithmetic, in

@@ -1,4 +1,4 @@
-"""How many bytes and files a cache will take: arithmetic over what ``docs/format.md`` lays down."""
+"""Bytes and files of a cache, computed from ``docs/format.md``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taps that shall be kept: what is stored of each, decided on a sample, and declared.
+"""Layers whose activations are cached: choice of their encoding, and declaration.
 
 A sample of images goes through the networks before anything is declared, so a tap that does not
 fit what it shall be stored as costs minutes, not a run.

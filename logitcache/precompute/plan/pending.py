@@ -1,4 +1,4 @@
-"""Comparison of a configuration of precompute with an existing cache: what would be computed.
+"""Comparison of a configuration with an existing cache: units still to be computed.
 
 Nothing is written.
 """

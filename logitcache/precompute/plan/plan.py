@@ -1,4 +1,4 @@
-"""From what the user wants to what is missing: declare it in the cache, refuse what cannot be.
+"""Plan of a run: declarations, checks, and the units to compute.
 
 Everything that could make an output wrong is compared here, before the first forward: the images by
 key and size, the teachers by their locks, the label spaces, the encodings.

@@ -1,4 +1,4 @@
-"""What is checked before hours are spent: room, a working store, teachers that know the classes.
+"""Checks before a long run: free space, a working store, and accuracy of new teachers.
 
 The first unit is the last check. It is computed like every other one, read back, and what it weighs
 tells whether the rest will fit.

@@ -1,4 +1,4 @@
-"""Recipes of views: whether those that are requested are those that a cache has.
+"""Comparison of the configured views with those of a cache.
 
 Draws of one recipe are interchangeable; views of two recipes are two data sets. A setting that was
 forgotten would otherwise double the hours of a cache without a word.

@@ -1,4 +1,4 @@
-"""Which image of a source belongs to which row of a cache, before anything is computed."""
+"""Assignment of the images of a source to the rows of a cache."""
 
 from __future__ import annotations
 

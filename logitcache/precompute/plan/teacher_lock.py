@@ -1,4 +1,4 @@
-"""The lock of a teacher: what decides its outputs, compared field by field.
+"""The lock of a teacher: the settings that determine its outputs, compared field by field.
 
 Device, threads and library versions are no part of it: they change outputs by noise at most. They
 are recorded with every commit, and a run that meets other versions says so.

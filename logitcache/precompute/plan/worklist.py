@@ -1,4 +1,4 @@
-"""What is missing: pure arithmetic over units, no input or output.
+"""Items of work that are missing: arithmetic over units, without input or output.
 
 A block is U rows, the unit of the samples. A group whose rows are large cuts a block into several
 units of its own, so an item of work is one view of one block, with the units each group lacks.

@@ -1,4 +1,4 @@
-"""One thread that does things in the order they were given, while the device is busy.
+"""A background thread that runs functions in order.
 
 What it is given is bounded, so memory is; after a failure nothing more is done, so nothing is
 committed that came after it.

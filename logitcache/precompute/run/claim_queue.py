@@ -1,4 +1,4 @@
-"""Working off a list that other runs may be working off too.
+"""A queue of items that several runs share by claims.
 
 Each item is claimed before it is computed and looked at once more after it is claimed, so two runs
 over one cache share the work. Should a claim be lost, both compute the item and commit the same.

@@ -1,4 +1,4 @@
-"""Which rows of a group are compared with teacher outputs while that is available.
+"""Sampled rows whose encoding losses are measured during a run.
 
 The first rows of every unit of the first segment, in the first view: rows are ordered by a hash, so
 the first are as good a sample as any, and which they are does not depend on who computes what when.

@@ -1,4 +1,4 @@
-"""Computing a plan with real images and real teachers, shared with other runs."""
+"""Computation of a plan with images and teachers."""
 
 from __future__ import annotations
 

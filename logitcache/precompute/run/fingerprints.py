@@ -1,4 +1,4 @@
-"""Keeps probes of what the teachers were shown, for students to compare theirs with."""
+"""Rendering and storing of view fingerprints."""
 
 from __future__ import annotations
 

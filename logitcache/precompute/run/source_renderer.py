@@ -1,4 +1,4 @@
-"""The real renderer of stage 1: reads, digests, decodes and renders the rows of a block."""
+"""Renderer of a source: reads, digests, decodes and renders the rows of a block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished cache says of itself: fingerprint of its images, accuracy, size."""
+"""Summary of a finished cache: fingerprint of its images, accuracy, size."""
 
 from __future__ import annotations
 

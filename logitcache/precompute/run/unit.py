@@ -1,4 +1,4 @@
-"""One item of work: render a block's view, ask the teachers, write what is whole.
+"""Computation of one item: render a view of a block, run the teachers, write whole units.
 
 The renderer and the teachers come in through Protocols, so this module needs neither torch nor an
 image, and a test can kill it a hundred times in a minute.

@@ -1,4 +1,4 @@
-"""How many images a forward takes: what fits on the device, or what is fastest there.
+"""Search for the batch size: the largest that fits, or the fastest.
 
 Tried before anything is declared, because the batch of a teacher is recorded as its canonical one:
 outputs are the same to the bit only at the same batch.

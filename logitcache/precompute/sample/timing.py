@@ -1,4 +1,4 @@
-"""Showing a few hundred images to the teachers, as precompute will, with a watch in hand.
+"""Timing of the precompute pipeline on a few hundred images.
 
 Shapes: N images that could be read, C classes.
 """

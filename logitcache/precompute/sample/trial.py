@@ -1,4 +1,4 @@
-"""Running of teachers on a few images before all of them."""
+"""Outputs of teachers for a sample of images."""
 
 from __future__ import annotations
 
