@@ -1,4 +1,4 @@
-r"""Text from data as it may be shown: what cannot be seen in it is written out.
+r"""Text from data with all of its characters visible.
 
 The name of a file, an architecture or a description may contain escape sequences of a terminal,
 marks that turn the direction of writing, or halves of characters that no encoder accepts. Whatever

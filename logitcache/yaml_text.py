@@ -1,4 +1,4 @@
-"""YAML that may come from anywhere: bounded in length, depth and in what its aliases stand for.
+"""Parsing of YAML with limits on length, depth and aliases.
 
 A few lines of aliases can stand for billions of values, which take no memory until they are
 written, compared or merged. So they are counted as written out, before anything is built from them.

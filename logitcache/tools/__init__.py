@@ -1,1 +1,1 @@
-"""What reads a cache and makes something small of it: weights of teachers, say."""
+"""Tools that derive settings from a cache."""

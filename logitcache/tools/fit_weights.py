@@ -1,4 +1,4 @@
-"""How much each teacher should count, found on labeled images that a cache holds.
+"""Weights of teachers, fitted on labeled images of a cache.
 
 After "Weighted ensemble of teaching assistants" (2206.12005): the mixture of the teacher outputs
 that is right most often, by differential evolution over weights in [0, 1]^n that are then scaled to

@@ -1,1 +1,1 @@
-"""Stage 2: the loop, evaluation, checkpoints, the journal, the export."""
+"""Training: loop, evaluation, checkpoints, journal and export."""

@@ -1,4 +1,4 @@
-"""What is written beside an exported network: where it comes from, and what it is good for."""
+"""Model card of an exported network: origin, accuracy and usage."""
 
 from __future__ import annotations
 

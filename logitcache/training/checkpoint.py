@@ -1,4 +1,4 @@
-"""Where a run stands, as tensors and JSON: no pickle, written whole or not at all.
+"""Checkpoints as tensors and JSON, written whole or not at all.
 
 A checkpoint holds all that the next step depends on, so that a resumed run ends with the very
 weights of an uninterrupted one.

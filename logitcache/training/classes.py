@@ -1,4 +1,4 @@
-"""The classes of a run: how many outputs its network has, how they are named, how it is evaluated.
+"""Classes of a training run: number, names, and mapping for validation.
 
 Names come from the cache, or from the images where there is none; the classes of a validation set
 are mapped to them by name.

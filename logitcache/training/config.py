@@ -1,4 +1,4 @@
-"""How a student is trained; without a cache, how a teacher is."""
+"""Configuration of ``train``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of one training: which of them this is, and what they ask of one another.
+"""Processes of a distributed training run, and what they exchange.
 
 ``torchrun`` starts them; accelerate joins them and averages gradients. Each rank shows its slice of
 every global batch, so whatever is a mean over rows must be weighed by how many rows of it a rank

@@ -1,4 +1,4 @@
-"""How good a network is on images it has not seen.
+"""Accuracy of a network on a validation set.
 
 Shapes: B batch, C classes.
 """

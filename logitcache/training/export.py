@@ -1,4 +1,4 @@
-"""A trained network as a folder that timm opens by ``local-dir:``."""
+"""Export of a network as a folder that timm loads with ``local-dir:``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loss that is not a finite number: found while the weights are still known, and explained."""
+"""Detection of losses that are not finite."""
 
 from __future__ import annotations
 

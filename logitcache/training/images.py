@@ -1,4 +1,4 @@
-"""The images of a run, and which of their labels it may see."""
+"""Images of a training run, and which of their labels are used."""
 
 from __future__ import annotations
 

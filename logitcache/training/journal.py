@@ -1,4 +1,4 @@
-"""What happened in a run: a line of JSON per event, a row of CSV per epoch, TensorBoard if there.
+"""Journal of a run: JSON lines, CSV per epoch, and TensorBoard if it is installed.
 
 A resumed run forgets what came after its checkpoint, so a journal never tells anything twice.
 """

@@ -1,4 +1,4 @@
-"""Stage 2: one loop for students and, with labels alone, for teachers.
+"""The training loop, for students and, with labels alone, for teachers.
 
 The loop knows images, targets and an objective. It never builds, loads or imports a teacher.
 """

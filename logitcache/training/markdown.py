@@ -1,4 +1,4 @@
-"""Text from data in Markdown: shown as it is, neither markup nor HTML."""
+"""Text from data in Markdown, without markup or HTML."""
 
 from __future__ import annotations
 

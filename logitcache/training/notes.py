@@ -1,4 +1,4 @@
-"""What a run tells its user before it starts: once in the log, and again in its result."""
+"""Notes for the user at the start of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file, where torch can write it as one."""
+"""Export of a network as an ONNX file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm's optimizers and learning-rate schedules, by name."""
+"""Optimizers and learning-rate schedules of timm, by name."""
 
 from __future__ import annotations
 

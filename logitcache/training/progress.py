@@ -1,4 +1,4 @@
-"""How far a run is, and how fast."""
+"""Progress and throughput of a run."""
 
 from __future__ import annotations
 

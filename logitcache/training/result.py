@@ -1,4 +1,4 @@
-"""Result of a run, as a file beside its network."""
+"""Result of a run, as a file."""
 
 from __future__ import annotations
 

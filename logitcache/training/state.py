@@ -1,4 +1,4 @@
-"""All that the next step of a run depends on: what is trained, and where it stands.
+"""State of a run: everything that the next step depends on.
 
 It is what a checkpoint keeps, so that a resumed run ends with the very weights of an uninterrupted
 one, on as many processes as one likes.

@@ -1,4 +1,4 @@
-"""A network together with what its objective asks of it: one module, one forward.
+"""A student together with the parameters of its objective, as one module.
 
 The objective's own parts, projectors say, are trained, saved and resumed with the network. They are
 not part of the network, which is what is averaged, evaluated and exported.

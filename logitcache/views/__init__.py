@@ -1,1 +1,1 @@
-"""How an image is shown: pure functions of (recipe, key), written down in docs/views.md."""
+"""Augmented views: pure functions of (recipe, key), specified in docs/views.md."""

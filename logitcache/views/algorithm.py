@@ -1,4 +1,4 @@
-"""Words to parameters: version 1 of the view algorithm; ``docs/views.md`` is normative.
+"""View algorithm, version 1: from random words to parameters.
 
 Nothing is computed but by operations that IEEE 754 rounds exactly and by literal tables, see
 :mod:`logitcache.views.arithmetic`.

@@ -1,4 +1,4 @@
-"""Colors: what is drawn for jitter, grey and blur, and what PIL does to pixels.
+"""Color operations: jitter, grayscale and blur.
 
 PIL rather than tensors: measured two to four times faster for most of these, the same over Pillow
 11 to 13, and independent of the vector instructions that torch picks. Tables of 256 entries are

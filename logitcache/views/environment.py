@@ -1,4 +1,4 @@
-"""What may change a pixel: the libraries that decode and resize, and the processor's class."""
+"""Versions of libraries and class of the processor, which may change pixels."""
 
 from __future__ import annotations
 

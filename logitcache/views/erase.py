@@ -1,4 +1,4 @@
-"""Boxes and cells that are painted over; places in fractions of the square.
+"""Erasing and masking of boxes and cells.
 
 Shapes: C channels, S side of the square.
 """

@@ -1,4 +1,4 @@
-"""Fingerprints: a few views kept with their parameters and pixels, to be rendered again elsewhere.
+"""View fingerprints: a few views with parameters and pixels, rendered again elsewhere.
 
 Parameters are arithmetic that every machine does alike; pixels are made by libraries. So a probe
 tells the two apart: other parameters mean another algorithm, other pixels another library or

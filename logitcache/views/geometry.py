@@ -1,4 +1,4 @@
-"""Where pixels go: crops, resizes, flips, turns and affine maps, with explicit numbers.
+"""Geometric operations: crops, resizes, flips, turns and affine maps.
 
 Resizing is torch's antialiased interpolation of uint8, which torchvision's v2 transforms call too:
 the same pixels, without the dispatch around them. Affine maps are PIL's.

@@ -1,4 +1,4 @@
-"""Mixing two images: who with whom, how much, and how pixels are mixed.
+"""Mixup and CutMix: partners, shares and pixels.
 
 Partners are matched inside a unit, so the pictures of a pair need nothing but that unit; what is
 drawn for a row is keyed by the row's own image. So a pair mixes the same two pictures in two ways.

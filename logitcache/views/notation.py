@@ -1,4 +1,4 @@
-"""Policies and derived views in the notation people know: timm's strings, ``rot90(1)``."""
+"""Notation of policies and derived views: timm's strings, ``rot90(1)``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be done to an image, as a recipe says it: every number, nothing implied.
+"""Operations of a recipe, with every number explicit.
 
 An operation is data. What is drawn for it and what it does to pixels is in the module of its kind
 (``geometry``, ``randaugment``, ``color``, ``erase``, ``mix``); ``docs/views.md`` is normative.

@@ -1,4 +1,4 @@
-"""What is left of a view of one image when everything is drawn: numbers, nothing random."""
+"""Parameters of a view of one image, after all random draws."""
 
 from __future__ import annotations
 

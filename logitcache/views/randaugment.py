@@ -1,4 +1,4 @@
-"""RandAugment as timm has it: which operations, how strong, which way.
+"""RandAugment as in timm.
 
 The level functions are those of ``timm.data.auto_augment``; ``docs/views.md`` lists them.
 """

@@ -1,4 +1,4 @@
-"""What every reader of a cache needs to know of a recipe: its id and its outline.
+"""Recipes of views as stored in a cache: id and outline.
 
 A manifest may hold tens of thousands of recipes, and a reader shows a few of them. So a manifest is
 read with the checks that are here, and :func:`logitcache.views.spec.parse_view` parses a recipe in

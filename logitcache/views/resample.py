@@ -1,4 +1,4 @@
-"""A window of a resized image, without resizing the rest of it: for very large resized images.
+"""Resampling of a window of a large resized image.
 
 The pixels are those of torch's antialiased interpolation of uint8, level by level: two passes, rows
 first, each with weights that are rounded to 16 bits. ``tests/views/test_resample.py`` compares.

@@ -1,4 +1,4 @@
-"""A contact sheet: views side by side, with a few words beside each."""
+"""Contact sheets of views."""
 
 from __future__ import annotations
 

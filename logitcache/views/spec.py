@@ -1,4 +1,4 @@
-"""What a view is: a named, frozen recipe that says everything and depends on nothing else.
+"""Specification of a view: a frozen recipe with an id.
 
 The id of a view is a digest of the recipe, so equal ids mean equal views, in any cache.
 """

@@ -1,4 +1,4 @@
-"""Which patch tokens of a feature map are kept: drawn, so never stored.
+"""Random choice of the patch tokens of a feature map that are kept.
 
 Shapes: N rows, P patches, n kept ones.
 """
