@@ -250,7 +250,8 @@ def expected(cache: Cache, *, images: str | None = None, size: int = 8) -> dict[
             if isinstance(decoded, np.ndarray):
                 found[f"{prefix}|decoded"] = decoded
                 continue
-            found |= {f"{prefix}|decoded|{field}": value for field, value in vars(decoded).items()}
+            arrays = {n: v for n, v in vars(decoded).items() if isinstance(v, np.ndarray)}
+            found |= {f"{prefix}|decoded|{field}": value for field, value in arrays.items()}
     for view_id in cache.views:
         if f"views/{view_id}" in cache.revision.ledgers:
             found[f"partners|{view_id}"] = cache.partners(view_id)
