@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import pytest
 
 from logitcache.errors import ClusterError, DataMismatch, Interrupted, UsageError
@@ -243,8 +244,10 @@ def test_a_scheduler_that_is_not_there(address: str, error: type[Exception], sai
 
 
 def test_a_scheduler_that_dies(tmp_path: Path) -> None:
+    """With short timeouts: dask waits for 30 seconds for a scheduler that has ended."""
     plan = null_plan(tmp_path / "c")
-    with local_cluster(1, gpus=False) as client:
+    short = {"distributed.comm.timeouts.connect": "3s", "distributed.comm.retry.count": 0}
+    with dask.config.set(short), local_cluster(1, gpus=False) as client:
         cluster: Any = client.cluster
 
         def die(progress: Progress) -> None:
