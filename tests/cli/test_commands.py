@@ -243,6 +243,25 @@ def test_a_pipeline_runs_its_stages_and_skips_what_is_done(
     assert (changed.code, "another configuration" in changed.err) == (2, True)
 
 
+def test_a_pipeline_evaluates_a_network(
+    logitcache: Callable[..., Outcome], images: Path, tmp_path: Path
+) -> None:
+    """The validation images of the pipeline are those of the stage."""
+    tiny = {"model": "rednet26_small", "kwargs": {"layers": [1], "width": 32}, "size": 8}
+    stages = [
+        {"name": "red", "train": {"student": tiny}},
+        {"name": "score", "evaluate": {"network": {"model": "stage:red"}, "batch_size": 8}},
+    ]
+    file = pipeline_file(tmp_path / "p.yaml", images, stages=stages)
+    found = logitcache("run", file, "--json")
+    assert found.code == 0, found.err
+    trained, scored = found.json["runs"][0].values()
+    assert scored["evaluation"]["top1"] == trained["evaluation"]["top1"]
+    shown = logitcache("run", file).out
+    assert "evaluation" in shown
+    assert "score" in shown
+
+
 def test_a_pipeline_over_seeds_shows_mean_and_spread(
     logitcache: Callable[..., Outcome], images: Path, tmp_path: Path
 ) -> None:
