@@ -90,7 +90,7 @@ class Features:
     """Activations of a teacher layer, and what has to be done to a student's to compare.
 
     Attributes:
-        values: float32 (B, D, H, W), (B, L, D) or (B, D), as ``layout`` says.
+        values: float32 (B, D, H, W), (B, L, D) or (B, D), as ``layout`` defines.
         layout: ``NCHW`` for maps, ``NLC`` for tokens, ``vector``.
         grid: Side of the square of positions that rows are of, before some were dropped: H of a
             map, the root of the number of patch tokens; None for a vector and where they are none.
@@ -179,7 +179,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class TargetBatch:
-    """Everything a student may be asked about a batch of images.
+    """Targets of a batch of images.
 
     Attributes:
         rows: Row of each image in the cache or the set, int64 (B,).

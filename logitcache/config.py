@@ -1,6 +1,6 @@
 """Base class of all configurations: frozen, with strict names and values.
 
-Each room keeps its own configuration class beside the code that reads it. Flags, YAML files and
+Each package keeps its own configuration class next to the code that reads it. Flags, YAML files and
 Python calls fill the same classes, so this is the one place where user input is doubted.
 """
 
@@ -180,7 +180,7 @@ def _usage_error(
 def _told(value: object) -> str | None:
     """Return a value as a message may repeat it: short, and without what opens a store.
 
-    A whole section is not repeated: it says nothing that its place does not.
+    A whole section is not repeated: its place is enough.
     """
     if isinstance(value, Mapping):
         return None

@@ -11,7 +11,7 @@
     │   ├── ParameterDrift                4   other crops, flips, colors: another algorithm
     │   └── PixelDrift                    4   the same ones, but other libraries make other pixels
     ├── NetworkError                      1   a model or its weights cannot be built
-    ├── NonFiniteLogits                   1   a teacher answered NaN or infinity
+    ├── NonFiniteLogits                   1   a teacher returned NaN or infinity
     ├── FeatureOverflow                   1   a feature is too large for what it is stored as
     ├── NonFiniteLoss                     1   a student's loss became NaN or infinite
     ├── CacheError                        1   the store: absent, foreign, inconsistent
@@ -23,7 +23,7 @@
     ├── ClusterError                      3   workers or their scheduler failed; resume later
     └── Interrupted                     3/130 stopped by a signal; 3 when something was kept
 
-A message says what went wrong, where, what was expected, what was got and what to do next. The
+A message states what went wrong, where, what was expected, what was got and what to do next. The
 command line prints it without a traceback and leaves with ``exit_code``.
 """
 
@@ -98,7 +98,7 @@ class LogitcacheError(Exception):
         super().__init__(self.render())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let an error cross to another process: what it tells of becomes plain."""
+        """Make an error picklable: its fields become strings."""
         told = {"where": self.where, "expected": self.expected, "got": self.got}
         plain = {
             name: value if isinstance(value, int | float | str | None) else str(value)
@@ -172,7 +172,7 @@ class NetworkError(LogitcacheError):
 
 
 class NonFiniteLogits(LogitcacheError):
-    """A teacher answered NaN or infinity; nothing of that unit is written."""
+    """A teacher returned NaN or infinity; nothing of that unit is written."""
 
 
 class FeatureOverflow(LogitcacheError):

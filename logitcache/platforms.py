@@ -176,7 +176,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable, where the operating system can be asked to."""
+    """Make the entries of a folder durable, where the operating system can do that."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:

@@ -1,6 +1,6 @@
 """Repair of a cache: recomputation of exactly the damaged units.
 
-What is written twice is restored first: it tells which images and teachers there were. Then the
+What is written twice is restored first: it names the images and teachers. Then the
 locks are compared, and only then is a damaged unit given up and computed again with the recorded
 batch, precision and settings. What comes out the same gets its old commit back, so on the machine
 that made it a cache is restored to the byte; what differs in its last bits is sealed again.
@@ -119,7 +119,7 @@ def repair_cache(
 
     Raises:
         DataMismatch: These are not the images of the cache.
-        CacheError: A teacher is not the one that answered.
+        CacheError: A teacher is not the one of the cache.
         UsageError: A teacher that is needed is not named.
     """
     location = locate(config.cache, write=True)

@@ -85,7 +85,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT} and error.filename is None:
-            raise  # of no file: nothing that the user could mend
+            raise  # of no file: nothing that the user could fix
         _complain(_refused(error))
 
 

@@ -121,7 +121,7 @@ _OTHER = _StageTable(("stage", "kind", "result"), _other_rows)
 
 
 def _learns_from(train: Mapping[str, Any]) -> str:
-    """Say in words what a training asks of its network."""
+    """Return the targets of a training run in words."""
     if not train.get("cache"):
         return "labels"
     parts = dict.fromkeys(_learns_from_term(term) for term in _terms(train))

@@ -145,7 +145,7 @@ def _print_views(console: Console, found: Estimate) -> None:
 
 
 def _print_payback(console: Console, found: Estimate) -> None:
-    """Say in words what the table's last column means for what was asked."""
+    """Print the break-even point of the requested cache in words."""
     asked = next(row for row in found.by_views if row.views == found.views)
     for name, device in found.devices.items():
         epochs = asked.break_even_epochs[name]

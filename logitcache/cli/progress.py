@@ -173,7 +173,7 @@ class ProgressLine:
             done: What is done.
             total: Of how much.
             rates: How fast.
-            phase: Of what, beside the title.
+            phase: Phase of the work, next to the title.
             whole: Of what ``done`` is counted from the beginning; the time left is estimated again
                 with each.
         """

@@ -1,6 +1,6 @@
 """Classes by name: one order of classes, and labels mapped from one list of classes to another.
 
-The number of a class says nothing outside of its own list. Wherever two lists meet (data and
+The number of a class has no meaning outside of its own list. Wherever two lists meet (data and
 cache, training and validation set, teacher and data, export and evaluation) numbers are mapped by
 the names of the classes.
 """

@@ -6,7 +6,7 @@ input                  becomes
 JPEG                   simplejpeg (libjpeg-turbo); Pillow if it is CMYK, or of a kind that
                        simplejpeg does not know
 any other              Pillow; its content decides, never the extension; formats are a fixed list
-orientation            turned and mirrored as EXIF says, or else XMP, wherever they are in the file;
+orientation            turned and mirrored by EXIF, or else XMP, wherever they are in the file;
                        what cannot be read turns nothing
 grey, 1 bit            three equal channels
 palette                its colors

@@ -35,7 +35,7 @@ class Source(Protocol):
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Bytes of every image as stored, (N,); -1 where only reading tells."""
+        """Bytes of every image as stored, (N,); -1 where only reading it shows."""
         ...
 
     @property

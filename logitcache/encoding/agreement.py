@@ -1,6 +1,6 @@
 """Agreement, KL divergence and common classes of two encodings of the same rows.
 
-For people, beside a verdict: how far stored rows are from rows that were encoded now.
+For people, in addition to a verdict: how far stored rows are from rows that were encoded now.
 Shapes: N rows, C classes.
 """
 

@@ -90,7 +90,7 @@ class EncodingConfig(Config):
 def choose(config: EncodingConfig, num_classes: int) -> Encoding:
     """Return the encoding for a teacher of ``num_classes`` classes.
 
-    Dense where the sparse one would not be smaller: K >= C, or few classes and no K asked for.
+    Dense where the sparse one would not be smaller: K >= C, or few classes and no K given.
     """
     top_k = config.top_k or _DEFAULT_K
     few = config.kind == "auto" and config.top_k is None and num_classes <= _DENSE_UP_TO

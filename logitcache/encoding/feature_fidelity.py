@@ -1,7 +1,7 @@
 """Losses of encoded feature maps, measured on rows whose exact values are available.
 
 Reduction is what a choice of fewer numbers leaves out (principal directions, put back into all
-channels); coding is what rounding adds. Where rows are reduced on purpose, because a loss asks for
+channels); coding is what rounding adds. Where rows are reduced on purpose, because a loss needs
 the reduced ones, those are the exact ones. Everything is a sum over rows, as in ``fidelity.py``.
 
 Shapes: N rows.
@@ -63,7 +63,7 @@ def row_feature_losses(
         exact_N: (N, ...) as the teacher has them.
         stored_N: (N, ...) reduced, coded, decoded, and put back into the shape of the exact ones.
         reduced_N: (N, ...) reduced and put back; None where the exact ones are reduced already and
-            what that changed is not to be told.
+            what that changed is not known.
 
     Returns:
         (N,) by name: ``rows`` (ones), ``cosine``, and squared norms: ``energy2`` of the exact row,

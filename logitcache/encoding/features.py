@@ -1,7 +1,7 @@
 """Encoding of feature maps: reduction, then quantization.
 
-:class:`FeatureEncoding` says all that reading needs; ``feature_choice.py`` makes it of what a user
-asks for. Reductions happen where the tap is caught (``teachers/reduce.py``), coding here.
+:class:`FeatureEncoding` has all that reading needs; ``feature_choice.py`` makes it from what a user
+configures. Reductions happen where the tap is caught (``teachers/reduce.py``), coding here.
 
 Shapes: N rows, D channels, L tokens, P positions of patches.
 """

@@ -1,7 +1,7 @@
 """Principal components of the channels of features.
 
 For a squared loss behind a linear projector the gradient inside the kept subspace is exact; what
-lies outside it is lost.
+is outside it is lost.
 
 Shapes: N rows, D channels, d directions.
 """

@@ -49,7 +49,7 @@ OWN_MODELS = (civt, rednet)
 PRETRAINED = "pretrained"
 _LOCAL = "local-dir:"
 HUB = "hf-hub:"
-"""Prefix of a model that lies in a repository of the Hugging Face Hub."""
+"""Prefix of a model in a repository of the Hugging Face Hub."""
 _RGB = 3
 
 
@@ -113,7 +113,7 @@ def build_network(
         num_classes: Size of the classifier, as a student needs it: where the weights have another
             number of classes, or none, the classifier is a fresh one. By default, as a teacher
             needs it, the classifier is that of the weights, else what timm has.
-        untrained: Whether its weights are fresh ones, whatever the configuration says.
+        untrained: Whether its weights are fresh ones, whatever is configured.
 
     Raises:
         UsageError: An unknown name, with the nearest known ones; an input that is not RGB; no
@@ -165,7 +165,7 @@ def input_spec(network: nn.Module, size: int | None = None) -> InputSpec:
 
 
 def architecture(network: nn.Module, config: NetworkConfig) -> dict[str, Any]:
-    """Return what tells two networks apart whose weights have the same names and shapes."""
+    """Return the differences of networks whose weights have the same names and shapes."""
     kwargs = dict(config.kwargs)
     if config.model.startswith(_LOCAL):
         exported = Path(config.model.removeprefix(_LOCAL)) / "config.json"
@@ -265,7 +265,7 @@ def _create(config: NetworkConfig, **kwargs: Any) -> nn.Module:
     try:
         network: nn.Module = timm.create_model(config.model, **kwargs)
     except FileNotFoundError as error:
-        if not config.model.startswith(_LOCAL):  # the hub's client says so when it is offline
+        if not config.model.startswith(_LOCAL):  # the hub's client reports that it is offline
             raise _unfetched(config, error) from error
         raise NetworkError(
             "no exported network here",

@@ -169,7 +169,7 @@ def _classes_of_file(path: Path, layout: Layout, fitted: FittedWeights, wanted: 
         path: The file.
         layout: The network.
         fitted: What of the file is the network.
-        wanted: What the user says.
+        wanted: The user's setting.
 
     Raises:
         NetworkError: The file has no classifier of the network's kind, or not as many classes.

@@ -150,7 +150,7 @@ class RedNet(nn.Module):
         output_fmt: Literal["NCHW"] = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the maps of the chosen stages, with the last map unless told otherwise.
+        """Return the maps of the chosen stages, with the last map by default.
 
         Args:
             x: Images (B, in_chans, H, W).

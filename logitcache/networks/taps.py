@@ -188,7 +188,7 @@ def _shape_of(network: nn.Module, tap: str, row: Tensor) -> TapShape:
         return TapShape("NLC", shape, _root(shape[0] - prefix), prefix)
     if row.ndim == 3:
         a, b, c = shape
-        # images are square, so two equal axes are H and W; where all three are, timm says
+        # images are square, so two equal axes are H and W; where all three are, timm decides
         last = a == b != c or (a == b == c and getattr(network, "output_fmt", "") == "NHWC")
         if last:
             shape = (c, a, b)
@@ -203,7 +203,7 @@ def _shape_of(network: nn.Module, tap: str, row: Tensor) -> TapShape:
 
 
 def _prefix_tokens(network: nn.Module, tokens: int) -> int:
-    """Return how many leading tokens are no patches: those the network says, if that fits."""
+    """Return the number of leading tokens that are no patches: that of the network, if it fits."""
     said = int(getattr(network, "num_prefix_tokens", 0))
     return said if tokens > said and (said == 0 or _root(tokens - said) is not None) else 0
 

@@ -83,7 +83,7 @@ class Checkpoint:
         path: The file.
         roots: Tensors by dotted name, in the order in which they are to be tried: those under the
             key that timm would choose, then all of them.
-        architecture: What the file says its network is (``arch``); None if it says nothing.
+        architecture: Architecture named in the file (``arch``); None if there is none.
     """
 
     path: Path

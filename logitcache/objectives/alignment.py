@@ -75,12 +75,12 @@ class Pair:
 def aligned(student: Features, teacher: Features, *, prefix: bool, where: str) -> Pair:
     """Bring a student to a teacher's positions.
 
-    A teacher's vector, a mean or an embedding, asks for a vector: a student's positions are
-    averaged. Its energy asks for the student's energy. Where the sides of the grids differ the
+    A teacher's vector, a mean or an embedding, needs a vector: a student's positions are
+    averaged. Its energy needs the student's energy. Where the sides of the grids differ the
     student's map is averaged to a smaller one, or interpolated to a larger one.
 
     Args:
-        student: What the student held at its tap.
+        student: Activations of the student layer.
         teacher: What is cached of the teacher.
         prefix: Whether class tokens and registers are compared, if both have as many.
         where: Which term, for messages.

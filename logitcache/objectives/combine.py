@@ -71,9 +71,9 @@ class ObjectiveConfig(Config):
     Attributes:
         label: Cross-entropy with the labels.
         soft: Divergence from teachers.
-        split: The label's class and all others asked apart: NKD or DKD.
+        split: Separate terms for target and non-target classes: NKD or DKD.
         match: Feature distillation: activations of a student layer against those of a teacher.
-        relation: How things the student holds relate to each other, beside a teacher's.
+        relation: Relational distillation: relations of activations against those of a teacher.
     """
 
     label: LabelConfig | None = None
@@ -104,7 +104,7 @@ class ObjectiveConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
-        """Read a bare name, and drop the keys that a written configuration says are not used."""
+        """Read a bare name, and drop the keys that a written configuration marks as not used."""
         if isinstance(value, str):
             return {value: {}}
         if not isinstance(value, dict):

@@ -92,7 +92,7 @@ class Match(nn.Module):
     with s the student (N, D) at the teacher's positions, t the teacher (N, E), P the projector and
     d the metric. c_i is the number of positions that i stands for: 1, or P / n for each patch where
     n of P are cached, so that the loss is what it would be of all, in the mean over draws; in a
-    generator it says which positions are hidden. ViTKD takes sums: its weights, 3e-5 and 6e-6 (its
+    generator it is the share of hidden positions. ViTKD takes sums: its weights, 3e-5 and 6e-6 (its
     beta / lambda), are meant for them.
 
     With levels, the loss of each level that is smaller than the map is added with half the weight

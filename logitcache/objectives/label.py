@@ -23,7 +23,7 @@ class LabelConfig(LogitsTermConfig):
 
     Attributes:
         weight: Of this term in the sum.
-        head: Tap of the student that is asked; its output by default.
+        head: Student layer with the logits; the output of the network by default.
         smoothing: Share of the target that is spread over all classes.
     """
 

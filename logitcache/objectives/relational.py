@@ -37,7 +37,7 @@ __all__ = ["PairConfig", "Relation", "RelationConfig"]
 
 
 class PairConfig(Config):
-    """One tap of a teacher, and the student's beside it.
+    """A teacher layer, and the student layer that is compared with it.
 
     Attributes:
         teacher: Whose features.
@@ -121,7 +121,7 @@ class Relation:
     8), as its code has them: see :mod:`logitcache.objectives.similarity`. Its weights are 1 and 2.
 
     Over the ``batch``, what a row holds at the tap is one vector, all its positions behind each
-    other; a student's positions are averaged where the teacher's vector asks for one. Over
+    other; a student's positions are averaged where the teacher has one vector. Over
     ``tokens`` and ``channels`` the student is brought to the teacher's positions first. Over
     ``taps`` positions are averaged, so that there is one vector for each tap.
 

@@ -1,7 +1,7 @@
 """Relations of vectors: inner products, distances, angles and CKA.
 
 Source of distance and angle: Park et al., "Relational Knowledge Distillation", CVPR 2019, and its
-code, which is followed where it says more than the paper: means are over all i, j (and k), also the
+code, which is followed where it is more specific: means are over all i, j (and k), also the
 zeros where they are equal; a distance is at least 1e-6 and then has no gradient; the normalizer is
 the mean over positive distances. The one departure: where two things of a student coincide, the
 code's unit vector between them has a gradient of 1e12; here it has none.

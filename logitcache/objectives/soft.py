@@ -37,7 +37,7 @@ class SoftConfig(AskingTermConfig):
 
     Attributes:
         weight: Of this term in the sum.
-        head: Tap of the student that is asked; its output by default.
+        head: Student layer with the logits; the output of the network by default.
         teachers: Weight of each teacher by name; all alike, summing to one, by default.
         temperature: T; sparse targets are made for T = 1.
         tail: How the mass of the absent classes of sparse targets is treated: ``uniform`` spreads

@@ -31,11 +31,11 @@ __all__ = ["Split", "SplitConfig"]
 
 
 class SplitConfig(AskingTermConfig):
-    """The label's class and all the others, asked apart.
+    """Separate losses of the target class and of the non-target classes.
 
     Attributes:
         weight: Of this term in the sum.
-        head: Tap of the student that is asked; its output by default.
+        head: Student layer with the logits; the output of the network by default.
         teachers: Weight of each teacher by name; all alike, summing to one, by default.
         form: ``nkd`` or ``dkd``.
         target: Weight of the label's class; 1 as published.
@@ -85,7 +85,7 @@ class Split:
 
         Raises:
             UsageError: A teacher that is requested is not in the batch, its sparse targets are
-                asked at another temperature than one, or rows show two images.
+                used at another temperature than one, or rows show two images.
         """
         if targets.partner_labels is not None:
             raise UsageError(

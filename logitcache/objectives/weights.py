@@ -17,7 +17,7 @@ __all__ = ["other_classes", "teacher_weights"]
 def teacher_weights(
     asked: Mapping[str, float] | None, present: Mapping[str, TeacherLogits]
 ) -> Mapping[str, float]:
-    """Return the weight of each teacher that is asked.
+    """Return the weight of each teacher of the objective.
 
     Args:
         asked: Weights by name; None for all alike, summing to one.

@@ -71,7 +71,7 @@ class Stage:
 
     @property
     def digest(self) -> str:
-        """sha256 of what the stage says; a stage with the same digest is not run again."""
+        """sha256 of the settings; a stage with the same digest is not run again."""
         return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
 
 
@@ -140,7 +140,7 @@ class Pipeline:
         return StageResult(stage, values, skipped=False)
 
     def _marker(self, name: str) -> Path:
-        """Return the file that says a stage is done, and the result of it."""
+        """Return the file that marks a stage as done, and has its result."""
         return self.out / f"{name}.done.json"
 
     def _with_results(self, value: Any, where: str) -> Any:
@@ -194,7 +194,7 @@ class Pipeline:
 
 
 def _read_marker(path: Path) -> dict[str, Any] | None:
-    """Return the result of a stage and the digest of what it was told; None if it is not done."""
+    """Return the result of a stage and the digest of its settings; None if it is not done."""
     done = read_json(path)
     if done is None:
         return None

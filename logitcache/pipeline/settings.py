@@ -142,7 +142,7 @@ def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
         )
     before = values.get(head, {})
     main = _MAIN_FIELDS.get(head)
-    # to set the main field itself is to set the string, and the error below says so
+    # to set the main field itself is to set the string, and the error below reports that
     if isinstance(before, str) and main is not None and rest[:1] != [main]:
         before = {main: before}
     inner = _assigned(before, rest, value, where) if rest else value

@@ -17,7 +17,7 @@ __all__ = ["PrecomputeConfig"]
 
 
 class PrecomputeConfig(Config):
-    """Which teachers answer on which views of which images, and where the outputs go.
+    """Teachers, images and views of a cache, and how it is computed.
 
     Attributes:
         cache: Folder or URL of the cache; it is created if it does not exist.
@@ -35,7 +35,7 @@ class PrecomputeConfig(Config):
         threads: Threads that decode; all processors by default.
         on_bad_image: ``error``, or ``skip`` to mark its row as unreadable and continue.
         min_accuracy: Share of a few hundred labeled images that a new teacher has to get right
-            before it is asked about all of them; clearly more than chance by default.
+            before it is run on all of them; clearly more than chance by default.
         workers: Processes of this machine that compute, one for each GPU or for a share of the
             processors each; this process alone by default.
         scheduler: Address of a dask scheduler whose workers compute, as ``tcp://host:8786``.

@@ -176,7 +176,7 @@ def _choose(views: list[View], wanted: Sequence[str]) -> list[View]:
 
 
 def draw_sheet(gallery: Gallery, out: Path, *, size: int, teacher: str | None) -> None:
-    """Draw the views of a gallery, with what a teacher of its cache says of each.
+    """Draw the views of a gallery, with the outputs of a teacher for each.
 
     Args:
         gallery: What is looked at.

@@ -39,7 +39,7 @@ _QUANTILES = (0.1, 0.5, 0.9)
 
 @dataclass(frozen=True)
 class ViewSurvey:
-    """What one teacher says of one view.
+    """Survey of the outputs of one teacher for one view.
 
     Attributes:
         view: Its id.
@@ -59,7 +59,7 @@ class ViewSurvey:
 
 @dataclass(frozen=True)
 class TeacherSurvey:
-    """What one teacher says.
+    """Survey of the outputs of one teacher.
 
     Attributes:
         teacher: Its name.

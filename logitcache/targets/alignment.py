@@ -94,7 +94,7 @@ class Alignment:
         Args:
             rows_B: Rows of the cache.
             labels_BL: Classes that may be the most likely: one a row, or one for each of the images
-                that are mixed; -1 where the student may not know, and the cache is asked.
+                that are mixed; -1 where the student may not see it, and that of the cache counts.
             teachers: Outputs of each teacher of the rows.
 
         Raises:

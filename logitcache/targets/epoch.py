@@ -55,7 +55,7 @@ class Epoch:
         images: How many it shows.
         rows: The images, and their labels.
         settings: How batches are made, with the rank of this process.
-        targets: What teachers said; None to show labels alone.
+        targets: Cached targets; None for labels alone.
         thread: Reads targets.
     """
 

@@ -1,6 +1,6 @@
 """Images of a source matched with rows of a cache.
 
-Nothing is kept of a row but where its image lies in the source: hashes and labels are asked of the
+Only the position of its image in the source is kept of a row: hashes and labels are read from the
 source, digests of the cache, when a batch needs them.
 """
 
@@ -75,11 +75,11 @@ class ImageRows:
         return len(self.indices)
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where rows lie in the order."""
+        """Return the positions of rows in the order."""
         return self.numbers.find(rows)
 
     def find(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where rows lie in the order, -1 for those that are not there."""
+        """Return the positions of rows in the order, -1 for those that are missing."""
         if not len(self):
             return np.full_like(rows, -1)
         found = np.minimum(self.positions(rows), len(self) - 1)

@@ -67,7 +67,7 @@ class Loader:
     Args:
         rows: The images, and their labels.
         settings: How batches are made.
-        targets: What teachers said; None to show labels alone.
+        targets: Cached targets; None for labels alone.
         views: How images are shown where there are no targets: epoch e draws view e + 1; the
             ``eval`` view every time if no random view is requested.
 
@@ -194,7 +194,7 @@ class Loader:
         Args:
             epoch: Counted from 0.
             first_batch: Batch to begin with; earlier ones are not even rendered.
-            followed: Whether the next epoch will be asked for after this one: its first targets are
+            followed: Whether the next epoch will be used after this one: its first targets are
                 read while the last ones of this are shown. An error of that is raised there.
 
         Raises:
@@ -405,7 +405,7 @@ def loader(
         drop_last: Whether a last, smaller batch is left out. One of fewer images than there are
             processes is joined to the batch before it.
         threads: Threads that decode and render; all processors by default.
-        workers: Child processes that do it instead. A script that asks for them must be below
+        workers: Child processes that do it instead. A script that uses them must be below
             ``if __name__ == "__main__":``.
         target_memory: Bytes that targets may take.
         subset: Whether images of the cache may be missing from the data.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Pairs", "find_pairs"]
 
 
-_BLOCK = 1 << 16  # images that are matched among themselves where no cache says who with whom
+_BLOCK = 1 << 16  # images that are matched among themselves where no cache has the partners
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def epoch_rows(
 
 
 class _Units:
-    """The units that hold some of the rows; where each begins is searched for when it is asked."""
+    """The units that hold some of the rows; where each begins is searched for when it is needed."""
 
     def __init__(self, numbers: RowIds, unit_rows: int) -> None:
         self._numbers, self._rows = numbers, unit_rows

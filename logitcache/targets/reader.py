@@ -201,7 +201,7 @@ class TargetsReader:
 
     @property
     def block_rows(self) -> int:
-        """U: rows that are mixed with each other, if any are, lie in one block."""
+        """U: rows that are mixed with each other, if any are, are in one block."""
         return self._cache.unit_rows
 
     @property
@@ -230,7 +230,7 @@ class TargetsReader:
         }
 
     def lossy_notes(self, temperature: float, teachers: Collection[str] | None = None) -> list[str]:
-        """Return what to tell of targets that are asked at a temperature; of all by default."""
+        """Return notes on targets that are used at a temperature; on all by default."""
         groups = {n: group for n, group in self._groups.items() if isinstance(group, TeacherGroup)}
         records = self._cache.manifest.teachers
         measured = {name: found for name in groups if (found := records[name].fidelity)}
@@ -243,7 +243,7 @@ class TargetsReader:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where targets come from, as JSON values: the cache, what it covers, who answered."""
+        """Where targets come from, as JSON values: the cache, its revision, and its teachers."""
         manifest, revision = self._cache.manifest, self._cache.revision
         names = sorted({teacher_of(group.name) for group in self._groups.values()})
         locks = {name: manifest.teachers[name].locked for name in names}

@@ -29,7 +29,7 @@ __all__ = ["DEFAULT_TARGET_MEMORY", "Targets", "cached_targets"]
 DEFAULT_TARGET_MEMORY = 2**30
 # the one in use, the one read ahead (of the next epoch, at the end), what the renderer still holds
 _WINDOWS_ALIVE = 3
-_ROW_BYTES = 40  # of a window beside its targets: digest, partner, and its place in the order
+_ROW_BYTES = 40  # of a window besides its targets: digest, partner, and place in the order
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Targets:
         reader: What reads them.
         views: The views that all the teachers and taps have, one per epoch, by id; with a group of
             views, those of which all views of the group are cached.
-        window_rows: Rows that are shuffled together, if they lie in whole units.
+        window_rows: Rows that are shuffled together, if they are whole units.
         alignment: The alarm for outputs of other images; None where they are other ones on purpose.
     """
 
@@ -71,7 +71,7 @@ class Targets:
                 that all of these have.
             show: Names of the views of a batch, see :mod:`.view_group`.
             target_memory: Bytes that targets may take: how many rows are shuffled together.
-            shuffled: Whether every row gets another row's answer, as a control.
+            shuffled: Whether every row gets the targets of another row, as a control.
 
         Raises:
             UsageError: An unknown teacher, tap or view, or no view that all of them have.
@@ -171,7 +171,7 @@ def cached_targets(
         views: Which views of the cache; all by default.
         show: Names of the views of a batch, see :mod:`.view_group`.
         target_memory: Bytes that targets may take.
-        shuffled: Whether every row gets another row's answer, as a control.
+        shuffled: Whether every row gets the targets of another row, as a control.
         subset: Whether images of the cache may be missing.
         tolerate_pixel_drift: Largest difference of a level, 0 to 255, between probes rendered here
             and when the cache was made.

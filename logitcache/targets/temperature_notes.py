@@ -31,7 +31,7 @@ def lossy_notes(
     Args:
         groups: Of the teachers, by name.
         measured: What their encodings lose, by name; teachers may be missing.
-        temperatures: The highest T that each teacher is asked at, by name.
+        temperatures: The highest T that each teacher is used at, by name.
     """
     notes = []
     for name, temperature in temperatures.items():

@@ -17,16 +17,16 @@ __all__ = ["UnitCache"]
 
 
 class UnitCache:
-    """Values by row, read unit by unit when they are first asked for.
+    """Values by row, read unit by unit when they are first used.
 
-    May be asked by several threads. A copy in another process begins with nothing in memory.
+    Several threads may use it. A copy in another process begins with nothing in memory.
 
     Args:
         read: From the number of a unit to its values, (U, ...); can be pickled.
         unit_rows: U.
 
     Attributes:
-        keep: Units that stay in memory; the one that was not asked for longest goes first.
+        keep: Units that stay in memory; the least recently used one is dropped first.
     """
 
     def __init__(self, read: Callable[[int], NDArray[Any]], unit_rows: int) -> None:

@@ -69,7 +69,7 @@ class Ensemble:
         """Decide what is kept of the members' networks.
 
         Args:
-            taps: By the name under which :meth:`answer` is requested them.
+            taps: Layers by the names that :meth:`answer` takes.
         """
         self._taps = dict(taps)
 

@@ -68,7 +68,7 @@ class TeacherConfig(NetworkConfig):
 
     @property
     def execution(self) -> dict[str, bool]:
-        """How it runs, as the lock has it: what is on, so that a plain lock says nothing."""
+        """How it runs, as the lock has it: what is on, so that a plain lock is empty."""
         how = {"channels_last": self.channels_last, "compile": self.compile}
         return {name: True for name, on in how.items() if on}
 
@@ -87,7 +87,7 @@ class KeptTap:
 
 
 class Member:
-    """A teacher, ready to answer.
+    """A teacher, ready to run.
 
     Args:
         name: How the cache calls it.

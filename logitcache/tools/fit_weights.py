@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FitWeightsConfig", "FittedWeights", "best_weights", "fit_weights"]
 
-_TIE = 1e-6  # of the likelihood, beside a share of wrong outputs
+_TIE = 1e-6  # of the likelihood, compared with a share of wrong outputs
 _GENERATIONS = 200
 
 
@@ -51,7 +51,7 @@ class SeenConfig(Config):
 
 
 class FitWeightsConfig(Config):
-    """On what, and over whom, weights are fitted.
+    """Settings of fitted weights: cache, teachers and images.
 
     Attributes:
         cache: The cache with the teacher outputs and the labels.

@@ -108,7 +108,7 @@ def _base_model(config: TrainConfig) -> str | None:
 
 
 def _dataset_name(data: DataConfig) -> str:
-    """Return the name of a set of images, without the folders it lies in."""
+    """Return the name of a set of images, without its parent folders."""
     kind, _, folder = data.name.partition(":")
     if kind.startswith("torch/"):
         return kind.removeprefix("torch/")

@@ -43,7 +43,7 @@ def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> i
         teachers: Outputs of its teachers; None without any.
 
     Raises:
-        UsageError: Nothing tells how many, or what is requested does not fit the images or the
+        UsageError: The number is not known, or what is requested does not fit the images or the
             teachers.
         DataError: There is one class alone.
     """

@@ -77,7 +77,7 @@ class TrainConfig(Config):
     Attributes:
         out: Folder for checkpoints, journal, result and export.
         data: The images to train on; with a cache, the ones it was made from.
-        val: The images to evaluate on; of a set that has splits, ``val`` unless said otherwise.
+        val: The images to evaluate on; of a set that has splits, ``val`` by default.
             Their classes are mapped by name.
         class_names: Names of the network's classes in order, where neither images nor cache have
             any.

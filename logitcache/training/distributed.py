@@ -73,7 +73,7 @@ class DistributedContext:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Turn the loss of another process into an error that says so.
+        """Turn the loss of another process into an error that names it.
 
         Raises:
             RankLost: Another process has ended.

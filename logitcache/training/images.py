@@ -32,7 +32,7 @@ def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targe
 
     Args:
         config: The run.
-        needs: What the objective asks for.
+        needs: What the objective needs.
     """
     if config.cache is None:
         return _with_labels(number_rows(open_source(config.data)), config), None

@@ -1,6 +1,6 @@
 """Journal of a run: JSON lines, CSV per epoch, and TensorBoard if it is installed.
 
-A resumed run forgets what came after its checkpoint, so a journal never tells anything twice.
+A resumed run forgets what came after its checkpoint, so a journal never has an event twice.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def train_student(
         on_progress: Called at the beginning, then about twice a second; during evaluation and
             export, too.
         should_stop: Called at every batch; a checkpoint is written before stopping, of all
-            processes if one is asked to.
+            processes if one is stopped.
         answer: Called with every batch (normalized images and targets) to put other targets in
             place: a live teacher, to compare a cache with.
         answer_features: Of every tap that ``answer`` gives, as ``<teacher>/<tap>``, an example of
@@ -222,7 +222,7 @@ class _Run:
         return self._result()
 
     def _export(self) -> None:
-        """Write the network for timm, its card, and if asked ONNX."""
+        """Write the network for timm, its card, and ONNX if configured."""
         folder = Path(self._config.out) / _EXPORT
         network = converted(self._state.final_network)
         export_network(network, self._spec, folder, self._class_names)

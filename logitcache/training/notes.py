@@ -29,7 +29,7 @@ def asked_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig]) -> tu
     """Return, and log, what the targets lose at the temperatures that objectives ask for.
 
     Args:
-        targets: What teachers said; None without a cache.
+        targets: Cached targets; None without a cache.
         terms: Of the objective.
     """
     if targets is None:

@@ -113,7 +113,7 @@ class RunState:
     Args:
         config: The run.
         network: The student.
-        trainable: The student with what its objective asks of it.
+        trainable: The student with the parameters of its objective.
         steps: Batches of the run.
         ranks: Its processes.
         hooks: Its hooks; their states are part of checkpoints.

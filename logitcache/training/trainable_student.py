@@ -31,9 +31,9 @@ class TrainableStudent(nn.Module):
 
     Args:
         network: Images (B, 3, S, S) to logits (B, C).
-        objective: What it is asked; makes its parameters here.
+        objective: The objective; it makes its parameters here.
         size: S.
-        features: Of every tap of a teacher that the objective asks for, as ``<teacher>/<tap>``, an
+        features: Of every tap of a teacher that the objective needs, as ``<teacher>/<tap>``, an
             example of one row.
 
     Raises:
@@ -96,7 +96,7 @@ class TrainableStudent(nn.Module):
         return 1
 
     def outputs(self, answer: Tensor | tuple[Tensor, dict[str, Tensor]]) -> Outputs:
-        """Return what :meth:`forward` answered, as objectives see it."""
+        """Return the outputs of :meth:`forward` for objectives."""
         if isinstance(answer, Tensor):
             return Outputs(answer)
         logits, held = answer
@@ -105,7 +105,7 @@ class TrainableStudent(nn.Module):
         )
 
     def no_weight_decay(self) -> set[str]:
-        """Return the parameters that the network itself wants no decay of, as timm asks for it."""
+        """Return the names of parameters without weight decay, in the convention of timm."""
         names = set()
         for prefix, module in self.named_modules():
             own: Any = getattr(module, "no_weight_decay", None)

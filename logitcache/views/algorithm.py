@@ -151,7 +151,7 @@ def _resized_crop_box(
 
 
 def _largest_central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
-    """Return the largest central box whose aspect lies in the range."""
+    """Return the largest central box whose aspect is in the range."""
     box_height, box_width = height, width
     if width / height < ratio[0]:
         box_height = max(1, round(width / ratio[0]))

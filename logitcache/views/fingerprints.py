@@ -1,7 +1,7 @@
 """View fingerprints: a few views with parameters and pixels, rendered again elsewhere.
 
 Parameters are arithmetic that every machine does alike; pixels are made by libraries. So a probe
-tells the two apart: other parameters mean another algorithm, other pixels another library or
+distinguishes the two: other parameters mean another algorithm, other pixels another library or
 processor. It needs no teacher and takes a second.
 
 Shapes: S side of the square, P side of the patch.

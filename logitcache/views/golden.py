@@ -112,7 +112,7 @@ def synthetic_image(height: int, width: int) -> NDArray[np.uint8]:
 def vector(
     view: View, image: Example, partner: Example | None, sizes: Sequence[int]
 ) -> dict[str, Any]:
-    """Compute what a vector says of a view of a synthetic image.
+    """Compute the golden vector of a view of a synthetic image.
 
     Returns:
         ``words``: the first four of each operation in hex; ``parameters``; ``sha256`` of the

@@ -129,7 +129,7 @@ def _value(text: str) -> int | float | str:
 
 
 def _checked(recipe: dict[str, Any], text: str) -> Operation:
-    """Build an operation; what is out of range is said in the words of the notation."""
+    """Build an operation; errors use the words of the notation."""
     try:
         return operation_from_json(recipe)
     except ValidationError as error:

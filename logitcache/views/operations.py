@@ -326,7 +326,7 @@ class Rot90:
 
 @dataclass(frozen=True)
 class LowRes:
-    """The detail of a square whose side is ``factor`` times shorter, at the size asked for."""
+    """The detail of a square whose side is ``factor`` times shorter, at the requested size."""
 
     name: ClassVar[str] = "lowres"
     factor: Annotated[_Number, Field(gt=1, le=64, allow_inf_nan=False)]

@@ -21,7 +21,7 @@ __all__ = ["Cell", "SheetRow", "write_sheet"]
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 _MARGIN, _TEXT_WIDTH, _LINE, _HEADER = 8, 150, 14, 32
 _FONT_SIZE = 11
-_CHARACTERS = 24  # what fits beside a picture
+_CHARACTERS = 24  # what fits next to a picture
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Cell:
 
     Attributes:
         square: uint8 (3, S, S).
-        lines: What stands beside it.
+        lines: Text next to it.
     """
 
     square: NDArray[np.uint8]

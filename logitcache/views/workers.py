@@ -94,7 +94,7 @@ class WorkerRenderer:
             where there is one: a child forked off a process with threads may hang.
 
     Raises:
-        UsageError: This process is itself being started by a script that asks for workers when it
+        UsageError: This process is itself being started by a script that uses workers when it
             is imported.
     """
 
@@ -119,7 +119,7 @@ class WorkerRenderer:
         self._feed = _Feed()
         self._loader: DataLoader[Any] | None = DataLoader(
             RequestDataset(read, sizes, table),
-            batch_sampler=self._feed,  # type: ignore[arg-type]  # lists of indices, says torch
+            batch_sampler=self._feed,  # type: ignore[arg-type]  # lists of indices, by torch's types
             num_workers=min(workers, available_processors()),
             collate_fn=_as_it_is,
             multiprocessing_context=context,

@@ -1,7 +1,7 @@
 """Commits of units, ledgers of views, and revisions over all ledgers.
 
 A commit is written last, so its existence means that its unit is whole. Sealing gathers commits
-into ledgers: one object tells a reader everything about a view, and an array's shape tells nothing.
+into ledgers: one object has everything a reader needs of a view; shapes of arrays prove nothing.
 """
 
 from __future__ import annotations
@@ -198,8 +198,8 @@ _COPIES = TypeAdapter(Copies)
 def write_commit(location: Location, commit: Commit) -> None:
     """Write a commit; from here on its unit exists.
 
-    Where the store says that another run has committed the unit meanwhile, the commit that stays is
-    the one that tells what is stored: equal work is equal bytes, but not on every machine.
+    Where the store reports that another run has committed the unit, the commit that stays is
+    the one that describes what is stored: equal work is equal bytes, but not on every machine.
 
     Raises:
         StorageError: Neither of the two does; the unit is missing again.

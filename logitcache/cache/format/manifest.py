@@ -125,7 +125,7 @@ class FeatureFidelityRecord(_Record):
 
 
 class TeacherRecord(_Record):
-    """Who answered, field by field; the lock that a resumed run must match.
+    """A teacher, field by field; its lock has to match that of a resumed run.
 
     Attributes:
         lock: What decides the outputs: model, weights, preprocessing, precision, class map.
@@ -238,7 +238,7 @@ class Manifest(_Record):
         return Manifest(**fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the manifest as JSON values: all that was said in it, and nothing else.
+        """Return the manifest as JSON values, with the fields that were set only.
 
         So its digest is that of the document, whichever version reads it and whatever it adds.
         """

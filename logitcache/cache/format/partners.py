@@ -116,7 +116,7 @@ def partner_rows(
         view_id: A view that mixes.
         unit: Number of the unit.
         stored_U: Offsets as they are stored.
-        readable_U: Which of its rows can be shown: what tells the fill from offset 65535.
+        readable_U: Which of its rows can be shown: this distinguishes the fill from offset 65535.
 
     Raises:
         CacheDamaged: The offsets are no matching of these rows.

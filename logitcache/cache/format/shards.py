@@ -313,7 +313,7 @@ def _decode_strings(body: NDArray[np.uint8], size: int, rows: NDArray[np.object_
         raise BadShardError(f"{size} bytes of text, more than {len(rows)} names can have")
     try:
         content = blosc.decompress(body)
-        # the codec allocates as many as its header says
+        # the codec allocates as many as its header declares
         count = int.from_bytes(content[:4], "little")
         if count != len(rows):
             raise BadShardError(f"{count} names instead of {len(rows)}")

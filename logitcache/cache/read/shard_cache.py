@@ -37,7 +37,7 @@ class _File(NamedTuple):
 
 
 def default_copies() -> Path:
-    """Return where copies are kept if nothing is said: in the user's cache folder."""
+    """Return the default folder of copies, in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "logitcache" / "shards"
 

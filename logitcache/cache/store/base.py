@@ -82,7 +82,7 @@ class Location(Protocol):
         ...
 
     def write_new(self, key: str, content: bytes) -> bool:
-        """Write an object whole and durably; False where the store says that there is one."""
+        """Write an object whole and durably; False where the store reports that there is one."""
         ...
 
     def create(self, key: str, content: bytes) -> bool:

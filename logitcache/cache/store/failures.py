@@ -50,7 +50,7 @@ class Failure(Enum):
 
 
 WRONG_ADDRESS = frozenset({Failure.UNKNOWN_HOST, Failure.GARBLED})
-"""Failures of addresses that were never right, and passing ones of a server that has answered."""
+"""Failures of addresses that were never right, and temporary ones of a server that responded."""
 
 TRANSIENT = WRONG_ADDRESS | {Failure.BUSY, Failure.SLOW, Failure.CUT, Failure.UNREACHABLE}
 """Failures that may be over after a while."""

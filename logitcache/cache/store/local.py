@@ -287,7 +287,7 @@ def checked_key(key: str, location: object) -> str:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn a failing disk into an error that says what is safe."""
+    """Turn a failing disk into an error that names what is safe."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -67,7 +67,7 @@ class RemoteLocation:
         retries: For how long a request is tried again; by default from the environment.
 
     Attributes:
-        traffic: Requests by what they asked for, and ``retries``; for people and tests.
+        traffic: Requests by their object, and ``retries``; for people and tests.
 
     Raises:
         UsageError: What :func:`~logitcache.cache.store.urls.parse_url` refuses, the client is not
@@ -258,7 +258,7 @@ class RemoteLocation:
         return sum(self._sizes(prefix).values())
 
     def free_bytes(self) -> int | None:
-        """Return None: a store has no end that could be asked for."""
+        """Return None: the free space of a store is not known."""
         return None
 
     def _path(self, key: str) -> str:
@@ -377,7 +377,7 @@ def _check_client(scheme: str, shown: str) -> None:
 
 
 def _call(files: AbstractFileSystem, name: str, *args: Any, **options: Any) -> Any:
-    """Return what a method of a file system returns, within the time of a small answer."""
+    """Return what a method of a file system returns, within the time of a small response."""
     return _timed(files, name, GRACE_SECONDS, *args, **options)
 
 
@@ -399,7 +399,7 @@ def _timed(files: AbstractFileSystem, name: str, seconds: float, *args: Any, **o
 
 
 def _open(scheme: str) -> AbstractFileSystem:
-    """Open a file system that keeps no listings and, where it can be told, never retries."""
+    """Open a file system without a cache of listings and, where possible, without retries."""
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme == "s3":
         from botocore.config import Config  # comes with s3fs

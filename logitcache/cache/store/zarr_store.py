@@ -80,7 +80,7 @@ class RecordingStore(Store):
             yield name
 
     def with_read_only(self, read_only: bool = False) -> RecordingStore:
-        """Return a sibling, as zarr asks for; it shares the record."""
+        """Return a store with the same record, as zarr requires."""
         sibling = RecordingStore(self._location)
         sibling._read_only = read_only
         sibling.written, sibling.replacing = self.written, self.replacing

@@ -113,7 +113,7 @@ def verify(
         CacheError: There is no cache at all.
         UnsupportedFormat: A newer format.
         CacheDamaged: It has another revision.
-        StorageError: A server fails, or does not answer Range requests where ``quick`` needs them.
+        StorageError: A server fails, or does not support Range requests where ``quick`` needs them.
     """
     location = locate(url)
     started = time.monotonic()
@@ -223,7 +223,7 @@ class _Checker:
             return _Suspect(None, error)
         except StorageError as error:
             if self.location.is_distant:
-                raise  # a server that fails says nothing about what it stores
+                raise  # a failing server is no evidence about what it stores
             return _Suspect(None, error)
 
     def _digested(self, placement: Placement, path: str, stored: StoredArray) -> _Suspect | None:

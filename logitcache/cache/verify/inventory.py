@@ -1,7 +1,7 @@
 """Inventory of what a cache has to contain, from ledgers or else from commits.
 
 A ledger is digested by its revision, which is digested by the root, so it is believed. Where there
-is none yet, or it is damaged, each commit is asked, and checked for what a commit of that place
+is none yet, or it is damaged, each commit is read, and checked for what a commit of that place
 must say.
 """
 
@@ -363,4 +363,4 @@ def _group(
         document = copies.documents.get(key) if copies else None
         return read_group(location, name, document.encode()) if document else None
     except CacheError:
-        return None  # reported above: nothing below this group can be told
+        return None  # reported above: nothing below this group is known

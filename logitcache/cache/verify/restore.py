@@ -1,7 +1,7 @@
 """Restoring of documents from their second copies, and of ledgers from commits.
 
 Nothing here needs an image or a teacher. Whatever is restored is restored to the very bytes that
-were sealed, and is only believed because their digest says so.
+were sealed, and are used only if their digest is the sealed one.
 """
 
 from __future__ import annotations

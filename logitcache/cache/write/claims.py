@@ -1,6 +1,6 @@
 """Claims: advisory files that prevent two runs from doing the same work.
 
-Nothing is correct because of a claim. A unit is whole because its commit says so, and two runs that
+Correctness never depends on a claim. A unit is whole if it has a commit, and two runs that
 compute the same unit write the same bytes; a claim only saves the second one the trouble. So a
 claim may be lost, stolen or deleted at any time, and a stale one is simply taken over.
 
@@ -57,7 +57,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wait:
-    """What a run waits for; ``str()`` says it in a line.
+    """What a run waits for; ``str()`` is one line.
 
     Attributes:
         what: The thing that is claimed.

@@ -69,7 +69,7 @@ def write_seal(
     metadata: Collection[str],
     rewritten: Collection[tuple[str, str]] = (),
 ) -> RevisionPointer:
-    """Write ledgers, copies and a revision; nothing where the last one says the same.
+    """Write ledgers, copies and a revision; nothing where the last one has the same content.
 
     Args:
         location: The cache.

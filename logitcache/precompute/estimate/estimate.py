@@ -91,7 +91,7 @@ class TapEstimate:
         row_bytes: Bytes of a row and view, compressed where that pays.
         bytes: Of its group with those views, its commits and ledgers.
         files: Of the same.
-        memory: Bytes of one view of all rows in a student's memory, if all are held at once.
+        memory: Bytes of one view of all rows in a student's memory, if all are in memory at once.
         fidelity: What coding loses, as ``docs/format.md`` has it.
     """
 

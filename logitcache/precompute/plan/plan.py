@@ -120,7 +120,7 @@ class Plan:
 
     @property
     def smallest_batch(self) -> int:
-        """Images read at a time where no teacher is asked."""
+        """Images read at a time where no teacher is run."""
         return min(_READ_ROWS, self.writer.manifest.unit_rows)
 
     def block(self, number: int) -> Block:

@@ -1,7 +1,7 @@
 """Checks before a long run: free space, a working store, and accuracy of new teachers.
 
 The first unit is the last check. It is computed like every other one, read back, and what it weighs
-tells whether the rest will fit.
+shows whether the rest will fit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The lock of a teacher: the settings that determine its outputs, compared field by field.
 
 Device, threads and library versions are no part of it: they change outputs by noise at most. They
-are recorded with every commit, and a run that meets other versions says so.
+are recorded with every commit, and a run that meets other versions reports them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check_lock(
     """Refuse another teacher under the same name.
 
     Args:
-        cache: Where it answered, for the message.
+        cache: Its cache, for the message.
         name: Its name.
         locked: The lock in the manifest.
         actual: The lock of the given teacher.

@@ -67,7 +67,7 @@ def worklist(
 
     Samples are written with the first view of their block. Where some group would commit before
     the block is through, its samples get an item of their own, first: teacher outputs are never
-    committed before the image it said it of. So do they where images are mixed, for a partner must
+    committed before the image they belong to. So do they where images are mixed, for a partner must
     be known to be readable.
 
     Args:

@@ -121,7 +121,7 @@ def compute_item(work: Work, item: WorkItem, block: Block, background: Backgroun
 
     Raises:
         UnreadableImage: An image cannot be decoded and bad images are errors.
-        NonFiniteLogits: A teacher answered NaN or infinity.
+        NonFiniteLogits: A teacher returned NaN or infinity.
     """
     open_units = {name: _OpenUnits(work, name, item, block) for name in item.units}
     starts = _starts(work, item, block)

@@ -53,7 +53,7 @@ def choose_batch(
 
 @contextlib.contextmanager
 def memory_explained() -> Iterator[None]:
-    """Turn a device that runs out of memory later into an error that says what is safe."""
+    """Turn a device that runs out of memory later into an error that names what is safe."""
     try:
         yield
     except torch.OutOfMemoryError as error:
