@@ -24,7 +24,11 @@ from logitcache.moved import install as install_moved_paths
 from logitcache.networks.register import register_with_timm
 
 if TYPE_CHECKING:
-    from logitcache import configs, errors, objectives, testing, views
+    from logitcache import configs as configs
+    from logitcache import errors as errors
+    from logitcache import objectives as objectives
+    from logitcache import testing as testing
+    from logitcache import views as views
     from logitcache.batch import DenseLogits, Features, Outputs, SparseLogits, TargetBatch
     from logitcache.cache.read.reader import Cache, open_cache
     from logitcache.check.repair import repair_cache as repair
@@ -72,20 +76,15 @@ __all__ = [
     "build_cache",
     "build_network",
     "build_objective",
-    "configs",
     "describe",
-    "errors",
     "estimate",
     "evaluate_network",
     "loader",
-    "objectives",
     "open_cache",
     "open_source",
     "repair",
-    "testing",
     "train_student",
     "verify",
-    "views",
 ]
 
 _HOMES = {

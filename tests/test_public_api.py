@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Teachers = dict[str, dict[str, str]]
+NAMESPACES = ("configs", "errors", "objectives", "testing", "views")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_a_cache_is_described_and_estimated(values: dict[str, Any]) -> None:
     assert found.teachers.keys() == {"cnn", "red"}
 
 
-@pytest.mark.parametrize("name", logitcache.__all__)
+@pytest.mark.parametrize("name", [*logitcache.__all__, *NAMESPACES])
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(logitcache, name) is not None
 

@@ -219,7 +219,7 @@ def test_views_of_the_cache_can_be_chosen(images: Path, cache: Path, tmp_path: P
     first = {name: next(iter(found.values())) for name, found in runs.items()}
     assert not torch.equal(first["0"], first["1"])
     assert not torch.equal(first["all"], first["0"])
-    with pytest.raises(UsageError, match="needs teacher targets"):
+    with pytest.raises(UsageError, match="give a cache"):
         config(tmp_path, images, use_views="0")
 
 
