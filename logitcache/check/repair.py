@@ -255,7 +255,7 @@ def _plan(
     units: Mapping[_Unit, Commit | None],
 ) -> Plan:
     """Plan exactly the damaged units of some teachers, and damaged samples that are left."""
-    groups = {n: g for n, g in writer.groups().items() if teacher_of(n) in ensemble.members}
+    groups = {n: g for n, g in writer.row_groups().items() if teacher_of(n) in ensemble.members}
     wanted: dict[str, dict[str, set[int]]] = {name: {} for name in groups}
     samples = writer.missing_units(SAMPLES, NO_VIEW, writer.manifest.unit_rows)
     for group, view, unit in units:

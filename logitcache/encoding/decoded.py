@@ -215,5 +215,5 @@ def spread_tail(
 
 def _all_below_inf(values: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Return which rows hold neither NaN nor +inf; -inf is a probability of zero."""
-    below: NDArray[np.bool_] = (values < np.inf).all(axis=1)
+    below: NDArray[np.bool_] = np.logical_and.reduce(values < np.inf, axis=1)
     return below

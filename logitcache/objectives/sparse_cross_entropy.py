@@ -158,7 +158,7 @@ class _AbsentMass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, log_s_BC: Tensor, ids_BK: Tensor) -> Tensor:
-        parts = zip(log_s_BC.split(_ROWS_AT_ONCE), ids_BK.split(_ROWS_AT_ONCE), strict=True)
+        parts = zip(*(torch.split(t, _ROWS_AT_ONCE) for t in (log_s_BC, ids_BK)), strict=True)
         log_mass_B = torch.cat([s.scatter(1, ids, -torch.inf).logsumexp(1) for s, ids in parts])
         log_mass_B.masked_fill_(log_mass_B == -torch.inf, 0.0)  # -inf less itself is NaN
         ctx.save_for_backward(log_s_BC, ids_BK, log_mass_B)

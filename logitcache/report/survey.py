@@ -326,7 +326,8 @@ def _labels(
 
 def _same_class(one_N3: da.Array, other_N3: da.Array, where_N: da.Array) -> da.Array:
     """Count the rows whose top classes are equal, and known."""
-    return ((one_N3[:, 0] == other_N3[:, 0]) & (one_N3[:, 0] >= 0) & where_N).sum()
+    count: da.Array = ((one_N3[:, 0] == other_N3[:, 0]) & (one_N3[:, 0] >= 0) & where_N).sum()
+    return count
 
 
 def _counts(values_N: da.Array, where_N: da.Array, classes: int) -> da.Array:

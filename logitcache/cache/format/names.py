@@ -57,6 +57,7 @@ __all__ = [
     "group_unit_rows",
     "inner_rows",
     "is_withdrawal",
+    "kind_of",
     "ledger_key",
     "max_key_bytes",
     "revision_key",
@@ -202,6 +203,11 @@ def teacher_of(name: str) -> str:
 def tap_of(name: str) -> str | None:
     """Return which tap the group of this name is of; None for a teacher's answers."""
     return name.partition(_FEATURES)[2] or None
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of the group of this name: the folder below the teacher's group."""
+    return name.split("/")[1] if "/" in name else ""
 
 
 def commit_prefix(group: str, view: str) -> str:

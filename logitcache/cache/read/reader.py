@@ -15,7 +15,7 @@ from logitcache.cache.format.groups import (
     Group,
     TeacherGroup,
     check_group,
-    placement_of,
+    groups_of,
     read_group,
 )
 from logitcache.cache.format.ledger import Commit, Ledger, Revision, read_revision
@@ -112,13 +112,12 @@ class Cache:
     @cached_property
     def teachers(self) -> Mapping[str, TeacherGroup]:
         """Groups of the teachers' answers that are sealed, by name."""
-        groups = self.groups
-        return MappingProxyType({n: g for n, g in groups.items() if isinstance(g, TeacherGroup)})
+        return MappingProxyType(groups_of(self.groups, TeacherGroup))
 
     @cached_property
     def features(self) -> Mapping[str, FeatureGroup]:
         """Groups of the taps that are sealed, by ``<teacher>/<tap>``."""
-        taps = [group for group in self.groups.values() if isinstance(group, FeatureGroup)]
+        taps = groups_of(self.groups, FeatureGroup).values()
         return MappingProxyType({f"{group.teacher}/{group.tap}": group for group in taps})
 
     @cached_property
@@ -302,7 +301,7 @@ class Cache:
     def _read_units(
         self, group: Group, view_id: str, units: Sequence[int], names: Sequence[str]
     ) -> Encoded:
-        return self._read(placement_of(group, view_id), units, names)
+        return self._read(group.placement(view_id), units, names)
 
     def _read(self, placement: Placement, units: Sequence[int], names: Sequence[str]) -> Encoded:
         ledger = self._ledger(placement)

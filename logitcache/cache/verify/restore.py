@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import create_array, resize, write_group
 from logitcache.cache.format.documents import parse_group, parse_json
-from logitcache.cache.format.groups import group_names, placement_of, read_group
+from logitcache.cache.format.groups import group_names, read_group
 from logitcache.cache.format.ledger import (
     Copies,
     Ledger,
@@ -153,7 +153,7 @@ def _described(location: Location, manifest: Manifest) -> Revision:
     groups = [read_group(location, name) for name in group_names(manifest)]
     mixed = [view for view in mixed_views(manifest) if committed_units(location, VIEWS, view)]
     paths = [f"{SAMPLES}/{NO_VIEW}", *(f"{VIEWS}/{view}" for view in mixed)]
-    paths += [f"{group.path}/{view}" for group in groups for view in group.view_ids]
+    paths += [f"{group.path}/{view}" for group in groups for view in group.ledger_views]
     keys = metadata_keys(location, mixed, groups)
     copies = location.read(copies_key(number))
     return Revision(
@@ -278,9 +278,9 @@ def rewrite_unsealed(writer: CacheWriter) -> list[str]:
     for view_id in mixed_views(manifest):
         placement = partner_placement(view_id, manifest.unit_rows)
         wanted.append((placement, partner_attributes(manifest), 0))
-    for group in writer.groups().values():
+    for group in writer.row_groups().values():
         slots = len(group.slots)
-        wanted += [(placement_of(group, v), group.to_json(), slots) for v in group.view_ids[-1:]]
+        wanted += [(group.placement(v), group.to_json(), slots) for v in group.view_ids[-1:]]
     for placement, attributes, slots in wanted:
         path = placement.holder
         if f"{path}/zarr.json" not in sealed and not _is_group(location, path):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from logitcache.cache.format.arrays import write_attributes
-from logitcache.cache.format.groups import group_names, read_group
+from logitcache.cache.format.groups import group_names, read_group, row_groups
 from logitcache.cache.format.ledger import Revision, read_revision
 from logitcache.cache.format.names import (
     VIEWS,
@@ -125,8 +125,8 @@ def finish_drops(writer: CacheWriter) -> None:
     # written by a run that was killed before the root pointed at it; the same is written again
     unfinished = pointer is not None and location.size(revision_key(pointer.number + 1)) is not None
     changed = bool(manifest.dropping) or unfinished
-    for name in group_names(manifest):
-        group = read_group(location, name)
+    declared = {name: read_group(location, name) for name in group_names(manifest)}
+    for group in row_groups(declared).values():
         gone = [view_id for view_id in group.view_ids if view_id not in manifest.views]
         for view_id in gone:
             _remove_below(location, commit_prefix(group.path, view_id))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.write.writer import CacheWriter
     from logitcache.data.source import Source
     from logitcache.encoding.feature_choice import FeatureConfig
@@ -45,7 +45,7 @@ _MOSTLY = 0.5  # share of zeros from which compressing pays
 
 def choose_taps(
     config: PrecomputeConfig,
-    declared: Mapping[str, Group],
+    declared: Mapping[str, RowGroup],
     source: Source,
     ensemble: Ensemble,
 ) -> dict[str, FeatureEncoding]:
@@ -110,7 +110,7 @@ def declare_taps(
     Raises:
         UsageError: The teacher's batch does not fit into a unit of a tap that is added later.
     """
-    declared = writer.groups()
+    declared = writer.row_groups()
     for name, encoding in taps.items():
         teacher, tap = teacher_of(name), tap_of(name)
         assert tap is not None
@@ -147,7 +147,7 @@ def _unit_rows(writer: CacheWriter, encoding: FeatureEncoding) -> int:
     return group_unit_rows(writer.manifest.unit_rows, row_bytes)
 
 
-def _as_declared(cache: str, group: Group, asked: FeatureEncoding) -> FeatureEncoding:
+def _as_declared(cache: str, group: RowGroup, asked: FeatureEncoding) -> FeatureEncoding:
     """Return how a known tap is stored, if that is what is asked for."""
     assert isinstance(group, FeatureGroup)
     known = group.encoding
