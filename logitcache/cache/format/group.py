@@ -40,6 +40,9 @@ class Group(ABC):
     kind: ClassVar[str]
     """Name of the kind: the folder below the teacher's group; empty for the teacher's group."""
 
+    required: ClassVar[str] = ""
+    """Name that the root has to require of readers; empty for kinds of logitcache 0.1."""
+
     teacher: str
     unit_rows: int
     lock_sha256: str

@@ -19,15 +19,18 @@ from logitcache.cache.format.ledger import sealed_bytes
 from logitcache.cache.format.manifest import FeatureFidelityRecord, FidelityRecord
 from logitcache.cache.format.names import (
     FORMAT,
+    MAX_CLASSES,
     MAX_UNIT_BYTES,
     canonical_json,
     feature_name,
     kind_of,
     sha256,
+    table_name,
     tap_of,
     teacher_group,
     teacher_of,
 )
+from logitcache.cache.format.table_group import TableGroup
 from logitcache.encoding.arrays import ArraySpec
 from logitcache.encoding.feature_fidelity import feature_fidelity_of, row_feature_losses
 from logitcache.encoding.features import FeatureEncoding, parse_features
@@ -54,6 +57,7 @@ __all__ = [
     "FeatureGroup",
     "Group",
     "RowGroup",
+    "TableGroup",
     "TeacherGroup",
     "check_group",
     "create_group_arrays",
@@ -67,7 +71,6 @@ __all__ = [
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SPARSE_SHARE, _DENSE_SHARE = 0.5, 0.9  # of the bytes before compression, measured
-_MAX_CLASSES = 2**26  # one row of them is half a unit's bytes
 KindT = TypeVar("KindT", bound=Group)
 OPTIONAL_ARRAYS = {
     "lse": ArraySpec((), "float32", float("nan")),
@@ -90,7 +93,7 @@ class _TeacherAttributes(_Attributes):
     """Those of a teacher's answers."""
 
     head: Literal["softmax"]
-    num_classes: Annotated[int, Field(ge=2, le=_MAX_CLASSES)]
+    num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)]
     optional: list[str] = Field(max_length=16)
     class_names_sha256: str
 
@@ -281,7 +284,9 @@ class FeatureGroup(RowGroup):
         return {"feature_fidelity": {self.tap: found}}
 
 
-GROUP_KINDS: dict[str, type[Group]] = {kind.kind: kind for kind in (TeacherGroup, FeatureGroup)}
+GROUP_KINDS: dict[str, type[Group]] = {
+    kind.kind: kind for kind in (TeacherGroup, FeatureGroup, TableGroup)
+}
 """All kinds of groups by the folder below the teacher's group."""
 
 
@@ -296,12 +301,12 @@ def groups_of(groups: Mapping[str, Group], kind: type[KindT]) -> dict[str, KindT
 
 
 def group_names(manifest: Manifest) -> list[str]:
-    """Return the names of all declared groups: each teacher, then its taps."""
-    return [
-        name
-        for teacher, record in manifest.teachers.items()
-        for name in (teacher, *(feature_name(teacher, tap) for tap in record.features))
-    ]
+    """Return the names of all declared groups: each teacher, then its taps and tables."""
+    names = []
+    for teacher, record in manifest.teachers.items():
+        names += [teacher, *(feature_name(teacher, tap) for tap in record.features)]
+        names += [table_name(teacher, table) for table in record.tables]
+    return names
 
 
 def group_bytes(location: Location, group: Group) -> int:

@@ -13,6 +13,7 @@ from logitcache.cache.format.fingerprints import FingerprintsDocument, read_fing
 from logitcache.cache.format.groups import (
     FeatureGroup,
     Group,
+    TableGroup,
     TeacherGroup,
     check_group,
     groups_of,
@@ -20,7 +21,7 @@ from logitcache.cache.format.groups import (
 )
 from logitcache.cache.format.ledger import Commit, Ledger, Revision, read_revision
 from logitcache.cache.format.manifest import Manifest, check_revision, read_manifest
-from logitcache.cache.format.names import SAMPLE_ARRAYS, SAMPLES, TEACHERS, Status
+from logitcache.cache.format.names import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, Status
 from logitcache.cache.format.partners import partner_placement, partner_rows
 from logitcache.cache.format.placement import Placement, read_ledger, units_of
 from logitcache.cache.format.samples import Samples, sample_fault, sample_placement, samples_from
@@ -121,6 +122,12 @@ class Cache:
         return MappingProxyType({f"{group.teacher}/{group.tap}": group for group in taps})
 
     @cached_property
+    def tables(self) -> Mapping[str, TableGroup]:
+        """Groups of the tables that are sealed, by ``<teacher>/<table>``."""
+        tables = groups_of(self.groups, TableGroup).values()
+        return MappingProxyType({f"{group.teacher}/{group.table}": group for group in tables})
+
+    @cached_property
     def groups(self) -> Mapping[str, Group]:
         """All groups that are sealed, by name: teachers, and taps as in format.md."""
         below = f"{TEACHERS}/"
@@ -181,6 +188,22 @@ class Cache:
                 f"--feature {name.replace('/', '=', 1)}",
             )
         return self.features[name]
+
+    def table(self, name: str) -> NDArray[np.float32]:
+        """Return a table, float32 (C, E), by its key in :attr:`tables`.
+
+        Raises:
+            UsageError: There is no such table, or it is not sealed yet.
+            CacheDamaged: It is not the one that was committed.
+        """
+        if name not in self.tables:
+            raise UsageError(
+                f"no table {name!r} in this cache",
+                where=self.url,
+                hint=nearest(name, self.tables) if self.tables else "it was made without tables",
+            )
+        group = self.tables[name]
+        return group.decode(self._read(group.placement(NO_VIEW), [0], list(group.specs())))
 
     def views_of(self, teachers: Sequence[str], features: Sequence[str] = ()) -> list[str]:
         """Return the ids of the sealed views that all of these teachers and taps have."""

@@ -23,6 +23,7 @@ from logitcache.cache.format.names import (
     teacher_group,
 )
 from logitcache.cache.format.partners import partner_group
+from logitcache.cache.format.table_group import TABLES
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.cache.store.open import locate
 from logitcache.cache.store.zarr_store import RecordingStore
@@ -199,14 +200,17 @@ def _without(
             hint="remove the folder of the cache if nothing in it is wanted",
         )
     manifest = manifest.changed(teachers=left, views=kept)
-    for name in group_names(manifest):
-        if not set(read_group(location, name).view_ids) - views:
+    declared = {name: read_group(location, name) for name in group_names(manifest)}
+    for name, group in row_groups(declared).items():
+        if not set(group.view_ids) - views:
             raise UsageError(
                 f"{name!r} would be left without a view",
                 where=location,
                 hint=f"drop it, too: --{'feature' if tap_of(name) else 'teacher'} "
                 f"{name.replace('/features/', '/')}",
             )
+    if not any(record.tables for record in left.values()):
+        manifest = manifest.no_longer_requiring(TABLES)
     return manifest.requiring("dropped-views") if views else manifest
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from logitcache.cache.format.arrays import create_group, write_attributes
 from logitcache.cache.format.group import needed_units
 from logitcache.cache.format.groups import (
-    FeatureGroup,
     Group,
     RowGroup,
     TeacherGroup,
@@ -176,18 +175,21 @@ class CacheWriter:
         teachers = {**self.manifest.teachers, group.name: record}
         self.publish(self.manifest.changed(teachers=teachers))
 
-    def add_features(self, group: FeatureGroup) -> None:
-        """Declare a tap of a teacher and make its arrays.
+    def add_group(self, group: Group) -> None:
+        """Declare a tap or a table of a declared teacher and make its arrays.
 
         Raises:
             CacheError: Units lie there already, committed under a manifest that is lost.
         """
         self._create(group)
         record = self.manifest.teachers[group.teacher]
-        features = (*record.features, group.tap)
-        changed = record.model_copy(update={"features": features})
-        teachers = {**self.manifest.teachers, group.teacher: changed}
-        self.publish(self.manifest.changed(teachers=teachers))
+        # the record lists the groups of each kind in the field of that name
+        names = (*getattr(record, group.kind), group.name.rpartition("/")[2])
+        changed = record.model_copy(update={group.kind: names})
+        manifest = self.manifest.changed(
+            teachers={**self.manifest.teachers, group.teacher: changed}
+        )
+        self.publish(manifest.requiring(group.required) if group.required else manifest)
 
     def extend_group(self, name: str, view_ids: Sequence[str]) -> None:
         """Give a group slots for more views."""

@@ -35,7 +35,7 @@ from logitcache.encoding.budget import choose_within
 from logitcache.encoding.choice import choose
 from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
-from logitcache.precompute.plan.layers import choose_taps, declare_taps, smallest_unit
+from logitcache.precompute.plan.layers import choose_taps, declare_taps, smallest_unit, write_tables
 from logitcache.precompute.plan.rows import match_or_extend, match_rows, no_positions, segment_of
 from logitcache.precompute.plan.teacher_lock import check_lock
 from logitcache.precompute.plan.worklist import Block, Missing, WorkItem, worklist
@@ -201,6 +201,7 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
         batch = smallest_unit(writer, name, taps, config.batch)
         notes += _declare_teacher(config, writer, name, member, encoding, list(views), batch)
     declare_taps(config, writer, taps, list(views))
+    write_tables(config, writer, ensemble.members)
     declared = writer.row_groups()
     groups = {name: declared[name] for name in (*ensemble.members, *taps)}
     return Plan(
