@@ -11,18 +11,30 @@ import pytest
 
 from logitcache.cache.format import manifest as manifest_module
 from logitcache.cache.format.groups import TableGroup, group_names
-from logitcache.cache.format.names import FEATURES
+from logitcache.cache.format.names import FEATURES, NO_VIEW
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.drop import drop_from_cache
+from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.check.repair import RepairConfig, repair_cache
+from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheError, UnsupportedFormat, UsageError
 from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.plan.layers import write_class_embeddings
 from logitcache.teachers.member import Member
+from tests.cache.building import (
+    CLASS_NAMES,
+    VIEW,
+    declare,
+    encode,
+    samples_of,
+    start_cache,
+    write_samples,
+    write_teacher,
+)
 from tests.precompute.test_building import config
 
 if TYPE_CHECKING:
@@ -157,15 +169,45 @@ def test_another_shape_is_refused(copy: Path, teachers: dict[str, dict[str, str]
     writer = CacheWriter.open(locate(copy, write=True))
     group = writer.groups()["red/tables/class_embeddings"]
     assert isinstance(group, TableGroup)
+    width = group.width + 1
     with pytest.raises(CacheError, match="another shape"):
-        group.encode(np.zeros((3, group.width + 1), np.float32))
+        group.encode(np.zeros((3, width), np.float32))
 
     class Other(Member):
         def __init__(self) -> None:
             self.name = "red"
 
         def class_embeddings(self) -> Any:
-            return np.zeros((3, group.width + 1), np.float32)
+            return np.zeros((3, width), np.float32)
 
     with pytest.raises(CacheError, match="stored in another way"):
         write_class_embeddings(writer, Other())
+
+
+def test_a_table_of_many_classes_is_one_chunk(tmp_path: Path) -> None:
+    """More classes than an inner chunk of images has rows, and a prime number of them."""
+    classes, width = 5003, 7
+    writer = start_cache(tmp_path / "c", 40)
+    samples = samples_of(40)
+    write_samples(writer, samples)
+    encoding = DenseEncoding(len(CLASS_NAMES))
+    group = declare(writer, "t", encoding)
+    logits = np.random.default_rng(0).normal(size=(len(samples["key"]), len(CLASS_NAMES)))
+    write_teacher(writer, group, encode(group, logits.astype(np.float32), samples))
+    table = TableGroup(
+        teacher="t",
+        table="class_embeddings",
+        width=width,
+        unit_rows=classes,
+        lock_sha256=group.lock_sha256,
+        class_names_sha256=group.class_names_sha256,
+    )
+    writer.add_group(table)
+    with pytest.raises(CacheError, match="units are missing"):
+        writer.seal("fingerprint", {"t": {VIEW: 0.5}})
+    values = np.random.default_rng(1).normal(size=(classes, width)).astype(np.float32)
+    writer.write_unit(table, NO_VIEW, 0, table.encode(values), Conditions())
+    writer.seal("fingerprint", {"t": {VIEW: 0.5}})
+    found = open_cache(tmp_path / "c").table("t/class_embeddings")
+    np.testing.assert_array_equal(found, values)
+    assert verify(str(tmp_path / "c")).faults == ()
