@@ -15,8 +15,18 @@ from pydantic import Field
 
 from logitcache.cache.format.ledger import read_commits
 from logitcache.cache.format.manifest import read_manifest
-from logitcache.cache.format.names import NO_VIEW, SAMPLES, TEACHERS, VIEWS, commit_key, teacher_of
+from logitcache.cache.format.names import (
+    NO_VIEW,
+    SAMPLES,
+    TEACHERS,
+    VIEWS,
+    commit_key,
+    table_name,
+    teacher_group,
+    teacher_of,
+)
 from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.format.table_group import CLASS_EMBEDDINGS
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.integrity import verify
@@ -28,6 +38,7 @@ from logitcache.config import Config
 from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError
 from logitcache.networks.device import resolve_device
+from logitcache.precompute.plan.layers import write_class_embeddings
 from logitcache.precompute.plan.plan import Plan
 from logitcache.precompute.plan.rows import open_images, rows_of_cache
 from logitcache.precompute.plan.teacher_lock import as_locked, check_lock
@@ -206,6 +217,9 @@ def _recompute(
             should_stop=should_stop,
         )
         _match_again(plan, units)
+        for member in ensemble.members.values():
+            if (teacher_group(table_name(member.name, CLASS_EMBEDDINGS)), NO_VIEW, 0) in units:
+                write_class_embeddings(writer, member)
     again = {(c.group, c.view, c.unit): c for c in _commits(writer.location, units)}
     return {unit for unit, before in units.items() if before is not None and again[unit] != before}
 
@@ -255,7 +269,7 @@ def _plan(
     units: Mapping[_Unit, Commit | None],
 ) -> Plan:
     """Plan exactly the damaged units of some teachers, and damaged samples that are left."""
-    groups = {n: g for n, g in writer.groups().items() if teacher_of(n) in ensemble.members}
+    groups = {n: g for n, g in writer.row_groups().items() if teacher_of(n) in ensemble.members}
     wanted: dict[str, dict[str, set[int]]] = {name: {} for name in groups}
     samples = writer.missing_units(SAMPLES, NO_VIEW, writer.manifest.unit_rows)
     for group, view, unit in units:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import FeatureGroup, Group
+    from logitcache.cache.format.groups import FeatureGroup, RowGroup
     from logitcache.cache.read.reader import Cache
     from logitcache.check.recompute import Outputs, Run, ShownRows
     from logitcache.encoding.features import FeatureEncoding
@@ -126,7 +126,7 @@ class RowComparison:
     def __init__(self, cache: Cache, member: Member, shown: ShownRows) -> None:
         self._cache, self._group, self._shown = cache, cache.teacher(member.name), shown
         self._taps = {g.tap: g for g in cache.features.values() if g.teacher == member.name}
-        groups: dict[str, Group] = {g.name: g for g in self._taps.values()}
+        groups: dict[str, RowGroup] = {g.name: g for g in self._taps.values()}
         groups[member.name] = self._group
         record = cache.manifest.teachers[member.name]
         precision = record.locked.precision or "float32"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.read.reader import Cache
     from logitcache.check.recompute import Run
     from logitcache.encoding.arrays import Encoded
@@ -59,7 +59,7 @@ class StoredReader:
         groups: By name.
     """
 
-    def __init__(self, cache: Cache, groups: Mapping[str, Group]) -> None:
+    def __init__(self, cache: Cache, groups: Mapping[str, RowGroup]) -> None:
         self._cache, self._groups = cache, groups
         self._held: dict[str, tuple[str, int, Encoded]] = {}
 
@@ -83,7 +83,7 @@ class StoredReader:
 
     def _read(
         self,
-        group: Group,
+        group: RowGroup,
         view_id: str,
         rows_N: NDArray[np.int64],
         here_N: NDArray[np.int64],
@@ -95,7 +95,7 @@ class StoredReader:
             for array, content in self._unit(group, view_id, unit).items():
                 into[array][here_N[mine]] = content[rows_N[mine] % group.unit_rows]
 
-    def _unit(self, group: Group, view_id: str, unit: int) -> Encoded:
+    def _unit(self, group: RowGroup, view_id: str, unit: int) -> Encoded:
         held = self._held.get(group.name)
         if held is not None and held[:2] == (view_id, unit):
             return held[2]

@@ -6,7 +6,7 @@ Shapes: N rows, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -33,6 +33,9 @@ class DenseEncoding:
 
     num_classes: int
     values: Literal["float16", "uint8"] = "float16"
+
+    truncates: ClassVar[bool] = False
+    """Whether classes are left out."""
 
     def specs(self) -> dict[str, ArraySpec]:
         """Return the arrays of a group by name."""

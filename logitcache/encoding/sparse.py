@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -48,6 +48,9 @@ class SparseEncoding:
     values: Literal["codes", "float16"] = "codes"
     bits: int = 8
     mass: float | None = None
+
+    truncates: ClassVar[bool] = True
+    """Whether classes are left out."""
 
     @property
     def levels(self) -> int:

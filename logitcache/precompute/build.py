@@ -196,7 +196,7 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
         accuracy=accuracy,
         sizes={
             name: size_of(writer, group, images - unreadable)
-            for name, group in writer.groups().items()
+            for name, group in writer.row_groups().items()
         },
         revision=pointer.number,
         revision_sha256=pointer.sha256,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.format.group import needed_units
 from logitcache.cache.format.groups import (
     FeatureGroup,
     TeacherGroup,
     group_bytes,
     read_group,
-    units_of_segment,
 )
 from logitcache.cache.format.ledger import committed_units, read_commits
 from logitcache.cache.format.manifest import check_revision, read_manifest
@@ -188,7 +187,7 @@ def describe(url: str | os.PathLike[str], *, revision: str | None = None) -> Cac
     check_revision(manifest, revision, location)
     teachers = [_teacher(location, manifest, name) for name in manifest.teachers]
     sample_units = len(committed_units(location, SAMPLES, NO_VIEW))
-    sample_units_needed = _needed(manifest, manifest.unit_rows)
+    sample_units_needed = len(needed_units(manifest, manifest.unit_rows, location))
     complete = sample_units >= sample_units_needed
     parts: list[TeacherDescription | FeatureDescription] = list(teachers)
     parts += [features for teacher in teachers for features in teacher.features]
@@ -232,9 +231,9 @@ def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescri
         encoding=group.encoding.to_json(),
         views=len(views),
         units=_units(location, group, views),
-        needed=_needed(manifest, group.unit_rows) * len(views),
+        needed=len(group.needed_units(manifest)) * len(views),
         stored_bytes=group_bytes(location, group),
-        dense_bytes=manifest.rows * len(views) * group.num_classes * _FLOAT32,
+        dense_bytes=manifest.rows * len(views) * group.row_numbers * _FLOAT32,
         accuracy=record.accuracy,
         features=features,
         fidelity=record.fidelity.model_dump() if record.fidelity else None,
@@ -245,16 +244,15 @@ def _features(location: Location, manifest: Manifest, name: str) -> FeatureDescr
     group = read_group(location, name)
     assert isinstance(group, FeatureGroup)
     encoding, views = group.encoding, _views(manifest, group)
-    numbers = math.prod(encoding.shape)
     measured = manifest.teachers[group.teacher].feature_fidelity.get(group.tap)
     return FeatureDescription(
         tap=group.tap,
         encoding=encoding.to_json() | {"principal": encoding.principal is not None},
         views=len(views),
         units=_units(location, group, views),
-        needed=_needed(manifest, group.unit_rows) * len(views),
+        needed=len(group.needed_units(manifest)) * len(views),
         stored_bytes=group_bytes(location, group),
-        raw_bytes=manifest.rows * len(views) * numbers * _FLOAT32,
+        raw_bytes=manifest.rows * len(views) * group.row_numbers * _FLOAT32,
         fidelity=measured.model_dump() if measured else None,
     )
 
@@ -284,8 +282,3 @@ def _unreadable(location: Location, manifest: Manifest) -> int:
         status = objects.read(placement, list(commits.values()), ["status"])["status"]
         count += int((status == Status.UNREADABLE).sum())
     return count
-
-
-def _needed(manifest: Manifest, unit_rows: int) -> int:
-    block = manifest.unit_rows
-    return sum(len(units_of_segment(s, block, unit_rows)) for s in manifest.segments)

@@ -10,15 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from logitcache.batch import DenseLogits, SparseLogits, TeacherLogits
-from logitcache.cache.format.groups import FeatureGroup, TeacherGroup
-from logitcache.cache.format.names import teacher_of
+from logitcache.cache.format.groups import FeatureGroup, TeacherGroup, groups_of
 from logitcache.draws import Purpose, permutation
-from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
-from logitcache.targets.feature_groups import decode_features, example_features, join_features
+from logitcache.targets.batch_parts import BATCH_PARTS, DecodedTargets, concatenate
+from logitcache.targets.feature_groups import example_features
 from logitcache.targets.temperature_notes import lossy_notes
 from logitcache.targets.unit_cache import UnitCache
 from logitcache.views.tokens import kept_tokens
@@ -29,28 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.batch import Features
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
-    from logitcache.encoding.kinds import Encoding
     from logitcache.views.spec import View
 
 __all__ = ["DecodedTargets", "TargetWindow", "TargetsReader", "concatenate"]
-
-_LABEL = "label_logp"
-
-
-@dataclass(frozen=True)
-class DecodedTargets:
-    """Teacher outputs for some rows, and activations of their layers.
-
-    Attributes:
-        teachers: By name.
-        features: By ``<teacher>/<tap>``.
-    """
-
-    teachers: dict[str, TeacherLogits]
-    features: dict[str, Features]
 
 
 @dataclass(frozen=True)
@@ -69,7 +50,7 @@ class TargetWindow:
 
     unit_rows: int
     units: tuple[int, ...]
-    groups: Mapping[str, Group]
+    groups: Mapping[str, RowGroup]
     encoded: dict[str, Encoded]
     view: View
     hashes: NDArray[np.uint64] | None = None
@@ -81,71 +62,23 @@ class TargetWindow:
         positions = slots * self.unit_rows + rows_B % self.unit_rows
         if self.answer_of is not None:
             positions = self.answer_of[positions]
-        gathered = DecodedTargets({}, {})
+        gathered = DecodedTargets()
         for name, group in self.groups.items():
             arrays = {n: array[positions] for n, array in self.encoded[name].items()}
-            if isinstance(group, FeatureGroup):
-                tokens = self._kept_tokens(group, positions)
-                gathered.features[name] = decode_features(group.encoding, arrays, tokens)
-            else:
-                gathered.teachers[name] = _decode(group.encoding, arrays)
+            part = BATCH_PARTS[group.kind]
+            part.of(gathered)[name] = part.decode(
+                group, arrays, self._kept_tokens(group, positions)
+            )
         return gathered
 
     def _kept_tokens(
-        self, group: FeatureGroup, positions: NDArray[np.int64]
+        self, group: RowGroup, positions: NDArray[np.int64]
     ) -> NDArray[np.int64] | None:
-        encoding = group.encoding
-        if encoding.kept is None:
+        kept = group.kept_patches
+        if kept is None:
             return None
         assert self.hashes is not None
-        return kept_tokens(self.view, self.hashes[positions], encoding.patches, encoding.kept)
-
-
-def _arrays_of(group: Group) -> list[str]:
-    """Return what is read of a group: how it was encoded, and what sparse targets leave out."""
-    names = list(group.encoding.specs())
-    if isinstance(group, FeatureGroup) or not isinstance(group.encoding, SparseEncoding):
-        return names
-    return [*names, _LABEL] if _LABEL in group.optional else names
-
-
-def _decode(encoding: Encoding, arrays: Encoded) -> TeacherLogits:
-    if isinstance(encoding, SparseEncoding):
-        sparse = encoding.decode(arrays)
-        return SparseLogits(
-            torch.from_numpy(sparse.class_ids),
-            torch.from_numpy(sparse.log_probs),
-            torch.from_numpy(sparse.tail),
-            encoding.num_classes,
-            torch.from_numpy(arrays[_LABEL].astype(np.float32)) if _LABEL in arrays else None,
-        )
-    return DenseLogits(torch.from_numpy(encoding.decode(arrays).log_probs))
-
-
-def concatenate(parts: Sequence[DecodedTargets]) -> DecodedTargets:
-    """Join the targets of neighboring windows."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    return DecodedTargets(
-        {name: _join([part.teachers[name] for part in parts]) for name in first.teachers},
-        {name: join_features([part.features[name] for part in parts]) for name in first.features},
-    )
-
-
-def _join(parts: Sequence[TeacherLogits]) -> TeacherLogits:
-    first = parts[0]
-    if isinstance(first, SparseLogits):
-        sparse = [part for part in parts if isinstance(part, SparseLogits)]
-        labels = [p.label_log_probs for p in sparse if p.label_log_probs is not None]
-        return SparseLogits(
-            torch.cat([part.class_ids for part in sparse]),
-            torch.cat([part.log_probs for part in sparse]),
-            torch.cat([part.tail for part in sparse]),
-            first.num_classes,
-            None if not labels else torch.cat(labels),
-        )
-    return DenseLogits(torch.cat([part.log_probs for part in parts]))
+        return kept_tokens(self.view, self.hashes[positions], *kept)
 
 
 class TargetsReader:
@@ -170,7 +103,7 @@ class TargetsReader:
         seed: int = 0,
     ) -> None:
         self._cache = cache
-        self._groups: dict[str, Group] = {name: cache.teacher(name) for name in teachers}
+        self._groups: dict[str, RowGroup] = {name: cache.teacher(name) for name in teachers}
         self._groups |= {name: cache.tap(name) for name in features}
         self._shuffled = shuffled
         self._seed = seed
@@ -186,9 +119,7 @@ class TargetsReader:
             UsageError: They have different numbers of classes.
         """
         found = {
-            name: group.num_classes
-            for name, group in self._groups.items()
-            if isinstance(group, TeacherGroup)
+            name: group.num_classes for name, group in groups_of(self._groups, TeacherGroup).items()
         }
         if len(set(found.values())) > 1:
             raise UsageError(
@@ -212,26 +143,25 @@ class TargetsReader:
     @property
     def row_bytes(self) -> int:
         """Bytes that a row of a window takes in memory."""
-        return sum(_row_bytes(group) for group in self._groups.values())
+        return sum(group.row_bytes for group in self._groups.values())
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the larger units of which a window of the smallest ones is cut."""
         large = [group for group in self._groups.values() if group.unit_rows > self.unit_rows]
-        return sum(group.unit_rows * _row_bytes(group) for group in large)
+        return sum(group.unit_rows * group.row_bytes for group in large)
 
     @property
     def features(self) -> dict[str, Features]:
         """An example of one row of every tap."""
         return {
             name: example_features(group.encoding)
-            for name, group in self._groups.items()
-            if isinstance(group, FeatureGroup)
+            for name, group in groups_of(self._groups, FeatureGroup).items()
         }
 
     def lossy_notes(self, temperature: float, teachers: Collection[str] | None = None) -> list[str]:
-        """Return notes on targets that are used at a temperature; on all by default."""
-        groups = {n: group for n, group in self._groups.items() if isinstance(group, TeacherGroup)}
+        """Return what to tell of targets that are asked at a temperature; of all by default."""
+        groups = groups_of(self._groups, TeacherGroup)
         records = self._cache.manifest.teachers
         measured = {name: found for name in groups if (found := records[name].fidelity)}
         asked = groups.keys() if teachers is None else teachers
@@ -245,7 +175,7 @@ class TargetsReader:
     def provenance(self) -> dict[str, Any]:
         """Where targets come from, as JSON values: the cache, its revision, and its teachers."""
         manifest, revision = self._cache.manifest, self._cache.revision
-        names = sorted({teacher_of(group.name) for group in self._groups.values()})
+        names = sorted({group.teacher for group in self._groups.values()})
         locks = {name: manifest.teachers[name].locked for name in names}
         return {
             "url": self._cache.url,
@@ -285,10 +215,10 @@ class TargetsReader:
         )
 
     def _read(
-        self, name: str, group: Group, view_id: str, units: Sequence[int], unit_rows: int
+        self, name: str, group: RowGroup, view_id: str, units: Sequence[int], unit_rows: int
     ) -> Encoded:
         """Read rows of a group, whose own units may be smaller or larger than the window's."""
-        arrays = _arrays_of(group)
+        arrays = group.batch_arrays
         if group.unit_rows <= unit_rows:
             each = unit_rows // group.unit_rows
             own = [own for unit in units for own in range(unit * each, (unit + 1) * each)]
@@ -301,18 +231,17 @@ class TargetsReader:
             parts.append({n: whole[n][start : start + unit_rows] for n in arrays})
         return {n: np.concatenate([part[n] for part in parts]) for n in arrays}
 
-    def _whole(self, name: str, group: Group, view_id: str, unit: int) -> Encoded:
+    def _whole(self, name: str, group: RowGroup, view_id: str, unit: int) -> Encoded:
         """Return a unit of a group, kept until another one of it is requested."""
         held = self._held.get(name)
         if held is not None and held[:2] == (view_id, unit):
             return held[2]
-        read = self._cache.read_units(group.name, view_id, [unit], _arrays_of(group))
+        read = self._cache.read_units(group.name, view_id, [unit], group.batch_arrays)
         self._held[name] = (view_id, unit, read)
         return read
 
     def _hashes(self, units: Sequence[int], unit_rows: int) -> NDArray[np.uint64] | None:
-        taps = [group for group in self._groups.values() if isinstance(group, FeatureGroup)]
-        if all(group.encoding.kept is None for group in taps):
+        if all(group.kept_patches is None for group in self._groups.values()):
             return None
         rows = np.concatenate([np.arange(u * unit_rows, (u + 1) * unit_rows) for u in units])
         return self._key_hashes.take(rows)
@@ -326,8 +255,3 @@ class TargetsReader:
             order = permutation(self._seed, len(here), draw=unit, purpose=Purpose.SHUFFLED_TARGETS)
             answer_of[here] = here[order]
         return answer_of
-
-
-def _row_bytes(group: Group) -> int:
-    specs = group.specs()
-    return sum(specs[name].row_bytes for name in _arrays_of(group))

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 
 from logitcache.encoding.feature_choice import FeatureConfig
-from logitcache.errors import NetworkError
+from logitcache.errors import NetworkError, UsageError
 from logitcache.networks.build import (
     InputSpec,
     NetworkConfig,
@@ -50,6 +50,8 @@ class TeacherConfig(NetworkConfig):
             by name where the network has names; ``position`` takes them in the order of the data.
         features: Which taps of its network are kept, and how; names as in
             :mod:`logitcache.networks.taps`.
+        class_embeddings: Whether the weight matrix of its classifier is kept, too: one embedding
+            per class, the same for all images.
         channels_last: Whether convolutions run in that memory format; faster where the device has
             kernels for it. Part of the lock, since it may change outputs in their last bits.
         compile: Whether the network is compiled by ``torch.compile``; part of the lock too.
@@ -57,6 +59,7 @@ class TeacherConfig(NetworkConfig):
 
     class_map: Annotated[tuple[int, ...], Field(min_length=2)] | Literal["position"] | None = None
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
+    class_embeddings: bool = False
     channels_last: bool = False
     compile: bool = False
 
@@ -167,6 +170,26 @@ class Member:
     def lock(self) -> dict[str, Any]:
         """What decides its outputs; a resumed run must find the same."""
         return self._lock
+
+    def class_embeddings(self) -> NDArray[np.float32]:
+        """Return the weights of the classifier, float32 (C, E): a row for each class of the cache.
+
+        Raises:
+            UsageError: The classifier is not one layer with a row of weights for each output.
+        """
+        classifier = getattr(self._network, "get_classifier", lambda: None)()
+        weight = getattr(classifier, "weight", None)
+        if weight is None or weight.flatten(1).shape[0] != self._outputs:
+            raise UsageError(
+                "this network has no weight matrix of a classifier",
+                where=f"teachers.{self.name}.class_embeddings",
+                expected=f"one layer with {self._outputs} outputs",
+                got=type(classifier).__name__,
+                hint="drop class_embeddings, or choose another network",
+            )
+        rows = weight.detach().flatten(1).float().cpu()
+        values: NDArray[np.float32] = rows.numpy()
+        return values if self._class_map is None else values[self._class_map.numpy()]
 
     def tap_shapes(self, taps: Iterable[str]) -> dict[str, TapShape]:
         """Return what comes out of taps.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format.groups import TeacherGroup, placement_of
+from logitcache.cache.format.groups import TeacherGroup
 from logitcache.cache.format.ledger import Commit, StoredArray, read_commits, write_commit
 from logitcache.cache.format.manifest import DataRecord, Segment, TeacherRecord
 from logitcache.cache.format.names import SAMPLES, canonical_json, default_unit_rows, sha256
@@ -51,7 +51,7 @@ def simulate(path: Path, rows: int, views: int) -> CacheWriter:
     )
     writer.add_views({view.id: view.to_json() for view in recipes})
     group = TeacherGroup(
-        name="teacher",
+        teacher="teacher",
         num_classes=CLASSES,
         encoding=ENCODING,
         optional=("lse", "label_logp"),
@@ -75,7 +75,7 @@ def _commit_the_rest(writer: CacheWriter, group: TeacherGroup) -> None:
     for slot, view in enumerate(group.view_ids):
         for unit in units:
             if (slot, unit) != (0, 0):
-                write_commit(writer.location, _moved(real, placement_of(group, view), unit))
+                write_commit(writer.location, _moved(real, group.placement(view), unit))
     placement = sample_placement(group.unit_rows)
     names = [placement.path(name) for name in placement.specs]
     known = next(iter(real.arrays.values()))

@@ -66,7 +66,7 @@ def start_cache(path: Path | Location, rows: int, unit: int = UNIT) -> CacheWrit
 def group_of(name: str, encoding: Encoding, unit_rows: int = UNIT) -> TeacherGroup:
     """Return the group of a teacher that saw the one view."""
     return TeacherGroup(
-        name=name,
+        teacher=name,
         num_classes=encoding.num_classes,
         encoding=encoding,
         optional=("lse", "label_logp"),

@@ -252,7 +252,7 @@ def change_row(
 ) -> None:
     """Change one stored row, and seal the cache again as if it had been computed like that."""
     writer = CacheWriter.open(locate(root / "cache", write=True))
-    group = writer.groups()[name]
+    group = writer.row_groups()[name]
     unit = row // group.unit_rows
     rows = unit * group.unit_rows, (unit + 1) * group.unit_rows
     arrays: Any = writer.read_rows(group, view_id, *rows, list(group.specs()))

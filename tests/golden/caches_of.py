@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from logitcache.cache.format.groups import row_groups
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.write.exclude import withdraw_images
 from logitcache.encoding.sparse import SparseEncoding
@@ -240,13 +241,14 @@ def expected(cache: Cache, *, images: str | None = None, size: int = 8) -> dict[
         "views": np.array(list(cache.views)),
     }
     end = -(-cache.rows_end // cache.unit_rows) * cache.unit_rows
-    for name, group in cache.groups.items():
+    for name, group in row_groups(cache.groups).items():
+        encoding: Any = vars(group)["encoding"]
         for view_id in group.view_ids:
             encoded = cache.read(name, view_id, 0, end)
             prefix = f"{name}|{view_id}"
             found |= {f"{prefix}|stored|{array}": values for array, values in encoded.items()}
             with np.errstate(invalid="ignore", divide="ignore"):  # rows without an answer
-                decoded: Any = group.encoding.decode(encoded)
+                decoded: Any = encoding.decode(encoded)
             if isinstance(decoded, np.ndarray):
                 found[f"{prefix}|decoded"] = decoded
                 continue

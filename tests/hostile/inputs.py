@@ -112,7 +112,7 @@ def intact(root: Path) -> None:
         writer.write_partners(MIXED, block, offsets)
     for name, encoding in encodings.items():
         group = TeacherGroup(
-            name=name,
+            teacher=name,
             num_classes=CLASSES,
             encoding=encoding,
             optional=("lse", "label_logp"),

@@ -67,7 +67,7 @@ def read_everything(url: str) -> None:
     assert cache.samples.rows.size
     for view_id, recipe in cache.views.items():
         parse_view(recipe, view_id)
-    for name, group in cache.groups.items():
+    for name, group in cache.teachers.items():
         for view in cache.views_of([name]):
             stop = cache.units()[-1] * cache.unit_rows + cache.unit_rows
             group.encoding.decode(cache.read(name, view, 0, stop))
@@ -85,7 +85,7 @@ def extend(url: str) -> None:
     rewrite_unsealed(writer)
     writer.missing()
     writer.read_samples(0, writer.manifest.capacity)
-    for group in writer.groups().values():
+    for group in writer.row_groups().values():
         for view in group.view_ids:
             writer.read_rows(group, view, 0, group.unit_rows, list(group.specs()))
     for view in mixed_views(writer.manifest):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
+from logitcache.cache.format.groups import row_groups
 from logitcache.cache.format.names import SAMPLE_ARRAYS
 from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.read.reader import open_cache
@@ -77,7 +78,7 @@ def path(
 
 def compare(cache: Cache, read: Read, *, keys: bool) -> None:
     """Compare every committed row of every array with what our reader returns."""
-    for name, group in cache.groups.items():
+    for name, group in row_groups(cache.groups).items():
         for array in group.specs():
             found = read(group.path, array)
             for view in filter(None, group.slots):
@@ -108,7 +109,7 @@ def test_a_cache_opens_in_xarray(path: Path) -> None:
             return xarray.open_zarr(path, group=group, consolidated=False)
 
     cache = open_cache(path)
-    for name, group in cache.groups.items():
+    for name, group in row_groups(cache.groups).items():
         dataset = opened(group.path)
         for array, spec in group.specs().items():
             axes = tuple(f"{array}_{n + 1}" for n in range(len(spec.shape)))

@@ -211,7 +211,7 @@ def missing_items(
 def _declare(writer: CacheWriter, name: str, unit_rows: int, view_ids: list[str]) -> None:
     lock: dict[str, Any] = {"name": name}
     group = TeacherGroup(
-        name=name,
+        teacher=name,
         num_classes=CLASSES,
         encoding=SparseEncoding(CLASSES, 5),
         optional=("lse",),

@@ -67,7 +67,7 @@ class NullRunner:
     def __init__(self, opener: NullOpener, after_batch: Callable[[int], None]) -> None:
         self._opener = opener
         self._writer = null.open_or_create(opener.path)
-        self._groups = self._writer.groups()
+        self._groups = self._writer.row_groups()
         self._claims = Claims(locate(opener.path), stale_seconds=opener.stale_seconds)
 
         def batch_done(images: int) -> None:
@@ -121,7 +121,7 @@ def null_plan(path: Path, rows: int = null.ROWS) -> Plan:
 
     writer = null.open_or_create(path, rows)
     null.declare_all(writer, TEACHERS, null.VIEWS)
-    groups = writer.groups()
+    groups = writer.row_groups()
     capacity = writer.manifest.capacity
     indices = np.where(np.arange(capacity) < rows, np.arange(capacity), -1)
     return Plan(

@@ -53,7 +53,7 @@ def queue_of(writer: CacheWriter, settle: Callable[[], None]) -> tuple[ClaimQueu
 
 
 def work_of(writer: CacheWriter, teachers: null.NullTeachers) -> Work:
-    groups = writer.groups()
+    groups = writer.row_groups()
     return Work(
         writer=writer,
         renderer=null.NullRenderer(),

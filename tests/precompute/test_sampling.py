@@ -118,7 +118,7 @@ def test_a_cache_of_which_nothing_was_measured_says_so(tmp_path: Path) -> None:
 def test_a_segment_more_does_not_move_the_sample(tmp_path: Path) -> None:
     null.run(tmp_path, {"t": null.UNIT})
     writer = null.open_or_create(tmp_path)
-    (group,) = writer.groups().values()
+    (group,) = writer.row_groups().values()
     longer = writer.manifest.changed(
         segments=(*writer.manifest.segments, Segment(start=128, rows=99))
     )

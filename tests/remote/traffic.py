@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format.groups import placement_of
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -67,7 +65,7 @@ def stored_targets(cache: Cache, view_id: str, arrays: Iterable[str]) -> dict[st
     return {
         stored.key: stored
         for group in cache.teachers.values()
-        for commit in cache._ledger(placement_of(group, view_id)).commits.values()
+        for commit in cache._ledger(group.placement(view_id)).commits.values()
         for path, stored in commit.arrays.items()
         if path.rpartition("/")[2] in wanted
     }

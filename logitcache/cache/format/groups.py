@@ -5,106 +5,145 @@ A teacher has a group for its outputs and one for each tap of its network.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from logitcache.cache.format.arrays import create_array, create_group, resize
 from logitcache.cache.format.documents import parse_group, validation_detail
+from logitcache.cache.format.group import Group, RowGroup
 from logitcache.cache.format.ledger import sealed_bytes
+from logitcache.cache.format.manifest import FeatureFidelityRecord, FidelityRecord
 from logitcache.cache.format.names import (
     FORMAT,
+    MAX_CLASSES,
     MAX_UNIT_BYTES,
     canonical_json,
     feature_name,
+    kind_of,
     sha256,
+    table_name,
     tap_of,
     teacher_group,
     teacher_of,
 )
-from logitcache.cache.format.placement import Placement, units_of
+from logitcache.cache.format.table_group import TableGroup
 from logitcache.encoding.arrays import ArraySpec
+from logitcache.encoding.feature_fidelity import feature_fidelity_of, row_feature_losses
 from logitcache.encoding.features import FeatureEncoding, parse_features
+from logitcache.encoding.fidelity import fidelity_of, row_losses
 from logitcache.encoding.kinds import Encoding, parse_encoding
-from logitcache.errors import CacheDamaged, CacheError
+from logitcache.encoding.logits import label_log_probs, log_softmax
+from logitcache.errors import CacheDamaged
 from logitcache.views.recipe import ViewId
 
 if TYPE_CHECKING:
-    from logitcache.cache.format.manifest import Manifest, Segment
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.store.base import Location
     from logitcache.cache.store.zarr_store import RecordingStore
+    from logitcache.encoding.arrays import Encoded
 
 __all__ = [
+    "GROUP_KINDS",
     "OPTIONAL_ARRAYS",
     "FeatureGroup",
     "Group",
+    "RowGroup",
+    "TableGroup",
     "TeacherGroup",
     "check_group",
     "create_group_arrays",
     "group_bytes",
     "group_names",
-    "placement_of",
+    "groups_of",
     "read_group",
     "resize_group_arrays",
-    "units_of",
-    "units_of_segment",
+    "row_groups",
 ]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MAX_CLASSES = 2**26  # one row of them is half a unit's bytes
+_SPARSE_SHARE, _DENSE_SHARE = 0.5, 0.9  # of the bytes before compression, measured
+KindT = TypeVar("KindT", bound=Group)
 OPTIONAL_ARRAYS = {
     "lse": ArraySpec((), "float32", float("nan")),
     "label_logp": ArraySpec((), "float16", float("nan")),
 }
 
 
-@dataclass(frozen=True)
-class TeacherGroup:
+class _Attributes(BaseModel):
+    """The attributes as they are read: bounded before anything is allocated for them."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    encoding: dict[str, Any]
+    unit_rows: Annotated[int, Field(ge=1, le=65536)]
+    view_ids: list[ViewId | Literal[""]] = Field(max_length=65536)
+    lock_sha256: str
+
+
+class _TeacherAttributes(_Attributes):
+    """Those of teacher outputs."""
+
+    head: Literal["softmax"]
+    num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)]
+    optional: list[str] = Field(max_length=16)
+    class_names_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherGroup(RowGroup):
     """What the attributes of ``teachers/<name>`` say.
 
     Attributes:
-        name: The teacher.
         num_classes: C.
         encoding: How its log-probabilities are stored.
         optional: Which of ``lse`` and ``label_logp`` are kept.
-        unit_rows: Rows of a unit of this group.
-        slots: Id of the view in each slot of the first axis; empty where it was dropped.
-        lock_sha256: Digest of the lock in the root manifest.
         class_names_sha256: Digest of the names of the classes.
     """
 
-    name: str
+    kind = ""
+
     num_classes: int
     encoding: Encoding
     optional: tuple[str, ...]
-    unit_rows: int
-    slots: tuple[str, ...]
-    lock_sha256: str
     class_names_sha256: str
 
-    @property
-    def path(self) -> str:
-        """Path of the group below the root."""
-        return teacher_group(self.name)
+    @classmethod
+    def parse(cls, name: str, values: object, where: str) -> TeacherGroup:
+        """Read the attributes of a teacher's group."""
+        found = _TeacherAttributes.model_validate(values)
+        return cls(
+            teacher=name,
+            num_classes=found.num_classes,
+            encoding=parse_encoding(found.encoding, found.num_classes, where),
+            optional=tuple(array for array in found.optional if array in OPTIONAL_ARRAYS),
+            unit_rows=found.unit_rows,
+            slots=tuple(found.view_ids),
+            lock_sha256=found.lock_sha256,
+            class_names_sha256=found.class_names_sha256,
+        )
 
     @property
-    def view_ids(self) -> tuple[str, ...]:
-        """Views of the group, in the order of their slots."""
-        return tuple(view_id for view_id in self.slots if view_id)
+    def name(self) -> str:
+        """Name of the group: that of the teacher."""
+        return self.teacher
+
+    @property
+    def classes_digest(self) -> str:
+        """Digest of the class names that the group was made for."""
+        return self.class_names_sha256
 
     def specs(self) -> dict[str, ArraySpec]:
         """Return the arrays of the group by name."""
         return self.encoding.specs() | {name: OPTIONAL_ARRAYS[name] for name in self.optional}
-
-    def slot(self, view_id: str) -> int:
-        """Return the index of a view on the first axis.
-
-        Raises:
-            CacheError: This teacher did not see it.
-        """
-        return _slot(self, view_id)
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as JSON values."""
@@ -120,53 +159,83 @@ class TeacherGroup:
             "class_names_sha256": self.class_names_sha256,
         }
 
+    @property
+    def row_numbers(self) -> int:
+        """C."""
+        return self.num_classes
 
-@dataclass(frozen=True)
-class FeatureGroup:
+    @property
+    def compressed_share(self) -> float:
+        """Compressed size of a unit, roughly, as a share of its size before compression."""
+        return _SPARSE_SHARE if self.encoding.truncates else _DENSE_SHARE
+
+    @property
+    def batch_arrays(self) -> list[str]:
+        """The arrays of the encoding, and ``label_logp`` where a label may be an absent class."""
+        names = list(self.encoding.specs())
+        keeps_label = self.encoding.truncates and "label_logp" in self.optional
+        return [*names, "label_logp"] if keeps_label else names
+
+    def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
+        """Return why stored rows cannot be decoded, None if they can."""
+        return self.encoding.fault_of(arrays)
+
+    def encode(self, outputs_N: NDArray[np.float32], labels_N: NDArray[np.int32]) -> Encoded:
+        """Encode raw logits (N, C), with the optional arrays."""
+        log_probs_NC, lse_N = log_softmax(outputs_N)
+        encoded = self.encoding.encode(log_probs_NC)
+        if "lse" in self.optional:
+            encoded["lse"] = lse_N.astype("float32")
+        if "label_logp" in self.optional:
+            encoded["label_logp"] = label_log_probs(log_probs_NC, labels_N)
+        return encoded
+
+    def row_losses(
+        self, outputs_N: NDArray[np.float32], encoded: Encoded
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return what encoding raw logits (N, C) loses of each row."""
+        return row_losses(self.encoding, log_softmax(outputs_N)[0], encoded)
+
+    def fidelity(self, sums: Mapping[str, float]) -> dict[str, Any]:
+        """Return the teacher's ``fidelity``."""
+        return {"fidelity": FidelityRecord.model_validate(fidelity_of(sums).to_json())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureGroup(RowGroup):
     """What the attributes of ``teachers/<name>/features/<tap>`` say.
 
     Attributes:
-        teacher: The teacher.
-        tap: Where its network was listened to, see :mod:`logitcache.networks.taps`.
+        tap: The layer whose output is kept, see :mod:`logitcache.networks.taps`.
         encoding: What was kept and how it is stored.
-        unit_rows: Rows of a unit of this group.
-        slots: Id of the view in each slot of the first axis; empty where it was dropped.
-        lock_sha256: Digest of the teacher's lock in the root manifest.
     """
 
-    teacher: str
+    kind = "features"
+
     tap: str
     encoding: FeatureEncoding
-    unit_rows: int
-    slots: tuple[str, ...]
-    lock_sha256: str
+
+    @classmethod
+    def parse(cls, name: str, values: object, where: str) -> FeatureGroup:
+        """Read the attributes of the group of a tap."""
+        found = _Attributes.model_validate(values)
+        return cls(
+            teacher=teacher_of(name),
+            tap=str(tap_of(name)),
+            encoding=parse_features(found.encoding, where),
+            unit_rows=found.unit_rows,
+            slots=tuple(found.view_ids),
+            lock_sha256=found.lock_sha256,
+        )
 
     @property
     def name(self) -> str:
         """Name of the group: ``<teacher>/features/<tap>``."""
         return feature_name(self.teacher, self.tap)
 
-    @property
-    def path(self) -> str:
-        """Path of the group below the root."""
-        return teacher_group(self.name)
-
-    @property
-    def view_ids(self) -> tuple[str, ...]:
-        """Views of the group, in the order of their slots."""
-        return tuple(view_id for view_id in self.slots if view_id)
-
     def specs(self) -> dict[str, ArraySpec]:
         """Return the arrays of the group by name."""
         return self.encoding.specs()
-
-    def slot(self, view_id: str) -> int:
-        """Return the index of a view on the first axis.
-
-        Raises:
-            CacheError: It is not kept of this tap.
-        """
-        return _slot(self, view_id)
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as JSON values."""
@@ -178,27 +247,66 @@ class FeatureGroup:
             "lock_sha256": self.lock_sha256,
         }
 
+    @property
+    def row_numbers(self) -> int:
+        """Values of one row."""
+        return math.prod(self.encoding.shape)
 
-Group = TeacherGroup | FeatureGroup
+    @property
+    def compressed_share(self) -> float:
+        """Compressed size of a unit, roughly, as a share of its size before compression."""
+        return _SPARSE_SHARE if self.encoding.sparse else 1.0
+
+    @property
+    def kept_patches(self) -> tuple[int, int] | None:
+        """Patches of the grid, and how many are kept of each row; None where all are kept."""
+        kept = self.encoding.kept
+        return None if kept is None else (self.encoding.patches, kept)
+
+    def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
+        """Return why stored rows cannot be decoded, None if they can."""
+        return self.encoding.fault_of(arrays)
+
+    def encode(self, outputs_N: NDArray[np.float32], labels_N: NDArray[np.int32]) -> Encoded:
+        """Encode features as they are kept, (N, ...)."""
+        return self.encoding.encode(outputs_N)
+
+    def row_losses(
+        self, outputs_N: NDArray[np.float32], encoded: Encoded
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return what encoding features loses of each row."""
+        whole = outputs_N if self.encoding.principal is None else None
+        return row_feature_losses(outputs_N, self.encoding.decode(encoded), whole)
+
+    def fidelity(self, sums: Mapping[str, float]) -> dict[str, Any]:
+        """Return the teacher's ``feature_fidelity`` of this tap."""
+        found = FeatureFidelityRecord.model_validate(feature_fidelity_of(sums).to_json())
+        return {"feature_fidelity": {self.tap: found}}
 
 
-def _slot(group: Group, view_id: str) -> int:
-    if view_id not in group.view_ids:
-        raise CacheError(
-            f"teacher {group.name!r} did not see this view",
-            got=view_id,
-            expected=f"one of its {len(group.view_ids)} views",
-        )
-    return group.slots.index(view_id)
+GROUP_KINDS: dict[str, type[Group]] = {
+    kind.kind: kind for kind in (TeacherGroup, FeatureGroup, TableGroup)
+}
+"""All kinds of groups by the folder below the teacher's group."""
+
+
+def row_groups(groups: Mapping[str, Group]) -> dict[str, RowGroup]:
+    """Return the groups with rows by name."""
+    return {name: group for name, group in groups.items() if isinstance(group, RowGroup)}
+
+
+def groups_of(groups: Mapping[str, Group], kind: type[KindT]) -> dict[str, KindT]:
+    """Return the groups of one kind by name."""
+    return {name: group for name, group in groups.items() if isinstance(group, kind)}
 
 
 def group_names(manifest: Manifest) -> list[str]:
-    """Return the names of all declared groups: each teacher, then its taps."""
-    return [
-        name
-        for teacher, record in manifest.teachers.items()
-        for name in (teacher, *(feature_name(teacher, tap) for tap in record.features))
-    ]
+    """Return the names of all declared groups: each teacher, then its taps and tables."""
+    names = []
+    for teacher, record in manifest.teachers.items():
+        names += [teacher, *(feature_name(teacher, tap) for tap in record.features)]
+        names += [table_name(teacher, table) for table in record.tables]
+    return names
 
 
 def group_bytes(location: Location, group: Group) -> int:
@@ -207,7 +315,7 @@ def group_bytes(location: Location, group: Group) -> int:
     Where keys cannot be listed, those of its sealed shards.
     """
     if not location.lists:
-        return sealed_bytes(location, group.path, group.view_ids)
+        return sealed_bytes(location, group.path, group.ledger_views)
     arrays = sum(location.bytes_below(f"{group.path}/{name}") for name in group.specs())
     return arrays + (location.size(f"{group.path}/zarr.json") or 0)
 
@@ -216,14 +324,14 @@ def create_group_arrays(store: RecordingStore, manifest: Manifest, group: Group)
     """Make a group and its arrays; what lay there undeclared is removed."""
     create_group(store, group.path, group.to_json())
     for name, spec in group.specs().items():
-        path, leading = f"{group.path}/{name}", (len(group.slots), manifest.capacity)
-        create_array(store, path, spec, leading, group.unit_rows)
+        leading = group.leading_shape(manifest)
+        create_array(store, f"{group.path}/{name}", spec, leading, group.unit_rows)
 
 
 def resize_group_arrays(store: RecordingStore, manifest: Manifest, group: Group) -> None:
     """Make room for more views or rows."""
     for name in group.specs():
-        resize(store, f"{group.path}/{name}", (len(group.slots), manifest.capacity))
+        resize(store, f"{group.path}/{name}", group.leading_shape(manifest))
 
 
 def check_group(group: Group, manifest: Manifest, where: object) -> None:
@@ -232,7 +340,7 @@ def check_group(group: Group, manifest: Manifest, where: object) -> None:
     Raises:
         CacheDamaged: It was made with another teacher, of unknown views, or for other classes.
     """
-    teacher = teacher_of(group.name)
+    teacher = group.teacher
     record = manifest.teachers.get(teacher)
     if record is None:
         raise CacheDamaged(
@@ -256,7 +364,7 @@ def check_group(group: Group, manifest: Manifest, where: object) -> None:
             got=f"{len(unnamed)} views, as {unnamed[0]}",
         )
     names = sha256(canonical_json(list(manifest.data.class_names)))
-    own = group.class_names_sha256 if isinstance(group, TeacherGroup) else ""
+    own = group.classes_digest
     if _SHA256.fullmatch(own) and own != names:
         raise CacheDamaged(
             "a group was made for other classes than the manifest names",
@@ -264,26 +372,6 @@ def check_group(group: Group, manifest: Manifest, where: object) -> None:
             expected=names,
             got=own,
         )
-
-
-class _Attributes(BaseModel):
-    """The attributes as they are read: bounded before anything is allocated for them."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
-
-    encoding: dict[str, Any]
-    unit_rows: Annotated[int, Field(ge=1, le=65536)]
-    view_ids: list[ViewId | Literal[""]] = Field(max_length=65536)
-    lock_sha256: str
-
-
-class _TeacherAttributes(_Attributes):
-    """Those of teacher outputs."""
-
-    head: Literal["softmax"]
-    num_classes: Annotated[int, Field(ge=2, le=_MAX_CLASSES)]
-    optional: list[str] = Field(max_length=16)
-    class_names_sha256: str
 
 
 def read_group(location: Location, name: str, document: bytes | None = None) -> Group:
@@ -302,7 +390,7 @@ def read_group(location: Location, name: str, document: bytes | None = None) -> 
     content = document if document is not None else location.read(key)
     attributes = parse_group(content or b"", where)
     try:
-        group = _parsed(name, attributes, where)
+        group = GROUP_KINDS[kind_of(name)].parse(name, attributes, where)
     except ValidationError as error:
         place, detail = validation_detail(error)
         raise CacheDamaged(
@@ -310,53 +398,7 @@ def read_group(location: Location, name: str, document: bytes | None = None) -> 
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise CacheDamaged("a group's attributes are damaged", where=where, got=error) from None
-    unit_bytes = group.unit_rows * sum(spec.row_bytes for spec in group.specs().values())
-    if group.unit_rows > 1 and unit_bytes >= 2 * MAX_UNIT_BYTES:
-        raise CacheDamaged("a unit cannot be that large", where=where, got=f"{unit_bytes} bytes")
+    if group.unit_rows > 1 and group.unit_bytes >= 2 * MAX_UNIT_BYTES:
+        got = f"{group.unit_bytes} bytes"
+        raise CacheDamaged("a unit cannot be that large", where=where, got=got)
     return group
-
-
-def _parsed(name: str, values: object, where: str) -> Group:
-    tap = tap_of(name)
-    if tap is not None:
-        found = _Attributes.model_validate(values)
-        return FeatureGroup(
-            teacher=teacher_of(name),
-            tap=tap,
-            encoding=parse_features(found.encoding, where),
-            unit_rows=found.unit_rows,
-            slots=tuple(found.view_ids),
-            lock_sha256=found.lock_sha256,
-        )
-    said = _TeacherAttributes.model_validate(values)
-    return TeacherGroup(
-        name=name,
-        num_classes=said.num_classes,
-        encoding=parse_encoding(said.encoding, said.num_classes, where),
-        optional=tuple(array for array in said.optional if array in OPTIONAL_ARRAYS),
-        unit_rows=said.unit_rows,
-        slots=tuple(said.view_ids),
-        lock_sha256=said.lock_sha256,
-        class_names_sha256=said.class_names_sha256,
-    )
-
-
-def placement_of(group: Group, view_id: str) -> Placement:
-    """Return where the arrays of a view of a group are.
-
-    Raises:
-        CacheError: The group does not have this view.
-    """
-    return Placement(group.path, view_id, group.unit_rows, group.slot(view_id), group.specs())
-
-
-def units_of_segment(segment: Segment, block_rows: int, unit_rows: int) -> range:
-    """Return the units of a segment: those of all its blocks, padding at the end included.
-
-    Args:
-        segment: The rows.
-        block_rows: U.
-        unit_rows: Rows of a unit of the group; divides U.
-    """
-    blocks = units_of(segment.start, segment.stop, block_rows)
-    return units_of(blocks.start * block_rows, blocks.stop * block_rows, unit_rows)

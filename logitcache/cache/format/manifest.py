@@ -134,6 +134,7 @@ class TeacherRecord(_Record):
         accuracy: Share of labeled rows it gets right, by view id; known once sealed.
         versions: Libraries and processor that computed its first unit; never compared.
         features: Taps of its network that are kept.
+        tables: Tables that are kept, see :mod:`logitcache.cache.format.table_group`.
         fidelity: What its encoding loses; known once sealed, None where nothing was measured.
         feature_fidelity: The same of its taps, by tap.
     """
@@ -144,6 +145,7 @@ class TeacherRecord(_Record):
     accuracy: dict[str, float] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     features: tuple[str, ...] = Field(default=(), max_length=1024)
+    tables: tuple[str, ...] = Field(default=(), max_length=64)
     fidelity: FidelityRecord | None = None
     feature_fidelity: dict[str, FeatureFidelityRecord] = Field(default_factory=dict)
 
@@ -196,6 +198,8 @@ class Manifest(_Record):
             check_name(name, "teacher")
             for tap in record.features:
                 check_name(tap, "tap")
+            for table in record.tables:
+                check_name(table, "table")
         end = 0
         for segment in self.segments:
             if segment.start % self.unit_rows or segment.start < end:

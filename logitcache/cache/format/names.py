@@ -6,6 +6,7 @@ Layout::
     samples/{key,hash,digest,bytes,label,status}  one row per image
     teachers/<name>/<array>                       teacher outputs, by view slot and row
     teachers/<name>/features/<tap>/<array>        activations of a layer
+    teachers/<name>/tables/<table>/values         one row per class, the same for all images
     views/<id>/partner                            mixing partners, in views that mix
     commits/<group>/<view, - for samples>/<unit>.json
     ledger/<group>/<view>.<revision>.json
@@ -37,6 +38,7 @@ __all__ = [
     "FEATURES",
     "FORMAT",
     "FORMATS",
+    "MAX_CLASSES",
     "MAX_UNIT_BYTES",
     "NO_VIEW",
     "SAMPLES",
@@ -57,10 +59,12 @@ __all__ = [
     "group_unit_rows",
     "inner_rows",
     "is_withdrawal",
+    "kind_of",
     "ledger_key",
     "max_key_bytes",
     "revision_key",
     "sha256",
+    "table_name",
     "tap_of",
     "teacher_group",
     "teacher_of",
@@ -73,10 +77,13 @@ FORMATS = (1, 2)
 FEATURES = {
     "decoding-2": "images are decoded by table 2 of docs/views.md",
     "dropping": "commits of teachers or taps that the root does not name are still to be removed",
+    "tables": "teachers have tables: groups without views and rows",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
 }
 """What the root may require of its readers, with the meaning; any other name is refused."""
 ATTRIBUTE = "logitcache"
+MAX_CLASSES = 2**26
+"""A row of that many numbers is half a unit's bytes."""
 MAX_UNIT_BYTES = 256_000_000
 """Of one unit of one view of a group's encoding, before compression."""
 SAMPLES = "samples"
@@ -195,14 +202,24 @@ def feature_name(teacher: str, tap: str) -> str:
     return f"{teacher}{_FEATURES}{tap}"
 
 
+def table_name(teacher: str, table: str) -> str:
+    """Return the name of the group of a table: ``<teacher>/tables/<table>``."""
+    return f"{teacher}/tables/{table}"
+
+
 def teacher_of(name: str) -> str:
-    """Return whose group has this name: a teacher's, or that of one of its taps."""
-    return name.partition(_FEATURES)[0]
+    """Return the teacher of the group of this name."""
+    return name.partition("/")[0]
 
 
 def tap_of(name: str) -> str | None:
     """Return which tap the group of this name is of; None for teacher outputs."""
     return name.partition(_FEATURES)[2] or None
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of the group of this name: the folder below the teacher's group."""
+    return name.split("/")[1] if "/" in name else ""
 
 
 def commit_prefix(group: str, view: str) -> str:
@@ -267,4 +284,4 @@ def group_unit_rows(unit_rows: int, row_bytes: int) -> int:
 
 def inner_rows(unit_rows: int, most: int = _MAX_INNER_ROWS) -> int:
     """Return the rows of an inner chunk of a unit, at most ``most``."""
-    return min(unit_rows, _MAX_INNER_ROWS, most)
+    return min(unit_rows, most)

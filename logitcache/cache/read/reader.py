@@ -13,14 +13,15 @@ from logitcache.cache.format.fingerprints import FingerprintsDocument, read_fing
 from logitcache.cache.format.groups import (
     FeatureGroup,
     Group,
+    TableGroup,
     TeacherGroup,
     check_group,
-    placement_of,
+    groups_of,
     read_group,
 )
 from logitcache.cache.format.ledger import Commit, Ledger, Revision, read_revision
 from logitcache.cache.format.manifest import Manifest, check_revision, read_manifest
-from logitcache.cache.format.names import SAMPLE_ARRAYS, SAMPLES, TEACHERS, Status
+from logitcache.cache.format.names import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, Status
 from logitcache.cache.format.partners import partner_placement, partner_rows
 from logitcache.cache.format.placement import Placement, read_ledger, units_of
 from logitcache.cache.format.samples import Samples, sample_fault, sample_placement, samples_from
@@ -112,14 +113,19 @@ class Cache:
     @cached_property
     def teachers(self) -> Mapping[str, TeacherGroup]:
         """Groups of the teacher outputs that are sealed, by name."""
-        groups = self.groups
-        return MappingProxyType({n: g for n, g in groups.items() if isinstance(g, TeacherGroup)})
+        return MappingProxyType(groups_of(self.groups, TeacherGroup))
 
     @cached_property
     def features(self) -> Mapping[str, FeatureGroup]:
         """Groups of the taps that are sealed, by ``<teacher>/<tap>``."""
-        taps = [group for group in self.groups.values() if isinstance(group, FeatureGroup)]
+        taps = groups_of(self.groups, FeatureGroup).values()
         return MappingProxyType({f"{group.teacher}/{group.tap}": group for group in taps})
+
+    @cached_property
+    def tables(self) -> Mapping[str, TableGroup]:
+        """Groups of the tables that are sealed, by ``<teacher>/<table>``."""
+        tables = groups_of(self.groups, TableGroup).values()
+        return MappingProxyType({f"{group.teacher}/{group.table}": group for group in tables})
 
     @cached_property
     def groups(self) -> Mapping[str, Group]:
@@ -182,6 +188,22 @@ class Cache:
                 f"--feature {name.replace('/', '=', 1)}",
             )
         return self.features[name]
+
+    def table(self, name: str) -> NDArray[np.float32]:
+        """Return a table, float32 (C, E), by its key in :attr:`tables`.
+
+        Raises:
+            UsageError: There is no such table, or it is not sealed yet.
+            CacheDamaged: It is not the one that was committed.
+        """
+        if name not in self.tables:
+            raise UsageError(
+                f"no table {name!r} in this cache",
+                where=self.url,
+                hint=nearest(name, self.tables) if self.tables else "it was made without tables",
+            )
+        group = self.tables[name]
+        return group.decode(self._read(group.placement(NO_VIEW), [0], list(group.specs())))
 
     def views_of(self, teachers: Sequence[str], features: Sequence[str] = ()) -> list[str]:
         """Return the ids of the sealed views that all of these teachers and taps have."""
@@ -302,7 +324,7 @@ class Cache:
     def _read_units(
         self, group: Group, view_id: str, units: Sequence[int], names: Sequence[str]
     ) -> Encoded:
-        return self._read(placement_of(group, view_id), units, names)
+        return self._read(group.placement(view_id), units, names)
 
     def _read(self, placement: Placement, units: Sequence[int], names: Sequence[str]) -> Encoded:
         ledger = self._ledger(placement)

@@ -63,7 +63,7 @@ class VerifyReport:
         bytes: Bytes of those.
         seconds: What it took.
         faults: Damage, in the order of groups, views and units.
-        litter: Orphaned files, which no document names.
+        orphaned files: Orphaned files, which no document names.
     """
 
     url: str

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.documents import numbers, parse_group, parse_json
-from logitcache.cache.format.groups import Group, check_group, group_names, placement_of, read_group
+from logitcache.cache.format.groups import Group, check_group, group_names, read_group
 from logitcache.cache.format.ledger import (
     Commit,
     LedgerPointer,
@@ -216,9 +216,10 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
             except CacheDamaged as error:
                 key = f"{group.path}/zarr.json"
                 expected.faults.append(Fault(Cause.METADATA, error.what, key, group.path))
-        for view in group.view_ids:
-            if view in manifest.views or f"{group.path}/{view}" in ledgers:
-                add(placement_of(group, view), group.encoding.fault_of)
+        for view in group.ledger_views:
+            declared = view in manifest.views or view == NO_VIEW
+            if declared or f"{group.path}/{view}" in ledgers:
+                add(group.placement(view), group.fault_of)
     expected.faults += _document_faults(location, expected, manifest)
     expected.faults += _folder_faults(location, expected, revision)
     known = {view.placement.ledger for view in expected.views}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import create_array, resize, write_group
 from logitcache.cache.format.documents import parse_group, parse_json
-from logitcache.cache.format.groups import group_names, placement_of, read_group
+from logitcache.cache.format.groups import group_names, read_group
 from logitcache.cache.format.ledger import (
     Copies,
     Ledger,
@@ -40,10 +40,10 @@ from logitcache.cache.format.names import (
     canonical_json,
     commit_prefix,
     copies_key,
+    kind_of,
     ledger_key,
     revision_key,
     sha256,
-    tap_of,
     teacher_group,
     teacher_of,
 )
@@ -153,7 +153,7 @@ def _described(location: Location, manifest: Manifest) -> Revision:
     groups = [read_group(location, name) for name in group_names(manifest)]
     mixed = [view for view in mixed_views(manifest) if committed_units(location, VIEWS, view)]
     paths = [f"{SAMPLES}/{NO_VIEW}", *(f"{VIEWS}/{view}" for view in mixed)]
-    paths += [f"{group.path}/{view}" for group in groups for view in group.view_ids]
+    paths += [f"{group.path}/{view}" for group in groups for view in group.ledger_views]
     keys = metadata_keys(location, mixed, groups)
     copies = location.read(copies_key(number))
     return Revision(
@@ -272,21 +272,22 @@ def rewrite_unsealed(writer: CacheWriter) -> list[str]:
     sealed = read_revision(location, pointer).metadata if pointer else {}
     written = _forget_damaged_groups(writer, sealed)
     manifest = writer.manifest
-    wanted: list[tuple[Placement, dict[str, Any], int]] = [
-        (sample_placement(manifest.unit_rows), sample_attributes(manifest), 0)
+    rows = (manifest.capacity,)
+    wanted: list[tuple[Placement, dict[str, Any], tuple[int, ...]]] = [
+        (sample_placement(manifest.unit_rows), sample_attributes(manifest), rows)
     ]
     for view_id in mixed_views(manifest):
         placement = partner_placement(view_id, manifest.unit_rows)
-        wanted.append((placement, partner_attributes(manifest), 0))
+        wanted.append((placement, partner_attributes(manifest), rows))
     for group in writer.groups().values():
-        slots = len(group.slots)
-        wanted += [(placement_of(group, v), group.to_json(), slots) for v in group.view_ids[-1:]]
-    for placement, attributes, slots in wanted:
+        leading = group.leading_shape(manifest)
+        wanted += [(group.placement(v), group.to_json(), leading) for v in group.ledger_views[-1:]]
+    for placement, attributes, leading in wanted:
         path = placement.holder
         if f"{path}/zarr.json" not in sealed and not _is_group(location, path):
             write_group(location, path, attributes)
             written.append(f"{path}/zarr.json")
-        written += _rewrite_arrays(writer, placement, slots, sealed)
+        written += _rewrite_arrays(writer, placement, leading, sealed)
     return [f"written again, because it was damaged before it was sealed: {k}" for k in written]
 
 
@@ -299,16 +300,17 @@ def _forget_damaged_groups(writer: CacheWriter, sealed: Collection[str]) -> list
         try:
             read_group(location, name)
         except CacheDamaged:
-            teacher, tap = teacher_of(name), tap_of(name)
+            teacher, kind = teacher_of(name), kind_of(name)
             if key in sealed or teacher not in teachers:
                 continue
             commits = commit_prefix(*teacher_group(name).rsplit("/", 1))
             if next(iter(location.keys(commits)), None) is not None:
                 raise
             record = teachers.pop(teacher)
-            if tap is not None:
-                kept = tuple(other for other in record.features if other != tap)
-                teachers[teacher] = record.model_copy(update={"features": kept})
+            if kind:  # the record lists the names of each kind in the field of that name
+                others: tuple[str, ...] = getattr(record, kind)
+                kept = tuple(other for other in others if other != name.rpartition("/")[2])
+                teachers[teacher] = record.model_copy(update={kind: kept})
             forgotten.append(key)
     if forgotten:
         writer.publish(writer.manifest.changed(teachers=teachers))
@@ -316,11 +318,13 @@ def _forget_damaged_groups(writer: CacheWriter, sealed: Collection[str]) -> list
 
 
 def _rewrite_arrays(
-    writer: CacheWriter, placement: Placement, slots: int, sealed: Collection[str]
+    writer: CacheWriter,
+    placement: Placement,
+    leading: tuple[int, ...],
+    sealed: Collection[str],
 ) -> list[str]:
     """Write the metadata of arrays again that cannot be used; their shards stay."""
     location, manifest = writer.location, writer.manifest
-    leading = (manifest.capacity,) if placement.slot is None else (slots, manifest.capacity)
     written = []
     for name, spec in placement.specs.items():
         path, key = placement.path(name), f"{placement.path(name)}/zarr.json"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from logitcache.cache.format.arrays import write_attributes
-from logitcache.cache.format.groups import group_names, read_group
+from logitcache.cache.format.groups import group_names, read_group, row_groups
 from logitcache.cache.format.ledger import Revision, read_revision
 from logitcache.cache.format.names import (
     VIEWS,
@@ -23,6 +23,7 @@ from logitcache.cache.format.names import (
     teacher_group,
 )
 from logitcache.cache.format.partners import partner_group
+from logitcache.cache.format.table_group import TABLES
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.cache.store.open import locate
 from logitcache.cache.store.zarr_store import RecordingStore
@@ -125,8 +126,8 @@ def finish_drops(writer: CacheWriter) -> None:
     # written by a run that was killed before the root pointed at it; the same is written again
     unfinished = pointer is not None and location.size(revision_key(pointer.number + 1)) is not None
     changed = bool(manifest.dropping) or unfinished
-    for name in group_names(manifest):
-        group = read_group(location, name)
+    declared = {name: read_group(location, name) for name in group_names(manifest)}
+    for group in row_groups(declared).values():
         gone = [view_id for view_id in group.view_ids if view_id not in manifest.views]
         for view_id in gone:
             _remove_below(location, commit_prefix(group.path, view_id))
@@ -199,14 +200,17 @@ def _without(
             hint="remove the folder of the cache if nothing in it is wanted",
         )
     manifest = manifest.changed(teachers=left, views=kept)
-    for name in group_names(manifest):
-        if not set(read_group(location, name).view_ids) - views:
+    declared = {name: read_group(location, name) for name in group_names(manifest)}
+    for name, group in row_groups(declared).items():
+        if not set(group.view_ids) - views:
             raise UsageError(
                 f"{name!r} would be left without a view",
                 where=location,
                 hint=f"drop it, too: --{'feature' if tap_of(name) else 'teacher'} "
                 f"{name.replace('/features/', '/')}",
             )
+    if not any(record.tables for record in left.values()):
+        manifest = manifest.no_longer_requiring(TABLES)
     return manifest.requiring("dropped-views") if views else manifest
 
 

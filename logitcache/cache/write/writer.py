@@ -11,21 +11,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import create_group, write_attributes
+from logitcache.cache.format.group import needed_units
 from logitcache.cache.format.groups import (
-    FeatureGroup,
     Group,
+    RowGroup,
     TeacherGroup,
     check_group,
     create_group_arrays,
     group_names,
-    placement_of,
+    groups_of,
     read_group,
     resize_group_arrays,
-    units_of_segment,
+    row_groups,
 )
 from logitcache.cache.format.ledger import committed_units, read_commits
 from logitcache.cache.format.manifest import (
-    MAX_UNITS,
     DataRecord,
     Manifest,
     RevisionPointer,
@@ -175,22 +175,25 @@ class CacheWriter:
         teachers = {**self.manifest.teachers, group.name: record}
         self.publish(self.manifest.changed(teachers=teachers))
 
-    def add_features(self, group: FeatureGroup) -> None:
-        """Declare a tap of a teacher and make its arrays.
+    def add_group(self, group: Group) -> None:
+        """Declare a tap or a table of a declared teacher and make its arrays.
 
         Raises:
             CacheError: Committed units exist, but their manifest is lost.
         """
         self._create(group)
         record = self.manifest.teachers[group.teacher]
-        features = (*record.features, group.tap)
-        changed = record.model_copy(update={"features": features})
-        teachers = {**self.manifest.teachers, group.teacher: changed}
-        self.publish(self.manifest.changed(teachers=teachers))
+        # the record lists the groups of each kind in the field of that name
+        names = (*getattr(record, group.kind), group.name.rpartition("/")[2])
+        changed = record.model_copy(update={group.kind: names})
+        manifest = self.manifest.changed(
+            teachers={**self.manifest.teachers, group.teacher: changed}
+        )
+        self.publish(manifest.requiring(group.required) if group.required else manifest)
 
     def extend_group(self, name: str, view_ids: Sequence[str]) -> None:
         """Give a group slots for more views."""
-        group = read_group(self.location, name)
+        group = self.row_groups()[name]
         new = [view_id for view_id in view_ids if view_id not in group.view_ids]
         if not new:
             return
@@ -211,8 +214,11 @@ class CacheWriter:
 
     def teachers(self) -> dict[str, TeacherGroup]:
         """Return the groups of all declared teacher outputs."""
-        groups = self.groups()
-        return {name: group for name, group in groups.items() if isinstance(group, TeacherGroup)}
+        return groups_of(self.groups(), TeacherGroup)
+
+    def row_groups(self) -> dict[str, RowGroup]:
+        """Return all declared groups with rows, by name."""
+        return row_groups(self.groups())
 
     def needed_units(self, unit_rows: int) -> set[int]:
         """Return the units of that size there should be.
@@ -220,17 +226,7 @@ class CacheWriter:
         Raises:
             CacheError: So many that the manifest, or the group, cannot be right.
         """
-        if self.manifest.capacity > MAX_UNITS * unit_rows:
-            raise CacheError(
-                "more units than a cache can have",
-                where=self.location,
-                got=f"{self.manifest.capacity} rows in units of {unit_rows}",
-            )
-        return {
-            unit
-            for segment in self.manifest.segments
-            for unit in units_of_segment(segment, self.manifest.unit_rows, unit_rows)
-        }
+        return needed_units(self.manifest, unit_rows, self.location)
 
     def has_commits(self) -> bool:
         """Return whether anything is committed; the samples of a block are first."""
@@ -298,7 +294,7 @@ class CacheWriter:
             conditions: Under which it was computed.
             measured: What the encoding lost on a sample of its rows, as sums by name.
         """
-        self._commit(placement_of(group, view_id), unit, arrays, conditions, measured)
+        self._commit(group.placement(view_id), unit, arrays, conditions, measured)
 
     def read_samples(self, start: int, stop: int) -> Samples:
         """Read rows of the samples, whose units must be committed."""
@@ -320,7 +316,7 @@ class CacheWriter:
         self, group: Group, view_id: str, start: int, stop: int, arrays: Sequence[str]
     ) -> Encoded:
         """Read rows of a group, whose units must be committed."""
-        return self._read_rows(placement_of(group, view_id), start, stop, arrays)
+        return self._read_rows(group.placement(view_id), start, stop, arrays)
 
     def _read_rows(
         self, placement: Placement, start: int, stop: int, names: Sequence[str]
@@ -350,8 +346,8 @@ class CacheWriter:
     def missing(self) -> dict[str, int]:
         """Return how many units are missing, by ``<group>/<view>``; empty when all is there."""
         missing = {}
-        for group, view, unit_rows in self._required():
-            count = len(self.missing_units(group, view, unit_rows))
+        for (group, view), units in self._required().items():
+            count = len(units - committed_units(self.location, group, view))
             if count:
                 missing[f"{group}/{view}"] = count
         return missing
@@ -377,12 +373,8 @@ class CacheWriter:
         if missing:
             raise CacheError("cannot seal: units are missing", where=self.location, got=missing)
         manifest = self._with_measurements(fingerprint, accuracy)
-        units = {
-            (group, view): self.needed_units(unit_rows)
-            for group, view, unit_rows in self._required()
-        }
         metadata = metadata_keys(self.location, self._mixed(), self.groups().values())
-        pointer = write_seal(self.location, manifest, units, metadata, rewritten)
+        pointer = write_seal(self.location, manifest, self._required(), metadata, rewritten)
         if pointer != manifest.revision:
             self.publish(manifest.changed(revision=pointer))
         return pointer
@@ -404,7 +396,7 @@ class CacheWriter:
     def _with_measurements(
         self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
     ) -> Manifest:
-        measured = measured_fidelity(self.location, self.groups().values())
+        measured = measured_fidelity(self.location, self.row_groups().values())
         teachers = {
             name: record.model_copy(
                 update={"accuracy": dict(accuracy.get(name, {})), **measured.get(name, {})}
@@ -414,12 +406,14 @@ class CacheWriter:
         data = self.manifest.data.model_copy(update={"fingerprint": fingerprint})
         return self.manifest.changed(teachers=teachers, data=data)
 
-    def _required(self) -> list[tuple[str, str, int]]:
-        """Return (group, view, unit rows) of everything that is declared."""
-        required = [(SAMPLES, NO_VIEW, self.manifest.unit_rows)]
-        required += [(VIEWS, view_id, self.manifest.unit_rows) for view_id in self._mixed()]
+    def _required(self) -> dict[tuple[str, str], set[int]]:
+        """Return the units of everything that is declared, by group and view."""
+        blocks = self.needed_units(self.manifest.unit_rows)
+        required = {(SAMPLES, NO_VIEW): blocks}
+        required |= {(VIEWS, view_id): blocks for view_id in self._mixed()}
         for group in self.groups().values():
-            required += [(group.path, view, group.unit_rows) for view in group.view_ids]
+            units = group.needed_units(self.manifest)
+            required |= {(group.path, view): units for view in group.ledger_views}
         return required
 
     def _mixed(self) -> list[str]:
@@ -428,7 +422,7 @@ class CacheWriter:
         return mixed_views(self.manifest, seen)
 
     def _create(self, group: Group) -> None:
-        if any(committed_units(self.location, group.path, view) for view in group.view_ids):
+        if any(committed_units(self.location, group.path, view) for view in group.ledger_views):
             raise CacheError(
                 "committed units of a teacher the manifest does not name",
                 where=f"{self.location}/commits/{group.path}",

@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.format.groups import FeatureGroup
+from logitcache.cache.format.groups import FeatureGroup, TableGroup
 from logitcache.cache.format.names import (
+    NO_VIEW,
     check_new_name,
     feature_name,
     group_unit_rows,
     tap_of,
     teacher_of,
 )
+from logitcache.cache.format.table_group import CLASS_EMBEDDINGS
+from logitcache.cache.write.unit_commit import Conditions
 from logitcache.encoding.feature_choice import feature_encoding
 from logitcache.encoding.principal_components import Principal
-from logitcache.errors import LogitcacheError, UsageError
+from logitcache.errors import CacheError, LogitcacheError, UsageError
 from logitcache.precompute.sample.trial import sample_features
 from logitcache.teachers.ensemble import Tap
 
@@ -30,22 +33,29 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.write.writer import CacheWriter
     from logitcache.data.source import Source
     from logitcache.encoding.feature_choice import FeatureConfig
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.teachers.ensemble import Ensemble
+    from logitcache.teachers.member import Member
 
-__all__ = ["choose_taps", "declare_taps", "smallest_unit"]
+__all__ = [
+    "choose_taps",
+    "declare_taps",
+    "smallest_unit",
+    "write_class_embeddings",
+    "write_tables",
+]
 
 _MOSTLY = 0.5  # share of zeros from which compressing pays
 
 
 def choose_taps(
     config: PrecomputeConfig,
-    declared: Mapping[str, Group],
+    declared: Mapping[str, RowGroup],
     source: Source,
     ensemble: Ensemble,
 ) -> dict[str, FeatureEncoding]:
@@ -110,7 +120,7 @@ def declare_taps(
     Raises:
         UsageError: The teacher's batch does not fit into a unit of a tap that is added later.
     """
-    declared = writer.groups()
+    declared = writer.row_groups()
     for name, encoding in taps.items():
         teacher, tap = teacher_of(name), tap_of(name)
         assert tap is not None
@@ -127,7 +137,42 @@ def declare_taps(
             lock_sha256=declared[teacher].lock_sha256,
         )
         _check_batch(writer, group)
-        writer.add_features(group)
+        writer.add_group(group)
+
+
+def write_tables(
+    config: PrecomputeConfig, writer: CacheWriter, members: Mapping[str, Member]
+) -> None:
+    """Write the tables that are requested; the teachers must be declared."""
+    for name, member in members.items():
+        if config.teachers[name].class_embeddings:
+            write_class_embeddings(writer, member)
+
+
+def write_class_embeddings(writer: CacheWriter, member: Member) -> None:
+    """Write the weights of the classifier of a declared teacher, unless they are written."""
+    values_CE = member.class_embeddings()
+    declared = writer.teachers()[member.name]
+    group = TableGroup(
+        teacher=member.name,
+        table=CLASS_EMBEDDINGS,
+        width=values_CE.shape[1],
+        unit_rows=len(values_CE),
+        lock_sha256=declared.lock_sha256,
+        class_names_sha256=declared.class_names_sha256,
+    )
+    name = group.name
+    if name not in writer.groups():
+        writer.add_group(group)
+    elif writer.groups()[name] != group:
+        raise CacheError(
+            "a table is stored in another way",
+            where=f"{writer.location}/{group.path}",
+            expected=str(writer.groups()[name].to_json()),
+            got=str(group.to_json()),
+            hint="give the teacher a new name",
+        )
+    writer.write_unit(group, NO_VIEW, 0, group.encode(values_CE), Conditions())
 
 
 def _check_batch(writer: CacheWriter, group: FeatureGroup) -> None:
@@ -147,7 +192,7 @@ def _unit_rows(writer: CacheWriter, encoding: FeatureEncoding) -> int:
     return group_unit_rows(writer.manifest.unit_rows, row_bytes)
 
 
-def _as_declared(cache: str, group: Group, asked: FeatureEncoding) -> FeatureEncoding:
+def _as_declared(cache: str, group: RowGroup, asked: FeatureEncoding) -> FeatureEncoding:
     """Return how a known tap is stored, if that is what is requested."""
     assert isinstance(group, FeatureGroup)
     known = group.encoding

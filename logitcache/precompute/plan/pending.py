@@ -17,7 +17,7 @@ from logitcache.precompute.plan.rows import match_rows
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.store.base import Location
     from logitcache.data.source import Source
     from logitcache.precompute.config import PrecomputeConfig
@@ -94,7 +94,7 @@ def find_lacking(
     rows = match_rows(writer, source)
     known = int((rows >= 0).sum())
     view_ids = [view.id for view in config.views.views()]
-    declared = writer.groups()
+    declared = writer.row_groups()
     return Lacking(
         cache=str(location),
         images=known,
@@ -121,7 +121,7 @@ def _wanted(config: PrecomputeConfig, group: str, view_ids: Sequence[str]) -> Se
 
 def _lack(
     writer: CacheWriter,
-    group: Group | None,
+    group: RowGroup | None,
     view_ids: Sequence[str],
     rows: Positions,
     images: int,

@@ -35,7 +35,7 @@ from logitcache.encoding.budget import choose_within
 from logitcache.encoding.choice import choose
 from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
-from logitcache.precompute.plan.layers import choose_taps, declare_taps, smallest_unit
+from logitcache.precompute.plan.layers import choose_taps, declare_taps, smallest_unit, write_tables
 from logitcache.precompute.plan.rows import match_or_extend, match_rows, no_positions, segment_of
 from logitcache.precompute.plan.teacher_lock import check_lock
 from logitcache.precompute.plan.worklist import Block, Missing, WorkItem, worklist
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.data.source import Source
     from logitcache.encoding.budget import Choice
     from logitcache.encoding.kinds import Encoding
@@ -88,7 +88,7 @@ class Plan:
     source: Source
     indices: Positions
     views: Mapping[str, View]
-    groups: Mapping[str, Group]
+    groups: Mapping[str, RowGroup]
     items: list[WorkItem]
     notes: list[str]
 
@@ -194,14 +194,15 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     notes = [_said(name, choice) for name, choice in chosen.items()]
     writer, indices = _open_or_create(config, source, notes)
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
-    taps = choose_taps(config, writer.groups(), source, ensemble)
+    taps = choose_taps(config, writer.row_groups(), source, ensemble)
     for name, member in ensemble.members.items():
         choice = chosen.get(name)
         encoding = choice.encoding if choice else stored_encoding(config, writer, name, member)
         batch = smallest_unit(writer, name, taps, config.batch)
         notes += _declare_teacher(config, writer, name, member, encoding, list(views), batch)
     declare_taps(config, writer, taps, list(views))
-    declared = writer.groups()
+    write_tables(config, writer, ensemble.members)
+    declared = writer.row_groups()
     groups = {name: declared[name] for name in (*ensemble.members, *taps)}
     return Plan(
         writer=writer,
@@ -226,7 +227,7 @@ def join_plan(config: PrecomputeConfig, source: Source, groups: Collection[str])
         DataMismatch: They are not the images of the cache.
     """
     writer = CacheWriter.open(locate(config.cache))
-    known = writer.groups()
+    known = writer.row_groups()
     return Plan(
         writer=writer,
         source=source,
@@ -382,7 +383,7 @@ def _declare_teacher(
     row_bytes = sum(spec.row_bytes for spec in encoding.specs().values())
     unit_rows = group_unit_rows(writer.manifest.unit_rows, row_bytes)
     group = TeacherGroup(
-        name=name,
+        teacher=name,
         num_classes=member.num_classes,
         encoding=encoding,
         optional=tuple(optional),
@@ -423,7 +424,7 @@ def _other_versions(name: str, record: TeacherRecord) -> list[str]:
 
 
 def _missing_items(
-    writer: CacheWriter, groups: Mapping[str, Group], views: Mapping[str, View]
+    writer: CacheWriter, groups: Mapping[str, RowGroup], views: Mapping[str, View]
 ) -> list[WorkItem]:
     rows = writer.manifest.unit_rows
     samples = writer.missing_units(SAMPLES, NO_VIEW, rows)

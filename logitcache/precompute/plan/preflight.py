@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.format.groups import FeatureGroup
 from logitcache.cache.format.ledger import is_intact, read_commits
 from logitcache.cache.format.names import sha256
 from logitcache.cache.write.claims import CLAIMS, TRIAL
 from logitcache.data.sample import sample_images
-from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, NetworkError, StorageError
 from logitcache.precompute.sample.trial import TRIAL_IMAGES, ask
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.store.base import Location
     from logitcache.data.source import Source
     from logitcache.precompute.plan.plan import Plan
@@ -46,7 +44,6 @@ __all__ = [
 _TRIAL_BYTES = 1 << 16
 _FEWEST_IMAGES = 128
 _DEVIATIONS = 4.0
-_SPARSE_SHARE, _DENSE_SHARE = 0.5, 0.9  # of the bytes before compression, docs/format.md
 _HEADROOM = 1.05
 _MUCH_LARGER = 2
 _TIMED_IMAGES = 8
@@ -72,13 +69,13 @@ def check_storage(plan: Plan) -> None:
     _check_room(location, estimated_bytes(plan.items, plan.groups), "an estimate")
 
 
-def estimated_bytes(items: Collection[WorkItem], groups: Mapping[str, Group]) -> int:
+def estimated_bytes(items: Collection[WorkItem], groups: Mapping[str, RowGroup]) -> int:
     """Return about how many bytes the units of some items will take."""
     total = 0.0
     for item in items:
         for name, units in item.units.items():
             group = groups[name]
-            total += _share(group) * len(units) * _raw_bytes(group)
+            total += group.compressed_share * len(units) * group.unit_bytes
     return int(total)
 
 
@@ -199,9 +196,9 @@ class FirstUnit:
                             where=f"{location}/{stored.key}",
                         )
                     written += stored.bytes
-                raw += _raw_bytes(group)
+                raw += group.unit_bytes
         left = sum(
-            len(units) * _raw_bytes(plan.groups[name])
+            len(units) * plan.groups[name].unit_bytes
             for other in plan.items
             if (other.view_id, other.block) != (item.view_id, item.block)
             for name, units in other.units.items()
@@ -221,17 +218,6 @@ def _check_room(location: Location, needed: int, how: str) -> None:
             hint="free some space, ask for fewer views or a smaller top_k, "
             "or choose another --cache; what was committed is intact",
         )
-
-
-def _share(group: Group) -> float:
-    """Return about which share of its raw bytes a group takes."""
-    if isinstance(group, FeatureGroup):
-        return _SPARSE_SHARE if group.encoding.sparse else 1.0
-    return _DENSE_SHARE if isinstance(group.encoding, DenseEncoding) else _SPARSE_SHARE
-
-
-def _raw_bytes(group: Group) -> int:
-    return group.unit_rows * sum(spec.row_bytes for spec in group.specs().values())
 
 
 def _trial_images(source: Source) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from logitcache.precompute.plan.worklist import in_words
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.claims import Claims
     from logitcache.precompute.plan.worklist import WorkItem
@@ -48,7 +48,7 @@ class ClaimQueue:
         self,
         items: Iterable[WorkItem],
         location: Location,
-        groups: Mapping[str, Group],
+        groups: Mapping[str, RowGroup],
         claims: Claims,
         *,
         settle: Callable[[], None],
@@ -131,7 +131,7 @@ def _key(item: WorkItem) -> tuple[str, int, bool]:
 
 
 def still_missing(
-    location: Location, groups: Mapping[str, Group], item: WorkItem
+    location: Location, groups: Mapping[str, RowGroup], item: WorkItem
 ) -> WorkItem | None:
     """Return an item without what has been committed since; None if that is all of it."""
     units = {

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.groups import FeatureGroup, units_of
-from logitcache.encoding.feature_fidelity import row_feature_losses
-from logitcache.encoding.fidelity import add_up, row_losses
-from logitcache.encoding.logits import log_softmax
+from logitcache.cache.format.placement import units_of
+from logitcache.encoding.fidelity import add_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.format.manifest import Manifest
     from logitcache.encoding.arrays import Encoded
 
@@ -38,7 +36,7 @@ class FidelitySample:
         view_id: The view that is being computed; nothing is measured in any but the first.
     """
 
-    def __init__(self, manifest: Manifest, group: Group, view_id: str) -> None:
+    def __init__(self, manifest: Manifest, group: RowGroup, view_id: str) -> None:
         self._group = group
         first = manifest.segments[0]
         sampled = bool(group.view_ids) and view_id == group.view_ids[0]
@@ -70,18 +68,9 @@ class FidelitySample:
         count = int(np.searchsorted(offsets_N, self.rows_of(unit)))
         if count:
             some = {name: array[:count] for name, array in encoded.items()}
-            losses = _losses(self._group, answers_N[:count], some)
+            losses = self._group.row_losses(answers_N[:count], some)
             self._lost.setdefault(unit, []).append(losses)
 
     def take(self, unit: int) -> dict[str, float]:
         """Return the sums of a unit that is whole; empty where none of its rows is measured."""
         return add_up(self._lost.pop(unit, []))
-
-
-def _losses(
-    group: Group, answers_N: NDArray[np.float32], encoded: Encoded
-) -> dict[str, NDArray[np.float64]]:
-    if isinstance(group, FeatureGroup):
-        whole = answers_N if group.encoding.principal is None else None
-        return row_feature_losses(answers_N, group.encoding.decode(encoded), whole)
-    return row_losses(group.encoding, log_softmax(answers_N)[0], encoded)

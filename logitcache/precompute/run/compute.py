@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from logitcache.cache.format.groups import FeatureGroup
+from logitcache.cache.format.groups import FeatureGroup, groups_of
 from logitcache.cache.format.ledger import committed_units
 from logitcache.cache.format.names import NO_VIEW, SAMPLES, teacher_of
 from logitcache.cache.write.unit_commit import Conditions
@@ -111,8 +111,7 @@ class UnitRunner:
         ensemble.keep(
             {
                 name: Tap(group.teacher, group.tap, group.encoding)
-                for name, group in plan.groups.items()
-                if isinstance(group, FeatureGroup)
+                for name, group in groups_of(plan.groups, FeatureGroup).items()
             }
         )
         batch_rows = max(batches.values(), default=plan.smallest_batch)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logitcache.cache.format.groups import FeatureGroup, group_bytes
+from logitcache.cache.format.groups import group_bytes
 from logitcache.cache.format.names import Status
 from logitcache.data.identity import fingerprint
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import Group, TeacherGroup
+    from logitcache.cache.format.groups import RowGroup, TeacherGroup
     from logitcache.cache.format.samples import Samples
     from logitcache.cache.write.writer import CacheWriter
 
@@ -70,7 +69,7 @@ def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> 
     return right / labeled if labeled else None
 
 
-def size_of(writer: CacheWriter, group: Group, rows: int) -> Size:
+def size_of(writer: CacheWriter, group: RowGroup, rows: int) -> Size:
     """Return how large a group is, and how large it would be uncoded.
 
     Args:
@@ -78,11 +77,7 @@ def size_of(writer: CacheWriter, group: Group, rows: int) -> Size:
         group: The group.
         rows: Readable images.
     """
-    if isinstance(group, FeatureGroup):
-        numbers = math.prod(group.encoding.shape)
-    else:
-        numbers = group.num_classes
-    dense = rows * len(group.view_ids) * numbers * _FLOAT32
+    dense = rows * len(group.view_ids) * group.row_numbers * _FLOAT32
     return Size(group_bytes(writer.location, group), dense)
 
 

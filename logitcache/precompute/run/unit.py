@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from logitcache.cache.format.groups import FeatureGroup, units_of
 from logitcache.cache.format.names import Status
+from logitcache.cache.format.placement import units_of
 from logitcache.encoding.arrays import filled
-from logitcache.encoding.features import FeatureEncoding
-from logitcache.encoding.logits import label_log_probs, log_softmax, non_finite_rows
+from logitcache.encoding.logits import non_finite_rows
 from logitcache.errors import NonFiniteLogits, UnreadableImage
 from logitcache.precompute.plan.worklist import Block
 from logitcache.precompute.run.compared_rows import FidelitySample
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import Group
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.write.unit_commit import Conditions
     from logitcache.cache.write.writer import CacheWriter
     from logitcache.encoding.arrays import Encoded
@@ -99,7 +98,7 @@ class Work:
     writer: CacheWriter
     renderer: Renderer
     teachers: Teachers
-    groups: Mapping[str, Group]
+    groups: Mapping[str, RowGroup]
     conditions: Mapping[str, Conditions]
     views: Mapping[str, View]
     batch_rows: int
@@ -144,12 +143,12 @@ def _kept_tokens(
     work: Work, item: WorkItem, block: Block, batch: Batch, name: str
 ) -> NDArray[np.int64] | None:
     """Return which patches of each position are kept; None for answers, and where all are."""
-    encoding = work.groups[name].encoding
-    if not isinstance(encoding, FeatureEncoding) or encoding.kept is None:
+    kept = work.groups[name].kept_patches
+    if kept is None:
         return None
     offset = batch.start - block.start
     hashes = block.hashes[offset : offset + work.batch_rows]
-    return kept_tokens(work.views[item.view_id], hashes, encoding.patches, encoding.kept)
+    return kept_tokens(work.views[item.view_id], hashes, *kept)
 
 
 def _starts(work: Work, item: WorkItem, block: Block) -> list[int]:
@@ -254,14 +253,4 @@ class _OpenUnits:
                 where=f"view {self._item.view_id}, {keys}",
                 hint="try --precision float32, or check its weights; nothing of this unit is kept",
             )
-        group = self._group
-        if isinstance(group, FeatureGroup):
-            return group.encoding.encode(answers_N)
-        log_probs_NC, lse_N = log_softmax(answers_N)
-        encoded = group.encoding.encode(log_probs_NC)
-        if "lse" in group.optional:
-            encoded["lse"] = lse_N.astype(np.float32)
-        if "label_logp" in group.optional:
-            labels = self._block.labels[offsets_N]
-            encoded["label_logp"] = label_log_probs(log_probs_NC, labels)
-        return encoded
+        return self._group.encode(answers_N, self._block.labels[offsets_N])
