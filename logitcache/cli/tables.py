@@ -12,6 +12,7 @@ from logitcache.cli.layout import new_table as _table
 from logitcache.cli.layout import percent_text as _percent
 from logitcache.cli.layout import print_line as _line
 from logitcache.cli.layout import print_unlisted
+from logitcache.objectives.aliases import long_forms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -287,7 +288,8 @@ def _terms(train: Mapping[str, Any]) -> list[dict[str, Any]]:
     default: Any = "soft" if train.get("cache") else "label"
     terms = train.get("objectives") or default
     listed = terms if isinstance(terms, list) else [terms]
-    return [{term: {}} if isinstance(term, str) else term for term in listed]
+    in_full: list[Any] = [term for entry in listed for term in long_forms(entry)]
+    return [{term: {}} if isinstance(term, str) else term for term in in_full]
 
 
 def _first(values: Mapping[str, float]) -> float | None:
