@@ -89,6 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "yaml_text": set(),
     "cli": {
         "pipeline",
+        "objectives.aliases",
         "tools",
         "data",
         "precompute",

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text
+from logitcache.objectives.aliases import long_forms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -153,7 +154,8 @@ def _terms(train: Mapping[str, Any]) -> list[dict[str, Any]]:
     default: Any = "soft" if train.get("cache") else "label"
     terms = train.get("objectives") or default
     listed = terms if isinstance(terms, list) else [terms]
-    return [{term: {}} if isinstance(term, str) else term for term in listed]
+    in_full: list[Any] = [term for entry in listed for term in long_forms(entry)]
+    return [{term: {}} if isinstance(term, str) else term for term in in_full]
 
 
 def _first(values: Mapping[str, float]) -> float | None:

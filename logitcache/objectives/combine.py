@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import model_validator
 from torch import nn
 
 from logitcache.batch import Outputs
 from logitcache.config import Config
+from logitcache.errors import nearest
+from logitcache.objectives.aliases import ALIASES, long_forms
 from logitcache.objectives.feature_match import Match, MatchConfig
 from logitcache.objectives.label import Label, LabelConfig
 from logitcache.objectives.relational import Relation, RelationConfig
@@ -94,23 +96,27 @@ class ObjectiveConfig(Config):
         term: TermConfig = getattr(self, self.name)
         return term
 
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if len(self.model_fields_set) != 1:
-            known = ", ".join(type(self).model_fields)
-            raise ValueError(f"an objective is a mapping with one key of {known}")
-        return self
-
     @model_validator(mode="before")
     @classmethod
-    def _from_name(cls, value: object) -> object:
-        """Read a bare name, and drop the keys that a written configuration marks as not used."""
-        if isinstance(value, str):
-            return {value: {}}
-        if not isinstance(value, dict):
-            return value
-        used = {name: term for name, term in value.items() if term is not None}
-        return used or {name: {} for name in value}
+    def _in_long_form(cls, value: object) -> object:
+        """Accept a bare name and an alias; drop the unused terms of a saved configuration."""
+        if isinstance(value, dict) and len(value) > 1:
+            value = {name: options for name, options in value.items() if options is not None}
+        first, *others = long_forms(value)
+        if others:
+            raise ValueError(f"{value!r} consists of {1 + len(others)} terms: give it in a list")
+        if isinstance(first, str):
+            first = {first: {}}
+        if not isinstance(first, dict):
+            return first
+        known = [*cls.model_fields, *ALIASES]
+        for name in first:
+            if name not in known:
+                raise ValueError(f"unknown objective {name!r}: {nearest(str(name), known)}")
+        if len(first) != 1:
+            names = ", ".join(cls.model_fields)
+            raise ValueError(f"an objective is a mapping with one key of {names}")
+        return {name: {} if options is None else options for name, options in first.items()}
 
 
 class WeightedSum(nn.Module):

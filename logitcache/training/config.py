@@ -9,6 +9,7 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 from logitcache.config import Bytes, Config, Former
 from logitcache.data.readers import DataConfig, has_splits
 from logitcache.errors import redacted
+from logitcache.objectives.aliases import long_forms
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.students.build import StudentConfig
 from logitcache.views.operations import CROP_SHARE
@@ -161,8 +162,12 @@ class TrainConfig(Config):
 
     @field_validator("objectives", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, str | dict) else value
+    def _in_long_form(cls, value: object) -> object:
+        """Accept a single term instead of a list, and the names of published losses."""
+        entries = [value] if isinstance(value, str | dict) else value
+        if not isinstance(entries, list):
+            return entries
+        return [term for entry in entries for term in long_forms(entry)]
 
     @field_validator("use_views", "show", mode="before")
     @classmethod

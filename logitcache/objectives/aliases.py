@@ -1,0 +1,75 @@
+"""Names of published losses, accepted in configurations next to the names of the terms.
+
+An alias is one or several terms with that paper's settings as defaults. It is resolved when a
+configuration is read: everything behind that, saved configurations included, has the long form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["ALIASES", "long_forms"]
+
+ALIASES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "kd": (("soft", {}),),
+    "tinyvit": (("soft", {"tail": "uniform"}),),
+    "nkd": (("split", {"form": "nkd"}),),
+    "dkd": (("split", {"form": "dkd"}),),
+    "fitnet": (("match", {"metric": "l2"}),),
+    "nfd": (("match", {"normalize": "standardize"}),),
+    "wecolora": (("match", {"metric": "l1"}),),
+    "vitkd_mimicking": (("match", {"reduction": "sum", "weight": 3e-5}),),
+    "vitkd_generation": (
+        ("match", {"projector": "generator", "reduction": "sum", "weight": 6e-6}),
+    ),
+    "rkd": (
+        ("relation", {"form": "distance", "weight": 1}),
+        ("relation", {"form": "angle", "weight": 2}),
+    ),
+    "gram": (
+        ("relation", {"form": "gram", "over": "taps", "normalize": "l2", "reduction": "sum"}),
+    ),
+}
+"""Terms and the published defaults of each, by the name of the loss."""
+
+
+def long_forms(entry: object) -> list[object]:
+    """Return the terms of one entry of ``objectives``.
+
+    Options of the entry override the defaults of its alias. The weight of an alias of several terms
+    multiplies theirs, so that the published ratio is kept.
+
+    Args:
+        entry: A bare name or a mapping, as YAML gives it; what has no alias is returned as it is.
+    """
+    named = {entry: None} if isinstance(entry, str) else entry
+    if not isinstance(named, Mapping) or len(named) != 1:
+        return [entry]
+    ((name, options),) = named.items()
+    if name not in ALIASES:
+        return [entry]
+    terms = ALIASES[name]
+    return [{term: _overridden(defaults, options, len(terms) > 1)} for term, defaults in terms]
+
+
+def _overridden(defaults: Mapping[str, Any], options: object, scales: bool) -> object:
+    if options is None:
+        return dict(defaults)
+    if not isinstance(options, Mapping):  # refused where the term is validated
+        return options
+    found = {**defaults, **options}
+    if scales and "weight" in options:
+        found["weight"] = _scaled(options["weight"], defaults["weight"])
+    return found
+
+
+def _scaled(weight: object, factor: float) -> object:
+    """Return a weight, constant or scheduled, times a factor."""
+    if isinstance(weight, Mapping):
+        ends = {"value": 1.0, **weight}
+        return {
+            name: _scaled(end, factor) if name in {"value", "initial"} else end
+            for name, end in ends.items()
+        }
+    return weight * factor if isinstance(weight, int | float) else weight
