@@ -31,6 +31,7 @@ class ArraySpec:
         fill: Value of rows that are not there; NaN as a float.
         codec: ``shuffled`` (blosc, byte shuffle, zstd 1) or ``raw``; a crc32c follows either.
         inner: Most rows of an inner chunk, a power of two.
+        whole: Whether a shard is one inner chunk, however many rows it has.
     """
 
     shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class ArraySpec:
     fill: float
     codec: Literal["shuffled", "raw"] = "shuffled"
     inner: int = 4096
+    whole: bool = False
 
     @property
     def row_bytes(self) -> int:

@@ -92,6 +92,8 @@ def create_array(
     # each array has names of its own: xarray takes axes of one name to be of one length
     names = ("view", "row")[-len(leading) :] + tuple(f"{name}_{n + 1}" for n in range(len(tail)))
     inner = inner_rows(unit) if spec is None else inner_rows(unit, spec.inner)
+    if spec is not None and spec.whole:
+        inner = unit
     with warnings.catch_warnings():
         # strings are no part of the Zarr v3 core yet; every implementation we name reads them
         warnings.filterwarnings("ignore", message=".*(specification|vlen-utf8|string).*")

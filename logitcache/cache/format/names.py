@@ -284,4 +284,4 @@ def group_unit_rows(unit_rows: int, row_bytes: int) -> int:
 
 def inner_rows(unit_rows: int, most: int = _MAX_INNER_ROWS) -> int:
     """Return the rows of an inner chunk of a unit, at most ``most``."""
-    return min(unit_rows, most)
+    return min(unit_rows, _MAX_INNER_ROWS, most)

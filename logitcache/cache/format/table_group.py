@@ -105,7 +105,7 @@ class TableGroup(Group):
 
     def specs(self) -> dict[str, ArraySpec]:
         """Return the one array; a single inner chunk, since it is always read whole."""
-        return {_VALUES: ArraySpec((self.width,), "float32", np.nan, inner=self.unit_rows)}
+        return {_VALUES: ArraySpec((self.width,), "float32", np.nan, whole=True)}
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as JSON values."""
