@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 __all__ = ["Answer", "Behavior", "FaultyServer", "Request", "from_folder", "from_upstream"]
@@ -151,6 +151,8 @@ class FaultyServer:
         self.log: list[Request] = []
         self.injected = 0
         self._lock = threading.Lock()
+        self._streamed = threading.Condition(self._lock)
+        self._streams = 0
         self._server = _Server(("127.0.0.1", 0), _handler(self, backend))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
@@ -165,6 +167,9 @@ class FaultyServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # A stream is logged when the server sees that its client is gone: later than the client.
+        with self._streamed:
+            self._streamed.wait_for(lambda: self._streams == 0, timeout=10)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -179,6 +184,18 @@ class FaultyServer:
         with self._lock:
             self.log.append(request)
             self.injected += injected
+
+    @contextlib.contextmanager
+    def stream(self) -> Iterator[None]:
+        """Count a body that is sent piece by piece as long as it is sent."""
+        with self._lock:
+            self._streams += 1
+        try:
+            yield
+        finally:
+            with self._streamed:
+                self._streams -= 1
+                self._streamed.notify_all()
 
     def fault(self) -> str | None:
         """Draw what happens to the next request."""
@@ -239,18 +256,19 @@ def _handler(
 
         def _send_pieces(self, found: Answer, pieces: Iterable[bytes]) -> None:
             self.close_connection = True
-            self.send_response(found.status)
-            for name, value in {**found.headers, "Connection": "close"}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            count = 0
-            with contextlib.suppress(ConnectionError):
-                for piece in pieces if self.command != "HEAD" else ():
-                    self.wfile.write(piece)
-                    count += len(piece)
-            ranged = "Range" in self.headers
-            line = Request(self.command, self.path, ranged, found.status, count, False)
-            server.note(line, injected=False)
+            with server.stream():
+                self.send_response(found.status)
+                for name, value in {**found.headers, "Connection": "close"}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                count = 0
+                with contextlib.suppress(ConnectionError):
+                    for piece in pieces if self.command != "HEAD" else ():
+                        self.wfile.write(piece)
+                        count += len(piece)
+                ranged = "Range" in self.headers
+                line = Request(self.command, self.path, ranged, found.status, count, False)
+                server.note(line, injected=False)
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815  # http.server's names
 
