@@ -178,10 +178,10 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
     missing = writer.missing()
     if missing:
         raise CacheUnsealed(
-            "all requested units are computed, but units of other teachers are missing",
+            "all requested units are committed, but units of other teachers are missing",
             where=writer.location,
             got=", ".join(f"{path}: {count} units" for path, count in list(missing.items())[:5]),
-            hint="name those teachers too",
+            hint="pass those teachers in the same command as well",
         )
     accuracy = _accuracy(writer)
     pointer = writer.seal(images_fingerprint(writer), accuracy)

@@ -39,13 +39,13 @@ def test_each_worker_has_one_item_at_a_time_in_order() -> None:
 def test_only_workers_that_are_ready_take_items() -> None:
     found = dispatch(2)
     found.refused(A, "a", "other\n  weights")
-    found.here("tcp://c", "c")
+    found.joined("tcp://c", "c")
     assert list(found.take()) == [(B, 0)]
     assert found.notices == ["worker a was refused: other; weights"]
-    assert found.hopeful
+    assert found.can_continue
     found.gone(["tcp://c"])
     found.gone([B])
-    assert not found.hopeful
+    assert not found.can_continue
     assert found.refusals == {"a": "other\n  weights"}
 
 
@@ -93,13 +93,13 @@ def test_a_silent_worker_loses_its_item_and_takes_none_until_it_sends_heartbeats
     assert found.silent(A, 121.0) is found.items[0]
     assert found.silent(A, 122.0) is None
     assert found.notices == [
-        "worker a has sent no heartbeat for 121 s; block 0 of view v (t unit 0) goes to another one"
+        "worker a has sent no heartbeat for 121 s; block 0 of view v (t unit 0) is reassigned"
     ]
-    assert found.hopeful
+    assert found.can_continue
     found.returned(B, 1, committed=True)
     assert list(found.take()) == [(B, 2)]
     assert found.silent(B, 121.0) is found.items[2]
-    assert not found.hopeful
+    assert not found.can_continue
     assert {worker.state for worker in found.progress().workers} == {"silent"}
     found.alive(A)
     found.alive(A)

@@ -46,7 +46,7 @@ def test_a_batch_is_halved_until_it_fits_and_recorded(
     summary = build_cache(config(tmp_path / "halved", images, teachers, batch_size=16))
     assert small_device[:3] == [16, 8, 4]
     assert set(small_device[2:]) == {4}, "all of it at the batch that fits"
-    assert "batches of 4 images: the device has no memory for 16" in summary.notes
+    assert "batches of 4 images: not enough device memory for 16" in summary.notes
     records = read_manifest(locate(tmp_path / "halved")).teachers
     assert {record.canonical_batch for record in records.values()} == {4}
     build_cache(config(tmp_path / "asked", images, teachers, batch_size=4))

@@ -219,7 +219,9 @@ def test_new_images_need_every_teacher(
     grown = tmp_path / "grown"
     shutil.copytree(images, grown)
     (grown / "cat" / "new.jpg").write_bytes(jpeg(shape_image(500)))
-    with pytest.raises(CacheUnsealed, match=r"teachers/red[\s\S]*name those teachers too"):
+    with pytest.raises(
+        CacheUnsealed, match=r"teachers/red[\s\S]*pass those teachers in the same command as well"
+    ):
         build_cache(config(copy, grown, {"cnn": teachers["cnn"]}))
     build_cache(config(copy, grown, teachers))
     assert len(open_cache(copy).samples.rows) == 61

@@ -86,8 +86,8 @@ def test_missing_and_further_files_are_refused_and_named(
 ) -> None:
     (photos / "dog" / "007.jpg").rename(photos / "dog" / "new.jpg")
     assert sorted(named_by_the_planner(refusal(opener), images)) == [
-        "dog/007.jpg is missing there",
-        "dog/new.jpg is only there",
+        "dog/007.jpg is missing on the worker",
+        "dog/new.jpg is only on the worker",
     ]
 
 

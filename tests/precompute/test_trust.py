@@ -175,7 +175,9 @@ def test_other_versions_are_told_and_do_not_block(
     monkeypatch.setattr("logitcache.precompute.plan.plan.versions", lambda: {**now, "torch": "9.9"})
     summary = precompute(cache, images, {"cnn": teachers["cnn"]})
     assert summary.computed == 0
-    assert summary.notes == (f"teacher cnn began with other versions: torch {now['torch']} -> 9.9",)
+    assert summary.notes == (
+        f"teacher cnn was started with other library versions: torch {now['torch']} -> 9.9",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +189,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_teacher_that_guesses_is_refused_before_it_is_declared(
     many: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
-    with pytest.raises(NetworkError, match=r"does not know these classes[\s\S]*min_accuracy=0"):
+    with pytest.raises(
+        NetworkError, match=r"predicts too few of these labels correctly[\s\S]*min_accuracy=0"
+    ):
         precompute(tmp_path / "c", many, {"red": teachers["red"]})
     assert not (tmp_path / "c").exists()
     summary = precompute(tmp_path / "c", many, {"red": teachers["red"]}, min_accuracy=0)

@@ -29,11 +29,11 @@ _OFTEN = 20
 
 
 @dataclass
-class _Hand:
+class _WorkerState:
     """One worker.
 
     Attributes:
-        name: As the user is told.
+        name: Name in messages.
         state: ``preparing``, ``ready``, ``silent`` or ``refused``.
         before: Its state before it was silent.
         why: Why it was refused.
@@ -72,7 +72,7 @@ class Dispatch:
     shown: int = 0
 
     def __post_init__(self) -> None:
-        self._hands: dict[str, _Hand] = {}
+        self._workers: dict[str, _WorkerState] = {}
         self._pending = deque(range(len(self.items)))
         self._not_before: dict[int, float] = {}
         self._lost: Counter[int] = Counter()
@@ -88,40 +88,40 @@ class Dispatch:
         return self._left == 0
 
     @property
-    def hopeful(self) -> bool:
+    def can_continue(self) -> bool:
         """Whether some worker can take an item, or may be able to soon."""
-        return any(hand.state not in {"refused", "silent"} for hand in self._hands.values())
+        return any(worker.state not in {"refused", "silent"} for worker in self._workers.values())
 
     @property
     def refusals(self) -> dict[str, str]:
         """Why workers were refused, by name."""
-        hands = self._hands.values()
-        return {hand.name: hand.why for hand in hands if hand.state == "refused"}
+        workers = self._workers.values()
+        return {worker.name: worker.why for worker in workers if worker.state == "refused"}
 
     def name_of(self, address: str) -> str:
-        """Return how the user is told of a worker."""
-        return self._hands[address].name if address in self._hands else address
+        """Return the name of a worker in messages."""
+        return self._workers[address].name if address in self._workers else address
 
-    def here(self, address: str, name: str) -> None:
+    def joined(self, address: str, name: str) -> None:
         """Note that a worker is there; it prepares itself."""
-        self._hands.setdefault(address, _Hand(name))
+        self._workers.setdefault(address, _WorkerState(name))
 
     def ready(self, address: str, name: str) -> None:
         """Note that a worker can take items."""
-        self.here(address, name)
-        self._hands[address].name, self._hands[address].state = name, "ready"
+        self.joined(address, name)
+        self._workers[address].name, self._workers[address].state = name, "ready"
 
     def refused(self, address: str, name: str, why: str) -> None:
         """Note that a worker cannot."""
-        self.here(address, name)
-        hand = self._hands[address]
-        hand.name, hand.state, hand.why = name, "refused", why
+        self.joined(address, name)
+        worker = self._workers[address]
+        worker.name, worker.state, worker.why = name, "refused", why
         self.notices.append(f"worker {name} was refused: {_one_line(why)}")
 
     def progressed(self, address: str, images: int) -> None:
         """Note how many images of its item a worker has shown."""
-        if address in self._hands and self._hands[address].item is not None:
-            self._hands[address].images = images
+        if address in self._workers and self._workers[address].item is not None:
+            self._workers[address].images = images
 
     def gone(self, addresses: Collection[str]) -> None:
         """Note which workers there are no more, and give their items to others.
@@ -130,56 +130,56 @@ class Dispatch:
             ClusterError: An item has lost too many of them.
         """
         for address in addresses:
-            hand = self._hands.pop(address)
-            if hand.item is None:
+            worker = self._workers.pop(address)
+            if worker.item is None:
                 continue
-            self._lost[hand.item] += 1
-            self._pending.append(hand.item)
-            words = in_words(self.items[hand.item])
-            self.notices.append(f"worker {hand.name} was lost; {words} goes to another one")
-            if self._lost[hand.item] > self.most_losses:
+            self._lost[worker.item] += 1
+            self._pending.append(worker.item)
+            words = in_words(self.items[worker.item])
+            self.notices.append(f"worker {worker.name} was lost; {words} is reassigned")
+            if self._lost[worker.item] > self.most_losses:
                 raise ClusterError(
-                    "every worker that takes this unit dies",
+                    "this unit terminates every worker that computes it",
                     where=words,
-                    got=f"{self._lost[hand.item]} workers lost, {hand.name} last; "
+                    got=f"{self._lost[worker.item]} workers lost, {worker.name} last; "
                     f"{self.done} of {len(self.items)} items are committed",
-                    hint="look for the cause in that worker's log: memory, often, or the images "
-                    "of this unit; what was committed is intact, the same command goes on",
+                    hint="check the log of that worker for the cause, often its memory or the images of "
+                    "this unit; committed data is intact, the same command resumes",
                 )
 
     def silent(self, address: str, seconds: float) -> WorkItem | None:
-        """Note that a worker sends no heartbeat; return the item that goes to another one."""
-        hand = self._hands[address]
-        if hand.state in {"silent", "refused"}:
+        """Note that a worker sends no heartbeat; return the item that is reassigned."""
+        worker = self._workers[address]
+        if worker.state in {"silent", "refused"}:
             return None
-        hand.state, hand.before = "silent", hand.state
-        number, hand.item, hand.images = hand.item, None, 0
-        notice = f"worker {hand.name} has sent no heartbeat for {seconds:.0f} s"
+        worker.state, worker.before = "silent", worker.state
+        number, worker.item, worker.images = worker.item, None, 0
+        notice = f"worker {worker.name} has sent no heartbeat for {seconds:.0f} s"
         if number is None:
             self.notices.append(notice)
             return None
         self._pending.append(number)
-        self.notices.append(f"{notice}; {in_words(self.items[number])} goes to another one")
+        self.notices.append(f"{notice}; {in_words(self.items[number])} is reassigned")
         return self.items[number]
 
     def alive(self, address: str) -> None:
         """Note that a worker sends heartbeats."""
-        hand = self._hands[address]
-        if hand.state == "silent":
-            hand.state = hand.before
-            self.notices.append(f"worker {hand.name} sends heartbeats again")
+        worker = self._workers[address]
+        if worker.state == "silent":
+            worker.state = worker.before
+            self.notices.append(f"worker {worker.name} sends heartbeats again")
 
     def item_of(self, address: str) -> WorkItem | None:
         """Return the item that a worker has."""
-        number = self._hands[address].item
+        number = self._workers[address].item
         return None if number is None else self.items[number]
 
     def waits(self, address: str, why: str) -> None:
         """Note that the item of a worker is another run's, and for which process that waits."""
-        hand = self._hands.get(address)
-        if hand is not None and hand.item is not None:
-            self._waits.pop(hand.item, None)  # the last one is the newest
-            self._waits[hand.item] = why
+        worker = self._workers.get(address)
+        if worker is not None and worker.item is not None:
+            self._waits.pop(worker.item, None)  # the last one is the newest
+            self._waits[worker.item] = why
 
     @property
     def done(self) -> int:
@@ -188,13 +188,17 @@ class Dispatch:
 
     def take(self) -> Iterator[tuple[str, int]]:
         """Yield (address, number) of items that idle workers take now."""
-        idle = [a for a, hand in self._hands.items() if hand.state == "ready" and hand.item is None]
+        idle = [
+            a
+            for a, worker in self._workers.items()
+            if worker.state == "ready" and worker.item is None
+        ]
         for address in idle:
             number = self._next()
             if number is None:
                 return
-            hand = self._hands[address]
-            hand.item, hand.images, hand.since = number, 0, self.clock()
+            worker = self._workers[address]
+            worker.item, worker.images, worker.since = number, 0, self.clock()
             yield address, number
 
     def returned(self, address: str, number: int, *, committed: bool) -> None:
@@ -205,12 +209,12 @@ class Dispatch:
             number: The item.
             committed: Whether all of it is; otherwise it was put off, and its turn comes again.
         """
-        hand = self._hands[address]
+        worker = self._workers[address]
         if committed:
             self._left -= 1
             self._waits.pop(number, None)
-            if hand.images:
-                self._took.append(self.clock() - hand.since)
+            if worker.images:
+                self._took.append(self.clock() - worker.since)
                 self.shown += self.images_of(self.items[number])
         else:
             self._pending.append(number)
@@ -218,24 +222,24 @@ class Dispatch:
             self._put_off[number] += 1
             if self._put_off[number] == _OFTEN:
                 words = in_words(self.items[number])
-                self.notices.append(f"{words} is waited for: another run has claimed it")
-        hand.item, hand.images = None, 0
+                self.notices.append(f"{words} waits: another run has claimed it")
+        worker.item, worker.images = None, 0
 
     def has(self, address: str, number: int) -> bool:
         """Return whether a worker is there and has this item."""
-        return address in self._hands and self._hands[address].item == number
+        return address in self._workers and self._workers[address].item == number
 
     def addresses(self) -> list[str]:
         """Return the workers that are known."""
-        return list(self._hands)
+        return list(self._workers)
 
     def progress(self) -> Progress:
         """Return how far the run is, and what every worker does."""
-        begun = sum(hand.images for hand in self._hands.values() if hand.item is not None)
+        begun = sum(worker.images for worker in self._workers.values() if worker.item is not None)
         return Progress(
             min(self.shown + begun, self._total),
             self._total,
-            tuple(self._seen(hand) for hand in self._hands.values()),
+            tuple(self._seen(worker) for worker in self._workers.values()),
             tuple(self.notices),
             waiting=list(self._waits.values())[-1] if 0 < self._left == len(self._waits) else "",
         )
@@ -250,18 +254,18 @@ class Dispatch:
             self._pending.append(number)
         return None
 
-    def _seen(self, hand: _Hand) -> WorkerProgress:
-        if hand.item is None:
-            state = "idle" if hand.state == "ready" else hand.state
-            return WorkerProgress(hand.name, state)
-        item, seconds = self.items[hand.item], self.clock() - hand.since
+    def _seen(self, worker: _WorkerState) -> WorkerProgress:
+        if worker.item is None:
+            state = "idle" if worker.state == "ready" else worker.state
+            return WorkerProgress(worker.name, state)
+        item, seconds = self.items[worker.item], self.clock() - worker.since
         usual = statistics.median(self._took) if self._took else None
         total = self.images_of(item)
         return WorkerProgress(
-            hand.name,
+            worker.name,
             "working",
             in_words(item),
-            min(hand.images, total),
+            min(worker.images, total),
             total,
             seconds,
             slow=usual is not None and seconds > _SLOW * usual,

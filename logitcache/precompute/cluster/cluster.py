@@ -63,12 +63,12 @@ def joined(scheduler: str, *, seconds: float = _CONNECT_SECONDS) -> Iterator[Cli
         ) from None
     except (OSError, TimeoutError) as error:
         raise ClusterError(
-            "the scheduler cannot be reached",
+            "cannot connect to the dask scheduler",
             where=scheduler,
             got=f"{str(error).partition(chr(10))[0]} ({seconds:.0f} s)",
-            hint="is dask scheduler running there, and is its port open from here?",
+            hint="check that a dask scheduler runs at this address and that its port is reachable",
         ) from None
-    with silence_logging_cmgr(logging.CRITICAL), client:  # what goes wrong is told here
+    with silence_logging_cmgr(logging.CRITICAL), client:  # errors are raised by this process
         yield client
 
 
@@ -146,10 +146,10 @@ def compute_plan_on_cluster(
         device = "cuda" if gpus else "cpu" if config.device == "auto" else config.device
         if config.device == "auto" and not gpus and config.scheduler is not None:
             plan.notes.append(f"no worker offers the resource {GPU}: computed on processors")
-        told = config.model_copy(update={"device": device})
+        placed = config.model_copy(update={"device": device})
         return compute_on_cluster(
             plan,
-            UnitRunnerOpener(told, agreement, tuple(plan.groups), threads),
+            UnitRunnerOpener(placed, agreement, tuple(plan.groups), threads),
             client,
             needs_gpu=gpus,
             own=config.scheduler is None,
@@ -162,15 +162,15 @@ def compute_plan_on_cluster(
 @contextlib.contextmanager
 def _cluster(config: PrecomputeConfig) -> Iterator[tuple[Client, bool, int | None]]:
     """Yield a client, whether GPUs are used, and the threads of a worker where that is known."""
-    asked = config.device.startswith("cuda")
+    wants_gpu = config.device.startswith("cuda")
     if config.scheduler is not None:
         with joined(config.scheduler) as client:
             workers = client.scheduler_info(n_workers=-1)["workers"].values()
             offered = any(worker["resources"].get(GPU) for worker in workers)
-            yield client, asked or (config.device == "auto" and offered), None
+            yield client, wants_gpu or (config.device == "auto" and offered), None
         return
     workers = config.workers or 1
-    gpus = asked or (config.device == "auto" and torch.cuda.is_available())
+    gpus = wants_gpu or (config.device == "auto" and torch.cuda.is_available())
     if gpus and workers > torch.cuda.device_count():
         raise UsageError(
             "more workers than GPUs",
@@ -216,7 +216,7 @@ def compute_on_cluster(
     pool = WorkerPool(plan, client, needs_gpu=needs_gpu, own=own)
     pool.meet()
     try:
-        pool.hire(opener)
+        pool.prepare(opener)
         return pool.work(on_progress, should_stop, after_item)
     finally:
         plan.notes.extend(pool.dispatch.notices)

@@ -68,9 +68,9 @@ class Agreement:
             for field, planned, own in lock_differences(here, there)
         ]
         if self.views != other.views:
-            found.append("views: the same recipes have other ids here")
+            found.append("views: the same recipes have different ids on this worker")
         if self.listing != other.listing:
-            found.append("images: not the same names, sizes or labels")
+            found.append("images: names, sizes or labels differ")
         return found
 
 
@@ -112,10 +112,10 @@ def compare_agreements(planned: Agreement, own: Agreement, source: Source) -> No
     if own.digest == planned.digest:
         return
     error = Disagreement(
-        "this worker has something else than the run was planned with",
+        "libraries, weights or images of this worker differ from those of the run",
         expected=f"digest {planned.digest[:16]}",
         got="; ".join(planned.differences(own)),
-        hint="give it the same libraries, weights and images",
+        hint="install the same libraries and provide the same weights and images on every worker",
     )
     pairs = enumerate(zip(planned.listing, own.listing, strict=True))
     differing = [number for number, (there, here) in pairs if there != here][:_MOST_DISPUTED]
@@ -134,9 +134,9 @@ def named(source: Source, disputed: Mapping[int, list[Entry]]) -> list[str]:
         there = {key: rest for key, *rest in entries}
         for key in sorted(here.keys() | there.keys()):
             if key not in there:
-                found.append(f"{key} is missing there")
+                found.append(f"{key} is missing on the worker")
             elif key not in here:
-                found.append(f"{key} is only there")
+                found.append(f"{key} is only on the worker")
             elif here[key] != there[key]:
                 (size, label), (other_size, other_label) = here[key], there[key]
                 found.append(

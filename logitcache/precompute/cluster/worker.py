@@ -33,7 +33,7 @@ __all__ = ["GPU", "Opener", "Runner", "TeacherPlugin", "UnitRunnerOpener", "comp
 GPU = "GPU"
 """The resource that a worker with an accelerator offers, as dask-cuda's users name it."""
 
-_TELL_SECONDS = 0.5
+_REPORT_SECONDS = 0.5
 
 
 class Runner(Protocol):
@@ -131,7 +131,7 @@ def _share_of_host(neighbors: int) -> int:
     return max(1, available_processors() // neighbors)
 
 
-class _StopAskedError(Exception):
+class _StopRequestedError(Exception):
     """Leaves an item in the middle."""
 
 
@@ -171,7 +171,7 @@ class TeacherPlugin(WorkerPlugin):
             threading.Event(),
             threading.Lock(),
         )
-        self._images, self._told = 0, 0.0
+        self._images, self._reported = 0, 0.0
         if self._own and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._needs_gpu and not worker.state.total_resources.get(GPU):
@@ -201,8 +201,8 @@ class TeacherPlugin(WorkerPlugin):
         self._prepared.wait()
         if self._runner is None:
             raise ClusterError("a worker that was refused was given work", got=self._why)
-        with self._turn, contextlib.suppress(_NotYetError, _StopAskedError), _naming_files():
-            self._images, self._told = 0, 0.0
+        with self._turn, contextlib.suppress(_NotYetError, _StopRequestedError), _naming_files():
+            self._images, self._reported = 0, 0.0
             with contextlib.closing(self._runner.work_off([item], self._leave)) as computed:
                 for _ in computed:
                     pass
@@ -212,41 +212,41 @@ class TeacherPlugin(WorkerPlugin):
         try:
             with _naming_files():
                 self._runner = self._opener.open(self._after_batch, self._neighbors)
-        except Exception as error:  # whatever it is, the one who started the run must hear of it
+        except Exception as error:  # whatever it is, the process that started the run reports it
             self._why = str(error) if isinstance(error, LogitcacheError) else repr(error)
             disputed = getattr(error, "disputed", {})
         finally:
             self._prepared.set()
         if self._runner is None:
-            self._tell("refused", why=self._why, disputed=list(disputed.items()))
+            self._report("refused", why=self._why, disputed=list(disputed.items()))
         else:
-            self._tell("ready")
+            self._report("ready")
 
     def _after_batch(self, images: int) -> None:
         self._images += images
         now = time.monotonic()
-        if now - self._told >= _TELL_SECONDS:
-            self._told = now
-            self._tell("images", images=self._images)
+        if now - self._reported >= _REPORT_SECONDS:
+            self._reported = now
+            self._report("images", images=self._images)
         if self._stop.is_set():
-            raise _StopAskedError
+            raise _StopRequestedError
 
     def _leave(self, why: str) -> None:
-        self._tell("waits", why=why)
+        self._report("waits", why=why)
         raise _NotYetError
 
-    def _tell(self, kind: str, **more: Any) -> None:
+    def _report(self, kind: str, **more: Any) -> None:
         worker = self._worker
         name = f"{worker.name} on {socket.gethostname()}"
-        told = {"kind": kind, "worker": worker.address, "name": name, **more}
-        worker.log_event(self.name, told)
+        event = {"kind": kind, "worker": worker.address, "name": name, **more}
+        worker.log_event(self.name, event)
 
 
 def compute_on_worker(plugin: str, item: WorkItem) -> None:
     """Compute one item where this runs: the task. It returns nothing that dask would keep."""
-    hired = get_worker().plugins[plugin]
-    assert isinstance(hired, TeacherPlugin)
-    hired.compute(item)
+    plugin_here = get_worker().plugins[plugin]
+    assert isinstance(plugin_here, TeacherPlugin)
+    plugin_here.compute(item)
 
 
 @contextlib.contextmanager

@@ -67,11 +67,11 @@ class WorkerPool:
         self._plan, self._client = plan, client
         self._needs_gpu, self._own = needs_gpu, own
         self._name = f"logitcache-{uuid.uuid4().hex[:12]}"
-        self._heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._futures: dict[str, Future[None]] = {}
         most = int(dask.config.get("distributed.scheduler.allowed-failures"))
         self.dispatch = Dispatch(plan.items, plan.images_of, time.monotonic, most)
-        self._looked = self._hoped = time.monotonic()
+        self._looked = self._could_continue = time.monotonic()
         self._neighbors = 1
         self._silent_seconds = claims.STALE_SECONDS
         self._watch_seconds = min(_WATCH_SECONDS, self._silent_seconds / 8)
@@ -89,10 +89,10 @@ class WorkerPool:
         workers = self._wait_for_workers()
         self._require_package(workers)
         for address, worker in workers.items():
-            self.dispatch.here(address, _name(worker))
+            self.dispatch.joined(address, _name(worker))
         self._neighbors = max(Counter(worker["host"] for worker in workers.values()).values())
 
-    def hire(self, opener: Opener) -> None:
+    def prepare(self, opener: Opener) -> None:
         """Have every worker prepare itself, those that join later included.
 
         Raises:
@@ -135,7 +135,7 @@ class WorkerPool:
                     on_progress(dispatch.progress())
             if should_stop is not None and should_stop():
                 raise stopped(self._plan.writer)
-            self._give_up_without_hope()
+            self._stop_if_none_can_continue()
             for address, number in dispatch.take():
                 self._submit(address, number)
         if on_progress is not None:
@@ -147,7 +147,7 @@ class WorkerPool:
         if self._client.status != "running":
             return
         if self._futures:
-            self._ask_to_stop()
+            self._request_stop()
         for future in self._futures.values():
             future.cancel()
         if not self._own:
@@ -166,7 +166,7 @@ class WorkerPool:
                     "the scheduler has no workers",
                     where=self._address(),
                     got=f"none within {_PATIENCE_SECONDS:.0f} s",
-                    hint="start some: dask worker ADDRESS --nthreads 1",
+                    hint="start workers: dask worker ADDRESS --nthreads 1",
                 )
             time.sleep(_LOOK_SECONDS)
         able = {a: w for a, w in workers.items() if not self._needs_gpu or w["resources"].get(GPU)}
@@ -182,7 +182,7 @@ class WorkerPool:
         return able
 
     def _require_package(self, workers: Mapping[str, Any]) -> None:
-        """Find workers that could not even be told what to do."""
+        """Find workers that cannot import what they are sent."""
         found: Any = self._client.get_versions(packages=["logitcache"])
         lacking = [
             _name(workers[address])
@@ -197,47 +197,47 @@ class WorkerPool:
             )
 
     def _listen(self) -> None:
-        """Subscribe to what workers tell, and wait until that holds: nothing is told twice."""
-        self._client.subscribe_topic(self._name, self._hear)
+        """Subscribe to the events of the workers, and wait until the subscription is active."""
+        self._client.subscribe_topic(self._name, self._receive)
         for _ in range(int(_ANSWER_SECONDS / _POLL_SECONDS)):
-            self._client.log_event(self._name, {"kind": "heard"})
+            self._client.log_event(self._name, {"kind": "subscribed"})
             with contextlib.suppress(queue.Empty):
-                self._heard.get(timeout=_POLL_SECONDS)
+                self._events.get(timeout=_POLL_SECONDS)
                 return
         raise self._lost_scheduler()
 
-    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
-        self._heard.put(event[1])
+    def _receive(self, event: tuple[float, dict[str, Any]]) -> None:
+        self._events.put(event[1])
 
     def _settle(self) -> Iterator[WorkItem]:
-        """Take in what was heard; yield the items that are committed by now."""
+        """Process the events that have arrived; yield the items that are committed by now."""
         timeout = _LOOK_SECONDS
         while True:
             try:
-                told = self._heard.get(timeout=timeout)
+                event = self._events.get(timeout=timeout)
             except queue.Empty:
                 return
             timeout = 0.0
-            kind, address = told["kind"], told.get("worker", "")
+            kind, address = event["kind"], event.get("worker", "")
             if kind == "ready":
-                self.dispatch.ready(address, told["name"])
+                self.dispatch.ready(address, event["name"])
             elif kind == "refused":
-                images = named(self._plan.source, dict(told["disputed"]))[:_MOST_NAMED]
-                self.dispatch.refused(address, told["name"], "; ".join([told["why"], *images]))
+                images = named(self._plan.source, dict(event["disputed"]))[:_MOST_NAMED]
+                self.dispatch.refused(address, event["name"], "; ".join([event["why"], *images]))
             elif kind == "images":
-                self.dispatch.progressed(address, told["images"])
+                self.dispatch.progressed(address, event["images"])
             elif kind == "waits":
-                self.dispatch.waits(address, told["why"])
-            elif kind == "returned" and self.dispatch.has(address, told["item"]):
-                yield from self._returned(address, told["item"])
+                self.dispatch.waits(address, event["why"])
+            elif kind == "returned" and self.dispatch.has(address, event["item"]):
+                yield from self._returned(address, event["item"])
 
     def _returned(self, address: str, number: int) -> Iterator[WorkItem]:
-        """Look at the result of a task: its commits tell, not its result."""
+        """Process the end of a task: commits, not its result, show whether its item is done."""
         future, item = self._futures.pop(address), self.dispatch.items[number]
         error = future.exception(timeout=_ANSWER_SECONDS) if future.status == "error" else None
         future.release()
         if error is not None:
-            raise _told(error, self.dispatch.name_of(address), item)
+            raise _with_worker_name(error, self.dispatch.name_of(address), item)
         left = still_missing(self._plan.writer.location, self._plan.groups, item)
         self.dispatch.returned(address, number, committed=left is None)
         if left is None:
@@ -255,8 +255,8 @@ class WorkerPool:
             pure=False,
         )
         self._futures[address] = future
-        told = {"kind": "returned", "worker": address, "item": number}
-        future.add_done_callback(lambda _: self._heard.put(told))
+        event = {"kind": "returned", "worker": address, "item": number}
+        future.add_done_callback(lambda _: self._events.put(event))
 
     def _look(self) -> None:
         """Compare the workers that are known with those that are there."""
@@ -270,7 +270,7 @@ class WorkerPool:
                 workers = self._client.scheduler_info(n_workers=-1)["workers"]
                 for address in new.intersection(workers):
                     if not self._needs_gpu or workers[address]["resources"].get(GPU):
-                        self.dispatch.here(address, _name(workers[address]))
+                        self.dispatch.joined(address, _name(workers[address]))
         except (OSError, TimeoutError):
             raise self._lost_scheduler() from None
         gone = set(self.dispatch.addresses()) - there
@@ -304,7 +304,7 @@ class WorkerPool:
 
     def _lost_scheduler(self) -> ClusterError:
         return ClusterError(
-            "the scheduler has ended",
+            "lost the connection to the dask scheduler",
             where=self._address(),
             got=f"{self.dispatch.done} of {len(self.dispatch.items)} items are committed",
             hint="start it again and re-run the same command",
@@ -314,26 +314,26 @@ class WorkerPool:
         scheduler = self._client.scheduler
         return str(scheduler.address) if scheduler is not None else "unknown"
 
-    def _give_up_without_hope(self) -> None:
-        """Stop where no worker is left that could take an item."""
+    def _stop_if_none_can_continue(self) -> None:
+        """Stop where no worker is connected that could take an item."""
         dispatch, now = self.dispatch, time.monotonic()
-        if dispatch.hopeful:
-            self._hoped = now
+        if dispatch.can_continue:
+            self._could_continue = now
             return
         refusals = dispatch.refusals
-        if not refusals and now - self._hoped < _PATIENCE_SECONDS:
+        if not refusals and now - self._could_continue < _PATIENCE_SECONDS:
             return
-        said = "; ".join(f"worker {name}: {why}" for name, why in refusals.items())
+        reasons = "; ".join(f"worker {name}: {why}" for name, why in refusals.items())
         raise ClusterError(
-            "no worker may work" if refusals else "no worker is left",
+            "every worker was refused" if refusals else "no worker is connected",
             where=self._address(),
-            got=said
+            got=reasons
             or f"none for {_PATIENCE_SECONDS:.0f} s; "
             f"{dispatch.done} of {len(dispatch.items)} items are committed",
             hint="committed data is intact; re-run the same command",
         )
 
-    def _ask_to_stop(self) -> None:
+    def _request_stop(self) -> None:
         """Have busy workers leave their items, and wait a little until those who live have."""
         with contextlib.suppress(ClusterError):  # it is over already
             self._look()
@@ -363,7 +363,7 @@ async def _stop(plugin: str, dask_worker: Worker) -> None:
     dask_worker.plugins[plugin].stop()  # type: ignore[attr-defined]  # it is our plugin
 
 
-def _told(error: BaseException, worker: str, item: WorkItem) -> BaseException:
+def _with_worker_name(error: BaseException, worker: str, item: WorkItem) -> BaseException:
     """Return what went wrong on a worker, with its name."""
     if not isinstance(error, LogitcacheError):
         error.add_note(f"on worker {worker}, {in_words(item)}")

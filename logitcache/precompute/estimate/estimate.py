@@ -315,8 +315,8 @@ class _Cost:
 
     def _counts(self) -> list[int]:
         """Return numbers of views to compare: powers of two up to twice as many as requested."""
-        asked = len(self._views)
-        return sorted({2**n for n in range(asked.bit_length() + 1)} | {asked})
+        requested = len(self._views)
+        return sorted({2**n for n in range(requested.bit_length() + 1)} | {requested})
 
     def _teacher(self, name: str) -> TeacherEstimate:
         member, answers = self._ensemble.members[name], self._answers[name]
@@ -360,8 +360,8 @@ class _Cost:
         )
 
     def _with_views(self, count: int) -> ViewsEstimate:
-        asked, devices = self._views, self._devices
-        mixed = sum(asked[n % len(asked)].mixing is not None for n in range(count))
+        views, devices = self._views, self._devices
+        mixed = sum(views[n % len(views)].mixing is not None for n in range(count))
         groups = [self._answers_plan(n, one.chosen, count) for n, one in self._answers.items()]
         found = cache_footprint(
             [*groups, *(self._tap_plan(name, count) for name in self._taps)],

@@ -68,7 +68,8 @@ def choose_taps(
         ensemble: Who answers.
 
     Raises:
-        UsageError: There is no such tap, it has not what is requested, or it is stored otherwise.
+        UsageError: There is no such tap, it lacks what is requested, or it is stored with other
+            settings.
         FeatureOverflow: It does not fit what it shall be stored as.
     """
     chosen = {}
@@ -79,7 +80,7 @@ def choose_taps(
             if name not in declared:
                 taken = [str(tap_of(n)) for n in declared if tap_of(n) and teacher_of(n) == teacher]
                 check_new_name(tap, "tap", [*taken, *wanted])
-            asked = feature_encoding(
+            requested = feature_encoding(
                 wanted[tap],
                 shape.layout,
                 shape.shape,
@@ -88,9 +89,9 @@ def choose_taps(
                 where=f"teacher {teacher!r}, tap {tap!r}",
             )
             if name in declared:
-                chosen[name] = _as_declared(config.cache, declared[name], asked)
+                chosen[name] = _as_declared(config.cache, declared[name], requested)
             else:
-                chosen[name] = _fitted(config, source, ensemble, teacher, tap, asked)
+                chosen[name] = _fitted(config, source, ensemble, teacher, tap, requested)
     return chosen
 
 
@@ -166,7 +167,7 @@ def write_class_embeddings(writer: CacheWriter, member: Member) -> None:
         writer.add_group(group)
     elif writer.groups()[name] != group:
         raise CacheError(
-            "a table is stored in another way",
+            "the table of class embeddings is stored with other settings",
             where=f"{writer.location}/{group.path}",
             expected=str(writer.groups()[name].to_json()),
             got=str(group.to_json()),
@@ -192,18 +193,18 @@ def _unit_rows(writer: CacheWriter, encoding: FeatureEncoding) -> int:
     return group_unit_rows(writer.manifest.unit_rows, row_bytes)
 
 
-def _as_declared(cache: str, group: RowGroup, asked: FeatureEncoding) -> FeatureEncoding:
+def _as_declared(cache: str, group: RowGroup, requested: FeatureEncoding) -> FeatureEncoding:
     """Return how a known tap is stored, if that is what is requested."""
     assert isinstance(group, FeatureGroup)
     known = group.encoding
-    if replace(asked, principal=known.principal, sparse=known.sparse) != known:
+    if replace(requested, principal=known.principal, sparse=known.sparse) != known:
         differing = {
-            key: (value, asked.to_json().get(key))
+            key: (value, requested.to_json().get(key))
             for key, value in known.to_json().items()
-            if key not in {"principal", "sparse"} and value != asked.to_json().get(key)
+            if key not in {"principal", "sparse"} and value != requested.to_json().get(key)
         }
         raise UsageError(
-            f"tap {group.tap!r} of teacher {group.teacher!r} is stored otherwise",
+            f"tap {group.tap!r} of teacher {group.teacher!r} is stored with other settings",
             where=cache,
             expected=", ".join(f"{key} {before}" for key, (before, _) in differing.items()),
             got=", ".join(f"{key} {now}" for key, (_, now) in differing.items()),
@@ -218,19 +219,19 @@ def _fitted(
     ensemble: Ensemble,
     teacher: str,
     tap: str,
-    asked: FeatureEncoding,
+    requested: FeatureEncoding,
 ) -> FeatureEncoding:
     """Look at a sample: fit principal directions, see whether compressing pays, try to code it."""
     wanted = config.teachers[teacher].features[tap]
-    plain = asked if wanted.principal is None else _unprojected(ensemble, teacher, tap, wanted)
+    plain = requested if wanted.principal is None else _unprojected(ensemble, teacher, tap, wanted)
     sample = sample_features(source, ensemble, Tap(teacher, tap, plain), config.batch)
     if wanted.principal is not None:
         rows_ND = _channel_rows(plain, sample)
         principal = Principal.fit(rows_ND.astype(np.float64), wanted.principal)
-        asked = replace(asked, principal=principal)
-        sample = sample_features(source, ensemble, Tap(teacher, tap, asked), config.batch)
+        requested = replace(requested, principal=principal)
+        sample = sample_features(source, ensemble, Tap(teacher, tap, requested), config.batch)
     zeros = float((sample == 0).mean())
-    fitted = replace(asked, sparse=zeros >= _MOSTLY)
+    fitted = replace(requested, sparse=zeros >= _MOSTLY)
     try:
         fitted.encode(sample)
     except LogitcacheError as error:

@@ -191,7 +191,7 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     for view in views.values():
         view.check_sizes(ensemble.sizes)
     chosen = _choose_encodings(config, source, ensemble)
-    notes = [_said(name, choice) for name, choice in chosen.items()]
+    notes = [_choice_note(name, choice) for name, choice in chosen.items()]
     writer, indices = _open_or_create(config, source, notes)
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
     taps = choose_taps(config, writer.row_groups(), source, ensemble)
@@ -244,7 +244,7 @@ def check_classes(name: str, member: Member, source: Source) -> None:
     names = source.class_names
     if names and len(names) != member.num_classes:
         raise UsageError(
-            f"teacher {name!r} has another number of classes than the data",
+            f"teacher {name!r} does not have as many classes as the data",
             where=source.description,
             expected=f"{len(names)} classes",
             got=f"{member.num_classes} classes",
@@ -265,7 +265,7 @@ def _open_or_create(
     location.sweep()
     if config.unit_rows is not None and config.unit_rows != writer.manifest.unit_rows:
         raise UsageError(
-            "the size of a unit is fixed when a cache is made",
+            "the number of rows of a unit cannot change after a cache is created",
             where=location,
             expected=f"unit_rows {writer.manifest.unit_rows}",
             got=config.unit_rows,
@@ -313,7 +313,7 @@ def _choose_encodings(
     }
 
 
-def _said(name: str, choice: Choice) -> str:
+def _choice_note(name: str, choice: Choice) -> str:
     stored = ", ".join(f"{key} {value}" for key, value in choice.encoding.to_json().items())
     ((temperature, loss),) = choice.fidelity.losses.items()
     return (
@@ -404,8 +404,7 @@ def _declare_teacher(
     top_k = config.encoding.top_k
     if top_k is not None and top_k >= member.num_classes:
         return [
-            f"teacher {name}: top {top_k} of {member.num_classes} classes is all of them; "
-            "stored dense"
+            f"teacher {name}: top {top_k} of {member.num_classes} covers all classes; stored dense"
         ]
     return []
 
@@ -420,7 +419,7 @@ def _other_versions(name: str, record: TeacherRecord) -> list[str]:
     ]
     if not changed:
         return []
-    return [f"teacher {name} began with other versions: {', '.join(changed)}"]
+    return [f"teacher {name} was started with other library versions: {', '.join(changed)}"]
 
 
 def _missing_items(

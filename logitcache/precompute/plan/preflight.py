@@ -64,7 +64,7 @@ def check_storage(plan: Plan) -> None:
     location.remove_folder(CLAIMS)
     if back != (len(trial), sha256(trial)):
         raise StorageError(
-            "the store does not give back what was written", where=location, got=back
+            "the store does not return the bytes that were written", where=location, got=back
         )
     _check_room(location, estimated_bytes(plan.items, plan.groups), "an estimate")
 
@@ -110,7 +110,7 @@ def check_accuracy(
         needed = floor if floor is not None else accuracy_floor(classes, len(read))
         if found[name] < needed:
             raise NetworkError(
-                f"teacher {name!r} does not know these classes",
+                f"teacher {name!r} predicts too few of these labels correctly",
                 where=f"{len(read)} images of {source.description}",
                 expected=f"at least {needed:.1%} right",
                 got=f"{found[name]:.1%}",
@@ -192,7 +192,7 @@ class FirstUnit:
                 for stored in commit.arrays.values():
                     if not is_intact(location, stored):
                         raise CacheDamaged(
-                            "a unit that was just written reads back differently",
+                            "a unit reads back differently from what was written",
                             where=f"{location}/{stored.key}",
                         )
                     written += stored.bytes
@@ -211,12 +211,12 @@ def _check_room(location: Location, needed: int, how: str) -> None:
     free = location.free_bytes()
     if free is not None and free < needed:
         raise StorageError(
-            "there is no room for this cache",
+            "not enough free space for this cache",
             where=location,
             expected=f"{needed / 1e9:.2f} GB ({how})",
             got=f"{free / 1e9:.2f} GB free",
-            hint="free some space, ask for fewer views or a smaller top_k, "
-            "or choose another --cache; what was committed is intact",
+            hint="free some space, reduce the number of views or top_k, "
+            "or choose another --cache; committed data is intact",
         )
 
 

@@ -53,7 +53,7 @@ def check_recipes(config: PrecomputeConfig, location: Location) -> list[str]:
         where=location,
         expected=f"more draws of the {len(known)} views that are there",
         got=text,
-        hint="give the settings the cache was made with, or add these views: --add-views",
+        hint="use the settings the cache was created with, or add these views with --add-views",
     )
 
 

@@ -151,7 +151,7 @@ class _Known:
         if not self._missing.count and not self._resized.count:
             return
         raise DataMismatch(
-            "these are not the images the cache was made from",
+            "these are not the images that the cache was created from",
             where=self._writer.location,
             expected=f"{self.rows} images by name and size",
             got=f"{self._source.description}: {self._missing:missing}; "
@@ -220,7 +220,7 @@ def _fill_lost(writer: CacheWriter, source: Source, known: _Known, lost: list[in
     wanted = np.concatenate(empty)
     if len(left) != len(wanted) or len({number // len(lost) for number in segments}) > 1:
         raise DataMismatch(
-            "the images of the damaged rows are not known",
+            "the images of the damaged rows cannot be identified",
             where=writer.location,
             expected=f"{len(wanted)} images that no intact row names",
             got=f"{len(left)} in {source.description}",
@@ -245,7 +245,7 @@ def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
             where=writer.location,
             expected=f"the {segment.rows} images of then",
             got=f"{len(rows)} images in {source.description}",
-            hint="restore them and finish; then new images can be added",
+            hint="restore those images and finish the run; new images can be added afterwards",
         )
     known.indices[segment.start : segment.stop] = rows
     return known.indices
@@ -255,7 +255,7 @@ def _check_classes(writer: CacheWriter, source: Source) -> None:
     names = writer.manifest.data.class_names
     if tuple(source.class_names) != names:
         raise DataMismatch(
-            "the cache was made from data with other classes",
+            "the cache was created from data with other classes",
             where=writer.location,
             expected=", ".join(names[:10]) or "no labels",
             got=", ".join(source.class_names[:10]) or "no labels",
@@ -267,7 +267,7 @@ def _refuse_fewer(writer: CacheWriter, source: Source) -> None:
     rows = writer.manifest.rows - len(writer.withdrawn)
     if rows > len(source.keys):
         raise DataMismatch(
-            "the cache has more rows than there are images",
+            "the cache has more rows than the data has images",
             where=writer.location,
             expected=f"at least {rows} images",
             got=f"{len(source.keys)} in {source.description}",

@@ -306,14 +306,14 @@ class _Counter:
         self._images = min(self._images + images, self._total)
         if self._on_progress is not None:
             self._on_progress(Progress(self._images, self._total))
-        self.stop_if_asked()
+        self.stop_if_requested()
 
     def wait(self, what: str) -> None:
         """Report what is waited for."""
         if self._on_progress is not None:
             self._on_progress(Progress(self._images, self._total, waiting=what))
-        self.stop_if_asked()
+        self.stop_if_requested()
 
-    def stop_if_asked(self) -> None:
+    def stop_if_requested(self) -> None:
         if self._should_stop is not None and self._should_stop():
             raise stopped(self._writer)

@@ -53,7 +53,7 @@ class Batch:
 
 
 class Renderer(Protocol):
-    """What queue rows into pixels."""
+    """Renderer of rows to pixels."""
 
     def batches(self, view_id: str, starts: Iterable[int], block: Block) -> Iterator[Batch]:
         """Render the batches that start at these rows, in order.
@@ -64,13 +64,13 @@ class Renderer(Protocol):
 
 
 class Teachers(Protocol):
-    """What queue pixels into logits and features."""
+    """Teachers that map pixels to logits and features."""
 
     def answer(
         self,
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
-        asked: Mapping[str, NDArray[np.int64] | None],
+        kept_patches: Mapping[str, NDArray[np.int64] | None],
     ) -> Mapping[str, NDArray[np.float32]]:
         """Return logits (B, C) and kept features (B, ...) by name of the group.
 
@@ -127,9 +127,9 @@ def compute_item(work: Work, item: WorkItem, block: Block, background: Backgroun
     for batch in work.renderer.batches(item.view_id, starts, block):
         _note_failures(work, item, block, batch)
         names = [name for name, units in open_units.items() if units.wants(batch.start)]
-        asked = {name: _kept_tokens(work, item, block, batch, name) for name in names}
+        kept_patches = {name: _kept_tokens(work, item, block, batch, name) for name in names}
         sizes = {name: work.conditions[name].canonical_batch for name in names}
-        answers = work.teachers.answer(batch.pixels, sizes, asked)
+        answers = work.teachers.answer(batch.pixels, sizes, kept_patches)
         for name in names:
             background.do(partial(open_units[name].add, batch.start, answers[name]))
         work.after_batch(work.batch_rows)
@@ -251,6 +251,7 @@ class _OpenUnits:
             raise NonFiniteLogits(
                 f"teacher {self._name!r} returned NaN or infinity for {len(bad)} images",
                 where=f"view {self._item.view_id}, {keys}",
-                hint="try --precision float32, or check its weights; nothing of this unit is kept",
+                hint="try --precision float32, or check its weights; no part of this unit is "
+                "committed",
             )
         return self._group.encode(answers_N, self._block.labels[offsets_N])

@@ -44,11 +44,11 @@ def choose_batch(
         return (_FIRST if wanted == "auto" else wanted), []
     if wanted == "auto":
         found = _fastest(ensemble, names)
-        return found, [f"batches of {found} images, the fastest that were tried"]
+        return found, [f"batches of {found} images, the fastest of the sizes that were measured"]
     found = _fitting(ensemble, names, wanted)
     if found == wanted:
         return found, []
-    return found, [f"batches of {found} images: the device has no memory for {wanted}"]
+    return found, [f"batches of {found} images: not enough device memory for {wanted}"]
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def memory_explained() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise NetworkError(
-            "the device ran out of memory",
+            "out of device memory",
             got=str(error).partition("\n")[0],
             hint="free its memory and re-run the same command, what was committed is intact; "
             "a new teacher, or new taps, may be given a smaller --batch-size",
@@ -89,7 +89,7 @@ def _fitting(ensemble: Ensemble, names: Collection[str], batch: int) -> int:
             _forget()
             if batch == 1:
                 raise NetworkError(
-                    "the device has no memory for a single image",
+                    "not enough device memory for a batch of one image",
                     where=", ".join(names),
                     got=str(error).partition("\n")[0],
                     hint="free its memory, or choose another --device",

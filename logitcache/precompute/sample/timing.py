@@ -62,7 +62,7 @@ def rehearse(
     batch: int,
     threads: int | None,
 ) -> Rehearsal:
-    """Show images spread over the listing, each in one of the views, which take queue.
+    """Show images spread over the listing, each in one of the views in rotation.
 
     Args:
         source: The images.
@@ -114,9 +114,9 @@ def _requests(source: Source, views: Sequence[View], images: int, batch: int) ->
     step = max(1, len(source.keys) // images)
     chosen = np.arange(0, len(source.keys), step, dtype=np.int64)[:images]
     parts = np.split(chosen, range(batch, len(chosen), batch))
-    queue = max(1, len(views) // len(parts))
+    each = max(1, len(views) // len(parts))
     return [
-        _request(source, views[number * queue % len(views)], part)
+        _request(source, views[number * each % len(views)], part)
         for number, part in enumerate(parts)
     ]
 
@@ -140,11 +140,11 @@ def _answer(
 ) -> dict[str, NDArray[np.float32]]:
     """Ask for outputs and taps, by how many tokens of each are kept."""
     rows = len(batch.request.indices)
-    asked = {
+    kept_patches = {
         name: None if tokens is None else np.tile(np.arange(tokens), (rows, 1))
         for name, tokens in kept.items()
     }
-    return ensemble.answer(batch.pixels, dict.fromkeys(asked, rows), asked)
+    return ensemble.answer(batch.pixels, dict.fromkeys(kept_patches, rows), kept_patches)
 
 
 def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> float:

@@ -31,7 +31,7 @@ _SAMPLE = "sample"
 def ask(
     source: Source,
     ensemble: Ensemble,
-    asked: Mapping[str, NDArray[np.int64] | None],
+    kept_patches: Mapping[str, NDArray[np.int64] | None],
     indices_N: NDArray[np.int64],
     batch: int,
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
@@ -40,7 +40,7 @@ def ask(
     Args:
         source: The images.
         ensemble: Who answers.
-        asked: As in :meth:`.Ensemble.answer`, patches for each of the N images.
+        kept_patches: As in :meth:`.Ensemble.answer`, patches for each of the N images.
         indices_N: Positions in the source.
         batch: Images of one forward.
 
@@ -52,7 +52,7 @@ def ask(
     threads = available_processors()
     with ViewRenderer(source.read, ensemble.sizes, threads=threads) as renderer:
         (rendered,) = renderer.batches([request])
-    answers = ensemble.answer(rendered.pixels, dict.fromkeys(asked, batch), asked)
+    answers = ensemble.answer(rendered.pixels, dict.fromkeys(kept_patches, batch), kept_patches)
     return answers, np.setdiff1d(np.arange(len(indices_N)), list(rendered.failures))
 
 
