@@ -68,7 +68,7 @@ def test_a_worker_without_the_images_says_where_it_looked(
 
 def named_by_the_planner(error: LogitcacheError, before: Path) -> list[str]:
     assert isinstance(error, Disagreement)
-    assert "not the same names, sizes or labels" in str(error)
+    assert "names, sizes or labels differ" in str(error)
     return named(open_source(str(before)), error.disputed)
 
 

@@ -143,8 +143,8 @@ class Dispatch:
                     where=words,
                     got=f"{self._lost[worker.item]} workers lost, {worker.name} last; "
                     f"{self.done} of {len(self.items)} items are committed",
-                    hint="check the log of that worker for the cause, often its memory or the images of "
-                    "this unit; committed data is intact, the same command resumes",
+                    hint="check the log of that worker for the cause, often its memory or "
+                    "the images of this unit; committed data is intact, the same command resumes",
                 )
 
     def silent(self, address: str, seconds: float) -> WorkItem | None:
