@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
+from logitcache.platforms import available_processors
 from logitcache.training.export import export_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# of the processes that tests start: two tests share two cores
+# of the processes that tests start: several tests share the processors
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
@@ -30,9 +31,14 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 CLASSES = ("bird", "cat", "dog")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one more process than there are processors: many tests wait for other processes."""
+    return available_processors() + 1
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Two test processes share two cores."""
+    """Test processes share the processors."""
     torch.set_num_threads(1)
 
 

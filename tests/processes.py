@@ -43,7 +43,7 @@ class Failed:
 def forking() -> Any:
     """Return the context of the one fork server of this process, whoever starts it first."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["logitcache.training.loop", "tests.hostile.visit"])
+    context.set_forkserver_preload(["tests.preloaded"])
     return context
 
 
