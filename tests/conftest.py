@@ -31,6 +31,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 CLASSES = ("bird", "cat", "dog")
 
 
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist too
 def pytest_xdist_auto_num_workers() -> int:
     """Start one more process than there are processors: many tests wait for other processes."""
     return available_processors() + 1

@@ -395,18 +395,22 @@ def test_verify_names_images_that_differ(
     assert (alone.code, "--data" in alone.err) == (2, True)
 
 
-def test_withdrawn_images_are_counted(
+def test_excluded_images_are_counted(
     logitcache: Callable[..., Outcome], flags: list[object], images: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
     assert logitcache("precompute", *flags).code == 0
-    done = logitcache("withdraw", cache, "dog/003.jpg", "--reason", "a face")
-    assert (done.code, "1 images are excluded" in done.out) == (0, True)
-    assert logitcache("inspect", cache, "--json").json["withdrawn"] == 1
-    assert "0 unreadable, 1 excluded" in logitcache("inspect", cache).out
+    done = logitcache("exclude", cache, "dog/003.jpg", "--reason", "a face")
+    assert (done.code, "1 images are excluded" in done.out, done.err) == (0, True, "")
+    former = logitcache("withdraw", cache, "dog/004.jpg")
+    assert (former.code, "2 images are excluded" in former.out) == (0, True)
+    assert "warning: withdraw is now exclude" in former.err
+    assert "withdraw" not in logitcache("--help").out
+    assert logitcache("inspect", cache, "--json").json["withdrawn"] == 2
+    assert "0 unreadable, 2 excluded" in logitcache("inspect", cache).out
     train: list[object] = ["train", "--cache", cache, "--data", images, "--student", VIT["model"]]
     kwargs: Any = VIT["kwargs"]
     train += [part for k, v in kwargs.items() for part in ("--set", f"student.kwargs.{k}={v}")]
     trained = logitcache(*train, "--steps", 1, "--out", tmp_path / "student", "--batch-size", 16)
     assert trained.code == 0, trained.err
-    assert "1 images were excluded and were not used" in trained.out
+    assert "2 images were excluded and were not used" in trained.out
