@@ -69,7 +69,7 @@ def test_no_room_for_a_single_image_is_told(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(Member, "answer_and_keep", refusing)
-    with pytest.raises(NetworkError, match=r"single image[\s\S]*cnn, red[\s\S]*--device"):
+    with pytest.raises(NetworkError, match=r"batch of one image[\s\S]*cnn, red[\s\S]*--device"):
         build_cache(config(tmp_path / "c", images, teachers))
     assert not (tmp_path / "c").exists()
 
@@ -86,7 +86,7 @@ def test_memory_that_runs_out_later_keeps_what_is_committed(
         return answer(self, pixels, taps)
 
     monkeypatch.setattr(Member, "answer_and_keep", failing)
-    with pytest.raises(NetworkError, match=r"ran out of memory[\s\S]*what was committed is intact"):
+    with pytest.raises(NetworkError, match=r"out of device memory[\s\S]*committed data is intact"):
         build_cache(config(tmp_path / "c", images, teachers))
     kept = commits(tmp_path / "c")
     assert kept

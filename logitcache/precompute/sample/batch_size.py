@@ -60,8 +60,8 @@ def memory_explained() -> Iterator[None]:
         raise NetworkError(
             "out of device memory",
             got=str(error).partition("\n")[0],
-            hint="free its memory and re-run the same command, what was committed is intact; "
-            "a new teacher, or new taps, may be given a smaller --batch-size",
+            hint="free memory of the device and re-run the same command, committed data is intact; "
+            "new teachers or taps can have a smaller --batch-size",
         ) from None
 
 
@@ -92,7 +92,7 @@ def _fitting(ensemble: Ensemble, names: Collection[str], batch: int) -> int:
                     "not enough device memory for a batch of one image",
                     where=", ".join(names),
                     got=str(error).partition("\n")[0],
-                    hint="free its memory, or choose another --device",
+                    hint="free memory of the device, or choose another --device",
                 ) from None
             batch //= 2
         else:
