@@ -166,6 +166,7 @@ def _compute(
         claims,
         precision=config.precision,
         threads=config.threads,
+        image_memory=config.image_memory,
         skip_bad_images=config.on_bad_image == "skip",
         on_progress=on_progress,
         should_stop=should_stop,

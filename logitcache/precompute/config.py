@@ -6,14 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from logitcache.config import Config
+from logitcache.config import Bytes, Config
 from logitcache.data.readers import DataConfig
 from logitcache.encoding.choice import EncodingConfig
 from logitcache.errors import redacted
 from logitcache.teachers.member import Precision, TeacherConfig
 from logitcache.views.spec import ViewsConfig
 
-__all__ = ["PrecomputeConfig"]
+__all__ = ["IMAGE_MEMORY", "PrecomputeConfig"]
+
+IMAGE_MEMORY = 2**30
+"""Default of ``image_memory``: a block of 1024 photographs of 500 x 375 pixels takes 0.58 GB."""
 
 
 class PrecomputeConfig(Config):
@@ -33,6 +36,9 @@ class PrecomputeConfig(Config):
         device: ``auto``, or as torch names it.
         precision: What the teachers compute in.
         threads: Threads that decode; all processors by default.
+        image_memory: Bytes that decoded images may take in memory, in each process, as ``2GB``: all
+            views of a block of images are rendered from one decoding. Images beyond, and all with
+            0, are decoded for every view.
         on_bad_image: ``error``, or ``skip`` to mark its row as unreadable and continue.
         min_accuracy: Share of a few hundred labeled images that a new teacher has to get right
             before it is run on all of them; clearly more than chance by default.
@@ -52,6 +58,7 @@ class PrecomputeConfig(Config):
     device: str = "auto"
     precision: Precision = "float32"
     threads: Annotated[int, Field(ge=1)] | None = None
+    image_memory: Annotated[Bytes, Field(ge=0)] = IMAGE_MEMORY
     on_bad_image: Literal["error", "skip"] = "error"
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None

@@ -6,6 +6,7 @@ refused inside a dask worker, and nothing here has global state that threads cou
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -193,6 +194,7 @@ class ViewRenderer:
         table: Version of the table that images are decoded by.
         ahead: Batches that are worked on before they are requested.
         on_odd: Called with the index of an image and what is odd about how it is decoded.
+        image_memory: Bytes of decoded images that are kept for later requests.
     """
 
     def __init__(
@@ -204,8 +206,9 @@ class ViewRenderer:
         table: int = DECODING,
         ahead: int = 3,
         on_odd: Callable[[int, str], None] | None = None,
+        image_memory: int = 0,
     ) -> None:
-        self._decode = Decoder(read, table, on_odd)
+        self._decode = Decoder(read, table, on_odd, image_memory)
         self._sizes = tuple(sorted(set(sizes)))
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
@@ -219,6 +222,10 @@ class ViewRenderer:
     def close(self) -> None:
         """Stop the threads; batches under way are dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def forget_images(self) -> None:
+        """Release the decoded images: later indices stand for other ones."""
+        self._decode.forget()
 
     def batches(self, requests: Iterable[BatchRequest]) -> Iterator[RenderedBatch]:
         """Render requests in order, some ahead of the consumer."""
@@ -248,19 +255,42 @@ class Decoder:
         read: Thread-safe function from an index of a request to the stored image.
         table: Version of the table that images are decoded by.
         on_odd: Called with the index of an image and what is odd about how it is decoded.
+        memory: Bytes of decoded images that are kept; images beyond are decoded again.
     """
 
     def __init__(
-        self, read: Read, table: int, on_odd: Callable[[int, str], None] | None = None
+        self,
+        read: Read,
+        table: int,
+        on_odd: Callable[[int, str], None] | None = None,
+        memory: int = 0,
     ) -> None:
         self._read, self._table, self._on_odd = read, table, on_odd
+        self._kept: dict[int, Tensor] = {}
+        self._memory = self._left = memory
+        self._lock = threading.Lock()
 
     def __call__(self, index: int) -> Tensor:
-        """Return the pixels of an image, uint8 (3, H, W).
+        """Return the pixels of an image, uint8 (3, H, W); they are shared and never written to.
 
         Raises:
             UnreadableImage: It cannot be decoded; ``where`` is its index.
         """
+        image = self._kept.get(index)
+        if image is None:
+            image = self._decoded(index)
+            with self._lock:  # the bytes that are left are counted by several threads
+                if image.nbytes <= self._left and index not in self._kept:
+                    self._kept[index] = image
+                    self._left -= image.nbytes
+        return image
+
+    def forget(self) -> None:
+        """Release the images that are kept."""
+        with self._lock:
+            self._kept, self._left = {}, self._memory
+
+    def _decoded(self, index: int) -> Tensor:
         on_odd = None if self._on_odd is None else partial(self._on_odd, index)
         try:
             return decode(self._read(index), self._table, on_odd)

@@ -22,7 +22,7 @@ from logitcache.cache.write.unit_commit import Conditions
 from logitcache.data.readers import open_source
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.platforms import available_processors
-from logitcache.precompute.config import PrecomputeConfig
+from logitcache.precompute.config import IMAGE_MEMORY, PrecomputeConfig
 from logitcache.precompute.plan.plan import make_plan
 from logitcache.precompute.plan.worklist import Block, WorkItem
 from logitcache.precompute.run.compute import compute_plan
@@ -190,6 +190,7 @@ def _bare_loop(plan: Plan, ensemble: Ensemble) -> None:
         threads=available_processors(),
         table=plan.decoding,
         partners=plan.partners,
+        image_memory=IMAGE_MEMORY,
     )
     batches = dict.fromkeys(ensemble.members, BATCH)
     asked = dict.fromkeys(ensemble.members)

@@ -200,7 +200,7 @@ def test_a_cache_that_was_extended_and_not_finished(
     writer.add_segment(Segment(start=64, rows=5))
     monkeypatch.setattr(Member, "answer_and_keep", slightly_otherwise(Member.answer_and_keep))
     DAMAGES["missing object"].inject(cache, ARRAY)
-    with pytest.raises(DataMismatch, match="more rows than there are images"):
+    with pytest.raises(DataMismatch, match="more rows than the data has images"):
         repair(cache, images, {"red": teachers["red"]})
 
 

@@ -49,6 +49,21 @@ def test_only_workers_that_are_ready_take_items() -> None:
     assert found.refusals == {"a": "other\n  weights"}
 
 
+def test_a_worker_keeps_the_block_whose_images_it_has_decoded() -> None:
+    items = [WorkItem(view, block, units={"t": (block,)}) for block in (0, 1) for view in "vwx"]
+    found = Dispatch(items, lambda _: 10, Clock(), most_losses=3)
+    for address in (A, B):
+        found.ready(address, address[-1])
+    assert list(found.take()) == [(A, 0), (B, 3)]
+    found.returned(B, 3, committed=True)
+    assert list(found.take()) == [(B, 4)]
+    found.returned(B, 4, committed=True)
+    found.returned(A, 0, committed=True)
+    assert list(found.take()) == [(A, 1), (B, 5)]
+    found.returned(B, 5, committed=True)
+    assert list(found.take()) == [(B, 2)], "a block is shared where no other is left"
+
+
 def test_an_item_goes_to_the_end_of_the_line_when_its_worker_dies() -> None:
     found = dispatch(4)
     assert list(found.take()) == [(A, 0), (B, 1)]

@@ -18,6 +18,7 @@ import torch
 
 from logitcache.cache.format.names import Status
 from logitcache.cache.read.reader import open_cache
+from logitcache.data.decode import decode
 from logitcache.data.identity import content_digest
 from logitcache.data.readers import open_source
 from logitcache.encoding.logits import log_softmax
@@ -39,6 +40,7 @@ from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.render import render
 from logitcache.views.spec import parse_view
 from tests.conftest import jpeg, shape_image, write_images, write_teacher
+from tests.reliability.kills import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +84,6 @@ def test_it_holds_what_the_teachers_say_of_the_very_views(
     network: Any = build_network(NetworkConfig(**teachers["red"])).eval()
     mean = torch.tensor(network.pretrained_cfg["mean"]).view(3, 1, 1) * 255
     std = torch.tensor(network.pretrained_cfg["std"]).view(3, 1, 1) * 255
-    from logitcache.data.decode import decode
-
     position = {key: index for index, key in enumerate(source.keys)}
     samples = cache.samples
     for view_id in cache.views_of(["red"]):
@@ -265,7 +265,7 @@ def test_another_teacher_under_the_same_name_is_refused(
 def test_another_encoding_or_unit_is_refused(copy: Path, images: Path, teachers: Teachers) -> None:
     with pytest.raises(UsageError, match="another encoding"):
         build_cache(config(copy, images, teachers, encoding={"top_k": 2}))
-    with pytest.raises(UsageError, match="size of a unit is fixed"):
+    with pytest.raises(UsageError, match="number of rows of a unit cannot change"):
         build_cache(config(copy, images, teachers, unit_rows=32))
 
 
@@ -413,3 +413,40 @@ def test_a_listing_that_changed_in_the_middle_is_refused(
     with pytest.raises(DataMismatch, match="since this cache was started"):
         build_cache(config(tmp_path / "c", grown, teachers))
     build_cache(config(tmp_path / "c", images, teachers))
+
+
+TEN_IMAGES = 10 * 40 * 32 * 3
+
+
+@pytest.mark.parametrize(
+    ("views", "without"),
+    [({"count": 3}, 3 * 60), ({"count": 2, "cutmix_alpha": 1.0}, 3 * 60 + 1)],
+    ids=["plain", "mixed"],
+)
+def test_an_image_is_decoded_once_for_all_its_views(
+    images: Path,
+    teachers: Teachers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    views: dict[str, Any],
+    without: int,
+) -> None:
+    """Where views mix, all images are read first, and pairs are decoded in some batches."""
+    decoded: list[int] = []
+
+    def counting(image: bytes, *arguments: Any) -> Any:
+        decoded.append(len(image))
+        return decode(image, *arguments)
+
+    monkeypatch.setattr("logitcache.views.render.decode", counting)
+    found = {}
+    for memory in (2**30, TEN_IMAGES, 0):
+        decoded.clear()
+        path = tmp_path / str(memory)
+        fields = {"views": views, "threads": 1, "image_memory": memory, "min_accuracy": 0}
+        build_cache(config(path, images, {"red": teachers["red"]}, **fields))
+        found[memory] = len(decoded)
+        assert snapshot(path) == snapshot(tmp_path / str(2**30))
+    assert found[2**30] == 60
+    assert found[0] >= without
+    assert found[TEN_IMAGES] <= found[0] - 4 * 10 * 2, "of each of 4 blocks, for 2 more views"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.plan.worklist import WorkItem
 
 WAIT_SECONDS = 20.0
-FIRST = null.VIEWS[0]
+FIRST, SECOND = null.VIEWS[:2]
 
 
 @pytest.fixture
@@ -77,27 +78,62 @@ def test_a_claim_is_kept_until_its_item_is_given_back(writer: CacheWriter, tmp_p
         left = iter(queue)
         first, second = next(left), next(left)
         assert [first, second] == items[:2]
-        assert claimed(tmp_path / "c") == {f"{FIRST}-0", f"{FIRST}-1"}
+        assert claimed(tmp_path / "c") == {f"{FIRST}-0", f"{SECOND}-0"}
         queue.give_back(first)
-        assert claimed(tmp_path / "c") == {f"{FIRST}-1"}
+        assert claimed(tmp_path / "c") == {f"{SECOND}-0"}
     assert claimed(tmp_path / "c") == set()
 
 
-def test_an_answer_waits_for_the_images_that_are_still_held(
-    writer: CacheWriter, tmp_path: Path
+def test_no_output_is_committed_before_its_images(
+    writer: CacheWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second view of a block is computed only when the samples of the first are committed."""
+    """The second view of a block is computed while the samples are written, and written later."""
+    written: list[tuple[str, int]] = []
+
+    def note(name: str) -> None:
+        write: Callable[..., None] = getattr(writer, name)
+
+        def noting(*arguments: Any) -> None:
+            write(*arguments)
+            written.append((name, next(a for a in arguments if isinstance(a, int))))
+
+        monkeypatch.setattr(writer, name, noting)
+
+    note("write_samples")
+    note("write_unit")
     work = work_of(writer, null.NullTeachers())
     with Background() as background:
         queue, items = queue_of(writer, background.settle)
         with queue:
             for item in queue:
-                if item.view_id == null.VIEWS[1]:
-                    assert item.block not in writer.missing_units("samples", "-", null.UNIT)
                 compute_item(work, item, null.block_of(writer, item.block), background)
+    blocks = -(-null.ROWS // null.UNIT)
+    order = ["write_samples", "write_unit", "write_unit"]
+    assert written == [(name, block) for block in range(blocks) for name in order]
     assert null.missing_items(writer, writer.teachers(), null.VIEWS) == []
     assert claimed(tmp_path / "c") == set()
-    assert len(items) == 2 * -(-null.ROWS // null.UNIT)
+    assert len(items) == 2 * blocks
+
+
+def test_a_claim_that_is_held_is_acquired_again_after_its_item_is_committed(
+    writer: CacheWriter,
+) -> None:
+    """Where a unit is smaller than a block, its samples are an item of their own."""
+    null.declare_all(writer, {"small": null.UNIT // 2}, null.VIEWS)
+    settled: list[int] = []
+    work = work_of(writer, null.NullTeachers())
+    with Background() as background:
+
+        def settle() -> None:
+            background.settle()
+            settled.append(1)
+
+        queue, items = queue_of(writer, settle)
+        with queue:
+            for item in queue:
+                compute_item(work, item, null.block_of(writer, item.block), background)
+    assert null.missing_items(writer, writer.teachers(), null.VIEWS) == []
+    assert len(settled) == sum(not item.units for item in items) > 0
 
 
 def test_the_next_view_of_a_block_that_is_being_written_is_ours_next(
@@ -146,7 +182,7 @@ def test_an_item_is_written_while_the_next_is_computed(
 
     monkeypatch.setattr(writer, "write_unit", write_when_the_next_is_asked)
     work = work_of(writer, Teachers())
-    items = null.missing_items(writer, writer.teachers(), null.VIEWS)[:2]
+    items = null.missing_items(writer, writer.teachers(), [FIRST])[:2]
     with Background() as background:
         for item in items:
             compute_item(work, item, null.block_of(writer, item.block), background)
@@ -158,4 +194,19 @@ def test_two_runs_share_items(writer: CacheWriter, tmp_path: Path) -> None:
     other = Claims(locate(tmp_path / "c"))
     with other.claimed(f"{FIRST}-0") as won, mine:
         assert won
-        assert next(iter(mine)) == items[1]
+        assert next(iter(mine)) == items[2], "of the next block, whose images nobody has decoded"
+
+
+def test_two_runs_share_a_block_where_no_other_is_left(writer: CacheWriter, tmp_path: Path) -> None:
+    mine, items = queue_of(writer, settle=lambda: None)
+    other = Claims(locate(tmp_path / "c"))
+    last = items[-1].block
+    for block in range(last + 1):  # as another run would have written it
+        writer.write_samples(block, null.block_of(writer, block).samples())
+    with other.claimed(f"{FIRST}-{last}") as won, mine:
+        assert won
+        taken = list(islice(mine, len(items) - 1))
+    assert [(item.view_id, item.block) for item in taken[-2:]] == [
+        (SECOND, last - 1),
+        (SECOND, last),
+    ]

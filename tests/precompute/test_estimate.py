@@ -168,5 +168,5 @@ def test_the_break_even(
 
 
 def test_what_precompute_refuses_is_refused(values: dict[str, Any], images: Path) -> None:
-    with pytest.raises(UsageError, match="another number of classes"):
+    with pytest.raises(UsageError, match="not have as many classes"):
         estimate_cache(config(values, data=str(images)))

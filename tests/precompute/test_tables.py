@@ -180,7 +180,7 @@ def test_another_shape_is_refused(copy: Path, teachers: dict[str, dict[str, str]
         def class_embeddings(self) -> Any:
             return np.zeros((3, width), np.float32)
 
-    with pytest.raises(CacheError, match="stored in another way"):
+    with pytest.raises(CacheError, match="stored with other settings"):
         write_class_embeddings(writer, Other())
 
 

@@ -230,7 +230,7 @@ def test_no_room_is_told_before_anything_is_computed(
     images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalLocation, "free_bytes", lambda _: 100)
-    with pytest.raises(StorageError, match=r"no room[\s\S]*estimate[\s\S]*fewer views"):
+    with pytest.raises(StorageError, match=r"not enough free space[\s\S]*estimate[\s\S]*number of views"):
         precompute(tmp_path / "c", images, teachers)
     assert not list((tmp_path / "c").glob("commits/**/*.json"))
     monkeypatch.undo()
@@ -256,7 +256,7 @@ def test_a_store_that_forgets_is_told(
         write(self, key, bytes(len(content)) if "trial" in key else content)
 
     monkeypatch.setattr(LocalLocation, "write", forget)
-    with pytest.raises(StorageError, match="does not give back"):
+    with pytest.raises(StorageError, match="does not return the bytes"):
         precompute(tmp_path / "c", images, teachers)
 
 

@@ -39,6 +39,17 @@ U = 32
             id="teachers-share-a-block",
         ),
         pytest.param(
+            {0},
+            {"a": Missing(U, {"v": {0, 1}, "w": {0, 1}})},
+            [
+                WorkItem("v", 0, True, {"a": (0,)}),
+                WorkItem("w", 0, False, {"a": (0,)}),
+                WorkItem("v", 1, False, {"a": (1,)}),
+                WorkItem("w", 1, False, {"a": (1,)}),
+            ],
+            id="views-of-a-block-follow-each-other",
+        ),
+        pytest.param(
             {2},
             {"a": Missing(U, {"v": {0}})},
             [WorkItem("v", 0, False, {"a": (0,)}), WorkItem("v", 2, True)],

@@ -1,7 +1,8 @@
 """Assignment of items to workers: bookkeeping without dask and without a clock.
 
-A worker has one item at a time, so when it dies it is known what it died of. An item that was lost
-goes to the end of the line: one that kills every worker is met again when all else is committed.
+A worker has one item at a time, so when it dies it is known what it died of. It gets all views of a
+block, whose images it has decoded. An item that was lost is assigned again when there is no other
+one: one that kills every worker is met again when all else is committed.
 A worker without a heartbeat loses its item as well, and gets no other one until it has one.
 """
 
@@ -38,6 +39,7 @@ class _WorkerState:
         before: Its state before it was silent.
         why: Why it was refused.
         item: Number of the item it has.
+        block: Block of its last item.
         images: Images of that item so far.
         since: When it took it.
     """
@@ -47,6 +49,7 @@ class _WorkerState:
     before: str = ""
     why: str = ""
     item: int | None = None
+    block: int | None = None
     images: int = 0
     since: float = 0.0
 
@@ -73,7 +76,12 @@ class Dispatch:
 
     def __post_init__(self) -> None:
         self._workers: dict[str, _WorkerState] = {}
-        self._pending = deque(range(len(self.items)))
+        self._pending: dict[int, deque[int]] = {}
+        """Items that were not assigned yet, by block."""
+        for number, item in enumerate(self.items):
+            self._pending.setdefault(item.block, deque()).append(number)
+        self._again: deque[int] = deque()
+        """Items that were lost or put off."""
         self._not_before: dict[int, float] = {}
         self._lost: Counter[int] = Counter()
         self._put_off: Counter[int] = Counter()
@@ -134,7 +142,7 @@ class Dispatch:
             if worker.item is None:
                 continue
             self._lost[worker.item] += 1
-            self._pending.append(worker.item)
+            self._again.append(worker.item)
             words = in_words(self.items[worker.item])
             self.notices.append(f"worker {worker.name} was lost; {words} is reassigned")
             if self._lost[worker.item] > self.most_losses:
@@ -158,7 +166,7 @@ class Dispatch:
         if number is None:
             self.notices.append(notice)
             return None
-        self._pending.append(number)
+        self._again.append(number)
         self.notices.append(f"{notice}; {in_words(self.items[number])} is reassigned")
         return self.items[number]
 
@@ -194,10 +202,11 @@ class Dispatch:
             if worker.state == "ready" and worker.item is None
         ]
         for address in idle:
-            number = self._next()
+            worker = self._workers[address]
+            number = self._next(worker)
             if number is None:
                 return
-            worker = self._workers[address]
+            worker.block = self.items[number].block
             worker.item, worker.images, worker.since = number, 0, self.clock()
             yield address, number
 
@@ -217,7 +226,7 @@ class Dispatch:
                 self._took.append(self.clock() - worker.since)
                 self.shown += self.images_of(self.items[number])
         else:
-            self._pending.append(number)
+            self._again.append(number)
             self._not_before[number] = self.clock() + _AGAIN_SECONDS
             self._put_off[number] += 1
             if self._put_off[number] == _OFTEN:
@@ -244,14 +253,25 @@ class Dispatch:
             waiting=list(self._waits.values())[-1] if 0 < self._left == len(self._waits) else "",
         )
 
-    def _next(self) -> int | None:
-        """Return the first item whose time has come."""
+    def _next(self, worker: _WorkerState) -> int | None:
+        """Return an item of the worker's block, of one nobody works on, of any; then a lost one."""
+        block = worker.block
+        if block not in self._pending:
+            busy = {other.block for other in self._workers.values() if other.item is not None}
+            free = (number for number in self._pending if number not in busy)
+            block = next(free, next(iter(self._pending), None))
+        if block is not None:
+            numbers = self._pending[block]
+            number = numbers.popleft()
+            if not numbers:
+                del self._pending[block]
+            return number
         now = self.clock()
-        for _ in range(len(self._pending)):
-            number = self._pending.popleft()
+        for _ in range(len(self._again)):
+            number = self._again.popleft()
             if self._not_before.get(number, now) <= now:
                 return number
-            self._pending.append(number)
+            self._again.append(number)
         return None
 
     def _seen(self, worker: _WorkerState) -> WorkerProgress:

@@ -122,6 +122,7 @@ class UnitRunnerOpener:
             Claims(locate(config.cache)),
             precision=config.precision,
             threads=config.threads or threads,
+            image_memory=config.image_memory,
             skip_bad_images=config.on_bad_image == "skip",
             after_batch=after_batch,
         )

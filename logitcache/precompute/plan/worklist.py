@@ -63,7 +63,10 @@ def worklist(
     groups: Mapping[str, Missing],
     mixed: Collection[str] = (),
 ) -> list[WorkItem]:
-    """Return the items in the order in which they are worked on: view by view.
+    """Return the items in the order in which they are worked on: block by block.
+
+    The views of a block follow each other, so that they are rendered from one decoding of its
+    images.
 
     Samples are written with the first view of their block. Where some group would commit before
     the block is through, its samples get an item of their own, first: teacher outputs are never
@@ -79,10 +82,12 @@ def worklist(
     """
     unwritten = set(samples)
     items = []
-    for view_id in view_ids:
-        by_block = _by_block(block_rows, view_id, groups)
-        for block in sorted(by_block.keys() | unwritten):
-            units = by_block.get(block, {})
+    units_of = {view_id: _by_block(block_rows, view_id, groups) for view_id in view_ids}
+    for block in sorted(unwritten.union(*units_of.values())):
+        for view_id in view_ids:
+            units = units_of[view_id].get(block, {})
+            if not units and block not in unwritten:
+                continue
             early = any(groups[name].unit_rows < block_rows for name in units)
             if block in unwritten and (early or view_id in mixed):
                 items.append(WorkItem(view_id, block, samples=True))

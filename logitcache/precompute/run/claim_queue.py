@@ -30,15 +30,16 @@ _POLL_SECONDS = 0.5
 class ClaimQueue:
     """What is still missing of items, one after another, each claimed until it is given back.
 
-    What others have claimed is put off, and taken over if they die. Leaving the context gives
-    everything back.
+    What others have claimed is put off, and taken over if they die. The other views of a block on
+    which somebody works are left to them as long as there are other blocks, so that its images are
+    decoded once. Leaving the context gives everything back.
 
     Args:
         items: What is missing, in order.
         location: The cache.
         groups: What is requested, by name.
         claims: Of this process.
-        settle: Called where an item needs what one that is still held shall commit: commits it.
+        settle: Called before the claim of an item that is still held is acquired again: commits it.
         while_waiting: Called now and then while everything that is left is somebody else's, with
             what is waited for and for which process, in words; may raise to stop.
         poll_seconds: Between two looks at what others do.
@@ -69,10 +70,14 @@ class ClaimQueue:
 
     def __iter__(self) -> Iterator[WorkItem]:
         """Yield what is left of each item once it is claimed."""
-        pending = list(self._items)
+        pending, sharing_blocks = list(self._items), False
         while pending:
-            put_off = []
+            put_off: list[WorkItem] = []
+            others: set[int] = set()  # blocks on which somebody else works
             for item in pending:
+                if not sharing_blocks and item.block in others:
+                    put_off.append(item)
+                    continue
                 if still_missing(self._location, self._groups, item) is None:
                     continue
                 left, is_free = self._claimed(item)
@@ -80,9 +85,12 @@ class ClaimQueue:
                     yield left
                 elif left is not None:
                     put_off.append(item)
-            if len(put_off) == len(pending):
+                    others.add(item.block)
+            idle = len(put_off) == len(pending)
+            if idle and sharing_blocks:
                 self._while_waiting(self._waits_for(put_off))
                 time.sleep(self._poll_seconds)
+            sharing_blocks = idle
             pending = put_off
 
     def give_back(self, item: WorkItem) -> None:
@@ -98,7 +106,7 @@ class ClaimQueue:
 
     def _claimed(self, item: WorkItem) -> tuple[WorkItem | None, bool]:
         """Return what is left of an item, and whether it is ours to compute now."""
-        if self._builds_on_held(item):
+        if any(item.claim == f"{view_id}-{block}" for view_id, block, _ in self._held):
             self._settle()
             self._give_all_back()
         with contextlib.ExitStack() as claim:
@@ -114,16 +122,13 @@ class ClaimQueue:
         waits = (self._claims.wait_for(item.claim, in_words(item)) for item in items)
         return next((str(wait) for wait in waits if wait is not None), "waiting for another run")
 
-    def _builds_on_held(self, item: WorkItem) -> bool:
-        """Return whether an item that is held commits its images, or has the same claim."""
-        return any(
-            block == item.block and (samples or view_id == item.view_id)
-            for view_id, block, samples in self._held
-        )
-
     def _is_ready(self, item: WorkItem) -> bool:
-        """Return whether an item may be computed: an output is not committed before its image."""
-        return item.samples or _has_samples(self._location, item)
+        """Return whether an item may be computed: an output is not committed before its image.
+
+        Items that are held are committed in their order, and nothing after one that fails.
+        """
+        writes_samples = any(block == item.block and held for _, block, held in self._held)
+        return item.samples or writes_samples or _has_samples(self._location, item)
 
 
 def _key(item: WorkItem) -> tuple[str, int, bool]:

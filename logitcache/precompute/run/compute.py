@@ -17,6 +17,7 @@ from logitcache.cache.write.unit_commit import Conditions
 from logitcache.data.sample import oddity_notes
 from logitcache.errors import Interrupted
 from logitcache.platforms import available_processors
+from logitcache.precompute.config import IMAGE_MEMORY
 from logitcache.precompute.environment import versions
 from logitcache.precompute.run.background import Background
 from logitcache.precompute.run.claim_queue import ClaimQueue
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from logitcache.cache.write.claims import Claims, Wait
     from logitcache.cache.write.writer import CacheWriter
     from logitcache.precompute.plan.plan import Plan
-    from logitcache.precompute.plan.worklist import WorkItem
+    from logitcache.precompute.plan.worklist import Block, WorkItem
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.teachers.member import Precision
 
@@ -91,6 +92,7 @@ class UnitRunner:
         claims: Of this process.
         precision: Of the forwards, for the record.
         threads: Threads that decode; all processors by default.
+        image_memory: Bytes of decoded images of a block that are kept for its other views.
         skip_bad_images: Whether an unreadable image is marked rather than an error.
         after_batch: Called with the number of images of each batch; may raise to stop.
     """
@@ -103,6 +105,7 @@ class UnitRunner:
         *,
         precision: Precision,
         threads: int | None,
+        image_memory: int = IMAGE_MEMORY,
         skip_bad_images: bool,
         after_batch: Callable[[int], None],
     ) -> None:
@@ -116,6 +119,7 @@ class UnitRunner:
         )
         batch_rows = max(batches.values(), default=plan.smallest_batch)
         self._plan, self._claims = plan, claims
+        self._block: Block | None = None
         self._renderer = SourceRenderer(
             plan.source,
             plan.views,
@@ -124,6 +128,7 @@ class UnitRunner:
             threads=threads or available_processors(),
             partners=plan.partners,
             table=plan.decoding,
+            image_memory=image_memory,
         )
         self._work = Work(
             writer=plan.writer,
@@ -178,7 +183,10 @@ class UnitRunner:
 
     def _compute(self, item: WorkItem, background: Background) -> None:
         plan = self._plan
-        block = plan.block(item.block)
+        if self._block is None or self._block.start != item.block * len(self._block.indices):
+            self._block = plan.block(item.block)
+        # The same object for all views of a block: its samples may not be committed yet.
+        block = self._block
         view = plan.views[item.view_id]
         if view.mixing is not None and item.units:
             partners = plan.partners(view, block)
@@ -201,6 +209,7 @@ def compute_plan(
     *,
     precision: Precision,
     threads: int | None,
+    image_memory: int = IMAGE_MEMORY,
     skip_bad_images: bool,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -214,6 +223,7 @@ def compute_plan(
         claims: Of this process.
         precision: Of the forwards, for the record.
         threads: Threads that decode; all processors by default.
+        image_memory: Bytes of decoded images of a block that are kept for its other views.
         skip_bad_images: Whether an unreadable image is marked rather than an error.
         on_progress: Called after every batch.
         should_stop: Called after every batch.
@@ -229,6 +239,7 @@ def compute_plan(
         claims,
         precision=precision,
         threads=threads,
+        image_memory=image_memory,
         skip_bad_images=skip_bad_images,
         after_batch=counter.add,
     )

@@ -40,6 +40,7 @@ class SourceRenderer:
         partners: From a view that mixes and a block to the offset of each row's partner in the
             block, int64 (U,); -1 where it has none.
         table: Version of the table that images are decoded by.
+        image_memory: Bytes of decoded images of a block that are kept for its other views.
     """
 
     def __init__(
@@ -52,12 +53,18 @@ class SourceRenderer:
         threads: int,
         partners: Callable[[View, Block], NDArray[np.int64]],
         table: int,
+        image_memory: int,
     ) -> None:
         self._source = source
         self._views = views
         self._batch_rows = batch_rows
         self._renderer = ViewRenderer(
-            self._read, sizes, threads=threads, table=table, on_odd=self._note_odd
+            self._read,
+            sizes,
+            threads=threads,
+            table=table,
+            on_odd=self._note_odd,
+            image_memory=image_memory if len(views) > 1 else 0,
         )
         self._block: Block | None = None
         self._partners_of = partners
@@ -77,6 +84,8 @@ class SourceRenderer:
 
     def batches(self, view_id: str, starts: Iterable[int], block: Block) -> Iterator[Batch]:
         """Render batches in order; see :class:`logitcache.precompute.run.unit.Renderer`."""
+        if self._block is None or self._block.start != block.start:
+            self._renderer.forget_images()
         self._block, self._known = block, bool(block.digests.any())
         view = self._views[view_id]
         if not self._known:
