@@ -280,3 +280,33 @@ def stop_after(times: int, call: Callable[..., None]) -> Callable[..., None]:
         call(*arguments)
 
     return stopping
+
+
+def test_only_dropping_a_view_turns_format_1_into_format_2(tmp_path: Path) -> None:
+    old = unpack(HERE / "0.1" / "views.tar.xz", tmp_path / "old")
+    before = open_cache(old)
+    name = next(iter(before.teachers))
+    drop_from_cache(old, views=["1"])
+    after = read_manifest(locate(str(old)))
+    assert (after.format, after.requires) == (2, ("dropped-views",))
+    slots = json.loads((old / f"teachers/{name}/zarr.json").read_text())
+    found = slots["attributes"]["logitcache"]["view_ids"]
+    expected = list(before.teacher(name).view_ids)
+    gone = list(before.views)[1]
+    assert found == ["" if view == gone else view for view in expected]
+    array = json.loads((old / f"teachers/{name}/logp/zarr.json").read_text())
+    assert array["shape"][0] == len(expected), "the slot is still counted"
+    assert "" not in before.teacher(name).view_ids
+    assert len(before.read(name, gone, 0, 1)["logp"]) == 1, "the earlier revision is as it was"
+
+
+def test_dropping_leaves_documents_of_probes_as_they_are(cache: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (cache / "probes").iterdir()}
+    drop_from_cache(cache, views=["1"], teachers=["red"])
+    assert {path.name: path.read_bytes() for path in (cache / "probes").iterdir()} == before
+    root = json.loads((cache / "zarr.json").read_text())["attributes"]["logitcache"]
+    assert not root.get("dropping")
+    revision = json.loads((cache / f"revisions/{root['revision']['number']}.json").read_text())
+    assert not [name for name in revision["ledgers"] if name.startswith("teachers/red/")]
+    assert not [key for key in revision["metadata"] if key.startswith("teachers/red/")]
+    assert not list((cache / "commits/teachers").glob("red/**/*.json"))

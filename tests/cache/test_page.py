@@ -107,7 +107,9 @@ def sha256(content: bytes) -> str:
 
 def test_arrays_have_the_shapes_types_and_fills_of_the_tree(cache: Path) -> None:
     paths = {path.parent.relative_to(cache).as_posix() for path in cache.rglob("*/zarr.json")}
-    arrays = {path for path in paths if document(cache, f"{path}/zarr.json")["node_type"] != "group"}
+    arrays = {
+        path for path in paths if document(cache, f"{path}/zarr.json")["node_type"] != "group"
+    }
     assert arrays == {f"{group}/{name}" for group, (_, names) in ARRAYS.items() for name in names}
     for group, (views, names) in ARRAYS.items():
         leading = [views, CAPACITY] if views else [CAPACITY]
@@ -174,7 +176,9 @@ def test_every_document_but_the_root_has_format_1(cache: Path) -> None:
     assert {document(cache, key)["format"] for key in documents} == {1}
     assert {attributes(cache, f"teachers/{name}")["format"] for name in "ab"} == {1}
     assert attributes(cache)["format"] == 1
-    assert attributes(cache, "samples") == attributes(cache, f"views/{MIXED}") == {"unit_rows": UNIT}
+    assert (
+        attributes(cache, "samples") == attributes(cache, f"views/{MIXED}") == {"unit_rows": UNIT}
+    )
 
 
 def test_documents_have_their_keys(cache: Path) -> None:

@@ -72,3 +72,19 @@ def test_a_listing_is_known_by_keys_and_labels() -> None:
     before = listing_digest(source, row_order(source))
     source.labels = np.array([0, 1], np.int32)
     assert listing_digest(source, row_order(source)) != before
+
+
+def test_a_fingerprint_is_over_keys_and_digests_and_a_listing_over_keys_and_labels() -> None:
+    one, two = b"1" * 16, b"2" * 16
+    expected = hashlib.sha256(b"a\0" + one + "ü\0".encode() + two).hexdigest()
+    assert fingerprint([("a", one), ("ü", two)]) == expected
+    source = source_of(["b", "ü"])
+    source.labels = np.array([3, -1], np.int32)
+    expected = hashlib.sha256("ü\0-1\0b\x003\0".encode()).hexdigest()
+    assert listing_digest(source, np.array([1, 0])) == expected
+
+
+def test_images_without_files_are_named_by_split_and_nine_digits() -> None:
+    images = [np.zeros((2, 2), dtype=np.uint8)] * 2
+    source = ArraySource("test", "train", images, np.zeros(2, np.int32), ["a"])
+    assert list(source.keys) == ["train/000000000", "train/000000001"]

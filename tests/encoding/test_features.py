@@ -222,3 +222,27 @@ def test_large_rows_get_small_chunks() -> None:
     assert _asked("vector").specs()["values"].inner == 4096
     large = FeatureEncoding("NLC", (197, 768)).specs()["values"]
     assert large.inner == 4
+
+
+def test_int8_is_scaled_by_the_largest_number_rounded_up() -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 5, 2, 2)).astype(np.float32)
+    rows[1, :, 0, 0] = 0
+    stored = FeatureEncoding("NCHW", (5, 2, 2), "int8").encode(rows)
+    for index in np.ndindex(3, 2, 2):
+        values = rows[index[0], :, index[1], index[2]]
+        exact, scale = abs(values).max() / np.float32(127), stored["scale"][index]
+        if not exact:
+            assert scale == 1
+            continue
+        assert np.float32(scale) >= exact > np.float32(np.nextafter(scale, np.float16(0)))
+        levels = np.clip(np.rint(values / np.float32(scale)), -127, 127)
+        assert (stored["values"][index[0], :, index[1], index[2]] == levels).all()
+
+
+def test_float16_rounds_half_to_even_and_bfloat16_has_no_largest_number() -> None:
+    values = np.array([[2049.0, 2051.0, 1e30]], dtype=np.float32)
+    stored = FeatureEncoding("vector", (2,)).encode(values[:, :2])["values"]
+    assert stored.tolist() == [[2048.0, 2052.0]]
+    wide = FeatureEncoding("vector", (3,), "bfloat16").encode(values)["values"]
+    assert wide.dtype == np.uint16
+    assert (wide == [[0x4500, 0x4500, 0x714A]]).all()

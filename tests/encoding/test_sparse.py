@@ -143,3 +143,23 @@ def test_adding_coding_costs_little() -> None:
     kl = (np.exp(exact) * (exact - decoded.log_probs)).sum(1)
     kl += np.exp(tail) * (tail - decoded.tail[:, 0])
     assert 0 <= kl.mean() < 1e-4
+
+
+def test_codes_are_rounded_eighth_roots() -> None:
+    """To the nearest level, halves to even, and at least 1."""
+    for bits in (4, 8):
+        n = 2**bits - 1
+        roots = np.array([0.0, 0.4, 1.0, 1.4, 2.6, n - 0.6, n - 0.4, n])
+        with np.errstate(divide="ignore"):
+            codes = codes_of(8 * np.log(roots / n), n)
+        assert codes.tolist() == [1, 1, 1, 1, 3, n - 1, n, n]
+        np.testing.assert_allclose(np.exp(code_log_probs(n)), (np.arange(n + 1) / n) ** 8)
+
+
+def test_entries_that_are_not_used_trail_with_difference_0() -> None:
+    log_probs = np.log(np.array([[0.01, 0.9, 0.04, 0.05]]))
+    arrays = SparseEncoding(4, 3, "float16", mass=0.92).encode(log_probs)
+    assert arrays["class_ids"].tolist() == [[1, 2, 0]], "1 and 3"
+    assert np.isnan(arrays["logp_k"]).tolist() == [[False, False, True]]
+    codes = SparseEncoding(4, 3, mass=0.92).encode(log_probs)["codes"]
+    assert (codes > 0).tolist() == [[True, True, False]]

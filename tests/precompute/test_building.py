@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -411,3 +412,92 @@ def test_a_listing_that_changed_in_the_middle_is_refused(
     with pytest.raises(DataMismatch, match="since this cache was started"):
         build_cache(config(tmp_path / "c", grown, teachers))
     build_cache(config(tmp_path / "c", images, teachers))
+
+
+def test_every_forward_has_one_shape_and_padding_is_zeros(
+    images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from logitcache.teachers.member import Member
+
+    answer, empty, sizes = Member.answer_and_keep, [], set()
+
+    def watched(self: Member, pixels: Any, taps: Any) -> Any:
+        sizes.add(len(pixels))
+        shown = np.asarray(pixels).reshape(len(pixels), -1)
+        empty.append(int((shown == 0).all(axis=1).sum()))
+        return answer(self, pixels, taps)
+
+    monkeypatch.setattr(Member, "answer_and_keep", watched)
+    victim = tmp_path / "images" / "cat" / "007.jpg"
+    shutil.copytree(images, tmp_path / "images")
+    victim.write_bytes(victim.read_bytes()[:300])
+    only = {"red": teachers["red"]}
+    settings = {"views": {"count": 1}, "on_bad_image": "skip", "min_accuracy": 0}
+    build_cache(config(tmp_path / "c", tmp_path / "images", only, **settings))
+    assert sizes == {8}
+    assert empty.pop(0) == 8, "a forward before the first image, to see whether it fits"
+    assert sum(empty) == 64 - 60 + 1, "padding and the image that cannot be read"
+
+
+def test_partners_are_committed_before_teachers_of_their_view(
+    images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from logitcache.cache.store.local import LocalLocation
+
+    order: list[str] = []
+    for name in ("write", "write_new"):
+        original = getattr(LocalLocation, name)
+
+        def noting(self: Any, key: str, *args: Any, original: Any = original) -> Any:
+            order.append(key)
+            return original(self, key, *args)
+
+        monkeypatch.setattr(LocalLocation, name, noting)
+    views = {"count": 2, "mixup_alpha": 1.0}
+    build_cache(config(tmp_path / "c", images, teachers, views=views))
+    answers = [key for key in order if key.startswith("commits/teachers/")]
+    assert len(set(answers)) == 2 * 2 * 4
+    for key in answers:
+        *_, view, unit = key.split("/")
+        assert order.index(f"commits/views/{view}/{unit}") < order.index(key)
+
+
+def test_a_new_class_is_an_error_and_the_list_of_a_cache_stays(
+    copy: Path, images: Path, teachers: Teachers, tmp_path: Path
+) -> None:
+    grown = tmp_path / "grown"
+    shutil.copytree(images, grown)
+    (grown / "ant").mkdir()
+    (grown / "ant" / "new.jpg").write_bytes(jpeg(shape_image(501)))
+    before = open_cache(copy).manifest.data.class_names
+    with pytest.raises(DataMismatch, match="ant"):
+        build_cache(config(copy, grown, teachers))
+    (grown / "ant" / "new.jpg").unlink()
+    (grown / "dog" / "new.jpg").write_bytes(jpeg(shape_image(501)))
+    build_cache(config(copy, grown, teachers))
+    cache = open_cache(copy)
+    assert cache.manifest.data.class_names == before == ("bird", "cat", "dog")
+    assert cache.samples.labels[list(cache.samples.keys).index("dog/new.jpg")] == 2
+
+
+def test_a_new_cache_decodes_by_table_2(images: Path, teachers: Teachers, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(images, damaged)
+    victim = damaged / "cat" / "007.jpg"
+    content = victim.read_bytes()
+    victim.write_bytes(content[: len(content) * 3 // 4] + b"\xff\xd9")  # grey by table 1
+    with pytest.raises(UnreadableImage, match=r"cat/007\.jpg"):
+        build_cache(config(tmp_path / "c", damaged, teachers))
+
+
+def test_weights_are_digested_by_name_type_shape_and_bytes(built: Path, teachers: Teachers) -> None:
+    network: Any = build_network(NetworkConfig(**teachers["red"]))
+    expected = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        expected.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        expected.update(tensor.numpy().tobytes())
+    lock = open_cache(built).manifest.teachers["red"].lock
+    fields = {"architecture", "kwargs", "weights_sha256", "outputs", "input", "precision"}
+    assert fields | {"class_map"} <= lock.keys()
+    assert {"size", "mean", "std"} <= lock["input"].keys()
+    assert lock["weights_sha256"] == expected.hexdigest()

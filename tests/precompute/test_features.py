@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -236,3 +238,46 @@ def test_damage_is_named_and_mended(
     for file in sorted(built.glob("teachers/**/*")):
         if file.is_file():
             assert (path / file.relative_to(built)).read_bytes() == file.read_bytes()
+
+
+def test_a_tap_has_the_attributes_of_the_page(built: Path) -> None:
+    cache = open_cache(built)
+
+    def attributes(tap: str) -> dict[str, Any]:
+        path = built / f"teachers/red/features/{tap}/zarr.json"
+        found: dict[str, Any] = json.loads(path.read_text())["attributes"]["logitcache"]
+        assert found.keys() == {"format", "unit_rows", "view_ids", "lock_sha256", "encoding"}
+        assert found["view_ids"] == list(cache.tap(f"red/{tap}").view_ids)
+        of_teacher = json.loads((built / "teachers/red/zarr.json").read_text())
+        assert found["lock_sha256"] == of_teacher["attributes"]["logitcache"]["lock_sha256"]
+        encoding: dict[str, Any] = found["encoding"]
+        return encoding
+
+    fields = {
+        "layout",
+        "shape",
+        "values",
+        "grid",
+        "prefix_tokens",
+        "kept_tokens",
+        "reduction",
+        "standardised",
+        "pool",
+        "sparse",
+    }
+    layer = attributes("layer1")
+    assert layer.keys() == fields | {"scale_axes"}
+    assert (layer["layout"], layer["values"], layer["scale_axes"]) == ("NCHW", "int8", "channels")
+    assert (layer["reduction"], layer["standardised"], layer["pool"]) == ("none", False, None)
+    tokens = attributes("layer1.0.bn2")
+    assert (tokens["layout"], tokens["kept_tokens"], tokens["shape"][0]) == ("NLC", 5, 5)
+    vector = attributes("pre_logits")
+    assert vector.keys() == fields | {"principal"}
+    directions, mean, basis = (vector["principal"][n] for n in ("directions", "mean", "basis"))
+    fitted = cache.tap("red/pre_logits").encoding.principal
+    assert fitted is not None
+    assert (directions, vector["shape"]) == (4, [4])
+    assert base64.b64decode(mean) == fitted.mean.astype("<f4").tobytes()
+    assert base64.b64decode(basis) == fitted.basis.astype("<f4").tobytes()
+    array = json.loads((built / "teachers/red/features/layer1/scale/zarr.json").read_text())
+    assert (array["data_type"], len(array["shape"])) == ("float16", 4)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,3 +121,16 @@ def test_nan_stops_the_unit_and_names_teacher_and_image(tmp_path: Path) -> None:
     assert null.open_or_create(tmp_path).missing()[f"teachers/t/{FIRST}"] == 2
     null.run(tmp_path, {"t": null.UNIT})
     assert open_cache(tmp_path).views_of(["t"]) == null.VIEWS
+
+
+def test_batches_start_with_a_unit_and_end_inside_of_it(tmp_path: Path) -> None:
+    class Renderer(null.NullRenderer):
+        def batches(self, view_id: str, starts: Any, block: Any) -> Any:
+            taken = list(starts)
+            seen.update(start - block.start for start in taken)
+            return super().batches(view_id, taken, block)
+
+    seen: set[int] = set()
+    null.run(tmp_path, {"t": null.UNIT, "u": null.UNIT // 2}, renderer=Renderer())
+    assert null.UNIT // 2 % null.BATCH == 0
+    assert seen == set(range(0, null.UNIT, null.BATCH))

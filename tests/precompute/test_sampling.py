@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import Interrupted
 from logitcache.precompute.run.compared_rows import SAMPLED_ROWS, FidelitySample
 from logitcache.report.describe import describe
-from tests.cache.building import declare, make_cache, start_cache
+from tests.cache.building import VIEW, declare, make_cache, start_cache
 from tests.precompute import null
 
 if TYPE_CHECKING:
@@ -126,3 +128,30 @@ def test_a_segment_more_does_not_move_the_sample(tmp_path: Path) -> None:
     after = FidelitySample(longer, group, group.view_ids[0])
     assert [before.rows_of(u) for u in range(8)] == [after.rows_of(u) for u in range(8)]
     assert after.rows_of(4) == 0
+
+
+@pytest.mark.parametrize("rows", [100, 5000, 40_000])
+def test_every_s_th_unit_gives_its_leading_rows(tmp_path: Path, rows: int) -> None:
+    writer = start_cache(tmp_path, rows, unit=16)
+    sample = FidelitySample(writer.manifest, declare(writer, "t", ENCODING, 16), VIEW)
+    n = math.ceil(rows / 16)
+    s = math.ceil(n / 1024)
+    each = math.floor(1024 / math.ceil(n / s))
+    expected = [0 if unit % s else each for unit in range(n)]
+    assert [sample.rows_of(unit) for unit in range(n)] == expected
+
+
+def test_measured_sums_are_in_the_commits_of_the_sample(tmp_path: Path) -> None:
+    null.run(tmp_path, {"t": null.UNIT})
+    first, second = null.VIEWS
+    sums = {"rows", "top1"} | {
+        f"{name}@{temperature}"
+        for name in ("kl_truncated", "kl_stored", "error2", "gradient2")
+        for temperature in (1, 2, 4)
+    }
+    for unit in range(4):
+        paths = [tmp_path / f"commits/teachers/t/{view}/{unit}.json" for view in (first, second)]
+        measured, other = (json.loads(path.read_bytes()).get("measured") for path in paths)
+        assert measured.keys() == sums
+        assert measured["rows"] == min(32, null.ROWS - 32 * unit)
+        assert other is None, "of the first view alone"

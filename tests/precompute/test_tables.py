@@ -35,6 +35,7 @@ from tests.cache.building import (
     write_samples,
     write_teacher,
 )
+from tests.conftest import write_teacher as write_network
 from tests.precompute.test_building import config
 
 if TYPE_CHECKING:
@@ -211,3 +212,57 @@ def test_a_table_of_many_classes_is_one_chunk(tmp_path: Path) -> None:
     found = open_cache(tmp_path / "c").table("t/class_embeddings")
     np.testing.assert_array_equal(found, values)
     assert verify(str(tmp_path / "c")).faults == ()
+
+
+def test_documents_and_chunks_of_a_table_are_those_of_the_page(built: Path) -> None:
+    group = built / "teachers/red/tables/class_embeddings"
+    found = json.loads((group / "zarr.json").read_text())["attributes"]["logitcache"]
+    classes, width = open_cache(built).table("red/class_embeddings").shape
+    teacher = json.loads((built / "teachers/red/zarr.json").read_text())["attributes"]["logitcache"]
+    assert found == {
+        "format": 1,
+        "num_classes": classes,
+        "width": width,
+        "lock_sha256": teacher["lock_sha256"],
+        "class_names_sha256": teacher["class_names_sha256"],
+    }
+    array = json.loads((group / "values/zarr.json").read_text())
+    assert (array["shape"], array["data_type"]) == ([classes, width], "float32")
+    assert array["chunk_grid"]["configuration"]["chunk_shape"] == [classes, width]
+    assert array["codecs"][0]["configuration"]["chunk_shape"] == [classes, width]
+    (path,) = (built / "commits/teachers/red/tables/class_embeddings").rglob("*.json")
+    commit = json.loads(path.read_text())
+    assert (commit["view"], commit["unit"], commit["rows"]) == (NO_VIEW, 0, [0, classes])
+    root = json.loads((built / "zarr.json").read_text())["attributes"]["logitcache"]
+    assert root["teachers"]["red"]["tables"] == ["class_embeddings"]
+    assert "tables" not in root["teachers"]["cnn"]
+
+
+def test_rows_of_the_table_are_those_of_the_class_map(images: Path, tmp_path: Path) -> None:
+    wide = write_network(tmp_path / "wide", classes=7)
+    teacher = {"model": f"local-dir:{wide}", "class_map": [6, 0, 2], "class_embeddings": True}
+    build_cache(config(tmp_path / "c", images, {"wide": teacher}))  # type: ignore[dict-item]  # a list
+    found = open_cache(tmp_path / "c").table("wide/class_embeddings")
+    np.testing.assert_array_equal(found, weights({"model": teacher["model"]})[[6, 0, 2]])
+
+
+def test_a_table_of_an_unknown_name_is_read_like_any_other(tmp_path: Path) -> None:
+    writer = start_cache(tmp_path / "c", 40)
+    samples = samples_of(40)
+    write_samples(writer, samples)
+    group = declare(writer, "t", DenseEncoding(len(CLASS_NAMES)))
+    logits = np.zeros((len(samples["key"]), len(CLASS_NAMES)), np.float32)
+    write_teacher(writer, group, encode(group, logits, samples))
+    table = TableGroup(
+        teacher="t",
+        table="something_later",
+        width=3,
+        unit_rows=len(CLASS_NAMES),
+        lock_sha256=group.lock_sha256,
+        class_names_sha256=group.class_names_sha256,
+    )
+    writer.add_group(table)
+    values = np.arange(3 * len(CLASS_NAMES), dtype=np.float32).reshape(-1, 3)
+    writer.write_unit(table, NO_VIEW, 0, table.encode(values), Conditions())
+    writer.seal("fingerprint", {"t": {VIEW: 0.5}})
+    np.testing.assert_array_equal(open_cache(tmp_path / "c").table("t/something_later"), values)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,10 +30,16 @@ from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 from logitcache.views import algorithm, color, erase, geometry, render
 from logitcache.views import fingerprints as probing
+from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.arithmetic import exp2
 from logitcache.views.environment import rendering_versions
-from logitcache.views.fingerprints import choose_fingerprints
+from logitcache.views.fingerprints import (
+    Fingerprint,
+    choose_fingerprints,
+    fingerprint_difference,
+)
 from logitcache.views.operations import RandAugment
+from logitcache.views.spec import parse_view
 from tests.conftest import jpeg, shape_image
 
 if TYPE_CHECKING:
@@ -285,3 +294,45 @@ def test_damaged_probes_are_not_trusted(built: Path, images: Path, tmp_path: Pat
     path.unlink()
     with pytest.raises(CacheDamaged, match="probes are missing"):
         check_fingerprints(open_cache(tmp_path / "c"), open_source(str(images)))
+
+
+def test_a_probe_holds_digests_of_parameters_and_square_and_a_patch(
+    built: Path, images: Path
+) -> None:
+    """Rendered here by hand, image and partner."""
+    cache, source = open_cache(built), open_source(str(images))
+    keys = list(source.keys)
+    (document,) = cache.probes()
+    assert document.views == list(cache.views)
+    assert document.segments == [0]
+    for probe in document.probes[::9]:
+        view, size = parse_view(cache.views[probe["view"]], ""), probe["size"]
+        shown = []
+        for row in (probe["row"], probe["partner"]):
+            if row is None:
+                shown.append((None, None))
+                continue
+            image = decode(source.read(keys.index(cache.samples.keys[row])))
+            floats = view_floats(view, cache.samples.hashes[[row]])
+            how = parameters(view, [f[0].tolist() for f in floats], *image.shape[1:])
+            shown.append((how, render.picture(image, how, size, view.interpolation)))
+        (how, own), (other_how, other) = shown
+        assert how is not None
+        assert own is not None
+        square = render.finish(own, how, view.interpolation, other).numpy()
+        drawn = [how.to_json(), None if other_how is None else other_how.to_json()]
+        text = json.dumps(drawn, sort_keys=True, separators=(",", ":"))
+        assert probe["parameters"] == hashlib.sha256(text.encode()).hexdigest()
+        assert probe["pixels"] == hashlib.sha256(square.tobytes()).hexdigest()
+        (top, left), side = probe["at"], min(48, size)
+        patch = np.ascontiguousarray(square[:, top : top + side, left : left + side])
+        assert base64.b64decode(probe["patch"]) == patch.tobytes()
+
+
+def test_a_square_that_differs_outside_of_its_patch_counts_as_1() -> None:
+    patch = np.zeros((3, 48, 48), dtype=np.uint8)
+    before = Fingerprint("v", 0, None, 64, "p", "a", 0, 0, patch)
+    assert fingerprint_difference(before, replace(before, pixels="b")) == 1
+    assert fingerprint_difference(before, before) == 0
+    assert fingerprint_difference(before, replace(before, pixels="b", patch=patch + 7)) == 7
+    assert fingerprint_difference(before, replace(before, parameters="q")) is None

@@ -95,3 +95,23 @@ def test_principal_coordinates_are_of_channels(tap: TapShape) -> None:
     expected = (last.numpy() - principal.mean) @ principal.basis
     got = found.movedim(1, -1) if tap.layout == "NCHW" else found
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-5)
+
+
+def test_cells_of_a_pool_overlap_where_the_side_does_not_divide() -> None:
+    """Output cell i covers the input from floor(i H / pool) to ceil((i + 1) H / pool)."""
+    tap = TapShape("NCHW", (2, 7, 7), 7)
+    encoding = _encoding(tap, pool=3)
+    rows = _rows(tap)
+    found = reduced(rows, tap, encoding, None)
+    for i, j in np.ndindex(3, 3):
+        (top, bottom), (left, right) = ((7 * k // 3, -(-7 * (k + 1) // 3)) for k in (i, j))
+        expected = rows[:, :, top:bottom, left:right].mean(dim=(2, 3))
+        torch.testing.assert_close(found[:, :, i, j], expected)
+
+
+def test_a_standardized_channel_is_divided_by_a_little_more_than_its_deviation() -> None:
+    rows = _rows(MAP) * 1e-6
+    found = reduced(rows, MAP, _encoding(MAP, standardize=True), None).numpy()
+    exact = rows.numpy().astype(np.float64)
+    mean, deviation = (of(exact, axis=(2, 3), keepdims=True) for of in (np.mean, np.std))
+    np.testing.assert_allclose(found, (exact - mean) / (deviation + 1e-6), rtol=1e-3, atol=1e-5)

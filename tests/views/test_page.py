@@ -156,7 +156,10 @@ def test_a_crop_is_the_first_attempt_that_fits_or_the_center(ratio: tuple[float,
             aspect = exp2_of_the_page(low + u[4 * a + 1] * (log2_of_the_page(ratio[1]) - low))
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
-                top, left = int(u[4 * a + 2] * (height - h + 1)), int(u[4 * a + 3] * (width - w + 1))
+                top, left = (
+                    int(u[4 * a + 2] * (height - h + 1)),
+                    int(u[4 * a + 3] * (width - w + 1)),
+                )
                 expected = Box(top, left, h, w)
                 break
         attempts.add(None if expected is None else a)
