@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
-from logitcache.cache.format.manifest import read_manifest
+from logitcache.cache.format.manifest import parse_manifest, read_manifest
 from logitcache.cache.format.partners import encode_partners, partner_rows
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.local import LocalLocation
@@ -105,6 +105,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.requirement("F5.1")
 def test_arrays_have_the_shapes_types_and_fills_of_the_tree(cache: Path) -> None:
     paths = {path.parent.relative_to(cache).as_posix() for path in cache.rglob("*/zarr.json")}
     arrays = {
@@ -119,6 +120,7 @@ def test_arrays_have_the_shapes_types_and_fills_of_the_tree(cache: Path) -> None
             assert (about["data_type"], about["fill_value"]) == (kind, fill), name
 
 
+@pytest.mark.requirement("F5.1", "F6.4")
 def test_an_encoding_decides_the_arrays_of_a_teacher() -> None:
     def kinds(encoding: SparseEncoding | DenseEncoding) -> dict[str, tuple[Any, ...]]:
         specs = encoding.specs()
@@ -133,6 +135,7 @@ def test_an_encoding_decides_the_arrays_of_a_teacher() -> None:
     assert kinds(DenseEncoding(9)) == {"logp": ((9,), "float16", "nan")}
 
 
+@pytest.mark.requirement("F11.1", "F11.2", "F11.36")
 def test_chunks_shards_and_codecs_are_those_of_the_page(cache: Path) -> None:
     for group, (views, names) in ARRAYS.items():
         for name, (shape, kind, _) in names.items():
@@ -154,6 +157,7 @@ def test_chunks_shards_and_codecs_are_those_of_the_page(cache: Path) -> None:
                 assert (blosc["cname"], blosc["clevel"], blosc["shuffle"]) == ("zstd", 1, "shuffle")
 
 
+@pytest.mark.requirement("F11.1")
 def test_an_inner_chunk_has_at_most_4096_rows(tmp_path: Path) -> None:
     writer = start_cache(tmp_path, 5000, unit=8192)
     declare(writer, "a", DenseEncoding(10), unit_rows=8192)
@@ -163,6 +167,7 @@ def test_an_inner_chunk_has_at_most_4096_rows(tmp_path: Path) -> None:
         assert about["codecs"][0]["configuration"]["chunk_shape"][-1] == 4096
 
 
+@pytest.mark.requirement("F2.1", "F2.8", "F5.1")
 def test_every_document_but_the_root_has_format_1(cache: Path) -> None:
     keys = [path.relative_to(cache).as_posix() for path in cache.rglob("*.json")]
     documents = [key for key in keys if not key.endswith("zarr.json")]
@@ -181,6 +186,7 @@ def test_every_document_but_the_root_has_format_1(cache: Path) -> None:
     )
 
 
+@pytest.mark.requirement("F5.1")
 def test_documents_have_their_keys(cache: Path) -> None:
     units = range(CAPACITY // UNIT)
     commits = {f"samples/-/{unit}" for unit in units} | {f"views/{MIXED}/{unit}" for unit in units}
@@ -201,6 +207,7 @@ def test_documents_have_their_keys(cache: Path) -> None:
     ]
 
 
+@pytest.mark.requirement("F4.1", "F12.1", "V5.1")
 def test_the_root_has_the_fields_of_the_page(cache: Path) -> None:
     root = attributes(cache)
     assert root.keys() == {
@@ -225,6 +232,7 @@ def test_the_root_has_the_fields_of_the_page(cache: Path) -> None:
     assert (manifest.data.listing, manifest.data.decoding) == (1, 1), "where they are absent"
 
 
+@pytest.mark.requirement("F12.1", "F12.3")
 def test_nothing_is_sealed_in_a_new_root(tmp_path: Path) -> None:
     start_cache(tmp_path, ROWS)
     root = attributes(tmp_path)
@@ -233,6 +241,7 @@ def test_nothing_is_sealed_in_a_new_root(tmp_path: Path) -> None:
     assert "requires" not in root
 
 
+@pytest.mark.requirement("F10.1", "F10.2", "F10.3")
 def test_a_group_has_the_attributes_of_the_page(cache: Path) -> None:
     common = {
         "format": 1,
@@ -252,6 +261,7 @@ def test_a_group_has_the_attributes_of_the_page(cache: Path) -> None:
     assert mass == {"kind": "sparse", "top_k": 3, "values": "float16", "mass": 0.5}
 
 
+@pytest.mark.requirement("F11.10", "F11.12")
 def test_a_commit_describes_its_objects_and_their_rows(cache: Path) -> None:
     commit = document(cache, f"commits/teachers/a/{VIEW}/2.json")
     assert commit.keys() == {
@@ -281,6 +291,7 @@ def test_a_commit_describes_its_objects_and_their_rows(cache: Path) -> None:
     assert names["content_sha256"] == sha256("\0".join(keys).encode())
 
 
+@pytest.mark.requirement("F11.33")
 def test_a_shard_has_the_key_that_zarr_gives_it(cache: Path) -> None:
     commit = document(cache, f"commits/teachers/a/{MIXED}/1.json")
     keys = {path: stored["key"] for path, stored in commit["arrays"].items()}
@@ -290,6 +301,7 @@ def test_a_shard_has_the_key_that_zarr_gives_it(cache: Path) -> None:
     assert commit["arrays"]["samples/digest"]["key"] == "samples/digest/c/1/0"
 
 
+@pytest.mark.requirement("F11.9", "F11.13")
 def test_a_ledger_has_the_commits_of_a_view_by_unit(cache: Path) -> None:
     for group, view in (("teachers/b", MIXED), ("samples", "-"), ("views", MIXED)):
         commits = [document(cache, f"commits/{group}/{view}/{unit}.json") for unit in range(3)]
@@ -297,6 +309,7 @@ def test_a_ledger_has_the_commits_of_a_view_by_unit(cache: Path) -> None:
         assert (cache / f"ledger/{group}/{view}.1.json").read_bytes() == canonical(expected)
 
 
+@pytest.mark.requirement("F11.14", "F11.19")
 def test_a_revision_names_all_documents_by_their_digests(cache: Path) -> None:
     root = attributes(cache)
     content = (cache / "revisions/2.json").read_bytes()
@@ -327,6 +340,7 @@ def test_a_revision_names_all_documents_by_their_digests(cache: Path) -> None:
     assert revision["copies_sha256"] == sha256(copies)
 
 
+@pytest.mark.requirement("F11.23")
 def test_copies_hold_the_manifest_and_the_metadata(cache: Path) -> None:
     metadata = document(cache, "revisions/2.json")["metadata"]
     expected = {
@@ -337,6 +351,7 @@ def test_copies_hold_the_manifest_and_the_metadata(cache: Path) -> None:
     assert (cache / "revisions/2.copies.json").read_bytes() == canonical(expected)
 
 
+@pytest.mark.requirement("F5.2", "F11.24", "F11.25")
 def test_a_withdrawal_is_digested_in_itself_and_named_by_the_next_revision(cache: Path) -> None:
     found = document(cache, "withdrawn/1.json")
     rest = {"format": 1, "keys": ["img/000007.jpg"], "reason": "a test"}
@@ -348,6 +363,7 @@ def test_a_withdrawal_is_digested_in_itself_and_named_by_the_next_revision(cache
     assert 7 not in samples.readable
 
 
+@pytest.mark.requirement("F2.2")
 @pytest.mark.parametrize("fields", [{"format": 3}, {"format": 2, "requires": ["sorcery-9"]}])
 def test_a_writer_refuses_what_a_reader_refuses(tmp_path: Path, fields: dict[str, Any]) -> None:
     start_cache(tmp_path, ROWS)
@@ -357,6 +373,7 @@ def test_a_writer_refuses_what_a_reader_refuses(tmp_path: Path, fields: dict[str
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.requirement("F3.8", "F3.9")
 def test_arrays_end_with_a_block_and_units_of_padding_are_committed(tmp_path: Path) -> None:
     """A group has units of 16 rows in blocks of 64: three of the last four are padding alone."""
     writer = start_cache(tmp_path, 70, unit=64)
@@ -378,6 +395,7 @@ def test_arrays_end_with_a_block_and_units_of_padding_are_committed(tmp_path: Pa
     assert open_cache(tmp_path).read("a", VIEW, 0, 128)["lse"].shape == (128,)
 
 
+@pytest.mark.requirement("F11.7", "F11.8")
 def test_writing_a_unit_again_changes_nothing(tmp_path: Path) -> None:
     writer = start_cache(tmp_path, ROWS)
     samples = samples_of(ROWS)
@@ -408,6 +426,7 @@ def written_keys(patch: pytest.MonkeyPatch) -> list[str]:
     return order
 
 
+@pytest.mark.requirement("F11.6", "F11.15")
 def test_a_commit_is_written_last_and_the_root_after_its_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,6 +443,7 @@ def test_a_commit_is_written_last_and_the_root_after_its_revision(
     assert order[sealing + 1 :] == ["zarr.json"], "nothing but the root"
 
 
+@pytest.mark.requirement("F5.8")
 def test_offset_65535_is_a_partner_where_the_status_says_so() -> None:
     offsets = np.full(65536, -1, dtype=np.int64)
     offsets[[0, 65535]] = [65535, 0]
@@ -436,6 +456,7 @@ def test_offset_65535_is_a_partner_where_the_status_says_so() -> None:
     assert (np.delete(rows, [0, 65535]) == -1).all()
 
 
+@pytest.mark.requirement("F3.14")
 @pytest.mark.parametrize("count", [1, 64, 65])
 def test_recipes_of_every_version_have_the_same_outline(tmp_path: Path, count: int) -> None:
     recipe = {"algorithm": 2, "draw": 0, "seed": 0, "operations": [{"op": "x", "y": 1}] * count}
@@ -457,6 +478,7 @@ def test_recipes_of_every_version_have_the_same_outline(tmp_path: Path, count: i
             read_manifest(locate(tmp_path))
 
 
+@pytest.mark.requirement("F3.14", "F3.16")
 def test_the_slot_of_a_view_is_its_place_on_the_first_axis(tmp_path: Path) -> None:
     writer = start_cache(tmp_path, ROWS)
     declare(writer, "a", DenseEncoding(10))
@@ -472,3 +494,34 @@ def test_the_slot_of_a_view_is_its_place_on_the_first_axis(tmp_path: Path) -> No
     assert attributes(tmp_path, "teachers/a")["view_ids"] == [VIEW, "", third]
     assert document(tmp_path, "teachers/a/lse/zarr.json")["shape"] == [3, CAPACITY]
     assert writer.groups()["a"].placement(third).shard_key("lse", 1) == "teachers/a/lse/c/2/1"
+
+
+@pytest.mark.requirement("F11.30")
+def test_a_root_has_a_largest_size() -> None:
+    teacher = {"lock": {}, "canonical_batch": 1, "source": ""}
+    root = {
+        "format": 1,
+        "unit_rows": UNIT,
+        "segments": [{"start": 0, "rows": 5}],
+        "data": {"description": "", "class_names": []},
+        "views": {},
+        "teachers": {},
+        "versions": {},
+    }
+
+    def fits(**fields: object) -> bool:
+        try:
+            parse_manifest({**root, **fields}, "here")
+        except CacheError as error:
+            return "at most" not in str(error.got)
+        return True
+
+    for extra in (0, 1):
+        names = [""] * (1_000_000 + extra)
+        assert fits(data={"description": "", "class_names": names}) == (not extra)
+        assert fits(segments=[{"start": 0, "rows": 0}] * (65536 + extra)) == (not extra)
+        assert fits(teachers={f"t{n}": teacher for n in range(4096 + extra)}) == (not extra)
+        taps = [f"t{n}" for n in range(1024 + extra)]
+        assert fits(teachers={"t": {**teacher, "features": taps}}) == (not extra)
+        assert fits(teachers={"t": {**teacher, "tables": taps[: 64 + extra]}}) == (not extra)
+    assert not fits(views={f"v{n}": RECIPE for n in range(65537)})

@@ -101,6 +101,7 @@ def test_it_holds_what_the_teachers_say_of_the_very_views(
             np.testing.assert_allclose(stored.log_probs[row], exact, atol=2e-3)
 
 
+@pytest.mark.requirement("F3.3")
 def test_it_knows_its_images(built: Path, images: Path) -> None:
     samples, source = open_cache(built).samples, open_source(str(images))
     position = {key: index for index, key in enumerate(source.keys)}
@@ -112,6 +113,7 @@ def test_it_knows_its_images(built: Path, images: Path) -> None:
         assert samples.sizes[row] == source.sizes[index]
 
 
+@pytest.mark.requirement("F11.11")
 def test_the_same_work_gives_the_same_commits(
     built: Path, images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +135,7 @@ def test_the_same_work_gives_the_same_commits(
     assert commits(tmp_path / "shuffled") == expected
 
 
+@pytest.mark.requirement("F11.8")
 def test_killed_in_a_process_of_its_own_it_resumes(
     built: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -197,6 +200,7 @@ def test_a_further_teacher_computes_that_teacher(
     assert list(open_cache(copy).teachers) == ["cnn", "red", "third"]
 
 
+@pytest.mark.requirement("F3.5", "F3.6")
 def test_new_images_are_added_as_a_segment(
     copy: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -253,6 +257,7 @@ def test_an_image_of_the_same_size_but_other_content_is_refused(
         build_cache(config(copy, other, teachers, views={"count": 3}))
 
 
+@pytest.mark.requirement("F12.5")
 def test_another_teacher_under_the_same_name_is_refused(
     copy: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -261,6 +266,7 @@ def test_another_teacher_under_the_same_name_is_refused(
         build_cache(config(copy, images, {"red": {"model": f"local-dir:{other}"}}))
 
 
+@pytest.mark.requirement("F3.7")
 def test_another_encoding_or_unit_is_refused(copy: Path, images: Path, teachers: Teachers) -> None:
     with pytest.raises(UsageError, match="another encoding"):
         build_cache(config(copy, images, teachers, encoding={"top_k": 2}))
@@ -268,6 +274,7 @@ def test_another_encoding_or_unit_is_refused(copy: Path, images: Path, teachers:
         build_cache(config(copy, images, teachers, unit_rows=32))
 
 
+@pytest.mark.requirement("F3.3", "F5.5")
 def test_a_truncated_image_is_named_or_marked(
     images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -288,6 +295,7 @@ def test_a_truncated_image_is_named_or_marked(
     assert again.unreadable == 1
 
 
+@pytest.mark.requirement("V4.9")
 def test_teachers_of_other_sizes_see_the_same_crop(images: Path, tmp_path: Path) -> None:
     red = write_teacher(tmp_path / "red", classes=3)
     sizes: Teachers = {
@@ -332,6 +340,7 @@ def test_a_teacher_without_weights_is_refused(images: Path, tmp_path: Path) -> N
         build_cache(config(tmp_path / "c", images, {"a": {"model": "resnet10t"}}))
 
 
+@pytest.mark.requirement("F6.1")
 def test_nan_is_named_and_earlier_units_are_kept(
     images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +423,7 @@ def test_a_listing_that_changed_in_the_middle_is_refused(
     build_cache(config(tmp_path / "c", images, teachers))
 
 
+@pytest.mark.requirement("F3.10", "F3.11")
 def test_every_forward_has_one_shape_and_padding_is_zeros(
     images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,6 +449,7 @@ def test_every_forward_has_one_shape_and_padding_is_zeros(
     assert sum(empty) == 64 - 60 + 1, "padding and the image that cannot be read"
 
 
+@pytest.mark.requirement("F5.9")
 def test_partners_are_committed_before_teachers_of_their_view(
     images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,6 +473,7 @@ def test_partners_are_committed_before_teachers_of_their_view(
         assert order.index(f"commits/views/{view}/{unit}") < order.index(key)
 
 
+@pytest.mark.requirement("F4.9")
 def test_a_new_class_is_an_error_and_the_list_of_a_cache_stays(
     copy: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -480,6 +492,7 @@ def test_a_new_class_is_an_error_and_the_list_of_a_cache_stays(
     assert cache.samples.labels[list(cache.samples.keys).index("dog/new.jpg")] == 2
 
 
+@pytest.mark.requirement("F2.3")
 def test_a_new_cache_decodes_by_table_2(images: Path, teachers: Teachers, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(images, damaged)
@@ -490,6 +503,7 @@ def test_a_new_cache_decodes_by_table_2(images: Path, teachers: Teachers, tmp_pa
         build_cache(config(tmp_path / "c", damaged, teachers))
 
 
+@pytest.mark.requirement("F12.4")
 def test_weights_are_digested_by_name_type_shape_and_bytes(built: Path, teachers: Teachers) -> None:
     network: Any = build_network(NetworkConfig(**teachers["red"]))
     expected = hashlib.sha256()

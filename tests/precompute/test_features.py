@@ -72,6 +72,7 @@ def _forwarded(
     return {tap: values[0] for tap, values in kept.items()}
 
 
+@pytest.mark.requirement("F8.1", "F8.7", "F8.8")
 def test_it_holds_what_the_network_held_of_the_very_views(
     built: Path, images: Path, asked: Teachers
 ) -> None:
@@ -101,6 +102,7 @@ def test_it_holds_what_the_network_held_of_the_very_views(
         np.testing.assert_allclose(stored["pre_logits"][row], expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.requirement("F8.2")
 def test_a_tap_may_be_kept_in_fewer_views(built: Path) -> None:
     cache = open_cache(built)
     assert len(cache.views_of(["red"])) == 2
@@ -108,6 +110,7 @@ def test_a_tap_may_be_kept_in_fewer_views(built: Path) -> None:
     assert len(cache.views_of(["red"], ["red/pre_logits"])) == 2
 
 
+@pytest.mark.requirement("F8.12")
 def test_maps_of_mostly_zeros_are_compressed(built: Path) -> None:
     cache = open_cache(built)
     view_id = cache.views_of([], ["red/layer1"])[0]
@@ -125,6 +128,7 @@ def test_a_cache_describes_its_taps(built: Path) -> None:
     assert all(features.stored_bytes > 0 for features in red.features)
 
 
+@pytest.mark.requirement("F13.4", "F13.5")
 def test_what_coding_a_tap_loses_is_kept(built: Path) -> None:
     taps = {f.tap: f.fidelity for t in describe(built).teachers for f in t.features}
     assert all(found is not None and found["rows"] == 60 for found in taps.values())
@@ -135,6 +139,7 @@ def test_what_coding_a_tap_loses_is_kept(built: Path) -> None:
     assert [taps[tap]["reduction"] for tap in FEATURES] == [0, 0, None]  # type: ignore[index]  # not None, as asserted
 
 
+@pytest.mark.requirement("F8.1")
 def test_answers_are_the_same_without_taps(
     built: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -240,6 +245,7 @@ def test_damage_is_named_and_mended(
             assert (path / file.relative_to(built)).read_bytes() == file.read_bytes()
 
 
+@pytest.mark.requirement("F5.1", "F8.11")
 def test_a_tap_has_the_attributes_of_the_page(built: Path) -> None:
     cache = open_cache(built)
 

@@ -70,6 +70,7 @@ def weights(teacher: dict[str, Any]) -> np.ndarray:
     return found
 
 
+@pytest.mark.requirement("F2.5", "F9.5")
 def test_the_table_is_the_weight_of_the_classifier(
     built: Path, asked: dict[str, dict[str, Any]]
 ) -> None:
@@ -85,6 +86,7 @@ def test_the_table_is_the_weight_of_the_classifier(
     assert verify(str(built)).faults == ()
 
 
+@pytest.mark.requirement("F9.1")
 def test_a_further_run_changes_nothing(
     copy: Path, images: Path, asked: dict[str, dict[str, Any]]
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_further_run_changes_nothing(
     assert open_cache(copy).revision_sha256 == before
 
 
+@pytest.mark.requirement("F9.3")
 def test_it_is_added_to_a_sealed_cache(
     images: Path,
     teachers: dict[str, dict[str, str]],
@@ -107,6 +110,7 @@ def test_it_is_added_to_a_sealed_cache(
     assert verify(str(tmp_path / "c")).faults == ()
 
 
+@pytest.mark.requirement("F2.2", "F2.5", "F9.3")
 def test_readers_that_do_not_know_tables_refuse(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +139,7 @@ def test_damage_is_found_and_repaired_bit_for_bit(
     assert verify(str(copy)).faults == ()
 
 
+@pytest.mark.requirement("F2.8", "F9.3")
 def test_it_goes_with_its_teacher(copy: Path) -> None:
     assert "red/tables/class_embeddings" in group_names(open_cache(copy).manifest)
     drop_from_cache(str(copy), teachers=["red"])
@@ -152,6 +157,7 @@ def test_views_are_dropped_without_it(copy: Path) -> None:
     assert verify(str(copy)).faults == ()
 
 
+@pytest.mark.requirement("F9.1")
 def test_more_images_leave_it_as_it_is(
     copy: Path, images: Path, asked: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -166,6 +172,7 @@ def test_more_images_leave_it_as_it_is(
     assert verify(str(copy)).faults == ()
 
 
+@pytest.mark.requirement("F9.1")
 def test_another_shape_is_refused(copy: Path, teachers: dict[str, dict[str, str]]) -> None:
     writer = CacheWriter.open(locate(copy, write=True))
     group = writer.groups()["red/tables/class_embeddings"]
@@ -185,6 +192,7 @@ def test_another_shape_is_refused(copy: Path, teachers: dict[str, dict[str, str]
         write_class_embeddings(writer, Other())
 
 
+@pytest.mark.requirement("F9.2")
 def test_a_table_of_many_classes_is_one_chunk(tmp_path: Path) -> None:
     """More classes than an inner chunk of images has rows, and a prime number of them."""
     classes, width = 5003, 7
@@ -214,6 +222,7 @@ def test_a_table_of_many_classes_is_one_chunk(tmp_path: Path) -> None:
     assert verify(str(tmp_path / "c")).faults == ()
 
 
+@pytest.mark.requirement("F5.1", "F9.2", "F9.3", "F9.4")
 def test_documents_and_chunks_of_a_table_are_those_of_the_page(built: Path) -> None:
     group = built / "teachers/red/tables/class_embeddings"
     found = json.loads((group / "zarr.json").read_text())["attributes"]["logitcache"]
@@ -238,6 +247,7 @@ def test_documents_and_chunks_of_a_table_are_those_of_the_page(built: Path) -> N
     assert "tables" not in root["teachers"]["cnn"]
 
 
+@pytest.mark.requirement("F9.5")
 def test_rows_of_the_table_are_those_of_the_class_map(images: Path, tmp_path: Path) -> None:
     wide = write_network(tmp_path / "wide", classes=7)
     teacher = {"model": f"local-dir:{wide}", "class_map": [6, 0, 2], "class_embeddings": True}
@@ -246,6 +256,7 @@ def test_rows_of_the_table_are_those_of_the_class_map(images: Path, tmp_path: Pa
     np.testing.assert_array_equal(found, weights({"model": teacher["model"]})[[6, 0, 2]])
 
 
+@pytest.mark.requirement("F9.6")
 def test_a_table_of_an_unknown_name_is_read_like_any_other(tmp_path: Path) -> None:
     writer = start_cache(tmp_path / "c", 40)
     samples = samples_of(40)

@@ -70,6 +70,7 @@ def built(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFac
     return path
 
 
+@pytest.mark.requirement("V8.1")
 def test_nothing_drifts_here(built: Path, images: Path) -> None:
     report = check_fingerprints(open_cache(built), open_source(str(images)))
     assert report.checked >= 64
@@ -77,6 +78,7 @@ def test_nothing_drifts_here(built: Path, images: Path) -> None:
     assert report.made_with == report.here
 
 
+@pytest.mark.requirement("V8.1")
 def test_probes_are_spread_over_views_and_segments() -> None:
     segments = [np.arange(100), 128 + np.arange(7), np.empty(0, dtype=np.int64)]
     chosen = choose_fingerprints(["a", "b", "c"], segments)
@@ -91,6 +93,7 @@ def test_probes_are_spread_over_views_and_segments() -> None:
     assert choose_fingerprints([], segments) == []
 
 
+@pytest.mark.requirement("F5.11")
 def test_more_views_and_images_bring_more_probes(
     built: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -167,6 +170,7 @@ def other_blend(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.requirement("V8.4")
 @pytest.mark.parametrize(
     "drift",
     [
@@ -215,6 +219,7 @@ def other_erasing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erase, "log2", lambda x: x - 1)
 
 
+@pytest.mark.requirement("V8.3")
 @pytest.mark.parametrize("drift", [other_scale, other_words, other_layers, other_erasing])
 def test_parameter_drift_is_caught_and_never_tolerated(
     built: Path,
@@ -227,6 +232,7 @@ def test_parameter_drift_is_caught_and_never_tolerated(
         check_fingerprints(open_cache(built), open_source(str(images)), tolerance=255)
 
 
+@pytest.mark.requirement("V8.4")
 def test_the_message_names_versions_on_both_sides(
     built: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +249,7 @@ def test_the_message_names_versions_on_both_sides(
     assert f"use a processor of class {rendering_versions()['cpu']}" in text
 
 
+@pytest.mark.requirement("V8.2")
 def test_train_and_loader_stop_before_the_first_step(
     built: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +271,7 @@ def test_train_and_loader_stop_before_the_first_step(
     assert train_student(TrainConfig.parse(tolerant, "")).steps == 1
 
 
+@pytest.mark.requirement("V8.6")
 def test_changed_images_are_no_drift(built: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "images")
     for path in (tmp_path / "images").glob("*/*.jpg"):
@@ -283,6 +291,7 @@ def test_probes_of_missing_images_are_skipped(built: Path, images: Path, tmp_pat
     assert report.checked > 0
 
 
+@pytest.mark.requirement("F5.11")
 def test_damaged_probes_are_not_trusted(built: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(built, tmp_path / "c")
     path = tmp_path / "c" / "probes" / "1.json"
@@ -296,6 +305,7 @@ def test_damaged_probes_are_not_trusted(built: Path, images: Path, tmp_path: Pat
         check_fingerprints(open_cache(tmp_path / "c"), open_source(str(images)))
 
 
+@pytest.mark.requirement("F5.10", "V8.1")
 def test_a_probe_holds_digests_of_parameters_and_square_and_a_patch(
     built: Path, images: Path
 ) -> None:
@@ -329,6 +339,7 @@ def test_a_probe_holds_digests_of_parameters_and_square_and_a_patch(
         assert base64.b64decode(probe["patch"]) == patch.tobytes()
 
 
+@pytest.mark.requirement("V8.5")
 def test_a_square_that_differs_outside_of_its_patch_counts_as_1() -> None:
     patch = np.zeros((3, 48, 48), dtype=np.uint8)
     before = Fingerprint("v", 0, None, 64, "p", "a", 0, 0, patch)

@@ -113,22 +113,26 @@ def beta_of_the_page(alpha: float, floats: Sequence[float]) -> float:
     return 0.5
 
 
+@pytest.mark.requirement("V4.1", "V4.2")
 @given(st.floats(1e-300, 1e300))
 def test_log2_is_the_series_of_the_page(x: float) -> None:
     assert log2(x) == log2_of_the_page(x)
 
 
+@pytest.mark.requirement("V4.1", "V4.3")
 @given(st.floats(-900, 900))
 def test_exp2_is_the_polynomial_of_the_page(x: float) -> None:
     assert exp2(x) == exp2_of_the_page(x)
 
 
+@pytest.mark.requirement("V4.1", "V4.4")
 @given(st.floats(-180, 180))
 def test_sine_and_cosine_are_the_series_of_the_page(degrees: float) -> None:
     assert sine(degrees) == wave_of_the_page(degrees, 1)
     assert cosine(degrees) == wave_of_the_page(degrees, 0)
 
 
+@pytest.mark.requirement("V4.5")
 @given(st.floats(0, 1, exclude_max=True))
 def test_a_deviate_is_that_of_the_middle_of_its_interval(u: float) -> None:
     """AS 241 has 16 digits; intervals have 2^-52, and the flanks are mirrored."""
@@ -142,6 +146,7 @@ def test_a_deviate_is_that_of_the_middle_of_its_interval(u: float) -> None:
         assert normal_quantile(mirrored) == -deviate
 
 
+@pytest.mark.requirement("V4.7", "V4.8")
 @pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (0.05, 20.0), (5.0, 6.0), (0.1, 0.11)])
 def test_a_crop_is_the_first_attempt_that_fits_or_the_center(ratio: tuple[float, float]) -> None:
     operation = RandomResizedCrop((0.3, 1.0), ratio)
@@ -174,6 +179,7 @@ def test_a_crop_is_the_first_attempt_that_fits_or_the_center(ratio: tuple[float,
     assert len(attempts) > 1 or attempts == {None}, "later attempts are seen"
 
 
+@pytest.mark.requirement("V4.10", "V4.14")
 def test_flips_grey_and_blur_compare_their_first_float() -> None:
     for hash_ in HASHES:
         steps = found(HorizontalFlip(0.4), hash_).steps
@@ -186,6 +192,7 @@ def test_flips_grey_and_blur_compare_their_first_float() -> None:
         assert found(RandomBlur((0.1, 2.0), 0.4), hash_).steps == expected
 
 
+@pytest.mark.requirement("V4.11")
 @pytest.mark.parametrize("weights", [None, (3.0, 1.0, 0.25, 2.0)])
 @pytest.mark.parametrize("std", [0.0, 2.5, None])
 def test_a_layer_draws_name_probability_strength_and_direction(
@@ -199,11 +206,8 @@ def test_a_layer_draws_name_probability_strength_and_direction(
         expected = []
         for layer in range(3):
             u0, u1, u2, u3 = u[4 * layer : 4 * layer + 4]
-            cumulated, index = 0.0, 0
-            for index, (_, weight) in enumerate(left):
-                cumulated += weight
-                if cumulated > u0 * sum(w for _, w in left):
-                    break
+            cumulated = np.cumsum([weight for _, weight in left])
+            index = int(np.argmax(cumulated > u0 * cumulated[-1]))
             name = left[index][0]
             if weights:
                 del left[index]
@@ -216,6 +220,7 @@ def test_a_layer_draws_name_probability_strength_and_direction(
         assert found(operation, hash_).steps == tuple(expected)
 
 
+@pytest.mark.requirement("V4.12")
 def test_steps_have_the_strengths_of_the_table() -> None:
     for tenths in (0.0, 0.03, 0.25, 0.5, 0.73, 1.0, 2.4, 3.0):
         for down in (False, True):
@@ -246,6 +251,7 @@ def test_steps_have_the_strengths_of_the_table() -> None:
             assert {name: LEVELS[name](tenths, down) for name in LEVELS} == expected
 
 
+@pytest.mark.requirement("V4.13")
 def test_a_jitter_has_its_order_and_its_factors() -> None:
     operation = ColorJitter((0.6, 1.4), (1.0, 1.0), (0.5, 1.5), 0.1, 0.7)
     for hash_ in HASHES:
@@ -263,6 +269,7 @@ def test_a_jitter_has_its_order_and_its_factors() -> None:
         assert found(operation, hash_).steps == expected
 
 
+@pytest.mark.requirement("V4.15", "V4.16")
 @pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
 def test_erasing_has_its_boxes_and_its_paint(mode: Any) -> None:
     operation = RandomErasing(0.8, count=3, mode=mode, size=16 if mode == "pixel" else None)
@@ -296,6 +303,7 @@ def test_erasing_has_its_boxes_and_its_paint(mode: Any) -> None:
         assert found(operation, hash_).steps == tuple(expected)
 
 
+@pytest.mark.requirement("V3.3", "V4.16")
 def test_noise_is_a_deviate_of_a_word_for_every_level() -> None:
     key, mean, deviation = 2**52 + 3, (120.0, 10.0, 250.0), (50.0, 60.0, 70.0)
     step = Step("noise", (0.25, 0.0, 0.75, 0.5, key, *mean, *deviation))
@@ -322,6 +330,7 @@ MIXES = [
 ]
 
 
+@pytest.mark.requirement("V4.6", "V4.18", "V4.19")
 @pytest.mark.parametrize("operation", MIXES, ids=str)
 def test_shares_and_boxes_are_those_of_the_page(operation: Mixing) -> None:
     for hash_ in HASHES:
@@ -346,6 +355,7 @@ def test_shares_and_boxes_are_those_of_the_page(operation: Mixing) -> None:
         assert found(operation, hash_).mix == expected
 
 
+@pytest.mark.requirement("V7.14")
 @given(lam=st.floats(0, 1), own=st.integers(0, 255), other=st.integers(0, 255))
 def test_mixup_blends_by_65536ths(lam: float, own: int, other: int) -> None:
     one, two = (torch.full((3, 1, 1), level, dtype=torch.uint8) for level in (own, other))
@@ -354,6 +364,7 @@ def test_mixup_blends_by_65536ths(lam: float, own: int, other: int) -> None:
     assert mix_squares(one, two, Mix(lam)).unique().tolist() == [expected]
 
 
+@pytest.mark.requirement("F5.7", "V4.20")
 def test_partners_are_neighbors_in_the_order_of_their_words() -> None:
     hashes = np.array(HASHES[:-1], dtype=np.uint64)
     assert len(hashes) % 2
@@ -372,6 +383,7 @@ def test_partners_are_neighbors_in_the_order_of_their_words() -> None:
     assert match_partners(SEED, DRAW, hashes).tolist() == expected
 
 
+@pytest.mark.requirement("V4.24")
 def test_a_mask_covers_the_cells_with_the_smallest_words() -> None:
     for hash_ in HASHES[:8]:
         u = drawn(11, hash_, 49)
@@ -380,6 +392,7 @@ def test_a_mask_covers_the_cells_with_the_smallest_words() -> None:
         assert found(operation, hash_).steps == (Step("mask", (7, *operation.fill, *covered)),)
 
 
+@pytest.mark.requirement("V7.3", "V7.13")
 @pytest.mark.parametrize(("size", "grid"), [(11, 22), (13, 26), (24, 7), (32, 4)])
 def test_edges_of_cells_are_rounded_from_the_quotient(size: int, grid: int) -> None:
     square = torch.zeros(3, size, size, dtype=torch.uint8)
@@ -390,6 +403,7 @@ def test_edges_of_cells_are_rounded_from_the_quotient(size: int, grid: int) -> N
         assert covered == list(range(round(cell * size / grid), round((cell + 1) * size / grid)))
 
 
+@pytest.mark.requirement("V7.3", "V7.13")
 def test_edges_of_boxes_are_rounded_fractions_of_the_side() -> None:
     square = torch.zeros(3, 24, 24, dtype=torch.uint8)
     place = (0.1, 0.3125, 0.77, 0.9)
@@ -400,6 +414,7 @@ def test_edges_of_boxes_are_rounded_fractions_of_the_side() -> None:
     assert columns.flatten().tolist() == list(range(left, right))
 
 
+@pytest.mark.requirement("V7.8")
 def test_levels_of_tables_are_those_of_the_page() -> None:
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).repeat(3, 1, 1)
 
@@ -420,6 +435,7 @@ def test_levels_of_tables_are_those_of_the_page() -> None:
     assert after("solarize_add", 90) == expected
 
 
+@pytest.mark.requirement("V7.17")
 def test_a_low_resolution_has_at_least_one_pixel() -> None:
     square = torch.arange(3 * 9 * 9).remainder(251).to(torch.uint8).reshape(3, 9, 9)
     for factor in (2.0, 2.6, 64.0):
@@ -430,6 +446,7 @@ def test_a_low_resolution_has_at_least_one_pixel() -> None:
         assert torch.equal(shown, render(small, Parameters(Box(0, 0, side, side)), 9, "bicubic"))
 
 
+@pytest.mark.requirement("F8.7", "V3.3")
 def test_kept_tokens_are_those_with_the_smallest_words() -> None:
     view = View((CROP,), SEED, DRAW)
     hashes = np.array(HASHES[:6], dtype=np.uint64)
@@ -465,6 +482,7 @@ PURPOSES = {
 }
 
 
+@pytest.mark.requirement("V3.3", "V3.5")
 def test_purposes_have_the_numbers_of_the_page_and_keep_them() -> None:
     assert {purpose.name: purpose.value for purpose in Purpose} == PURPOSES
     section = PAGE.read_text().partition("## Words")[2].partition("## Parameters")[0]
@@ -472,6 +490,7 @@ def test_purposes_have_the_numbers_of_the_page_and_keep_them() -> None:
     assert [int(n) for row in listed for n in row.split(",")] == list(PURPOSES.values())
 
 
+@pytest.mark.requirement("V3.3")
 def test_operations_draw_as_many_words_as_the_page_lists() -> None:
     policy = RandAugment(NORMAL, None, 5, 9.0, 0.5, 10.0, 0.5)
     expected: list[tuple[Operation, int, int]] = [
@@ -492,6 +511,7 @@ def test_operations_draw_as_many_words_as_the_page_lists() -> None:
         assert address_of(still)[1] == 0
 
 
+@pytest.mark.requirement("V3.3")
 def test_rows_that_keep_their_label_have_the_smallest_of_one_word() -> None:
     hashes = np.array(HASHES, dtype=np.uint64)
     own = [
@@ -507,6 +527,7 @@ def test_rows_that_keep_their_label_have_the_smallest_of_one_word() -> None:
     assert chosen(SEED, hashes, 9, purpose=Purpose.LABELLED_ROWS).tolist() == expected
 
 
+@pytest.mark.requirement("F3.12", "V2.1", "V2.2")
 def test_an_id_is_the_digest_of_the_canonical_recipe() -> None:
     (recipe,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
     values = json.loads(recipe)
@@ -518,6 +539,7 @@ def test_an_id_is_the_digest_of_the_canonical_recipe() -> None:
     assert ViewsConfig().random_view(1).id == expected, "the default settings"
 
 
+@pytest.mark.requirement("V2.1", "V2.6", "V2.7", "V2.8")
 def test_settings_become_operations_in_the_order_of_the_page() -> None:
     config = ViewsConfig(
         vflip=0.1,
