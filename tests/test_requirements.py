@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,6 @@ import pytest
 from tests.guides import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 PAGES = {"F": ROOT / "docs" / "format.md", "V": ROOT / "docs" / "views.md"}
@@ -27,8 +27,10 @@ def parts_of(number: str) -> tuple[int, ...]:
     return tuple(map(int, number[1:].split(".")))
 
 
-def marked_tests() -> Iterator[tuple[str, ast.Call]]:
-    """Yield every marker of a requirement with its test, without importing any."""
+@cache
+def marked_tests() -> list[tuple[str, ast.Call]]:
+    """Return every marker of a requirement with its test, without importing any."""
+    found = []
     for path in sorted((ROOT / "tests").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -36,7 +38,8 @@ def marked_tests() -> Iterator[tuple[str, ast.Call]]:
             for decorator in node.decorator_list:
                 if ast.unparse(decorator).startswith("pytest.mark.requirement"):
                     assert isinstance(decorator, ast.Call), f"{path}: {node.name}"
-                    yield f"{path.relative_to(ROOT)}: {node.name}", decorator
+                    found.append((f"{path.relative_to(ROOT)}: {node.name}", decorator))
+    return found
 
 
 def held_numbers() -> dict[str, list[str]]:

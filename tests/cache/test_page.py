@@ -525,3 +525,14 @@ def test_a_root_has_a_largest_size() -> None:
         assert fits(teachers={"t": {**teacher, "features": taps}}) == (not extra)
         assert fits(teachers={"t": {**teacher, "tables": taps[: 64 + extra]}}) == (not extra)
     assert not fits(views={f"v{n}": RECIPE for n in range(65537)})
+
+
+@pytest.mark.requirement("F10.1")
+@pytest.mark.parametrize("head", ["sigmoid", "none"])
+def test_a_group_with_a_reserved_head_is_refused(tmp_path: Path, head: str) -> None:
+    start_cache(tmp_path, ROWS)
+    declare(CacheWriter.open(locate(tmp_path)), "a", DenseEncoding(10))
+    key = "teachers/a/zarr.json"
+    edit_json(tmp_path / key, lambda v: v["attributes"]["logitcache"].update(head=head))
+    with pytest.raises(CacheError, match="attributes are damaged"):
+        CacheWriter.open(locate(tmp_path)).groups()

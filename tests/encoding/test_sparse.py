@@ -169,5 +169,5 @@ def test_entries_that_are_not_used_trail_with_difference_0() -> None:
     arrays = SparseEncoding(4, 3, "float16", mass=0.92).encode(log_probs)
     assert arrays["class_ids"].tolist() == [[1, 2, 0]], "1 and 3"
     assert np.isnan(arrays["logp_k"]).tolist() == [[False, False, True]]
-    codes = SparseEncoding(4, 3, mass=0.92).encode(log_probs)["codes"]
+    codes: NDArray[Any] = SparseEncoding(4, 3, mass=0.92).encode(log_probs)["codes"]
     assert (codes > 0).tolist() == [[True, True, False]]

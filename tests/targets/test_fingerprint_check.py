@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from logitcache.views.parameters import Parameters
+
 Teachers = dict[str, dict[str, str]]
 VIEWS = {"count": 3, "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.3, "mixup_alpha": 0.8}
 
@@ -317,15 +319,15 @@ def test_a_probe_holds_digests_of_parameters_and_square_and_a_patch(
     assert document.segments == [0]
     for probe in document.probes[::9]:
         view, size = parse_view(cache.views[probe["view"]], ""), probe["size"]
-        shown = []
+        shown: list[tuple[Parameters | None, torch.Tensor | None]] = []
         for row in (probe["row"], probe["partner"]):
             if row is None:
                 shown.append((None, None))
                 continue
             image = decode(source.read(keys.index(cache.samples.keys[row])))
             floats = view_floats(view, cache.samples.hashes[[row]])
-            how = parameters(view, [f[0].tolist() for f in floats], *image.shape[1:])
-            shown.append((how, render.picture(image, how, size, view.interpolation)))
+            its = parameters(view, [f[0].tolist() for f in floats], *image.shape[1:])
+            shown.append((its, render.picture(image, its, size, view.interpolation)))
         (how, own), (other_how, other) = shown
         assert how is not None
         assert own is not None
