@@ -161,7 +161,7 @@ def test_chunks_shards_and_codecs_are_those_of_the_page(cache: Path) -> None:
 def test_an_inner_chunk_has_at_most_4096_rows(tmp_path: Path) -> None:
     writer = start_cache(tmp_path, 5000, unit=8192)
     declare(writer, "a", DenseEncoding(10), unit_rows=8192)
-    for path in ("samples/status", "teachers/a/lse"):
+    for path in ("samples/key", "samples/status", "teachers/a/lse"):
         about = document(tmp_path, f"{path}/zarr.json")
         assert about["chunk_grid"]["configuration"]["chunk_shape"][-1] == 8192
         assert about["codecs"][0]["configuration"]["chunk_shape"][-1] == 4096

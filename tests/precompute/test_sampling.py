@@ -137,7 +137,7 @@ def test_a_segment_more_does_not_move_the_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("F13.1")
-@pytest.mark.parametrize("rows", [100, 5000, 40_000])
+@pytest.mark.parametrize("rows", [100, 5000, 16_400, 40_000])
 def test_every_s_th_unit_gives_its_leading_rows(tmp_path: Path, rows: int) -> None:
     writer = start_cache(tmp_path, rows, unit=16)
     sample = FidelitySample(writer.manifest, declare(writer, "t", ENCODING, 16), VIEW)

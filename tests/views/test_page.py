@@ -325,6 +325,7 @@ def test_noise_is_a_deviate_of_a_word_for_every_level() -> None:
 MIXES = [
     Mixing(0.2, 0.0, None, 0.8, 0.5),
     Mixing(3.0, 0.0, None, 1.0, 0.5),
+    Mixing(0.001, 0.0, None, 1.0, 0.5),
     Mixing(0.0, 0.7, None, 0.8, 0.5),
     Mixing(0.4, 1.0, None, 1.0, 0.3),
     Mixing(0.4, 0.0, (0.2, 0.7), 1.0, 0.6),
