@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from logitcache.draws import Purpose, permutation, unit_floats, words
 WORD = st.integers(0, 2**64 - 1)
 
 
+@pytest.mark.requirement("V3.1")
 @given(seed=WORD, hash_=WORD, draw=st.integers(0, 2**32 - 1), purpose=st.sampled_from(Purpose))
 def test_words_are_those_of_numpys_philox(
     seed: int, hash_: int, draw: int, purpose: Purpose
@@ -21,6 +23,7 @@ def test_words_are_those_of_numpys_philox(
     assert (ours == theirs.random_raw(41)).all()
 
 
+@pytest.mark.requirement("V1.1")
 def test_words_do_not_depend_on_who_else_draws() -> None:
     hashes = np.arange(50, dtype=np.uint64)
     together = words(1, hashes, draw=2, purpose=Purpose.CROP, count=7)
@@ -35,6 +38,7 @@ def test_fewer_words_are_a_prefix_of_more() -> None:
     assert words(1, [5], draw=0, purpose=Purpose.FLIP, count=0).shape == (1, 0)
 
 
+@pytest.mark.requirement("V3.2")
 def test_unit_floats_are_below_one_and_use_53_bits() -> None:
     extremes = np.array([0, 2**64 - 1, 1 << 11], dtype=np.uint64)
     assert unit_floats(extremes).tolist() == [0.0, 1.0 - 2.0**-53, 2.0**-53]

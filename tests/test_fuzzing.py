@@ -177,6 +177,7 @@ def _large_units(manifest: Any) -> None:
     manifest["revision"] = None
 
 
+@pytest.mark.requirement("F12.9")
 @pytest.mark.parametrize("change", [_rows, _many_rows, _large_units])
 def test_a_claim_of_very_many_rows_allocates_nothing(
     cache: Path, change: Callable[[Any], None]
@@ -190,6 +191,7 @@ def test_a_claim_of_very_many_rows_allocates_nothing(
     tracemalloc.stop()
 
 
+@pytest.mark.requirement("F11.29")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -219,6 +221,7 @@ def test_a_group_that_cannot_be_is_refused(cache: Path, fields: dict[str, object
     tracemalloc.stop()
 
 
+@pytest.mark.requirement("F11.32")
 @given(st.text())
 def test_no_key_leaves_the_cache(key: str) -> None:
     location = LocalLocation(Path("/nowhere/cache"))

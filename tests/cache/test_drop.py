@@ -78,6 +78,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
             np.testing.assert_array_equal(values, expected[name][array])
 
 
+@pytest.mark.requirement("F2.4", "F3.15")
 def test_views_are_dropped_and_computed_anew(cache: Path, images: Path, teachers: Teachers) -> None:
     before, reader = answers(cache), open_cache(cache)
     view = list(reader.views)[1]
@@ -98,6 +99,7 @@ def test_views_are_dropped_and_computed_anew(cache: Path, images: Path, teachers
     assert verify(cache).ok
 
 
+@pytest.mark.requirement("F2.4")
 def test_a_cache_with_dropped_views_names_what_a_reader_has_to_know(cache: Path) -> None:
     assert "dropped-views" in FEATURES
     drop_from_cache(cache, teachers=["red"])
@@ -109,6 +111,7 @@ def test_a_cache_with_dropped_views_names_what_a_reader_has_to_know(cache: Path)
     assert root["format"] == 2
 
 
+@pytest.mark.requirement("F2.2", "F2.4")
 def test_an_older_reader_refuses(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drop_from_cache(cache, views=["0"])
     monkeypatch.delitem(FEATURES, "dropped-views")
@@ -116,6 +119,7 @@ def test_an_older_reader_refuses(cache: Path, monkeypatch: pytest.MonkeyPatch) -
         open_cache(cache)
 
 
+@pytest.mark.requirement("F11.21")
 @pytest.mark.parametrize(
     ("what", "gone"),
     [
@@ -138,6 +142,7 @@ def test_teachers_and_taps_are_dropped_and_computed_anew(
     assert verify(cache).ok
 
 
+@pytest.mark.requirement("F11.22")
 def test_another_teacher_takes_the_name(cache: Path, images: Path, teachers: Teachers) -> None:
     before = answers(cache)
     drop_from_cache(cache, teachers=["red"])
@@ -210,6 +215,7 @@ WHAT: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.requirement("F11.21", "F11.22")
 @pytest.mark.parametrize("what", WHAT)
 def test_a_kill_at_any_write_leaves_the_old_cache_or_the_new_one(
     made: Path, tmp_path: Path, images: Path, teachers: Teachers, what: dict[str, Any]
@@ -248,6 +254,7 @@ def test_a_kill_at_any_write_leaves_the_old_cache_or_the_new_one(
         shutil.rmtree(cache)
 
 
+@pytest.mark.requirement("F2.7", "F2.10")
 def test_an_old_cache_whose_drop_was_killed_is_kept_from_old_writers(tmp_path: Path) -> None:
     """They would take the commits of the dropped teacher for those of a new one."""
     old = unpack(HERE / "0.1" / "encodings.tar.xz", tmp_path / "old")
@@ -280,3 +287,35 @@ def stop_after(times: int, call: Callable[..., None]) -> Callable[..., None]:
         call(*arguments)
 
     return stopping
+
+
+@pytest.mark.requirement("F2.10", "F3.15")
+def test_only_dropping_a_view_turns_format_1_into_format_2(tmp_path: Path) -> None:
+    old = unpack(HERE / "0.1" / "views.tar.xz", tmp_path / "old")
+    before = open_cache(old)
+    name = next(iter(before.teachers))
+    drop_from_cache(old, views=["1"])
+    after = read_manifest(locate(str(old)))
+    assert (after.format, after.requires) == (2, ("dropped-views",))
+    slots = json.loads((old / f"teachers/{name}/zarr.json").read_text())
+    found = slots["attributes"]["logitcache"]["view_ids"]
+    expected = list(before.teacher(name).view_ids)
+    gone = list(before.views)[1]
+    assert found == ["" if view == gone else view for view in expected]
+    array = json.loads((old / f"teachers/{name}/logp/zarr.json").read_text())
+    assert array["shape"][0] == len(expected), "the slot is still counted"
+    assert "" not in before.teacher(name).view_ids
+    assert len(before.read(name, gone, 0, 1)["logp"]) == 1, "the earlier revision is as it was"
+
+
+@pytest.mark.requirement("F11.21")
+def test_dropping_leaves_documents_of_probes_as_they_are(cache: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (cache / "probes").iterdir()}
+    drop_from_cache(cache, views=["1"], teachers=["red"])
+    assert {path.name: path.read_bytes() for path in (cache / "probes").iterdir()} == before
+    root = json.loads((cache / "zarr.json").read_text())["attributes"]["logitcache"]
+    assert not root.get("dropping")
+    revision = json.loads((cache / f"revisions/{root['revision']['number']}.json").read_text())
+    assert not [name for name in revision["ledgers"] if name.startswith("teachers/red/")]
+    assert not [key for key in revision["metadata"] if key.startswith("teachers/red/")]
+    assert not list((cache / "commits/teachers").glob("red/**/*.json"))

@@ -49,6 +49,7 @@ def edit_manifest(cache: Path, **fields: Any) -> None:
     edit_json(cache / "zarr.json", change)
 
 
+@pytest.mark.requirement("F3.13", "V2.4")
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -68,6 +69,7 @@ def test_a_view_with_the_recipe_of_another_is_damage(cache: Path, recipe: dict[s
     assert "a view has the id of another recipe" in verify(cache).faults[0].detail
 
 
+@pytest.mark.requirement("F3.14")
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -98,6 +100,7 @@ def test_a_malformed_recipe_is_found_where_the_manifest_is_read(cache: Path, rec
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.requirement("F3.13", "V2.4")
 @pytest.mark.parametrize(
     "operation",
     [
@@ -148,6 +151,7 @@ def deep(levels: int) -> Any:
     return value
 
 
+@pytest.mark.requirement("F12.7")
 @pytest.mark.parametrize(
     "change",
     [
@@ -184,6 +188,7 @@ def test_a_malformed_lock_is_found_where_the_manifest_is_read(
             look(cache)
 
 
+@pytest.mark.requirement("F12.8")
 def test_a_lock_does_not_decide_what_is_read() -> None:
     """A file or a folder of weights that a cache names could be anything."""
     arguments = {"checkpoint_path": "/x.pth", "pretrained_cfg": {"file": "/x"}, "img_size": 32}
@@ -213,6 +218,7 @@ def write_fingerprints(cache: Path, document: Any) -> dict[str, str]:
     return {"probes/1.json": sha256(content)}
 
 
+@pytest.mark.requirement("F5.10")
 def test_probes_are_read(cache: Path) -> None:
     digests = write_fingerprints(cache, DOCUMENT)
     (document,) = read_fingerprints(locate(cache), digests)
@@ -220,6 +226,7 @@ def test_probes_are_read(cache: Path) -> None:
     assert probed(locate(cache)) == [(frozenset({VIEW}), frozenset({0}))]
 
 
+@pytest.mark.requirement("F5.10", "F5.11")
 @pytest.mark.parametrize(
     "document",
     [
@@ -255,6 +262,7 @@ def test_probes_of_many_views_and_segments_take_no_product_of_both(cache: Path) 
     assert len(probed(locate(cache))[0].views) == 60_000
 
 
+@pytest.mark.requirement("F5.10")
 @pytest.mark.parametrize(
     "change",
     [

@@ -61,6 +61,7 @@ def test_the_reader_has_at_most_40_lines() -> None:
     assert len([line for line in printed_reader().splitlines() if line.strip()]) <= 40
 
 
+@pytest.mark.requirement("F5.6", "F6.4", "F6.7", "F6.8")
 @pytest.mark.parametrize(
     "encoding",
     [
@@ -96,6 +97,7 @@ def test_sparse_targets(encoding: SparseEncoding, tmp_path: Path) -> None:
         assert np.exp(read[row][absent]).sum() == pytest.approx(mass, rel=1e-2, abs=1e-7)
 
 
+@pytest.mark.requirement("F5.6", "F7.1", "F7.2")
 @pytest.mark.parametrize("values", ["float16", "uint8"])
 def test_dense_targets(values: str, tmp_path: Path) -> None:
     z = teacher_logits(300)
@@ -109,6 +111,7 @@ def test_dense_targets(values: str, tmp_path: Path) -> None:
     assert (abs(read[:ROWS] - exact) <= bound)[OK].all()
 
 
+@pytest.mark.requirement("F6.6", "F6.7")
 def test_empty_tails_and_unused_entries(tmp_path: Path) -> None:
     """A teacher that is certain: nothing is left for absent classes, and two entries suffice."""
     encoding = SparseEncoding(1000, 4)

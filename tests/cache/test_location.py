@@ -53,6 +53,7 @@ def test_a_failing_disk_leaves_nothing_half(
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+@pytest.mark.requirement("F11.6")
 def test_files_and_their_folder_are_synced_before_and_after_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

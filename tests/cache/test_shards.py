@@ -63,6 +63,7 @@ def written(root: Path, spec: ArraySpec, unit: int) -> tuple[Location, NDArray[A
     return location, content
 
 
+@pytest.mark.requirement("F11.1", "F11.36")
 @pytest.mark.parametrize("unit", [16, 8192])
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.dtype}-{s.shape}-{s.codec}")
 def test_rows_are_those_that_zarr_reads(tmp_path: Path, spec: ArraySpec, unit: int) -> None:
@@ -80,6 +81,7 @@ def test_rows_are_those_that_zarr_reads(tmp_path: Path, spec: ArraySpec, unit: i
     assert (window[2 * unit :] == 1).all()
 
 
+@pytest.mark.requirement("F11.36")
 @pytest.mark.parametrize(
     "change",
     [
@@ -116,6 +118,7 @@ def test_junk_is_no_layout(document: bytes) -> None:
         parse_array(document, "a")
 
 
+@pytest.mark.requirement("F11.1")
 def test_every_flipped_bit_and_every_length_is_noticed(tmp_path: Path) -> None:
     location, content = written(tmp_path, CODES, 16)
     stored = location.read("a/c/1/1/0") or b""
@@ -152,6 +155,7 @@ def test_an_index_that_holds_but_points_nowhere_is_refused(
         decode_shard(forged, ShardLayout(16, 16, "blosc"), np.zeros_like(content))
 
 
+@pytest.mark.requirement("F11.37")
 def test_a_chunk_of_another_size_is_refused(tmp_path: Path) -> None:
     location, content = written(tmp_path, CODES, 16)
     stored = location.read("a/c/1/1/0") or b""
@@ -159,6 +163,7 @@ def test_a_chunk_of_another_size_is_refused(tmp_path: Path) -> None:
         decode_shard(stored, ShardLayout(32, 32, "blosc"), np.tile(content, (2, 1)))
 
 
+@pytest.mark.requirement("F11.1")
 def test_checksums_stand_behind_the_digests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +212,7 @@ def test_units_come_in_the_order_wanted(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.requirement("F11.36")
 def test_other_codecs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An array that another tool wrote, committed all the same: nothing bounds what gzip makes."""
     monkeypatch.setattr("logitcache.cache.format.arrays._compressors", lambda _: [GzipCodec()])

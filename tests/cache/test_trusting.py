@@ -34,6 +34,7 @@ ROWS = 40
 LOGITS = np.random.default_rng(0).normal(size=(ROWS, 30)).astype(np.float32)
 
 
+@pytest.mark.requirement("F11.19", "F11.24")
 def test_only_the_revision_that_is_asked_for_is_opened(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (SparseEncoding(30, 5), LOGITS)}, ROWS)
     digest = open_cache(tmp_path).revision_sha256
@@ -51,6 +52,7 @@ def test_only_the_revision_that_is_asked_for_is_opened(tmp_path: Path) -> None:
         assert caught.value.exit_code == 4
 
 
+@pytest.mark.requirement("F11.26")
 def test_a_withdrawal_that_the_revision_names_cannot_be_deleted(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (SparseEncoding(30, 5), LOGITS)}, ROWS)
     withdraw_images(tmp_path, ["img/000003.jpg"], "a test")

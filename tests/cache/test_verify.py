@@ -87,6 +87,7 @@ def test_an_intact_cache_gives_no_alarm(cache: Path, quick: bool) -> None:
     assert report.bytes == named == seen[-1].done == seen[-1].total
 
 
+@pytest.mark.requirement("F11.14", "F11.28")
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_fault_is_found_and_named(cache: Path, name: str) -> None:
     damage: Damage = DAMAGES[name]
@@ -120,6 +121,7 @@ def read_everything(cache: Path) -> None:
     opened.read("a", VIEW, 0, 48)
 
 
+@pytest.mark.requirement("F11.28")
 @pytest.mark.parametrize("name", sorted(DAMAGES.keys() - UNSEEN_BY_READERS))
 def test_a_reader_stops_with_the_same_words(cache: Path, name: str) -> None:
     DAMAGES[name].inject(cache, ARRAY)
@@ -133,6 +135,7 @@ def test_a_reader_stops_with_the_same_words(cache: Path, name: str) -> None:
         assert fault.place in str(caught.value)
 
 
+@pytest.mark.requirement("F11.28")
 def test_a_reader_sees_what_is_replaced_while_it_reads(cache: Path) -> None:
     opened = open_cache(cache)
     opened.read("a", VIEW, 0, 48)
@@ -155,12 +158,14 @@ def test_several_faults_are_all_named(cache: Path) -> None:
     }
 
 
+@pytest.mark.requirement("F11.17")
 def test_an_edited_manifest_is_told_field_by_field(cache: Path) -> None:
     DAMAGES["an edited manifest"].inject(cache, ARRAY)
     (fault,) = verify(cache).faults
     assert 'data {"description": "thin air"' in fault.detail
 
 
+@pytest.mark.requirement("F11.8", "F11.16", "F11.17")
 def test_growth_since_the_seal_is_no_damage(cache: Path) -> None:
     writer = CacheWriter.open(locate(cache))
     writer.add_views({THIRD: MORE_VIEWS[THIRD]})
@@ -208,6 +213,7 @@ def _outside(commit: dict[str, dict[str, dict[str, str]]]) -> None:
     commit["arrays"]["samples/hash"]["key"] = "../../secret"
 
 
+@pytest.mark.requirement("F3.8", "F11.33")
 @pytest.mark.parametrize("change", [_other_unit, _other_rows, _outside])
 def test_a_commit_must_describe_its_own_unit(
     tmp_path: Path, change: Callable[[object], None]

@@ -52,6 +52,7 @@ def snapshot(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
+@pytest.mark.requirement("F5.6")
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     samples = make_cache(tmp_path, {"a": (SPARSE, LOGITS), "b": (DENSE, LOGITS)}, ROWS, (3,))
     cache = open_cache(tmp_path)
@@ -70,12 +71,14 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert (cache.samples.labels[:ROWS] == samples["label"][:ROWS]).all()
 
 
+@pytest.mark.requirement("F11.11")
 def test_equal_work_gives_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_cache(tmp_path / name, {"a": (SPARSE, LOGITS)}, ROWS)
     assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
 
 
+@pytest.mark.requirement("F11.10")
 def test_every_object_of_a_unit_is_in_its_commit(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (SPARSE, LOGITS)}, ROWS)
     named = {
@@ -92,6 +95,7 @@ def test_every_object_of_a_unit_is_in_its_commit(tmp_path: Path) -> None:
     assert objects == named
 
 
+@pytest.mark.requirement("F5.5", "F11.3")
 def test_a_unit_of_fill_alone_has_its_objects(tmp_path: Path) -> None:
     """Otherwise it would look missing: Zarr writes no empty chunks unless told to."""
     make_cache(tmp_path, {"a": (SPARSE, LOGITS[:17])}, 17, tuple(range(16)))
@@ -99,6 +103,7 @@ def test_a_unit_of_fill_alone_has_its_objects(tmp_path: Path) -> None:
     assert open_cache(tmp_path).read("a", VIEW, 0, 16)["codes"].max() == 0
 
 
+@pytest.mark.requirement("F11.16")
 def test_an_unsealed_cache_is_not_opened(tmp_path: Path) -> None:
     writer = start_cache(tmp_path, ROWS)
     write_samples(writer, samples_of(ROWS))
@@ -106,6 +111,7 @@ def test_an_unsealed_cache_is_not_opened(tmp_path: Path) -> None:
         open_cache(tmp_path)
 
 
+@pytest.mark.requirement("F3.9")
 def test_what_is_missing_is_counted_and_cannot_be_sealed(tmp_path: Path) -> None:
     writer, samples = start_cache(tmp_path, ROWS), samples_of(ROWS)
     group = declare(writer, "a", DENSE)
@@ -127,6 +133,7 @@ def test_sealing_again_changes_nothing(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.requirement("F3.6", "F11.16")
 def test_a_second_teacher_touches_nothing_of_the_first(tmp_path: Path) -> None:
     samples = make_cache(tmp_path, {"a": (SPARSE, LOGITS)}, ROWS)
     before = snapshot(tmp_path)
@@ -142,6 +149,7 @@ def test_a_second_teacher_touches_nothing_of_the_first(tmp_path: Path) -> None:
     assert changed == {"zarr.json"}
 
 
+@pytest.mark.requirement("F3.6", "F5.6", "F11.16")
 def test_a_further_view_and_a_further_segment_leave_old_objects_alone(tmp_path: Path) -> None:
     samples = make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
     before = snapshot(tmp_path)
@@ -175,6 +183,7 @@ def test_an_interrupted_start_is_taken_up(tmp_path: Path) -> None:
         assert writer.missing() == {}
 
 
+@pytest.mark.requirement("F11.8")
 def test_leftovers_of_an_interrupted_unit_are_replaced(tmp_path: Path) -> None:
     writer, samples = start_cache(tmp_path, ROWS), samples_of(ROWS)
     group = declare(writer, "a", DENSE)
@@ -187,6 +196,7 @@ def test_leftovers_of_an_interrupted_unit_are_replaced(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got, arrays["logp"])
 
 
+@pytest.mark.requirement("F11.28")
 @pytest.mark.parametrize("damage", [b"", b"short"])
 def test_a_damaged_object_is_named(tmp_path: Path, damage: bytes) -> None:
     make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
@@ -199,6 +209,7 @@ def test_a_damaged_object_is_named(tmp_path: Path, damage: bytes) -> None:
         open_cache(tmp_path).read("a", VIEW, 0, 48)
 
 
+@pytest.mark.requirement("F11.28")
 def test_a_flipped_bit_is_found_before_it_is_decoded(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
     shard = tmp_path / "teachers/a/logp/c/0/1/0"
@@ -209,6 +220,7 @@ def test_a_flipped_bit_is_found_before_it_is_decoded(tmp_path: Path) -> None:
         open_cache(tmp_path).read("a", VIEW, 0, 48)
 
 
+@pytest.mark.requirement("F5.6", "F11.19")
 def test_an_edited_ledger_is_refused(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
     ledger = tmp_path / f"ledger/teachers/a/{VIEW}.1.json"
@@ -223,6 +235,7 @@ def edit(tmp_path: Path, **fields: object) -> None:
     (tmp_path / "zarr.json").write_text(json.dumps(root))
 
 
+@pytest.mark.requirement("F2.1", "F2.2")
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
     edit(tmp_path, format=3)
@@ -230,6 +243,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         open_cache(tmp_path)
 
 
+@pytest.mark.requirement("F2.2")
 @pytest.mark.parametrize("required", [["sorcery-9"], ["decoding-2", "sorcery-9"], "sorcery-9", [7]])
 def test_what_a_cache_requires_is_known_or_refused(tmp_path: Path, required: Any) -> None:
     make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
@@ -238,6 +252,7 @@ def test_what_a_cache_requires_is_known_or_refused(tmp_path: Path, required: Any
         open_cache(tmp_path)
 
 
+@pytest.mark.requirement("F2.3", "F2.8", "V5.1")
 def test_a_new_cache_has_the_lowest_format_that_holds_it(
     tmp_path: Path, images: Path, teachers: dict[str, dict[str, str]]
 ) -> None:
@@ -250,6 +265,7 @@ def test_a_new_cache_has_the_lowest_format_that_holds_it(
     assert (manifest.data.decoding, manifest.data.listing) == (2, 2)
 
 
+@pytest.mark.requirement("F3.5", "F5.3", "F11.29")
 @pytest.mark.parametrize(
     "fields",
     [
@@ -267,6 +283,7 @@ def test_a_manifest_that_cannot_be_is_refused(tmp_path: Path, fields: dict[str, 
         read_manifest(locate(tmp_path))
 
 
+@pytest.mark.requirement("F2.6", "F12.9")
 def test_unknown_fields_are_ignored(tmp_path: Path) -> None:
     make_cache(tmp_path, {"a": (DENSE, LOGITS)}, ROWS)
     edit(tmp_path, color="blue")
@@ -300,6 +317,7 @@ def test_commits_are_counted_by_name_alone(tmp_path: Path) -> None:
     assert committed_units(locate(tmp_path), SAMPLES, NO_VIEW) == {0, 1, 2}
 
 
+@pytest.mark.requirement("F2.6")
 def test_what_a_newer_version_adds_is_kept_and_sealed(tmp_path: Path) -> None:
     start_cache(tmp_path / "c", 16)
     root = tmp_path / "c" / "zarr.json"
@@ -319,6 +337,7 @@ def test_what_a_newer_version_adds_is_kept_and_sealed(tmp_path: Path) -> None:
     assert not verify(tmp_path / "c").ok, "it is part of what was sealed"
 
 
+@pytest.mark.requirement("F11.4")
 def test_arrays_have_names_of_their_axes(
     images: Path, teachers: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:

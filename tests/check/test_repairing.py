@@ -217,6 +217,7 @@ def test_a_precision_of_its_own(images: Path, teachers: Teachers, tmp_path: Path
     assert snapshot(cache) == expected
 
 
+@pytest.mark.requirement("F11.25", "F11.27")
 def test_withdrawn_images_may_be_gone(
     cache: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_withdrawn_images_may_be_gone(
     assert fault.cause == "withdrawal"
 
 
+@pytest.mark.requirement("F12.6")
 def test_threads_and_device_never_block(cache: Path, images: Path, teachers: Teachers) -> None:
     torch.set_num_threads(2)
     try:

@@ -395,6 +395,7 @@ def test_verify_names_images_that_differ(
     assert (alone.code, "--data" in alone.err) == (2, True)
 
 
+@pytest.mark.requirement("F11.25")
 def test_excluded_images_are_counted(
     logitcache: Callable[..., Outcome], flags: list[object], images: Path, tmp_path: Path
 ) -> None:

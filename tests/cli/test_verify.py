@@ -104,6 +104,7 @@ def test_a_cache_of_some_images_is_verified_against_the_same_ones(
     assert (other.code, "input.size 16" in other.err) == (1, True)
 
 
+@pytest.mark.requirement("F4.10")
 def test_classes_are_compared_by_name(
     logitcache: Callable[..., Outcome], red: str, tmp_path: Path
 ) -> None:

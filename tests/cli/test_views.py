@@ -93,6 +93,7 @@ def test_what_does_not_exist_is_refused(images: Path, cache: Path, tmp_path: Pat
     assert "a cache and its images" in refused("check", "--cache", cache)
 
 
+@pytest.mark.requirement("V1.2", "V8.2")
 def test_check_says_whether_this_machine_is_sound(
     images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

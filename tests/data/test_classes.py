@@ -31,6 +31,7 @@ def source_of(names: list[str], labels: list[int]) -> ArraySource:
     return ArraySource("arrays", "train", images, np.array(labels, dtype=np.int32), names)
 
 
+@pytest.mark.requirement("F4.8")
 @given(st.lists(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1)))
 def test_the_order_is_timms_where_timm_has_one(names: list[str]) -> None:
     ours = sorted_classes(names)
@@ -45,6 +46,7 @@ def test_the_order_does_not_depend_on_where_it_begins(names: set[str]) -> None:
     assert set(once) == names
 
 
+@pytest.mark.requirement("F4.8")
 def test_ties_are_broken_by_the_name() -> None:
     assert sorted_classes(["7", "007", "07"]) == ["007", "07", "7"]
     assert sorted_classes(["cat", "Cat", "CAT"]) == ["CAT", "Cat", "cat"]
@@ -57,6 +59,7 @@ def test_classes_are_found_in_any_unicode_form() -> None:
     assert class_positions(["milk"], ["tea"]) == [None]
 
 
+@pytest.mark.requirement("F4.10")
 def test_labels_are_mapped_by_name() -> None:
     source = source_of(["dog", "cat"], [0, 1, -1, 0])
     assert map_labels(source, ["bird", "cat", "dog"], "x").tolist() == [2, 1, -1, 2]
@@ -70,6 +73,7 @@ def test_a_class_without_images_need_not_be_known() -> None:
     assert map_labels(source_of(["dog", "cow"], [0]), ["dog"], "x").tolist() == [0]
 
 
+@pytest.mark.requirement("F4.9")
 def test_unknown_classes_are_named() -> None:
     source = source_of(["dog", "cow", "cat"], [0, 1, 2])
     with pytest.raises(DataMismatch) as found:

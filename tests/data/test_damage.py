@@ -69,6 +69,7 @@ def refused(content: bytes) -> bool:
     return False
 
 
+@pytest.mark.requirement("V5.13", "V5.19")
 @given(st.sampled_from(list(KINDS)), st.floats(0, 1), st.booleans())
 def test_a_jpeg_that_is_cut_and_closed_is_refused(kind: str, share: float, closed: bool) -> None:
     """But for its last bytes, which libjpeg reads ahead of the pixels that it makes of them."""
@@ -78,6 +79,7 @@ def test_a_jpeg_that_is_cut_and_closed_is_refused(kind: str, share: float, close
     assert refused(content[:at] + (b"\xff\xd9" if closed else b""))
 
 
+@pytest.mark.requirement("V5.14", "V5.19")
 @given(st.sampled_from(list(KINDS)), st.floats(0, 0.9))
 def test_a_jpeg_that_ends_in_zeros_is_refused(kind: str, share: float) -> None:
     content = JPEGS[kind]
@@ -87,6 +89,7 @@ def test_a_jpeg_that_ends_in_zeros_is_refused(kind: str, share: float) -> None:
     assert refused(content[:at] + bytes(len(content) - at - 2) + b"\xff\xd9")
 
 
+@pytest.mark.requirement("V5.14", "V5.20")
 @given(st.sampled_from(list(PNGS)), st.floats(0, 1), st.integers(1, 300))
 def test_a_png_with_a_hole_or_a_gap_is_refused_or_whole(mode: str, share: float, size: int) -> None:
     content = PNGS[mode]
@@ -100,6 +103,7 @@ def test_a_png_with_a_hole_or_a_gap_is_refused_or_whole(mode: str, share: float,
         assert refused(cut) or torch.equal(decode(cut), decode(content))
 
 
+@pytest.mark.requirement("V5.15", "V5.19")
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_that_no_pixel_comes_from_do_not_matter(kind: str) -> None:
     content = JPEGS[kind]
@@ -133,6 +137,7 @@ def test_an_unknown_color_transform_does_not_hide_damage() -> None:
     assert refused(with_odd[: len(with_odd) * 3 // 4] + b"\xff\xd9")
 
 
+@pytest.mark.requirement("V5.19")
 def test_progressive_scans_that_are_missing_are_noticed() -> None:
     """Cut between two scans, so that no scan is damaged."""
     content = JPEGS["progressive"]
@@ -152,6 +157,7 @@ def with_chunk(extra: bytes) -> bytes:
     return content[:at] + extra + content[at:]
 
 
+@pytest.mark.requirement("V5.15")
 @pytest.mark.parametrize(
     "extra",
     [
@@ -170,6 +176,7 @@ def test_text_and_profiles_do_not_make_a_png_unreadable(extra: bytes) -> None:
     assert torch.equal(decode(with_chunk(extra)), decode(PNGS["RGB"]))
 
 
+@pytest.mark.requirement("V5.20")
 @pytest.mark.parametrize("interlaced", [False, True])
 def test_a_wrong_checksum_of_right_image_data_is_passed_over(interlaced: bool) -> None:
     content = interlaced_png() if interlaced else PNGS["RGB"]
@@ -216,6 +223,7 @@ def odd_float(top: float) -> Callable[[], bytes]:
     return make
 
 
+@pytest.mark.requirement("V5.18")
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -234,6 +242,7 @@ def test_what_is_probably_not_meant_is_reported(
     assert said is None or said in found[0]
 
 
+@pytest.mark.requirement("V5.4")
 @pytest.mark.parametrize("where", ["exif", "late exif", "xmp", "xmp element", "png"])
 def test_orientation_counts_wherever_it_is(where: str) -> None:
     plain = JPEGS["baseline"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from logitcache.data.decode import decode
 from logitcache.errors import UnreadableImage
 from tests.conftest import jpeg, shape_image
+from tests.golden.odd_images import chunk
 
 IMAGE = shape_image(7, (17, 11))
 
@@ -28,23 +30,27 @@ def chw(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
+@pytest.mark.requirement("V5.2")
 def test_jpeg_pixels_are_pillows() -> None:
     content = jpeg(IMAGE)
     assert torch.equal(decode(content), chw(Image.open(io.BytesIO(content))))
 
 
+@pytest.mark.requirement("V5.3", "V5.5", "V5.6", "V5.7")
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
 def test_png_modes_become_what_pillow_converts(mode: str) -> None:
     image = IMAGE.convert(mode)
     assert torch.equal(decode(encoded(image, "PNG")), chw(image))
 
 
+@pytest.mark.requirement("V5.2", "V5.5", "V5.8")
 def test_cmyk_and_grey_jpegs() -> None:
     for mode in ("CMYK", "L"):
         content = jpeg(IMAGE.convert(mode))
         assert torch.equal(decode(content), chw(Image.open(io.BytesIO(content))))
 
 
+@pytest.mark.requirement("V5.9")
 def test_sixteen_bits_become_the_high_byte() -> None:
     values = np.arange(17 * 11, dtype=np.uint16).reshape(11, 17) * 257
     assert torch.equal(
@@ -53,6 +59,7 @@ def test_sixteen_bits_become_the_high_byte() -> None:
     )
 
 
+@pytest.mark.requirement("V5.4")
 def test_an_image_is_turned_as_its_exif_says() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -61,12 +68,14 @@ def test_an_image_is_turned_as_its_exif_says() -> None:
     assert torch.equal(turned, torch.rot90(plain, -1, (1, 2)))
 
 
+@pytest.mark.requirement("V5.3", "V5.12")
 def test_the_extension_does_not_matter_and_animations_show_their_first_frame() -> None:
     frames = [shape_image(i, (8, 8)).convert("P") for i in range(3)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert torch.equal(decode(content), chw(Image.open(io.BytesIO(content))))
 
 
+@pytest.mark.requirement("V5.17")
 @pytest.mark.parametrize("shape", [(5, 6), (5, 6, 3)])
 def test_pixels_are_taken_as_they_are(shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -76,6 +85,7 @@ def test_pixels_are_taken_as_they_are(shape: tuple[int, ...]) -> None:
     assert (out.permute(1, 2, 0).numpy() == expected).all()
 
 
+@pytest.mark.requirement("V5.13")
 @pytest.mark.parametrize("cut", [0, 1, 3, 20, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_truncated_file_is_an_error(kind: str, cut: float) -> None:
@@ -91,6 +101,7 @@ def test_stray_bytes_in_a_jpeg_are_read_over() -> None:
     assert torch.equal(decode(stray), decode(content))
 
 
+@pytest.mark.requirement("V5.16")
 def test_a_decompression_bomb_is_refused() -> None:
     bomb = bytearray(jpeg(IMAGE))
     start = bomb.index(b"\xff\xc0")
@@ -99,6 +110,7 @@ def test_a_decompression_bomb_is_refused() -> None:
         decode(bytes(bomb))
 
 
+@pytest.mark.requirement("V5.4")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_turned_upright_as_pillow_does(kind: str, orientation: int) -> None:
@@ -110,6 +122,7 @@ def test_every_orientation_is_turned_upright_as_pillow_does(kind: str, orientati
     )
 
 
+@pytest.mark.requirement("V5.4")
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_turns_nothing() -> None:
     exif = Image.Exif()
@@ -121,12 +134,14 @@ def test_damaged_exif_turns_nothing() -> None:
         assert torch.equal(decode(broken), decode(jpeg(IMAGE)))
 
 
+@pytest.mark.requirement("V5.6", "V5.7")
 def test_transparent_palettes_keep_their_colors_without_a_warning() -> None:
     image = IMAGE.quantize(16)
     content = encoded(image, "PNG", transparency=bytes(range(0, 256, 16)))
     assert torch.equal(decode(content), chw(image))
 
 
+@pytest.mark.requirement("V5.9")
 def test_sixteen_bit_tiff_and_thirty_two_bit_integers() -> None:
     values = np.array([[0, 255, 256, 65535]], dtype=np.uint16)
     expected = torch.tensor([[0, 0, 1, 255]], dtype=torch.uint8)
@@ -135,12 +150,14 @@ def test_sixteen_bit_tiff_and_thirty_two_bit_integers() -> None:
     assert torch.equal(decode(encoded(Image.fromarray(wide), "TIFF"))[0], expected)
 
 
+@pytest.mark.requirement("V5.12")
 def test_animated_webp_shows_its_first_frame() -> None:
     frames = [shape_image(i, (8, 8)) for i in range(3)]
     content = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     assert torch.equal(decode(content), chw(frames[0]))
 
 
+@pytest.mark.requirement("V5.3")
 def test_formats_that_run_other_programs_are_refused() -> None:
     with pytest.raises(UnreadableImage, match="none of JPEG"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
@@ -164,3 +181,22 @@ def test_damaged_bytes_become_pixels_or_the_one_error(kind: str, data: st.DataOb
     with contextlib.suppress(UnreadableImage), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert decode(bytes(content)).shape[0] == 3
+
+
+@pytest.mark.requirement("V5.10")
+def test_sixteen_bit_colors_become_the_high_byte() -> None:
+    """Pillow writes no such file."""
+    values = np.random.default_rng(0).integers(0, 2**16, (5, 7, 3), dtype=np.uint16)
+    header = (7).to_bytes(4, "big") + (5).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(raw)), chunk(b"IEND", b""))
+    found = decode(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert (found.permute(1, 2, 0).numpy() == values >> 8).all()
+
+
+@pytest.mark.requirement("V5.11")
+def test_floating_point_is_clipped_to_levels() -> None:
+    values = np.array([[-3.0, 0.0, 12.0, 254.0, 255.0, 1e9]], dtype=np.float32)
+    (found, *others) = decode(encoded(Image.fromarray(values), "TIFF")).tolist()
+    assert found == [[0, 0, 12, 254, 255, 255]]
+    assert others == [found, found]

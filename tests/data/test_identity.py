@@ -27,6 +27,7 @@ def source_of(keys: list[str]) -> ArraySource:
     return source
 
 
+@pytest.mark.requirement("F3.3")
 def test_hash_and_digest_are_as_the_format_says() -> None:
     digest = hashlib.blake2b("cat/ü.jpg".encode(), digest_size=8).digest()
     assert key_hash("cat/ü.jpg") == int.from_bytes(digest, "big")
@@ -41,17 +42,20 @@ def test_pixels_of_another_shape_have_another_digest() -> None:
     assert content_digest(flat.reshape(2, 3)) != content_digest(flat.reshape(3, 2))
 
 
+@pytest.mark.requirement("F3.1")
 def test_keys_are_relative_and_composed() -> None:
     assert normalize_key("./a/b.jpg") == "a/b.jpg"
     assert normalize_key("cafe\u0301/x.png") == "caf\u00e9/x.png"
 
 
+@pytest.mark.requirement("F3.4")
 @given(st.permutations([f"k{i}" for i in range(12)]))
 def test_rows_do_not_depend_on_the_listing(keys: list[str]) -> None:
     rows = row_order(source_of(keys))
     assert [keys[i] for i in rows] == sorted(keys, key=lambda k: (key_hash(k), k))
 
 
+@pytest.mark.requirement("F3.2")
 def test_two_images_with_one_key() -> None:
     with pytest.raises(DataError, match="same key"):
         row_order(source_of(["a", "b", "a"]))
@@ -72,3 +76,21 @@ def test_a_listing_is_known_by_keys_and_labels() -> None:
     before = listing_digest(source, row_order(source))
     source.labels = np.array([0, 1], np.int32)
     assert listing_digest(source, row_order(source)) != before
+
+
+@pytest.mark.requirement("F12.2", "F12.3")
+def test_a_fingerprint_is_over_keys_and_digests_and_a_listing_over_keys_and_labels() -> None:
+    one, two = b"1" * 16, b"2" * 16
+    expected = hashlib.sha256(b"a\0" + one + "ü\0".encode() + two).hexdigest()
+    assert fingerprint([("a", one), ("ü", two)]) == expected
+    source = source_of(["b", "ü"])
+    source.labels = np.array([3, -1], np.int32)
+    expected = hashlib.sha256("ü\0-1\0b\x003\0".encode()).hexdigest()
+    assert listing_digest(source, np.array([1, 0])) == expected
+
+
+@pytest.mark.requirement("F3.1")
+def test_images_without_files_are_named_by_split_and_nine_digits() -> None:
+    images = [np.zeros((2, 2), dtype=np.uint8)] * 2
+    source = ArraySource("test", "train", images, np.zeros(2, np.int32), ["a"])
+    assert list(source.keys) == ["train/000000000", "train/000000001"]

@@ -37,6 +37,7 @@ def tar_of(root: Path, path: Path) -> Path:
     return path
 
 
+@pytest.mark.requirement("F4.2")
 def test_the_endings_are_those_that_the_decoder_reads(tmp_path: Path) -> None:
     Image.init()
     known = {e for e, f in Image.registered_extensions().items() if f in FORMATS} - {".pfm"}
@@ -58,6 +59,7 @@ def test_a_class_of_another_format_is_a_class(tmp_path: Path) -> None:
     assert source.labels.tolist() == [0, 1]
 
 
+@pytest.mark.requirement("F4.4")
 def test_what_is_no_image_is_counted_by_reason(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.jpg", "dog/a.jpg")
     put(tmp_path, "cat/a.heic", "cat/b.HEIC", "cat/notes.txt", "dog/README", "metadata.jsonl")
@@ -81,6 +83,7 @@ def test_what_is_no_image_is_counted_by_reason(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.requirement("F4.3")
 def test_the_class_is_the_first_folder_below_the_root(tmp_path: Path) -> None:
     put(tmp_path, "cat/indoor/a.jpg", "cat/outdoor/b.jpg", "dog/indoor/c.jpg", "dog/d.jpg")
     source = open_source(str(tmp_path))
@@ -119,6 +122,7 @@ def test_folders_that_cannot_be_classes_are_named(
         open_source(str(name))
 
 
+@pytest.mark.requirement("F4.3")
 def test_which_folder_names_the_class_can_be_chosen(tmp_path: Path) -> None:
     put(tmp_path, "animal/cat/a.jpg", "animal/dog/b.jpg", "car/bus/c.jpg", "car/van/d.jpg")
 
@@ -142,6 +146,7 @@ def linked(root: Path, link: str, target: Path) -> None:
     (root / link).symlink_to(target)
 
 
+@pytest.mark.requirement("F4.5")
 def test_every_real_file_is_listed_once(tmp_path: Path) -> None:
     root = put(tmp_path / "data", "cat/a.jpg", "dog/b.jpg")
     put(tmp_path / "elsewhere", "x.jpg", "deep/y.jpg")
@@ -181,6 +186,7 @@ def member(name: str, content: bytes = JPEG) -> tuple[tarfile.TarInfo, io.BytesI
     return info, io.BytesIO(content)
 
 
+@pytest.mark.requirement("F3.1", "F4.6")
 def test_a_tar_is_listed_as_its_extracted_folder(tmp_path: Path) -> None:
     path = tmp_path / "data.tar"
     newer = jpeg(shape_image(9))
@@ -216,6 +222,7 @@ def nested_tar(path: Path, inner: dict[str, list[str]]) -> Path:
     return path
 
 
+@pytest.mark.requirement("F4.7")
 def test_equal_names_in_two_inner_tars_are_two_images(tmp_path: Path) -> None:
     path = nested_tar(tmp_path / "x.tar", {"cat.tar": ["0.jpg", "1.jpg"], "dog.tar": ["0.jpg"]})
     source = open_source(str(path))
@@ -224,6 +231,7 @@ def test_equal_names_in_two_inner_tars_are_two_images(tmp_path: Path) -> None:
     assert [source.read(i) for i in range(3)] == [jpeg(shape_image(n)) for n in (0, 1, 10)]
 
 
+@pytest.mark.requirement("F4.3", "F4.7")
 def test_inner_tars_with_class_folders_are_shards(tmp_path: Path) -> None:
     files = ["cat/0.jpg", "dog/0.jpg"]
     source = open_source(str(nested_tar(tmp_path / "x.tar", {"s-0.tar": files, "s-1.tar": files})))
@@ -232,6 +240,7 @@ def test_inner_tars_with_class_folders_are_shards(tmp_path: Path) -> None:
     assert source.labels.tolist() == [0, 1, 0, 1]
 
 
+@pytest.mark.requirement("F4.7")
 def test_old_rules_list_a_tar_as_timm_does(tmp_path: Path) -> None:
     from timm.data.readers.reader_image_in_tar import extract_tarinfos
 
@@ -247,6 +256,7 @@ def test_old_rules_list_a_tar_as_timm_does(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.requirement("F4.2", "F4.3", "F4.4")
 def test_old_rules_list_a_folder_as_timm_does(tmp_path: Path) -> None:
     from timm.data.readers.reader_image_folder import find_images_and_targets
 

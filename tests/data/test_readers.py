@@ -55,6 +55,7 @@ def tar_of(folder: Path, path: Path) -> Path:
     return path
 
 
+@pytest.mark.requirement("F3.1")
 def test_a_tar_and_its_folder_have_the_same_keys_labels_and_images(
     images: Path, tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_limit_takes_the_same_images_whatever_the_folder_is_called(
     assert len(here.class_names) == 3
 
 
+@pytest.mark.requirement("F3.1")
 def test_names_are_normalized(tmp_path: Path) -> None:
     decomposed = "cafe\u0301"
     write_images(tmp_path, 1, (decomposed,))

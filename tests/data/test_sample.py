@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from logitcache.data.decode import DECODING
@@ -35,6 +36,7 @@ def write_mixed(folder: Path, *, dark: int, usual: int) -> Path:
     return folder
 
 
+@pytest.mark.requirement("V5.18")
 def test_sizes_and_oddities_are_sampled(tmp_path: Path) -> None:
     images = write_mixed(tmp_path / "images", dark=3, usual=2)
     found = sample_images(open_source(str(images)), DECODING)
@@ -43,6 +45,7 @@ def test_sizes_and_oddities_are_sampled(tmp_path: Path) -> None:
     assert found.notes == [f"3 of 5 images that were looked at: {DARK}"]
 
 
+@pytest.mark.requirement("V5.18")
 def test_oddities_are_counted_once_for_every_image_of_a_cache(
     tmp_path: Path, teachers: dict[str, dict[str, str]]
 ) -> None:

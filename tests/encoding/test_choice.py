@@ -13,6 +13,7 @@ from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheError
 
 
+@pytest.mark.requirement("F7.3")
 @pytest.mark.parametrize(
     ("config", "classes", "expected"),
     [
@@ -62,6 +63,7 @@ def test_an_unknown_encoding_is_refused(values: dict[str, Any]) -> None:
         parse_encoding(values, 9, "here")
 
 
+@pytest.mark.requirement("F6.1")
 def test_log_softmax_is_exact_far_from_zero() -> None:
     z = np.array([[1000.0, 999.0], [-1e30, 0.0]], dtype=np.float32)
     log_probs, lse = log_softmax(z)
@@ -69,6 +71,7 @@ def test_log_softmax_is_exact_far_from_zero() -> None:
     np.testing.assert_allclose(log_probs + lse[:, None], z)
 
 
+@pytest.mark.requirement("F6.1")
 def test_rows_that_are_not_finite_are_found() -> None:
     z = np.zeros((4, 3), dtype=np.float32)
     z[1, 2], z[3, 0] = np.nan, np.inf

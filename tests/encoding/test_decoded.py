@@ -59,6 +59,7 @@ def dense(decoded: Decoded, row: int, b: float) -> list[float]:
     return [weight / math.fsum(weights) for weight in weights]
 
 
+@pytest.mark.requirement("F6.9")
 @pytest.mark.parametrize("b", [1.0, 0.5, 0.25])
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
 def test_dense_probabilities_are_those_of_the_plain_loops(encoding: Encoding, b: float) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@pytest.mark.requirement("F7.1")
 @given(z=logits())
 def test_float16_keeps_eleven_bits(z: NDArray[np.float32]) -> None:
     exact = log_probs_of(z)
@@ -21,6 +22,7 @@ def test_float16_keeps_eleven_bits(z: NDArray[np.float32]) -> None:
     assert (abs(decoded - exact) <= 2.0**-10 * abs(exact) + 2e-3).all()
 
 
+@pytest.mark.requirement("F7.2")
 @given(z=logits())
 def test_bytes_are_within_half_a_level(z: NDArray[np.float32]) -> None:
     exact = log_probs_of(z)

@@ -49,6 +49,7 @@ def plain_loops(exact: np.ndarray, reduced: np.ndarray, kept: np.ndarray) -> dic
     }
 
 
+@pytest.mark.requirement("F13.4", "F13.5")
 def test_it_is_that_of_the_plain_loops() -> None:
     exact = features()
     flat = exact.reshape(-1, CHANNELS).astype(np.float64)
@@ -91,6 +92,7 @@ def test_sums_do_not_depend_on_how_rows_come() -> None:
     assert add_up(reversed(parts)) == whole
 
 
+@pytest.mark.requirement("F13.5")
 def test_nothing_lost_of_nothing() -> None:
     zeros = np.zeros((2, 3), dtype=np.float32)
     found = feature_fidelity_of(add_up([row_feature_losses(zeros, zeros)]))

@@ -38,6 +38,7 @@ def features(draw: st.DrawFn) -> tuple[FeatureEncoding, NDArray[np.float32]]:
     return encoding, rows.astype(np.float32)
 
 
+@pytest.mark.requirement("F8.9", "F8.10")
 @given(features())
 def test_coding_is_off_by_no_more_than_its_step(
     case: tuple[FeatureEncoding, NDArray[np.float32]],
@@ -75,6 +76,7 @@ def test_coding_twice_changes_nothing(case: tuple[FeatureEncoding, NDArray[np.fl
     np.testing.assert_array_equal(encoding.decode(encoding.encode(once)), once)
 
 
+@pytest.mark.requirement("F8.9")
 def test_bfloat16_rounds_half_to_even_like_torch() -> None:
     torch = pytest.importorskip("torch")
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32) * 1e30
@@ -84,6 +86,7 @@ def test_bfloat16_rounds_half_to_even_like_torch() -> None:
     np.testing.assert_array_equal(ours, torch.from_numpy(values).bfloat16().float().numpy())
 
 
+@pytest.mark.requirement("F8.9")
 @pytest.mark.parametrize("values", ["float16", "int8"])
 def test_what_does_not_fit_says_what_to_use(values: Any) -> None:
     encoding = FeatureEncoding("vector", (2,), values)
@@ -91,6 +94,7 @@ def test_what_does_not_fit_says_what_to_use(values: Any) -> None:
         encoding.encode(np.array([[1.0, 1e9]], dtype=np.float32))
 
 
+@pytest.mark.requirement("F5.1")
 def test_rows_that_are_not_there_are_not_numbers() -> None:
     kinds: tuple[Values, ...] = ("float16", "bfloat16", "int8")
     for values in kinds:
@@ -189,6 +193,7 @@ def test_principal_directions_lose_least_and_are_orthonormal() -> None:
     assert Principal.fit(rows, 2) == fitted
 
 
+@pytest.mark.requirement("F8.11")
 @pytest.mark.parametrize("layout", ["NCHW", "NLC", "vector"])
 def test_an_encoding_reads_back_from_json(layout: Any) -> None:
     for options in ({}, {"values": "int8"}, {"principal": 3}, {"values": "bfloat16"}):
@@ -222,3 +227,29 @@ def test_large_rows_get_small_chunks() -> None:
     assert _asked("vector").specs()["values"].inner == 4096
     large = FeatureEncoding("NLC", (197, 768)).specs()["values"]
     assert large.inner == 4
+
+
+@pytest.mark.requirement("F8.10")
+def test_int8_is_scaled_by_the_largest_number_rounded_up() -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 5, 2, 2)).astype(np.float32)
+    rows[1, :, 0, 0] = 0
+    stored = FeatureEncoding("NCHW", (5, 2, 2), "int8").encode(rows)
+    for index in np.ndindex(3, 2, 2):
+        values = rows[index[0], :, index[1], index[2]]
+        exact, scale = abs(values).max() / np.float32(127), stored["scale"][index]
+        if not exact:
+            assert scale == 1
+            continue
+        assert np.float32(scale) >= exact > np.float32(np.nextafter(scale, np.float16(0)))
+        levels = np.clip(np.rint(values / np.float32(scale)), -127, 127)
+        assert (stored["values"][index[0], :, index[1], index[2]] == levels).all()
+
+
+@pytest.mark.requirement("F8.9")
+def test_float16_rounds_half_to_even_and_bfloat16_has_no_largest_number() -> None:
+    values = np.array([[2049.0, 2051.0, 1e30]], dtype=np.float32)
+    stored = FeatureEncoding("vector", (2,)).encode(values[:, :2])["values"]
+    assert stored.tolist() == [[2048.0, 2052.0]]
+    wide = FeatureEncoding("vector", (3,), "bfloat16").encode(values)["values"]
+    assert wide.dtype == np.uint16
+    assert (wide == [[0x4500, 0x4500, 0x714A]]).all()

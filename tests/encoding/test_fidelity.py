@@ -39,6 +39,7 @@ def truncated(log_p: list[float], b: float) -> list[float]:
     return [math.log(weight / total) for weight in weights]
 
 
+@pytest.mark.requirement("F13.2", "F13.3")
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_truncation_is_that_of_the_plain_loops(temperature: float) -> None:
     exact = rows()
@@ -59,6 +60,7 @@ def test_truncation_is_that_of_the_plain_loops(temperature: float) -> None:
     assert 0 <= abs(found.coding) < 1e-3
 
 
+@pytest.mark.requirement("F13.2", "F13.3")
 def test_the_gradient_error_is_that_of_the_distributions() -> None:
     exact = rows()
     found = measure_fidelity(SparseEncoding(CLASSES, TOP_K, "float16"), exact).losses[1.0]

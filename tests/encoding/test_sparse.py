@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@pytest.mark.requirement("F6.8")
 @pytest.mark.parametrize("bits", [4, 5, 6, 7, 8])
 def test_codes_keep_the_bound_of_the_format(bits: int) -> None:
     levels = (1 << bits) - 1
@@ -30,6 +31,7 @@ def test_codes_keep_the_bound_of_the_format(bits: int) -> None:
     assert (error <= bounds + 1e-12).all()
 
 
+@pytest.mark.requirement("F6.8")
 def test_the_bound_at_the_top_is_the_published_one() -> None:
     assert log_error_bound(255) == pytest.approx(0.0157, abs=5e-5)
 
@@ -38,6 +40,7 @@ def test_code_zero_is_absent() -> None:
     assert code_log_probs(255)[0] == -np.inf
 
 
+@pytest.mark.requirement("F6.6")
 @given(logits(), st.data())
 def test_the_tail_is_the_logsumexp_of_the_absent(
     z: NDArray[np.float32], data: st.DataObject
@@ -58,6 +61,7 @@ def test_the_tail_is_the_logsumexp_of_the_absent(
             assert stored == np.float16(exact) or stored == pytest.approx(exact, rel=1e-3)
 
 
+@pytest.mark.requirement("F6.5", "F6.7", "F6.8")
 @pytest.mark.parametrize("values", ["codes", "float16"])
 @given(z=logits(), data=st.data())
 def test_what_is_read_back_is_within_the_bound_and_sums_to_one(
@@ -77,6 +81,7 @@ def test_what_is_read_back_is_within_the_bound_and_sums_to_one(
     assert (error <= error_bounds(encoding, arrays))[covered].all()
 
 
+@pytest.mark.requirement("F6.3")
 @pytest.mark.parametrize("values", ["codes", "float16"])
 @given(z=logits(), data=st.data())
 def test_a_mass_that_is_enough_keeps_the_likeliest_classes_that_hold_it(
@@ -119,6 +124,7 @@ def error_bounds(encoding: SparseEncoding, arrays: dict[str, NDArray[Any]]) -> N
     return bounds
 
 
+@pytest.mark.requirement("F6.4")
 def test_ids_are_wide_where_classes_are_many() -> None:
     assert SparseEncoding(65536, 3).specs()["class_ids"].dtype == "uint16"
     assert SparseEncoding(65537, 3).specs()["class_ids"].dtype == "uint32"
@@ -143,3 +149,25 @@ def test_adding_coding_costs_little() -> None:
     kl = (np.exp(exact) * (exact - decoded.log_probs)).sum(1)
     kl += np.exp(tail) * (tail - decoded.tail[:, 0])
     assert 0 <= kl.mean() < 1e-4
+
+
+@pytest.mark.requirement("F6.5")
+def test_codes_are_rounded_eighth_roots() -> None:
+    """To the nearest level, halves to even, and at least 1."""
+    for bits in (4, 8):
+        n = 2**bits - 1
+        roots = np.array([0.0, 0.4, 1.0, 1.4, 2.6, n - 0.6, n - 0.4, n])
+        with np.errstate(divide="ignore"):
+            codes = codes_of(8 * np.log(roots / n), n)
+        assert codes.tolist() == [1, 1, 1, 1, 3, n - 1, n, n]
+        np.testing.assert_allclose(np.exp(code_log_probs(n)), (np.arange(n + 1) / n) ** 8)
+
+
+@pytest.mark.requirement("F6.4", "F6.5")
+def test_entries_that_are_not_used_trail_with_difference_0() -> None:
+    log_probs = np.log(np.array([[0.01, 0.9, 0.04, 0.05]]))
+    arrays = SparseEncoding(4, 3, "float16", mass=0.92).encode(log_probs)
+    assert arrays["class_ids"].tolist() == [[1, 2, 0]], "1 and 3"
+    assert np.isnan(arrays["logp_k"]).tolist() == [[False, False, True]]
+    codes: NDArray[Any] = SparseEncoding(4, 3, mass=0.92).encode(log_probs)["codes"]
+    assert (codes > 0).tolist() == [[True, True, False]]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@pytest.mark.requirement("F6.2")
 @given(logits(), st.data())
 def test_the_largest_win_and_ties_go_to_the_lowest_id(
     z: NDArray[np.float32], data: st.DataObject
@@ -25,6 +26,7 @@ def test_the_largest_win_and_ties_go_to_the_lowest_id(
         assert sorted(np.flatnonzero(kept)) == sorted(expected)
 
 
+@pytest.mark.requirement("F6.4")
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
 @given(data=st.data())
 def test_ids_survive_their_differences(dtype: str, data: st.DataObject) -> None:

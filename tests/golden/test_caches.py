@@ -69,6 +69,7 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
         yield golden
 
 
+@pytest.mark.requirement("F2.11", "F4.1", "F11.5", "F11.18", "V5.1")
 @pytest.mark.parametrize("place", SEALED, ids=named, indirect=True)
 def test_everything_is_read_bit_for_bit(place: Path) -> None:
     before = objects(Path("cache"))
@@ -97,6 +98,7 @@ def version_of(folder: str) -> tuple[int, Any]:
     return attributes["format"], attributes.get("requires")
 
 
+@pytest.mark.requirement("F2.9", "F2.11")
 @pytest.mark.parametrize("place", UNSEALED, ids=named, indirect=True)
 def test_a_stopped_run_is_finished(place: Path) -> None:
     before, version = objects(Path("cache")), version_of("cache")
@@ -112,6 +114,7 @@ def test_a_stopped_run_is_finished(place: Path) -> None:
     expected(open_cache("cache"), images="images")  # it can be trained from
 
 
+@pytest.mark.requirement("F2.9", "F2.11")
 @pytest.mark.parametrize(
     "place", [path for path in SEALED if path.name == "views"], ids=named, indirect=True
 )

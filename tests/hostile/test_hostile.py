@@ -52,6 +52,9 @@ def check(outcomes: dict[str, Outcome] | int, hostile: Hostile, *, far: bool = F
     assert verified.code in codes, verified.output
 
 
+@pytest.mark.requirement(
+    "F1.1", "F10.2", "F10.3", "F11.20", "F11.31", "F11.32", "F11.33", "F11.34", "F11.35", "F11.37"
+)
 @pytest.mark.parametrize("hostile", INPUTS, ids=lambda hostile: hostile.name[:60])
 def test_a_hostile_cache_is_refused(hostile: Hostile, base: Path, tmp_path: Path) -> None:
     """In a folder, and over HTTP where a server would send it."""

@@ -47,6 +47,7 @@ CASES = [
 ]
 
 
+@pytest.mark.requirement("F8.3")
 @pytest.mark.parametrize(("model", "kwargs", "taps", "indices"), CASES)
 def test_taps_are_what_timm_calls_intermediates(
     model: str, kwargs: dict[str, Any], taps: list[str], indices: list[int]

@@ -111,6 +111,7 @@ def test_the_fastest_batch_is_found(teachers: Teachers, monkeypatch: pytest.Monk
     assert choose_batch(ensemble, [], "auto")[0] == 16
 
 
+@pytest.mark.requirement("F3.10")
 def test_auto_is_kept_by_a_cache(images: Path, teachers: Teachers, tmp_path: Path) -> None:
     build_cache(config(tmp_path / "c", images, teachers, batch_size="auto", unit_rows=64))
     (batch,) = {t.canonical_batch for t in open_cache(tmp_path / "c").manifest.teachers.values()}
@@ -124,6 +125,7 @@ def test_no_batch(images: Path, teachers: Teachers, tmp_path: Path, wrong: objec
         config(tmp_path, images, teachers, batch_size=wrong)
 
 
+@pytest.mark.requirement("F12.4", "F12.5")
 @pytest.mark.parametrize("how", ["channels_last", "compile"])
 def test_how_a_network_runs_is_locked(
     images: Path,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,7 @@ def _forwarded(
     return {tap: values[0] for tap, values in kept.items()}
 
 
+@pytest.mark.requirement("F8.1", "F8.7", "F8.8")
 def test_it_holds_what_the_network_held_of_the_very_views(
     built: Path, images: Path, asked: Teachers
 ) -> None:
@@ -99,6 +102,7 @@ def test_it_holds_what_the_network_held_of_the_very_views(
         np.testing.assert_allclose(stored["pre_logits"][row], expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.requirement("F8.2")
 def test_a_tap_may_be_kept_in_fewer_views(built: Path) -> None:
     cache = open_cache(built)
     assert len(cache.views_of(["red"])) == 2
@@ -106,6 +110,7 @@ def test_a_tap_may_be_kept_in_fewer_views(built: Path) -> None:
     assert len(cache.views_of(["red"], ["red/pre_logits"])) == 2
 
 
+@pytest.mark.requirement("F8.12")
 def test_maps_of_mostly_zeros_are_compressed(built: Path) -> None:
     cache = open_cache(built)
     view_id = cache.views_of([], ["red/layer1"])[0]
@@ -123,6 +128,7 @@ def test_a_cache_describes_its_taps(built: Path) -> None:
     assert all(features.stored_bytes > 0 for features in red.features)
 
 
+@pytest.mark.requirement("F13.4", "F13.5")
 def test_what_coding_a_tap_loses_is_kept(built: Path) -> None:
     taps = {f.tap: f.fidelity for t in describe(built).teachers for f in t.features}
     assert all(found is not None and found["rows"] == 60 for found in taps.values())
@@ -133,6 +139,7 @@ def test_what_coding_a_tap_loses_is_kept(built: Path) -> None:
     assert [taps[tap]["reduction"] for tap in FEATURES] == [0, 0, None]  # type: ignore[index]  # not None, as asserted
 
 
+@pytest.mark.requirement("F8.1")
 def test_answers_are_the_same_without_taps(
     built: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -236,3 +243,47 @@ def test_damage_is_named_and_mended(
     for file in sorted(built.glob("teachers/**/*")):
         if file.is_file():
             assert (path / file.relative_to(built)).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.requirement("F5.1", "F8.11")
+def test_a_tap_has_the_attributes_of_the_page(built: Path) -> None:
+    cache = open_cache(built)
+
+    def attributes(tap: str) -> dict[str, Any]:
+        path = built / f"teachers/red/features/{tap}/zarr.json"
+        found: dict[str, Any] = json.loads(path.read_text())["attributes"]["logitcache"]
+        assert found.keys() == {"format", "unit_rows", "view_ids", "lock_sha256", "encoding"}
+        assert found["view_ids"] == list(cache.tap(f"red/{tap}").view_ids)
+        of_teacher = json.loads((built / "teachers/red/zarr.json").read_text())
+        assert found["lock_sha256"] == of_teacher["attributes"]["logitcache"]["lock_sha256"]
+        encoding: dict[str, Any] = found["encoding"]
+        return encoding
+
+    fields = {
+        "layout",
+        "shape",
+        "values",
+        "grid",
+        "prefix_tokens",
+        "kept_tokens",
+        "reduction",
+        "standardised",
+        "pool",
+        "sparse",
+    }
+    layer = attributes("layer1")
+    assert layer.keys() == fields | {"scale_axes"}
+    assert (layer["layout"], layer["values"], layer["scale_axes"]) == ("NCHW", "int8", "channels")
+    assert (layer["reduction"], layer["standardised"], layer["pool"]) == ("none", False, None)
+    tokens = attributes("layer1.0.bn2")
+    assert (tokens["layout"], tokens["kept_tokens"], tokens["shape"][0]) == ("NLC", 5, 5)
+    vector = attributes("pre_logits")
+    assert vector.keys() == fields | {"principal"}
+    directions, mean, basis = (vector["principal"][n] for n in ("directions", "mean", "basis"))
+    fitted = cache.tap("red/pre_logits").encoding.principal
+    assert fitted is not None
+    assert (directions, vector["shape"]) == (4, [4])
+    assert base64.b64decode(mean) == fitted.mean.astype("<f4").tobytes()
+    assert base64.b64decode(basis) == fitted.basis.astype("<f4").tobytes()
+    array = json.loads((built / "teachers/red/features/layer1/scale/zarr.json").read_text())
+    assert (array["data_type"], len(array["shape"])) == ("float16", 4)

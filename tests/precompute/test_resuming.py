@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 FIRST, SECOND = null.VIEWS
 
 
+@pytest.mark.requirement("F11.8", "F11.11")
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.reliability", "kills", str(tmp_path), "--count", "6"],
@@ -92,6 +94,7 @@ def test_an_unreadable_image_is_an_error_that_names_it(tmp_path: Path) -> None:
     assert null.open_or_create(tmp_path).missing()["samples/-"] == 3
 
 
+@pytest.mark.requirement("F5.5")
 @pytest.mark.parametrize("unit_rows", [null.UNIT, null.UNIT // 4])
 def test_a_skipped_image_is_marked_and_holds_the_fill(tmp_path: Path, unit_rows: int) -> None:
     renderer = null.NullRenderer(BAD)
@@ -114,9 +117,24 @@ def test_an_image_that_becomes_unreadable_later_is_an_error(tmp_path: Path) -> N
         null.run(tmp_path, {"t": null.UNIT}, renderer=null.NullRenderer(BAD), skip_bad_images=True)
 
 
+@pytest.mark.requirement("F6.1")
 def test_nan_stops_the_unit_and_names_teacher_and_image(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLogits, match=rf"teacher 't'[\s\S]*view {FIRST}, 000070"):
         null.run(tmp_path, {"t": null.UNIT}, answers=null.NullTeachers(nan_row=70))
     assert null.open_or_create(tmp_path).missing()[f"teachers/t/{FIRST}"] == 2
     null.run(tmp_path, {"t": null.UNIT})
     assert open_cache(tmp_path).views_of(["t"]) == null.VIEWS
+
+
+@pytest.mark.requirement("F3.10")
+def test_batches_start_with_a_unit_and_end_inside_of_it(tmp_path: Path) -> None:
+    class Renderer(null.NullRenderer):
+        def batches(self, view_id: str, starts: Any, block: Any) -> Any:
+            taken = list(starts)
+            seen.update(start - block.start for start in taken)
+            return super().batches(view_id, taken, block)
+
+    seen: set[int] = set()
+    null.run(tmp_path, {"t": null.UNIT, "u": null.UNIT // 2}, renderer=Renderer())
+    assert null.UNIT // 2 % null.BATCH == 0
+    assert seen == set(range(0, null.UNIT, null.BATCH))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import Interrupted
 from logitcache.precompute.run.compared_rows import SAMPLED_ROWS, FidelitySample
 from logitcache.report.describe import describe
-from tests.cache.building import declare, make_cache, start_cache
+from tests.cache.building import VIEW, declare, make_cache, start_cache
 from tests.precompute import null
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def flat(values: Any, prefix: str = "") -> dict[str, float]:
     return {k: v for n, inner in values.items() for k, v in flat(inner, f"{prefix}.{n}").items()}
 
 
+@pytest.mark.requirement("F13.3")
 @pytest.mark.parametrize("unit_rows", [null.UNIT, null.UNIT // 4])
 def test_the_manifest_says_what_the_first_view_loses(tmp_path: Path, unit_rows: int) -> None:
     null.run(tmp_path, {"t": unit_rows})
@@ -72,6 +75,7 @@ def test_however_often_it_was_stopped_it_says_the_same(tmp_path: Path) -> None:
     assert cut.teachers == whole.teachers
 
 
+@pytest.mark.requirement("F13.1")
 def test_more_views_and_images_change_nothing(tmp_path: Path) -> None:
     null.run(tmp_path, {"t": null.UNIT}, views=null.VIEWS[:1])
     before = read_manifest(locate(tmp_path)).teachers["t"].fidelity
@@ -80,6 +84,7 @@ def test_more_views_and_images_change_nothing(tmp_path: Path) -> None:
     assert read_manifest(locate(tmp_path)).teachers["t"].fidelity == before
 
 
+@pytest.mark.requirement("F13.1")
 @pytest.mark.parametrize(("rows", "unit_rows"), [(100, 16), (5000, 16), (40000, 16), (9000, 1024)])
 def test_the_sample_is_bounded_and_spread(tmp_path: Path, rows: int, unit_rows: int) -> None:
     writer = start_cache(tmp_path, rows, unit=unit_rows)
@@ -95,6 +100,7 @@ def test_the_sample_is_bounded_and_spread(tmp_path: Path, rows: int, unit_rows: 
     assert FidelitySample(writer.manifest, group, "another view").rows_of(0) == 0
 
 
+@pytest.mark.requirement("F13.2")
 def test_sums_are_the_same_in_parts_and_in_any_order() -> None:
     exact = said()
     encoded = ENCODING.encode(exact)
@@ -108,6 +114,7 @@ def test_sums_are_the_same_in_parts_and_in_any_order() -> None:
     assert fidelity_of(whole) == measure_fidelity(ENCODING, exact)
 
 
+@pytest.mark.requirement("F13.3")
 def test_a_cache_of_which_nothing_was_measured_says_so(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(20, 12)).astype(np.float32)
     make_cache(tmp_path, {"t": (SparseEncoding(12, 3), logits)}, rows=20)
@@ -115,6 +122,7 @@ def test_a_cache_of_which_nothing_was_measured_says_so(tmp_path: Path) -> None:
     assert "fidelity" not in read_manifest(locate(tmp_path)).to_json()["teachers"]["t"]
 
 
+@pytest.mark.requirement("F13.1")
 def test_a_segment_more_does_not_move_the_sample(tmp_path: Path) -> None:
     null.run(tmp_path, {"t": null.UNIT})
     writer = null.open_or_create(tmp_path)
@@ -126,3 +134,32 @@ def test_a_segment_more_does_not_move_the_sample(tmp_path: Path) -> None:
     after = FidelitySample(longer, group, group.view_ids[0])
     assert [before.rows_of(u) for u in range(8)] == [after.rows_of(u) for u in range(8)]
     assert after.rows_of(4) == 0
+
+
+@pytest.mark.requirement("F13.1")
+@pytest.mark.parametrize("rows", [100, 5000, 16_400, 40_000])
+def test_every_s_th_unit_gives_its_leading_rows(tmp_path: Path, rows: int) -> None:
+    writer = start_cache(tmp_path, rows, unit=16)
+    sample = FidelitySample(writer.manifest, declare(writer, "t", ENCODING, 16), VIEW)
+    n = math.ceil(rows / 16)
+    s = math.ceil(n / 1024)
+    each = math.floor(1024 / math.ceil(n / s))
+    expected = [0 if unit % s else each for unit in range(n)]
+    assert [sample.rows_of(unit) for unit in range(n)] == expected
+
+
+@pytest.mark.requirement("F13.2")
+def test_measured_sums_are_in_the_commits_of_the_sample(tmp_path: Path) -> None:
+    null.run(tmp_path, {"t": null.UNIT})
+    first, second = null.VIEWS
+    sums = {"rows", "top1"} | {
+        f"{name}@{temperature}"
+        for name in ("kl_truncated", "kl_stored", "error2", "gradient2")
+        for temperature in (1, 2, 4)
+    }
+    for unit in range(4):
+        paths = [tmp_path / f"commits/teachers/t/{view}/{unit}.json" for view in (first, second)]
+        measured, other = (json.loads(path.read_bytes()).get("measured") for path in paths)
+        assert measured.keys() == sums
+        assert measured["rows"] == min(32, null.ROWS - 32 * unit)
+        assert other is None, "of the first view alone"

@@ -35,6 +35,7 @@ from tests.cache.building import (
     write_samples,
     write_teacher,
 )
+from tests.conftest import write_teacher as write_network
 from tests.precompute.test_building import config
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def weights(teacher: dict[str, Any]) -> np.ndarray:
     return found
 
 
+@pytest.mark.requirement("F2.5", "F9.5")
 def test_the_table_is_the_weight_of_the_classifier(
     built: Path, asked: dict[str, dict[str, Any]]
 ) -> None:
@@ -84,6 +86,7 @@ def test_the_table_is_the_weight_of_the_classifier(
     assert verify(str(built)).faults == ()
 
 
+@pytest.mark.requirement("F9.1")
 def test_a_further_run_changes_nothing(
     copy: Path, images: Path, asked: dict[str, dict[str, Any]]
 ) -> None:
@@ -92,6 +95,7 @@ def test_a_further_run_changes_nothing(
     assert open_cache(copy).revision_sha256 == before
 
 
+@pytest.mark.requirement("F9.3")
 def test_it_is_added_to_a_sealed_cache(
     images: Path,
     teachers: dict[str, dict[str, str]],
@@ -106,6 +110,7 @@ def test_it_is_added_to_a_sealed_cache(
     assert verify(str(tmp_path / "c")).faults == ()
 
 
+@pytest.mark.requirement("F2.2", "F2.5", "F9.3")
 def test_readers_that_do_not_know_tables_refuse(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +139,7 @@ def test_damage_is_found_and_repaired_bit_for_bit(
     assert verify(str(copy)).faults == ()
 
 
+@pytest.mark.requirement("F2.8", "F9.3")
 def test_it_goes_with_its_teacher(copy: Path) -> None:
     assert "red/tables/class_embeddings" in group_names(open_cache(copy).manifest)
     drop_from_cache(str(copy), teachers=["red"])
@@ -151,6 +157,7 @@ def test_views_are_dropped_without_it(copy: Path) -> None:
     assert verify(str(copy)).faults == ()
 
 
+@pytest.mark.requirement("F9.1")
 def test_more_images_leave_it_as_it_is(
     copy: Path, images: Path, asked: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -165,6 +172,7 @@ def test_more_images_leave_it_as_it_is(
     assert verify(str(copy)).faults == ()
 
 
+@pytest.mark.requirement("F9.1")
 def test_another_shape_is_refused(copy: Path, teachers: dict[str, dict[str, str]]) -> None:
     writer = CacheWriter.open(locate(copy, write=True))
     group = writer.groups()["red/tables/class_embeddings"]
@@ -184,6 +192,7 @@ def test_another_shape_is_refused(copy: Path, teachers: dict[str, dict[str, str]
         write_class_embeddings(writer, Other())
 
 
+@pytest.mark.requirement("F9.2")
 def test_a_table_of_many_classes_is_one_chunk(tmp_path: Path) -> None:
     """More classes than an inner chunk of images has rows, and a prime number of them."""
     classes, width = 5003, 7
@@ -211,3 +220,60 @@ def test_a_table_of_many_classes_is_one_chunk(tmp_path: Path) -> None:
     found = open_cache(tmp_path / "c").table("t/class_embeddings")
     np.testing.assert_array_equal(found, values)
     assert verify(str(tmp_path / "c")).faults == ()
+
+
+@pytest.mark.requirement("F5.1", "F9.2", "F9.3", "F9.4")
+def test_documents_and_chunks_of_a_table_are_those_of_the_page(built: Path) -> None:
+    group = built / "teachers/red/tables/class_embeddings"
+    found = json.loads((group / "zarr.json").read_text())["attributes"]["logitcache"]
+    classes, width = open_cache(built).table("red/class_embeddings").shape
+    teacher = json.loads((built / "teachers/red/zarr.json").read_text())["attributes"]["logitcache"]
+    assert found == {
+        "format": 1,
+        "num_classes": classes,
+        "width": width,
+        "lock_sha256": teacher["lock_sha256"],
+        "class_names_sha256": teacher["class_names_sha256"],
+    }
+    array = json.loads((group / "values/zarr.json").read_text())
+    assert (array["shape"], array["data_type"]) == ([classes, width], "float32")
+    assert array["chunk_grid"]["configuration"]["chunk_shape"] == [classes, width]
+    assert array["codecs"][0]["configuration"]["chunk_shape"] == [classes, width]
+    (path,) = (built / "commits/teachers/red/tables/class_embeddings").rglob("*.json")
+    commit = json.loads(path.read_text())
+    assert (commit["view"], commit["unit"], commit["rows"]) == (NO_VIEW, 0, [0, classes])
+    root = json.loads((built / "zarr.json").read_text())["attributes"]["logitcache"]
+    assert root["teachers"]["red"]["tables"] == ["class_embeddings"]
+    assert "tables" not in root["teachers"]["cnn"]
+
+
+@pytest.mark.requirement("F9.5")
+def test_rows_of_the_table_are_those_of_the_class_map(images: Path, tmp_path: Path) -> None:
+    wide = write_network(tmp_path / "wide", classes=7)
+    teacher = {"model": f"local-dir:{wide}", "class_map": [6, 0, 2], "class_embeddings": True}
+    build_cache(config(tmp_path / "c", images, {"wide": teacher}))  # type: ignore[dict-item]  # a list
+    found = open_cache(tmp_path / "c").table("wide/class_embeddings")
+    np.testing.assert_array_equal(found, weights({"model": teacher["model"]})[[6, 0, 2]])
+
+
+@pytest.mark.requirement("F9.6")
+def test_a_table_of_an_unknown_name_is_read_like_any_other(tmp_path: Path) -> None:
+    writer = start_cache(tmp_path / "c", 40)
+    samples = samples_of(40)
+    write_samples(writer, samples)
+    group = declare(writer, "t", DenseEncoding(len(CLASS_NAMES)))
+    logits = np.zeros((len(samples["key"]), len(CLASS_NAMES)), np.float32)
+    write_teacher(writer, group, encode(group, logits, samples))
+    table = TableGroup(
+        teacher="t",
+        table="something_later",
+        width=3,
+        unit_rows=len(CLASS_NAMES),
+        lock_sha256=group.lock_sha256,
+        class_names_sha256=group.class_names_sha256,
+    )
+    writer.add_group(table)
+    values = np.arange(3 * len(CLASS_NAMES), dtype=np.float32).reshape(-1, 3)
+    writer.write_unit(table, NO_VIEW, 0, table.encode(values), Conditions())
+    writer.seal("fingerprint", {"t": {VIEW: 0.5}})
+    np.testing.assert_array_equal(open_cache(tmp_path / "c").table("t/something_later"), values)

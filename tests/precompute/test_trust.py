@@ -88,6 +88,7 @@ def test_every_difference_is_named_and_counted(cache: Path, copied: Path) -> Non
     assert (quick.replaced, quick.digested) == ((), 0)
 
 
+@pytest.mark.requirement("F4.10")
 def test_classes_are_compared_by_name_not_by_number(cache: Path, images: Path) -> None:
     opened = open_cache(cache)
     source: Any = open_source(str(images))
@@ -151,6 +152,7 @@ def test_a_lock_differs_field_by_field() -> None:
     assert lock_differences({}, {"outputs": 3}) == [("outputs", "-", 3)]
 
 
+@pytest.mark.requirement("F12.5")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -168,6 +170,7 @@ def test_another_setting_under_the_same_name_is_refused(
         precompute(cache, images, {"cnn": teacher}, **fields)
 
 
+@pytest.mark.requirement("F12.6")
 def test_other_versions_are_told_and_do_not_block(
     cache: Path, images: Path, teachers: Teachers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +233,9 @@ def test_no_room_is_told_before_anything_is_computed(
     images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalLocation, "free_bytes", lambda _: 100)
-    with pytest.raises(StorageError, match=r"not enough free space[\s\S]*estimate[\s\S]*number of views"):
+    with pytest.raises(
+        StorageError, match=r"not enough free space[\s\S]*estimate[\s\S]*number of views"
+    ):
         precompute(tmp_path / "c", images, teachers)
     assert not list((tmp_path / "c").glob("commits/**/*.json"))
     monkeypatch.undo()
@@ -310,6 +315,7 @@ def test_an_audit_refuses_other_weights_and_other_images(
         audit_teachers(str(cache), open_source(str(copied)), teachers, samples=16)
 
 
+@pytest.mark.requirement("F11.7", "F11.11")
 def test_two_runs_share_the_work(images: Path, teachers: Teachers, tmp_path: Path) -> None:
     """A second process computes while the first one does; each unit is computed by one of them."""
     values = {

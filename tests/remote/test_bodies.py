@@ -179,6 +179,7 @@ def test_a_size_is_requested_by_get_where_head_is_not_allowed(tmp_path: Path) ->
         assert (location.size("x"), location.size("y")) == (10, None)
 
 
+@pytest.mark.requirement("F5.2")
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 8, 9, 100])
 def test_documents_are_counted_where_nothing_can_be_listed(count: int) -> None:
     known = {f"/c/n/{number}.json" for number in range(1, count + 1)}
@@ -200,6 +201,7 @@ def test_a_server_that_has_everything_is_found_out() -> None:
     assert len(server.log) < 20
 
 
+@pytest.mark.requirement("F5.2")
 def test_the_largest_number_of_documents_is_exact() -> None:
     class Counted:
         lists = False
@@ -217,6 +219,7 @@ def test_the_largest_number_of_documents_is_exact() -> None:
         numbers(location, "n")
 
 
+@pytest.mark.requirement("F5.2")
 def test_too_many_documents_are_refused_where_they_are_listed() -> None:
     listed = ["x.json", "0.json", "01.json", "9" * 5000 + ".json", "10.json", "2.json"]
 

@@ -142,6 +142,7 @@ def commit_of(location: Location, content: bytes, versions: str) -> Commit:
     return Commit("g", "v", 0, (0, 16), arrays, versions={"by": versions})
 
 
+@pytest.mark.requirement("F11.7")
 def test_of_two_commits_the_true_one_stays(s3: str) -> None:
     location = locate(f"s3://bucket/{uuid.uuid4().hex}", write=True)
     ours, theirs = commit_of(location, b"1", "us"), commit_of(location, b"2", "them")
@@ -216,6 +217,7 @@ def shard_bytes(path: Path, teacher: str) -> int:
     return sum(p.stat().st_size for p in shards if p.is_file())
 
 
+@pytest.mark.requirement("F5.2", "F11.25")
 def test_withdrawals_are_seen_over_http(served: tuple[FaultyServer, Path]) -> None:
     server, path = served
     for name in ("img/000001.jpg", "img/000002.jpg"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,15 +30,23 @@ from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 from logitcache.views import algorithm, color, erase, geometry, render
 from logitcache.views import fingerprints as probing
+from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.arithmetic import exp2
 from logitcache.views.environment import rendering_versions
-from logitcache.views.fingerprints import choose_fingerprints
+from logitcache.views.fingerprints import (
+    Fingerprint,
+    choose_fingerprints,
+    fingerprint_difference,
+)
 from logitcache.views.operations import RandAugment
+from logitcache.views.spec import parse_view
 from tests.conftest import jpeg, shape_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from logitcache.views.parameters import Parameters
 
 Teachers = dict[str, dict[str, str]]
 VIEWS = {"count": 3, "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.3, "mixup_alpha": 0.8}
@@ -61,6 +72,7 @@ def built(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFac
     return path
 
 
+@pytest.mark.requirement("V8.1")
 def test_nothing_drifts_here(built: Path, images: Path) -> None:
     report = check_fingerprints(open_cache(built), open_source(str(images)))
     assert report.checked >= 64
@@ -68,6 +80,7 @@ def test_nothing_drifts_here(built: Path, images: Path) -> None:
     assert report.made_with == report.here
 
 
+@pytest.mark.requirement("V8.1")
 def test_probes_are_spread_over_views_and_segments() -> None:
     segments = [np.arange(100), 128 + np.arange(7), np.empty(0, dtype=np.int64)]
     chosen = choose_fingerprints(["a", "b", "c"], segments)
@@ -82,6 +95,7 @@ def test_probes_are_spread_over_views_and_segments() -> None:
     assert choose_fingerprints([], segments) == []
 
 
+@pytest.mark.requirement("F5.11")
 def test_more_views_and_images_bring_more_probes(
     built: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -158,6 +172,7 @@ def other_blend(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.requirement("V8.4")
 @pytest.mark.parametrize(
     "drift",
     [
@@ -206,6 +221,7 @@ def other_erasing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erase, "log2", lambda x: x - 1)
 
 
+@pytest.mark.requirement("V8.3")
 @pytest.mark.parametrize("drift", [other_scale, other_words, other_layers, other_erasing])
 def test_parameter_drift_is_caught_and_never_tolerated(
     built: Path,
@@ -218,6 +234,7 @@ def test_parameter_drift_is_caught_and_never_tolerated(
         check_fingerprints(open_cache(built), open_source(str(images)), tolerance=255)
 
 
+@pytest.mark.requirement("V8.4")
 def test_the_message_names_versions_on_both_sides(
     built: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +251,7 @@ def test_the_message_names_versions_on_both_sides(
     assert f"use a processor of class {rendering_versions()['cpu']}" in text
 
 
+@pytest.mark.requirement("V8.2")
 def test_train_and_loader_stop_before_the_first_step(
     built: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +273,7 @@ def test_train_and_loader_stop_before_the_first_step(
     assert train_student(TrainConfig.parse(tolerant, "")).steps == 1
 
 
+@pytest.mark.requirement("V8.6")
 def test_changed_images_are_no_drift(built: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "images")
     for path in (tmp_path / "images").glob("*/*.jpg"):
@@ -274,6 +293,7 @@ def test_probes_of_missing_images_are_skipped(built: Path, images: Path, tmp_pat
     assert report.checked > 0
 
 
+@pytest.mark.requirement("F5.11")
 def test_damaged_probes_are_not_trusted(built: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(built, tmp_path / "c")
     path = tmp_path / "c" / "probes" / "1.json"
@@ -285,3 +305,47 @@ def test_damaged_probes_are_not_trusted(built: Path, images: Path, tmp_path: Pat
     path.unlink()
     with pytest.raises(CacheDamaged, match="probes are missing"):
         check_fingerprints(open_cache(tmp_path / "c"), open_source(str(images)))
+
+
+@pytest.mark.requirement("F5.10", "V8.1")
+def test_a_probe_holds_digests_of_parameters_and_square_and_a_patch(
+    built: Path, images: Path
+) -> None:
+    """Rendered here by hand, image and partner."""
+    cache, source = open_cache(built), open_source(str(images))
+    keys = list(source.keys)
+    (document,) = cache.probes()
+    assert document.views == list(cache.views)
+    assert document.segments == [0]
+    for probe in document.probes[::9]:
+        view, size = parse_view(cache.views[probe["view"]], ""), probe["size"]
+        shown: list[tuple[Parameters | None, torch.Tensor | None]] = []
+        for row in (probe["row"], probe["partner"]):
+            if row is None:
+                shown.append((None, None))
+                continue
+            image = decode(source.read(keys.index(cache.samples.keys[row])))
+            floats = view_floats(view, cache.samples.hashes[[row]])
+            its = parameters(view, [f[0].tolist() for f in floats], *image.shape[1:])
+            shown.append((its, render.picture(image, its, size, view.interpolation)))
+        (how, own), (other_how, other) = shown
+        assert how is not None
+        assert own is not None
+        square = render.finish(own, how, view.interpolation, other).numpy()
+        drawn = [how.to_json(), None if other_how is None else other_how.to_json()]
+        text = json.dumps(drawn, sort_keys=True, separators=(",", ":"))
+        assert probe["parameters"] == hashlib.sha256(text.encode()).hexdigest()
+        assert probe["pixels"] == hashlib.sha256(square.tobytes()).hexdigest()
+        (top, left), side = probe["at"], min(48, size)
+        patch = np.ascontiguousarray(square[:, top : top + side, left : left + side])
+        assert base64.b64decode(probe["patch"]) == patch.tobytes()
+
+
+@pytest.mark.requirement("V8.5")
+def test_a_square_that_differs_outside_of_its_patch_counts_as_1() -> None:
+    patch = np.zeros((3, 48, 48), dtype=np.uint8)
+    before = Fingerprint("v", 0, None, 64, "p", "a", 0, 0, patch)
+    assert fingerprint_difference(before, replace(before, pixels="b")) == 1
+    assert fingerprint_difference(before, before) == 0
+    assert fingerprint_difference(before, replace(before, pixels="b", patch=patch + 7)) == 7
+    assert fingerprint_difference(before, replace(before, parameters="q")) is None

@@ -214,6 +214,7 @@ def test_other_data_are_refused(cache: Cache) -> None:
         loader(cache, "digits")
 
 
+@pytest.mark.requirement("V5.21")
 def test_an_image_with_other_content_is_refused_when_first_read(
     cache: Cache, images: Path, tmp_path: Path
 ) -> None:

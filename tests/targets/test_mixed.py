@@ -112,6 +112,7 @@ def of_row(targets: TargetBatch, i: int) -> tuple[Tensor, ...]:
     return (targets.labels[i], *mixed, *answers)
 
 
+@pytest.mark.requirement("V1.1", "V4.21")
 def test_students_see_the_teachers_pixels(
     cache: Cache, built: tuple[Path, Spy], images: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_batches_order_threads_and_workers_change_nothing(
         torch.testing.assert_close(got[address], values, rtol=0, atol=0)
 
 
+@pytest.mark.requirement("V4.19")
 def test_labels_and_shares_are_those_of_the_pairs(cache: Cache, images: Path) -> None:
     source = open_source(str(images))
     label = dict(zip(source.keys, source.labels.tolist(), strict=True))
@@ -173,6 +175,7 @@ def by_hand(view: View, size: int, images: Path, cache: Cache, row: int) -> Tens
     return finish(own, how, view.interpolation, other)
 
 
+@pytest.mark.requirement("V4.9", "V4.18")
 def test_two_sizes_share_shares_and_boxes(cache: Cache, images: Path) -> None:
     mixed = [parse_view(r, "") for r in cache.views.values()]
     view = next(v for v in mixed if v.mixing and v.base is None)
@@ -191,6 +194,7 @@ def test_two_sizes_share_shares_and_boxes(cache: Cache, images: Path) -> None:
         assert torch.equal(shown[24][row][0].round().byte(), expected)
 
 
+@pytest.mark.requirement("V4.23")
 def test_derived_views_share_partners_and_shares(cache: Cache, images: Path) -> None:
     views = {view_id: parse_view(recipe, "") for view_id, recipe in cache.views.items()}
     shown = all_epochs(cache, images)
@@ -218,6 +222,7 @@ def test_pairs_are_shown_together(cache: Cache, images: Path) -> None:
             assert max(apart) <= 1
 
 
+@pytest.mark.requirement("V4.22")
 def test_a_subset_drops_rows_that_lost_their_partner(
     cache: Cache, images: Path, tmp_path: Path
 ) -> None:
@@ -249,6 +254,7 @@ def test_without_a_cache_all_images_are_matched(images: Path) -> None:
     assert len(set(targets.lam.tolist())) > 50
 
 
+@pytest.mark.requirement("F5.7", "V4.20")
 def test_a_block_with_an_unreadable_image_pairs_the_others(
     images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
@@ -315,6 +321,7 @@ def test_an_image_that_cannot_be_decoded_is_named(images: Path, tmp_path: Path) 
         list(found.epoch(0))
 
 
+@pytest.mark.requirement("V4.17")
 def test_pixel_noise_needs_one_size(images: Path, teachers: Teachers, tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "cache": str(tmp_path / "c"),

@@ -154,6 +154,7 @@ def test_pairs_come_together_and_the_lost_ones_not_at_all(unit: int, streamed: b
         assert abs(place[int(partners_of(np.array([row]))[0])] - place[row]) <= 1
 
 
+@pytest.mark.requirement("V3.4")
 @given(size=st.integers(AT_ONCE + 1, 4 * AT_ONCE), seed=st.integers(0, 2**64 - 1))
 def test_a_shuffle_is_a_permutation_and_knows_its_inverse(size: int, seed: int) -> None:
     shuffle = Shuffle(seed, size, draw=1, purpose=Purpose.ROW_ORDER)
@@ -180,6 +181,7 @@ def test_a_shuffle_shuffles() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 50, "chi square with 15 degrees"
 
 
+@pytest.mark.requirement("V3.4")
 def test_a_shuffle_is_what_it_was() -> None:
     """A resumed run of an older version must see the same order."""
     shuffle = Shuffle(1, 10**6, draw=2, purpose=Purpose.ROW_ORDER, stream=3)

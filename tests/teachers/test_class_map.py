@@ -12,6 +12,7 @@ from logitcache.teachers.class_map import choose_class_map
 DATA = ["bird", "cat", "dog"]
 
 
+@pytest.mark.requirement("F4.10")
 @given(st.permutations(["ant", "bird", "cat", "dog", "eel"]))
 def test_every_class_gets_the_output_of_its_name(own: list[str]) -> None:
     found, notes = choose_class_map("t", None, DATA, own, len(own))

@@ -36,6 +36,7 @@ def _patch(rows: torch.Tensor, tap: TapShape, row: int, position: int) -> torch.
     return rows[row, :, position // 6, position % 6]
 
 
+@pytest.mark.requirement("F8.7")
 @pytest.mark.parametrize("tap", [MAP, TOKENS], ids=["map", "tokens"])
 def test_kept_tokens_are_the_patches_that_were_drawn(tap: TapShape) -> None:
     encoding = _encoding(tap, tokens=3)
@@ -51,6 +52,7 @@ def test_kept_tokens_are_the_patches_that_were_drawn(tap: TapShape) -> None:
             torch.testing.assert_close(found[row, encoding.prefix_tokens + index], expected)
 
 
+@pytest.mark.requirement("F8.6")
 @pytest.mark.parametrize("tap", [MAP, TOKENS], ids=["map", "tokens"])
 def test_pooling_averages_neighbors(tap: TapShape) -> None:
     encoding = _encoding(tap, pool=2)
@@ -63,6 +65,7 @@ def test_pooling_averages_neighbors(tap: TapShape) -> None:
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.requirement("F8.5")
 @pytest.mark.parametrize("tap", [MAP, TOKENS], ids=["map", "tokens"])
 def test_mean_and_energy_leave_class_tokens_out(tap: TapShape) -> None:
     rows = _rows(tap)
@@ -74,6 +77,7 @@ def test_mean_and_energy_leave_class_tokens_out(tap: TapShape) -> None:
     torch.testing.assert_close(energy[2, 0, 1, 4], patches[10].square().mean())
 
 
+@pytest.mark.requirement("F8.4")
 def test_standardizing_takes_away_every_channels_own_mean_and_scale() -> None:
     rows = _rows(MAP)
     encoding = _encoding(MAP, standardize=True)
@@ -83,6 +87,7 @@ def test_standardizing_takes_away_every_channels_own_mean_and_scale() -> None:
     torch.testing.assert_close(reduced(moved, MAP, encoding, None), found, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.requirement("F8.8")
 @pytest.mark.parametrize("tap", [MAP, TOKENS, TapShape("vector", (4,))])
 def test_principal_coordinates_are_of_channels(tap: TapShape) -> None:
     generator = np.random.default_rng(0)
@@ -95,3 +100,25 @@ def test_principal_coordinates_are_of_channels(tap: TapShape) -> None:
     expected = (last.numpy() - principal.mean) @ principal.basis
     got = found.movedim(1, -1) if tap.layout == "NCHW" else found
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.requirement("F8.6")
+def test_cells_of_a_pool_overlap_where_the_side_does_not_divide() -> None:
+    """Output cell i covers the input from floor(i H / pool) to ceil((i + 1) H / pool)."""
+    tap = TapShape("NCHW", (2, 7, 7), 7)
+    encoding = _encoding(tap, pool=3)
+    rows = _rows(tap)
+    found = reduced(rows, tap, encoding, None)
+    for i, j in np.ndindex(3, 3):
+        (top, bottom), (left, right) = ((7 * k // 3, -(-7 * (k + 1) // 3)) for k in (i, j))
+        expected = rows[:, :, top:bottom, left:right].mean(dim=(2, 3))
+        torch.testing.assert_close(found[:, :, i, j], expected)
+
+
+@pytest.mark.requirement("F8.4")
+def test_a_standardized_channel_is_divided_by_a_little_more_than_its_deviation() -> None:
+    rows = _rows(MAP) * 1e-6
+    found = reduced(rows, MAP, _encoding(MAP, standardize=True), None).numpy()
+    exact = rows.numpy().astype(np.float64)
+    mean, deviation = (of(exact, axis=(2, 3), keepdims=True) for of in (np.mean, np.std))
+    np.testing.assert_allclose(found, (exact - mean) / (deviation + 1e-6), rtol=1e-3, atol=1e-5)

@@ -16,6 +16,7 @@ from logitcache.views.spec import View, ViewsConfig
 from tests.golden import views as golden
 
 
+@pytest.mark.requirement("V1.2")
 def test_golden_vectors() -> None:
     assert golden.vectors() == json.loads(golden.PATH.read_text())
 
@@ -68,6 +69,7 @@ def test_areas_and_aspects_have_the_distribution_of_timm() -> None:
     assert abs((logs / math.log(4 / 3) + 1) / 2 - uniform).max() < 0.03
 
 
+@pytest.mark.requirement("V4.8")
 def test_a_ratio_that_never_fits_falls_back_to_the_center() -> None:
     view = View((RandomResizedCrop((1.0, 1.0), (2.0, 3.0)),), draw=1)
     assert drawn_boxes(view, 40, 40, 3) == [Box(10, 0, 20, 40)] * 3
@@ -83,6 +85,7 @@ def test_flips_come_with_their_probability() -> None:
     assert 0.27 < np.mean(flips) < 0.33
 
 
+@pytest.mark.requirement("F3.12", "V2.2")
 def test_a_view_is_known_by_its_recipe() -> None:
     config = ViewsConfig(count=2, eval=True)
     ids = [view.id for view in config.views()]

@@ -131,10 +131,12 @@ def rendered(operation: Operation, shape: tuple[int, int], size: int, draw: int 
     assert (square.dtype, square.shape) == (torch.uint8, (3, size, size))
 
 
+@pytest.mark.requirement("V6.3")
 def test_the_table_says_what_the_code_checks() -> None:
     assert PAGE.read_text() == page(), "run python -m tests.views.limits_table"
 
 
+@pytest.mark.requirement("V6.1", "V7.2")
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_every_operation_renders_at_the_ends_of_its_limits(name: str, end: str) -> None:
@@ -146,6 +148,7 @@ def test_every_operation_renders_at_the_ends_of_its_limits(name: str, end: str) 
     assert time.monotonic() - started < 10, "a tenth of a second where nothing else is running"
 
 
+@pytest.mark.requirement("V6.1", "V7.2")
 @settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
 @given(operations(), st.sampled_from(IMAGES), st.integers(0, 2**32 - 1))
 def test_every_recipe_within_the_limits_renders(
@@ -154,6 +157,7 @@ def test_every_recipe_within_the_limits_renders(
     rendered(operation, shape, SIZE, draw)
 
 
+@pytest.mark.requirement("V6.2", "V6.3")
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_nothing_beyond_the_limits_can_be_expressed(name: str, end: str) -> None:
@@ -175,6 +179,7 @@ def test_nothing_beyond_the_limits_can_be_expressed(name: str, end: str) -> None
                     operation_from_json({**base, field: value})
 
 
+@pytest.mark.requirement("V6.3", "V6.4")
 @pytest.mark.parametrize(
     "values",
     [
@@ -217,6 +222,7 @@ def test_recipes_that_no_library_survives_are_refused(values: dict[str, Any]) ->
         operation_from_json(values)
 
 
+@pytest.mark.requirement("V6.6")
 @pytest.mark.parametrize(
     "settings_of_0_1",
     [
@@ -252,6 +258,7 @@ def test_a_policy_at_full_strength_renders(name: str) -> None:
         rendered(operation_from_json({**operation_to_json(operation), "std": std}), (37, 23), SIZE)
 
 
+@pytest.mark.requirement("V6.3")
 def test_no_view_is_rendered_at_another_size() -> None:
     view = ViewsConfig().random_view(1)
     view.check_sizes([1, MAX_SIDE])
@@ -260,11 +267,13 @@ def test_no_view_is_rendered_at_another_size() -> None:
             view.check_sizes([size])
 
 
+@pytest.mark.requirement("V6.5")
 def test_more_views_than_a_cache_holds_are_refused_before_they_are_made() -> None:
     with pytest.raises(UsageError, match="too many views"):
         ViewsConfig(count=2**32 - 1).views()
 
 
+@pytest.mark.requirement("V4.27", "V4.28", "V7.4")
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (37, 23), (64, 64)])
 @pytest.mark.parametrize("share", [0.03, 0.31, 1.0])
 def test_large_crops_are_those_of_the_whole_resized_image(
@@ -283,6 +292,7 @@ def test_large_crops_are_those_of_the_whole_resized_image(
     assert all(torch.equal(a, b) for a, b in zip(*found.values(), strict=True))
 
 
+@pytest.mark.requirement("V6.1")
 @pytest.mark.parametrize("operation", [CentralCrop(1e-5), SquashCrop(1e-6), BorderCrop(1e-6)])
 def test_the_smallest_crop_takes_bounded_memory(operation: Operation) -> None:
     """The resized image has 25 600 000 x 25 600 000 pixels and more."""
@@ -311,6 +321,7 @@ def test_a_square_of_one_pixel_is_that_of_the_window(
     )
 
 
+@pytest.mark.requirement("V4.16")
 def test_noise_is_the_same_whatever_is_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     how = {"mean": (1.0, 100.0, 200.0), "deviation": (9.0, 99.0, 0.5)}
     whole = erase._noise_levels(2**53 - 1, (3, 13, 7), **how)
@@ -325,6 +336,7 @@ def test_noise_is_the_same_whatever_is_drawn_at_once(monkeypatch: pytest.MonkeyP
 _RECIPE = ViewsConfig(derive=["rot90(1)"]).views()
 
 
+@pytest.mark.requirement("V1.3", "V2.1", "V2.3", "V6.2")
 @pytest.mark.parametrize(
     "values",
     [
@@ -374,6 +386,7 @@ def test_whatever_is_no_recipe_is_refused_in_no_time(values: Any) -> None:
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.requirement("V2.5")
 def test_a_derived_view_names_the_view_it_is_derived_of() -> None:
     base, derived = _RECIPE
     assert derived.base == base.id

@@ -22,6 +22,7 @@ def mixes(view: View) -> list[Mix | None]:
     return [parameters(view, list(row), 32, 32).mix for row in zip(*rows, strict=True)]
 
 
+@pytest.mark.requirement("F5.7", "V4.20")
 @given(st.integers(0, 60), st.integers(0, 5), st.integers(0, 3))
 def test_partners_are_a_matching_drawn_by_seed_and_draw(size: int, seed: int, draw: int) -> None:
     partners = match_partners(seed, draw, HASHES[:size])
@@ -37,6 +38,7 @@ def test_other_draws_have_other_partners() -> None:
     assert (moved[again] == first[moved]).all(), "the order of rows does not matter"
 
 
+@pytest.mark.requirement("V4.6")
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.8, 1.0, 2.0, 8.0])
 def test_shares_are_beta_distributed(alpha: float) -> None:
     view = ViewsConfig(mixup_alpha=alpha).random_view(1)
@@ -54,6 +56,7 @@ def test_switch_and_probability() -> None:
     assert np.mean([mix.box is not None for mix in mixed]) == pytest.approx(0.3, abs=0.03)
 
 
+@pytest.mark.requirement("V4.18", "V7.15")
 def test_cutmix_shares_are_what_the_box_leaves() -> None:
     view = ViewsConfig(cutmix_alpha=1.0).random_view(1)
     for mix in mixes(view)[:200]:

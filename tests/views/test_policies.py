@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from timm.data import auto_augment as timm_aa
 from timm.data import create_transform
 from torchvision.transforms.v2 import functional as v2
@@ -44,6 +44,7 @@ def done(*steps: Step) -> torch.Tensor:
     return render(SQUARE, Parameters(Box(0, 0, 48, 48), steps), 48, "bicubic")
 
 
+@pytest.mark.requirement("V4.5")
 def test_deviates_and_angles_are_right() -> None:
     from scipy.stats import norm
 
@@ -57,6 +58,7 @@ def test_deviates_and_angles_are_right() -> None:
         assert cosine(degrees) == pytest.approx(np.cos(np.radians(degrees)), abs=1e-15)
 
 
+@pytest.mark.requirement("V4.12")
 @pytest.mark.parametrize("name", LEVELS)
 @pytest.mark.parametrize("magnitude", [0.0, 2.5, 7.3, 9.0, 10.0])
 def test_levels_are_timms(name: str, magnitude: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +72,7 @@ def test_levels_are_timms(name: str, magnitude: float, monkeypatch: pytest.Monke
         assert (() if isinstance(found, str) else found[1:]) == expected
 
 
+@pytest.mark.requirement("V7.6", "V7.7", "V7.12")
 @pytest.mark.parametrize("name", LEVELS)
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 def test_operations_are_timms(name: str, mode: Interpolation) -> None:
@@ -93,6 +96,7 @@ def test_posterising_to_no_bit_is_black() -> None:
     assert done(Step("posterize", (0,))).max() == 0
 
 
+@pytest.mark.requirement("V7.7", "V7.9", "V7.10")
 def test_jitter_and_grey_are_torchvisions() -> None:
     view = ViewsConfig(scale=(1, 1), hflip=0, color_jitter=(0.4, 0.3, 0.2, 0.1)).random_view(1)
     adjust = {
@@ -118,6 +122,7 @@ def test_jitter_and_grey_are_torchvisions() -> None:
     assert (done(Step("grey")).permute(1, 2, 0).numpy() == grey).all()
 
 
+@pytest.mark.requirement("V2.6")
 @pytest.mark.parametrize("inc", [0, 1])
 def test_rand_augment_in_timms_notation(inc: int) -> None:
     operation = parse_rand_augment(f"rand-m9-n3-p0.7-mstd0.5-mmax12-inc{inc}")
@@ -129,6 +134,7 @@ def test_rand_augment_in_timms_notation(inc: int) -> None:
     assert operation.layers == theirs.num_layers
 
 
+@pytest.mark.requirement("V2.6", "V4.11")
 @pytest.mark.parametrize("name", ["3a", "3aw", "weights"])
 def test_the_named_sets_are_timms(name: str) -> None:
     theirs = timm_aa.rand_augment_choices(name)
@@ -141,6 +147,7 @@ def test_the_named_sets_are_timms(name: str) -> None:
             assert len(how.steps) == 4, "drawn without replacement, all applied"
 
 
+@pytest.mark.requirement("V2.6", "V4.11")
 def test_strengths_follow_m_mstd_and_mmax() -> None:
     def degrees(text: str) -> np.ndarray[Any, Any]:
         operation = parse_rand_augment(text)
@@ -184,6 +191,7 @@ def test_derived_views_that_cannot_be_are_refused(text: str) -> None:
         ViewsConfig.parse({"derive": [text]}, "views")
 
 
+@pytest.mark.requirement("V4.15", "V7.13")
 def test_erasing_paints_boxes_that_do_not_depend_on_the_size() -> None:
     view = ViewsConfig(re_prob=0.6, re_count=3, hflip=0, re_mode="rand").random_view(4)
     found = drawn(view, 300)
@@ -205,6 +213,7 @@ def test_erasing_paints_boxes_that_do_not_depend_on_the_size() -> None:
     assert done(Step("erase", boxes[0])).ne(SQUARE).any()
 
 
+@pytest.mark.requirement("V4.17")
 def test_pixel_noise_is_normal_and_bound_to_one_size() -> None:
     config = ViewsConfig(re_prob=1, re_mode="pixel", re_size=48, hflip=0)
     view = config.random_view(1)
@@ -221,6 +230,7 @@ def test_pixel_noise_is_normal_and_bound_to_one_size() -> None:
         ViewsConfig.parse({"re_prob": 0.5, "re_mode": "pixel"}, "views")
 
 
+@pytest.mark.requirement("V4.24")
 def test_masks_cover_their_share_of_cells() -> None:
     view = ViewsConfig(hflip=0).random_view(1).derived(Mask(0.25, 4))
     for how in drawn(view, 5):
@@ -230,6 +240,7 @@ def test_masks_cover_their_share_of_cells() -> None:
         assert int((cells == 1).sum()) == 4
 
 
+@pytest.mark.requirement("V7.16", "V7.17")
 def test_turns_and_low_resolution() -> None:
     turned = done(Step("rot90", (3,)))
     assert torch.equal(turned, torch.rot90(SQUARE, 3, (1, 2)))
@@ -239,6 +250,7 @@ def test_turns_and_low_resolution() -> None:
     assert torch.equal(low, up)
 
 
+@pytest.mark.requirement("V4.26", "V4.27", "V4.28")
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("crop_pct", [0.875, 1.0])
 def test_eval_is_timms(crop_mode: str, crop_pct: float) -> None:
@@ -262,6 +274,7 @@ def test_eval_is_timms(crop_mode: str, crop_pct: float) -> None:
         assert (ours.int() - transform(image).int()).abs().max() <= 2
 
 
+@pytest.mark.requirement("V4.27", "V4.28")
 def test_border_and_squash_keep_the_whole_image() -> None:
     wide = torch.full((3, 20, 40), 200, dtype=torch.uint8)
     bordered = crop_border(wide, BorderCrop(1.0), 16, "bicubic")
@@ -270,6 +283,7 @@ def test_border_and_squash_keep_the_whole_image() -> None:
     assert (crop_squash(wide, 1.0, 16, "bicubic") == 200).all()
 
 
+@pytest.mark.requirement("V2.5", "V2.7", "V4.23", "V4.25")
 def test_derived_views_share_the_draws_of_their_base() -> None:
     config = ViewsConfig(
         count=2, eval=True, auto_augment="rand-m9-n2", re_prob=0.5, derive=["rot90(1)", "mask(0.5)"]
@@ -292,3 +306,14 @@ def test_derived_views_share_the_draws_of_their_base() -> None:
 def test_derived_notation() -> None:
     assert parse_derived("mask(0.75)") == Mask(0.75)
     assert parse_derived(" mask( 0.75 , 7 )") == Mask(0.75, 7)
+
+
+@pytest.mark.requirement("V7.11")
+@pytest.mark.parametrize("size", [32, 112])
+def test_a_blur_counts_in_pixels_of_224(size: int) -> None:
+    how = Parameters(Box(0, 0, 48, 48), (Step("blur", (1.5,)),))
+    shown = render(SQUARE, how, size, "bicubic")
+    sharp = render(SQUARE, Parameters(Box(0, 0, 48, 48)), size, "bicubic")
+    picture = Image.fromarray(sharp.permute(1, 2, 0).contiguous().numpy())
+    blurred = picture.filter(ImageFilter.GaussianBlur(1.5 * size / 224))
+    assert (shown.permute(1, 2, 0).numpy() == np.asarray(blurred)).all()

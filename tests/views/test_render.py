@@ -27,6 +27,7 @@ IMAGE = torch.randint(0, 256, (3, 61, 83), dtype=torch.uint8, generator=torch.ma
 VIEW = ViewsConfig().random_view(1)
 
 
+@pytest.mark.requirement("V7.1")
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 def test_crops_are_those_of_torchvision(mode: Interpolation) -> None:
     for box in (Box(0, 0, 61, 83), Box(5, 7, 20, 30), Box(60, 82, 1, 1), Box(0, 3, 61, 9)):
@@ -49,6 +50,7 @@ def native_uint8(mode: Interpolation) -> bool:
     return mode == "bicubic" or "AVX" in torch.backends.cpu.get_cpu_capability()
 
 
+@pytest.mark.requirement("V4.26", "V7.1")
 @pytest.mark.parametrize("fraction", [0.875, 0.9, 0.95, 1.0])
 @pytest.mark.parametrize("size", [8, 15, 32, 100])
 def test_central_crops_are_those_of_torchvision(fraction: float, size: int) -> None:
@@ -63,6 +65,7 @@ def test_central_crops_are_those_of_torchvision(fraction: float, size: int) -> N
         assert torch.equal(crop_center(image, fraction, size, "bicubic"), expected)
 
 
+@pytest.mark.requirement("V4.10")
 def test_a_flip_mirrors() -> None:
     assert torch.equal(flip(flip(IMAGE)), IMAGE)
     assert torch.equal(flip(IMAGE)[..., 0], IMAGE[..., -1])
@@ -77,6 +80,7 @@ def requests(
     ]
 
 
+@pytest.mark.requirement("V1.1")
 @pytest.mark.parametrize(("threads", "batch"), [(1, 60), (2, 7), (4, 32)])
 def test_pixels_do_not_depend_on_threads_batches_or_order(
     images: Path, threads: int, batch: int
@@ -94,6 +98,7 @@ def test_pixels_do_not_depend_on_threads_batches_or_order(
     assert np.concatenate([r.pixels[24] for r in got]).shape == (60, 3, 24, 24)
 
 
+@pytest.mark.requirement("F3.11")
 def test_an_unreadable_image_stays_black_and_is_reported() -> None:
     def read(index: int) -> bytes | NDArray[np.uint8]:
         return b"junk" if index == 2 else np.full((8, 8), 200, dtype=np.uint8)

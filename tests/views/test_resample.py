@@ -29,6 +29,7 @@ def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(levels)
 
 
+@pytest.mark.requirement("V7.4")
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @given(
     st.integers(1, 90),
@@ -56,6 +57,7 @@ def test_a_window_is_what_torch_has_there(
     assert torch.equal(found, whole[:, top : top + size, left : left + size])
 
 
+@pytest.mark.requirement("V7.4")
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize(
     ("height", "width"), [(1, 900), (900, 1), (2, 1500), (3, 700), (700, 3), (1, 3), (64, 64)]
@@ -70,6 +72,7 @@ def test_crops_of_long_images_are_those_of_the_whole_resized_image(
     assert torch.equal(crop_center(image, 0.875, 56, interpolation), expected)
 
 
+@pytest.mark.requirement("V6.1", "V7.4")
 @pytest.mark.parametrize("shape", [(1, 20000), (20000, 1), (2, 60000), (65500, 3)])
 def test_extreme_images_take_neither_memory_nor_minutes(shape: tuple[int, int]) -> None:
     image = picture(*shape)
@@ -84,6 +87,7 @@ def test_extreme_images_take_neither_memory_nor_minutes(shape: tuple[int, int]) 
     assert time.monotonic() - started < 60, "37 s for the smallest of them, before"
 
 
+@pytest.mark.requirement("V7.5")
 def test_what_is_too_long_is_refused_by_name() -> None:
     pixels = np.zeros((1, 300_000, 3), dtype=np.uint8)
     view = ViewsConfig.model_validate({"count": 0, "eval": True}).eval_view()

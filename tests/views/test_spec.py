@@ -37,6 +37,7 @@ def test_a_recipe_survives_json(view: object) -> None:
     assert parse_view(values, "here") == view
 
 
+@pytest.mark.requirement("V1.3")
 def test_another_algorithm_is_refused_by_name() -> None:
     values = {**ViewsConfig().random_view(1).to_json(), "algorithm": 2}
     with pytest.raises(CacheError, match="another version of the view algorithm"):
@@ -47,6 +48,7 @@ _CROP = {"op": "central_crop", "crop_pct": 1.0}
 _MIX = operation_to_json(Mixing(1.0, 0.0, None, 1.0, 0.5))
 
 
+@pytest.mark.requirement("V2.1")
 @pytest.mark.parametrize(
     "damage",
     [
