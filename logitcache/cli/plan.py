@@ -159,7 +159,8 @@ def _print_payback(console: Console, found: Estimate) -> None:
         console.print(
             f"{name}: with {found.views} views the cache costs no more than live teachers after "
             f"{epochs} student epochs, those of all students together: "
-            f"{found.views} x {1e3 * device.store:.2g} ms / ({teach:.2g} ms - {fetch:.2g} ms)"
+            f"({1e3 * device.decode:.2g} ms + {found.views} x {1e3 * device.store:.2g} ms) / "
+            f"({teach:.2g} ms - {fetch:.2g} ms)"
         )
 
 

@@ -65,7 +65,7 @@ def test_it_says_when_it_never_pays(
     never = replace(
         found,
         fetch=0.001,
-        devices={"cpu": DeviceEstimate(teach=0.001, store=0.002)},
+        devices={"cpu": DeviceEstimate(teach=0.001, decode=0.0, store=0.002)},
         by_views=[replace(row, break_even_epochs={"cpu": None}), *rest],
     )
     print_estimate(never)

@@ -132,15 +132,21 @@ class TeacherEstimate:
 
 @dataclass(frozen=True)
 class DeviceEstimate:
-    """How long an image takes on one device, in seconds; see :mod:`.payback`.
+    """How long an image takes on one device, in seconds; see :mod:`.break_even`.
 
     Attributes:
         teach: All teachers' forwards.
-        store: One view in precompute.
+        decode: Decoding in precompute, once for all views.
+        store: One view in precompute, without decoding.
     """
 
     teach: float
+    decode: float
     store: float
+
+    def precompute(self, views: int) -> float:
+        """Return what all views of an image take in precompute."""
+        return self.decode + views * self.store
 
 
 @dataclass(frozen=True)
@@ -255,6 +261,7 @@ def _rehearse(
         images=images,
         batch=config.batch,
         threads=config.threads,
+        image_memory=config.image_memory,
     )
 
 
@@ -267,8 +274,11 @@ def _devices(config: PrecomputeConfig) -> list[torch.device]:
 
 def _device(name: str, found: Rehearsal, store: float) -> DeviceEstimate:
     """Return an image's seconds; what an accelerator does overlaps with encoding and writing."""
-    whole = found.show + store if name == "cpu" else max(found.show, store)
-    return DeviceEstimate(teach=sum(found.teach.values()), store=whole)
+    first, later = (
+        show + store if name == "cpu" else max(show, store)
+        for show in (found.show, found.show_decoded)
+    )
+    return DeviceEstimate(teach=sum(found.teach.values()), decode=first - later, store=later)
 
 
 class _Cost:
@@ -375,9 +385,9 @@ class _Cost:
             views=count,
             bytes=found.bytes,
             files=found.files,
-            minutes={n: len(self._keys) * count * d.store / 60 for n, d in devices.items()},
+            minutes={n: len(self._keys) * d.precompute(count) / 60 for n, d in devices.items()},
             break_even_epochs={
-                n: break_even_epochs(count, d.teach, d.store, self._fetch)
+                n: break_even_epochs(d.precompute(count), d.teach, self._fetch)
                 for n, d in devices.items()
             },
         )
