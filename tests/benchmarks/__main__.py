@@ -18,6 +18,7 @@ NAMES = (
     "cluster",
     "coding",
     "damage",
+    "decode_once",
     "features",
     "feeding",
     "help",
