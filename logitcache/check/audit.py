@@ -89,13 +89,8 @@ class TeacherAudit:
 
     def to_json(self) -> dict[str, Any]:
         """Return the audit as JSON values."""
-        mismatches = [asdict(mismatch) for mismatch in self.mismatches]
-        return {
-            **asdict(self),
-            "mismatches": mismatches,
-            "detection": self.detection,
-            "ok": self.ok,
-        }
+        found = [asdict(mismatch) for mismatch in self.mismatches]
+        return asdict(self) | {"mismatches": found, "detection": self.detection, "ok": self.ok}
 
 
 def audit_teachers(

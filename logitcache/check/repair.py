@@ -50,7 +50,7 @@ from logitcache.teachers.member import Precision, TeacherConfig
 from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -222,7 +222,11 @@ def _recompute(
         for member in ensemble.members.values():
             if (teacher_group(table_name(member.name, CLASS_EMBEDDINGS)), NO_VIEW, 0) in units:
                 write_class_embeddings(writer, member)
-    again = {(c.group, c.view, c.unit): c for c in _commits(writer.location, units)}
+    again = {
+        (group, view, unit): commit
+        for group, view, unit in units
+        for commit in read_commits(writer.location, group, view, [unit]).values()
+    }
     return {unit for unit, before in units.items() if before is not None and again[unit] != before}
 
 
@@ -294,11 +298,6 @@ def _plan(
         items=worklist(writer.manifest.unit_rows, order, blocks, missing, mixed),
         notes=[],
     )
-
-
-def _commits(location: Location, units: Mapping[_Unit, Commit | None]) -> Iterator[Commit]:
-    for group, view, unit in units:
-        yield from read_commits(location, group, view, [unit]).values()
 
 
 def _seal_again(

@@ -127,9 +127,11 @@ def decode(
     try:
         return _from_pixels(TABLES[table](image, on_odd or (lambda odd: None)))
     except (*_DAMAGED, Image.DecompressionBombError) as error:
-        raise UnreadableImage(
-            "the image cannot be decoded", got=f"{len(image)} bytes; {_first_line(error)}"
-        ) from error
+        why = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            why = f"none of {', '.join(_formats())}"
+        got = f"{len(image)} bytes; {why}"
+        raise UnreadableImage("the image cannot be decoded", got=got) from error
 
 
 def _from_pixels(pixels: NDArray[np.uint8]) -> Tensor:
@@ -159,7 +161,11 @@ def _decode_by_table_2(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray
     if encoded.startswith(_JPEG):
         return _decode_jpeg(encoded, on_odd)
     if encoded.startswith(_PNG):
-        return _decode_png(encoded, on_odd)
+        check_png(encoded)
+        try:
+            return _decode_with_pillow(encoded, on_odd)
+        except _DAMAGED:  # perhaps because of text that is damaged or too long
+            encoded = without_text(encoded)
     return _decode_with_pillow(encoded, on_odd)
 
 
@@ -197,14 +203,6 @@ def _orientation_of(header: JpegHeader) -> int:
     return int(in_xmp[1]) if in_xmp else 1
 
 
-def _decode_png(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
-    check_png(encoded)
-    try:
-        return _decode_with_pillow(encoded, on_odd)
-    except _DAMAGED:  # perhaps because of text that is damaged or too long
-        return _decode_with_pillow(without_text(encoded), on_odd)
-
-
 def _decode_with_pillow(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(encoded), formats=_formats()) as opened:
         if opened.width * opened.height > _MAX_PIXELS:
@@ -239,9 +237,3 @@ def _formats() -> list[str]:
     """Return the permitted formats; no plugin that would start another program is among them."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"none of {', '.join(_formats())}"
-    return str(error).partition("\n")[0] or type(error).__name__

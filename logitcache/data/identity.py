@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import unicodedata
 from typing import TYPE_CHECKING, Any
+from unicodedata import category, normalize
 
 from logitcache.data.lookup import KeyIndex, key_hash
 from logitcache.errors import DataError
@@ -40,10 +40,11 @@ def normalize_key(name: str) -> str:
     Raises:
         DataError: It is not valid Unicode text, or leads out of the root of the data.
     """
-    key = unicodedata.normalize("NFC", name.replace(os.sep, "/"))
+    key = normalize("NFC", name.replace(os.sep, "/"))
     while key.startswith("./"):
         key = key[2:]
-    if not key.isprintable() and not _is_text(key):
+    # a lone surrogate has the category Cs
+    if not key.isprintable() and any(c in "\0\n\r" or category(c) == "Cs" for c in key):
         raise DataError(
             "a file name is not valid text",
             where=repr(name)[:200],
@@ -57,11 +58,6 @@ def normalize_key(name: str) -> str:
             expected="a relative name without '..'",
         )
     return key
-
-
-def _is_text(key: str) -> bool:
-    """Return whether a key is valid text: without lone surrogates, NUL and line breaks."""
-    return not any(c in "\0\n\r" or unicodedata.category(c) == "Cs" for c in key)
 
 
 def content_digest(image: bytes | NDArray[np.uint8]) -> bytes:

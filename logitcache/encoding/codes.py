@@ -7,6 +7,7 @@ probabilities above 6e-20.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ def codes_of(log_probs: NDArray[np.float64], levels: int) -> NDArray[np.uint8]:
     return codes
 
 
+@functools.cache
 def code_log_probs(levels: int) -> NDArray[np.float64]:
     """Return the table of log p_hat by code, -inf for code 0 (absent)."""
     with np.errstate(divide="ignore"):

@@ -89,7 +89,9 @@ class FeatureEncoding:
             "int8": ("int8", 0),
         }[self.values]
         row_bytes = int(np.prod(self.shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        inner = _inner_rows(row_bytes)
+        # about a megabyte, a power of two from 4 to 4096 rows
+        inner = 1 << max(0, (_INNER_BYTES // max(1, row_bytes)).bit_length() - 1)
+        inner = min(max(inner, _FEWEST_INNER), _MOST_INNER)
         codec: Literal["shuffled", "raw"] = "shuffled" if self.sparse else "raw"
         specs = {"values": ArraySpec(self.shape, dtype, fill, codec, inner)}
         if self.values == "int8":
@@ -271,12 +273,6 @@ def parse_features(values: Mapping[str, Any], where: str) -> FeatureEncoding:
         principal=principal,
         sparse=stored.sparse,
     )
-
-
-def _inner_rows(row_bytes: int) -> int:
-    """Return the rows of an inner chunk: about a megabyte, a power of two from 4 to 4096."""
-    rows = 1 << max(0, (_INNER_BYTES // max(1, row_bytes)).bit_length() - 1)
-    return min(max(rows, _FEWEST_INNER), _MOST_INNER)
 
 
 def _checked(

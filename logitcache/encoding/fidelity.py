@@ -179,8 +179,11 @@ def _part_losses(
     for temperature in temperatures:
         b = 1.0 / temperature
         stored_NC = decoded.dense_log_probs(b)
-        cut_NC = _cut(encoding, exact_NC, b)
         own_NC, student_NC = (at_temperature(exact_NC, share * b) for share in (1.0, _STUDENT))
+        cut_NC = own_NC  # a dense encoding leaves no class out
+        if isinstance(encoding, SparseEncoding):
+            present_NC = encoding.kept(exact_NC)
+            cut_NC = spread_tail(exact_NC, present_NC, log_masses(exact_NC, present_NC), b)
         compared = _compared(own_NC, cut_NC, stored_NC, student_NC)
         found |= {f"{name}@{temperature:g}": values for name, values in compared.items()}
     return found
@@ -200,11 +203,3 @@ def _compared(
         "error2": ((np.exp(stored_NC) - p_NC) ** 2).sum(axis=1),
         "gradient2": ((np.exp(student_NC) - p_NC) ** 2).sum(axis=1),
     }
-
-
-def _cut(encoding: Encoding, exact_NC: NDArray[np.float64], b: float) -> NDArray[np.float64]:
-    """Return the distribution of the K classes and an exact tail at a temperature."""
-    if not isinstance(encoding, SparseEncoding):
-        return at_temperature(exact_NC, b)
-    present_NC = encoding.kept(exact_NC)
-    return spread_tail(exact_NC, present_NC, log_masses(exact_NC, present_NC), b)

@@ -6,7 +6,6 @@ Shapes: N rows, C classes, K stored classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -116,7 +115,11 @@ class SparseEncoding:
         if fault is not None:
             raise CacheDamaged("stored targets cannot be decoded", got=fault)
         tail = arrays["tail"].astype(np.float32)
-        log_probs = self._unscaled(arrays)
+        if self.values == "codes":
+            log_probs = code_log_probs(self.levels)[arrays["codes"]]
+        else:
+            stored = arrays["logp_k"].astype(np.float64)
+            log_probs = np.where(np.isnan(stored), -np.inf, stored)
         present_mass = np.exp(log_probs).sum(axis=1, keepdims=True)
         tail_mass = np.exp(tail[:, :1].astype(np.float64))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -144,13 +147,6 @@ class SparseEncoding:
                 return f"code {most} is out of range; the largest code is {self.levels}"
         return None
 
-    def _unscaled(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        if self.values == "codes":
-            out: NDArray[np.float64] = self._log_prob_table[arrays["codes"]]
-            return out
-        stored = arrays["logp_k"].astype(np.float64)
-        return np.where(np.isnan(stored), -np.inf, stored)
-
     def consistent(
         self,
         arrays: Mapping[str, NDArray[Any]],
@@ -166,7 +162,8 @@ class SparseEncoding:
         """
         # clipped to be indices; ids out of range fail in _well_formed
         ids_NK = np.minimum(delta_decode(arrays["class_ids"]), self.num_classes - 1)
-        used_NK = self._used(arrays)
+        codes = self.values == "codes"
+        used_NK: NDArray[np.bool_] = arrays["codes"] > 0 if codes else ~np.isnan(arrays["logp_k"])
         present_NC = np.zeros(log_probs_NC.shape, dtype=np.bool_)
         row, entry = np.nonzero(used_NK)
         present_NC[row, ids_NK[row, entry]] = True
@@ -184,11 +181,6 @@ class SparseEncoding:
         ]
         consistent_N: NDArray[np.bool_] = np.logical_and.reduce(parts)
         return consistent_N
-
-    def _used(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        codes = self.values == "codes"
-        used_NK: NDArray[np.bool_] = arrays["codes"] > 0 if codes else ~np.isnan(arrays["logp_k"])
-        return used_NK
 
     def _well_formed(
         self, arrays: Mapping[str, NDArray[Any]], used_NK: NDArray[np.bool_]
@@ -239,10 +231,6 @@ class SparseEncoding:
         enough_N = full_N | (np.exp(reach_N) * held_N >= self.mass)
         choosable_N: NDArray[np.bool_] = likeliest_N & needed_N & enough_N
         return choosable_N
-
-    @cached_property
-    def _log_prob_table(self) -> NDArray[np.float64]:
-        return code_log_probs(self.levels)
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as JSON values."""

@@ -72,10 +72,6 @@ def _posterize(picture: Picture, bits: float) -> Picture:
     return _table(picture, _LEVELS & (256 - (1 << max(0, 8 - int(bits)))))
 
 
-def _solarize(picture: Picture, threshold: float) -> Picture:
-    return _table(picture, np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS))
-
-
 def _solarize_add(picture: Picture, added: float) -> Picture:
     lighter = np.minimum(255, _LEVELS + int(added))
     return _table(picture, np.where(_LEVELS < 128, lighter, _LEVELS))
@@ -89,17 +85,14 @@ def _hue(picture: Picture, turn: float) -> Picture:
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
-def _blur(picture: Picture, radius: float) -> Picture:
-    scaled = radius * picture.width / _REFERENCE_SIDE
-    return picture.filter(ImageFilter.GaussianBlur(scaled))
-
-
 COLOR_STEPS: dict[str, Callable[..., Picture]] = {
     "autocontrast": ImageOps.autocontrast,
     "equalize": ImageOps.equalize,
     "invert": lambda picture: _table(picture, 255 - _LEVELS),
     "posterize": _posterize,
-    "solarize": _solarize,
+    "solarize": lambda picture, threshold: _table(
+        picture, np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS)
+    ),
     "solarize_add": _solarize_add,
     "color": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
     "contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
@@ -107,6 +100,8 @@ COLOR_STEPS: dict[str, Callable[..., Picture]] = {
     "sharpness": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
     "hue": _hue,
     "grey": lambda picture: picture.convert("L").convert("RGB"),
-    "blur": _blur,
+    "blur": lambda picture, radius: picture.filter(
+        ImageFilter.GaussianBlur(radius * picture.width / _REFERENCE_SIDE)
+    ),
 }
 """Functions of an RGB image of PIL, by the name of their step."""

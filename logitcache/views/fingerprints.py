@@ -189,7 +189,11 @@ def make_fingerprint(
         partner: The image that is mixed in; None where there is none.
         table: Version of the table that images are decoded by.
     """
-    digest, square = _rendered(view, size, image, partner, table)
+    how, own = _picture(view, size, image, table)
+    other_how, other = (None, None) if partner is None else _picture(view, size, partner, table)
+    document = [how.to_json(), None if other_how is None else other_how.to_json()]
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    square = np.ascontiguousarray(finish(own, how, view.interpolation, other).numpy())
     side = min(_PATCH, size)
     room = size - side + 1
     top, left = image.hash % room, (image.hash // room) % room
@@ -198,7 +202,7 @@ def make_fingerprint(
         row=image.row,
         partner=None if partner is None else partner.row,
         size=size,
-        parameters=digest,
+        parameters=hashlib.sha256(text.encode()).hexdigest(),
         pixels=hashlib.sha256(square.tobytes()).hexdigest(),
         top=top,
         left=left,
@@ -218,21 +222,6 @@ def fingerprint_difference(before: Fingerprint, now: Fingerprint) -> int | None:
     # int16, since a difference of uint8 wraps around
     levels = np.abs(before.patch.astype(np.int16) - now.patch.astype(np.int16))
     return max(1, int(levels.max()))
-
-
-def _rendered(
-    view: View, size: int, image: FingerprintImage, partner: FingerprintImage | None, table: int
-) -> tuple[str, NDArray[np.uint8]]:
-    """Return the digest of all parameters and the square, uint8 (3, S, S)."""
-    how, own = _picture(view, size, image, table)
-    other_how, other = (None, None) if partner is None else _picture(view, size, partner, table)
-    document = [how.to_json(), None if other_how is None else other_how.to_json()]
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    square = finish(own, how, view.interpolation, other)
-    return (
-        hashlib.sha256(text.encode()).hexdigest(),
-        np.ascontiguousarray(square.numpy()),
-    )
 
 
 def _picture(

@@ -138,11 +138,6 @@ def _taps(scale: float, interpolation: Interpolation) -> int:
     return 2 * math.ceil(_FILTERS[interpolation][1] * max(scale, 1.0)) + 1
 
 
-def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    weights: NDArray[np.float64] = np.maximum(1.0 - np.abs(x), 0.0)
-    return weights
-
-
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Keys' cubic kernel with a = -0.5."""
     a, x = -0.5, np.abs(x)
@@ -152,6 +147,6 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 _FILTERS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], float]] = {
-    "bilinear": (_triangle, 1.0),
+    "bilinear": (lambda x: np.maximum(1.0 - np.abs(x), 0.0), 1.0),
     "bicubic": (_cubic, 2.0),
 }

@@ -314,7 +314,9 @@ class ViewsConfig(Config):
         if self.auto_augment is not None:
             colors.append(parse_rand_augment(self.auto_augment))
         if self.color_jitter is not None and self.color_jitter_prob > 0:
-            colors.append(_jitter(self.color_jitter, self.color_jitter_prob))
+            ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in self.color_jitter]
+            hue, p = self.color_jitter[3] if ranges[3:] else 0.0, self.color_jitter_prob
+            colors.append(ColorJitter(ranges[0], ranges[1], ranges[2], hue, p))
         if self.grayscale_prob > 0:
             colors.append(Grey(self.grayscale_prob))
         if self.gaussian_blur_prob > 0:
@@ -341,12 +343,6 @@ class ViewsConfig(Config):
                 self.switch_prob,
             )
         ]
-
-
-def _jitter(strengths: tuple[float, ...], p: float) -> ColorJitter:
-    ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in strengths[:3]]
-    hue = strengths[3] if len(strengths) == 4 else 0.0
-    return ColorJitter(ranges[0], ranges[1], ranges[2], hue, p)
 
 
 class _Size(BaseModel):

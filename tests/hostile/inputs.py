@@ -336,7 +336,7 @@ def codes_beyond_their_bits(cache: Forgery) -> None:
     _rewrite(cache, CODES, np.full((UNIT, 5), 255, dtype="u1"))
 
 
-@hostile("crash", "status 99")
+@hostile("crash", "status of 99")
 def a_status_that_does_not_exist(cache: Forgery) -> None:
     _rewrite(cache, "samples/status/c/0", np.full(UNIT, 99, dtype="u1"))
 

@@ -263,7 +263,7 @@ def test_a_teacher_keeps_the_number_of_classes_of_its_file(tmp_path: Path) -> No
 def test_several_networks_that_fit_are_named(tmp_path: Path) -> None:
     two = {"student": state_of("resnet"), "teacher": state_of("resnet", seed=1)}
     error = refusal(tmp_path, two, "resnet")
-    assert "several networks" in error.what
+    assert "several fitting networks" in error.what
     assert error.got == "names under 'student.', 'teacher.'"
     assert load_saved(tmp_path, {"state_dict": two["student"], **two}, "resnet") is not None
 

@@ -417,7 +417,7 @@ def test_answers_that_are_always_cut_are_named(broken: bytes) -> None:
     [
         (b"SSH-2.0-OpenSSH\r\n", "the response is not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "the response is not HTTP"),
-        (FOUND + b"Location: /c/x\r\n\r\n", "without an end"),
+        (FOUND + b"Location: /c/x\r\n\r\n", "redirects endlessly"),
         (FOUND + b"\r\n", "status 302"),
         (FOUND + b"Location: ftp://h/\r\n\r\n", "refused"),
         (b"HTTP/1.1 304 Not Modified\r\n\r\n", "status 304"),
@@ -427,7 +427,7 @@ def test_an_answer_that_is_none_is_not_requested_again(answer: bytes, message: s
     with raw_server(answer) as (address, requests):
         with pytest.raises(StorageError, match=message):
             locate(f"http://{address}/c").read("x")
-        assert len(requests) == (10 if message == "without an end" else 1), (
+        assert len(requests) == (10 if message == "redirects endlessly" else 1), (
             "redirections are counted"
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from logitcache.cache.format.manifest import MAX_UNITS
 from logitcache.cache.format.names import teacher_group
-from logitcache.cache.format.placement import Placement, units_of
+from logitcache.cache.format.placement import Placement, units_of_segments
 from logitcache.errors import CacheError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.manifest import Manifest, Segment
+    from logitcache.cache.format.manifest import Manifest
     from logitcache.encoding.arrays import ArraySpec, Encoded
 
 __all__ = ["Group", "RowGroup", "needed_units"]
@@ -216,20 +216,5 @@ def needed_units(manifest: Manifest, unit_rows: int, where: object) -> set[int]:
             expected=f"at most {MAX_UNITS} units",
             got=f"{manifest.capacity} rows in units of {unit_rows}",
         )
-    return {
-        unit
-        for segment in manifest.segments
-        for unit in _units_of_segment(segment, manifest.unit_rows, unit_rows)
-    }
-
-
-def _units_of_segment(segment: Segment, block_rows: int, unit_rows: int) -> range:
-    """Return the units of a segment: those of all its blocks, padding at the end included.
-
-    Args:
-        segment: The rows.
-        block_rows: U.
-        unit_rows: Rows of a unit of the group; divides U.
-    """
-    blocks = units_of(segment.start, segment.stop, block_rows)
-    return units_of(blocks.start * block_rows, blocks.stop * block_rows, unit_rows)
+    segments = ((segment.start, segment.rows) for segment in manifest.segments)
+    return set(units_of_segments(segments, manifest.unit_rows, unit_rows))

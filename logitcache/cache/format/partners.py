@@ -28,7 +28,6 @@ __all__ = [
     "encode_partners",
     "mixed_views",
     "partner_array",
-    "partner_attributes",
     "partner_fault",
     "partner_group",
     "partner_placement",
@@ -67,14 +66,9 @@ def partner_array(view_id: str) -> str:
 
 def create_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> None:
     """Make the array of a view that mixes."""
-    create_group(store, partner_group(view_id), partner_attributes(manifest))
+    create_group(store, partner_group(view_id), {"unit_rows": manifest.unit_rows})
     leading = (manifest.capacity,)
     create_array(store, partner_array(view_id), _SPEC, leading, manifest.unit_rows)
-
-
-def partner_attributes(manifest: Manifest) -> dict[str, Any]:
-    """Return the attributes of a view's group."""
-    return {"unit_rows": manifest.unit_rows}
 
 
 def resize_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
     from logitcache.encoding.arrays import ArraySpec
 
-__all__ = ["Placement", "parents_of", "units_of"]
+__all__ = ["Placement", "parents_of", "units_of", "units_of_segments"]
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,7 @@ class Placement:
             segments: (start, rows) of each segment.
             block_rows: U, a multiple of the rows of a unit.
         """
-        found: list[int] = []
-        for start, rows in segments:
-            blocks = units_of(start, start + rows, block_rows)
-            first, last = blocks.start * block_rows, blocks.stop * block_rows
-            found += units_of(first, last, self.unit_rows)
-        return found
+        return units_of_segments(segments, block_rows, self.unit_rows)
 
 
 def parents_of(path: str) -> list[str]:
@@ -182,6 +177,21 @@ def parents_of(path: str) -> list[str]:
 def units_of(start: int, stop: int, unit_rows: int) -> range:
     """Return the units that rows [start, stop) touch."""
     return range(start // unit_rows, -(-stop // unit_rows))
+
+
+def units_of_segments(
+    segments: Iterable[tuple[int, int]], block_rows: int, unit_rows: int
+) -> list[int]:
+    """Return the units of all blocks of some segments, padding at their ends included.
+
+    Args:
+        segments: (start, rows) of each segment.
+        block_rows: U, a multiple of the rows of a unit.
+        unit_rows: Rows of a unit.
+    """
+    blocks = [units_of(start, start + rows, block_rows) for start, rows in segments]
+    ends = [(block.start * block_rows, block.stop * block_rows) for block in blocks]
+    return [unit for start, stop in ends for unit in units_of(start, stop, unit_rows)]
 
 
 def read_ledger(

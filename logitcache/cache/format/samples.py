@@ -25,7 +25,6 @@ __all__ = [
     "Samples",
     "create_samples",
     "resize_samples",
-    "sample_attributes",
     "sample_fault",
     "sample_placement",
     "samples_from",
@@ -80,16 +79,11 @@ class Samples:
 def create_samples(location: Location, store: RecordingStore, manifest: Manifest) -> None:
     """Create the arrays of the samples that do not exist yet."""
     if location.size(f"{SAMPLES}/zarr.json") is None:
-        create_group(store, SAMPLES, sample_attributes(manifest))
+        create_group(store, SAMPLES, {"unit_rows": manifest.unit_rows})
     for name, spec in _SPECS.items():
         path = f"{SAMPLES}/{name}"
         if location.size(f"{path}/zarr.json") is None:
             create_array(store, path, spec, (manifest.capacity,), manifest.unit_rows)
-
-
-def sample_attributes(manifest: Manifest) -> dict[str, Any]:
-    """Return the attributes of the group."""
-    return {"unit_rows": manifest.unit_rows}
 
 
 def resize_samples(store: RecordingStore, manifest: Manifest) -> None:

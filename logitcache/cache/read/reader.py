@@ -234,10 +234,7 @@ class Cache:
 
     def units(self) -> list[int]:
         """Return the numbers of the units that contain rows, ascending."""
-        units: set[int] = set()
-        for start, rows in self.revision.segments:
-            units |= set(units_of(start, start + rows, self.unit_rows))
-        return sorted(units)
+        return sample_placement(self.unit_rows).units(self.revision.segments, self.unit_rows)
 
     def all_samples(self) -> Iterator[Samples]:
         """Yield the samples unit by unit, one of them in memory at a time."""

@@ -138,7 +138,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.REDIRECTED
     status = http_status(error)
     if status is not None:
-        return _of_status(status)
+        other = Failure.REDIRECTED if status < 400 else Failure.REFUSED
+        return _BY_STATUS.get(status, Failure.BUSY if status >= 500 else other)
     if any(isinstance(cause, socket.gaierror) and cause.errno in _UNKNOWN for cause in chain):
         return Failure.UNKNOWN_HOST
     for failure, kinds in _BY_CLASS.items():
@@ -183,14 +184,6 @@ def storage_error(error: Exception, where: str) -> LogitcacheError:
         got = f"HTTP status {status}" + ("" if wait is None else f", Retry-After: {wait:.0f} s")
     default = _LONGER if failure in TRANSIENT else _AGAIN
     return StorageError(failure.value, where=where, got=got, hint=_HINTS.get(failure, default))
-
-
-def _of_status(status: int) -> Failure:
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
-    if status >= 500:
-        return Failure.BUSY
-    return Failure.REDIRECTED if status < 400 else Failure.REFUSED
 
 
 def _seconds(value: str, now: str) -> float | None:

@@ -93,8 +93,10 @@ class RemoteLocation:
         self.traffic: Counter[str] = Counter()
         if write:
             self._check_writable()
-        if self._scheme == "memory":
-            self._refuse_processes()
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        several = several or multiprocessing.parent_process() is not None
+        if self._scheme == "memory" and several:
+            raise self._one_process()
         _check_client(self._scheme, self._shown)
 
     def __str__(self) -> str:
@@ -152,11 +154,11 @@ class RemoteLocation:
 
     def size(self, key: str) -> int | None:
         """Return the bytes of an object, None if there is none."""
+        path = self._path(key)
         if self._scheme in WEB:
-            path = self._path(key)
             return self._request("look", key, lambda files: web_size(files, path, f"{self}/{key}"))
-        found = self._info(key)
-        return None if found is None else int(found["size"])
+        found = self._request("look", key, lambda files: _call(files, "info", path))
+        return int(found["size"]) if found is not None and found["type"] == "file" else None
 
     def stamp(self, key: str) -> tuple[int, int, int] | None:
         """Return None: a request for the status of an object costs as much as reading it."""
@@ -287,11 +289,6 @@ class RemoteLocation:
         root = self._files()._strip_protocol(self._base).rstrip("/") + "/"
         return {str(name).removeprefix(root): int(e["size"]) for name, e in found.items()}
 
-    def _info(self, key: str) -> dict[str, Any] | None:
-        path = self._path(key)
-        found = self._request("look", key, lambda files: _call(files, "info", path))
-        return found if found is None or found["type"] == "file" else None
-
     def _request(
         self,
         what: str,
@@ -351,11 +348,6 @@ class RemoteLocation:
                 where=self._shown,
                 hint="write the cache to a folder, s3:// or gs://, and copy or serve it from there",
             )
-
-    def _refuse_processes(self) -> None:
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if several or multiprocessing.parent_process() is not None:
-            raise self._one_process()
 
     def _one_process(self) -> UsageError:
         return UsageError(

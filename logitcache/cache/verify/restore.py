@@ -46,8 +46,8 @@ from logitcache.cache.format.names import (
     teacher_group,
     teacher_of,
 )
-from logitcache.cache.format.partners import mixed_views, partner_attributes, partner_placement
-from logitcache.cache.format.samples import sample_attributes, sample_placement
+from logitcache.cache.format.partners import mixed_views, partner_placement
+from logitcache.cache.format.samples import sample_placement
 from logitcache.cache.format.shards import parse_array
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.store.zarr_store import RecordingStore
@@ -272,13 +272,12 @@ def rewrite_unsealed(writer: CacheWriter) -> list[str]:
     sealed = read_revision(location, pointer).metadata if pointer else {}
     written = _forget_damaged_groups(writer, sealed)
     manifest = writer.manifest
-    rows = (manifest.capacity,)
+    unit_rows = manifest.unit_rows
+    placements = [sample_placement(unit_rows)]
+    placements += [partner_placement(view_id, unit_rows) for view_id in mixed_views(manifest)]
     wanted: list[tuple[Placement, dict[str, Any], tuple[int, ...]]] = [
-        (sample_placement(manifest.unit_rows), sample_attributes(manifest), rows)
+        (placement, {"unit_rows": unit_rows}, (manifest.capacity,)) for placement in placements
     ]
-    for view_id in mixed_views(manifest):
-        placement = partner_placement(view_id, manifest.unit_rows)
-        wanted.append((placement, partner_attributes(manifest), rows))
     for group in writer.groups().values():
         leading = group.leading_shape(manifest)
         wanted += [(group.placement(v), group.to_json(), leading) for v in group.ledger_views[-1:]]

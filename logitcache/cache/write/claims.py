@@ -103,7 +103,7 @@ class Claims:
     ) -> None:
         self._location, self._clock = location, clock
         self._stale_seconds = STALE_SECONDS if stale_seconds is None else stale_seconds
-        self._on_wait = on_wait or _log_wait
+        self._on_wait = on_wait or (lambda wait: _LOG.warning("%s", wait))
         self._token = new_token()
         self._lock = threading.Lock()
         self._held: dict[str, int | None] = {}
@@ -258,13 +258,11 @@ class Claims:
             for key in list(self._held):
                 # a store that fails also fails where outputs are written, and is reported there
                 with self._lock, contextlib.suppress(StorageError):
-                    if key in self._held:
-                        self._touch(key)
-
-    def _touch(self, key: str) -> None:
-        """Touch a claim, unless another run has taken it over."""
-        if read_holder(self._location, key).token == self._token:
-            self._location.touch(key)
+                    # a claim that another run has taken over is not touched
+                    if key in self._held and (
+                        read_holder(self._location, key).token == self._token
+                    ):
+                        self._location.touch(key)
 
 
 def is_left(location: Location, key: str) -> bool:
@@ -294,7 +292,3 @@ def _encoded(holder: Holder) -> bytes:
 
 def _key(name: str) -> str:
     return f"{CLAIMS}/{name}.json"
-
-
-def _log_wait(wait: Wait) -> None:
-    _LOG.warning("%s", wait)
