@@ -122,7 +122,7 @@ def test_a_pickle_with_code_is_not_opened(
 
 def test_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"junk")
-    with pytest.raises(NetworkError, match="cannot read"):
+    with pytest.raises(NetworkError, match="cannot be read"):
         build_network(NetworkConfig(model="resnet10t", weights=str(tmp_path / "w.safetensors")))
 
 
@@ -135,7 +135,7 @@ def test_a_size_the_network_does_not_take() -> None:
         3,
     )
     assert input_spec(vit).size == 16
-    with pytest.raises(UsageError, match="does not take"):
+    with pytest.raises(UsageError, match="does not accept"):
         input_spec(vit, 20)
 
 
@@ -295,7 +295,7 @@ def test_the_size_is_unknown_for_a_bare_file_without_positions_only(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"junk"), "cannot read"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"junk"), "cannot be read"),
         (lambda folder: (folder / "config.json").write_text("junk"), "cannot build"),
         (
             lambda folder: (folder / "config.json").write_text('{"architecture": "unheard_of"}'),
