@@ -1,11 +1,11 @@
 """Counter-based random numbers (Philox) for views and orders.
 
-A view must come out the same on another machine, in another order, a year later. No library
-promises that of its random *streams* (numpy's NEP 19 and torch's notes both decline), but the
-Philox4x64-10 block function itself is a published constant (Salmon et al., "Parallel random
-numbers: as easy as 1, 2, 3", SC 2011). So each word is addressed: key = (seed, hash of the sample
-key), counter = (block, draw, purpose, 0), block counted from 1. There is no state to share,
-save or race for. ``docs/views.md`` is normative for everything here.
+A view must be the same on another machine, in another order, and in later versions. No library
+guarantees that for its random *streams* (see numpy's NEP 19 and torch's notes on reproducibility),
+but the Philox4x64-10 block function is a published definition (Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011). So each word has an address: key = (seed, hash of the sample
+key), counter = (block, draw, purpose, 0), block counted from 1. There is no state to share or save.
+``docs/views.md`` is normative.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _32 = np.uint64(32)
 
 
 class Purpose(IntEnum):
-    """What a word is drawn for; the third word of the Philox counter. Numbers are never reused."""
+    """Purpose of a word, the third word of the Philox counter. Numbers are never reused."""
 
     CROP = 1
     FLIP = 2
@@ -68,7 +68,7 @@ def words(
         draw: Second word of the counter, 0 <= draw < 2^32.
         purpose: Third word of the counter.
         count: Words per sample.
-        first_block: How many blocks of four words are left out before them.
+        first_block: Number of blocks of four words to skip.
 
     Returns:
         uint64 array (N, count).
@@ -97,10 +97,10 @@ def permutation(
 
     Args:
         seed: First word of the key.
-        size: How many items are permuted.
-        draw: Second word of the counter, an epoch or cycle say.
+        size: Number of items.
+        draw: Second word of the counter, such as an epoch or cycle.
         purpose: Third word of the counter.
-        stream: Second word of the key, to tell permutations of one draw apart.
+        stream: Second word of the key, which distinguishes permutations of one draw.
 
     Returns:
         int64 array (size,): the stable argsort of ``size`` words.
@@ -112,12 +112,12 @@ def permutation(
 def chosen(
     seed: int, hashes: NDArray[np.uint64], count: int, *, purpose: Purpose
 ) -> NDArray[np.int64]:
-    """Return which of some items are drawn, whatever order they are in.
+    """Return the positions of randomly chosen items; the choice does not depend on their order.
 
     Args:
         seed: First word of the key.
-        hashes: Second word of the key, one for each item: uint64 (N,).
-        count: How many are drawn; all if there are not so many.
+        hashes: Second words of the key, one for each item, uint64 (N,).
+        count: Number of items to choose; all if there are fewer.
         purpose: Third word of the counter.
 
     Returns:
@@ -131,6 +131,7 @@ def _philox(
     counter: NDArray[np.uint64], key: tuple[np.uint64, NDArray[np.uint64]]
 ) -> NDArray[np.uint64]:
     """Apply Philox4x64-10 to counters (4, ...)."""
+    # sums of uint64 arrays wrap around modulo 2^64, as the definition requires
     x0, x1, x2, x3 = counter
     k0 = np.broadcast_to(key[0], x0.shape).copy()
     k1 = key[1].copy()

@@ -7,24 +7,24 @@
     ├── DataError                         1   the image set: missing, empty, ambiguous
     │   ├── UnreadableImage               1   one image that cannot be decoded
     │   └── DataMismatch                  1   these images are not the ones of the cache
-    ├── ViewDrift                         4   views come out otherwise than they were precomputed
+    ├── ViewDrift                         4   views differ from those that were precomputed
     │   ├── ParameterDrift                4   other crops, flips, colors: another algorithm
-    │   └── PixelDrift                    4   the same ones, but other libraries make other pixels
+    │   └── PixelDrift                    4   the same parameters, but other pixels
     ├── NetworkError                      1   a model or its weights cannot be built
     ├── NonFiniteLogits                   1   a teacher returned NaN or infinity
-    ├── FeatureOverflow                   1   a feature is too large for what it is stored as
+    ├── FeatureOverflow                   1   a feature is too large for its data type
     ├── NonFiniteLoss                     1   a student's loss became NaN or infinite
-    ├── CacheError                        1   the store: absent, foreign, inconsistent
+    ├── CacheError                        1   the cache: absent, foreign, inconsistent
     │   ├── UnsupportedFormat             1   written by a newer logitcache
     │   ├── CacheUnsealed                 3   work is missing; resume to finish it
-    │   └── CacheDamaged                  4   committed bytes are not what was committed
-    ├── StorageError                      3   the disk or the store refused; resume later
+    │   └── CacheDamaged                  4   stored bytes differ from the committed ones
+    ├── StorageError                      3   the disk or the store failed; resume later
     ├── RankLost                          3   another process of a training ended; resume later
     ├── ClusterError                      3   workers or their scheduler failed; resume later
-    └── Interrupted                     3/130 stopped by a signal; 3 when something was kept
+    └── Interrupted                     3/130 stopped by a signal; 3 if something was kept
 
-A message states what went wrong, where, what was expected, what was got and what to do next. The
-command line prints it without a traceback and leaves with ``exit_code``.
+A message states what went wrong, where, what was expected, what was found and what to do next. The
+command line prints it without a traceback and exits with ``exit_code``.
 """
 
 from __future__ import annotations
@@ -73,13 +73,14 @@ class LogitcacheError(Exception):
 
     Args:
         what: One sentence, no final period: the thing that went wrong.
-        where: Path, key, option or row it happened at.
-        expected: What would have been right.
+        where: Path, key, option or row that it concerns.
+        expected: What would have been correct.
         got: What was found instead.
-        hint: What to do next.
+        hint: What to do next; :attr:`default_hint` without one.
     """
 
     exit_code = 1
+    default_hint: str | None = None
 
     def __init__(
         self,
@@ -94,17 +95,22 @@ class LogitcacheError(Exception):
         self.where = where
         self.expected = expected
         self.got = got
-        self.hint = hint
+        self.hint = hint or self.default_hint
         super().__init__(self.render())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Make an error picklable: its fields become strings."""
-        told = {"where": self.where, "expected": self.expected, "got": self.got}
+        """Make an error picklable: a field of another type may not be, and becomes a string."""
+        parts = {"where": self.where, "expected": self.expected, "got": self.got}
         plain = {
             name: value if isinstance(value, int | float | str | None) else str(value)
-            for name, value in told.items()
+            for name, value in parts.items()
         }
         return _revived, (type(self), self.args, {**self.__dict__, **plain})
+
+    @property
+    def brief(self) -> str:
+        """What went wrong and what was found, in one line."""
+        return self.what if self.got is None else f"{self.what}: {self.got}"
 
     def render(self) -> str:
         """Return the message, one line per part that is known; see :func:`.visible`."""
@@ -134,11 +140,11 @@ class UnreadableImage(DataError):
     """One image cannot be decoded."""
 
     def at(self, place: object, hint: str | None = None) -> UnreadableImage:
-        """Return this error with the place of the image: its index, or its name.
+        """Return this error with the index or the name of the image.
 
         Args:
-            place: Where the image is.
-            hint: What to do next, where this error does not say.
+            place: Index or name of the image.
+            hint: What to do next, where this error has no hint.
         """
         return type(self)(
             self.what,
@@ -154,17 +160,17 @@ class DataMismatch(DataError):
 
 
 class ViewDrift(LogitcacheError):
-    """Views come out otherwise than the teachers saw them."""
+    """Views differ from those that the teachers were given."""
 
     exit_code = 4
 
 
 class ParameterDrift(ViewDrift):
-    """The view algorithm draws other parameters; never tolerated."""
+    """The view algorithm returns other parameters; never tolerated."""
 
 
 class PixelDrift(ViewDrift):
-    """The same parameters make other pixels here."""
+    """The same parameters result in other pixels on this machine."""
 
 
 class NetworkError(LogitcacheError):
@@ -176,7 +182,7 @@ class NonFiniteLogits(LogitcacheError):
 
 
 class FeatureOverflow(LogitcacheError):
-    """A feature is too large for what it shall be stored as."""
+    """A feature is too large for the data type it is stored in."""
 
 
 class NonFiniteLoss(LogitcacheError):
@@ -184,27 +190,28 @@ class NonFiniteLoss(LogitcacheError):
 
 
 class CacheError(LogitcacheError):
-    """The store is absent, foreign or inconsistent."""
+    """The cache is absent, foreign or inconsistent."""
 
 
 class UnsupportedFormat(CacheError):
-    """The cache was written in a format this version does not read."""
+    """The cache has a format that this version cannot read."""
 
 
 class CacheUnsealed(CacheError):
-    """Units of the cache are missing; a further precompute finishes it."""
+    """Units of the cache are missing; another precompute run finishes it."""
 
     exit_code = 3
 
 
 class CacheDamaged(CacheError):
-    """Committed bytes are missing or are not what was committed."""
+    """Stored bytes are missing or differ from the committed ones."""
 
     exit_code = 4
+    default_hint = "logitcache verify lists all damage; logitcache repair fixes it"
 
 
 class StorageError(LogitcacheError):
-    """The disk or the object store refused; what was committed is intact."""
+    """The disk or the object store failed; committed units are intact."""
 
     exit_code = 3
 
@@ -216,7 +223,7 @@ class RankLost(LogitcacheError):
 
 
 class ClusterError(LogitcacheError):
-    """Workers or their scheduler failed; what was committed is intact."""
+    """Workers or their scheduler failed; committed units are intact."""
 
     exit_code = 3
 
@@ -244,11 +251,11 @@ def _revived(
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Return a hint that offers the options closest to a misspelt name.
+    """Return a hint with the valid names that are closest to a misspelled one.
 
     Args:
-        name: What the user wrote.
-        options: What would have been understood.
+        name: The name that the user wrote.
+        options: The valid names.
     """
     options = sorted(options)
     if not options:
@@ -262,13 +269,13 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def first_of(names: Sequence[str], most: int = 5) -> str:
-    """Return names for a message: the first ones, and how many there are."""
+    """Return the first names and their total number, for a message."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
 
 
 def redacted(url: str) -> str:
-    """Return a URL as it may be shown: no user, no password, no values of its query."""
+    """Return a URL without its user, password and values of the query, to be shown."""
     if "://" not in url:
         return url
     return _QUERY.sub(r"\1=***", _CREDENTIALS.sub("***@", url))

@@ -37,10 +37,10 @@ _LOG = logging.getLogger(__name__)
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file, None if there is none.
 
-    A file that holds anything else is damaged. It counts as missing, and the log has a warning.
+    A file with any other content is damaged: it counts as missing, and a warning is logged.
 
     Args:
-        path: The file, as :func:`write_file` has written it.
+        path: The file, as written by :func:`write_file`.
 
     Raises:
         OSError: The file system refused to read it.
@@ -57,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         warn_damaged(path, str(error) or type(error).__name__)
         return None
     if not isinstance(values, dict):
-        warn_damaged(path, f"a {type(values).__name__} instead of an object")
+        warn_damaged(path, f"a JSON value of type {type(values).__name__} instead of an object")
         return None
     return values
 
@@ -73,9 +73,9 @@ def write_file(
     """Write a file: a temporary one, fsync, rename, fsync of the folder.
 
     Args:
-        path: The file; missing folders are made.
-        content: What it holds; text is written as UTF-8.
-        temporary: Where to write first, in the same folder; a name of its own by default.
+        path: The file; missing folders are created.
+        content: Its content; text is written as UTF-8.
+        temporary: Temporary file in the same folder; one with a unique name by default.
 
     Raises:
         OSError: The file system refused; what was at ``path`` is still there.
@@ -86,23 +86,24 @@ def write_file(
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
+            # before the rename: a crash could otherwise leave an empty file under the final name
             os.fsync(file.fileno())
         replace_file(partial, path)
     except OSError:
         with contextlib.suppress(OSError):  # the first error is the one to report
             partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync_folder(path.parent)  # the rename is an entry of the folder, which is durable on its own
 
 
 @contextlib.contextmanager
 def written_together(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder; files that are whole are moved into the real one at the end.
+    """Yield a temporary folder, whose files are moved into the final one at the end.
 
     For libraries that write files themselves. Nothing is moved after an error.
 
     Args:
-        folder: Where the files belong; it is made where it is missing.
+        folder: The final folder, which is created if it is missing.
     """
     make_folder(folder)
     partial = folder.with_name(f"{folder.name}{PARTIAL}")
@@ -120,7 +121,7 @@ def written_together(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with its files; where that is interrupted its name is another one."""
+    """Remove a folder with its files; renamed first, so no part of it keeps the name."""
     partial = folder.with_name(f"{folder.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     folder.rename(partial)

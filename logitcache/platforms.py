@@ -1,7 +1,7 @@
 """Calls that differ between operating systems, each with a fallback.
 
-Nothing else in the package calls what only POSIX has. Tests delete the POSIX names and train a
-student (``tests/test_platforms.py``).
+No other module calls functions of POSIX only. Tests delete these functions and train a student
+(``tests/test_platforms.py``).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _PROC = Path("/proc")
 _START_FIELD = 19  # of /proc/PID/stat, counted from the state, which follows the program's name
 _ENDED = {"Z", "X", "x"}  # states of a process that no process has waited for yet
 _REPLACE_SECONDS = 5.0
-# glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX: where the first two end up by
-# themselves in a long-running process
+# glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX; the first two at the values that
+# glibc itself reaches in a long-running process
 _ALLOCATOR = {-3: 32 << 20, -1: 64 << 20, -8: 1}
 
 
 def available_processors() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
@@ -52,7 +52,7 @@ def available_processors() -> int:
 
 
 def boot_identity() -> str:
-    """Return what changes when this machine is started again: ``id:…``, or ``time:…`` elsewhere."""
+    """Return an identifier of this boot of the machine: ``id:…`` on Linux, or else ``time:…``."""
     try:
         return "id:" + (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # no Linux
@@ -60,9 +60,9 @@ def boot_identity() -> str:
 
 
 def process_namespace() -> str | None:
-    """Return which processes the numbers of processes belong to; None where that is not known.
+    """Return the namespace of process numbers; None where it is not known.
 
-    On Linux it is the PID namespace, which a container has of its own.
+    On Linux it is the PID namespace; a container has its own.
     """
     if not (_PROC / "self").exists():
         return "machine"
@@ -75,16 +75,16 @@ def process_namespace() -> str | None:
 
 
 def process_started(pid: int) -> float | None:
-    """Return when a process was started, None if it has ended or never was.
+    """Return the start time of a process; None if it has ended or never existed.
 
-    On Linux the time is in clock ticks since the machine was started, so that setting the clock
-    does not change it. It is to be compared with what this function returned on the same machine.
+    On Linux the time is in clock ticks since the boot, so that setting the clock does not change
+    it. Compare it only with values of this function on the same machine.
 
     Args:
         pid: Number of the process, from 1.
 
     Raises:
-        PermissionError: There is such a process, and this one may not look at it.
+        PermissionError: The process exists, and this one may not inspect it.
     """
     if not (_PROC / "self").exists():
         return _started_elsewhere(pid)
@@ -95,6 +95,7 @@ def process_started(pid: int) -> float | None:
     except FileNotFoundError:
         _refuse_hidden(pid)
         return None
+    # the name of the program, in parentheses, may itself contain spaces and parentheses
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in _ENDED else float(fields[_START_FIELD])
 
@@ -109,7 +110,7 @@ def _refuse_hidden(pid: int) -> None:
 
 
 def _started_elsewhere(pid: int) -> float | None:
-    """Return when a process was started where there is no /proc."""
+    """Return the start time of a process where there is no /proc."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -124,11 +125,11 @@ def lock_file(path: Path, before: bytes, content: bytes) -> int | None:
 
     Args:
         path: The file.
-        before: What it has to contain.
-        content: What it contains from then on.
+        before: Content that it must have.
+        content: Content to write.
 
     Returns:
-        The descriptor; None where the file is locked, is another one, or cannot be locked. Then
+        The descriptor; None where the file is locked, has other content, or cannot be locked. Then
         nothing is written.
     """
     if fcntl is None:
@@ -139,6 +140,7 @@ def lock_file(path: Path, before: bytes, content: bytes) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # compared under the lock: the file may have been replaced since it was opened
         if os.pread(descriptor, len(before) + 1, 0) == before:
             os.pwrite(descriptor, content, 0)
             os.ftruncate(descriptor, len(content))
@@ -158,6 +160,7 @@ def is_locked(path: Path) -> bool | None:
     except OSError:
         return None
     try:
+        # a shared lock, so that two processes that test at the same time do not see each other's
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -170,7 +173,7 @@ def is_locked(path: Path) -> bool | None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how many bytes can still be written below a folder that need not exist yet."""
+    """Return the free bytes of the disk of a folder, which need not exist yet."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(existing).free
 
@@ -180,7 +183,7 @@ def sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:
-        if _IS_WINDOWS:  # Windows opens no folders, and writes their entries by itself
+        if _IS_WINDOWS:  # Windows cannot open folders, and writes their entries itself
             return
         raise
     try:
@@ -190,7 +193,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(temporary: Path, path: Path) -> None:
-    """Rename a file over another one; on Windows again and again while a reader has that open."""
+    """Rename a file over another one; retried on Windows while a reader has that one open."""
     deadline = time.monotonic() + _REPLACE_SECONDS
     while True:
         try:
@@ -204,10 +207,10 @@ def replace_file(temporary: Path, path: Path) -> None:
 
 
 def tune_allocator() -> None:
-    """Let glibc keep freed memory for reuse; other C libraries are left alone.
+    """Configure glibc to keep freed memory for reuse; other C libraries are not changed.
 
-    dask has its workers return every freed block at once (``MALLOC_TRIM_THRESHOLD_``), and a
-    network then waits for pages: forwards took three times as long.
+    dask configures its workers to return every freed block at once (``MALLOC_TRIM_THRESHOLD_``),
+    and a network then waits for page faults: forward passes took three times as long.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
         library = ctypes.CDLL(None)

@@ -1,8 +1,8 @@
 r"""Text from data with all of its characters visible.
 
 The name of a file, an architecture or a description may contain escape sequences of a terminal,
-marks that turn the direction of writing, or halves of characters that no encoder accepts. Whatever
-is printed, and every message of an error, shows them as ``\x1b``, ``\u202e`` or ``\udc80``.
+marks that change the direction of writing, or surrogates that cannot be encoded. Printed text and
+the messages of errors show them as ``\x1b``, ``\u202e`` or ``\udc80``.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ __all__ = ["encodable", "visible"]
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_JOINER = "\u200d"  # between two symbols it makes one emoji of them
+_JOINER = "\u200d"  # joins two symbols to one emoji
 _SYMBOLS = frozenset({"So", "Sk"})
 _AS_PICTURE = "\ufe0f"
 
 
 def visible(text: object) -> str:
-    """Return text whose characters can all be seen, on one line.
+    """Return text on one line with all of its characters visible.
 
     Args:
-        text: What is shown, as ``str`` has it.
+        text: Any object, converted by ``str``.
     """
     shown = str(text)
     if shown.isascii() and shown.isprintable():
         return shown
     return "".join(
-        _written_out(character) if _is_hidden(shown, index) else character
+        _escaped(character) if _is_hidden(shown, index) else character
         for index, character in enumerate(shown)
     )
 
@@ -51,7 +51,7 @@ def _is_symbol(character: str) -> bool:
     )
 
 
-def _written_out(character: str) -> str:
+def _escaped(character: str) -> str:
     code = ord(character)
     if character in _SHORT:
         return _SHORT[character]

@@ -1,7 +1,7 @@
 """Parsing of YAML with limits on length, depth and aliases.
 
-A few lines of aliases can stand for billions of values, which take no memory until they are
-written, compared or merged. So they are counted as written out, before anything is built from them.
+A few lines of aliases can represent billions of values, which take no memory until they are
+written, compared or merged. So expanded values are counted before anything is built from them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def load_yaml_file(path: Path) -> Any:
     """Read a YAML file in UTF-8.
 
     Raises:
-        ValueError: It is no YAML, or too long.
+        ValueError: It is not valid YAML, or it is too long.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
-        raise ValueError(f"longer than {_MOST_BYTES} bytes")
+        raise ValueError(f"the file is longer than {_MOST_BYTES} bytes")
     return load_yaml(content.decode())
 
 
@@ -41,20 +41,20 @@ def load_yaml(text: str) -> Any:
     """Read YAML.
 
     Raises:
-        ValueError: It is no YAML, or too large or too deeply nested once its aliases are written
-            out; the message names the line. Whatever PyYAML's constructors stumble over is one as
-            well.
+        ValueError: It is not valid YAML, or too large or too deeply nested with its aliases
+            expanded; the message names the line. All errors of PyYAML's constructors are
+            converted.
     """
     try:
         return _BoundedLoader(text).get_single_data()
     except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from None
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("the document is nested too deeply") from None
 
 
 class _BoundedLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, with limits that hold while the document is read."""
+    """PyYAML's safe loader, with limits that are checked while the document is read."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -62,7 +62,7 @@ class _BoundedLoader(yaml.SafeLoader):
         self._values: dict[yaml.Node, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Read one node; its values are those of its parts, aliases written out."""
+        """Read one node, and count its values with aliases expanded."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML is untyped
         self._level += 1
         if self._level > _MOST_LEVELS:
@@ -89,7 +89,7 @@ class _BoundedLoader(yaml.SafeLoader):
             parts = [part for pair in parts for part in pair]
         count = 1 + sum(self._values[part] for part in parts)
         if count > _MOST_VALUES:
-            raise _refused(f"more than {_MOST_VALUES} values, aliases written out", event)
+            raise _refused(f"more than {_MOST_VALUES} values with aliases expanded", event)
         return count
 
 

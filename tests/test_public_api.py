@@ -54,7 +54,7 @@ def test_without_images_only_bytes_are_verified(values: dict[str, Any]) -> None:
     report = logitcache.verify(values["cache"], quick=True)
     assert report.ok
     assert (report.images, report.audits, report.fingerprints) == (None, (), None)
-    with pytest.raises(UsageError, match="needs the images"):
+    with pytest.raises(UsageError, match="without the images"):
         logitcache.verify(values["cache"], teachers=values["teachers"])
 
 

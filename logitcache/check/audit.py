@@ -1,7 +1,7 @@
 """Audit of a cache: recompute a sample of outputs and compare each with the row that is stored.
 
-Rows are drawn from all rows of all views, mixed and decoded as they were for the teacher. What
-counts as a match is in :mod:`logitcache.check.row_comparison`.
+Rows are drawn from all rows of all views, mixed and decoded as they were for the teacher. The
+tolerance is that of :mod:`logitcache.check.row_comparison`.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ _ONE_IN = 2000
 
 @dataclass(frozen=True)
 class TeacherAudit:
-    """Result of the audit of one teacher; a floor is the teacher compared with itself.
+    """Result of the audit of one teacher; a floor compares the teacher with itself.
 
     Attributes:
-        teacher: Its name.
-        samples: Rows that were compared, each view of an image counted.
-        pairs: Rows there are in the views that were audited.
-        views: How many views were audited.
-        all_views: How many views the teacher has.
-        taps: Rows of features that were compared, by tap.
-        mismatched: Rows that do not match.
+        teacher: Name of the teacher.
+        samples: Number of compared rows, over all views.
+        pairs: Number of rows of the audited views.
+        views: Number of audited views.
+        all_views: Number of views of the teacher.
+        taps: Numbers of compared rows of features, by tap.
+        mismatched: Number of rows that do not match.
         mismatches: The first few of them.
-        eps: Difference of a log-probability that passes for noise at once, in nats, mean over
-            rows; see :mod:`logitcache.check.row_comparison`.
-        agreement: Share of rows with the same most likely class.
-        agreement_floor: The same between two batch compositions.
-        kl: KL(output now, encoded the same way || what is stored), nats, mean over rows.
-        kl_floor: The same between two batch compositions.
+        eps: Tolerated difference of a log-probability, in nats, mean over rows; see
+            :mod:`logitcache.check.row_comparison`.
+        agreement: Share of rows with the same most probable class.
+        agreement_floor: ``agreement`` between two batch compositions.
+        kl: KL divergence of the stored row from the encoded output, in nats, mean over rows.
+        kl_floor: ``kl`` between two batch compositions.
         overlap: Share of stored classes that are the same.
-        overlap_floor: The same between two batch compositions.
-        truncation: KL that keeping K classes costs by design, nats.
-        coding: KL that codes cost on top, nats.
+        overlap_floor: ``overlap`` between two batch compositions.
+        truncation: KL divergence by keeping K classes only, in nats.
+        coding: Further KL divergence by the rounding of codes, in nats.
     """
 
     teacher: str
@@ -79,23 +79,18 @@ class TeacherAudit:
 
     @property
     def ok(self) -> bool:
-        """Whether every row that was compared matches."""
+        """Whether every compared row matches."""
         return self.mismatched == 0
 
     @property
     def detection(self) -> float:
-        """Probability that the sample has a changed row in it, if one row in 2000 is changed."""
+        """Probability that the sample contains a changed row, if one row in 2000 is changed."""
         return 1.0 if self.samples == self.pairs else 1.0 - (1.0 - 1.0 / _ONE_IN) ** self.samples
 
     def to_json(self) -> dict[str, Any]:
         """Return the audit as JSON values."""
-        mismatches = [asdict(mismatch) for mismatch in self.mismatches]
-        return {
-            **asdict(self),
-            "mismatches": mismatches,
-            "detection": self.detection,
-            "ok": self.ok,
-        }
+        found = [asdict(mismatch) for mismatch in self.mismatches]
+        return asdict(self) | {"mismatches": found, "detection": self.detection, "ok": self.ok}
 
 
 def audit_teachers(
@@ -113,16 +108,16 @@ def audit_teachers(
 
     Args:
         url: The cache.
-        source: The images it was made from.
+        source: The images that it was computed from.
         teachers: Fields of a :class:`~logitcache.teachers.member.TeacherConfig` by name.
-        samples: How many rows to compare; None for every row of every view.
+        samples: Number of rows to compare; None for every row of every view.
         views: Ids of the views to audit; all by default.
-        device: Where the teachers run.
+        device: Device of the teachers.
         threads: Threads that decode and render; all processors by default.
-        on_progress: Called with the number of rows compared, and of all.
+        on_progress: Called with the numbers of compared rows and of all rows.
 
     Raises:
-        CacheError: A teacher is not the one that the cache was made with.
+        CacheError: A teacher is not the one that the cache was computed with.
         UsageError: The cache has no such teacher, or the teacher has none of these views.
     """
     cache = open_cache(url)
@@ -159,34 +154,35 @@ def audit_teacher(
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TeacherAudit:
-    """Recompute outputs and features of a teacher, and compare them with what is stored.
+    """Recompute outputs and features of a teacher, and compare them with the stored rows.
 
     Args:
         cache: The cache.
-        source: The images it was made from.
+        source: The images that it was computed from.
         member: The teacher; its lock is compared by the caller.
-        samples: How many rows, drawn from all rows of all views; None for every one of them.
+        samples: Number of rows, drawn from all rows of all views; None for all of them.
         views: Ids of the views to audit; all by default.
-        seed: Of the sample.
+        seed: Seed of the sample.
         threads: Threads that decode and render; all processors by default.
-        on_progress: Called with the number of rows compared, and of all.
+        on_progress: Called with the numbers of compared rows and of all rows.
 
     Raises:
-        DataMismatch: An image is missing or not the one that the teacher saw.
+        DataMismatch: An image is missing or not the one that the teacher was given.
         UsageError: The teacher has none of these views.
     """
     known = cache.views_of([member.name])
     view_ids = [view_id for view_id in known if views is None or view_id in views]
     if not view_ids:
         raise UsageError(
-            f"teacher {member.name!r} has none of these views",
+            f"teacher {member.name!r} has none of the selected views",
             where=cache.url,
             got=", ".join(views or ()),
+            hint="logitcache inspect lists the views of each teacher",
         )
     shown = ShownRows(cache, source, member.input.size, threads)
     runs, count, pairs = _sampled(shown.rows, view_ids, samples, np.random.default_rng(seed))
     if not pairs:
-        raise UsageError("there is no readable image to audit", where=cache.url)
+        raise UsageError("the cache has no readable image to compare", where=cache.url)
     comparison = RowComparison(cache, member, shown)
     for chunk, pixels in shown.chunks(runs, comparison.batch):
         comparison.add(chunk, pixels)
@@ -211,21 +207,22 @@ def _sampled(
     samples: int | None,
     generator: np.random.Generator,
 ) -> tuple[Iterator[Run], int, int]:
-    """Draw rows from all views alike.
+    """Draw rows from all views with equal probability.
 
     Args:
-        rows_of: The rows of a view.
+        rows_of: Function that returns the rows of a view.
         view_ids: The views.
-        samples: How many rows to draw; None for all.
-        generator: What draws them.
+        samples: Number of rows to draw; None for all.
+        generator: Random generator.
 
     Returns:
-        The rows by view, how many they are, and of how many.
+        The rows by view, their number, and the number of all rows.
     """
     counts = [len(rows_of(view_id)) for view_id in view_ids]
     pairs = sum(counts)
     if samples is None or samples >= pairs:
         return ((view_id, rows_of(view_id)) for view_id in view_ids), pairs, pairs
+    # sorted, so that each unit is read once
     drawn = np.sort(generator.choice(pairs, samples, replace=False, shuffle=False))
     ends = np.cumsum(counts)
     parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))

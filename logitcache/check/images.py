@@ -29,18 +29,17 @@ class ImagesReport:
 
     Attributes:
         images: Images of the cache.
-        digested: How many of them were read and digested.
+        digested: Number of images that were read and digested.
         missing: Keys that the source lacks and that were not withdrawn.
-        resized: Keys whose image has another number of bytes.
-        replaced: Keys whose image has as many bytes, but others.
-        relabeled: Keys whose image has another class, by its name; images without one count as
-            equal.
-        relisted: First rows of the segments whose keys and labels are not those that were listed
-            when they were added.
-        added: Keys that the cache does not have; a precompute adds them as a segment.
-        withdrawn: Images that were withdrawn.
-        unreadable: Images that could not be decoded when the cache was made.
-        left_out: Files of the source that are not among its images, by the reason.
+        resized: Keys of images with another number of bytes.
+        replaced: Keys of images with as many bytes, but other ones.
+        relabeled: Keys of images with another class name; images without a class count as equal.
+        relisted: First rows of the segments whose keys and labels differ from those that were
+            listed when they were added.
+        added: Keys that the cache does not have; precompute adds them as a segment.
+        withdrawn: Number of withdrawn images.
+        unreadable: Number of images that could not be decoded when the cache was computed.
+        left_out: Numbers of files of the source that are not used as images, by reason.
     """
 
     images: int
@@ -57,7 +56,7 @@ class ImagesReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every image of the cache is there, unchanged and of the same class."""
+        """Whether every image of the cache exists, is unchanged and has the same class."""
         different = (self.missing, self.resized, self.replaced, self.relabeled, self.relisted)
         return not any(different)
 
@@ -81,7 +80,7 @@ def check_images(
         source: The available images, listed as the cache lists them.
         digests: Whether to read every image and compare its digest.
         threads: Threads that read; all processors by default.
-        on_progress: Called with the number of images read, and of all.
+        on_progress: Called with the numbers of images read and of all images.
     """
     samples = cache.samples
     here = samples.rows - samples.start
@@ -113,14 +112,14 @@ def _replaced(
     threads: int | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[str, ...]:
-    """Return the keys of images with other bytes than the cache was made from.
+    """Return the keys of images with another digest than in the cache.
 
     Args:
         cache: The cache.
         source: The available images.
         chosen: Row of each image to read, and its position in the source.
         threads: Threads that read; all processors by default.
-        on_progress: Called with the number of images read, and of all.
+        on_progress: Called with the numbers of images read and of all images.
     """
     samples, replaced = cache.samples, []
 
@@ -130,7 +129,7 @@ def _replaced(
 
     with ThreadPoolExecutor(threads or available_processors()) as pool:
         for count, (item, same) in enumerate(
-            zip(chosen, pool.map(is_same, chosen, chunksize=16), strict=True), start=1
+            zip(chosen, pool.map(is_same, chosen), strict=True), start=1
         ):
             if not same:
                 replaced.append(str(samples.keys[item[0]]))
@@ -140,12 +139,12 @@ def _replaced(
 
 
 def _relisted(cache: Cache) -> tuple[int, ...]:
-    """Return the first rows of segments whose samples are not those the manifest was sealed with.
+    """Return the first rows of segments with other samples than the manifest was sealed with.
 
-    Samples that were changed and sealed again agree with all their commits, but the digest of keys
-    and labels in the manifest was made when the images were listed.
+    Samples that were changed and sealed again agree with all their commits, but not with the digest
+    of keys and labels that was written to the manifest when the images were listed.
     """
-    samples: Any = cache.samples  # all that is read of a source here are keys and labels
+    samples: Any = cache.samples  # stands for a source: only keys and labels are read
     sealed = cache.manifest.segments[: len(cache.revision.segments)]
     return tuple(
         segment.start

@@ -40,20 +40,20 @@ if TYPE_CHECKING:
 __all__ = ["LOGITS", "Outputs", "Recomputation", "ShownRows"]
 
 LOGITS = "logits"
-"""Name of the outputs among those of the taps."""
+"""Name of the logits among the names of taps."""
 
-_FORWARD_BYTES = 2**28  # of the activations of one forward
+_FORWARD_BYTES = 2**28  # of the activations of one forward pass
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a teacher gives for some rows.
+    """Outputs of a teacher for some rows.
 
     Attributes:
-        log_probs: float64 (N, C).
+        log_probs: Log-probabilities, float64 (N, C).
         lse: Logsumexp of the logits, float64 (N,).
-        scale: Largest size of a logit of each row, float64 (N,): rounding errors grow with it.
-        taps: Activations as the network gives them, before anything is reduced, by tap.
+        scale: Largest absolute logit of each row, float64 (N,): rounding errors grow with it.
+        taps: Activations before they are reduced, by tap.
     """
 
     log_probs: NDArray[np.float64]
@@ -67,15 +67,16 @@ class Outputs:
         return Outputs(self.log_probs[chosen], self.lse[chosen], self.scale[chosen], taps)
 
     def moved(self, shares: Mapping[str, float], generator: np.random.Generator) -> Outputs:
-        """Return the outputs as they are after noise: logits and activations up or down at random.
+        """Return the outputs with noise: logits and activations are moved up or down at random.
 
         Args:
-            shares: How far, by name, as shares of what :meth:`differences` are relative to.
-            generator: What draws the signs.
+            shares: Size of the noise by name, relative to the same sizes as :meth:`differences`.
+            generator: Random generator of the signs.
         """
         share_N1 = (shares[LOGITS] * self.scale)[:, None]
         moves_NC = share_N1 * generator.choice([-1.0, 1.0], self.log_probs.shape)
         log_probs_NC, lse_N = log_softmax(self.log_probs + moves_NC)
+        # scalars and signs of float32: the sum stays in float32 as the activations are
         taps = {
             tap: values
             + np.float32(shares[tap])
@@ -88,8 +89,8 @@ class Outputs:
     def differences(self, other: Outputs) -> dict[str, NDArray[np.float64]]:
         """Return the largest difference of each row, relative to its size: (N,) by name.
 
-        Of log-probabilities and their logsumexp it is relative to :attr:`scale`, of the activations
-        of a tap to :func:`.magnitudes`.
+        For log-probabilities and their logsumexp it is relative to :attr:`scale`, for the
+        activations of a tap to :func:`.magnitudes`.
         """
         moved_N = np.abs(self.log_probs - other.log_probs).max(axis=1)
         moved_N = np.maximum(moved_N, np.abs(self.lse - other.lse))
@@ -101,12 +102,12 @@ class Outputs:
 
 
 class Recomputation:
-    """Forwards of one teacher, in batches of one shape.
+    """Forward passes of one teacher, in batches of one shape.
 
     Args:
         member: The teacher.
-        taps: Which activations are wanted, too.
-        batch: Images of a forward; fewer where activations are large.
+        taps: Taps whose activations are returned as well.
+        batch: Images of a forward pass; fewer where activations are large.
     """
 
     def __init__(self, member: Member, taps: Sequence[str], batch: int) -> None:
@@ -125,12 +126,13 @@ class Recomputation:
         """Return the outputs for some images.
 
         Raises:
-            NonFiniteLogits: The teacher gives NaN or infinity.
+            NonFiniteLogits: The teacher returned NaN or infinity.
         """
         return self._forwarded(pixels_N3SS, self.batch)
 
     def outputs_elsewhere(self, pixels_N3SS: NDArray[np.uint8]) -> Outputs:
-        """Return the same at another batch composition: other neighbors, another batch size."""
+        """Return the outputs at another batch composition: other neighbors, another batch size."""
+        # a copy, since torch takes no arrays with negative strides
         reversed_N3SS = pixels_N3SS[::-1].copy()
         return self._forwarded(reversed_N3SS, self.batch // 2 + 1).take(slice(None, None, -1))
 
@@ -147,6 +149,7 @@ class Recomputation:
 
     def _forwarded(self, pixels_N3SS: NDArray[np.uint8], batch: int) -> Outputs:
         """Forward batches of one shape; the last one is padded with zeros."""
+        # another shape may select other kernels, which round differently
         rows = len(pixels_N3SS)
         padding = np.zeros((-rows % batch, *pixels_N3SS.shape[1:]), np.uint8)
         padded = np.concatenate([pixels_N3SS, padding])
@@ -157,8 +160,9 @@ class Recomputation:
         logits_NC = np.concatenate([logits for logits, _ in parts])[:rows]
         if len(non_finite_rows(logits_NC)):
             raise NonFiniteLogits(
-                f"teacher {self._member.name!r} gives NaN or infinity",
-                hint="check its weights and the device",
+                f"teacher {self._member.name!r} returned NaN or infinity",
+                expected="finite logits",
+                hint="check the weights of the teacher, its precision and the device",
             )
         log_probs_NC, lse_N = log_softmax(logits_NC)
         return Outputs(
@@ -172,7 +176,7 @@ class Recomputation:
 
 
 def _chunks(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
-    """Cut rows into chunks of a size; the last one may have fewer."""
+    """Split rows into chunks of a size; the last one may have fewer."""
     chunk: list[Run] = []
     room = size
     for view_id, rows in runs:
@@ -189,15 +193,15 @@ def _chunks(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
 
 
 class ShownRows:
-    """Rows of views as the teachers were shown them, rendered again.
+    """Rows of views, rendered again as the teachers were given them.
 
-    Rows whose partner was excluded since are left out: no student is shown them, and whether they
-    were mixed depends on when they were computed.
+    Rows whose partner was excluded since are left out: no student is trained on them, and whether
+    they were mixed depends on when they were computed.
 
     Args:
-        cache: The cache: recipes, partners, and the table that images are decoded by.
+        cache: The cache, for recipes, partners and the version of the decoding table.
         source: The images.
-        size: S.
+        size: S, the side of the square in pixels.
         threads: Threads that decode and render; all processors by default.
     """
 
@@ -224,7 +228,7 @@ class ShownRows:
     def chunks(
         self, runs: Iterable[Run], size: int
     ) -> Iterator[tuple[list[Run], NDArray[np.uint8]]]:
-        """Render rows, some at a time and some ahead.
+        """Render rows chunk by chunk, some of them ahead.
 
         Args:
             runs: Views and rows.
@@ -234,9 +238,10 @@ class ShownRows:
             Views and rows of a chunk, and its pixels, uint8 (N, 3, S, S).
 
         Raises:
-            DataMismatch: An image is missing or not the one that the cache was made from.
+            DataMismatch: An image is missing or not the one that the cache was computed from.
         """
         images = self._images
+        # the renderer takes requests ahead of the chunks that are yielded
         ahead, chunks = tee(_chunks(runs, size))
         requests = (images.request(*run) for chunk in ahead for run in chunk)
         table = self._cache.decoding
@@ -252,7 +257,7 @@ class ShownRows:
 
 
 class _Images:
-    """Images of a cache by row, and which are mixed into which.
+    """Images of a cache by row, with their mixing partners.
 
     Args:
         cache: The cache.
@@ -269,7 +274,7 @@ class _Images:
         self._partners_of = lru_cache(maxsize=2)(cache.unit_partners)
 
     def request(self, view_id: str, rows_N: NDArray[np.int64]) -> BatchRequest:
-        """Return what renders a view of some rows, mixed as it was for the teacher."""
+        """Return the request to render a view of some rows, mixed as it was for the teacher."""
         view = parse_view(self._cache.views[view_id], f"{self._cache.url}, view {view_id}")
         hashes = self._samples.hashes
         if view.mixing is None:
@@ -288,9 +293,9 @@ class _Images:
         position, key = int(self._positions[row]), self._samples.keys[row]
         if position < 0:
             raise DataMismatch(
-                "an image of the cache is missing",
+                "an image of the cache is missing in the data",
                 where=key,
-                got=self._source.description,
+                got=f"no image of this name in {self._source.description}",
                 hint="point --data at the original images",
             )
         image = self._source.read(position)
@@ -298,6 +303,6 @@ class _Images:
         return image
 
     def named(self, error: UnreadableImage) -> UnreadableImage:
-        """Return an error that names the image instead of its row."""
+        """Return an error with the name of the image instead of its row."""
         row: Any = error.where
         return UnreadableImage(error.what, where=self._samples.keys[row], got=error.got)

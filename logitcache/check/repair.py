@@ -1,9 +1,10 @@
 """Repair of a cache: recomputation of exactly the damaged units.
 
-What is written twice is restored first: it names the images and teachers. Then the
-locks are compared, and only then is a damaged unit given up and computed again with the recorded
-batch, precision and settings. What comes out the same gets its old commit back, so on the machine
-that made it a cache is restored to the byte; what differs in its last bits is sealed again.
+Documents with second copies are restored first, since they name the images and teachers. Then the
+locks are compared, and only then is the commit of a damaged unit removed and the unit computed
+again with the recorded batch, precision and settings. A unit with the same outputs gets its old
+commit back, so on the machine that computed it a cache is restored to the byte; a unit that differs
+in its last bits is sealed again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.integrity import verify
 from logitcache.cache.verify.inventory import expected_views
-from logitcache.cache.verify.restore import mend_documents, write_root
+from logitcache.cache.verify.restore import restore_documents, write_root
 from logitcache.cache.write.claims import MANIFEST, Claims
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.config import Config
@@ -49,7 +50,7 @@ from logitcache.teachers.member import Precision, TeacherConfig
 from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -66,14 +67,14 @@ _Unit = tuple[str, str, int]
 
 
 class RepairConfig(Config):
-    """What is repaired, and with what.
+    """Settings of a repair.
 
     Attributes:
-        cache: The cache.
-        data: The images it was made from.
-        teachers: By name: the teachers of damaged units. Size, arguments, class map and precision
-            are those of the lock.
-        device: ``auto``, or as torch names it.
+        cache: Folder or URL of the cache.
+        data: The images that it was computed from.
+        teachers: Teachers of damaged units by name; size, arguments, class map and precision are
+            those of the lock.
+        device: ``auto``, or the name of a torch device.
         threads: Threads that decode; all processors by default.
     """
 
@@ -86,15 +87,15 @@ class RepairConfig(Config):
 
 @dataclass(frozen=True)
 class RepairSummary:
-    """What a repair did.
+    """Result of a repair.
 
     Attributes:
         cache: Location of the cache.
         found: Damage that was found.
-        restored: Documents that were restored from what is written twice.
-        recomputed: Units that were computed again.
-        differing: Of those, how many came out with other bits; they are sealed again.
-        remaining: Damage that is left.
+        restored: Number of documents that were restored.
+        recomputed: Number of units that were computed again.
+        differing: Number of those with other bits than before, which are sealed again.
+        remaining: Damage that remains.
         notes: Notes for the user.
     """
 
@@ -123,18 +124,18 @@ def repair_cache(
     """Repair everything that :func:`logitcache.cache.verify.integrity.verify` finds.
 
     Args:
-        config: What, and with what.
+        config: Settings.
         on_verify: Called while bytes are checked.
         on_progress: Called after every batch that is computed, and while another run is waited for.
-        should_stop: Called after every batch.
+        should_stop: Called after every batch; True stops the repair.
 
     Raises:
-        DataMismatch: These are not the images of the cache.
+        DataMismatch: The images are not those of the cache.
         CacheError: A teacher is not the one of the cache.
-        UsageError: A teacher that is needed is not named.
+        UsageError: The teacher of a damaged unit is not given.
     """
     location = locate(config.cache, write=True)
-    found, restored = _mend_documents(location, on_verify)
+    found, restored = _restore_documents(location, on_verify)
     units = _damaged_units(location, found)
     claims = Claims(location, on_wait=waiting(location, on_progress, should_stop))
     with claims.exclusive(MANIFEST):
@@ -155,23 +156,23 @@ def repair_cache(
     )
 
 
-def _mend_documents(
+def _restore_documents(
     location: Location, on_verify: Callable[[VerifyProgress], None] | None
 ) -> tuple[tuple[Fault, ...], int]:
-    """Restore what is written twice, again and again: one document may uncover the next fault."""
+    """Restore documents repeatedly: a restored document may reveal further faults."""
     found: dict[tuple[str, Cause], Fault] = {}
     restored = 0
     while True:
         report = verify(location, on_progress=on_verify)
         found |= {(fault.key, fault.cause): fault for fault in report.faults}
-        mended = mend_documents(location, report.faults)
-        restored += len(mended)
-        if not mended:
+        repaired = restore_documents(location, report.faults)
+        restored += len(repaired)
+        if not repaired:
             return tuple(found.values()), restored
 
 
 def _damaged_units(location: Location, faults: tuple[Fault, ...]) -> dict[_Unit, Commit | None]:
-    """Return the units to compute again, with what they were committed as where that is known."""
+    """Return the units to compute again, with their commits where those are known."""
     wanted: set[_Unit] = {
         (fault.group, fault.view, fault.unit)
         for fault in faults
@@ -194,7 +195,7 @@ def _recompute(
     on_progress: Callable[[Progress], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> set[_Unit]:
-    """Compute damaged units again; return those that came out differently."""
+    """Compute damaged units again; return those with another commit than before."""
     if not units:
         return set()
     source = open_images(config.data, writer.location)
@@ -202,6 +203,7 @@ def _recompute(
     indices = rows_of_cache(writer, source, blocks)
     ensembles = _ensembles(config, writer, units)
     writer.recorded = {unit: commit for unit, commit in units.items() if commit is not None}
+    # only after images and locks are checked: without its commit a unit counts as missing
     for group, view, unit in units:
         writer.location.delete(commit_key(group, view, unit))
     for precision, ensemble in ensembles.items():
@@ -216,16 +218,20 @@ def _recompute(
             on_progress=on_progress,
             should_stop=should_stop,
         )
-        _match_again(plan, units)
+        _rewrite_partners(plan, units)
         for member in ensemble.members.values():
             if (teacher_group(table_name(member.name, CLASS_EMBEDDINGS)), NO_VIEW, 0) in units:
                 write_class_embeddings(writer, member)
-    again = {(c.group, c.view, c.unit): c for c in _commits(writer.location, units)}
+    again = {
+        (group, view, unit): commit
+        for group, view, unit in units
+        for commit in read_commits(writer.location, group, view, [unit]).values()
+    }
     return {unit for unit, before in units.items() if before is not None and again[unit] != before}
 
 
-def _match_again(plan: Plan, units: Mapping[_Unit, Commit | None]) -> None:
-    """Write damaged partners again: they are drawn, so this needs the samples alone."""
+def _rewrite_partners(plan: Plan, units: Mapping[_Unit, Commit | None]) -> None:
+    """Write damaged partners again; they are drawn from the samples."""
     for group, view_id, unit in units:
         if group == VIEWS:
             view = parse_view(plan.writer.manifest.views[view_id], f"view {view_id}")
@@ -235,14 +241,14 @@ def _match_again(plan: Plan, units: Mapping[_Unit, Commit | None]) -> None:
 def _ensembles(
     config: RepairConfig, writer: CacheWriter, units: Mapping[_Unit, Commit | None]
 ) -> dict[Precision, Ensemble]:
-    """Build the teachers of damaged units, by precision, and check their locks; maybe none."""
+    """Build the teachers of damaged units by precision, perhaps none, and check their locks."""
     needed = {group.split("/")[1] for group, _, _ in units if group not in {SAMPLES, VIEWS}}
     unnamed = sorted(needed - config.teachers.keys())
     if unnamed:
         raise UsageError(
-            f"units of {len(unnamed)} teachers are damaged, and the teachers are not named",
+            f"units of {len(unnamed)} teachers are damaged, but these teachers are not given",
             where=writer.location,
-            got=", ".join(f"{n} ({writer.manifest.teachers[n].source})" for n in unnamed),
+            expected=", ".join(f"{n} ({writer.manifest.teachers[n].source})" for n in unnamed),
             hint=" ".join(f"--teacher {name}=MODEL@WEIGHTS" for name in unnamed),
         )
     by_precision: dict[Precision, dict[str, TeacherConfig]] = {}
@@ -268,7 +274,7 @@ def _plan(
     ensemble: Ensemble,
     units: Mapping[_Unit, Commit | None],
 ) -> Plan:
-    """Plan exactly the damaged units of some teachers, and damaged samples that are left."""
+    """Plan exactly the damaged units of some teachers, and the damaged samples that remain."""
     groups = {n: g for n, g in writer.row_groups().items() if teacher_of(n) in ensemble.members}
     wanted: dict[str, dict[str, set[int]]] = {name: {} for name in groups}
     samples = writer.missing_units(SAMPLES, NO_VIEW, writer.manifest.unit_rows)
@@ -278,7 +284,7 @@ def _plan(
             wanted[name].setdefault(view, set()).add(unit)
     damaged = {view for views in wanted.values() for view in views}
     order = [view for view in writer.manifest.views if view in damaged]
-    order = order or list(writer.manifest.views)[:1]
+    order = order or list(writer.manifest.views)[:1]  # a plan of samples alone needs a view, too
     missing = {name: Missing(group.unit_rows, wanted[name]) for name, group in groups.items()}
     blocks = samples & {unit for group, _, unit in units if group == SAMPLES}
     recipes = writer.manifest.views
@@ -294,20 +300,15 @@ def _plan(
     )
 
 
-def _commits(location: Location, units: Mapping[_Unit, Commit | None]) -> Iterator[Commit]:
-    for group, view, unit in units:
-        yield from read_commits(location, group, view, [unit]).values()
-
-
 def _seal_again(
     writer: CacheWriter, units: Mapping[_Unit, Commit | None], found: tuple[Fault, ...]
 ) -> None:
-    """Seal commits that were made again; nothing to do where all came out the same."""
+    """Seal the commits that were written again; does nothing where all are the same."""
     location, manifest = writer.location, writer.manifest
     if manifest.revision is None:
         return
     ledgers = [fault for fault in found if fault.cause == Cause.LEDGER]
-    mend_documents(location, ledgers)  # one that lacked a commit may be gathered by now
+    restore_documents(location, ledgers)  # its missing commits may exist now
     expected = expected_views(location, manifest)
     if all(fault.cause != Cause.REVISION for fault in expected.faults):
         touched = {(group, view) for group, view, _ in units}
@@ -317,7 +318,7 @@ def _seal_again(
         if rewritten:
             writer.reseal(rewritten)
         return
-    # the revision cannot be put together again: seal all that is committed again
+    # the revision cannot be reconstructed: all committed units are sealed in a new one
     write_root(location, manifest.changed(revision=None))
     writer.refresh()
     accuracy = {name: record.accuracy for name, record in manifest.teachers.items()}
@@ -329,4 +330,4 @@ def _notes(writer: CacheWriter) -> tuple[str, ...]:
     if not missing:
         return ()
     count = sum(missing.values())
-    return (f"{count} units were never computed: run the precompute command to finish",)
+    return (f"{count} units were never computed: run the precompute command to compute them",)

@@ -1,27 +1,27 @@
 """Comparison of stored rows with recomputed outputs, row by row, within a tolerance eps.
 
-A forward on another device or in another batch rounds differently, so bytes are not compared, but
-whether a row could be the encoding of an output within eps of the recomputed one. The encodings
-decide that for their own arrays; eps is relative to the size of a row's activations:
+A forward pass on another device or in another batch rounds differently. So bytes are not compared;
+instead, the encodings decide whether a row could be the encoding of an output within eps of the
+recomputed one; eps is relative to the size of a row's activations:
 
     eps = constant + 4 x noise floor + share x sensitivity
 
-* Noise floor: the teacher and itself at another batch composition on this machine.
-* Sensitivity: how far a row moves where every pixel changes by one level of 255, an error of 2^-8
-  of the input. It is measured for rows that do not match without it: some images are so close to a
-  decision inside of the network that all rounding errors grow a hundredfold.
-* The constant, because the floor is no measure of another machine; it may even be zero.
+* Noise floor: difference of the teacher from itself at another batch composition on this machine.
+* Sensitivity: change of a row where every pixel changes by one level of 255, an error of 2^-8 of
+  the input. It is measured for rows that do not match without it: for some images the network
+  amplifies all rounding errors a hundredfold.
+* The constant is needed because the floor says nothing about another machine; it may even be zero.
 
-There are two standards for constant and share. *Rounding* is what any machine may differ by. GPUs
+There are two standards for constant and share. *Rounding* is the difference of any machine. GPUs
 run the convolutions of float32 networks in TF32, whose fraction has the 10 bits of float16. Small
 networks trained on CIFAR-10 (ResNet, ViT, RedNet, MobileNet) differ by up to 0.002 of the largest
 logit between float32 and TF32, 0.002 between float32 and float16 and 0.014 between float32 and
 bfloat16, apart from sensitive rows, and their activations by about four times as much.
 
-*Exact* is what float32 on two processors differs by: 1.5e-6 on the same networks, whatever the
+*Exact* is the difference of float32 on two processors: 1.5e-6 on the same networks, whatever the
 batch and the number of threads. A row that meets the first standard but not the second was computed
-in TF32, or it is another row. Its unit decides: a unit is computed by one process, so if the other
-rows of the unit match 16 times as exactly, then this one does not match.
+in TF32, or it is another row. Its unit decides: a unit is computed by one process, so if its other
+rows match 16 times as exactly, this one does not match.
 
 Shapes: N rows, S side of the square, C classes.
 """
@@ -44,7 +44,7 @@ from logitcache.views.spec import parse_view
 from logitcache.views.tokens import kept_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -67,39 +67,39 @@ _TARGETS, _FEATURES = "targets", "features/"
 
 @dataclass(frozen=True)
 class _Standard:
-    """How close a row has to be.
+    """Tolerance of a comparison.
 
     Attributes:
-        constant: As a share of the largest logit.
-        sensitivity: Share of what a row moves where every pixel changes by one level.
+        constant: Constant part, as a share of the largest logit.
+        sensitivity: Share of the change of a row where every pixel changes by one level.
     """
 
     constant: float
     sensitivity: float
 
 
-# Twice what was measured: the errors of all layers add up to as much as a level makes, with 10 bits
-# of fraction, and to four times that with the 7 of bfloat16.
+# Twice the measured values: with 10 bits of fraction, the errors of all layers add up to the effect
+# of one level of the pixels, and with the 7 bits of bfloat16 to four times that.
 _ROUNDING = {
     "float32": _Standard(2.0**-8, 2.0),
     "float16": _Standard(2.0**-7, 2.0),
     "bfloat16": _Standard(2.0**-5, 8.0),
 }
-# A level is 2^16 roundings to float32, and thousands of them add up in a sum at random.
+# A level is 2^16 rounding errors of float32, thousands of which add up in a sum at random.
 _EXACT = _Standard(2.0**-13, 2.0**-10)
 _OF_PEERS = _Standard(2.0**-17, 2.0**-14)
-_VISIBLE = _Standard(2.0**-15, 0.0)  # noise that has to show in what is stored of a unit
-_VISIBLE_SHARE = 0.75  # in that share of its rows
+_VISIBLE = _Standard(2.0**-15, 0.0)  # noise that has to change the stored arrays of a unit
+_VISIBLE_SHARE = 0.75  # in this share of its rows
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A stored row that is not the encoding of what the teacher gives for that image and view.
+    """A stored row that is not the encoding of the teacher's output for its image and view.
 
     Attributes:
         key: Name of the image.
         view: Id of the view.
-        arrays: What does not match: ``targets``, ``lse``, ``label_logp``, ``features/<tap>``.
+        arrays: Arrays that do not match: ``targets``, ``lse``, ``label_logp``, ``features/<tap>``.
     """
 
     key: str
@@ -108,18 +108,18 @@ class Mismatch:
 
 
 class RowComparison:
-    """Compares chunks of rows with what is stored, and adds up what it finds.
+    """Comparison of stored rows with recomputed ones, chunk by chunk.
 
     Args:
         cache: The cache.
         member: The teacher.
-        shown: Its views.
+        shown: Rendered views.
 
     Attributes:
         batch: Rows of a chunk.
-        samples: Rows compared so far.
-        taps: Rows of features compared so far, by tap.
-        mismatched: Rows that do not match.
+        samples: Number of rows compared so far.
+        taps: Numbers of rows of features compared so far, by tap.
+        mismatched: Number of rows that do not match.
         mismatches: The first few of them.
     """
 
@@ -131,7 +131,7 @@ class RowComparison:
         record = cache.manifest.teachers[member.name]
         precision = record.locked.precision or "float32"
         self._rounding = _ROUNDING[precision]
-        # in half precision a rounding that comes out otherwise is no smaller than the standard
+        # in half precision a single rounding error is not smaller than the standard
         self._is_exact = precision == "float32"
         self._unit_rows = min(group.unit_rows for group in groups.values())
         self._exact_units: dict[tuple[str, int], dict[str, bool]] = {}
@@ -187,8 +187,9 @@ class RowComparison:
         return differences
 
     def _noise_of(self, now: Outputs, pixels_N3SS: NDArray[np.uint8]) -> _Noise:
-        """Measure the noise of these very rows: at another composition, and of other pixels."""
+        """Measure the noise of these rows: at another composition, and of other pixels."""
         floor = now.differences(self._teacher.outputs_elsewhere(pixels_N3SS))
+        # the exclusive or changes every pixel by one level and cannot overflow
         return _Noise(floor, now.differences(self._teacher.outputs(pixels_N3SS ^ np.uint8(1))))
 
     def _allow_rounding(
@@ -198,7 +199,7 @@ class RowComparison:
         now: Outputs,
         noise: _Noise,
     ) -> None:
-        """Let rows pass that match but for rounding, unless their unit matches exactly."""
+        """Accept rows that match up to rounding, unless their unit matches exactly."""
         rounded = self._matches(stored, now, self._rounding, noise)
         for index in np.flatnonzero(~_everywhere(matches)).tolist():
             unit = str(stored.views[index]), int(stored.rows[index]) // self._unit_rows
@@ -209,9 +210,9 @@ class RowComparison:
     def _exact_unit(self, view_id: str, unit: int) -> dict[str, bool]:
         """Return by array whether rows of a unit match as exactly as float32 allows, all but one.
 
-        False where there are too few rows to decide, or too coarse codes: where outputs move by
-        far less than in TF32, what is stored of most rows has to change. The logsumexp, a float32,
-        always does.
+        False where there are too few rows to decide, or the codes are too coarse: a change of the
+        outputs that is far smaller than in TF32 has to change most stored rows. It always changes
+        the logsumexp, a float32.
         """
         if (view_id, unit) in self._exact_units:
             return self._exact_units[view_id, unit]
@@ -228,18 +229,16 @@ class RowComparison:
         matches = self._matches(stored, now, _OF_PEERS, noise)
         moved_matches = self._matches(moved, now, _OF_PEERS, noise)
         exact: dict[str, bool] = {}
-        for arrays in self._arrays_by_forward(matches):
+        # the arrays of a tap may be from a later forward pass than the others
+        taps = [name for name in matches if name.startswith(_FEATURES)]
+        others = [name for name in matches if name not in taps]
+        for arrays in (others, *([tap] for tap in taps)):
             matching = _everywhere({name: matches[name] for name in arrays}).sum()
             visible = ~_everywhere({name: moved_matches[name] for name in arrays})
             is_exact = matching >= max(2, len(peers) - 1) and visible.mean() >= _VISIBLE_SHARE
             exact |= dict.fromkeys(arrays, bool(is_exact))
         self._exact_units[view_id, unit] = exact
         return exact
-
-    def _arrays_by_forward(self, names: Iterable[str]) -> list[list[str]]:
-        """Return which arrays are certainly of one forward: those of a tap may be added later."""
-        taps = [name for name in names if name.startswith(_FEATURES)]
-        return [[name for name in names if name not in taps], *([tap] for tap in taps)]
 
     def _encoded(self, stored: StoredRows, now: Outputs) -> StoredRows:
         """Return outputs as they would be stored."""
@@ -337,8 +336,8 @@ class _Noise:
     """Noise of rows relative to their size, (N,) by name; not measured where a name is missing.
 
     Attributes:
-        floor: At another batch composition.
-        sensitivity: Where every pixel changes by one level.
+        floor: Difference at another batch composition.
+        sensitivity: Difference where every pixel changes by one level.
     """
 
     floor: Mapping[str, NDArray[np.float64]]

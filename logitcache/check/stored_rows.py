@@ -30,10 +30,10 @@ class StoredRows:
     """Rows of views as they are stored.
 
     Attributes:
-        views: Id of the view of each, object (N,).
-        rows: int64 (N,).
-        arrays: By name of the group, N rows each; the fill where a tap was not kept of a view.
-        has: Which of them a group has, bool (N,) by its name.
+        views: Ids of the views, object (N,).
+        rows: Row numbers, int64 (N,).
+        arrays: Encoded rows by name of the group, N each; fill values where a group lacks a view.
+        has: Which of the rows a group has, bool (N,) by name of the group.
     """
 
     views: NDArray[np.object_]
@@ -52,11 +52,11 @@ class StoredRows:
 
 
 class StoredReader:
-    """Reads stored rows unit by unit; the last unit of each group is held.
+    """Reader of stored rows, which keeps the last unit of each group in memory.
 
     Args:
         cache: The cache.
-        groups: By name.
+        groups: Groups by name.
     """
 
     def __init__(self, cache: Cache, groups: Mapping[str, RowGroup]) -> None:

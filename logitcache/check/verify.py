@@ -115,15 +115,16 @@ def verify(
         device: Device of the teachers.
         threads: Number of threads; all processors by default.
         on_progress: Called with the phase (``verify``, in bytes; ``images``; ``audit``, in rows),
-            what is done of it, and its total.
+            the finished amount, and the total.
 
     Raises:
         UsageError: Teachers without images, an unknown teacher or view, or another revision.
         StorageError: A store cannot be read.
     """
     if teachers and data is None:
-        raise UsageError("recomputing teacher outputs needs the images", hint="give data, too")
-    progress = on_progress or _ignore
+        what = "teacher outputs cannot be recomputed without the images"
+        raise UsageError(what, hint="pass the images as data, too (--data)")
+    progress = on_progress or (lambda phase, done, total: None)
     report = verify_bytes(
         cache,
         quick=quick,
@@ -134,7 +135,7 @@ def verify(
         return CacheReport(report)
     opened = open_cache(cache)
     for name in teachers or {}:
-        opened.teacher(name)  # an unknown name is an error before hours of reading
+        opened.teacher(name)  # an unknown name is reported before hours of reading
     view_ids = choose_views(list(opened.views), views) if views else None
     source = open_source_for(data, (), "", listing=opened.listing)
     images = check_images(
@@ -167,7 +168,3 @@ def verify(
         return CacheReport(report, images, audits, check_fingerprints(opened, source))
     except ViewDrift as drift:
         return CacheReport(report, images, audits, drift=drift)
-
-
-def _ignore(phase: str, done: int, total: int) -> None:
-    """Report nothing."""

@@ -45,11 +45,11 @@ def class_name(folder: str) -> str:
 
 
 def sorted_classes(names: Iterable[str]) -> list[str]:
-    """Return class names in the one order they have everywhere.
+    """Return class names in natural order.
 
-    Numbers inside of names count as numbers and case counts last, as in timm. Only ASCII digits
-    and letters are treated so: the rest would depend on the version of Python. Names that are
-    alike otherwise are ordered by code points.
+    Numbers inside of names count as numbers and case counts last, as in timm. This concerns ASCII
+    digits and letters only: the rest would depend on the version of Python. Names that are equal
+    otherwise are ordered by code points.
     """
     return sorted(names, key=lambda name: (_natural(name), name))
 
@@ -61,22 +61,22 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def class_positions(names: Sequence[str], among: Sequence[str]) -> list[int | None]:
-    """Return where each of some classes is in another list of classes, None where it is not.
+    """Return the position of each class in another list of classes; None where it has none.
 
     Args:
-        names: The classes that are looked for.
-        among: The list that is searched.
+        names: The classes.
+        among: The other list.
     """
     positions = {class_name(name): position for position, name in enumerate(among)}
     return [positions.get(class_name(name)) for name in names]
 
 
 def label_table(names: Sequence[str], among: Sequence[str]) -> NDArray[np.int32]:
-    """Return what maps labels of one list of classes to another: ``table[labels]``.
+    """Return the table that maps labels of one list of classes to another: ``table[labels]``.
 
     Args:
         names: The list that labels refer to.
-        among: The list that they shall refer to.
+        among: The list that the mapped labels refer to.
 
     Returns:
         int32 (len(names) + 1,): the position of each class in the other list, or
@@ -91,8 +91,8 @@ def map_labels(source: Source, class_names: Sequence[str], whose: str) -> NDArra
 
     Args:
         source: The images; they may have fewer classes.
-        class_names: The list that the numbers shall refer to.
-        whose: What that list belongs to, for messages: ``the training set``.
+        class_names: The list that the returned numbers refer to.
+        whose: Owner of the list, for messages: ``the training set``.
 
     Returns:
         int32 (N,), -1 without a label.
@@ -112,9 +112,9 @@ def _unknown_classes(
 ) -> DataMismatch:
     found = class_positions(class_names, source.class_names)
     missing = [name for name, position in zip(class_names, found, strict=True) if position is None]
-    hint = "rename the folders, or leave them out"
+    hint = "rename the folders, or remove them from the images"
     if missing:
-        hint += f"; {whose} also has {first_of(missing)}, of which there are no images here"
+        hint += f"; the images lack classes of {whose}: {first_of(missing)}"
     return DataMismatch(
         f"{len(unknown)} classes of these images are not classes of {whose}",
         where=source.description,
@@ -130,7 +130,7 @@ class RelabeledSource:
     Args:
         source: The images.
         class_names: The list.
-        whose: What it belongs to, for messages.
+        whose: Owner of the list, for messages.
 
     Raises:
         DataMismatch: The source has images of classes that are not in the list.

@@ -6,27 +6,27 @@ input                  becomes
 JPEG                   simplejpeg (libjpeg-turbo); Pillow if it is CMYK, or of a kind that
                        simplejpeg does not know
 any other              Pillow; its content decides, never the extension; formats are a fixed list
-orientation            turned and mirrored by EXIF, or else XMP, wherever they are in the file;
-                       what cannot be read turns nothing
-grey, 1 bit            three equal channels
+orientation            rotated and mirrored by EXIF, or else XMP, wherever they are in the file;
+                       metadata that cannot be read has no effect
+gray, 1 bit            three equal channels
 palette                its colors
 alpha                  dropped, as ``convert("RGB")`` does in timm and torchvision
-CMYK, YCCK, LAB        what Pillow converts them to; embedded profiles are not applied
-16-bit grey            the high byte; 32-bit integers are first clipped to 16 bits
+CMYK, YCCK, LAB        converted by Pillow; embedded profiles are not applied
+16-bit gray            the high byte; 32-bit integers are first clipped to 16 bits
 16-bit color           the high byte of each channel, as Pillow opens it
 floating point         clipped to 0 to 255
 animated               the first frame
 truncated              an error
 damaged                an error where the format lets a decoder notice: JPEG scans, PNG
-text, profiles         passed over, damaged or not: no pixel comes from them
+text, profiles         skipped, damaged or not: pixels do not depend on them
 over 178 956 970       an error before anything is allocated (a decompression bomb)
 pixels
-pixels without bytes   taken as they are: (H, W) repeated, (H, W, 3) transposed
+pixels without bytes   used as they are: (H, W) repeated, (H, W, 3) transposed
 =====================  ==========================================================================
 
-This is table 2. Caches of logitcache 0.1 have table 1, by which they are decoded for good: there
-damaged JPEG and PNG files were half pictures, EXIF counted in the first 64 KiB alone, XMP next to
-EXIF alone, and long or damaged text made a PNG unreadable (``docs/views.md``).
+This is table 2. Images of caches of logitcache 0.1 are always decoded by table 1: there, damaged
+JPEG and PNG files became half images, EXIF was read from the first 64 KiB only, XMP only next to
+EXIF, and long or damaged text made a PNG unreadable (``docs/views.md``).
 
 simplejpeg rather than torchvision's decoder: the pixels are the same, it is faster, its
 libjpeg-turbo comes with it, and torchvision deprecates its own
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 __all__ = ["DECODING", "TABLES", "decode"]
 
 DECODING = 2
-"""Version of the table for what is decoded without a cache, and for new caches."""
+"""Version of the table for new caches, and for images without a cache."""
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -101,7 +101,7 @@ _DAMAGED = (
     struct.error,
     zlib.error,
 )
-"""What Pillow's plugins raise for bytes they did not expect."""
+"""Errors that Pillow's plugins raise for unexpected bytes."""
 
 
 def decode(
@@ -114,27 +114,24 @@ def decode(
     Args:
         image: Encoded bytes, or pixels (H, W) or (H, W, 3) in uint8.
         table: Version of the table; that of a cache for its images.
-        on_odd: Called with what the user should know of an image that the table decodes in a way
-            which is probably not meant.
+        on_odd: Called with a note about an image whose pixels are probably not the intended ones.
 
     Returns:
         uint8 tensor (3, H, W), RGB; the memory is (H, W, 3), as decoders write it.
 
     Raises:
-        UnreadableImage: Truncated, damaged, empty or no image at all.
+        UnreadableImage: The image is truncated, damaged or empty, or it is not an image.
     """
     if isinstance(image, np.ndarray):
         return _from_pixels(image)
     try:
-        return _from_pixels(TABLES[table](image, on_odd or _ignored))
+        return _from_pixels(TABLES[table](image, on_odd or (lambda odd: None)))
     except (*_DAMAGED, Image.DecompressionBombError) as error:
-        raise UnreadableImage(
-            "cannot decode this image", got=f"{len(image)} bytes; {_first_line(error)}"
-        ) from error
-
-
-def _ignored(odd: str) -> None:
-    del odd
+        why = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            why = f"none of {', '.join(_formats())}"
+        got = f"{len(image)} bytes; {why}"
+        raise UnreadableImage("the image cannot be decoded", got=got) from error
 
 
 def _from_pixels(pixels: NDArray[np.uint8]) -> Tensor:
@@ -154,7 +151,7 @@ def _decode_by_table_1(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray
         return _decode_with_pillow(encoded, on_odd)
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded)
-    except ValueError:  # also for stray bytes, which Pillow reads over; it refuses truncated files
+    except ValueError:  # also for stray bytes, which Pillow skips; it refuses truncated files
         return _decode_with_pillow(encoded, on_odd)
     return pixels
 
@@ -164,12 +161,16 @@ def _decode_by_table_2(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray
     if encoded.startswith(_JPEG):
         return _decode_jpeg(encoded, on_odd)
     if encoded.startswith(_PNG):
-        return _decode_png(encoded, on_odd)
+        check_png(encoded)
+        try:
+            return _decode_with_pillow(encoded, on_odd)
+        except _DAMAGED:  # perhaps because of text that is damaged or too long
+            encoded = without_text(encoded)
     return _decode_with_pillow(encoded, on_odd)
 
 
 TABLES = {1: _decode_by_table_1, 2: _decode_by_table_2}
-"""What decodes by each version of the table."""
+"""Decoder of each version of the table."""
 
 
 def _decode_jpeg(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
@@ -179,7 +180,7 @@ def _decode_jpeg(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.ui
         header = read_header(encoded)
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
-    except ValueError:  # a subsampling that TurboJPEG has no name for, say
+    except ValueError:  # for example, a chroma subsampling that TurboJPEG does not know
         return _decode_with_pillow(encoded, on_odd)
     if height * width > _MAX_PIXELS:
         raise Image.DecompressionBombError(f"{width} x {height} pixels")
@@ -195,38 +196,31 @@ def _orientation_of(header: JpegHeader) -> int:
     """Return the orientation in EXIF, or else in XMP; 1 where neither has one."""
     for block in header.exif:
         exif = Image.Exif()
-        with contextlib.suppress(*_DAMAGED):  # a damaged block turns nothing, as in every viewer
+        with contextlib.suppress(*_DAMAGED):  # a damaged block has no effect, as in image viewers
             exif.load(EXIF_HEADER + block)
             return int(exif[_ORIENTATION])
     in_xmp = _XMP_ORIENTATION.search(header.xmp)
     return int(in_xmp[1]) if in_xmp else 1
 
 
-def _decode_png(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
-    check_png(encoded)
-    try:
-        return _decode_with_pillow(encoded, on_odd)
-    except _DAMAGED:  # by text that is damaged or too long, perhaps
-        return _decode_with_pillow(without_text(encoded), on_odd)
-
-
 def _decode_with_pillow(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(encoded), formats=_formats()) as opened:
         if opened.width * opened.height > _MAX_PIXELS:
             raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
-        opened.load()  # first: Pillow turns TIFF files while it loads them
+        opened.load()  # first: Pillow rotates TIFF files while it loads them
         turn = _TURNS.get(_orientation(opened))
         upright = opened if turn is None else opened.transpose(turn)
         if upright.mode.startswith("I"):
             levels = np.clip(np.asarray(upright), 0, 65535)
             if levels.max() < _DARK_LEVELS:
-                on_odd("16-bit grey that uses 12 bits at most: decoded almost black")
+                on_odd("16-bit gray that uses at most 12 bits: decoded as almost black")
             high: NDArray[np.uint8] = (levels >> 8).astype(np.uint8)
             return high
         if upright.mode == "F" and float(np.asarray(upright).max()) <= 1:
-            on_odd("floating point from 0 to 1: decoded black, for levels go up to 255")
+            on_odd("floating-point values from 0 to 1: decoded as black, since levels go to 255")
         if upright.mode == "P" and isinstance(upright.info.get("transparency"), bytes):
             upright = upright.convert("RGBA")  # the same colors, without Pillow's warning
+        # a copy: torch warns about the read-only memory of an image
         return np.array(upright.convert("RGB"))
 
 
@@ -234,18 +228,12 @@ def _orientation(opened: Image.Image) -> int:
     """Return the orientation in EXIF, or else in XMP, as Pillow reads them."""
     try:
         return int(opened.getexif().get(_ORIENTATION, 1))
-    except _DAMAGED:  # a damaged block turns nothing, as in every viewer
+    except _DAMAGED:  # a damaged block has no effect, as in image viewers
         return 1
 
 
 @functools.cache
 def _formats() -> list[str]:
-    """Return the formats that are read: no plugin that would start another program."""
+    """Return the permitted formats; no plugin that would start another program is among them."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"none of {', '.join(_formats())}"
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import unicodedata
 from typing import TYPE_CHECKING, Any
+from unicodedata import category, normalize
 
 from logitcache.data.lookup import KeyIndex, key_hash
 from logitcache.errors import DataError
@@ -38,26 +38,26 @@ def normalize_key(name: str) -> str:
     """Return a relative file name as a key: NFC, POSIX separators, no leading ``./``.
 
     Raises:
-        DataError: It is no Unicode, or leads out of the data's root.
+        DataError: It is not valid Unicode text, or leads out of the root of the data.
     """
-    key = unicodedata.normalize("NFC", name.replace(os.sep, "/"))
+    key = normalize("NFC", name.replace(os.sep, "/"))
     while key.startswith("./"):
         key = key[2:]
-    if not key.isprintable() and not _is_text(key):
+    # a lone surrogate has the category Cs
+    if not key.isprintable() and any(c in "\0\n\r" or category(c) == "Cs" for c in key):
         raise DataError(
-            "a file name that is no text",
+            "a file name is not valid text",
             where=repr(name)[:200],
             expected="Unicode without NUL or line breaks",
             hint="rename the file: a row is found by its key",
         )
     if key.startswith("/") or ".." in key.split("/"):
-        raise DataError("a file name leads out of the data's root", where=repr(name)[:200])
+        raise DataError(
+            "a file name leads out of the root of the data",
+            where=repr(name)[:200],
+            expected="a relative name without '..'",
+        )
     return key
-
-
-def _is_text(key: str) -> bool:
-    """Return whether a key can be written down: no lone surrogate, no NUL, no line break."""
-    return not any(c in "\0\n\r" or unicodedata.category(c) == "Cs" for c in key)
 
 
 def content_digest(image: bytes | NDArray[np.uint8]) -> bytes:
@@ -66,9 +66,9 @@ def content_digest(image: bytes | NDArray[np.uint8]) -> bytes:
 
 
 def stored_bytes(image: bytes | NDArray[np.uint8]) -> bytes:
-    """Return what is digested and counted of an image.
+    """Return the bytes that the digest and the size of an image refer to.
 
-    That is its encoded bytes; for pixels that have none, dtype, shape (``8,8``) and C-order bytes
+    They are its encoded bytes; for pixels without any, dtype, shape (``8,8``) and C-order bytes
     joined by NUL.
     """
     if isinstance(image, bytes):
@@ -85,8 +85,8 @@ def fingerprint(images: Iterable[tuple[str, bytes]]) -> str:
     return sha256.hexdigest()
 
 
-class _Some:
-    """Some keys of a sequence, not copied."""
+class _SelectedKeys:
+    """Keys of a sequence at some positions, without a copy."""
 
     def __init__(self, keys: Sequence[str], positions: NDArray[np.signedinteger]) -> None:
         self._keys, self._positions = keys, positions
@@ -113,7 +113,7 @@ def row_order(
     Raises:
         DataError: Two images have the same key.
     """
-    keys: Any = source.keys if among is None else _Some(source.keys, among)
+    keys: Any = source.keys if among is None else _SelectedKeys(source.keys, among)
     order = KeyIndex(keys).order()
     before = None
     for position in order:

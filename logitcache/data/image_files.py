@@ -37,7 +37,7 @@ _SEPARATOR = os.sep
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file before its class is known: its name by folders, and where it is."""
+    """A file whose class is not known yet: folders and name, size, and path or offset."""
 
     parts: tuple[str, ...]
     size: int
@@ -46,7 +46,7 @@ class FoundFile:
 
 
 class FolderWalk:
-    """Walks a folder; what is reached through links comes after all that is not."""
+    """Walk over a folder; files that are reached through links come after all others."""
 
     def __init__(self, root: Path, version: int, skipped: Counter[str]) -> None:
         self._root, self._version, self._skipped = root, version, skipped
@@ -56,25 +56,23 @@ class FolderWalk:
 
     def files(self) -> list[FoundFile]:
         """Return all files that are listed."""
-        found = list(self._below(str(self._root), (), os.path.realpath(self._root)))
-        real = {self._real_path(file) for file in found} if self._links else set()
+        root = os.path.realpath(self._root)
+        found = list(self._below(str(self._root), (), root))
+        real = {_SEPARATOR.join([root, *file.parts]) for file in found} if self._links else set()
         while self._links:
             entry, above = self._links.pop(0)
             found += self._linked(entry, above, real)
         return found
 
-    def _real_path(self, file: FoundFile) -> str:
-        return _SEPARATOR.join([os.path.realpath(self._root), *file.parts])
-
     def _below(self, folder: str, above: tuple[str, ...], real: str) -> Iterator[FoundFile]:
-        """Yield the files below a folder that are no links; remember the links."""
+        """Yield the files below a folder that are not links; collect the links."""
         self._real_folders.add(real)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except PermissionError as error:
             raise DataError(
                 "a folder cannot be read", where=folder, got=error.strerror,
-                hint="change its permissions, or move it out of the images",
+                hint="change its permissions, or move it out of the folder of images",
             ) from None  # fmt: skip
         for entry in entries:
             if self._is_hidden(entry.name):
@@ -90,17 +88,17 @@ class FolderWalk:
     def _linked(
         self, entry: os.DirEntry[str], above: tuple[str, ...], real: set[str]
     ) -> Iterator[FoundFile]:
-        """Yield what a link leads to, unless it is listed already."""
+        """Yield the files that a link leads to, unless they are listed already."""
         target = os.path.realpath(entry.path)
         try:
             is_folder = entry.is_dir()
             entry.stat()
-        except OSError:  # a circle, or no such file
+        except OSError:  # a circle of links, or no such file
             self._skipped["broken links"] += 1
             return
         if is_folder:
             if target in self._real_folders:
-                self._skipped["links to folders that are listed"] += 1
+                self._skipped["links to folders that are listed already"] += 1
                 return
             for file in self._below(entry.path, (*above, entry.name), target):
                 own = _SEPARATOR.join([target, *file.parts[len(above) + 1 :]])
@@ -108,9 +106,9 @@ class FolderWalk:
                     real.add(own)
                     yield file
                 else:
-                    self._skipped["links to files that are listed"] += 1
+                    self._skipped["links to files that are listed already"] += 1
         elif target in real and self._version > 1:
-            self._skipped["links to files that are listed"] += 1
+            self._skipped["links to files that are listed already"] += 1
         else:
             real.add(target)
             yield from self._file(entry, above)
@@ -133,7 +131,7 @@ class FolderWalk:
 
 
 def _hidden(name: str) -> str:
-    """Return why a name is left out; empty if it is not."""
+    """Return the reason why a name is left out; empty if it is not."""
     if name == MACOS:
         return f"{MACOS} folders"
     return "hidden names" if name.startswith(".") and name != ".." else ""
@@ -144,7 +142,7 @@ def _ending(name: str) -> str:
 
 
 def _reason(name: str) -> str:
-    """Return as what a file that is no image is counted."""
+    """Return the reason under which a file that is not an image is counted."""
     if name in _METADATA:
         return f"{name} (labels are not read from it)"
     ending = _ending(name)
@@ -152,7 +150,7 @@ def _reason(name: str) -> str:
 
 
 class _Member(NamedTuple):
-    """What is needed of a member of a tar file: a ``TarInfo`` takes a kilobyte."""
+    """Fields of a member of a tar file that are used; a ``TarInfo`` takes a kilobyte."""
 
     name: str
     size: int
@@ -181,7 +179,7 @@ def tar_members(
 ) -> Iterator[FoundFile]:
     """Yield the image files of a tar file; those of a tar file inside of it by its name."""
     members = _scan(tar)
-    latest = {member.name: member for member in members}  # as extraction would leave it
+    latest = {member.name: member for member in members}  # the one that remains after extraction
     for member in members:
         if version > 1 and latest[member.name] is not member:
             skipped["replaced by a later member of the same name"] += 1
@@ -192,7 +190,7 @@ def tar_members(
         if reason:
             skipped[reason] += 1
         elif content is None:
-            skipped["links, and what is no file"] += 1
+            skipped["links and other members without content"] += 1
         elif _ending(member.name) == ".tar" and not above:
             yield from _nested(tar, content, version, skipped, parts)
         elif _ending(member.name) in _ENDINGS[version]:
@@ -202,9 +200,9 @@ def tar_members(
 
 
 def _parts(name: str, version: int) -> tuple[str, ...]:
-    """Return the folders and the file of a member; a leading ``./`` is none of them."""
+    """Return the folders and the file name of a member, without a leading ``./``."""
     parts = tuple(part for part in name.split("/") if version == 1 or part not in {"", "."})
-    # an absolute name stays one, to be refused as a key
+    # an absolute name stays absolute, so that it is refused as a key
     return ("", *parts) if version > 1 and name.startswith("/") else parts
 
 

@@ -34,10 +34,10 @@ _NAMES = 3  # keys that a message names
 
 @dataclass(frozen=True)
 class Joined:
-    """Where some known images are in a source, and what differs there.
+    """Positions of known images in a source, and their differences.
 
     Attributes:
-        positions: Position of each in the source, int64 (N,); -1 where the source does not have it.
+        positions: Position of each in the source, int64 (N,); -1 where the source lacks it.
         resized: Which images have another number of bytes, bool (N,).
         relabeled: Which images have a class of another name, bool (N,); an image without a class
             on either side counts as equal.
@@ -55,7 +55,7 @@ class Joined:
 
 
 class ImageJoin:
-    """Finds known images in a source, some at a time.
+    """Index of a source in which known images are found.
 
     Args:
         source: The images.
@@ -100,13 +100,13 @@ class ImageJoin:
         return Joined(positions, resized, relabeled)
 
     def added(self) -> NDArray[np.signedinteger]:
-        """Return the positions in the source of images that were not looked for, ascending."""
+        """Return the positions of the images of the source that were never found, ascending."""
         return np.flatnonzero(~self._seen).astype(position_dtype(len(self._seen)))
 
 
 @dataclass
 class NamedKeys:
-    """Keys of images that differ: all of them are counted, the first few are named.
+    """Count of the keys of differing images, and the first few of them.
 
     ``f"{keys:missing}"`` is ``4 missing: a.jpg, b.jpg, c.jpg, …``.
     """
@@ -138,7 +138,7 @@ def is_same_content(image: bytes | NDArray[np.uint8], digest: NDArray[np.uint8])
 
 
 def check_content(image: bytes | NDArray[np.uint8], digest: NDArray[np.uint8], key: str) -> None:
-    """Compare an image with the digest of the one that the teachers saw.
+    """Compare an image with the digest of the one that the teachers were given.
 
     Args:
         image: The stored image.
@@ -150,9 +150,9 @@ def check_content(image: bytes | NDArray[np.uint8], digest: NDArray[np.uint8], k
     """
     if not is_same_content(image, digest):
         raise DataMismatch(
-            "this image is not the one the teachers saw",
+            "an image is not the one that the teachers were given",
             where=key,
             expected=f"digest {digest.tobytes().hex()}",
             got=f"digest {content_digest(image).hex()}",
-            hint="restore the file",
+            hint="restore the original file",
         )

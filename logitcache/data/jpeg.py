@@ -1,8 +1,8 @@
 """Strict reading of JPEG files: orientation, and detection of damaged scans.
 
 libjpeg reports damage as warnings and continues; Pillow ignores them, simplejpeg raises the first.
-Some of them are about bytes that no pixel comes from. Such a file is decoded again without those
-bytes, so that they hide nothing.
+Some warnings concern bytes that pixels do not depend on. Such a file is decoded again without those
+bytes, so that they hide no other warning.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class _Segment(NamedTuple):
 
 
 class JpegHeader(NamedTuple):
-    """What stands before the first scan of a JPEG file.
+    """Segments before the first scan of a JPEG file.
 
     Attributes:
         segments: Marker, first byte and end of every segment.
         exif: Contents of its EXIF segments, from the TIFF header on.
         xmp: Content of its XMP segment; empty without one.
         has_stray_bytes: Whether there are bytes between segments that belong to none.
-        scan: Where the first scan begins; the length of the file if there is none.
+        scan: Offset of the first scan; the length of the file if there is none.
     """
 
     segments: tuple[_Segment, ...]
@@ -59,7 +59,7 @@ class JpegHeader(NamedTuple):
 
 
 def read_header(encoded: bytes) -> JpegHeader:
-    """Walk the segments of a JPEG file up to its first scan."""
+    """Read the segments of a JPEG file up to its first scan."""
     segments: list[_Segment] = []
     exif: list[bytes] = []
     xmp, stray, at, end = b"", False, 2, len(encoded)
@@ -93,12 +93,12 @@ def read_header(encoded: bytes) -> JpegHeader:
 
 
 def decode_strictly(encoded: bytes, header: JpegHeader, colorspace: str) -> NDArray[np.uint8]:
-    """Decode a JPEG file, or raise at the first sign of damage to its scans.
+    """Decode a JPEG file, or raise an error at the first sign of damage to its scans.
 
     Args:
         encoded: The file.
-        header: As :func:`read_header` has read it.
-        colorspace: ``RGB``, or ``CMYK`` for a file that is in it.
+        header: Header of the file, see :func:`read_header`.
+        colorspace: ``RGB``, or ``CMYK`` for a file in that color space.
 
     Raises:
         ValueError: A scan is damaged or missing.
@@ -109,7 +109,7 @@ def decode_strictly(encoded: bytes, header: JpegHeader, colorspace: str) -> NDAr
     except ValueError as error:
         if not _ABOUT_HEADER.search(str(error)):
             raise
-    # the first warning is the only one that is reported: take away what it is about
+    # only the first warning is reported: the bytes that it concerns are removed
     return _decoded(_without_text(encoded, header), colorspace)
 
 
@@ -126,9 +126,9 @@ def _decoded(encoded: bytes, colorspace: str) -> NDArray[np.uint8]:
 
 
 def _is_padded(encoded: bytes, left: int) -> bool:
-    """Return whether the bytes that are left over before the end are all the zeros there are.
+    """Return whether the surplus bytes before the end are all of the zeros in front of it.
 
-    Of zeros that overwrote a part of the scan the decoder would have used some.
+    The decoder would have used some of the zeros that overwrote a part of a scan.
     """
     last = encoded.rfind(b"\xff\xd9")
     zeros = last - len(encoded[:last].rstrip(b"\x00"))
@@ -142,7 +142,7 @@ def without_stray_bytes(encoded: bytes, header: JpegHeader) -> bytes:
 
 
 def _without_text(encoded: bytes, header: JpegHeader) -> bytes:
-    """Return the file with only those segments that decide pixels, an Adobe segment made plain."""
+    """Return the file with the segments that pixels depend on, and a valid Adobe segment."""
     parts = [encoded[:2]]
     for marker, begin, end in header.segments:
         segment = encoded[begin:end]
@@ -154,7 +154,7 @@ def _without_text(encoded: bytes, header: JpegHeader) -> bytes:
 
 
 def _plain_adobe(segment: bytes, components: int) -> bytes:
-    """Return an Adobe segment whose unknown color transform is what libjpeg takes it for."""
+    """Return an Adobe segment whose unknown color transform is replaced as libjpeg reads it."""
     at = 4 + _TRANSFORM_AT
     if len(segment) <= at or segment[at] <= 2:
         return segment
@@ -170,9 +170,9 @@ def _components(encoded: bytes, header: JpegHeader) -> bytes:
 
 
 def _check_scans(encoded: bytes, header: JpegHeader) -> None:
-    """Refuse a progressive file that lacks scans, as one that was cut between two of them does.
+    """Refuse a progressive file that lacks scans, such as one that was cut between two of them.
 
-    Every coefficient of every component has to be sent down to its last bit.
+    Every coefficient of every component has to be complete down to its last bit.
 
     Raises:
         ValueError: Scans are missing.
@@ -192,11 +192,11 @@ def _check_scans(encoded: bytes, header: JpegHeader) -> None:
                 sent.setdefault(component, set()).update(range(first, min(last, 63) + 1))
         at = _next_scan(encoded, at + 2 + length)
     if any(len(coefficients) < _COEFFICIENTS for coefficients in sent.values()):
-        raise ValueError("its last scans are missing")
+        raise ValueError("the last scans of a progressive JPEG are missing")
 
 
 def _next_scan(encoded: bytes, at: int) -> int:
-    """Return where the next scan begins after some place inside of a scan, -1 if there is none."""
+    """Return the offset of the next scan after an offset inside of a scan; -1 if there is none."""
     while (found := _MARKER.search(encoded, at)) is not None:
         marker, at = found[0][1], found.start()
         if marker == _SOS:

@@ -1,20 +1,20 @@
-"""Listings of folders and tar files: image files, their classes, and what is left out.
+"""Listings of folders and tar files: image files, their classes, and the files that are left out.
 
-The rules have versions, since a cache must find its images again by the rules it was made with:
+The rules have versions, since a cache must find its images again by the rules of its creation:
 
 =====================  ====================================  =======================================
                        listing 2                             listing 1 (logitcache 0.1)
 =====================  ====================================  =======================================
 image files            by ending, all that are decoded       .jpg, .jpeg, .png
-class                  the first folder below the root       the folder that holds the file
+class                  the first folder below the root       the folder that contains the file
 hidden names           left out: ``.name``, ``__MACOSX``     listed
 links                  a file that is listed once already    listed
                        is left out
 tar inside of a tar    its name is part of the key           the key is that inside of the inner tar
 =====================  ====================================  =======================================
 
-A file that is left out is counted by the reason. What a listing cannot mean (folders of splits,
-images next to class folders, folders that would become one class) is an error that names folders.
+Files that are left out are counted by reason. Ambiguous folders (of splits, next to images without
+a class, or that would become one class) are an error that names them.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ _MOST_REASONS = 20
 
 
 ClassFolder = Literal["auto", "first", "last"]
-"""Which folder above a file names its class; ``auto`` is the first one where that is plain."""
+"""The folder above a file that names its class; ``auto`` is the first one if that is clear."""
 
 
 class ListedFile(NamedTuple):
     """A file of a folder, or a member of a tar file.
 
     Attributes:
-        key: Its name relative to the root, NFC and POSIX.
-        folder: Name of the folder its class is named after; empty without one.
-        size: Its bytes.
-        place: Its path, or where its bytes begin in the tar file.
+        key: Name relative to the root, NFC and POSIX.
+        folder: Name of the folder that names its class; empty without one.
+        size: Size in bytes.
+        place: Path of the file, or offset of its bytes in the tar file.
     """
 
     key: str
@@ -77,10 +77,10 @@ class Listing:
     """The images of a folder or a tar file.
 
     Attributes:
-        files: Ordered by key.
-        labels: Number of the class of each; -1 without classes.
+        files: Files, ordered by key.
+        labels: Class number of each file; -1 without classes.
         class_names: Names of the classes, in the order of their numbers.
-        left_out: How many files are not listed, by the reason.
+        left_out: Numbers of files that are not listed, by reason.
         notes: Notes for the user on how folders became classes.
     """
 
@@ -96,8 +96,8 @@ def list_folder(root: Path, version: int = LISTING, class_folder: ClassFolder = 
 
     Args:
         root: The folder; links to folders are followed.
-        version: Of the rules.
-        class_folder: Which folder above a file names its class; version 1 knows the last alone.
+        version: Version of the rules.
+        class_folder: The folder above a file that names its class; always the last in version 1.
 
     Raises:
         DataError: There is no image, or the folders cannot be classes.
@@ -113,11 +113,11 @@ def list_tar(path: Path, version: int = LISTING, class_folder: ClassFolder = "au
 
     Args:
         path: The file.
-        version: Of the rules.
+        version: Version of the rules.
         class_folder: As for :func:`list_folder`.
 
     Raises:
-        DataError: It is no tar file, there is no image in it, or its folders cannot be classes.
+        DataError: It is not a tar file, there is no image in it, or its folders cannot be classes.
     """
     skipped: Counter[str] = Counter()
     rule = "last" if version == 1 else class_folder
@@ -125,7 +125,12 @@ def list_tar(path: Path, version: int = LISTING, class_folder: ClassFolder = "au
         with tarfile.open(path, "r:") as tar:
             members = list(tar_members(tar, version, skipped))
     except tarfile.TarError as error:
-        raise DataError("not a readable tar file", where=path, got=error) from None
+        raise DataError(
+            "the tar file cannot be read",
+            where=path,
+            expected="an uncompressed tar file",
+            got=error,
+        ) from None
     return _listing(members, str(path), version, rule, skipped)
 
 
@@ -136,7 +141,7 @@ def _listing(
     rule: ClassFolder,
     skipped: Counter[str],
 ) -> Listing:
-    """Give files keys and classes, and refuse folders that cannot be classes."""
+    """Assign keys and classes to files, and refuse folders that cannot be classes."""
     files = sorted(_listed(file, version, rule) for file in found)
     if not files:
         raise _no_images(where, skipped)
@@ -158,7 +163,7 @@ def _listed(file: FoundFile, version: int, rule: ClassFolder) -> ListedFile:
     parts = file.parts
     own = parts[file.inner :]
     key = "/".join(own if version == 1 and file.inner else parts)
-    # a tar file inside of a tar file is a folder of its own only where its images are in none
+    # the name of an inner tar file counts as a folder only where its images are in none
     above = own[:-1] if len(own) > 1 else parts[:-1]
     if version == 1:
         above = tuple(part for part in above if part not in {"", "."})
@@ -174,7 +179,7 @@ def _counted(skipped: Counter[str]) -> dict[str, int]:
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
-    """Return what is left out in words: ``3 .heic files, 2 hidden names``."""
+    """Return the numbers of files that are left out, as text: ``3 .heic files, 2 hidden names``."""
     return ", ".join(f"{count} {reason}" for reason, count in left_out.items())
 
 
@@ -182,7 +187,7 @@ def _no_images(where: str, skipped: Counter[str]) -> DataError:
     left_out = _counted(skipped)
     endings = ", ".join(sorted(_ENDINGS[LISTING]))
     return DataError(
-        "no image in it",
+        "no images found",
         where=where,
         expected=f"files that end in one of {endings}, in one folder per class or all in one "
         "folder without classes",
@@ -199,7 +204,7 @@ def _mixed(files: Sequence[ListedFile], where: str) -> DataError:
         expected="one folder per class, or no folder at all",
         got=f"{len(stray)} images outside of any folder ({first_of(stray)}) next to the folders "
         f"{first_of(classes)}",
-        hint="move them into a class folder, or out of the images",
+        hint="move these images into class folders, or out of the data",
     )
 
 
@@ -211,15 +216,16 @@ def _check_splits(folders: set[str], where: str) -> None:
     train = next((name for name in names if name.lower().startswith("train")), names[0])
     other = next(name for name in names if name != train)
     raise DataError(
-        "this folder holds several sets of images, not classes",
+        "the folder contains several sets of images instead of classes",
         where=where,
+        expected="one folder per class",
         got=f"folders {first_of(names)}",
         hint=f"point at one of them: --data {where}/{train} --val {where}/{other}",
     )
 
 
 def _check_names(folders: set[str], where: str) -> None:
-    """Refuse class folders whose names are the same text, written in two ways."""
+    """Refuse class folders whose names are the same text in two Unicode forms."""
     by_name = defaultdict(list)
     for folder in sorted(folders):
         by_name[class_name(folder)].append(folder)
@@ -229,12 +235,12 @@ def _check_names(folders: set[str], where: str) -> None:
                 "two class folders have the same name in two Unicode forms",
                 where=where,
                 got=f"{name}: {', '.join(ascii(folder) for folder in same)}",
-                hint="rename or join them",
+                hint="rename one of the folders, or merge them",
             )
 
 
 def _check_depth(files: Sequence[ListedFile], where: str, rule: ClassFolder) -> list[str]:
-    """Look at folders inside of class folders: refuse them where they look like the classes."""
+    """Refuse folders inside of class folders that may be the classes; return notes about others."""
     inside: dict[str, set[str]] = defaultdict(set)
     for file in files:
         parts = file.key.split("/")[:-1]
@@ -262,15 +268,15 @@ def _check_depth(files: Sequence[ListedFile], where: str, rule: ClassFolder) -> 
             "all images would become one class",
             where=where,
             expected="one folder per class below the root",
-            got=f"{name}, which holds {first_of(paths)}",
-            hint=f"point at {where}/{name}",
+            got=f"{name}, which contains {first_of(paths)}",
+            hint=f"point --data at {where}/{name}",
         )
     leaves = [path.rpartition("/")[2] for one in several.values() for path in one]
     if rule == "auto" and several.keys() == folders and len(leaves) == len(set(leaves)):
         raise DataError(
             "it is not clear which folders are the classes",
             where=where,
-            got=f"{name} holds {first_of(paths)}",
+            got=f"{name} contains {first_of(paths)}",
             hint="choose whether the first or the last folder above an image names its class: "
             "--set data.class_folder=first, or last",
         )

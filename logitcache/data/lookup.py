@@ -32,15 +32,15 @@ def key_hashes(keys: Sequence[str], positions: NDArray[np.integer]) -> NDArray[n
 
 
 def position_dtype(count: int) -> type[np.signedinteger]:
-    """Return the smaller dtype that holds positions below ``count``, and -1."""
+    """Return the smallest dtype for positions below ``count``, and -1."""
     return np.int32 if count < 2**31 else np.int64
 
 
 class KeyIndex:
-    """Finds keys in a sequence of keys.
+    """Index of a sequence of keys.
 
     Args:
-        keys: What is searched; kept, not copied.
+        keys: The keys; referenced, not copied.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -48,6 +48,7 @@ class KeyIndex:
         self._bits = np.uint64(max(1, (len(keys) - 1).bit_length()))
         self._mask = (np.uint64(1) << self._bits) - np.uint64(1)
         self._words = np.empty(len(keys), dtype=np.uint64)
+        # block by block, so that only the index takes memory for all images; sorted in place
         for start in range(0, len(keys), _AT_ONCE):
             positions = np.arange(start, min(start + _AT_ONCE, len(keys)))
             high = self._high(key_hashes(keys, positions))
@@ -61,8 +62,8 @@ class KeyIndex:
         """Return the position of each of some keys, int64, -1 where there is none.
 
         Args:
-            keys: What is looked for.
-            hashes: Of those keys.
+            keys: The keys to find.
+            hashes: Their hashes, uint64.
         """
         high = self._high(hashes)
         first = np.searchsorted(self._words, high)
@@ -97,9 +98,10 @@ class KeyIndex:
         return -1
 
     def _runs(self) -> Iterator[tuple[int, int]]:
-        """Yield where neighbors agree in all the bits of the hash that a word has room for."""
+        """Yield ranges of words that agree in all the bits of the hash that a word has room for."""
         start = stop = -1
         for first in range(0, len(self) - 1, _AT_ONCE):
+            # one word of the next block as well, for the neighbors across the border
             high = self._high(self._words[first : first + _AT_ONCE + 1])
             for index in (first + np.flatnonzero(high[1:] == high[:-1])).tolist():
                 if index != stop - 1:

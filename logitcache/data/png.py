@@ -12,7 +12,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHECKED = {b"IHDR", b"PLTE", b"IDAT"}
 _NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND"}
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# of Adam7: first column, first row, and the steps between columns and rows of each pass
+# Adam7 interlacing: first column, first row, and the steps between columns and rows of each pass
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
            (0, 1, 1, 2))  # fmt: skip
 
@@ -25,29 +25,29 @@ class _Chunk(NamedTuple):
 
 
 def check_png(encoded: bytes) -> None:
-    """Look for damage in the chunks that pixels come from, by their checksums.
+    """Check the chunks that pixels depend on by their checksums.
 
-    Where the checksum of image data does not hold, the data decide: they have one of their own, and
-    the chunk's may be what is damaged. A file that ends early is left to the decoder.
+    Where the checksum of a chunk of image data is wrong, that of the compressed data decides, since
+    the checksum of the chunk itself may be damaged. Truncated files are left to the decoder.
 
     Raises:
         ValueError: Pixels would be wrong or missing.
     """
     damaged = {chunk.kind for chunk in _chunks(encoded) if not chunk.sound}
     if damaged & {b"IHDR", b"PLTE"}:
-        raise ValueError("the checksum of its header or palette does not hold")
+        raise ValueError("the checksum of the PNG header or palette does not match")
     if b"IDAT" in damaged and not _data_are_whole(encoded):
-        raise ValueError("its image data are damaged")
+        raise ValueError("the image data of the PNG are damaged")
 
 
 def without_text(encoded: bytes) -> bytes:
-    """Return the file with nothing in it but what pixels and their orientation come from."""
+    """Return the file with only the chunks that pixels and their orientation depend on."""
     kept = [encoded[c.begin : c.end] for c in _chunks(encoded) if c.kind in _NEEDED and c.sound]
     return b"".join([_SIGNATURE, *kept])
 
 
 def _chunks(encoded: bytes) -> list[_Chunk]:
-    """Return the chunks of a file as far as they are whole."""
+    """Return the complete chunks of a file."""
     chunks, at, view = [], len(_SIGNATURE), memoryview(encoded)
     while at + 12 <= len(encoded):
         length, kind = struct.unpack_from(">I4s", encoded, at)
@@ -64,7 +64,7 @@ def _chunks(encoded: bytes) -> list[_Chunk]:
 
 
 def _data_are_whole(encoded: bytes) -> bool:
-    """Return whether the compressed image data are what was compressed, by their own checksum."""
+    """Return whether the compressed image data are intact, by size and their own checksum."""
     headers = (encoded[c.begin + 8 : c.end - 4] for c in _chunks(encoded) if c.kind == b"IHDR")
     header = next(headers, b"")
     if len(header) != 13:
@@ -75,8 +75,10 @@ def _data_are_whole(encoded: bytes) -> bool:
     try:
         for chunk in _chunks(encoded):
             if chunk.kind == b"IDAT" and left > 0:
+                # at most one byte too many: a surplus shows, and no bomb is inflated
                 part = inflater.decompress(encoded[chunk.begin + 8 : chunk.end - 4], left + 1)
                 left -= len(part)
+        # the end of the stream, with its checksum, may not be consumed yet
         left -= len(inflater.decompress(inflater.unconsumed_tail, 1)) if left == 0 else 0
     except zlib.error:
         return False

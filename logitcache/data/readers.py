@@ -50,15 +50,15 @@ _DIGITS_VAL = 450
 
 
 class DataConfig(Config):
-    """Which images.
+    """Settings of an image set.
 
     Attributes:
         name: A folder, a ``.tar`` file, ``digits``, or ``torch/<set>:<folder>``.
         split: ``train`` or ``val``, for sets that have splits; folders and tar files have none.
-            ``train`` by default, and ``val`` for what a training is evaluated on.
-        limit: How many of the images, chosen by the hash of their keys; all by default.
-        class_folder: Which folder above an image names its class: ``first`` below the root, or the
-            ``last``; ``auto`` is the first one, and an error where that is not clear.
+            ``train`` by default, and ``val`` for the images that a training is evaluated on.
+        limit: Number of images to use, chosen by the hash of their keys; all by default.
+        class_folder: The folder above an image that names its class: ``first`` below the root, or
+            the ``last``; ``auto`` is the first one, and an error where that is not clear.
     """
 
     name: str
@@ -73,7 +73,7 @@ class DataConfig(Config):
 
 
 def has_splits(name: str) -> bool:
-    """Return whether images of this name come as ``train`` and ``val``."""
+    """Return whether the image set of this name has the splits ``train`` and ``val``."""
     reader = _named(name)
     return reader is not None and reader.splits
 
@@ -87,8 +87,9 @@ def open_source(data: str | DataConfig, *, listing: int = LISTING) -> Source:
             :mod:`logitcache.data.listing`.
 
     Raises:
-        UsageError: The name cannot be understood.
-        DataError: There is nothing there, no image in it, or folders that cannot be classes.
+        UsageError: There is no image set of this name.
+        DataError: The folder or file does not exist, has no images, or its folders cannot be
+            classes.
     """
     config = DataConfig(name=data) if isinstance(data, str) else data
     source = _list(config, listing)
@@ -105,12 +106,12 @@ def open_source_for(
     *,
     listing: int = LISTING,
 ) -> Source:
-    """List images as a cache, or another set, has them: by its rules, with its class numbers.
+    """List images by the rules and class numbers of a cache or another set.
 
     Args:
         data: A configuration, its name, or a source.
-        class_names: The list; where it is empty labels stay as they are.
-        whose: What the list belongs to, for messages: ``the cache``.
+        class_names: Class names of the cache or set; labels stay as they are if it is empty.
+        whose: Owner of the class names, for messages: ``the cache``.
         listing: As for :func:`open_source`.
 
     Raises:
@@ -133,12 +134,12 @@ def _list(config: DataConfig, listing: int) -> Source:
         return FileSource(root, list_folder(root, listing, config.class_folder))
     reader = READERS.get(root.suffix.lower())
     if reader is None:
-        raise _no_tar(root)
+        raise _not_an_image_set(root)
     return reader.open_set(config, listing)
 
 
 def _named(name: str) -> Reader | None:
-    """Return the reader of a set that is no path; None for a path."""
+    """Return the reader of a set that is not a path; None for a path."""
     for key, reader in READERS.items():
         if not key.startswith(".") and (name == key or (key[-1] == "/" and name.startswith(key))):
             return reader
@@ -147,18 +148,20 @@ def _named(name: str) -> Reader | None:
 
 _NOT_READ = {
     **dict.fromkeys((".csv", ".tsv", ".parquet", ".json", ".jsonl"), "tables are not read"),
-    **dict.fromkeys((".gz", ".tgz", ".xz", ".bz2", ".zst"), "compressed: no random access"),
+    **dict.fromkeys(
+        (".gz", ".tgz", ".xz", ".bz2", ".zst"), "compressed files have no random access"
+    ),
     **dict.fromkeys((".zip", ".7z", ".rar"), "only tar files are read without extracting them"),
     **dict.fromkeys((".h5", ".hdf5", ".lmdb", ".npz", ".npy"), "arrays are not read"),
 }
 _PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/")
 
 
-def _no_tar(path: Path) -> DataError:
-    """Return why a file that is no tar file cannot be read, by its ending."""
+def _not_an_image_set(path: Path) -> DataError:
+    """Return the error for a file that is not a tar file, by its ending."""
     why = _NOT_READ.get(path.suffix.lower(), "it is neither a folder nor a tar file")
     return DataError(
-        "this file is not a set of images",
+        "the file is not an image set",
         where=path,
         expected="a folder, or an uncompressed .tar file",
         got=why,
@@ -167,28 +170,29 @@ def _no_tar(path: Path) -> DataError:
 
 
 def _missing(name: str) -> DataError | UsageError:
-    """Return what is wrong with a name behind which there is nothing."""
+    """Return the error for a name that is neither a path nor a known set."""
     expected = "a folder, a .tar file, digits or torch/<set>:<folder>"
     if "://" in name:
         scheme = name.partition("://")[0]
-        hint = f"copy the images here first; {scheme}:// is read for caches alone"
+        hint = f"copy the images to this machine; {scheme}:// URLs are for caches only"
         return UsageError(
             "images cannot be read from a URL", where=redacted(name), expected=expected, hint=hint
         )
     if name.startswith(_PREFIXES):
         return UsageError(
-            f"{name.partition('/')[0]}/ data sets are not read",
+            f"data sets of {name.partition('/')[0]}/ are not supported",
             where=name,
             expected=expected,
             hint="export the images into one folder per class",
         )
     if any(sign in name for sign in "/\\."):
-        return DataError("no such folder or file", where=name, hint="check the path")
-    return UsageError("no such data", where=name, expected=expected)
+        what = "the folder or file of images does not exist"
+        return DataError(what, where=name, hint="check the path")
+    return UsageError("unknown image set", where=name, expected=expected)
 
 
 class SubsetSource:
-    """Some of the images of a source; the classes stay."""
+    """Some of the images of a source, with all of its classes."""
 
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
         self.description = f"{len(indices)} of {len(source.keys)} images of {source.description}"
@@ -207,7 +211,7 @@ class SubsetSource:
 
 
 class _ListedSource:
-    """Images that a listing names."""
+    """Images of a listing."""
 
     def __init__(self, description: str, listing: Listing) -> None:
         self.description = description
@@ -224,7 +228,7 @@ class FileSource(_ListedSource):
 
     Args:
         root: The folder.
-        listing: Its files; the place of each is its path.
+        listing: Its files; ``place`` is the path.
     """
 
     def __init__(self, root: Path, listing: Listing) -> None:
@@ -241,7 +245,7 @@ class TarSource(_ListedSource):
 
     Args:
         path: The tar file.
-        listing: Its members; the place of each is where its bytes begin.
+        listing: Its members; ``place`` is the offset of the bytes.
     """
 
     def __init__(self, path: Path, listing: Listing) -> None:
@@ -257,7 +261,7 @@ class TarSource(_ListedSource):
 
 
 class ArraySource:
-    """Pixels without files: a set that is addressed by number."""
+    """An image set of pixel arrays without files, whose keys are numbers."""
 
     def __init__(
         self,
@@ -290,20 +294,17 @@ class DigitsSource(ArraySource):
             from sklearn.datasets import load_digits
         except ImportError:
             raise UsageError(
-                "the digits come with scikit-learn, which is not installed",
+                "the digits data set requires scikit-learn, which is not installed",
                 hint='pip install "logitcache[demo]"',
             ) from None
         digits = load_digits()
         order = sorted(range(len(digits.target)), key=lambda index: key_hash(f"digits/{index:09d}"))
         chosen = sorted(order[:_DIGITS_VAL] if split == "val" else order[_DIGITS_VAL:])
+        # 17 gray levels; rounded, since astype truncates
         pixels = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
         labels = digits.target[chosen].astype(np.int32)
         names = [str(name) for name in digits.target_names]
         super().__init__(f"digits, {split}", split, list(pixels), labels, names)
-
-
-def _digits_source(config: DataConfig, listing: int) -> Source:
-    return DigitsSource(config.split)
 
 
 def _tar_source(config: DataConfig, listing: int) -> Source:
@@ -312,15 +313,16 @@ def _tar_source(config: DataConfig, listing: int) -> Source:
 
 
 def _torch_source(config: DataConfig, listing: int) -> Source:
-    """List one of torchvision's sets; sets of files are read as files."""
+    """List one of torchvision's data sets; those of files are read as files."""
     name, _, root = config.name.removeprefix("torch/").partition(":")
     if name not in (*_TORCH_SETS, "imagenet"):
         raise UsageError(
-            f"unknown set torch/{name}",
+            f"unknown torchvision data set torch/{name}",
             hint=nearest(name, (*_TORCH_SETS, "imagenet")),
         )
     if not root:
-        raise UsageError("no folder given", where=config.name, expected=f"torch/{name}:<folder>")
+        what = "the folder of the torchvision data set is not given"
+        raise UsageError(what, where=config.name, expected=f"torch/{name}:<folder>")
     from timm.data.dataset_factory import create_dataset
 
     try:
@@ -329,7 +331,9 @@ def _torch_source(config: DataConfig, listing: int) -> Source:
         )
     except (RuntimeError, FileNotFoundError) as error:
         raise DataError(
-            f"torchvision finds no {name} here", where=root, got=str(error).split("\n")[0]
+            f"torchvision cannot find {name} in this folder",
+            where=root,
+            got=str(error).split("\n")[0],
         ) from None
     if hasattr(dataset, "samples"):
         return FileSource(Path(dataset.root), _listing_of(dataset))
@@ -357,7 +361,7 @@ class Reader:
     """A reader of one kind of image set.
 
     Attributes:
-        open_set: Lists the images of a configuration, by a version of the rules of listing.
+        open_set: Function that lists the images of a configuration by a version of the rules.
         splits: Whether the set has the splits ``train`` and ``val``.
     """
 
@@ -366,11 +370,11 @@ class Reader:
 
 
 READERS: dict[str, Reader] = {
-    "digits": Reader(_digits_source, splits=True),
+    "digits": Reader(lambda config, listing: DigitsSource(config.split), splits=True),
     "torch/": Reader(_torch_source, splits=True),
     ".tar": Reader(_tar_source),
 }
 """Readers by name of the set, by the start of its name (``torch/``), or by the ending of its file.
 
-A new reader is one entry here. Folders need none.
+A new reader is one entry here. Folders need no entry.
 """

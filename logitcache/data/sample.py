@@ -25,9 +25,9 @@ class ImageSample:
     """A few images of a set.
 
     Attributes:
-        images: How many were decoded.
-        side: Median of their shorter sides, in pixels; None if none is readable.
-        oddities: How many are decoded in a way that is probably not meant, by the reason.
+        images: Number of decoded images.
+        side: Median of their shorter sides in pixels; None if none is readable.
+        oddities: Numbers of images whose pixels are probably not the intended ones, by reason.
     """
 
     images: int
@@ -36,8 +36,8 @@ class ImageSample:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of these images."""
-        return oddity_notes(self.oddities, f"{self.images} images that were looked at")
+        """Notes about these images for the user."""
+        return oddity_notes(self.oddities, f"{self.images} sampled images")
 
 
 def sample_images(source: Source, table: int) -> ImageSample:
@@ -58,10 +58,10 @@ def sample_images(source: Source, table: int) -> ImageSample:
 
 
 def oddity_notes(oddities: Mapping[str, int], images: str) -> list[str]:
-    """Return a note for each reason why images are decoded in a way that is probably not meant.
+    """Return a note for each reason why pixels of images are probably not the intended ones.
 
     Args:
-        oddities: How many images, by the reason.
-        images: Of how many, as a phrase.
+        oddities: Numbers of images by reason.
+        images: The total, as a phrase.
     """
     return [f"{count} of {images}: {reason}" for reason, count in sorted(oddities.items())]

@@ -19,13 +19,13 @@ class Source(Protocol):
     Contract: everything is fixed at construction; :meth:`read` is thread-safe, returns the same
     value for the same index every time and never another image's; instances can be pickled.
 
-    Two more attributes are optional: ``left_out``, how many files are not among the images, by the
-    reason; and ``notes``, notes for the user on how classes were found.
+    Two more attributes are optional: ``left_out``, the numbers of files that are not among the
+    images, by reason; and ``notes`` for the user about the classes.
     """
 
     @property
     def description(self) -> str:
-        """What it is, for messages and for the manifest of a cache."""
+        """Description of the image set, for messages and for the manifest of a cache."""
         ...
 
     @property
@@ -35,7 +35,7 @@ class Source(Protocol):
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Bytes of every image as stored, (N,); -1 where only reading it shows."""
+        """Size of every image in bytes, (N,); -1 where it is not known before it is read."""
         ...
 
     @property
@@ -54,7 +54,7 @@ class Source(Protocol):
 
 
 def left_out_of(source: Source) -> dict[str, int]:
-    """Return how many files a source does not list, by the reason; empty if it does not say."""
+    """Return the numbers of files that a source does not list, by reason; empty if not known."""
     return dict(getattr(source, "left_out", {}))
 
 

@@ -1,6 +1,6 @@
 """Agreement, KL divergence and common classes of two encodings of the same rows.
 
-For people, in addition to a verdict: how far stored rows are from rows that were encoded now.
+They report how much stored rows differ from rows that are encoded now.
 Shapes: N rows, C classes.
 """
 
@@ -30,12 +30,12 @@ _LEAST = -1e4  # lowest log-probability that is compared, also used for rows of 
 def row_closeness(
     encoding: Encoding, now: Encoded, stored: Encoded
 ) -> dict[str, NDArray[np.float64]]:
-    """Compare rows with what is stored of them.
+    """Compare encoded rows with the stored ones.
 
     Args:
-        encoding: How both are encoded.
+        encoding: Encoding of both.
         now: The rows as they are encoded now.
-        stored: The rows as they are stored, whatever they hold.
+        stored: The rows as they are stored, perhaps damaged.
 
     Returns:
         (N,) by name: ``agreement`` (1 where the top class is the same), ``kl`` (KL divergence of
@@ -59,14 +59,14 @@ def row_closeness(
 def encoding_losses(
     encoding: Encoding, log_probs_NC: NDArray[np.float64], encoded: Encoded
 ) -> dict[str, NDArray[np.float64]]:
-    """Return what encoding costs each row by design, in nats: ``truncation`` and ``coding``."""
+    """Return the encoding loss of each row in nats: ``truncation`` and ``coding``."""
     losses = row_losses(encoding, log_probs_NC, encoded, (1.0,))
     truncation_N = losses["kl_truncated@1"]
     return {"truncation": truncation_N, "coding": losses["kl_stored@1"] - truncation_N}
 
 
 def _decode(encoding: Encoding, arrays: Encoded) -> Decoded:
-    """Decode rows, damaged ones among them, without warnings about their numbers."""
+    """Decode rows, perhaps damaged ones, without warnings about their numbers."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return encoding.decode(arrays)
 

@@ -28,10 +28,10 @@ class ArraySpec:
     Attributes:
         shape: Shape of one row.
         dtype: Name of the numpy dtype, little-endian.
-        fill: Value of rows that are not there; NaN as a float.
+        fill: Value of rows without outputs; NaN as a float.
         codec: ``shuffled`` (blosc, byte shuffle, zstd 1) or ``raw``; a crc32c follows either.
-        inner: Most rows of an inner chunk, a power of two.
-        whole: Whether a shard is one inner chunk, however many rows it has.
+        inner: Largest number of rows of an inner chunk, a power of two.
+        whole: Whether a shard has a single inner chunk, whatever its number of rows.
     """
 
     shape: tuple[int, ...]
@@ -48,7 +48,7 @@ class ArraySpec:
 
 
 def filled(specs: Mapping[str, ArraySpec], rows: int) -> Encoded:
-    """Return arrays of ``rows`` rows that hold the fill everywhere."""
+    """Return arrays of ``rows`` rows of fill values."""
     return {
         name: np.full((rows, *spec.shape), spec.fill, dtype=spec.dtype)
         for name, spec in specs.items()

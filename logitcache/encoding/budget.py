@@ -1,6 +1,6 @@
 """Choice of K and bits under a limit on bytes or on the KL divergence.
 
-At equal bytes more classes in coarser codes win, so every pair of both is tried on a sample.
+At equal size, more classes with coarser codes may lose less, so all pairs are tried on a sample.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _BITS = (4, 5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class Limit:
-    """What may be spent or lost.
+    """Limits on the size and the loss of an encoding.
 
     Attributes:
-        row_bytes: Most bytes of a row and view, or None.
-        kl: Largest KL in nats, or None.
-        temperature: At which the KL counts.
+        row_bytes: Largest number of bytes of a row and view, or None.
+        kl: Largest KL divergence in nats, or None.
+        temperature: Temperature at which the KL divergence is limited.
     """
 
     row_bytes: float | None = None
@@ -48,12 +48,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Choice:
-    """An encoding with its price.
+    """An encoding with its size and loss.
 
     Attributes:
-        encoding: Which one.
-        row_bytes: Bytes of a row and view, compressed.
-        fidelity: What it loses.
+        encoding: The encoding.
+        row_bytes: Compressed bytes of a row and view.
+        fidelity: Its loss on the sample.
     """
 
     encoding: Encoding
@@ -62,32 +62,32 @@ class Choice:
 
 
 def parse_budget(text: str) -> float:
-    """Read ``80B``: bytes of a row and view.
+    """Parse a number of bytes of a row and view, such as ``80B``.
 
     Raises:
-        ValueError: It is written otherwise.
+        ValueError: It has another form.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?B?", text.strip())
     if not found or float(found[1]) <= 0:
-        raise ValueError(f"{text!r} is no number of bytes; write 80B")
+        raise ValueError(f"{text!r} is not a number of bytes such as 80B")
     return float(found[1])
 
 
 def parse_max_kl(text: str) -> tuple[float, float]:
-    """Read ``0.05@T=1``: the largest KL in nats, and the temperature; T = 1 if it is left out.
+    """Parse a KL divergence in nats and a temperature, by default 1, such as ``0.05@T=1``.
 
     Raises:
-        ValueError: It is written otherwise.
+        ValueError: It has another form.
     """
     number = r"(\d*\.?\d+(?:e-?\d+)?)"
     found = re.fullmatch(rf"{number}(?:@T={number})?", text.strip())
     if not found or float(found[1]) <= 0 or (found[2] and float(found[2]) <= 0):
-        raise ValueError(f"{text!r} is no limit; write 0.05@T=1")
+        raise ValueError(f"{text!r} is not a limit such as 0.05@T=1")
     return float(found[1]), float(found[2] or 1.0)
 
 
 def candidates(num_classes: int) -> list[Encoding]:
-    """Return every encoding that is tried for C classes."""
+    """Return the encodings that are tried for C classes."""
     sparse = [
         SparseEncoding(num_classes, top_k, bits=bits)
         for top_k in _TOP_KS
@@ -100,19 +100,19 @@ def candidates(num_classes: int) -> list[Encoding]:
 def choose_within(
     limit: Limit, log_probs_NC: NDArray[np.float64], bytes_of: BytesOf, where: str
 ) -> Choice:
-    """Return the encoding that keeps a limit best on a sample.
+    """Return the best encoding within the limits on a sample.
 
-    Within a number of bytes it is the one with the least KL; below a KL the one with the fewest
-    bytes; of both limits, the bytes are kept and the KL decides whether that is enough.
+    Within a number of bytes it is the one with the smallest KL divergence; within a KL divergence,
+    or within both, the one with the fewest bytes.
 
     Args:
-        limit: What may be spent or lost.
+        limit: The limits.
         log_probs_NC: Exact log-probabilities of the sample.
-        bytes_of: The size of encoded arrays after compression.
-        where: Whose targets, for the message.
+        bytes_of: Function that returns the compressed size of encoded arrays.
+        where: Teacher, for error messages.
 
     Raises:
-        UsageError: Nothing keeps the limit; the nearest miss is named.
+        UsageError: No encoding is within the limits; the message names the closest one.
     """
     at = (limit.temperature,)
     choices = []
@@ -127,9 +127,9 @@ def choose_within(
 def _best(choices: Sequence[Choice], limit: Limit, where: str) -> Choice:
     if not choices:
         raise UsageError(
-            "no targets are so small",
+            "no encoding of the logits fits into the byte budget",
             where=where,
-            got=f"a budget of {limit.row_bytes:g} bytes a row",
+            expected=f"at most {limit.row_bytes:g} bytes per row",
             hint="raise the budget; two classes and a tail take about ten bytes",
         )
     closest = min(choices, key=lambda choice: choice.fidelity.kl(limit.temperature))
@@ -138,10 +138,11 @@ def _best(choices: Sequence[Choice], limit: Limit, where: str) -> Choice:
     enough = [c for c in choices if c.fidelity.kl(limit.temperature) <= limit.kl]
     if not enough:
         raise UsageError(
-            "no encoding meets the KL limit",
+            "no encoding meets the limit of the KL divergence",
             where=where,
-            expected=f"a KL of {limit.kl:g} nats at T = {limit.temperature:g}",
-            got=f"{closest.fidelity.kl(limit.temperature):.3g} with {closest.row_bytes:.0f} bytes",
-            hint="allow more bytes or a larger KL",
+            expected=f"at most {limit.kl:g} nats at T = {limit.temperature:g}",
+            got=f"{closest.fidelity.kl(limit.temperature):.3g} nats with {closest.row_bytes:.0f} "
+            "bytes per row",
+            hint="raise the byte budget or the limit of the KL divergence",
         )
     return min(enough, key=lambda choice: choice.row_bytes)

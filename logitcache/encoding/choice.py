@@ -29,12 +29,13 @@ class EncodingConfig(Config):
         kind: ``sparse``, ``dense``, or ``auto``: dense for up to 256 classes unless ``top_k`` is
             given, sparse for more.
         top_k: Stored classes of the sparse encoding; 50 by default.
-        budget: Most bytes of a row and view, as ``80B``: what is closest to a new teacher within
-            them is chosen on a sample of its outputs.
-        max_kl: Largest KL in nats, as ``0.05@T=1``: the smallest that keeps it is chosen.
+        budget: Largest number of bytes of a row and view, as ``80B``: the encoding with the
+            smallest KL divergence within it is chosen on a sample of a new teacher's outputs.
+        max_kl: Largest KL divergence in nats, as ``0.05@T=1``: the smallest encoding within it is
+            chosen.
         bits: Bits of a sparse code, 4 to 8.
-        mass: Share of a row's mass that is enough, so that confident answers keep fewer than K
-            classes; at T > 1 this loses more than fewer classes in every row.
+        mass: Share of the probability that is sufficient, so that fewer than K classes are stored
+            of confident outputs; at T > 1 this loses more than fewer classes in every row.
         sparse_values: ``codes`` of one byte, or ``float16``.
         dense_values: ``float16``, or ``uint8``.
         lse: Whether to keep the logsumexp of the raw logits, from which they can be recovered.
@@ -70,16 +71,16 @@ class EncodingConfig(Config):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        outright = self.top_k is not None or self.kind != "auto" or self.mass is not None
-        if self.limit is not None and outright:
+        configured = self.top_k is not None or self.kind != "auto" or self.mass is not None
+        if self.limit is not None and configured:
             raise ValueError(
-                "budget and max_kl choose kind, top_k and mass: drop those, or the limits"
+                "budget and max_kl determine kind, top_k and mass: set one or the other, not both"
             )
         return self
 
     @property
     def limit(self) -> Limit | None:
-        """What the choice has to keep, None where it is made outright."""
+        """Limits of an automatic choice; None where the encoding is configured."""
         if self.budget is None and self.max_kl is None:
             return None
         kl, temperature = (None, 1.0) if self.max_kl is None else parse_max_kl(self.max_kl)
@@ -90,7 +91,7 @@ class EncodingConfig(Config):
 def choose(config: EncodingConfig, num_classes: int) -> Encoding:
     """Return the encoding for a teacher of ``num_classes`` classes.
 
-    Dense where the sparse one would not be smaller: K >= C, or few classes and no K given.
+    It is dense where a sparse one would not be smaller: K >= C, or few classes and K not set.
     """
     top_k = config.top_k or _DEFAULT_K
     few = config.kind == "auto" and config.top_k is None and num_classes <= _DENSE_UP_TO

@@ -1,16 +1,15 @@
 """Decoded teacher outputs: distributions over all classes, top classes, entropy and tail mass.
 
-Rows that were not computed (unreadable images, rows after the last image) hold the fill values of
-their arrays, which decode to NaN; damaged rows may do so too. One rule holds for all of them,
-whatever the encoding:
+Rows that were not computed (unreadable images, rows after the last image) have the fill values of
+their arrays, which decode to NaN; damaged rows may do so as well. For every encoding:
 
-* ``computed`` is False where a row holds NaN or +inf anywhere.
+* ``computed`` is False where a row contains NaN or +inf anywhere.
 * Every number that is derived from such a row is NaN; its top class is :data:`NO_CLASS`.
 
-So such a row never equals a label, nor the top class of another row, by chance.
+So the top class of such a row never equals a label, or the top class of another row, by chance.
 
-Absent classes of sparse targets share the tail mass evenly. They are never the top class: of each
-of them only the average is known.
+Absent classes of sparse targets share the tail mass evenly. They are never the top class, since
+only their average is known.
 
 Shapes: N rows, C classes, K stored classes; b = 1 / T.
 """
@@ -55,7 +54,7 @@ class Decoded(ABC):
 
     @property
     def computed(self) -> NDArray[np.bool_]:
-        """Which rows hold a distribution, bool (N,)."""
+        """Which rows contain a distribution, bool (N,)."""
         return _all_below_inf(self.log_probs)
 
     @abstractmethod
@@ -63,7 +62,7 @@ class Decoded(ABC):
         """Return some of the rows."""
 
     def parts(self) -> Iterator[tuple[slice, Self]]:
-        """Yield all rows, a few at a time, each with its place."""
+        """Yield all rows, a few at a time, with their slices."""
         for start in range(0, max(len(self), 1), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
             yield part, self.take(part)
@@ -100,7 +99,7 @@ class Decoded(ABC):
         """Return the class of one column of each row of ``log_probs``."""
 
     def _tail_entropy(self) -> NDArray[np.float64]:
-        """Return what absent classes add to the entropy of each row."""
+        """Return the entropy of the absent classes of each row."""
         return np.zeros(len(self))
 
 
@@ -130,9 +129,9 @@ class DecodedSparse(Decoded):
     """Sparse targets: K classes of each row and the mass of all others.
 
     Attributes:
-        log_probs: Of the present classes, -inf in entries that are not used; together with the tail
-            mass they sum to one.
-        class_ids: Present classes ascending, int64 (N, K); entries that are not used trail.
+        log_probs: Log-probabilities of the present classes, float32 (N, K), -inf in unused entries;
+            the probabilities and the tail mass sum to one.
+        class_ids: Present classes ascending, int64 (N, K); unused entries are last.
         tail: log M(1) and log M(1/4) of the absent classes, float32 (N, 2).
     """
 
@@ -141,7 +140,7 @@ class DecodedSparse(Decoded):
 
     @property
     def computed(self) -> NDArray[np.bool_]:
-        """Which rows hold a distribution, bool (N,)."""
+        """Which rows contain a distribution, bool (N,)."""
         return _all_below_inf(self.log_probs) & _all_below_inf(self.tail)
 
     def take(self, rows: slice) -> DecodedSparse:
@@ -171,7 +170,7 @@ class DecodedSparse(Decoded):
         return np.take_along_axis(self.class_ids, columns_N[:, None], axis=1)[:, 0]
 
     def _tail_entropy(self) -> NDArray[np.float64]:
-        """Return that of a mass which is spread evenly: the most entropy it can have."""
+        """Return the entropy of the absent classes where they share the tail mass evenly."""
         mass_N = self.tail_mass()
         absent_N = self.num_classes - (self.log_probs > -np.inf).sum(axis=1)
         shared = (mass_N > 0) & (absent_N > 0)
@@ -198,7 +197,7 @@ def spread_tail(
     """Spread the tail mass evenly over the absent classes at temperature 1 / b; normalize.
 
     Args:
-        log_probs_NC: Log-probabilities at T = 1; any number where a class is absent.
+        log_probs_NC: Log-probabilities at T = 1; arbitrary for absent classes.
         present_NC: Which classes are present.
         tail_N2: log M(1) and log M(1/4) of the absent classes.
         b: 1 / T.
@@ -214,6 +213,6 @@ def spread_tail(
 
 
 def _all_below_inf(values: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Return which rows hold neither NaN nor +inf; -inf is a probability of zero."""
+    """Return which rows contain neither NaN nor +inf; -inf is a probability of zero."""
     below: NDArray[np.bool_] = np.all(values < np.inf, axis=1)
     return below

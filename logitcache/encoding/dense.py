@@ -24,7 +24,7 @@ __all__ = ["DenseEncoding"]
 
 @dataclass(frozen=True)
 class DenseEncoding:
-    """How all C classes become arrays.
+    """Encoding of the log-probabilities of all C classes.
 
     Attributes:
         num_classes: C.
@@ -48,6 +48,7 @@ class DenseEncoding:
 
     def encode(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
         """Encode log-probabilities."""
+        # the finite range of float16: levels of uint8 need finite ends
         clipped = np.clip(log_probs_NC, -65504.0, 0.0)
         if self.values == "float16":
             return {"logp": clipped.astype(np.float16)}
@@ -60,11 +61,12 @@ class DenseEncoding:
         if self.values == "uint8":
             low, high = np.moveaxis(arrays["logp_range"].astype(np.float32), 1, 0)
             log_probs = low[:, None] + log_probs * ((high - low) / 255.0)[:, None]
+        # summed in float64, since a float32 sum of many classes loses digits
         total = np.log(np.exp(log_probs.astype(np.float64)).sum(axis=1, keepdims=True))
         return DecodedDense((log_probs - total).astype(np.float32), self.num_classes)
 
     def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
-        """Return why stored rows cannot be decoded: any numbers can."""
+        """Return None: any stored numbers can be decoded."""
 
     def consistent(
         self,
@@ -84,7 +86,7 @@ class DenseEncoding:
         if self.values == "float16":
             return whole_rows(float16_within(arrays["logp"], low_NC, high_NC, most=0.0))
         low_NC, high_NC = (np.clip(bound_NC, -65504.0, 0.0) for bound_NC in (low_NC, high_NC))
-        # the levels are relative to the stored range, so that is used as it is once it may be right
+        # levels are relative to the stored range, which is compared on its own
         range_N2, levels_NC = arrays["logp_range"], arrays["logp"]
         ranged_N2 = between(_range_of(low_NC), range_N2, _range_of(high_NC))
         least_NC, most_NC = (_levels_of(bound_NC, range_N2) for bound_NC in (low_NC, high_NC))
@@ -102,7 +104,7 @@ def _range_of(clipped_NC: NDArray[np.float64]) -> NDArray[np.float16]:
 
 
 def _levels_of(clipped_NC: NDArray[np.float64], range_N2: NDArray[np.float16]) -> NDArray[np.uint8]:
-    """Return where each number is between the ends of a range, 0 to 255; 0 for an empty range."""
+    """Return the level of each number in a range, 0 to 255; 0 for an empty range."""
     low_N1, high_N1 = np.split(range_N2.astype(np.float64), 2, axis=1)
     span_N1 = high_N1 - low_N1
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -114,6 +116,7 @@ def _round_down(values: NDArray[np.float64]) -> NDArray[np.float16]:
     """Return the largest float16 that is not above each value."""
     near = values.astype(np.float16)
     lower: NDArray[np.float16] = np.nextafter(near, np.float16(-65504.0))
+    # compared in float64, in which every float16 is exact
     return np.where(near.astype(np.float64) > values, lower, near)
 
 

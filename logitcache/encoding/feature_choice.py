@@ -14,19 +14,19 @@ __all__ = ["FeatureConfig", "feature_encoding"]
 
 
 class FeatureConfig(Config):
-    """What is kept of a tap.
+    """Encoding of a tap.
 
     Attributes:
-        values: ``float16``; ``bfloat16`` for a larger range; ``int8`` with a scale each.
-        scale: Of int8: one for every ``token`` (position of a map) or every ``channel`` of a row.
+        values: ``float16``; ``bfloat16`` for a larger range; ``int8`` with scales.
+        scale: Scales of int8: one for every ``token`` (position of a map) or every ``channel``.
         reduce: ``mean`` over positions, ``energy`` (mean square over channels), or ``none``.
         standardize: Whether each channel of a map gets mean 0 and standard deviation 1 over its
             positions (NFD).
         pool: Side of the grid to which maps, or patch tokens, are averaged.
-        tokens: Number of positions that are kept, drawn for every image and view.
-        prefix: Whether class token and registers are kept too.
-        principal: How many principal directions of the channels are kept, fitted on a sample.
-        views: How many of the teacher's views are kept, the first ones; all by default.
+        tokens: Number of positions that are stored, drawn for every image and view.
+        prefix: Whether class token and registers are stored as well.
+        principal: Number of principal directions of the channels to store, fitted on a sample.
+        views: Number of the teacher's views to store, the first ones; all by default.
     """
 
     values: Values = "float16"
@@ -43,11 +43,17 @@ class FeatureConfig(Config):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.reduce != "none" and self.tokens is not None:
-            raise ValueError(f"reduce {self.reduce} leaves no tokens to choose from: drop one")
+            raise ValueError(
+                f"reduce={self.reduce} leaves no tokens to select: set reduce or tokens"
+            )
         if self.reduce == "mean" and (self.pool is not None or self.standardize):
-            raise ValueError("reduce mean leaves nothing to pool or standardize: drop one")
+            raise ValueError(
+                "reduce=mean leaves no positions for pool or standardize: set one of them"
+            )
         if self.principal is not None and (self.reduce == "energy" or self.standardize):
-            raise ValueError("principal directions are of channels as they are: drop one")
+            raise ValueError(
+                "principal cannot be combined with reduce=energy or standardize: set one"
+            )
         return self
 
 
@@ -60,21 +66,21 @@ def feature_encoding(
     prefix_tokens: int,
     where: str,
 ) -> FeatureEncoding:
-    """Return how a tap is stored, before a sample has been looked at.
+    """Return the encoding of a tap, without what is fitted on a sample.
 
     Args:
-        config: What is requested.
-        layout: Of the tap.
-        shape: Of one of its rows.
-        grid: Side of the square of its positions, if they are one.
-        prefix_tokens: Its leading tokens that are no patches.
-        where: Which tap, for messages.
+        config: Requested encoding.
+        layout: Layout of the tap.
+        shape: Shape of one of its rows.
+        grid: Side of the square grid of its positions; None if they do not form one.
+        prefix_tokens: Number of its leading tokens that are not patches.
+        where: The tap, for error messages.
 
     Raises:
-        UsageError: This tap has not what is requested.
+        UsageError: The tap does not support what is requested.
     """
     rows = _Rows(layout, shape, grid, prefix_tokens)
-    _check_asked(config, rows, where)
+    _check_supported(config, rows, where)
     rows = _subsampled(config, _reduced(config, rows), where)
     return FeatureEncoding(
         layout=rows.layout,
@@ -91,7 +97,7 @@ def feature_encoding(
 
 
 class _Rows(NamedTuple):
-    """What rows look like between two reductions."""
+    """Layout and shape of rows between two reductions."""
 
     layout: Layout
     shape: tuple[int, ...]
@@ -105,7 +111,7 @@ class _Rows(NamedTuple):
 
 
 def _reduced(config: FeatureConfig, rows: _Rows) -> _Rows:
-    """Follow ``reduce``, ``prefix`` and ``pool``."""
+    """Return the rows after ``reduce``, ``prefix`` and ``pool``."""
     if rows.layout == "vector":
         return rows
     if config.reduce == "mean":
@@ -123,13 +129,13 @@ def _reduced(config: FeatureConfig, rows: _Rows) -> _Rows:
 
 
 def _subsampled(config: FeatureConfig, rows: _Rows, where: str) -> _Rows:
-    """Follow ``tokens``."""
+    """Return the rows after ``tokens``."""
     if config.tokens is None:
         return rows
     assert rows.grid is not None  # checked
     if config.tokens > rows.grid**2:
         raise UsageError(
-            "more tokens than there are",
+            "more tokens are requested than the tap has positions",
             where=where,
             expected=f"at most {rows.grid**2}",
             got=config.tokens,
@@ -140,7 +146,7 @@ def _subsampled(config: FeatureConfig, rows: _Rows, where: str) -> _Rows:
 
 
 def _projected(config: FeatureConfig, rows: _Rows) -> tuple[int, ...]:
-    """Follow ``principal``."""
+    """Return the shape after ``principal``."""
     if config.principal is None:
         return rows.shape
     if rows.layout == "NCHW":
@@ -148,33 +154,36 @@ def _projected(config: FeatureConfig, rows: _Rows) -> tuple[int, ...]:
     return (*rows.shape[:-1], config.principal)
 
 
-def _check_asked(config: FeatureConfig, rows: _Rows, where: str) -> None:
-    """Refuse what a tap of this layout has not."""
-    asked = {
+def _check_supported(config: FeatureConfig, rows: _Rows, where: str) -> None:
+    """Refuse settings that a tap of this layout does not support."""
+    settings = {
         "reduce": config.reduce != "none",
         "pool": config.pool is not None,
         "tokens": config.tokens is not None,
         "standardize": config.standardize,
         "scale channel": config.values == "int8" and config.scale == "channel",
     }
-    wanted = [name for name, wanted in asked.items() if wanted]
-    if rows.layout == "vector" and wanted:
-        raise UsageError(f"this tap is a vector: no {', '.join(wanted)}", where=where)
+    used = ", ".join(name for name, is_set in settings.items() if is_set)
+    if rows.layout == "vector" and used:
+        what = f"the output of this tap is a vector, which does not support {used}"
+        raise UsageError(what, where=where)
     if config.standardize and rows.layout != "NCHW":
-        raise UsageError("standardize is for maps; this tap has tokens", where=where)
+        what = "standardize requires a feature map, and the output of this tap are tokens"
+        raise UsageError(what, where=where)
     square = config.pool is not None or config.reduce == "energy" or config.tokens is not None
     if square and rows.layout != "vector" and rows.grid is None:
-        raise UsageError("the positions of this tap are no square", where=where)
+        what = "pool, tokens and reduce=energy require positions that form a square grid"
+        raise UsageError(what, where=where, got=f"rows of shape {rows.shape}")
     if config.pool is not None and rows.grid is not None and config.pool > rows.grid:
         raise UsageError(
-            "pooling to more positions than there are",
+            "pool is larger than the grid of positions of this tap",
             where=where,
             expected=f"at most {rows.grid}",
             got=config.pool,
         )
     if config.principal is not None and config.principal >= rows.channels:
         raise UsageError(
-            "as many principal directions as channels",
+            "principal is not smaller than the number of channels of this tap",
             where=where,
             expected=f"fewer than {rows.channels}",
             got=config.principal,

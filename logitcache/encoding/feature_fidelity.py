@@ -1,8 +1,8 @@
 """Losses of encoded feature maps, measured on rows whose exact values are available.
 
-Reduction is what a choice of fewer numbers leaves out (principal directions, put back into all
-channels); coding is what rounding adds. Where rows are reduced on purpose, because a loss needs
-the reduced ones, those are the exact ones. Everything is a sum over rows, as in ``fidelity.py``.
+Reduction is the loss by storing fewer numbers (principal directions, projected back to all
+channels); coding is the further loss by rounding. Where a training loss needs the reduced rows,
+those count as the exact ones. Everything is a sum over rows, as in ``fidelity.py``.
 
 Shapes: N rows.
 """
@@ -27,15 +27,15 @@ _STUDENT = 0.6  # the student that gradients are measured at: the teacher's feat
 
 @dataclass(frozen=True)
 class FeatureFidelity:
-    """How well stored features stand for a teacher's.
+    """Measured encoding loss of features.
 
     Attributes:
-        rows: How many rows it was measured on.
-        reduction: Norm of what reducing changed over the norm of the features, all rows together;
-            None where the features before it were not available.
-        coding: Norm of what coding changed over the same.
-        error: Norm of what both changed over the same.
-        cosine: Between stored and exact row, mean over rows; 1 between two rows of zeros.
+        rows: Number of rows that it was measured on.
+        reduction: Relative error by reduction, in the norm over all rows; None where the features
+            before it were not available.
+        coding: Relative error by coding.
+        error: Relative error by both.
+        cosine: Cosine of stored and exact row, mean over rows; 1 between two rows of zeros.
         gradient: Norm of the error of the gradient of a squared distance over the norm of that
             gradient, for a student whose features are 0.6 of the teacher's.
     """
@@ -57,18 +57,18 @@ def row_feature_losses(
     stored_N: NDArray[np.floating],
     reduced_N: NDArray[np.floating] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Return what each row loses.
+    """Return the encoding loss of each row.
 
     Args:
-        exact_N: (N, ...) as the teacher has them.
-        stored_N: (N, ...) reduced, coded, decoded, and put back into the shape of the exact ones.
-        reduced_N: (N, ...) reduced and put back; None where the exact ones are reduced already and
-            what that changed is not known.
+        exact_N: Exact features (N, ...).
+        stored_N: Features after reduction, coding and decoding, in the shape of the exact ones.
+        reduced_N: Features after reduction, in that shape; None where the exact ones are reduced
+            already and the loss of that is not known.
 
     Returns:
         (N,) by name: ``rows`` (ones), ``cosine``, and squared norms: ``energy2`` of the exact row,
-        ``reduced2``, ``coded2`` and ``error2`` of what
-        reducing, coding and both changed, ``gradient2`` of the gradient.
+        ``reduced2``, ``coded2`` and ``error2`` of the errors by reduction, coding and both, and
+        ``gradient2`` of the gradient.
 
     To be summed by :func:`logitcache.encoding.fidelity.add_up`.
     """
@@ -90,7 +90,7 @@ def row_feature_losses(
 
 
 def feature_fidelity_of(sums: Mapping[str, float]) -> FeatureFidelity:
-    """Return what sums over at least one row come to."""
+    """Return the measurement from sums over at least one row."""
 
     def relative(changed: str, whole: str = "energy2") -> float:
         return math.sqrt(sums[changed] / sums[whole]) if sums[whole] else 0.0

@@ -1,8 +1,8 @@
 """Error propagation through the reductions of features.
 
-Two forwards of the same images differ a little in every activation, relative to what the activation
-was summed from. What is stored of a tap may have been averaged, standardized or projected since,
-which makes that difference smaller or, where a channel is nearly flat, much larger.
+Two forward passes of the same images differ slightly in every activation, relative to the terms
+that were summed. The stored features may be averaged, standardized or projected, which makes the
+difference smaller or, where a channel is nearly constant, much larger.
 
 Shapes: N rows, D channels, H and W height and width.
 """
@@ -31,10 +31,10 @@ _FLAT = np.float32(1e-6)  # added to the standard deviation of a channel, see do
 
 
 def magnitudes(values_N: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what the noise of each activation (N, ...) is relative to.
+    """Return the size that the noise of each activation (N, ...) is relative to.
 
-    That is its own size, plus the root mean square of its row: an activation near zero is the sum
-    of larger terms that cancel, and keeps their rounding errors.
+    It is the absolute value plus the root mean square of the row: an activation near zero is the
+    sum of larger terms that cancel, and has their rounding errors.
     """
     axes = tuple(range(1, values_N.ndim))
     row_rms = np.sqrt(np.square(values_N).mean(axis=axes, keepdims=True))
@@ -58,13 +58,13 @@ def reduced_noise(
     encoding: FeatureEncoding,
     reduce: Reduce,
 ) -> NDArray[np.float32]:
-    """Return how far each stored number may be off.
+    """Return the largest error of each stored number.
 
     Args:
-        values_N: The tap as the network gives it, (N, ...).
+        values_N: Output of the tap before any reduction, (N, ...).
         relative_N: Largest relative difference of an activation of each row.
-        encoding: What is stored of it.
-        reduce: Applies the reductions of an encoding to rows of this tap.
+        encoding: Encoding of the tap.
+        reduce: Function that applies the reductions of an encoding to rows of this tap.
 
     Returns:
         float32 (N, ...), of the shape of the stored rows.
@@ -76,12 +76,12 @@ def reduced_noise(
         values_N, noise = _standardized(values_N, noise)
         plain = replace(encoding, standardized=False)
     if encoding.reduction == "energy":
-        # the mean of squares moves most where every number moves away from zero
+        # the mean of squares changes most where every number moves away from zero
         return reduce(np.abs(values_N) + noise, plain) - reduce(values_N, plain)
     if encoding.principal is None:
-        return reduce(noise, plain)  # a mean moves by no more than the mean of the moves
-    # Along a direction the noise of the channels adds up as independent noise does. What is common
-    # to the channels changes a coordinate in proportion, as a larger or smaller activation would.
+        return reduce(noise, plain)  # a mean changes by no more than the mean of the changes
+    # Along a direction, independent noise of the channels adds up by its variance. Noise that is
+    # common to the channels scales a coordinate, as a larger or smaller activation would.
     weights = np.square(encoding.principal.basis)
     squared = Principal(np.zeros_like(encoding.principal.mean), weights)
     variance = reduce(np.square(noise), replace(plain, principal=squared))
@@ -94,9 +94,9 @@ def reduced_noise(
 def _standardized(
     maps_NDHW: NDArray[np.float32], noise_NDHW: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return maps with mean 0 and standard deviation 1 in each channel, and how far they are off.
+    """Return maps with mean 0 and standard deviation 1 in each channel, and their largest errors.
 
-    Mean and standard deviation move too. A channel that is flat but for noise can become anything.
+    Mean and standard deviation have errors, too: a channel of nothing but noise can become any.
     """
     positions = (2, 3)
     mean = maps_NDHW.mean(axis=positions, keepdims=True)

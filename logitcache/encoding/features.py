@@ -1,7 +1,7 @@
 """Encoding of feature maps: reduction, then quantization.
 
-:class:`FeatureEncoding` has all that reading needs; ``feature_choice.py`` makes it from what a user
-configures. Reductions happen where the tap is caught (``teachers/reduce.py``), coding here.
+:class:`FeatureEncoding` has all that reading needs; ``feature_choice.py`` creates it from a
+configuration. Reductions run where the output is captured (``teachers/reduce.py``), coding here.
 
 Shapes: N rows, D channels, L tokens, P positions of patches.
 """
@@ -39,22 +39,22 @@ _BFLOAT16_NAN = 0x7FC0
 
 @dataclass(frozen=True)
 class FeatureEncoding:
-    """How one tap is stored.
+    """Encoding of one tap.
 
     Attributes:
-        layout: Of the stored rows.
-        shape: Of one stored row: (D, H, W), (L, D) or (D,).
-        values: What a number is stored as.
-        scale_axes: Of int8: the axes that share one scale, ``channels`` (a scale for each position)
-            or ``positions`` (one for each channel).
-        grid: Side of the square of positions that rows are of, before some were dropped.
-        prefix_tokens: Leading tokens of stored rows that are no patches.
-        kept: How many patch tokens are stored, drawn for each row; None for all.
-        reduction: What was done to the tap first.
+        layout: Layout of the stored rows.
+        shape: Shape of one stored row: (D, H, W), (L, D) or (D,).
+        values: Data type of the stored numbers.
+        scale_axes: Axes that share a scale of int8: ``channels`` (a scale for each position) or
+            ``positions`` (one for each channel).
+        grid: Side of the square grid of positions, before some were dropped.
+        prefix_tokens: Number of leading tokens of stored rows that are not patches.
+        kept: Number of patch tokens that are stored, drawn for each row; None for all.
+        reduction: Reduction of the output of the tap.
         standardized: Whether channels have mean 0 and standard deviation 1 over the positions.
         pool: Side of the grid that positions were averaged to; None if they were not.
-        principal: Directions along which channels are stored; None for the tap's own.
-        sparse: Whether most numbers are zero, so that compressing pays.
+        principal: Directions along which channels are stored; None for the channels themselves.
+        sparse: Whether most numbers are zero, so that they are compressed.
     """
 
     layout: Layout
@@ -72,15 +72,13 @@ class FeatureEncoding:
 
     @property
     def patches(self) -> int:
-        """Positions that rows are of, before some were dropped: P."""
+        """Number of positions, before some were dropped: P."""
         if self.grid is not None:
             return self.grid**2
         if self.layout == "vector":
             return 1
-        return self.shape[1] * self.shape[2] if self.layout == "NCHW" else self._patch_tokens
-
-    @property
-    def _patch_tokens(self) -> int:
+        if self.layout == "NCHW":
+            return self.shape[1] * self.shape[2]
         return self.shape[0] - self.prefix_tokens
 
     def specs(self) -> dict[str, ArraySpec]:
@@ -91,7 +89,9 @@ class FeatureEncoding:
             "int8": ("int8", 0),
         }[self.values]
         row_bytes = int(np.prod(self.shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        inner = _inner_rows(row_bytes)
+        # about a megabyte, a power of two from 4 to 4096 rows
+        inner = 1 << max(0, (_INNER_BYTES // max(1, row_bytes)).bit_length() - 1)
+        inner = min(max(inner, _FEWEST_INNER), _MOST_INNER)
         codec: Literal["shuffled", "raw"] = "shuffled" if self.sparse else "raw"
         specs = {"values": ArraySpec(self.shape, dtype, fill, codec, inner)}
         if self.values == "int8":
@@ -112,17 +112,22 @@ class FeatureEncoding:
         return channels if self.scale_axes == "channels" else positions
 
     def encode(self, values_N: NDArray[np.float32]) -> Encoded:
-        """Code rows (N, ...).
+        """Encode rows (N, ...).
 
         Raises:
-            FeatureOverflow: A number is too large for what it shall be stored as.
+            FeatureOverflow: A number is too large for the data type.
         """
         if self.values == "float16":
-            return {"values": _float16(values_N, "a number")}
+            with np.errstate(over="ignore"):
+                stored = values_N.astype(np.float16)
+            return {"values": _checked(stored, values_N, "a feature")}
         if self.values == "bfloat16":
             return {"values": _bfloat16(values_N)}
-        peak = np.abs(values_N).max(axis=self._shared, keepdims=True)
-        scale = _float16_above(peak / np.float32(127))
+        exact = np.abs(values_N).max(axis=self._shared, keepdims=True) / np.float32(127)
+        with np.errstate(over="ignore"):
+            # rounded up, so that no level is beyond 127; 1 for zeros, which any scale would fit
+            scale = np.where(exact == 0, np.float16(1), _rounded_up(exact))
+        scale = _checked(scale, exact, "the scale of features")
         levels = np.rint(values_N / scale.astype(np.float32))
         return {
             "values": np.clip(levels, -127, 127).astype(np.int8),
@@ -130,17 +135,18 @@ class FeatureEncoding:
         }
 
     def decode(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Read rows back: float32 (N, ...)."""
+        """Decode rows: float32 (N, ...)."""
         stored = arrays["values"]
         if self.values == "bfloat16":
             return _from_bfloat16(stored)
         values: NDArray[np.float32] = stored.astype(np.float32)
         if self.values == "int8":
+            # in place, since astype has made a copy
             values *= np.expand_dims(arrays["scale"].astype(np.float32), self._shared)
         return values
 
     def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
-        """Return why stored rows cannot be decoded: any numbers can."""
+        """Return None: any stored numbers can be decoded."""
 
     def consistent(
         self,
@@ -157,7 +163,7 @@ class FeatureEncoding:
         """
         stored = arrays["values"]
         low, high = values_N - eps_N, values_N + eps_N
-        with np.errstate(over="ignore"):  # a bound may be beyond what can be stored
+        with np.errstate(over="ignore"):  # a bound may be beyond the range of float16
             if self.values == "float16":
                 within = between(low.astype(np.float16), stored, high.astype(np.float16))
                 return whole_rows(within & np.isfinite(stored))
@@ -174,7 +180,7 @@ class FeatureEncoding:
     def _scale_within(
         self, scale: NDArray[Any], values_N: NDArray[np.float32], eps_N: NDArray[np.float32]
     ) -> NDArray[np.bool_]:
-        """Return in which rows every scale may be that of numbers within eps."""
+        """Return in which rows every scale may be that of features within eps."""
         size = np.abs(values_N)
         smallest = np.maximum(size - eps_N, 0).max(axis=self._shared) / np.float32(127)
         largest = (size + eps_N).max(axis=self._shared) / np.float32(127)
@@ -226,21 +232,21 @@ class _Stored(BaseModel):
         axes = {"NCHW": 3, "NLC": 2, "vector": 1}[self.layout]
         numbers = int(np.prod(self.shape, dtype=np.int64))
         if len(self.shape) != axes or numbers > _MOST_NUMBERS:
-            raise ValueError(f"a row of shape {self.shape} cannot be {self.layout}")
+            raise ValueError(f"shape {self.shape} is not possible for layout {self.layout}")
         if self.layout == "NLC" and self.kept_tokens is not None:
             few = self.kept_tokens + self.prefix_tokens == self.shape[0]
             if self.grid is None or not few or self.kept_tokens > self.grid**2:
-                raise ValueError("kept_tokens fits neither shape nor grid")
+                raise ValueError("kept_tokens contradicts shape or grid")
         elif self.kept_tokens is not None:
-            raise ValueError(f"kept_tokens with {self.layout}")
+            raise ValueError(f"kept_tokens is not possible for layout {self.layout}")
         return self
 
 
 def parse_features(values: Mapping[str, Any], where: str) -> FeatureEncoding:
-    """Read an encoding out of a group's attributes.
+    """Parse the encoding in the attributes of a group.
 
     Raises:
-        CacheError: It is none that this version knows.
+        CacheError: This version does not know such an encoding.
     """
     try:
         stored = _Stored.model_validate(values)
@@ -250,7 +256,9 @@ def parse_features(values: Mapping[str, Any], where: str) -> FeatureEncoding:
         )
     except (ValidationError, ValueError, TypeError, KeyError) as error:
         detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise CacheError("an encoding that cannot be", where=where, got=detail[:200]) from None
+        raise CacheError(
+            "the encoding of a group is invalid", where=where, got=detail[:200]
+        ) from None
     return FeatureEncoding(
         layout=stored.layout,
         shape=tuple(stored.shape),
@@ -267,17 +275,6 @@ def parse_features(values: Mapping[str, Any], where: str) -> FeatureEncoding:
     )
 
 
-def _inner_rows(row_bytes: int) -> int:
-    """Return the rows of an inner chunk: about a megabyte, a power of two from 4 to 4096."""
-    rows = 1 << max(0, (_INNER_BYTES // max(1, row_bytes)).bit_length() - 1)
-    return min(max(rows, _FEWEST_INNER), _MOST_INNER)
-
-
-def _float16(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
-    with np.errstate(over="ignore"):
-        return _checked(values.astype(np.float16), values, what)
-
-
 def _checked(
     stored: NDArray[np.float16], values: NDArray[np.float32], what: str
 ) -> NDArray[np.float16]:
@@ -286,16 +283,9 @@ def _checked(
             f"{what} does not fit into float16",
             expected="at most 65504",
             got=float(np.abs(values).max()),
-            hint="store this tap as bfloat16",
+            hint="set values: bfloat16 for this tap, which has the range of float32",
         )
     return stored
-
-
-def _float16_above(scale: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return the smallest float16 that is not below each scale, 1 where it is zero."""
-    with np.errstate(over="ignore"):
-        rounded = _rounded_up(scale)
-    return _checked(np.where(scale == 0, np.float16(1), rounded), scale, "a scale")
 
 
 def _rounded_up(scale: NDArray[np.float32]) -> NDArray[np.float16]:
@@ -308,6 +298,7 @@ def _rounded_up(scale: NDArray[np.float32]) -> NDArray[np.float16]:
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Return the upper halves of float32, rounded half to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
+    # a carry into the exponent is correct: it rounds up to the next power of two
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (rounded >> np.uint32(16)).astype(np.uint16)
 

@@ -1,8 +1,8 @@
 """Losses of encoded logits, measured on rows whose dense outputs are available.
 
-Truncation is what the choice of K loses with exact numbers; coding is what rounding adds to it.
-Everything is a sum over rows, so parts that were measured apart can be added up: exactly, and so in
-any order to the same bits.
+Truncation is the loss by storing K classes with exact numbers; coding is the further loss by
+rounding. Everything is a sum over rows, so separate measurements can be added up: the sums are
+correctly rounded, so their bits do not depend on the order.
 Shapes: N rows, C classes; b = 1 / T.
 """
 
@@ -48,11 +48,11 @@ _STUDENT = 0.6  # the student that gradients are measured at: the teacher's logi
 
 @dataclass(frozen=True)
 class Loss:
-    """What is lost at one temperature.
+    """Encoding loss at one temperature.
 
     Attributes:
-        truncation: KL(teacher || its K classes and exact tail), nats, mean over rows.
-        coding: What rounding adds to that KL.
+        truncation: KL(teacher || its K classes and exact tail) in nats, mean over rows.
+        coding: Further KL divergence by rounding, in nats.
         gradient: Norm of the error of the loss's gradient over the norm of the gradient, for a
             student whose logits are 0.6 of the teacher's.
     """
@@ -64,12 +64,12 @@ class Loss:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How well targets stand for a teacher.
+    """Measured encoding loss of logits.
 
     Attributes:
-        rows: How many rows it was measured on.
-        top1: Share of rows whose most likely class is kept.
-        losses: By temperature.
+        rows: Number of rows that it was measured on.
+        top1: Share of rows whose most probable class is kept.
+        losses: Losses by temperature.
     """
 
     rows: int
@@ -77,7 +77,7 @@ class Fidelity:
     losses: dict[float, Loss]
 
     def kl(self, temperature: float) -> float:
-        """Return the whole KL at a temperature that was measured, in nats."""
+        """Return the total KL divergence at a measured temperature, in nats."""
         loss = self.losses[temperature]
         return loss.truncation + loss.coding
 
@@ -102,12 +102,12 @@ def measure_fidelity(
     log_probs_NC: NDArray[np.float64],
     temperatures: Sequence[float] = TEMPERATURES,
 ) -> Fidelity:
-    """Encode rows, read them back, and compare.
+    """Measure the loss of encoding and decoding rows.
 
     Args:
-        encoding: How they are stored.
+        encoding: The encoding.
         log_probs_NC: Exact log-probabilities.
-        temperatures: At which the distributions are compared.
+        temperatures: Temperatures at which the distributions are compared.
     """
     encoded = encoding.encode(log_probs_NC)
     return fidelity_of(add_up([row_losses(encoding, log_probs_NC, encoded, temperatures)]))
@@ -119,13 +119,13 @@ def row_losses(
     encoded: Encoded,
     temperatures: Sequence[float] = TEMPERATURES,
 ) -> dict[str, NDArray[np.float64]]:
-    """Return what each row loses; no row's numbers depend on the others.
+    """Return the encoding loss of each row, which does not depend on the other rows.
 
     Args:
-        encoding: How they are stored.
+        encoding: The encoding.
         log_probs_NC: Exact log-probabilities.
-        encoded: The same rows as they are stored.
-        temperatures: At which the distributions are compared.
+        encoded: The same rows, encoded.
+        temperatures: Temperatures at which the distributions are compared.
 
     Returns:
         (N,) by name: ``rows`` (ones), ``top1`` (1 where the top class is kept) and for each T
@@ -149,7 +149,7 @@ def add_up(parts: Iterable[Mapping[str, Any]]) -> RowSums:
 
 
 def fidelity_of(sums: Mapping[str, float]) -> Fidelity:
-    """Return what sums over at least one row come to."""
+    """Return the measurement from sums over at least one row."""
     rows = sums["rows"]
     losses = {}
     for name in sums:
@@ -171,7 +171,7 @@ def _part_losses(
     decoded: Decoded,
     temperatures: Sequence[float],
 ) -> dict[str, NDArray[np.float64]]:
-    """Return the losses of a few rows, since each temperature makes several (N, C)."""
+    """Return the losses of a few rows; each temperature takes several arrays (N, C)."""
     found = {
         "rows": np.ones(len(exact_NC)),
         "top1": (decoded.top_class() == exact_NC.argmax(1)).astype(np.float64),
@@ -179,8 +179,11 @@ def _part_losses(
     for temperature in temperatures:
         b = 1.0 / temperature
         stored_NC = decoded.dense_log_probs(b)
-        cut_NC = _cut(encoding, exact_NC, b)
         own_NC, student_NC = (at_temperature(exact_NC, share * b) for share in (1.0, _STUDENT))
+        cut_NC = own_NC  # a dense encoding leaves no class out
+        if isinstance(encoding, SparseEncoding):
+            present_NC = encoding.kept(exact_NC)
+            cut_NC = spread_tail(exact_NC, present_NC, log_masses(exact_NC, present_NC), b)
         compared = _compared(own_NC, cut_NC, stored_NC, student_NC)
         found |= {f"{name}@{temperature:g}": values for name, values in compared.items()}
     return found
@@ -192,7 +195,7 @@ def _compared(
     stored_NC: NDArray[np.float64],
     student_NC: NDArray[np.float64],
 ) -> dict[str, NDArray[np.float64]]:
-    """Return KL by truncation, whole KL, squared error and squared norm of the gradient."""
+    """Return KL by truncation, total KL, squared error and squared norm of the gradient."""
     p_NC = np.exp(exact_NC)
     return {
         "kl_truncated": (p_NC * (exact_NC - cut_NC)).sum(axis=1),
@@ -200,11 +203,3 @@ def _compared(
         "error2": ((np.exp(stored_NC) - p_NC) ** 2).sum(axis=1),
         "gradient2": ((np.exp(student_NC) - p_NC) ** 2).sum(axis=1),
     }
-
-
-def _cut(encoding: Encoding, exact_NC: NDArray[np.float64], b: float) -> NDArray[np.float64]:
-    """Return what the K classes and an exact tail say at a temperature."""
-    if not isinstance(encoding, SparseEncoding):
-        return at_temperature(exact_NC, b)
-    present_NC = encoding.kept(exact_NC)
-    return spread_tail(exact_NC, present_NC, log_masses(exact_NC, present_NC), b)

@@ -2,7 +2,7 @@
 
 Every code of a cache is a monotone function of the number it stands for. So the numbers within eps
 of a recomputed one have the codes between those of its lower and upper bound, and a stored code
-outside of them was made of something else. Each encoding checks its own arrays with these.
+outside of them is that of another number. Each encoding checks its own arrays in this way.
 
 Shapes: N rows, C classes.
 """
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 ROUNDING = 1e-9
-"""Added to every eps, in nats: what float64 rounds in sums that were not added in this order."""
+"""Added to every eps, in nats: rounding error of float64 sums in another order."""
 
 _LOWEST, _HIGHEST = -65504.0, 65504.0
 
@@ -46,13 +46,13 @@ def float16_within(
     *,
     most: float = _HIGHEST,
 ) -> NDArray[np.bool_]:
-    """Return which float16 numbers are roundings of a number in an interval; NaN is of none.
+    """Return which float16 numbers are roundings of a number in an interval; NaN never is.
 
     Args:
-        stored: As they are stored, clipped to the finite range before they were rounded.
+        stored: Stored numbers, which were clipped to the finite range before they were rounded.
         low: Lower bounds, of the same shape.
         high: Upper bounds, of the same shape.
-        most: The largest number that is stored.
+        most: Largest number before rounding.
     """
     least = np.clip(low, _LOWEST, most).astype(np.float16)
     largest = np.clip(high, _LOWEST, most).astype(np.float16)
@@ -82,6 +82,6 @@ def label_consistent(
 
 
 def whole_rows(within_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which rows (N, ...) hold everywhere, bool (N,)."""
+    """Return which rows (N, ...) are True everywhere, bool (N,)."""
     whole_N: NDArray[np.bool_] = np.all(within_N.reshape(len(within_N), -1), axis=1)
     return whole_N

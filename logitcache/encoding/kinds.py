@@ -42,7 +42,7 @@ ENCODINGS: dict[str, Callable[[Mapping[str, Any], int], Encoding | None]] = {
 
 
 def parse_encoding(values: Mapping[str, Any], num_classes: int, where: str) -> Encoding:
-    """Read an encoding out of a group's attributes.
+    """Parse the encoding in the attributes of a group.
 
     Raises:
         CacheError: The kind is unknown to this version, or its parameters do not fit.
@@ -51,9 +51,14 @@ def parse_encoding(values: Mapping[str, Any], num_classes: int, where: str) -> E
     if not isinstance(kind, str) or kind not in ENCODINGS:
         expected = " or ".join(sorted(ENCODINGS, reverse=True))
         raise CacheError(
-            "unknown encoding", where=where, expected=expected, got=kind, hint="update"
+            "the encoding of a group is unknown to this version of logitcache",
+            where=where,
+            expected=expected,
+            got=kind,
+            hint="install a newer version: pip install --upgrade logitcache",
         )
     encoding = ENCODINGS[kind](values, num_classes)
     if encoding is None:
-        raise CacheError("an encoding that cannot be", where=where, got=str(dict(values))[:200])
+        what = "the encoding of a group is invalid"
+        raise CacheError(what, where=where, got=str(dict(values))[:200])
     return encoding

@@ -26,7 +26,7 @@ def log_softmax(
 
 
 def non_finite_rows(rows_N: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return which of some rows (N, ...) hold a NaN or an infinity."""
+    """Return which rows (N, ...) contain NaN or infinity."""
     return np.flatnonzero(~np.isfinite(rows_N).all(axis=tuple(range(1, rows_N.ndim))))
 
 
@@ -34,7 +34,7 @@ def label_log_probs(
     log_probs_NC: NDArray[np.float64], labels_N: NDArray[np.int32]
 ) -> NDArray[np.float16]:
     """Return log p of each row's own label as float16, NaN for label -1."""
-    known = labels_N >= 0
+    known = labels_N >= 0  # -1 would select the last class
     chosen = log_probs_NC[np.arange(len(labels_N)), np.where(known, labels_N, 0)]
     clipped = np.clip(chosen, -65504.0, 0.0)
     return np.where(known, clipped, np.nan).astype(np.float16)

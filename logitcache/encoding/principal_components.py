@@ -1,7 +1,7 @@
 """Principal components of the channels of features.
 
-For a squared loss behind a linear projector the gradient inside the kept subspace is exact; what
-is outside it is lost.
+For a squared loss after a linear projector, the gradient inside of the kept subspace is exact, and
+the part outside of it is lost.
 
 Shapes: N rows, D channels, d directions.
 """
@@ -42,11 +42,12 @@ class Principal:
 
     @classmethod
     def fit(cls, rows_ND: NDArray[np.float64], count: int) -> Principal:
-        """Fit to a sample: the eigenvectors of its covariance with the largest eigenvalues."""
+        """Return the eigenvectors of the covariance of a sample with the largest eigenvalues."""
         mean = rows_ND.mean(axis=0)
-        centerd = rows_ND - mean
-        _, vectors = np.linalg.eigh(centerd.T @ centerd / len(rows_ND))
+        centered = rows_ND - mean
+        _, vectors = np.linalg.eigh(centered.T @ centered / len(rows_ND))
         basis = vectors[:, ::-1][:, :count]
+        # the sign of an eigenvector is arbitrary: its largest component becomes positive
         peak = basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])]
         return cls(mean.astype(np.float32), (basis * np.sign(peak)).astype(np.float32))
 
@@ -60,11 +61,11 @@ class Principal:
 
 
 def parse_principal(values: Mapping[str, Any], directions: int) -> Principal:
-    """Read directions out of a group's attributes.
+    """Parse the directions in the attributes of a group.
 
     Args:
-        values: As :meth:`Principal.to_json` writes them.
-        directions: How many there must be.
+        values: Values as of :meth:`Principal.to_json`.
+        directions: Required number of directions.
 
     Raises:
         ValueError: They are damaged, or of another shape.
@@ -72,5 +73,6 @@ def parse_principal(values: Mapping[str, Any], directions: int) -> Principal:
     mean = np.frombuffer(base64.b64decode(values["mean"], validate=True), "<f4")
     basis = np.frombuffer(base64.b64decode(values["basis"], validate=True), "<f4")
     if values["directions"] != directions or len(basis) != directions * len(mean):
-        raise ValueError("principal directions of another shape")
+        raise ValueError("the principal directions have another shape than the channels")
+    # copies, since arrays over bytes are read-only
     return Principal(mean.copy(), basis.reshape(len(mean), directions).copy())

@@ -1,4 +1,4 @@
-"""The sparse encoding: the K most likely classes, and two numbers for the rest.
+"""The sparse encoding: the K most probable classes, and two numbers for the rest.
 
 Shapes: N rows, C classes, K stored classes.
 """
@@ -6,7 +6,6 @@ Shapes: N rows, C classes, K stored classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -32,15 +31,15 @@ _NUMBERS_AT_ONCE = 2**16
 
 @dataclass(frozen=True)
 class SparseEncoding:
-    """How the top K of C classes become arrays.
+    """Encoding of the K most probable of C classes.
 
     Attributes:
         num_classes: C.
         top_k: K, 1 <= K < C.
         values: ``codes`` (one byte, p^(1/8)) or ``float16`` (log-probabilities).
         bits: Bits of a code, 4 to 8: 2^bits - 1 levels in a byte that compresses accordingly.
-        mass: Share of a row's mass that is enough: fewer than K classes are kept where they hold
-            it. None to keep K of every row.
+        mass: Share of the probability that is sufficient: fewer than K classes are kept where they
+            have it. None to keep K of every row.
     """
 
     num_classes: int
@@ -74,7 +73,7 @@ class SparseEncoding:
         return likeliest if self.mass is None else enough_mask(log_probs_NC, likeliest, self.mass)
 
     def encode(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
-        """Encode log-probabilities, a few rows at a time so that they stay in fast memory."""
+        """Encode log-probabilities, a few rows at a time so that they fit into the CPU cache."""
         rows = max(1, _NUMBERS_AT_ONCE // self.num_classes)
         parts = [
             self._encode_rows(log_probs_NC[start : start + rows])
@@ -99,15 +98,15 @@ class SparseEncoding:
         return arrays
 
     def _ids(self, present_NC: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the kept ids (N, K) ascending, and which entries are used; others trail."""
-        if self.mass is None:
+        """Return the kept ids (N, K) ascending, and which entries are used; others are last."""
+        if self.mass is None:  # exactly K in every row
             ids = np.nonzero(present_NC)[1].reshape(-1, self.top_k)
             return ids, np.ones_like(ids, dtype=np.bool_)
         ids = np.argsort(~present_NC, axis=1, kind="stable")[:, : self.top_k]
         return ids, np.take_along_axis(present_NC, ids, axis=1)
 
     def decode(self, arrays: Mapping[str, NDArray[Any]]) -> DecodedSparse:
-        """Read rows back; the present classes are scaled to what the tail leaves of one.
+        """Decode rows; the present classes are scaled so that they sum to one with the tail.
 
         Raises:
             CacheDamaged: A class id or a code is out of range.
@@ -116,7 +115,11 @@ class SparseEncoding:
         if fault is not None:
             raise CacheDamaged("stored targets cannot be decoded", got=fault)
         tail = arrays["tail"].astype(np.float32)
-        log_probs = self._unscaled(arrays)
+        if self.values == "codes":
+            log_probs = code_log_probs(self.levels)[arrays["codes"]]
+        else:
+            stored = arrays["logp_k"].astype(np.float64)
+            log_probs = np.where(np.isnan(stored), -np.inf, stored)
         present_mass = np.exp(log_probs).sum(axis=1, keepdims=True)
         tail_mass = np.exp(tail[:, :1].astype(np.float64))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -129,7 +132,7 @@ class SparseEncoding:
         )
 
     def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
-        """Return why stored rows cannot be decoded, None if they can.
+        """Return why stored rows cannot be decoded; None if they can.
 
         Args:
             arrays: Some of the arrays by name.
@@ -137,19 +140,12 @@ class SparseEncoding:
         if "class_ids" in arrays:
             most = int(delta_decode(arrays["class_ids"]).max(initial=0))
             if most >= self.num_classes:
-                return f"class id {most} is out of range, there are {self.num_classes} classes"
+                return f"class id {most} is out of range for {self.num_classes} classes"
         if "codes" in arrays:
             most = int(arrays["codes"].max(initial=0))
             if most > self.levels:
-                return f"code {most} is out of range, the largest is {self.levels}"
+                return f"code {most} is out of range; the largest code is {self.levels}"
         return None
-
-    def _unscaled(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        if self.values == "codes":
-            out: NDArray[np.float64] = self._log_prob_table[arrays["codes"]]
-            return out
-        stored = arrays["logp_k"].astype(np.float64)
-        return np.where(np.isnan(stored), -np.inf, stored)
 
     def consistent(
         self,
@@ -164,8 +160,10 @@ class SparseEncoding:
             log_probs_NC: The recomputed log-probabilities.
             eps_N: Largest difference of a log-probability, in nats.
         """
+        # clipped to be indices; ids out of range fail in _well_formed
         ids_NK = np.minimum(delta_decode(arrays["class_ids"]), self.num_classes - 1)
-        used_NK = self._used(arrays)
+        codes = self.values == "codes"
+        used_NK: NDArray[np.bool_] = arrays["codes"] > 0 if codes else ~np.isnan(arrays["logp_k"])
         present_NC = np.zeros(log_probs_NC.shape, dtype=np.bool_)
         row, entry = np.nonzero(used_NK)
         present_NC[row, ids_NK[row, entry]] = True
@@ -184,15 +182,10 @@ class SparseEncoding:
         consistent_N: NDArray[np.bool_] = np.logical_and.reduce(parts)
         return consistent_N
 
-    def _used(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        codes = self.values == "codes"
-        used_NK: NDArray[np.bool_] = arrays["codes"] > 0 if codes else ~np.isnan(arrays["logp_k"])
-        return used_NK
-
     def _well_formed(
         self, arrays: Mapping[str, NDArray[Any]], used_NK: NDArray[np.bool_]
     ) -> NDArray[np.bool_]:
-        """Return in which rows ids ascend, entries that are not used trail, and none is missing."""
+        """Return in which rows ids ascend, unused entries are last, and no class is missing."""
         ids_NK = delta_decode(arrays["class_ids"])
         ascending = (np.diff(ids_NK, axis=1) > 0) | ~used_NK[:, 1:]
         known = (ids_NK < self.num_classes) | ~used_NK
@@ -207,7 +200,7 @@ class SparseEncoding:
         kept_NK: NDArray[np.float64],
         reach_N1: NDArray[np.float64],
     ) -> NDArray[np.bool_]:
-        """Return which stored numbers are roundings of one within reach."""
+        """Return which stored numbers are roundings of a number within reach."""
         low_NK, high_NK = kept_NK - reach_N1, kept_NK + reach_N1
         if self.values == "float16":
             return float16_within(arrays["logp_k"], low_NK, high_NK, most=0.0)
@@ -221,10 +214,10 @@ class SparseEncoding:
         present_NC: NDArray[np.bool_],
         reach_N: NDArray[np.float64],
     ) -> NDArray[np.bool_]:
-        """Return in which rows the stored classes may be the most likely, and as many as needed.
+        """Return in which rows the stored classes may be the most probable, and as many as needed.
 
-        Each of two classes moves by the reach, so their order may be another one up to twice it.
-        With ``mass``, bounds of the sums are used, so a few wrong choices may pass.
+        Two classes change by the reach each, so their order may change up to twice the reach.
+        With ``mass``, bounds of the sums are used, so a few wrong choices may be accepted.
         """
         least_N = np.where(present_NC, log_probs_NC, np.inf).min(axis=1)
         most_absent_N = np.where(present_NC, -np.inf, log_probs_NC).max(axis=1)
@@ -232,16 +225,12 @@ class SparseEncoding:
         if self.mass is None:
             return likeliest_N
         held_N = np.where(present_NC, np.exp(log_probs_NC), 0.0).sum(axis=1)
-        last_N = np.exp(least_N + 2 * reach_N)  # no more than this is the least likely one of them
+        last_N = np.exp(least_N + 2 * reach_N)  # upper bound of the least probable one of them
         needed_N = np.exp(-reach_N) * (held_N - last_N) < self.mass
         full_N = present_NC.sum(axis=1) == self.top_k
         enough_N = full_N | (np.exp(reach_N) * held_N >= self.mass)
         choosable_N: NDArray[np.bool_] = likeliest_N & needed_N & enough_N
         return choosable_N
-
-    @cached_property
-    def _log_prob_table(self) -> NDArray[np.float64]:
-        return code_log_probs(self.levels)
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as JSON values."""

@@ -25,6 +25,7 @@ from logitcache.config import Config
 from logitcache.errors import NetworkError, UsageError, nearest
 from logitcache.networks import civt, rednet
 from logitcache.networks.from_file import POSITIONS, network_from_file
+from logitcache.networks.weights_file import short_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,15 +55,15 @@ _RGB = 3
 
 
 class NetworkConfig(Config):
-    """Which network.
+    """Settings of a network.
 
     Attributes:
         model: A timm name (``resnet50``, ``rednet50``), ``local-dir:<folder>`` as timm exports it,
             or ``hf-hub:<repository>``.
         weights: A weights file (``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.ckpt``,
             recognized by its content); ``pretrained`` for the weights that timm publishes; or
-            nothing for randomly initialized weights. ``local-dir:`` and ``hf-hub:`` models come
-            with weights.
+            nothing for randomly initialized weights. ``local-dir:`` and ``hf-hub:`` models have
+            weights of their own.
         kwargs: Further arguments of the model, as for ``timm.create_model``.
         size: Side of the square input in pixels; the model's own by default.
     """
@@ -80,15 +81,15 @@ class NetworkConfig(Config):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network wants to be fed.
+    """Input of a network.
 
     Attributes:
         size: Side of the square input in pixels.
-        mean: Per channel, in units of [0, 1].
-        std: Per channel, in units of [0, 1].
-        interpolation: What it was trained with; views choose their own.
-        crop_pct: Share of the shorter side it was evaluated with.
-        crop_mode: How it was cropped then: ``center``, ``squash`` or ``border``.
+        mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel, for pixels in [0, 1].
+        interpolation: Interpolation of its training; views have their own.
+        crop_pct: Share of the shorter side in its evaluation.
+        crop_mode: Crop of its evaluation: ``center``, ``squash`` or ``border``.
     """
 
     size: int
@@ -109,16 +110,16 @@ def build_network(
     """Build a network in float32 on the CPU.
 
     Args:
-        config: Which one.
-        num_classes: Size of the classifier, as a student needs it: where the weights have another
-            number of classes, or none, the classifier is a fresh one. By default, as a teacher
-            needs it, the classifier is that of the weights, else what timm has.
-        untrained: Whether its weights are fresh ones, whatever is configured.
+        config: Settings.
+        num_classes: Number of classes of a student: where the weights have another number, or no
+            classifier, it is newly initialized. By default, for a teacher, the classifier is that
+            of the weights, or else timm's.
+        untrained: Whether to ignore the configured weights and initialize new ones.
 
     Raises:
-        UsageError: An unknown name, with the nearest known ones; an input that is not RGB; no
-            classes.
-        NetworkError: The weights do not fit, cannot be read, or cannot be fetched.
+        UsageError: The name is unknown (the message has the nearest known ones), the input is not
+            RGB, or there are no classes.
+        NetworkError: The weights do not fit, cannot be read, or cannot be downloaded.
     """
     if config.kwargs.get("in_chans") not in (None, _RGB):
         raise _not_rgb(config, config.kwargs["in_chans"])
@@ -131,28 +132,30 @@ def build_network(
 
 
 def input_spec(network: nn.Module, size: int | None = None) -> InputSpec:
-    """Return what a network wants to be fed.
+    """Return the input of a network.
 
     Args:
-        network: A network made by :func:`build_network`.
-        size: Side in pixels, for networks that take any.
+        network: A network of :func:`build_network`.
+        size: Side in pixels, for networks of any input size.
 
     Raises:
-        UsageError: The network takes one size only, and not this one.
+        UsageError: The network has another, fixed input size.
     """
     try:
         wanted = resolve_input_data_config(network, {"img_size": size} if size else {})
     except ValueError as error:
         raise UsageError(
-            "this network does not take images of this size",
+            "the network does not accept images of this size",
             got=str(error),
-            hint="leave size at the model's own, or build the model for another: "
+            hint="leave out size, or build the model for another one: "
             f"kwargs: {{img_size: {size}}}",
         ) from None
     _, height, width = wanted["input_size"]
     if height != width:
         raise UsageError(
-            "only square inputs are rendered", got=f"{height} x {width}", hint="set size"
+            "views are rendered as squares, but the input of the network is not square",
+            got=f"{height} x {width} pixels",
+            hint="set size",
         )
     return InputSpec(
         size=height,
@@ -165,7 +168,7 @@ def input_spec(network: nn.Module, size: int | None = None) -> InputSpec:
 
 
 def architecture(network: nn.Module, config: NetworkConfig) -> dict[str, Any]:
-    """Return the differences of networks whose weights have the same names and shapes."""
+    """Return the settings in which networks with equal names and shapes of weights may differ."""
     kwargs = dict(config.kwargs)
     if config.model.startswith(_LOCAL):
         exported = Path(config.model.removeprefix(_LOCAL)) / "config.json"
@@ -175,10 +178,10 @@ def architecture(network: nn.Module, config: NetworkConfig) -> dict[str, Any]:
 
 
 def is_own_model(architecture: str) -> bool:
-    """Return whether a model comes with this package, not with timm.
+    """Return whether a model is defined in this package instead of timm.
 
     Args:
-        architecture: Its name, as timm has registered it.
+        architecture: Its registered name.
     """
     return model_entrypoint(architecture).__module__.startswith("logitcache.")
 
@@ -190,7 +193,7 @@ def class_names_of(network: nn.Module) -> list[str] | None:
     own weights.
 
     Args:
-        network: A network made by :func:`build_network`.
+        network: A network of :func:`build_network`.
     """
     cfg: Any = network.pretrained_cfg
     classes = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
@@ -210,14 +213,14 @@ def class_names_of(network: nn.Module) -> list[str] | None:
 
 
 def size_is_known(network: nn.Module, config: NetworkConfig) -> bool:
-    """Return whether the size of a network's input is that of its weights, or of the user.
+    """Return whether the input size of a network is that of its weights, or set by the user.
 
-    A bare weights file does not keep the size that its network was trained with, unless it has a
-    position embedding; without one :func:`input_spec` returns the default of the model.
+    A weights file does not contain the input size of its training, unless it has a position
+    embedding; without one :func:`input_spec` returns the default of the model.
 
     Args:
-        network: A network made by :func:`build_network`.
-        config: What it was built from.
+        network: A network of :func:`build_network`.
+        config: Its settings.
     """
     by_user = config.size or config.kwargs.get("img_size")
     if by_user is not None or not _is_bare_file(config):
@@ -226,14 +229,14 @@ def size_is_known(network: nn.Module, config: NetworkConfig) -> bool:
 
 
 def size_is_default(network: nn.Module, config: NetworkConfig) -> bool:
-    """Return whether the size of a network's input is the default of its model.
+    """Return whether the input size of a network is the default of its model.
 
-    It is then neither that of its weights nor one that the user gives: the network has fresh
-    weights, or those of a bare file.
+    It is then neither that of its weights nor set by the user: the weights are newly initialized,
+    or from a file without the input size.
 
     Args:
-        network: A network made by :func:`build_network`.
-        config: What it was built from.
+        network: A network of :func:`build_network`.
+        config: Its settings.
     """
     if config.size or config.kwargs.get("img_size") is not None:
         return False
@@ -256,29 +259,29 @@ def check_model_name(model: str) -> None:
         raise UsageError(
             f"unknown model {model!r}",
             hint=f"{nearest(name, timm.list_models())} "
-            "(timm.list_models() has them all; folders are written local-dir:<folder>)",
+            "(timm.list_models() lists all of them; a folder is local-dir:<folder>)",
         )
 
 
 def _create(config: NetworkConfig, **kwargs: Any) -> nn.Module:
-    """Call timm, and explain its errors."""
+    """Create a network by timm, and convert its errors."""
     try:
         network: nn.Module = timm.create_model(config.model, **kwargs)
     except FileNotFoundError as error:
         if not config.model.startswith(_LOCAL):  # the hub's client reports that it is offline
             raise _unfetched(config, error) from error
         raise NetworkError(
-            "no exported network here",
+            "the folder contains no exported network",
             where=config.model,
             expected="a folder with config.json and model.safetensors",
             got=error,
-            hint="check the path; what logitcache trains is in the folder 'export' of its --out",
+            hint="check the path; logitcache train exports to the folder 'export' of its --out",
         ) from None
     except OSError as error:
         raise _unfetched(config, error) from error
     except (SafetensorError, UnpicklingError) as error:
         raise NetworkError(
-            "cannot read these weights", where=config.model, got=_short(error)
+            "the weights cannot be read", where=config.model, got=short_text(error)
         ) from error
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
         raise _unbuildable(config, error) from error
@@ -287,25 +290,25 @@ def _create(config: NetworkConfig, **kwargs: Any) -> nn.Module:
         if not kwargs.get("pretrained") or "loading state_dict" not in str(error):
             raise _unbuildable(config, error) from error
         raise NetworkError(
-            "the weights do not fit this model", where=config.model, got=_short(error)
+            "the weights do not fit the model", where=config.model, got=short_text(error)
         ) from error
     return network
 
 
 def _unbuildable(config: NetworkConfig, error: Exception) -> NetworkError:
     return NetworkError(
-        "timm cannot build this model",
+        "timm cannot build the model",
         where=config.model,
-        got=f"{config.kwargs}: {_short(error) or type(error).__name__}",
+        got=f"{config.kwargs}: {short_text(error) or type(error).__name__}",
         hint="check kwargs; a model of another package has to be imported first",
     )
 
 
 def _unfetched(config: NetworkConfig, error: OSError) -> NetworkError:
     return NetworkError(
-        "the weights cannot be fetched",
+        "the weights cannot be downloaded",
         where=config.model if config.weights is None else f"{config.model}@{config.weights}",
-        expected="a connection to the Hugging Face hub, or its weights in the hub's own cache",
+        expected="a connection to the Hugging Face Hub, or the weights in its local cache",
         got=str(error).partition("\n")[0],
         hint="give a weights file, as MODEL@FILE, or a folder, as local-dir:FOLDER",
     )
@@ -318,9 +321,9 @@ def _build(config: NetworkConfig, num_classes: int | None, *, untrained: bool) -
     if config.model.startswith((_LOCAL, HUB)):
         if config.weights not in (None, PRETRAINED):
             raise UsageError(
-                "an exported network brings its own weights",
+                "an exported network has weights of its own",
                 where=f"{config.model}@{config.weights}",
-                hint="leave the weights file out, or name the architecture in place of the folder",
+                hint="leave out the weights file, or give the architecture instead of the folder",
             )
         return _create(config, pretrained=not untrained, **kwargs)
     check_model_name(config.model)
@@ -332,7 +335,7 @@ def _build(config: NetworkConfig, num_classes: int | None, *, untrained: bool) -
         path = Path(config.weights).expanduser()
         create = partial(_create, config)
         network = network_from_file(path, config.model, config.kwargs, num_classes, create)
-    # The weights are not the ones that timm has for this name: nothing must be read off from them.
+    # these are not timm's weights of this name, so the metadata of those must not be used
     cfg: Any = network.pretrained_cfg
     for key in ("url", "hf_hub_id", "hf_hub_filename", "source", "tag", "label_names"):
         cfg.pop(key, None)
@@ -342,16 +345,16 @@ def _build(config: NetworkConfig, num_classes: int | None, *, untrained: bool) -
 def _check_classes(
     network: nn.Module, config: NetworkConfig, num_classes: int | None, *, trained: bool
 ) -> None:
-    """Refuse a network without the outputs that its use needs.
+    """Refuse a network without the required outputs.
 
     Raises:
-        UsageError: A teacher without classes, or with a classifier that is not of its weights; a
-            model that has no classifier of the size that is needed.
+        UsageError: The teacher has no classes, or a classifier that is not from its weights; or the
+            model has no classifier of the required size.
     """
     classes = getattr(network, "num_classes", 0)
     if num_classes is not None and classes != num_classes:
         raise UsageError(
-            "this model has no classifier of this size",
+            "the model has no classifier of the required size",
             where=config.model,
             expected=f"{num_classes} classes",
             got=classes,
@@ -360,9 +363,9 @@ def _check_classes(
         return
     if not classes:
         raise UsageError(
-            "this network has no classes, so it has no logits to cache",
+            "the network has no classes, so it has no logits to cache",
             where=config.model,
-            hint="leave num_classes: 0 out, or give weights that have a classifier",
+            hint="leave out num_classes: 0, or give weights with a classifier",
         )
     cfg: Any = network.pretrained_cfg
     if trained and not _is_bare_file(config) and classes != cfg.get("num_classes", classes):
@@ -371,7 +374,7 @@ def _check_classes(
             where=config.model,
             expected=cfg["num_classes"],
             got=classes,
-            hint="leave num_classes out: a teacher needs the classifier that it was trained with",
+            hint="leave out num_classes: a teacher needs the classifier that it was trained with",
         )
 
 
@@ -390,14 +393,9 @@ def _are_from_timm(cfg: dict[str, Any]) -> bool:
 
 def _not_rgb(config: NetworkConfig, channels: object) -> UsageError:
     return UsageError(
-        "only RGB images are rendered",
+        "views are RGB images, but the input of the network is not",
         where=config.model,
-        expected="a network whose input has 3 channels",
-        got=channels,
-        hint="leave in_chans out",
+        expected="a network with 3 input channels",
+        got=f"{channels} input channels",
+        hint="leave out in_chans",
     )
-
-
-def _short(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[:3])[:300]

@@ -7,7 +7,7 @@ RedNet; each has stride 2 and is followed by patches of half the size. Tokens ar
 and the mean of each stem's patches, patches the sum over stems. Without stems tokens are learned,
 as in DeiT.
 
-Every token has a linear head, ``heads.cls`` and ``heads.<name>``, which objectives ask by these
+Every token has a linear head, ``heads.cls`` and ``heads.<name>``, which objectives use by these
 names; the output is the mean of all heads.
 
 Shapes: B batch, S stems, N patches, D channels, C classes.
@@ -60,7 +60,8 @@ class Stems(nn.Module):
         super().__init__()
         if patch_size % 2 or img_size % patch_size:
             raise ValueError(
-                f"stems halve the image: patches of {patch_size} are odd or do not fill {img_size}"
+                f"stems need an even patch size that divides the image size {img_size}, "
+                f"not {patch_size}"
             )
         half = patch_size // 2
         self.stems = nn.ModuleList(_stem(kind, in_chans, width) for kind in kinds)
@@ -105,7 +106,7 @@ class CivT(VisionTransformer):
     ) -> None:
         if stems and len(stems) != len(heads):
             raise ValueError(
-                f"{len(heads)} heads and {len(stems)} stems: give one for each, or none"
+                f"{len(heads)} heads and {len(stems)} stems: expected a stem for each head, or none"
             )
         super().__init__(
             img_size=img_size,
@@ -135,7 +136,7 @@ class CivT(VisionTransformer):
         return tuple(self.heads.values())
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the heads by fresh ones for ``num_classes`` classes."""
+        """Replace the heads by new ones for ``num_classes`` classes."""
         del global_pool
         self.num_classes = num_classes
         self.heads = nn.ModuleDict({name: self._fresh(num_classes) for name in self.head_names})
@@ -179,7 +180,7 @@ def _stem(kind: str, in_chans: int, width: int) -> nn.Module:
         "involution": lambda: rednet_stem(in_chans, width, kernel_size=3, stride=2),
     }
     if kind not in stems:
-        raise ValueError(f"a stem is one of {', '.join(stems)}, not {kind!r}")
+        raise ValueError(f"unknown kind of stem {kind!r}: expected {' or '.join(stems)}")
     return stems[kind]()
 
 

@@ -10,10 +10,10 @@ __all__ = ["resolve_device"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that a name means; ``auto`` takes an accelerator if there is one.
+    """Return the device of a name; ``auto`` is an accelerator if there is one, else the CPU.
 
     Raises:
-        UsageError: There is no such device here.
+        UsageError: This machine has no such device.
     """
     if name != "auto":
         return _usable(name)
@@ -24,15 +24,16 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _usable(name: str) -> torch.device:
-    """Return a device on which a tensor can be made."""
+    """Return a device on which a tensor can be created."""
     try:
         device = torch.device(name)
+        # torch.device accepts the names of devices that do not exist
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # unknown or absent; built without support
         raise UsageError(
-            "this device cannot be used",
+            "the device cannot be used",
             where="device",
             got=f"{name}: {str(error).partition(chr(10))[0]}",
-            hint="auto takes an accelerator if there is one, else the processor",
+            hint="auto selects an accelerator if there is one, else the CPU",
         ) from None
     return device

@@ -1,7 +1,7 @@
 """Networks built from a weights file.
 
-Arguments of the model that follow from the shapes in the file are taken from it: the number of
-classes, the image size of a vision transformer, and those that the model's own module can infer.
+Arguments of the model are inferred from the shapes in the file where possible: the number of
+classes, the image size of a vision transformer, and those that the module of the model can infer.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ def network_from_file(
     num_classes: int | None,
     create: Callable[..., nn.Module],
 ) -> nn.Module:
-    """Build a network around a weights file.
+    """Build a network with the weights of a file.
 
     Args:
         path: The file.
         model: Name of the model in timm.
-        kwargs: Arguments of the model that the user gives.
-        num_classes: Size of the classifier, which is a fresh one where the file has another number
-            of classes or none; None for the classifier of the file.
-        create: Builds the model with fresh weights from arguments.
+        kwargs: Arguments of the model that the user sets.
+        num_classes: Number of classes; the classifier is newly initialized where the file has
+            another number or none. None for the classifier of the file.
+        create: Function that builds the model from arguments, with newly initialized weights.
 
     Raises:
         NetworkError: The file cannot be read, or does not fit.
@@ -91,31 +91,31 @@ def _layout(create: Callable[..., nn.Module], kwargs: Mapping[str, Any]) -> Layo
 
 
 def _load(network: nn.Module, tensors: dict[str, Tensor], layout: Layout, model: str) -> None:
-    """Load tensors into a network, of which only the classifier may stay fresh."""
+    """Load tensors into a network; only the classifier may stay newly initialized."""
     result = network.load_state_dict(tensors, strict=False)
     fresh = [
         name
         for name in result.missing_keys
         if name not in layout.head and not name.endswith(COUNTERS)
     ]
-    # The layout was taken with another number of classes; the layers must not depend on it.
+    # the layout is that of another number of classes, on which no layer may depend
     if fresh or result.unexpected_keys:
         raise NetworkError(
-            "the layers of this model depend on the number of classes",
+            "the layers of the model depend on the number of classes",
             where=model,
             expected=fresh[:5],
             got=result.unexpected_keys[:5],
-            hint="leave num_classes out",
+            hint="leave out num_classes",
         )
 
 
 def _log_differences(path: Path, fitted: FittedWeights, *, fresh: int | None) -> None:
-    """Log what of a file is not in the network, and the size of a fresh classifier."""
+    """Log the unused tensors of a file, and the size of a newly initialized classifier."""
     if fitted.outside:
-        left = f"{len(fitted.outside)} tensors outside {shown(fitted.prefix)!r} left out"
+        left = f"{len(fitted.outside)} tensors outside of {shown(fitted.prefix)!r} are not used"
         _LOG.info("%s: %s: %s", path, left, visible(listed(fitted.outside)))
     if fresh is not None:
-        _LOG.info("%s: the classifier of %d classes is a fresh one", path, fresh)
+        _LOG.info("%s: the classifier of %d classes is newly initialized", path, fresh)
 
 
 def _implied_kwargs(
@@ -124,10 +124,10 @@ def _implied_kwargs(
     """Return the arguments of a model that follow from the shapes of its weights.
 
     Args:
-        tensors: Of a file, by the names of the network.
-        layout: Of the model's default.
-        module: Where the model is defined. Its function ``kwargs_from_weights``, if it has one,
-            infers arguments from such tensors.
+        tensors: Tensors of a file, by the names of the network.
+        layout: Layout of the model with default arguments.
+        module: Module of the model. Its function ``kwargs_from_weights``, if it has one, infers
+            arguments from such tensors.
     """
     own: Callable[[dict[str, Tensor]], dict[str, Any]] | None
     own = getattr(module, "kwargs_from_weights", None)
@@ -137,10 +137,10 @@ def _implied_kwargs(
 
 
 def _size_of_positions(tensors: dict[str, Tensor], layout: Layout) -> int | None:
-    """Return the image size in pixels that a file's position embedding is for.
+    """Return the image size in pixels of a file's position embedding.
 
-    None where the file or the model has none, where it is that of the model's default, or where
-    its patches fill no square.
+    None where the file or the model has none, where it is the default of the model, or where the
+    patches do not form a square.
     """
     file, own = tensors.get(POSITIONS), layout.body.get(POSITIONS)
     if file is None or own is None or file.ndim != 3 or own.ndim != 3 or file.shape == own.shape:
@@ -156,7 +156,7 @@ def _size_of_positions(tensors: dict[str, Tensor], layout: Layout) -> int | None
 
 
 def _side(positions: Tensor, prefix: int) -> int | None:
-    """Return how many patches a square image has along its side; None for other images."""
+    """Return the number of patches along the side of a square image; None for other images."""
     patches = positions.shape[1] - prefix
     side = math.isqrt(max(0, patches))
     return side if side and side * side == patches else None
@@ -168,20 +168,20 @@ def _classes_of_file(path: Path, layout: Layout, fitted: FittedWeights, wanted: 
     Args:
         path: The file.
         layout: The network.
-        fitted: What of the file is the network.
-        wanted: The user's setting.
+        fitted: Tensors of the file that fit the network.
+        wanted: Number of classes that the user sets.
 
     Raises:
-        NetworkError: The file has no classifier of the network's kind, or not as many classes.
+        NetworkError: The file has no classifier of this kind, or another number of classes.
     """
     if fitted.num_classes is None:
         raise NetworkError(
-            "this file has no classifier of this network, so it cannot be a teacher",
+            "the file has no classifier of the network, so it cannot be a teacher",
             where=path,
             expected=", ".join(layout.head) or "a model with a classifier",
-            got=listed({**fitted.strays, **fitted.outside}) or "a backbone alone",
+            got=listed({**fitted.strays, **fitted.outside}) or "a backbone only",
             hint="save the whole network with its classifier under timm's names; "
-            "students need none in the file, since theirs is a fresh one",
+            "a student needs no classifier in the file, since it gets a new one",
         )
     if wanted not in (None, fitted.num_classes):
         raise NetworkError(
@@ -189,6 +189,6 @@ def _classes_of_file(path: Path, layout: Layout, fitted: FittedWeights, wanted: 
             where=path,
             expected=wanted,
             got=fitted.num_classes,
-            hint="leave num_classes out: it follows from the file",
+            hint="leave out num_classes: it follows from the file",
         )
     return fitted.num_classes

@@ -3,9 +3,9 @@
 Source: Li et al., "Involution: Inverting the Inherence of Convolution for Visual Recognition",
 CVPR 2021. The published operator unfolds its input, which takes kernel_size^2 times the activation.
 Here the sum over the taps is accumulated in place, forward and backward, and only the input and the
-kernels are kept. On small maps, where a window covers most of the map and 49 tiny steps would cost
-more than they compute, each position's kernel is laid out as a column of a matrix instead, which is
-hardly larger than the kernels themselves, and one batched product does it all.
+kernels are saved. On small maps, where a window covers most of the map and the overhead of 49 small
+steps dominates, each position's kernel is a column of a matrix instead, which is hardly larger than
+the kernels themselves, and the result is one batched matrix product.
 
 Shapes: B batch, C channels, G groups, K taps (kernel_size^2), H W height and width of the output,
 P = H W its positions, Q positions of the input.
@@ -44,6 +44,7 @@ class _Involve(torch.autograd.Function):
         channels = x_BCHW.shape[1] // groups
         out = x_BCHW.new_zeros(batch, groups, channels, height, width)
         for k, tap in enumerate(taps):
+            # in place: no product of a tap is kept for the backward pass
             out.addcmul_(tap, kernel_BGKHW[:, :, k].unsqueeze(2))
         return out.flatten(1, 2)
 
@@ -51,7 +52,7 @@ class _Involve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor, Tensor, None]:
         x_BCHW, kernel_BGKHW = ctx.saved_tensors
-        padded = _pad(x_BCHW, kernel_BGKHW)
+        padded = _pad(x_BCHW, kernel_BGKHW)  # again, instead of a copy saved by the forward pass
         grad_padded = torch.zeros_like(padded)
         grad_kernel = torch.empty_like(kernel_BGKHW)
         grad = _grouped(grad_BCHW, kernel_BGKHW.shape[1])
@@ -59,6 +60,7 @@ class _Involve(torch.autograd.Function):
         grad_taps = _taps(grad_padded, kernel_BGKHW, ctx.stride)
         for k, (tap, grad_tap) in enumerate(zip(taps, grad_taps, strict=True)):
             grad_kernel[:, :, k] = (grad * tap).sum(2)
+            # a view of grad_padded, in which overlapping windows add up
             grad_tap.addcmul_(grad, kernel_BGKHW[:, :, k].unsqueeze(2))
         pad = (padded.shape[-1] - x_BCHW.shape[-1]) // 2
         height, width = x_BCHW.shape[-2:]
@@ -111,8 +113,9 @@ def involve(x_BCHW: Tensor, kernel_BGKHW: Tensor, stride: int = 1) -> Tensor:
 
 
 def _involve_by_matrix(x_BCHW: Tensor, kernel_BGKHW: Tensor, stride: int) -> Tensor:
-    """Do the same for few positions, by one (Q, P) matrix per image and group."""
+    """Compute :func:`involve` for few positions, by one (Q, P) matrix per image and group."""
     batch, groups, _, height, width = kernel_BGKHW.shape
+    # tap K is zero, for input positions outside of the window
     with_zero = nn.functional.pad(kernel_BGKHW.flatten(3), (0, 0, 0, 1))
     tap_QP = _tap_of(height, width, _side(kernel_BGKHW), stride).to(x_BCHW.device)
     matrix_BGQP = with_zero.gather(2, tap_QP.expand(batch, groups, -1, -1))
@@ -122,23 +125,19 @@ def _involve_by_matrix(x_BCHW: Tensor, kernel_BGKHW: Tensor, stride: int) -> Ten
 
 @functools.lru_cache(maxsize=32)
 def _tap_of(height: int, width: int, side: int, stride: int) -> Tensor:
-    """Return which tap carries input position q to output position p; K where none does.
+    """Return the tap from input position q to output position p; K where there is none.
 
-    Kept between calls, so it is made outside of any inference mode: a table made inside could not
-    be used for training afterwards.
+    Cached between calls, so it is created outside of inference mode: tensors of that mode cannot be
+    used for training afterwards.
     """
-    with torch.inference_mode(mode=False):
-        return _tap_table(height, width, side, stride)
-
-
-def _tap_table(height: int, width: int, side: int, stride: int) -> Tensor:
     pad = (side - 1) // 2
-    rows = torch.arange(height * stride)[:, None] - stride * torch.arange(height) + pad
-    columns = torch.arange(width * stride)[:, None] - stride * torch.arange(width) + pad
-    down, right = rows[:, None, :, None], columns[None, :, None, :]
-    inside = (down >= 0) & (down < side) & (right >= 0) & (right < side)
-    tap = torch.where(inside, down * side + right, side * side)
-    return tap.reshape(height * width * stride**2, height * width)
+    with torch.inference_mode(mode=False):
+        rows = torch.arange(height * stride)[:, None] - stride * torch.arange(height) + pad
+        columns = torch.arange(width * stride)[:, None] - stride * torch.arange(width) + pad
+        down, right = rows[:, None, :, None], columns[None, :, None, :]
+        inside = (down >= 0) & (down < side) & (right >= 0) & (right < side)
+        tap = torch.where(inside, down * side + right, side * side)
+        return tap.reshape(height * width * stride**2, height * width)
 
 
 class ConvNormAct(nn.Sequential):
@@ -153,7 +152,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class _KernelConv(nn.Module):
-    """The biased 1x1 convolution that emits the kernels, under the name ``conv`` of mmcv."""
+    """The biased 1x1 convolution that computes the kernels, under the name ``conv`` of mmcv."""
 
     def __init__(self, in_chans: int, out_chans: int) -> None:
         super().__init__()
@@ -167,8 +166,8 @@ class _KernelConv(nn.Module):
 class Involution(nn.Module):
     """Spatial operator whose kernel is computed from the position it is applied at.
 
-    The kernel has no softmax and no normalization. It runs in float32 also under autocast: its
-    products overflow half precision.
+    The kernel has no softmax and no normalization. It is computed in float32 even under autocast,
+    since its products overflow half precision.
 
     Args:
         channels: Input and output channels, a multiple of 16.
@@ -190,7 +189,7 @@ class Involution(nn.Module):
         if x_BCHW.shape[-1] % self.stride or x_BCHW.shape[-2] % self.stride:
             raise ValueError(
                 f"involution of stride {self.stride} got a map of {tuple(x_BCHW.shape[-2:])}: "
-                "feed images whose sides are multiples of the network's total stride (32)"
+                "use images whose sides are multiples of the total stride of the network (32)"
             )
         with torch.autocast(x_BCHW.device.type, enabled=False):
             x = x_BCHW if x_BCHW.dtype == torch.float64 else x_BCHW.float()

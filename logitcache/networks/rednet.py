@@ -61,7 +61,7 @@ class Bottleneck(nn.Module):
 
 
 class RedNet(nn.Module):
-    """Involution network with the shape and the habits of a timm ResNet.
+    """Involution network with the structure and interface of a timm ResNet.
 
     Args:
         layers: Blocks in each of the stages.
@@ -118,7 +118,7 @@ class RedNet(nn.Module):
         return classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """Replace the head by a fresh one for ``num_classes`` classes."""
+        """Replace the head by a new one for ``num_classes`` classes."""
         self.num_classes = num_classes
         head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool)
         self.global_pool, self.fc = head.global_pool, head.fc
@@ -155,14 +155,14 @@ class RedNet(nn.Module):
         Args:
             x: Images (B, in_chans, H, W).
             indices: Stages, counted from 0; the last n for an int, all for None.
-            norm: Accepted for timm's sake; stages have no norm of their own.
+            norm: Ignored, part of timm's interface; stages have no norm of their own.
             stop_early: Whether to stop after the last chosen stage.
             output_fmt: Only NCHW.
-            intermediates_only: Whether to return the maps alone.
+            intermediates_only: Whether to return only these maps.
         """
         del norm
         if output_fmt != "NCHW":
-            raise ValueError(f"RedNet maps are NCHW, not {output_fmt}")
+            raise ValueError(f"output_fmt has to be NCHW, not {output_fmt}")
         take = _chosen(indices, len(self.stage_names))
         x = self.maxpool(self.stem(x))
         intermediates = []
@@ -176,7 +176,7 @@ class RedNet(nn.Module):
 
 
 def _chosen(indices: int | list[int] | None, stages: int) -> list[int]:
-    """Return the stages that timm's ``indices`` argument names."""
+    """Return the stages of timm's ``indices`` argument."""
     if indices is None:
         return list(range(stages))
     if isinstance(indices, int):
@@ -224,7 +224,7 @@ def kwargs_from_weights(state_dict: dict[str, Tensor]) -> dict[str, Any]:
     """Return the arguments of a RedNet that follow from its weights: ``stem_kernel``.
 
     Args:
-        state_dict: By the names used here; others are ignored.
+        state_dict: Tensors by the names of this module; others are ignored.
     """
     kernels = state_dict.get("stem.1.conv2.conv.weight")
     if kernels is None or kernels.ndim != 4:

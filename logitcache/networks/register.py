@@ -33,7 +33,7 @@ def _register() -> None:
 
 
 class _AfterTimm(MetaPathFinder):
-    """Finds timm as it would be found without it, and registers the models after its import."""
+    """Import hook that registers the models after the first import of timm."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,13 +1,13 @@
 """Matching of the tensors of a weights file with the parameters of a network.
 
 Files name the same weights differently: under a key of a training checkpoint, under the attribute
-of a Lightning module, behind the prefixes of DistributedDataParallel and ``torch.compile``. The
-prefix is found by a rule: it is the one under which most of the network's own names are found.
-Other layouts of names are translated by the function ``checkpoint_filter_fn`` of the module that
-defines the model, as timm does it.
+of a Lightning module, after the prefixes of DistributedDataParallel and ``torch.compile``. The
+prefix is the one under which the file has most of the network's own names. Other layouts of names
+are translated by the function ``checkpoint_filter_fn`` of the module that defines the model, as in
+timm.
 
-All tensors of the network have to be found with their shapes; only the classifier may be missing
-or of another size. A network is never loaded in part.
+The file has to contain all tensors of the network with their shapes; only the classifier may be
+missing or of another size. A network is never loaded in part.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ __all__ = [
 ]
 
 MANY_CLASSES = 7919
-"""Outputs of the network that a layout is taken from; no layer has as many of anything else."""
+"""Number of classes of the network of a layout; no layer has any other axis of this size."""
 
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
-"""Buffers that count: of batch norm, and of the profiler thop. A file may lack or add them."""
+"""Counters of batch norm and of the profiler thop, which a file may lack or have in addition."""
 
 _TRAINING_ONLY = ("AuxLogits.",)
 """A second classifier of Inception v3, which its forward pass for evaluation does not use."""
@@ -63,11 +63,11 @@ _FOREIGN = {
     "embeddings.patch_embeddings.": "a vision transformer of Transformers",
     "visual.": "CLIP",
 }
-"""Libraries whose names timm does not read, by a part of the names of their tensors."""
+"""Networks of other libraries that timm cannot load, by a part of their tensors' names."""
 
 _NAMINGS = {
     "blocks.0.attn.qkv.": "a vision transformer",
-    "stages.0.blocks.0.": "a ConvNeXt or a network built alike",
+    "stages.0.blocks.0.": "a ConvNeXt or a similar network",
     "blocks.0.0.": "an EfficientNet or MobileNet",
     "stem.1.conv2.conv.": "a RedNet",
     "layer1.0.conv1.": "a ResNet",
@@ -112,15 +112,10 @@ class Layout:
         """All names of the network."""
         return {*self.body, *self.head}
 
-    @property
-    def head_modules(self) -> tuple[str, ...]:
-        """Prefixes of the top-level modules that hold the classifier."""
-        return tuple({f"{name.partition('.')[0]}." for name in self.head})
-
 
 @dataclass(frozen=True)
 class FittedWeights:
-    """Tensors of a file under the names of a network, and what does not fit.
+    """Tensors of a file under the names of a network, and those that do not fit.
 
     Attributes:
         prefix: The prefix that they have in the file.
@@ -149,7 +144,7 @@ class FittedWeights:
 
     @property
     def faults(self) -> int:
-        """How many tensors do not fit."""
+        """Number of tensors that do not fit."""
         return len(self.missing) + len(self.reshaped) + len(self.unexpected)
 
 
@@ -160,12 +155,12 @@ def fit_weights(
     *,
     resample: bool = False,
 ) -> FittedWeights:
-    """Return the tensors of a file that make up a network.
+    """Return the tensors of a file under the names of a network.
 
     Args:
         checkpoint: The file.
         layout: The network.
-        filters: Translations of other layouts of names, see :func:`filters_of`.
+        filters: Translations of other layouts of names; see :func:`filters_of`.
         resample: Whether a filter may interpolate position embeddings to another image size.
 
     Raises:
@@ -185,7 +180,7 @@ def fit_weights(
 def named_root(checkpoint: Checkpoint, layout: Layout) -> dict[str, Tensor]:
     """Return the tensors of a file that have most of a network's names, by these names.
 
-    Shapes are not looked at: this is for finding out which shapes the file has.
+    Shapes are ignored, since arguments of the model are inferred from those of the file.
 
     Args:
         checkpoint: The file.
@@ -203,7 +198,7 @@ def filters_of(module: ModuleType) -> list[Filter]:
     """Return the translations of published state dicts that a module of models defines.
 
     Args:
-        module: Of timm, or any other that registers models with it.
+        module: Module of timm, or another one that registers models with timm.
     """
     found = []
     for name, function in vars(module).items():
@@ -214,8 +209,8 @@ def filters_of(module: ModuleType) -> list[Filter]:
 
 def _as_filter(function: Any) -> Filter:
     parameters = inspect.signature(function).parameters
-    # timm passes this for DeiT III, whose layer scale has other names in published files; names of
-    # other networks are left as they are.
+    # timm sets this for DeiT III, whose layer scale has other names in published files; names of
+    # other networks do not change
     extra = {"adapt_layer_scale": True} if "adapt_layer_scale" in parameters else {}
 
     def call(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -229,7 +224,7 @@ def _as_filter(function: Any) -> Filter:
 def _fitted_in(
     root: dict[str, Tensor], layout: Layout, filters: Sequence[Filter], resample: bool
 ) -> list[FittedWeights]:
-    """Return how the tensors under each likely prefix fit, as they are and translated."""
+    """Return the fits of the tensors under each likely prefix, unchanged and translated."""
     counts = _prefixes(root, layout.names)
     most = max(counts.values(), default=0)
     likely = [p for p, count in counts.most_common(_MOST_PREFIXES) if 2 * count >= most]
@@ -246,27 +241,23 @@ def _fitted_in(
 
 
 def _the_only(checkpoint: Checkpoint, fitting: list[FittedWeights]) -> FittedWeights:
-    """Return what fits, preferably with a classifier; there must not be two different networks."""
-    # Averaged weights are next to those of the last step; the file is then not ambiguous.
-    last_step = [one for one in fitting if not _is_average(one.prefix)] or fitting
+    """Return the fit, preferably with a classifier; two different networks are refused."""
+    # averaged weights (``ema``, ``model_ema``) next to those of the last step are not ambiguous
+    words = {one.prefix: one.prefix.replace(".", "_").split("_") for one in fitting}
+    last_step = [one for one in fitting if "ema" not in words[one.prefix]] or fitting
     best = min(last_step, key=lambda one: not one.head)
     others = {one.prefix for one in last_step if not _same(one, best)}
     if not others:
         return best
     prefixes = sorted({best.prefix, *others})
     raise NetworkError(
-        "this file has several networks that fit, with different weights",
+        "the file contains several fitting networks with different weights",
         where=checkpoint.path,
         expected="one network",
         got=f"names under {', '.join(repr(shown(prefix)) for prefix in prefixes[:_SHOWN])}",
-        hint=f"save the state dict of one of them alone, its names without {prefixes[-1]!r} "
+        hint=f"save the state dict of one of them only, with names without {prefixes[-1]!r} "
         f"or {prefixes[0]!r}",
     )
-
-
-def _is_average(prefix: str) -> bool:
-    """Whether a prefix is that of an exponential moving average: ``ema``, ``model_ema``."""
-    return "ema" in prefix.replace(".", "_").split("_")
 
 
 def _same(one: FittedWeights, other: FittedWeights) -> bool:
@@ -291,7 +282,8 @@ def _fitted(
     head = {n: t for n, t in tensors.items() if n in layout.head}
     reshaped = {n: t for n, t in tensors.items() if n in layout.body and n not in body}
     unknown = {n: t for n, t in tensors.items() if n not in layout.names}
-    strays = {n: t for n, t in unknown.items() if n.startswith(layout.head_modules)}
+    head_modules = tuple({f"{name.partition('.')[0]}." for name in layout.head})
+    strays = {n: t for n, t in unknown.items() if n.startswith(head_modules)}
     if strays or not _is_head(head, layout):
         head, strays = {}, {**head, **strays}
     missing = [n for n in layout.body if n not in tensors and not n.endswith(COUNTERS)]
@@ -308,12 +300,12 @@ def _fitted(
 
 
 def _fits(tensor: Tensor, own: Tensor) -> bool:
-    # Integers in the place of floats are quantized weights, whose scales are elsewhere.
+    # integers instead of floats are quantized weights, whose scales are other tensors
     return tensor.shape == own.shape and (tensor.is_floating_point() or not own.is_floating_point())
 
 
 def _is_head(head: dict[str, Tensor], layout: Layout) -> bool:
-    """Whether tensors are a whole classifier, but for the number of classes."""
+    """Return whether tensors are a complete classifier of any number of classes."""
     sizes = {tensor.shape[0] for tensor in head.values() if tensor.ndim}
     return (
         head.keys() == layout.head.keys()
@@ -371,22 +363,22 @@ def _under(root: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _renamed(
     function: Filter, tensors: dict[str, Tensor], layout: Layout, resample: bool
 ) -> dict[str, Tensor] | None:
-    """Return what a filter makes of tensors; None where it cannot read them."""
+    """Return tensors as translated by a filter; None where it fails."""
     try:
         renamed = function(dict(tensors), layout.network)
-    except Exception:  # filters expect the one layout that they were written for
+    except Exception:  # filters fail on layouts that they were not written for
         return None
     kept = {n: t for n, t in renamed.items() if isinstance(t, Tensor) and not t.is_meta}
     for name, tensor in tensors.items():
         changed = name in kept and kept[name].numel() != tensor.numel()
-        # Interpolated kernels or positions would make another network, silently.
+        # interpolated kernels or positions would silently be another network
         if changed and not (resample and any(part in name for part in _POSITIONS)):
             kept[name] = tensor
     return kept
 
 
 def _does_not_fit(checkpoint: Checkpoint, layout: Layout, closest: FittedWeights) -> NetworkError:
-    """Return the error that names what differs on both sides."""
+    """Return the error with the differing tensors of network and file."""
     if 2 * (len(closest.body) + len(closest.reshaped)) < len(layout.body):
         everything = checkpoint.roots[-1]  # the few common names are a coincidence
         closest = _fitted(everything, "", everything, layout)
@@ -394,7 +386,7 @@ def _does_not_fit(checkpoint: Checkpoint, layout: Layout, closest: FittedWeights
     wanted = {name: own[name] for name in (*closest.reshaped, *closest.missing)}
     under = f", names under {shown(closest.prefix)!r}" if closest.prefix else ""
     return NetworkError(
-        "the weights do not fit this network",
+        "the weights do not fit the network",
         where=f"{checkpoint.path}{under}",
         expected=f"{_name(layout)}: {listed(wanted) or 'no further tensors'}",
         got=listed({**closest.reshaped, **closest.unexpected}) or "none of them",
@@ -408,18 +400,18 @@ def _name(layout: Layout) -> str:
 
 
 def _likeness(checkpoint: Checkpoint, layout: Layout) -> str:
-    """Describe which network the file is more likely of."""
+    """Return a hint at the network that the file probably contains."""
     if checkpoint.architecture is not None:
-        return f"by the file, its network is {shown(checkpoint.architecture)!r}"
+        return f"the file names the architecture {shown(checkpoint.architecture)!r}"
     for part, text in _FOREIGN.items():
         if _have(checkpoint.roots[-1], part) and not _have(layout.names, part):
-            return f"the names are those of {text}: rename them to timm's, or take timm's own file"
+            return f"the names are those of {text}: rename them to timm's, or use timm's own file"
     for part, text in _NAMINGS.items():
         if _have(checkpoint.roots[-1], part):
             same = _have(layout.names, part)
-            which = "of other arguments: check model and kwargs" if same else "name that model"
-            return f"the names are those of {text}{' ' if same else ': '}{which}"
-    return "name the model that the file was saved from, and its kwargs"
+            which = " with other arguments: check model and kwargs" if same else ": give that model"
+            return f"the names are those of {text}{which}"
+    return "give the model that the file was saved from, and its kwargs"
 
 
 def _have(names: Iterable[str], part: str) -> bool:
@@ -427,7 +419,7 @@ def _have(names: Iterable[str], part: str) -> bool:
 
 
 def listed(tensors: dict[str, Tensor]) -> str:
-    """Return the first names of tensors with their shapes, and how many there are more.
+    """Return the first names of tensors with their shapes, and the number of other ones.
 
     Args:
         tensors: By name.

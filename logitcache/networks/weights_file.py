@@ -25,7 +25,7 @@ from logitcache.errors import NetworkError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Checkpoint", "read_checkpoint", "shown"]
+__all__ = ["Checkpoint", "read_checkpoint", "short_text", "shown"]
 
 _EXPECTED = "a state dict as .safetensors, .pth, .pt, .bin or .ckpt"
 _PREFERRED = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -34,7 +34,7 @@ _PREFERRED = ("state_dict_ema", "model_ema", "state_dict", "model")
 _WRAPPERS = re.compile(
     r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-"""Modules that PyTorch wraps around others at any depth; the names are reserved by it."""
+"""Names of PyTorch's wrappers of modules at any depth; PyTorch reserves them."""
 
 _DEEPEST = 8
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
@@ -67,7 +67,7 @@ _FORMATS = {
 _NEXT = {
     "NumPy": "JAX weights are converted by timm: timm.create_model(NAME, "
     "checkpoint_path='weights.npz'), then torch.save of its state_dict()",
-    "archive": "unpack it first",
+    "archive": "extract the archive and give the weights file in it",
     "TorchScript": "save the state dict of the original network: "
     "torch.save(network.state_dict(), 'weights.pth')",
     "Git LFS": "download the file itself with 'git lfs pull'",
@@ -81,9 +81,9 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        roots: Tensors by dotted name, in the order in which they are to be tried: those under the
-            key that timm would choose, then all of them.
-        architecture: Architecture named in the file (``arch``); None if there is none.
+        roots: Tensors by dotted name, in the order of preference: those under the key that timm
+            would choose, then all of them.
+        architecture: Architecture in the file (``arch``); None without one.
     """
 
     path: Path
@@ -98,24 +98,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
         path: The file.
 
     Raises:
-        NetworkError: There is no such file, it is of another kind, damaged, needs code, or has no
-            tensors of a network.
+        NetworkError: The file does not exist, has another format, is damaged, needs code, or has
+            no tensors of a network.
     """
     if not path.is_file():
         hint = "check the path after the model's @"
         if path.is_dir():
-            hint = "an exported folder is a model of its own: local-dir:FOLDER"
-        raise NetworkError("no such weights file", where=path, hint=hint)
+            hint = "an exported folder is given as the model: local-dir:FOLDER"
+        raise NetworkError("the weights file does not exist", where=path, hint=hint)
     content = _read(path)
     optimizers: list[str] = []
     tensors = dict(_flattened(content, "", optimizers))
     if not tensors:
         raise NetworkError(
-            "this file has no weights of a network",
+            "the file contains no weights of a network",
             where=path,
             expected="tensors by name",
             got="the state of an optimizer" if optimizers else _summary(content),
-            hint="save the network's state_dict()",
+            hint="save the state_dict() of the network",
         )
     top = content if isinstance(content, Mapping) else {}
     chosen = [dict(_flattened(top[k], f"{k}.", [])) for k in _PREFERRED if _is_nested(top.get(k))]
@@ -128,19 +128,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def shown(name: str) -> str:
-    """Return a name out of a file as it may be printed: without control characters."""
+    """Return a name from a file without control characters, to be printed."""
     return name if name.isprintable() else ascii(name)
 
 
 def _read(path: Path) -> Any:
-    """Return the content of a file, whose format its first bytes show."""
+    """Return the content of a file in the format of its first bytes."""
     with path.open("rb") as file:
         start = file.read(1024)
     if start[8:9] == b"{" and 0 < int.from_bytes(start[:8], "little") < path.stat().st_size:
         try:
             return load_file(path)
-        except Exception as error:  # safetensors raises kinds of its own
-            raise _unreadable(path, _short(error)) from error
+        except Exception as error:  # safetensors has exceptions of its own
+            raise _unreadable(path, short_text(error)) from error
     other = _other_format(path, start)
     if other is not None:
         hint = next((text for word, text in _NEXT.items() if word in other), None)
@@ -151,16 +151,16 @@ def _read(path: Path) -> Any:
 def _read_pickle(path: Path) -> Any:
     """Return a pickle of tensors and plain containers."""
     try:
-        # As in timm, whose training checkpoints keep their arguments in a Namespace. The warnings
-        # are about versions of the pickle protocol, which change nothing about tensors.
+        # timm's training checkpoints have their arguments in a Namespace. The warnings are about
+        # versions of the pickle protocol, on which tensors do not depend.
         with (
-            path.open("rb") as file,  # by its name torch takes it for the format of the ending
+            path.open("rb") as file,  # torch judges the format of a path by its ending
             torch.serialization.safe_globals([argparse.Namespace]),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise a kind each for damaged files
+    except Exception as error:  # pickle, zip and torch raise different exceptions
         needed = _globals_of(path) or _GLOBAL.findall(str(error))
         if needed:
             raise _needs_code(path, needed) from None
@@ -168,16 +168,16 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _damage(path: Path, error: Exception) -> str:
-    """Describe why a pickle cannot be opened; torch's own message is about its arguments."""
+    """Return why a pickle cannot be read; torch's own message is about its arguments."""
     with path.open("rb") as file:
         start = file.read(2)
     if start[:1] == _PICKLE and start[1] > _OF_TORCH:
-        return f"a pickle of protocol {start[1]}, where torch.save writes {_OF_TORCH}"
+        return f"a pickle of protocol {start[1]} instead of torch.save's {_OF_TORCH}"
     if isinstance(error, EOFError):
-        return "a pickle that ends too early: a download that broke off?"
+        return "a truncated pickle, perhaps of an interrupted download"
     if isinstance(error, pickle.UnpicklingError):
-        return "a damaged file, or a pickle of something else than tensors"
-    return f"a damaged file: {_short(error)[:120]}"
+        return "a damaged file, or a pickle of other objects than tensors"
+    return f"a damaged file: {short_text(error)[:120]}"
 
 
 def _globals_of(path: Path) -> list[str]:
@@ -190,26 +190,24 @@ def _globals_of(path: Path) -> list[str]:
 
 
 def _needs_code(path: Path, needed: list[str]) -> NetworkError:
-    """Return the error for a pickle that runs code when it is opened."""
+    """Return the error for a pickle that would run code when it is read."""
     settings = all(name.startswith(_SETTINGS) for name in needed)
-    got = "settings or metrics next to the weights" if settings else "objects that are code"
+    got = "settings or metrics in addition to the weights" if settings else "objects with code"
     alone = "checkpoint['state_dict']" if settings else "checkpoint.state_dict()"
-    other = (
-        "the key may be another one" if settings else "or checkpoint['state_dict'] for a mapping"
-    )
+    other = "or another key" if settings else "or checkpoint['state_dict'] for a mapping"
     return NetworkError(
-        "this file has more than tensors in it and is not opened",
+        "the file contains more than tensors and is not loaded",
         where=path,
-        expected="tensors and plain containers, so that nothing of the file is executed",
+        expected="tensors and plain containers, so that no code of the file is executed",
         got=f"{got}: {shown(', '.join(needed[:5]))}",
-        hint="save the state dict alone, if you trust the file: "
+        hint="save only the state dict, if you trust the file: "
         f"checkpoint = torch.load({str(path)!r}, weights_only=False); "
         f"torch.save({alone}, 'weights.pth') ({other})",
     )
 
 
 def _other_format(path: Path, start: bytes) -> str | None:
-    """Return what a file is that cannot be weights of PyTorch; None if it may be."""
+    """Return the format of a file that cannot be weights of PyTorch; None if it may be."""
     if not start:
         return "an empty file"
     if start.startswith(b"PK"):
@@ -219,7 +217,7 @@ def _other_format(path: Path, start: bytes) -> str | None:
         return known
     if start[257:262] == b"ustar":
         return "a tar archive"
-    # A character of several bytes may be cut at the end; all else has to be text.
+    # a character of several bytes may be cut at the end; the rest has to be text
     text = start.decode("utf-8", errors="ignore")
     if len(text.encode()) > len(start) - 4 and all(c.isprintable() or c.isspace() for c in text):
         if text.startswith("version https://git-lfs"):
@@ -236,19 +234,19 @@ def _zip_format(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
-        return "a zip file whose end is missing: a download that broke off?"
+        return "a truncated zip file, perhaps of an interrupted download"
     if any(name.endswith("/constants.pkl") for name in names):
         return "a TorchScript program"
     if any(name.endswith("data.pkl") for name in names):
         return None
     if names and all(name.endswith(".npy") for name in names):
         return "a NumPy archive (.npz)"
-    return f"a zip archive of {len(names)} files, the first named {names[:1]}"
+    return f"a zip archive of {len(names)} files, beginning with {names[:1]}"
 
 
 def _unreadable(path: Path, got: str, hint: str | None = None) -> NetworkError:
     return NetworkError(
-        "cannot read these weights", where=path, expected=_EXPECTED, got=got, hint=hint
+        "the weights cannot be read", where=path, expected=_EXPECTED, got=got, hint=hint
     )
 
 
@@ -258,7 +256,7 @@ def _flattened(value: Any, prefix: str, optimizers: list[str]) -> list[tuple[str
     Args:
         value: A mapping, a list, a tensor or anything else.
         prefix: The names above it, with a final dot.
-        optimizers: Takes the names of the states of optimizers, which are not descended into.
+        optimizers: List to which the names of optimizer states are added, which are skipped.
     """
     if isinstance(value, Tensor):
         usable = prefix and value.layout == torch.strided and not value.is_meta
@@ -282,7 +280,7 @@ def _is_nested(value: Any) -> bool:
 
 
 def _summary(content: Any) -> str:
-    """Describe something without tensors by name."""
+    """Return a description of content without named tensors."""
     if isinstance(content, Tensor):
         return "a single tensor"
     if not isinstance(content, Mapping):
@@ -293,6 +291,7 @@ def _summary(content: Any) -> str:
     return f"a mapping of {shown(keys)}" if content else "an empty mapping"
 
 
-def _short(error: Exception) -> str:
+def short_text(error: Exception) -> str:
+    """Return the first lines of an error's message on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(lines[:3])[:300]

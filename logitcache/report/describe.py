@@ -41,13 +41,13 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True)
 class ViewDescription:
-    """One view.
+    """Description of one view.
 
     Attributes:
-        id: Its id.
+        id: Id of the view.
         operations: Names of its operations.
-        draw: Which draw.
-        seed: Of its draws.
+        draw: Number of the draw.
+        seed: Seed of its draws.
     """
 
     id: str
@@ -58,18 +58,18 @@ class ViewDescription:
 
 @dataclass(frozen=True)
 class FeatureDescription:
-    """One tap of a teacher's network.
+    """Description of one tap of a teacher's network.
 
     Attributes:
-        tap: Its name.
-        encoding: What is kept and how, as in the group's attributes; of principal directions
-            whether there are any.
-        views: How many views are kept.
-        units: Committed units of all its views.
-        needed: Units there should be.
+        tap: Name of the tap.
+        encoding: Encoding as in the attributes of the group; of principal directions, only whether
+            there are any.
+        views: Number of stored views.
+        units: Number of committed units of all its views.
+        needed: Number of units of the complete tap.
         stored_bytes: Bytes of its group.
         raw_bytes: Bytes of the same rows as float32.
-        fidelity: What storing it loses, as ``docs/format.md`` has it; known once sealed.
+        fidelity: Measured encoding loss, as in ``docs/format.md``; None before the first seal.
     """
 
     tap: str
@@ -84,25 +84,25 @@ class FeatureDescription:
 
 @dataclass(frozen=True)
 class TeacherDescription:
-    """One teacher.
+    """Description of one teacher.
 
     Attributes:
-        name: Its name.
-        architecture: Of its network.
-        source: Where its weights came from.
+        name: Name of the teacher.
+        architecture: Architecture of its network.
+        source: Origin of its weights.
         weights_sha256: Digest of its weights.
-        input_size: Side of the images it saw, in pixels.
-        precision: What it computed in.
+        input_size: Side of its input images in pixels.
+        precision: Data type of its forward pass.
         num_classes: C.
-        encoding: How its outputs are stored.
-        views: How many views it saw.
-        units: Committed units of all its views.
-        needed: Units there should be.
+        encoding: Encoding of its outputs.
+        views: Number of its views.
+        units: Number of committed units of all its views.
+        needed: Number of units of the complete teacher.
         stored_bytes: Bytes of its outputs.
         dense_bytes: Bytes of the same outputs as dense float32.
-        accuracy: Share of labeled images it gets right, by view id; known once sealed.
+        accuracy: Top-1 accuracy on labeled images by view id; empty before the first seal.
         features: Its taps.
-        fidelity: What its encoding loses, as ``docs/format.md`` has it; known once sealed.
+        fidelity: Measured encoding loss, as in ``docs/format.md``; None before the first seal.
     """
 
     name: str
@@ -125,27 +125,27 @@ class TeacherDescription:
 
 @dataclass(frozen=True)
 class CacheDescription:
-    """A cache.
+    """Description of a cache.
 
     Attributes:
         url: Location of the cache.
         format: Version of its format.
-        revision: Number of the sealed revision, None before the first.
-        revision_sha256: Its sha256, which all else follows from.
+        revision: Number of the current revision; None before the first.
+        revision_sha256: SHA-256 of the revision, which determines every sealed byte.
         complete: Whether every declared unit is committed.
-        images: Rows of its segments.
-        unreadable: How many of them could not be decoded; None while units are missing.
-        withdrawn: How many of them were withdrawn.
-        segments: How many times images were added, the first included.
+        images: Number of images.
+        unreadable: Number of images that could not be decoded; None while units are missing.
+        withdrawn: Number of withdrawn images.
+        segments: Number of segments.
         unit_rows: Rows of a unit.
-        data: What it was made from.
-        fingerprint: sha256 over keys and digests of the images.
+        data: Description of the image set.
+        fingerprint: SHA-256 over keys and digests of the images.
         class_names: Names of the classes.
-        sample_units: Committed units of the samples.
-        sample_units_needed: Units of the samples there should be.
+        sample_units: Number of committed units of the samples.
+        sample_units_needed: Number of all units of the samples.
         views: Views, in the order in which they were declared.
         teachers: Teachers, by name.
-        versions: Libraries and processor that made it.
+        versions: Versions of the libraries, and the processor, that computed it.
     """
 
     url: str
@@ -180,7 +180,7 @@ def describe(url: str | os.PathLike[str], *, revision: str | None = None) -> Cac
         revision: sha256 of the revision that it must have, or the first 12 digits or more.
 
     Raises:
-        CacheError: There is none, or it has another revision.
+        CacheError: There is no cache, or it has another revision.
     """
     location = locate(url)
     manifest = read_manifest(location)
@@ -258,7 +258,7 @@ def _features(location: Location, manifest: Manifest, name: str) -> FeatureDescr
 
 
 def _views(manifest: Manifest, group: Group) -> list[str]:
-    """Return the views of a group that the manifest names, and not those that are dropped."""
+    """Return the views of a group that are not dropped."""
     return [view for view in group.view_ids if view in manifest.views]
 
 
@@ -272,7 +272,7 @@ def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
 
 
 def _unreadable(location: Location, manifest: Manifest) -> int:
-    """Count in one array, unit by unit; a byte a row before compression."""
+    """Return the number of unreadable images, from the ``status`` array unit by unit."""
     placement, objects = sample_placement(manifest.unit_rows), CommittedObjects(location)
     segments = [(segment.start, segment.rows) for segment in manifest.segments]
     count = 0

@@ -39,14 +39,14 @@ _MOST_VIEWS = 12
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is looked at.
+    """Images and views of a sheet.
 
     Attributes:
         source: The images.
-        rows: All of them, by row.
-        positions: The chosen ones in ``rows``, int64 (B,).
+        rows: All images, by row.
+        positions: Positions of the chosen images in ``rows``, int64 (B,).
         views: The chosen views.
-        cache: Where they come from; None if from settings.
+        cache: Cache of the views; None for configured ones.
     """
 
     source: Source
@@ -60,18 +60,20 @@ class Gallery:
         return self.rows.key(position)
 
     def pairs(self, view: View) -> Pairs | None:
-        """Return the partners of a view, None where it mixes nothing."""
+        """Return the mixing partners of a view; None where it does not mix."""
         reader = None if self.cache is None else TargetsReader(self.cache, [])
         return find_pairs(view, self.rows, reader)
 
     def parameters(self) -> list[dict[str, Any]]:
-        """Return what is drawn for each image and view, as JSON values."""
+        """Return the parameters of each image and view, as JSON values."""
         return [self._of_image(int(position)) for position in self.positions]
 
     def squares(self, view: View, size: int) -> NDArray[np.uint8]:
         """Render a view of the chosen images: uint8 (B, 3, S, S)."""
         chosen, hashes_of, pairs = self.positions, self.rows.hashes_of, self.pairs(view)
-        partners = None if pairs is None else _at_hand(pairs, chosen)
+        partners = None if pairs is None else pairs.positions_of(chosen)
+        if partners is not None:  # an image whose partner is missing is not mixed
+            partners = np.where(partners < 0, chosen, partners)
         request = BatchRequest(
             view,
             chosen,
@@ -112,12 +114,6 @@ class Gallery:
         }
 
 
-def _at_hand(pairs: Pairs, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the partners of the chosen images; an image whose partner is missing stays alone."""
-    partners = pairs.positions_of(chosen)
-    return np.where(partners < 0, chosen, partners)
-
-
 def open_gallery(
     data: str,
     cache: str | None,
@@ -132,18 +128,23 @@ def open_gallery(
 
     Args:
         data: The images.
-        cache: Whose views; those of ``values`` without one.
+        cache: The cache with the views; those of ``values`` without one.
         values: Fields of a :class:`~logitcache.views.spec.ViewsConfig`.
-        keys: Names of images to take.
-        rows: Rows to take; the first ``images`` rows if neither is given.
-        wanted: Views, as :func:`.choose_views` takes them; all, up to a dozen, if none is given.
-        images: How many images to take by default.
+        keys: Names of images.
+        rows: Rows of images; the first ``images`` rows if neither is given.
+        wanted: Views, as for :func:`.choose_views`; all, up to a dozen, if none is given.
+        images: Number of images by default.
 
     Raises:
-        UsageError: A key, row or view that does not exist, with the nearest ones.
+        UsageError: A key, row or view does not exist; the message names the nearest ones.
     """
     if cache is not None and values:
-        raise UsageError("a cache has its own views", where=cache, got=", ".join(values))
+        raise UsageError(
+            "the views of a cache cannot be configured",
+            where=cache,
+            got=", ".join(values),
+            hint="leave out these settings, or --cache",
+        )
     opened = None if cache is None else open_cache(cache)
     source = open_source(data) if opened is None else open_source(data, listing=opened.listing)
     if opened is None:
@@ -161,11 +162,13 @@ def _positions(gallery: Gallery, keys: Sequence[str], rows: Sequence[int]) -> ND
     at = gallery.rows.find(np.array(rows, dtype=np.int64))
     for key in keys:
         if key not in by_key:
-            raise UsageError(f"no image {key!r}", hint=nearest(key, by_key))
+            raise UsageError(f"no image {key!r} in the data", hint=nearest(key, by_key))
     for row, position in zip(rows, at, strict=True):
         if position < 0:
             last = gallery.rows.numbers.take(np.array([len(gallery.rows) - 1]))[0]
-            raise UsageError(f"no readable image in row {row}", expected=f"below {last + 1}")
+            raise UsageError(
+                f"no readable image in row {row}", expected=f"a row of an image below {last + 1}"
+            )
     return np.array([*(by_key[key] for key in keys), *at])
 
 
@@ -179,25 +182,25 @@ def draw_sheet(gallery: Gallery, out: Path, *, size: int, teacher: str | None) -
     """Draw the views of a gallery, with the outputs of a teacher for each.
 
     Args:
-        gallery: What is looked at.
+        gallery: Images and views.
         out: PNG file to write.
         size: Side of a view in pixels.
-        teacher: Names of the teachers; the first teacher's by default.
+        teacher: Name of the teacher; the first one of the cache by default.
     """
-    answers = {view.id: _answers(gallery, view, teacher) for view in gallery.views}
+    classes = {view.id: _top_classes(gallery, view, teacher) for view in gallery.views}
     squares = {view.id: gallery.squares(view, size) for view in gallery.views}
-    columns = [(view.id, _in_words(view)) for view in gallery.views]
+    columns = [(view.id, _title(view)) for view in gallery.views]
     rows = [
         SheetRow(
             gallery.key(int(position)) + _label(gallery, int(position)),
-            [Cell(squares[v.id][index], answers[v.id][index]) for v in gallery.views],
+            [Cell(squares[v.id][index], classes[v.id][index]) for v in gallery.views],
         )
         for index, position in enumerate(gallery.positions)
     ]
     write_sheet(out, columns, rows)
 
 
-def _in_words(view: View) -> str:
+def _title(view: View) -> str:
     if not view.is_random:
         return "eval"
     return f"draw {view.draw}{', ' + view.operations[-1].name if view.base else ''}"
@@ -208,16 +211,20 @@ def _label(gallery: Gallery, position: int) -> str:
     return f"  [{names[label]}]" if label >= 0 and label < len(names) else ""
 
 
-def _answers(gallery: Gallery, view: View, teacher: str | None) -> list[list[str]]:
-    """Return the most likely classes of each chosen image, as lines; empty without a cache."""
+def _top_classes(gallery: Gallery, view: View, teacher: str | None) -> list[list[str]]:
+    """Return the most probable classes of each chosen image, as lines; empty without a cache."""
     cache = gallery.cache
     if cache is None:
         if teacher is not None:
-            raise UsageError("teacher outputs are in a cache", where=f"--teacher {teacher}")
+            raise UsageError(
+                "teacher outputs can be shown for the views of a cache only",
+                where=f"--teacher {teacher}",
+                hint="give --cache, or leave out --teacher",
+            )
         return [[] for _ in gallery.positions]
     name = teacher or next(iter(cache.teachers))
     if view.id not in cache.views_of([name]):
-        return [[f"not seen by {name}"] for _ in gallery.positions]
+        return [[f"no outputs of {name}"] for _ in gallery.positions]
     rows = gallery.rows.numbers.take(gallery.positions)
     reader = TargetsReader(cache, [name])
     units = tuple(sorted({int(row) // reader.unit_rows for row in rows}))
@@ -235,14 +242,15 @@ def _answers(gallery: Gallery, view: View, teacher: str | None) -> list[list[str
 
 
 def check_machine(cache: str | None, data: str | None, tolerance: int) -> dict[str, Any]:
-    """Compute the golden vectors and, of a cache, the probes; return all as JSON values.
+    """Compare the golden vectors and, for a cache, the view fingerprints; return JSON values.
 
     Raises:
-        UsageError: A cache without its images.
-        ViewDrift: The probes come out otherwise.
+        UsageError: Only one of cache and images is given.
+        ViewDrift: The fingerprints differ on this machine.
     """
     if (cache is None) != (data is None):
-        raise UsageError("probes need a cache and its images", hint="give both --cache and --data")
+        what = "the comparison of view fingerprints requires a cache and its images"
+        raise UsageError(what, hint="give both --cache and --data")
     probes = None
     if cache is not None and data is not None:
         opened = open_cache(cache)

@@ -1,8 +1,8 @@
 """Survey of teacher outputs with dask: entropy, accuracy, agreement.
 
-A unit is read where a worker of dask runs, checked against its commit like every other one, and
-becomes three numbers a row; what is kept is sums and histograms. So memory is bounded by units and
-classes, whatever the number of images and views.
+A dask worker reads a unit, compares it with its commit, and reduces it to three numbers per row, of
+which sums and histograms are kept. So memory is bounded by units and classes, whatever the number
+of images and views.
 Shapes: N rows of a unit, C classes, T teachers.
 """
 
@@ -42,10 +42,10 @@ class ViewSurvey:
     """Survey of the outputs of one teacher for one view.
 
     Attributes:
-        view: Its id.
-        rows: Readable images.
-        accuracy: Share of the labeled ones it gets right; None without labels, and where images
-            are mixed, which have two.
+        view: Id of the view.
+        rows: Number of readable images.
+        accuracy: Top-1 accuracy on the labeled images; None without labels, and in views that mix
+            images, which have two labels.
         entropy: Mean entropy of its outputs, in nats.
         tail_mass: Mean probability of the classes that are not stored; None where all are.
     """
@@ -62,13 +62,13 @@ class TeacherSurvey:
     """Survey of the outputs of one teacher.
 
     Attributes:
-        teacher: Its name.
-        predicted: How often each class is its most likely, over all views.
-        entropy_quantiles: Entropy in nats below which 10, 50 and 90 % of its outputs are, to a
-            64th of log C.
-        class_accuracy: Share of the images of each class it gets right, over all views that show
-            one image; None for a class without any.
-        views: View by view.
+        teacher: Name of the teacher.
+        predicted: Number of outputs with each class as the most probable one, over all views.
+        entropy_quantiles: Entropy in nats below which 10, 50 and 90 % of its outputs are, with a
+            resolution of a 64th of log C.
+        class_accuracy: Accuracy on the images of each class, over all views that do not mix; None
+            for a class without images.
+        views: Surveys of the views.
     """
 
     teacher: str
@@ -80,15 +80,15 @@ class TeacherSurvey:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the teachers of a cache say.
+    """Survey of the outputs of all teachers of a cache.
 
     Attributes:
         url: Location of the cache.
-        revision: What was looked at.
+        revision: Number of the revision.
         class_names: Names of the classes.
-        labels: How many readable images each class has.
-        teachers: Teacher by teacher.
-        agreement: Share of outputs with the same most likely class, by pair of teachers.
+        labels: Number of readable images of each class.
+        teachers: Surveys of the teachers.
+        agreement: Share of outputs with the same most probable class, by pair of teachers.
     """
 
     url: str
@@ -109,23 +109,24 @@ def survey(
     revision: str | None = None,
     on_view: Callable[[int, int], None] | None = None,
 ) -> Survey:
-    """Go through every output of a sealed cache.
+    """Survey every output of a sealed cache.
 
-    It runs in threads of this process, or on the workers of a dask client where one is current;
-    those have to reach the cache under the same name.
+    It runs in threads of this process, or on the workers of the current dask client, where the
+    cache has to be available at the same location.
 
     Args:
         url: The cache.
         revision: sha256 of the revision that it must have, or the first 12 digits or more.
-        on_view: Called with the number of views that are done, and of all.
+        on_view: Called with the numbers of finished views and of all views.
 
     Raises:
-        CacheError: There is none, or it holds no outputs.
+        CacheError: There is no cache, or it has no outputs.
         CacheDamaged: A unit is not the one that was committed.
     """
     cache = open_cache(url, revision=revision)
     if not cache.teachers:
-        raise CacheError("this cache has no teacher outputs", where=url)
+        hint = "add a teacher by logitcache precompute --teacher"
+        raise CacheError("the cache has no teacher outputs", where=url, hint=hint)
     totals = _Totals(cache)
     for number, view_id in enumerate(cache.views):
         totals.add(view_id)
@@ -139,11 +140,11 @@ class _TeacherTotals:
     """Sums over the views of one teacher.
 
     Attributes:
-        predicted: int64 (C,).
+        predicted: Outputs by most probable class, int64 (C,).
         entropies: Histogram from 0 to log C, int64 (bins,).
-        right: Right outputs by label, over views that show one image, int64 (C,).
+        right: Correct outputs by label, over views that do not mix, int64 (C,).
         shown: Labeled images by label, over the same views, int64 (C,).
-        views: View by view.
+        views: Surveys of the views.
     """
 
     predicted: NDArray[np.int64]
@@ -154,7 +155,7 @@ class _TeacherTotals:
 
 
 class _Totals:
-    """Sums over all views of a cache, each added when it was gone through."""
+    """Sums over all views of a cache, added view by view."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -174,7 +175,7 @@ class _Totals:
         }
 
     def add(self, view_id: str) -> None:
-        """Go through one view, all of its teachers at once: one pass over their units."""
+        """Add one view with all of its teachers, in one pass over their units."""
         seen = [n for n in self._cache.teachers if view_id in self._cache.views_of([n])]
         label_N = self._label_array()
         answers = {name: self._answer_array(name, view_id) for name in seen}
@@ -229,7 +230,7 @@ class _Totals:
         )
 
     def _sums(self, name: str, answers_N3: da.Array, label_N: da.Array) -> dict[str, Any]:
-        """Return what is summed of one teacher in one view; nothing is computed yet."""
+        """Return the sums of one teacher in one view as lazy dask arrays."""
         group = self._cache.teachers[name]
         predicted, entropy, tail = (answers_N3[:, column] for column in range(3))
         here = (label_N >= -1) & (predicted >= 0)
@@ -246,7 +247,7 @@ class _Totals:
     def _answer_array(self, name: str, view_id: str) -> da.Array:
         """Return top class, entropy and tail mass of every row, float64 (N, 3).
 
-        Rows that were not computed: -1, NaN and NaN.
+        Rows that were not computed have -1, NaN and NaN.
         """
         rows = self._cache.teachers[name].unit_rows
         chunks = ((rows,) * (self._capacity // rows), (3,))
@@ -276,11 +277,11 @@ _META_N = np.empty((0,), dtype=np.int64)
 
 @lru_cache(maxsize=2)
 def _opened(url: str, revision: str) -> Cache:
-    """Open a cache where a task runs, once a process."""
+    """Open a cache once per process, since tasks carry only its URL."""
     cache = open_cache(url)
     if cache.revision_sha256 != revision:
         raise CacheError(
-            "the cache got a new revision during the survey",
+            "the cache was sealed again during the survey",
             where=url,
             expected=f"revision {revision}",
             got=f"revision {cache.revision_sha256}",
@@ -305,14 +306,10 @@ def _answers(
     parts = []
     for start in range(0, group.unit_rows, _DECODED_ROWS):
         some = {name: array[start : start + _DECODED_ROWS] for name, array in encoded.items()}
-        parts.append(_row_numbers(group, some))
+        decoded = group.encoding.decode(some)
+        columns = [decoded.top_class(), decoded.entropy(), decoded.tail_mass()]
+        parts.append(np.stack(columns, axis=1))
     return np.concatenate(parts)
-
-
-def _row_numbers(group: TeacherGroup, encoded: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Return top class, entropy and tail mass of some rows: float64 (N, 3)."""
-    decoded = group.encoding.decode(encoded)
-    return np.stack([decoded.top_class(), decoded.entropy(), decoded.tail_mass()], axis=1)
 
 
 def _labels(
@@ -331,7 +328,8 @@ def _same_class(one_N3: da.Array, other_N3: da.Array, where_N: da.Array) -> da.A
 
 
 def _counts(values_N: da.Array, where_N: da.Array, classes: int) -> da.Array:
-    """Count each of the classes where the condition holds: int64 (classes,)."""
+    """Count each of the classes where a condition is true: int64 (classes,)."""
+    # other rows go to an additional bin: a boolean selection has no known shape in dask
     chosen = da.where(where_N, values_N, classes)
     counts_C: da.Array = da.bincount(chosen, minlength=classes + 1)[:classes]
     return counts_C

@@ -1,6 +1,6 @@
 """View algorithm, version 1: from random words to parameters.
 
-Nothing is computed but by operations that IEEE 754 rounds exactly and by literal tables, see
+All of it is computed by operations that IEEE 754 rounds correctly and by literal tables, see
 :mod:`logitcache.views.arithmetic`.
 """
 
@@ -60,7 +60,7 @@ _WORDS: dict[type, tuple[Purpose, Callable[[Any], int]]] = {
     Mixing: (Purpose.MIX, lambda _: MIX_WORDS),
     Mask: (Purpose.MASK, lambda operation: operation.grid**2),
 }
-"""What each operation draws, and how many words; those that are missing draw nothing."""
+"""Purpose and number of the words of each operation; those that are missing draw nothing."""
 
 _STEPS: dict[type, Callable[[Any, Sequence[float]], list[Step]]] = {
     HorizontalFlip: lambda operation, u: [Step("flip")] if u[0] < operation.p else [],
@@ -74,7 +74,7 @@ _STEPS: dict[type, Callable[[Any, Sequence[float]], list[Step]]] = {
     LowRes: lambda operation, _: [Step("lowres", (operation.factor,))],
     Mask: draw_mask,
 }
-"""From an operation and its unit floats to steps."""
+"""Functions from an operation and its unit floats to steps."""
 
 
 def view_floats(view: View, hashes_N: NDArray[np.uint64]) -> list[NDArray[np.float64]]:
@@ -83,7 +83,7 @@ def view_floats(view: View, hashes_N: NDArray[np.uint64]) -> list[NDArray[np.flo
 
 
 def address_of(operation: Operation) -> tuple[Purpose, int]:
-    """Return what an operation draws its words for, and how many."""
+    """Return the purpose and the number of the words of an operation."""
     purpose, count = _WORDS.get(type(operation), (Purpose.CROP, lambda _: 0))
     return purpose, count(operation)
 
@@ -123,7 +123,7 @@ def parameters(
 
 
 def mix_shares(view: View, hashes_N: NDArray[np.uint64]) -> list[float]:
-    """Return how much of each row's own picture a view shows: 1 where nothing is mixed in."""
+    """Return the share of each row's own image in a view that mixes: 1 where none is mixed in."""
     if view.mixing is None:
         return [1.0] * len(hashes_N)
     floats_NW = _floats(view, view.mixing, hashes_N)

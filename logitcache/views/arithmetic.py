@@ -1,8 +1,8 @@
 """Elementary functions with the same bits on every platform.
 
-libm's exp, log and sin differ between platforms in the last bit, and one bit can move a box. So
-these use only what IEEE 754 rounds exactly (+, -, *, /, sqrt, rounding) and literal tables, in the
-order written; ``docs/views.md`` is normative.
+exp, log and sin of libm differ between platforms in the last bit, and one bit can move a box. So
+these use only operations that IEEE 754 rounds correctly (+, -, *, /, sqrt, rounding) and literal
+tables, in this order; ``docs/views.md`` is normative.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RADIANS = 0.017453292519943295
 _TERMS = 15  # of the series of sine and cosine: enough for half a turn
 
 # Wichura, "The percentage points of the normal distribution", Applied Statistics 37 (1988), AS 241:
-# numerator and denominator near the middle, in the flanks and in the tails.
+# numerator and denominator near the median, in the flanks and in the tails.
 _MIDDLE = (
     (
         3.3871328727963666080e0,
@@ -111,7 +111,7 @@ _TAIL = (
 
 
 def exp2(x: float) -> float:
-    """Return 2^x by table and Horner's rule."""
+    """Return 2^x by a table and Horner's rule."""
     whole = round(x)
     mantissa: float = _horner(_EXP2, x - whole)
     return math.ldexp(mantissa, whole)

@@ -13,10 +13,10 @@ _LIBRARIES = ("numpy", "pillow", "simplejpeg", "torch", "torchvision")
 
 
 def rendering_versions() -> dict[str, str]:
-    """Return the version of each library that touches pixels, and the class of the processor.
+    """Return the version of each library that pixels depend on, and the class of the processor.
 
-    ``cpu`` is ``vector`` with AVX2 or better and ``none`` without: bilinear resizing takes another
-    path there (``docs/views.md``). ``libjpeg`` is Pillow's; simplejpeg brings its own.
+    ``cpu`` is ``vector`` with AVX2 or better and ``none`` without, where bilinear resizing uses
+    another algorithm (``docs/views.md``). ``libjpeg`` is Pillow's; simplejpeg has its own.
     """
     capability = torch.backends.cpu.get_cpu_capability()
     found = {name: version(name) for name in _LIBRARIES}

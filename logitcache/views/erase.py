@@ -27,16 +27,16 @@ __all__ = ["PAINT_STEPS", "draw_erasing", "draw_mask", "erasing_words"]
 
 _ATTEMPTS = 10
 _NOISE_AT_ONCE = 1 << 16  # words in memory together; whole blocks of four
-_WORDS_PER_BOX = 4 * _ATTEMPTS + 4  # a place for each attempt; three for a color, one for noise
+_WORDS_PER_BOX = 4 * _ATTEMPTS + 4  # four for each attempt, three for a color, one for noise
 
 
 def erasing_words(operation: RandomErasing) -> int:
-    """Return how many words an erasing takes: whether, how many boxes, and those of each box."""
+    """Return the number of words of an erasing: two, and those of each box."""
     return 2 + _WORDS_PER_BOX * operation.count
 
 
 def draw_erasing(operation: RandomErasing, floats: Sequence[float]) -> list[Step]:
-    """Return a step for every box that finds a place in ten attempts."""
+    """Return a step for every box that fits into the square within ten attempts."""
     if floats[0] >= operation.p:
         return []
     count = 1 + int(floats[1] * operation.count)
@@ -53,7 +53,7 @@ def draw_erasing(operation: RandomErasing, floats: Sequence[float]) -> list[Step
 def _place(
     operation: RandomErasing, floats: Sequence[float], count: int
 ) -> tuple[float, float, float, float] | None:
-    """Return top, left, bottom and right, or None."""
+    """Return top, left, bottom and right of a box; None if no attempt fits."""
     (smallest, largest), (flat, tall) = operation.area, operation.aspect
     low, high = log2(flat), log2(tall)
     for attempt in range(_ATTEMPTS):
@@ -85,7 +85,7 @@ def _paint(
 
 
 def draw_mask(operation: Mask, floats: Sequence[float]) -> list[Step]:
-    """Return the step that covers cells: those with the smallest of one word per cell."""
+    """Return the mask step: it covers the cells with the smallest words, one word per cell."""
     covered = round(operation.ratio * operation.grid**2)
     cells = np.sort(np.argsort(np.asarray(floats), kind="stable")[:covered])
     return [Step("mask", (operation.grid, *operation.fill, *cells.tolist()))]
@@ -148,4 +148,4 @@ def _color(levels: Sequence[float]) -> Tensor:
 
 
 PAINT_STEPS = {"erase": _erase, "noise": _noise, "mask": _mask}
-"""What a step does to a square uint8 (3, S, S), by its name."""
+"""Functions of a square uint8 (3, S, S), by the name of their step."""

@@ -1,8 +1,8 @@
-"""View fingerprints: a few views with parameters and pixels, rendered again elsewhere.
+"""View fingerprints: parameters and pixels of a few views, to be compared on another machine.
 
-Parameters are arithmetic that every machine does alike; pixels are made by libraries. So a probe
-distinguishes the two: other parameters mean another algorithm, other pixels another library or
-processor. It needs no teacher and takes a second.
+Parameters are computed by the same arithmetic on every machine; pixels depend on libraries. So a
+fingerprint distinguishes the two: other parameters mean another algorithm, other pixels another
+library or processor. The comparison needs no teacher and takes a second.
 
 Shapes: S side of the square, P side of the patch.
 """
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 AT_LEAST = 64
-_AT_MOST = 192  # what is rendered in about a second at 224 pixels
+_AT_MOST = 192  # about a second of rendering at 224 pixels
 _PATCH = 48
 
 
@@ -56,7 +56,7 @@ _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Record(BaseModel):
-    """A probe as it is written."""
+    """A fingerprint as JSON values."""
 
     view: ViewId
     row: _Row
@@ -70,7 +70,7 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True)
 class FingerprintImage:
-    """An image: its row, how it is stored, and the hash of its key."""
+    """An image: its row, its stored form, and the hash of its key."""
 
     row: int
     stored: Stored
@@ -79,18 +79,18 @@ class FingerprintImage:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """One view of one image.
+    """Fingerprint of one view of one image.
 
     Attributes:
-        view_id: The view.
+        view_id: Id of the view.
         row: Row of the image.
-        partner: Row of the image that is mixed in, None where there is none.
+        partner: Row of the image that is mixed in; None where there is none.
         size: S.
-        parameters: sha256 of the parameters, of the partner's too, in hex.
-        pixels: sha256 of the square, uint8 (3, S, S) in C order, in hex.
+        parameters: SHA-256 of the parameters, including those of the partner, hexadecimal.
+        pixels: SHA-256 of the square, uint8 (3, S, S) in C order, hexadecimal.
         top: First row of pixels of the patch.
-        left: Its first column.
-        patch: uint8 (3, P, P) out of the square; P is 48, or S if that is less.
+        left: First column of pixels of the patch.
+        patch: Patch of the square, uint8 (3, P, P); P is 48, or S if that is less.
     """
 
     view_id: str
@@ -104,7 +104,7 @@ class Fingerprint:
     patch: NDArray[np.uint8]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the probe as JSON values; the patch as base64 of its bytes in C order."""
+        """Return the fingerprint as JSON values; the patch as base64 of its bytes in C order."""
         return {
             "view": self.view_id,
             "row": self.row,
@@ -118,7 +118,7 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Fingerprint:
-        """Read a probe.
+        """Parse a fingerprint.
 
         Raises:
             ValueError: It is malformed.
@@ -133,7 +133,9 @@ class Fingerprint:
         patch = np.frombuffer(base64.b64decode(record.patch, validate=True), dtype=np.uint8)
         top, left = record.at
         if max(top, left) > record.size - side:
-            raise ValueError(f"a patch at {top}, {left} of a square of {record.size} pixels")
+            raise ValueError(
+                f"a patch at {top}, {left} is outside of a square of {record.size} pixels"
+            )
         return cls(
             view_id=record.view,
             row=record.row,
@@ -150,7 +152,7 @@ class Fingerprint:
 def choose_fingerprints(
     view_ids: Sequence[str], segments: Iterable[NDArray[np.signedinteger]]
 ) -> list[tuple[str, int]]:
-    """Choose which rows of which views to keep: at least 64, spread over views and segments.
+    """Choose the rows and views of fingerprints: at least 64, spread over views and segments.
 
     Args:
         view_ids: The views.
@@ -178,16 +180,20 @@ def make_fingerprint(
     partner: FingerprintImage | None,
     table: int = DECODING,
 ) -> Fingerprint:
-    """Render one probe.
+    """Render one fingerprint.
 
     Args:
         view: The view.
         size: S.
         image: The image.
-        partner: The image that is mixed in, None where there is none.
+        partner: The image that is mixed in; None where there is none.
         table: Version of the table that images are decoded by.
     """
-    digest, square = _rendered(view, size, image, partner, table)
+    how, own = _picture(view, size, image, table)
+    other_how, other = (None, None) if partner is None else _picture(view, size, partner, table)
+    document = [how.to_json(), None if other_how is None else other_how.to_json()]
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    square = np.ascontiguousarray(finish(own, how, view.interpolation, other).numpy())
     side = min(_PATCH, size)
     room = size - side + 1
     top, left = image.hash % room, (image.hash // room) % room
@@ -196,7 +202,7 @@ def make_fingerprint(
         row=image.row,
         partner=None if partner is None else partner.row,
         size=size,
-        parameters=digest,
+        parameters=hashlib.sha256(text.encode()).hexdigest(),
         pixels=hashlib.sha256(square.tobytes()).hexdigest(),
         top=top,
         left=left,
@@ -213,23 +219,9 @@ def fingerprint_difference(before: Fingerprint, now: Fingerprint) -> int | None:
         return None
     if before.pixels == now.pixels:
         return 0
+    # int16, since a difference of uint8 wraps around
     levels = np.abs(before.patch.astype(np.int16) - now.patch.astype(np.int16))
     return max(1, int(levels.max()))
-
-
-def _rendered(
-    view: View, size: int, image: FingerprintImage, partner: FingerprintImage | None, table: int
-) -> tuple[str, NDArray[np.uint8]]:
-    """Return the digest of all parameters and the square, uint8 (3, S, S)."""
-    how, own = _picture(view, size, image, table)
-    other_how, other = (None, None) if partner is None else _picture(view, size, partner, table)
-    document = [how.to_json(), None if other_how is None else other_how.to_json()]
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    square = finish(own, how, view.interpolation, other)
-    return (
-        hashlib.sha256(text.encode()).hexdigest(),
-        np.ascontiguousarray(square.numpy()),
-    )
 
 
 def _picture(

@@ -1,9 +1,9 @@
-"""Geometric operations: crops, resizes, flips, turns and affine maps.
+"""Geometric operations: crops, resizes, flips, rotations and affine maps.
 
-Resizing is torch's antialiased interpolation of uint8, which torchvision's v2 transforms call too:
-the same pixels, without the dispatch around them. Affine maps are PIL's.
+Resizing is torch's antialiased interpolation of uint8, which torchvision's v2 transforms call as
+well: the same pixels without their overhead. Affine maps are PIL's.
 
-Shapes: C channels, H W source height and width, S side of the square that comes out.
+Shapes: C channels, H W source height and width, S side of the resulting square.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_MOST_PIXELS = 1 << 24  # of a resized image that is held as a whole
+_MOST_PIXELS = 1 << 24  # of a resized image that is in memory as a whole
 _LONGEST = 1 << 26  # side of a resized image
 Matrix = tuple[float, float, float, float, float, float]
 
@@ -60,7 +60,7 @@ def crop_center(
     The longer side is rounded down; the offset of the center to the nearest, halves to even.
 
     Raises:
-        UnreadableImage: The longer side would be longer than what is resized in bounded time.
+        UnreadableImage: The longer side would be too long to be resized in bounded time.
     """
     height, width = image_CHW.shape[1:]
     shorter = math.floor(size / fraction)
@@ -68,10 +68,10 @@ def crop_center(
     new_width = shorter * width // min(height, width)
     if max(new_height, new_width) > _LONGEST:
         raise UnreadableImage(
-            "the image is too long to be resized to its shorter side",
+            "the aspect ratio of the image is too large for a center crop",
             expected=f"sides up to {_LONGEST} pixels after resizing",
             got=f"{width} x {height} pixels, resized {new_width} x {new_height}",
-            hint="leave it out, or use views with crop_mode squash or border",
+            hint="remove the image, or use views with crop_mode squash or border",
         )
     return _resized_center(image_CHW, (new_height, new_width), (size, size), interpolation)
 
@@ -112,7 +112,7 @@ def flip_vertical(image_CHW: Tensor) -> Tensor:
 
 
 def rot90(square_CSS: Tensor, turns: float) -> Tensor:
-    """Turn counter-clockwise by quarters."""
+    """Rotate counter-clockwise by quarter turns."""
     return torch.rot90(square_CSS, int(turns), (1, 2))
 
 
@@ -124,7 +124,7 @@ def low_resolution(square_CSS: Tensor, factor: float, *, interpolation: Interpol
 
 
 def _rotation(width: int, height: int, degrees: float) -> Matrix:
-    """Return PIL's matrix of a rotation around the center, without its sines of libm."""
+    """Return PIL's matrix of a rotation around the center, with portable sines."""
     cos, sin = round(cosine(-degrees), 15), round(sine(-degrees), 15)
     x, y = width / 2.0, height / 2.0
     return (cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y)
@@ -157,7 +157,7 @@ def _affine(name: str) -> Callable[..., Image.Image]:
 
 
 AFFINE_STEPS = {name: _affine(name) for name in _MATRICES}
-"""What a step does to an RGB picture of PIL, by its name: amount, then the color behind it."""
+"""Functions of an RGB image of PIL, an amount and a fill color, by the name of their step."""
 
 
 def _resized_center(
@@ -176,7 +176,7 @@ def _resized_center(
 
 def _resize(image_CHW: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
     image_1CHW = image_CHW[None]
-    if height == width == 1:  # where torch fails with an internal error for contiguous images
+    if height == width == 1:  # torch fails with an internal error for contiguous images
         image_1CHW = image_1CHW.contiguous(memory_format=torch.channels_last)
     out = functional.interpolate(
         image_1CHW, size=(height, width), mode=interpolation, antialias=True

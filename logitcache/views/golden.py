@@ -1,7 +1,7 @@
 """Golden vectors: recipes, words, parameters and pixels that never change within a version.
 
-They hold for images that any language can compute, so a machine without any data can tell whether
-it shows what every other machine shows.
+Their synthetic images can be computed in any language, so a machine without data can check whether
+it renders the same views as every other machine.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class VectorReport:
     """Result of the golden vectors.
 
     Attributes:
-        vectors: How many there are.
-        words: Those with other words: what they are, as are the following.
-        parameters: Those with the same words and other parameters.
-        pixels: Those with the same parameters and other pixels.
+        vectors: Number of vectors.
+        words: Descriptions of the vectors with other words.
+        parameters: Descriptions of those with the same words and other parameters.
+        pixels: Descriptions of those with the same parameters and other pixels.
     """
 
     vectors: int = 0
@@ -66,7 +66,7 @@ class VectorReport:
 
     @property
     def sound(self) -> bool:
-        """Whether every vector came out as it is written."""
+        """Whether every vector is equal to the recorded one."""
         return not (self.words or self.parameters or self.pixels)
 
     def to_json(self) -> dict[str, Any]:
@@ -85,11 +85,15 @@ def golden_files() -> list[Path]:
         found = sorted(folder.glob("*-1.json"))
         if found:
             return found
-    raise UsageError("the golden vectors are not installed", where=package / "golden")
+    raise UsageError(
+        "the golden vectors are not installed",
+        where=package / "golden",
+        hint="install logitcache again: pip install --force-reinstall logitcache",
+    )
 
 
 def check_vectors(files: Iterable[Path]) -> VectorReport:
-    """Compute golden vectors on this machine and compare them with what is written."""
+    """Compute golden vectors on this machine and compare them with the recorded ones."""
     report = VectorReport()
     for path in files:
         for written in json.loads(path.read_text()):
@@ -151,7 +155,7 @@ def _words(view: View, hash_: int) -> dict[str, list[str]]:
 
 
 def _difference(written: dict[str, Any]) -> str | None:
-    """Return what differs first: ``words``, ``parameters`` or ``pixels``."""
+    """Return the first difference, ``words``, ``parameters`` or ``pixels``; None without one."""
     view = parse_view(written["view"], written["id"])
     image = Example(int(written["hash"], 16), written["height"], written["width"])
     partner = None
@@ -170,7 +174,7 @@ def _difference(written: dict[str, Any]) -> str | None:
 def _of_crop_and_flip(
     view: View, image: Example, drawn: dict[str, Any]
 ) -> dict[str, list[str] | list[int] | bool | None]:
-    """Return the words and parameters of the first vectors, which knew crops and flips alone."""
+    """Return words and parameters in the form of the first vectors, of crops and flips only."""
     found = words(view.seed, [image.hash], draw=view.draw, purpose=Purpose.CROP, count=4)[0]
     return {
         "crop_words": [f"{int(word):016x}" for word in found],

@@ -1,7 +1,7 @@
 """Mixup and CutMix: partners, shares and pixels.
 
-Partners are matched inside a unit, so the pictures of a pair need nothing but that unit; what is
-drawn for a row is keyed by the row's own image. So a pair mixes the same two pictures in two ways.
+Partners are matched inside of a unit, so rendering a pair needs no other unit. The parameters of a
+row are drawn by its own key, so a pair mixes the same two images in two ways.
 
 Shapes: N rows, C channels, S side of the square.
 """
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 __all__ = ["MIX_WORDS", "draw_mix", "match_partners", "mix_squares"]
 
 _ATTEMPTS = 32
-_BEFORE = 6  # whether, which, and four for the box
+_BEFORE = 6  # words: whether to mix, mixup or cutmix, and four for the box
 MIX_WORDS = _BEFORE + 2 * _ATTEMPTS
-_WEIGHT = 65536  # pixels are blended by whole numbers of these: integer arithmetic
+_WEIGHT = 65536  # denominator of the integer weights of a blend
 
 
 def match_partners(seed: int, draw: int, hashes_N: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Pair the rows of a unit.
 
     Args:
-        seed: Of the view.
-        draw: Of the view; derived views share it, and so the partners.
-        hashes_N: Key hashes of the rows that can be shown, in order of rows.
+        seed: Seed of the view.
+        draw: Draw of the view; derived views share it, and so the partners.
+        hashes_N: Key hashes of the readable rows, in order of rows.
 
     Returns:
-        For each row the position of its partner, int64 (N,): rows sorted by one word each, taken
-        two by two; an odd one left over is its own partner.
+        Position of the partner of each row, int64 (N,): rows are sorted by one word each and paired
+        in this order; a single row at the end is its own partner.
     """
     drawn = words(seed, hashes_N, draw=draw, purpose=Purpose.PARTNER, count=1)[:, 0]
     order = np.argsort(drawn, kind="stable")
@@ -55,7 +55,7 @@ def match_partners(seed: int, draw: int, hashes_N: NDArray[np.uint64]) -> NDArra
 
 
 def draw_mix(operation: Mixing, floats: Sequence[float]) -> Mix | None:
-    """Return how one row is mixed, None where it is left alone."""
+    """Return the parameters of the mix of one row; None where it is not mixed."""
     if floats[0] >= operation.p:
         return None
     boxed = operation.cutmix_alpha > 0 or operation.cutmix_minmax is not None
@@ -82,10 +82,10 @@ def _box_mix(operation: Mixing, floats: Sequence[float]) -> Mix:
 
 
 def _beta(alpha: float, floats: Sequence[float]) -> float:
-    """Draw from Beta(alpha, alpha) by rejection; 1/2 if no attempt is taken.
+    """Draw from Beta(alpha, alpha) by rejection; 1/2 if no attempt is accepted.
 
-    Up to 1 by Johnk's method, x / (x + y) with x = u^(1/alpha); above 1 a uniform x is taken with
-    probability (4 x (1 - x))^(alpha - 1).
+    Up to alpha = 1 by Johnk's method, x / (x + y) with x = u^(1/alpha); above, a uniform x is
+    accepted with probability (4 x (1 - x))^(alpha - 1).
     """
     for attempt in range(_ATTEMPTS):
         u, v = 1.0 - floats[2 * attempt], 1.0 - floats[2 * attempt + 1]
@@ -106,6 +106,7 @@ def mix_squares(own_CSS: Tensor, partner_CSS: Tensor, how: Mix) -> Tensor:
     """Mix two squares uint8 (C, S, S); blending rounds halves up."""
     if how.box is None:
         weight = round(how.lam * _WEIGHT)
+        # 255 * 65536 fits into int32; the added half makes the shift round
         blended = own_CSS.to(torch.int32) * weight + partner_CSS.to(torch.int32) * (
             _WEIGHT - weight
         )

@@ -41,7 +41,7 @@ _DERIVED: dict[str, tuple[str, ...]] = {
 
 
 def parse_rand_augment(text: str) -> RandAugment:
-    """Read timm's notation of RandAugment, ``rand-m9-n2-mstd0.5-inc1``.
+    """Parse timm's notation of RandAugment, ``rand-m9-n2-mstd0.5-inc1``.
 
     Args:
         text: ``rand`` and any of m (strength, 10), n (layers, 2), p (probability of each, 0.5),
@@ -49,12 +49,12 @@ def parse_rand_augment(text: str) -> RandAugment:
             strength, 10), inc (1 for operations that grow with it) and t (a set by name).
 
     Raises:
-        ValueError: It cannot be understood; the message names the part and what would be.
+        ValueError: A part is not known; the message names it and the known ones.
     """
     kind, *sections = text.split("-")
     if kind != "rand":
         raise ValueError(
-            f"{text!r}: only RandAugment can be replayed, as in 'rand-m9-n2-mstd0.5-inc1'"
+            f"{text!r}: only RandAugment is supported, for example 'rand-m9-n2-mstd0.5-inc1'"
         )
     values: dict[str, float] = {}
     set_name = None
@@ -65,7 +65,7 @@ def parse_rand_augment(text: str) -> RandAugment:
         found = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?|inf)", section)
         if found is None or found[1] not in _KEYS:
             known = ", ".join([*_KEYS, "t"])
-            raise ValueError(f"{text!r}: cannot read {section!r}; the parts are {known}")
+            raise ValueError(f"{text!r}: unknown part {section!r}; the known parts are {known}")
         values[found[1]] = _number(found[1], found[2], text)
     return _rand_augment(values, set_name, text)
 
@@ -74,18 +74,20 @@ def _number(key: str, digits: str, text: str) -> float:
     try:
         return _KEYS[key](digits)
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r}: {key} is a whole number, not {digits}") from None
+        raise ValueError(f"{text!r}: {key} has to be a whole number, not {digits}") from None
 
 
 def _rand_augment(values: dict[str, float], set_name: str | None, text: str) -> RandAugment:
     chosen = set_name or ("increasing" if values.get("inc") else "normal")
     if chosen not in SETS:
-        raise ValueError(f"{text!r}: no set {chosen!r}: {nearest(chosen, SETS)}")
+        raise ValueError(f"{text!r}: unknown set {chosen!r}: {nearest(chosen, SETS)}")
     deviation = values.get("mstd", 0.0)
     weights = list(SETS[chosen].values())
     layers = values.get("n", 2)
     if weights[0] is not None and layers > len(weights):
-        raise ValueError(f"{text!r}: a weighted set of {len(weights)} has not {layers} to draw")
+        raise ValueError(
+            f"{text!r}: n is {layers}, but the weighted set has {len(weights)} operations"
+        )
     recipe = {
         "op": RandAugment.name,
         "names": list(SETS[chosen]),
@@ -102,25 +104,25 @@ def _rand_augment(values: dict[str, float], set_name: str | None, text: str) -> 
 
 
 def parse_derived(text: str) -> Operation:
-    """Read a derived view: ``rot90(turns)``, ``lowres(factor)`` or ``mask(ratio[, grid])``.
+    """Parse a derived view: ``rot90(turns)``, ``lowres(factor)`` or ``mask(ratio[, grid])``.
 
     Raises:
-        ValueError: It cannot be understood.
+        ValueError: It has another form.
     """
     found = re.fullmatch(r"\s*(\w+)\s*\(([^()]*)\)\s*", text)
     known = ", ".join(f"{name}({', '.join(names)})" for name, names in _DERIVED.items())
     if found is None or found[1] not in _DERIVED:
-        raise ValueError(f"cannot read the derived view {text!r}; there are {known}")
+        raise ValueError(f"unknown derived view {text!r}; the known ones are {known}")
     names = _DERIVED[found[1]]
     given = [part.strip() for part in found[2].split(",")]
     if len(given) > len(names):
-        raise ValueError(f"{text!r} has too many numbers; there are {known}")
+        raise ValueError(f"the derived view {text!r} has too many numbers; expected {known}")
     numbers = [_value(part) for part in given]
     return _checked({"op": found[1], **dict(zip(names, numbers, strict=False))}, text)
 
 
 def _value(text: str) -> int | float | str:
-    """Return the number that a text stands for; what is none is refused where it is checked."""
+    """Return a number, or a text that is not one, which the operation then refuses."""
     try:
         number = float(text)
     except ValueError:
@@ -129,7 +131,7 @@ def _value(text: str) -> int | float | str:
 
 
 def _checked(recipe: dict[str, Any], text: str) -> Operation:
-    """Build an operation; errors use the words of the notation."""
+    """Build an operation; errors quote the notation."""
     try:
         return operation_from_json(recipe)
     except ValidationError as error:

@@ -1,6 +1,6 @@
 """Operations of a recipe, with every number explicit.
 
-An operation is data. What is drawn for it and what it does to pixels is in the module of its kind
+An operation is data. Its random draws and its effect on pixels are in the module of its kind
 (``geometry``, ``randaugment``, ``color``, ``erase``, ``mix``); ``docs/views.md`` is normative.
 
 The limits of all numbers are written here; ``docs/views.md`` lists them. Within them no library
@@ -52,11 +52,11 @@ __all__ = [
 ]
 
 FILL = (124, 116, 104)
-"""What is behind an image: ImageNet's mean color in whole levels, as timm fills."""
+"""Fill color: the mean color of ImageNet in whole levels, as in timm."""
 MAX_SIDE = 4096
 """Largest side of a rendered view, in pixels."""
 MAX_HUE = 0.5
-"""Largest turn of the hue either way, in turns."""
+"""Largest rotation of the hue in either direction, in turns."""
 _LONGEST = 64  # characters of a name that a message repeats
 
 
@@ -76,11 +76,11 @@ SIDE = Field(ge=1, le=MAX_SIDE)
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
-        raise ValueError(f"goes from {pair[0]} to {pair[1]}: the smaller number comes first")
+        raise ValueError(f"a range from {pair[0]} to {pair[1]}: expected the smaller number first")
     return pair
 
 
-# Strict: no text and no truth value stands for a number in a recipe.
+# Strict: a text or a truth value is not accepted as a number.
 _Number: TypeAlias = Annotated[float, Strict()]
 _Whole: TypeAlias = Annotated[int, Strict()]
 _Ascending = AfterValidator(_ascending)
@@ -124,12 +124,12 @@ PolicyName = Literal[
     "TranslateXRel",
     "TranslateYRel",
 ]
-"""Operations of RandAugment, by timm's names; :data:`.LEVELS` has what each of them does."""
+"""Operations of RandAugment, by timm's names; :data:`.LEVELS` defines them."""
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A box of random area and aspect, resized to the square that is wanted.
+    """A box of random area and aspect, resized to the requested square.
 
     Attributes:
         scale: Range of the box's share of the image's area.
@@ -192,13 +192,13 @@ class RandAugment:
 
     Attributes:
         names: The set, by timm's names.
-        weights: How likely each is, drawn without replacement; None: all alike, with replacement.
-        layers: How many are drawn.
-        magnitude: Their strength; 10 is full.
+        weights: Weight of each, drawn without replacement; None: equal ones, with replacement.
+        layers: Number of drawn operations.
+        magnitude: Their strength; 10 is the full one.
         std: Standard deviation of the strength; None draws it uniformly from 0 to ``magnitude``.
         upper: Largest strength.
         p: Probability with which a drawn operation is applied.
-        fill: What comes in from outside the image.
+        fill: Color of pixels from outside of the image.
     """
 
     name: ClassVar[str] = "rand_augment"
@@ -217,7 +217,9 @@ class RandAugment:
         if len(self.weights) != len(self.names):
             raise ValueError(f"{len(self.weights)} weights for {len(self.names)} names")
         if self.layers > len(self.names):
-            raise ValueError(f"{self.layers} layers are drawn out of {len(self.names)} names")
+            raise ValueError(
+                f"{self.layers} layers are more than the {len(self.names)} weighted names"
+            )
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,8 @@ class ColorJitter:
         brightness: Range of the factor.
         contrast: Range of the factor.
         saturation: Range of the factor.
-        hue: Largest turn of the hue either way, in turns.
-        p: Probability of all of it.
+        hue: Largest rotation of the hue in either direction, in turns.
+        p: Probability of the jitter.
     """
 
     name: ClassVar[str] = "color_jitter"
@@ -254,7 +256,7 @@ class RandomBlur:
 
     Attributes:
         radius: Range of its standard deviation, in 224ths of the side.
-        p: Its probability.
+        p: Probability of the blur.
     """
 
     name: ClassVar[str] = "blur"
@@ -267,10 +269,10 @@ class RandomErasing:
     """Boxes of the rendered square are painted over.
 
     Attributes:
-        p: Probability that there is any.
-        area: Range of the share of all boxes together.
+        p: Probability of any box.
+        area: Range of the total area of all boxes, as a share of the square.
         aspect: Range of a box's height over its width.
-        count: Most boxes; from one to this many.
+        count: Largest number of boxes; at least one is drawn.
         mode: ``const`` paints ``fill``, ``rand`` one normal color per box, ``pixel`` noise.
         fill: Mean color.
         deviation: Standard deviation of ``rand`` and ``pixel``, in levels.
@@ -289,7 +291,7 @@ class RandomErasing:
 
     def __post_init__(self) -> None:
         if (self.mode == "pixel") != (self.size is not None):
-            raise ValueError(f"mode {self.mode} with size {self.size}: pixel noise alone has one")
+            raise ValueError(f"mode {self.mode} with size {self.size}: only mode pixel has a size")
 
 
 @dataclass(frozen=True)
@@ -297,8 +299,8 @@ class Mixing:
     """Another image of the unit is mixed in, by mixup or cutmix.
 
     Attributes:
-        mixup_alpha: Of the Beta distribution of mixup's share; 0: no mixup.
-        cutmix_alpha: Of the Beta distribution of cutmix's share; 0: no cutmix.
+        mixup_alpha: Parameter of the Beta distribution of mixup's share; 0: no mixup.
+        cutmix_alpha: Parameter of the Beta distribution of cutmix's share; 0: no cutmix.
         cutmix_minmax: Range of the box's sides instead of a Beta distribution.
         p: Probability that anything is mixed.
         switch: Probability of cutmix where both are on.
@@ -313,7 +315,7 @@ class Mixing:
 
     def __post_init__(self) -> None:
         if self.cutmix_minmax is None and self.mixup_alpha == self.cutmix_alpha == 0:
-            raise ValueError("neither mixup nor cutmix is on")
+            raise ValueError("neither mixup nor cutmix is used: both parameters are 0")
 
 
 @dataclass(frozen=True)
@@ -339,7 +341,7 @@ class Mask:
     Attributes:
         ratio: Share of the cells.
         grid: Cells along a side.
-        fill: What they are painted with.
+        fill: Their color.
     """
 
     name: ClassVar[str] = "mask"
@@ -349,7 +351,7 @@ class Mask:
 
 
 CROPS = (RandomResizedCrop, CentralCrop, SquashCrop, BorderCrop)
-"""Operations that make a square; the first one of every recipe."""
+"""Operations that result in a square; the first one of every recipe."""
 
 Operation = (
     RandomResizedCrop
@@ -384,19 +386,18 @@ def operation_to_json(operation: Operation) -> dict[str, Any]:
 
 
 def operation_from_json(values: Mapping[str, Any]) -> Operation:
-    """Read an operation.
+    """Parse an operation.
 
     Raises:
-        ValueError: There is no such operation, or it is malformed or out of range: pydantic's
-            ValidationError included.
+        ValueError: It is unknown, malformed or out of range; pydantic's ValidationError is one.
     """
     name = values.get("op")
     if not isinstance(name, str) or name not in OPERATIONS:
-        raise ValueError(f"no operation {str(name)[:_LONGEST]!r}")
+        raise ValueError(f"unknown operation {str(name)[:_LONGEST]!r}")
     kind = OPERATIONS[name]
     given = {field: value for field, value in values.items() if field != "op"}
     unknown = sorted(given.keys() - {field.name for field in fields(kind)})
     if unknown:
-        raise ValueError(f"{name} has no {unknown[0][:_LONGEST]!r}")
+        raise ValueError(f"operation {name} has no parameter {unknown[0][:_LONGEST]!r}")
     operation: Operation = _ADAPTERS[name].validate_python(given)
     return operation

@@ -30,10 +30,10 @@ Crop = Box | CentralCrop | SquashCrop | BorderCrop
 
 @dataclass(frozen=True)
 class Step:
-    """Something done to the rendered square.
+    """A step of the processing of the rendered square.
 
     Attributes:
-        name: What; a key of the literal tables of ``render``.
+        name: Name of the step, a key of the tables of ``render``.
         values: Its numbers; places and sides in fractions of the square.
     """
 
@@ -43,12 +43,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Mix:
-    """How a partner's picture is mixed in.
+    """Parameters of a mix with a partner.
 
     Attributes:
-        lam: Share of the row's own picture.
-        box: Top, left, bottom and right of what is the partner's, in fractions of the square;
-            None where the two are blended.
+        lam: Share of the row's own image.
+        box: Top, left, bottom and right of the partner's part, in fractions of the square; None
+            where the two are blended.
     """
 
     lam: float
@@ -57,13 +57,13 @@ class Mix:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything random about one image of one view, at any size.
+    """All parameters of one image of one view, at any size.
 
     Attributes:
         crop: The box to resize, or a crop that depends on the size.
-        steps: What is then done to the square, in order.
-        mix: How the partner's square is mixed in; None where it is not.
-        after: What is done to the mixed square, in order.
+        steps: Steps on the square, in order.
+        mix: Mix with the partner's square; None without one.
+        after: Steps on the mixed square, in order.
     """
 
     crop: Crop

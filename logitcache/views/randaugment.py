@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEVELS", "NORMAL", "SETS", "WORDS_PER_LAYER", "draw_rand_augment"]
 
-WORDS_PER_LAYER = 4  # which, whether, how strong, which way
+WORDS_PER_LAYER = 4  # operation, whether it is applied, strength, sign
 _FULL = 10.0
 
 NORMAL = (
@@ -121,7 +121,7 @@ LEVELS: dict[str, Callable[[float, bool], tuple[str, float] | str]] = {
     "Desaturate": lambda level, _: ("color", 1.0 - max(0.5, min(1.0, 0.5 + 0.5 * level))),
     "GaussianBlur": lambda level, _: ("blur", max(0.1, min(2.0, 0.1 + 1.9 * level))),
 }
-"""By timm's name: from (strength / 10, downwards?) to a step and its number."""
+"""Functions of strength / 10 and whether it is negative, by timm's name; they return a step."""
 
 _FILLING = {"rotate", "shear_x", "shear_y", "translate_x", "translate_y"}
 
@@ -163,7 +163,7 @@ def _choose(weights: list[float], u: float) -> int:
 
 
 def _level(operation: RandAugment, u: float) -> float:
-    """Return the strength as a share of full, clipped as timm does."""
+    """Return the strength as a share of the full one, clipped as in timm."""
     magnitude = operation.magnitude
     if operation.std is None:
         magnitude = u * magnitude

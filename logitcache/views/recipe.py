@@ -1,8 +1,8 @@
 """Recipes of views as stored in a cache: id and outline.
 
-A manifest may hold tens of thousands of recipes, and a reader shows a few of them. So a manifest is
-read with the checks that are here, and :func:`logitcache.views.spec.parse_view` parses a recipe in
-full before it is used.
+A manifest may contain tens of thousands of recipes, of which a reader uses a few. So a manifest is
+read with the checks of this module, and :func:`logitcache.views.spec.parse_view` parses a recipe
+completely before it is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Operation(BaseModel):
 
 
 class _Outline(BaseModel):
-    """What recipes of every version of the view algorithm have in common."""
+    """Fields that recipes of every version of the view algorithm have."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -47,7 +47,7 @@ def _with_outline(values: dict[str, Any]) -> dict[str, Any]:
 
 
 Recipe = Annotated[dict[str, Any], AfterValidator(_with_outline)]
-"""JSON values that have the outline of a recipe, as they are."""
+"""Unchanged JSON values that have the outline of a recipe."""
 
 
 def recipe_id(values: object) -> str:
@@ -59,7 +59,9 @@ def recipe_id(values: object) -> str:
     try:
         canonical = _canonical(values)
     except RecursionError:
-        raise ValueError("nested too deeply for a recipe") from None
+        raise ValueError("a recipe is nested too deeply") from None
     if len(canonical) > _MOST_CHARACTERS:
-        raise ValueError(f"{len(canonical)} characters, a recipe has at most {_MOST_CHARACTERS}")
+        raise ValueError(
+            f"a recipe has {len(canonical)} instead of at most {_MOST_CHARACTERS} characters"
+        )
     return "v" + hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Views of whole batches, rendered by threads into contiguous uint8 arrays.
 
-Threads, not processes: decoding and resizing release the interpreter lock, child processes are
-refused inside a dask worker, and nothing here has global state that threads could race for.
+Threads, not processes: decoding and resizing release the interpreter lock, a dask worker may not
+start child processes, and there is no global state that threads share.
 """
 
 from __future__ import annotations
@@ -63,20 +63,20 @@ _SQUARE_STEPS: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """Which images of which view to render.
+    """Request to render some images of a view.
 
     Attributes:
         view: The view.
-        indices: What to read, int64 (B,); -1 for a position that stays zero.
+        indices: Indices of the images to read, int64 (B,); -1 for a position that stays zero.
         hashes: Key hashes of the images, uint64 (B,).
-        tag: A number that comes back with the batch.
-        partners: What to read for the image that is mixed in, int64 (B,); the image itself where
-            it has no partner. None where nothing is mixed.
-        partner_hashes: Their key hashes, uint64 (B,).
+        tag: A number that is returned with the batch.
+        partners: Indices of the images that are mixed in, int64 (B,); that of the image itself
+            where it has no partner. None for a view that does not mix.
+        partner_hashes: Key hashes of the partners, uint64 (B,).
 
     Raises:
-        ValueError: The view mixes images, and the partners are missing. Rendered without them it
-            would be another picture than the one its id stands for.
+        ValueError: The view mixes images, and the partners are missing. Without them it would not
+            be the view of its id.
     """
 
     view: View
@@ -91,7 +91,7 @@ class BatchRequest:
             return
         if self.partners is None or self.partner_hashes is None:
             raise ValueError(
-                f"view {self.view.id} mixes images: give partners and partner_hashes, "
+                f"view {self.view.id} mixes images: set partners and partner_hashes, "
                 "or render View.unmixed"
             )
 
@@ -101,9 +101,10 @@ class RenderedBatch:
     """Pixels of one request.
 
     Attributes:
-        request: What was requested.
-        pixels: By side in pixels S: uint8 (B, 3, S, S); zeros where nothing could be read.
-        failures: By position in the batch: why an image could not be read; ``where`` is its index.
+        request: The request.
+        pixels: Pixels by side S, uint8 (B, 3, S, S); zeros where no image could be read.
+        failures: Errors of images that could not be read, by position in the batch; ``where`` is
+            the index of the image.
     """
 
     request: BatchRequest
@@ -121,24 +122,24 @@ def render(
     """Render one decoded image as a square: uint8 (3, S, S).
 
     Args:
-        image_CHW: Decoded, uint8 (3, H, W).
+        image_CHW: Decoded image, uint8 (3, H, W).
         how: Its parameters.
         size: S.
-        interpolation: How pixels are resized.
-        partner_CSS: The partner's picture, see :func:`picture`; None to mix nothing in.
+        interpolation: Interpolation of resizing.
+        partner_CSS: Square of the partner, see :func:`picture`; None to mix nothing in.
     """
     return finish(picture(image_CHW, how, size, interpolation), how, interpolation, partner_CSS)
 
 
 def picture(image_CHW: Tensor, how: Parameters, size: int, interpolation: Interpolation) -> Tensor:
-    """Return what an image brings into a mix: everything up to it, uint8 (3, S, S)."""
+    """Return the square of an image with all steps before a mix, uint8 (3, S, S)."""
     return _apply(_cropped(image_CHW, how.crop, size, interpolation), how.steps, interpolation)
 
 
 def finish(
     own_CSS: Tensor, how: Parameters, interpolation: Interpolation, partner_CSS: Tensor | None
 ) -> Tensor:
-    """Mix a partner's picture into a row's own, and do what comes after."""
+    """Mix the square of a partner into a row's own, and apply the steps after the mix."""
     if how.mix is not None and partner_CSS is not None:
         own_CSS = mix_squares(own_CSS, partner_CSS, how.mix)
     return _apply(own_CSS, how.after, interpolation)
@@ -155,7 +156,7 @@ def _cropped(image_CHW: Tensor, crop: Crop, size: int, interpolation: Interpolat
 
 
 def _apply(square_CSS: Tensor, steps: Sequence[Step], interpolation: Interpolation) -> Tensor:
-    """Do one step after the other, changing between tensor and PIL only where need be."""
+    """Apply steps in order, converting between tensor and PIL only where necessary."""
     now: Tensor | Image.Image = square_CSS
     for step in steps:
         if step.name in COLOR_STEPS:
@@ -178,12 +179,13 @@ def _as_image(now: Tensor | Image.Image) -> Image.Image:
 
 def _as_tensor(now: Tensor | Image.Image) -> Tensor:
     if isinstance(now, Image.Image):
+        # a copy, since torch warns about the read-only memory of an image
         return torch.from_numpy(np.array(now)).permute(2, 0, 1)
     return now
 
 
 class ViewRenderer:
-    """Decodes each image once per batch and renders it at every size that is wanted.
+    """Renderer with threads, which decodes each image once per batch for all sizes.
 
     The pixels depend on the request alone, not on the number of threads or the order.
 
@@ -192,8 +194,9 @@ class ViewRenderer:
         sizes: Sides to render, in pixels.
         threads: Threads that decode and render.
         table: Version of the table that images are decoded by.
-        ahead: Batches that are worked on before they are requested.
-        on_odd: Called with the index of an image and what is odd about how it is decoded.
+        ahead: Number of batches that are rendered ahead.
+        on_odd: Called with the index of an image whose pixels are probably not the intended ones,
+            and a note about it.
         image_memory: Bytes of decoded images that are kept for later requests.
     """
 
@@ -220,7 +223,7 @@ class ViewRenderer:
         self.close()
 
     def close(self) -> None:
-        """Stop the threads; batches under way are dropped."""
+        """Stop the threads; unfinished batches are dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def forget_images(self) -> None:
@@ -249,12 +252,12 @@ class ViewRenderer:
 
 
 class Decoder:
-    """Reads and decodes the images of requests.
+    """Reader and decoder of the images of requests.
 
     Args:
         read: Thread-safe function from an index of a request to the stored image.
         table: Version of the table that images are decoded by.
-        on_odd: Called with the index of an image and what is odd about how it is decoded.
+        on_odd: As for :class:`ViewRenderer`.
         memory: Bytes of decoded images that are kept; images beyond are decoded again.
     """
 
@@ -342,11 +345,11 @@ def _fill_one(batch: RenderedBatch, drawn: Drawn, pictures: _Pictures, position:
     for size, pixels in batch.pixels.items():
         interpolation = request.view.interpolation
         out = finish(own[size], how, interpolation, other.get(size))
-        pixels[position] = out.numpy()
+        pixels[position] = out.numpy()  # rows of one task alone, so threads need no lock
 
 
 class _Pictures:
-    """Pictures of the images that one task has decoded; kept only where they may be mixed."""
+    """Squares of the images that one task has decoded; kept only where they may be mixed."""
 
     def __init__(self, batch: RenderedBatch, decode: Decoder) -> None:
         self._batch, self._decode = batch, decode
@@ -355,7 +358,7 @@ class _Pictures:
     def of(
         self, index: int, floats: list[NDArray[np.float64]], position: int
     ) -> tuple[Parameters, dict[int, Tensor]]:
-        """Return the parameters of an image and its picture at every size."""
+        """Return the parameters of an image and its square at every size."""
         if index in self._kept:
             return self._kept[index]
         view = self._batch.request.view

@@ -1,10 +1,10 @@
 """Resampling of a window of a large resized image.
 
-The pixels are those of torch's antialiased interpolation of uint8, level by level: two passes, rows
-first, each with weights that are rounded to 16 bits. ``tests/views/test_resample.py`` compares.
+The pixels are exactly those of torch's antialiased interpolation of uint8: two passes, rows first,
+each with weights that are rounded to 16 bits. ``tests/views/test_resample.py`` compares them.
 
-Shapes: C channels, H W source height and width, h w those of the window, N lines, T weights of a
-line, n lines of the window.
+Shapes: C channels, H W source height and width, h w height and width of the window, N lines,
+T weights of a line, n lines of the window.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def resized_window(
     """Return a window of an image as it would be after resizing: uint8 (C, h, w).
 
     Args:
-        image_CHW: uint8.
+        image_CHW: The image, uint8.
         resized: Height and width after resizing.
-        offset: First row and first column of the window there.
+        offset: First row and first column of the window after resizing.
         window: h and w.
-        interpolation: How pixels are resized.
+        interpolation: Interpolation of resizing.
     """
     (height, width), (top, left) = resized, offset
     wide_wHC = _pass(image_CHW.permute(2, 1, 0).numpy(), width, left, window[1], interpolation)
@@ -68,13 +68,15 @@ def _pass(
         lines_N = np.arange(wanted.start, wanted.stop)
         starts, weights_NT = _weights(length, resized, lines_N, interpolation)
         scaled = weights_NT * (1 << bits)
+        # halves are rounded away from zero, as torch does
         rounded_NT = np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5)).astype(np.int64)
         rows = slice(wanted.start - offset, wanted.stop - offset)
         for first in range(0, lines.shape[1], _COLUMNS_AT_ONCE):
             columns = slice(first, first + _COLUMNS_AT_ONCE)
+            # the sums start at one half, so that the shift rounds to nearest
             sums = np.full(out[rows, columns].shape, 1 << (bits - 1), dtype=np.int64)
             for tap in range(rounded_NT.shape[1]):
-                # behind the last line of the source the weight is zero
+                # beyond the last line of the source the weight is zero
                 source = lines[np.minimum(starts + tap, length - 1), columns]
                 sums += rounded_NT[:, tap, None, None] * source
             out[rows, columns] = (sums >> bits).clip(0, 255)
@@ -97,7 +99,7 @@ def _bits(length: int, resized: int, interpolation: Interpolation) -> int:
         weights_NT = _weights(length, resized, np.arange(run.start, run.stop), interpolation)[1]
         largest = max(largest, float(weights_NT.max()))
         if resized > length and _reaches(largest, _BITS_OF_ONE):
-            return _BITS_OF_ONE  # every further weight is below 2, which makes no difference
+            return _BITS_OF_ONE  # all other weights are below 2 and do not change the result
     for bits in range(_MOST_BITS):
         if _reaches(largest, bits):
             return bits
@@ -136,11 +138,6 @@ def _taps(scale: float, interpolation: Interpolation) -> int:
     return 2 * math.ceil(_FILTERS[interpolation][1] * max(scale, 1.0)) + 1
 
 
-def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    weights: NDArray[np.float64] = np.maximum(1.0 - np.abs(x), 0.0)
-    return weights
-
-
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Keys' cubic kernel with a = -0.5."""
     a, x = -0.5, np.abs(x)
@@ -150,6 +147,6 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 _FILTERS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], float]] = {
-    "bilinear": (_triangle, 1.0),
+    "bilinear": (lambda x: np.maximum(1.0 - np.abs(x), 0.0), 1.0),
     "bicubic": (_cubic, 2.0),
 }

@@ -42,8 +42,8 @@ class SheetRow:
     """All views of one image.
 
     Attributes:
-        title: Stands above them.
-        cells: In order.
+        title: Text above them.
+        cells: The views in order.
     """
 
     title: str
@@ -54,14 +54,14 @@ def write_sheet(path: Path, columns: Sequence[Sequence[str]], rows: Sequence[She
     """Draw a sheet and write it as PNG.
 
     Args:
-        path: Where to; its folder is made if need be.
-        columns: Up to two lines above each column.
-        rows: One per image, all with as many cells as there are columns and of the same S.
+        path: The file; its folder is created if it is missing.
+        columns: Up to two lines of text above each column.
+        rows: One row per image, with one cell per column, all of the same S.
     """
     side = rows[0].cells[0].square.shape[-1]
-    beside = _TEXT_WIDTH if any(cell.lines for row in rows for cell in row.cells) else 0
+    text_width = _TEXT_WIDTH if any(cell.lines for row in rows for cell in row.cells) else 0
     most = max(len(cell.lines) for row in rows for cell in row.cells)
-    width, height = side + beside + _MARGIN, max(side, most * _LINE) + _LINE + _MARGIN
+    width, height = side + text_width + _MARGIN, max(side, most * _LINE) + _LINE + _MARGIN
     sheet = Image.new("RGB", (_MARGIN + width * len(columns), _HEADER + height * len(rows)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_FONT_SIZE)

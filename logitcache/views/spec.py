@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 __all__ = ["ALGORITHM", "Interpolation", "View", "ViewsConfig", "parse_view"]
 
 ALGORITHM = 1
-"""Version of the view algorithm written down in ``docs/views.md``."""
+"""Version of the view algorithm of ``docs/views.md``."""
 
-_MOST_VIEWS = 65536  # what a cache holds
+_MOST_VIEWS = 65536  # of a cache
 _LONGEST = 64  # characters of a value that a message repeats
 _FIXED = (CentralCrop, SquashCrop, BorderCrop, Rot90, LowRes)
 
@@ -74,14 +74,14 @@ _Alpha = Annotated[float, ALPHA]
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at every image of a set.
+    """Recipe of a view of every image of a set.
 
     Attributes:
-        operations: What is done to the image, in order; the first one makes it a square.
+        operations: Operations in order; the first one results in a square.
         seed: First word of the key of its draws.
-        draw: Which draw, 0 <= draw < 2^32; 0 for views that draw nothing.
-        interpolation: How pixels are resized.
-        base: Id of the view it is derived from, whose draws it shares.
+        draw: Number of the draw, 0 <= draw < 2^32; 0 for views without random draws.
+        interpolation: Interpolation of resizing.
+        base: Id of the view that it is derived from, whose draws it shares.
         algorithm: Version of the algorithm that turns words into parameters.
     """
 
@@ -110,19 +110,19 @@ class View:
 
     @property
     def is_random(self) -> bool:
-        """Whether anything in it is drawn."""
+        """Whether any of its operations is random."""
         return any(not isinstance(operation, _FIXED) for operation in self.operations)
 
     @property
     def mixing(self) -> Mixing | None:
-        """How another image of the unit is mixed in; None where none is."""
+        """The operation that mixes in another image of the unit; None without one."""
         return next((o for o in self.operations if isinstance(o, Mixing)), None)
 
     @property
     def unmixed(self) -> View:
-        """This view up to where another image is mixed in; the view itself where none is.
+        """This view without its mix and later operations; the view itself if it does not mix.
 
-        Its pixels are what an image brings into the mixture, since the draws are shared.
+        Its pixels are those of an image before the mix, since the draws are shared.
         """
         if self.mixing is None:
             return self
@@ -130,7 +130,7 @@ class View:
         return replace(self, operations=before)
 
     def derived(self, operation: Operation) -> View:
-        """Return this view with one more thing done to it; it shares the draws."""
+        """Return this view with one more operation; the draws are shared."""
         return View(
             (*self.operations, operation),
             seed=self.seed,
@@ -140,7 +140,7 @@ class View:
         )
 
     def check_sizes(self, sizes: Sequence[int]) -> None:
-        """Refuse sizes at which it cannot be rendered.
+        """Refuse sizes at which the view cannot be rendered.
 
         Raises:
             UsageError: A size is out of range, or the view has pixel noise, which exists at one
@@ -150,7 +150,7 @@ class View:
             if not 1 <= size <= MAX_SIDE:
                 raise UsageError(
                     "views cannot be rendered at this size",
-                    expected=f"1 to {MAX_SIDE} pixels a side",
+                    expected=f"sides of 1 to {MAX_SIDE} pixels",
                     got=f"{size} pixels",
                 )
         for operation in self.operations:
@@ -167,32 +167,32 @@ class View:
 
 
 class ViewsConfig(Config):
-    """Which views, in the words of timm's augmentation options.
+    """Settings of the views, named as timm's augmentation options.
 
     Attributes:
-        count: How many random views; draws 1 to ``count``.
-        eval: Whether the ``eval`` view is among them, as the first one.
+        count: Number of random views, with the draws 1 to ``count``.
+        eval: Whether to add the ``eval`` view as the first one.
         seed: Seed of the draws.
         scale: Range of the crop's share of the image's area.
         ratio: Range of the crop's width over its height.
         hflip: Probability of a left-right flip.
         vflip: Probability of a top-bottom flip.
         auto_augment: RandAugment in timm's notation, ``rand-m9-n2-mstd0.5-inc1``.
-        color_jitter: Strength of brightness, contrast and saturation; or these three, or with a
-            fourth one of hue.
-        color_jitter_prob: Its probability; always by default.
-        grayscale_prob: Probability of losing the colors.
+        color_jitter: One strength for brightness, contrast and saturation, or three strengths, or
+            four with that of the hue.
+        color_jitter_prob: Probability of the color jitter; 1 by default.
+        grayscale_prob: Probability of grayscale.
         gaussian_blur_prob: Probability of a blur.
         re_prob: Probability of random erasing.
-        re_mode: ``const``, ``rand``, or ``pixel`` where all consumers share one size.
-        re_count: Most boxes to erase.
-        re_size: That size, in pixels; for ``pixel`` alone.
-        mixup_alpha: Of mixup's Beta distribution; 0 for no mixup.
-        cutmix_alpha: Of cutmix's Beta distribution; 0 for no cutmix.
+        re_mode: ``const``, ``rand``, or ``pixel`` where teachers and students have one size.
+        re_count: Largest number of boxes to erase.
+        re_size: That size in pixels, for ``pixel`` only.
+        mixup_alpha: Parameter of mixup's Beta distribution; 0 for no mixup.
+        cutmix_alpha: Parameter of cutmix's Beta distribution; 0 for no cutmix.
         cutmix_minmax: Range of the sides of cutmix's box, instead of ``cutmix_alpha``.
-        mix_prob: Probability that an image is mixed at all.
-        switch_prob: Probability of cutmix where mixup and cutmix are both on.
-        derive: Views made of every random one: ``rot90(1)``, ``lowres(4)``, ``mask(0.6)``.
+        mix_prob: Probability that an image is mixed.
+        switch_prob: Probability of cutmix where both mixup and cutmix are used.
+        derive: Views to derive from every random one: ``rot90(1)``, ``lowres(4)``, ``mask(0.6)``.
         interpolation: ``bicubic`` or ``bilinear``.
         crop_pct: Share of the shorter side that the ``eval`` crop keeps.
         crop_mode: ``center``, ``squash`` or ``border``, as timm crops for ``eval``.
@@ -233,9 +233,11 @@ class ViewsConfig(Config):
     @classmethod
     def _three_or_four(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if value is not None and len(value) not in (3, 4):
-            raise ValueError("color_jitter is one number, or three, or four with hue")
+            raise ValueError(
+                "color_jitter has to be one number, three numbers, or four with the hue"
+            )
         if value is not None and len(value) == 4 and value[3] > MAX_HUE:
-            raise ValueError(f"hue turns by at most {MAX_HUE} either way")
+            raise ValueError(f"the hue of color_jitter has to be at most {MAX_HUE} turns")
         return value
 
     @field_validator("auto_augment")
@@ -257,12 +259,14 @@ class ViewsConfig(Config):
         for name in ("scale", "ratio", "cutmix_minmax"):
             low, high = getattr(self, name) or (0, 0)
             if low > high:
-                raise ValueError(f"{name} goes from {low} to {high}: give the smaller number first")
+                raise ValueError(
+                    f"{name} is a range from {low} to {high}: expected the smaller number first"
+                )
         if self.count == 0 and not self.eval:
             raise ValueError("no view is configured: set count above 0 or eval to true")
         if (self.re_mode == "pixel") != (self.re_size is not None):
             raise ValueError(
-                "pixel noise exists at one size only: set re_size together with re_mode pixel"
+                "re_mode pixel and re_size have to be set together: noise exists at one size only"
             )
         return self
 
@@ -273,7 +277,7 @@ class ViewsConfig(Config):
         return View(operations, self.seed, draw, self.interpolation)
 
     def eval_view(self) -> View:
-        """Return the view to evaluate with, which draws nothing."""
+        """Return the view for evaluation, which has no random draws."""
         crops: dict[str, Operation] = {
             "center": CentralCrop(self.crop_pct),
             "squash": SquashCrop(self.crop_pct),
@@ -282,13 +286,13 @@ class ViewsConfig(Config):
         return View((crops[self.crop_mode],), interpolation=self.interpolation)
 
     def views(self) -> list[View]:
-        """Return all the views: ``eval``, then each random view with those derived of it."""
+        """Return all views: ``eval``, then each random view with those derived from it."""
         wanted = self.eval + self.count * (1 + len(self.derive))
         if wanted > _MOST_VIEWS:
             raise UsageError(
-                "too many views for a cache",
+                "more views are configured than a cache can have",
                 where="views.count",
-                expected=f"at most {_MOST_VIEWS}, derived ones included",
+                expected=f"at most {_MOST_VIEWS}, including derived ones",
                 got=wanted,
             )
         found = [self.eval_view()] if self.eval else []
@@ -310,7 +314,9 @@ class ViewsConfig(Config):
         if self.auto_augment is not None:
             colors.append(parse_rand_augment(self.auto_augment))
         if self.color_jitter is not None and self.color_jitter_prob > 0:
-            colors.append(_jitter(self.color_jitter, self.color_jitter_prob))
+            ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in self.color_jitter]
+            hue, p = self.color_jitter[3] if ranges[3:] else 0.0, self.color_jitter_prob
+            colors.append(ColorJitter(ranges[0], ranges[1], ranges[2], hue, p))
         if self.grayscale_prob > 0:
             colors.append(Grey(self.grayscale_prob))
         if self.gaussian_blur_prob > 0:
@@ -339,12 +345,6 @@ class ViewsConfig(Config):
         ]
 
 
-def _jitter(strengths: tuple[float, ...], p: float) -> ColorJitter:
-    ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in strengths[:3]]
-    hue = strengths[3] if len(strengths) == 4 else 0.0
-    return ColorJitter(ranges[0], ranges[1], ranges[2], hue, p)
-
-
 class _Size(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -366,25 +366,25 @@ class _Recipe(BaseModel):
 
 
 def parse_view(values: object, where: str) -> View:
-    """Read a recipe out of a cache.
+    """Parse the recipe of a view.
 
     Raises:
-        CacheError: The recipe needs another version of the view algorithm, or is malformed.
+        CacheError: The recipe has another version of the view algorithm, or is malformed.
     """
     version = values.get("algorithm") if isinstance(values, dict) else ALGORITHM
     if version != ALGORITHM or isinstance(version, bool):
         raise CacheError(
-            "this view was drawn by another version of the view algorithm",
+            "a view has another version of the view algorithm than this logitcache",
             where=where,
             expected=f"algorithm {ALGORITHM}",
             got=str(version)[:_LONGEST],
-            hint="update logitcache",
+            hint="install a newer version: pip install --upgrade logitcache",
         )
     try:
         return _parsed(values)
     except ValueError as error:
         got = _first_fault(error) if isinstance(error, ValidationError) else str(error)
-        raise CacheError("malformed view", where=where, got=got) from None
+        raise CacheError("the recipe of a view is malformed", where=where, got=got) from None
 
 
 def _parsed(values: object) -> View:
@@ -398,14 +398,16 @@ def _parsed(values: object) -> View:
     )
     _check_order(view.operations)
     if recipe_id(values) != view.id:
-        raise ValueError("it is not written as this view is: a number or key is missing")
+        raise ValueError("it lacks a key or number of the complete recipe of this view")
     if view.base is not None and view.base not in _bases(view.operations[:-1], view):
-        raise ValueError(f"base {view.base} is not the view without {view.operations[-1].name}")
+        raise ValueError(
+            f"base {view.base} is not the id of this view without {view.operations[-1].name}"
+        )
     return view
 
 
 def _bases(operations: tuple[Operation, ...], view: View) -> set[str]:
-    """Return the ids that a view with these operations may have: it may be derived itself."""
+    """Return the possible ids of a view with these operations, which may be derived itself."""
     if not operations:
         return set()
     alone = replace(view, operations=operations, base=None).id
@@ -422,14 +424,14 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def _check_order(operations: tuple[Operation, ...]) -> None:
-    """Refuse recipes that say nothing definite: each operation once, a crop first."""
+    """Refuse recipes with a repeated operation, or without a single crop as the first one."""
     names = [operation.name for operation in operations]
     if len(set(names)) < len(names):
-        raise ValueError(f"an operation comes twice: {', '.join(names)}")
+        raise ValueError(f"an operation is repeated: {', '.join(names)}")
     crops = [isinstance(operation, CROPS) for operation in operations]
     if crops[:1] != [True] or sum(crops) > 1:
-        raise ValueError(f"one crop comes first, not {', '.join(names)}")
+        raise ValueError(f"expected a single crop as the first operation, not {', '.join(names)}")
     mixing = names.index(Mixing.name) if Mixing.name in names else len(names)
     late = (Rot90, LowRes, Mask)
     if not all(isinstance(operation, late) for operation in operations[mixing + 1 :]):
-        raise ValueError(f"only derived views come after mix, not {', '.join(names)}")
+        raise ValueError(f"expected only rot90, lowres and mask after mix, not {', '.join(names)}")

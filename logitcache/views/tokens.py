@@ -1,4 +1,4 @@
-"""Random choice of the patch tokens of a feature map that are kept.
+"""Random choice of the patch tokens of a feature map that are stored.
 
 Shapes: N rows, P patches, n kept ones.
 """
@@ -22,13 +22,13 @@ __all__ = ["kept_tokens"]
 def kept_tokens(
     view: View, hashes_N: NDArray[np.uint64], patches: int, kept: int
 ) -> NDArray[np.int64]:
-    """Return which patches of each row are kept in a view.
+    """Return the patches of each row that are stored in a view.
 
-    Those with the ``kept`` smallest of P words, the lower number first where words are equal.
+    They are those with the ``kept`` smallest of P words; ties go to the lower number.
 
     Args:
-        view: Seed and draw are its own.
-        hashes_N: Hashes of the rows' keys.
+        view: View with the seed and draw of the words.
+        hashes_N: Hashes of the keys of the rows, uint64.
         patches: P.
         kept: n, at most P.
 

@@ -1,8 +1,8 @@
 """Views of whole batches, rendered by child processes.
 
-For students whose decoding does not scale with threads, or whose training holds the interpreter
-lock. A worker is handed a whole request and fills one contiguous uint8 array, which comes back
-through shared memory: nothing is collated.
+For students whose decoding does not scale with threads, or whose training keeps the interpreter
+locked. A worker renders a whole request into one contiguous uint8 array, which is returned through
+shared memory without a copy.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _GUARD = 'a script whose code is below if __name__ == "__main__":'
 
 
 class RequestDataset(Dataset[Any]):
-    """Renders requests for a DataLoader whose batch sampler yields them.
+    """Dataset of rendered requests, for a DataLoader whose batch sampler yields requests.
 
     Args:
         read: Function from an index of a request to the stored image; can be pickled.
@@ -55,9 +55,9 @@ class RequestDataset(Dataset[Any]):
         self._sizes = tuple(sorted(set(sizes)))
 
     def __getitems__(self, request: BatchRequest) -> Filled:
-        """Return the pixels by size, uint8 (B, 3, S, S), and the failures; or what went wrong.
+        """Return the pixels by size, uint8 (B, 3, S, S), and the failures; or an error.
 
-        An error is returned, not raised: torch would wrap it into a traceback.
+        An error is returned instead of raised, since torch would wrap it into a traceback.
         """
         try:
             batch = empty_batch(request, self._sizes)
@@ -69,10 +69,11 @@ class RequestDataset(Dataset[Any]):
 
 
 class _Feed:
-    """The batch sampler of every epoch: whatever requests are put into it."""
+    """Batch sampler that yields the requests that are assigned to it."""
 
     def __init__(self) -> None:
         self.requests: Iterable[BatchRequest] = ()
+        # batches come back in this order, without their requests
         self.sent: deque[BatchRequest] = deque()
 
     def __iter__(self) -> Iterator[BatchRequest]:
@@ -83,19 +84,18 @@ class _Feed:
 
 
 class WorkerRenderer:
-    """Renders as :class:`~logitcache.views.render.ViewRenderer` does, the same pixels, elsewhere.
+    """Renderer with child processes; :class:`~logitcache.views.render.ViewRenderer` has threads.
 
     Args:
         read: Function from an index of a request to the stored image; can be pickled.
         sizes: Sides to render, in pixels.
-        workers: Child processes; they live until :meth:`close`.
+        workers: Number of child processes, which run until :meth:`close`.
         table: Version of the table that images are decoded by.
-        context: How they are started: ``spawn``, ``forkserver`` or ``fork``. By default the second
-            where there is one: a child forked off a process with threads may hang.
+        context: Start method: ``spawn``, ``forkserver`` or ``fork``; by default the second, where
+            it exists, since a child that is forked from a process with threads may hang.
 
     Raises:
-        UsageError: This process is itself being started by a script that uses workers when it
-            is imported.
+        UsageError: This process is a worker that imports a script which starts workers.
     """
 
     def __init__(
@@ -110,8 +110,9 @@ class WorkerRenderer:
         # set while a child imports the script of its parent; multiprocessing itself looks at it
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise UsageError(
-                "a worker process imports this script, which would start workers once more",
+                "a worker process imports the script, which would start workers again",
                 expected=_GUARD,
+                hint="move the code of the script below that line",
             )
         if context is None:
             known = multiprocessing.get_all_start_methods()
@@ -133,7 +134,7 @@ class WorkerRenderer:
         self.close()
 
     def close(self) -> None:
-        """End the processes; batches under way are dropped."""
+        """End the processes; unfinished batches are dropped."""
         self._loader = None  # the iterator it keeps ends its workers when it is collected
 
     def batches(self, requests: Iterable[BatchRequest]) -> Iterator[RenderedBatch]:
@@ -151,7 +152,7 @@ class WorkerRenderer:
 
 
 def _filled(loader: DataLoader[Any]) -> Iterator[Filled]:
-    """Yield what the workers made, and name the end of one of them.
+    """Yield the results of the workers, and report the end of one of them.
 
     Raises:
         ClusterError: A worker has ended.
@@ -165,21 +166,21 @@ def _filled(loader: DataLoader[Any]) -> Iterator[Filled]:
             "a worker process of the loader has ended",
             got=str(error),
             expected=_GUARD,
-            hint="see its own message above; without one it was killed, for memory maybe: use "
-            "fewer workers, or threads (workers=0)",
+            hint="see its error message above; without one it was killed, perhaps for lack of "
+            "memory: use fewer workers, or threads (workers=0)",
         ) from None
 
 
 def make_renderer(
     read: Read, sizes: Sequence[int], *, threads: int | None, workers: int, table: int
 ) -> ViewRenderer | WorkerRenderer:
-    """Return what renders: child processes if any are requested, threads otherwise.
+    """Return a renderer with child processes if any are requested, with threads otherwise.
 
     Args:
         read: Function from an index of a request to the stored image.
         sizes: Sides to render, in pixels.
-        threads: Threads; all processors by default.
-        workers: Child processes.
+        threads: Number of threads; all processors by default.
+        workers: Number of child processes.
         table: Version of the table that images are decoded by.
     """
     if workers:

@@ -360,7 +360,7 @@ def test_any_claim_can_be_read(content: dict[str, Any] | bytes) -> None:
 def test_a_folder_in_the_place_of_a_claim_is_named(tmp_path: Path) -> None:
     (tmp_path / "claims/v0-1.json/inside").mkdir(parents=True)
     claims = Claims(locate(tmp_path), clock=Clock())
-    with pytest.raises(StorageError, match=r"cannot be written, a folder[\s\S]*v0-1.json"):
+    with pytest.raises(StorageError, match=r"cannot be written because a folder[\s\S]*v0-1.json"):
         look(claims)
 
 
@@ -431,9 +431,12 @@ def test_claims_are_described_by_what_is_known_of_their_process(
     manifest: Any = type("Manifest", (), {"revision": None})
     found = {litter.key: litter.why for litter in find_orphans(locate(tmp_path), manifest, set())}
     assert found["claims/dead.json"] == (
-        "left by a run that was killed (process 7 on container); the next precompute removes it"
+        "the claim of a run that was killed (process 7 on container); "
+        "the next precompute removes it"
     )
-    assert found["claims/far.json"] == "a run works here, or was killed: process 7 on another"
+    assert found["claims/far.json"] == (
+        "the claim of a run that is active or was killed (process 7 on another)"
+    )
     assert "killed" in found["claims/trial-7.json"]
     assert machine.host == "container"
 

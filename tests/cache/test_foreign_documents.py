@@ -62,11 +62,11 @@ def edit_manifest(cache: Path, **fields: Any) -> None:
 def test_a_view_with_the_recipe_of_another_is_damage(cache: Path, recipe: dict[str, Any]) -> None:
     edit_manifest(cache, views={VIEW: recipe})
     for look in (open_cache, describe):
-        with pytest.raises(CacheDamaged, match="a view has the id of another recipe") as caught:
+        with pytest.raises(CacheDamaged, match="not the digest of its recipe") as caught:
             look(cache)
         assert caught.value.exit_code == 4
         assert VIEW in str(caught.value.where)
-    assert "a view has the id of another recipe" in verify(cache).faults[0].detail
+    assert "the id of a view is not the digest of its recipe" in verify(cache).faults[0].detail
 
 
 @pytest.mark.requirement("F3.14")
@@ -118,7 +118,7 @@ def test_a_recipe_that_no_reader_can_show_is_found_by_verify(
     assert open_cache(cache).views_of(["a"]) == [VIEW]
     (fault,) = verify(cache).faults
     assert fault.view == recipe_id(recipe)
-    assert "malformed view" in fault.detail
+    assert "recipe of a view is malformed" in fault.detail
 
 
 def test_a_manifest_of_300_views_is_read_in_no_time(cache: Path) -> None:
@@ -250,9 +250,9 @@ def test_probes_are_read(cache: Path) -> None:
 )
 def test_malformed_probes_are_damage(cache: Path, document: Any) -> None:
     digests = write_fingerprints(cache, document)
-    with pytest.raises(CacheDamaged, match=r"probes are malformed|not JSON|not a JSON object"):
+    with pytest.raises(CacheDamaged, match=r"is malformed|not valid JSON|not a JSON object"):
         read_fingerprints(locate(cache), digests)
-    with pytest.raises(CacheDamaged, match=r"probes are malformed|not JSON|not a JSON object"):
+    with pytest.raises(CacheDamaged, match=r"is malformed|not valid JSON|not a JSON object"):
         probed(locate(cache))
 
 

@@ -34,7 +34,7 @@ def test_a_unit_is_about_a_sixteenth(rows: int, expected: int) -> None:
 @pytest.mark.requirement("F3.7")
 @pytest.mark.parametrize("asked", [0, 8, 48, 131072, -16])
 def test_unusable_units_are_refused(asked: int) -> None:
-    with pytest.raises(UsageError, match="unusable size of a unit"):
+    with pytest.raises(UsageError, match="number of rows in a unit"):
         default_unit_rows(1000, asked)
 
 
@@ -79,6 +79,6 @@ def test_names_that_windows_reserves_are_not_added(name: str) -> None:
 def test_names_that_differ_by_case_are_not_added() -> None:
     assert check_new_name("cnn", "teacher", ["cnn", "red", "CNN2"]) == "cnn"
     assert check_new_name("console", "teacher", []) == "console"
-    with pytest.raises(UsageError, match="case of their letters") as caught:
+    with pytest.raises(UsageError, match="upper and lower case") as caught:
         check_new_name("cnn", "teacher", ["red", "CNN"])
     assert caught.value.got == "'CNN' and 'cnn'"

@@ -138,10 +138,10 @@ def test_every_flipped_bit_and_every_length_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ((2**64 - 1, 2**64 - 1), "inner chunk 0 of 1: missing"),
-        ((2**63, 2**63), "inner chunk 0 of 1: missing"),
-        ((10**6, 40), "inner chunk 0 of 1: missing"),
-        ((0, 3), "inner chunk 0 of 1: missing"),
+        ((2**64 - 1, 2**64 - 1), "inner chunk 0 of 1: it is missing"),
+        ((2**63, 2**63), "inner chunk 0 of 1: it is missing"),
+        ((10**6, 40), "inner chunk 0 of 1: it is missing"),
+        ((0, 3), "inner chunk 0 of 1: it is missing"),
     ],
 )
 def test_an_index_that_holds_but_points_nowhere_is_refused(

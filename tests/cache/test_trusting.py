@@ -58,7 +58,7 @@ def test_a_withdrawal_that_the_revision_names_cannot_be_deleted(tmp_path: Path) 
     withdraw_images(tmp_path, ["img/000003.jpg"], "a test")
     (tmp_path / "withdrawn/1.json").unlink()
     assert [fault.cause for fault in verify(tmp_path).faults] == [Cause.WITHDRAWAL]
-    with pytest.raises(CacheDamaged, match="a withdrawal is missing"):
+    with pytest.raises(CacheDamaged, match="the document of an exclusion is missing"):
         open_cache(tmp_path).samples  # noqa: B018
 
 
@@ -98,5 +98,5 @@ def test_a_group_is_declared_again_unless_units_of_it_are_committed(tmp_path: Pa
     group = declare(writer, "a", SparseEncoding(30, 5))
     write_teacher(writer, group, encode(group, LOGITS, samples))
     (tmp_path / "teachers/a/zarr.json").write_bytes(b"")
-    with pytest.raises(CacheDamaged, match="not JSON"):
+    with pytest.raises(CacheDamaged, match="not valid JSON"):
         rewrite_unsealed(CacheWriter.open(locate(tmp_path)))

@@ -237,8 +237,8 @@ def test_litter_is_told_from_damage(cache: Path) -> None:
     report = verify(cache)
     assert report.ok
     assert {litter.key: litter.why.split()[-1] for litter in report.litter} == {
-        "teachers/a/codes/c/0/1/0.host_1_ab.partial": "way",
-        "claims/v0-1.json": "process",
+        "teachers/a/codes/c/0/1/0.host_1_ab.partial": "progress",
+        "claims/v0-1.json": "process)",
         "revisions/2.json": "interrupted",
         f"ledger/teachers/a/{SECOND}.2.json": "interrupted",
         "notes.txt": "cache",

@@ -344,7 +344,7 @@ def test_only_the_chosen_views_are_compared(every: Path) -> None:
     )
     assert audit.ok
     assert (audit.samples, audit.views, audit.all_views) == (24, 2, 16)
-    with pytest.raises(UsageError, match="none of these views"):
+    with pytest.raises(UsageError, match="none of the selected views"):
         audit_teachers(str(every / "cache"), source, values, samples=None, views=["v0"])
 
 
@@ -390,9 +390,9 @@ def test_a_request_for_a_mixing_view_without_partners_is_refused() -> None:
     turned = view.derived(parse_derived("rot90(1)"))
     rows, hashes = np.arange(3), np.arange(3, dtype=np.uint64)
     for mixing in (view, turned):
-        with pytest.raises(ValueError, match="mixes images: give partners"):
+        with pytest.raises(ValueError, match="mixes images: set partners"):
             BatchRequest(mixing, rows, hashes)
-        with pytest.raises(ValueError, match="mixes images: give partners"):
+        with pytest.raises(ValueError, match="mixes images: set partners"):
             BatchRequest(mixing, rows, hashes, partners=rows)
         BatchRequest(mixing, rows, hashes, partners=rows, partner_hashes=hashes)
         BatchRequest(mixing.unmixed, rows, hashes)
@@ -411,5 +411,5 @@ def test_a_teacher_that_gives_nan_now_is_an_error(
         return logits * np.float32(np.nan), kept
 
     monkeypatch.setattr(Member, "answer_and_keep", broken)
-    with pytest.raises(NonFiniteLogits, match="gives NaN"):
+    with pytest.raises(NonFiniteLogits, match="returned NaN"):
         audits(every, samples=16)

@@ -111,7 +111,7 @@ def test_a_file_flags_and_assignments_in_this_order(
             2,
             "resnet",
         ),
-        (["precompute", "--set", "device=gpu"], 2, "this device cannot be used"),
+        (["precompute", "--set", "device=gpu"], 2, "the device cannot be used"),
         (["precompute", "--set", "teachers.t.model.x=1"], 2, "no mapping"),
         (["train", "--set", "objectives=[{soft: {}}]", "--set", "objectives.0=1"], 2, "as a whole"),
         (["precompute", "--config", "nowhere.yaml"], 2, "cannot read this file"),

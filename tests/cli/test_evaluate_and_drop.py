@@ -68,7 +68,7 @@ def test_mistakes_in_an_evaluation_are_usage_errors(
     for arguments, words in {
         ("resnet10t", "--data", str(images)): "without weights",
         (f"{export}x", "--data", str(images)): "",
-        (str(export), "--data", str(tmp_path / "nowhere")): "no such folder",
+        (str(export), "--data", str(tmp_path / "nowhere")): "does not exist",
         (str(export), "--data", str(images), "--set", "crop_pctt=1"): "crop_pct",
         (str(export), "--data", str(images), "--crop-pct", "2"): "crop_pct",
     }.items():

@@ -115,8 +115,8 @@ NAMES = ["--set", "class_names=[bird, cat, dog]"]
 
 MISTAKES: list[tuple[list[str], int, str]] = [
     # data
-    ([*PRECOMPUTE[:3], "--data", "{root}/nowhere", *RED], DATA, "no such folder"),
-    ([*PRECOMPUTE[:3], "--data", "{empty}", *RED], DATA, "no image in it"),
+    ([*PRECOMPUTE[:3], "--data", "{root}/nowhere", *RED], DATA, "does not exist"),
+    ([*PRECOMPUTE[:3], "--data", "{empty}", *RED], DATA, "no images found"),
     ([*PRECOMPUTE[:3], "--data", "{splits}", *RED], DATA, "train"),
     ([*PRECOMPUTE[:3], "--data", "{mixed}", *RED], DATA, "loose.jpg"),
     ([*PRECOMPUTE[:3], "--data", "{table}", *RED], DATA, "tables are not read"),
@@ -161,7 +161,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     ([*PRECOMPUTE[:1], *SHOWN, *PRECOMPUTE[3:], *RED, "--top-k", "1"], USAGE, "encoding"),
     ([*PRECOMPUTE[:1], *SHOWN, *PRECOMPUTE[3:], *RED, "--set", "views.seed=9"], USAGE, "recipe"),
     ([*PRECOMPUTE[:1], *SHOWN, "--data", "{changed}", *RED, "--threads", "1"], DATA, "cat/000.jpg"),
-    (["plan", "--data", "{empty}", *RED], DATA, "no image in it"),
+    (["plan", "--data", "{empty}", *RED], DATA, "no images found"),
     (["plan", "--cache", "{other}", "--data", "{images}", *RED], DATA, "no cache here"),
     (["plan", "--data", "{images}", *RED, "--set", "views.cuont=1"], USAGE, "count"),
     (["inspect", "{file}"], DATA, "no cache here"),
@@ -184,14 +184,14 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["drop", "{cache}", "--view", "7"], USAGE, "no view '7'"),
     (["drop", "{cache}", "--teacher", "red"], USAGE, ""),
     (["views", "show", "--data", "{images}", "--key", "none.jpg"], USAGE, "none.jpg"),
-    (["views", "show", "--data", "{empty}"], DATA, "no image in it"),
+    (["views", "show", "--data", "{empty}"], DATA, "no images found"),
     (["views", "show", "--data", "{images}", "--view", "99"], USAGE, "99"),
     (["views", "sheet", "--data", "{images}", "--out", "{file}/x.png"], STOPPED, "file"),
     (["views", "check", "{other}"], USAGE, ""),
     (["tools", "fit-weights", "--cache", "{other}"], DATA, "no cache here"),
     (["tools", "fit-weights", "--cache", "{cache}", "--teacher", "rde"], USAGE, "rde"),
     # training
-    ([*TRAIN[:3], "--data", "{empty}", *TRAIN[5:]], DATA, "no image in it"),
+    ([*TRAIN[:3], "--data", "{empty}", *TRAIN[5:]], DATA, "no images found"),
     ([*TRAIN[:3], "--data", "{flat}", *TRAIN[5:]], USAGE, "no classes"),
     ([*TRAIN[:3], "--data", "{single}", *TRAIN[5:]], DATA, "one class"),
     ([*TRAIN, "--val", "{renamed}"], DATA, "Cat"),

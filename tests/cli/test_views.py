@@ -86,9 +86,9 @@ def test_what_does_not_exist_is_refused(images: Path, cache: Path, tmp_path: Pat
     assert "'cat/003.jpg'" in refused(*shown, "--key", "cat/03.jpg")
     assert "row 999" in refused(*shown, "--row", 999)
     assert "'0'" in refused(*shown, "--view", "x")
-    assert "has its own views" in refused(*shown, "--set", "count=2")
+    assert "views of a cache cannot be configured" in refused(*shown, "--set", "count=2")
     sheet = ("sheet", "--data", images, "--out", tmp_path / "x.png")
-    assert "teacher outputs are in a cache" in refused(*sheet, "--teacher", "cnn")
+    assert "for the views of a cache only" in refused(*sheet, "--teacher", "cnn")
     assert "did you mean 'cnn'" in refused(*sheet, "--cache", cache, "--teacher", "cn")
     assert "a cache and its images" in refused("check", "--cache", cache)
 

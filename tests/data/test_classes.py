@@ -81,7 +81,7 @@ def test_unknown_classes_are_named() -> None:
     text = found.value.render()
     assert "2 classes of these images are not classes of the training set" in text
     assert "got:      cow, cat" in text
-    assert "also has cats, bird," in text
+    assert "the images lack classes of the training set: cats, bird" in text
 
 
 def test_a_folder_has_one_class_order_whatever_the_process(tmp_path: Path) -> None:

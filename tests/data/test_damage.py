@@ -185,7 +185,7 @@ def test_a_wrong_checksum_of_right_image_data_is_passed_over(interlaced: bool) -
     damaged = content[: end - 4] + b"\0\0\0\0" + content[end:]
     check_png(damaged)
     hole = damaged[: begin + 60] + bytes(8) + damaged[begin + 68 :]
-    with pytest.raises(ValueError, match="image data are damaged"):
+    with pytest.raises(ValueError, match="image data of the PNG are damaged"):
         check_png(hole)
 
 
@@ -229,7 +229,7 @@ def odd_float(top: float) -> Callable[[], bytes]:
     [
         (odd_16(4095), "12 bits"),
         (odd_16(65535), None),
-        (odd_float(1), "floating point"),
+        (odd_float(1), "floating-point"),
         (odd_float(255), None),
     ],
 )

@@ -97,7 +97,7 @@ def test_contents_are_compared_by_digest() -> None:
     check_content(b"image", digest, "a.jpg")
     assert is_same_content(b"image", digest)
     assert not is_same_content(b"other", digest)
-    with pytest.raises(DataMismatch, match="not the one the teachers saw") as error:
+    with pytest.raises(DataMismatch, match="not the one that the teachers were given") as error:
         check_content(b"other", digest, "a.jpg")
     assert error.value.where == "a.jpg"
     assert content_digest(b"other").hex() in str(error.value)

@@ -101,15 +101,15 @@ def test_the_class_is_the_first_folder_below_the_root(tmp_path: Path) -> None:
         (["train/cat/a.jpg", "val/cat/b.jpg"], r"--data \S+/train --val \S+/val"),
         (["train/a.jpg", "test/b.jpg"], r"several sets[\s\S]*test, train"),
         (["Training/cat/a.jpg", "validation/a.jpg", "test/b.jpg"], "several sets of images"),
-        (["photos/cat/a.jpg", "photos/dog/b.jpg"], r"one class[\s\S]*point at \S+/photos"),
+        (["photos/cat/a.jpg", "photos/dog/b.jpg"], r"one class[\s\S]*point --data at \S+/photos"),
         (
             ["animal/cat/a.jpg", "animal/dog/b.jpg", "car/bus/c.jpg", "car/van/d.jpg"],
-            r"not clear[\s\S]*animal holds animal/cat, animal/dog[\s\S]*=first, or last",
+            r"not clear[\s\S]*animal contains animal/cat, animal/dog[\s\S]*=first, or last",
         ),
         (["cat/a.jpg", "b.jpg"], r"and some are not[\s\S]*1 images[\s\S]*b.jpg[\s\S]*cat"),
         (["cafe\u0301/a.jpg", "caf\u00e9/b.jpg"], "two Unicode forms"),
-        (["a.txt", "b.heic"], r"no image in it[\s\S]*1 .txt files, 1 .heic files"),
-        ([".hidden/a.jpg"], r"no image in it[\s\S]*1 hidden names"),
+        (["a.txt", "b.heic"], r"no images found[\s\S]*1 .txt files, 1 .heic files"),
+        ([".hidden/a.jpg"], r"no images found[\s\S]*1 hidden names"),
     ],
 )
 @pytest.mark.parametrize("kind", ["folder", "tar"])
@@ -160,8 +160,8 @@ def test_every_real_file_is_listed_once(tmp_path: Path) -> None:
     source = open_source(str(root))
     assert list(source.keys) == ["cat/a.jpg", "cat/x.jpg", "dog/b.jpg", "owl/deep/y.jpg"]
     assert left_out_of(source) == {
-        "links to files that are listed": 3,
-        "links to folders that are listed": 2,
+        "links to files that are listed already": 3,
+        "links to folders that are listed already": 2,
         "broken links": 1,
     }
     os.link(root / "cat" / "a.jpg", root / "dog" / "hard.jpg")
@@ -206,7 +206,7 @@ def test_a_tar_is_listed_as_its_extracted_folder(tmp_path: Path) -> None:
     assert source.read(2) == newer
     assert source.read(3) == JPEG
     assert left_out_of(source) == {
-        "links, and what is no file": 1,
+        "links and other members without content": 1,
         "replaced by a later member of the same name": 1,
     }
 
@@ -292,8 +292,8 @@ def test_a_file_that_is_no_set_says_why(
     ("name", "said"),
     [
         ("s3://bucket/photos", "cannot be read from a URL"),
-        ("https://x.org/photos.tar", "https:// is read for caches alone"),
-        ("hfds/cifar10", "hfds/ data sets are not read"),
+        ("https://x.org/photos.tar", "https:// URLs are for caches only"),
+        ("hfds/cifar10", "data sets of hfds/ are not supported"),
     ],
 )
 def test_places_that_are_not_read_are_named(name: str, said: str) -> None:
@@ -307,7 +307,7 @@ def test_a_windows_path_is_no_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     for name in (r"C:\caches\x", "C:/caches/x", "c:\\x"):
         assert isinstance(locate(name), LocalLocation)
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="does not exist"):
         open_source(r"C:\photos\train")
 
 

@@ -115,11 +115,11 @@ def test_names_are_normalized(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("digitz", UsageError, "no such data"),
-        ("/no/such/folder", DataError, "no such folder"),
+        ("digitz", UsageError, "unknown image set"),
+        ("/no/such/folder", DataError, "does not exist"),
         ("torch/cifar11:/x", UsageError, "cifar10"),
-        ("torch/cifar10", UsageError, "no folder given"),
-        ("torch/cifar10:/no/such/folder", DataError, "torchvision finds no"),
+        ("torch/cifar10", UsageError, "is not given"),
+        ("torch/cifar10:/no/such/folder", DataError, "torchvision cannot find"),
     ],
 )
 def test_a_name_that_means_nothing(name: str, error: type[Exception], said: str) -> None:
@@ -128,19 +128,19 @@ def test_a_name_that_means_nothing(name: str, error: type[Exception], said: str)
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no image in it"):
+    with pytest.raises(DataError, match="no images found"):
         open_source(str(tmp_path))
 
 
 def test_an_empty_tar(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="no image in it"):
+    with pytest.raises(DataError, match="no images found"):
         open_source(str(tar_of(tmp_path / "folder", tmp_path / "x.tar")))
 
 
 def test_a_damaged_tar(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
-    with pytest.raises(DataError, match="not a readable tar"):
+    with pytest.raises(DataError, match="tar file cannot be read"):
         open_source(str(tmp_path / "x.tar"))
 
 

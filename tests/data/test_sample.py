@@ -19,7 +19,7 @@ from tests.conftest import jpeg, shape_image
 if TYPE_CHECKING:
     from pathlib import Path
 
-DARK = "16-bit grey that uses 12 bits at most: decoded almost black"
+DARK = "16-bit gray that uses at most 12 bits: decoded as almost black"
 
 
 def write_mixed(folder: Path, *, dark: int, usual: int) -> Path:
@@ -42,7 +42,7 @@ def test_sizes_and_oddities_are_sampled(tmp_path: Path) -> None:
     found = sample_images(open_source(str(images)), DECODING)
     assert (found.images, found.side) == (5, 40)
     assert found.oddities == {DARK: 3}
-    assert found.notes == [f"3 of 5 images that were looked at: {DARK}"]
+    assert found.notes == [f"3 of 5 sampled images: {DARK}"]
 
 
 @pytest.mark.requirement("V5.18")
@@ -61,6 +61,6 @@ def test_oddities_are_counted_once_for_every_image_of_a_cache(
     }
     summary = build_cache(PrecomputeConfig.parse(values, ""))
     assert f"5 of the images that were decoded: {DARK}" in summary.notes
-    assert any("that were looked at" in note for note in summary.notes)
+    assert any("sampled images" in note for note in summary.notes)
     again = build_cache(PrecomputeConfig.parse(values, ""))
     assert not any("that were decoded" in note for note in again.notes)

@@ -71,8 +71,8 @@ def test_a_limit_at_another_temperature() -> None:
 @pytest.mark.parametrize(
     ("limit", "said"),
     [
-        (Limit(row_bytes=1), "so small"),
-        (Limit(kl=1e-12), "meets the KL limit"),
+        (Limit(row_bytes=1), "fits into the byte budget"),
+        (Limit(kl=1e-12), "meets the limit of the KL divergence"),
         (Limit(row_bytes=15, kl=0.001), "with 1"),
     ],
 )

@@ -150,12 +150,12 @@ def test_what_is_asked_for_decides_the_shape(
 @pytest.mark.parametrize(
     ("layout", "options", "message"),
     [
-        ("vector", {"pool": 2}, "this tap is a vector: no pool"),
-        ("vector", {"values": "int8", "scale": "channel"}, "no scale channel"),
+        ("vector", {"pool": 2}, "does not support pool"),
+        ("vector", {"values": "int8", "scale": "channel"}, "does not support scale channel"),
         ("NCHW", {"pool": 7}, "at most 6"),
         ("NCHW", {"tokens": 37}, "at most 36"),
         ("NCHW", {"principal": 8}, "fewer than 8"),
-        ("NLC", {"standardize": True}, "standardize is for maps"),
+        ("NLC", {"standardize": True}, "standardize requires a feature map"),
     ],
 )
 def test_what_a_tap_has_not_is_an_error(layout: str, options: dict[str, Any], message: str) -> None:
@@ -173,7 +173,7 @@ def test_what_a_tap_has_not_is_an_error(layout: str, options: dict[str, Any], me
 )
 def test_contradictions_are_errors(options: dict[str, Any]) -> None:
     assert issubclass(FeatureConfig, Config)
-    with pytest.raises(UsageError, match="drop one"):
+    with pytest.raises(UsageError, match=": set "):
         FeatureConfig.parse(options, "features.tap")
 
 
@@ -219,7 +219,7 @@ def test_an_encoding_reads_back_from_json(layout: Any) -> None:
 )
 def test_a_damaged_encoding_is_an_error_of_ours(change: dict[str, Any]) -> None:
     document = _asked("NLC").to_json() | change
-    with pytest.raises(CacheError, match="cannot be"):
+    with pytest.raises(CacheError, match="is invalid"):
         parse_features(document, "here")
 
 

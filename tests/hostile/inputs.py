@@ -265,12 +265,12 @@ def more_names_in_the_header_than_there_are(cache: Forgery) -> None:
     _keys_shard(cache, struct.pack("<I", 2**32 - 1) + b"\0" * 4096)
 
 
-@hostile("crash", "not text")
+@hostile("crash", "decoded as text")
 def a_name_longer_than_its_chunk(cache: Forgery) -> None:
     _keys_shard(cache, struct.pack("<I", 16) + struct.pack("<I", 2**31) * 16)
 
 
-@hostile("crash", "not text")
+@hostile("crash", "decoded as text")
 def names_that_are_no_utf_8(cache: Forgery) -> None:
     _keys_shard(cache, struct.pack("<I", 16) + (struct.pack("<I", 2) + b"\xff\xfe") * 16)
 
@@ -278,10 +278,10 @@ def names_that_are_no_utf_8(cache: Forgery) -> None:
 for _fields, _says in (
     ({"n4": 2**31 - 1}, "bytes of text"),
     ({"n4": -5}, "bytes of text"),
-    ({"n8": 0}, "not text"),
-    ({"n8": 2**31 - 1}, "not text|digest"),
-    ({"n12": 2**31 - 1}, "not text"),
-    ({"n12": 17}, "not text"),
+    ({"n8": 0}, "decoded as text"),
+    ({"n8": 2**31 - 1}, "decoded as text|digest"),
+    ({"n12": 2**31 - 1}, "decoded as text"),
+    ({"n12": 17}, "decoded as text"),
 ):
     _add(
         "crash",
@@ -300,9 +300,9 @@ def _seal_shard(cache: Forgery, shard: bytes) -> None:
 
 for _entries, _what in (
     ([(2**64 - 1, 2**64 - 1)], "absent"),
-    ([(2**63, 2**63)], "far behind its end"),
+    ([(2**63, 2**63)], "far beyond its end"),
     ([(0, 2)], "shorter than its checksum"),
-    ([(10**6, 50)], "behind its end"),
+    ([(10**6, 50)], "beyond its end"),
 ):
     _add(
         "crash",
@@ -336,7 +336,7 @@ def codes_beyond_their_bits(cache: Forgery) -> None:
     _rewrite(cache, CODES, np.full((UNIT, 5), 255, dtype="u1"))
 
 
-@hostile("crash", "status 99")
+@hostile("crash", "status of 99")
 def a_status_that_does_not_exist(cache: Forgery) -> None:
     _rewrite(cache, "samples/status/c/0", np.full(UNIT, 99, dtype="u1"))
 
@@ -351,12 +351,12 @@ def negative_labels(cache: Forgery) -> None:
     _rewrite(cache, "samples/label/c/0", np.full(UNIT, -77, dtype="<i4"))
 
 
-@hostile("crash", "no pairs")
+@hostile("crash", "not pairs")
 def partners_outside_of_their_block(cache: Forgery) -> None:
     _rewrite(cache, f"views/{MIXED}/partner/c/0", np.full(UNIT, 60_000, dtype="<u2"))
 
 
-@hostile("crash", "no pairs")
+@hostile("crash", "not pairs")
 def partners_that_are_no_pairs(cache: Forgery) -> None:
     _rewrite(cache, f"views/{MIXED}/partner/c/0", np.zeros(UNIT, dtype="<u2"))
 
@@ -407,14 +407,14 @@ def a_pipe_that_nobody_writes_to(cache: Forgery) -> None:
 
 
 for _key, _says in (
-    (CODES, "larger than it can be"),
-    ("revisions/2.json", "larger than it can be"),
-    (f"ledger/teachers/a/{VIEW}.1.json", "larger than it can be"),
-    (f"commits/teachers/a/{VIEW}/0.json", "larger than it can be"),
-    ("withdrawn/1.json", "larger than it can be"),
-    ("probes/1.json", "larger than it can be"),
-    ("teachers/a/zarr.json", "larger than it can be"),
-    ("samples/key/zarr.json", "larger than it can be"),
+    (CODES, "larger than the format allows"),
+    ("revisions/2.json", "larger than the format allows"),
+    (f"ledger/teachers/a/{VIEW}.1.json", "larger than the format allows"),
+    (f"commits/teachers/a/{VIEW}/0.json", "larger than the format allows"),
+    ("withdrawn/1.json", "larger than the format allows"),
+    ("probes/1.json", "larger than the format allows"),
+    ("teachers/a/zarr.json", "larger than the format allows"),
+    ("samples/key/zarr.json", "larger than the format allows"),
 ):
     INPUTS.append(
         Hostile(
@@ -427,7 +427,7 @@ for _key, _says in (
     )
 
 
-@hostile("memory", "too large to be one", files=False)
+@hostile("memory", "larger than the format allows", files=False)
 def thirty_gigabytes_of_zeros_as_manifest(cache: Forgery) -> None:
     sparse_file(cache.path("zarr.json"), HUGE)
 
@@ -457,7 +457,7 @@ def a_blosc_bomb_as_codes(cache: Forgery) -> None:
     cache.seal()
 
 
-@hostile("memory", "more values than it can have|no rows of the cache|units")
+@hostile("memory", "more values than the format allows|no rows of the cache|units")
 def a_ledger_of_300_000_surplus_units(cache: Forgery) -> None:
     def change(ledger: Any) -> None:
         if ledger["group"] == "teachers/a" and ledger["view"] == VIEW:
@@ -467,17 +467,17 @@ def a_ledger_of_300_000_surplus_units(cache: Forgery) -> None:
     cache.seal(ledger=change)
 
 
-@hostile("memory", "more values than it can have")
+@hostile("memory", "more values than the format allows")
 def a_manifest_of_three_million_values(cache: Forgery) -> None:
     cache.manifest(lambda manifest: manifest.update(extra=[0] * 3_000_000))
 
 
-@hostile("memory", "more values than it can have")
+@hostile("memory", "more values than the format allows")
 def a_manifest_of_a_million_empty_lists(cache: Forgery) -> None:
     cache.manifest(lambda manifest: manifest.update(extra=[[] for _ in range(1_200_000)]))
 
 
-@hostile("memory", "too many units|segment")
+@hostile("memory", "are over 32768 units|segment")
 def rows_without_end(cache: Forgery) -> None:
     cache.manifest(lambda m: m.update(segments=[{"start": 0, "rows": 2**39}], unit_rows=16))
     cache.seal()
@@ -490,7 +490,7 @@ def as_many_rows_as_units_permit(cache: Forgery) -> None:
     cache.seal(revision=lambda r: r.update(segments=[[0, rows]]))
 
 
-@hostile("memory", "views that the manifest does not name")
+@hostile("memory", "views that the manifest does not list")
 def views_of_65_536_ids_without_ledgers(cache: Forgery) -> None:
     cache.group("a", lambda g: g.update(view_ids=[VIEW, MIXED, *(f"v{n}" for n in range(65_534))]))
     cache.seal()
@@ -557,7 +557,7 @@ for _name, _build, _says in (
         _revision(
             lambda r: r["ledgers"].update({f"teachers/zz/{VIEW}": r["ledgers"]["samples/-"]})
         ),
-        "zz|no view of any group|metadata",
+        "zz|not a view of any group|metadata",
     ),
     ("a ledger of one unit less", _in_ledger(lambda v: v["commits"].pop()), "unit"),
     (
@@ -786,7 +786,7 @@ for _what, _build in {
     "an operation that does not exist": _operations(_CROP, {"op": "os.system"}),
     "an operation that is a list": _operations(_CROP, ["blur"]),
     "operations that are a number": _recipe(lambda r: r.update(operations=7)),
-    "no operation": _operations(),
+    "unknown operation": _operations(),
     "a seed of 400 bits": _recipe(lambda r: r.update(seed=2**400)),
     "a draw below zero": _recipe(lambda r: r.update(draw=-1)),
     "another recipe than its id says": _recipe(lambda r: r.update(seed=1), own_id=False),

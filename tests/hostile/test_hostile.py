@@ -47,7 +47,10 @@ def check(outcomes: dict[str, Outcome] | int, hostile: Hostile, *, far: bool = F
     verified = outcomes["verify"]
     says, codes = hostile.says, {hostile.code}
     if far and hostile.code == 4:
-        says, codes = f"{says}|manifest|not a logitcache cache|a sealed object has changed", {1, 4}
+        says, codes = (
+            f"{says}|manifest|not a logitcache cache|a sealed document has changed",
+            {1, 4},
+        )
     assert re.search(says, verified.output), verified.output
     assert verified.code in codes, verified.output
 

@@ -362,7 +362,7 @@ def checks(root: Path, rclone: str | None, nginx: str | None) -> Iterator[Check]
             static = f"{urls['static']}/c"
             for command in (["verify"], ["verify", "--quick"], ["inspect"]):
                 name = f"nginx, gzip_static always: {' '.join(command)}"
-                yield run(name, 3, *command, static, message="compresses what it sends")
+                yield run(name, 3, *command, static, message="compresses its responses")
     if rclone is not None:
         yield from check_outages(rclone, root, expected)
 

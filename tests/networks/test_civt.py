@@ -85,8 +85,8 @@ def test_an_export_is_opened_by_timm(tmp_path: Path, stems: list[str]) -> None:
     ("kwargs", "message"),
     [
         ({"stems": ["convolution"]}, "2 heads and 1 stems"),
-        ({"stems": ["convolution", "attention"]}, "not 'attention'"),
-        ({"patch_size": 5}, "patches of 5"),
+        ({"stems": ["convolution", "attention"]}, "unknown kind of stem 'attention'"),
+        ({"patch_size": 5}, "even patch size"),
     ],
 )
 def test_what_cannot_be_built_is_explained(kwargs: dict[str, Any], message: str) -> None:

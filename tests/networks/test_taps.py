@@ -118,7 +118,7 @@ def test_a_tap_without_a_tensor_is_an_error() -> None:
 
     network = _build("resnet10t", **TINY_CNN)
     network.add_module("unused", Pair())
-    with pytest.raises(UsageError, match="no tensor"):
+    with pytest.raises(UsageError, match="does not return a tensor"):
         TappedNetwork(network, ["unused"], size=32)
 
 

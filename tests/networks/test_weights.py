@@ -263,7 +263,7 @@ def test_a_teacher_keeps_the_number_of_classes_of_its_file(tmp_path: Path) -> No
 def test_several_networks_that_fit_are_named(tmp_path: Path) -> None:
     two = {"student": state_of("resnet"), "teacher": state_of("resnet", seed=1)}
     error = refusal(tmp_path, two, "resnet")
-    assert "several networks" in error.what
+    assert "several fitting networks" in error.what
     assert error.got == "names under 'student.', 'teacher.'"
     assert load_saved(tmp_path, {"state_dict": two["student"], **two}, "resnet") is not None
 
@@ -360,8 +360,8 @@ def test_weights_of_another_network_are_named_on_both_sides(
             "mobilenetv2_100",
             "MobileNet, EfficientNet",
         ),
-        (lambda: trained("vit"), "resnet10t", "a vision transformer: name that model"),
-        (lambda: trained("resnet"), "resnet18", "a ResNet of other arguments"),
+        (lambda: trained("vit"), "resnet10t", "a vision transformer: give that model"),
+        (lambda: trained("resnet"), "resnet18", "a ResNet with other arguments"),
         (lambda: nn.Linear(2, 2), "resnet10t", "that the file was saved from"),
     ],
 )
@@ -415,5 +415,5 @@ def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFi
     content = {**under("model.", state_of("vit")), "loss.a": torch.ones(1), "loss.b": torch.ones(1)}
     with caplog.at_level("INFO", logger="logitcache"):
         load_saved(tmp_path, content, "vit", 9)
-    assert "2 tensors outside 'model.' left out: loss.a (1,), loss.b (1,)" in caplog.text
-    assert "the classifier of 9 classes is a fresh one" in caplog.text
+    assert "2 tensors outside of 'model.' are not used: loss.a (1,), loss.b (1,)" in caplog.text
+    assert "the classifier of 9 classes is newly initialized" in caplog.text

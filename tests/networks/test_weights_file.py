@@ -29,11 +29,15 @@ class _Code:
 @pytest.mark.parametrize(
     ("extra", "got", "hint"),
     [
-        (_Code(), "objects that are code", "checkpoint.state_dict()"),
-        (np.float64(0.5), "settings or metrics next to the weights: numpy", "['state_dict']"),
+        (_Code(), "objects with code", "checkpoint.state_dict()"),
+        (
+            np.float64(0.5),
+            "settings or metrics in addition to the weights: numpy",
+            "['state_dict']",
+        ),
         (
             pathlib.PurePosixPath("runs"),
-            "settings or metrics next to the weights",
+            "settings or metrics in addition to the weights",
             "['state_dict']",
         ),
         (nn.Linear(2, 2), "torch.nn.modules.linear.Linear", "checkpoint.state_dict()"),
@@ -89,13 +93,13 @@ def npz() -> bytes:
             "a Git LFS pointer",
             "git lfs pull",
         ),
-        (lambda: b"\x1f\x8b\x08\x00\x00", "a gzip archive", "unpack"),
-        (lambda: zipped("run/w.pth"), "a zip archive of 1 files", "unpack"),
-        (lambda: saved(state_of("vit"))[:3000], "a zip file whose end is missing", None),
+        (lambda: b"\x1f\x8b\x08\x00\x00", "a gzip archive", "extract"),
+        (lambda: zipped("run/w.pth"), "a zip archive of 1 files", "extract"),
+        (lambda: saved(state_of("vit"))[:3000], "a truncated zip file", None),
         (npz, "a NumPy archive", "timm"),
         (lambda: b"\x89HDF\r\n\x1a\n", "an HDF5 file", None),
         (lambda: bytes(range(7, 200)), "begins with the bytes 07 08", None),
-        (lambda: b"\x80\x02\x8a\nl", "a pickle that ends too early", None),
+        (lambda: b"\x80\x02\x8a\nl", "a truncated pickle", None),
         (lambda: b"\x80\x04\x95\x0a\x00\x00\x00\x00\x00\x00\x00}\x94.", "protocol 4", None),
         (lambda: save(state_of("vit"))[:5000], "deserializing header", None),
     ],
@@ -105,7 +109,7 @@ def test_a_file_that_is_no_weights_is_described(
 ) -> None:
     path = tmp_path / f"w.{ending}"
     path.write_bytes(content())
-    with pytest.raises(NetworkError, match="cannot read these weights") as caught:
+    with pytest.raises(NetworkError, match="the weights cannot be read") as caught:
         load(path, "vit")
     assert got in str(caught.value.got)
     assert hint is None or hint in str(caught.value.hint)

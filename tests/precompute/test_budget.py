@@ -62,10 +62,10 @@ def test_a_largest_loss_is_kept(photos: Path, many: Teachers, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("encoding", "said"),
     [
-        ({"budget": "1B"}, "so small"),
-        ({"budget": "80KB"}, "write 80B"),
-        ({"max_kl": "0.1@4"}, "write 0.05@T=1"),
-        ({"budget": "80B", "top_k": 5}, "drop those"),
+        ({"budget": "1B"}, "fits into the byte budget"),
+        ({"budget": "80KB"}, "such as 80B"),
+        ({"max_kl": "0.1@4"}, "such as 0.05@T=1"),
+        ({"budget": "80B", "top_k": 5}, "not both"),
     ],
 )
 def test_what_cannot_be_leaves_nothing_behind(

@@ -85,7 +85,7 @@ def test_a_wish_to_stop_keeps_what_is_whole(tmp_path: Path) -> None:
             np.testing.assert_array_equal(array, whole.read("t", view, 0, 128)[name])
 
 
-BAD = {40: UnreadableImage("cannot decode this image", got="junk")}
+BAD = {40: UnreadableImage("the image cannot be decoded", got="junk")}
 
 
 def test_an_unreadable_image_is_an_error_that_names_it(tmp_path: Path) -> None:

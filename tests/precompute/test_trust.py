@@ -311,7 +311,7 @@ def test_an_audit_refuses_other_weights_and_other_images(
         content = bytearray(victim.read_bytes())
         content[-10] ^= 1
         victim.write_bytes(content)
-    with pytest.raises(DataMismatch, match="not the one the teachers saw"):
+    with pytest.raises(DataMismatch, match="not the one that the teachers were given"):
         audit_teachers(str(cache), open_source(str(copied)), teachers, samples=16)
 
 

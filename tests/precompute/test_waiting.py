@@ -62,7 +62,7 @@ def test_a_run_that_was_killed_as_process_1_of_a_container_resumes_at_once(
     assert not any(waits)
     leave_claims(cache, views)
     assert {litter.why.partition(" (")[0] for litter in verify(cache).litter} == {
-        "left by a run that was killed"
+        "the claim of a run that was killed"
     }
     assert build_cache(asked).computed == 0
     assert verify(cache).litter == ()

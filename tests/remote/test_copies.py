@@ -91,7 +91,7 @@ def test_a_disk_that_fails_costs_the_copies_and_not_the_run(
 
     copies = ShardCache(tmp_path, 1000)
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.warns(RuntimeWarning, match=r"no further copies[\s\S]*No space left"):
+    with pytest.warns(RuntimeWarning, match=r"no further copies of shards[\s\S]*No space left"):
         copies.keep(*content(1))
     copies.keep(*content(2))
     assert kept(copies) == 0

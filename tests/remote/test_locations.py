@@ -324,5 +324,5 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("url", ["s3://", "memory://", "https://", "http:///"])
 def test_a_url_names_a_place(url: str) -> None:
-    with pytest.raises(UsageError, match="URL has no bucket or host"):
+    with pytest.raises(UsageError, match="the URL has no bucket or host"):
         locate(url)

@@ -280,7 +280,7 @@ def test_changed_images_are_no_drift(built: Path, images: Path, tmp_path: Path) 
         content = bytearray(path.read_bytes())
         content[-20] ^= 1
         path.write_bytes(content)
-    with pytest.raises(DataMismatch, match="not the one the teachers saw"):
+    with pytest.raises(DataMismatch, match="not the one that the teachers were given"):
         check_fingerprints(open_cache(built), open_source(str(tmp_path / "images")))
 
 
@@ -303,7 +303,7 @@ def test_damaged_probes_are_not_trusted(built: Path, images: Path, tmp_path: Pat
     with pytest.raises(CacheDamaged, match="not what was written"):
         open_cache(tmp_path / "c").probes()
     path.unlink()
-    with pytest.raises(CacheDamaged, match="probes are missing"):
+    with pytest.raises(CacheDamaged, match="a document of view fingerprints is missing"):
         check_fingerprints(open_cache(tmp_path / "c"), open_source(str(images)))
 
 

@@ -224,7 +224,9 @@ def test_an_image_with_other_content_is_refused_when_first_read(
     content = bytearray(victim.read_bytes())
     content[-20] ^= 1
     victim.write_bytes(content)
-    with pytest.raises(DataMismatch, match=r"not the one the teachers saw[\s\S]*dog/011\.jpg"):
+    with pytest.raises(
+        DataMismatch, match=r"not the one that the teachers were given[\s\S]*dog/011\.jpg"
+    ):
         epoch_of(loader(cache, str(other), size=8), 0)
 
 

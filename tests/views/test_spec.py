@@ -66,5 +66,5 @@ _MIX = operation_to_json(Mixing(1.0, 0.0, None, 1.0, 0.5))
     ],
 )
 def test_a_malformed_recipe_is_refused(damage: dict[str, object]) -> None:
-    with pytest.raises(CacheError, match="malformed view"):
+    with pytest.raises(CacheError, match="recipe of a view is malformed"):
         parse_view({**ViewsConfig().random_view(1).to_json(), **damage}, "here")

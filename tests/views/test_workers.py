@@ -102,7 +102,7 @@ def test_a_script_without_a_guard_is_named(tmp_path: Path, context: str) -> None
     command = [sys.executable, str(script), context]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 1
-    assert "a worker process imports this script" in done.stderr
+    assert "a worker process imports the script" in done.stderr
     assert "a worker process of the loader has ended" in done.stderr
     assert done.stderr.count('if __name__ == "__main__":') >= 2
     guarded = SCRIPT.replace("\nwith", '\nif __name__ == "__main__":\n  with')

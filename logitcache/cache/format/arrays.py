@@ -38,12 +38,12 @@ __all__ = [
 ]
 
 _BLOSC = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.SHUFFLE)
-# Without it a shard that holds nothing but fill has no object, and looks missing.
+# zarr leaves out the object of a shard of fill values alone, and its unit would look missing
 _CONFIG: ArrayConfigParams = {"write_empty_chunks": True}
 
 
 def create_group(store: RecordingStore, path: str, attributes: Mapping[str, Any]) -> None:
-    """Create a group with logitcache's attributes; what lay there undeclared is removed.
+    """Create a group with logitcache's attributes; undeclared objects at its path are removed.
 
     Nothing is removed below the root, where other runs put their claims first.
     """
@@ -58,6 +58,7 @@ def create_group(store: RecordingStore, path: str, attributes: Mapping[str, Any]
 
 def write_group(location: Location, path: str, attributes: Mapping[str, Any]) -> None:
     """Write the metadata of a group again, whatever is there now; its arrays stay."""
+    # zarr refuses to create a group that exists, and with overwrite=True it deletes the arrays
     location.delete(f"{path}/zarr.json")
     zarr.create_group(
         RecordingStore(location), path=path, attributes={ATTRIBUTE: dict(attributes)}, zarr_format=3
@@ -80,7 +81,7 @@ def create_array(
     Its axes are named ``view``, ``row``, and ``<array>_1``, ``<array>_2``, … for those of a row.
 
     Args:
-        store: Where.
+        store: Zarr store of the cache.
         path: Path below the root.
         spec: Shape of a row, dtype and fill; None for strings.
         leading: Length of the axes before a row's own: (rows,) or (views, rows).
@@ -125,9 +126,9 @@ def open_array(store: RecordingStore, path: str) -> zarr.Array[Any]:
         configured: zarr.Array[Any] = zarr.Array(asynchronous)
     except LogitcacheError:
         raise
-    except Exception as error:  # zarr raises a kind each for what can be wrong with a document
+    except Exception as error:  # zarr has no common base class for errors in metadata
         raise CacheDamaged(
-            "an array's metadata cannot be read",
+            "the Zarr metadata of an array cannot be read",
             where=f"{path}/zarr.json",
             got=f"{type(error).__name__}: {error}"[:200],
         ) from error
@@ -141,12 +142,12 @@ def resize(store: RecordingStore, path: str, leading: tuple[int, ...]) -> None:
 
 
 def packed_bytes(specs: Mapping[str, ArraySpec], encoded: Encoded) -> float:
-    """Return about how many bytes encoded rows take in a shard."""
+    """Return the approximate size in bytes of encoded rows in a shard."""
     return sum(len(content) for content in pack(specs, encoded).values())
 
 
 def pack(specs: Mapping[str, ArraySpec], encoded: Encoded) -> dict[str, bytes]:
-    """Return encoded rows by array as an inner chunk of a shard holds them, but for its crc32c."""
+    """Return the bytes of an inner chunk by array for encoded rows, without its checksum."""
     return {
         name: encoded[name].tobytes()
         if spec.codec == "raw"
@@ -156,7 +157,7 @@ def pack(specs: Mapping[str, ArraySpec], encoded: Encoded) -> dict[str, bytes]:
 
 
 def unpack(specs: Mapping[str, ArraySpec], packed: Mapping[str, bytes]) -> Encoded:
-    """Return what :func:`pack` was given."""
+    """Return the encoded rows that :func:`pack` was called with."""
     return {
         name: np.frombuffer(
             packed[name] if spec.codec == "raw" else _BLOSC.decode(packed[name]), spec.dtype

@@ -44,20 +44,21 @@ _HUGE_NUMBER = re.compile(rb"[\[:,\s]-?\d+(?:\.\d+)?[eE]\+?\d{3}|\d{300}")
 def parse_json(content: bytes, where: str, *, most_values: int = MAX_VALUES) -> dict[str, Any]:
     """Parse a JSON object.
 
-    NaN and infinity are no JSON, nor are lone surrogates; 200 levels are the deepest.
+    NaN, infinity, lone surrogates and more than 200 levels are refused.
 
     Args:
         content: UTF-8 text.
-        where: Named in errors.
-        most_values: Lists, objects and elements it may have.
+        where: The document, for error messages.
+        most_values: Largest number of lists, objects and elements.
 
     Raises:
-        CacheDamaged: It is no JSON object, or it is larger than it may be.
+        CacheDamaged: It is not a JSON object, or it has too many values.
     """
+    # an upper bound of the values, counted before the parser allocates memory for them
     values = content.count(b",") + content.count(b"[") + content.count(b"{")
     if values > most_values:
         raise CacheDamaged(
-            "a JSON document has more values than it can have",
+            "a JSON document has more values than the format allows",
             where=where,
             expected=f"at most {most_values}",
             got=values,
@@ -65,11 +66,15 @@ def parse_json(content: bytes, where: str, *, most_values: int = MAX_VALUES) -> 
     try:
         found = pydantic_core.from_json(content, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
-        raise CacheDamaged("not JSON", where=where, got=str(error)[:200]) from None
+        raise CacheDamaged(
+            "a document is not valid JSON", where=where, got=str(error)[:200]
+        ) from None
     if not isinstance(found, dict):
-        raise CacheDamaged("not a JSON object", where=where, got=type(found).__name__)
+        got = f"a JSON value of type {type(found).__name__}"
+        raise CacheDamaged("a document is not a JSON object", where=where, got=got)
     if _HUGE_NUMBER.search(content) and _has_infinity(found):
-        raise CacheDamaged("not JSON", where=where, got="a number beyond the range of float64")
+        got = "a number beyond the range of float64"
+        raise CacheDamaged("a document is not valid JSON", where=where, got=got)
     return found
 
 
@@ -77,19 +82,20 @@ def parse_group(content: bytes, where: str) -> dict[str, Any]:
     """Parse the ``zarr.json`` of a group and return logitcache's attributes of it.
 
     Raises:
-        CacheDamaged: It is no group of Zarr format 3, or it has no such attributes.
+        CacheDamaged: It is not a group of Zarr format 3, or it has no such attributes.
     """
     values = parse_json(content, where)
     if (values.get("zarr_format"), values.get("node_type")) != (3, "group"):
         raise CacheDamaged(
             "not a group of Zarr format 3",
             where=where,
-            got=f"{values.get('zarr_format')!r}, {values.get('node_type')!r}"[:200],
+            expected="zarr_format 3 and node_type 'group'",
+            got=f"{values.get('zarr_format')!r} and {values.get('node_type')!r}"[:200],
         )
     attributes = values.get("attributes")
     found = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
     if not isinstance(found, dict):
-        raise CacheDamaged(f"a group without attributes[{ATTRIBUTE!r}]", where=where)
+        raise CacheDamaged(f"a Zarr group has no attributes[{ATTRIBUTE!r}]", where=where)
     return found
 
 
@@ -108,7 +114,7 @@ def validated(adapter: TypeAdapter[_Parsed], values: object, where: str, what: s
     """Validate parsed JSON.
 
     Raises:
-        CacheDamaged: It is not as it should be; ``what`` names it.
+        CacheDamaged: It does not have the expected fields; ``what`` is the message.
     """
     try:
         return adapter.validate_python(values)
@@ -128,11 +134,11 @@ def validation_detail(error: ValidationError) -> tuple[str, str]:
 def numbers(location: Location, prefix: str) -> list[int]:
     """Return the numbers n of the objects ``<prefix>/<n>.json``, ascending.
 
-    Where nothing can be listed they are looked for: they count from 1 without a gap.
+    Where keys cannot be listed, they are probed: the numbers count from 1 without a gap.
 
     Raises:
-        CacheDamaged: There are more than there can be; a server that has one under every number is
-            found out by some fifteen requests.
+        CacheDamaged: There are more than the format allows. A server that responds to every number
+            is detected after about fifteen requests.
     """
     if location.lists:
         found = sorted(int(m[1]) for m in map(_NUMBERED.fullmatch, location.names(prefix)) if m)
@@ -143,6 +149,7 @@ def numbers(location: Location, prefix: str) -> list[int]:
     def exists(number: int) -> bool:
         return location.size(f"{prefix}/{number}.json") is not None
 
+    # doubling, then bisection: a few requests instead of one for each document
     known, first_absent = 0, 1
     while exists(first_absent):
         if first_absent > MOST_NUMBERED:
@@ -156,11 +163,11 @@ def numbers(location: Location, prefix: str) -> list[int]:
 
 def _too_many(location: Location, prefix: str, got: str) -> CacheDamaged:
     return CacheDamaged(
-        "more numbered documents than there can be",
+        "more numbered documents than the format allows",
         where=f"{location}/{prefix}",
         expected=f"at most {MOST_NUMBERED}",
         got=got,
         hint=None
         if location.lists
-        else "a server has to respond with 404 for objects that do not exist; check the URL",
+        else "check the URL: a server has to respond with status 404 where no object is",
     )

@@ -1,7 +1,7 @@
 """Documents of view fingerprints: one for each time that views or segments were added.
 
-What is in a probe is the business of :mod:`logitcache.views.fingerprints`; here it is bytes that a
-revision covers.
+The fields of a fingerprint are those of :mod:`logitcache.views.fingerprints`; here they are bytes
+that a revision covers.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class FingerprintsDocument(BaseModel):
     """Fingerprints that were written together.
 
     Attributes:
-        views: Ids of the views that they stand for.
-        segments: First rows of the segments that they stand for.
+        views: Ids of the views that were rendered.
+        segments: First rows of the segments that the rendered images belong to.
         versions: Libraries and processor that rendered them.
         probes: View fingerprints, as
             :meth:`logitcache.views.fingerprints.Fingerprint.from_json` reads them.
@@ -55,7 +55,7 @@ _DOCUMENT = TypeAdapter(FingerprintsDocument)
 
 
 class Fingerprinted(NamedTuple):
-    """Which views have probes in which segments, by one document."""
+    """The views and the segments that one document has fingerprints of."""
 
     views: frozenset[str]
     segments: frozenset[int]
@@ -67,7 +67,7 @@ def fingerprint_keys(location: Location) -> list[str]:
 
 
 def probed(location: Location) -> list[Fingerprinted]:
-    """Return what documents stand for, sealed or not.
+    """Return the views and segments of each document, sealed or not.
 
     Raises:
         CacheDamaged: One is malformed.
@@ -81,7 +81,7 @@ def write_fingerprints(location: Location, document: Mapping[str, Any]) -> None:
 
     Args:
         location: The cache.
-        document: ``views`` and ``segments`` (first rows) the probes stand for, ``size``,
+        document: ``views`` and ``segments`` (first rows) of the fingerprints, ``size``,
             ``versions``, and ``probes``.
     """
     key = f"{_PREFIX}/{len(fingerprint_keys(location)) + 1}.json"
@@ -103,10 +103,15 @@ def read_fingerprints(location: Location, digests: Mapping[str, str]) -> list[Fi
     for key in sorted(sealed, key=lambda key: (len(key), key)):  # as they are numbered
         content = location.read(key)
         if content is None:
-            raise CacheDamaged("probes are missing", where=f"{location}/{key}")
+            raise CacheDamaged(
+                "a document of view fingerprints is missing", where=f"{location}/{key}"
+            )
         if sha256(content) != digests[key]:
             raise CacheDamaged(
-                "probes are not what was written", where=f"{location}/{key}", expected=digests[key]
+                "a document of view fingerprints has changed since it was sealed",
+                where=f"{location}/{key}",
+                expected=f"sha256 {digests[key]}",
+                got=f"sha256 {sha256(content)}",
             )
         documents.append(_parsed(location, key, content))
     return documents
@@ -114,4 +119,5 @@ def read_fingerprints(location: Location, digests: Mapping[str, str]) -> list[Fi
 
 def _parsed(location: Location, key: str, content: bytes | None) -> FingerprintsDocument:
     where = f"{location}/{key}"
-    return validated(_DOCUMENT, parse_json(content or b"", where), where, "probes are malformed")
+    what = "a document of view fingerprints is malformed"
+    return validated(_DOCUMENT, parse_json(content or b"", where), where, what)

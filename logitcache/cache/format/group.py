@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from logitcache.cache.format.manifest import MAX_UNITS
 from logitcache.cache.format.names import teacher_group
-from logitcache.cache.format.placement import Placement, units_of
+from logitcache.cache.format.placement import Placement, units_of_segments
 from logitcache.errors import CacheError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.manifest import Manifest, Segment
+    from logitcache.cache.format.manifest import Manifest
     from logitcache.encoding.arrays import ArraySpec, Encoded
 
 __all__ = ["Group", "RowGroup", "needed_units"]
@@ -86,7 +86,7 @@ class Group(ABC):
 
     @abstractmethod
     def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
-        """Return why stored rows cannot be decoded, None if they can."""
+        """Return why stored rows cannot be decoded; None if they can."""
 
     @property
     def classes_digest(self) -> str:
@@ -138,9 +138,10 @@ class RowGroup(Group):
         """
         if view_id not in self.view_ids:
             raise CacheError(
-                f"teacher {self.name!r} did not see this view",
-                got=view_id,
-                expected=f"one of its {len(self.view_ids)} views",
+                f"teacher {self.name!r} has no outputs for this view",
+                got=f"view {view_id}",
+                expected=f"one of the {len(self.view_ids)} views of its group",
+                hint="logitcache inspect lists the views of each teacher",
             )
         return self.slots.index(view_id)
 
@@ -167,7 +168,7 @@ class RowGroup(Group):
     def row_losses(
         self, outputs_N: NDArray[np.float32], encoded: Encoded
     ) -> dict[str, NDArray[np.float64]]:
-        """Return what encoding loses of each row, as terms of sums by name."""
+        """Return the encoding loss of each row, as summands by the name of the sum."""
 
     @abstractmethod
     def fidelity(self, sums: Mapping[str, float]) -> dict[str, Any]:
@@ -206,28 +207,14 @@ def needed_units(manifest: Manifest, unit_rows: int, where: object) -> set[int]:
     """Return the units of a size that cover all segments.
 
     Raises:
-        CacheError: So many that the manifest, or the group, cannot be right.
+        CacheError: There are more than :data:`.MAX_UNITS`: the manifest or the group is wrong.
     """
     if manifest.capacity > MAX_UNITS * unit_rows:  # before a set of them is made
         raise CacheError(
             "more units than a cache can have",
             where=where,
+            expected=f"at most {MAX_UNITS} units",
             got=f"{manifest.capacity} rows in units of {unit_rows}",
         )
-    return {
-        unit
-        for segment in manifest.segments
-        for unit in _units_of_segment(segment, manifest.unit_rows, unit_rows)
-    }
-
-
-def _units_of_segment(segment: Segment, block_rows: int, unit_rows: int) -> range:
-    """Return the units of a segment: those of all its blocks, padding at the end included.
-
-    Args:
-        segment: The rows.
-        block_rows: U.
-        unit_rows: Rows of a unit of the group; divides U.
-    """
-    blocks = units_of(segment.start, segment.stop, block_rows)
-    return units_of(blocks.start * block_rows, blocks.stop * block_rows, unit_rows)
+    segments = ((segment.start, segment.rows) for segment in manifest.segments)
+    return set(units_of_segments(segments, manifest.unit_rows, unit_rows))

@@ -90,7 +90,7 @@ class _Attributes(BaseModel):
 
 
 class _TeacherAttributes(_Attributes):
-    """Those of teacher outputs."""
+    """The attributes of a group of teacher outputs."""
 
     head: Literal["softmax"]
     num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)]
@@ -161,7 +161,7 @@ class TeacherGroup(RowGroup):
 
     @property
     def row_numbers(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return self.num_classes
 
     @property
@@ -249,7 +249,7 @@ class FeatureGroup(RowGroup):
 
     @property
     def row_numbers(self) -> int:
-        """Values of one row."""
+        """Number of values of one row."""
         return math.prod(self.encoding.shape)
 
     @property
@@ -312,7 +312,7 @@ def group_names(manifest: Manifest) -> list[str]:
 def group_bytes(location: Location, group: Group) -> int:
     """Return how many bytes a group takes: its arrays and documents, not those of its taps.
 
-    Where keys cannot be listed, those of its sealed shards.
+    Where keys cannot be listed, only the sealed shards count.
     """
     if not location.lists:
         return sealed_bytes(location, group.path, group.ledger_views)
@@ -321,7 +321,7 @@ def group_bytes(location: Location, group: Group) -> int:
 
 
 def create_group_arrays(store: RecordingStore, manifest: Manifest, group: Group) -> None:
-    """Make a group and its arrays; what lay there undeclared is removed."""
+    """Create a group and its arrays; undeclared objects at its path are removed."""
     create_group(store, group.path, group.to_json())
     for name, spec in group.specs().items():
         leading = group.leading_shape(manifest)
@@ -344,14 +344,14 @@ def check_group(group: Group, manifest: Manifest, where: object) -> None:
     record = manifest.teachers.get(teacher)
     if record is None:
         raise CacheDamaged(
-            "a group of a teacher that the manifest does not name",
+            "a group belongs to a teacher that the manifest does not list",
             where=f"{where}/{group.path}",
             expected=f"one of {', '.join(manifest.teachers)[:200]}",
         )
     known = _SHA256.fullmatch(group.lock_sha256)  # earlier versions accepted any text
     if known and group.lock_sha256 != sha256(canonical_json(record.lock)):
         raise CacheDamaged(
-            "a group was made with another teacher than the manifest records",
+            "a group was computed by another teacher than the manifest records",
             where=f"{where}/{group.path}/zarr.json lock_sha256",
             expected=f"the sha256 of the lock of teacher {teacher!r}",
             got=group.lock_sha256[:80],
@@ -359,18 +359,19 @@ def check_group(group: Group, manifest: Manifest, where: object) -> None:
     unnamed = [view for view in group.view_ids if view not in manifest.views]
     if unnamed and "dropped-views" not in manifest.requires:
         raise CacheDamaged(
-            "a group has views that the manifest does not name",
+            "a group has views that the manifest does not list",
             where=f"{where}/{group.path}/zarr.json view_ids",
-            got=f"{len(unnamed)} views, as {unnamed[0]}",
+            expected="views of the manifest only",
+            got=f"{len(unnamed)} other views, for example {unnamed[0]}",
         )
     names = sha256(canonical_json(list(manifest.data.class_names)))
     own = group.classes_digest
     if _SHA256.fullmatch(own) and own != names:
         raise CacheDamaged(
-            "a group was made for other classes than the manifest names",
+            "a group was computed for other classes than the manifest lists",
             where=f"{where}/{group.path}/zarr.json class_names_sha256",
-            expected=names,
-            got=own,
+            expected=f"sha256 {names} of the class names",
+            got=f"sha256 {own}",
         )
 
 
@@ -383,22 +384,23 @@ def read_group(location: Location, name: str, document: bytes | None = None) -> 
         document: The group's ``zarr.json``, if not the stored one.
 
     Raises:
-        CacheDamaged: They are missing, malformed or larger than a unit may be.
+        CacheDamaged: They are missing or malformed, or describe units that are too large.
     """
     key = f"{teacher_group(name)}/zarr.json"
     where = f"{location}/{key}"
     content = document if document is not None else location.read(key)
     attributes = parse_group(content or b"", where)
+    damaged = "the attributes of a group are damaged"
     try:
         group = GROUP_KINDS[kind_of(name)].parse(name, attributes, where)
     except ValidationError as error:
         place, detail = validation_detail(error)
-        raise CacheDamaged(
-            "a group's attributes are damaged", where=f"{where} {place}", got=detail
-        ) from None
+        raise CacheDamaged(damaged, where=f"{where} {place}", got=detail) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CacheDamaged("a group's attributes are damaged", where=where, got=error) from None
+        raise CacheDamaged(damaged, where=where, got=error) from None
     if group.unit_rows > 1 and group.unit_bytes >= 2 * MAX_UNIT_BYTES:
         got = f"{group.unit_bytes} bytes"
-        raise CacheDamaged("a unit cannot be that large", where=where, got=got)
+        most = f"less than {2 * MAX_UNIT_BYTES} bytes"
+        what = "the units of a group are larger than the format allows"
+        raise CacheDamaged(what, where=where, expected=most, got=got)
     return group

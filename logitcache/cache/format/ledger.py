@@ -70,8 +70,8 @@ class StoredArray:
     Attributes:
         key: Key of the object.
         bytes: Its size.
-        sha256: Of its bytes.
-        content_sha256: Of the decoded rows, whatever the codecs.
+        sha256: SHA-256 of its bytes.
+        content_sha256: SHA-256 of the decoded rows, which does not depend on the codecs.
     """
 
     key: _Text
@@ -82,19 +82,19 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class Commit:
-    """One unit of one group that is whole; no time, host or process: equal work, equal bytes.
+    """Record of one complete unit; without time, host or process, so equal work is equal bytes.
 
     Attributes:
         group: Path of the group.
         view: Id of the view, ``-`` for the samples.
         unit: Number of the unit.
         rows: First row, and one past the last.
-        arrays: By path of the array.
-        canonical_batch: Images of one forward, 0 where nothing was forwarded.
-        precision: Of the forward.
-        threads: Of the forward; more of them may round differently.
-        versions: Libraries and processor.
-        measured: Sums over a sample of its rows of what the encoding loses, by name; empty in most.
+        arrays: Stored shards by path of the array.
+        canonical_batch: Images of one forward pass; 0 without one.
+        precision: Data type of the forward pass.
+        threads: Threads of the forward pass, whose number may change the rounding.
+        versions: Versions of the libraries, and the processor.
+        measured: Sums of the encoding losses over a sample of its rows, by name; empty in most.
     """
 
     group: _Text
@@ -146,10 +146,11 @@ class Revision:
     Attributes:
         number: Counted from 1.
         segments: (start, rows) of each segment that is covered.
-        ledgers: By ``<group>/<view>``.
-        metadata: sha256 of every ``zarr.json`` below the root and of the probes, by key.
-        manifest_sha256: Of the manifest without its pointer to the revision.
-        copies_sha256: Of the object that holds all of these once more; None in old revisions.
+        ledgers: Pointers to the ledgers by ``<group>/<view>``.
+        metadata: SHA-256 of every ``zarr.json`` below the root, of the view fingerprints and of the
+            withdrawals, by key.
+        manifest_sha256: SHA-256 of the manifest without its pointer to the revision.
+        copies_sha256: SHA-256 of the second copies of these documents; None in old revisions.
     """
 
     number: _Count
@@ -175,7 +176,7 @@ class Revision:
 
 @dataclass(frozen=True)
 class Copies:
-    """A second copy of what no teacher can say again.
+    """Second copies of the documents that cannot be computed again.
 
     Attributes:
         manifest: The root manifest as it was sealed, its pointer to a revision left out.
@@ -198,11 +199,11 @@ _COPIES = TypeAdapter(Copies)
 def write_commit(location: Location, commit: Commit) -> None:
     """Write a commit; from here on its unit exists.
 
-    Where the store reports that another run has committed the unit, the commit that stays is
-    the one that describes what is stored: equal work is equal bytes, but not on every machine.
+    Where the store reports that another run has committed the unit, the commit that describes the
+    stored shards is kept: two machines may compute different bytes.
 
     Raises:
-        StorageError: Neither of the two does; the unit is missing again.
+        StorageError: Neither commit describes the shards; the unit is missing again.
     """
     key = commit_key(commit.group, commit.view, commit.unit)
     content = canonical_json(commit.to_json())
@@ -214,6 +215,7 @@ def write_commit(location: Location, commit: Commit) -> None:
     if _is_stored(location, commit):
         location.write(key, content)
         return
+    # the shards are a mixture of both runs: without a commit the unit is computed again
     location.delete(key)
     raise StorageError(
         "two runs wrote the same unit at the same time with different outputs",
@@ -293,7 +295,7 @@ def parse_ledger(location: Location, pointer: LedgerPointer) -> Ledger:
     """
     if pointer.units > MAX_UNITS:
         raise CacheDamaged(
-            "a ledger of more units than a view can have",
+            "a ledger has more units than the format allows",
             where=f"{location}/{pointer.key}",
             expected=f"at most {MAX_UNITS}",
             got=pointer.units,
@@ -309,7 +311,7 @@ def parse_ledger(location: Location, pointer: LedgerPointer) -> Ledger:
     commits = [parse_commit(c, pointer.key) for c in (found if isinstance(found, list) else ())]
     if len(commits) != pointer.units:
         raise CacheDamaged(
-            "a ledger does not name the units it should",
+            "a ledger has another number of units than its revision records",
             where=f"{location}/{pointer.key}",
             expected=f"{pointer.units} units",
             got=f"{len(commits)} units",
@@ -342,7 +344,7 @@ def parse_revision(values: object, where: str) -> Revision:
     Raises:
         CacheDamaged: It is malformed.
     """
-    return validated(_REVISION, values, where, "malformed revision")
+    return validated(_REVISION, values, where, "a revision is malformed")
 
 
 def write_copies(location: Location, number: int, copies: Copies) -> str:
@@ -362,7 +364,7 @@ def read_copies(location: Location, revision: Revision) -> Copies | None:
         return None
     key = copies_key(revision.number)
     values = _read_checked(location, key, revision.copies_sha256)
-    return validated(_COPIES, values, f"{location}/{key}", "malformed copies")
+    return validated(_COPIES, values, f"{location}/{key}", "second copies are malformed")
 
 
 def manifest_digest(manifest: Manifest) -> str:
@@ -379,9 +381,10 @@ def _read_checked(
     most_values: int = MAX_VALUES,
 ) -> dict[str, Any]:
     content = location.read(key, most=most)
+    # compared before it is parsed: the parser gets no bytes that were not sealed
     if content is None or sha256(content) != digest:
         raise CacheDamaged(
-            "a sealed object is missing" if content is None else "a sealed object has changed",
+            "a sealed document is missing" if content is None else "a sealed document has changed",
             where=f"{location}/{key}",
             expected=f"sha256 {digest}",
             got=None if content is None else f"sha256 {sha256(content)}",
@@ -395,4 +398,4 @@ def parse_commit(values: object, where: str) -> Commit:
     Raises:
         CacheDamaged: It is malformed.
     """
-    return validated(_COMMIT, values, where, "malformed commit")
+    return validated(_COMMIT, values, where, "a commit is malformed")

@@ -51,7 +51,7 @@ class Segment(_Record):
     Attributes:
         start: First row, a multiple of the unit.
         rows: How many.
-        listing_sha256: Over key and label of its rows in order.
+        listing_sha256: SHA-256 over the keys and labels of its rows, in order.
     """
 
     start: _Count
@@ -68,9 +68,9 @@ class DataRecord(_Record):
     """What the cache was made from.
 
     Attributes:
-        description: Reader, place and split, in words; for people, never compared.
-        class_names: In order of their number; empty without labels.
-        fingerprint: sha256 over key and digest of all rows; known once sealed.
+        description: Reader, location and split, as text; never compared.
+        class_names: Names of the classes in the order of their numbers; empty without labels.
+        fingerprint: SHA-256 over the keys and digests of all rows; None before the first seal.
         listing: Version of the rules by which its files are listed.
         decoding: Version of the table by which its images are decoded.
     """
@@ -83,12 +83,12 @@ class DataRecord(_Record):
 
 
 class LossRecord(_Record):
-    """What targets lose at one temperature; see :class:`logitcache.encoding.fidelity.Loss`.
+    """Encoding loss at one temperature; see :class:`logitcache.encoding.fidelity.Loss`.
 
     Attributes:
-        kl_truncation: By leaving classes out, in nats.
-        kl_coding: By rounding, in nats.
-        gradient_error: Of the loss's gradient, relative.
+        kl_truncation: KL divergence by leaving classes out, in nats.
+        kl_coding: KL divergence by rounding, in nats.
+        gradient_error: Relative error of the gradient of the loss.
     """
 
     kl_truncation: FiniteFloat
@@ -97,12 +97,12 @@ class LossRecord(_Record):
 
 
 class FidelityRecord(_Record):
-    """How well targets stand for a teacher, measured on a sample of their rows.
+    """Measured encoding loss of a teacher's outputs on a sample of their rows.
 
     Attributes:
-        rows: How many rows.
-        top1: Share of them whose most likely class is kept.
-        temperatures: What is lost at each T, by T as text.
+        rows: Number of rows of the sample.
+        top1: Share of them whose most probable class is kept.
+        temperatures: Encoding loss by temperature, as text.
     """
 
     rows: _Count
@@ -111,7 +111,7 @@ class FidelityRecord(_Record):
 
 
 class FeatureFidelityRecord(_Record):
-    """How well stored features stand for those of a tap.
+    """Measured encoding loss of the features of a tap.
 
     See :class:`logitcache.encoding.feature_fidelity.FeatureFidelity`.
     """
@@ -128,15 +128,15 @@ class TeacherRecord(_Record):
     """A teacher, field by field; its lock has to match that of a resumed run.
 
     Attributes:
-        lock: What decides the outputs: model, weights, preprocessing, precision, class map.
-        canonical_batch: Images of one forward.
-        source: Where the weights came from, in words; never compared.
-        accuracy: Share of labeled rows it gets right, by view id; known once sealed.
+        lock: All that determines the outputs: model, weights, input, precision, class map.
+        canonical_batch: Images of one forward pass.
+        source: Origin of the weights, as text; never compared.
+        accuracy: Top-1 accuracy on labeled rows by view id; empty before the first seal.
         versions: Libraries and processor that computed its first unit; never compared.
-        features: Taps of its network that are kept.
-        tables: Tables that are kept, see :mod:`logitcache.cache.format.table_group`.
-        fidelity: What its encoding loses; known once sealed, None where nothing was measured.
-        feature_fidelity: The same of its taps, by tap.
+        features: Taps of its network that are stored.
+        tables: Tables that are stored, see :mod:`logitcache.cache.format.table_group`.
+        fidelity: Encoding loss of its outputs; None before the first seal or without a measurement.
+        feature_fidelity: Encoding loss of its features, by tap.
     """
 
     lock: Lock
@@ -170,15 +170,15 @@ class Manifest(_Record):
 
     Attributes:
         format: Version of the format.
-        requires: What a reader has to know, by the names of :data:`.FEATURES`.
-        unit_rows: U, rows of a unit of work.
-        segments: Rows, in the order they were added.
-        data: What images.
-        views: Recipe by id.
-        teachers: Record by name.
-        versions: Libraries and processor that made the first unit.
-        revision: What is sealed; None before the first seal.
-        dropping: Groups that were dropped, and whose commits are yet to be removed.
+        requires: Features that a reader has to support, names of :data:`.FEATURES`.
+        unit_rows: U, the rows of a block.
+        segments: Segments, in the order in which they were added.
+        data: Image set.
+        views: Recipes by view id.
+        teachers: Records by name.
+        versions: Libraries and processor that computed the first unit.
+        revision: Current revision; None before the first seal.
+        dropping: Dropped groups whose commits are not removed yet.
     """
 
     format: int
@@ -203,10 +203,13 @@ class Manifest(_Record):
         end = 0
         for segment in self.segments:
             if segment.start % self.unit_rows or segment.start < end:
-                raise ValueError(f"segment starts at {segment.start}, after row {end}")
+                raise ValueError(
+                    f"a segment starts at row {segment.start}; expected a multiple of "
+                    f"{self.unit_rows} from {end}"
+                )
             end = segment.stop
         if end > MAX_UNITS * self.unit_rows:
-            raise ValueError(f"{end} rows in units of {self.unit_rows}: too many units")
+            raise ValueError(f"{end} rows in units of {self.unit_rows} are over {MAX_UNITS} units")
         return self
 
     @property
@@ -235,6 +238,7 @@ class Manifest(_Record):
         rest = tuple(name for name in self.requires if name != feature)
         if len(rest) == len(self.requires):
             return self
+        # built again: a copy would keep ``requires`` among the fields that were set and are written
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         fields |= {"requires": rest} if rest else {"format": FORMATS[0]}
         if not rest:
@@ -254,7 +258,7 @@ def read_manifest(location: Location) -> Manifest:
 
     Raises:
         CacheError: There is no cache, or its manifest is malformed.
-        UnsupportedFormat: A newer format, or it requires what this version does not know.
+        UnsupportedFormat: It has a newer format, or requires unknown features.
     """
     where = f"{location}/zarr.json"
     size = location.size("zarr.json")
@@ -263,10 +267,15 @@ def read_manifest(location: Location) -> Manifest:
             "no cache here",
             where=location,
             expected="a zarr.json, as logitcache precompute writes it",
-            hint="check the path; precompute makes a cache in a folder that is new or empty",
+            hint="check the path; logitcache precompute creates a cache in a new or empty folder",
         )
     if size > MAX_DOCUMENT_BYTES:
-        raise CacheError("the manifest is too large to be one", where=where, got=f"{size} bytes")
+        raise CacheError(
+            "the manifest is larger than the format allows",
+            where=where,
+            expected=f"at most {MAX_DOCUMENT_BYTES} bytes",
+            got=f"{size} bytes",
+        )
     try:
         values = parse_group(location.read("zarr.json", most=MAX_DOCUMENT_BYTES) or b"", where)
     except CacheDamaged as error:
@@ -274,7 +283,7 @@ def read_manifest(location: Location) -> Manifest:
             "not a logitcache cache",
             where=where,
             expected=f"a Zarr group with attributes[{ATTRIBUTE!r}]",
-            got=error.what if error.got is None else f"{error.what}: {error.got}",
+            got=error.brief,
         ) from None
     _check_version(values, where)
     return parse_manifest(values, where)
@@ -296,10 +305,10 @@ def parse_manifest(values: object, where: str) -> Manifest:
     for view_id, own in ids.items():
         if own != view_id:
             raise CacheDamaged(
-                "a view has the id of another recipe",
+                "the id of a view is not the digest of its recipe",
                 where=f"{where} views.{view_id}",
-                expected=f"a recipe whose digest is {view_id}",
-                got=own,
+                expected=f"a recipe with the digest {view_id}",
+                got=f"a recipe with the digest {own}",
                 hint="logitcache repair restores the manifest that was sealed",
             )
     return manifest
@@ -318,17 +327,17 @@ def check_revision(manifest: Manifest, wanted: str | None, where: object) -> Non
     Args:
         manifest: The root manifest.
         wanted: sha256 of the revision, or at least its first 12 digits; None for any.
-        where: Named in errors.
+        where: The cache, for error messages.
 
     Raises:
-        UsageError: It is no sha256.
+        UsageError: It is not a sha256.
         CacheDamaged: The cache has another revision, or none.
     """
     if wanted is None:
         return
     if not _SHA256.fullmatch(wanted):
         raise UsageError(
-            "not the sha256 of a revision",
+            "the option is not the sha256 of a revision",
             where=f"--revision {wanted[:80]}",
             expected="12 to 64 hexadecimal digits, as logitcache inspect prints them",
         )
@@ -341,21 +350,21 @@ def check_revision(manifest: Manifest, wanted: str | None, where: object) -> Non
             got="not sealed"
             if found is None
             else f"revision {found.number}, sha256 {found.sha256}",
-            hint="get the cache from where the revision was published, or check what has changed "
-            "since then (logitcache inspect) and give the new digest",
+            hint="download the published cache again, or check what has changed since then "
+            "(logitcache inspect) and pass the new digest",
         )
 
 
 def _check_version(values: object, where: str) -> None:
-    """Refuse what this version cannot read as it is meant."""
+    """Refuse a format version or required features that this version does not support."""
     version = values.get("format") if isinstance(values, dict) else None
     if version not in FORMATS or isinstance(version, bool):
         raise UnsupportedFormat(
-            "this version of logitcache does not read this format",
+            "this version of logitcache cannot read this cache format",
             where=where,
             expected=f"format {' or '.join(map(str, FORMATS))}",
             got=f"format {version}",
-            hint="update logitcache",
+            hint="install a newer version: pip install --upgrade logitcache",
         )
     assert isinstance(values, dict)
     required = values.get("requires", [])
@@ -363,9 +372,9 @@ def _check_version(values: object, where: str) -> None:
     unknown = [str(name)[:64] for name in names if str(name) not in FEATURES]
     if unknown:
         raise UnsupportedFormat(
-            "this cache requires what this version of logitcache does not know",
+            "this cache requires features that this version of logitcache does not have",
             where=where,
-            expected=f"nothing but {', '.join(FEATURES)}",
+            expected=f"no features but {', '.join(FEATURES)}",
             got=", ".join(unknown[:5]),
-            hint="update logitcache",
+            hint="install a newer version: pip install --upgrade logitcache",
         )

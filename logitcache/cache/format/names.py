@@ -12,7 +12,7 @@ Layout::
     ledger/<group>/<view>.<revision>.json
     revisions/<n>.json · revisions/<n>.copies.json
     withdrawn/<n>.json
-    claims/…                                      who works on what: advisory, no part of the cache
+    claims/…                                      processes at work: advisory, not part of the cache
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ __all__ = [
 ]
 
 FORMAT = 1
-"""Of every document but the root, and of a root that requires nothing."""
+"""Format of every document but the root, and of a root that requires nothing."""
 FORMATS = (1, 2)
-"""Of the root: 2 is 1 with the field ``requires``."""
+"""Formats of the root document: 2 is 1 with the field ``requires``."""
 FEATURES = {
     "decoding-2": "images are decoded by table 2 of docs/views.md",
     "dropping": "commits of teachers or taps that the root does not name are still to be removed",
@@ -85,7 +85,7 @@ ATTRIBUTE = "logitcache"
 MAX_CLASSES = 2**26
 """A row of that many numbers is half a unit's bytes."""
 MAX_UNIT_BYTES = 256_000_000
-"""Of one unit of one view of a group's encoding, before compression."""
+"""Largest unit of one view of a group, before compression."""
 SAMPLES = "samples"
 TEACHERS = "teachers"
 VIEWS = "views"
@@ -118,7 +118,7 @@ class Status(IntEnum):
     PADDING = 0
     OK = 1
     UNREADABLE = 2
-    WITHDRAWN = 3  # in memory only: withdrawals are put over what is committed
+    WITHDRAWN = 3  # in memory only: withdrawals override the committed status
 
 
 def canonical_json(value: object) -> bytes:
@@ -135,7 +135,7 @@ def max_key_bytes(rows: int) -> int:
 
 
 def sha256(content: bytes | bytearray | memoryview) -> str:
-    """Return the sha256 of bytes in hex."""
+    """Return the SHA-256 of bytes as hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -143,6 +143,7 @@ def content_sha256(array: NDArray[Any]) -> str:
     """Return the sha256 of decoded rows: little-endian C order, strings as UTF-8 joined by NUL."""
     if array.dtype.kind in "OUT":
         return sha256(b"\0".join(str(value).encode() for value in array))
+    # little-endian, whatever the machine: the digest is compared on others
     content = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return sha256(content.reshape(-1).view(np.uint8).data)  # without a copy
 
@@ -151,13 +152,13 @@ def check_name(name: str, what: str) -> str:
     """Return a name that is safe as a path segment everywhere.
 
     Raises:
-        UsageError: It is not.
+        UsageError: It is not safe.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"unusable name for a {what}",
             got=repr(name),
-            expected="letters, digits, '.', '_' and '-', at most 64, a letter or digit first",
+            expected="at most 64 letters, digits, '.', '_' and '-', a letter or digit first",
         )
     return name
 
@@ -179,15 +180,15 @@ def check_new_name(name: str, what: str, others: Iterable[str]) -> str:
         raise UsageError(
             f"unusable name for a {what}",
             got=repr(name),
-            expected="a name that Windows does not reserve, as it does CON, PRN, AUX, NUL, COM1 "
-            "and LPT1, without a dot at its end: a cache may be copied there",
+            expected="a name that Windows accepts, too: no final dot, and not CON, PRN, AUX, NUL, "
+            "COM1 or LPT1",
         )
     same = next((o for o in others if o != name and o.casefold() == name.casefold()), None)
     if same is not None:
         raise UsageError(
-            f"two names of a {what} differ by the case of their letters alone",
+            f"two names of a {what} differ in upper and lower case only",
             got=f"{same!r} and {name!r}",
-            expected="names that stay two folders on macOS and Windows",
+            expected="names that are different folders on macOS and Windows, too",
         )
     return name
 
@@ -213,7 +214,7 @@ def teacher_of(name: str) -> str:
 
 
 def tap_of(name: str) -> str | None:
-    """Return which tap the group of this name is of; None for teacher outputs."""
+    """Return the tap of the group of this name; None for teacher outputs."""
     return name.partition(_FEATURES)[2] or None
 
 
@@ -223,7 +224,7 @@ def kind_of(name: str) -> str:
 
 
 def commit_prefix(group: str, view: str) -> str:
-    """Return where the commits of one view of a group are."""
+    """Return the prefix of the keys of the commits of one view of a group."""
     return f"commits/{group}/{view}"
 
 
@@ -252,27 +253,27 @@ def is_withdrawal(key: str) -> bool:
     return key.startswith(f"{WITHDRAWN}/")
 
 
-def default_unit_rows(rows: int, asked: int | None = None) -> int:
+def default_unit_rows(rows: int, requested: int | None = None) -> int:
     """Return the rows of a unit: a power of two, about a sixteenth of the set.
 
     Args:
         rows: Images of the first segment.
-        asked: What the user wants instead.
+        requested: Rows of a unit that the user requests; None for the default.
 
     Raises:
-        UsageError: What the user wants is no power of two, or too small.
+        UsageError: The requested number is not a power of two in the permitted range.
     """
-    if asked is None:
+    if requested is None:
         sixteenth = 1 << max(0, (rows // 16).bit_length() - 1)
         return min(max(sixteenth, _MIN_UNIT_ROWS), _MAX_UNIT_ROWS)
-    if asked < _SMALLEST_UNIT_ROWS or asked & (asked - 1) or asked > _MAX_UNIT_ROWS:
+    if requested < _SMALLEST_UNIT_ROWS or requested & (requested - 1) or requested > _MAX_UNIT_ROWS:
         raise UsageError(
-            "unusable size of a unit",
+            "the requested number of rows in a unit cannot be used",
             where="unit_rows",
             expected=f"a power of two from {_SMALLEST_UNIT_ROWS} to {_MAX_UNIT_ROWS}",
-            got=asked,
+            got=requested,
         )
-    return asked
+    return requested
 
 
 def group_unit_rows(unit_rows: int, row_bytes: int) -> int:

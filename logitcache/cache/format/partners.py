@@ -1,6 +1,6 @@
 """Mixing partners: one array per view that mixes, by row, as an offset in the block.
 
-Stored although it could be drawn again: a part of a cache need not know the rest of a unit.
+Stored although it could be drawn again, so that a reader needs no other rows of the unit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ __all__ = [
     "encode_partners",
     "mixed_views",
     "partner_array",
-    "partner_attributes",
     "partner_fault",
     "partner_group",
     "partner_placement",
@@ -67,14 +66,9 @@ def partner_array(view_id: str) -> str:
 
 def create_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> None:
     """Make the array of a view that mixes."""
-    create_group(store, partner_group(view_id), partner_attributes(manifest))
+    create_group(store, partner_group(view_id), {"unit_rows": manifest.unit_rows})
     leading = (manifest.capacity,)
     create_array(store, partner_array(view_id), _SPEC, leading, manifest.unit_rows)
-
-
-def partner_attributes(manifest: Manifest) -> dict[str, Any]:
-    """Return the attributes of a view's group."""
-    return {"unit_rows": manifest.unit_rows}
 
 
 def resize_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> None:
@@ -88,22 +82,23 @@ def encode_partners(offsets_U: NDArray[np.int64]) -> NDArray[np.uint16]:
 
 
 def partner_placement(view_id: str, unit_rows: int) -> Placement:
-    """Return where the partners of a view are."""
+    """Return the placement of the partners of a view."""
     return Placement(VIEWS, view_id, unit_rows, None, {f"{view_id}/partner": _SPEC})
 
 
 def partner_fault(arrays: Mapping[str, NDArray[Any]]) -> str | None:
-    """Return what is wrong with the stored offsets of a unit, None if nothing is.
+    """Return what is wrong with the stored offsets of a unit; None if nothing is.
 
-    Each row that is shown has to be the partner of its partner; the others hold the fill, which is
+    Each mixed row has to be the partner of its partner; the others have the fill value, which is
     an offset as well where a unit has 65536 rows.
     """
     for stored_U in arrays.values():
         offsets = stored_U.astype(np.int64)
         shown = np.flatnonzero(offsets != _SPEC.fill)
+        # clipped: an offset out of range is reported below instead of raising IndexError
         back = offsets[np.minimum(offsets[shown], len(offsets) - 1)]
         if (offsets[shown] >= len(offsets)).any() or (back != shown).any():
-            return "the partners of a view are no pairs"
+            return "the mixing partners of a view are not pairs"
     return None
 
 
@@ -116,20 +111,20 @@ def partner_rows(
         view_id: A view that mixes.
         unit: Number of the unit.
         stored_U: Offsets as they are stored.
-        readable_U: Which of its rows can be shown: this distinguishes the fill from offset 65535.
+        readable_U: Which of its rows are readable; distinguishes the fill value from offset 65535.
 
     Raises:
-        CacheDamaged: The offsets are no matching of these rows.
+        CacheDamaged: The offsets are not a matching of these rows.
     """
     unit_rows = len(readable_U)
     start, own = unit * unit_rows, np.flatnonzero(readable_U)
     offsets = np.where(readable_U, stored_U.astype(np.int64), -1)
     back = offsets[np.clip(offsets[own], 0, unit_rows - 1)]
     if (offsets >= unit_rows).any() or not (back == own)[back >= 0].all():
-        # a back of -1: a partner may have been withdrawn
+        # a partner without an offset is no fault: its image may have been withdrawn
         raise CacheDamaged(
-            "the partners of a view are no pairs",
+            "the mixing partners of a view are not pairs",
             where=partner_array(view_id),
-            expected="each readable row the partner of its partner",
+            expected="each readable row is the partner of its partner",
         )
     return np.where(offsets < 0, -1, start + offsets)

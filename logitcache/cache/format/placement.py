@@ -20,7 +20,7 @@ from logitcache.cache.format.shards import (
     parse_array,
 )
 from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
-from logitcache.errors import CacheDamaged
+from logitcache.errors import CacheDamaged, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
     from logitcache.encoding.arrays import ArraySpec
 
-__all__ = ["Placement", "folders_of", "parents_of", "units_of"]
+__all__ = ["Placement", "parents_of", "units_of", "units_of_segments"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Placement:
 
     Attributes:
         group: Path of the group.
-        view: Id of the view, ``-`` for the samples.
+        view: Id of the view; ``-`` for the samples.
         unit_rows: Rows of a unit of the group.
         slot: Index of the view on the first axis; None where arrays have no such axis.
         specs: Shape and dtype of a row by name of the array; None for strings.
@@ -59,7 +59,7 @@ class Placement:
 
     @property
     def holder(self) -> str:
-        """Path of the group that holds the arrays: of partners, the group of their view."""
+        """Path of the group that contains the arrays: for partners, the group of their view."""
         return self.path(next(iter(self.specs))).rpartition("/")[0]
 
     def path(self, name: str) -> str:
@@ -85,7 +85,7 @@ class Placement:
         return max_shard_bytes(self.specs[name], self.unit_rows)
 
     def fault_of(self, commit: Commit, unit: int) -> str | None:
-        """Return what of a commit contradicts the unit it is of; None if nothing does."""
+        """Return how a commit contradicts the number of its unit; None if it does not."""
         start = unit * self.unit_rows
         if (commit.group, commit.view, commit.unit) != (self.group, self.view, unit):
             return f"it is of {commit.group}, view {commit.view}, unit {commit.unit}"
@@ -102,7 +102,7 @@ class Placement:
         return None
 
     def check(self, commits: Mapping[int, Commit], where: str) -> None:
-        """Compare commits with the units they are filed under.
+        """Compare commits with the numbers of their units.
 
         Raises:
             CacheDamaged: One describes another unit.
@@ -111,7 +111,7 @@ class Placement:
             fault = self.fault_of(commit, unit)
             if fault is not None:
                 raise CacheDamaged(
-                    "a commit describes another unit than its own",
+                    "a commit describes another unit than its key names",
                     where=where,
                     expected=f"{self.group}, view {self.view}, unit {unit}",
                     got=fault,
@@ -132,7 +132,7 @@ class Placement:
         where = f"{location}/{key}"
         content = location.read(key, most=MAX_DOCUMENT_BYTES)
         if content is None:
-            raise CacheDamaged("an array has no metadata", where=where)
+            raise CacheDamaged("the Zarr metadata of an array are missing", where=where)
         document = parse_array(content, where)
         try:
             layout = document.layout(self.specs[name], 1 if self.slot is None else 2)
@@ -142,7 +142,8 @@ class Placement:
         else:
             fault = self._fault_of_shape(document, layout, rows_end)
         if fault is not None:
-            raise CacheDamaged("an array's metadata cannot be used", where=where, got=fault)
+            what = "the Zarr metadata of an array cannot be used"
+            raise CacheDamaged(what, where=where, got=fault)
         return layout
 
     def _fault_of_shape(
@@ -152,9 +153,9 @@ class Placement:
             return f"shards of {layout.rows} rows instead of {self.unit_rows}"
         *views, rows = document.shape[: 1 if self.slot is None else 2]
         if rows < rows_end:
-            return f"{rows} rows, row {rows_end - 1} is not among them"
+            return f"{rows} rows instead of at least {rows_end}"
         if self.slot is not None and views[0] <= self.slot:
-            return f"{views[0]} views, slot {self.slot} is not among them"
+            return f"{views[0]} views instead of at least {self.slot + 1}"
         return None
 
     def units(self, segments: Iterable[tuple[int, int]], block_rows: int) -> list[int]:
@@ -162,19 +163,9 @@ class Placement:
 
         Args:
             segments: (start, rows) of each segment.
-            block_rows: U, of which the rows of a unit are a part.
+            block_rows: U, a multiple of the rows of a unit.
         """
-        found: list[int] = []
-        for start, rows in segments:
-            blocks = units_of(start, start + rows, block_rows)
-            first, last = blocks.start * block_rows, blocks.stop * block_rows
-            found += units_of(first, last, self.unit_rows)
-        return found
-
-
-def folders_of(placement: Placement) -> list[str]:
-    """Return the paths between the root and the group that holds the arrays of a view."""
-    return parents_of(placement.holder)
+        return units_of_segments(segments, block_rows, self.unit_rows)
 
 
 def parents_of(path: str) -> list[str]:
@@ -188,24 +179,39 @@ def units_of(start: int, stop: int, unit_rows: int) -> range:
     return range(start // unit_rows, -(-stop // unit_rows))
 
 
+def units_of_segments(
+    segments: Iterable[tuple[int, int]], block_rows: int, unit_rows: int
+) -> list[int]:
+    """Return the units of all blocks of some segments, padding at their ends included.
+
+    Args:
+        segments: (start, rows) of each segment.
+        block_rows: U, a multiple of the rows of a unit.
+        unit_rows: Rows of a unit.
+    """
+    blocks = [units_of(start, start + rows, block_rows) for start, rows in segments]
+    ends = [(block.start * block_rows, block.stop * block_rows) for block in blocks]
+    return [unit for start, stop in ends for unit in units_of(start, stop, unit_rows)]
+
+
 def read_ledger(
     location: Location, revision: Revision, placement: Placement, units: Collection[int]
 ) -> Ledger:
-    """Read a ledger and compare it with the units that it must name.
+    """Read a ledger and compare it with the units that it has to list.
 
     Args:
         location: The cache.
         revision: What is sealed.
-        placement: Of the view.
-        units: Numbers of the units that hold rows.
+        placement: Placement of the view.
+        units: Numbers of the units that contain rows.
 
     Raises:
-        CacheDamaged: It is missing, not the one that was sealed, or it names other units.
+        CacheDamaged: It is missing, not the one that was sealed, or it lists other units.
     """
     pointer = revision.ledgers.get(placement.ledger)
     if pointer is None or pointer.units != len(units):
         raise CacheDamaged(
-            "a ledger does not name the units of the rows",
+            "a ledger does not list the units of the cache",
             where=f"{location}/revisions/{revision.number}.json, {placement.ledger}",
             expected=f"{len(units)} units",
             got="no ledger" if pointer is None else f"{pointer.units} units",
@@ -213,14 +219,17 @@ def read_ledger(
     ledger = parse_ledger(location, pointer)
     if (ledger.group, ledger.view) != (placement.group, placement.view):
         raise CacheDamaged(
-            "a ledger is of another view",
+            "a ledger belongs to another view",
             where=f"{location}/{pointer.key}",
             expected=placement.ledger,
             got=f"{ledger.group}/{ledger.view}",
         )
     if ledger.commits.keys() != set(units):
         raise CacheDamaged(
-            "a ledger does not name the units of the rows", where=f"{location}/{pointer.key}"
+            "a ledger does not list the units of the cache",
+            where=f"{location}/{pointer.key}",
+            expected=f"units {min(units, default=0)} to {max(units, default=0)}",
+            got=f"units {first_of([str(unit) for unit in sorted(ledger.commits)])}",
         )
     placement.check(ledger.commits, f"{location}/{pointer.key}")
     return ledger

@@ -25,7 +25,6 @@ __all__ = [
     "Samples",
     "create_samples",
     "resize_samples",
-    "sample_attributes",
     "sample_fault",
     "sample_placement",
     "samples_from",
@@ -39,12 +38,12 @@ class Samples:
     """Some rows of the samples, padding included.
 
     Attributes:
-        start: Row of the first one.
-        keys: Names, object array (N,).
-        hashes: uint64 (N,).
-        digests: uint8 (N, 16).
-        sizes: Bytes of the image as stored, int64 (N,).
-        labels: int32 (N,), -1 without one.
+        start: Row number of the first one.
+        keys: Names of the images, object array (N,).
+        hashes: Hashes of the keys, uint64 (N,).
+        digests: Digests of the images, uint8 (N, 16).
+        sizes: Sizes of the image files in bytes, int64 (N,).
+        labels: Classes, int32 (N,); -1 without one.
         status: uint8 (N,), see :class:`~logitcache.cache.format.names.Status`; withdrawals applied.
     """
 
@@ -58,12 +57,12 @@ class Samples:
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """Rows that hold an image, readable or not, ascending."""
+        """Rows of images, readable or not, ascending."""
         return self.start + np.flatnonzero(self.status != Status.PADDING)
 
     @cached_property
     def readable(self) -> NDArray[np.int64]:
-        """Rows that hold a readable image that was not withdrawn, ascending."""
+        """Rows of readable images that were not withdrawn, ascending."""
         return self.start + np.flatnonzero(self.status == Status.OK)
 
     @property
@@ -78,18 +77,13 @@ class Samples:
 
 
 def create_samples(location: Location, store: RecordingStore, manifest: Manifest) -> None:
-    """Make the samples' arrays, or those that an interrupted run left out."""
+    """Create the arrays of the samples that do not exist yet."""
     if location.size(f"{SAMPLES}/zarr.json") is None:
-        create_group(store, SAMPLES, sample_attributes(manifest))
+        create_group(store, SAMPLES, {"unit_rows": manifest.unit_rows})
     for name, spec in _SPECS.items():
         path = f"{SAMPLES}/{name}"
         if location.size(f"{path}/zarr.json") is None:
             create_array(store, path, spec, (manifest.capacity,), manifest.unit_rows)
-
-
-def sample_attributes(manifest: Manifest) -> dict[str, Any]:
-    """Return the attributes of the group."""
-    return {"unit_rows": manifest.unit_rows}
 
 
 def resize_samples(store: RecordingStore, manifest: Manifest) -> None:
@@ -99,12 +93,12 @@ def resize_samples(store: RecordingStore, manifest: Manifest) -> None:
 
 
 def sample_placement(unit_rows: int) -> Placement:
-    """Return where the samples of a cache with units of so many rows are."""
+    """Return the placement of the samples of a cache with units of so many rows."""
     return Placement(SAMPLES, NO_VIEW, unit_rows, None, _SPECS)
 
 
 def sample_fault(arrays: Mapping[str, NDArray[Any]], num_classes: int) -> str | None:
-    """Return what no image can have, None where all is in range.
+    """Return which labels or status values are out of range; None if none are.
 
     Args:
         arrays: Some of the arrays by name.
@@ -114,9 +108,9 @@ def sample_fault(arrays: Mapping[str, NDArray[Any]], num_classes: int) -> str | 
     if labels is not None and len(labels):
         least, most = int(labels.min()), int(labels.max())
         if least < -1 or most >= max(num_classes, 0):
-            return f"labels from {least} to {most} of {num_classes} classes"
+            return f"labels from {least} to {most} for {num_classes} classes"
     if status is not None and len(status) and status.max() >= Status.WITHDRAWN:
-        return f"status {status.max()}"
+        return f"a status of {status.max()} instead of at most {Status.UNREADABLE}"
     return None
 
 
@@ -127,7 +121,7 @@ def samples_from(
 
     Args:
         arrays: By name, as they are stored.
-        start: Row of the first one.
+        start: Row number of the first one.
         withdrawn: Keys of images that were withdrawn.
     """
     status = arrays["status"]

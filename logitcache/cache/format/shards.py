@@ -1,10 +1,10 @@
 """Decoding of whole shards: the index, the checksums and blosc, without zarr.
 
 A reader has the bytes of a shard in memory anyway, because it compares their sha256 with the
-commit. This decodes those bytes straight into the rows of a larger array, which zarr cannot: it
-reads each object again and copies each inner chunk. It is also the border that a cache of a
-stranger meets: only chains of codecs that a logitcache has written are decoded, and the size of
-what comes out is known before it is decoded.
+commit. They are decoded directly into the rows of a larger array, which zarr cannot do: it reads
+each object again and copies each inner chunk. This is also where an untrusted cache is checked:
+only chains of codecs that a logitcache has written are decoded, and the size of the result is known
+before it is decoded.
 """
 
 from __future__ import annotations
@@ -151,21 +151,21 @@ class ArrayDocument(_Part):
         """How an inner chunk is decoded: a value of :data:`CHAINS`.
 
         Raises:
-            BadShardError: Codecs or a byte order that is not decoded here.
+            BadShardError: Its codecs or byte order are not supported.
         """
         settings = self.codecs[0].configuration
         names = tuple(codec.name for codec in settings.codecs)
         chain = CHAINS.get(names)
         strings = self.data_type == _STRINGS
         if chain is None or (chain == "strings") != strings:
-            raise BadShardError(f"codecs {', '.join(names) or 'none'}, which are not decoded here")
+            raise BadShardError(f"unsupported codecs {', '.join(names) or '(none)'}")
         wide = not strings and np.dtype(self.data_type).itemsize > 1
         endian = settings.codecs[0].configuration.get("endian", None if wide else "little")
         if not strings and endian != "little":
             raise BadShardError(f"byte order {endian} instead of little")
         index = [(codec.name, codec.configuration) for codec in settings.index_codecs]
         if index != [("bytes", {"endian": "little"}), ("crc32c", {})]:
-            raise BadShardError("the index of its shards has other codecs")
+            raise BadShardError("the index of its shards has other codecs than bytes and crc32c")
         return chain
 
     def layout(self, spec: ArraySpec | None, leading: int) -> ShardLayout:
@@ -188,12 +188,14 @@ class ArrayDocument(_Part):
         shard, inner = self.chunk_grid.configuration.chunk_shape, settings.chunk_shape
         before, ones = leading - 1, (1,) * (leading - 1)
         if len(shard) != len(self.shape) or len(inner) != len(self.shape):
-            raise BadShardError("shards have another number of axes than the array")
+            raise BadShardError("its shards have another number of axes than the array")
         rows, inner_rows = shard[before], inner[before]
         if shard != (*ones, rows, *tail) or inner != (*ones, inner_rows, *tail):
             raise BadShardError(f"shards of {_text(shard)} with inner chunks of {_text(inner)}")
         if not inner_rows or not rows or rows % inner_rows:
-            raise BadShardError(f"{inner_rows} rows of an inner chunk in {rows} of a shard")
+            raise BadShardError(
+                f"inner chunks of {inner_rows} rows do not divide shards of {rows} rows"
+            )
         return ShardLayout(rows, inner_rows, self.chain)
 
 
@@ -207,7 +209,7 @@ def parse_array(content: bytes, where: str) -> ArrayDocument:
         CacheDamaged: It is malformed, or it is not Zarr format 3 with shards.
     """
     values = parse_json(content, where)
-    return validated(_ARRAY, values, where, "an array's metadata cannot be used")
+    return validated(_ARRAY, values, where, "the Zarr metadata of an array cannot be used")
 
 
 def max_shard_bytes(spec: ArraySpec | None, rows: int) -> int:
@@ -239,10 +241,10 @@ def shard_index(content: NDArray[np.uint8], chunks: int) -> NDArray[np.uint64]:
     """
     length = index_bytes(chunks)
     if not chunks or len(content) < length:
-        raise BadShardError("too short for its index")
+        raise BadShardError("it is too short for its index")
     body, checksum = content[-length:-_CRC_BYTES], content[-_CRC_BYTES:]
     if google_crc32c.value(body) != int.from_bytes(checksum.tobytes(), "little"):
-        raise BadShardError("the checksum of its index does not hold")
+        raise BadShardError("the checksum of its index does not match")
     return np.frombuffer(body, dtype="<u8").reshape(chunks, 2)
 
 
@@ -250,12 +252,12 @@ def check_index(content: bytes, chunks: int, size: int) -> NDArray[np.uint64]:
     """Return the index at the end of a shard of that size, as :func:`shard_index` does.
 
     Raises:
-        BadShardError: It has changed, or it points behind the end.
+        BadShardError: It has changed, or it points beyond the end.
     """
     index = shard_index(np.frombuffer(content, np.uint8), chunks)
-    for offset, length in index.tolist():
+    for offset, length in index.tolist():  # Python integers: a sum of two uint64 may overflow
         if offset != _ABSENT and offset + length > size:
-            raise BadShardError("its index points behind its end")
+            raise BadShardError("its index points beyond its end")
     return index
 
 
@@ -268,13 +270,14 @@ def decode_shard(content: bytes, layout: ShardLayout, out: NDArray[Any]) -> None
         out: Where they go: (rows, ...), C order, little-endian; of objects for strings.
 
     Raises:
-        BadShardError: The index or a checksum does not hold, or an inner chunk is missing or has
-            another size than it should.
+        BadShardError: The index or a checksum does not match, or an inner chunk is missing or of
+            another size.
     """
     assert len(out) == layout.rows, f"{len(out)} rows for a shard of {layout.rows}"
     shard = np.frombuffer(content, np.uint8)  # what crc32c and blosc slice without a copy
     for chunk, (offset, length) in enumerate(shard_index(shard, layout.chunks).tolist()):
         rows = out[chunk * layout.inner_rows : (chunk + 1) * layout.inner_rows]
+        # the slice of an absent chunk, at offset 2^64 - 1, is empty and refused as missing
         try:
             decode_chunk(shard[offset : offset + length], rows, layout.chain)
         except BadShardError as error:
@@ -285,13 +288,13 @@ def decode_chunk(chunk: NDArray[np.uint8], rows: NDArray[Any], chain: str) -> No
     """Decode one inner chunk into its rows.
 
     Raises:
-        BadShardError: Its checksum does not hold, or something else than these rows is in it.
+        BadShardError: Its checksum does not match, or it does not contain these rows.
     """
     body, checksum = chunk[:-_CRC_BYTES], chunk[-_CRC_BYTES:]
     if len(body) <= (0 if chain == "plain" else _BLOSC_HEADER_BYTES):
-        raise BadShardError("missing, or behind the end of the shard")
+        raise BadShardError("it is missing, or lies beyond the end of the shard")
     if google_crc32c.value(body) != int.from_bytes(checksum.tobytes(), "little"):
-        raise BadShardError("its checksum does not hold")
+        raise BadShardError("its checksum does not match")
     # blosc trusts the size in its header, and allocates it
     size = len(body) if chain == "plain" else int.from_bytes(body[4:8].tobytes(), "little")
     if chain == "strings":
@@ -305,12 +308,12 @@ def decode_chunk(chunk: NDArray[np.uint8], rows: NDArray[Any], chain: str) -> No
     try:
         blosc.decompress(body, rows)
     except (RuntimeError, ValueError) as error:
-        raise BadShardError(f"not a blosc frame ({error})") from None
+        raise BadShardError(f"it cannot be decompressed by blosc: {error}") from None
 
 
 def _decode_strings(body: NDArray[np.uint8], size: int, rows: NDArray[np.object_]) -> None:
     if size > max_key_bytes(len(rows)):
-        raise BadShardError(f"{size} bytes of text, more than {len(rows)} names can have")
+        raise BadShardError(f"{size} bytes of text are too many for {len(rows)} names")
     try:
         content = blosc.decompress(body)
         # the codec allocates as many as its header declares
@@ -319,4 +322,4 @@ def _decode_strings(body: NDArray[np.uint8], size: int, rows: NDArray[np.object_
             raise BadShardError(f"{count} names instead of {len(rows)}")
         rows[...] = VLenUTF8().decode(content)
     except (RuntimeError, ValueError) as error:
-        raise BadShardError(f"not text ({error})") from None
+        raise BadShardError(f"it cannot be decoded as text: {error}") from None

@@ -59,7 +59,7 @@ class TableGroup(Group):
 
     Attributes:
         table: Name of the table.
-        width: E, numbers of each class.
+        width: E, the numbers for each class.
         class_names_sha256: Digest of the class names.
     """
 
@@ -90,12 +90,12 @@ class TableGroup(Group):
 
     @property
     def view_ids(self) -> tuple[str, ...]:
-        """No view."""
+        """Ids of the views: none."""
         return ()
 
     @property
     def ledger_views(self) -> tuple[str, ...]:
-        """The view that commits name in place of one."""
+        """The placeholder that commits name instead of a view."""
         return (NO_VIEW,)
 
     @property
@@ -104,7 +104,7 @@ class TableGroup(Group):
         return self.class_names_sha256
 
     def specs(self) -> dict[str, ArraySpec]:
-        """Return the one array; a single inner chunk, since it is always read whole."""
+        """Return the only array; it has a single inner chunk, since it is always read whole."""
         return {_VALUES: ArraySpec((self.width,), "float32", np.nan, whole=True)}
 
     def to_json(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class TableGroup(Group):
                 "a table has another shape than the cache declares",
                 where=self.path,
                 expected=f"{expected[0]} classes of {expected[1]} numbers",
-                got=str(values_CE.shape),
+                got=f"an array of shape {values_CE.shape}",
             )
         return {_VALUES: values_CE.astype(np.float32)}
 
@@ -139,12 +139,12 @@ class TableGroup(Group):
         return values_CE
 
     def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
-        """Return why stored numbers cannot be decoded: any can."""
+        """Return None: any stored numbers can be decoded."""
 
     def placement(self, view_id: str) -> Placement:
         """Return the path of the array."""
         if view_id != NO_VIEW:
-            raise CacheError("a table has no views", where=self.path, got=view_id)
+            raise CacheError("a table has no views", where=self.path, got=f"view {view_id}")
         return _TablePlacement(self.path, NO_VIEW, self.unit_rows, None, self.specs())
 
     def leading_shape(self, manifest: Manifest) -> tuple[int, ...]:
@@ -152,7 +152,7 @@ class TableGroup(Group):
         return (self.unit_rows,)
 
     def needed_units(self, manifest: Manifest) -> set[int]:
-        """Return the one unit."""
+        """Return the only unit."""
         return {0}
 
 

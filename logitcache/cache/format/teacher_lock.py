@@ -20,14 +20,14 @@ class _Input(BaseModel):
 
 
 class LockedFields(BaseModel):
-    """What is read of a lock; the rest of it is compared, and nothing else.
+    """Fields of a lock that are read; the other ones are only compared.
 
     Attributes:
-        architecture: Of the network; empty where the lock does not have it, as the next one.
-        weights_sha256: Digest of its weights.
-        input: ``size``, the side of the images it is shown.
-        precision: What it computes in.
-        class_map: Which of its outputs are kept, and in which order; None for all of them.
+        architecture: Name of the architecture; empty where the lock does not have it.
+        weights_sha256: Digest of the weights; empty where the lock does not have it.
+        input: ``size``, the side of the input images in pixels.
+        precision: Data type of the forward pass.
+        class_map: Indices of the outputs that are stored, in order; None for all of them.
         arguments: Further arguments of the architecture, ``kwargs`` in the lock.
         channels_last: Whether images are in this memory format.
         compile: Whether the network is compiled.
@@ -49,7 +49,7 @@ class LockedFields(BaseModel):
 
 def _checked(lock: dict[str, Any]) -> dict[str, Any]:
     LockedFields.model_validate(lock)
-    level: list[Any] = [lock]
+    level: list[Any] = [lock]  # level by level: recursion could exhaust the stack
     parts = 0
     for _ in range(_MOST_LEVELS):
         inner: list[Any] = []
@@ -62,8 +62,8 @@ def _checked(lock: dict[str, Any]) -> dict[str, Any]:
         if parts > _MOST_PARTS:
             break
         level = inner
-    raise ValueError(f"more than {_MOST_LEVELS} levels or {_MOST_PARTS} parts")
+    raise ValueError(f"a lock has more than {_MOST_LEVELS} levels or {_MOST_PARTS} values")
 
 
 Lock = Annotated[dict[str, Any], AfterValidator(_checked)]
-"""A lock as it is, with fields that can be read."""
+"""A lock as it is stored, whose known fields are valid."""

@@ -1,7 +1,6 @@
 """Diagnosis of damaged objects: causes, and the evidence for each.
 
-One diagnosis for everybody: ``verify`` lists it, ``repair`` works it off, and a reader that meets
-it while training stops with the same words.
+``verify`` lists the same faults that ``repair`` works on and that a reader raises as an error.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _ABSENT = np.uint64(2**64 - 1)
 
 
 class Cause(StrEnum):
-    """Why something is bad."""
+    """Kinds of damage."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -64,17 +63,17 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is not as it was committed.
+    """One object that is not as it was committed.
 
     Attributes:
-        cause: What kind of damage.
-        detail: The evidence, in words.
-        key: The object it was found in.
-        group: Path of the group; empty for what belongs to none.
+        cause: Kind of the damage.
+        detail: The evidence, as text.
+        key: Key of the object.
+        group: Path of the group; empty for objects of no group.
         view: Id of the view; ``-`` for the samples.
         unit: Number of the unit.
         array: Name of the array.
-        recompute: Whether the unit has to be computed again; what is written twice has not.
+        recompute: Whether the unit has to be computed again; documents are restored from copies.
     """
 
     cause: Cause
@@ -88,7 +87,7 @@ class Fault:
 
     @property
     def place(self) -> str:
-        """Where it is, as the cache counts: group, view, unit, array."""
+        """Group, view, unit and array of the object."""
         parts = [
             self.group,
             f"view {self.view}" if self.view not in {"", NO_VIEW} else "",
@@ -102,7 +101,7 @@ class Fault:
         return {**asdict(self), "cause": str(self.cause)}
 
     def error(self, location: Location) -> CacheDamaged:
-        """Return the fault as what stops a run."""
+        """Return the fault as an error."""
         return CacheDamaged(
             f"the cache is damaged: {self.cause}",
             where=f"{location}/{self.key} ({self.place})",
@@ -118,14 +117,14 @@ def diagnose(
     found: tuple[int, str] | None,
     elsewhere: Mapping[str, str],
 ) -> Fault:
-    """Say what is wrong with an object whose size or sha256 is not the committed one.
+    """Return the fault of an object whose size or sha256 is not the committed one.
 
     Args:
         location: The cache.
-        commit: The commit that names it.
+        commit: The commit that lists it.
         path: Path of its array.
-        found: Its size and sha256, None if there is no such object.
-        elsewhere: Where other committed shards belong, by sha256.
+        found: Its size and sha256; None if there is no such object.
+        elsewhere: Units of other committed shards, as text by sha256.
     """
     stored = commit.arrays[path]
     cause, detail = _cause(location, path, stored, found, elsewhere)
@@ -142,7 +141,7 @@ def diagnose(
 
 
 def check_header(location: Location, path: str, stored: StoredArray) -> str | None:
-    """Return what is wrong with the index at the end of a shard of the right size."""
+    """Return what is wrong with the index of a shard of the right size; None if nothing is."""
     try:
         chunks = _Chunks.of(location, path).count
         tail = location.read(stored.key, -index_bytes(chunks)) or b""
@@ -157,9 +156,9 @@ class _Chunks:
     """Inner chunks of a shard, as the metadata of its array describes them.
 
     Attributes:
-        count: How many a shard has.
-        shape: Of each.
-        document: The metadata.
+        count: Number of inner chunks of a shard.
+        shape: Shape of each of them.
+        document: Metadata of the array.
     """
 
     count: int
@@ -177,11 +176,11 @@ class _Chunks:
         try:
             document = parse_array(location.read(key) or b"", key)
         except CacheDamaged as error:
-            raise BadShardError(f"its {error.what.removeprefix('an ')}") from None
+            raise BadShardError(error.what) from None
         shard = document.chunk_grid.configuration.chunk_shape
         inner = document.codecs[0].configuration.chunk_shape
         if len(shard) != len(inner) or not all(inner) or any(map(operator.mod, shard, inner)):
-            raise BadShardError("inner chunks do not divide its shards")
+            raise BadShardError("the inner chunks of its array do not divide the shards")
         return cls(math.prod(map(operator.floordiv, shard, inner)), inner, document)
 
     def empty(self) -> NDArray[Any]:
@@ -190,7 +189,7 @@ class _Chunks:
         return np.empty(self.shape, dtype=object if name == "string" else name)
 
     def is_fill(self, content: NDArray[Any]) -> bool:
-        """Return whether rows hold nothing but the fill value."""
+        """Return whether rows contain nothing but the fill value."""
         fill = self.document.fill_value
         if fill == "NaN":
             return content.dtype.kind == "f" and bool(np.isnan(content).all())
@@ -207,12 +206,12 @@ def _cause(
     if found is None:
         return Cause.MISSING, "no such object"
     size, digest = found
-    sizes = f"{size} bytes, {stored.bytes} were committed"
+    sizes = f"{size} bytes instead of the committed {stored.bytes}"
     if size == 0:
         return Cause.EMPTY, sizes
     if digest in elsewhere:
         return Cause.MOVED, f"these are the bytes of {elsewhere[digest]}"
-    if size > max(stored.bytes, MAX_DOCUMENT_BYTES):
+    if size > max(stored.bytes, MAX_DOCUMENT_BYTES):  # too large to be read for a diagnosis
         return Cause.FOREIGN, sizes
     content = location.read(stored.key, most=size) or b""
     if not any(content):
@@ -230,7 +229,7 @@ def _cause(
 def _inspect_chunks(
     chunks: _Chunks, index: NDArray[np.uint64], shard: bytes, sizes: str
 ) -> tuple[Cause, str]:
-    """Look into a shard whose index holds: which inner chunks are gone, damaged or blank."""
+    """Return the cause for a shard with an intact index, from its inner chunks."""
     count = len(index)
     absent = np.flatnonzero(index[:, 0] == _ABSENT).tolist()
     if absent:
@@ -246,10 +245,11 @@ def _inspect_chunks(
         if chunks.is_fill(rows):
             blank.append(chunk)
     if damaged:
-        return Cause.CHUNK_DAMAGED, f"checksum of inner chunk {_listed(damaged)} of {count}"
+        return Cause.CHUNK_DAMAGED, f"wrong checksum of inner chunk {_listed(damaged)} of {count}"
+    # a shard of unreadable images consists of fill values alone
     if blank and len(blank) < count:
-        return Cause.CHUNK_FILLED, f"inner chunk {_listed(blank)} of {count} holds fill values only"
-    return Cause.FOREIGN, f"whole, but not what was committed (an earlier run's?); {sizes}"
+        return Cause.CHUNK_FILLED, f"only fill values in inner chunk {_listed(blank)} of {count}"
+    return Cause.FOREIGN, f"an intact shard, but not the committed one; {sizes}"
 
 
 def _listed(numbers: list[int]) -> str:

@@ -1,8 +1,8 @@
 """Images that are excluded from training although their targets are committed.
 
-A withdrawal is a file of its own, so that no committed byte is touched: every reader puts it over
-the status of the rows. It is digested in itself, and never taken back: a cache without it is a
-cache made again.
+A withdrawal, the document of an exclusion, is a file of its own, so that no committed byte changes:
+every reader overrides the status of the rows with it. It contains its own digest, and cannot be
+undone in the same cache.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["read_withdrawn", "withdrawal_faults", "withdrawal_keys", "write_with
 
 
 def write_withdrawal(location: Location, keys: Collection[str], reason: str) -> str:
-    """Write a withdrawal and return its key; the caller sees to it that the images exist."""
+    """Write a withdrawal of images that the cache has, and return its key."""
     content = {"format": FORMAT, "keys": sorted(keys), "reason": reason}
     digested = {**content, "sha256": sha256(canonical_json(content))}
     key = f"{WITHDRAWN}/{max(numbers(location, WITHDRAWN), default=0) + 1}.json"
@@ -32,7 +32,7 @@ def write_withdrawal(location: Location, keys: Collection[str], reason: str) -> 
 
 
 def withdrawal_keys(location: Location) -> list[str]:
-    """Return where the withdrawals are, oldest first."""
+    """Return the keys of the withdrawals, oldest first."""
     return [f"{WITHDRAWN}/{number}.json" for number in numbers(location, WITHDRAWN)]
 
 
@@ -45,7 +45,7 @@ def read_withdrawn(location: Location, sealed: Mapping[str, str] | None = None) 
             exist; revisions of versions before 0.2 have none.
 
     Raises:
-        CacheDamaged: A withdrawal is missing or is not what was written.
+        CacheDamaged: A withdrawal is missing or has changed.
     """
     found = dict(_withdrawals(location))
     for key, digest in (sealed or {}).items():
@@ -54,7 +54,8 @@ def read_withdrawn(location: Location, sealed: Mapping[str, str] | None = None) 
         content = location.read(key)
         if content is None or sha256(content) != digest:
             raise CacheDamaged(
-                "a withdrawal is missing" if content is None else "a withdrawal has changed",
+                "the document of an exclusion "
+                + ("is missing" if content is None else "has changed since it was sealed"),
                 where=f"{location}/{key}",
                 expected=f"sha256 {digest}",
                 hint=f"logitcache repair {location} restores it",
@@ -63,7 +64,7 @@ def read_withdrawn(location: Location, sealed: Mapping[str, str] | None = None) 
 
 
 def withdrawal_faults(location: Location) -> list[Fault]:
-    """Return what is wrong with withdrawals; no other document has their content."""
+    """Return the faults of withdrawals, which no other document describes."""
     try:
         list(_withdrawals(location))
     except CacheDamaged as error:
@@ -79,8 +80,9 @@ def _withdrawals(location: Location) -> Iterator[tuple[str, list[str]]]:
         texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
         if digest != sha256(canonical_json(values)) or not isinstance(keys, list) or not texts:
             raise CacheDamaged(
-                "a withdrawal is not what was written",
+                "the document of an exclusion has changed since it was written",
                 where=where,
-                hint="restore it from a backup, or withdraw the images again and remove it",
+                expected="a list of keys with its sha256",
+                hint="restore it from a backup, or remove it and exclude the images again",
             )
         yield name, keys

@@ -1,7 +1,7 @@
-"""Comparison of metadata with the sealed copy, which it may extend but not contradict.
+"""Comparison of metadata with the sealed copy, which they may extend but not contradict.
 
-Between two seals a cache may be extended: arrays and lists of views become longer, the manifest
-names more. That is no damage. Everything else is, and it is named field by field.
+Between two seals a cache may be extended: arrays and lists of views become longer, and the manifest
+lists more. All other differences are damage, and are reported field by field.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ def manifest_fault(location: Location, manifest: Manifest, revision: Revision) -
         return None
     copies = _copies(location, revision)
     if copies is None:
-        return Fault(Cause.MANIFEST, "not the manifest that was sealed", "zarr.json")
+        detail = "it differs from the sealed manifest, and its second copy cannot be read"
+        return Fault(Cause.MANIFEST, detail, "zarr.json")
     try:
         sealed = parse_manifest(copies.manifest, "").to_json()
     except CacheError as error:
-        detail = f"its copy is malformed: {error.what}: {error.got}"
+        detail = f"it has changed, and its second copy is malformed: {error.what}: {error.got}"
         return Fault(Cause.MANIFEST, detail, "zarr.json")
     edited = _changed_fields(sealed, manifest.to_json())
     if not edited:
@@ -65,11 +66,11 @@ def _document_fault(location: Location, revision: Revision, key: str, digest: st
     sealed = copies.documents.get(key) if copies else None
     if sealed is not None and _has_grown(_parsed(sealed), _parsed(content)):
         return None
-    return Fault(cause, "not the document that was sealed", key, group)
+    return Fault(cause, "it differs from the sealed document", key, group)
 
 
 def _copies(location: Location, revision: Revision) -> Copies | None:
-    """Return the copies; damaged ones are a fault of their own and cannot be used as evidence."""
+    """Return the second copies; None where they are damaged, which is a fault of its own."""
     try:
         return read_copies(location, revision)
     except CacheDamaged:
@@ -84,7 +85,7 @@ def _parsed(text: str | bytes) -> Any:
 
 
 def _has_grown(sealed: Any, now: Any) -> bool:
-    """Return whether a document differs by a longer shape, or more or dropped views, alone."""
+    """Return whether a document differs only by a longer shape, or by added or dropped views."""
     try:
         if sealed["node_type"] == "array":
             same = {**now, "shape": sealed["shape"]} == sealed

@@ -1,8 +1,8 @@
 """Committed objects: read whole, compared with their commits, and decoded.
 
 Each object is read once: the bytes whose sha256 is compared with the commit are the bytes that are
-decoded. Zarr alone takes a missing or empty object for fill, and a shard of another place for its
-own.
+decoded. Zarr by itself reads a missing object as fill values, and does not notice the shard of
+another unit.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = ["CommittedObjects"]
 
 
 class CommittedObjects:
-    """Reads what is committed.
+    """Reader of committed shards.
 
     Args:
         location: The cache.
-        copies: Where shards of a distant cache are kept nearer; None to keep none.
+        copies: Local copies of the shards of a remote cache; None to keep none.
     """
 
     def __init__(self, location: Location, copies: ShardCache | None = None) -> None:
@@ -53,10 +53,10 @@ class CommittedObjects:
         """Read and decode whole units, several shards at a time.
 
         Args:
-            placement: Where they are.
-            commits: Of the units, in the order wanted; each must fit the placement.
-            names: Which arrays.
-            others: Commits among which a misplaced shard is looked for.
+            placement: Placement of the arrays.
+            commits: Commits of the units, in the requested order; each must fit the placement.
+            names: Names of the arrays.
+            others: Commits of the view, to identify a shard of another unit.
 
         Returns:
             Arrays by name, (len(commits) * rows of a unit, ...); of objects for strings.
@@ -91,23 +91,22 @@ class CommittedObjects:
             for piece in pieces:
                 decode(piece)
             return read
+        # the pieces are disjoint rows of the arrays, so threads write to them without a lock
         with ThreadPoolExecutor(threads, thread_name_prefix="shards") as pool:
-            for _ in pool.map(decode, pieces):
+            for _ in pool.map(decode, pieces):  # raises the first error
                 pass
         return read
 
     def _load(
         self, placement: Placement, commit: Commit, name: str, others: Collection[Commit]
     ) -> bytes:
-        """Return the bytes of an array's shard.
-
-        They are digested unless they were before and the file has not been touched since.
-        """
+        """Return the bytes of a shard; a digest that was compared holds until the file changes."""
         path = placement.path(name)
         stored = commit.arrays[path]
         kept = self._copies.read(stored.sha256) if self._copies else None
         if kept is not None:
             return kept
+        # looked up before the read: a file that is replaced in between is digested next time
         stamp = self._location.stamp(stored.key)
         content = self._location.read(stored.key, most=placement.max_bytes(name))
         if stamp is not None and self._checked.get(stored.key) == stamp and content is not None:

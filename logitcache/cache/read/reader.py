@@ -51,7 +51,7 @@ class Cache:
 
     Attributes:
         manifest: The root manifest.
-        revision: What is sealed.
+        revision: The current revision.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Cache:
         self._objects = CommittedObjects(location, copies)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a copy of it reads for itself
+        # another process reads ledgers and metadata for itself
         return Cache, (self._location, self.manifest, self.revision, self._copies)
 
     def __repr__(self) -> str:
@@ -86,13 +86,13 @@ class Cache:
 
     @property
     def revision_sha256(self) -> str:
-        """sha256 of the sealed revision, which all else follows from."""
+        """sha256 of the current revision, which determines every sealed byte."""
         assert self.manifest.revision is not None
         return self.manifest.revision.sha256
 
     @property
     def unit_rows(self) -> int:
-        """U: rows are shuffled and read in blocks of this many."""
+        """U, the rows of a block, within which rows are shuffled and read."""
         return self.manifest.unit_rows
 
     @property
@@ -129,7 +129,7 @@ class Cache:
 
     @cached_property
     def groups(self) -> Mapping[str, Group]:
-        """All groups that are sealed, by name: teachers, and taps as in format.md."""
+        """All groups that are sealed, by their names in the format: teachers, taps and tables."""
         below = f"{TEACHERS}/"
         sealed = {
             path.removeprefix(below).rpartition("/")[0]
@@ -144,7 +144,7 @@ class Cache:
 
     @cached_property
     def views(self) -> Mapping[str, dict[str, Any]]:
-        """Recipes of the views that at least one teacher saw, by id, in the order of slots."""
+        """Recipes of the views that at least one teacher has outputs for, by id, by slot."""
         seen = [view for name in self.teachers for view in self.views_of([name])]
         return MappingProxyType({view: self.manifest.views[view] for view in dict.fromkeys(seen)})
 
@@ -184,8 +184,8 @@ class Cache:
                 where=self.url,
                 hint=nearest(name, self.features)
                 if self.features
-                else "it was made without: add the tap by the same precompute command and "
-                f"--feature {name.replace('/', '=', 1)}",
+                else "the cache has no features; run the same precompute command with --feature "
+                f"{name.replace('/', '=', 1)} to add them",
             )
         return self.features[name]
 
@@ -200,7 +200,7 @@ class Cache:
             raise UsageError(
                 f"no table {name!r} in this cache",
                 where=self.url,
-                hint=nearest(name, self.tables) if self.tables else "it was made without tables",
+                hint=nearest(name, self.tables) if self.tables else "the cache has no tables",
             )
         group = self.tables[name]
         return group.decode(self._read(group.placement(NO_VIEW), [0], list(group.specs())))
@@ -222,7 +222,7 @@ class Cache:
 
     @cached_property
     def samples(self) -> Samples:
-        """What is known of the images: read once, about 60 bytes and a key a row."""
+        """Samples of all rows, read once: about 60 bytes and a key for each row."""
         arrays = self._read_samples(self.units(), self._sample_names)
         whole = {name: array[: self.rows_end] for name, array in arrays.items()}
         return samples_from(whole, 0, self.withdrawn)
@@ -233,14 +233,11 @@ class Cache:
         return self.revision.rows_end
 
     def units(self) -> list[int]:
-        """Return the numbers of the units that hold rows, ascending."""
-        units: set[int] = set()
-        for start, rows in self.revision.segments:
-            units |= set(units_of(start, start + rows, self.unit_rows))
-        return sorted(units)
+        """Return the numbers of the units that contain rows, ascending."""
+        return sample_placement(self.unit_rows).units(self.revision.segments, self.unit_rows)
 
     def all_samples(self) -> Iterator[Samples]:
-        """Yield what is known of the images, one unit of them in memory at a time."""
+        """Yield the samples unit by unit, one of them in memory at a time."""
         for unit in self.units():
             yield self.samples_of(unit)
 
@@ -255,7 +252,7 @@ class Cache:
         return self._read_samples([unit], [name])[name]
 
     def readable_unit(self, unit: int) -> NDArray[np.bool_]:
-        """Return which rows of a unit hold a readable image that was not withdrawn, bool (U,)."""
+        """Return which rows of a unit are readable images that were not withdrawn, bool (U,)."""
         if not self.withdrawn:
             readable: NDArray[np.bool_] = self.sample_unit("status", unit) == Status.OK
             return readable
@@ -264,13 +261,13 @@ class Cache:
         return readable
 
     def samples_of(self, unit: int) -> Samples:
-        """Return what is known of the images of one unit, for who goes through all of them."""
+        """Return the samples of one unit."""
         arrays = self._read_samples([unit], self._sample_names)
         return samples_from(arrays, unit * self.unit_rows, self.withdrawn)
 
     @cached_property
     def _sample_names(self) -> tuple[str, ...]:
-        """Names of the arrays of the samples, whose metadata are checked once."""
+        """Names of the arrays of the samples; their metadata are checked once."""
         names = (*SAMPLE_ARRAYS, "key")
         self._check_metadata(SAMPLES, names)
         return names
@@ -295,16 +292,14 @@ class Cache:
         """
         group = self.groups.get(name) or self.teacher(name)
         units = units_of(start, stop, group.unit_rows)
-        read = self._read_units(group, view_id, units, arrays or list(group.specs()))
+        read = self._read(group.placement(view_id), units, arrays or list(group.specs()))
         skipped = start - units.start * group.unit_rows
         return {name: array[skipped : skipped + stop - start] for name, array in read.items()}
 
     def read_units(
         self, name: str, view_id: str, units: Sequence[int], arrays: Sequence[str] | None = None
     ) -> Encoded:
-        """Read whole units of one view of a group, one behind the other.
-
-        Every shard is read once and decoded where it belongs; several at a time.
+        """Read whole units of one view of a group, one after the other, several shards at a time.
 
         Args:
             name: As for :meth:`read`.
@@ -319,12 +314,7 @@ class Cache:
             CacheDamaged: An object of these units is not the one that was committed.
         """
         group = self.groups.get(name) or self.teacher(name)
-        return self._read_units(group, view_id, units, arrays or list(group.specs()))
-
-    def _read_units(
-        self, group: Group, view_id: str, units: Sequence[int], names: Sequence[str]
-    ) -> Encoded:
-        return self._read(group.placement(view_id), units, names)
+        return self._read(group.placement(view_id), units, arrays or list(group.specs()))
 
     def _read(self, placement: Placement, units: Sequence[int], names: Sequence[str]) -> Encoded:
         ledger = self._ledger(placement)
@@ -335,18 +325,19 @@ class Cache:
         read = self._read(sample_placement(self.unit_rows), units, names)
         fault = sample_fault(read, len(self.class_names))
         if fault is not None:
-            raise CacheDamaged("samples that cannot be", where=self.url, got=fault)
+            what = "the arrays of the samples contain impossible values"
+            raise CacheDamaged(what, where=self.url, got=fault)
         return read
 
     def partners(self, view_id: str) -> NDArray[np.int64]:
         """Return the row that each row is mixed with in a view that mixes.
 
         Returns:
-            int64 (N,): a row of the same block; the row itself where it is left alone, -1 where
+            int64 (N,): a row of the same block; the row itself where it is not mixed, -1 where
             there is no readable image.
 
         Raises:
-            CacheDamaged: An object is missing or has another size, or these are no pairs.
+            CacheDamaged: An object is missing or has another size, or the rows are not pairs.
         """
         found = np.full(self.rows_end, -1, dtype=np.int64)
         for unit in self.units():
@@ -356,21 +347,21 @@ class Cache:
         return found
 
     def unit_partners(self, view_id: str, unit: int) -> NDArray[np.int64]:
-        """Return the same of one unit, int64 (U,)."""
+        """Return the partners of the rows of one unit, int64 (U,)."""
         placement = partner_placement(view_id, self.unit_rows)
         (stored,) = self._read(placement, [unit], list(placement.specs)).values()
         return partner_rows(view_id, unit, stored, self.readable_unit(unit))
 
     def probes(self) -> list[FingerprintsDocument]:
-        """Return the documents of probes, oldest first; see :mod:`logitcache.views.fingerprints`.
+        """Return the documents of view fingerprints, oldest first.
 
         Raises:
-            CacheDamaged: One is missing, malformed, or not what was written.
+            CacheDamaged: One is missing or malformed, or has changed.
         """
         return read_fingerprints(self._location, self.revision.metadata)
 
     def _ledger(self, placement: Placement) -> Ledger:
-        """Return a ledger; the last one of each group is kept, since a view is read in one go."""
+        """Return a ledger; the last one of each group is kept, since views are read in turn."""
         kept = self._ledgers.get(placement.group)
         if kept is None or kept.view != placement.view:
             units = placement.units(self.revision.segments, self.unit_rows)
@@ -379,12 +370,12 @@ class Cache:
         return kept
 
     def _commits(self, ledger: Ledger, units: Iterable[int]) -> list[Commit]:
-        """Return the commits of units, all of which must be there."""
+        """Return the commits of units, all of which must exist."""
         commits = []
         for unit in units:
             if unit not in ledger.commits:
                 raise CacheDamaged(
-                    "a unit is not in the ledger",
+                    "the ledger of a view does not list a unit of the cache",
                     where=self.url,
                     got=f"{ledger.group}, view {ledger.view}, unit {unit}",
                 )
@@ -410,15 +401,15 @@ def open_cache(
 
     Args:
         url: A folder, or a URL; see :mod:`logitcache.cache.store.base`.
-        local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
-            default.
-        local_copy_bytes: What that folder may take; 0 to keep nothing.
+        local_copy: Folder of the local copies of a remote cache's shards; a folder below the user's
+            cache folder by default.
+        local_copy_bytes: Largest size of that folder; 0 to keep no copies.
         revision: sha256 of the revision that it must have, or the first 12 digits or more.
 
     Raises:
-        CacheError: There is none.
+        CacheError: There is no cache.
         UnsupportedFormat: It was written by a newer logitcache.
-        CacheUnsealed: It was never finished; the message names what is missing.
+        CacheUnsealed: It was never sealed.
         CacheDamaged: Its manifest is not the one that was sealed, or it has another revision.
     """
     location = locate(url)
@@ -426,7 +417,7 @@ def open_cache(
     check_revision(manifest, revision, location)
     if manifest.revision is None:
         raise CacheUnsealed(
-            "this cache is not finished",
+            "this cache is not finished: it has no sealed revision",
             where=location,
             hint="run the same precompute command again; logitcache status shows what is missing",
         )

@@ -1,8 +1,8 @@
 """Local copies of the shards of a remote cache, up to a given size.
 
-A file is named after the sha256 of what is in it, so it is never stale, caches may share a folder,
-and what was damaged on the disk is noticed and fetched again. Those that were not used for longest
-go first.
+A file is named after the sha256 of its content. So it is never stale, several caches may share a
+folder, and a damaged file is noticed and received again. The least recently used files are removed
+first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_COPY_BYTES", "ShardCache", "default_copies"]
 
 DEFAULT_COPY_BYTES = 10 * 2**30
-_RESCAN_AFTER = 64  # files kept between two looks at what other processes keep
+_RESCAN_AFTER = 64  # files written between two scans for the files of other processes
 _ABANDONED_SECONDS = 3600.0
 
 
@@ -47,26 +47,26 @@ class ShardCache:
 
     Args:
         root: The folder; it need not exist yet.
-        most_bytes: What all files in it may take together.
+        most_bytes: Largest total size of its files.
     """
 
     def __init__(self, root: Path, most_bytes: int = DEFAULT_COPY_BYTES) -> None:
         self.root = root
         self.most_bytes = most_bytes
         self._bytes = 0
-        self._kept_since = _RESCAN_AFTER  # look before the first one
+        self._kept_since = _RESCAN_AFTER  # scan before the first file
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[ShardCache], tuple[Path, int]]:
         return ShardCache, (self.root, self.most_bytes)
 
     def read(self, sha256: str) -> bytes | None:
-        """Return the bytes of that digest, None where they are not kept."""
+        """Return the bytes of that digest; None without a copy."""
         path = self._path(sha256)
         try:
             content = path.read_bytes()
-            os.utime(path)
-        except OSError:  # another process made room, or the disk fails: they are fetched
+            os.utime(path)  # the time of the last use, by which files are removed
+        except OSError:  # another process removed it, or the disk fails: it is received again
             return None
         if sha256_of(content) == sha256:
             return content
@@ -82,13 +82,10 @@ class ShardCache:
                 self._make_room(len(content))
                 self._write(self._path(sha256), content)
             except OSError as error:
-                self.most_bytes = 0
-                why = f"no further copies are kept in {self.root}: {error.strerror or error}"
-                warnings.warn(
-                    visible(why),
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                self.most_bytes = 0  # the next write would fail as well, at the cost of a scan
+                why = error.strerror or error
+                text = f"no further copies of shards are kept in {self.root}: {why}"
+                warnings.warn(visible(text), RuntimeWarning, stacklevel=2)
 
     def _path(self, sha256: str) -> Path:
         return self.root / sha256[:2] / sha256
@@ -119,11 +116,11 @@ class ShardCache:
             self._bytes -= file.size
 
     def _files(self) -> Iterator[_File]:
-        """Yield all files; what writers that are gone left half done is removed."""
+        """Yield all files, and remove the unfinished ones of writers that have ended."""
         for path in self.root.glob("*/*"):
             try:
                 found = path.stat()
-            except FileNotFoundError:  # another process made room
+            except FileNotFoundError:  # another process removed it
                 continue
             if path.name.endswith(PARTIAL):
                 if time.time() - found.st_mtime > _ABANDONED_SECONDS:

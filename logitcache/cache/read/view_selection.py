@@ -26,7 +26,7 @@ def choose_views(view_ids: Sequence[str], wanted: Sequence[str]) -> list[str]:
             views if empty.
 
     Raises:
-        UsageError: There is no such view (the nearest names are given), or several begin like that.
+        UsageError: There is no such view, or several ids begin with the text.
     """
     if not wanted:
         return list(view_ids)

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 __all__ = ["MAX_DOCUMENT_BYTES", "Location"]
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
-"""Size of a document whose size nothing else limits."""
+"""Largest document, unless a smaller limit is known."""
 
 
 class Location(Protocol):
-    """Interface of the place where a cache is stored; ``str()`` names it without secrets.
+    """Interface of the place where a cache is stored; ``str()`` returns it without secrets.
 
-    Keys are POSIX paths relative to the cache; one that leads out of it is
+    Keys are POSIX paths relative to the cache; a key that leads out of it is
     :class:`~logitcache.errors.CacheDamaged`. A store that fails, after retries where they may help,
     is a :class:`~logitcache.errors.StorageError` that names the object.
     """
@@ -33,12 +33,12 @@ class Location(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Reads that are worth having under way at a time."""
+        """Number of concurrent reads at which a location is fastest."""
         ...
 
     @property
     def poll_seconds(self) -> float:
-        """Seconds between two looks at what other runs do."""
+        """Seconds between two checks of the claims of other runs."""
         ...
 
     def read(
@@ -60,7 +60,7 @@ class Location(Protocol):
         ...
 
     def stamp(self, key: str) -> tuple[int, int, int] | None:
-        """Return what changes when an object is replaced; None where asking takes a request."""
+        """Return values that change when an object is replaced; None where that takes a request."""
         ...
 
     def modified(self, key: str) -> float | None:
@@ -78,19 +78,19 @@ class Location(Protocol):
         ...
 
     def write(self, key: str, content: bytes) -> None:
-        """Write an object whole and durably; it replaces one of the same key."""
+        """Write an object atomically and durably; it replaces one of the same key."""
         ...
 
     def write_new(self, key: str, content: bytes) -> bool:
-        """Write an object whole and durably; False where the store reports that there is one."""
+        """Write an object as :meth:`write` does; False where the store reports that one exists."""
         ...
 
     def create(self, key: str, content: bytes) -> bool:
-        """Write an object unless there is one; for claims, which nothing depends on."""
+        """Write an object unless there is one, perhaps not durably; for claims."""
         ...
 
     def touch(self, key: str) -> None:
-        """Renew the time of an object if it is there."""
+        """Renew the modification time of an object if it exists."""
         ...
 
     def lock(self, key: str, before: bytes, content: bytes) -> int | None:
@@ -106,11 +106,11 @@ class Location(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Remove an object if it is there."""
+        """Remove an object if it exists."""
         ...
 
     def remove_folder(self, prefix: str) -> None:
-        """Remove a folder if there are such things and nothing is in it."""
+        """Remove a folder if it is empty, where a location has folders."""
         ...
 
     def names(self, prefix: str) -> list[str]:
@@ -122,11 +122,11 @@ class Location(Protocol):
         ...
 
     def sweep(self) -> list[str]:
-        """Remove what writers that are gone left half done; return the keys."""
+        """Remove the temporary files of writers that have ended; return their keys."""
         ...
 
     def is_empty(self) -> bool:
-        """Return whether there is nothing but what runs that begin have under way."""
+        """Return whether there is nothing but claims and temporary files."""
         ...
 
     def bytes_below(self, prefix: str) -> int:
@@ -134,5 +134,5 @@ class Location(Protocol):
         ...
 
     def free_bytes(self) -> int | None:
-        """Return the bytes that can still be written, None where there is no such bound."""
+        """Return the bytes that can still be written; None where that is not known."""
         ...

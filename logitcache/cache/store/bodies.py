@@ -1,6 +1,6 @@
 """Bodies of responses, received in pieces: up to a given size, and no slower than a given rate.
 
-What a server declares is not relied on: the pieces are counted as they come.
+The length that a server declares is not relied on: the pieces are counted as they arrive.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from fsspec.asyn import sync
 
 from logitcache.cache.store.failures import http_status
-from logitcache.errors import CacheDamaged, StorageError
+from logitcache.cache.store.local import too_large
+from logitcache.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -24,24 +25,24 @@ if TYPE_CHECKING:
 __all__ = ["Part", "Receiver", "receive", "web_size"]
 
 GRACE_SECONDS = 60.0
-"""After which a body has to have come at the lowest rate on average, from its request on."""
+"""After which a body has to arrive at the lowest rate on average, counted from its request."""
 
 LOWEST_RATE = 20_000.0
-"""Bytes a second. Eight bodies at a time over a line of 2 Mbit/s have 30 kB/s each."""
+"""Bytes per second. Eight bodies at a time over a line of 2 Mbit/s have 30 kB/s each."""
 
 _PIECE = 2**18
-_MOST_COUNTED = 2**28  # of a body that is received for the sake of its size
+_MOST_COUNTED = 2**28  # of a body that is received to count its bytes
 _NO_HEAD = {400, 401, 403, 405, 501}  # of servers, or signed addresses, that allow GET alone
 _IDENTITY = {"Accept-Encoding": "identity"}  # a body is what is stored, and is as long
 
 
 @dataclass(frozen=True)
 class Part:
-    """Which bytes of an object are requested: those of a slice that has no stop before its end.
+    """Byte range of an object, as a slice whose stop is not negative.
 
     Attributes:
-        start: The first byte, counted from the end if negative.
-        stop: Behind the last one; None for the end.
+        start: First byte, counted from the end if negative.
+        stop: One past the last byte; None for the end.
     """
 
     start: int
@@ -49,7 +50,7 @@ class Part:
 
     @property
     def wanted(self) -> int | None:
-        """Bytes that a server may send at most, None where that is all up to the end."""
+        """Largest number of bytes in a response; None without a stop."""
         if self.start < 0:
             return -self.start
         return None if self.stop is None else max(0, self.stop - self.start)
@@ -64,13 +65,13 @@ class Part:
 
 @dataclass
 class Receiver:
-    """Counts the pieces of a body, and passes them on.
+    """Counter of the pieces of a body, which it passes on.
 
     Attributes:
-        where: What is received, for messages.
-        most: Bytes that it may have.
-        take: What each piece is passed to.
-        part: The part of the object that is requested; None for all of it.
+        where: The object, for error messages.
+        most: Largest size of the object in bytes.
+        take: Function that each piece is passed to.
+        part: Requested byte range; None for the whole object.
         received: Bytes so far.
     """
 
@@ -81,14 +82,14 @@ class Receiver:
     received: int = field(default=0, init=False)
 
     def begin(self, *, partial: bool, declared: int | None) -> None:
-        """Take note of what a response declares.
+        """Check the declared length of a response.
 
         Args:
-            partial: Whether it is the part that was requested.
+            partial: Whether the response is the requested part.
             declared: Bytes of the body; None where nothing is declared.
 
         Raises:
-            StorageError: The server sends all of the object instead of the part.
+            StorageError: The server sends the whole object instead of the part.
             CacheDamaged: The object is too large.
         """
         got = "all bytes" if declared is None else f"{declared} bytes"
@@ -98,7 +99,7 @@ class Receiver:
             self._check(declared, got)
 
     def add(self, piece: bytes) -> None:
-        """Pass on a piece; raise what :meth:`begin` raises."""
+        """Pass on a piece; raises the errors of :meth:`begin`."""
         self.received += len(piece)
         self._check(self.received, f"{self.received} bytes or more")
         self.take(piece)
@@ -108,12 +109,7 @@ class Receiver:
         if wanted is not None and size > wanted:
             raise self._no_ranges(got)
         if size > self.most:
-            raise CacheDamaged(
-                "an object is larger than it can be",
-                where=self.where,
-                expected=f"at most {self.most} bytes",
-                got=got,
-            )
+            raise too_large(self.where, self.most, got)
 
     def _no_ranges(self, got: str) -> StorageError:
         wanted = self.part.wanted if self.part is not None else None
@@ -121,8 +117,8 @@ class Receiver:
             "this server does not support Range requests",
             where=self.where,
             expected="a part of the object" if wanted is None else f"{wanted} bytes",
-            got=f"{got}, of the whole object",
-            hint="reading whole objects works: train, and verify without --quick",
+            got=f"{got} of the whole object",
+            hint="use commands that read whole objects: train, or verify without --quick",
         )
 
 
@@ -132,13 +128,13 @@ def receive(files: AbstractFileSystem, path: str, receiver: Receiver) -> None:
     Args:
         files: The file system, of the process that calls.
         path: Path of the object in it.
-        receiver: What counts the pieces.
+        receiver: Receiver of the pieces.
 
     Raises:
         FileNotFoundError: There is none.
         CacheDamaged: It is larger than it may be.
-        StorageError: The server compresses, or sends all where a part was requested.
-        Exception: What the client raises where the request fails; ``TimeoutError`` where the body
+        StorageError: The server compresses, or sends the whole object instead of a part.
+        Exception: The error of the client where the request fails; ``TimeoutError`` where the body
             takes too long.
     """
     if not files.async_impl:
@@ -151,10 +147,10 @@ def receive(files: AbstractFileSystem, path: str, receiver: Receiver) -> None:
 
 
 def web_size(files: AbstractFileSystem, url: str, where: str) -> int:
-    """Return the bytes of an object of a web server, which are counted if it does not say.
+    """Return the size of an object of a web server, which is counted if it is not declared.
 
     Raises:
-        Exception: What :func:`receive` raises.
+        Exception: The errors of :func:`receive`.
     """
     size: int = sync(files.loop, _web_size, files, url, where)
     return size
@@ -184,7 +180,7 @@ async def _receive_web(files: Any, url: str, receiver: Receiver) -> None:
         headers["Range"] = receiver.part.header
     async with _in_time() as in_time, session.get(files.encode_url(url), headers=headers) as answer:
         if answer.status == 416 and receiver.part is not None:
-            return  # the part begins behind the end
+            return  # the part begins beyond the end
         _check_answer(answer, url, receiver.where)
         partial = answer.status == 206 or _is_part(answer.headers.get("Content-Range"))
         receiver.begin(partial=partial, declared=answer.content_length)
@@ -192,7 +188,7 @@ async def _receive_web(files: Any, url: str, receiver: Receiver) -> None:
 
 
 def _is_part(content_range: str | None) -> bool:
-    """Return whether a response of status 200 is a part all the same, as those of rclone are."""
+    """Return whether a response of status 200 is a part nevertheless, as those of rclone are."""
     return content_range is not None and content_range.startswith("bytes ")
 
 
@@ -203,18 +199,19 @@ async def _receive_pieces(answer: Any, receiver: Receiver, in_time: Callable[[in
 
 
 def _check_answer(answer: Any, url: str, where: str) -> None:
-    """Raise what is wrong with the head of a response; its body is not read."""
+    """Raise an error for an unusable response, from its head; the body is not read."""
     if answer.status == 404:
         raise FileNotFoundError(url)
     answer.raise_for_status()
-    if not 200 <= answer.status < 300:  # a redirection to nowhere
-        raise StorageError("the store refused", where=where, got=f"HTTP status {answer.status}")
+    if not 200 <= answer.status < 300:  # a redirection without an address
+        got = f"HTTP status {answer.status}"
+        raise StorageError("the store refused the request", where=where, got=got)
     encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"", "identity"}:
         raise StorageError(
-            "this server compresses what it sends",
+            "this server compresses its responses",
             where=where,
-            expected="the bytes that are stored, as 'Accept-Encoding: identity' requests",
+            expected="the stored bytes, as requested by 'Accept-Encoding: identity'",
             got=f"Content-Encoding: {encoding[:40]!r}",
             hint="turn compression off for this folder, in nginx by 'gzip off; gzip_static off;'",
         )
@@ -243,9 +240,9 @@ async def _receive_s3(files: Any, path: str, receiver: Receiver) -> None:
 
 
 async def _receive_range(files: Any, path: str, receiver: Receiver) -> None:
-    """Receive by a client that returns bodies whole: one byte more than there may be is requested.
+    """Receive by a client that returns whole bodies: one byte over the limit is requested.
 
-    How long that takes cannot be seen as it comes, so all of it has the time of the largest body.
+    The progress of such a body is not visible, so its time limit is that of the largest body.
     """
     part = receiver.part or Part(0, receiver.most + 1)
     wanted = part.wanted
@@ -254,16 +251,15 @@ async def _receive_range(files: Any, path: str, receiver: Receiver) -> None:
         try:
             content = await files._cat_file(path, start=part.start, end=part.stop)
         except Exception as error:
-            if (
-                http_status(error) == 416
-            ):  # an empty object has no range, or it begins behind the end
+            # an empty object has no ranges, or the range begins beyond the end
+            if http_status(error) == 416:
                 return
             raise
     receiver.add(bytes(content))
 
 
 def _receive_blocking(files: AbstractFileSystem, path: str, receiver: Receiver) -> None:
-    """Receive by a client that blocks: the size is looked up first, or the pieces are counted."""
+    """Receive by a blocking client: the size is looked up first, or the pieces are counted."""
     part = receiver.part
     if part is not None:
         bounds = slice(part.start, part.stop).indices(int(files.info(path)["size"]))
@@ -282,7 +278,7 @@ def _receive_blocking(files: AbstractFileSystem, path: str, receiver: Receiver) 
 
 
 class _Deadline:
-    """The time that a body has; it grows with the bytes that have come."""
+    """Time limit of a body, which grows with the bytes received."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -294,7 +290,8 @@ class _Deadline:
 
 @contextlib.asynccontextmanager
 async def _in_time() -> AsyncIterator[Callable[[int], None]]:
-    """Limit the time of a body; what is yielded is called with the bytes that have come."""
+    """Limit the time of a body; yields a function to be called with the bytes received."""
+    # asyncio's limit uses the clock of the event loop, not time.monotonic
     deadline, clock = _Deadline(), asyncio.get_running_loop().time
     async with asyncio.timeout(deadline.left(0)) as limit:
         yield lambda received: limit.reschedule(clock() + deadline.left(received))

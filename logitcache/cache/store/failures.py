@@ -1,8 +1,8 @@
 """Classification of failed requests, and the errors that users get for them.
 
-Clients of stores raise kinds of their own, some of them wrapped in others, and are not imported
-here: a failure is judged by the HTTP status anywhere in its chain of causes, and else by the names
-of its classes.
+Each client raises exceptions of its own, some of them wrapped in others, and is not imported here:
+a failure is classified by the HTTP status anywhere in its chain of causes, or else by the names of
+its classes.
 """
 
 from __future__ import annotations
@@ -34,41 +34,41 @@ __all__ = [
 class Failure(Enum):
     """Why a request failed."""
 
-    ABSENT = "no such object"
-    EXISTS = "there is one already"
-    NO_BUCKET = "no such bucket"
-    DENIED = "access denied"
+    ABSENT = "the object does not exist"
+    EXISTS = "the object exists already"
+    NO_BUCKET = "the bucket does not exist"
+    DENIED = "the store denied access"
     BUSY = "the server is busy or failing"
     SLOW = "the server does not respond in time"
-    CUT = "the connection is cut again and again"
+    CUT = "the connection was cut repeatedly"
     UNREACHABLE = "the server cannot be reached"
-    UNKNOWN_HOST = "no server of this name is known"
-    UNTRUSTED = "no secure connection to the server"
-    REDIRECTED = "the server redirects without an end"
+    UNKNOWN_HOST = "the host name of the server is unknown"
+    UNTRUSTED = "no secure connection to the server can be established"
+    REDIRECTED = "the server redirects endlessly"
     GARBLED = "the response is not HTTP"
-    REFUSED = "the store refused"
+    REFUSED = "the store refused the request"
 
 
 WRONG_ADDRESS = frozenset({Failure.UNKNOWN_HOST, Failure.GARBLED})
-"""Failures of addresses that were never right, and temporary ones of a server that responded."""
+"""Failures of a wrong address; temporary ones if the server has responded before."""
 
 TRANSIENT = WRONG_ADDRESS | {Failure.BUSY, Failure.SLOW, Failure.CUT, Failure.UNREACHABLE}
-"""Failures that may be over after a while."""
+"""Failures that may be temporary."""
 
 _HINTS = {
     Failure.NO_BUCKET: "create it first, or correct the URL",
     Failure.DENIED: "check the credentials in the environment or profile, and what they permit; "
-    "some stores say so of objects that do not exist",
+    "some stores respond like this for objects that do not exist",
     Failure.UNREACHABLE: "check the address and the network, and re-run the same command",
     Failure.UNKNOWN_HOST: "check the address and the network, and re-run the same command",
     Failure.UNTRUSTED: "check that the server speaks TLS at this address and that its certificate "
-    "is valid for it; SSL_CERT_FILE, or AWS_CA_BUNDLE for s3://, names further authorities",
-    Failure.REDIRECTED: "correct the URL: give the address that serves the files themselves",
+    "is valid for it; SSL_CERT_FILE, or AWS_CA_BUNDLE for s3://, adds certificate authorities",
+    Failure.REDIRECTED: "correct the URL: use the address that serves the files themselves",
     Failure.GARBLED: "check scheme, host and port of the address",
 }
 _AGAIN = "re-run the same command; what was committed is intact"
 _LONGER = (
-    f"{_AGAIN}; logitcache --retry-seconds N, or LOGITCACHE_RETRY_SECONDS, makes it wait longer"
+    f"{_AGAIN}; logitcache --retry-seconds N, or LOGITCACHE_RETRY_SECONDS, sets the retry time"
 )
 _BY_CLASS = {
     Failure.SLOW: {
@@ -107,12 +107,12 @@ _BY_STATUS = {
     403: Failure.DENIED,
     404: Failure.ABSENT,
     408: Failure.SLOW,
-    409: Failure.BUSY,  # two conditional writes at a time: S3 wants another attempt
+    409: Failure.BUSY,  # two conditional writes at a time: S3 requires another attempt
     410: Failure.ABSENT,
     412: Failure.EXISTS,
     425: Failure.BUSY,
     429: Failure.BUSY,
-    501: Failure.REFUSED,  # of those above 500, what waiting does not change
+    501: Failure.REFUSED,  # statuses above 500 that waiting does not change
     505: Failure.REFUSED,
     507: Failure.REFUSED,
     511: Failure.DENIED,
@@ -130,7 +130,7 @@ def failure_of(error: BaseException) -> Failure:
     names = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
     if any(_code(cause) == "NoSuchBucket" for cause in chain):
         return Failure.NO_BUCKET
-    if "HttpProcessingError" in names:  # what aiohttp cannot parse; it gives it a status of 400
+    if "HttpProcessingError" in names:  # aiohttp gives a response it cannot parse a status of 400
         return Failure.CUT if names & _OF_BODIES else Failure.GARBLED
     if names & _CERTIFICATE or (names & _UNTRUSTED and "SSLEOFError" not in names):
         return Failure.UNTRUSTED
@@ -138,7 +138,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.REDIRECTED
     status = http_status(error)
     if status is not None:
-        return _of_status(status)
+        other = Failure.REDIRECTED if status < 400 else Failure.REFUSED
+        return _BY_STATUS.get(status, Failure.BUSY if status >= 500 else other)
     if any(isinstance(cause, socket.gaierror) and cause.errno in _UNKNOWN for cause in chain):
         return Failure.UNKNOWN_HOST
     for failure, kinds in _BY_CLASS.items():
@@ -168,9 +169,9 @@ def retry_after(error: BaseException) -> float | None:
 
 
 def storage_error(error: Exception, where: str) -> LogitcacheError:
-    """Return the error that a user gets for a request that failed for good.
+    """Return the error that a user gets for a request that failed after all retries.
 
-    The client's own words are left out: they may hold an address with credentials in it.
+    The client's own message is left out, since it may contain an address with credentials.
     """
     if isinstance(error, LogitcacheError):
         return error
@@ -185,22 +186,14 @@ def storage_error(error: Exception, where: str) -> LogitcacheError:
     return StorageError(failure.value, where=where, got=got, hint=_HINTS.get(failure, default))
 
 
-def _of_status(status: int) -> Failure:
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
-    if status >= 500:
-        return Failure.BUSY
-    return Failure.REDIRECTED if status < 400 else Failure.REFUSED
-
-
 def _seconds(value: str, now: str) -> float | None:
     """Return the seconds of a ``Retry-After`` header: a number, or a date."""
     if _SECONDS.fullmatch(value.strip()):
         return float(value)
-    then, asked_at = _moment(value), _moment(now)
+    then, server_time = _moment(value), _moment(now)
     if then is None:
         return None
-    return max(0.0, (then - (asked_at or datetime.now(UTC))).total_seconds())
+    return max(0.0, (then - (server_time or datetime.now(UTC))).total_seconds())
 
 
 def _moment(text: str) -> datetime | None:

@@ -29,7 +29,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class LocalLocation:
-    """A folder; see :class:`~logitcache.cache.store.base.Location`.
+    """A cache in a folder; see :class:`~logitcache.cache.store.base.Location`.
 
     Args:
         root: The folder; it need not exist yet.
@@ -42,7 +42,7 @@ class LocalLocation:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._folders: set[str] = set()  # that were no links when they were first used
+        self._folders: set[str] = set()  # checked not to be links when they were first used
 
     def __str__(self) -> str:
         return str(self.root)
@@ -73,7 +73,7 @@ class LocalLocation:
             return None
         first, last, _ = slice(start, stop).indices(found.st_size)
         if last - first > most:
-            raise too_large(f"{self}/{key}", most, last - first)
+            raise too_large(f"{self}/{key}", most, f"{last - first} bytes")
         try:
             with _explained(path), path.open("rb") as file:
                 if first:
@@ -88,7 +88,7 @@ class LocalLocation:
         return None if found is None else found.st_size
 
     def stamp(self, key: str) -> tuple[int, int, int] | None:
-        """Return what changes when an object is replaced: size, inode, time; None without one."""
+        """Return size, inode and modification time of an object; None without one."""
         found = self._stat(self.path(key))
         return None if found is None else (found.st_size, found.st_ino, found.st_mtime_ns)
 
@@ -99,7 +99,7 @@ class LocalLocation:
         if found is None:
             return None
         if found.st_size > most:
-            raise too_large(f"{self}/{key}", most, found.st_size)
+            raise too_large(f"{self}/{key}", most, f"{found.st_size} bytes")
         try:
             with _explained(path), path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -125,7 +125,7 @@ class LocalLocation:
                 write_file(path, content, path.with_name(temporary_name(path.name)))
         except IsADirectoryError:
             raise StorageError(
-                "an object cannot be written, a folder has its name",
+                "an object cannot be written because a folder has its name",
                 where=path,
                 hint="remove the folder and re-run the same command",
             ) from None
@@ -133,7 +133,7 @@ class LocalLocation:
     def create(self, key: str, content: bytes) -> bool:
         """Write an object unless there is one; return whether it was written.
 
-        Neither atomic in its content nor synced: for claims, which nothing depends on.
+        Neither atomic in its content nor synced: for claims, on which correctness does not depend.
         """
         path = self.path(key)
         with _explained(path):
@@ -146,12 +146,12 @@ class LocalLocation:
         return True
 
     def write_new(self, key: str, content: bytes) -> bool:
-        """Write an object durably; a rename cannot tell whether it replaced one."""
+        """Write an object durably and return True: a rename does not report what it replaced."""
         self.write(key, content)
         return True
 
     def touch(self, key: str) -> None:
-        """Renew the time of an object if it is there."""
+        """Renew the modification time of an object if it exists."""
         with contextlib.suppress(FileNotFoundError), _explained(self.path(key)):
             os.utime(self.path(key))
 
@@ -164,12 +164,12 @@ class LocalLocation:
         return is_locked(self.path(key))
 
     def remove_folder(self, prefix: str) -> None:
-        """Remove a folder if nothing is in it."""
+        """Remove a folder if it is empty."""
         with contextlib.suppress(OSError):
             self.path(prefix).rmdir()
 
     def delete(self, key: str) -> None:
-        """Remove an object if it is there."""
+        """Remove an object if it exists."""
         with _explained(self.path(key)), contextlib.suppress(NotADirectoryError):
             self.path(key).unlink(missing_ok=True)
 
@@ -191,7 +191,7 @@ class LocalLocation:
                 yield (Path(folder) / name).relative_to(self.root).as_posix()
 
     def sweep(self) -> list[str]:
-        """Remove temporary files whose writer is gone; return their keys."""
+        """Remove temporary files whose writer has ended; return their keys."""
         swept = [
             key
             for key in self.keys()
@@ -202,7 +202,7 @@ class LocalLocation:
         return swept
 
     def is_empty(self) -> bool:
-        """Return whether there is nothing but what runs that begin have under way."""
+        """Return whether there is nothing but claims and temporary files."""
         return not self.root.exists() or (
             self.root.is_dir()
             and all(
@@ -219,11 +219,11 @@ class LocalLocation:
         return free_bytes(self.root)
 
     def _stat(self, path: Path) -> os.stat_result | None:
-        """Return what is known of a regular file; None where there is none.
+        """Return the status of a regular file; None where there is none.
 
         Raises:
-            CacheDamaged: It is a link, a device, a pipe or a socket: reading it may read anything,
-                or never end.
+            CacheDamaged: It is a link, a device, a pipe or a socket: reading it may return any file
+                of the machine, or never end.
         """
         try:
             with _explained(path):
@@ -237,7 +237,7 @@ class LocalLocation:
         raise _irregular(path, found)
 
     def _check_folders(self, folder: str) -> None:
-        """Refuse folders of a cache that are links; those that do not exist yet may be made."""
+        """Refuse folders of a cache that are links; missing ones may be created later."""
         path = self.root
         for part in PurePosixPath(folder).parts:
             path /= part
@@ -254,23 +254,19 @@ class LocalLocation:
 def _irregular(path: Path, found: os.stat_result) -> CacheDamaged:
     is_link = stat.S_ISLNK(found.st_mode)
     return CacheDamaged(
-        "a cache has regular files and folders only",
+        "a cache may contain regular files and folders only",
         where=path,
-        got="a link" if is_link else "a device, a pipe or a socket",
+        got="a symbolic link" if is_link else "a device, a pipe or a socket",
         hint="copy the cache with its links resolved, as cp -rL and rsync -L do"
         if is_link
         else "do not use this cache",
     )
 
 
-def too_large(where: str, most: int, got: int | None = None) -> CacheDamaged:
-    """Return the error about an object that is longer than it can be."""
-    return CacheDamaged(
-        "an object is larger than it can be",
-        where=where,
-        expected=f"at most {most} bytes",
-        got=None if got is None else f"{got} bytes",
-    )
+def too_large(where: str, most: int, got: str) -> CacheDamaged:
+    """Return the error for an object of more than ``most`` bytes."""
+    what = "an object is larger than the format allows"
+    return CacheDamaged(what, where=where, expected=f"at most {most} bytes", got=got)
 
 
 def checked_key(key: str, location: object) -> str:
@@ -281,13 +277,14 @@ def checked_key(key: str, location: object) -> str:
     """
     parts = PurePosixPath(key).parts
     if ".." in parts or key.startswith("/") or "\0" in key or "\\" in key:
-        raise CacheDamaged("a key leads out of the cache", where=location, got=repr(key)[:200])
+        what, expected = "a key leads out of the cache", "a relative path without '..'"
+        raise CacheDamaged(what, where=location, expected=expected, got=repr(key)[:200])
     return key
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn a failing disk into an error that names what is safe."""
+    """Convert errors of the file system into errors with the path and a hint."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -298,6 +295,6 @@ def _explained(path: Path) -> Iterator[None]:
             "no space left" if full else "the file system refused",
             where=path,
             got=error.strerror or error,
-            hint=("free some space" if full else "fix it")
+            hint=("free some space" if full else "check the disk and the permissions")
             + " and re-run the same command; committed data is intact",
         ) from error

@@ -26,10 +26,10 @@ def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Lo
 
     Args:
         url: A path or URL; a location is returned as it is.
-        write: Whether something is to be written there.
+        write: Whether the cache will be written to.
 
     Raises:
-        UsageError: No URL, an unknown scheme, a missing extra, a place that can only be read, or
+        UsageError: Not a URL, an unknown scheme, a missing extra, a read-only scheme, or
             ``memory://`` where there are several processes.
     """
     if not isinstance(url, str | os.PathLike):

@@ -1,7 +1,7 @@
 """A cache in an object store, by fsspec: whole objects, retries, errors that name what failed.
 
-A file system is opened where it is used: a child process that was forked opens its own. Retries are
-made here alone, so that their time is bounded; clients are configured to try once.
+A file system is opened in the process that uses it: a forked child process opens its own. Requests
+are retried only here, so that the time is bounded; clients are configured to try once.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ Result = TypeVar("Result")
 _READ_ONLY = {"http", "https", "hf"}
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 _LISTING_SECONDS = 3600.0  # of ten million objects, a thousand in a response
-_NOTICE_SECONDS = 5.0  # of failures, after which a user hears why nothing happens
+_NOTICE_SECONDS = 5.0  # of failures, after which a warning explains the wait
 _NO_ANSWER = WRONG_ADDRESS | {Failure.UNREACHABLE, Failure.UNTRUSTED, Failure.SLOW}
 
 
 class RemoteLocation:
-    """A place that fsspec reads; see :class:`~logitcache.cache.store.base.Location`.
+    """A remote cache; see :class:`~logitcache.cache.store.base.Location`.
 
     Args:
         url: Scheme, bucket or host, and prefix.
-        write: Whether something is to be written there.
-        retries: For how long a request is tried again; by default from the environment.
+        write: Whether the cache will be written to.
+        retries: Retry policy; by default from the environment.
 
     Attributes:
-        traffic: Requests by their object, and ``retries``; for people and tests.
+        traffic: Numbers of requests by kind, and of ``retries``.
 
     Raises:
-        UsageError: What :func:`~logitcache.cache.store.urls.parse_url` refuses, the client is not
-            installed, the place can only be read, or ``memory://`` where there are several
+        UsageError: :func:`~logitcache.cache.store.urls.parse_url` refuses the URL, the client is
+            not installed, the scheme is read-only, or ``memory://`` where there are several
             processes.
     """
 
@@ -83,7 +83,7 @@ class RemoteLocation:
     ) -> None:
         place = parse_url(url)
         if isinstance(place, Path):
-            raise UsageError("not the URL of a store", where=url)
+            raise UsageError("a path is not the URL of an object store", where=url)
         self._shown, self._scheme = place.shown, place.scheme
         self._base, self._query = place.base, place.query
         self._retries = retries or environment_policy()
@@ -93,8 +93,10 @@ class RemoteLocation:
         self.traffic: Counter[str] = Counter()
         if write:
             self._check_writable()
-        if self._scheme == "memory":
-            self._refuse_processes()
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        several = several or multiprocessing.parent_process() is not None
+        if self._scheme == "memory" and several:
+            raise self._one_process()
         _check_client(self._scheme, self._shown)
 
     def __str__(self) -> str:
@@ -103,6 +105,7 @@ class RemoteLocation:
     def __getstate__(self) -> dict[str, Any]:
         if self._scheme == "memory":
             raise self._one_process()
+        # a file system belongs to the event loop of the process that opened it
         return {**self.__dict__, "_opened": {}}
 
     @property
@@ -127,21 +130,22 @@ class RemoteLocation:
 
         Args:
             key: Its key.
-            start: Where the part begins, as in a slice.
-            stop: Where it ends.
-            most: Bytes that may be received.
+            start: First byte of the part, as in a slice.
+            stop: One past its last byte.
+            most: Largest number of bytes to be received.
 
         Raises:
-            CacheDamaged: It is larger. No more than that is received.
-            StorageError: The store fails, compresses, or sends all where a part was requested.
+            CacheDamaged: The object is larger; no more than ``most`` bytes are received.
+            StorageError: The store fails, compresses, or sends the whole object instead of a part.
         """
+        # a Range header has no form for a stop that is counted from the end
         if (start is not None and start < 0 and stop is not None) or (stop or 0) < 0:
             whole = self.read(key, most=most)
             return None if whole is None else whole[start:stop]
         part = None if start is None and stop is None else Part(start or 0, stop)
         if part is not None and part.wanted == 0:
             return None if self.size(key) is None else b""
-        return self._ask("read", key, lambda files: self._received(files, key, most, part))
+        return self._request("read", key, lambda files: self._received(files, key, most, part))
 
     def _received(self, files: AbstractFileSystem, key: str, most: int, part: Part | None) -> bytes:
         pieces: list[bytes] = []
@@ -150,21 +154,21 @@ class RemoteLocation:
 
     def size(self, key: str) -> int | None:
         """Return the bytes of an object, None if there is none."""
+        path = self._path(key)
         if self._scheme in WEB:
-            path = self._path(key)
-            return self._ask("look", key, lambda files: web_size(files, path, f"{self}/{key}"))
-        found = self._info(key)
-        return None if found is None else int(found["size"])
+            return self._request("look", key, lambda files: web_size(files, path, f"{self}/{key}"))
+        found = self._request("look", key, lambda files: _call(files, "info", path))
+        return int(found["size"]) if found is not None and found["type"] == "file" else None
 
     def stamp(self, key: str) -> tuple[int, int, int] | None:
-        """Return None: asking whether an object has changed costs as much as its digest."""
+        """Return None: a request for the status of an object costs as much as reading it."""
         checked_key(key, self)
         return None
 
     def modified(self, key: str) -> float | None:
         """Return when an object was written, by the clock of its server; None if there is none."""
         path = self._path(key)
-        written = self._ask("look", key, lambda files: _call(files, "modified", path))
+        written = self._request("look", key, lambda files: _call(files, "modified", path))
         if written is None:
             return None
         moment: datetime = written if written.tzinfo else written.replace(tzinfo=UTC)
@@ -188,25 +192,25 @@ class RemoteLocation:
             receive(files, path, receiver)
             return receiver.received, found.hexdigest()
 
-        return self._ask("read", key, digested)
+        return self._request("read", key, digested)
 
     def write(self, key: str, content: bytes) -> None:
         """Write an object; stores replace whole objects or nothing."""
         self._check_writable()
         path = self._path(key)
-        self._ask("write", key, lambda files: _write(files, path, content), must=True)
+        self._request("write", key, lambda files: _write(files, path, content), must=True)
 
     def write_new(self, key: str, content: bytes) -> bool:
-        """Write an object on condition that there is none; return whether it is ours."""
+        """Write an object unless there is one; return whether this process has written it."""
         return self.create(key, content)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Write an object on condition that there is none; return whether it is ours."""
+        """Write an object unless there is one; return whether this process has written it."""
         self._check_writable()
         path = self._path(key)
         before = self.traffic["retries"]
         try:
-            self._request("write", lambda files: _write(files, path, content, mode="create"))
+            self._retried("write", lambda files: _write(files, path, content, mode="create"))
         except Exception as error:
             if failure_of(error) is not Failure.EXISTS:
                 raise storage_error(error, f"{self}/{key}") from None
@@ -215,7 +219,7 @@ class RemoteLocation:
         return True
 
     def touch(self, key: str) -> None:
-        """Write an object once more if it is there, which renews its time."""
+        """Write an object again if it exists, which renews its modification time."""
         content = self.read(key)
         if content is not None:
             self.write(key, content)
@@ -227,13 +231,13 @@ class RemoteLocation:
         """Return None: objects of a store cannot be locked."""
 
     def delete(self, key: str) -> None:
-        """Remove an object if it is there."""
+        """Remove an object if it exists."""
         self._check_writable()
         path = self._path(key)
-        self._ask("write", key, lambda files: _call(files, "rm_file", path))
+        self._request("write", key, lambda files: _call(files, "rm_file", path))
 
     def remove_folder(self, prefix: str) -> None:
-        """Do nothing: a store has objects, and no folders."""
+        """Do nothing: an object store has no folders."""
 
     def names(self, prefix: str) -> list[str]:
         """Return the names of the objects directly below a prefix, sorted."""
@@ -244,11 +248,11 @@ class RemoteLocation:
         yield from self._sizes(prefix)
 
     def sweep(self) -> list[str]:
-        """Return nothing: an object that is not whole is not there."""
+        """Return nothing: a store never shows an object that is not complete."""
         return []
 
     def is_empty(self) -> bool:
-        """Return whether there is nothing at all, but for claims of runs that begin."""
+        """Return whether there is nothing but claims."""
         if not self.lists:
             return self.size("zarr.json") is None
         return all(name == "claims" for name, _ in self._entries(""))
@@ -271,7 +275,7 @@ class RemoteLocation:
         if not self.lists:
             return []
         path = self._path(prefix)
-        found = self._ask("list", prefix, lambda files: _list(files, "ls", path)) or []
+        found = self._request("list", prefix, lambda files: _list(files, "ls", path)) or []
         names = [
             (str(e["name"]).rstrip("/").rpartition("/")[2], e["type"] == "file") for e in found
         ]
@@ -281,16 +285,11 @@ class RemoteLocation:
         if not self.lists:
             return {}
         path = self._path(prefix)
-        found = self._ask("list", prefix, lambda files: _list(files, "find", path)) or {}
+        found = self._request("list", prefix, lambda files: _list(files, "find", path)) or {}
         root = self._files()._strip_protocol(self._base).rstrip("/") + "/"
         return {str(name).removeprefix(root): int(e["size"]) for name, e in found.items()}
 
-    def _info(self, key: str) -> dict[str, Any] | None:
-        path = self._path(key)
-        found = self._ask("look", key, lambda files: _call(files, "info", path))
-        return found if found is None or found["type"] == "file" else None
-
-    def _ask(
+    def _request(
         self,
         what: str,
         key: str,
@@ -298,15 +297,15 @@ class RemoteLocation:
         *,
         must: bool = False,
     ) -> Result | None:
-        """Return what a request returns, None where the object is not there."""
+        """Return the result of a request; None where the object does not exist."""
         try:
-            return self._request(what, request)
+            return self._retried(what, request)
         except Exception as error:
             if failure_of(error) is Failure.ABSENT and not must:
                 return None
             raise storage_error(error, f"{self}/{key}".rstrip("/")) from None
 
-    def _request(self, what: str, request: Callable[[AbstractFileSystem], Result]) -> Result:
+    def _retried(self, what: str, request: Callable[[AbstractFileSystem], Result]) -> Result:
         files = self._files()
 
         def once() -> Result:
@@ -319,6 +318,7 @@ class RemoteLocation:
             self._reached = True
             return result
 
+        # before the first response an unknown host is a wrong URL rather than an outage
         transient = TRANSIENT if self._reached else TRANSIENT - WRONG_ADDRESS
         return self._retries.call(once, self._note_retry, transient)
 
@@ -327,13 +327,13 @@ class RemoteLocation:
         if seconds > _NOTICE_SECONDS:
             patience = self._retries.patience_seconds
             warnings.warn(
-                f"{self}: {failure.value}; it is tried again for {patience:.0f} seconds",
+                f"{self}: {failure.value}; the request is tried again for {patience:.0f} seconds",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
     def _files(self) -> AbstractFileSystem:
-        """Return this process's own file system."""
+        """Return the file system of this process."""
         pid = os.getpid()
         if self._scheme == "memory" and pid != self._pid:
             raise self._one_process()
@@ -344,19 +344,14 @@ class RemoteLocation:
     def _check_writable(self) -> None:
         if self._scheme in _READ_ONLY:
             raise UsageError(
-                f"{self._scheme}:// can only be read",
+                f"caches on {self._scheme}:// can only be read",
                 where=self._shown,
                 hint="write the cache to a folder, s3:// or gs://, and copy or serve it from there",
             )
 
-    def _refuse_processes(self) -> None:
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if several or multiprocessing.parent_process() is not None:
-            raise self._one_process()
-
     def _one_process(self) -> UsageError:
         return UsageError(
-            "a cache in memory belongs to one process",
+            "a memory:// cache can be used by one process only",
             where=self._shown,
             got="several processes",
             hint="put the cache into a folder, or use one process",
@@ -369,15 +364,15 @@ def _check_client(scheme: str, shown: str) -> None:
     except ImportError as error:
         extra = f"logitcache[{SCHEMES[scheme]}]" if SCHEMES[scheme] else error.name
         raise UsageError(
-            f"{scheme}:// needs a package that is not installed",
+            f"caches on {scheme}:// require a package that is not installed",
             where=shown,
-            got=error.name,
+            expected=f"the package {error.name}",
             hint=f"pip install '{extra}'",
         ) from None
 
 
 def _call(files: AbstractFileSystem, name: str, *args: Any, **options: Any) -> Any:
-    """Return what a method of a file system returns, within the time of a small response."""
+    """Return the result of a method of a file system, within the time of a small response."""
     return _timed(files, name, GRACE_SECONDS, *args, **options)
 
 
@@ -391,7 +386,8 @@ def _list(files: AbstractFileSystem, name: str, path: str) -> Any:
 
 
 def _timed(files: AbstractFileSystem, name: str, seconds: float, *args: Any, **options: Any) -> Any:
-    """Call a method; the time of those that block instead is up to their client."""
+    """Call a method within a time limit; blocking methods have the limits of their client."""
+    # fsspec runs coroutines in an event loop of another thread, where the time limit cancels them
     method = getattr(files, f"_{name}", None) if files.async_impl else None
     if method is None:
         return getattr(files, name)(*args, **options)
@@ -411,8 +407,8 @@ def _open(scheme: str) -> AbstractFileSystem:
             "retries": {"total_max_attempts": 1},
         }
         if "response_checksum_validation" in Config.OPTION_DEFAULTS:  # since botocore 1.36
-            # everything is compared with its sha256, and rclone sends the checksum of an object
-            # with each part of it
+            # every object is compared with its sha256, and rclone sends the checksum of the whole
+            # object with each part of it
             options["config_kwargs"]["response_checksum_validation"] = "when_required"
     elif scheme in WEB:
         import aiohttp

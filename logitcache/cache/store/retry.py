@@ -1,4 +1,4 @@
-"""Retries of failed requests: for how long, and with which waits in between."""
+"""Retries of failed requests, with exponential backoff and a time limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["PATIENCE", "RetryPolicy", "end_waits", "environment_policy", "parse_
 Result = TypeVar("Result")
 
 PATIENCE = "LOGITCACHE_RETRY_SECONDS"
-"""Environment variable of the patience, which child processes inherit."""
+"""Environment variable of the retry time, which child processes inherit."""
 
 _LONGEST_PATIENCE = 7 * 24 * 3600.0
 _ENDED = threading.Event()
@@ -31,14 +31,14 @@ _ENDED = threading.Event()
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a request is tried again, counted from its first failure.
+    """Exponential backoff with jitter, up to a time limit.
 
-    Waits double from the first one up to the longest; each is drawn between nothing and that, so
-    that many clients do not come back together. The wait of a ``Retry-After`` header is added, as
-    far as the patience goes.
+    The longest wait doubles from attempt to attempt; each wait is drawn uniformly between zero and
+    that, so that many clients do not retry at the same time. The wait of a ``Retry-After`` header
+    is added, within the time limit.
 
     Attributes:
-        patience_seconds: From the first failure to the last attempt; with 0 there is one attempt.
+        patience_seconds: Time from the first failure to the last attempt; 0 for one attempt.
         first_seconds: Longest wait before the second attempt.
         longest_seconds: Longest wait of all, apart from that of a ``Retry-After`` header.
     """
@@ -55,14 +55,14 @@ class RetryPolicy:
         sleep: Callable[[float], object] = _ENDED.wait,
         clock: Callable[[], float] = time.monotonic,
     ) -> Result:
-        """Return what a request returns; raise what the last attempt raised.
+        """Return the result of a request; raise the error of the last attempt.
 
         Args:
             request: The request.
             on_retry: Called before each wait with the failure and the seconds since the first one.
-            transient: Failures after which there is another attempt.
-            sleep: Waits.
-            clock: Returns the time in seconds.
+            transient: Failures after which the request is tried again.
+            sleep: Function that waits for a number of seconds.
+            clock: Function that returns the time in seconds.
         """
         until: float | None = None
         longest = self.first_seconds
@@ -83,14 +83,14 @@ class RetryPolicy:
 
 
 def parse_patience(text: str, where: str) -> float:
-    """Return the patience in seconds that a user has set.
+    """Return the retry time in seconds that a user has set.
 
     Args:
-        text: What the user wrote.
-        where: The option or variable it was written to.
+        text: The value.
+        where: The option or variable with this value.
 
     Raises:
-        UsageError: No number of seconds.
+        UsageError: It is not a number of seconds within the limits.
     """
     try:
         seconds = float(text)
@@ -98,7 +98,7 @@ def parse_patience(text: str, where: str) -> float:
         seconds = math.nan
     if not 0 <= seconds <= _LONGEST_PATIENCE:
         raise UsageError(
-            "not a number of seconds for retries",
+            "the value is not a number of seconds for retries",
             where=where,
             expected=f"a number from 0, for no retries, to {_LONGEST_PATIENCE:.0f}",
             got=repr(text),
@@ -107,18 +107,18 @@ def parse_patience(text: str, where: str) -> float:
 
 
 def environment_policy() -> RetryPolicy:
-    """Return the policy with the patience that the environment sets, or the default.
+    """Return the policy with the retry time of the environment, or the default one.
 
     Raises:
-        UsageError: The environment sets something that is no number of seconds.
+        UsageError: The environment variable is not a number of seconds.
     """
     text = os.environ.get(PATIENCE)
     return RetryPolicy(parse_patience(text, PATIENCE)) if text else RetryPolicy()
 
 
 def end_waits() -> None:
-    """Let every request of this process that waits for another attempt fail now, as all later ones.
+    """End all waits for another attempt in this process: those requests and later ones fail.
 
-    For a user who interrupts a run while a server is away: threads cannot be interrupted otherwise.
+    For an interrupted run while a server is away: threads cannot be interrupted otherwise.
     """
     _ENDED.set()

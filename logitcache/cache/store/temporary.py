@@ -1,4 +1,4 @@
-"""Names of temporary files, which identify the process that writes them.
+"""Names of temporary files, which identify the writing process.
 
 A name ends in ``HOST_BOOT_NAMESPACE_PID_STARTED_RANDOM.partial``.
 """
@@ -30,16 +30,16 @@ def temporary_name(name: str) -> str:
 
 
 def is_temporary(key: str) -> bool:
-    """Return whether a key is that of a file under way."""
+    """Return whether a key is that of a temporary file."""
     return key.endswith(PARTIAL)
 
 
 def is_abandoned(key: str, modified: float | None) -> bool:
-    """Return whether the process that wrote a temporary file has ended, as far as that is known.
+    """Return whether the process that wrote a temporary file has ended, or the file is an hour old.
 
     Args:
-        key: Of the file.
-        modified: When it was written; None if it is gone.
+        key: Key of the file.
+        modified: Modification time of the file; None if it no longer exists.
     """
     mark = key.removesuffix(PARTIAL).rpartition(".")[2]
     ended = _has_ended(mark)
@@ -60,6 +60,7 @@ def _has_ended(mark: str) -> bool | None:
             return True
         if namespace == _UNKNOWN or namespace != our_namespace:
             return None
+        # a process with this number that started at another time is a later one
         return _started(int(pid)) not in {started, _UNKNOWN}
     if old is not None and old[1] == _host():
         return True if _started(int(old[2])) == "" else None
@@ -68,7 +69,7 @@ def _has_ended(mark: str) -> bool | None:
 
 @functools.lru_cache(maxsize=4)
 def _mark_of(pid: int) -> str:
-    """Return what names this process, whose number is in the arguments for children of a fork."""
+    """Return the mark of this process; ``pid`` is an argument because a fork inherits the cache."""
     boot, namespace = boot_identity(), process_namespace()
     boot = _digest(boot) if boot.startswith("id:") else _UNKNOWN  # other times change with clocks
     scope = _UNKNOWN if namespace is None else _digest(namespace)

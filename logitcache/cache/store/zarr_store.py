@@ -43,6 +43,7 @@ class RecordingStore(Store):
 
     __hash__ = Store.__hash__
 
+    # zarr's event loop must not block: the location's calls run in threads
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
@@ -97,7 +98,7 @@ class RecordingStore(Store):
         self.written[key] = (len(content), hashlib.sha256(content).hexdigest())
 
     async def delete(self, key: str) -> None:
-        """Remove an object if it is there."""
+        """Remove an object if it exists."""
         self._check_writable()
         await asyncio.to_thread(self._location.delete, key)
 

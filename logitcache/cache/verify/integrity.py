@@ -1,8 +1,8 @@
 """Verification of a cache: every byte against its commit, and every shard decoded.
 
 Every object of every unit is compared with its commit, every commit with its ledger, every ledger
-with its revision, the manifest and every ``zarr.json`` with what was sealed. Files that no
-document names are orphaned: they are counted, and are never an error.
+with its revision, the manifest and every ``zarr.json`` with the sealed ones. Files that no document
+lists are orphans: they are reported, and are never an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -43,7 +43,7 @@ __all__ = ["VerifyProgress", "VerifyReport", "verify"]
 
 @dataclass(frozen=True)
 class VerifyProgress:
-    """How far a verification is, in bytes; the total grows while ledgers are read."""
+    """Progress of a verification in bytes; the total grows while ledgers are read."""
 
     done: int
     total: int
@@ -55,15 +55,15 @@ class VerifyReport:
 
     Attributes:
         url: The cache.
-        revision: Number of the sealed revision, None before the first.
-        revision_sha256: Its sha256, which all else follows from.
-        quick: Whether sizes and headers alone were looked at.
-        units: Committed units.
-        objects: Their objects.
-        bytes: Bytes of those.
-        seconds: What it took.
+        revision: Number of the current revision; None before the first.
+        revision_sha256: Its sha256, which determines every sealed byte.
+        quick: Whether only sizes and headers were checked.
+        units: Number of committed units.
+        objects: Number of their shards.
+        bytes: Total size of the shards.
+        seconds: Duration.
         faults: Damage, in the order of groups, views and units.
-        orphaned files: Orphaned files, which no document names.
+        litter: Orphans, files that no document lists.
     """
 
     url: str
@@ -88,7 +88,7 @@ class VerifyReport:
             **asdict(self),
             "ok": self.ok,
             "faults": [fault.to_json() for fault in self.faults],
-            "litter": [asdict(litter) for litter in self.litter],
+            "litter": [asdict(orphan) for orphan in self.litter],
         }
 
 
@@ -104,14 +104,14 @@ def verify(
 
     Args:
         url: The cache.
-        quick: Whether to look at sizes and headers of shards only; documents are always digested.
+        quick: Whether to check only sizes and headers of shards; documents are always digested.
         revision: sha256 of the revision that it must have, or the first 12 digits or more.
         threads: Threads that read; by default as many as the processors, or the store, can use.
-        on_progress: Called now and then.
+        on_progress: Called after every shard.
 
     Raises:
-        CacheError: There is no cache at all.
-        UnsupportedFormat: A newer format.
+        CacheError: There is no cache.
+        UnsupportedFormat: It has a newer format.
         CacheDamaged: It has another revision.
         StorageError: A server fails, or does not support Range requests where ``quick`` needs them.
     """
@@ -149,7 +149,7 @@ def verify(
 
 
 def _manifest(location: Location) -> tuple[Manifest | None, list[Fault]]:
-    """Read the manifest; where it is damaged, continue with what was sealed."""
+    """Read the manifest; where it is damaged, return the sealed one and the fault."""
     try:
         return read_manifest(location), []
     except UnsupportedFormat:
@@ -157,19 +157,17 @@ def _manifest(location: Location) -> tuple[Manifest | None, list[Fault]]:
     except CacheError as error:
         if not location.names("revisions") and next(iter(location.keys("commits")), None) is None:
             raise
-        detail = error.what if error.got is None else f"{error.what}: {error.got}"
-        fault = Fault(Cause.MANIFEST, detail, "zarr.json")
-        return recovered_manifest(location), [fault]
+        return recovered_manifest(location), [Fault(Cause.MANIFEST, error.brief, "zarr.json")]
 
 
 def _recipe_faults(manifest: Manifest) -> list[Fault]:
-    """Return the recipes that no reader could render."""
+    """Return the faults of recipes that cannot be rendered."""
     faults = []
     for view_id, recipe in manifest.views.items():
         try:
             parse_view(recipe, f"view {view_id}")
         except CacheError as error:
-            detail = f"view {view_id}: {error.what}: {error.got}"
+            detail = f"view {view_id}: {error.brief}"
             faults.append(Fault(Cause.MANIFEST, detail, "zarr.json", view=view_id))
     return faults
 
@@ -200,6 +198,7 @@ class _Checker:
         tasks = [(view, commit, path) for commit in commits for path in commit.arrays]
         self.total += sum(commit.arrays[path].bytes for _, commit, path in tasks)
         self.named |= {commit.arrays[path].key for _, commit, path in tasks}
+        # threads examine the objects; counts and faults change in this one alone, in order
         for (_, commit, path), found in zip(tasks, pool.map(self._examine, tasks), strict=True):
             stored = commit.arrays[path]
             self.objects += 1
@@ -214,25 +213,23 @@ class _Checker:
         view, commit, path = task
         stored = commit.arrays[path]
         try:
-            if self.quick and self._looks_well(path, stored):
+            if not self.quick:
+                return self._decoded(view, path, stored)
+            same_size = self.location.size(stored.key) == stored.bytes
+            if same_size and check_header(self.location, path, stored) is None:
                 return None
-            if self.quick:
-                return self._digested(view.placement, path, stored)
-            return self._decoded(view, path, stored)
+            name = path.removeprefix(f"{view.group}/")
+            found = self.location.digest(stored.key, most=view.placement.max_bytes(name))
+            return None if found == (stored.bytes, stored.sha256) else _Suspect(found)
         except CacheDamaged as error:
             return _Suspect(None, error)
         except StorageError as error:
             if self.location.is_distant:
-                raise  # a failing server is no evidence about what it stores
+                raise  # the failure of a server is no evidence of damaged objects
             return _Suspect(None, error)
 
-    def _digested(self, placement: Placement, path: str, stored: StoredArray) -> _Suspect | None:
-        name = path.removeprefix(f"{placement.group}/")
-        found = self.location.digest(stored.key, most=placement.max_bytes(name))
-        return None if found == (stored.bytes, stored.sha256) else _Suspect(found)
-
     def _decoded(self, view: View, path: str, stored: StoredArray) -> _Suspect | None:
-        """Compare a shard with its commit, then decode it as a reader will."""
+        """Compare a shard with its commit, and decode it as a reader does."""
         placement, name = view.placement, path.removeprefix(f"{view.group}/")
         content = self.location.read(stored.key, most=placement.max_bytes(name))
         found = None if content is None else (len(content), sha256(content))
@@ -245,9 +242,9 @@ class _Checker:
         try:
             decode_shard(content, layout, rows)
         except BadShardError as error:
-            return _Suspect(found, CacheDamaged("it cannot be decoded", got=error))
+            return _Suspect(found, CacheDamaged("the shard cannot be decoded", got=error))
         if content_sha256(rows) != stored.content_sha256:
-            detail = "decoded rows have another digest than was committed"
+            detail = "the decoded rows have another digest than the committed ones"
             return _Suspect(found, CacheDamaged(detail))
         fault = view.fault_of({name: rows})
         return None if fault is None else _Suspect(found, CacheDamaged(fault))
@@ -255,7 +252,7 @@ class _Checker:
     def _empty(self, placement: Placement, name: str) -> NDArray[Any]:
         """Return an array for the rows of a unit: the last one of this thread if it fits.
 
-        A fresh one of some 60 MB costs as much time in page faults as its digest.
+        The page faults of a new array of some 60 MB take as long as its digest.
         """
         spec, last = placement.specs[name], getattr(self._buffers, "rows", None)
         shape = None if spec is None else (placement.unit_rows, *spec.shape)
@@ -267,16 +264,12 @@ class _Checker:
 
     def _layout(self, placement: Placement, name: str) -> ShardLayout | None:
         path = placement.path(name)
-        if path not in self._layouts:
+        if path not in self._layouts:  # without a lock: two threads may read the same metadata
             try:
                 self._layouts[path] = placement.layout(self.location, name)
             except CacheDamaged:
                 self._layouts[path] = None
         return self._layouts[path]
-
-    def _looks_well(self, path: str, stored: StoredArray) -> bool:
-        same_size = self.location.size(stored.key) == stored.bytes
-        return same_size and check_header(self.location, path, stored) is None
 
     def _explained(self, suspect: _Suspect, commit: Commit, path: str) -> Fault:
         if suspect.error is None:
@@ -284,9 +277,7 @@ class _Checker:
             return diagnose(self.location, commit, path, suspect.found, elsewhere)
         return Fault(
             cause=Cause.UNREADABLE,
-            detail=suspect.error.what
-            if suspect.error.got is None
-            else f"{suspect.error.what}: {suspect.error.got}",
+            detail=suspect.error.brief,
             key=commit.arrays[path].key,
             group=commit.group,
             view=commit.view,
@@ -296,23 +287,21 @@ class _Checker:
         )
 
     def _shards_of(self, group: str) -> dict[str, str]:
-        """Return which unit each committed shard of a group is, by sha256; read once per group."""
+        """Return the units of the committed shards of a group, by sha256; read once per group."""
         if group not in self._elsewhere:
-            self._elsewhere[group] = dict(self._places(group))
+            self._elsewhere[group] = {
+                stored.sha256: f"view {view.view}, unit {commit.unit}, {path}"
+                for view in self.expected.views
+                if view.group == group
+                for commit in view.read()[0]
+                for path, stored in commit.arrays.items()
+            }
         return self._elsewhere[group]
-
-    def _places(self, group: str) -> Iterator[tuple[str, str]]:
-        for view in self.expected.views:
-            if view.group != group:
-                continue
-            for commit in view.read()[0]:
-                for path, stored in commit.arrays.items():
-                    yield stored.sha256, f"view {view.view}, unit {commit.unit}, {path}"
 
 
 @dataclass(frozen=True)
 class _Suspect:
-    """An object that is not what it should be: its size and sha256, or why it cannot be read."""
+    """An object that differs from its commit: its size and sha256, or the error of reading it."""
 
     found: tuple[int, str] | None
     error: StorageError | CacheDamaged | None = None

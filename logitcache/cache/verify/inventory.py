@@ -1,8 +1,7 @@
 """Inventory of what a cache has to contain, from ledgers or else from commits.
 
-A ledger is digested by its revision, which is digested by the root, so it is believed. Where there
-is none yet, or it is damaged, each commit is read, and checked for what a commit of that place
-must say.
+The root has the digest of the revision, and the revision those of the ledgers, so ledgers are
+trusted. Without an intact ledger, each commit is read and compared with what its key implies.
 """
 
 from __future__ import annotations
@@ -31,11 +30,12 @@ from logitcache.cache.format.names import (
     VIEWS,
     canonical_json,
     commit_key,
+    copies_key,
     revision_key,
     teacher_group,
 )
 from logitcache.cache.format.partners import mixed_views, partner_fault, partner_placement
-from logitcache.cache.format.placement import folders_of
+from logitcache.cache.format.placement import parents_of
 from logitcache.cache.format.samples import sample_fault, sample_placement
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
@@ -54,20 +54,20 @@ if TYPE_CHECKING:
 __all__ = ["Expected", "View", "expected_views"]
 
 _FOLDER = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
-# zarr has written either
+# different versions of zarr write one or the other
 _FOLDERS = (_FOLDER, {**_FOLDER, "consolidated_metadata": None})
 
 
 @dataclass(frozen=True)
 class View:
-    """One view of a group and what its units are believed from.
+    """One view of a group and the documents of its units.
 
     Attributes:
         location: The cache.
-        placement: Where its arrays are.
+        placement: Placement of its arrays.
         ledger: Pointer to its ledger; None if it was never sealed.
-        sealed: Units that its ledger must name; empty if it was never sealed.
-        fault_of: Returns what is wrong with decoded rows of arrays by name, None if nothing is.
+        sealed: Units that its ledger must list; empty if it was never sealed.
+        fault_of: Returns what is wrong with decoded rows of arrays by name; None if nothing is.
     """
 
     location: Location
@@ -87,13 +87,13 @@ class View:
         return self.placement.view
 
     def read(self) -> tuple[list[Commit], list[Fault]]:
-        """Return the commits to be believed, by unit, and what is wrong with their documents."""
+        """Return the valid commits, by unit, and the faults of their documents."""
         faults: list[Fault] = []
         sealed: dict[int, Commit] = {}
         units = committed_units(self.location, self.group, self.view)
         if self.ledger is not None:
             sealed = self._sealed(self.ledger, faults)
-            # where it is damaged, by the number of units that it was sealed with
+            # of a damaged ledger, the revision still has the number of units
             units |= sealed.keys() or set(self.sealed[: self.ledger.units])
         commits: dict[int, Commit] = {}
         for unit in sorted(units):
@@ -121,11 +121,11 @@ class View:
             if wrong is None and unit in self.sealed:
                 sealed[unit] = commit
                 continue
-            detail = f"unit {unit}: {wrong or 'no rows of the cache are in it'}"
+            detail = f"unit {unit}: {wrong or 'it contains no rows of the cache'}"
             faults.append(self._fault(Cause.LEDGER, detail, pointer.key))
         lacking = [unit for unit in self.sealed if unit not in found]
         if lacking:
-            detail = f"{len(lacking)} units with rows are not in it, as {lacking[0]}"
+            detail = f"it does not list {len(lacking)} units with rows, for example {lacking[0]}"
             faults.append(self._fault(Cause.LEDGER, detail, pointer.key))
         return sealed
 
@@ -136,7 +136,7 @@ class View:
         if sealed is not None:
             if content == canonical_json(sealed.to_json()):
                 return sealed, None
-            detail = "no such object" if content is None else "not the commit that was sealed"
+            detail = "no such object" if content is None else "it differs from the sealed commit"
             return sealed, self._fault(Cause.COMMIT, detail, key, unit)
         if content is None:
             detail = "no such object, and its ledger cannot be read"
@@ -144,11 +144,10 @@ class View:
         try:
             commit = parse_commit(parse_json(content, key), key)
         except CacheDamaged as error:
-            detail = f"{error.what}: {error.got}"
-            return None, self._fault(Cause.COMMIT, detail, key, unit, recompute=True)
+            return None, self._fault(Cause.COMMIT, error.brief, key, unit, recompute=True)
         wrong = self.placement.fault_of(commit, unit)
         if wrong is not None:
-            detail = f"it does not describe the unit it is named after: {wrong}"
+            detail = f"it describes another unit than its key names: {wrong}"
             return None, self._fault(Cause.COMMIT, detail, key, unit, recompute=True)
         return commit, None
 
@@ -166,14 +165,14 @@ class View:
 
 @dataclass
 class Expected:
-    """All views of all groups, and damage to the documents that say so."""
+    """All views of all groups, and the faults of the documents that list them."""
 
     views: list[View] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
 
 def expected_views(location: Location, manifest: Manifest) -> Expected:
-    """Find out what a cache should hold, from its revision and its manifest."""
+    """Return what a cache should contain, from its revision and its manifest."""
     expected = Expected()
     revision = _revision(location, manifest, expected.faults)
     if manifest.revision is not None:
@@ -190,7 +189,7 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
         if revision is not None and pointer is not None:
             sealed = tuple(placement.units(segments, rows))
             if pointer.units != len(sealed):
-                detail = f"{pointer.units} units, the rows are in {len(sealed)}"
+                detail = f"it lists {pointer.units} units instead of {len(sealed)}"
                 expected.faults.append(
                     Fault(Cause.LEDGER, detail, pointer.key, placement.group, placement.view)
                 )
@@ -204,7 +203,7 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
     sealed_groups = {
         path.removeprefix(below).rpartition("/")[0] for path in ledgers if path.startswith(below)
     }
-    # where the manifest is not the sealed one, groups that differ from it are not to blame
+    # where the manifest is damaged, a difference from it is no fault of a group
     believed = all(fault.cause is not Cause.MANIFEST for fault in expected.faults)
     for name in sorted(sealed_groups.union(group_names(manifest))):
         group = _group(location, name, revision, expected.faults)
@@ -225,11 +224,11 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
     known = {view.placement.ledger for view in expected.views}
     for path, pointer in ledgers.items():
         if path not in known:
-            detail = f"a ledger of {path}, which is no view of any group"
+            detail = f"it lists a ledger of {path}, which is not a view of any group"
             expected.faults.append(Fault(Cause.REVISION, detail, pointer.key))
     if revision is not None and f"{SAMPLES}/{NO_VIEW}" not in ledgers:
         key = revision_key(revision.number)
-        expected.faults.append(Fault(Cause.REVISION, "it has no ledger of the samples", key))
+        expected.faults.append(Fault(Cause.REVISION, "it lists no ledger of the samples", key))
     return expected
 
 
@@ -242,16 +241,16 @@ def _sealed_segments(
         return []
     count = len(revision.segments)
     if not count or segments[:count] != list(revision.segments):
-        detail = "its segments are not the first ones of the manifest"
+        detail = "its segments differ from the first ones of the manifest"
         faults.append(Fault(Cause.REVISION, detail, revision_key(revision.number)))
         return segments
     return segments[:count]
 
 
 def _document_faults(location: Location, expected: Expected, manifest: Manifest) -> list[Fault]:
-    """Return what no reader could use of the metadata of arrays, each array read once."""
+    """Return the faults in the metadata of arrays, each array read once."""
     known = {fault.key for fault in expected.faults}
-    # views of a group share its arrays; the one with the largest slot needs most of them
+    # views of a group share its arrays; the largest slot requires the largest shape
     placements = sorted((view.placement for view in expected.views), key=lambda p: p.slot or 0)
     last = {p.path(name): (p, name) for p in placements for name in p.specs}
     faults = []
@@ -262,25 +261,24 @@ def _document_faults(location: Location, expected: Expected, manifest: Manifest)
         try:
             placement.layout(location, name, manifest.capacity)
         except CacheDamaged as error:
-            detail = error.what if error.got is None else f"{error.what}: {error.got}"
-            faults.append(Fault(Cause.METADATA, detail, key, placement.group))
+            faults.append(Fault(Cause.METADATA, error.brief, key, placement.group))
     return faults
 
 
 def _revision(location: Location, manifest: Manifest, faults: list[Fault]) -> Revision | None:
-    """Read what was sealed and compare the manifest and all metadata with it."""
+    """Read the revision and compare the manifest and all metadata with it."""
     if manifest.revision is None:
         return None
     try:
         revision = read_revision(location, manifest.revision)
     except CacheDamaged as error:
-        key = f"revisions/{manifest.revision.number}.json"
+        key = revision_key(manifest.revision.number)
         faults.append(Fault(Cause.REVISION, error.what, key))
         return None
     try:
         read_copies(location, revision)
     except CacheDamaged as error:
-        key = f"revisions/{revision.number}.copies.json"
+        key = copies_key(revision.number)
         faults.append(Fault(Cause.REVISION, error.what, key))
     fault = manifest_fault(location, manifest, revision)
     faults += [fault] if fault else []
@@ -291,13 +289,13 @@ def _revision(location: Location, manifest: Manifest, faults: list[Fault]) -> Re
 def _folder_faults(
     location: Location, expected: Expected, revision: Revision | None
 ) -> list[Fault]:
-    """Return the groups between the root and the groups with arrays that are no groups.
+    """Return the faults of the groups between the root and the groups with arrays.
 
     Versions before 0.2 did not seal their metadata.
     """
     sealed = revision.metadata if revision else {}
     faults = []
-    for path in sorted({p for v in expected.views for p in folders_of(v.placement)}):
+    for path in sorted({p for v in expected.views for p in parents_of(v.placement.holder)}):
         key = f"{path}/zarr.json"
         content = None if key in sealed else location.read(key)
         if content is None:
@@ -306,7 +304,7 @@ def _folder_faults(
         with contextlib.suppress(CacheDamaged):
             values = parse_json(content, key)
         if values not in _FOLDERS:
-            detail = "not the metadata of a group without attributes"
+            detail = "it is not the metadata of a group without attributes"
             faults.append(Fault(Cause.METADATA, detail, key, path))
     # those of samples and partners have attributes; read_group has read those of teachers
     holders = {v.placement.holder for v in expected.views if v.placement.slot is None}
@@ -322,9 +320,9 @@ def _folder_faults(
 
 
 def _newer_revisions(location: Location, current: int) -> list[Fault]:
-    """Return the whole revisions that are newer than the one that the manifest names.
+    """Return the faults of complete revisions that are newer than that of the manifest.
 
-    A run that is killed between its last two writes leaves one, too, but it leaves its claim.
+    A run that is killed between its last two writes leaves one as well, together with its claim.
     """
     if location.size(f"{CLAIMS}/{MANIFEST}.json") is not None:
         return []
@@ -339,11 +337,11 @@ def _newer_revisions(location: Location, current: int) -> list[Fault]:
         try:
             found = None if content is None else parse_revision(parse_json(content, key), key)
         except CacheDamaged:
-            continue  # of a seal that was interrupted
+            continue  # an interrupted seal has left it
         if found is not None and found.number == number:
             detail = (
                 f"the manifest names revision {current}, and revision {number} exists: an older "
-                "manifest was put back, or a run was killed just before it finished"
+                "manifest was restored, or a run was killed just before it finished"
             )
             faults.append(Fault(Cause.ROLLED_BACK, detail, key))
     return faults

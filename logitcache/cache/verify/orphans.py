@@ -1,4 +1,4 @@
-"""Orphaned files: those that interrupted runs left behind, and those that belong to no cache."""
+"""Orphans: files that interrupted runs have left, and files that are not part of a cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEPT = {"commits", "withdrawn", "probes"}
 
 @dataclass(frozen=True)
 class Orphans:
-    """A file that is no part of the cache, and why it is there."""
+    """A file that is not part of the cache, and its probable origin."""
 
     key: str
     why: str
@@ -48,24 +48,24 @@ def find_orphans(
 
 def _why(location: Location, key: str, current: int, named: Collection[str]) -> str | None:
     if is_temporary(key):
-        return "a write that was interrupted, or is under way"
+        return "a temporary file of a write that was interrupted or is in progress"
     top = key.partition("/")[0]
     if top == CLAIMS:
         return _why_claim(location, key)
     numbered = _NUMBERED.fullmatch(key)
     if numbered is not None:
-        return None if int(numbered[1]) <= current else "a seal that was interrupted"
+        return None if int(numbered[1]) <= current else "a document of a seal that was interrupted"
     if key in named or key.endswith("zarr.json") or top in _KEPT:
         return None
     if top in {"samples", "teachers", "views"} and "/c/" in key:
-        return "a shard without a commit: its unit was interrupted, or dropped"
+        return "a shard without a commit: its unit was interrupted or dropped"
     return "not a file of a cache"
 
 
 def _why_claim(location: Location, key: str) -> str:
     if key.startswith(f"{CLAIMS}/{TRIAL}"):
-        return "a trial of the store, by a run that works here or was killed"
+        return "a test object of a run that is active or was killed"
     holder = read_holder(location, key)
     if is_left(location, key):
-        return f"left by a run that was killed ({holder}); the next precompute removes it"
-    return f"a run works here, or was killed: {holder}"
+        return f"the claim of a run that was killed ({holder}); the next precompute removes it"
+    return f"the claim of a run that is active or was killed ({holder})"

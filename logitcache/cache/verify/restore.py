@@ -1,7 +1,6 @@
-"""Restoring of documents from their second copies, and of ledgers from commits.
+"""Restoration of documents from their second copies, and of ledgers from commits.
 
-Nothing here needs an image or a teacher. Whatever is restored is restored to the very bytes that
-were sealed, and are used only if their digest is the sealed one.
+No image or teacher is needed. A document is written only if its bytes have the sealed digest.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ from logitcache.cache.format.names import (
     teacher_group,
     teacher_of,
 )
-from logitcache.cache.format.partners import mixed_views, partner_attributes, partner_placement
-from logitcache.cache.format.samples import sample_attributes, sample_placement
+from logitcache.cache.format.partners import mixed_views, partner_placement
+from logitcache.cache.format.samples import sample_placement
 from logitcache.cache.format.shards import parse_array
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.store.zarr_store import RecordingStore
@@ -62,11 +61,11 @@ if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.writer import CacheWriter
 
-__all__ = ["mend_documents", "recovered_manifest", "rewrite_unsealed", "write_root"]
+__all__ = ["recovered_manifest", "restore_documents", "rewrite_unsealed", "write_root"]
 
 
 def recovered_manifest(location: Location) -> Manifest | None:
-    """Return the manifest of the newest revision whose copies hold, None if there is none."""
+    """Return the manifest of the newest revision with intact copies; None if there is none."""
     numbers = {name.split(".")[0] for name in location.names("revisions")}
     for number in sorted((int(n) for n in numbers if n.isdecimal()), reverse=True):
         content = location.read(revision_key(number))
@@ -77,32 +76,33 @@ def recovered_manifest(location: Location) -> Manifest | None:
                 continue
             manifest = parse_manifest(copies.manifest, "")
         except CacheError:
-            continue  # an older one may do
+            continue  # an older one may be intact
         pointer = RevisionPointer(number=number, sha256=sha256(content or b""))
         return manifest.changed(revision=pointer)
     return None
 
 
-def mend_documents(location: Location, faults: Iterable[Fault]) -> list[Fault]:
-    """Restore manifest, metadata, ledgers, commits and copies; return the faults that are gone."""
+def restore_documents(location: Location, faults: Iterable[Fault]) -> list[Fault]:
+    """Restore manifest, metadata, ledgers, commits and copies; return the repaired faults."""
     found = list(faults)
-    mended: list[Fault] = []
-    for cause, mend in (
-        (Cause.MANIFEST, _mend_manifest),
-        (Cause.ROLLED_BACK, _mend_manifest),
-        (Cause.REVISION, _mend_revision),
-        (Cause.METADATA, _mend_metadata),
-        (Cause.WITHDRAWAL, _mend_metadata),
-        (Cause.LEDGER, _mend_ledger),
-        (Cause.COMMIT, _mend_commit),
+    restored: list[Fault] = []
+    # manifest before revision before the rest: each is restored by what the ones before it name
+    for cause, restore in (
+        (Cause.MANIFEST, _restore_manifest),
+        (Cause.ROLLED_BACK, _restore_manifest),
+        (Cause.REVISION, _restore_revision),
+        (Cause.METADATA, _restore_metadata),
+        (Cause.WITHDRAWAL, _restore_metadata),
+        (Cause.LEDGER, _restore_ledger),
+        (Cause.COMMIT, _restore_commit),
     ):
         wanted = [fault for fault in found if fault.cause == cause and not fault.recompute]
-        mended += [fault for fault in wanted if mend(location, fault)]
-    return mended
+        restored += [fault for fault in wanted if restore(location, fault)]
+    return restored
 
 
-def _mend_manifest(location: Location, fault: Fault) -> bool:
-    """Write the sealed manifest; what was declared since is kept where it can be read."""
+def _restore_manifest(location: Location, fault: Fault) -> bool:
+    """Write the sealed manifest; later declarations are kept where they can be read."""
     del fault  # there is one manifest
     manifest = recovered_manifest(location)
     if manifest is None:
@@ -124,30 +124,35 @@ def _mend_manifest(location: Location, fault: Fault) -> bool:
 
 
 def write_root(location: Location, manifest: Manifest) -> None:
-    """Write the root document as it is, without asking zarr to read the old one first."""
+    """Write the root document without zarr, which would read the old one first."""
     root = {"zarr_format": 3, "node_type": "group"}
     document = {"attributes": {ATTRIBUTE: manifest.to_json()}, **root}
     location.write("zarr.json", json.dumps(document, indent=2).encode())
 
 
-def _mend_revision(location: Location, fault: Fault) -> bool:
-    """Write a revision or its copies again from what they describe, if the digests agree."""
+def _restore_revision(location: Location, fault: Fault) -> bool:
+    """Write a revision or its copies again from the documents they list, if the digests agree."""
     manifest = read_manifest(location)
     if manifest.revision is None:
         return False
     if fault.key == revision_key(manifest.revision.number):
         content = canonical_json(_described(location, manifest).to_json())
-        return _restored(location, fault.key, content, manifest.revision.sha256)
+        return _write_if_sealed(location, fault.key, content, manifest.revision.sha256)
     try:
         revision = read_revision(location, manifest.revision)
     except CacheDamaged:
         return False
-    content = canonical_json(_copies_of(location, manifest, revision.metadata).to_json())
-    return _restored(location, fault.key, content, revision.copies_sha256)
+    # bytes that are not UTF-8 are damage, and change the digest as well
+    documents = {
+        key: (location.read(key) or b"").decode(errors="replace") for key in revision.metadata
+    }
+    copies = Copies(manifest.changed(revision=None).to_json(), documents)
+    content = canonical_json(copies.to_json())
+    return _write_if_sealed(location, fault.key, content, revision.copies_sha256)
 
 
 def _described(location: Location, manifest: Manifest) -> Revision:
-    """Put together the revision that a manifest and its ledgers, commits and metadata imply."""
+    """Return the revision that the manifest, ledgers, commits and metadata imply."""
     assert manifest.revision is not None
     number = manifest.revision.number
     groups = [read_group(location, name) for name in group_names(manifest)]
@@ -178,13 +183,8 @@ def _newest_ledger(location: Location, path: str, number: int) -> LedgerPointer 
     return None
 
 
-def _copies_of(location: Location, manifest: Manifest, keys: Iterable[str]) -> Copies:
-    documents = {key: (location.read(key) or b"").decode(errors="replace") for key in keys}
-    return Copies(manifest.changed(revision=None).to_json(), documents)
-
-
-def _mend_metadata(location: Location, fault: Fault) -> bool:
-    """Write a ``zarr.json`` as it was sealed, as long as the arrays have become since."""
+def _restore_metadata(location: Location, fault: Fault) -> bool:
+    """Write a ``zarr.json`` as it was sealed, with the rows that were added since."""
     manifest = read_manifest(location)
     if manifest.revision is None:
         return False
@@ -200,15 +200,15 @@ def _mend_metadata(location: Location, fault: Fault) -> bool:
     try:
         shape = parse_array(document.encode(), fault.key).shape
     except CacheDamaged:
-        return True  # of a group
+        return True  # it is the metadata of a group
     axis = 0 if path.startswith((f"{SAMPLES}/", f"{VIEWS}/")) else 1
     if shape[axis] < manifest.capacity:
         resize(RecordingStore(location), path, (*shape[:axis], manifest.capacity))
     return True
 
 
-def _mend_ledger(location: Location, fault: Fault) -> bool:
-    """Gather the commits of a ledger once more."""
+def _restore_ledger(location: Location, fault: Fault) -> bool:
+    """Write a ledger again from its commits."""
     pointer = _pointer(location, fault.group, fault.view)
     if pointer is None:
         return False
@@ -218,11 +218,11 @@ def _mend_ledger(location: Location, fault: Fault) -> bool:
     except CacheDamaged:
         return False
     content = canonical_json(Ledger(fault.group, fault.view, commits).to_json())
-    return _restored(location, pointer.key, content, pointer.sha256)
+    return _write_if_sealed(location, pointer.key, content, pointer.sha256)
 
 
-def _mend_commit(location: Location, fault: Fault) -> bool:
-    """Write a commit as its ledger has it."""
+def _restore_commit(location: Location, fault: Fault) -> bool:
+    """Write a commit again from its ledger."""
     pointer = _pointer(location, fault.group, fault.view)
     assert fault.unit is not None
     try:
@@ -244,8 +244,8 @@ def _pointer(location: Location, group: str, view: str) -> LedgerPointer | None:
     return revision.ledgers.get(f"{group}/{view}") if revision else None
 
 
-def _restored(location: Location, key: str, content: bytes, digest: str | None) -> bool:
-    """Write an object, but only if it is the one that was sealed."""
+def _write_if_sealed(location: Location, key: str, content: bytes, digest: str | None) -> bool:
+    """Write an object if it has the sealed digest; return whether it has."""
     if sha256(content) != digest:
         return False
     location.write(key, content)
@@ -253,17 +253,17 @@ def _restored(location: Location, key: str, content: bytes, digest: str | None) 
 
 
 def rewrite_unsealed(writer: CacheWriter) -> list[str]:
-    """Write metadata again that were damaged before they were sealed, as far as that is possible.
+    """Write metadata again that were damaged before they were sealed, where that is possible.
 
     A server may lose a write, and a disk may leave an empty file. Metadata of arrays follow from
-    the manifest and the attributes of their group; a group without a committed unit is taken out
-    of the manifest, so that it is declared once more.
+    the manifest and the attributes of their group; a group without a committed unit is removed from
+    the manifest, so that it is declared again.
 
     Args:
         writer: The cache, opened to be extended.
 
     Returns:
-        What was written again, for the user.
+        A note for the user about each document that was written again.
 
     Raises:
         CacheDamaged: The attributes of a group are lost, and units of it are committed.
@@ -272,13 +272,12 @@ def rewrite_unsealed(writer: CacheWriter) -> list[str]:
     sealed = read_revision(location, pointer).metadata if pointer else {}
     written = _forget_damaged_groups(writer, sealed)
     manifest = writer.manifest
-    rows = (manifest.capacity,)
+    unit_rows = manifest.unit_rows
+    placements = [sample_placement(unit_rows)]
+    placements += [partner_placement(view_id, unit_rows) for view_id in mixed_views(manifest)]
     wanted: list[tuple[Placement, dict[str, Any], tuple[int, ...]]] = [
-        (sample_placement(manifest.unit_rows), sample_attributes(manifest), rows)
+        (placement, {"unit_rows": unit_rows}, (manifest.capacity,)) for placement in placements
     ]
-    for view_id in mixed_views(manifest):
-        placement = partner_placement(view_id, manifest.unit_rows)
-        wanted.append((placement, partner_attributes(manifest), rows))
     for group in writer.groups().values():
         leading = group.leading_shape(manifest)
         wanted += [(group.placement(v), group.to_json(), leading) for v in group.ledger_views[-1:]]
@@ -288,11 +287,11 @@ def rewrite_unsealed(writer: CacheWriter) -> list[str]:
             write_group(location, path, attributes)
             written.append(f"{path}/zarr.json")
         written += _rewrite_arrays(writer, placement, leading, sealed)
-    return [f"written again, because it was damaged before it was sealed: {k}" for k in written]
+    return [f"written again because it was damaged before the first seal: {k}" for k in written]
 
 
 def _forget_damaged_groups(writer: CacheWriter, sealed: Collection[str]) -> list[str]:
-    """Take groups with damaged attributes out of the manifest, if nothing of them is committed."""
+    """Remove groups with damaged attributes from the manifest, if they have no committed unit."""
     location, teachers = writer.location, dict(writer.manifest.teachers)
     forgotten = []
     for name in group_names(writer.manifest):
@@ -323,7 +322,7 @@ def _rewrite_arrays(
     leading: tuple[int, ...],
     sealed: Collection[str],
 ) -> list[str]:
-    """Write the metadata of arrays again that cannot be used; their shards stay."""
+    """Write the unusable metadata of arrays again; their shards stay."""
     location, manifest = writer.location, writer.manifest
     written = []
     for name, spec in placement.specs.items():
@@ -333,7 +332,7 @@ def _rewrite_arrays(
         except CacheDamaged:
             if key in sealed:
                 continue  # logitcache repair restores it
-            location.delete(key)
+            location.delete(key)  # zarr refuses to create an array over another one
             create_array(RecordingStore(location), path, spec, leading, placement.unit_rows)
             written.append(key)
     return written

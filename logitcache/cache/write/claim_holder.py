@@ -1,7 +1,7 @@
 """Identity of the process that holds a claim, and whether it has certainly ended.
 
-What a claim contains was written by another process, perhaps on another machine or by a stranger:
-any bytes can be read here, and what makes no sense is not known.
+A claim may contain any bytes, since another process, machine or person has written it. Fields that
+are not valid count as unknown.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _BOOT = re.compile(r"id:[0-9A-Za-z-]+|time:[0-9]{1,15}")
 
 @dataclass(frozen=True)
 class Holder:
-    """A process, as its claims name it; None stands for what is not known.
+    """A process, as its claims name it; None for fields that are not known.
 
     Attributes:
         host: Name of its machine or container.
-        pid: Its number.
-        token: Different for each set of claims.
+        pid: Process number.
+        token: Token that differs for each set of claims.
         boot: See :func:`~logitcache.platforms.boot_identity`.
         namespace: See :func:`~logitcache.platforms.process_namespace`.
         started: See :func:`~logitcache.platforms.process_started`.
@@ -110,7 +110,7 @@ class Holder:
         return _same_boot(self.boot, here.boot) is True and (unique or same_host)
 
     def __str__(self) -> str:
-        """Return how people know this process."""
+        """Return the number and the machine of the process, for messages."""
         if self.host is None or self.pid is None:
             return "an unknown process"
         return f"process {self.pid} on {self.host}"
@@ -136,7 +136,7 @@ def _same_boot(theirs: str | None, ours: str | None) -> bool | None:
 
 
 def _text(value: object) -> str | None:
-    """Return a text that can be shown in one line."""
+    """Return a string that can be shown on one line; None for anything else."""
     if isinstance(value, str) and 0 < len(value) <= _MOST_TEXT and value.isprintable():
         return value
     return None

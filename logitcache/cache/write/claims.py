@@ -1,13 +1,13 @@
 """Claims: advisory files that prevent two runs from doing the same work.
 
-Correctness never depends on a claim. A unit is whole if it has a commit, and two runs that
-compute the same unit write the same bytes; a claim only saves the second one the trouble. So a
-claim may be lost, stolen or deleted at any time, and a stale one is simply taken over.
+Correctness never depends on a claim. A unit is complete if it has a commit, and two runs that
+compute the same unit write the same bytes; a claim only saves the second run the work. So a claim
+may be lost, stolen or deleted at any time, and a stale one is taken over.
 
-A process shows that it runs by touching its claims now and then. A claim is stale once its process
-has certainly ended, or once whoever waits for it has seen no change of it for two minutes by its
-own clock: then that process is stopped, or on a machine that is gone. Where files can be locked, a
-process locks its claims while it runs, which shows its end to other containers of its machine.
+A process touches its claims regularly while it runs. A claim is stale once its process has
+certainly ended, or once a waiting process has seen no change of it for two minutes by its own
+clock: then the process is stopped, or its machine has failed. Where files can be locked, a process
+locks its claims while it runs, which shows its end to other containers of its machine.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ CLAIMS = "claims"
 MANIFEST = "manifest"
 """The claim of a run that declares or seals."""
 TRIAL = "trial"
-"""Beginning of the names of trial objects, which are written under the claim of the manifest."""
+"""Prefix of the names of test objects, which are written under the claim of the manifest."""
 STALE_SECONDS = 120.0
-"""How long a claim has to be seen without a change to be stale."""
+"""Time without a change after which a claim is stale."""
 
 _BEAT_SECONDS = 5.0
-_PATIENCE = 3  # times STALE_SECONDS: for how long a live run may keep the manifest
+_PATIENCE = 3  # times STALE_SECONDS: how long another run is waited for
 _REPORT_SECONDS = 2.0
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Wait:
-    """What a run waits for; ``str()`` is one line.
+    """Wait for the claim of another process; ``str()`` is one line.
 
     Attributes:
-        what: The thing that is claimed.
+        what: The claimed object, as text.
         holder: The process that holds the claim.
-        seconds: For how long this run has waited.
-        silent: For how long the claim has not changed.
-        stale_seconds: When it is taken over.
+        seconds: Time that this run has waited.
+        silent: Time since the last change of the claim.
+        stale_seconds: Time without a change after which the claim is taken over.
     """
 
     what: str
@@ -88,9 +88,9 @@ class Claims:
 
     Args:
         location: The cache.
-        stale_seconds: How long a claim has to be seen without a change to be anybody's.
-        on_wait: Called now and then while :meth:`exclusive` waits; by default that is logged.
-        clock: Seconds, from any point in time.
+        stale_seconds: Time without a change after which a claim is taken over.
+        on_wait: Called every two seconds while :meth:`exclusive` waits; by default, it is logged.
+        clock: Function that returns seconds, from any point in time.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Claims:
     ) -> None:
         self._location, self._clock = location, clock
         self._stale_seconds = STALE_SECONDS if stale_seconds is None else stale_seconds
-        self._on_wait = on_wait or _log_wait
+        self._on_wait = on_wait or (lambda wait: _LOG.warning("%s", wait))
         self._token = new_token()
         self._lock = threading.Lock()
         self._held: dict[str, int | None] = {}
@@ -113,7 +113,7 @@ class Claims:
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[bool]:
-        """Hold a claim for the length of a ``with``; False where somebody else has it."""
+        """Hold a claim for the length of a ``with``; False where another process holds it."""
         key = _key(name)
         won = self._acquire(key)
         try:
@@ -124,13 +124,13 @@ class Claims:
 
     @contextlib.contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Wait for a claim and hold it: for the moments in which the manifest is changed.
+        """Wait for a claim and hold it, while the manifest is changed.
 
         Raises:
-            StorageError: Another run keeps it, and sends heartbeats.
+            StorageError: Another run holds it for too long, and sends heartbeats.
         """
         deadline = self._clock() + _PATIENCE * self._stale_seconds
-        reported = self._clock() - _REPORT_SECONDS / 2
+        reported = self._clock() - _REPORT_SECONDS / 2  # the first report comes after half the time
         while True:
             with self.claimed(name) as won:
                 if won:
@@ -150,11 +150,11 @@ class Claims:
             time.sleep(self._location.poll_seconds)
 
     def wait_for(self, name: str, what: str) -> Wait | None:
-        """Return the process that this process waits for, as it was at the last look at a claim.
+        """Return the wait for a claim, as of the last look at it; None without one.
 
         Args:
-            name: Of the claim.
-            what: The thing that is claimed, in words.
+            name: Name of the claim.
+            what: The claimed object, as text.
         """
         found = self._waits.get(_key(name))
         if found is None:
@@ -175,7 +175,7 @@ class Claims:
         """Remove the claims of processes that have ended; return their keys.
 
         Claims that this process has observed without a change for long enough are removed as well.
-        It has to hold :data:`MANIFEST`: then trial objects are those of runs that were killed.
+        The caller has to hold :data:`MANIFEST`: then test objects are those of killed runs.
         """
         swept = []
         for file in self._location.names(CLAIMS):
@@ -195,11 +195,12 @@ class Claims:
         if not created and not (self._is_stale(key) and self._take_over(key, content)):
             return False
         self._forget(key)
+        # the content names the lock only once it is taken: an unlocked claim would look abandoned
         lock = self._location.lock(key, content, _encoded(replace(holder, locked=True)))
         with self._lock:
             self._held[key] = lock
             if len(self._held) == 1:
-                self._stop = threading.Event()
+                self._stop = threading.Event()  # the last one has ended the previous thread
                 arguments = (self._stop,)
                 threading.Thread(target=self._beat, args=arguments, daemon=True).start()
         return True
@@ -213,9 +214,9 @@ class Claims:
                 continue
 
     def _take_over(self, key: str, content: bytes) -> bool:
-        """Put our claim in the place of a stale one; of several who try, the last one has it."""
+        """Replace a stale claim by ours; of several processes that try, the last one gets it."""
         self._location.write(key, content)
-        time.sleep(self._location.poll_seconds)  # another run may have looked when we did
+        time.sleep(self._location.poll_seconds)  # another run may have found it stale as well
         return read_holder(self._location, key).token == self._token
 
     def _release(self, key: str) -> None:
@@ -223,6 +224,7 @@ class Claims:
             lock = self._held.pop(key)
             if not self._held:
                 self._stop.set()
+            # under the lock, so that the other thread does not touch a claim that is removed
             if read_holder(self._location, key).token == self._token:
                 self._location.delete(key)
             if lock is not None:
@@ -230,11 +232,11 @@ class Claims:
         self._remove_folders()
 
     def _remove_folders(self) -> None:
-        for folder in (CLAIMS, ""):  # nothing is left of a run that declared nothing
+        for folder in (CLAIMS, ""):  # the root, too: a run that declared nothing leaves no folder
             self._location.remove_folder(folder)
 
     def _is_stale(self, key: str) -> bool:
-        """Look at a claim, and return whether it is anybody's."""
+        """Look at a claim, and return whether it may be taken over."""
         content = _content(self._location, key)
         modified = self._location.modified(key)
         if modified is None:
@@ -251,18 +253,16 @@ class Claims:
         self._waits.pop(key, None)
 
     def _beat(self, stop: threading.Event) -> None:
-        """Touch what is held until nothing is."""
+        """Touch all held claims until there are none."""
         while not stop.wait(min(_BEAT_SECONDS, self._stale_seconds / 8)):
             for key in list(self._held):
-                # a store that fails now fails where that matters, and is reported from there
+                # a store that fails also fails where outputs are written, and is reported there
                 with self._lock, contextlib.suppress(StorageError):
-                    if key in self._held:
-                        self._touch(key)
-
-    def _touch(self, key: str) -> None:
-        """Touch a claim that is still ours: one that was taken over is another run's to touch."""
-        if read_holder(self._location, key).token == self._token:
-            self._location.touch(key)
+                    # a claim that another run has taken over is not touched
+                    if key in self._held and (
+                        read_holder(self._location, key).token == self._token
+                    ):
+                        self._location.touch(key)
 
 
 def is_left(location: Location, key: str) -> bool:
@@ -276,12 +276,12 @@ def is_left(location: Location, key: str) -> bool:
 
 
 def read_holder(location: Location, key: str) -> Holder:
-    """Return the process that a claim names, whatever is written there."""
+    """Return the process that a claim names."""
     return Holder.parse(_content(location, key))
 
 
 def _content(location: Location, key: str) -> bytes | None:
-    """Return the content of a claim; nothing of a file that is too large to be one."""
+    """Return the content of a claim; None for a file that is too large to be one."""
     size = location.size(key)
     return location.read(key) if size is not None and size <= MOST_BYTES else None
 
@@ -292,7 +292,3 @@ def _encoded(holder: Holder) -> bytes:
 
 def _key(name: str) -> str:
     return f"{CLAIMS}/{name}.json"
-
-
-def _log_wait(wait: Wait) -> None:
-    _LOG.warning("%s", wait)

@@ -1,10 +1,10 @@
-"""Dropping teachers, taps or views from a cache: a new revision that does not name them.
+"""Dropping teachers, taps or views from a cache: a new revision that does not list them.
 
-Their targets stay where they are, as orphaned files, until they are removed. Their commits are
-removed, so that the same names can be computed again.
+Their targets remain as orphaned files. Their commits are removed, so that the same names can be
+computed again.
 
-The order makes every step safe to be killed at: the root names the new revision first. If the
-process is killed after that, the next drop or precompute removes what is left to remove.
+The process may be killed at any step: the root names the new revision first, and the next drop or
+precompute removes the remaining commits.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ __all__ = ["Dropped", "drop_from_cache", "finish_drops"]
 
 @dataclass(frozen=True)
 class Dropped:
-    """What was dropped, and what the cache holds after it.
+    """What was dropped, and what the cache contains afterwards.
 
     Attributes:
-        teachers: Names that were dropped.
-        features: ``<teacher>/<tap>`` that were dropped by themselves.
-        views: Ids of views that were dropped.
-        left_teachers: Teachers that are left.
-        left_views: Views that are left.
-        revision: Number of the revision that is sealed now; None if nothing is.
+        teachers: Names of the dropped teachers.
+        features: Taps that were dropped without their teacher, as ``<teacher>/<tap>``.
+        views: Ids of the dropped views.
+        left_teachers: Names of the remaining teachers.
+        left_views: Ids of the remaining views.
+        revision: Number of the current revision; None if nothing is sealed.
     """
 
     teachers: tuple[str, ...]
@@ -76,13 +76,13 @@ def drop_from_cache(
 
     Args:
         url: The cache; unsealed parts can be dropped, too.
-        teachers: Names; their taps go with them.
+        teachers: Names of teachers, which are dropped with their taps.
         features: Taps, as ``<teacher>/<tap>``.
-        views: Of all teachers: numbers, ranges or ids as :func:`.choose_views` reads them.
-        on_wait: Called now and then while another run is waited for; by default that is logged.
+        views: Views of all teachers: numbers, ranges or ids as :func:`.choose_views` reads them.
+        on_wait: Called every two seconds while another run is waited for; by default, it is logged.
 
     Raises:
-        UsageError: Nothing is named, something is not there, or nothing would be left.
+        UsageError: Nothing is selected, something does not exist, or nothing would be left.
     """
     location = locate(url, write=True)
     claims = Claims(location, on_wait=on_wait)
@@ -93,7 +93,7 @@ def drop_from_cache(
         gone = choose_views(_view_ids(writer), list(views)) if views else []
         manifest = _without(location, before, set(teachers), set(features), set(gone))
         names = set(group_names(before)) - set(group_names(manifest))
-        if names:  # a writer that does not know of drops would count the old commits as new ones
+        if names:  # a writer of an older version would count the old commits as new ones
             manifest = manifest.changed(dropping=tuple(sorted(names))).requiring("dropping")
         if manifest.revision is not None:
             previous = read_revision(location, manifest.revision)
@@ -116,14 +116,14 @@ def drop_from_cache(
 def finish_drops(writer: CacheWriter) -> None:
     """Remove the commits of what was dropped, and the ids of dropped views in the slots of groups.
 
-    Does nothing where nothing is left. Whoever declares something has to call this first, or what
-    is computed again would be taken for what was dropped.
+    A writer calls this before it declares anything: otherwise the old commits would count for what
+    is to be computed again.
     """
     location, manifest = writer.location, writer.manifest
     for name in manifest.dropping:
         _remove_below(location, commit_prefix(*teacher_group(name).rsplit("/", 1)))
     pointer = manifest.revision
-    # written by a run that was killed before the root pointed at it; the same is written again
+    # a run was killed before the root pointed at its revision; the same revision is written again
     unfinished = pointer is not None and location.size(revision_key(pointer.number + 1)) is not None
     changed = bool(manifest.dropping) or unfinished
     declared = {name: read_group(location, name) for name in group_names(manifest)}
@@ -163,13 +163,13 @@ def _without(
     """Return the manifest without some of what it names.
 
     Raises:
-        UsageError: Nothing is named, something is not there, or nothing would be left.
+        UsageError: Nothing is selected, something does not exist, or nothing would be left.
     """
     if not teachers and not features and not views:
         raise UsageError(
-            "nothing to drop is named",
+            "nothing to drop is selected",
             where=location,
-            hint="name teachers, features or views; logitcache inspect lists them",
+            hint="select teachers, features or views; logitcache inspect lists them",
         )
     known = {
         f"{name}/{tap}" for name, record in manifest.teachers.items() for tap in record.features
@@ -195,18 +195,18 @@ def _without(
     kept = {view_id: recipe for view_id, recipe in manifest.views.items() if view_id not in views}
     if not left or not kept:
         raise UsageError(
-            f"no {'view' if left else 'teacher'} would be left",
+            f"no {'view' if left else 'teacher'} would be left in the cache",
             where=location,
-            hint="remove the folder of the cache if nothing in it is wanted",
+            hint="to remove all outputs, remove the folder of the cache",
         )
     manifest = manifest.changed(teachers=left, views=kept)
     declared = {name: read_group(location, name) for name in group_names(manifest)}
     for name, group in row_groups(declared).items():
         if not set(group.view_ids) - views:
             raise UsageError(
-                f"{name!r} would be left without a view",
+                f"the outputs of {name!r} would be left without a view",
                 where=location,
-                hint=f"drop it, too: --{'feature' if tap_of(name) else 'teacher'} "
+                hint=f"drop them, too: --{'feature' if tap_of(name) else 'teacher'} "
                 f"{name.replace('/features/', '/')}",
             )
     if not any(record.tables for record in left.values()):

@@ -18,7 +18,7 @@ __all__ = ["measured_fidelity"]
 
 
 def measured_fidelity(location: Location, groups: Iterable[RowGroup]) -> dict[str, dict[str, Any]]:
-    """Return what was measured, as fields of the teachers' records by name.
+    """Return the measured losses, as fields of the records of the teachers by name.
 
     Args:
         location: The cache.
@@ -37,7 +37,7 @@ def measured_fidelity(location: Location, groups: Iterable[RowGroup]) -> dict[st
 
 
 def _sums(location: Location, group: RowGroup) -> RowSums:
-    """Add up what the units of a group's first view lost; empty where nothing was measured."""
+    """Return the sums over the first view of a group; empty without a measurement."""
     view = group.view_ids[0]
     units = sorted(committed_units(location, group.path, view))
     commits = read_commits(location, group.path, view, units).values()

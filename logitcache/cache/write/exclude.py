@@ -21,20 +21,20 @@ __all__ = ["withdraw_images"]
 
 
 def withdraw_images(url: str | os.PathLike[str], keys: Collection[str], reason: str) -> int:
-    """Withdraw images: no student sees them again, and they may be missing from the data.
+    """Exclude images: students are not trained on them, and the data may lack them.
 
     Committed outputs stay as they are; a new revision names the withdrawal.
 
     Args:
         url: A sealed cache.
-        keys: Names of the images, as ``samples/key`` has them.
-        reason: Why, for people.
+        keys: Names of the images, as in ``samples/key``.
+        reason: Reason, as text.
 
     Returns:
-        How many images are withdrawn by now.
+        Number of all images that are excluded now.
 
     Raises:
-        UsageError: An image that the cache does not have.
+        UsageError: The cache does not have an image.
     """
     location = locate(url, write=True)
     with Claims(location).exclusive(MANIFEST):
@@ -47,11 +47,12 @@ def _withdraw(location: Location, keys: Collection[str], reason: str) -> int:
     unknown = sorted(set(keys) - known)
     if unknown:
         raise UsageError(
-            f"{len(unknown)} of these images are not in the cache",
+            f"{len(unknown)} of the images to exclude are not in the cache",
             where=location,
+            expected="names relative to the data root",
             got=", ".join(unknown[:3]),
             hint=nearest(unknown[0], known),
         )
     write_withdrawal(location, keys, reason)
-    CacheWriter.open(location).reseal(())  # from here on the revision names it
+    CacheWriter.open(location).reseal(())  # from here on the revision lists it
     return open_cache(location).samples.withdrawn

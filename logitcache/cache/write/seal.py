@@ -1,8 +1,8 @@
 """Sealing: one revision that covers every ledger, every document and the manifest.
 
-Everything a revision names is written before it, and the root points at it last. What cannot be
-computed again from images and teachers is written twice: the copies of a revision hold the
-manifest, every ``zarr.json`` and the probes once more.
+Everything that a revision lists is written before it, and the root points at it last. Documents
+that cannot be computed again from images and teachers are written twice: the copies of a revision
+contain the manifest, every ``zarr.json``, the view fingerprints and the withdrawals.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["metadata_keys", "write_changed", "write_reseal", "write_seal"]
 def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Group]) -> list[str]:
     """Return the keys of the documents of a revision besides its ledgers.
 
-    They are every ``zarr.json`` below the root, the probes, and the withdrawals.
+    They are every ``zarr.json`` below the root, the view fingerprints, and the withdrawals.
 
     Args:
         location: The cache.
@@ -73,18 +73,19 @@ def write_seal(
 
     Args:
         location: The cache.
-        manifest: As it shall be sealed.
+        manifest: The manifest to be sealed.
         units: The units of every (group, view), all of them committed.
-        metadata: As of :func:`metadata_keys`.
-        rewritten: (group, view) with commits that were made again.
+        metadata: Keys of :func:`metadata_keys`.
+        rewritten: (group, view) with commits that were written again.
 
     Returns:
-        What the root has to point at.
+        The pointer for the root.
     """
     previous = read_revision(location, manifest.revision) if manifest.revision else None
     number = previous.number + 1 if previous else 1
     documents = {key: _document(location, key) for key in sorted(metadata)}
     copies = Copies(manifest.changed(revision=None).to_json(), documents)
+    # ledgers and copies are written before the revision with their digests
     revision = Revision(
         number=number,
         segments=tuple((segment.start, segment.rows) for segment in manifest.segments),
@@ -95,7 +96,7 @@ def write_seal(
     )
     if previous is not None and replace(previous, number=number) == revision:
         assert manifest.revision is not None
-        # also what a run has left that was killed before the root pointed at it
+        # also those of a run that was killed before the root pointed at its revision
         location.delete(copies_key(number))
         location.delete(revision_key(number))
         return manifest.revision
@@ -121,11 +122,11 @@ def write_changed(location: Location, manifest: Manifest, revision: Revision) ->
 
     Args:
         location: The cache.
-        manifest: As it shall be sealed; points at the last revision.
+        manifest: The manifest to be sealed; points at the last revision.
         revision: The last revision, with its ledgers and documents changed.
 
     Returns:
-        What the root has to point at.
+        The pointer for the root.
     """
     assert manifest.revision is not None
     number = manifest.revision.number + 1
@@ -167,11 +168,11 @@ def _gathered(
     commits = read_commits(location, group, view, units)
     if len(commits) != len(units):
         raise CacheDamaged(
-            "cannot seal: a commit is missing",
+            "the cache cannot be sealed: a commit is missing",
             where=f"{location}, {group}, view {view}",
             expected=f"{len(units)} units",
             got=f"{len(commits)} units",
-            hint="logitcache repair computes it again",
+            hint="logitcache repair computes the unit again",
         )
     return write_ledger(location, Ledger(group, view, commits), number)
 
@@ -180,7 +181,7 @@ def _document(location: Location, key: str) -> str:
     content = location.read(key)
     if content is None:
         raise CacheDamaged(
-            "a declared array has no metadata",
+            "the cache cannot be sealed: a document is missing",
             where=f"{location}/{key}",
             hint="logitcache repair writes it again",
         )

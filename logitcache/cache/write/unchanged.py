@@ -1,7 +1,6 @@
-"""Observation of how long something has not changed, by the clock of this process.
+"""Time for which a value has not changed, measured by the clock of this process.
 
-Times that another machine writes depend on its clock. What this process has seen, and for how long,
-depends on its own alone.
+Times that another machine writes depend on its clock; the time of an observation does not.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ __all__ = ["Unchanged"]
 
 
 class Unchanged:
-    """For how long the values of some keys have been seen without a change.
+    """Time for which the values of some keys have been observed without a change.
 
     Args:
-        longest_gap: Most seconds that count between two looks. A process that was stopped itself
-            has not seen anything in the meantime, and the holder of a claim may have been stopped
-            together with it.
-        clock: Seconds, from any point in time.
+        longest_gap: Most seconds that count between two observations. A process that was stopped
+            has not observed anything in the meantime, and the holder of a claim may have been
+            stopped together with it.
+        clock: Function that returns seconds, from any point in time.
     """
 
     def __init__(self, longest_gap: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,7 +29,7 @@ class Unchanged:
         self._seen: dict[Hashable, tuple[object, float, float]] = {}
 
     def seconds(self, key: Hashable, value: object) -> float:
-        """Look once more, and return for how long the value has been the same."""
+        """Observe a value, and return for how long it has been the same."""
         now = self._clock()
         before, seconds, looked = self._seen.get(key, (None, 0.0, now))
         seconds = seconds + min(now - looked, self._longest_gap) if before == value else 0.0
@@ -38,5 +37,5 @@ class Unchanged:
         return seconds
 
     def forget(self, key: Hashable) -> None:
-        """Start from zero at the next look."""
+        """Start from zero at the next observation."""
         self._seen.pop(key, None)

@@ -1,6 +1,6 @@
 """Writing of one unit: a shard of each array, then the commit that records them.
 
-A unit is written whole or not at all: without its commit, none of its shards is used.
+Without its commit, none of the shards of a unit is used.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["Conditions", "commit_unit"]
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which conditions a unit was computed; part of its commit.
+    """Conditions under which a unit was computed; part of its commit.
 
     Attributes:
-        canonical_batch: Images of one forward, 0 where nothing is forwarded.
-        precision: Of the forward.
-        threads: Of the forward.
-        versions: Libraries and processor.
+        canonical_batch: Images of one forward pass; 0 without one.
+        precision: Data type of the forward pass.
+        threads: Threads of the forward pass.
+        versions: Versions of the libraries, and the processor.
     """
 
     canonical_batch: int = 0
@@ -56,18 +56,18 @@ def commit_unit(
 
     Args:
         location: The cache.
-        store: The same, as zarr writes to it.
-        placement: Where the arrays are.
+        store: Zarr store of the cache.
+        placement: Placement of the arrays.
         unit: Number of the unit.
-        arrays: By name, as many rows each as the unit has.
-        conditions: Under which it was computed.
-        measured: What the encoding lost on a sample of its rows, as sums by name.
-        recorded: What it was committed with before it was damaged; written again, whatever the
-            conditions are now, where the unit comes out the same.
+        arrays: Rows of the unit by name of the array.
+        conditions: Conditions under which it was computed.
+        measured: Sums of the encoding losses over a sample of its rows, by name.
+        recorded: Commit of the unit before it was damaged; written again, whatever the conditions
+            are now, where the shards are the same.
 
     Raises:
-        CacheDamaged: The metadata of an array is not as the format describes it.
-        DataMismatch: They are samples or partners, and others than those that were recorded.
+        CacheDamaged: The metadata of an array are not as the format describes them.
+        DataMismatch: The arrays are samples or partners, and differ from the recorded ones.
     """
     if location.size(commit_key(placement.group, placement.view, unit)) is not None:
         return
@@ -79,8 +79,9 @@ def commit_unit(
     for name, content in sorted(arrays.items()):
         path, key = placement.path(name), placement.shard_key(name, unit)
         assert len(content) == placement.unit_rows, f"{path}: {placement.unit_rows} rows a unit"
-        placement.layout(location, name, rows.stop)  # before zarr reads it
+        placement.layout(location, name, rows.stop)  # checked before zarr parses the metadata
         array = open_array(store, path)
+        # zarr would merge the rows into a shard that an interrupted run has left
         store.replacing.add(key)
         try:
             array[rows if placement.slot is None else (placement.slot, rows)] = content
@@ -113,10 +114,7 @@ def _check_recorded(
     arrays: Mapping[str, NDArray[Any]],
     recorded: Commit,
 ) -> None:
-    """Refuse samples and partners that differ from those that were committed.
-
-    They are of other images, or of pairs that no teacher saw.
-    """
+    """Refuse samples and partners that differ from the committed ones: of other images or pairs."""
     if placement.group not in {SAMPLES, VIEWS}:
         return
     differing = [
@@ -126,10 +124,10 @@ def _check_recorded(
     ]
     if differing:
         raise DataMismatch(
-            "these are not the images the cache was made from",
+            "the images are not the ones that the cache was computed from",
             where=f"{location}, {placement.group}, view {placement.view}, unit {unit}",
-            expected="what was committed of them",
+            expected="the committed keys, sizes, digests, labels and partners",
             got=f"another {', '.join(differing)}",
-            hint="point --data at the original images; if some were withdrawn since, "
-            "move the withdrawn/ folder away, repair, and put it back",
+            hint="point --data at the original images; if some were excluded since, "
+            "move the withdrawn/ folder away, repair, and move it back",
         )

@@ -1,8 +1,7 @@
 """Writer of a cache: declare, commit units, seal. Committed data are never rewritten.
 
-Everything here may be interrupted anywhere. What is declared is written before it is listed in the
-root manifest; what a unit holds is written before its commit; the root points at a revision after
-all that the revision names.
+The process may be interrupted at any time. Groups are written before the root manifest lists them,
+shards before their commit, and all that a revision lists before the root points at it.
 """
 
 from __future__ import annotations
@@ -89,8 +88,8 @@ class CacheWriter:
 
     Attributes:
         withdrawn: Keys of the images that were withdrawn.
-        recorded: What units were committed with before they were damaged, by (group, view, unit):
-            samples must come out the same, and so does the commit of a unit that does.
+        recorded: Commits of units before they were damaged, by (group, view, unit): samples and
+            partners must be the same again, and a unit with the same shards keeps its commit.
     """
 
     def __init__(self, location: Location, manifest: Manifest) -> None:
@@ -114,7 +113,7 @@ class CacheWriter:
         """Start a cache for the rows of one segment.
 
         Raises:
-            CacheError: Something else is at this location.
+            CacheError: The location is not empty.
         """
         if not location.is_empty():
             raise CacheError(
@@ -123,7 +122,7 @@ class CacheWriter:
                 hint="choose another --cache, or remove what is in it",
             )
         manifest = Manifest(
-            format=FORMAT,  # the lowest that holds what is in it
+            format=FORMAT,  # the lowest that can describe the cache
             unit_rows=unit_rows,
             segments=(segment,),
             data=data,
@@ -147,7 +146,7 @@ class CacheWriter:
         return writer
 
     def add_segment(self, segment: Segment) -> None:
-        """Make room for more rows behind the existing ones."""
+        """Extend all arrays by the rows of a segment."""
         manifest = self.manifest.changed(segments=(*self.manifest.segments, segment))
         resize_samples(self._store, manifest)
         for group in self.groups().values():
@@ -169,7 +168,7 @@ class CacheWriter:
         """Declare a teacher and make its arrays.
 
         Raises:
-            CacheError: Committed units exist, but their manifest is lost.
+            CacheError: Committed units exist that the manifest does not list.
         """
         self._create(group)
         teachers = {**self.manifest.teachers, group.name: record}
@@ -179,7 +178,7 @@ class CacheWriter:
         """Declare a tap or a table of a declared teacher and make its arrays.
 
         Raises:
-            CacheError: Committed units exist, but their manifest is lost.
+            CacheError: Committed units exist that the manifest does not list.
         """
         self._create(group)
         record = self.manifest.teachers[group.teacher]
@@ -221,15 +220,15 @@ class CacheWriter:
         return row_groups(self.groups())
 
     def needed_units(self, unit_rows: int) -> set[int]:
-        """Return the units of that size there should be.
+        """Return the units of that size that cover all segments.
 
         Raises:
-            CacheError: So many that the manifest, or the group, cannot be right.
+            CacheError: There are too many: the manifest or the group is wrong.
         """
         return needed_units(self.manifest, unit_rows, self.location)
 
     def has_commits(self) -> bool:
-        """Return whether anything is committed; the samples of a block are first."""
+        """Return whether anything is committed; the samples of a block are committed first."""
         return bool(committed_units(self.location, SAMPLES, NO_VIEW))
 
     def missing_units(self, group: str, view: str, unit_rows: int) -> set[int]:
@@ -240,17 +239,18 @@ class CacheWriter:
         """Write and commit one unit of the samples: arrays by name, ``unit_rows`` rows each.
 
         Raises:
-            DataError: Names of images are so long that no reader would take them.
+            DataError: The names of images are longer than readers accept.
         """
         for start in range(0, len(arrays["key"]), _KEYS_AT_ONCE):
             keys = arrays["key"][start : start + _KEYS_AT_ONCE]
             size = sum(len(str(key).encode()) + 4 for key in keys)
             if size > max_key_bytes(len(keys)):
                 raise DataError(
-                    "names of images are too long",
+                    "the names of images are too long",
                     where=f"{keys[0]} and the next {len(keys) - 1}",
-                    expected=f"{max_key_bytes(len(keys))} bytes of names at most",
+                    expected=f"at most {max_key_bytes(len(keys))} bytes together",
                     got=f"{size} bytes",
+                    hint="shorten the names of files and folders",
                 )
         self._commit(sample_placement(self.manifest.unit_rows), unit, arrays, Conditions())
 
@@ -267,7 +267,7 @@ class CacheWriter:
         self._commit(placement, unit, arrays, Conditions())
 
     def read_partners(self, view_id: str, unit: int) -> NDArray[np.int64] | None:
-        """Return what :meth:`write_partners` committed, the fill as it is; None before."""
+        """Return the committed offsets of a unit with their fill value; None before the commit."""
         if unit not in committed_units(self.location, VIEWS, view_id):
             return None
         placement = partner_placement(view_id, self.manifest.unit_rows)
@@ -287,12 +287,12 @@ class CacheWriter:
         """Write and commit one unit of one view of a group.
 
         Args:
-            group: Which group.
-            view_id: Which view.
+            group: The group.
+            view_id: The view.
             unit: Number of the unit.
-            arrays: By name, ``unit_rows`` rows each.
-            conditions: Under which it was computed.
-            measured: What the encoding lost on a sample of its rows, as sums by name.
+            arrays: Rows of the unit by name of the array.
+            conditions: Conditions under which it was computed.
+            measured: Sums of the encoding losses over a sample of its rows, by name.
         """
         self._commit(group.placement(view_id), unit, arrays, conditions, measured)
 
@@ -303,7 +303,8 @@ class CacheWriter:
         )
         fault = sample_fault(arrays, len(self.manifest.data.class_names))
         if fault is not None:
-            raise CacheDamaged("samples that cannot be", where=self.location, got=fault)
+            what = "the arrays of the samples contain impossible values"
+            raise CacheDamaged(what, where=self.location, got=fault)
         return samples_from(arrays, start, self.withdrawn)
 
     def read_keys(self, start: int, stop: int) -> NDArray[np.object_]:
@@ -327,7 +328,7 @@ class CacheWriter:
         return {name: array[skipped : skipped + stop - start] for name, array in read.items()}
 
     def _read(self, placement: Placement, units: Sequence[int], names: Sequence[str]) -> Encoded:
-        """Read whole units, each compared with its commit: a cache may come from anybody."""
+        """Read whole units, each compared with its commit: the cache may be untrusted."""
         commits: dict[int, Commit] = {}
         for unit in units:
             commits |= read_commits(self.location, placement.group, placement.view, [unit])
@@ -344,7 +345,7 @@ class CacheWriter:
         return self._objects.read(placement, [commits[unit] for unit in units], names)
 
     def missing(self) -> dict[str, int]:
-        """Return how many units are missing, by ``<group>/<view>``; empty when all is there."""
+        """Return the numbers of missing units by ``<group>/<view>``; empty if none are."""
         missing = {}
         for (group, view), units in self._required().items():
             count = len(units - committed_units(self.location, group, view))
@@ -362,16 +363,21 @@ class CacheWriter:
         """Seal everything that is declared.
 
         Args:
-            fingerprint: sha256 over key and digest of all rows.
-            accuracy: By teacher and view id.
-            rewritten: (group, view) of which a repair computed units again.
+            fingerprint: SHA-256 over the keys and digests of all rows.
+            accuracy: Top-1 accuracy by teacher and view id.
+            rewritten: (group, view) with units that a repair computed again.
 
         Raises:
             CacheError: A unit is missing.
         """
         missing = self.missing()
         if missing:
-            raise CacheError("cannot seal: units are missing", where=self.location, got=missing)
+            raise CacheError(
+                "the cache cannot be sealed: units are missing",
+                where=self.location,
+                got=missing,
+                hint="run the same precompute command again to compute them",
+            )
         manifest = self._with_measurements(fingerprint, accuracy)
         metadata = metadata_keys(self.location, self._mixed(), self.groups().values())
         pointer = write_seal(self.location, manifest, self._required(), metadata, rewritten)
@@ -380,9 +386,9 @@ class CacheWriter:
         return pointer
 
     def reseal(self, rewritten: Collection[tuple[str, str]]) -> RevisionPointer:
-        """Seal again what was sealed before, with commits that a repair made again.
+        """Seal the contents of the last revision again, with commits that a repair wrote again.
 
-        What was declared since stays unsealed.
+        Later declarations stay unsealed.
         """
         pointer = write_reseal(self.location, self.manifest, rewritten)
         self.publish(self.manifest.changed(revision=pointer))
@@ -407,7 +413,7 @@ class CacheWriter:
         return self.manifest.changed(teachers=teachers, data=data)
 
     def _required(self) -> dict[tuple[str, str], set[int]]:
-        """Return the units of everything that is declared, by group and view."""
+        """Return all units that the declarations require, by group and view."""
         blocks = self.needed_units(self.manifest.unit_rows)
         required = {(SAMPLES, NO_VIEW): blocks}
         required |= {(VIEWS, view_id): blocks for view_id in self._mixed()}
@@ -424,9 +430,9 @@ class CacheWriter:
     def _create(self, group: Group) -> None:
         if any(committed_units(self.location, group.path, view) for view in group.ledger_views):
             raise CacheError(
-                "committed units of a teacher the manifest does not name",
+                "a teacher has committed units, but the manifest does not list it",
                 where=f"{self.location}/commits/{group.path}",
-                hint="logitcache repair restores the manifest; or choose another name",
+                hint="restore the manifest by logitcache repair, or choose another name",
             )
         create_group_arrays(self._store, self.manifest, group)
 
