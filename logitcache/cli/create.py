@@ -22,15 +22,18 @@ from logitcache.cli.flags import (
     Feature,
     Json,
     MaxKl,
+    Objective,
     OnBadImage,
     Precision,
     Revision,
     Sets,
+    Setting,
     Teacher,
     Threads,
     TopK,
     UnitRows,
     Views,
+    settings_of,
 )
 from logitcache.cli.launch import launched_rank
 
@@ -52,7 +55,7 @@ def demo(
     ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Run all stages on scikit-learn's digits, in about three minutes."""
+    """Run a whole pipeline, teachers to students, on scikit-learn's digits in three minutes."""
     from logitcache.cli.demo import run_demo
 
     run_demo(out, seeds=seeds, as_json=as_json)
@@ -69,7 +72,8 @@ def plan(
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option(help="An existing cache; the estimate is for what is missing from it."),
+        typer.Option(help="Folder or URL of an existing cache; only what it lacks is estimated."),
+        Setting("cache"),
     ] = None,
     data: Data = None,
     teacher: Teacher = None,
@@ -92,29 +96,14 @@ def plan(
 
     The teachers are run on a few hundred images in the configured views.
     With V views, a cache breaks even with live teachers after
-    V write / (forward - read) student epochs of all students together, with
-    the seconds per image of: writing one view in precompute, the forward
-    passes of all teachers, and reading the targets.
+    V * write / (forward - read) student epochs, counted over all students.
+    These are seconds per image: write to compute and store one view, forward
+    for the forward passes of all teachers, read to read the cached outputs.
     """
-    from logitcache.cli.options import teachers
     from logitcache.cli.plan import run_plan
 
-    flags = {
-        "cache": cache,
-        "data": data,
-        "teachers": teachers(teacher or []),
-        "views.count": views,
-        "add_views": add_views,
-        "encoding.top_k": top_k,
-        "encoding.budget": budget,
-        "encoding.max_kl": max_kl,
-        "batch_size": batch_size,
-        "unit_rows": unit_rows,
-        "device": device,
-        "precision": precision,
-        "threads": threads,
-    }
     files = [str(path) for path in configs or []]
+    flags = settings_of(plan, locals())
     run_plan(files, flags, sets or [], feature or [], compiled=compiled, as_json=as_json)
 
 
@@ -139,10 +128,12 @@ def precompute(
     workers: Annotated[
         int | None,
         typer.Option(help="Number of worker processes, one for each GPU or share of the cores."),
+        Setting("workers"),
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(metavar="tcp://HOST:PORT", help="Address of a running dask scheduler."),
+        Setting("scheduler"),
     ] = None,
     config: Config = None,
     sets: Sets = None,
@@ -150,40 +141,17 @@ def precompute(
 ) -> None:
     """Run teachers on augmented views of images and cache their outputs.
 
-    Committed units are not computed again: the same command resumes, and
-    with further teachers, views or images it extends the cache.
+    The same command resumes an interrupted run: units that are already
+    stored are not computed again. With further teachers, views or images it
+    extends the cache.
     """
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import (
-        gather,
-        print_json,
-        teachers,
-        with_compiling,
-        with_features,
-    )
+    from logitcache.cli.options import gather, print_json, with_compiling, with_features
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_precompute
 
-    flags = {
-        "cache": cache,
-        "data": data,
-        "teachers": teachers(teacher or []),
-        "views.count": views,
-        "add_views": add_views,
-        "encoding.top_k": top_k,
-        "encoding.budget": budget,
-        "encoding.max_kl": max_kl,
-        "batch_size": batch_size,
-        "unit_rows": unit_rows,
-        "device": device,
-        "precision": precision,
-        "threads": threads,
-        "on_bad_image": on_bad_image,
-        "workers": workers,
-        "scheduler": scheduler,
-    }
-    values = with_features(gather(_text(config), flags, sets or []), feature or [])
-    values = with_compiling(values, compiled)
+    values = gather(_text(config), settings_of(precompute, locals()), sets or [])
+    values = with_compiling(with_features(values, feature or []), compiled)
     from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
 
@@ -199,76 +167,105 @@ def precompute(
 @create_app.command(rich_help_panel=_PANEL)
 def train(
     out: Annotated[
-        str | None, typer.Option(help="Folder for checkpoints, journal, result and export.")
+        str | None,
+        typer.Option(help="Folder for checkpoints, training log, result and exported network."),
+        Setting("out"),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Training images; with a cache, the images it was computed from."),
+        Setting("data"),
     ] = None,
-    val: Annotated[str | None, typer.Option(help="Validation images.")] = None,
+    val: Annotated[str | None, typer.Option(help="Validation images."), Setting("val")] = None,
     cache: Annotated[
         str | None,
         typer.Option(help="Folder or URL of the cache to train from; omit it to train on labels."),
+        Setting("cache"),
     ] = None,
-    student: Annotated[str | None, typer.Option(help="A timm model, or local-dir:FOLDER.")] = None,
-    objective: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=WEIGHT]",
-            help="Objective: soft, split or label; repeatable. Others need a config file.",
-        ),
+    student: Annotated[
+        str | None,
+        typer.Option(help="Network to train: the name of a timm model, or local-dir:FOLDER."),
+        Setting("student.model"),
     ] = None,
+    objective: Objective = None,
     labels: Annotated[
-        int | None, typer.Option(help="Number of labels used for training; all by default.")
+        int | None,
+        typer.Option(help="Number of images whose labels are used; all by default."),
+        Setting("labels.count"),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of steps (batches).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs."), Setting("epochs")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Number of steps (batches), instead of --epochs."),
+        Setting("steps"),
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per batch, of all processes together.")
+        int | None,
+        typer.Option(help="Images per batch, of all processes together."),
+        Setting("batch_size"),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate."), Setting("optimizer.lr")
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Random seed for initialization, data order and dropout.")
+        int | None,
+        typer.Option(help="Random seed for initialization, data order and dropout."),
+        Setting("seed"),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, or cpu.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto for an accelerator if there is one, or cpu."),
+        Setting("device"),
+    ] = None,
     revision: Revision = None,
     use_views: Annotated[
         str | None,
         typer.Option(
             metavar="VIEWS",
-            help="Views of the cache to train on: numbers, ranges or ids, as 0,2-5.",
+            help="Views of the cache to train on: numbers, ranges or ids, for example 0,2-5.",
         ),
+        Setting("use_views"),
     ] = None,
     target_memory: Annotated[
         str | None,
-        typer.Option(metavar="2GB", help="Maximum memory for targets, per process."),
+        typer.Option(metavar="2GB", help="Maximum memory for teacher outputs, per process."),
+        Setting("target_memory"),
     ] = None,
     tolerate_pixel_drift: Annotated[
         int | None,
         typer.Option(
-            help="Largest allowed difference (0 to 255) between view fingerprints of the cache "
-            "and of this machine."
+            help="Largest allowed difference (0 to 255) between pixels of the views when the "
+            "cache was computed and on this machine."
         ),
+        Setting("tolerate_pixel_drift"),
     ] = None,
     local_copy: Annotated[
-        str | None, typer.Option(help="Folder for local copies of the shards of a remote cache.")
+        str | None,
+        typer.Option(help="Folder for local copies of the shards of a remote cache."),
+        Setting("local_copy"),
     ] = None,
     local_copy_bytes: Annotated[
         str | None,
-        typer.Option(help="Maximum size of that folder; 10 GiB by default, 0 for no copies."),
+        typer.Option(
+            help="Maximum size of the --local-copy folder; 10 GiB by default, 0 for no copies."
+        ),
+        Setting("local_copy_bytes"),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Automatic mixed precision: no, bf16 or fp16.")
+        str | None,
+        typer.Option(help="Automatic mixed precision: no, bf16 or fp16."),
+        Setting("precision"),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Number of decoding threads, per process.")
+        int | None,
+        typer.Option(help="Number of threads that decode images, per process."),
+        Setting("threads"),
     ] = None,
-    on_bad_image: Annotated[
-        str | None,
-        typer.Option(help="error, or skip to leave out images that cannot be decoded."),
-    ] = None,
+    on_bad_image: OnBadImage = None,
     onnx: Annotated[
-        bool | None, typer.Option("--onnx", help="Also export the network as ONNX.")
+        bool | None,
+        typer.Option("--onnx", help="Also export the network as ONNX."),
+        Setting("onnx"),
     ] = None,
     resume: Annotated[
         bool,
@@ -284,41 +281,16 @@ def train(
 ) -> None:
     """Train a student from a cache, or any network from labels.
 
-    No teacher is loaded, and none needs to be there. On several processes:
+    No teacher is loaded. To train on several GPUs:
     torchrun --nproc-per-node 2 -m logitcache train …
     """
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import gather, objectives, print_json, saved_config
+    from logitcache.cli.options import gather, print_json, saved_config
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_train
 
-    flags = {
-        "out": out,
-        "data": data,
-        "val": val,
-        "cache": cache,
-        "student.model": student,
-        "objectives": objectives(objective or []),
-        "labels.count": labels,
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "optimizer.lr": lr,
-        "seed": seed,
-        "device": device,
-        "tolerate_pixel_drift": tolerate_pixel_drift,
-        "local_copy": local_copy,
-        "local_copy_bytes": local_copy_bytes,
-        "revision": revision,
-        "use_views": use_views,
-        "target_memory": target_memory,
-        "precision": precision,
-        "threads": threads,
-        "on_bad_image": on_bad_image,
-        "onnx": onnx,
-    }
     saved = saved_config(out, data=data, cache=cache) if resume and config is None else None
-    values = gather(_text(config) or saved, flags, sets or [])
+    values = gather(_text(config) or saved, settings_of(train, locals()), sets or [])
     from logitcache.training.config import TrainConfig
     from logitcache.training.loop import train_student
 
@@ -337,10 +309,14 @@ def train(
 @create_app.command(rich_help_panel=_PANEL)
 def run(
     pipeline: Annotated[
-        str, typer.Argument(help="A pipeline file (YAML), or the name of a shipped one.")
+        str, typer.Argument(help="A pipeline file (YAML), or the name of a built-in pipeline.")
     ],
-    out: Annotated[str | None, typer.Option(help="Output folder of all stages.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run only this stage; repeatable.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Output folder of all stages; overrides out in the file.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Name of the only stage to run; repeatable.")
+    ] = None,
     seeds: Annotated[
         int,
         typer.Option(

@@ -23,7 +23,7 @@ def run_evaluate(
     """Evaluate a network and print its accuracy.
 
     Args:
-        model: A folder that was exported, or ``MODEL[@WEIGHTS]``.
+        model: Folder of an exported network, or ``MODEL[@WEIGHTS]``.
         flags: Fields of an :class:`.EvaluateConfig` by dotted path.
         sets: ``a.b=value`` assignments to its fields.
         as_json: Whether to print one document instead of a table.
@@ -41,7 +41,7 @@ def run_evaluate(
 
 
 def print_evaluation(result: EvaluateResult) -> None:
-    """Print an evaluation."""
+    """Print the accuracy and loss of a network, and the images that are not counted."""
     console = new_console()
     table = new_table("network", "images", "classes", "top-1", "top-5", "loss")
     found = result.evaluation

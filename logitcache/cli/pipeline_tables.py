@@ -1,4 +1,4 @@
-"""Tables of a finished pipeline: one for each kind of stage, over the seeds it was run with."""
+"""Tables of a finished pipeline: one for each kind of stage, with means over the seeds."""
 
 from __future__ import annotations
 
@@ -111,18 +111,20 @@ _TABLES: dict[str, _StageTable] = {
         ("cache", "teacher", "accuracy", "views", "stored", "dense float32", "size vs. float32"),
         _cache_rows,
     ),
-    "fit_weights": _StageTable(("weights", "teacher", "weight", "alone", "mixture"), _weight_rows),
+    "fit_weights": _StageTable(
+        ("weights", "teacher", "weight", "accuracy alone", "ensemble accuracy"), _weight_rows
+    ),
     "train": _StageTable(
         ("network", "trained on", "images", "labels used", "steps", "top-1"), _student_rows
     ),
     "evaluate": _StageTable(("evaluation", "network", "data", "top-1", "top-5"), _evaluation_rows),
 }
 _OTHER = _StageTable(("stage", "kind", "result"), _other_rows)
-"""Kinds without a table of their own."""
+"""Table of all other kinds of stages."""
 
 
 def _learns_from(train: Mapping[str, Any]) -> str:
-    """Return the targets of a training run in words."""
+    """Return a description of the targets of a training run."""
     if not train.get("cache"):
         return "labels"
     parts = dict.fromkeys(_learns_from_term(term) for term in _terms(train))
@@ -150,7 +152,7 @@ def _uses_labels(train: Mapping[str, Any]) -> bool:
 
 
 def _terms(train: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the objectives of a training as mappings with one key."""
+    """Return the objectives of a training run as mappings with one key."""
     default: Any = "soft" if train.get("cache") else "label"
     terms = train.get("objectives") or default
     listed = terms if isinstance(terms, list) else [terms]

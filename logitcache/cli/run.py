@@ -1,4 +1,4 @@
-"""``logitcache run``."""
+"""``logitcache run``: the stages of a pipeline file, for one seed or several."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_pipeline(
     sets: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Run a pipeline once per seed and print the result of it."""
+    """Run a pipeline once per seed and print the results."""
     refuse_ranks("run")
     with StopRequest() as stop:
         pipelines = load_pipelines(name, out=out, seeds=seeds, sets=sets)
@@ -43,7 +43,7 @@ def run_pipeline(
 def load_pipelines(
     name: str, *, out: str | None, seeds: int, sets: Sequence[str]
 ) -> list[Pipeline]:
-    """Read a pipeline file, once per seed; several seeds get a folder each."""
+    """Return the pipeline of each seed; with several seeds, each has its own output folder."""
     path = find_pipeline(name)
     config = PipelineConfig.parse(override(read_yaml(path), sets), path.name)
     folder = Path(out or config.out)

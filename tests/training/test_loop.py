@@ -157,7 +157,7 @@ def test_sparse_targets_at_a_high_temperature_are_told_of_once(
     assert note == caplog.records[-1].message
     assert len(caplog.records) == 1
     lost = measured["temperatures"]["4"]
-    assert "cnn keeps 2 of 3 classes" in note
+    assert "cnn: the cache has 2 of 3 classes" in note
     assert f"{lost['kl_truncation'] + lost['kl_coding']:.2g} nats" in note
     assert f"{lost['gradient_error']:.0%}" in note
     assert f"on {measured['rows']} rows" in note
