@@ -27,7 +27,6 @@ from logitcache.cli.flags import (
     Precision,
     Revision,
     Sets,
-    Setting,
     Teacher,
     Threads,
     TopK,
@@ -73,7 +72,6 @@ def plan(
     cache: Annotated[
         str | None,
         typer.Option(help="Folder or URL of an existing cache; only what it lacks is estimated."),
-        Setting("cache"),
     ] = None,
     data: Data = None,
     teacher: Teacher = None,
@@ -100,10 +98,10 @@ def plan(
     These are seconds per image: write to compute and store one view, forward
     for the forward passes of all teachers, read to read the cached outputs.
     """
+    flags = settings_of(locals())
     from logitcache.cli.plan import run_plan
 
     files = [str(path) for path in configs or []]
-    flags = settings_of(plan, locals())
     run_plan(files, flags, sets or [], feature or [], compiled=compiled, as_json=as_json)
 
 
@@ -128,12 +126,10 @@ def precompute(
     workers: Annotated[
         int | None,
         typer.Option(help="Number of worker processes, one for each GPU or share of the cores."),
-        Setting("workers"),
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(metavar="tcp://HOST:PORT", help="Address of a running dask scheduler."),
-        Setting("scheduler"),
     ] = None,
     config: Config = None,
     sets: Sets = None,
@@ -145,12 +141,13 @@ def precompute(
     stored are not computed again. With further teachers, views or images it
     extends the cache.
     """
+    flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
     from logitcache.cli.options import gather, print_json, with_compiling, with_features
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_precompute
 
-    values = gather(_text(config), settings_of(precompute, locals()), sets or [])
+    values = gather(_text(config), flags, sets or [])
     values = with_compiling(with_features(values, feature or []), compiled)
     from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
@@ -169,53 +166,37 @@ def train(
     out: Annotated[
         str | None,
         typer.Option(help="Folder for checkpoints, training log, result and exported network."),
-        Setting("out"),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Training images; with a cache, the images it was computed from."),
-        Setting("data"),
     ] = None,
-    val: Annotated[str | None, typer.Option(help="Validation images."), Setting("val")] = None,
+    val: Annotated[str | None, typer.Option(help="Validation images.")] = None,
     cache: Annotated[
         str | None,
         typer.Option(help="Folder or URL of the cache to train from; omit it to train on labels."),
-        Setting("cache"),
     ] = None,
     student: Annotated[
         str | None,
         typer.Option(help="Network to train: the name of a timm model, or local-dir:FOLDER."),
-        Setting("student.model"),
     ] = None,
     objective: Objective = None,
     labels: Annotated[
-        int | None,
-        typer.Option(help="Number of images whose labels are used; all by default."),
-        Setting("labels.count"),
+        int | None, typer.Option(help="Number of images whose labels are used; all by default.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Number of epochs."), Setting("epochs")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
     steps: Annotated[
-        int | None,
-        typer.Option(help="Number of steps (batches), instead of --epochs."),
-        Setting("steps"),
+        int | None, typer.Option(help="Number of steps (batches), instead of --epochs.")
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(help="Images per batch, of all processes together."),
-        Setting("batch_size"),
+        int | None, typer.Option(help="Images per batch, of all processes together.")
     ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate."), Setting("optimizer.lr")
-    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[
-        int | None,
-        typer.Option(help="Random seed for initialization, data order and dropout."),
-        Setting("seed"),
+        int | None, typer.Option(help="Random seed for initialization, data order and dropout.")
     ] = None,
     device: Annotated[
-        str | None,
-        typer.Option(help="auto for an accelerator if there is one, or cpu."),
-        Setting("device"),
+        str | None, typer.Option(help="auto for an accelerator if there is one, or cpu.")
     ] = None,
     revision: Revision = None,
     use_views: Annotated[
@@ -224,12 +205,10 @@ def train(
             metavar="VIEWS",
             help="Views of the cache to train on: numbers, ranges or ids, for example 0,2-5.",
         ),
-        Setting("use_views"),
     ] = None,
     target_memory: Annotated[
         str | None,
         typer.Option(metavar="2GB", help="Maximum memory for teacher outputs, per process."),
-        Setting("target_memory"),
     ] = None,
     tolerate_pixel_drift: Annotated[
         int | None,
@@ -237,35 +216,25 @@ def train(
             help="Largest allowed difference (0 to 255) between pixels of the views when the "
             "cache was computed and on this machine."
         ),
-        Setting("tolerate_pixel_drift"),
     ] = None,
     local_copy: Annotated[
-        str | None,
-        typer.Option(help="Folder for local copies of the shards of a remote cache."),
-        Setting("local_copy"),
+        str | None, typer.Option(help="Folder for local copies of the shards of a remote cache.")
     ] = None,
     local_copy_bytes: Annotated[
         str | None,
         typer.Option(
             help="Maximum size of the --local-copy folder; 10 GiB by default, 0 for no copies."
         ),
-        Setting("local_copy_bytes"),
     ] = None,
     precision: Annotated[
-        str | None,
-        typer.Option(help="Automatic mixed precision: no, bf16 or fp16."),
-        Setting("precision"),
+        str | None, typer.Option(help="Automatic mixed precision: no, bf16 or fp16.")
     ] = None,
     threads: Annotated[
-        int | None,
-        typer.Option(help="Number of threads that decode images, per process."),
-        Setting("threads"),
+        int | None, typer.Option(help="Number of threads that decode images, per process.")
     ] = None,
     on_bad_image: OnBadImage = None,
     onnx: Annotated[
-        bool | None,
-        typer.Option("--onnx", help="Also export the network as ONNX."),
-        Setting("onnx"),
+        bool | None, typer.Option("--onnx", help="Also export the network as ONNX.")
     ] = None,
     resume: Annotated[
         bool,
@@ -284,13 +253,14 @@ def train(
     No teacher is loaded. To train on several GPUs:
     torchrun --nproc-per-node 2 -m logitcache train …
     """
+    flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
     from logitcache.cli.options import gather, print_json, saved_config
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_train
 
     saved = saved_config(out, data=data, cache=cache) if resume and config is None else None
-    values = gather(_text(config) or saved, settings_of(train, locals()), sets or [])
+    values = gather(_text(config) or saved, flags, sets or [])
     from logitcache.training.config import TrainConfig
     from logitcache.training.loop import train_student
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,46 +29,53 @@ __all__ = [
     "Precision",
     "Revision",
     "Sets",
-    "Setting",
     "Teacher",
     "Threads",
     "TopK",
     "UnitRows",
     "VerifySets",
     "Views",
+    "field_of",
     "settings_of",
 ]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """The field of a configuration that a flag sets; part of the flag's annotation.
+_NO_FIELDS = {"as_json", "compiled", "config", "configs", "feature", "model", "resume", "sets"}
+_FIELDS = {
+    "budget": "encoding.budget",
+    "labels": "labels.count",
+    "lr": "optimizer.lr",
+    "max_kl": "encoding.max_kl",
+    "objective": "objectives",
+    "size": "network.size",
+    "student": "student.model",
+    "teacher": "teachers",
+    "top_k": "encoding.top_k",
+    "views": "views.count",
+}
+_READERS: dict[str, Callable[[Any], object]] = {"objective": objectives, "teacher": teachers}
 
-    Attributes:
-        path: Dotted path of the field.
-        read: Returns the value of the field from that of the flag; None if they are the same.
-    """
 
-    path: str
-    read: Callable[[Any], object] | None = None
-
-
-def settings_of(command: Callable[..., None], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a command's flags by the configuration field that each sets.
+def field_of(parameter: str) -> str | None:
+    """Return the dotted path of the field that a flag sets; None if it sets none.
 
     Args:
-        command: The function of the command, whose parameters are its flags.
-        values: Values of the parameters by name: its ``locals()``. None is a flag not given.
+        parameter: Name of the flag's parameter; fields have the same name by default.
     """
-    found = {}
-    for name, hint in get_type_hints(command, include_extras=True).items():
-        for setting in getattr(hint, "__metadata__", ()):
-            if isinstance(setting, Setting):
-                value = values[name]
-                if setting.read is not None and value is not None:
-                    value = setting.read(value)
-                found[setting.path] = value
-    return found
+    return None if parameter in _NO_FIELDS else _FIELDS.get(parameter, parameter)
+
+
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a command's flags by the field that each sets, None if not given.
+
+    Args:
+        values: Values of the command's parameters: its ``locals()`` before any other statement.
+    """
+    return {
+        field: _READERS[name](value) if name in _READERS and value is not None else value
+        for name, value in values.items()
+        if (field := field_of(name)) is not None
+    }
 
 
 Config = Annotated[
@@ -94,16 +100,13 @@ VerifySets = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
-CacheFolder = Annotated[
-    str | None, typer.Option(help="Folder or URL of the cache."), Setting("cache")
-]
+CacheFolder = Annotated[str | None, typer.Option(help="Folder or URL of the cache.")]
 Data = Annotated[
     str | None,
     typer.Option(
         help="Images: a folder, a .tar file, digits (scikit-learn), or torch/SET:FOLDER "
         "(torchvision)."
     ),
-    Setting("data"),
 ]
 Teacher = Annotated[
     list[str] | None,
@@ -112,7 +115,6 @@ Teacher = Annotated[
         help="Name and network of a teacher: a timm model with a weights file or 'pretrained', "
         "local-dir:FOLDER, or hf-hub:REPOSITORY; repeatable.",
     ),
-    Setting("teachers", teachers),
 ]
 Feature = Annotated[
     list[str] | None,
@@ -128,7 +130,6 @@ Objective = Annotated[
         metavar="NAME[=WEIGHT]",
         help="Objective: soft, split or label; repeatable. Others need a config file.",
     ),
-    Setting("objectives", objectives),
 ]
 Revision = Annotated[
     str | None,
@@ -137,19 +138,15 @@ Revision = Annotated[
         help="Require this revision of the cache: the sha256 printed by inspect, or its first 12 "
         "or more digits.",
     ),
-    Setting("revision"),
 ]
 Views = Annotated[
-    int | None,
-    typer.Option(help="Number of randomly augmented views of each image."),
-    Setting("views.count"),
+    int | None, typer.Option(help="Number of randomly augmented views of each image.")
 ]
 AddViews = Annotated[
     bool | None,
     typer.Option(
         "--add-views", help="Add views with other augmentation settings to an existing cache."
     ),
-    Setting("add_views"),
 ]
 TopK = Annotated[
     int | None,
@@ -157,12 +154,9 @@ TopK = Annotated[
         help="Number of most likely classes to store per image and view; by default 50, or all "
         "for up to 256 classes."
     ),
-    Setting("encoding.top_k"),
 ]
 Budget = Annotated[
-    str | None,
-    typer.Option(metavar="80B", help="Maximum number of bytes per image and view."),
-    Setting("encoding.budget"),
+    str | None, typer.Option(metavar="80B", help="Maximum number of bytes per image and view.")
 ]
 MaxKl = Annotated[
     str | None,
@@ -171,19 +165,16 @@ MaxKl = Annotated[
         help="Maximum KL divergence, in nats, of stored from exact outputs at a temperature; "
         "determines the number of stored classes.",
     ),
-    Setting("encoding.max_kl"),
 ]
 BatchSize = Annotated[
     str | None,
     typer.Option(
         metavar="N|auto", help="Images per forward pass, a power of two; auto for the fastest."
     ),
-    Setting("batch_size"),
 ]
 UnitRows = Annotated[
     int | None,
     typer.Option(help="Images per unit of work, a power of two; fixed when the cache is created."),
-    Setting("unit_rows"),
 ]
 Device = Annotated[
     str | None,
@@ -191,17 +182,14 @@ Device = Annotated[
         help="Torch device, for example cpu or cuda:1; by default auto, the accelerator if there "
         "is one."
     ),
-    Setting("device"),
 ]
 Precision = Annotated[
     str | None,
     typer.Option(help="Precision of the teachers' forward passes: float32, bfloat16 or float16."),
-    Setting("precision"),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(help="Number of threads that decode images; all processors by default."),
-    Setting("threads"),
 ]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile all teachers with torch.compile.")
@@ -212,5 +200,4 @@ OnBadImage = Annotated[
         help="What to do with an image that cannot be decoded: error stops the command, skip "
         "leaves the image out."
     ),
-    Setting("on_bad_image"),
 ]

@@ -16,7 +16,6 @@ from logitcache.cli.flags import (
     OnBadImage,
     Revision,
     Sets,
-    Setting,
     Threads,
     VerifySets,
     settings_of,
@@ -31,7 +30,7 @@ LOOK = "Inspect"
 """Help panel of the commands that change no cache."""
 _MAINTAIN = "Maintain"
 
-_Cache = Annotated[str, typer.Argument(help="Folder or URL of the cache."), Setting("cache")]
+_Cache = Annotated[str, typer.Argument(help="Folder or URL of the cache.")]
 _Keys = Annotated[list[str], typer.Argument(help="Paths of images, relative to the data root.")]
 _Reason = Annotated[str, typer.Option(help="Reason for the exclusion, stored in the cache.")]
 _Audited = Annotated[
@@ -41,7 +40,6 @@ _Audited = Annotated[
         help="Recompute outputs of this teacher and compare a random sample of rows with the "
         "cached ones; needs --data; repeatable.",
     ),
-    Setting("teachers", read_teachers),
 ]
 _AuditedViews = Annotated[
     list[str] | None,
@@ -113,13 +111,9 @@ def evaluate(
             "hf-hub:REPOSITORY."
         ),
     ],
-    data: Annotated[
-        str, typer.Option(help="Images with labels, as for train --val."), Setting("data")
-    ],
+    data: Annotated[str, typer.Option(help="Images with labels, as for train --val.")],
     size: Annotated[
-        int | None,
-        typer.Option(help="Side of the input in pixels; the network's own by default."),
-        Setting("network.size"),
+        int | None, typer.Option(help="Side of the input in pixels; the network's own by default.")
     ] = None,
     crop_pct: Annotated[
         float | None,
@@ -127,11 +121,8 @@ def evaluate(
             help="Share of the shorter side that the center crop keeps; the network's own by "
             "default."
         ),
-        Setting("crop_pct"),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per forward pass."), Setting("batch_size")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     device: Device = None,
     threads: Threads = None,
     on_bad_image: OnBadImage = None,
@@ -139,9 +130,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy of a network on labeled images; classes are matched by name."""
+    flags = settings_of(locals())
     from logitcache.cli.evaluate import run_evaluate
 
-    run_evaluate(model, settings_of(evaluate, locals()), sets or [], as_json=as_json)
+    run_evaluate(model, flags, sets or [], as_json=as_json)
 
 
 @maintain_app.command(rich_help_panel=_MAINTAIN)
@@ -151,9 +143,7 @@ def verify(
         bool, typer.Option("--quick", help="Check only sizes and headers of shards.")
     ] = False,
     data: Annotated[
-        str | None,
-        typer.Option(help="Images to compare with those the cache was computed from."),
-        Setting("data"),
+        str | None, typer.Option(help="Images to compare with those the cache was computed from.")
     ] = None,
     teachers: _Audited = None,
     samples: Annotated[int, typer.Option(min=16, help="Rows to compare per teacher.")] = 256,
@@ -171,11 +161,14 @@ def verify(
     from logitcache.cli.trust import run_verify
 
     run_verify(
-        settings_of(verify, locals()),
+        cache,
+        {"data": data, "teachers": read_teachers(teachers or []), "threads": threads},
         sets or [],
         quick=quick,
         samples=None if full else samples,
         views=views or [],
+        revision=revision,
+        device=device or "auto",
         as_json=as_json,
     )
 
@@ -183,16 +176,13 @@ def verify(
 @maintain_app.command(rich_help_panel=_MAINTAIN)
 def repair(
     cache: _Cache,
-    data: Annotated[
-        str, typer.Option(help="The images the cache was computed from."), Setting("data")
-    ],
+    data: Annotated[str, typer.Option(help="The images the cache was computed from.")],
     teacher: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=MODEL[@WEIGHTS]",
             help="Name and network of a teacher whose outputs are damaged; repeatable.",
         ),
-        Setting("teachers", read_teachers),
     ] = None,
     device: Device = None,
     threads: Threads = None,
@@ -200,9 +190,10 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Recompute only the damaged parts of a cache, with the same images and weights."""
+    flags = settings_of(locals())
     from logitcache.cli.trust import run_repair
 
-    run_repair(settings_of(repair, locals()), sets or [], as_json=as_json)
+    run_repair(flags, sets or [], as_json=as_json)
 
 
 @maintain_app.command(rich_help_panel=_MAINTAIN)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from logitcache.cli.echo import echo
-from logitcache.cli.flags import Setting, settings_of
+from logitcache.cli.flags import Json
 
 __all__ = ["tools_app"]
 
@@ -22,37 +22,28 @@ def _several() -> None:
 @tools_app.command("fit-weights")
 def fit_weights(
     cache: Annotated[
-        str,
-        typer.Option(help="Folder or URL of a cache with teacher outputs and labels."),
-        Setting("cache"),
+        str, typer.Option(help="Folder or URL of a cache with teacher outputs and labels.")
     ],
-    out: Annotated[
-        str, typer.Option(help="YAML file to write the weights to."), Setting("out")
-    ] = "weights.yaml",
+    out: Annotated[str, typer.Option(help="YAML file to write the weights to.")] = "weights.yaml",
     teacher: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a teacher; all by default; repeatable."),
-        Setting("teachers"),
+        list[str] | None, typer.Option(help="Name of a teacher; all by default; repeatable.")
     ] = None,
     rows: Annotated[
         int | None,
         typer.Option(help="Maximum number of images to fit the weights on; 10000 by default."),
-        Setting("rows"),
     ] = None,
     seed: Annotated[
-        int | None,
-        typer.Option(help="Random seed of the sample of images and of the search."),
-        Setting("seed"),
+        int | None, typer.Option(help="Random seed of the sample of images and of the search.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Fit the weights of a teacher ensemble to the highest accuracy on labeled images."""
     from logitcache.cli.options import gather, print_json
     from logitcache.tools.fit_weights import FitWeightsConfig
     from logitcache.tools.fit_weights import fit_weights as fit
 
-    values = gather(None, settings_of(fit_weights, locals()), [])
-    fitted = fit(FitWeightsConfig.parse(values, "tools fit-weights"))
+    flags = {"cache": cache, "out": out, "teachers": teacher, "rows": rows, "seed": seed}
+    fitted = fit(FitWeightsConfig.parse(gather(None, flags, []), "tools fit-weights"))
     if as_json:
         print_json(fitted.to_json())
         return

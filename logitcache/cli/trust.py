@@ -24,26 +24,30 @@ _FAILED = 4
 
 
 def run_verify(
+    cache: str,
     flags: Mapping[str, Any],
     sets: Sequence[str],
     *,
     quick: bool,
     samples: int | None,
     views: Sequence[str],
+    revision: str | None,
+    device: str,
     as_json: bool,
 ) -> None:
     """Verify a cache and, if given, its images and teachers; exit with code 4 on a difference.
 
     Args:
-        flags: Fields of a :class:`VerifyConfig`, and ``cache``, ``revision`` and ``device``.
+        cache: Folder or URL of the cache.
+        flags: Fields of a :class:`VerifyConfig`.
         sets: ``a.b=value`` assignments to fields of a :class:`VerifyConfig`.
         quick: Whether to read sizes and headers only.
         samples: Number of rows to compare per teacher; None for all.
         views: Ids and numbers of the views to compare; all if empty.
+        revision: sha256 of the required revision of the cache.
+        device: Torch device of the teachers, or ``auto``.
         as_json: Whether to print one JSON document instead of text.
     """
-    flags = dict(flags)
-    cache, revision, device = (flags.pop(name) for name in ("cache", "revision", "device"))
     config = VerifyConfig.parse(gather(None, flags, sets), "verify")
     _check_usage(config, audits_some=samples is None or bool(views))
     with PhaseLines() as lines:
@@ -55,7 +59,7 @@ def run_verify(
             samples=samples,
             views=views,
             revision=revision,
-            device=device or "auto",
+            device=device,
             threads=config.threads,
             on_progress=lines.show,
         )
