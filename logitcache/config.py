@@ -166,7 +166,11 @@ def _usage_error(
             hint = f"{empty!r}, above it, is empty: indent {path[-1]!r} if it belongs to it"
         return UsageError(f"unknown option {path[-1]!r}", where=place, hint=hint)
     if first["type"] == "missing":
-        return UsageError(f"option {path[-1]!r} is missing", where=place, hint=_how_to_give(path))
+        # neither flags nor --set reach into a list
+        hint = "give it as a flag, with --set, or in the file"
+        if any(part.isdecimal() for part in path):
+            hint = "give it in the file, or set the whole list: --set 'NAME=[{…}]'"
+        return UsageError(f"option {path[-1]!r} is missing", where=place, hint=hint)
     if first["type"] in _NO_MAPPING:
         return UsageError(
             f"{path[-1] if path else where!r} has to be a mapping of options to values",
@@ -187,13 +191,6 @@ def _shown(value: object) -> str | None:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def _how_to_give(path: list[str]) -> str:
-    """Return a hint where to set an option; neither flags nor ``--set`` reach into a list."""
-    if any(part.isdecimal() for part in path):
-        return "give it in the file, or set the whole list: --set 'NAME=[{…}]'"
-    return "give it as a flag, with --set, or in the file"
-
-
 def _empty_before(values: object, path: list[str]) -> str | None:
     """Return the last option before ``path`` without a value, as wrong indentation leaves it."""
     for part in path[:-1]:
@@ -209,9 +206,7 @@ def _fields_at(config: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     """Return the names that are known at a path inside nested configurations."""
     for part in path:
         field = config.model_fields.get(str(part))
-        for candidate in _models_in(field.annotation if field else None):
-            config = candidate
-            break
+        config = next(iter(_models_in(field.annotation if field else None)), config)
     return list(config.model_fields)
 
 

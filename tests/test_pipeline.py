@@ -105,7 +105,7 @@ def test_a_field_below_a_value_says_what_to_set() -> None:
     with pytest.raises(UsageError) as caught:
         override({"data": "digits"}, ["data.name=photos"])
     assert caught.value.got == "'digits'"
-    assert caught.value.hint == "set that as a whole: --set data=VALUE"
+    assert caught.value.hint == "set that value instead: --set data=VALUE"
 
 
 def test_a_fitted_mixture_has_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

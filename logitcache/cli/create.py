@@ -143,12 +143,12 @@ def precompute(
     """
     flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import gather, print_json, with_compiling, with_features
+    from logitcache.cli.options import gather, print_json, with_teacher_options
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_precompute
 
     values = gather(_text(config), flags, sets or [])
-    values = with_compiling(with_features(values, feature or []), compiled)
+    values = with_teacher_options(values, feature or [], compiled)
     from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
 

@@ -9,12 +9,12 @@ from logitcache.cli.layout import new_console, new_table, percent_text, print_li
 from logitcache.cli.options import gather, network, print_json
 from logitcache.cli.progress import ProgressLine
 from logitcache.errors import first_of
-from logitcache.training.evaluate import EvaluateConfig, EvaluateResult, evaluate_network
+from logitcache.training.evaluate import EvaluateConfig, evaluate_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["print_evaluation", "run_evaluate"]
+__all__ = ["run_evaluate"]
 
 
 def run_evaluate(
@@ -36,12 +36,7 @@ def run_evaluate(
         result = evaluate_network(config, on_progress=line.count)
     if as_json:
         print_json(result.to_json())
-    else:
-        print_evaluation(result)
-
-
-def print_evaluation(result: EvaluateResult) -> None:
-    """Print the accuracy and loss of a network, and the images that are not counted."""
+        return
     console = new_console()
     table = new_table("network", "images", "classes", "top-1", "top-5", "loss")
     found = result.evaluation

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = [
+    "IMAGES",
     "AddViews",
     "BatchSize",
     "Budget",
@@ -35,11 +36,11 @@ __all__ = [
     "UnitRows",
     "VerifySets",
     "Views",
-    "field_of",
     "settings_of",
 ]
 
 
+# parameters that set no field, and fields that are named differently from their parameter
 _NO_FIELDS = {"as_json", "compiled", "config", "configs", "feature", "model", "resume", "sets"}
 _FIELDS = {
     "budget": "encoding.budget",
@@ -56,15 +57,6 @@ _FIELDS = {
 _READERS: dict[str, Callable[[Any], object]] = {"objective": objectives, "teacher": teachers}
 
 
-def field_of(parameter: str) -> str | None:
-    """Return the dotted path of the field that a flag sets; None if it sets none.
-
-    Args:
-        parameter: Name of the flag's parameter; fields have the same name by default.
-    """
-    return None if parameter in _NO_FIELDS else _FIELDS.get(parameter, parameter)
-
-
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a command's flags by the field that each sets, None if not given.
 
@@ -72,9 +64,9 @@ def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
         values: Values of the command's parameters: its ``locals()`` before any other statement.
     """
     return {
-        field: _READERS[name](value) if name in _READERS and value is not None else value
+        _FIELDS.get(name, name): _READERS[name](value or []) if name in _READERS else value
         for name, value in values.items()
-        if (field := field_of(name)) is not None
+        if name not in _NO_FIELDS
     }
 
 
@@ -101,13 +93,8 @@ VerifySets = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 CacheFolder = Annotated[str | None, typer.Option(help="Folder or URL of the cache.")]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="Images: a folder, a .tar file, digits (scikit-learn), or torch/SET:FOLDER "
-        "(torchvision)."
-    ),
-]
+IMAGES = "Images: a folder, a .tar file, digits (scikit-learn), or torch/SET:FOLDER (torchvision)."
+Data = Annotated[str | None, typer.Option(help=IMAGES)]
 Teacher = Annotated[
     list[str] | None,
     typer.Option(

@@ -21,8 +21,7 @@ __all__ = [
     "print_json",
     "saved_config",
     "teachers",
-    "with_compiling",
-    "with_features",
+    "with_teacher_options",
 ]
 
 SCHEMA_VERSION = 1
@@ -122,13 +121,16 @@ def teachers(specifications: Sequence[str]) -> dict[str, dict[str, Any]] | None:
     return found or None
 
 
-def with_features(values: Mapping[str, Any], specifications: Sequence[str]) -> dict[str, Any]:
-    """Return values of a configuration with features of its teachers added.
+def with_teacher_options(
+    values: Mapping[str, Any], specifications: Sequence[str], compiled: bool
+) -> dict[str, Any]:
+    """Return values of a configuration with options of its teachers added.
 
     Args:
         values: Values of the configuration.
         specifications: ``NAME=TAP[,OPTION=VALUE…]``, options as in
             :class:`~logitcache.encoding.feature_choice.FeatureConfig`.
+        compiled: Whether to compile all teachers.
 
     Raises:
         UsageError: A specification has another form, or there is no such teacher.
@@ -152,15 +154,9 @@ def with_features(values: Mapping[str, Any], specifications: Sequence[str]) -> d
         chosen = {key: parse_value(text, where) for key, _, text in pairs}
         features = {**teachers[name].get("features", {}), tap: chosen}
         teachers[name] = {**teachers[name], "features": features}
-    return {**values, "teachers": teachers} if specifications else dict(values)
-
-
-def with_compiling(values: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
-    """Return values of a configuration with all its teachers compiled, if that is requested."""
-    teachers = values.get("teachers") or {}
-    if not compiled:
-        return dict(values)
-    return {**values, "teachers": {n: {**dict(t), "compile": True} for n, t in teachers.items()}}
+    if compiled:
+        teachers = {name: {**teacher, "compile": True} for name, teacher in teachers.items()}
+    return {**values, "teachers": teachers} if specifications or compiled else dict(values)
 
 
 def objectives(names: Sequence[str]) -> list[dict[str, Any]] | None:

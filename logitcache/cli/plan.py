@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.store.open import locate
 from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text, print_line
-from logitcache.cli.options import gather, print_json, with_compiling, with_features
+from logitcache.cli.options import gather, print_json, with_teacher_options
 from logitcache.pipeline.settings import merged, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate.estimate import estimate_cache
@@ -46,7 +46,7 @@ def run_plan(
     values: dict[str, Any] = {}
     for config in configs:
         values = merged(values, read_yaml(config))
-    values = with_compiling(with_features(gather(values, flags, sets), features), compiled)
+    values = with_teacher_options(gather(values, flags, sets), features, compiled)
     cache = locate(str(values["cache"])) if values.get("cache") else None
     found = estimate_cache(PrecomputeConfig.parse({"cache": _NO_CACHE, **values}, "plan"), cache)
     if as_json:

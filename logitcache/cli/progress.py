@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from rich.progress import Task
 
-    from logitcache.cache.verify.integrity import VerifyProgress
     from logitcache.precompute.run.compute import Progress as PrecomputeProgress
     from logitcache.precompute.run.compute import WorkerProgress
     from logitcache.training.progress import TrainProgress
@@ -124,10 +123,6 @@ class ProgressLine:
     def views(self, done: int, total: int) -> None:
         """Show how many views are done."""
         self._show(done, total, "views")
-
-    def verify(self, progress: VerifyProgress) -> None:
-        """Show how much of a cache is verified."""
-        self.bytes(progress.done, progress.total)
 
     def bytes(self, done: int, total: int) -> None:
         """Show how many bytes of a total are done, in megabytes."""

@@ -11,7 +11,7 @@ from logitcache.cli.options import print_json
 from logitcache.cli.pipeline_tables import print_pipeline
 from logitcache.cli.stages import stage_runner
 from logitcache.pipeline.config import PipelineConfig
-from logitcache.pipeline.run import Pipeline, StageResult
+from logitcache.pipeline.run import Pipeline
 from logitcache.pipeline.settings import find_pipeline, override, read_yaml
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ def run_pipeline(
         pipelines = load_pipelines(name, out=out, seeds=seeds, sets=sets)
         runs = [pipeline.run(stage_runner(stop), only) for pipeline in pipelines]
     if as_json:
-        print_json({"pipeline": name, "runs": [_document(results) for results in runs]})
+        documents = [
+            {result.stage.name: {"kind": result.stage.kind, **result.values} for result in results}
+            for results in runs
+        ]
+        print_json({"pipeline": name, "runs": documents})
     else:
         print_pipeline(runs)
 
@@ -53,7 +57,3 @@ def load_pipelines(
         Pipeline(config, out=str(folder / f"seed-{seed}"), seed=seed)
         for seed in range(config.seed, config.seed + seeds)
     ]
-
-
-def _document(results: Sequence[StageResult]) -> dict[str, object]:
-    return {result.stage.name: {"kind": result.stage.kind, **result.values} for result in results}

@@ -125,7 +125,10 @@ def run_repair(flags: Mapping[str, Any], sets: Sequence[str], *, as_json: bool) 
     config = RepairConfig.parse(gather(None, flags, sets), "repair")
     with StopRequest() as stop, ProgressLine("verify") as checks, ProgressLine("repair") as line:
         summary = repair_cache(
-            config, on_verify=checks.verify, on_progress=line.precompute, should_stop=stop
+            config,
+            on_verify=lambda progress: checks.bytes(progress.done, progress.total),
+            on_progress=line.precompute,
+            should_stop=stop,
         )
     if as_json:
         print_json(summary.to_json())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from logitcache.cli.echo import echo
-from logitcache.cli.flags import Json
+from logitcache.cli.flags import IMAGES, Json
 
 if TYPE_CHECKING:
     from logitcache.report.gallery import Gallery
@@ -20,13 +20,7 @@ views_app = typer.Typer(
     no_args_is_help=True,
 )
 
-_Data = Annotated[
-    str,
-    typer.Option(
-        help="Images: a folder, a .tar file, digits (scikit-learn), or torch/SET:FOLDER "
-        "(torchvision)."
-    ),
-]
+_Data = Annotated[str, typer.Option(help=IMAGES)]
 _Cache = Annotated[
     str | None, typer.Option(help="Show the views of this cache, mixed with the same images.")
 ]

@@ -141,7 +141,11 @@ class Match(nn.Module):
         wanted = pair.teacher if teacher.standardized else self._normalized(pair.teacher)
         loss = self._reduced(student, wanted, counts)
         total = 1.0
-        for side, share in self._levels(pair.grid):
+        smaller = [
+            side for side in self.config.levels if pair.grid is not None and side < pair.grid
+        ]
+        for index, side in enumerate(smaller, start=1):
+            share = 0.5**index
             ones = counts.new_ones(1, side**2)
             here, there = _pooled(student, pair.grid, side), _pooled(wanted, pair.grid, side)
             loss = loss + share * self._reduced(here, there, ones)
@@ -171,11 +175,6 @@ class Match(nn.Module):
             return (each_BND.sum(2) * counts).sum() / len(each_BND)
         weights_BN = counts.expand(len(each_BND), -1)
         return (each_BND.mean(2) * weights_BN).sum() / weights_BN.sum()
-
-    def _levels(self, grid: int | None) -> list[tuple[int, float]]:
-        """Return the side and the weight of every level that is smaller than the map."""
-        smaller = [side for side in self.config.levels if grid is not None and side < grid]
-        return [(side, 0.5**index) for index, side in enumerate(smaller, start=1)]
 
     def _check(self, teacher: Features) -> None:
         """Raise an error for options that do not fit the cached features."""

@@ -111,17 +111,9 @@ def _distances(things_GMD: Tensor) -> Tensor:
 
 def _angles_at(student_GMD: Tensor, teacher_GME: Tensor, anchors: slice) -> Tensor:
     """Return the sum of the Huber loss of the cosines at some anchors, a scalar."""
-    student, teacher = (
-        _cosines(things_GMD[:, None] - things_GMD[:, anchors, None])
-        for things_GMD in (student_GMD, teacher_GME)
-    )
-    return functional.smooth_l1_loss(student, teacher, reduction="sum")
-
-
-def _cosines(between_GmMD: Tensor) -> Tensor:
-    """Return the cosines between differences to one anchor, (G, m, M, M)."""
-    units_GmMD = _units(between_GmMD)
-    return units_GmMD @ units_GmMD.transpose(2, 3)
+    units = (_units(all_[:, None] - all_[:, anchors, None]) for all_ in (student_GMD, teacher_GME))
+    student_GmMM, teacher_GmMM = (units_GmMD @ units_GmMD.transpose(2, 3) for units_GmMD in units)
+    return functional.smooth_l1_loss(student_GmMM, teacher_GmMM, reduction="sum")
 
 
 def _units(vectors: Tensor) -> Tensor:

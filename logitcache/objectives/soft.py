@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.encoding.tail import quadratic
+from logitcache.objectives.alignment import wide
 from logitcache.objectives.sparse_cross_entropy import cross_bucket, cross_spread
 from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
@@ -106,8 +107,7 @@ def soft_divergence(
     """
     if logits_BC.shape[1] != teacher.num_classes:
         raise other_classes(logits_BC.shape[1], teacher.num_classes)
-    wide = logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
-    scaled_BC = wide if temperature == 1.0 else wide / temperature
+    scaled_BC = wide(logits_BC) if temperature == 1.0 else wide(logits_BC) / temperature
     if isinstance(teacher, SparseLogits):
         divergence_B = _sparse_divergence(scaled_BC, teacher, 1.0 / temperature, tail)
     else:

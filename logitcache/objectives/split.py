@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.errors import UsageError
+from logitcache.objectives.alignment import wide
 from logitcache.objectives.sparse_cross_entropy import log_absent_mass
 from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
@@ -104,7 +105,7 @@ class Split:
         labels_B = targets.labels.clamp(min=0)
         total = logits_BC.new_zeros((), dtype=torch.float32)
         for name, weight in weights.items():
-            rows_B = self._rows(_wide(logits_BC), labels_B, targets.teachers[name])
+            rows_B = self._rows(wide(logits_BC), labels_B, targets.teachers[name])
             total = total + weight * (rows_B * labeled).sum() / labeled.sum()
         return total
 
@@ -249,7 +250,3 @@ def _absent_label(teacher: SparseLogits, log_mass_B: Tensor, absent_B: Tensor) -
         return log_share_B
     stored_B = teacher.label_log_probs.to(log_mass_B.dtype)
     return torch.where(torch.isnan(stored_B), log_share_B, torch.minimum(stored_B, log_mass_B))
-
-
-def _wide(logits_BC: Tensor) -> Tensor:
-    return logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()

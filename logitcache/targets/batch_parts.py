@@ -101,14 +101,10 @@ def _join_logits(parts: Sequence[TeacherLogits]) -> TeacherLogits:
     )
 
 
-def _decode_features(
-    group: FeatureGroup, arrays: Encoded, positions: NDArray[np.int64] | None
-) -> Features:
-    return decode_features(group.encoding, arrays, positions)
-
-
 BATCH_PARTS = {
     TeacherGroup.kind: BatchPart("teachers", _decode_logits, _join_logits),
-    FeatureGroup.kind: BatchPart("features", _decode_features, join_features),
+    FeatureGroup.kind: BatchPart(
+        "features", lambda group, *arrays: decode_features(group.encoding, *arrays), join_features
+    ),
 }
 """By kind of group; groups of other kinds have no rows, so they are not part of a batch."""

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
     from logitcache.targets.image_rows import ImageRows
-    from logitcache.views.spec import View
 
 __all__ = ["FingerprintReport", "check_fingerprints", "checked_rows"]
+
+_MALFORMED = "a view fingerprint in the cache is malformed"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ def check_fingerprints(
     check = _Check(cache, source, rows or match_rows(cache, source, subset=True))
     for document in cache.probes():
         for values in document.probes:
-            probe = _parse(cache, values)
+            try:
+                probe = Fingerprint.from_json(values)
+            except ValueError as error:
+                raise CacheDamaged(_MALFORMED, where=cache.url, got=str(error)) from None
             if probe.view_id in cache.manifest.views:  # it may have been dropped
                 check.one(probe, document.versions)
     report = check.report()
@@ -133,7 +137,12 @@ class _Check:
         )
         where = f"{self._cache.url}, view {probe.view_id}"
         view = parse_view(self._cache.manifest.views[probe.view_id], where)
-        _check_fingerprint(view, probe, where)
+        try:
+            view.check_sizes([probe.size])
+        except UsageError as error:
+            raise CacheDamaged(
+                _MALFORMED, where=where, expected=error.expected, got=error.got
+            ) from None
         partner = others[0] if others else None
         now = make_fingerprint(view, probe.size, image, partner, self._cache.decoding)
         difference = fingerprint_difference(probe, now)
@@ -174,28 +183,6 @@ class _Check:
             got="different crops, flips, colors or mixtures, which no option tolerates",
             hint="install the logitcache version that computed the cache, or precompute it again",
         )
-
-
-def _parse(cache: Cache, values: dict[str, Any]) -> Fingerprint:
-    try:
-        return Fingerprint.from_json(values)
-    except ValueError as error:
-        raise CacheDamaged(
-            "a view fingerprint in the cache is malformed", where=cache.url, got=str(error)
-        ) from None
-
-
-def _check_fingerprint(view: View, probe: Fingerprint, where: str) -> None:
-    """Raise an error for a size that the view cannot be rendered at."""
-    try:
-        view.check_sizes([probe.size])
-    except UsageError as error:
-        raise CacheDamaged(
-            "a view fingerprint in the cache is malformed",
-            where=where,
-            expected=error.expected,
-            got=error.got,
-        ) from None
 
 
 def _pixel_drift(cache: Cache, report: FingerprintReport) -> PixelDrift:

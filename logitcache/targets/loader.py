@@ -111,7 +111,15 @@ class Loader:
         return self.settings.batches(len(self.rows))
 
     def __iter__(self) -> Iterator[tuple[Tensor, TargetBatch]]:
-        return self._walk()
+        # a generator, so the epoch starts with the first next()
+        epoch, first = self._next
+        self._next, self._position = (epoch + 1, 0), (epoch, first)
+        last = self.batches_of(epoch)
+        batches = self.epoch(epoch, first_batch=first, followed=True)
+        for batch, shown in enumerate(batches, first + 1):
+            # set before the batch is yielded: a state saved while it is used counts it as done
+            self._position = (epoch, batch) if batch < last else (epoch + 1, 0)
+            yield shown
 
     def __enter__(self) -> Self:
         return self
@@ -242,17 +250,6 @@ class Loader:
     def batches_of(self, epoch: int) -> int:
         """Return the number of batches of an epoch."""
         return self.settings.batches(self.images_of(epoch))
-
-    def _walk(self) -> Iterator[tuple[Tensor, TargetBatch]]:
-        """Iterate over the next epoch; a generator, so it starts with the first ``next()``."""
-        epoch, first = self._next
-        self._next, self._position = (epoch + 1, 0), (epoch, first)
-        last = self.batches_of(epoch)
-        batches = self.epoch(epoch, first_batch=first, followed=True)
-        for batch, shown in enumerate(batches, first + 1):
-            # set before the batch is yielded: a state saved while it is used counts it as done
-            self._position = (epoch, batch) if batch < last else (epoch + 1, 0)
-            yield shown
 
     def _order(self) -> dict[str, int]:
         """Return the settings that the order of images depends on."""

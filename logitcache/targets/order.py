@@ -128,7 +128,7 @@ class _Units:
         self._count = -(-len(numbers) // unit_rows)
         if isinstance(numbers, SomeRows):
             every = np.arange(int(numbers.rows[-1]) // unit_rows + 1)
-            starts, stops = self._edges(every)
+            starts, stops = self.edges(every)
             self._filled = every[stops > starts]
             self._count = len(self._filled)
 
@@ -138,10 +138,6 @@ class _Units:
     def numbers(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of units by their rank."""
         return chosen if self._filled is None else self._filled[chosen]
-
-    def spans(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the positions of the first and after the last row of each unit."""
-        return self._edges(self.numbers(chosen))
 
     def windows(
         self, seed: int, epoch: int, window_units: int, block_units: int
@@ -184,10 +180,11 @@ class _Units:
 
     def count(self, chosen: NDArray[np.int64]) -> int:
         """Return the number of rows in some units."""
-        starts, stops = self.spans(chosen)
+        starts, stops = self.edges(self.numbers(chosen))
         return int((stops - starts).sum())
 
-    def _edges(self, units: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def edges(self, units: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the positions of the first and after the last row of units, by number."""
         find = self._numbers.find
         return find(units * self._rows), find((units + 1) * self._rows)
 
@@ -199,7 +196,7 @@ def _window_rows(
     partners_of: PartnersOf | None,
 ) -> NDArray[np.int64]:
     """Return the rows of a window that are shown, ascending."""
-    spans = zip(*units.spans(chosen), strict=True)
+    spans = zip(*units.edges(units.numbers(chosen)), strict=True)
     rows = np.concatenate([numbers.take(np.arange(start, stop)) for start, stop in spans])
     return rows if partners_of is None else rows[partners_of(rows) >= 0]
 

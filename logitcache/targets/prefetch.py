@@ -36,7 +36,8 @@ class ReadAhead(Generic[Item, Result]):
 
     def begin(self) -> None:
         """Start to read the first item."""
-        self._begun = self._thread.submit(self._read_first)
+        # islice: the item is drawn in the thread, too, since that may read data from disk
+        self._begun = self._thread.submit(self._read_all, islice(self._items, 1))
 
     def drop(self) -> None:
         """Discard the first item, whether it has been read or not."""
@@ -58,7 +59,7 @@ class ReadAhead(Generic[Item, Result]):
         try:
             waiting[0].result()  # the thread draws the first item, and iterators are not shared
             for item in self._items:
-                waiting.append(self._thread.submit(self._read_one, item))
+                waiting.append(self._thread.submit(self._read_all, [item]))
                 yield from waiting.popleft().result()
             if at_last is not None:
                 at_last()
@@ -67,12 +68,5 @@ class ReadAhead(Generic[Item, Result]):
             for future in waiting:
                 future.cancel()
 
-    def _read_first(self) -> list[tuple[Item, Result]]:
-        """Read the first item, if there is one.
-
-        Drawing it is part of the work, since the items may be computed from data on disk.
-        """
-        return [(item, self._read(item)) for item in islice(self._items, 1)]
-
-    def _read_one(self, item: Item) -> list[tuple[Item, Result]]:
-        return [(item, self._read(item))]
+    def _read_all(self, items: Iterable[Item]) -> list[tuple[Item, Result]]:
+        return [(item, self._read(item)) for item in items]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES
@@ -153,30 +153,19 @@ def _chosen(cache: Cache, complete: Sequence[str], wanted: Sequence[str]) -> lis
 def cached_targets(
     url: str,
     data: DataConfig | Source,
-    teachers: Sequence[str] | None = None,
-    features: Sequence[str] = (),
     *,
-    views: Sequence[str] = (),
-    show: Sequence[str] = (BASE,),
-    target_memory: int = DEFAULT_TARGET_MEMORY,
-    shuffled: bool = False,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
     local_copy: str | None = None,
     local_copy_bytes: int = DEFAULT_COPY_BYTES,
     revision: str | None = None,
+    **selection: Any,
 ) -> tuple[ImageRows, Targets]:
     """Open a cache, match it with the available images, and check its view fingerprints.
 
     Args:
         url: Folder or URL of the cache.
         data: The images.
-        teachers: Names of the teachers; all teachers by default, none for an empty list.
-        features: Layers with cached features, as ``<teacher>/<tap>``.
-        views: Views of the cache; all by default.
-        show: Names of the views of a batch, see :mod:`.view_group`.
-        target_memory: Maximum memory for targets, in bytes.
-        shuffled: Whether every row gets the targets of another row, as a control experiment.
         subset: Whether images of the cache may be missing.
         tolerate_pixel_drift: Largest accepted difference between pixel values, 0 to 255, of view
             fingerprints rendered on this machine and in the cache.
@@ -184,19 +173,12 @@ def cached_targets(
             default.
         local_copy_bytes: Maximum size of that folder; 0 for no copies.
         revision: sha256 of the required revision, or its first 12 or more digits.
+        selection: Arguments of :meth:`Targets.of`.
     """
     cache = open_cache(
         url, local_copy=local_copy, local_copy_bytes=local_copy_bytes, revision=revision
     )
-    targets = Targets.of(
-        cache,
-        teachers,
-        features,
-        views=views,
-        show=show,
-        target_memory=target_memory,
-        shuffled=shuffled,
-    )
+    targets = Targets.of(cache, **selection)
     source = open_source_for(data, (), "", listing=cache.listing)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return rows, targets

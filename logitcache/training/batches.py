@@ -68,7 +68,10 @@ def training_loader(
     )
     views = None if targets else config.views or ViewsConfig()
     loader = Loader(rows, settings, targets=targets, views=views)
-    smallest = _smallest_batch(loader, config.epochs or epochs_in(loader, config.steps or 1))
+    smallest = min(  # of the last batches of all epochs, which may differ if images are mixed
+        settings.images_of(loader.batches_of(epoch) - 1, loader.images_of(epoch))
+        for epoch in range(config.epochs or epochs_in(loader, config.steps or 1))
+    )
     # a batch with fewer images than processes is shown as a whole by each of them
     own = smallest // ranks.count if smallest >= ranks.count else smallest
     least = 1 if own > 1 else smallest_batch()
@@ -116,11 +119,3 @@ def epochs_in(loader: Loader, batches: int) -> int:
 def without_partner(loader: Loader, epochs: int) -> int:
     """Return the largest number of images of an epoch that lack their mixing partner."""
     return len(loader.rows) - min(loader.images_of(epoch) for epoch in range(epochs))
-
-
-def _smallest_batch(loader: Loader, epochs: int) -> int:
-    """Return the number of images in the smallest batch of the first epochs, of all processes."""
-    return min(
-        loader.settings.images_of(loader.batches_of(epoch) - 1, loader.images_of(epoch))
-        for epoch in range(epochs)
-    )

@@ -39,8 +39,8 @@ def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targe
     rows, targets = cached_targets(
         config.cache,
         config.data,
-        needs.teachers,
-        needs.features,
+        teachers=needs.teachers,
+        features=needs.features,
         views=config.use_views,
         show=config.show,
         target_memory=config.target_memory,

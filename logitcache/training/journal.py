@@ -76,8 +76,16 @@ class Journal:
         self._csv = out / _EPOCHS
         kept = [event for event in read_journal(out) if event["step"] <= step]
         write_file(self._path, "".join(json.dumps(event) + "\n" for event in kept))
-        self._write_csv([event for event in kept if event["event"] == "epoch"])
-        self._board = _open_board(out / _BOARD, step)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(event for event in kept if event["event"] == "epoch")
+        write_file(self._csv, table.getvalue())
+        self._board: Any = None
+        if importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(out / _BOARD), purge_step=step + 1)
 
     def event(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Write one event."""
@@ -103,18 +111,3 @@ class Journal:
         """Write buffered values of TensorBoard to disk."""
         if self._board is not None:
             self._board.close()
-
-    def _write_csv(self, epochs: list[dict[str, Any]]) -> None:
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(epochs)
-        write_file(self._csv, table.getvalue())
-
-
-def _open_board(folder: Path, step: int) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -247,8 +247,9 @@ class _Run:
         """Train to the end of the current epoch, or of the run."""
         state = self._state
         state.model.train()
+        left = self._loader.batches_of(state.epoch) - state.batch
         batches = self._loader.epoch(
-            state.epoch, first_batch=state.batch, followed=self._goes_on_after_this_epoch()
+            state.epoch, first_batch=state.batch, followed=state.step + left < self._steps
         )
         while state.step < self._steps:
             with self._clock.waiting():
@@ -265,11 +266,6 @@ class _Run:
                     hint="continue with --resume",
                 )
         batches.close()  # type: ignore[attr-defined]  # a generator; drops what it has read ahead
-
-    def _goes_on_after_this_epoch(self) -> bool:
-        state = self._state
-        left = self._loader.batches_of(state.epoch) - state.batch
-        return state.step + left < self._steps
 
     def _train_batch(self, images: Tensor, targets: TargetBatch) -> bool:
         """Train on one batch and return whether to stop after it.
@@ -318,7 +314,8 @@ class _Run:
         self._finite.check_last(state.epoch)
         self._hooks.on_epoch(state.epoch)
         # part of the checkpoint, so that a run that is stopped during evaluation can repeat it
-        state.unfinished = {"epoch": state.epoch, **state.means(), "lr": state.learning_rate}
+        lr = float(state.optimizer.param_groups[0]["lr"])
+        state.unfinished = {"epoch": state.epoch, **state.means(), "lr": lr}
         state.next_epoch()
         if state.step >= self._steps or state.epoch % self._config.checkpoint_every == 0:
             state.save()

@@ -6,6 +6,7 @@ uninterrupted one; the number of processes may change.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,8 @@ def previous_run(
     before = type(config).parse(checkpoint.config, f"{out}, checkpoint").model_dump(mode="json")
     now = config.model_dump(mode="json")
     differing = sorted(name for name in now.keys() - _FREE_FIELDS if now[name] != before[name])
-    longer = differing == [_length_of(config)] and _is_longer(config, checkpoint)
+    length = "steps" if config.epochs is None else "epochs"
+    longer = differing == [length] and now[length] > (before[length] or math.inf)
     if differing and not longer:
         own = set(differing) <= {"epochs", "steps"}
         raise UsageError(
@@ -95,16 +97,6 @@ def previous_run(
             f"new run with --student local-dir:{out / 'export'}",
         )
     return checkpoint, None if longer else read_result(out)
-
-
-def _length_of(config: TrainConfig) -> str:
-    return "steps" if config.epochs is None else "epochs"
-
-
-def _is_longer(config: TrainConfig, checkpoint: Checkpoint) -> bool:
-    name = _length_of(config)
-    before = checkpoint.config.get(name)
-    return before is not None and getattr(config, name) > before
 
 
 class RunState:
@@ -158,11 +150,6 @@ class RunState:
     def final_network(self) -> nn.Module:
         """The network to evaluate and export: the moving average if there is one."""
         return self._network if self._ema is None else self._ema.module
-
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
 
     def count(self, losses: dict[str, Tensor]) -> None:
         """Update schedule, moving average and sums of losses after a step.

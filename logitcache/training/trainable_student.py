@@ -57,7 +57,9 @@ class TrainableStudent(nn.Module):
         self.objective = objective
         zeros = {tap: torch.zeros(1, *shape.shape) for tap, shape in self._shapes.items()}
         # before the optimizer is built, which has to know all parameters
-        objective.fit(self.outputs((torch.zeros(1, 1), zeros)), _example(features))
+        unlabeled = torch.full((1,), -1)
+        targets = TargetBatch(torch.zeros(1, dtype=torch.long), unlabeled, {}, features=features)
+        objective.fit(self.outputs((torch.zeros(1, 1), zeros)), targets)
 
     def forward(self, images_B3SS: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and, if there are tapped layers, their activations."""
@@ -119,9 +121,3 @@ class TrainableStudent(nn.Module):
             if module is not self and own is not None:
                 names |= {f"{prefix}.{name}" for name in own()}
         return names
-
-
-def _example(features: Mapping[str, Features]) -> TargetBatch:
-    return TargetBatch(
-        torch.zeros(1, dtype=torch.long), torch.full((1,), -1), {}, features=features
-    )

@@ -114,9 +114,9 @@ def test_a_file_flags_and_assignments_in_this_order(
         (["precompute", "--set", "device=gpu"], 2, "this device cannot be used"),
         (["precompute", "--set", "teachers.t.model.x=1"], 2, "no mapping"),
         (["train", "--set", "objectives=[{soft: {}}]", "--set", "objectives.0=1"], 2, "as a whole"),
-        (["precompute", "--config", "nowhere.yaml"], 2, "cannot read this file"),
+        (["precompute", "--config", "nowhere.yaml"], 2, "the file cannot be read"),
         (["precompute", "--set", "views.cuont=3"], 2, "did you mean 'count'"),
-        (["precompute", "--set", "views"], 2, "not an assignment"),
+        (["precompute", "--set", "views"], 2, "no assignment"),
         (
             ["train", "--out", "o", "--data", "digits", "--student", "vitt", "--epochs", "1"],
             2,
@@ -126,7 +126,7 @@ def test_a_file_flags_and_assignments_in_this_order(
         (["train", "--objective", "soft=a"], 2, "not a number"),
         (["inspect", "nowhere"], 1, "no cache here"),
         (["train", "--set", "student.kwargs={img_size:32}"], 2, "img_size: 32"),
-        (["precompute", "--set", "data.name=d"], 2, "set that as a whole: --set data=VALUE"),
+        (["precompute", "--set", "data.name=d"], 2, "set that value instead: --set data=VALUE"),
         (["status", "nowhere"], 1, "no cache here"),
         (["run", "cifar11"], 2, "did you mean 'cifar10'"),
         (["nonsense"], 2, "No such command"),
@@ -338,10 +338,10 @@ def test_not_yaml(tmp_path: Path) -> None:
     from logitcache.pipeline.settings import read_yaml
 
     (tmp_path / "a.yaml").write_text("a: [1")
-    with pytest.raises(UsageError, match="not YAML"):
+    with pytest.raises(UsageError, match="invalid YAML"):
         read_yaml(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("- 1")
-    with pytest.raises(UsageError, match="not a mapping"):
+    with pytest.raises(UsageError, match="no YAML mapping"):
         read_yaml(tmp_path / "b.yaml")
 
 

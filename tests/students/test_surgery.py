@@ -178,7 +178,7 @@ def test_statistics_of_frozen_norms_stay() -> None:
 @pytest.mark.parametrize(
     ("model", "surgery", "message"),
     [
-        ("resnet10t", {"depth": 2}, "no sequence of blocks"),
+        ("resnet10t", {"depth": 2}, "needs a network with a sequence of blocks"),
         ("resnet10t", {"lora": {}}, "no linear layer"),
         ("vit", {"depth": [0, 6]}, "no block 6"),
         ("vit", {"depth": [3, 1]}, "ascending"),
