@@ -185,9 +185,7 @@ def train(
         int | None, typer.Option(help="Number of images whose labels are used; all by default.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Number of steps (batches), instead of --epochs.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps, instead of --epochs.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images per batch, of all processes together.")
     ] = None,
@@ -195,9 +193,7 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Random seed for initialization, data order and dropout.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto for an accelerator if there is one, or cpu.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, or cpu to use no accelerator.")] = None,
     revision: Revision = None,
     use_views: Annotated[
         str | None,
@@ -230,7 +226,7 @@ def train(
         str | None, typer.Option(help="Automatic mixed precision: no, bf16 or fp16.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Number of threads that decode images, per process.")
+        int | None, typer.Option(help="Number of decoding threads, per process.")
     ] = None,
     on_bad_image: OnBadImage = None,
     onnx: Annotated[

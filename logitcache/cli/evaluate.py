@@ -26,7 +26,7 @@ def run_evaluate(
         model: Folder of an exported network, or ``MODEL[@WEIGHTS]``.
         flags: Fields of an :class:`.EvaluateConfig` by dotted path.
         sets: ``a.b=value`` assignments to its fields.
-        as_json: Whether to print one document instead of a table.
+        as_json: Whether to print one JSON document instead of a table.
     """
     is_folder = Path(model).expanduser().is_dir()
     named = {"model": f"local-dir:{model}"} if is_folder else network(model)

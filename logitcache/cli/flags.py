@@ -126,9 +126,7 @@ Revision = Annotated[
         "or more digits.",
     ),
 ]
-Views = Annotated[
-    int | None, typer.Option(help="Number of randomly augmented views of each image.")
-]
+Views = Annotated[int | None, typer.Option(help="Number of augmented views per image.")]
 AddViews = Annotated[
     bool | None,
     typer.Option(
@@ -137,13 +135,10 @@ AddViews = Annotated[
 ]
 TopK = Annotated[
     int | None,
-    typer.Option(
-        help="Number of most likely classes to store per image and view; by default 50, or all "
-        "for up to 256 classes."
-    ),
+    typer.Option(help="Classes to store per image and view; by default 50, or all if up to 256."),
 ]
 Budget = Annotated[
-    str | None, typer.Option(metavar="80B", help="Maximum number of bytes per image and view.")
+    str | None, typer.Option(metavar="80B", help="Maximum bytes per image and view.")
 ]
 MaxKl = Annotated[
     str | None,
@@ -155,36 +150,25 @@ MaxKl = Annotated[
 ]
 BatchSize = Annotated[
     str | None,
-    typer.Option(
-        metavar="N|auto", help="Images per forward pass, a power of two; auto for the fastest."
-    ),
+    typer.Option(metavar="N|auto", help="Images per forward pass, a power of two; or auto."),
 ]
 UnitRows = Annotated[
     int | None,
     typer.Option(help="Images per unit of work, a power of two; fixed when the cache is created."),
 ]
 Device = Annotated[
-    str | None,
-    typer.Option(
-        help="Torch device, for example cpu or cuda:1; by default auto, the accelerator if there "
-        "is one."
-    ),
+    str | None, typer.Option(help="Torch device, for example cpu or cuda:1; auto by default.")
 ]
 Precision = Annotated[
-    str | None,
-    typer.Option(help="Precision of the teachers' forward passes: float32, bfloat16 or float16."),
+    str | None, typer.Option(help="Precision of the teachers: float32, bfloat16 or float16.")
 ]
 Threads = Annotated[
-    int | None,
-    typer.Option(help="Number of threads that decode images; all processors by default."),
+    int | None, typer.Option(help="Number of decoding threads; all processors by default.")
 ]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile all teachers with torch.compile.")
 ]
 OnBadImage = Annotated[
     str | None,
-    typer.Option(
-        help="What to do with an image that cannot be decoded: error stops the command, skip "
-        "leaves the image out."
-    ),
+    typer.Option(help="error to stop at an image that cannot be decoded, skip to leave it out."),
 ]

@@ -116,11 +116,7 @@ def evaluate(
         int | None, typer.Option(help="Side of the input in pixels; the network's own by default.")
     ] = None,
     crop_pct: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the shorter side that the center crop keeps; the network's own by "
-            "default."
-        ),
+        float | None, typer.Option(help="Share of the shorter side that the center crop keeps.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     device: Device = None,

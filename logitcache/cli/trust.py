@@ -100,11 +100,7 @@ def _check_usage(config: VerifyConfig, *, audits_some: bool) -> None:
         UsageError: Teachers without images, or a choice of rows without a teacher.
     """
     if config.teachers and config.data is None:
-        raise UsageError(
-            "teacher outputs cannot be recomputed without images",
-            where="--teachers",
-            hint="add --data with the images the cache was computed from",
-        )
+        raise UsageError("--teachers needs the images of the cache", hint="add --data IMAGES")
     if audits_some and not config.teachers:
         raise UsageError(
             "--full and --views choose rows to compare with a teacher, but no teacher is given",
@@ -113,13 +109,7 @@ def _check_usage(config: VerifyConfig, *, audits_some: bool) -> None:
 
 
 def run_repair(flags: Mapping[str, Any], sets: Sequence[str], *, as_json: bool) -> None:
-    """Repair a cache and exit with code 4 if damage remains.
-
-    Args:
-        flags: Fields of a :class:`~logitcache.check.repair.RepairConfig`.
-        sets: ``a.b=value`` assignments to its fields.
-        as_json: Whether to print one JSON document instead of text.
-    """
+    """Repair a cache, given fields of a ``RepairConfig``; exit with code 4 if damage remains."""
     from logitcache.check.repair import RepairConfig, repair_cache
 
     config = RepairConfig.parse(gather(None, flags, sets), "repair")

@@ -24,9 +24,7 @@ _Data = Annotated[str, typer.Option(help=IMAGES)]
 _Cache = Annotated[
     str | None, typer.Option(help="Show the views of this cache, mixed with the same images.")
 ]
-_Key = Annotated[
-    list[str] | None, typer.Option(help="Path of an image, relative to the data root; repeatable.")
-]
+_Key = Annotated[list[str] | None, typer.Option(help="Path of an image in the data; repeatable.")]
 _View = Annotated[
     list[str] | None, typer.Option(help="Id of a view, or its number from 0; repeatable.")
 ]
@@ -35,9 +33,7 @@ _Config = Annotated[
 ]
 _Sets = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="A=VALUE", help="Set any view setting, for example count=4; repeatable."
-    ),
+    typer.Option("--set", metavar="A=VALUE", help="Set any view setting; repeatable."),
 ]
 
 
@@ -46,9 +42,7 @@ def show(
     data: _Data,
     cache: _Cache = None,
     key: _Key = None,
-    row: Annotated[
-        list[int] | None, typer.Option(help="Row number of an image, from 0; repeatable.")
-    ] = None,
+    row: Annotated[list[int] | None, typer.Option(help="Row of an image; repeatable.")] = None,
     view: _View = None,
     config: _Config = None,
     sets: _Sets = None,
@@ -103,14 +97,9 @@ def check(
         str | None,
         typer.Option(help="Also render the view fingerprints of this cache; needs --data."),
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="The images the cache was computed from.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Images of the cache.")] = None,
     tolerate_pixel_drift: Annotated[
-        int,
-        typer.Option(
-            min=0, max=255, help="Largest allowed difference between pixel values, 0 to 255."
-        ),
+        int, typer.Option(min=0, max=255, help="Largest allowed pixel difference, 0 to 255.")
     ] = 0,
     as_json: Json = False,
 ) -> None:

@@ -185,9 +185,7 @@ def _on_grid(patches_BPD: Tensor, student: Features, teacher: Features, where: s
     if here is None or there is None:
         if teacher.positions is None and _positions(student) == _positions(teacher):
             return patches_BPD
-        raise unfit(
-            student, teacher, where, "choose layers with square grids or equal numbers of positions"
-        )
+        raise unfit(student, teacher, where, "choose layers with equal or square grids")
     if here == there:
         return patches_BPD
     maps_BDHW = as_map(patches_BPD, here)

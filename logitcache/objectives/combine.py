@@ -105,9 +105,7 @@ class ObjectiveConfig(Config):
             value = {name: options for name, options in value.items() if options is not None}
         first, *others = long_forms(value)
         if others:
-            raise ValueError(
-                f"{value!r} consists of {1 + len(others)} terms: give it in a list of objectives"
-            )
+            raise ValueError(f"{value!r} consists of {1 + len(others)} terms: give it in a list")
         if isinstance(first, str):
             first = {first: {}}
         if not isinstance(first, dict):

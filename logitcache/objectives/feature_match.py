@@ -196,9 +196,7 @@ class Match(nn.Module):
                 hint="precompute this layer without tokens and reduce, or remove the option",
             )
         if config.levels and teacher.grid is None:
-            raise UsageError(
-                "the option levels needs a square map", where=self._where, hint="remove levels"
-            )
+            raise UsageError("levels needs a square map", where=self._where, hint="remove levels")
         if teacher.principal and PROJECTORS[config.projector.kind].keeps_channels:
             raise UsageError(
                 "the cached features are principal components, not channels",

@@ -183,16 +183,12 @@ class Relation:
             rows = wide(as_vectors(student)) if vector else flattened(student)
             return rows[None], flattened(teacher)[None]
         if teacher.layout == "vector":
-            raise unfit(
-                student, teacher, self._where, f"choose a layer that has {self.config.over}"
-            )
+            raise unfit(student, teacher, self._where, f"choose a layer with {self.config.over}")
         pair = aligned(student, teacher, prefix=self.config.prefix, where=self._where)
         if self.config.over == "tokens":
             return pair.student, pair.teacher
         if pair.student.shape[2] != pair.teacher.shape[2]:
-            raise unfit(
-                student, teacher, self._where, "choose layers with equal numbers of channels"
-            )
+            raise unfit(student, teacher, self._where, "choose layers of equal width")
         return pair.student.transpose(1, 2), pair.teacher.transpose(1, 2)
 
     def _vectors(self, taps: list[Features]) -> Tensor:

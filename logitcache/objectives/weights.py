@@ -34,9 +34,7 @@ def teacher_weights(
         )
     for name in weights:
         if name not in present:
-            raise UsageError(
-                f"the batch has no outputs of teacher {name!r}", hint=nearest(name, present)
-            )
+            raise UsageError(f"no teacher {name!r} in this batch", hint=nearest(name, present))
     return weights
 
 

@@ -220,7 +220,9 @@ class Member:
         images = torch.from_numpy(pixels_B3SS).to(self._device, non_blocking=True)
         normalized = (images.float() - self._mean_C11) / self._std_C11
         normalized = normalized.contiguous(memory_format=self._format)
-        with self._autocast():
+        half = self._precision != "float32"
+        dtype = getattr(torch, self._precision) if half else torch.bfloat16
+        with torch.autocast(self._device.type, dtype=dtype, enabled=half):
             logits, caught = self._forward(normalized, tuple(taps))
         logits = logits.float()
         if self._class_map is not None:
@@ -243,8 +245,3 @@ class Member:
         index = None if positions is None else torch.from_numpy(positions).to(self._device)
         shape = self._tapped[tuple(taps)].shapes[tap]
         return reduced(values, shape, wanted.encoding, index).cpu().numpy()
-
-    def _autocast(self) -> torch.autocast:
-        half = self._precision != "float32"
-        dtype = getattr(torch, self._precision) if half else torch.bfloat16
-        return torch.autocast(self._device.type, dtype=dtype, enabled=half)

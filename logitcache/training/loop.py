@@ -192,7 +192,17 @@ class _Run:
         self._state = RunState(
             config, network, self._trainable, steps=self._steps, ranks=ranks, hooks=hooks
         )
-        self._evaluator = self._build_evaluator(device)
+        self._evaluator: Evaluator | None = None
+        if config.val is not None:
+            self._evaluator = Evaluator(
+                validation_images(config, rows),
+                self._spec,
+                batch_size=-(-config.batch_size // ranks.count),
+                device=device,
+                threads=config.threads,
+                ranks=ranks,
+                on_bad_image=config.on_bad_image,
+            )
         if previous is not None:
             self._state.restore(previous)
             self._notes = [*previous.notes, *self._notes]
@@ -345,20 +355,6 @@ class _Run:
         if self._journal is not None and written is None:
             self._journal.epoch(state.step, {**values, **self._clock.rates()})
         state.unfinished = None
-
-    def _build_evaluator(self, device: torch.device) -> Evaluator | None:
-        config = self._config
-        if config.val is None:
-            return None
-        return Evaluator(
-            validation_images(config, self._loader.rows),
-            self._spec,
-            batch_size=-(-config.batch_size // self._ranks.count),
-            device=device,
-            threads=config.threads,
-            ranks=self._ranks,
-            on_bad_image=config.on_bad_image,
-        )
 
     def _report_evaluation(self, done: int, total: int) -> None:
         if self._pace.is_due():
