@@ -57,7 +57,7 @@ def parse_value(text: str, where: str) -> Any:
     try:
         value = load_yaml(text)
     except ValueError:
-        raise UsageError("the value is not valid YAML", where=where) from None
+        raise UsageError("the value is invalid YAML", where=where) from None
     _refuse_joined(value, where)
     return value
 

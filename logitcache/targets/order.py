@@ -147,7 +147,7 @@ class _Units:
         for ranks in self._shuffled(seed, epoch, window_units, block_units):
             waiting = np.concatenate([waiting, ranks])
             while len(waiting) >= window_units:
-                # sorted, so that neighboring units are read from a shard in one request
+                # ascending: a window finds the units of its rows by binary search
                 yield np.sort(waiting[:window_units])
                 waiting = waiting[window_units:]
         if len(waiting):

@@ -112,7 +112,7 @@ def test_a_file_flags_and_assignments_in_this_order(
             "resnet",
         ),
         (["precompute", "--set", "device=gpu"], 2, "this device cannot be used"),
-        (["precompute", "--set", "teachers.t.model.x=1"], 2, "no mapping"),
+        (["precompute", "--set", "teachers.t.model.x=1"], 2, "below a single value"),
         (["train", "--set", "objectives=[{soft: {}}]", "--set", "objectives.0=1"], 2, "as a whole"),
         (["precompute", "--config", "nowhere.yaml"], 2, "the file cannot be read"),
         (["precompute", "--set", "views.cuont=3"], 2, "did you mean 'count'"),
@@ -240,7 +240,7 @@ def test_a_pipeline_runs_its_stages_and_skips_what_is_done(
     assert again.json == first.json
     assert "cache of all teachers" in logitcache("run", file).out
     changed = logitcache("run", file, "--set", "stages.student.train.batch_size=8")
-    assert (changed.code, "another configuration" in changed.err) == (2, True)
+    assert (changed.code, "a different configuration" in changed.err) == (2, True)
 
 
 def test_a_pipeline_evaluates_a_network(

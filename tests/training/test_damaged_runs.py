@@ -175,7 +175,7 @@ def test_where_no_checkpoint_can_be_read_the_error_says_how_to_go_on(
     assert "000000004: tensors.safetensors was changed after it was written" in str(
         caught.value.got
     )
-    assert "remove the folder to begin with the first step" in str(caught.value.hint)
+    assert "remove this folder to start the run again" in str(caught.value.hint)
     assert sorted((run / "checkpoints").iterdir()) == folders
 
 
