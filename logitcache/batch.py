@@ -24,16 +24,16 @@ _Record = TypeVar("_Record")
 
 @dataclass(frozen=True)
 class SparseLogits:
-    """A teacher's most likely classes, and the mass of all the others.
+    """Outputs of a teacher for the most likely classes, and the mass of all other classes.
 
     Attributes:
-        class_ids: int64 (B, K), ascending; entries that are not used trail.
-        log_probs: float32 (B, K) at T = 1, -inf in entries that are not used; with the mass of the
-            absent classes they sum to one.
+        class_ids: Indices of the stored classes, int64 (B, K), ascending; unused entries are last.
+        log_probs: Log-probabilities at T = 1, float32 (B, K), -inf in unused entries; the
+            probabilities and the mass of the absent classes sum to one.
         tail: float32 (B, 2): logsumexp over the absent classes of log p, and of log p / 4.
-        num_classes: C.
-        label_log_probs: log p of each row's own label, float32 (B,), NaN without one; None if the
-            cache does not keep it.
+        num_classes: Number of classes, C.
+        label_log_probs: Log-probability of each row's label, float32 (B,), NaN without a label;
+            None if the cache does not store it.
     """
 
     class_ids: Tensor
@@ -45,8 +45,8 @@ class SparseLogits:
     def top_classes(self, k: int) -> tuple[Tensor, Tensor]:
         """Return the k most probable stored classes: log-probabilities and ids, both (B, k).
 
-        Fewer than k where fewer are stored. Rows that were not computed hold NaN and -1, as
-        :mod:`logitcache.encoding.decoded` has it; so do entries beyond the classes of a row.
+        Fewer than k if fewer are stored. Rows that were not computed are NaN and -1, as in
+        :mod:`logitcache.encoding.decoded`; unused entries of a row have the index -1.
         """
         return _top(self.log_probs, k, self.class_ids)
 
@@ -60,20 +60,20 @@ class DenseLogits:
     """Teacher outputs for every class.
 
     Attributes:
-        log_probs: float32 (B, C) at T = 1; they sum to one.
+        log_probs: Log-probabilities at T = 1, float32 (B, C); the probabilities sum to one.
     """
 
     log_probs: Tensor
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return self.log_probs.shape[1]
 
     def top_classes(self, k: int) -> tuple[Tensor, Tensor]:
         """Return the k most probable classes: log-probabilities and ids, both (B, k).
 
-        Rows that were not computed hold NaN and -1.
+        Rows that were not computed are NaN and -1.
         """
         return _top(self.log_probs, k, None)
 
@@ -87,20 +87,20 @@ TeacherLogits = SparseLogits | DenseLogits
 
 @dataclass(frozen=True)
 class Features:
-    """Activations of a teacher layer, and what has to be done to a student's to compare.
+    """Activations of a layer, and the reductions that were applied to them.
 
     Attributes:
-        values: float32 (B, D, H, W), (B, L, D) or (B, D), as ``layout`` defines.
-        layout: ``NCHW`` for maps, ``NLC`` for tokens, ``vector``.
-        grid: Side of the square of positions that rows are of, before some were dropped: H of a
-            map, the root of the number of patch tokens; None for a vector and where they are none.
-        prefix_tokens: Leading tokens of ``values`` that are no patches: class token, registers.
-        positions: int64 (B, n): which patch of the grid, row by row, each kept patch token is; None
-            where all are kept.
+        values: Activations, float32 (B, D, H, W), (B, L, D) or (B, D), depending on ``layout``.
+        layout: ``NCHW`` for maps, ``NLC`` for tokens, ``vector`` for vectors.
+        grid: Side of the square grid of positions before any were dropped: H of a map, the root of
+            the number of patch tokens; None for vectors and for positions that are not a square.
+        prefix_tokens: Number of leading tokens that are not patches: class token, registers.
+        positions: Indices of the cached patch tokens in the grid, in row-major order, int64 (B, n);
+            None if all are cached.
         reduction: ``none``; ``mean`` over positions; ``energy``: mean square over channels, a map
             (B, 1, H, W) with the layout ``NCHW``.
         standardized: Whether every channel of a map has mean 0 and standard deviation 1 over H, W.
-        principal: Whether channels are coordinates along principal directions, not the tap's own.
+        principal: Whether the channels are principal components instead of the layer's channels.
     """
 
     values: Tensor
@@ -122,8 +122,8 @@ class Outputs:
     """Outputs of a student.
 
     Attributes:
-        logits: (B, C).
-        features: Activations, by tap. A further classifier is a tap, too.
+        logits: Logits (B, C).
+        features: Activations by name of the layer, which may also be a second classifier.
     """
 
     logits: Tensor
@@ -131,7 +131,7 @@ class Outputs:
 
     @classmethod
     def of(cls, answer: Outputs | Tensor) -> Outputs:
-        """Return an output as it is; bare logits are one without taps."""
+        """Return outputs unchanged, and logits as outputs without features."""
         return cls(answer) if isinstance(answer, Tensor) else answer
 
     def take(self, index: Tensor) -> Outputs:
@@ -143,13 +143,13 @@ class Outputs:
         return _mapped(self, lambda tensor: tensor[index])
 
     def logits_of(self, head: str | None) -> Tensor:
-        """Return the logits of a head.
+        """Return the logits of a classifier head.
 
         Args:
-            head: Its tap; None for the output of the network itself.
+            head: Name of the layer; None for the output of the network.
 
         Raises:
-            UsageError: Nothing was caught there, or it is no vector.
+            UsageError: No activations were captured at the layer, or they are not vectors.
         """
         if head is None:
             return self.logits
@@ -164,15 +164,17 @@ class Outputs:
         return found.values
 
     def tap(self, name: str) -> Features:
-        """Return activations of a layer.
+        """Return the activations of a layer.
 
         Raises:
-            UsageError: Nothing was caught there.
+            UsageError: No activations were captured at the layer.
         """
         if name not in self.features:
             raise UsageError(
-                f"no activation was captured at student layer {name!r}",
-                hint=nearest(name, self.features) if self.features else "give Outputs with taps",
+                f"no activations were captured at student layer {name!r}",
+                hint=nearest(name, self.features)
+                if self.features
+                else "pass Outputs with features to the objective",
             )
         return self.features[name]
 
@@ -182,15 +184,15 @@ class TargetBatch:
     """Targets of a batch of images.
 
     Attributes:
-        rows: Row of each image in the cache or the set, int64 (B,).
-        labels: int64 (B,); -1 where there is none, or the student may not see it.
+        rows: Row number of each image in the cache or the dataset, int64 (B,).
+        labels: Labels, int64 (B,); -1 for none and for labels that are hidden from the student.
         teachers: Outputs of each teacher, by name.
-        partner_labels: Labels of the images that are mixed in, int64 (B,), as ``labels``; None
-            where the view mixes nothing.
-        lam: Share of each row's own image in the mixture, float32 (B,); None with them.
+        partner_labels: Labels of the images that are mixed in, int64 (B,), as ``labels``; None if
+            the view mixes no images.
+        lam: Share of each row's own image in the mixture, float32 (B,); None without mixing.
         features: Activations of teacher layers, by ``<teacher>/<tap>``.
-        views: Names of the views of the batch; its rows are ordered view by view, as many of each.
-            Empty where rows were taken out.
+        views: Names of the views of the batch; rows are ordered view by view, the same number of
+            each. Empty after :meth:`take`.
     """
 
     rows: Tensor
@@ -212,7 +214,7 @@ class TargetBatch:
         """Return the indices of the rows of some views, int64.
 
         Args:
-            names: Names of views, in the order in which their rows are returned.
+            names: Names of the views; their rows are returned in this order.
 
         Raises:
             UsageError: The batch has no such view.
@@ -220,7 +222,7 @@ class TargetBatch:
         for name in names:
             if name not in self.views:
                 raise UsageError(
-                    f"no view {name!r} in the batch", hint=nearest(name, self.views or ("base",))
+                    f"the batch has no view {name!r}", hint=nearest(name, self.views or ("base",))
                 )
         size = len(self) // len(self.views)
         starts = [self.views.index(name) * size for name in names]
@@ -229,7 +231,7 @@ class TargetBatch:
         )
 
     def take(self, index: Tensor) -> TargetBatch:
-        """Return some rows; the names of views are dropped.
+        """Return some rows, without the names of the views.
 
         Args:
             index: int64 (n,).
@@ -242,7 +244,7 @@ def _to(device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 def _mapped(value: _Record, function: Callable[[Tensor], Tensor]) -> _Record:
-    """Return a record with a function applied to each of its tensors, nested ones included."""
+    """Return a copy of a record with a function applied to all tensors, also nested ones."""
     changed: Any = value
     if isinstance(value, Tensor):
         changed = function(value)
@@ -258,7 +260,7 @@ def _mapped(value: _Record, function: Callable[[Tensor], Tensor]) -> _Record:
 def _top(log_probs: Tensor, k: int, class_ids: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the largest log-probabilities of each row in descending order, and their classes."""
     columns = (
-        log_probs.argmax(1, keepdim=True)  # the first of equal ones, which topk does not promise
+        log_probs.argmax(1, keepdim=True)  # the first of equal values; topk returns any of them
         if k == 1
         else log_probs.topk(min(k, log_probs.shape[1]), 1).indices
     )
@@ -269,7 +271,3 @@ def _top(log_probs: Tensor, k: int, class_ids: Tensor | None) -> tuple[Tensor, T
         largest.masked_fill(not_computed_B1, torch.nan),
         ids.masked_fill(not_computed_B1 | (largest == -torch.inf), -1),
     )
-
-
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.to(device, non_blocking=True)

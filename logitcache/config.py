@@ -1,7 +1,7 @@
 """Base class of all configurations: frozen, with strict names and values.
 
 Each package keeps its own configuration class next to the code that reads it. Flags, YAML files and
-Python calls fill the same classes, so this is the one place where user input is doubted.
+Python calls fill the same classes, so this is the one place where user input is checked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ else:
 __all__ = ["Bytes", "Config", "Former", "key_of"]
 
 _LONGEST = 200  # characters of a value that a message repeats
-_OF_UNIONS = ("constrained-int", "literal['auto']")  # branches, which pydantic names in a place
+# pydantic adds the branch of a union to the path of an error; users have never seen these names
+_OF_UNIONS = ("constrained-int", "literal['auto']")
 _NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 _UNITS = {
@@ -43,12 +44,12 @@ _UNITS = {
 
 
 def _bytes(value: object) -> object:
-    """Read ``512MiB`` or ``2GB``; a number is taken as it is."""
+    """Return the number of bytes that ``512MiB`` or ``2GB`` stands for; other types unchanged."""
     if not isinstance(value, str):
         return value
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?i?b)?", value.strip().lower())
     if not found or found[2] == "ib":
-        raise ValueError(f"{value!r} is no number of bytes; write 2GB or 512MiB")
+        raise ValueError(f"{value!r} is not a number of bytes; write for example 2GB or 512MiB")
     return int(float(found[1]) * _UNITS[found[2] or "b"])
 
 
@@ -74,11 +75,11 @@ def key_of(table: Callable[[], Mapping[str, object]]) -> AfterValidator:
 
 @dataclass(frozen=True)
 class Former:
-    """Names that a configuration had in the version before; they work for one release.
+    """Names of options and values in the previous version; they work for one release.
 
     Attributes:
-        keys: New names of options by their former ones.
-        values: New values by their former ones, by option.
+        keys: Present names of options by their former names.
+        values: Present values by their former values, by option.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -106,7 +107,7 @@ def _warn_renamed(former: str, name: str) -> None:
 
 
 class _CheckedClass(_ModelClass):
-    """Makes a call of a configuration raise what :meth:`Config.parse` raises."""
+    """Metaclass that turns validation errors of constructors into :class:`.UsageError`."""
 
     def __call__(self, *args: Any, **values: Any) -> Any:
         try:
@@ -133,11 +134,11 @@ class Config(BaseModel, metaclass=_CheckedClass):
 
     @classmethod
     def parse(cls, values: object, where: str) -> Self:
-        """Build the configuration from plain values, or say which key is wrong.
+        """Return the configuration with plain values, as YAML files and flags give them.
 
         Args:
-            values: A mapping as YAML gives it.
-            where: Name of the section, for the message.
+            values: Mapping from option names to values.
+            where: Name of the section, for error messages.
 
         Raises:
             UsageError: An unknown key (the nearest known one is offered) or an unusable value.
@@ -151,9 +152,10 @@ class Config(BaseModel, metaclass=_CheckedClass):
 def _usage_error(
     config: type[BaseModel], error: ValidationError, values: object, where: str
 ) -> UsageError:
-    """Turn one complaint of pydantic into ours; a misspelt name explains a missing one."""
-    complaints = error.errors()
-    first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
+    """Return the error of this package for the first validation error of pydantic."""
+    errors = error.errors()
+    # an unknown name comes first: a misspelled option is reported as missing, too
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path = [str(part) for part in first["loc"] if part not in _OF_UNIONS]
     place = ".".join([where, *path])
     if first["type"] == "extra_forbidden":
@@ -161,42 +163,36 @@ def _usage_error(
         hint = nearest(path[-1], known)
         empty = _empty_before(values, path)
         if empty is not None and "did you mean" not in hint:
-            hint = f"does it belong to {empty!r}, which is empty? Then indent it below that"
+            hint = f"{empty!r}, above it, is empty: indent {path[-1]!r} if it belongs to it"
         return UsageError(f"unknown option {path[-1]!r}", where=place, hint=hint)
     if first["type"] == "missing":
-        return UsageError(f"option {path[-1]!r} is missing", where=place, hint=_how_to_give(path))
+        # neither flags nor --set reach into a list
+        hint = "give it as a flag, with --set, or in the file"
+        if any(part.isdecimal() for part in path):
+            hint = "give it in the file, or set the whole list: --set 'NAME=[{…}]'"
+        return UsageError(f"option {path[-1]!r} is missing", where=place, hint=hint)
     if first["type"] in _NO_MAPPING:
         return UsageError(
-            f"{path[-1] if path else where!r} has to be a mapping",
+            f"{path[-1] if path else where!r} has to be a mapping of options to values",
             where=place,
             expected="lines like 'name: value', indented below it",
-            got=_told(first["input"]),
+            got=_shown(first["input"]),
         )
     return UsageError(
-        first["msg"].removeprefix("Value error, "), where=place, got=_told(first["input"])
+        first["msg"].removeprefix("Value error, "), where=place, got=_shown(first["input"])
     )
 
 
-def _told(value: object) -> str | None:
-    """Return a value as a message may repeat it: short, and without what opens a store.
-
-    A whole section is not repeated: its place is enough.
-    """
+def _shown(value: object) -> str | None:
+    """Return a value for a message: abbreviated, without credentials; None for a whole section."""
     if isinstance(value, Mapping):
         return None
     text = redacted(repr(value))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def _how_to_give(path: list[str]) -> str:
-    """Say where an option can be written; no flag and no ``--set`` reaches into a list."""
-    if any(part.isdecimal() for part in path):
-        return "give it in the file, or set the whole list: --set 'NAME=[{…}]'"
-    return "give it as a flag, with --set, or in the file"
-
-
 def _empty_before(values: object, path: list[str]) -> str | None:
-    """Return the last option before ``path`` that has no value: what a wrong indent leaves."""
+    """Return the last option before ``path`` without a value, as wrong indentation leaves it."""
     for part in path[:-1]:
         values = values.get(part) if isinstance(values, Mapping) else None
     if not isinstance(values, Mapping) or path[-1] not in values:
@@ -210,9 +206,7 @@ def _fields_at(config: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     """Return the names that are known at a path inside nested configurations."""
     for part in path:
         field = config.model_fields.get(str(part))
-        for candidate in _models_in(field.annotation if field else None):
-            config = candidate
-            break
+        config = next(iter(_models_in(field.annotation if field else None)), config)
     return list(config.model_fields)
 
 

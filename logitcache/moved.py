@@ -47,7 +47,8 @@ def forward(module: str) -> Callable[[str], Any]:
     homes = MOVED[module.removeprefix("logitcache.")]
 
     def getattr_(name: str) -> Any:
-        # importlib looks for these itself; an import of the new module here would be a circle
+        # importlib reads __path__ and the like while the module is being imported; importing the
+        # new module for them would be a circular import
         if not name.startswith("__"):
             for home in homes:
                 found = importlib.import_module(f"logitcache.{home}")
@@ -61,7 +62,7 @@ def forward(module: str) -> Callable[[str], Any]:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Finds the modules of version 0.1 that are no files and no packages any more."""
+    """Finder of the modules of version 0.1 that no longer exist as files or packages."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -71,7 +72,7 @@ class _MovedModules(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if package == "logitcache" and name in MOVED else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give a module the names it had."""
+        """Set the function that looks up the former names of a module."""
         module.__dict__["__getattr__"] = forward(module.__name__)
 
 

@@ -86,7 +86,7 @@ def test_bytes_are_written_with_their_unit(written: object, meant: int) -> None:
 
 @pytest.mark.parametrize("written", ["2 pounds", "-1GB", "ib", ""])
 def test_what_is_no_number_of_bytes_is_refused(written: str) -> None:
-    with pytest.raises(UsageError, match="write 2GB"):
+    with pytest.raises(UsageError, match="write for example 2GB"):
         TrainConfig.parse({**TRAIN, "target_memory": written}, "train")
 
 
@@ -117,7 +117,7 @@ def test_a_place_names_options_only() -> None:
 
 def test_a_wrong_indent_is_told() -> None:
     left = {"cache": "c", "data": "digits", "teachers": None, "cnn": {"model": "m"}}
-    with pytest.raises(UsageError, match="does it belong to 'teachers', which is empty") as caught:
+    with pytest.raises(UsageError, match="'teachers', above it, is empty") as caught:
         PrecomputeConfig.parse(left, "precompute")
     assert caught.value.where == "precompute.cnn"
     right = {"cache": "c", "data": "digits", "teachers": {"cnn": None, "model": "m"}}

@@ -51,7 +51,7 @@ def test_hostile_yaml_is_refused_in_bounded_time_and_memory(name: str, tmp_path:
     started = time.monotonic()
     tracemalloc.start()
     try:
-        with pytest.raises(UsageError, match=f"not YAML[\\s\\S]*{message}"):
+        with pytest.raises(UsageError, match=f"invalid YAML[\\s\\S]*{message}"):
             read_yaml(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -68,7 +68,7 @@ def test_many_values_are_refused_while_they_are_read(monkeypatch: pytest.MonkeyP
 
 
 def test_a_hostile_value_of_a_flag_is_refused() -> None:
-    with pytest.raises(UsageError, match="not YAML"):
+    with pytest.raises(UsageError, match="invalid YAML"):
         override({}, ["a=" + "[" * 100])
 
 
@@ -85,5 +85,5 @@ def test_a_file_is_read_as_utf8_in_every_locale(tmp_path: Path) -> None:
     path.write_bytes("data: Straße\n".encode())
     assert read_yaml(path) == {"data": "Straße"}
     path.write_bytes(b"data: Stra\xdfe\n")
-    with pytest.raises(UsageError, match="not YAML"):
+    with pytest.raises(UsageError, match="invalid YAML"):
         read_yaml(path)

@@ -48,8 +48,8 @@ def _of_all_commands(
         str | None,
         typer.Option(
             metavar="SECONDS",
-            help=f"Seconds for which failed requests to a store are retried, 120 by default; also "
-            f"{PATIENCE}.",
+            help="Number of seconds for which failed requests to a remote cache are retried; 120 "
+            f"by default. The environment variable {PATIENCE} sets the same.",
         ),
     ] = None,
 ) -> None:
@@ -62,31 +62,34 @@ def _of_all_commands(
         echo(version_of("logitcache"))
         raise typer.Exit
     if context.invoked_subcommand is None:
-        raise UsageError("no command is given", hint="logitcache --help lists them")
+        raise UsageError("a command is missing", hint="run logitcache --help to list them")
 
 
 def main() -> None:
     """Run the command line and leave with the exit code of what happened."""
-    # what the package logs, its commands print, except for files that are damaged
+    # commands print the notes themselves, so the package's log is silenced; damaged files are not
+    # in any result, so the warnings about them alone still reach stderr
     logging.getLogger("logitcache").addHandler(logging.NullHandler())
     accept_all_characters()
-    warnings.formatwarning = _one_line  # of the whole process, which is ours
+    warnings.formatwarning = _one_line  # affects the whole process, which runs nothing else
     if logging.lastResort is not None:
         logging.getLogger("logitcache.files").addHandler(logging.lastResort)
     try:
         with interruptible():
             app()
     except LogitcacheError as error:
-        _complain(error)
+        _exit_with(error)
     except KeyboardInterrupt:
-        _complain(Interrupted("interrupted", kept=False))
+        _exit_with(Interrupted("interrupted", kept=False))
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone, which is no error of ours
+        # the reader of stdout (head, less) has ended; closing stderr keeps the interpreter from
+        # reporting the failed flush of stdout at exit
+        sys.stderr.close()
         sys.exit(1)
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT} and error.filename is None:
-            raise  # of no file: nothing that the user could fix
-        _complain(_refused(error))
+            raise  # it names no file, so there is nothing that the user could fix
+        _exit_with(_storage_error(error))
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
@@ -94,21 +97,22 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
     return f"warning: {message}\n"
 
 
-def _refused(error: OSError) -> StorageError:
-    """Return what the file system did not do."""
+def _storage_error(error: OSError) -> StorageError:
+    """Return the error of the package for an error of the file system."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        what, first = "no space left", "free some space"
+        what, first = "no space left on the device", "free some space"
     else:
-        what, first = "the file system refused", "check this path and its permissions"
+        what, first = "a file cannot be read or written", "check this path and its permissions"
     return StorageError(
         what,
         where=error.filename,
         got=error.strerror,
-        hint=f"{first} and re-run the same command; what was committed is intact",
+        hint=f"{first} and re-run the same command; finished work is intact",
     )
 
 
-def _complain(error: LogitcacheError) -> NoReturn:
+def _exit_with(error: LogitcacheError) -> NoReturn:
+    """Print an error, with the rank if there are several processes, and leave with its code."""
     rank = launched_rank()
     who = f"process {rank}: " if rank else ""
     print(f"{who}error: {error.render()}", file=sys.stderr)

@@ -22,6 +22,7 @@ from logitcache.cli.flags import (
     Feature,
     Json,
     MaxKl,
+    Objective,
     OnBadImage,
     Precision,
     Revision,
@@ -31,6 +32,7 @@ from logitcache.cli.flags import (
     TopK,
     UnitRows,
     Views,
+    settings_of,
 )
 from logitcache.cli.launch import launched_rank
 
@@ -52,7 +54,7 @@ def demo(
     ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Run all stages on scikit-learn's digits, in about three minutes."""
+    """Run a whole pipeline, teachers to students, on scikit-learn's digits in three minutes."""
     from logitcache.cli.demo import run_demo
 
     run_demo(out, seeds=seeds, as_json=as_json)
@@ -69,7 +71,7 @@ def plan(
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option(help="An existing cache; the estimate is for what is missing from it."),
+        typer.Option(help="Folder or URL of an existing cache; only what it lacks is estimated."),
     ] = None,
     data: Data = None,
     teacher: Teacher = None,
@@ -92,28 +94,13 @@ def plan(
 
     The teachers are run on a few hundred images in the configured views.
     With V views, a cache breaks even with live teachers after
-    V write / (forward - read) student epochs of all students together, with
-    the seconds per image of: writing one view in precompute, the forward
-    passes of all teachers, and reading the targets.
+    V * write / (forward - read) student epochs, counted over all students.
+    These are seconds per image: write to compute and store one view, forward
+    for the forward passes of all teachers, read to read the cached outputs.
     """
-    from logitcache.cli.options import teachers
+    flags = settings_of(locals())
     from logitcache.cli.plan import run_plan
 
-    flags = {
-        "cache": cache,
-        "data": data,
-        "teachers": teachers(teacher or []),
-        "views.count": views,
-        "add_views": add_views,
-        "encoding.top_k": top_k,
-        "encoding.budget": budget,
-        "encoding.max_kl": max_kl,
-        "batch_size": batch_size,
-        "unit_rows": unit_rows,
-        "device": device,
-        "precision": precision,
-        "threads": threads,
-    }
     files = [str(path) for path in configs or []]
     run_plan(files, flags, sets or [], feature or [], compiled=compiled, as_json=as_json)
 
@@ -150,40 +137,18 @@ def precompute(
 ) -> None:
     """Run teachers on augmented views of images and cache their outputs.
 
-    Committed units are not computed again: the same command resumes, and
-    with further teachers, views or images it extends the cache.
+    The same command resumes an interrupted run: units that are already
+    stored are not computed again. With further teachers, views or images it
+    extends the cache.
     """
+    flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import (
-        gather,
-        print_json,
-        teachers,
-        with_compiling,
-        with_features,
-    )
+    from logitcache.cli.options import gather, print_json, with_teacher_options
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_precompute
 
-    flags = {
-        "cache": cache,
-        "data": data,
-        "teachers": teachers(teacher or []),
-        "views.count": views,
-        "add_views": add_views,
-        "encoding.top_k": top_k,
-        "encoding.budget": budget,
-        "encoding.max_kl": max_kl,
-        "batch_size": batch_size,
-        "unit_rows": unit_rows,
-        "device": device,
-        "precision": precision,
-        "threads": threads,
-        "on_bad_image": on_bad_image,
-        "workers": workers,
-        "scheduler": scheduler,
-    }
-    values = with_features(gather(_text(config), flags, sets or []), feature or [])
-    values = with_compiling(values, compiled)
+    values = gather(_text(config), flags, sets or [])
+    values = with_teacher_options(values, feature or [], compiled)
     from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
 
@@ -199,7 +164,8 @@ def precompute(
 @create_app.command(rich_help_panel=_PANEL)
 def train(
     out: Annotated[
-        str | None, typer.Option(help="Folder for checkpoints, journal, result and export.")
+        str | None,
+        typer.Option(help="Folder for checkpoints, training log, result and exported network."),
     ] = None,
     data: Annotated[
         str | None,
@@ -210,19 +176,16 @@ def train(
         str | None,
         typer.Option(help="Folder or URL of the cache to train from; omit it to train on labels."),
     ] = None,
-    student: Annotated[str | None, typer.Option(help="A timm model, or local-dir:FOLDER.")] = None,
-    objective: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=WEIGHT]",
-            help="Objective: soft, split or label; repeatable. Others need a config file.",
-        ),
+    student: Annotated[
+        str | None,
+        typer.Option(help="Network to train: the name of a timm model, or local-dir:FOLDER."),
     ] = None,
+    objective: Objective = None,
     labels: Annotated[
-        int | None, typer.Option(help="Number of labels used for training; all by default.")
+        int | None, typer.Option(help="Number of images whose labels are used; all by default.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of steps (batches).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps, instead of --epochs.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images per batch, of all processes together.")
     ] = None,
@@ -230,24 +193,24 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Random seed for initialization, data order and dropout.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, or cpu.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, or cpu to use no accelerator.")] = None,
     revision: Revision = None,
     use_views: Annotated[
         str | None,
         typer.Option(
             metavar="VIEWS",
-            help="Views of the cache to train on: numbers, ranges or ids, as 0,2-5.",
+            help="Views of the cache to train on: numbers, ranges or ids, for example 0,2-5.",
         ),
     ] = None,
     target_memory: Annotated[
         str | None,
-        typer.Option(metavar="2GB", help="Maximum memory for targets, per process."),
+        typer.Option(metavar="2GB", help="Maximum memory for teacher outputs, per process."),
     ] = None,
     tolerate_pixel_drift: Annotated[
         int | None,
         typer.Option(
-            help="Largest allowed difference (0 to 255) between view fingerprints of the cache "
-            "and of this machine."
+            help="Largest allowed difference (0 to 255) between pixels of the views when the "
+            "cache was computed and on this machine."
         ),
     ] = None,
     local_copy: Annotated[
@@ -255,7 +218,9 @@ def train(
     ] = None,
     local_copy_bytes: Annotated[
         str | None,
-        typer.Option(help="Maximum size of that folder; 10 GiB by default, 0 for no copies."),
+        typer.Option(
+            help="Maximum size of the --local-copy folder; 10 GiB by default, 0 for no copies."
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Automatic mixed precision: no, bf16 or fp16.")
@@ -263,10 +228,7 @@ def train(
     threads: Annotated[
         int | None, typer.Option(help="Number of decoding threads, per process.")
     ] = None,
-    on_bad_image: Annotated[
-        str | None,
-        typer.Option(help="error, or skip to leave out images that cannot be decoded."),
-    ] = None,
+    on_bad_image: OnBadImage = None,
     onnx: Annotated[
         bool | None, typer.Option("--onnx", help="Also export the network as ONNX.")
     ] = None,
@@ -284,39 +246,15 @@ def train(
 ) -> None:
     """Train a student from a cache, or any network from labels.
 
-    No teacher is loaded, and none needs to be there. On several processes:
+    No teacher is loaded. To train on several GPUs:
     torchrun --nproc-per-node 2 -m logitcache train …
     """
+    flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import gather, objectives, print_json, saved_config
+    from logitcache.cli.options import gather, print_json, saved_config
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_train
 
-    flags = {
-        "out": out,
-        "data": data,
-        "val": val,
-        "cache": cache,
-        "student.model": student,
-        "objectives": objectives(objective or []),
-        "labels.count": labels,
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "optimizer.lr": lr,
-        "seed": seed,
-        "device": device,
-        "tolerate_pixel_drift": tolerate_pixel_drift,
-        "local_copy": local_copy,
-        "local_copy_bytes": local_copy_bytes,
-        "revision": revision,
-        "use_views": use_views,
-        "target_memory": target_memory,
-        "precision": precision,
-        "threads": threads,
-        "on_bad_image": on_bad_image,
-        "onnx": onnx,
-    }
     saved = saved_config(out, data=data, cache=cache) if resume and config is None else None
     values = gather(_text(config) or saved, flags, sets or [])
     from logitcache.training.config import TrainConfig
@@ -337,10 +275,14 @@ def train(
 @create_app.command(rich_help_panel=_PANEL)
 def run(
     pipeline: Annotated[
-        str, typer.Argument(help="A pipeline file (YAML), or the name of a shipped one.")
+        str, typer.Argument(help="A pipeline file (YAML), or the name of a built-in pipeline.")
     ],
-    out: Annotated[str | None, typer.Option(help="Output folder of all stages.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run only this stage; repeatable.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Output folder of all stages; overrides out in the file.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Name of the only stage to run; repeatable.")
+    ] = None,
     seeds: Annotated[
         int,
         typer.Option(

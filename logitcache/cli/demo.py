@@ -1,7 +1,7 @@
-"""``logitcache demo``: the quickstart pipeline, its students in a process without teachers.
+"""``logitcache demo``: the quickstart pipeline, with students trained in a separate process.
 
-Stage 2 runs in a process of its own. Before it starts, every trace of the teachers' weights is
-deleted, and in that process ``logitcache.teachers`` cannot be imported.
+Before that process starts, all files with weights of the teachers are deleted, and in it
+``logitcache.teachers`` cannot be imported: the students depend on the cache alone.
 """
 
 from __future__ import annotations
@@ -44,14 +44,16 @@ def run_demo(out: Path, *, seeds: int, as_json: bool) -> None:
     print_pipeline(runs)
     console = new_console()
     console.print(
-        "Teachers saw the labeled images; students saw all images and no label, "
-        "except 'labels', which saw what the teachers saw."
+        "The teachers were trained on the labeled images. The students were trained on all images "
+        "without labels, except 'labels', which was trained like the teachers."
     )
-    console.print(f"The teachers' weights were deleted before the students began. Files: {out}")
+    console.print(
+        f"The teachers' weights were deleted before the students were trained. Files: {out}"
+    )
 
 
 def _run_once(pipeline: Pipeline) -> list[StageResult]:
-    """Run stage 1 here, forget the teachers, and run stage 2 in another process."""
+    """Run all stages up to the last cache, delete the teachers, and run the rest elsewhere."""
     names = [stage.name for stage in pipeline.stages]
     last_cache = max(i for i, stage in enumerate(pipeline.stages) if stage.kind == "precompute")
     first, second = names[: last_cache + 1], names[last_cache + 1 :]
@@ -60,7 +62,7 @@ def _run_once(pipeline: Pipeline) -> list[StageResult]:
     for stage in pipeline.stages[:last_cache]:
         shutil.rmtree(pipeline.out / stage.name, ignore_errors=True)
     _run_without_teachers(pipeline, second)
-    with StopRequest() as stop:
+    with StopRequest() as stop:  # every stage is finished, so this only reads the results
         return pipeline.run(stage_runner(stop), names)
 
 
@@ -71,7 +73,8 @@ def _run_without_teachers(pipeline: Pipeline, names: list[str]) -> None:
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         error = LogitcacheError(
-            "the students' process failed; see above", where=" ".join(command[3:])
+            "the process that trains the students failed; its messages are above",
+            where=" ".join(command[3:]),
         )
         error.exit_code = done.returncode
         raise error

@@ -1,4 +1,4 @@
-"""Printing of lines in which every character is visible."""
+"""Printing of text with escaped control characters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["accept_all_characters", "echo"]
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Print one line in which every character can be seen; on stderr with ``err``."""
+    """Print one line, its control characters escaped; on stderr with ``err``."""
     stream = sys.stderr if err else sys.stdout
     stream.write(f"{visible(text)}\n")
-    stream.flush()  # here a reader that is gone is noticed, not at the end
+    stream.flush()  # raises BrokenPipeError here, where it is handled, and not at exit
 
 
 def accept_all_characters() -> None:
-    """Write out what the encoding of stdout or stderr lacks, instead of failing."""
+    """Escape characters that the encoding of stdout or stderr lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -9,12 +9,12 @@ from logitcache.cli.layout import new_console, new_table, percent_text, print_li
 from logitcache.cli.options import gather, network, print_json
 from logitcache.cli.progress import ProgressLine
 from logitcache.errors import first_of
-from logitcache.training.evaluate import EvaluateConfig, EvaluateResult, evaluate_network
+from logitcache.training.evaluate import EvaluateConfig, evaluate_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["print_evaluation", "run_evaluate"]
+__all__ = ["run_evaluate"]
 
 
 def run_evaluate(
@@ -23,10 +23,10 @@ def run_evaluate(
     """Evaluate a network and print its accuracy.
 
     Args:
-        model: A folder that was exported, or ``MODEL[@WEIGHTS]``.
+        model: Folder of an exported network, or ``MODEL[@WEIGHTS]``.
         flags: Fields of an :class:`.EvaluateConfig` by dotted path.
         sets: ``a.b=value`` assignments to its fields.
-        as_json: Whether to print one document instead of a table.
+        as_json: Whether to print one JSON document instead of a table.
     """
     is_folder = Path(model).expanduser().is_dir()
     named = {"model": f"local-dir:{model}"} if is_folder else network(model)
@@ -36,12 +36,7 @@ def run_evaluate(
         result = evaluate_network(config, on_progress=line.count)
     if as_json:
         print_json(result.to_json())
-    else:
-        print_evaluation(result)
-
-
-def print_evaluation(result: EvaluateResult) -> None:
-    """Print an evaluation."""
+        return
     console = new_console()
     table = new_table("network", "images", "classes", "top-1", "top-5", "loss")
     found = result.evaluation

@@ -18,7 +18,7 @@ __all__ = ["print_fidelity"]
 
 
 def print_fidelity(console: Console, teachers: Sequence[TeacherDescription]) -> None:
-    """Show what the encodings lose, where it was measured."""
+    """Print the measured losses of the encodings of teacher outputs and features."""
     table = _table(
         "fidelity", "rows", "top-1 kept", "T", "truncation KL", "quantization KL", "gradient"
     )
@@ -39,7 +39,8 @@ def print_fidelity(console: Console, teachers: Sequence[TeacherDescription]) -> 
     if table.row_count:
         console.print(table)
         console.print(
-            "KL in nats from the dense outputs; gradient: relative error of the loss gradient"
+            "T: temperature; KL: divergence in nats from the exact outputs; gradient: relative "
+            "error of the gradient of the distillation loss"
         )
 
 

@@ -1,13 +1,19 @@
-"""Flags that several commands share, with their help texts."""
+"""Flags that several commands share, with their help texts and the settings that they set."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from logitcache.cli.options import objectives, teachers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
 __all__ = [
+    "IMAGES",
     "AddViews",
     "BatchSize",
     "Budget",
@@ -19,6 +25,7 @@ __all__ = [
     "Feature",
     "Json",
     "MaxKl",
+    "Objective",
     "OnBadImage",
     "Precision",
     "Revision",
@@ -29,7 +36,39 @@ __all__ = [
     "UnitRows",
     "VerifySets",
     "Views",
+    "settings_of",
 ]
+
+
+# parameters that set no field, and fields that are named differently from their parameter
+_NO_FIELDS = {"as_json", "compiled", "config", "configs", "feature", "model", "resume", "sets"}
+_FIELDS = {
+    "budget": "encoding.budget",
+    "labels": "labels.count",
+    "lr": "optimizer.lr",
+    "max_kl": "encoding.max_kl",
+    "objective": "objectives",
+    "size": "network.size",
+    "student": "student.model",
+    "teacher": "teachers",
+    "top_k": "encoding.top_k",
+    "views": "views.count",
+}
+_READERS: dict[str, Callable[[Any], object]] = {"objective": objectives, "teacher": teachers}
+
+
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a command's flags by the field that each sets, None if not given.
+
+    Args:
+        values: Values of the command's parameters: its ``locals()`` before any other statement.
+    """
+    return {
+        _FIELDS.get(name, name): _READERS[name](value or []) if name in _READERS else value
+        for name, value in values.items()
+        if name not in _NO_FIELDS
+    }
+
 
 Config = Annotated[
     Path | None, typer.Option(help="YAML config file with the same settings; flags override it.")
@@ -47,28 +86,36 @@ VerifySets = Annotated[
     typer.Option(
         "--set",
         metavar="A.B=VALUE",
-        help="Set any field of data and teachers, as data.limit=9 or teachers.cnn.size=64; "
-        "repeatable.",
+        help="Set any field of data and teachers, for example data.limit=9 or "
+        "teachers.cnn.size=64; repeatable.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 CacheFolder = Annotated[str | None, typer.Option(help="Folder or URL of the cache.")]
-Data = Annotated[str | None, typer.Option(help="Folder, .tar file, digits, or torch/SET:FOLDER.")]
+IMAGES = "Images: a folder, a .tar file, digits (scikit-learn), or torch/SET:FOLDER (torchvision)."
+Data = Annotated[str | None, typer.Option(help=IMAGES)]
 Teacher = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=MODEL[@WEIGHTS]",
-        help="A timm model with a weights file or 'pretrained', local-dir:FOLDER, or "
-        "hf-hub:REPOSITORY; repeatable.",
+        help="Name and network of a teacher: a timm model with a weights file or 'pretrained', "
+        "local-dir:FOLDER, or hf-hub:REPOSITORY; repeatable.",
     ),
 ]
 Feature = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=TAP[,OPTION=VALUE…]",
-        help="Also cache intermediate activations of a layer, as vit=blocks.11,values=int8; "
-        "repeatable.",
+        help="Also cache intermediate activations of a teacher's layer, for example "
+        "vit=blocks.11,values=int8; repeatable.",
+    ),
+]
+Objective = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=WEIGHT]",
+        help="Objective: soft, split or label; repeatable. Others need a config file.",
     ),
 ]
 Revision = Annotated[
@@ -79,7 +126,7 @@ Revision = Annotated[
         "or more digits.",
     ),
 ]
-Views = Annotated[int | None, typer.Option(help="Number of random views.")]
+Views = Annotated[int | None, typer.Option(help="Number of augmented views per image.")]
 AddViews = Annotated[
     bool | None,
     typer.Option(
@@ -88,7 +135,7 @@ AddViews = Annotated[
 ]
 TopK = Annotated[
     int | None,
-    typer.Option(help="Classes to store per row; by default 50, or all for up to 256 classes."),
+    typer.Option(help="Classes to store per image and view; by default 50, or all if up to 256."),
 ]
 Budget = Annotated[
     str | None, typer.Option(metavar="80B", help="Maximum bytes per image and view.")
@@ -96,20 +143,32 @@ Budget = Annotated[
 MaxKl = Annotated[
     str | None,
     typer.Option(
-        metavar="0.05@T=1", help="Maximum KL divergence in nats; chooses the number of classes."
+        metavar="0.05@T=1",
+        help="Maximum KL divergence, in nats, of stored from exact outputs at a temperature; "
+        "determines the number of stored classes.",
     ),
 ]
 BatchSize = Annotated[
     str | None,
-    typer.Option(metavar="N|auto", help="Images per forward pass; auto for the fastest."),
+    typer.Option(metavar="N|auto", help="Images per forward pass, a power of two; or auto."),
 ]
-UnitRows = Annotated[int | None, typer.Option(help="Rows per unit of work.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda …")]
-Precision = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
-Threads = Annotated[int | None, typer.Option(help="Number of decoding threads.")]
+UnitRows = Annotated[
+    int | None,
+    typer.Option(help="Images per unit of work, a power of two; fixed when the cache is created."),
+]
+Device = Annotated[
+    str | None, typer.Option(help="Torch device, for example cpu or cuda:1; auto by default.")
+]
+Precision = Annotated[
+    str | None, typer.Option(help="Precision of the teachers: float32, bfloat16 or float16.")
+]
+Threads = Annotated[
+    int | None, typer.Option(help="Number of decoding threads; all processors by default.")
+]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile all teachers with torch.compile.")
 ]
 OnBadImage = Annotated[
-    str | None, typer.Option(help="error, or skip to leave out images that cannot be decoded.")
+    str | None,
+    typer.Option(help="error to stop at an image that cannot be decoded, skip to leave it out."),
 ]

@@ -20,15 +20,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """A context in which a first signal is noted and a second one interrupts at once.
+    """A context in which the first signal is recorded and a second one interrupts at once.
 
-    ``torchrun`` passes on a Ctrl-C that its processes have had already, signals all of them as soon
-    as one has ended, and ends by force those that take too long: there a further signal says
-    nothing new, not even to a process that is about to leave.
+    Under ``torchrun`` only the first signal counts: torchrun repeats a Ctrl-C that its processes
+    have already received, sends signals to all processes once one has ended, and kills those that
+    take too long.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._requested = False
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
@@ -36,24 +36,26 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
+            # torchrun may still signal a process that has finished and is about to exit with 0
             signal.signal(number, signal.SIG_IGN if is_launched() else handler)
 
     def __call__(self) -> bool:
-        """Return whether a signal has come."""
-        return self._asked
+        """Return whether a signal has been received."""
+        return self._requested
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._asked and not is_launched():
+        if self._requested and not is_launched():
             _interrupt(number, frame)
-        self._asked = True
+        self._requested = True
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a Ctrl-C also end the retries of threads, which would continue for minutes otherwise."""
+    """Make Ctrl-C also end retries in other threads, which would otherwise go on for minutes."""
     before = signal.getsignal(signal.SIGINT)
     main = threading.current_thread() is threading.main_thread()
-    if not main or before is not signal.default_int_handler:  # ignored, or somebody else's
+    # only the main thread may set handlers, and a handler of the calling program is left alone
+    if not main or before is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, _interrupt)
@@ -65,5 +67,5 @@ def interruptible() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del number, frame
-    end_waits()
+    end_waits()  # first: KeyboardInterrupt reaches the main thread only, which may wait for others
     raise KeyboardInterrupt

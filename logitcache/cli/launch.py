@@ -10,7 +10,7 @@ __all__ = ["is_launched", "launched_rank", "refuse_ranks"]
 
 
 def launched_rank() -> int:
-    """Return which of several processes this is; 0 where there is one."""
+    """Return the rank of this process; 0 for a single process."""
     rank = os.environ.get("RANK", "0")
     return int(rank) if rank.isdecimal() else 0
 
@@ -21,15 +21,18 @@ def is_launched() -> bool:
 
 
 def refuse_ranks(command: str) -> None:
-    """Refuse to do the same work in several processes at once.
+    """Raise an error if several processes would do the same work at once.
+
+    Args:
+        command: Name of the command, for the message.
 
     Raises:
-        UsageError: There are several.
+        UsageError: There are several processes.
     """
     count = os.environ.get("WORLD_SIZE", "1")
     if count != "1":
         raise UsageError(
-            f"logitcache {command} is one process",
-            got=f"one of {count} that were started together",
-            hint="torchrun is for logitcache train",
+            f"logitcache {command} runs in a single process",
+            got=f"{count} processes started together (WORLD_SIZE)",
+            hint="start it without torchrun, which is only for logitcache train",
         )

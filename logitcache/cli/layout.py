@@ -29,12 +29,12 @@ _RIGHT = {"accuracy", "stored", "dense float32", "ratio", "top-1", "steps", "ima
 
 
 def percent_text(value: float | None) -> str:
-    """Return a share in percent, a dash for None."""
+    """Return a fraction as a percentage, a dash for None."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def bytes_text(count: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
+    """Return a number of bytes in B, kB, MB, GB or TB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -43,7 +43,7 @@ def bytes_text(count: float) -> str:
 
 
 def new_table(first: str, *others: str) -> Table:
-    """Return an empty table with these columns, those of numbers to the right."""
+    """Return an empty table with these columns; columns of numbers are right-aligned."""
     table = Table(first)
     for name in others:
         table.add_column(name, justify="right" if name in _RIGHT else "left")
@@ -51,37 +51,37 @@ def new_table(first: str, *others: str) -> Table:
 
 
 class PlainConsole(Console):
-    """A console that prints text from data as text, with all of its characters.
+    """A console without markup that escapes control characters.
 
     Names of folders, images and classes may contain ``[`` or ``:``, which rich reads as markup and
-    emoji by default, and escape sequences, which a terminal obeys; see :func:`.visible`. A line
-    break inside of a text is written out as well, so no name looks like a line of its own.
+    emoji by default, escape sequences, which a terminal obeys, and line breaks, after which a name
+    could pass for a message of its own; see :func:`.visible`.
 
     Args:
-        options: As of rich.
+        options: Further arguments of :class:`rich.console.Console`.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return text as it is printed: in lines and in the cells of tables."""
+        """Return escaped text; rich calls this for lines and for the cells of tables."""
         return super().render_str(visible(text), **options)
 
 
 def new_console() -> Console:
-    """Return stdout; wide enough for a table where it is no terminal."""
+    """Return a console on stdout, 140 columns wide if stdout is not a terminal."""
     console = PlainConsole()
     return console if console.is_terminal else PlainConsole(width=140)
 
 
 def print_line(console: Console, text: str) -> None:
-    """Print one line, however long, without line breaks of its own."""
+    """Print one line without wrapping it."""
     console.print(text, soft_wrap=True)
 
 
 def print_unlisted(console: Console, whose: str, unlisted: Mapping[str, int]) -> None:
-    """Show which files of a folder are not among its images, by the reason."""
+    """Print how many files of a folder are not among its images, by reason."""
     if unlisted:
         print_line(
             console, f"{whose}: files that are not among the images: {left_out_text(unlisted)}"

@@ -11,39 +11,41 @@ import typer
 
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import (
+    Device,
     Json,
     OnBadImage,
     Revision,
     Sets,
     Threads,
     VerifySets,
+    settings_of,
 )
+from logitcache.cli.options import teachers as read_teachers
 
 __all__ = ["LOOK", "maintain_app"]
 
 maintain_app = typer.Typer()
 
-LOOK = "Look"
-"""Panel of the help: what looks at caches and views and leaves them as they are."""
-_TRUST = "Trust"
+LOOK = "Inspect"
+"""Help panel of the commands that change no cache."""
+_MAINTAIN = "Maintain"
 
 _Cache = Annotated[str, typer.Argument(help="Folder or URL of the cache.")]
 _Keys = Annotated[list[str], typer.Argument(help="Paths of images, relative to the data root.")]
-_Reason = Annotated[str, typer.Option(help="Reason, stored in the cache.")]
-_Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
+_Reason = Annotated[str, typer.Option(help="Reason for the exclusion, stored in the cache.")]
 _Audited = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=MODEL[@WEIGHTS]",
-        help="Recompute outputs of this teacher and compare a random sample of rows; needs --data; "
-        "repeatable.",
+        help="Recompute outputs of this teacher and compare a random sample of rows with the "
+        "cached ones; needs --data; repeatable.",
     ),
 ]
 _AuditedViews = Annotated[
     list[str] | None,
     typer.Option(
         metavar="ID|N|N-M",
-        help="Compare rows of these views only: ids, or numbers from 0; repeatable.",
+        help="Compare rows of these views only: ids, numbers from 0 or ranges; repeatable.",
     ),
 ]
 
@@ -55,7 +57,7 @@ def inspect(
         bool,
         typer.Option(
             "--survey",
-            help="Read all teacher outputs and summarize them: classes, entropy, accuracy.",
+            help="Read all teacher outputs and summarize predicted classes, entropy and accuracy.",
         ),
     ] = False,
     scheduler: Annotated[
@@ -67,7 +69,7 @@ def inspect(
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
-    """Describe a cache: images, views, teachers, bytes."""
+    """Describe a cache: images, views, teachers, layers, sizes and encoding losses."""
     from logitcache.cli.options import print_json
     from logitcache.cli.tables import print_cache
     from logitcache.report.describe import describe
@@ -86,7 +88,7 @@ def inspect(
 
 @maintain_app.command(rich_help_panel=LOOK)
 def status(cache: _Cache, as_json: Json = False) -> None:
-    """Show which units are committed; exit 3 if some are missing."""
+    """Show how much of a cache is computed; the exit code is 3 if something is missing."""
     from logitcache.cli.options import print_json
     from logitcache.cli.tables import print_status
     from logitcache.report.describe import describe
@@ -105,7 +107,8 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="An exported folder, MODEL@WEIGHTS with a timm model, or hf-hub:REPOSITORY."
+            help="Folder of an exported network, MODEL@WEIGHTS with the name of a timm model, or "
+            "hf-hub:REPOSITORY."
         ),
     ],
     data: Annotated[str, typer.Option(help="Images with labels, as for train --val.")],
@@ -113,32 +116,23 @@ def evaluate(
         int | None, typer.Option(help="Side of the input in pixels; the network's own by default.")
     ] = None,
     crop_pct: Annotated[
-        float | None,
-        typer.Option(help="Share of the shorter side that the center crop keeps."),
+        float | None, typer.Option(help="Share of the shorter side that the center crop keeps.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
-    device: _Device = "auto",
+    device: Device = None,
     threads: Threads = None,
     on_bad_image: OnBadImage = None,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the accuracy of a network; classes are matched by name."""
+    """Measure the accuracy of a network on labeled images; classes are matched by name."""
+    flags = settings_of(locals())
     from logitcache.cli.evaluate import run_evaluate
 
-    flags = {
-        "data": data,
-        "network.size": size,
-        "crop_pct": crop_pct,
-        "batch_size": batch_size,
-        "device": device,
-        "threads": threads,
-        "on_bad_image": on_bad_image,
-    }
     run_evaluate(model, flags, sets or [], as_json=as_json)
 
 
-@maintain_app.command(rich_help_panel=_TRUST)
+@maintain_app.command(rich_help_panel=_MAINTAIN)
 def verify(
     cache: _Cache,
     quick: Annotated[
@@ -148,58 +142,57 @@ def verify(
         str | None, typer.Option(help="Images to compare with those the cache was computed from.")
     ] = None,
     teachers: _Audited = None,
-    samples: Annotated[int, typer.Option(min=16, help="Number of sampled rows per teacher.")] = 256,
+    samples: Annotated[int, typer.Option(min=16, help="Rows to compare per teacher.")] = 256,
     full: Annotated[
         bool, typer.Option("--full", help="Compare every row of every view instead of a sample.")
     ] = False,
     views: _AuditedViews = None,
     revision: Revision = None,
-    device: _Device = "auto",
+    device: Device = None,
     threads: Threads = None,
     sets: VerifySets = None,
     as_json: Json = False,
 ) -> None:
-    """Check every byte of a cache against its commits; exit 4 if any is not as committed."""
+    """Check every byte of a cache against its checksums; the exit code is 4 if any differs."""
     from logitcache.cli.trust import run_verify
 
     run_verify(
         cache,
-        data=data,
-        named=teachers or [],
-        sets=sets or [],
+        {"data": data, "teachers": read_teachers(teachers or []), "threads": threads},
+        sets or [],
         quick=quick,
         samples=None if full else samples,
         views=views or [],
         revision=revision,
-        device=device,
-        threads=threads,
+        device=device or "auto",
         as_json=as_json,
     )
 
 
-@maintain_app.command(rich_help_panel=_TRUST)
+@maintain_app.command(rich_help_panel=_MAINTAIN)
 def repair(
     cache: _Cache,
     data: Annotated[str, typer.Option(help="The images the cache was computed from.")],
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=MODEL[@WEIGHTS]", help="A teacher whose units are damaged; repeatable."
+            metavar="NAME=MODEL[@WEIGHTS]",
+            help="Name and network of a teacher whose outputs are damaged; repeatable.",
         ),
     ] = None,
-    device: _Device = "auto",
+    device: Device = None,
     threads: Threads = None,
     sets: VerifySets = None,
     as_json: Json = False,
 ) -> None:
-    """Recompute exactly the damaged units, with the same images and weights."""
+    """Recompute only the damaged parts of a cache, with the same images and weights."""
+    flags = settings_of(locals())
     from logitcache.cli.trust import run_repair
 
-    flags = {"cache": cache, "data": data, "device": device, "threads": threads}
-    run_repair(flags, teacher or [], sets or [], as_json=as_json)
+    run_repair(flags, sets or [], as_json=as_json)
 
 
-@maintain_app.command(rich_help_panel=_TRUST)
+@maintain_app.command(rich_help_panel=_MAINTAIN)
 def exclude(cache: _Cache, keys: _Keys, reason: _Reason = "", as_json: Json = False) -> None:
     """Exclude images from training without rewriting the cache."""
     from logitcache.cache.write.exclude import withdraw_images
@@ -214,36 +207,36 @@ def exclude(cache: _Cache, keys: _Keys, reason: _Reason = "", as_json: Json = Fa
 
 @maintain_app.command(hidden=True)
 def withdraw(cache: _Cache, keys: _Keys, reason: _Reason = "", as_json: Json = False) -> None:
-    """Exclude images from training; the former name of exclude."""
-    echo("warning: withdraw is now exclude; the former name will be removed", err=True)
+    """Exclude images from training (deprecated name of exclude)."""
+    echo("warning: logitcache withdraw is deprecated; use logitcache exclude", err=True)
     exclude(cache, keys, reason, as_json)
 
 
-@maintain_app.command(rich_help_panel=_TRUST)
+@maintain_app.command(rich_help_panel=_MAINTAIN)
 def drop(
     cache: _Cache,
     teacher: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A teacher, with its features; repeatable."),
+        typer.Option(metavar="NAME", help="Teacher to drop, with its features; repeatable."),
     ] = None,
     feature: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME/TAP", help="Features of a teacher; repeatable."),
+        typer.Option(metavar="NAME/TAP", help="Features of a teacher's layer to drop; repeatable."),
     ] = None,
     view: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ID|N|N-M",
-            help="Views of all teachers: ids, or numbers from 0; repeatable.",
+            help="Views to drop, of all teachers: ids, numbers from 0 or ranges; repeatable.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Drop teachers, features or views from a cache.
 
-    The new revision does not name them, so no reader finds them, and a
-    later precompute can compute the same names again. The bytes of their
-    targets stay in the cache.
+    The new revision of the cache no longer lists them, and a later
+    precompute can compute the same names again. The dropped outputs still
+    take up space in the cache.
     """
     from dataclasses import asdict
 

@@ -21,15 +21,14 @@ __all__ = [
     "print_json",
     "saved_config",
     "teachers",
-    "with_compiling",
-    "with_features",
+    "with_teacher_options",
 ]
 
 SCHEMA_VERSION = 1
-"""Of what ``--json`` prints."""
+"""Version of the layout of the documents that ``--json`` prints."""
 
 _SAVED = "config.yaml"
-_HIDDEN = "***"  # in the place of credentials
+_HIDDEN = "***"  # replaces credentials
 
 
 def gather(
@@ -52,16 +51,16 @@ def gather(
 
 
 def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dict[str, Any] | None:
-    """Return the settings of the run in a folder, None where there is none yet.
+    """Return the settings of the run in a folder, None if it contains no run yet.
 
     Args:
-        out: The folder.
-        data: The images of the command, if it names them.
-        cache: Its cache, likewise.
+        out: Folder of the run.
+        data: Images given on the command line, if any.
+        cache: Cache given on the command line, if any.
 
     Raises:
-        UsageError: There is no run, and the command is not enough to begin one; or its cache was
-            opened with credentials, which are not saved.
+        UsageError: There is no run, and the command line does not suffice to start one; or the
+            run's cache was opened with credentials, which are not saved.
     """
     path = Path(out or "") / _SAVED
     values = None if out is None else _read_saved(path)
@@ -71,7 +70,7 @@ def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dic
                 "there is no run to resume",
                 where=out,
                 expected=f"a folder with {_SAVED}, as logitcache train writes it",
-                hint="name its folder with --out, or give --data and --student to begin one",
+                hint="give the folder of the run with --out, or --data and --student to start one",
             )
         return None
     if cache is None and _HIDDEN in str(values.get("cache")):
@@ -79,13 +78,13 @@ def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dic
             "the address of the cache was saved without its credentials",
             where=path,
             got=values["cache"],
-            hint="give it once more: --cache URL",
+            hint="give the complete address: --cache URL",
         )
     return values
 
 
 def _read_saved(path: Path) -> dict[str, Any] | None:
-    """Return the settings of a run; those of its last checkpoint where the file is damaged."""
+    """Return the settings of a run; those of its last checkpoint if the file is damaged."""
     from logitcache.files import warn_damaged
     from logitcache.pipeline.settings import read_yaml
 
@@ -105,14 +104,14 @@ def teachers(specifications: Sequence[str]) -> dict[str, dict[str, Any]] | None:
     """Read ``NAME=MODEL[@WEIGHTS]``; None if none was given.
 
     Raises:
-        UsageError: It does not look like that, or a name is given twice.
+        UsageError: A specification has another form, or a name is given twice.
     """
     found: dict[str, dict[str, Any]] = {}
     for specification in specifications:
         name, separator, model = specification.partition("=")
         if not separator or not name or not model:
             raise UsageError(
-                "unreadable teacher",
+                "the specification of a teacher cannot be parsed",
                 where=f"--teacher {specification}",
                 expected="NAME=MODEL[@WEIGHTS], for example cnn=resnet50@resnet50.safetensors",
             )
@@ -122,16 +121,19 @@ def teachers(specifications: Sequence[str]) -> dict[str, dict[str, Any]] | None:
     return found or None
 
 
-def with_features(values: Mapping[str, Any], specifications: Sequence[str]) -> dict[str, Any]:
-    """Return values of a configuration with taps of its teachers added.
+def with_teacher_options(
+    values: Mapping[str, Any], specifications: Sequence[str], compiled: bool
+) -> dict[str, Any]:
+    """Return values of a configuration with options of its teachers added.
 
     Args:
-        values: The configuration.
+        values: Values of the configuration.
         specifications: ``NAME=TAP[,OPTION=VALUE…]``, options as in
             :class:`~logitcache.encoding.feature_choice.FeatureConfig`.
+        compiled: Whether to compile all teachers.
 
     Raises:
-        UsageError: It does not look like that, or there is no such teacher.
+        UsageError: A specification has another form, or there is no such teacher.
     """
     from logitcache.pipeline.settings import parse_value
 
@@ -142,28 +144,19 @@ def with_features(values: Mapping[str, Any], specifications: Sequence[str]) -> d
         tap, *options = rest.split(",")
         if not separator or not tap or not all("=" in option for option in options):
             raise UsageError(
-                "unreadable tap",
+                "the specification of a feature cannot be parsed",
                 where=where,
                 expected="NAME=TAP[,OPTION=VALUE…], for example vit=blocks.11,values=int8",
             )
         if name not in teachers:
-            raise UsageError(f"no teacher {name!r}", where=where, hint=nearest(name, teachers))
-        asked = {key: parse_value(text, where) for key, _, text in _pairs(options)}
-        features = {**teachers[name].get("features", {}), tap: asked}
+            raise UsageError(f"unknown teacher {name!r}", where=where, hint=nearest(name, teachers))
+        pairs = [option.partition("=") for option in options]
+        chosen = {key: parse_value(text, where) for key, _, text in pairs}
+        features = {**teachers[name].get("features", {}), tap: chosen}
         teachers[name] = {**teachers[name], "features": features}
-    return {**values, "teachers": teachers} if specifications else dict(values)
-
-
-def _pairs(options: Sequence[str]) -> list[tuple[str, str, str]]:
-    return [option.partition("=") for option in options]
-
-
-def with_compiling(values: Mapping[str, Any], compiled: bool) -> dict[str, Any]:
-    """Return values of a configuration with all its teachers compiled, if that is requested."""
-    teachers = values.get("teachers") or {}
-    if not compiled:
-        return dict(values)
-    return {**values, "teachers": {n: {**dict(t), "compile": True} for n, t in teachers.items()}}
+    if compiled:
+        teachers = {name: {**teacher, "compile": True} for name, teacher in teachers.items()}
+    return {**values, "teachers": teachers} if specifications or compiled else dict(values)
 
 
 def objectives(names: Sequence[str]) -> list[dict[str, Any]] | None:
@@ -175,14 +168,18 @@ def objectives(names: Sequence[str]) -> list[dict[str, Any]] | None:
             found.append({kind: {"weight": float(weight)} if separator else {}})
         except ValueError:
             raise UsageError(
-                "the weight is not a number", where=f"--objective {name}", got=weight
+                "the weight of an objective is not a number",
+                where=f"--objective {name}",
+                expected="NAME=WEIGHT, for example soft=0.5",
+                got=weight,
             ) from None
     return found or None
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print one stable document on stdout, in ASCII; its text can be encoded in UTF-8."""
+    """Print one JSON document on stdout, in ASCII, with the version of its layout."""
     text = json.dumps(_encodable({"schema_version": SCHEMA_VERSION, **document}), indent=2)
+    # json escapes all control characters but DEL, which a terminal obeys
     sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
 
 

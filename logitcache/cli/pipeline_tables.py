@@ -1,8 +1,7 @@
-"""Tables of a finished pipeline: one for each kind of stage, over the seeds it was run with."""
+"""Tables of a finished pipeline: one for each kind of stage, with means over the seeds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["print_pipeline"]
 
 
-@dataclass(frozen=True)
-class _StageTable:
-    """The table of one kind of stage.
-
-    Attributes:
-        columns: Headings.
-        rows: Returns the rows of a stage from its results, one result per seed.
-    """
-
-    columns: tuple[str, ...]
-    rows: Rows
-
-
 def print_pipeline(runs: Sequence[Sequence[StageResult]]) -> None:
     """Print the results of all stages.
 
@@ -43,10 +29,10 @@ def print_pipeline(runs: Sequence[Sequence[StageResult]]) -> None:
         for results in zip(*runs, strict=True)
     ]
     for kind in dict.fromkeys([*_TABLES, *(stage.kind for stage, _ in stages)]):
-        table = _TABLES.get(kind, _OTHER)
-        rows = [row for s, values in stages if s.kind == kind for row in table.rows(s, values)]
+        columns, rows_of = _TABLES.get(kind, _OTHER)
+        rows = [row for s, values in stages if s.kind == kind for row in rows_of(s, values)]
         if rows:
-            shown = new_table(*table.columns)
+            shown = new_table(*columns)
             for row in rows:
                 shown.add_row(*row)
             new_console().print(shown)
@@ -57,7 +43,7 @@ def _cache_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, .
         (
             stage.name,
             name,
-            _spread([_first(value["accuracy"].get(name, {})) for value in values]),
+            _spread([next(iter(v["accuracy"].get(name, {}).values()), None) for v in values]),
             str(values[0]["views"]),
             bytes_text(size["stored"]),
             bytes_text(size["dense_float32"]),
@@ -83,12 +69,15 @@ def _weight_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, 
 def _student_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     first = values[0]
     labels = first.get("labeled", first.get("labelled", 0))  # the latter in results of version 0.1
+    uses_labels = not stage.values.get("cache") or any(
+        {"label", "split"} & term.keys() for term in _terms(stage.values)
+    )
     return [
         (
             f"{stage.name} ({stage.values['student']['model']})",
             _learns_from(stage.values),
             str(first["set_images"]),
-            str(labels if _uses_labels(stage.values) else 0),
+            str(labels if uses_labels else 0),
             str(first["steps"]),
             _spread([(value["evaluation"] or {}).get("top1") for value in values]),
         )
@@ -106,23 +95,24 @@ def _other_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, .
     return [(stage.name, stage.kind, ", ".join(f"{k} {v}" for k, v in numbers.items()))]
 
 
-_TABLES: dict[str, _StageTable] = {
-    "precompute": _StageTable(
+_TABLES: dict[str, tuple[tuple[str, ...], Rows]] = {
+    "precompute": (
         ("cache", "teacher", "accuracy", "views", "stored", "dense float32", "size vs. float32"),
         _cache_rows,
     ),
-    "fit_weights": _StageTable(("weights", "teacher", "weight", "alone", "mixture"), _weight_rows),
-    "train": _StageTable(
-        ("network", "trained on", "images", "labels used", "steps", "top-1"), _student_rows
+    "fit_weights": (
+        ("weights", "teacher", "weight", "accuracy alone", "ensemble accuracy"),
+        _weight_rows,
     ),
-    "evaluate": _StageTable(("evaluation", "network", "data", "top-1", "top-5"), _evaluation_rows),
+    "train": (("network", "trained on", "images", "labels used", "steps", "top-1"), _student_rows),
+    "evaluate": (("evaluation", "network", "data", "top-1", "top-5"), _evaluation_rows),
 }
-_OTHER = _StageTable(("stage", "kind", "result"), _other_rows)
-"""Kinds without a table of their own."""
+"""By kind of stage: columns, and the rows of a stage from its results, one per seed."""
+_OTHER: tuple[tuple[str, ...], Rows] = (("stage", "kind", "result"), _other_rows)
 
 
 def _learns_from(train: Mapping[str, Any]) -> str:
-    """Return the targets of a training run in words."""
+    """Return a description of the targets of a training run."""
     if not train.get("cache"):
         return "labels"
     parts = dict.fromkeys(_learns_from_term(term) for term in _terms(train))
@@ -145,21 +135,13 @@ def _learns_from_term(term: Mapping[str, Any]) -> str:
     return f"{form} of cache of {names}" if form else f"cache of {names}"
 
 
-def _uses_labels(train: Mapping[str, Any]) -> bool:
-    return not train.get("cache") or any({"label", "split"} & term.keys() for term in _terms(train))
-
-
 def _terms(train: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the objectives of a training as mappings with one key."""
+    """Return the objectives of a training run as mappings with one key."""
     default: Any = "soft" if train.get("cache") else "label"
     terms = train.get("objectives") or default
     listed = terms if isinstance(terms, list) else [terms]
     in_full: list[Any] = [term for entry in listed for term in long_forms(entry)]
     return [{term: {}} if isinstance(term, str) else term for term in in_full]
-
-
-def _first(values: Mapping[str, float]) -> float | None:
-    return next(iter(values.values()), None)
 
 
 def _spread(values: Sequence[float | None]) -> str:

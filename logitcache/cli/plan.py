@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.store.open import locate
 from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text, print_line
-from logitcache.cli.options import gather, print_json, with_compiling, with_features
+from logitcache.cli.options import gather, print_json, with_teacher_options
 from logitcache.pipeline.settings import merged, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate.estimate import estimate_cache
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["print_estimate", "run_plan"]
 
-_NOWHERE = "not written"
+_NO_CACHE = "not written"  # an estimate needs no cache, but its configuration requires one
 
 
 def run_plan(
@@ -33,22 +33,22 @@ def run_plan(
     compiled: bool,
     as_json: bool,
 ) -> None:
-    """Estimate and print.
+    """Estimate size, time and fidelity of a cache and print them.
 
     Args:
-        configs: YAML files, later ones over earlier ones.
+        configs: YAML files; later ones override earlier ones.
         flags: Fields of a :class:`.PrecomputeConfig` by dotted path.
         sets: ``a.b=value`` assignments.
-        features: ``NAME=TAP[,OPTION=VALUE…]`` of taps that are kept.
-        compiled: Whether all teachers are compiled.
-        as_json: Whether to print one document instead of tables.
+        features: ``NAME=TAP[,OPTION=VALUE…]`` of the layers whose features are cached.
+        compiled: Whether to compile all teachers.
+        as_json: Whether to print one JSON document instead of tables.
     """
     values: dict[str, Any] = {}
     for config in configs:
         values = merged(values, read_yaml(config))
-    values = with_compiling(with_features(gather(values, flags, sets), features), compiled)
+    values = with_teacher_options(gather(values, flags, sets), features, compiled)
     cache = locate(str(values["cache"])) if values.get("cache") else None
-    found = estimate_cache(PrecomputeConfig.parse({"cache": _NOWHERE, **values}, "plan"), cache)
+    found = estimate_cache(PrecomputeConfig.parse({"cache": _NO_CACHE, **values}, "plan"), cache)
     if as_json:
         print_json(found.to_json())
     else:
@@ -56,11 +56,11 @@ def run_plan(
 
 
 def print_estimate(found: Estimate) -> None:
-    """Show an estimate."""
+    """Print the tables of an estimate."""
     console = new_console()
     console.print(
-        f"{found.images} images x {found.views} views, units of {found.unit_rows} rows; measured "
-        f"on {found.shown} images; nothing is written"
+        f"{found.images} images x {found.views} views, in units of {found.unit_rows} images; "
+        f"estimated from {found.shown} images; no cache is written"
     )
     for name, teacher in found.teachers.items():
         _print_teacher(console, name, teacher)
@@ -71,10 +71,10 @@ def print_estimate(found: Estimate) -> None:
 
 
 def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> None:
-    asked = ", ".join(f"{1e3 * s:.3g} ms an image on {d}" for d, s in teacher.seconds.items())
-    right = "" if teacher.accuracy is None else f", {percent_text(teacher.accuracy)} right"
+    times = ", ".join(f"{1e3 * s:.3g} ms per image on {d}" for d, s in teacher.seconds.items())
+    right = "" if teacher.accuracy is None else f", accuracy {percent_text(teacher.accuracy)}"
     console.print()
-    console.print(f"{name}: {teacher.architecture}, {teacher.num_classes} classes{right}, {asked}")
+    console.print(f"{name}: {teacher.architecture}, {teacher.num_classes} classes{right}, {times}")
     table = new_table("encoding", "bytes/row", "all views", "files", "RAM/view")
     temperatures = list(teacher.chosen.fidelity["temperatures"])
     for header in (*(f"KL T={t}" for t in temperatures), "top-1 kept", ""):
@@ -125,7 +125,7 @@ def _encoding_text(encoding: Mapping[str, Any]) -> str:
 
 def _print_views(console: Console, found: Estimate) -> None:
     console.print()
-    console.print("whole cache with the chosen encodings")
+    console.print("whole cache with the chosen encodings, by number of views")
     table = new_table("views", "bytes", "files")
     for device in found.devices:
         table.add_column(f"minutes, {device}", justify="right")
@@ -139,33 +139,33 @@ def _print_views(console: Console, found: Estimate) -> None:
                 str(row.break_even_epochs[device] or "never"),
             )
         ]
-        asked = f"{row.views} <-" if row.views == found.views else str(row.views)
-        table.add_row(asked, bytes_text(row.bytes), str(row.files), *cells)
+        views = f"{row.views} <-" if row.views == found.views else str(row.views)
+        table.add_row(views, bytes_text(row.bytes), str(row.files), *cells)
     console.print(table)
 
 
 def _print_payback(console: Console, found: Estimate) -> None:
-    """Print the break-even point of the requested cache in words."""
-    asked = next(row for row in found.by_views if row.views == found.views)
+    """Print a sentence about the break-even point of the requested cache."""
+    requested = next(row for row in found.by_views if row.views == found.views)
     for name, device in found.devices.items():
-        epochs = asked.break_even_epochs[name]
+        epochs = requested.break_even_epochs[name]
         teach, fetch = 1e3 * device.teach, 1e3 * found.fetch
         if epochs is None:
             console.print(
-                f"{name}: never breaks even: a forward pass of the teachers takes "
-                f"{teach:.2g} ms an image, and reading their targets takes {fetch:.2g} ms"
+                f"{name}: the cache never breaks even: a forward pass of the teachers takes "
+                f"{teach:.2g} ms per image, and reading their cached outputs takes {fetch:.2g} ms"
             )
             continue
         console.print(
-            f"{name}: with {found.views} views the cache costs no more than live teachers after "
-            f"{epochs} student epochs, those of all students together: "
+            f"{name}: with {found.views} views the cache takes no more time than live teachers "
+            f"after {epochs} student epochs, counted over all students: "
             f"({1e3 * device.decode:.2g} ms + {found.views} x {1e3 * device.store:.2g} ms) / "
             f"({teach:.2g} ms - {fetch:.2g} ms)"
         )
 
 
 def _print_lacking(console: Console, lacking: Lacking) -> None:
-    """Print what an existing cache lacks."""
+    """Print how many images, views and rows an existing cache lacks."""
     images, views = lacking.images + lacking.new_images, lacking.views + lacking.new_views
     console.print()
     print_line(
@@ -174,7 +174,7 @@ def _print_lacking(console: Console, lacking: Lacking) -> None:
         f"the {views} views",
     )
     table = new_table("teacher or layer")
-    for header in ("rows to compute", "of"):
+    for header in ("rows to compute", "rows in all"):
         table.add_column(header, justify="right")
     table.add_column("")
     for name, group in lacking.groups.items():

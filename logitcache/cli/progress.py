@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar on a terminal, otherwise a line every 15 seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from rich.progress import Task
 
-    from logitcache.cache.verify.integrity import VerifyProgress
     from logitcache.precompute.run.compute import Progress as PrecomputeProgress
     from logitcache.precompute.run.compute import WorkerProgress
     from logitcache.training.progress import TrainProgress
@@ -35,10 +34,10 @@ class _PlainColumn(TextColumn):
 
 
 class ProgressLine:
-    """One line of progress; a context.
+    """A context that shows the progress of one command or stage.
 
     Args:
-        title: What is going on.
+        title: Name of the command or stage.
         quiet: Whether to print nothing.
     """
 
@@ -73,7 +72,7 @@ class ProgressLine:
         self._bar.stop()
 
     def precompute(self, progress: PrecomputeProgress) -> None:
-        """Show how far stage 1 is."""
+        """Show the progress of a precompute run."""
         seconds = max(1e-9, time.monotonic() - self._started)
         if progress.work:
             self._print(f"{self._title}: {progress.work}")
@@ -94,7 +93,7 @@ class ProgressLine:
                 self._print(f"  {_words(worker)}")
 
     def train(self, progress: TrainProgress) -> None:
-        """Show how far a training is."""
+        """Show the progress of a training run."""
         self._notice(progress.notes)
         if progress.phase == "exporting":
             self._show(progress.step, progress.steps, "", phase="exporting the network")
@@ -117,7 +116,7 @@ class ProgressLine:
         )
 
     def count(self, done: int, total: int) -> None:
-        """Show how many of something are done."""
+        """Show how many images are done."""
         seconds = max(1e-9, time.monotonic() - self._started)
         self._show(done, total, f"{done / seconds:.0f} images/s")
 
@@ -125,23 +124,19 @@ class ProgressLine:
         """Show how many views are done."""
         self._show(done, total, "views")
 
-    def verify(self, progress: VerifyProgress) -> None:
-        """Show how much of a cache is verified."""
-        self.bytes(progress.done, progress.total)
-
     def bytes(self, done: int, total: int) -> None:
         """Show how many bytes of a total are done, in megabytes."""
         seconds = max(1e-9, time.monotonic() - self._started)
         self._show(done // 10**6, total // 10**6, f"{done / seconds / 1e6:.0f} MB/s")
 
     def _notice(self, notices: Sequence[str]) -> None:
-        """Print what has not been printed yet."""
+        """Print the notices that have not been printed yet."""
         for notice in notices[self._noticed :]:
             self._print(f"{self._title}: {notice}")
         self._noticed = max(self._noticed, len(notices))
 
     def _wait(self, what: str) -> None:
-        """Show what is waited for: a line at once, then in the bar or now and then a line."""
+        """Show what the run waits for: a line at once, then in the bar or every 15 seconds."""
         self._bar.update(self._task, rates=what)
         now = time.monotonic()
         if self._waited is None or (
@@ -151,11 +146,11 @@ class ProgressLine:
             self._print(f"{self._title}: {what}")
 
     def _print(self, text: str) -> None:
-        """Print a line as it is."""
+        """Print one line without wrapping it."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def _show_worker(self, worker: WorkerProgress) -> None:
-        """Show what one worker does, on a line of its own below the bar."""
+        """Show the progress of one worker on a separate line below the bar."""
         if worker.name not in self._workers:
             self._workers[worker.name] = self._bar.add_task("", total=None, count="", rates="")
         self._bar.update(
@@ -167,20 +162,20 @@ class ProgressLine:
         )
 
     def _show(self, done: int, total: int, rates: str, *, phase: str = "", whole: str = "") -> bool:
-        """Show how far it is; return whether a plain line was due.
+        """Show the progress; return whether a line was printed because stderr is no terminal.
 
         Args:
-            done: What is done.
-            total: Of how much.
-            rates: How fast.
-            phase: Phase of the work, next to the title.
-            whole: Of what ``done`` is counted from the beginning; the time left is estimated again
-                with each.
+            done: Number of items that are done.
+            total: Number of all items.
+            rates: Text about the speed.
+            phase: Phase of the work, printed next to the title.
+            whole: Name of what ``done`` counts; the estimate of the time left starts again when it
+                changes.
         """
         now = time.monotonic()
         if whole != self._phase:
             self._phase, self._phase_started, self._phase_first = whole, now, done
-        more = done - self._phase_first
+        more = done - self._phase_first  # a resumed run starts at a number that took no time
         left = ""
         if more > 0 and done < total:
             seconds = (now - self._phase_started) / more * (total - done)
@@ -211,7 +206,7 @@ def _duration(seconds: float) -> str:
 
 
 def _words(worker: WorkerProgress) -> str:
-    """Say what a worker does."""
+    """Return a description of what a worker does."""
     if not worker.item:
         return f"worker {worker.name}: {worker.state}"
     slow = ", slower than the others" if worker.slow else ""
@@ -220,7 +215,7 @@ def _words(worker: WorkerProgress) -> str:
 
 
 class PhaseLines:
-    """A progress line for each phase of a verification, one after the other."""
+    """A context that shows one progress line after another, for each phase of a verification."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -234,7 +229,7 @@ class PhaseLines:
         self._stack.close()
 
     def show(self, phase: str, done: int, total: int) -> None:
-        """Show how much of a phase is done; the line of the phase before ends."""
+        """Show the progress of a phase; the line of the previous phase ends."""
         if self._line is None or phase != self._phase:
             self._stack.close()
             self._phase, self._line = phase, self._stack.enter_context(ProgressLine(phase))

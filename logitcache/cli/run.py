@@ -1,4 +1,4 @@
-"""``logitcache run``."""
+"""``logitcache run``: the stages of a pipeline file, for one seed or several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from logitcache.cli.options import print_json
 from logitcache.cli.pipeline_tables import print_pipeline
 from logitcache.cli.stages import stage_runner
 from logitcache.pipeline.config import PipelineConfig
-from logitcache.pipeline.run import Pipeline, StageResult
+from logitcache.pipeline.run import Pipeline
 from logitcache.pipeline.settings import find_pipeline, override, read_yaml
 
 if TYPE_CHECKING:
@@ -29,13 +29,17 @@ def run_pipeline(
     sets: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Run a pipeline once per seed and print the result of it."""
+    """Run a pipeline once per seed and print the results."""
     refuse_ranks("run")
     with StopRequest() as stop:
         pipelines = load_pipelines(name, out=out, seeds=seeds, sets=sets)
         runs = [pipeline.run(stage_runner(stop), only) for pipeline in pipelines]
     if as_json:
-        print_json({"pipeline": name, "runs": [_document(results) for results in runs]})
+        documents = [
+            {result.stage.name: {"kind": result.stage.kind, **result.values} for result in results}
+            for results in runs
+        ]
+        print_json({"pipeline": name, "runs": documents})
     else:
         print_pipeline(runs)
 
@@ -43,7 +47,7 @@ def run_pipeline(
 def load_pipelines(
     name: str, *, out: str | None, seeds: int, sets: Sequence[str]
 ) -> list[Pipeline]:
-    """Read a pipeline file, once per seed; several seeds get a folder each."""
+    """Return the pipeline of each seed; with several seeds, each has its own output folder."""
     path = find_pipeline(name)
     config = PipelineConfig.parse(override(read_yaml(path), sets), path.name)
     folder = Path(out or config.out)
@@ -53,7 +57,3 @@ def load_pipelines(
         Pipeline(config, out=str(folder / f"seed-{seed}"), seed=seed)
         for seed in range(config.seed, config.seed + seeds)
     ]
-
-
-def _document(results: Sequence[StageResult]) -> dict[str, object]:
-    return {result.stage.name: {"kind": result.stage.kind, **result.values} for result in results}

@@ -1,4 +1,4 @@
-"""Runs of pipeline stages with a progress line; the component of a stage is imported only then."""
+"""Runs of pipeline stages with a progress line; each imports its packages when it starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stage_runner(stop: StopRequest) -> Callable[[Stage], dict[str, Any]]:
     """Return the function that runs a stage and returns its result as JSON values.
 
     Args:
-        stop: Becomes true when the user interrupts the command.
+        stop: Returns whether the user has interrupted the command.
     """
 
     def run(stage: Stage) -> dict[str, Any]:

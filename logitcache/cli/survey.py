@@ -21,7 +21,7 @@ _MOST_VIEWS, _MOST_CLASSES = 8, 5
 
 
 def run_survey(cache: str, scheduler: str | None, *, revision: str | None, as_json: bool) -> None:
-    """Go through every output of a cache, here or on the workers of a scheduler."""
+    """Summarize all outputs of a cache, in this process or on the workers of a scheduler."""
     from logitcache.report.survey import survey
 
     with contextlib.ExitStack() as stack:
@@ -38,10 +38,12 @@ def run_survey(cache: str, scheduler: str | None, *, revision: str | None, as_js
 
 
 def print_survey(survey: Survey) -> None:
-    """Show a survey."""
+    """Print the tables of a survey."""
     console = new_console()
     console.print(f"{survey.url}: revision {survey.revision}, {sum(survey.labels)} labeled images")
-    teachers = new_table("teacher", "accuracy", "entropy, nats", "10 % to 90 %", "tail mass")
+    teachers = new_table(
+        "teacher", "accuracy", "entropy, nats", "10th to 90th percentile", "tail mass"
+    )
     for teacher in survey.teachers:
         tails = [view.tail_mass for view in teacher.views if view.tail_mass is not None]
         low, _, high = teacher.entropy_quantiles.values()
@@ -54,7 +56,9 @@ def print_survey(survey: Survey) -> None:
         )
     console.print(teachers)
     for pair, share in survey.agreement.items():
-        console.print(f"{' and '.join(pair.split())} agree on {percent_text(share)}")
+        console.print(
+            f"{' and '.join(pair.split())} predict the same class for {percent_text(share)}"
+        )
     views = new_table("view", *(teacher.teacher for teacher in survey.teachers))
     for view in list(dict.fromkeys(v.view for t in survey.teachers for v in t.views))[:_MOST_VIEWS]:
         views.add_row(view, *(_of_view(teacher, view) for teacher in survey.teachers))
@@ -72,17 +76,15 @@ def _of_view(teacher: TeacherSurvey, view_id: str) -> str:
 
 
 def _classes(survey: Survey, teacher: TeacherSurvey) -> str:
-    """Say which classes a teacher knows least, and how evenly it predicts."""
+    """Return a line on the classes that a teacher never predicts or predicts least accurately."""
     known = [(share, c) for c, share in enumerate(teacher.class_accuracy) if share is not None]
     worst = ", ".join(
         f"{survey.class_names[c]} {percent_text(share)}"
         for share, c in sorted(known)[:_MOST_CLASSES]
     )
     never = sum(count == 0 for count in teacher.predicted)
-    said = (
-        f"{teacher.teacher}: {never} of {len(teacher.predicted)} classes are never the most likely"
-    )
-    return f"{said}; least known: {worst}" if worst else said
+    line = f"{teacher.teacher}: {never} of {len(teacher.predicted)} classes are never predicted"
+    return f"{line}; lowest accuracy: {worst}" if worst else line
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

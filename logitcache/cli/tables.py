@@ -42,7 +42,7 @@ _MOST_FAULTS, _MOST_LITTER = 50, 5
 
 
 def print_precompute(summary: Summary) -> None:
-    """Show what stage 1 did."""
+    """Print size and accuracy of what a precompute run cached."""
     console = _console()
     console.print(
         f"{summary.cache}: {summary.images} images x {summary.views} views, "
@@ -68,7 +68,7 @@ def print_precompute(summary: Summary) -> None:
 
 
 def print_train(result: TrainResult) -> None:
-    """Show the result of a training."""
+    """Print the result of a training run."""
     table = _table(
         "output", "images", "labels used", "steps", "top-1", "loss", "images/s", "data wait"
     )
@@ -87,8 +87,8 @@ def print_train(result: TrainResult) -> None:
     console.print(table)
     if result.without_partner:
         console.print(
-            f"note: up to {result.without_partner} images were left out of views that mix images, "
-            "because the image to mix in is missing from the data"
+            f"note: up to {result.without_partner} images per epoch were left out of views that "
+            "mix images, because the data lack the image to mix in"
         )
     reasons = {
         "are not in the cache": result.left_out,
@@ -106,7 +106,7 @@ def print_train(result: TrainResult) -> None:
 
 
 def print_cache(cache: CacheDescription) -> None:
-    """Show what a cache holds."""
+    """Print images, views, teachers, sizes and encoding losses of a cache."""
     console = _console()
     state = f"revision {cache.revision}" if cache.revision else "not sealed"
     console.print(f"{cache.url}: format {cache.format}, {state}")
@@ -117,7 +117,9 @@ def print_cache(cache: CacheDescription) -> None:
         f"units of {cache.unit_rows} rows, {len(cache.class_names)} classes"
     )
     if cache.unreadable or cache.withdrawn:
-        console.print(f"{cache.unreadable or 0} unreadable, {cache.withdrawn} excluded")
+        console.print(
+            f"{cache.unreadable or 0} images could not be decoded, {cache.withdrawn} are excluded"
+        )
     views = _table("view", "operations", "seed", "draw")
     for view in cache.views[:8]:
         views.add_row(view.id, ", ".join(view.operations), str(view.seed), str(view.draw))
@@ -148,7 +150,7 @@ def print_cache(cache: CacheDescription) -> None:
 
 
 def _taps(cache: CacheDescription) -> Table:
-    """Tabulate the taps of all teachers."""
+    """Return the table of the cached features of all teachers."""
     table = _table("layer", "layout", "shape", "encoding", "views")
     for column in ("bytes", "size vs. float32"):
         table.add_column(column, justify="right")
@@ -168,22 +170,22 @@ def _taps(cache: CacheDescription) -> Table:
 
 
 def _kept(encoding: Mapping[str, Any]) -> list[str]:
-    """Say what is kept of a tap, in words."""
+    """Return descriptions of the stored values of a layer and of their reductions."""
     grid = encoding["grid"]
-    said = {
+    reductions = {
         f"{encoding['reduction']} of positions": encoding["reduction"] == "mean",
         "energy of channels": encoding["reduction"] == "energy",
         f"pooled to {encoding['pool']} x {encoding['pool']}": encoding["pool"] is not None,
         f"{encoding['kept_tokens']} of {(grid or 0) ** 2} tokens": encoding["kept_tokens"],
         "standardized": encoding["standardised"],
-        "principal directions": encoding["principal"],
+        "principal components": encoding["principal"],
     }
-    return [encoding["values"], *(text for text, applies in said.items() if applies)]
+    return [encoding["values"], *(text for text, applies in reductions.items() if applies)]
 
 
 def print_status(cache: CacheDescription) -> None:
-    """Show what is committed and what is missing."""
-    table = _table("group", "units", "of")
+    """Print how many units of each group are computed, and what to do if some are missing."""
+    table = _table("group", "units computed", "units in all")
     table.add_row("samples", str(cache.sample_units), str(cache.sample_units_needed))
     for teacher in cache.teachers:
         table.add_row(f"teachers/{teacher.name}", str(teacher.units), str(teacher.needed))
@@ -193,7 +195,7 @@ def print_status(cache: CacheDescription) -> None:
     console = _console()
     console.print(table)
     if not cache.complete:
-        console.print("incomplete: run the same precompute command again to finish it")
+        console.print("incomplete: run the same precompute command again to compute the rest")
     elif cache.revision is None:
         console.print("complete, but not sealed: run the same precompute command again")
     else:
@@ -201,7 +203,7 @@ def print_status(cache: CacheDescription) -> None:
 
 
 def print_verify(report: VerifyReport) -> None:
-    """Show what a verification found, each fault with its place and cause."""
+    """Print the result of a verification, each fault with its place and cause."""
     console = _console()
     rate = report.bytes / max(1e-9, report.seconds)
     what = "sizes and headers" if report.quick else "every byte"
@@ -217,19 +219,19 @@ def print_verify(report: VerifyReport) -> None:
         console.print(f"orphaned file: {litter.key}: {litter.why}")
     if len(report.litter) > _MOST_LITTER:
         console.print(f"… and {len(report.litter) - _MOST_LITTER} more orphaned files")
-    state = f"{len(report.faults)} faults: logitcache repair fixes them" if report.faults else "ok"
+    state = f"{len(report.faults)} faults; run logitcache repair" if report.faults else "ok"
     console.print(f"bytes: {state}")
 
 
 def print_images(report: ImagesReport) -> None:
-    """Show how the data differ from the images of a cache."""
+    """Print how the data differ from the images that a cache was computed from."""
     console = _console()
     kinds = {
         "missing": report.missing,
-        "of another size": report.resized,
+        "with a different file size": report.resized,
         "replaced under the same name": report.replaced,
-        "of another class": report.relabeled,
-        "added, without targets": report.added,
+        "with a different class": report.relabeled,
+        "added since, without cached outputs": report.added,
     }
     for what, keys in kinds.items():
         if keys:
@@ -238,27 +240,34 @@ def print_images(report: ImagesReport) -> None:
     for start in report.relisted:
         _line(
             console,
-            f"images: keys or labels of the rows from {start} on were changed after the cache was "
-            "made",
+            f"images: names or labels of the rows from {start} on were changed in the cache after "
+            "it was computed",
         )
     print_unlisted(console, "data", report.left_out)
     _line(
         console,
-        f"images: {'ok' if report.ok else 'not those of the cache'}; {report.images} of the cache, "
-        f"{report.digested} digested, {report.unreadable} unreadable, {report.withdrawn} excluded",
+        f"images: {'ok' if report.ok else 'not those of the cache'}; {report.images} in the cache, "
+        f"{report.digested} compared by checksum, {report.unreadable} cannot be decoded, "
+        f"{report.withdrawn} excluded",
     )
 
 
 def print_audits(audits: Sequence[TeacherAudit]) -> None:
-    """Show how many rows match what the teachers give, and how close all of them are on average."""
+    """Print how closely cached rows match recomputed ones, on average and row by row.
+
+    In parentheses: the same measure between two recomputations with different batch sizes, which
+    is the difference that rounding alone explains.
+    """
     console = _console()
-    table = _table("teacher", "top-1 same", "KL", "ids same", "truncation", "coding", "")
+    table = _table(
+        "teacher", "same top-1", "KL", "same classes", "truncation KL", "quantization KL", ""
+    )
     for audit in audits:
         table.add_row(
             audit.teacher,
-            f"{audit.agreement:.1%} (floor {audit.agreement_floor:.1%})",
-            f"{audit.kl:.1e} (floor {audit.kl_floor:.1e})",
-            f"{audit.overlap:.1%} (floor {audit.overlap_floor:.1%})",
+            f"{audit.agreement:.1%} (rounding: {audit.agreement_floor:.1%})",
+            f"{audit.kl:.1e} (rounding: {audit.kl_floor:.1e})",
+            f"{audit.overlap:.1%} (rounding: {audit.overlap_floor:.1%})",
             f"{audit.truncation:.1e}",
             f"{audit.coding:.1e}",
             "ok" if audit.ok else f"{audit.mismatched} rows do not match",
@@ -269,13 +278,13 @@ def print_audits(audits: Sequence[TeacherAudit]) -> None:
 
 
 def _print_audit(console: Console, audit: TeacherAudit) -> None:
-    """Show what one audit compared, how likely that is to find a fault, and what does not match."""
+    """Print which rows were compared with a teacher and which of them do not match."""
     some = f" in {audit.views} of {audit.all_views} views" if audit.views < audit.all_views else ""
     found = (
         "every row"
         if audit.samples == audit.pairs
-        else "finds one changed row in 2000 with a probability of "
-        f"{100 * audit.detection:.1f} %; --full compares all"
+        else "if one row in 2000 were changed, this sample would find it with a probability of "
+        f"{100 * audit.detection:.1f} %; --full compares all rows"
     )
     _line(
         console, f"{audit.teacher}: {audit.samples} of {audit.pairs} rows compared{some}: {found}"
@@ -287,7 +296,7 @@ def _print_audit(console: Console, audit: TeacherAudit) -> None:
         _line(
             console,
             f"{audit.teacher}: {mismatch.key} in view {mismatch.view}: "
-            f"{', '.join(mismatch.arrays)} not those of this teacher",
+            f"{', '.join(mismatch.arrays)} differ from the outputs of this teacher",
         )
     more = audit.mismatched - len(audit.mismatches)
     if more:
@@ -295,17 +304,17 @@ def _print_audit(console: Console, audit: TeacherAudit) -> None:
 
 
 def print_repair(summary: RepairSummary) -> None:
-    """Show what a repair did, and what it could not."""
+    """Print what a repair restored, and the damage that remains."""
     console = _console()
     console.print(
         f"{summary.cache}: {len(summary.found)} faults found; {summary.restored} documents "
-        f"restored, {summary.recomputed} units computed again, {summary.differing} of them "
-        "with other bits"
+        f"restored, {summary.recomputed} units recomputed, {summary.differing} of them with "
+        "results that differ in some bits"
     )
     _print_faults(console, summary.remaining)
     for note in summary.notes:
         console.print(f"note: {note}")
-    console.print(f"{len(summary.remaining)} faults are left" if summary.remaining else "ok")
+    console.print(f"{len(summary.remaining)} faults remain" if summary.remaining else "ok")
 
 
 def _print_faults(console: Console, faults: Sequence[Fault]) -> None:

@@ -9,7 +9,7 @@ import typer
 from logitcache.check.verify import CacheReport, VerifyConfig, verify
 from logitcache.cli.echo import echo
 from logitcache.cli.interrupt import StopRequest
-from logitcache.cli.options import gather, print_json, teachers
+from logitcache.cli.options import gather, print_json
 from logitcache.cli.progress import PhaseLines, ProgressLine
 from logitcache.cli.tables import print_audits, print_images, print_repair, print_verify
 from logitcache.errors import UsageError
@@ -25,34 +25,29 @@ _FAILED = 4
 
 def run_verify(
     cache: str,
-    *,
-    data: str | None,
-    named: Sequence[str],
+    flags: Mapping[str, Any],
     sets: Sequence[str],
+    *,
     quick: bool,
     samples: int | None,
     views: Sequence[str],
     revision: str | None,
     device: str,
-    threads: int | None,
     as_json: bool,
 ) -> None:
-    """Check a cache, and what it was made from as far as that is given; leave with 4 if not ok.
+    """Verify a cache and, if given, its images and teachers; exit with code 4 on a difference.
 
     Args:
-        cache: The cache.
-        data: The images it was made from.
-        named: ``NAME=MODEL[@WEIGHTS]`` of the teachers to audit.
+        cache: Folder or URL of the cache.
+        flags: Fields of a :class:`VerifyConfig`.
         sets: ``a.b=value`` assignments to fields of a :class:`VerifyConfig`.
         quick: Whether to read sizes and headers only.
-        samples: Rows to compare; None for all.
-        views: Ids and numbers of the views to audit; all if empty.
-        revision: sha256 of the revision that the cache must have.
-        device: Where teachers run.
-        threads: Threads that read, decode and render.
-        as_json: Whether to print one document instead of text.
+        samples: Number of rows to compare per teacher; None for all.
+        views: Ids and numbers of the views to compare; all if empty.
+        revision: sha256 of the required revision of the cache.
+        device: Torch device of the teachers, or ``auto``.
+        as_json: Whether to print one JSON document instead of text.
     """
-    flags = {"data": data, "teachers": teachers(named), "threads": threads}
     config = VerifyConfig.parse(gather(None, flags, sets), "verify")
     _check_usage(config, audits_some=samples is None or bool(views))
     with PhaseLines() as lines:
@@ -85,7 +80,7 @@ def _print_report(report: CacheReport, config: VerifyConfig) -> None:
         if report.audits:
             print_audits(report.audits)
         elif config.teachers:
-            echo("teachers: not compared, because the images are not those of the cache")
+            echo("teachers: not compared, because the images differ from those of the cache")
     found = report.fingerprints
     echo(
         "view fingerprints: not checked"
@@ -95,39 +90,35 @@ def _print_report(report: CacheReport, config: VerifyConfig) -> None:
 
 
 def _check_usage(config: VerifyConfig, *, audits_some: bool) -> None:
-    """Refuse options that need others.
+    """Raise an error for options that need other options.
 
     Args:
-        config: What is compared.
-        audits_some: Whether rows to audit were chosen.
+        config: Images and teachers to compare with.
+        audits_some: Whether rows to compare with a teacher were chosen.
+
+    Raises:
+        UsageError: Teachers without images, or a choice of rows without a teacher.
     """
     if config.teachers and config.data is None:
-        raise UsageError("recomputing teacher outputs needs the images", hint="give --data too")
+        raise UsageError("--teachers needs the images of the cache", hint="add --data IMAGES")
     if audits_some and not config.teachers:
         raise UsageError(
-            "--full and --views choose rows to compare with a teacher, and none is given",
-            hint="give --teachers NAME=MODEL[@WEIGHTS] too",
+            "--full and --views choose rows to compare with a teacher, but no teacher is given",
+            hint="add --teachers NAME=MODEL[@WEIGHTS]",
         )
 
 
-def run_repair(
-    flags: Mapping[str, Any], named: Sequence[str], sets: Sequence[str], *, as_json: bool
-) -> None:
-    """Repair a cache and leave with 4 if any damage is left.
-
-    Args:
-        flags: Fields of a :class:`~logitcache.check.repair.RepairConfig`.
-        named: ``NAME=MODEL[@WEIGHTS]`` of the teachers of damaged units.
-        sets: ``a.b=value`` assignments to its fields.
-        as_json: Whether to print one document instead of text.
-    """
+def run_repair(flags: Mapping[str, Any], sets: Sequence[str], *, as_json: bool) -> None:
+    """Repair a cache, given fields of a ``RepairConfig``; exit with code 4 if damage remains."""
     from logitcache.check.repair import RepairConfig, repair_cache
 
-    values = gather(None, {**flags, "teachers": teachers(named)}, sets)
-    config = RepairConfig.parse(values, "repair")
+    config = RepairConfig.parse(gather(None, flags, sets), "repair")
     with StopRequest() as stop, ProgressLine("verify") as checks, ProgressLine("repair") as line:
         summary = repair_cache(
-            config, on_verify=checks.verify, on_progress=line.precompute, should_stop=stop
+            config,
+            on_verify=lambda progress: checks.bytes(progress.done, progress.total),
+            on_progress=line.precompute,
+            should_stop=stop,
         )
     if as_json:
         print_json(summary.to_json())

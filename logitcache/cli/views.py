@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from logitcache.cli.echo import echo
+from logitcache.cli.flags import IMAGES, Json
 
 if TYPE_CHECKING:
     from logitcache.report.gallery import Gallery
@@ -19,24 +20,21 @@ views_app = typer.Typer(
     no_args_is_help=True,
 )
 
-_Data = Annotated[
-    str, typer.Option(help="Images: a folder, .tar file, digits, or torch/SET:FOLDER.")
-]
+_Data = Annotated[str, typer.Option(help=IMAGES)]
 _Cache = Annotated[
-    str | None, typer.Option(help="Show the views of this cache, with its own mixing partners.")
+    str | None, typer.Option(help="Show the views of this cache, mixed with the same images.")
 ]
-_Key = Annotated[list[str] | None, typer.Option(help="Name of an image; repeatable.")]
+_Key = Annotated[list[str] | None, typer.Option(help="Path of an image in the data; repeatable.")]
 _View = Annotated[
     list[str] | None, typer.Option(help="Id of a view, or its number from 0; repeatable.")
 ]
 _Config = Annotated[
-    Path | None, typer.Option(help="YAML file of view settings, where there is no cache.")
+    Path | None, typer.Option(help="YAML file of view settings, instead of --cache.")
 ]
 _Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A=VALUE", help="Set any view setting; repeatable."),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @views_app.command()
@@ -48,11 +46,11 @@ def show(
     view: _View = None,
     config: _Config = None,
     sets: _Sets = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Print everything that is drawn for an image: crop, steps, mixture.
+    """Print the random parameters of an image's views: crop, operations, mixing.
 
-    Places and sides of steps are in fractions of the square.
+    Positions and sizes in operations are fractions of the side of the view.
     """
     from logitcache.cli.options import print_json
 
@@ -85,7 +83,7 @@ def sheet(
     config: _Config = None,
     sets: _Sets = None,
 ) -> None:
-    """Draw views of a few images as one PNG, with teacher outputs of each."""
+    """Render views of a few images into one PNG file, with teacher outputs of each."""
     from logitcache.report.gallery import draw_sheet
 
     gallery = _gallery(data, cache, key, None, view, config, sets, images=images)
@@ -97,15 +95,15 @@ def sheet(
 def check(
     cache: Annotated[
         str | None,
-        typer.Option(help="Also check the view fingerprints of this cache; needs --data."),
+        typer.Option(help="Also render the view fingerprints of this cache; needs --data."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="The images of that cache.")] = None,
+    data: Annotated[str | None, typer.Option(help="Images of the cache.")] = None,
     tolerate_pixel_drift: Annotated[
-        int, typer.Option(min=0, max=255, help="Largest allowed difference of a pixel, 0 to 255.")
+        int, typer.Option(min=0, max=255, help="Largest allowed pixel difference, 0 to 255.")
     ] = 0,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Compute the golden vectors on this machine; exit 4 if one comes out otherwise."""
+    """Check that this machine renders reference views exactly; the exit code is 4 if not."""
     from logitcache.cli.options import print_json
     from logitcache.report.gallery import check_machine
 
@@ -117,13 +115,14 @@ def check(
         echo(", ".join(f"{name} {value}" for name, value in document["versions"].items()))
         for kind in ("words", "parameters", "pixels"):
             for where in golden[kind]:
-                echo(f"other {kind}: {where}")
-        state = "all as written" if golden["sound"] else "NOT as written"
-        echo(f"{golden['vectors']} golden vectors: {state}")
+                echo(f"different {kind}: {where}")
+        state = "all reproduced" if golden["sound"] else "NOT all reproduced"
+        echo(f"{golden['vectors']} reference vectors: {state}")
         probes = document["probes"]
         if probes is not None:
             echo(
-                f"{probes['checked']} probes of {cache}: {probes['drifted']} with other pixels, "
+                f"{probes['checked']} view fingerprints of {cache}: {probes['drifted']} with "
+                f"different pixels, "
                 f"{probes['skipped']} skipped, {probes['seconds']:.2f} s"
             )
     if not golden["sound"]:
@@ -151,7 +150,7 @@ def _gallery(
 
 
 def _described(drawn: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the parts of what is drawn, in words."""
+    """Return the names and texts of the parameters of a view."""
     found = drawn["parameters"]
     crop = found["crop"]
     parts = [("crop", str(crop) if isinstance(crop, list) else _call(list(crop.values())))]

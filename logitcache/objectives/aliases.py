@@ -1,7 +1,7 @@
 """Names of published losses, accepted in configurations next to the names of the terms.
 
-An alias is one or several terms with that paper's settings as defaults. It is resolved when a
-configuration is read: everything behind that, saved configurations included, has the long form.
+An alias is one or several terms with the settings of that paper as defaults. It is resolved when a
+configuration is read; everything else, including saved configurations, has the terms.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def long_forms(entry: object) -> list[object]:
     """Return the terms of one entry of ``objectives``.
 
     Options of the entry override the defaults of its alias. The weight of an alias of several terms
-    multiplies theirs, so that the published ratio is kept.
+    multiplies their weights, so that the published ratio is kept.
 
     Args:
-        entry: A bare name or a mapping, as YAML gives it; what has no alias is returned as it is.
+        entry: A name or a mapping, as YAML gives it; anything but an alias is returned unchanged.
     """
     named = {entry: None} if isinstance(entry, str) else entry
     if not isinstance(named, Mapping) or len(named) != 1:
@@ -56,7 +56,7 @@ def long_forms(entry: object) -> list[object]:
 def _overridden(defaults: Mapping[str, Any], options: object, scales: bool) -> object:
     if options is None:
         return dict(defaults)
-    if not isinstance(options, Mapping):  # refused where the term is validated
+    if not isinstance(options, Mapping):  # an error, which the validation of the term reports
         return options
     found = {**defaults, **options}
     if scales and "weight" in options:
@@ -65,7 +65,7 @@ def _overridden(defaults: Mapping[str, Any], options: object, scales: bool) -> o
 
 
 def _scaled(weight: object, factor: float) -> object:
-    """Return a weight, constant or scheduled, times a factor."""
+    """Return the product of a weight, constant or scheduled, and a factor."""
     if isinstance(weight, Mapping):
         ends = {"value": 1.0, **weight}
         return {

@@ -1,11 +1,11 @@
 """Alignment of student activations with the positions of cached features.
 
-A student and a teacher need not have the same layout, grid or prefix tokens: maps and tokens are
-the same thing here, positions with channels. Only the student is changed, in the way that the
-teacher was when the cache was made, so a loss compares like with like.
+A student and a teacher may differ in layout, grid and prefix tokens: maps and tokens are both
+treated as positions with channels. Only the student is changed, in the same way as the teacher's
+activations when they were cached.
 
-Shapes: B batch, D the student's channels, E the teacher's, P patches of the teacher's grid, n of
-them that are cached, p prefix tokens.
+Shapes: B batch, D channels of the student, E of the teacher, P patches of the teacher's grid, n
+cached patches, p prefix tokens.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Pair:
-    """A student and a teacher on one grid; a vector is one position.
+    """Activations of a student and a teacher on the same grid; a vector is one position.
 
     Attributes:
-        student: (B, p + P, D), at all positions.
-        teacher: (B, p + n, E), at those that are cached.
-        prefix: p.
-        grid: Side of the square of positions; None if they are none.
-        positions: int64 (B, n): which of the P are cached; None for all.
+        student: Activations of the student (B, p + P, D), at all positions.
+        teacher: Activations of the teacher (B, p + n, E), at the cached positions.
+        prefix: Number of prefix tokens, p.
+        grid: Side of the square grid of positions; None if they are not a square.
+        positions: Indices of the cached patches, int64 (B, n); None for all patches.
     """
 
     student: Tensor
@@ -64,7 +64,7 @@ class Pair:
 
     @property
     def counts(self) -> Tensor:
-        """How many positions each cached one stands for, (1, p + n): P / n for a patch."""
+        """Number of positions that each cached one represents, (1, p + n): P / n for a patch."""
         counts = self.teacher.new_ones(1, self.teacher.shape[1])
         if self.positions is not None:
             patches = self.student.shape[1] - self.prefix
@@ -73,26 +73,26 @@ class Pair:
 
 
 def aligned(student: Features, teacher: Features, *, prefix: bool, where: str) -> Pair:
-    """Bring a student to a teacher's positions.
+    """Return the activations of a student at the positions of a teacher's cached ones.
 
-    A teacher's vector, a mean or an embedding, needs a vector: a student's positions are
-    averaged. Its energy needs the student's energy. Where the sides of the grids differ the
-    student's map is averaged to a smaller one, or interpolated to a larger one.
+    If the teacher has one vector (a mean or an embedding), the student's positions are averaged. If
+    the teacher has the energy of its channels, that of the student is computed. If the sides of the
+    grids differ, the student's map is averaged to a smaller one or interpolated to a larger one.
 
     Args:
         student: Activations of the student layer.
-        teacher: What is cached of the teacher.
-        prefix: Whether class tokens and registers are compared, if both have as many.
-        where: Which term, for messages.
+        teacher: Cached activations of the teacher layer.
+        prefix: Whether class tokens and registers are compared, if both have the same number.
+        where: Name of the term, for messages.
 
     Raises:
-        UsageError: There is no way to compare them.
+        UsageError: The activations cannot be compared.
     """
     if teacher.layout == "vector":
         values = as_vectors(student)
         return Pair(wide(values)[:, None], wide(teacher.values)[:, None], 0, None, None)
     if student.layout == "vector":
-        raise unfit(student, teacher, where, "name a tap of the student that has positions")
+        raise unfit(student, teacher, where, "choose a student layer with maps or tokens")
     if teacher.reduction == "energy":
         student = _energy(student)
     student_prefix, student_patches = _split(student)
@@ -111,12 +111,12 @@ def aligned(student: Features, teacher: Features, *, prefix: bool, where: str) -
 
 
 def as_vectors(held: Features) -> Tensor:
-    """Return one vector (B, D) a row: positions are averaged, without prefix tokens."""
+    """Return one vector per row, (B, D): the mean over positions without prefix tokens."""
     return held.values if held.layout == "vector" else _split(held)[1].mean(1)
 
 
 def as_map(patches_BPD: Tensor, grid: int) -> Tensor:
-    """Return a square of patches as a map (B, D, H, W)."""
+    """Return patches of a square grid as a map (B, D, H, W)."""
     return patches_BPD.transpose(1, 2).reshape(len(patches_BPD), -1, grid, grid)
 
 
@@ -126,19 +126,19 @@ def as_tokens(maps_BDHW: Tensor) -> Tensor:
 
 
 def flattened(held: Features) -> Tensor:
-    """Return everything that is held of each row as one vector."""
+    """Return all activations of each row as one vector."""
     return wide(held.values).flatten(1)
 
 
 def cached_features(targets: TargetBatch, name: str) -> Features:
-    """Return what is cached of a tap, ``<teacher>/<tap>``.
+    """Return the cached features of a layer, ``<teacher>/<tap>``.
 
     Raises:
-        UsageError: It is not in the batch.
+        UsageError: They are not in the batch.
     """
     if name not in targets.features:
         raise UsageError(
-            f"no features {name!r} in this batch",
+            f"the batch has no features {name!r}",
             hint=nearest(name, targets.features)
             if targets.features
             else "precompute them: teachers.<name>.features: {<tap>: {}}",
@@ -147,7 +147,7 @@ def cached_features(targets: TargetBatch, name: str) -> Features:
 
 
 def unfit(student: Features, teacher: Features, where: str, hint: str) -> UsageError:
-    """Return the error for shapes that cannot be compared, naming both."""
+    """Return the error for activations that cannot be compared, with the shapes of both."""
     return UsageError(
         "activations of the student do not fit the cached activations",
         where=where,
@@ -158,7 +158,7 @@ def unfit(student: Features, teacher: Features, where: str, hint: str) -> UsageE
 
 
 def wide(values: Tensor) -> Tensor:
-    """Return values in float32, or wider if they are."""
+    """Return values in float32, or in float64 if they are: losses are not computed in half."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -185,7 +185,7 @@ def _on_grid(patches_BPD: Tensor, student: Features, teacher: Features, where: s
     if here is None or there is None:
         if teacher.positions is None and _positions(student) == _positions(teacher):
             return patches_BPD
-        raise unfit(student, teacher, where, "name taps whose positions are squares, or as many")
+        raise unfit(student, teacher, where, "choose layers with equal or square grids")
     if here == there:
         return patches_BPD
     maps_BDHW = as_map(patches_BPD, here)
@@ -206,5 +206,5 @@ def _positions(held: Features) -> tuple[int, ...]:
 def _shape(held: Features) -> str:
     axes = {"NCHW": "map (D, H, W)", "NLC": "tokens (L, D)", "vector": "vector (D,)"}[held.layout]
     shape = ", ".join(str(size) for size in held.values.shape[1:])
-    said = f"{axes} of ({shape})"
-    return f"{said} with {held.prefix_tokens} prefix tokens" if held.prefix_tokens else said
+    text = f"{axes} of ({shape})"
+    return f"{text} with {held.prefix_tokens} prefix tokens" if held.prefix_tokens else text

@@ -46,11 +46,12 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
 
 
 class Objective(Protocol):
-    """A function of outputs of the student and the targets; it knows no loader, no teacher.
+    """A loss as a function of outputs of the student and targets.
 
-    One that learns something itself, a projector say, is a :class:`torch.nn.Module` too, and has a
-    method ``fit(outputs, targets)`` that is called once, before the first step, with examples of
-    one row: it makes its parameters, and refuses what does not fit.
+    An objective with parameters of its own, such as a projector, is also a
+    :class:`torch.nn.Module` with a method ``fit(outputs, targets)``. It is called once, before the
+    first step, with examples of one row; it creates the parameters and raises an error for shapes
+    that do not fit.
     """
 
     def __call__(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
@@ -60,19 +61,19 @@ class Objective(Protocol):
 
 @runtime_checkable
 class CountsRows(Protocol):
-    """An objective that averages over some of the rows only; without it, over all of a batch."""
+    """An objective that averages over some rows of a batch only; others average over all rows."""
 
     def count(self, targets: TargetBatch) -> Tensor:
-        """Return over how many rows of a batch it averages, a scalar."""
+        """Return the number of rows of a batch that it averages over, a scalar."""
         ...
 
 
 class ObjectiveConfig(Config):
-    """One term: a mapping with one key, as ``{soft: {temperature: 2}}``.
+    """One term of the loss: a mapping with one key, such as ``{soft: {temperature: 2}}``.
 
     Attributes:
         label: Cross-entropy with the labels.
-        soft: Divergence from teachers.
+        soft: Knowledge distillation: Kullback-Leibler divergence from teachers.
         split: Separate terms for target and non-target classes: NKD or DKD.
         match: Feature distillation: activations of a student layer against those of a teacher.
         relation: Relational distillation: relations of activations against those of a teacher.
@@ -86,13 +87,13 @@ class ObjectiveConfig(Config):
 
     @property
     def name(self) -> str:
-        """The key."""
+        """Name of the term: the key of the mapping."""
         (name,) = self.model_fields_set
         return name
 
     @property
     def term(self) -> TermConfig:
-        """What is below the key."""
+        """Settings of the term: the value of the mapping."""
         term: TermConfig = getattr(self, self.name)
         return term
 
@@ -120,12 +121,10 @@ class ObjectiveConfig(Config):
 
 
 class WeightedSum(nn.Module):
-    """Terms by name, with their weights.
-
-    A module, whose parameters are those of its terms that have any.
+    """Weighted sum of terms; a module with the parameters of all terms.
 
     Args:
-        terms: (name, configuration, objective) of every term.
+        terms: Name, configuration and objective of every term.
     """
 
     def __init__(self, terms: Sequence[tuple[str, TermConfig, Objective]]) -> None:
@@ -139,11 +138,11 @@ class WeightedSum(nn.Module):
         self.needs = reduce(or_, (config.needs for _, config, _ in terms), Needs())
 
     def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
-        """Let terms make their parameters, and refuse what does not fit.
+        """Create the parameters of all terms, and check that outputs and targets fit.
 
         Args:
-            outputs: An example of outputs of the student, of one row.
-            targets: An example of what it is compared with, of one row.
+            outputs: Example of outputs of the student, one row.
+            targets: Example of targets, one row.
         """
         for objective in self._terms.values():
             fit = getattr(objective, "fit", None)
@@ -157,20 +156,20 @@ class WeightedSum(nn.Module):
         return self.total(self.parts(outputs, targets), progress)
 
     def parts(self, outputs: Outputs | Tensor, targets: TargetBatch) -> dict[str, Tensor]:
-        """Return each term unweighted, by name."""
-        answered = Outputs.of(outputs)
+        """Return the unweighted loss of each term, by name."""
+        student = Outputs.of(outputs)
         found = {}
         for name, objective in self._terms.items():
             names = self._views[name]
             if names is None:
-                found[name] = objective(answered, targets)
+                found[name] = objective(student, targets)
             else:
                 index = targets.rows_of_views(names)
-                found[name] = objective(answered.take(index), targets.take(index))
+                found[name] = objective(student.take(index), targets.take(index))
         return found
 
     def counts(self, targets: TargetBatch) -> dict[str, int | Tensor]:
-        """Return over how many rows each term averages, by name."""
+        """Return the number of rows that each term averages over, by name."""
         found: dict[str, int | Tensor] = {}
         for name, objective in self._terms.items():
             names = self._views[name]
@@ -182,8 +181,8 @@ class WeightedSum(nn.Module):
         """Return the weighted sum of :meth:`parts`.
 
         Args:
-            parts: Terms by name.
-            progress: Share of all steps that are done, for weights that change.
+            parts: Unweighted losses by name of the term.
+            progress: Share of all steps that are done, for scheduled weights.
         """
         weighted = (self._weights[name].at(progress) * part for name, part in parts.items())
         first, *rest = weighted
@@ -191,10 +190,10 @@ class WeightedSum(nn.Module):
 
 
 def build_objective(configs: Sequence[ObjectiveConfig]) -> WeightedSum:
-    """Build the sum that configurations describe.
+    """Build the weighted sum of terms.
 
     Args:
-        configs: One per term.
+        configs: Configuration of each term.
 
     Returns:
         A function of outputs of the student (its logits (B, C), or
@@ -202,7 +201,7 @@ def build_objective(configs: Sequence[ObjectiveConfig]) -> WeightedSum:
         returns a scalar.
     """
     names: list[str] = []
-    for config in configs:
+    for config in configs:  # terms of the same kind are numbered: soft, soft_2
         taken = sum(name.partition("_")[0] == config.name for name in names)
         names.append(f"{config.name}_{taken + 1}" if taken else config.name)
     return WeightedSum(

@@ -27,11 +27,11 @@ Metric = Annotated[str, key_of(lambda: METRICS)]
 Normalize = Literal["none", "l2", "standardize"]
 Reduction = Literal["mean", "sum"]
 
-_FLAT = 1e-6  # as stage 1 has it
+_FLAT = 1e-6  # as in teachers.reduce, so that student and cached maps are standardized alike
 
 
 def difference(metric: Metric, a: Tensor, b: Tensor) -> Tensor:
-    """Return the difference of each number, (..., D); of ``cosine`` that of each vector, (..., 1).
+    """Return the elementwise distance (..., D); for ``cosine`` that of vectors, (..., 1).
 
     ::
 
@@ -44,7 +44,7 @@ def difference(metric: Metric, a: Tensor, b: Tensor) -> Tensor:
 
 
 def standardized(maps_BPD: Tensor) -> Tensor:
-    """Give every channel of every map mean 0 and standard deviation 1 over its P positions."""
+    """Return maps in which every channel has mean 0 and standard deviation 1 over P positions."""
     mean = maps_BPD.mean(1, keepdim=True)
     deviation = maps_BPD.std(1, keepdim=True, unbiased=False)
     return (maps_BPD - mean) / (deviation + _FLAT)

@@ -1,10 +1,10 @@
 """Feature distillation: activations of a student layer against those of a teacher.
 
-With its options this is the mimicking and the generation of ViTKD (Yang et al., 2022), WeCoLoRA's
-distance of last tokens (Grigore et al., WACV 2025), NFD (2022), hierarchical context loss (Chen et
-al., "Distilling Knowledge via Knowledge Review", CVPR 2021) and DMAE's distance of unit vectors.
+Its options cover the mimicking and generation losses of ViTKD (Yang et al., 2022), the distance of
+last tokens of WeCoLoRA (Grigore et al., WACV 2025), NFD (2022), the hierarchical context loss (Chen
+et al., "Distilling Knowledge via Knowledge Review", CVPR 2021) and DMAE's distance of unit vectors.
 
-Shapes: B batch, N positions, D the student's channels, E the teacher's.
+Shapes: B batch, N positions, D channels of the student, E of the teacher.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ class MatchConfig(TermConfig):
     """Loss between activations of a student layer and those of a teacher.
 
     Attributes:
-        weight: Of this term in the sum.
-        teacher: Whose features.
-        tap: Its tap, as the cache has it.
-        student: The student's tap; the same by default.
-        metric: ``l1``, ``l2``, ``huber`` or ``cosine``.
-        reduction: ``mean`` over all numbers; ``sum`` over those of a row, and the mean over rows.
+        weight: Weight of this term in the sum.
+        teacher: Name of the teacher.
+        tap: Name of the teacher layer in the cache.
+        student: Name of the student layer; the same as ``tap`` by default.
+        metric: Elementwise distance: ``l1``, ``l2``, ``huber`` or ``cosine``.
+        reduction: ``mean`` over all values; or ``sum`` over the values of a row, and the mean over
+            rows.
         normalize: ``l2`` for unit vectors of channels (an energy map as a whole); ``standardize``
             for mean 0 and standard deviation 1 of every channel over the map; ``none``.
-        projector: What makes the student's channels the teacher's.
-        prefix: Whether class tokens and registers are compared, if both have as many.
+        projector: Trained map from the student's channels to the teacher's.
+        prefix: Whether class tokens and registers are compared, if both have the same number.
         levels: Sides of the grids to which both are averaged and compared again, largest first.
     """
 
@@ -61,28 +62,28 @@ class MatchConfig(TermConfig):
 
     @property
     def features(self) -> str:
-        """Of the teacher, as a batch has them."""
+        """Name of the teacher's features in a batch."""
         return f"{self.teacher}/{self.tap}"
 
     @property
     def held(self) -> str:
-        """The student's tap."""
+        """Name of the student layer."""
         return self.student or self.tap
 
     @property
     def asks_maps(self) -> bool:
-        """Whether patches are compared as a map, so without prefix tokens."""
+        """Whether patches are compared as a map, without prefix tokens."""
         whole = self.normalize == "standardize" or bool(self.levels)
         return whole or PROJECTORS[self.projector.kind].whole_maps
 
     @property
     def needs(self) -> Needs:
-        """What this term has to be given: one of the teacher's taps and one of the student's."""
+        """Required targets and layers: one layer of the teacher and one of the student."""
         return Needs(features=(self.features,), taps=(self.held,))
 
 
 class Match(nn.Module):
-    """The difference between a student's features and a teacher's.
+    """Distance between a student's features and a teacher's.
 
     ::
 
@@ -90,17 +91,17 @@ class Match(nn.Module):
         sum   L = sum_i c_i sum_e d(P(s)_ie, t_ie), mean over rows
 
     with s the student (N, D) at the teacher's positions, t the teacher (N, E), P the projector and
-    d the metric. c_i is the number of positions that i stands for: 1, or P / n for each patch where
-    n of P are cached, so that the loss is what it would be of all, in the mean over draws; in a
-    generator it is the share of hidden positions. ViTKD takes sums: its weights, 3e-5 and 6e-6 (its
-    beta / lambda), are meant for them.
+    d the metric. c_i is the number of positions that position i represents: 1, or P / n for each
+    patch if n of P are cached, so that the expected loss over draws is that of all patches; in a
+    generator c_i is 1 at hidden positions and 0 elsewhere. ViTKD's published weights, 3e-5 and 6e-6
+    (its beta / lambda), are for sums.
 
     With levels, the loss of each level that is smaller than the map is added with half the weight
-    of the one before, and the whole divided by the sum of weights. Like the code of the paper, a
-    level that is skipped halves nothing.
+    of the level before, and the sum is divided by the sum of the weights. As in the code of the
+    paper, levels that are skipped do not halve the weight.
 
     Args:
-        config: Which features, and how they are compared.
+        config: The layers, and how they are compared.
     """
 
     def __init__(self, config: MatchConfig) -> None:
@@ -109,37 +110,42 @@ class Match(nn.Module):
         self.projector: nn.Module | None = None
 
     def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
-        """Make the projector, and refuse what cannot be compared.
+        """Create the projector, and check that the activations can be compared.
 
         Args:
-            outputs: An example of one row.
-            targets: An example of one row.
+            outputs: Example of outputs of the student, one row.
+            targets: Example of targets, one row.
 
         Raises:
-            UsageError: Shapes that do not fit, naming both, or options that fit no such features.
+            UsageError: The shapes do not fit each other, or the options do not fit the features.
         """
         teacher = cached_features(targets, self.config.features)
         self._check(teacher)
         pair = self._pair(outputs.tap(self.config.held), teacher)
         self.projector = build_projector(self.config.projector, pair, self._where)
-        self(outputs, targets)
+        self(outputs, targets)  # raises the errors that only the comparison itself can find
 
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
         if self.projector is None:
             raise UsageError(
-                "this objective has not seen an example yet",
+                "the projector of this objective has not been created yet",
                 where=self._where,
-                hint="call fit(outputs, targets) before the first step and the optimizer",
+                hint="call fit(outputs, targets) before the optimizer is built",
             )
         teacher = cached_features(targets, self.config.features)
         pair = self._pair(outputs.tap(self.config.held), teacher)
         projected, counts = self.projector(pair)
         student = self._normalized(projected)
+        # a map that was standardized before it was cached is not standardized twice
         wanted = pair.teacher if teacher.standardized else self._normalized(pair.teacher)
         loss = self._reduced(student, wanted, counts)
         total = 1.0
-        for side, share in self._levels(pair.grid):
+        smaller = [
+            side for side in self.config.levels if pair.grid is not None and side < pair.grid
+        ]
+        for index, side in enumerate(smaller, start=1):
+            share = 0.5**index
             ones = counts.new_ones(1, side**2)
             here, there = _pooled(student, pair.grid, side), _pooled(wanted, pair.grid, side)
             loss = loss + share * self._reduced(here, there, ones)
@@ -170,41 +176,36 @@ class Match(nn.Module):
         weights_BN = counts.expand(len(each_BND), -1)
         return (each_BND.mean(2) * weights_BN).sum() / weights_BN.sum()
 
-    def _levels(self, grid: int | None) -> list[tuple[int, float]]:
-        """Return the side and the weight of every level that is smaller than the map."""
-        smaller = [side for side in self.config.levels if grid is not None and side < grid]
-        return [(side, 0.5**index) for index, side in enumerate(smaller, start=1)]
-
     def _check(self, teacher: Features) -> None:
-        """Refuse options that fit no such features."""
+        """Raise an error for options that do not fit the cached features."""
         config = self.config
         whole = config.normalize == "standardize" or bool(config.levels)
         if teacher.standardized and config.normalize != "standardize":
             raise UsageError(
-                "the cached map is standardized, and the student's would not be",
+                "the cached maps are standardized, but the student's would not be",
                 where=self._where,
                 hint="set normalize: standardize",
             )
         if whole and (teacher.positions is not None or teacher.layout == "vector"):
             raise UsageError(
-                "normalize: standardize and levels need whole maps",
+                "the options normalize: standardize and levels need cached features of whole maps",
                 where=self._where,
                 got=f"a {teacher.layout}"
                 if teacher.positions is None
                 else f"{teacher.positions.shape[1]} positions of each map",
-                hint="precompute this tap without tokens and reduce, or drop the option",
+                hint="precompute this layer without tokens and reduce, or remove the option",
             )
         if config.levels and teacher.grid is None:
-            raise UsageError("levels need a square map", where=self._where, hint="drop levels")
+            raise UsageError("levels needs a square map", where=self._where, hint="remove levels")
         if teacher.principal and PROJECTORS[config.projector.kind].keeps_channels:
             raise UsageError(
-                "the cache keeps coordinates along principal directions, not channels",
+                "the cached features are principal components, not channels",
                 where=self._where,
                 hint="set projector: linear",
             )
 
 
 def _pooled(values_BPD: Tensor, grid: int | None, side: int) -> Tensor:
-    """Average a map to a smaller one."""
+    """Return a map averaged to a smaller grid."""
     assert grid is not None  # checked
     return as_tokens(functional.adaptive_avg_pool2d(as_map(values_BPD, grid), side))

@@ -22,9 +22,9 @@ class LabelConfig(LogitsTermConfig):
     """Cross-entropy with the labels.
 
     Attributes:
-        weight: Of this term in the sum.
+        weight: Weight of this term in the sum.
         head: Student layer with the logits; the output of the network by default.
-        smoothing: Share of the target that is spread over all classes.
+        smoothing: Label smoothing: share of the target that is spread over all classes.
     """
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -37,12 +37,12 @@ class Label:
 
         L = -mean over labeled rows of sum_c y_c log softmax(z)_c
 
-    where y is one at the label, smoothed to (1 - s) + s / C there and s / C elsewhere. Where images
-    are mixed, y is lambda times that of the row's own label and 1 - lambda times that of its
-    partner's, and a row counts if the labels of all it shows are known. Zero where no row does.
+    where y is 1 at the label; with smoothing s it is (1 - s) + s / C there and s / C elsewhere. For
+    mixed images, y is lambda times that of the image's own label plus 1 - lambda times that of the
+    partner's, and a row is averaged over if both labels are known. Zero if no row is.
 
     Args:
-        config: Smoothing.
+        config: Settings of the term.
     """
 
     def __init__(self, config: LabelConfig | None = None) -> None:
@@ -53,7 +53,7 @@ class Label:
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         known = _known(targets)
         if not bool(known.any()):
-            return logits_BC.sum() * 0.0
+            return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
         if targets.partner_labels is None or targets.lam is None:
             return self._loss(logits_BC, targets.labels, "mean")
         own = self._loss(logits_BC, targets.labels, "none")
@@ -62,11 +62,11 @@ class Label:
         return (mixed * known).sum() / known.sum()
 
     def count(self, targets: TargetBatch) -> Tensor:
-        """Return how many rows have all their labels."""
+        """Return the number of rows whose labels are all known."""
         return _known(targets).sum()
 
     def _loss(self, logits_BC: Tensor, labels_B: Tensor, reduction: str) -> Tensor:
-        """Return the loss, 0 in rows where the label is -1."""
+        """Return the cross-entropy, 0 in rows whose label is -1."""
         return functional.cross_entropy(
             logits_BC.float(),
             labels_B,
@@ -77,7 +77,7 @@ class Label:
 
 
 def _known(targets: TargetBatch) -> Tensor:
-    """Return which rows have the labels of all they show, bool (B,)."""
+    """Return which rows have the labels of all images they show, bool (B,)."""
     known = targets.labels >= 0
     if targets.partner_labels is None or targets.lam is None:
         return known

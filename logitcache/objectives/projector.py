@@ -1,6 +1,7 @@
-"""Projectors from student channels to teacher channels, trained and then dropped.
+"""Projectors from student channels to teacher channels, which are not part of the exported student.
 
-Shapes: B batch, D the student's channels, E the teacher's, P patches, p prefix tokens, n kept ones.
+Shapes: B batch, D channels of the student, E of the teacher, P patches, p prefix tokens, n cached
+patches.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ __all__ = [
 class ProjectorKind:
     """One kind of projector.
 
-    The module that is built maps a :class:`~logitcache.objectives.alignment.Pair` to the student
+    Its module maps a :class:`~logitcache.objectives.alignment.Pair` to the projected student
     (B, p + n, E) and a weight of every position, (1 or B, p + n).
 
     Attributes:
         build: Builds the module from a configuration, an example and the name of the term for
             messages.
         whole_maps: Whether it needs patches as a map, without prefix tokens.
-        keeps_channels: Whether it may leave the student's channels as they are, so that it cannot
-            be used where the cache has coordinates instead of channels.
+        keeps_channels: Whether it may leave the student's channels unchanged, so that it cannot be
+            used with cached principal components.
     """
 
     build: Callable[[ProjectorConfig, Pair, str], nn.Module]
@@ -54,14 +55,14 @@ class ProjectorKind:
 
 
 class ProjectorConfig(Config):
-    """How a student's channels become a teacher's.
+    """Settings of the projector from a student's channels to a teacher's.
 
     Attributes:
-        kind: ``linear`` at every position (a 1x1 convolution); ``mlp``: two of them with a ReLU in
-            between; ``generator``: ViTKD's, see :class:`Generator`; ``none``; ``auto``: linear if
-            the channels differ in number, else none.
-        hidden: Channels between the two of an ``mlp``; the teacher's by default.
-        masked: Share of positions that a ``generator`` has to fill in.
+        kind: ``linear`` for a linear layer at every position (a 1x1 convolution); ``mlp`` for two
+            of them with a ReLU in between; ``generator`` for ViTKD's, see :class:`Generator`;
+            ``none``; ``auto`` for linear if the numbers of channels differ, else none.
+        hidden: Number of hidden channels of an ``mlp``; that of the teacher by default.
+        masked: Share of the positions that a ``generator`` has to predict.
     """
 
     kind: Annotated[str, key_of(lambda: PROJECTORS)] = "auto"
@@ -75,10 +76,10 @@ class ProjectorConfig(Config):
 
 
 class Pointwise(nn.Module):
-    """The same network at every position.
+    """A projector that applies the same network at every position.
 
     Args:
-        network: (..., D) to (..., E).
+        network: Network from (..., D) to (..., E).
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -86,29 +87,29 @@ class Pointwise(nn.Module):
         self.network = network
 
     def forward(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        """Return the student (B, p + n, E), and how many positions each of them stands for."""
+        """Return the projected student (B, p + n, E) and the weights of positions (1, p + n)."""
         projected: Tensor = self.network(pair.picked(pair.student))
         return projected, pair.counts
 
 
 class Generator(nn.Module):
-    """ViTKD's generation: the student fills in positions that are hidden from it.
+    """ViTKD's generation: hidden positions are predicted from the student's other positions.
 
     ::
 
         x = W s;  x_i = m at hidden i;  y = conv3x3(relu(conv3x3(x)))
 
-    with W a linear layer if the channels differ in number and m one learned token, at first zero.
-    Hidden are the given share of positions, drawn again for every row; or, where only some of the
-    teacher's are cached, exactly those. Only hidden positions count.
+    with W a linear layer if the numbers of channels differ, and m a learned token, initially zero.
+    The given share of positions is hidden, drawn for every row and step; or, if only some of the
+    teacher's positions are cached, exactly these. Only hidden positions enter the loss.
 
     Source: Yang et al., "ViTKD: Practical Guidelines for ViT Feature Knowledge Distillation", 2022,
     section 3.3, and its code.
 
     Args:
-        channels: D.
-        wanted: E.
-        masked: Share of positions that are hidden.
+        channels: Number of channels of the student, D.
+        wanted: Number of channels of the teacher, E.
+        masked: Share of the positions that are hidden.
     """
 
     def __init__(self, channels: int, wanted: int, masked: float) -> None:
@@ -123,7 +124,7 @@ class Generator(nn.Module):
         self._masked = masked
 
     def forward(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        """Return the student (B, n, E), and 1 for every position that counts."""
+        """Return the projected student (B, n, E), and 1 for every hidden position, else 0."""
         assert pair.grid is not None  # checked when it was built
         hidden_BP = self._hidden(pair)
         aligned_BPE = torch.where(hidden_BP[:, :, None], self.mask_token, self.align(pair.student))
@@ -157,9 +158,9 @@ def _mlp(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
 def _generator(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
     if pair.grid is None:
         raise UsageError(
-            "a generator fills in a map, and there is none",
+            "the projector generator needs features on a square grid",
             where=where,
-            hint="name taps with a square of positions",
+            hint="choose layers with square maps, or another projector",
         )
     return Generator(pair.student.shape[2], pair.teacher.shape[2], config.masked)
 
@@ -168,7 +169,7 @@ def _none(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
     channels, wanted = pair.student.shape[2], pair.teacher.shape[2]
     if channels != wanted:
         raise UsageError(
-            "student and teacher have different channels here",
+            "the student and teacher layers have different numbers of channels",
             where=where,
             expected=f"{wanted} channels",
             got=f"{channels} channels",

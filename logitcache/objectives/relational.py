@@ -1,9 +1,9 @@
 """Relational distillation: Gram, distance, angle or CKA over samples, tokens, channels or layers.
 
-Things are the rows of a batch, the tokens or the channels of a row, or its vectors at several taps
-(of several teachers, say). Each form takes them as (G, M, D): G groups of M things of D numbers, so
-any form goes with any kind of things. Only things are counted alike: the student's D need not be
-the teacher's.
+The related things are the rows of a batch, the tokens or the channels of a row, or the vectors of a
+row at several layers (for example of several teachers). Every form takes them as (G, M, D): G
+groups of M things with D values, so any form can be combined with any kind of things. Student and
+teacher need the same M, but not the same D.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = ["PairConfig", "Relation", "RelationConfig"]
 
 
 class PairConfig(Config):
-    """A teacher layer, and the student layer that is compared with it.
+    """A teacher layer and the student layer that is compared with it.
 
     Attributes:
-        teacher: Whose features.
-        tap: Its tap, as the cache has it.
-        student: The student's tap; the same by default.
+        teacher: Name of the teacher.
+        tap: Name of the teacher layer in the cache.
+        student: Name of the student layer; the same as ``tap`` by default.
     """
 
     teacher: str
@@ -51,28 +51,29 @@ class PairConfig(Config):
 
     @property
     def features(self) -> str:
-        """Of the teacher, as a batch has them."""
+        """Name of the teacher's features in a batch."""
         return f"{self.teacher}/{self.tap}"
 
     @property
     def held(self) -> str:
-        """The student's tap."""
+        """Name of the student layer."""
         return self.student or self.tap
 
 
 class RelationConfig(TermConfig):
-    """How things relate to each other.
+    """Settings of relational distillation.
 
     Attributes:
-        weight: Of this term in the sum.
-        pairs: Which taps; several only where vectors of taps are the things. A single one may be
-            written without this key, as teacher, tap and student.
-        form: ``gram``, ``distance``, ``angle`` or ``cka``.
-        over: What the things are: rows of the ``batch``, ``tokens``, ``channels`` or ``taps``.
-        normalize: ``l2`` to give every thing unit length first; ``width`` to divide inner products
-            by the root of D; ``none``.
-        reduction: Of gram: ``mean`` over all pairs of things, or their ``sum``.
-        prefix: Whether class tokens and registers are among the tokens, if both have as many.
+        weight: Weight of this term in the sum.
+        pairs: Pairs of teacher and student layers; several only with ``over: taps``. A single pair
+            may be written without this key, as teacher, tap and student.
+        form: Relation that is compared: ``gram``, ``distance``, ``angle`` or ``cka``.
+        over: Things that are related: rows of the ``batch``, ``tokens``, ``channels`` or ``taps``.
+        normalize: ``l2`` to scale every thing to unit length first; ``width`` to divide inner
+            products by the square root of D; ``none``.
+        reduction: For ``gram``: ``mean`` over all pairs of things, or their ``sum``.
+        prefix: Whether class tokens and registers are among the tokens, if both have the same
+            number.
     """
 
     pairs: list[PairConfig] = Field(min_length=1)
@@ -85,7 +86,7 @@ class RelationConfig(TermConfig):
 
     @property
     def needs(self) -> Needs:
-        """What this term has to be given: the teachers' taps and the student's."""
+        """Required targets and layers: those of all pairs."""
         return Needs(
             features=tuple(sorted({pair.features for pair in self.pairs})),
             taps=tuple(sorted({pair.held for pair in self.pairs})),
@@ -103,12 +104,12 @@ class RelationConfig(TermConfig):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (len(self.pairs) > 1) != (self.over == "taps"):
-            raise ValueError("several pairs go with over: taps, and one with all others")
+            raise ValueError("over: taps needs several pairs, and all other values a single one")
         return self
 
 
 class Relation:
-    """The difference between a student's relations and a teacher's.
+    """Distance between the relations of a student's activations and those of a teacher.
 
     ::
 
@@ -120,27 +121,27 @@ class Relation:
     each the mean over groups. Distance and angle are RKD's (Park et al., CVPR 2019, equations 4 to
     8), as its code has them: see :mod:`logitcache.objectives.similarity`. Its weights are 1 and 2.
 
-    Over the ``batch``, what a row holds at the tap is one vector, all its positions behind each
-    other; a student's positions are averaged where the teacher has one vector. Over
-    ``tokens`` and ``channels`` the student is brought to the teacher's positions first. Over
-    ``taps`` positions are averaged, so that there is one vector for each tap.
+    Over the ``batch``, all positions of a row at the layer are concatenated to one vector; the
+    student's positions are averaged if the teacher has one vector. Over ``tokens`` and ``channels``
+    the student is resized to the teacher's positions first. Over ``taps`` positions are averaged,
+    so that there is one vector per layer.
 
     Args:
-        config: Which features, and what of them.
+        config: The layers, and how they are compared.
     """
 
     def __init__(self, config: RelationConfig) -> None:
         self.config = config
 
     def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
-        """Refuse what cannot be related.
+        """Check that the relations can be compared.
 
         Args:
-            outputs: An example of one row.
-            targets: An example of one row.
+            outputs: Example of outputs of the student, one row.
+            targets: Example of targets, one row.
 
         Raises:
-            UsageError: Shapes that do not fit, naming both.
+            UsageError: The shapes do not fit each other.
         """
         self(outputs, targets)
 
@@ -153,6 +154,7 @@ class Relation:
                 functional.normalize(things, dim=2) for things in (student_GMD, teacher_GME)
             )
         elif config.normalize == "width":
+            # both factors of an inner product are scaled, so each gets half of the exponent
             student_GMD, teacher_GME = (
                 things / things.shape[2] ** 0.25 for things in (student_GMD, teacher_GME)
             )
@@ -163,7 +165,7 @@ class Relation:
         )
 
     def _things(self, outputs: Outputs, targets: TargetBatch) -> tuple[Tensor, Tensor]:
-        """Return the things of student and teacher, (G, M, D) and (G, M, E)."""
+        """Return the related things of student and teacher, (G, M, D) and (G, M, E)."""
         held = [outputs.tap(pair.held) for pair in self.config.pairs]
         cached = [cached_features(targets, pair.features) for pair in self.config.pairs]
         if self.config.over == "taps":
@@ -174,31 +176,31 @@ class Relation:
                 student,
                 teacher,
                 self._where,
-                "relations are between all positions: precompute this tap without tokens",
+                "relations need all positions: precompute this layer without the option tokens",
             )
         if self.config.over == "batch":
             vector = teacher.layout == "vector"
             rows = wide(as_vectors(student)) if vector else flattened(student)
             return rows[None], flattened(teacher)[None]
         if teacher.layout == "vector":
-            raise unfit(student, teacher, self._where, f"a vector has no {self.config.over}")
+            raise unfit(student, teacher, self._where, f"choose a layer with {self.config.over}")
         pair = aligned(student, teacher, prefix=self.config.prefix, where=self._where)
         if self.config.over == "tokens":
             return pair.student, pair.teacher
         if pair.student.shape[2] != pair.teacher.shape[2]:
-            raise unfit(student, teacher, self._where, "name taps with as many channels")
+            raise unfit(student, teacher, self._where, "choose layers of equal width")
         return pair.student.transpose(1, 2), pair.teacher.transpose(1, 2)
 
     def _vectors(self, taps: list[Features]) -> Tensor:
-        """Return the vectors of all taps, (B, M, D)."""
+        """Return the vectors of all layers, (B, M, D)."""
         vectors = [wide(as_vectors(tap)) for tap in taps]
         widths = [vector.shape[1] for vector in vectors]
         if len(set(widths)) > 1:
             raise UsageError(
-                "vectors of different taps are only related if they are of one width",
+                "over: taps needs layers with equal numbers of channels",
                 where=self._where,
                 got=", ".join(str(width) for width in widths),
-                hint="name taps with as many channels",
+                hint="choose other layers",
             )
         return torch.stack(vectors, 1)
 

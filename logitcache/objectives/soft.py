@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.encoding.tail import quadratic
+from logitcache.objectives.alignment import wide
 from logitcache.objectives.sparse_cross_entropy import cross_bucket, cross_spread
 from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
@@ -29,20 +30,21 @@ __all__ = ["Soft", "SoftConfig", "Tail", "soft_divergence"]
 
 Tail = Literal["uniform", "bucket", "renorm"]
 
-_UNUSED = -1e30  # instead of -inf, as the logarithm of nothing: 0 times it is 0, not NaN
+_UNUSED = -1e30  # log of zero; unlike -inf, its product with 0 is 0 and not NaN
 
 
 class SoftConfig(AskingTermConfig):
-    """Divergence from teachers.
+    """Knowledge distillation: Kullback-Leibler divergence from teachers.
 
     Attributes:
-        weight: Of this term in the sum.
+        weight: Weight of this term in the sum.
         head: Student layer with the logits; the output of the network by default.
-        teachers: Weight of each teacher by name; all alike, summing to one, by default.
-        temperature: T; sparse targets are made for T = 1.
-        tail: How the mass of the absent classes of sparse targets is treated: ``uniform`` spreads
-            it over them, ``bucket`` compares it as one class, ``renorm`` drops it (its gradient is
-            off by 0.3 to 0.9 at T = 1, see ``docs/objectives.md``).
+        teachers: Weight of each teacher by name; by default equal weights that sum to one.
+        temperature: Temperature T; sparse targets are encoded for T = 1.
+        tail: Treatment of the probability of the classes that sparse targets do not store:
+            ``uniform`` spreads it over them, ``bucket`` compares it as one class, ``renorm`` drops
+            it (with a relative error of the gradient of 0.3 to 0.9 at T = 1, see
+            ``docs/objectives.md``).
     """
 
     temperature: float = Field(default=1.0, gt=0)
@@ -59,7 +61,7 @@ class Soft:
     with q the n-th teacher's distribution at temperature T.
 
     Args:
-        config: Weights, temperature and tail.
+        config: Settings of the term.
     """
 
     def __init__(self, config: SoftConfig | None = None) -> None:
@@ -69,7 +71,7 @@ class Soft:
         """Return the loss, a scalar.
 
         Raises:
-            UsageError: A teacher that is requested is not in the batch.
+            UsageError: A teacher of the configuration is not in the batch.
         """
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         weights = teacher_weights(self.config.teachers, targets.teachers)
@@ -90,11 +92,12 @@ def soft_divergence(
 ) -> Tensor:
     """Return T^2 KL(teacher || student) of every row, in nats.
 
-    At temperature T the present classes weigh p^b and the absent ones together M(b), whose
-    logarithm is the quadratic in b through log M(0) = log t, log M(1/4) and log M(1).
+    At temperature T the present classes have the unnormalized probabilities p^b, and the absent
+    ones together M(b), whose logarithm is the quadratic in b through log M(0) = log t, log M(1/4)
+    and log M(1).
 
     Args:
-        logits_BC: The student's, in any float dtype; computed in float32 or wider.
+        logits_BC: Logits of the student, in any float dtype; computed in float32 or wider.
         teacher: Sparse or dense targets.
         temperature: T > 0.
         tail: For sparse targets, see :class:`SoftConfig`.
@@ -104,8 +107,7 @@ def soft_divergence(
     """
     if logits_BC.shape[1] != teacher.num_classes:
         raise other_classes(logits_BC.shape[1], teacher.num_classes)
-    wide = logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()
-    scaled_BC = wide if temperature == 1.0 else wide / temperature
+    scaled_BC = wide(logits_BC) if temperature == 1.0 else wide(logits_BC) / temperature
     if isinstance(teacher, SparseLogits):
         divergence_B = _sparse_divergence(scaled_BC, teacher, 1.0 / temperature, tail)
     else:
@@ -125,7 +127,7 @@ def _dense_divergence(scaled_BC: Tensor, teacher: DenseLogits, b: float) -> Tens
 def _sparse_divergence(scaled_BC: Tensor, teacher: SparseLogits, b: float, tail: Tail) -> Tensor:
     """Return KL(teacher || student) of every row from the student's logits over T."""
     log_p_BK = teacher.log_probs.to(scaled_BC.dtype).clamp(min=_UNUSED)
-    used_BK = (log_p_BK - _UNUSED).sign()  # 1 or 0: arithmetic takes half of what masks take
+    used_BK = (log_p_BK - _UNUSED).sign()  # 1 or 0; arithmetic takes half the time of bool masks
     absent_B = teacher.num_classes - used_BK.sum(1)
     log_q_BK, log_mass_B = _at_temperature(log_p_BK, teacher.tail, absent_B, b, tail)
     q_BK, mass_B = log_q_BK.exp(), log_mass_B.exp()
@@ -135,8 +137,9 @@ def _sparse_divergence(scaled_BC: Tensor, teacher: SparseLogits, b: float, tail:
         return negative_entropy_B - cross_bucket(scaled_BC, ids_BK, used_BK, q_BK, mass_B)
     if tail == "renorm":
         return negative_entropy_B - cross_spread(scaled_BC, ids_BK, q_BK, None)
-    at_least_one_B = absent_B.clamp(min=1)
+    at_least_one_B = absent_B.clamp(min=1)  # where no class is absent, the mass is 0
     spread_B = mass_B / at_least_one_B
+    # the spread is added to every class below, so it is subtracted at the present ones
     weights_BK = q_BK - used_BK * spread_B[:, None]
     read_B = cross_spread(scaled_BC, ids_BK, weights_BK, spread_B)
     return negative_entropy_B - mass_B * at_least_one_B.log() - read_B
@@ -145,7 +148,7 @@ def _sparse_divergence(scaled_BC: Tensor, teacher: SparseLogits, b: float, tail:
 def _at_temperature(
     log_p_BK: Tensor, tail_B2: Tensor, absent_B: Tensor, b: float, tail: Tail
 ) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each present class, and of all absent ones, at T = 1 / b."""
+    """Return the log-probabilities of present classes and of all absent ones at T = 1 / b."""
     if tail == "renorm":
         return functional.log_softmax(b * log_p_BK, 1), torch.full_like(log_p_BK[:, 0], _UNUSED)
     tail_B2 = tail_B2.to(log_p_BK.dtype)
@@ -158,7 +161,7 @@ def _at_temperature(
 
 
 def _log_tail_mass(tail_B2: Tensor, absent_B: Tensor, b: float) -> Tensor:
-    """Return log M(b) by the quadratic through b = 0, 1/4 and 1; nothing where none is absent."""
+    """Return log M(b) from the quadratic through b = 0, 1/4 and 1; log 0 without absent classes."""
     through_0, through_quarter, through_1 = quadratic(b)
     log_mass_B = (
         through_0 * absent_B.clamp(min=1).log()

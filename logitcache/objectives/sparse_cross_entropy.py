@@ -1,8 +1,8 @@
-"""Cross-entropy of sparse targets with a student, and the mass of absent classes; own gradients.
+"""Cross-entropy of sparse targets, and the mass of absent classes, with explicit gradients.
 
-What autograd makes of the same sums is some twenty kernels more, each dearer to launch than to run
-at a thousand classes. Here the student's softmax is made once, and its gradient, the weighted
-softmax minus the target, is one pass over it and one scatter.
+Autograd would run about twenty more kernels for the same sums, and at a thousand classes launching
+each takes longer than running it. Here the student's softmax is computed once, and the gradient,
+the weighted softmax minus the target, is one pass over it and one scatter.
 
 Shapes: B batch, C classes, K stored classes.
 """
@@ -26,10 +26,10 @@ def cross_spread(
     """Return sum_k w_k log s[id_k] + e sum_c log s[c] of every row, s = softmax(logits).
 
     Args:
-        logits_BC: The student's, float32 or wider.
-        ids_BK: Classes that have a weight of their own.
-        weights_BK: w, without gradient; zero for an entry that is not used.
-        spread_B: e, the weight of every class, without gradient; None for zero.
+        logits_BC: Logits of the student, float32 or wider.
+        ids_BK: Indices of the classes with individual weights.
+        weights_BK: Individual weights w, without gradient; zero for unused entries.
+        spread_B: Weight e of every class, without gradient; None for zero.
 
     Returns:
         (B,), differentiable once with respect to ``logits_BC``.
@@ -44,11 +44,11 @@ def cross_bucket(
     """Return sum_k q_k log s[id_k] + m log sum_absent s[c] of every row, s = softmax(logits).
 
     Args:
-        logits_BC: The student's, float32 or wider.
-        ids_BK: The present classes; all others are absent.
-        used_BK: 1 for an entry that is a present class, 0 for one that repeats it.
-        q_BK: Without gradient; zero for an entry that is not used.
-        mass_B: m, without gradient; zero where no class is absent.
+        logits_BC: Logits of the student, float32 or wider.
+        ids_BK: Indices of the present classes; all others are absent.
+        used_BK: 1 for entries with a present class, 0 for unused entries, which repeat a class.
+        q_BK: Probabilities q of the present classes, without gradient; zero for unused entries.
+        mass_B: Probability m of all absent classes, without gradient; zero if there are none.
 
     Returns:
         (B,), differentiable once with respect to ``logits_BC``.
@@ -58,11 +58,11 @@ def cross_bucket(
 
 
 def log_absent_mass(log_s_BC: Tensor, ids_BK: Tensor) -> Tensor:
-    """Return log sum_absent s[c] of every row; 0 where no class is absent or all have no mass.
+    """Return log sum_absent s[c] of every row; 0 if no class is absent or their mass is zero.
 
     Args:
-        log_s_BC: The student's log-probabilities.
-        ids_BK: The present classes; all others are absent.
+        log_s_BC: Log-probabilities of the student.
+        ids_BK: Indices of the present classes; all others are absent.
 
     Returns:
         (B,), differentiable once with respect to ``log_s_BC``.
@@ -81,13 +81,15 @@ class _Spread(torch.autograd.Function):
         classes = logits_BC.shape[1]
         s_BC, top_B, log_top_B = _softmax(logits_BC)
         total_B = weights_BK.sum(1)
+        # log s = (logit - top) + log s[top]: differences of logits are exact where a logarithm of a
+        # small probability would be -inf
         read_B = (weights_BK * (logits_BC.gather(1, ids_BK) - top_B[:, None])).sum(1)
         if spread_B is not None:
             total_B.add_(spread_B, alpha=classes)
             read_B.addcmul_(spread_B, logits_BC.sum(1).sub_(top_B, alpha=classes))
         read_B.addcmul_(total_B, log_top_B)
         ctx.save_for_backward(logits_BC, ids_BK, weights_BK, spread_B, total_B)
-        ctx.s_BC = s_BC
+        ctx.s_BC = s_BC  # not saved_tensors: backward writes its result into this buffer
         return read_B
 
     @staticmethod
@@ -102,10 +104,10 @@ class _Spread(torch.autograd.Function):
 
 
 class _Bucket(torch.autograd.Function):
-    """Gradient: q_k - (sum of q and m) s at a present class; the rest is shared out among absent.
+    """Gradient: q_k - (sum of q and m) s at present classes; absent ones divide the remainder.
 
-    The softmax is that of the absent classes alone: their mass may be far below the smallest float
-    beside the present ones, and is not made by subtraction.
+    They divide it by a softmax over the absent classes alone: their mass may be too small to be
+    computed as one minus that of the present classes.
     """
 
     @staticmethod
@@ -122,6 +124,8 @@ class _Bucket(torch.autograd.Function):
         shared_BC, top_B, log_top_B = _softmax(absent_BC)
         log_absent_B = top_B - log_top_B
         present_BK = logits_BC.gather(1, ids_BK)
+        # from here to the end buffers are reused in place: each is read for the last time where it
+        # is overwritten
         top_B1 = present_BK.amax(1, keepdim=True)
         s_BK = (present_BK - top_B1).exp_().mul_(used_BK)
         log_z_B = torch.logaddexp(
@@ -145,6 +149,7 @@ class _Bucket(torch.autograd.Function):
     def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, None, None, None, None]:
         shared_BC, ids_BK, at_present_BK, to_absent_B = ctx.saved_tensors
         grad_BC = shared_BC * (grad_B * to_absent_B)[:, None]
+        # added, not set: unused entries repeat a present class, with a gradient of zero
         grad_BC.scatter_add_(1, ids_BK, at_present_BK * grad_B[:, None])
         return grad_BC, None, None, None, None
 
@@ -152,8 +157,8 @@ class _Bucket(torch.autograd.Function):
 class _AbsentMass(torch.autograd.Function):
     """Gradient: the softmax over the absent classes, zero at present ones.
 
-    The forward takes a few rows at a time, so that the masked copy stays in fast memory and no
-    second (B, C) is saved; plain autograd saves the copy and makes a third one for its gradient.
+    The forward pass takes a few rows at a time, so that the masked copy stays in the processor
+    cache and no second (B, C) is saved; autograd would save it and allocate a third.
     """
 
     @staticmethod
@@ -161,7 +166,7 @@ class _AbsentMass(torch.autograd.Function):
         rows = (torch.split(values, _ROWS_AT_ONCE) for values in (log_s_BC, ids_BK))
         parts = zip(*rows, strict=True)
         log_mass_B = torch.cat([s.scatter(1, ids, -torch.inf).logsumexp(1) for s, ids in parts])
-        log_mass_B.masked_fill_(log_mass_B == -torch.inf, 0.0)  # -inf less itself is NaN
+        log_mass_B.masked_fill_(log_mass_B == -torch.inf, 0.0)  # -inf minus -inf would be NaN
         ctx.save_for_backward(log_s_BC, ids_BK, log_mass_B)
         return log_mass_B
 
@@ -174,22 +179,23 @@ class _AbsentMass(torch.autograd.Function):
 
 
 def _taken(ctx: Any, logits_BC: Tensor) -> Tensor:
-    """Return the softmax to write over; a graph that is walked once more makes it again."""
+    """Return the softmax as a buffer to overwrite; a second backward pass computes it again."""
     s_BC, ctx.s_BC = ctx.s_BC, None
     return logits_BC.softmax(1) if s_BC is None else s_BC
 
 
 def _softmax(logits_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the softmax, the largest logit, and the logarithm of the largest probability.
+    """Return the softmax, the largest logit, and the log of the largest probability.
 
-    Their difference is the logsumexp: two cheap reductions instead of another exponential.
+    The difference of the last two is the log-sum-exp: two cheap reductions instead of another
+    exponential. The largest probability is at least 1 / C, so its logarithm is finite.
     """
     s_BC = logits_BC.softmax(1)
     return s_BC, logits_BC.amax(1), s_BC.amax(1).log_()
 
 
 def _without_absent(absent_BC: Tensor, used_BK: Tensor) -> Tensor | None:
-    """Return the rows of which every class is present, and make their softmax finite."""
+    """Return the rows without absent classes, and replace their -inf by 0 for a finite softmax."""
     if used_BK.shape[1] < absent_BC.shape[1]:
         return None
     full_B: Tensor = used_BK.sum(1) == absent_BC.shape[1]

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.errors import UsageError
+from logitcache.objectives.alignment import wide
 from logitcache.objectives.sparse_cross_entropy import log_absent_mass
 from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
@@ -34,13 +35,15 @@ class SplitConfig(AskingTermConfig):
     """Separate losses of the target class and of the non-target classes.
 
     Attributes:
-        weight: Of this term in the sum.
+        weight: Weight of this term in the sum.
         head: Student layer with the logits; the output of the network by default.
-        teachers: Weight of each teacher by name; all alike, summing to one, by default.
-        form: ``nkd`` or ``dkd``.
-        target: Weight of the label's class; 1 as published.
-        others: Weight of all others; as published 1.5 for nkd (1.0 for a DeiT), 8 for dkd.
-        temperature: T; as published 1 for nkd, 4 for dkd. Sparse targets are made for T = 1.
+        teachers: Weight of each teacher by name; by default equal weights that sum to one.
+        form: Published loss: ``nkd`` or ``dkd``.
+        target: Weight of the loss of the target class; 1 as published.
+        others: Weight of the loss of the non-target classes; by default as published: 1.5 for nkd
+            (1.0 for a DeiT), 8 for dkd.
+        temperature: Temperature T; by default as published: 1 for nkd, 4 for dkd. Sparse targets
+            need T = 1.
     """
 
     form: Literal["nkd", "dkd"] = "nkd"
@@ -50,19 +53,19 @@ class SplitConfig(AskingTermConfig):
 
     @property
     def others_weight(self) -> float:
-        """The weight of all other classes."""
+        """Weight of the loss of the non-target classes."""
         published = {"nkd": 1.5, "dkd": 8.0}
         return published[self.form] if self.others is None else self.others
 
     @property
     def chosen_temperature(self) -> float:
-        """T."""
+        """Temperature T."""
         published = {"nkd": 1.0, "dkd": 4.0}
         return published[self.form] if self.temperature is None else self.temperature
 
 
 class Split:
-    """NKD or DKD, in nats, averaged over the rows that have a label.
+    """NKD or DKD, in nats, averaged over the rows with a label.
 
     ::
 
@@ -70,11 +73,11 @@ class Split:
         dkd =  t T^2 KL((p_y, 1 - p_y) || (s_y, 1 - s_y)) + g T^2 sum_{c != y} p~_c log(p~_c / s~_c)
 
     with t and g the weights of target and others; p~ and s~ are teacher and student at temperature
-    T without class y, scaled to one. In nkd p_y and s_y(1) are taken at T = 1, in dkd at T. Rows
-    without a label contribute nothing; the loss is zero where no row has one.
+    T without class y, normalized to one. In nkd p_y and s_y(1) are taken at T = 1, in dkd at T. The
+    loss is zero if no row has a label.
 
     Args:
-        config: Form, weights and temperature.
+        config: Settings of the term.
     """
 
     def __init__(self, config: SplitConfig | None = None) -> None:
@@ -84,59 +87,59 @@ class Split:
         """Return the loss, a scalar.
 
         Raises:
-            UsageError: A teacher that is requested is not in the batch, its sparse targets are
-                used at another temperature than one, or rows show two images.
+            UsageError: A teacher of the configuration is not in the batch, sparse targets are used
+                at a temperature other than one, or images are mixed.
         """
         if targets.partner_labels is not None:
             raise UsageError(
-                "a mixed image has two labels, and this loss is made for one",
+                "the objective split needs one label per image, but mixed images have two",
                 where="objectives.split",
-                expected="views that mix nothing",
-                hint="precompute views without mixup and cutmix, or use soft",
+                expected="views without mixing",
+                hint="precompute views without mixup and cutmix, or use the objective soft",
             )
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         weights = teacher_weights(self.config.teachers, targets.teachers)
         labeled = targets.labels >= 0
         if not bool(labeled.any()):
-            return logits_BC.sum() * 0.0
+            return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
         labels_B = targets.labels.clamp(min=0)
         total = logits_BC.new_zeros((), dtype=torch.float32)
         for name, weight in weights.items():
-            rows_B = self._rows(_wide(logits_BC), labels_B, targets.teachers[name])
+            rows_B = self._rows(wide(logits_BC), labels_B, targets.teachers[name])
             total = total + weight * (rows_B * labeled).sum() / labeled.sum()
         return total
 
     def count(self, targets: TargetBatch) -> Tensor:
-        """Return how many rows have a label."""
+        """Return the number of rows with a label."""
         return (targets.labels >= 0).sum()
 
     def _rows(self, logits_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits) -> Tensor:
         """Return the loss of every row."""
         config, temperature = self.config, self.config.chosen_temperature
         log_s_BC = functional.log_softmax(logits_BC / temperature, 1)
-        asked = _ask(log_s_BC, labels_B, teacher, temperature)
+        parts = _parts_of(log_s_BC, labels_B, teacher, temperature)
         if config.form == "nkd":
-            log_s_y_B = asked.log_s_y
+            log_s_y_B = parts.log_s_y
             if temperature != 1.0:
                 log_s_y_B = functional.log_softmax(logits_BC, 1).gather(1, labels_B[:, None])[:, 0]
-            target_B = -asked.p_y_at_one * log_s_y_B
-            others_B = asked.cross_entropy
+            target_B = -parts.p_y_at_one * log_s_y_B
+            others_B = parts.cross_entropy
         else:
-            target_B = temperature**2 * asked.binary_divergence()
-            others_B = asked.cross_entropy - asked.entropy
+            target_B = temperature**2 * parts.binary_divergence()
+            others_B = parts.cross_entropy - parts.entropy
         return config.target * target_B + config.others_weight * temperature**2 * others_B
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What both forms are made of; every tensor is (B,).
+class _Parts:
+    """Quantities that both forms are computed from; every tensor is (B,).
 
     Attributes:
-        log_p_y: Teacher's log-probability of the label, at T.
-        log_p_rest: Of all other classes together, at T.
-        log_s_y: Student's log-probability of the label, at T.
-        log_s_rest: Of all other classes together, at T.
-        p_y_at_one: Teacher's probability of the label at T = 1.
+        log_p_y: Log-probability of the target class by the teacher, at T.
+        log_p_rest: Log-probability of all other classes together by the teacher, at T.
+        log_s_y: Log-probability of the target class by the student, at T.
+        log_s_rest: Log-probability of all other classes together by the student, at T.
+        p_y_at_one: Probability of the target class by the teacher at T = 1.
         cross_entropy: -sum_{c != y} p~_c log s~_c.
         entropy: -sum_{c != y} p~_c log p~_c.
     """
@@ -157,27 +160,29 @@ class _Asked:
         return divergence
 
 
-# of what is stored; a mass of exactly zero would leave the distribution over absent classes open
+# the smallest stored value; with a mass of zero the distribution over absent classes is undefined
 _LEAST_LOG_MASS = torch.finfo(torch.float16).min
 
 
-def _ask(log_s_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits, temperature: float) -> _Asked:
+def _parts_of(
+    log_s_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits, temperature: float
+) -> _Parts:
     if log_s_BC.shape[1] != teacher.num_classes:
         raise other_classes(log_s_BC.shape[1], teacher.num_classes)
     if isinstance(teacher, SparseLogits):
         if temperature != 1.0:
             raise UsageError(
-                "sparse targets have no non-target distribution at this temperature",
+                "the objective split supports sparse targets at temperature 1 only",
                 where="objectives.split.temperature",
                 expected="1 for sparse targets",
                 got=temperature,
-                hint="precompute dense targets (encoding: {kind: dense}), or set temperature 1",
+                hint="precompute dense targets (encoding: {kind: dense}), or set temperature: 1",
             )
-        return _ask_sparse(log_s_BC, labels_B, teacher)
-    return _ask_dense(log_s_BC, labels_B, teacher, 1.0 / temperature)
+        return _parts_sparse(log_s_BC, labels_B, teacher)
+    return _parts_dense(log_s_BC, labels_B, teacher, 1.0 / temperature)
 
 
-def _ask_dense(log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits, b: float) -> _Asked:
+def _parts_dense(log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits, b: float) -> _Parts:
     y_B1 = labels_B[:, None]
     log_q_BC = teacher.log_probs.to(log_s_BC.dtype)
     log_p_BC = functional.log_softmax(b * log_q_BC, 1)
@@ -185,7 +190,7 @@ def _ask_dense(log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits, b: floa
     log_rest_B1 = rest_BC.logsumexp(1, keepdim=True)
     q_BC = (rest_BC - log_rest_B1).exp()
     log_s_rest_B = log_absent_mass(log_s_BC, y_B1)
-    return _Asked(
+    return _Parts(
         log_p_y=log_p_BC.gather(1, y_B1)[:, 0],
         log_p_rest=log_rest_B1[:, 0],
         log_s_y=log_s_BC.gather(1, y_B1)[:, 0],
@@ -196,11 +201,12 @@ def _ask_dense(log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits, b: floa
     )
 
 
-def _ask_sparse(log_s_BC: Tensor, labels_B: Tensor, teacher: SparseLogits) -> _Asked:
-    """Ask at T = 1; absent classes share the tail's mass, less the label's if it is absent.
+def _parts_sparse(log_s_BC: Tensor, labels_B: Tensor, teacher: SparseLogits) -> _Parts:
+    """Return the quantities at T = 1; absent classes share the mass of the tail equally.
 
-    All of it is computed with logarithms: what a confident teacher leaves to the other classes is
-    often below the smallest float32, but its distribution over them is an ordinary one.
+    If the label is absent, its probability is subtracted from that mass. Everything is computed
+    with logarithms: a confident teacher leaves the other classes less than the smallest float32,
+    but the distribution over them is well defined.
     """
     y_B1 = labels_B[:, None]
     log_p_BK = teacher.log_probs.to(log_s_BC.dtype)
@@ -212,6 +218,7 @@ def _ask_sparse(log_s_BC: Tensor, labels_B: Tensor, teacher: SparseLogits) -> _A
     log_own_B = log_p_BK.masked_fill(~is_y_BK, -torch.inf).amax(1)
     log_p_y_B = torch.where(y_present_B, log_own_B, _absent_label(teacher, log_mass_B, absent_B))
     others_count_B = absent_B - (~y_present_B).to(absent_B.dtype)
+    # log(mass - p_y); expm1 keeps the digits where p_y is nearly zero compared with the mass
     log_less_B = log_mass_B + torch.log(-torch.expm1(torch.clamp(log_p_y_B - log_mass_B, max=0)))
     log_others_mass_B = torch.where(y_present_B, log_mass_B, log_less_B)
     log_others_mass_B = log_others_mass_B.masked_fill(others_count_B < 1, -torch.inf)
@@ -221,11 +228,11 @@ def _ask_sparse(log_s_BC: Tensor, labels_B: Tensor, teacher: SparseLogits) -> _A
     each_B = (log_others_mass_B - log_rest_B).exp() / others_count_B.clamp(min=1)
     weights_BK = torch.where(used_BK & ~is_y_BK, q_BK - each_B[:, None], 0.0)
     log_s_rest_B = log_absent_mass(log_s_BC, y_B1)
-    # one gather for all classes that are read one by one: its gradient is one (B, C) scatter
+    # a single gather for stored classes and label, so that its gradient is a single (B, C) scatter
     log_s_BK = log_s_BC.gather(1, torch.cat([teacher.class_ids, y_B1], 1))
     log_s_y_B = log_s_BK[:, -1]
     read_B = (weights_BK * log_s_BK[:, :-1]).sum(1) + each_B * (log_s_BC.sum(1) - log_s_y_B)
-    return _Asked(
+    return _Parts(
         log_p_y=log_p_y_B,
         log_p_rest=log_rest_B,
         log_s_y=log_s_y_B,
@@ -237,13 +244,9 @@ def _ask_sparse(log_s_BC: Tensor, labels_B: Tensor, teacher: SparseLogits) -> _A
 
 
 def _absent_label(teacher: SparseLogits, log_mass_B: Tensor, absent_B: Tensor) -> Tensor:
-    """Return the log-probability of a label outside the top K: stored, or its share of the tail."""
+    """Return the log-probability of an absent label: as stored, or an equal share of the tail."""
     log_share_B = log_mass_B - absent_B.clamp(min=1).log()
     if teacher.label_log_probs is None:
         return log_share_B
     stored_B = teacher.label_log_probs.to(log_mass_B.dtype)
     return torch.where(torch.isnan(stored_B), log_share_B, torch.minimum(stored_B, log_mass_B))
-
-
-def _wide(logits_BC: Tensor) -> Tensor:
-    return logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()

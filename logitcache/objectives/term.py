@@ -13,12 +13,12 @@ __all__ = ["AskingTermConfig", "LogitsTermConfig", "Needs", "TermConfig", "Weigh
 
 @dataclass(frozen=True)
 class Needs:
-    """What terms have to be given.
+    """Targets and student layers that terms of the loss require; names are sorted.
 
     Attributes:
-        teachers: Whose logits, ascending; None for those of all teachers there are.
-        features: What teachers' networks held, as ``<teacher>/<tap>``, ascending.
-        taps: What the student's network holds, ascending.
+        teachers: Names of the teachers whose logits are required; None for all teachers.
+        features: Required teacher features, as ``<teacher>/<tap>``.
+        taps: Names of the required student layers.
     """
 
     teachers: tuple[str, ...] | None = ()
@@ -27,7 +27,7 @@ class Needs:
 
     @property
     def asks_teachers(self) -> bool:
-        """Whether anything of a teacher is requested."""
+        """Whether any outputs of teachers are required."""
         return self.teachers != () or self.features != ()
 
     def __or__(self, other: Needs) -> Needs:
@@ -40,20 +40,20 @@ class Needs:
 
 
 class Weight(Config):
-    """How much a term counts, as a function of the share of the run that is done.
+    """Weight of a term, constant or changing during the run.
 
-    A number is a weight that does not change. Otherwise it goes from ``initial`` to ``value`` in a
-    straight line::
+    A number is a constant weight. Otherwise the weight changes linearly from ``initial`` to
+    ``value``::
 
         w(p) = initial + (value - initial) min(1, max(0, (p - start) / length))
 
-    with p the share of all steps that are done: a warm-up, or with a later start a ramp.
+    with p the share of all steps that are done.
 
     Attributes:
-        value: Where it ends.
-        initial: Where it begins.
-        start: Share of the run at which it begins to change.
-        length: Share of the run over which it changes; 0 for at once.
+        value: Weight at the end.
+        initial: Weight at the beginning.
+        start: Share of the run after which the weight starts to change.
+        length: Share of the run over which the weight changes; 0 for an immediate change.
     """
 
     value: float = Field(default=1.0, ge=0)
@@ -68,12 +68,12 @@ class Weight(Config):
 
     @model_serializer(mode="wrap")
     def _as_number(self, plain: SerializerFunctionWrapHandler) -> object:
-        """Return a weight that does not change as the number it is."""
+        """Return a constant weight as a number, and a schedule as a mapping."""
         changes = self.model_fields_set - {"value"}
         return plain(self) if changes else self.value
 
     def at(self, progress: float) -> float:
-        """Return the weight.
+        """Return the weight at some point of the run.
 
         Args:
             progress: Share of all steps that are done, in [0, 1].
@@ -85,10 +85,10 @@ class Weight(Config):
 
 
 class TermConfig(Config):
-    """Base of the terms' configurations.
+    """Base class of the configurations of terms.
 
     Attributes:
-        weight: Of this term in the sum; a number, or how it changes, see :class:`Weight`.
+        weight: Weight of this term in the sum: a number or a schedule, see :class:`Weight`.
         views: Names of the views of a batch that this term is computed on; all by default.
     """
 
@@ -97,40 +97,40 @@ class TermConfig(Config):
 
     @property
     def needs(self) -> Needs:
-        """What this term has to be given."""
+        """Required targets and student layers."""
         return Needs()
 
 
 class LogitsTermConfig(TermConfig):
-    """Base of the terms that look at logits.
+    """Base class of the configurations of terms on logits.
 
     Attributes:
-        head: Tap of the student whose values are the logits, a further classifier say; the output
-            of the network by default.
+        head: Student layer with the logits, for example a second classifier; the output of the
+            network by default.
     """
 
     head: str | None = None
 
     @property
     def needs(self) -> Needs:
-        """What this term has to be given: labels alone, and its head."""
+        """Required targets and student layers: the head."""
         return Needs(taps=() if self.head is None else (self.head,))
 
 
 class AskingTermConfig(LogitsTermConfig):
-    """Base of the terms that look at logits of teachers.
+    """Base class of the configurations of terms on logits of teachers.
 
     Attributes:
-        teachers: Weight of each teacher by name; all alike, summing to one, by default.
+        teachers: Weight of each teacher by name; by default equal weights that sum to one.
     """
 
     teachers: dict[str, float] | None = Field(default=None, min_length=1)
 
     @property
     def needs(self) -> Needs:
-        """What this term has to be given: its head, and the logits of its teachers."""
-        asked = None if self.teachers is None else tuple(sorted(self.teachers))
-        return super().needs | Needs(teachers=asked)
+        """Required targets and student layers: the head, and the logits of the teachers."""
+        names = None if self.teachers is None else tuple(sorted(self.teachers))
+        return super().needs | Needs(teachers=names)
 
 
 def _both(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:

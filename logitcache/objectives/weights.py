@@ -15,21 +15,22 @@ __all__ = ["other_classes", "teacher_weights"]
 
 
 def teacher_weights(
-    asked: Mapping[str, float] | None, present: Mapping[str, TeacherLogits]
+    chosen: Mapping[str, float] | None, present: Mapping[str, TeacherLogits]
 ) -> Mapping[str, float]:
-    """Return the weight of each teacher of the objective.
+    """Return the weight of each teacher of an objective.
 
     Args:
-        asked: Weights by name; None for all alike, summing to one.
-        present: What the batch holds.
+        chosen: Weights by name; None for equal weights that sum to one.
+        present: Outputs of teachers in the batch, by name.
 
     Raises:
-        UsageError: A teacher is not in the batch, or there is none at all.
+        UsageError: A teacher is not in the batch, or the batch has no teachers.
     """
-    weights = asked or {name: 1 / len(present) for name in present}
+    weights = chosen or {name: 1 / len(present) for name in present}
     if not weights:
         raise UsageError(
-            "no teacher to learn from", hint="give a cache, or objectives that need none"
+            "the objective needs outputs of teachers, but the batch has none",
+            hint="give a cache, or use the objective label",
         )
     for name in weights:
         if name not in present:
@@ -40,8 +41,8 @@ def teacher_weights(
 def other_classes(student: int, teacher: int) -> UsageError:
     """Return the error for a student and a teacher with different numbers of classes."""
     return UsageError(
-        "student and teacher have different classes",
+        "student and teacher have different numbers of classes",
         expected=f"{teacher} logits",
         got=f"{student} logits",
-        hint="set the student's num_classes, or precompute with a class_map",
+        hint="set student.kwargs.num_classes, or precompute with a class_map of the teacher",
     )

@@ -29,10 +29,10 @@ else:
 
 
 class StageConfig(_OneOfKinds):
-    """One stage.
+    """One stage of a pipeline.
 
     Attributes:
-        name: Name of the stage; its folder has this name, and later stages refer to it.
+        name: Name of the stage and of its folder, by which later stages refer to it.
         precompute: Fields of a :class:`~logitcache.precompute.config.PrecomputeConfig`.
         train: Fields of a :class:`~logitcache.training.config.TrainConfig`.
         fit_weights: Fields of a :class:`~logitcache.tools.fit_weights.FitWeightsConfig`.
@@ -44,7 +44,7 @@ class StageConfig(_OneOfKinds):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if sum(getattr(self, kind) is not None for kind in STAGE_KINDS) != 1:
-            raise ValueError(f"a stage is one of {', '.join(STAGE_KINDS)}")
+            raise ValueError(f"a stage needs exactly one of {', '.join(STAGE_KINDS)}")
         return self
 
     @property
@@ -54,7 +54,7 @@ class StageConfig(_OneOfKinds):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Fields of the configuration of the stage, as they are written."""
+        """Fields of the configuration of the stage, with references not yet resolved."""
         settings: dict[str, Any] = getattr(self, self.kind)
         return settings
 
@@ -64,8 +64,8 @@ class PipelineConfig(_SharedByKinds):
 
     Attributes:
         name: Name of the pipeline.
-        description: One line about what it shows.
-        out: Folder of all its outputs.
+        description: One line about the purpose of the pipeline.
+        out: Folder of all outputs.
         seed: Random seed of every training run; ``logitcache run --seeds`` sets it.
         data: Images of every stage.
         val: Validation images.
@@ -89,5 +89,5 @@ class PipelineConfig(_SharedByKinds):
         names = [stage.name for stage in self.stages]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two stages are called {name}")
+                raise ValueError(f"two stages have the name {name!r}")
         return self

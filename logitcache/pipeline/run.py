@@ -48,13 +48,13 @@ _REFERENCE = "stage:"
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, resolved: references replaced, shared settings filled in.
+    """A stage with resolved references and shared settings.
 
     Attributes:
-        name: Its name.
+        name: Name of the stage.
         kind: Kind of the stage, a key of :data:`.STAGE_KINDS`.
         values: Fields of the configuration of its component.
-        number: Its position in the pipeline, from 1.
+        number: Position in the pipeline, from 1.
         total: Number of stages of the pipeline.
     """
 
@@ -66,7 +66,7 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """Name and position for people, as ``[3/9] student``."""
+        """Position and name for progress lines, such as ``[3/9] student``."""
         return f"[{self.number}/{self.total}] {self.name}"
 
     @property
@@ -77,12 +77,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage made.
+    """Result of a stage.
 
     Attributes:
-        stage: Which.
-        values: Its result, as JSON values.
-        skipped: Whether it was done before.
+        stage: The stage.
+        values: The result as JSON values.
+        skipped: Whether the stage had been finished before.
     """
 
     stage: Stage
@@ -91,15 +91,15 @@ class StageResult:
 
 
 class Pipeline:
-    """A pipeline with one seed.
+    """A pipeline with one random seed.
 
     Args:
-        config: The file.
-        out: Folder of its outputs; the file's own by default.
-        seed: Of every training; the file's own by default.
+        config: Configuration of the pipeline.
+        out: Folder of all outputs; that of the configuration by default.
+        seed: Random seed of every training run; that of the configuration by default.
 
     Raises:
-        UsageError: A reference to a stage that does not come earlier.
+        UsageError: A stage refers to one that does not come earlier.
     """
 
     def __init__(
@@ -113,23 +113,24 @@ class Pipeline:
     def run(
         self, run_stage: Callable[[Stage], dict[str, Any]], only: Sequence[str] = ()
     ) -> list[StageResult]:
-        """Run the stages in order; those that are done are read back.
+        """Run the stages in order, and read the results of finished ones.
 
         Args:
             run_stage: Runs a stage and returns its result as JSON values.
             only: Names of the stages to run; all by default.
 
         Raises:
-            UsageError: An unknown stage.
+            UsageError: There is no stage of this name.
         """
         for name in only:
             if name not in {stage.name for stage in self.stages}:
                 known = [stage.name for stage in self.stages]
-                raise UsageError(f"no stage {name!r}", hint=nearest(name, known))
+                raise UsageError(f"the pipeline has no stage {name!r}", hint=nearest(name, known))
         chosen = [stage for stage in self.stages if not only or stage.name in only]
         return [self._run_stage(stage, run_stage) for stage in chosen]
 
     def _run_stage(self, stage: Stage, run_stage: Callable[[Stage], dict[str, Any]]) -> StageResult:
+        # references to results are resolved first, so that a new result changes the digest
         stage = replace(stage, values=self._with_results(stage.values, f"stages.{stage.name}"))
         marker = self._marker(stage.name)
         done = _read_marker(marker)
@@ -140,7 +141,7 @@ class Pipeline:
         return StageResult(stage, values, skipped=False)
 
     def _marker(self, name: str) -> Path:
-        """Return the file that marks a stage as done, and has its result."""
+        """Return the file that marks a stage as finished and contains its result."""
         return self.out / f"{name}.done.json"
 
     def _with_results(self, value: Any, where: str) -> Any:
@@ -155,12 +156,16 @@ class Pipeline:
         done = _read_marker(self._marker(name))
         if done is None:
             raise UsageError(
-                f"stage {name!r} has not run yet", where=where, hint=f"run it first: --only {name}"
+                f"stage {name!r}, whose result is used here, has not run yet",
+                where=where,
+                hint=f"run it first: --only {name}",
             )
         result: dict[str, Any] = done["result"]
         if field not in result:
             raise UsageError(
-                f"stage {name!r} has no result {field!r}", where=where, hint=nearest(field, result)
+                f"the result of stage {name!r} has no field {field!r}",
+                where=where,
+                hint=nearest(field, result),
             )
         return result[field]
 
@@ -177,7 +182,7 @@ class Pipeline:
         return stages
 
     def _common(self, stage: StageConfig) -> dict[str, Any]:
-        """Return the fields of a stage's configuration that the pipeline fills in."""
+        """Return the fields of a stage's configuration that the pipeline sets."""
         of_pipeline = {
             "data": self.config.data,
             "val": self.config.val,
@@ -194,18 +199,18 @@ class Pipeline:
 
 
 def _read_marker(path: Path) -> dict[str, Any] | None:
-    """Return the result of a stage and the digest of its settings; None if it is not done."""
+    """Return the result of a stage and the digest of its settings; None if not finished."""
     done = read_json(path)
     if done is None:
         return None
     if not isinstance(done.get("digest"), str) or not isinstance(done.get("result"), dict):
-        warn_damaged(path, "no digest and result of a stage")
+        warn_damaged(path, "it lacks the digest or the result of a stage")
         return None
     return done
 
 
 def _replace_references(value: Any, made: Mapping[str, str], where: str) -> Any:
-    """Replace ``stage:NAME`` everywhere; results, ``stage:NAME/FIELD``, are not there yet."""
+    """Replace ``stage:NAME`` everywhere; ``stage:NAME/FIELD`` is replaced when a stage runs."""
     if isinstance(value, Mapping):
         return {k: _replace_references(v, made, f"{where}.{k}") for k, v in value.items()}
     if isinstance(value, list):

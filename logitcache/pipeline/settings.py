@@ -1,4 +1,4 @@
-"""Settings of pipelines and commands: YAML files, references to shipped files, and overrides."""
+"""Settings of pipelines and commands: YAML files, built-in pipelines, and overrides."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UsageError: There is no such file, or it is no YAML mapping.
+        UsageError: The file cannot be read, or is not a YAML mapping.
     """
     try:
         values = load_yaml_file(Path(path))
     except OSError as error:
-        raise UsageError("cannot read this file", where=path, got=error.strerror) from None
+        raise UsageError("the file cannot be read", where=path, got=error.strerror) from None
     except ValueError as error:
-        raise UsageError("not YAML", where=path, got=" ".join(str(error).split())) from None
+        raise UsageError("invalid YAML", where=path, got=" ".join(str(error).split())) from None
     if not isinstance(values, dict):
-        raise UsageError("not a mapping", where=path, expected="lines like 'name: value'")
+        raise UsageError("no YAML mapping", where=path, expected="lines like 'name: value'")
     _refuse_joined(values, path)
     return values
 
 
 def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Return values with ``a.b=c`` assignments applied; c is read as YAML.
+    """Return values with ``a.b=c`` assignments applied; c is parsed as YAML.
 
-    A list of stages is addressed by their names: ``stages.cnn.train.steps=10``. Where a section is
-    given as one string, that is its main field: ``data.limit=9`` keeps the name in ``data``.
+    Stages are addressed by name: ``stages.cnn.train.steps=10``. A section that is given as a string
+    stands for its main field: ``data.limit=9`` keeps the name in ``data``.
 
     Raises:
-        UsageError: Not an assignment, or its path leads into something that is no mapping.
+        UsageError: An assignment has another form, or its path leads into a value.
     """
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
         if not separator or not path:
-            raise UsageError("not an assignment", where=f"--set {assignment}", expected="a.b=value")
+            raise UsageError("no assignment", where=f"--set {assignment}", expected="a.b=value")
         value = parse_value(text, f"--set {assignment}")
         values = _assigned(values, path.split("."), value, f"--set {path}")
     return values
 
 
 def parse_value(text: str, where: str) -> Any:
-    """Read one value as YAML has it.
+    """Parse one value as YAML.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not valid YAML.
     """
     try:
         value = load_yaml(text)
     except ValueError:
-        raise UsageError("the value is not YAML", where=where) from None
+        raise UsageError("the value is invalid YAML", where=where) from None
     _refuse_joined(value, where)
     return value
 
 
 def _refuse_joined(value: object, where: object) -> None:
-    """Refuse ``{size:32}``: its one name has no value, and what has none is taken as not given."""
+    """Raise an error for ``{size:32}``, which YAML reads as a name without a value."""
     joined = _joined_key(value)
     if joined is not None:
         name, _, rest = joined.partition(":")
         raise UsageError(
-            "a colon without a space after it separates nothing in YAML",
+            "in YAML, a colon between name and value needs a space after it",
             where=where,
             expected=f"{name}: {rest}",
             got=joined,
@@ -80,7 +80,7 @@ def _joined_key(value: object) -> str | None:
     waiting, seen = [value], set[int]()
     while waiting:
         found = waiting.pop()
-        if not isinstance(found, dict | list) or id(found) in seen:  # aliases may lead in a circle
+        if not isinstance(found, dict | list) or id(found) in seen:  # aliases may form cycles
             continue
         seen.add(id(found))
         if isinstance(found, dict):
@@ -92,7 +92,7 @@ def _joined_key(value: object) -> str | None:
 
 
 def shipped_pipelines() -> list[Path]:
-    """Return the pipeline files that come with logitcache."""
+    """Return the files of the built-in pipelines, of a wheel or of a source checkout."""
     here = Path(__file__).parents[1]
     for folder in (here / "pipelines", here.parent / "pipelines"):
         found = sorted(folder.glob("*.yaml"))
@@ -102,10 +102,10 @@ def shipped_pipelines() -> list[Path]:
 
 
 def find_pipeline(name: str) -> Path:
-    """Return a pipeline file by path, or by the name of a shipped one.
+    """Return a pipeline file by its path or by the name of a built-in pipeline.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such pipeline.
     """
     if Path(name).is_file():
         return Path(name)
@@ -113,7 +113,12 @@ def find_pipeline(name: str) -> Path:
     stem = Path(name).stem
     if stem in shipped:
         return shipped[stem]
-    raise UsageError("no such pipeline", where=name, hint=nearest(stem, shipped))
+    raise UsageError(
+        "there is no such pipeline",
+        where=name,
+        expected="a YAML file, or the name of a built-in pipeline",
+        hint=nearest(stem, shipped),
+    )
 
 
 def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
@@ -123,22 +128,22 @@ def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
         names = [str(item["name"]) for item in values if isinstance(item, dict) and "name" in item]
         if not names:
             raise UsageError(
-                f"{head!r} is inside a list, and a list is set as a whole",
+                f"{head!r} is inside a list, and a list can only be set as a whole",
                 where=where,
-                hint="as objectives=[{soft: {temperature: 2}}]",
+                hint="for example objectives=[{soft: {temperature: 2}}]",
             )
         if head not in names:
             raise UsageError(
-                f"nothing called {head!r} here", where=where, hint=nearest(head, names)
+                f"the list has no entry named {head!r}", where=where, hint=nearest(head, names)
             )
         index = names.index(head)
         return [*values[:index], _assigned(values[index], rest, value, where), *values[index + 1 :]]
     if not isinstance(values, dict):
         raise UsageError(
-            f"{head!r} is below something that is no mapping",
+            f"{head!r} cannot be set, because it is below a single value",
             where=where,
             got=redacted(repr(values)),
-            hint=f"set that as a whole: {where.rpartition(f'.{head}')[0]}=VALUE",
+            hint=f"set that value instead: {where.rpartition(f'.{head}')[0]}=VALUE",
         )
     before = values.get(head, {})
     main = _MAIN_FIELDS.get(head)
@@ -150,7 +155,7 @@ def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
 
 
 def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return shared settings overridden by own ones, mapping by mapping."""
+    """Return shared settings overridden by own ones; nested mappings are merged."""
     found = dict(shared)
     for name, value in own.items():
         before = found.get(name)
@@ -162,4 +167,4 @@ def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _MAIN_FIELDS = {"data": "name", "val": "name"}
-"""Sections that may be written as one string, and the field that it stands for."""
+"""Sections that may be written as a string, and the field that the string sets."""

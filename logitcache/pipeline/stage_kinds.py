@@ -1,4 +1,4 @@
-"""Kinds of pipeline stages: what configures one, what runs it, and what later stages refer to."""
+"""Kinds of pipeline stages: their configurations, functions and outputs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["STAGE_KINDS", "StageKind"]
 class StageKind:
     """One kind of stage.
 
-    A function of a stage takes its configuration, and returns a result with ``to_json()``.
+    The function takes the configuration, and returns a result with ``to_json()``.
 
     Attributes:
         config: Class of the configuration, as ``module:name``. It is imported when a stage runs, so
-            that a student is trained where no teacher can be imported.
-        function: What runs a stage, as ``module:name``.
-        output: What ``stage:NAME`` refers to; ``{folder}`` is the folder of the stage.
-        given: Fields of the configuration that the pipeline fills in, by field: a field of the
+            that students can be trained in a process that cannot import teachers.
+        function: Function that runs a stage, as ``module:name``.
+        output: Value that ``stage:NAME`` refers to; ``{folder}`` is the folder of the stage.
+        given: Fields of the configuration that the pipeline sets, and their sources: a field of the
             pipeline (``data``, ``val``, ``seed``), ``{folder}``, or ``{output}``.
         progress: Method of the progress line that is passed as ``on_progress``; None for a function
             that does not report progress.
@@ -68,7 +68,7 @@ STAGE_KINDS: dict[str, StageKind] = {
         given={"data": "data", "val": "val", "out": "{folder}", "seed": "seed"},
         progress="train",
         stoppable=True,
-        options={"resume": True},  # a pipeline always resumes
+        options={"resume": True},  # running a pipeline again continues an interrupted stage
     ),
     "fit_weights": StageKind(
         config="logitcache.tools.fit_weights:FitWeightsConfig",

@@ -11,12 +11,10 @@ from logitcache.data.readers import DataConfig
 from logitcache.encoding.choice import EncodingConfig
 from logitcache.errors import redacted
 from logitcache.teachers.member import Precision, TeacherConfig
+from logitcache.views.render import IMAGE_MEMORY
 from logitcache.views.spec import ViewsConfig
 
-__all__ = ["IMAGE_MEMORY", "PrecomputeConfig"]
-
-IMAGE_MEMORY = 2**30
-"""Default of ``image_memory``: a block of 1024 photographs of 500 x 375 pixels takes 0.58 GB."""
+__all__ = ["PrecomputeConfig"]
 
 
 class PrecomputeConfig(Config):

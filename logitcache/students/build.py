@@ -1,8 +1,8 @@
 """Students: networks with the surgeries that prepare them for training.
 
-Networks that are designed as students, with one token or stem per teacher for instance, are models
-like any other (:mod:`logitcache.networks`). Surgeries are for pretrained networks, such as a
-teacher with fewer blocks. The weights of that teacher are loaded, but it is never run.
+Networks that are designed as students, for instance with one token per teacher, are ordinary models
+(:mod:`logitcache.networks`). Surgeries change pretrained networks, for instance to a teacher with
+fewer blocks; the weights of that teacher are loaded, but it is never run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class StudentConfig(NetworkConfig):
     """A network, and changes of it before training.
 
     Attributes:
-        surgery: The changes; none by default.
+        surgery: Changes of the network before training; none by default.
     """
 
     surgery: SurgeryConfig = SurgeryConfig()
@@ -34,11 +34,11 @@ def build_student(config: StudentConfig, num_classes: int | None = None) -> nn.M
 
     Args:
         config: The network and its surgeries.
-        num_classes: Size of the head; by default what the weights have, else what timm has.
+        num_classes: Number of outputs; by default that of the weights, or else that of timm.
 
     Raises:
         UsageError: An unknown name, or a surgery that is not possible with this network.
-        NetworkError: The weights do not fit, cannot be read, or cannot be fetched.
+        NetworkError: The weights do not fit, cannot be read, or cannot be downloaded.
     """
     network = build_network(config, num_classes)
     for name, settings in config.surgery.chosen.items():
@@ -47,7 +47,8 @@ def build_student(config: StudentConfig, num_classes: int | None = None) -> nn.M
 
 
 def converted(network: nn.Module) -> nn.Module:
-    """Return a copy of a student that timm can load: surgeries are undone, the last one first."""
+    """Return a copy of a student that timm can load, with all surgeries converted."""
+    # a copy, since training may continue, and merging updates into weights cannot be undone
     copied = copy.deepcopy(network)
     for surgery in reversed(SURGERIES.values()):
         copied = surgery.convert(copied)

@@ -1,4 +1,4 @@
-"""Depth pruning: a vision transformer with some of its blocks, and their weights.
+"""Depth pruning: a vision transformer with a subset of its blocks.
 
 Source: Grigore et al., "Weight Copy and Low-Rank Adaptation for Few-Shot Distillation of Vision
 Transformers" (WeCoLoRA), WACV 2025, section 3.1: blocks 0, r, 2r … of a teacher.
@@ -25,11 +25,11 @@ _BLOCKS = "blocks"
 
 
 class DepthConfig(Config):
-    """Which blocks are kept.
+    """Settings of depth pruning.
 
     Attributes:
-        every: Blocks 0, every, 2 every …
-        blocks: Or these, ascending.
+        every: Keep the blocks 0, every, 2 every …
+        blocks: Indices of the blocks to keep, ascending, instead of ``every``.
     """
 
     every: Annotated[int, Field(ge=1)] | None = None
@@ -45,24 +45,24 @@ class DepthConfig(Config):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.every is None) == (self.blocks is None):
-            raise ValueError("give either every or blocks")
+            raise ValueError("give either every or blocks, not both")
         if self.blocks is not None and self.blocks != sorted(set(self.blocks)):
             raise ValueError("blocks have to be ascending, without duplicates")
         return self
 
     def kept(self, depth: int) -> list[int]:
-        """Return the indices of the blocks that are kept.
+        """Return the indices of the blocks to keep.
 
         Args:
             depth: Number of blocks of the whole network.
 
         Raises:
-            UsageError: A block that the network does not have.
+            UsageError: The network does not have one of the blocks.
         """
         kept = list(range(0, depth, self.every)) if self.every else self.blocks or []
         if kept[-1] >= depth:
             raise UsageError(
-                f"no block {kept[-1]}",
+                f"the network has no block {kept[-1]}",
                 where="student.surgery.depth",
                 expected=f"blocks 0 to {depth - 1}",
             )
@@ -74,22 +74,22 @@ def keep_blocks(network: nn.Module, depth: DepthConfig, config: NetworkConfig) -
 
     Args:
         network: The whole network; not changed.
-        depth: Which blocks are kept.
-        config: The configuration that the network was built from.
+        depth: Settings of depth pruning.
+        config: Configuration of the network.
 
     Raises:
-        UsageError: The network has no blocks, or fewer.
+        UsageError: The network has no blocks, or too few.
     """
     blocks = getattr(network, _BLOCKS, None)
     if not isinstance(blocks, nn.Sequential):
         raise UsageError(
-            "this network has no sequence of blocks to choose from",
+            "depth pruning needs a network with a sequence of blocks",
             where="student.surgery.depth",
             got=config.model,
-            hint="take a vision transformer",
+            hint="choose a vision transformer of timm",
         )
     kept = depth.kept(len(blocks))
-    # arguments that timm derived from the weights, such as the image size, are in the network only
+    # the network knows arguments that timm derived from the weights, such as the image size
     kwargs = {**get_model_args(network), **config.kwargs, "depth": len(kept)}
     fewer = config.model_copy(update={"kwargs": kwargs})
     classes = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped

@@ -1,8 +1,8 @@
-"""Linear probes: a new classifier on a frozen network, with batch norm as an option.
+"""Linear probes: a new classifier on a frozen network, optionally with batch norm.
 
 Source of the batch norm: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022,
-appendix A.1; WeCoLoRA (see ``depth.py``) evaluates with it. It has no learned scale, and is folded
-into the classifier for export.
+appendix A.1; WeCoLoRA (see ``depth.py``) uses it for evaluation. It has no learned parameters, and
+is folded into the classifier for export.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NormalizedLinear(nn.Module):
     """Batch norm without learned parameters, then a linear layer.
 
     Args:
-        linear: The layer, (features, classes).
+        linear: The linear layer, from D features to C classes.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -59,7 +59,7 @@ class NormalizedLinear(nn.Module):
         return logits_BC
 
     def folded(self) -> nn.Linear:
-        """Return the linear layer with the same output in evaluation mode.
+        """Return a linear layer with the same output in evaluation mode.
 
         With running mean m and variance v: W' = W / sqrt(v + eps), b' = b - W' m.
         """
@@ -75,10 +75,10 @@ class NormalizedLinear(nn.Module):
 
 
 def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.Module:
-    """Freeze a network and give it a new classifier, in place.
+    """Freeze a network and replace its classifier, in place.
 
     Raises:
-        UsageError: It has several classifiers, or none that can be normalized.
+        UsageError: The network has several classifiers, or one that cannot be normalized.
     """
     reset: Callable[[int], None] = network.reset_classifier  # type: ignore[assignment]  # timm's
     network.requires_grad_(False)
@@ -87,17 +87,17 @@ def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.M
     classifier = _classifier(network)
     if not isinstance(classifier, nn.Module):
         raise UsageError(
-            "a linear probe needs a network with one classifier",
+            "a linear probe needs a network with a single classifier",
             where="student.surgery.probe",
             got="several classifiers",
-            hint="choose a network with one",
+            hint="choose another network",
         )
     classifier.requires_grad_(True)
     if config.normalize:
         name = next(name for name, module in network.named_modules() if module is classifier)
         if not isinstance(classifier, nn.Linear):
             raise UsageError(
-                "this network's classifier is not a linear layer",
+                "the normalized probe needs a classifier that is a linear layer",
                 where="student.surgery.probe.normalize",
                 expected="torch.nn.Linear",
                 got=f"{name}: {type(classifier).__name__}",

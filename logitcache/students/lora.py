@@ -1,10 +1,10 @@
 """Low-rank adaptation (LoRA) of linear layers, and the merging of updates into their weights.
 
 Source: WeCoLoRA (see ``depth.py``), section 3.2: its "enhanced" LoRA updates queries, keys, values,
-the projection after attention and both layers of the MLP, without a scale; Hu et al. (2021), whose
-LoRA it is, updates queries and values.
+the projection after attention and both layers of the MLP, without a scale; the original LoRA (Hu et
+al., 2021) updates queries and values.
 
-Shapes: B batch, N tokens, D inputs, E outputs, s slices of the outputs with an update each, r rank.
+Shapes: B batch, N tokens, D inputs, E outputs, s slices of the outputs with updates, r rank.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ class LoraConfig(Config):
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer and a low-rank update of slices of its outputs.
+    """A frozen linear layer with low-rank updates of slices of its outputs.
 
     ::
 
         y = W x + b + B (A x)
 
-    for each slice that is updated; A is drawn as a linear layer's weights are, B is zero at first.
+    for each updated slice; A is initialized like the weights of a linear layer, and B with zeros.
 
     Args:
-        base: The layer; frozen here.
-        rank: r.
-        slices: Into how many equal slices its outputs are cut.
-        updated: Which of them are updated.
+        base: The linear layer; it is frozen in place.
+        rank: Rank r of the updates.
+        slices: Number of equal slices of the outputs.
+        updated: Indices of the slices with an update.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LoraLinear(nn.Module):
         self.lora_a = nn.Parameter(torch.empty(len(self._updated), rank, base.in_features))
         self.lora_b = nn.Parameter(torch.zeros(len(self._updated), width, rank))
         for part in self.lora_a:
-            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
+            nn.init.kaiming_uniform_(part, a=math.sqrt(5))  # as torch.nn.Linear does
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Map (..., D) to (..., E)."""
@@ -81,7 +81,7 @@ class LoraLinear(nn.Module):
         return out
 
     def merged(self) -> nn.Linear:
-        """Return the linear layer with the same output."""
+        """Return a linear layer with the same output."""
         weight = self.base.weight + self._placed((self.lora_b @ self.lora_a).permute(2, 0, 1)).T
         plain = nn.Linear(
             self.base.in_features, self.base.out_features, bias=self.base.bias is not None
@@ -93,7 +93,7 @@ class LoraLinear(nn.Module):
         return plain.to(weight.device)
 
     def _placed(self, updates: Tensor) -> Tensor:
-        """Return (..., s, E / S) as (..., E), zero in slices without an update."""
+        """Return updates (..., s, E / S) as (..., E), with zeros in slices without an update."""
         if len(self._updated) == self._slices:
             return updates.flatten(-2)
         whole = updates.new_zeros(*updates.shape[:-2], self._slices, updates.shape[-1])
@@ -105,7 +105,7 @@ def add_lora(network: nn.Module, config: LoraConfig, _: NetworkConfig) -> nn.Mod
     """Freeze a vision transformer and add updates to its blocks, in place.
 
     Raises:
-        UsageError: It has no blocks with these layers.
+        UsageError: The network has no blocks with these layers.
     """
     network.requires_grad_(False)
     updated = [index for index, name in enumerate(_QKV) if name in config.targets]
@@ -141,7 +141,7 @@ def _replace(block: nn.Module, path: str, rank: int, slices: int, updated: list[
 
 def _no_layer(path: str) -> UsageError:
     return UsageError(
-        f"this network has no linear layer {path} to update",
+        f"the network has no linear layer {path} to update",
         where="student.surgery.lora",
-        hint="take a vision transformer of timm, or other targets",
+        hint="choose a vision transformer of timm, or other targets",
     )

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["SURGERIES", "Surgery", "SurgeryConfig"]
 
 
-def _unchanged(network: nn.Module) -> nn.Module:
-    return network
-
-
 @dataclass(frozen=True)
 class Surgery:
     """A change of a network, as a pair of functions.
@@ -36,13 +32,13 @@ class Surgery:
         prepare: Changes a network before training. Takes the network, the settings, and the
             configuration that the network was built from; returns the changed network, which may
             be the same one.
-        convert: Turns a trained network into one that timm can load; networks that were never
-            prepared are returned as they are. It may change the network in place.
+        convert: Turns a trained network into one that timm can load, possibly in place; networks
+            without this surgery are returned unchanged.
     """
 
     config: type[Config]
     prepare: Callable[[nn.Module, Any, NetworkConfig], nn.Module]
-    convert: Callable[[nn.Module], nn.Module] = _unchanged
+    convert: Callable[[nn.Module], nn.Module] = lambda network: network
 
 
 SURGERIES: dict[str, Surgery] = {
@@ -50,7 +46,7 @@ SURGERIES: dict[str, Surgery] = {
     "lora": Surgery(LoraConfig, add_lora, merge_lora),
     "probe": Surgery(ProbeConfig, add_probe, fold_probe),
 }
-"""Surgeries by name, in the order in which they prepare a network; they convert it backwards."""
+"""Surgeries by name, in the order of preparation; conversion is in reverse order."""
 
 if TYPE_CHECKING:
     _OneField = Config
@@ -67,9 +63,9 @@ class SurgeryConfig(_OneField):
     """Changes of a network before training, in this order.
 
     Attributes:
-        depth: Which blocks are kept; all by default.
+        depth: Depth pruning: the blocks to keep; all by default.
         lora: Low-rank updates of the linear layers of every block; all other weights are frozen.
-        probe: A new classifier; all other weights are frozen.
+        probe: Linear probe: a new classifier; all other weights are frozen.
     """
 
     @model_validator(mode="before")
@@ -83,7 +79,7 @@ class SurgeryConfig(_OneField):
     @model_validator(mode="after")
     def _one_learner(self) -> Self:
         if self.chosen.keys() >= {"probe", "lora"}:
-            raise ValueError("a probe trains nothing but its classifier: drop lora")
+            raise ValueError("a probe trains its classifier only: remove lora, or remove probe")
         return self
 
     @property

@@ -1,9 +1,9 @@
-"""Detection of targets that belong to other images.
+"""Detection of cached outputs that belong to other images.
 
-Shifted rows still train, only worse. So the most likely cached class of the first rows is compared
-with their labels, and with the accuracy that the cache was sealed with: where the outputs were
-right and are now right as often as by chance, they are not those of these images. Judged by a
-bound on binomial tails, so few labels mean a later verdict, never a wrong one.
+A student can be trained on outputs of the wrong rows, but it becomes worse. So the most likely
+cached class of the first rows is compared with their labels: if the cache was sealed with a high
+accuracy and the accuracy is now near chance, the outputs do not belong to these images. The test is
+a bound on binomial tails, so few labels delay the decision but do not make it wrong.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Alignment"]
 
-_NEAR_CHANCE = 0.2  # of the way from chance to what the teacher was sealed with
-_LEAST_GAP = 0.1
-_EVIDENCE = 20.0  # nats: a verdict is wrong less than once in 10^8 runs
+_NEAR_CHANCE = 0.2  # share of the way from chance accuracy to the accuracy at sealing
+_LEAST_GAP = 0.1  # teachers that are closer to chance are not tested
+_EVIDENCE = 20.0  # nats: e^-20 bounds the probability of a false alarm, less than one in 10^8 runs
 _MOST_ROWS = 100_000
 
 
 @dataclass
 class _Tally:
-    """What is known of one teacher so far."""
+    """Counts of right predictions of one teacher so far."""
 
     expected: float
     chance: float
@@ -51,11 +51,11 @@ class _Tally:
 
 @dataclass
 class Alignment:
-    """Compares cached outputs with labels until it is sure.
+    """Sequential test whether cached outputs belong to the images, by comparison with labels.
 
     Attributes:
-        url: The cache.
-        labels_of: From rows to their classes as the cache knows them, -1 without one.
+        url: Address of the cache.
+        labels_of: Returns the labels that the cache has for some rows, -1 without one.
     """
 
     url: str
@@ -64,7 +64,7 @@ class Alignment:
 
     @classmethod
     def of(cls, cache: Cache, teachers: Sequence[str]) -> Alignment:
-        """Return the alarm for some teachers of a cache; those that know little are not judged."""
+        """Return the test of some teachers of a cache, without those near chance accuracy."""
         found = cls(cache.url, UnitCache(partial(cache.sample_unit, "label"), cache.unit_rows).take)
         measured = {
             name: next(iter(cache.manifest.teachers[name].accuracy.values()), None)
@@ -80,7 +80,7 @@ class Alignment:
 
     @property
     def is_settled(self) -> bool:
-        """Whether there is nothing left to find out."""
+        """Whether every teacher is decided, so that no more batches are needed."""
         return all(tally.settled for tally in self._tallies.values())
 
     def see(
@@ -89,13 +89,13 @@ class Alignment:
         labels_BL: NDArray[np.int64],
         teachers: Mapping[str, TeacherLogits],
     ) -> None:
-        """Judge one batch.
+        """Count the right predictions of one batch and decide where they suffice.
 
         Args:
             rows_B: Rows of the cache.
-            labels_BL: Classes that may be the most likely: one a row, or one for each of the images
-                that are mixed; -1 where the student may not see it, and that of the cache counts.
-            teachers: Outputs of each teacher of the rows.
+            labels_BL: Labels of each row: one, or one for each of the images that are mixed; -1 if
+                it is hidden from the student, in which case the label in the cache counts.
+            teachers: Outputs of each teacher for the rows.
 
         Raises:
             DataMismatch: The outputs do not belong to these images.
@@ -110,12 +110,14 @@ class Alignment:
             right_BL = (top_B1 == labels_BL) & (top_B1 >= 0)  # -1 is no class and no label
             tally.right += int(right_BL.any(axis=1)[known_B].sum())
             tally.seen += int(known_B.sum())
-            self._judge(name, tally)
+            self._decide(name, tally)
 
-    def _judge(self, name: str, tally: _Tally) -> None:
+    def _decide(self, name: str, tally: _Tally) -> None:
         if not tally.seen:
             return
         share = tally.right / tally.seen
+        # Chernoff: at an accuracy equal to the threshold, a share at least this far from it has a
+        # probability of at most exp(-seen KL(share || threshold))
         certain = tally.seen * _divergence(share, tally.threshold) > _EVIDENCE
         tally.settled = certain or tally.seen > _MOST_ROWS
         if certain and share < tally.threshold:
@@ -125,8 +127,8 @@ class Alignment:
                 expected=f"its most likely class is right for about {tally.expected:.1%} of them, "
                 "as when the cache was made",
                 got=f"{tally.right} of {tally.seen} ({share:.1%}); chance is {tally.chance:.1%}",
-                hint="logitcache verify CACHE --data DIR compares every image; "
-                "has the order of the classes changed?",
+                hint="run logitcache verify CACHE --data DIR to compare every image, and check "
+                "whether the order of the classes has changed",
             )
 
 
@@ -142,7 +144,7 @@ def _chance(cache: Cache) -> float | None:
 
 
 def _divergence(share: float, threshold: float) -> float:
-    """Return KL(share || threshold) of two coins, in nats: Chernoff's exponent."""
+    """Return KL(share || threshold) of two Bernoulli distributions, in nats."""
     total = 0.0
     for p, q in ((share, threshold), (1 - share, 1 - threshold)):
         if p > 0:

@@ -1,4 +1,4 @@
-"""Decoding and joining of cached groups as parts of a batch, by the kind of the group."""
+"""Decoding and concatenation of cached groups as parts of a batch, by the kind of the group."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class DecodedTargets:
     """Decoded teacher outputs and features of some rows.
 
     Attributes:
-        teachers: By name.
-        features: By ``<teacher>/<tap>``.
+        teachers: Outputs of each teacher, by name.
+        features: Activations of teacher layers, by ``<teacher>/<tap>``.
     """
 
     teachers: dict[str, TeacherLogits] = field(default_factory=dict)
@@ -39,13 +39,13 @@ class DecodedTargets:
 
 @dataclass(frozen=True)
 class BatchPart:
-    """How one kind of group becomes part of a batch.
+    """The functions that make one kind of group a part of a batch.
 
     Attributes:
         field: The field of :class:`DecodedTargets` that its groups belong to.
-        decode: Decodes rows: the group, its arrays (B, ...), and positions of kept patches (B, n)
-            or None.
-        join: Joins the rows of neighboring windows.
+        decode: Decodes rows; takes the group, its arrays (B, ...), and the positions of the kept
+            patches (B, n) or None.
+        join: Concatenates the rows of consecutive windows.
     """
 
     field: Literal["teachers", "features"]
@@ -59,7 +59,7 @@ class BatchPart:
 
 
 def concatenate(parts: Sequence[DecodedTargets]) -> DecodedTargets:
-    """Join the targets of neighboring windows."""
+    """Concatenate the targets of consecutive windows."""
     if len(parts) == 1:
         return parts[0]
     joined = DecodedTargets()
@@ -101,14 +101,10 @@ def _join_logits(parts: Sequence[TeacherLogits]) -> TeacherLogits:
     )
 
 
-def _decode_features(
-    group: FeatureGroup, arrays: Encoded, positions: NDArray[np.int64] | None
-) -> Features:
-    return decode_features(group.encoding, arrays, positions)
-
-
 BATCH_PARTS = {
     TeacherGroup.kind: BatchPart("teachers", _decode_logits, _join_logits),
-    FeatureGroup.kind: BatchPart("features", _decode_features, join_features),
+    FeatureGroup.kind: BatchPart(
+        "features", lambda group, *arrays: decode_features(group.encoding, *arrays), join_features
+    ),
 }
-"""By kind of group; a kind that is missing has no rows and is no part of a batch."""
+"""By kind of group; groups of other kinds have no rows, so they are not part of a batch."""

@@ -1,4 +1,4 @@
-"""One epoch of a loader: its windows, cut into batches."""
+"""One epoch of a loader: windows of rows, cut into batches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Part:
 
     Attributes:
         windows: Targets of the window for every view of the group; empty without targets.
-        rows: int64.
+        rows: Row numbers, int64.
     """
 
     windows: tuple[TargetWindow, ...]
@@ -45,18 +45,18 @@ class Part:
 
 
 class Epoch:
-    """One epoch that is entered at some batch, or will be.
+    """One epoch of a loader, from some batch on.
 
     Args:
-        number: Counted from 0.
-        first_batch: Batch it begins with.
+        number: Index of the epoch, from 0.
+        first_batch: Index of the batch to start with.
         views: The views of a batch, by name; the first one decides how units are read.
-        pairs: Mixing partners, if anything is.
-        images: How many it shows.
-        rows: The images, and their labels.
-        settings: How batches are made, with the rank of this process.
+        pairs: Mixing partners; None if the view mixes no images.
+        images: Number of images that the epoch shows.
+        rows: The images and their labels.
+        settings: Settings of the loader, with the rank of this process.
         targets: Cached targets; None for labels alone.
-        thread: Reads targets.
+        thread: Executor with a single thread, in which targets are read.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class Epoch:
         self._reading = None if targets is None else self._reader(targets, thread)
 
     def begin(self) -> None:
-        """Begin to read the first window."""
+        """Start to read the first window in the background."""
         if self._reading is not None:
             self._reading.begin()
 
     def drop(self) -> None:
-        """Forget what was begun."""
+        """Discard what :meth:`begin` has started to read."""
         if self._reading is not None:
             self._reading.drop()
 
@@ -96,7 +96,7 @@ class Epoch:
         """Yield this rank's slice of every batch.
 
         Args:
-            at_last: Called when all windows are requested, before the last one is used.
+            at_last: Called when all windows have been requested, before the last one is used.
         """
         rank, ranks = self.settings.rank, self.settings.ranks
         assert rank is not None
@@ -105,7 +105,7 @@ class Epoch:
             yield _slice(parts, rank, ranks)
 
     def requests(self, parts: list[Part]) -> list[BatchRequest]:
-        """Return what to render of a batch, view by view."""
+        """Return one request per view to render the images of a batch."""
         hashes_of, pairs = self._rows.hashes_of, self._pairs
         positions = self._rows.positions(_rows_of(parts))
         partners = None if pairs is None else pairs.positions_of(positions)
@@ -121,13 +121,13 @@ class Epoch:
         ]
 
     def target_batch(self, parts: list[Part]) -> TargetBatch:
-        """Return labels of a batch and teacher outputs, in the memory of this process."""
+        """Return the labels and cached outputs of a batch, on the CPU."""
         rows = _rows_of(parts)
         positions = self._rows.positions(rows)
         partner_labels, lam = (
             (None, None) if self._pairs is None else self._pairs.mixture(positions)
         )
-        # one record per view, each over the windows that the batch straddles
+        # one record per view, each over all windows that the batch has rows of
         of_views = [
             concatenate([part.windows[number].gather(part.rows) for part in parts])
             for number in range(len(parts[0].windows))
@@ -136,6 +136,7 @@ class Epoch:
         targets = concatenate(of_views) if of_views else DecodedTargets({}, {})
         alignment = self._targets.alignment if self._targets else None
         if alignment is not None and not alignment.is_settled:
+            # one view is enough: rows of another image are wrong in all views of the group
             shown = [labels] if partner_labels is None else [labels, partner_labels.numpy()]
             alignment.see(rows, np.stack(shown, axis=1), of_views[0].teachers)
         return TargetBatch(
@@ -149,11 +150,11 @@ class Epoch:
         )
 
     def _whole_batches(self, at_last: Callable[[], None] | None) -> Iterator[list[Part]]:
-        """Cut the windows into batches; a batch may straddle two windows."""
+        """Cut the windows into batches; a batch may consist of parts of several windows."""
         settings, images, batch = self.settings, self._images, self.first_batch
         parts: list[Part] = []
         for windows, rows in self._windows(at_last):
-            while len(rows) and batch < settings.batches(images):
+            while len(rows) and batch < settings.batches(images):  # fewer with drop_last
                 size = settings.images_of(batch, images)
                 missing = size - sum(len(part.rows) for part in parts)
                 parts.append(Part(windows, rows[:missing]))
@@ -182,7 +183,7 @@ class Epoch:
     def _reader(
         self, targets: Targets, thread: Executor
     ) -> ReadAhead[Window, tuple[TargetWindow, ...]]:
-        """Return what reads the windows."""
+        """Return the background reader of the windows."""
         views = list(self._views.values())
         reader, unit_rows = targets.reader, targets.unit_rows(views[0])
         windows = epoch_windows(
@@ -210,17 +211,17 @@ def chosen_rows(parts: list[Part], chosen_B: NDArray[np.bool_]) -> list[Part]:
 
 
 def _slice(parts: list[Part], rank: int, ranks: int) -> list[Part]:
-    """Return what one rank shows of a batch: a run of its rows, as long as the others' or one less.
+    """Return the rows of a batch that one rank shows; their numbers differ by at most one.
 
-    A batch of fewer rows than ranks is shown by all of them: no network runs on no image, and a
-    mean over the ranks is the mean over its rows all the same.
+    A batch with fewer rows than ranks is shown as a whole by every rank: a network cannot be run on
+    an empty batch, and the mean over the ranks still equals the mean over the rows.
     """
     count = sum(len(part.rows) for part in parts)
     if count < ranks:
         return parts
     start, stop = count * rank // ranks, count * (rank + 1) // ranks
     found = []
-    for part in parts:
+    for part in parts:  # start and stop count from the first row of this part
         rows = part.rows[max(0, start) : max(0, stop)]
         if len(rows):
             found.append(Part(part.windows, rows))
@@ -235,7 +236,11 @@ def _rows_of(parts: list[Part]) -> NDArray[np.int64]:
 def batch_requests(
     epoch: Epoch, at_last: Callable[[], None] | None, waiting: deque[list[Part]]
 ) -> Iterator[BatchRequest]:
-    """Ask for the pixels of batches; their targets wait meanwhile."""
+    """Yield the requests to render all batches, and queue the rows of each in ``waiting``.
+
+    The renderer draws requests several batches ahead, so the rows of a batch have to be kept until
+    its pixels arrive, which they do in the order of the requests.
+    """
     for parts in epoch.batches(at_last):
         waiting.append(parts)
         yield from epoch.requests(parts)

@@ -1,4 +1,4 @@
-"""Cached features as batches of tensors."""
+"""Conversion of cached features to batches of tensors."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ __all__ = ["decode_features", "example_features", "features_of", "join_features"
 def decode_features(
     encoding: FeatureEncoding, arrays: Encoded, positions_Bn: NDArray[np.int64] | None
 ) -> Features:
-    """Decode some rows of a tap.
+    """Decode the features of some rows.
 
     Args:
-        encoding: How it is stored.
-        arrays: The rows, by array (B, ...).
-        positions_Bn: Which patches of each row are kept; None for all.
+        encoding: Encoding of the layer's features.
+        arrays: Encoded rows (B, ...), by name of the array.
+        positions_Bn: Indices of the patches of each row that are cached; None for all patches.
     """
     positions = None if positions_Bn is None else torch.from_numpy(positions_Bn)
     return features_of(encoding, torch.from_numpy(encoding.decode(arrays)), positions)
 
 
 def example_features(encoding: FeatureEncoding) -> Features:
-    """Return one row of zeros, as every row of a tap will look."""
+    """Return one row of zeros with the layout and shape of every row of a layer."""
     positions = None if encoding.kept is None else torch.arange(encoding.kept)[None]
     return features_of(encoding, torch.zeros(1, *encoding.shape), positions)
 
 
 def features_of(encoding: FeatureEncoding, values: Tensor, positions: Tensor | None) -> Features:
-    """Return rows of a tap with what an encoding knows of them.
+    """Return decoded values together with the properties that their encoding records.
 
     Args:
-        encoding: What is kept of the tap.
-        values: float32 (B, ...) in its layout.
-        positions: Which patches of each row are kept, int64 (B, n); None for all.
+        encoding: Encoding of the layer's features.
+        values: float32 (B, ...) in the layout of the encoding.
+        positions: Indices of the cached patches of each row, int64 (B, n); None for all patches.
     """
     return Features(
         values,
@@ -63,7 +63,7 @@ def features_of(encoding: FeatureEncoding, values: Tensor, positions: Tensor | N
 
 
 def join_features(parts: Sequence[Features]) -> Features:
-    """Join rows of one tap."""
+    """Concatenate rows of one layer."""
     if len(parts) == 1:
         return parts[0]
     kept = [part.positions for part in parts if part.positions is not None]

@@ -34,23 +34,25 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
     from logitcache.targets.image_rows import ImageRows
-    from logitcache.views.spec import View
 
 __all__ = ["FingerprintReport", "check_fingerprints", "checked_rows"]
+
+_MALFORMED = "a view fingerprint in the cache is malformed"
 
 
 @dataclass(frozen=True)
 class FingerprintReport:
-    """Result of the probes.
+    """Comparison of view fingerprints in a cache with those rendered on this machine.
 
     Attributes:
-        checked: Fingerprints rendered again.
-        skipped: Fingerprints whose image is not available.
-        drifted: Fingerprints with other pixels.
-        largest: Largest difference of a level, 0 to 255, in their patches.
-        seconds: What it took.
-        made_with: Versions that wrote the probes; those of the first that drifted, if any did.
-        here: The same versions on this machine.
+        checked: Number of fingerprints that were rendered again.
+        skipped: Number of fingerprints whose image is not available.
+        drifted: Number of fingerprints with different pixels.
+        largest: Largest difference between pixel values, 0 to 255.
+        seconds: Duration of the check.
+        made_with: Versions of the libraries that rendered the fingerprints in the cache; of the
+            first that differs, if any does.
+        here: Versions of the same libraries on this machine.
     """
 
     checked: int
@@ -69,7 +71,7 @@ class FingerprintReport:
 def checked_rows(
     cache: Cache, source: Source, *, subset: bool = False, tolerate_pixel_drift: int = 0
 ) -> ImageRows:
-    """Match the available images with a cache, and make sure they are shown as they were.
+    """Match the available images with a cache, and check that views are rendered as for it.
 
     See :func:`.match_rows` and :func:`check_fingerprints`, whose errors this raises.
     """
@@ -81,25 +83,29 @@ def checked_rows(
 def check_fingerprints(
     cache: Cache, source: Source, *, rows: ImageRows | None = None, tolerance: int = 0
 ) -> FingerprintReport:
-    """Render the probes of a cache again; it needs no teacher and takes about a second.
+    """Render the view fingerprints of a cache again, without a teacher, in about a second.
 
     Args:
         cache: The cache.
         source: The images.
-        rows: Which of them, if that is known; probes of others are skipped.
-        tolerance: Largest difference of a level that is accepted, 0 to 255. Other parameters never
-            are.
+        rows: The images of the source that are matched with rows, if that was done before;
+            fingerprints of other images are skipped.
+        tolerance: Largest accepted difference between pixel values, 0 to 255. Different parameters
+            are never accepted.
 
     Raises:
-        ParameterDrift: Views are drawn otherwise here.
-        PixelDrift: They are drawn alike, but their pixels differ by more.
-        DataMismatch: An image is not the one the cache was made from.
-        CacheDamaged: The probes are not what was written.
+        ParameterDrift: This machine draws different augmentation parameters.
+        PixelDrift: The parameters are the same, but pixels differ by more than the tolerance.
+        DataMismatch: An image is not the one the cache was computed from.
+        CacheDamaged: The fingerprints in the cache were changed.
     """
     check = _Check(cache, source, rows or match_rows(cache, source, subset=True))
     for document in cache.probes():
         for values in document.probes:
-            probe = _parse(cache, values)
+            try:
+                probe = Fingerprint.from_json(values)
+            except ValueError as error:
+                raise CacheDamaged(_MALFORMED, where=cache.url, got=str(error)) from None
             if probe.view_id in cache.manifest.views:  # it may have been dropped
                 check.one(probe, document.versions)
     report = check.report()
@@ -109,7 +115,7 @@ def check_fingerprints(
 
 
 class _Check:
-    """Fingerprints that are rendered again, one after the other."""
+    """Running result of the comparison of fingerprints, one after the other."""
 
     def __init__(self, cache: Cache, source: Source, rows: ImageRows) -> None:
         self._cache, self._source = cache, source
@@ -131,7 +137,12 @@ class _Check:
         )
         where = f"{self._cache.url}, view {probe.view_id}"
         view = parse_view(self._cache.manifest.views[probe.view_id], where)
-        _check_fingerprint(view, probe, where)
+        try:
+            view.check_sizes([probe.size])
+        except UsageError as error:
+            raise CacheDamaged(
+                _MALFORMED, where=where, expected=error.expected, got=error.got
+            ) from None
         partner = others[0] if others else None
         now = make_fingerprint(view, probe.size, image, partner, self._cache.decoding)
         difference = fingerprint_difference(probe, now)
@@ -139,6 +150,7 @@ class _Check:
             raise self._parameter_drift(probe, self._rows.key(int(positions[0])), versions)
         self._checked += 1
         if not self._made_with or (difference and not self._drifted):
+            # the versions of the first fingerprint that differs explain the difference
             self._made_with = {name: versions.get(name, "unknown") for name in self._here}
         self._drifted += difference > 0
         self._largest = max(self._largest, difference)
@@ -164,29 +176,13 @@ class _Check:
         self, probe: Fingerprint, key: str, versions: Mapping[str, str]
     ) -> ParameterDrift:
         return ParameterDrift(
-            "this machine draws other views than the teachers saw",
+            "this machine draws other augmentation parameters than those the cache was computed "
+            "with",
             where=f"{self._cache.url}, view {probe.view_id}, {key}",
             expected=f"parameters as drawn by logitcache {versions.get('logitcache', 'unknown')}",
-            got="other crops, flips, colors or mixtures; this is never tolerated",
-            hint="use the logitcache that made the cache, or precompute it again",
+            got="different crops, flips, colors or mixtures, which no option tolerates",
+            hint="install the logitcache version that computed the cache, or precompute it again",
         )
-
-
-def _parse(cache: Cache, values: dict[str, Any]) -> Fingerprint:
-    try:
-        return Fingerprint.from_json(values)
-    except ValueError as error:
-        raise CacheDamaged("a probe is malformed", where=cache.url, got=str(error)) from None
-
-
-def _check_fingerprint(view: View, probe: Fingerprint, where: str) -> None:
-    """Refuse a probe that its view cannot have."""
-    try:
-        view.check_sizes([probe.size])
-    except UsageError as error:
-        raise CacheDamaged(
-            "a probe is malformed", where=where, expected=error.expected, got=error.got
-        ) from None
 
 
 def _pixel_drift(cache: Cache, report: FingerprintReport) -> PixelDrift:
@@ -195,17 +191,17 @@ def _pixel_drift(cache: Cache, report: FingerprintReport) -> PixelDrift:
         for versions in (report.made_with, report.here)
     )
     return PixelDrift(
-        "this machine makes other pixels than the teachers saw",
+        "this machine renders other pixels than those the cache was computed with",
         where=cache.url,
-        expected=f"pixels as made with {there}",
-        got=f"{report.drifted} of {report.checked} probes differ, by up to {report.largest} of 255 "
-        f"levels, with {here}",
-        hint=f"{_remedy(report)}or accept it: --tolerate-pixel-drift {report.largest}",
+        expected=f"pixels as rendered with {there}",
+        got=f"{report.drifted} of {report.checked} view fingerprints differ, by up to "
+        f"{report.largest} of 255, with {here}",
+        hint=f"{_remedy(report)}or accept the difference: --tolerate-pixel-drift {report.largest}",
     )
 
 
 def _remedy(report: FingerprintReport) -> str:
-    """Say what would make the two sides alike; nothing where their versions already are."""
+    """Return what to install to get the same pixels; empty if all versions are the same."""
     wanted = {n: v for n, v in report.made_with.items() if v != report.here[n]}
     processor = wanted.pop("cpu", None)
     remedies = [f"use a processor of class {processor}; "] if processor else []

@@ -1,7 +1,7 @@
-"""Images of a source matched with rows of a cache.
+"""Images of a source, matched with rows of a cache.
 
-Only the position of its image in the source is kept of a row: hashes and labels are read from the
-source, digests of the cache, when a batch needs them.
+Memory per row is one number, the position of its image in the source. Key hashes, labels and
+content digests are read from the source and the cache when a batch needs them.
 """
 
 from __future__ import annotations
@@ -38,23 +38,22 @@ _AT_ONCE = 1 << 16
 
 @dataclass
 class ImageRows:
-    """The images that can be shown, in the order of rows; a position is a place in that order.
+    """The images that can be shown, in the order of their rows; positions count in that order.
 
     Attributes:
-        source: Where they are.
-        numbers: Row of each image.
-        indices: Position of each in the source, int32 or int64 (N,).
-        digests: Content digest by row, to be compared when an image is first read; None where
-            nothing is known yet.
-        visible: Which labels may be seen, bool (N,); None for all of them.
+        source: The images.
+        numbers: Row number of each image.
+        indices: Index of each image in the source, int32 or int64 (N,).
+        digests: Content digest by row, compared when an image is first read; None without a cache.
+        visible: Which labels are not hidden, bool (N,); None if no label is hidden.
         complete: Whether no image that may be mixed into another is missing.
-        class_names: Names of the classes that labels are numbers of.
-        labels: Labels of a cache, by row; None where those of the source count.
-        table: Version of the table that images are decoded by.
+        class_names: Names of the classes, in the order of the labels' numbers.
+        labels: Labels in the cache, by row; None if the labels of the source are used.
+        table: Version of the decoding table.
         left_out: Images of the source that have no row.
-        missing: Images of the cache that the source lacks; only where a subset is allowed.
-        unreadable: Images that could not be decoded when the cache was made.
-        withdrawn: Images that were withdrawn.
+        missing: Images of the cache that the source lacks; only if a subset is allowed.
+        unreadable: Images that could not be decoded when the cache was computed.
+        withdrawn: Images that were excluded.
     """
 
     source: Source
@@ -75,13 +74,14 @@ class ImageRows:
         return len(self.indices)
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the positions of rows in the order."""
+        """Return the positions of rows, all of which are present."""
         return self.numbers.find(rows)
 
     def find(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the positions of rows in the order, -1 for those that are missing."""
+        """Return the positions of rows, -1 for those that are missing."""
         if not len(self):
             return np.full_like(rows, -1)
+        # a missing row gets the position of the next one, so its number is compared
         found = np.minimum(self.positions(rows), len(self) - 1)
         return np.where(self.numbers.take(found) == rows, found, -1)
 
@@ -90,7 +90,7 @@ class ImageRows:
         return key_hashes(self.source.keys, self.indices[positions_B])
 
     def labels_of(self, positions_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the classes of some images, int64 (B,), -1 without one that may be seen."""
+        """Return the labels of some images, int64 (B,), -1 for none and for hidden ones."""
         found = (
             self.source.labels[self.indices[positions_B]]
             if self.labels is None
@@ -104,17 +104,17 @@ class ImageRows:
         return self.source.keys[int(self.indices[position])]
 
     def parts(self) -> Iterator[NDArray[np.int64]]:
-        """Yield all positions, some at a time."""
+        """Yield all positions in blocks, to bound memory."""
         for start in range(0, len(self), _AT_ONCE):
             yield np.arange(start, min(start + _AT_ONCE, len(self)))
 
     @property
     def labeled(self) -> int:
-        """How many images have a label that may be seen."""
+        """Number of images with a label that is not hidden."""
         return sum(int((self.labels_of(positions) >= 0).sum()) for positions in self.parts())
 
     def counts(self) -> dict[str, int]:
-        """Return how many images are not shown, by the reason."""
+        """Return the number of images that are not shown, by reason."""
         return {name: getattr(self, name) for name in _REASONS}
 
     def keep(self, chosen: NDArray[np.bool_]) -> ImageRows:
@@ -129,16 +129,16 @@ class ImageRows:
 
 
 def number_rows(source: Source) -> ImageRows:
-    """Number the images of a source that has no cache."""
+    """Return all images of a source that has no cache."""
     order = row_order(source)
     return ImageRows(source, AllRows(len(order)), order, class_names=source.class_names)
 
 
 def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRows:
-    """Find the images of a cache in a source, by key and size, unit by unit.
+    """Find the images of a cache in a source, by key and file size, unit by unit.
 
-    Images that could not be decoded when the cache was made are left out. Labels are those of the
-    cache, if it has any; where the source has labels too, they must name the same classes.
+    Images that could not be decoded when the cache was computed are left out. Labels are those of
+    the cache, if it has any; labels of the source must name the same classes.
 
     Args:
         cache: The cache.
@@ -146,7 +146,7 @@ def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRo
         subset: Whether images of the cache may be missing.
 
     Raises:
-        DataMismatch: Images are missing, of another size or of another class.
+        DataMismatch: Images are missing, or have a different file size or class.
     """
     match = _Match(source, cache.rows_end, cache.class_names)
     for samples in cache.all_samples():
@@ -157,24 +157,24 @@ def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRo
             "these are not the images the cache was made from",
             where=cache.url,
             expected=f"{match.readable} images of {cache.manifest.data.description}, by name and "
-            "size",
-            got=f"{source.description}: {missing:missing}; {changed:of another size}",
-            hint="point --data at the folder the cache was made from"
-            + ("" if subset else ", or allow a subset (subset: true)"),
+            "file size",
+            got=f"{source.description}: {missing:missing}; {changed:with a different file size}",
+            hint="give the folder the cache was made from with --data"
+            + ("" if subset else ", or allow missing images (subset: true)"),
         )
     if match.relabeled.count:
         raise DataMismatch(
-            "the labels of these images are not those of the cache",
+            "the labels of these images differ from those in the cache",
             where=cache.url,
             expected="the class that the cache has for each image",
-            got=f"{source.description}: {match.relabeled:of another class}",
+            got=f"{source.description}: {match.relabeled:with a different class}",
             hint="restore the labels; logitcache verify CACHE --data DIR lists all differences",
         )
     return match.image_rows(cache)
 
 
 class _Match:
-    """Rows of a cache, looked for in a source some at a time."""
+    """Search for the rows of a cache in a source, in blocks of rows."""
 
     def __init__(self, source: Source, rows: int, class_names: Sequence[str]) -> None:
         self._source = source
@@ -185,7 +185,7 @@ class _Match:
         self.missing, self.changed, self.relabeled = NamedKeys(), NamedKeys(), NamedKeys()
 
     def add(self, samples: Samples) -> None:
-        """Look for some rows, in their order."""
+        """Search for the images of some rows; blocks are given in ascending order."""
         here = samples.rows - samples.start
         keys, shown = samples.keys[here], samples.status[here] == Status.OK
         joined = self._join.find(
@@ -204,7 +204,7 @@ class _Match:
         self.found = stop
 
     def image_rows(self, cache: Cache) -> ImageRows:
-        """Return what was found."""
+        """Return the images that were found."""
         labels = UnitCache(partial(cache.sample_unit, "label"), cache.unit_rows)
         return ImageRows(
             self._source,
@@ -223,10 +223,12 @@ class _Match:
 
 
 class CheckedReader:
-    """Reads images by position in :class:`ImageRows`, comparing each digest once.
+    """Reader of images by position in :class:`ImageRows` that compares each digest once.
+
+    Several threads may call it: two that read the same image at once compare its digest twice.
 
     Args:
-        rows: The images, and what is known of them.
+        rows: The images and their digests.
     """
 
     def __init__(self, rows: ImageRows) -> None:
@@ -234,17 +236,17 @@ class CheckedReader:
         self._checked = np.zeros(len(rows), dtype=np.bool_)
 
     def named(self, error: UnreadableImage) -> UnreadableImage:
-        """Return an error that names the file instead of its position."""
+        """Return an error with the name of the image instead of its position."""
         position: Any = error.where
         return error.at(
-            self._rows.key(position), "repair the file, or leave it out: --on-bad-image skip"
+            self._rows.key(position), "repair the file, or leave it out with --on-bad-image skip"
         )
 
     def __call__(self, position: int) -> bytes | NDArray[np.uint8]:
         """Return the stored image.
 
         Raises:
-            DataMismatch: It is not the image the cache was made from.
+            DataMismatch: It is not the image the cache was computed from.
         """
         rows = self._rows
         image = rows.source.read(int(rows.indices[position]))

@@ -1,7 +1,7 @@
 """Loader of batches of images and targets.
 
-The order of images and the pixels are functions of the configuration alone: any number of threads,
-on any machine, shows the same batches, and an epoch can be entered at any batch.
+The order of images and the pixels depend on the configuration alone: any number of threads on any
+machine gives the same batches, and an epoch can start at any batch.
 """
 
 from __future__ import annotations
@@ -51,29 +51,29 @@ _STATE_VERSION = 1
 class Loader:
     """An iterable over batches ``(images, targets)``, one epoch after another.
 
-    Each ``iter()`` walks one epoch, the one after the last, so ``for images, targets in loader`` in
-    a loop over epochs is all that is needed. It begins with the first ``next()``: an iterator that
-    is not used changes nothing. Epoch e walks one view: all of them once per cycle, in an order
-    drawn from the seed.
+    Each ``iter()`` runs over the next epoch, so ``for images, targets in loader`` inside a loop
+    over epochs is all that is needed. An epoch starts with the first ``next()``: an iterator that
+    is not used changes nothing. Each epoch shows one view; a cycle of epochs shows every view
+    once, in an order drawn from the seed.
 
-    While the last targets of an epoch are shown, the first ones of the next are read, so that it
-    need not begin by waiting. Who iterates does not say which epoch is the last: its successor's
-    first targets are read in vain, unless :meth:`close` comes first.
+    While the last batches of an epoch are used, the first targets of the next epoch are read. The
+    loader does not know which epoch is the last, so this reading is wasted after that one, unless
+    :meth:`close` is called first.
 
     Images are float32 (B, 3, S, S), normalized, on the device; targets are a
     :class:`~logitcache.batch.TargetBatch` on the same device. Under torchrun, accelerate or
     Lightning, each process gets its slice of every batch.
 
     Args:
-        rows: The images, and their labels.
-        settings: How batches are made.
+        rows: The images and their labels.
+        settings: Settings of the batches.
         targets: Cached targets; None for labels alone.
-        views: How images are shown where there are no targets: epoch e draws view e + 1; the
-            ``eval`` view every time if no random view is requested.
+        views: Views of the images if there are no targets: epoch e shows random view e + 1, or the
+            ``eval`` view every time if no random view is configured.
 
     Attributes:
-        skipped: Why images could not be decoded, by position of their row: those that were met so
-            far and left out.
+        skipped: Errors of the images that could not be decoded and were left out so far, by
+            position.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Loader:
         views: ViewsConfig | None = None,
     ) -> None:
         if (targets is None) == (views is None):
-            raise ValueError("a loader shows either cached views or views of its own")
+            raise ValueError("a loader takes either targets or views, not both and not neither")
         self.rows = rows
         self.settings = settings
         self.skipped: dict[int, UnreadableImage] = {}
-        self._next = (0, 0)  # epoch and batch with which the next iterator begins
-        self._position: tuple[int, int] | None = None  # of the iterator in use
+        self._next = (0, 0)  # epoch and batch that the next iterator starts with
+        self._position: tuple[int, int] | None = None  # epoch and batch of the iterator in use
         self._targets = targets
         self._views = views
         self._images_of: dict[str, int] = {}
@@ -103,15 +103,23 @@ class Loader:
         self._begun: Epoch | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs; threads and child processes are not part of it."""
+        """Return the state for another process, without threads and child processes."""
         return {**self.__dict__, "_renderer": None, "_thread": None, "_begun": None}
 
     def __len__(self) -> int:
-        """Return the batches of an epoch that shows every image; see :meth:`batches_of`."""
+        """Return the number of batches of an epoch with all images; see :meth:`batches_of`."""
         return self.settings.batches(len(self.rows))
 
     def __iter__(self) -> Iterator[tuple[Tensor, TargetBatch]]:
-        return self._walk()
+        # a generator, so the epoch starts with the first next()
+        epoch, first = self._next
+        self._next, self._position = (epoch + 1, 0), (epoch, first)
+        last = self.batches_of(epoch)
+        batches = self.epoch(epoch, first_batch=first, followed=True)
+        for batch, shown in enumerate(batches, first + 1):
+            # set before the batch is yielded: a state saved while it is used counts it as done
+            self._position = (epoch, batch) if batch < last else (epoch + 1, 0)
+            yield shown
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +128,7 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Stop all threads and child processes; a read under way is waited for, and dropped."""
+        """Stop all threads and child processes, after the read that is running."""
         self._begun = None
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
@@ -130,7 +138,7 @@ class Loader:
 
     @property
     def next_epoch(self) -> int:
-        """The epoch that the next iterator walks."""
+        """The epoch of the next iterator."""
         return self._next[0]
 
     @property
@@ -139,45 +147,45 @@ class Loader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iterator walks.
+        """Set the epoch of the next iterator.
 
-        It begins with the first batch, unless :meth:`load_state_dict` named another one of the
-        very same epoch.
+        It starts with the first batch, unless :meth:`load_state_dict` has set another batch of the
+        same epoch: training loops call this method after a state is loaded, too.
 
         Args:
-            epoch: Counted from 0.
+            epoch: Index of the epoch, from 0.
         """
         if self._next[0] != epoch:
             self._next = (epoch, 0)
         self._position = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position of the next batch, and what must be the same to resume from there."""
+        """Return the position of the next batch, and the settings that define the order."""
         epoch, batch = self._next if self._position is None else self._position
         return {"version": _STATE_VERSION, "epoch": epoch, "batch": batch, **self._order()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the batch after the last one that was shown before :meth:`state_dict`.
+        """Continue with the batch after the last one before :meth:`state_dict` was called.
 
-        The number of processes may be another one.
+        The number of processes may have changed.
 
         Raises:
-            UsageError: The state is of a loader that shows other images, or in another order.
+            UsageError: The state belongs to a loader with other images, or in another order.
         """
         own = {"version": _STATE_VERSION, **self._order()}
         differing = [name for name in own if state.get(name) != own[name]]
         if differing:
             raise UsageError(
-                "this state belongs to a loader with other batches",
+                "the saved state belongs to a loader with different batches",
                 expected=", ".join(f"{name} {own[name]}" for name in differing),
                 got=", ".join(f"{name} {state.get(name)}" for name in differing),
-                hint="make the loader with the arguments it had when the state was saved",
+                hint="create the loader with the same arguments as when the state was saved",
             )
         self._next = (int(state["epoch"]), int(state["batch"]))
         self._position = None
 
     def view(self, epoch: int) -> View:
-        """Return the view that an epoch walks."""
+        """Return the view that an epoch shows."""
         if self._targets is None:
             assert self._views is not None
             if self._views.count == 0:
@@ -192,13 +200,13 @@ class Loader:
         """Iterate over one epoch.
 
         Args:
-            epoch: Counted from 0.
-            first_batch: Batch to begin with; earlier ones are not even rendered.
-            followed: Whether the next epoch will be used after this one: its first targets are
-                read while the last ones of this are shown. An error of that is raised there.
+            epoch: Index of the epoch, from 0.
+            first_batch: Index of the batch to start with; earlier ones are not rendered.
+            followed: Whether the next epoch will be used after this one. If so, its first targets
+                are read in advance, and errors of that are raised when it starts.
 
         Raises:
-            UnreadableImage: An image cannot be decoded, and is not to be left out.
+            UnreadableImage: An image cannot be decoded, and ``on_bad_image`` is ``error``.
             UsageError: There are fewer images than processes.
         """
         entered = self._enter(epoch, first_batch)
@@ -220,10 +228,10 @@ class Loader:
             images = []
 
     def images_of(self, epoch: int) -> int:
-        """Return how many images an epoch shows: all whose partner, if any, is available.
+        """Return the number of images of an epoch: all whose mixing partner is available.
 
         Raises:
-            DataError: There is none.
+            DataError: There are none.
         """
         view = self.view(epoch)
         if view.mixing is None:
@@ -235,27 +243,16 @@ class Loader:
             raise DataError(
                 "no image can be used: the images to mix in are missing from the data",
                 where=self.rows.source.description,
-                hint="use all the images the cache was made from, or views that mix nothing",
+                hint="use all images the cache was computed from, or views without mixing",
             )
         return self._images_of[view.id]
 
     def batches_of(self, epoch: int) -> int:
-        """Return how many batches an epoch has."""
+        """Return the number of batches of an epoch."""
         return self.settings.batches(self.images_of(epoch))
 
-    def _walk(self) -> Iterator[tuple[Tensor, TargetBatch]]:
-        """Walk the next epoch; a generator, so nothing happens before its first batch."""
-        epoch, first = self._next
-        self._next, self._position = (epoch + 1, 0), (epoch, first)
-        last = self.batches_of(epoch)
-        batches = self.epoch(epoch, first_batch=first, followed=True)
-        for batch, shown in enumerate(batches, first + 1):
-            # before it is handed over: who saves a state then has it
-            self._position = (epoch, batch) if batch < last else (epoch + 1, 0)
-            yield shown
-
     def _order(self) -> dict[str, int]:
-        """Return what the order of images follows from."""
+        """Return the settings that the order of images depends on."""
         settings = self.settings
         return {
             "images": len(self.rows),
@@ -278,14 +275,16 @@ class Loader:
     def _pairs(self, view: View) -> Pairs | None:
         pairs = find_pairs(view, self.rows, self._targets.reader if self._targets else None)
         if pairs is not None and self._targets is not None:
+            # partners are in the same block, so the blocks of the windows in memory are enough
             pairs.partners.keep = self._targets.blocks_alive
         return pairs
 
     def _enter(self, epoch: int, first_batch: int) -> Epoch:
-        """Return the epoch that was begun, if it is this one; otherwise drop it."""
+        """Return the epoch that is read in advance if it is this one, else a new one."""
         begun, self._begun = self._begun, None
         if begun is None:
             return self._prepared(epoch, first_batch)
+        # the rank may have changed: a process group may be initialized after the first epoch
         place = (begun.number, begun.first_batch, begun.settings)
         if place == (epoch, first_batch, self.settings.placed()):
             return begun
@@ -293,7 +292,7 @@ class Loader:
         return self._prepared(epoch, first_batch)
 
     def _begin(self, epoch: int) -> None:
-        """Begin to read an epoch before it is entered."""
+        """Start to read an epoch in advance."""
         if self._begun is not None:
             self._begun.drop()
         self._begun = self._prepared(epoch, 0)
@@ -303,7 +302,7 @@ class Loader:
         settings = self.settings.placed()
         if settings.least > 0 and len(self.rows) < settings.least * (settings.ranks or 1):
             raise UsageError(
-                "there are fewer images than the processes need",
+                "there are too few images for this number of processes",
                 where=self.rows.source.description,
                 expected=f"at least {settings.least} for each of {settings.ranks} processes",
                 got=f"{len(self.rows)} images",
@@ -328,7 +327,7 @@ class Loader:
         """Return which rows of a batch were decoded, bool (B,), and count the others.
 
         Raises:
-            UnreadableImage: They are not to be left out, or nothing else is left.
+            UnreadableImage: ``on_bad_image`` is ``error``, or no image of the batch is left.
         """
         shown = np.ones(len(rendered.request.indices), dtype=np.bool_)
         for place, error in rendered.failures.items():
@@ -345,7 +344,7 @@ class Loader:
 
     @cached_property
     def _scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (C, 1, 1) of the channels, in levels, on the device."""
+        """Mean and standard deviation (C, 1, 1) of the channels, from 0 to 255, on the device."""
         mean, std = (
             (255.0 * torch.tensor(values)).view(-1, 1, 1).to(self._device)
             for values in (self.settings.mean, self.settings.std)
@@ -354,7 +353,7 @@ class Loader:
 
     def _images(self, pixels_B3SS: NDArray[np.uint8]) -> Tensor:
         mean_C11, std_C11 = self._scale
-        pixels = torch.from_numpy(pixels_B3SS)
+        pixels = torch.from_numpy(pixels_B3SS)  # moved as bytes, a quarter of their size as floats
         return (pixels.to(self._device, non_blocking=True).float() - mean_C11) / std_C11
 
 
@@ -382,46 +381,46 @@ def loader(
     rank: int | None = None,
     ranks: int | None = None,
 ) -> Loader:
-    """Return batches of the images of a cache, as the teachers saw them, with their outputs.
+    """Return a loader of the images of a cache in the teachers' views, with the cached outputs.
 
     In a script started by torchrun, accelerate or Lightning, each process gets its slice of every
-    batch. The loader keeps its position: ``state_dict()`` and ``load_state_dict()`` resume in the
+    batch. ``state_dict()`` and ``load_state_dict()`` save and restore the position, also in the
     middle of an epoch.
 
     Args:
         cache: An open cache.
         data: The images: a folder, a tar file, ``digits``, or any :class:`Source`.
-        batch_size: Images of a batch, of all processes together.
-        size: Side of the images in pixels; need not be any teacher's.
+        batch_size: Number of images per batch, of all processes together.
+        size: Side of the images in pixels; it may differ from the teachers' sizes.
         teachers: Names of the teachers; all teachers by default.
-        features: Which taps of their networks, as ``<teacher>/<tap>``.
-        views: Which views of the cache: ids, numbers from 0, or ranges such as ``0-3``; by default
-            all that all of these teachers and taps have.
+        features: Layers with cached features, as ``<teacher>/<tap>``.
+        views: Views of the cache: ids, numbers from 0, or ranges such as ``0-3``; by default all
+            views that all of these teachers and layers have.
         show: Names of the views of a batch: ``base``, and views derived from it, as ``rot90(1)``. A
             batch has ``batch_size`` images for each of them, ordered view by view.
-        mean: To subtract, per channel, in units of [0, 1].
-        std: To divide by, per channel, in units of [0, 1].
-        seed: Of the order of images and views.
-        drop_last: Whether a last, smaller batch is left out. One of fewer images than there are
+        mean: Mean to subtract, per channel, for pixel values in [0, 1].
+        std: Standard deviation to divide by, per channel, for pixel values in [0, 1].
+        seed: Random seed of the order of images and views.
+        drop_last: Whether a last, smaller batch is left out. A last batch with fewer images than
             processes is joined to the batch before it.
-        threads: Threads that decode and render; all processors by default.
-        workers: Child processes that do it instead. A script that uses them must be below
-            ``if __name__ == "__main__":``.
-        target_memory: Bytes that targets may take.
+        threads: Number of threads that decode and render; all processors by default.
+        workers: Number of child processes that decode and render instead. A script that uses them
+            needs ``if __name__ == "__main__":``.
+        target_memory: Maximum memory for targets, in bytes.
         subset: Whether images of the cache may be missing from the data.
-        tolerate_pixel_drift: Largest difference of a level, 0 to 255, between the cache's probes
-            and what this machine makes of them.
+        tolerate_pixel_drift: Largest accepted difference between pixel values, 0 to 255, of the
+            view fingerprints in the cache and on this machine.
         on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded; see
             :attr:`Loader.skipped`.
-        device: Where batches go.
+        device: Device of the batches; the CPU by default.
         rank: Index of this process; by default that of ``torch.distributed``, or else the
             environment variable ``RANK``.
         ranks: Number of processes; by default from the same place.
 
     Raises:
-        DataMismatch: These are not the images the cache was made from.
-        ViewDrift: This machine shows them otherwise.
-        UsageError: An unknown teacher, or a batch, a size or a rank that cannot be.
+        DataMismatch: These are not the images the cache was computed from.
+        ViewDrift: This machine renders the views differently.
+        UsageError: An unknown teacher, or a batch size, image size or rank out of range.
     """
     source = open_source_for(data, (), "", listing=cache.listing)
     settings = LoaderSettings(

@@ -30,14 +30,14 @@ _BLOCK = 1 << 16  # images that are matched among themselves where no cache has 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The partners of one view.
+    """The mixing partners of the images in one view.
 
     Attributes:
-        view: A view that mixes.
+        view: A view that mixes images.
         rows: The available images.
-        partners: By row: that of the partner; the row itself where it is left alone, -1 where it
-            is not shown. By position: that of the partner.
-        by_position: Which of the two.
+        partners: From rows to the rows of their partners: the row itself if it is not mixed, -1 if
+            it is not shown. From positions to positions if ``by_position``.
+        by_position: Whether partners are given by position instead of row.
     """
 
     view: View
@@ -56,7 +56,7 @@ class Pairs:
         return np.where(self.rows.find(partners) >= 0, partners, -1)
 
     def count(self) -> int:
-        """Return how many images are shown: those whose partner is available."""
+        """Return the number of images whose partner is available."""
         if self.rows.complete or self.by_position:
             return len(self.rows)
         numbers = self.rows.numbers
@@ -65,7 +65,7 @@ class Pairs:
         )
 
     def mixture(self, positions_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return the partners' labels, int64 (B,), and each row's own share, float32 (B,)."""
+        """Return the partners' labels, int64 (B,), and the share of each image, float32 (B,)."""
         partners = self.positions_of(positions_B)
         shares = np.array(mix_shares(self.view, self.rows.hashes_of(positions_B)))
         lam = np.where(partners == positions_B, 1.0, shares).astype(np.float32)
@@ -77,12 +77,12 @@ class Pairs:
 
 
 def find_pairs(view: View, rows: ImageRows, reader: TargetsReader | None) -> Pairs | None:
-    """Find the partners of a view, None where it mixes nothing.
+    """Return the mixing partners of a view, None if it mixes no images.
 
     Args:
         view: The view.
         rows: The available images.
-        reader: Of the cache that knows the partners; without one the available images are matched.
+        reader: Reader of the cache that stores the partners; None to match the available images.
     """
     if view.mixing is None:
         return None
@@ -94,7 +94,7 @@ def find_pairs(view: View, rows: ImageRows, reader: TargetsReader | None) -> Pai
 
 
 def _matched(view: View, rows: ImageRows, block: int) -> NDArray[np.signedinteger]:
-    """Match neighboring images; return the position of each one's partner."""
+    """Match the images of a block with each other; return the position of each one's partner."""
     positions = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(rows)))
     offsets = match_partners(view.seed, view.draw, rows.hashes_of(positions))
     return (block * _BLOCK + offsets).astype(position_dtype(len(rows)))

@@ -1,10 +1,10 @@
-"""A permutation in constant memory: any part of it can be computed, forwards and backwards.
+"""A pseudorandom permutation in constant memory, with its inverse.
 
-A keyed Feistel network permutes the numbers below a power of two; a number that falls outside of
-the range is sent round again until it falls inside (Black and Rogaway, "Ciphers with arbitrary
+A keyed Feistel network permutes the numbers below a power of two; results outside of the range are
+permuted again until they fall inside (cycle walking; Black and Rogaway, "Ciphers with arbitrary
 finite domains", CT-RSA 2002). The round function is the finalizer of splitmix64 (Steele, Lea and
-Flood, OOPSLA 2014) over half of the bits plus a round key, the keys Philox words. Few items are
-permuted by sorting words, which is as cheap for them and reaches every order.
+Flood, OOPSLA 2014) over half of the bits plus a round key; the keys are Philox words. Few items are
+permuted by sorting random words, which is as cheap for them and can give every order.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["AT_ONCE", "Shuffle"]
 
-AT_ONCE = 1 << 16  # items that are worked on at a time; up to as many, words are sorted
+AT_ONCE = 1 << 16  # items per block; up to this size, permutations are made by sorting
 _ROUNDS = 8
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class Shuffle:
-    """A permutation of range(size) that depends on its address only.
+    """A permutation of range(size) that depends on its arguments only.
 
     Args:
-        seed: First word of the key.
-        size: How many items are permuted.
-        draw: Second word of the counter, an epoch say.
+        seed: First word of the Philox key.
+        size: Number of items.
+        draw: Second word of the counter, for example the epoch.
         purpose: Third word of the counter.
-        stream: Second word of the key, to tell permutations of one draw apart.
+        stream: Second word of the key, for several permutations of one draw.
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class Shuffle:
         return self._walk(items, range(_ROUNDS - 1, -1, -1))
 
     def _walk(self, numbers: NDArray[np.int64], rounds: range) -> NDArray[np.int64]:
+        # ends: the power of two is less than twice the size, and each cycle of a permutation that
+        # starts inside of the range returns to it
         found = self._mix(numbers.astype(np.uint64), rounds)
         outside = np.flatnonzero(found >= self._size)
         while len(outside):
@@ -75,7 +77,7 @@ class Shuffle:
         return found.astype(np.int64)
 
     def _mix(self, numbers: NDArray[np.uint64], rounds: range) -> NDArray[np.uint64]:
-        """Apply the rounds, each of which is its own inverse."""
+        """Apply the rounds; each is its own inverse, so reversed rounds invert the permutation."""
         high, low = numbers >> self._low_bits, numbers & self._low
         for number in rounds:
             key = self._keys[number]
@@ -87,6 +89,7 @@ class Shuffle:
 
 
 def _finalized(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # in place, since callers pass a fresh sum; products wrap modulo 2^64, as splitmix64 defines
     z ^= z >> _SHIFTS[0]
     z *= _FACTORS[0]
     z ^= z >> _SHIFTS[1]

@@ -1,4 +1,4 @@
-"""A thread that reads ahead: the next item, and the first one after the end."""
+"""Reading ahead in a background thread."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Result = TypeVar("Result")
 
 
 class ReadAhead(Generic[Item, Result]):
-    """Items in order, each with what was read for it; while one is used, the next is read.
+    """Items in order, each with the result of reading it; while one is used, the next is read.
 
     Args:
-        items: What to read. The first is drawn in the thread, the others by who walks.
-        read: Called in the thread; what it raises is raised at its item.
-        thread: Of one worker, so that items are read in the order in which they are requested.
+        items: Items to read. The first is drawn in the thread, the others by the caller of
+            :meth:`walk`.
+        read: Reads an item, in the thread; its errors are raised when the item is reached.
+        thread: Executor with a single thread, so that items are read in the order of the requests.
     """
 
     def __init__(
@@ -34,20 +35,21 @@ class ReadAhead(Generic[Item, Result]):
         self._begun: Future[list[tuple[Item, Result]]] | None = None
 
     def begin(self) -> None:
-        """Let the first item be read, before anybody walks."""
-        self._begun = self._thread.submit(self._read_first)
+        """Start to read the first item."""
+        # islice: the item is drawn in the thread, too, since that may read data from disk
+        self._begun = self._thread.submit(self._read_all, islice(self._items, 1))
 
     def drop(self) -> None:
-        """Forget what was begun: it is not read, or what was read is not kept."""
+        """Discard the first item, whether it has been read or not."""
         if self._begun is not None:
             self._begun.cancel()
             self._begun = None
 
     def walk(self, at_last: Callable[[], None] | None = None) -> Iterator[tuple[Item, Result]]:
-        """Yield each item with what was read for it, once.
+        """Yield each item with its result; can be called once.
 
         Args:
-            at_last: Called when all items are requested, before the last one is yielded.
+            at_last: Called when all items have been requested, before the last one is yielded.
         """
         if self._begun is None:
             self.begin()
@@ -55,20 +57,16 @@ class ReadAhead(Generic[Item, Result]):
         waiting = deque([self._begun])
         self._begun = None
         try:
-            waiting[0].result()  # the second item cannot be drawn before the first
+            waiting[0].result()  # the thread draws the first item, and iterators are not shared
             for item in self._items:
-                waiting.append(self._thread.submit(self._read_one, item))
+                waiting.append(self._thread.submit(self._read_all, [item]))
                 yield from waiting.popleft().result()
             if at_last is not None:
                 at_last()
             yield from waiting.popleft().result()
-        finally:
+        finally:  # also if the caller stops early and the generator is closed
             for future in waiting:
                 future.cancel()
 
-    def _read_first(self) -> list[tuple[Item, Result]]:
-        """Read the first item, if there is one."""
-        return [(item, self._read(item)) for item in islice(self._items, 1)]
-
-    def _read_one(self, item: Item) -> list[tuple[Item, Result]]:
-        return [(item, self._read(item))]
+    def _read_all(self, items: Iterable[Item]) -> list[tuple[Item, Result]]:
+        return [(item, self._read(item)) for item in items]

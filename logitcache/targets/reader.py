@@ -1,6 +1,6 @@
 """Reader of targets: encoded units of one view, decoded into batches.
 
-Zarr is indexed by whole units only: fetching single rows through it is a thousand times slower.
+Whole units are read, since reading single rows through Zarr is a thousand times slower.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ __all__ = ["DecodedTargets", "TargetWindow", "TargetsReader", "concatenate"]
 
 @dataclass(frozen=True)
 class TargetWindow:
-    """Teacher outputs for some units, encoded.
+    """Encoded teacher outputs of some units in memory.
 
     Attributes:
-        unit_rows: Rows of a unit of the window.
-        units: Units in the order of the arrays, ascending.
-        groups: Of teachers by name, and of taps by ``<teacher>/<tap>``.
+        unit_rows: Number of rows per unit of the window.
+        units: Numbers of the units in the order of the arrays, ascending.
+        groups: Groups of teachers by name, and of layers by ``<teacher>/<tap>``.
         encoded: Arrays by the same names, (len(units) * unit_rows, ...).
-        view: Which view it is of.
-        hashes: Of the rows' keys, where some tokens are kept; None otherwise.
+        view: The view of the outputs.
+        hashes: Key hashes of the rows if only some tokens are cached; None otherwise.
         answer_of: For each row of the window, the row whose output it gets; None for its own.
     """
 
@@ -57,7 +57,7 @@ class TargetWindow:
     answer_of: NDArray[np.int64] | None = None
 
     def gather(self, rows_B: NDArray[np.int64]) -> DecodedTargets:
-        """Decode some rows, in their order."""
+        """Decode some rows, in the given order."""
         slots = np.searchsorted(np.asarray(self.units), rows_B // self.unit_rows)
         positions = slots * self.unit_rows + rows_B % self.unit_rows
         if self.answer_of is not None:
@@ -82,15 +82,15 @@ class TargetWindow:
 
 
 class TargetsReader:
-    """Reads windows of a cache.
+    """Reader of windows of a cache.
 
     Args:
         cache: The cache.
         teachers: Names of the teachers.
-        features: Which taps, as ``<teacher>/<tap>``.
-        shuffled: Whether each row gets the output for another row of its unit: the control in which
-            targets must not help.
-        seed: Of that shuffling.
+        features: Layers with cached features, as ``<teacher>/<tap>``.
+        shuffled: Whether each row gets the output of another row of its unit, as a control
+            experiment.
+        seed: Random seed of that shuffling.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class TargetsReader:
 
     @property
     def num_classes(self) -> int | None:
-        """C of the teachers, None without any.
+        """Number of classes of the teachers, None without teachers.
 
         Raises:
-            UsageError: They have different numbers of classes.
+            UsageError: The teachers have different numbers of classes.
         """
         found = {
             name: group.num_classes for name, group in groups_of(self._groups, TeacherGroup).items()
@@ -126,46 +126,46 @@ class TargetsReader:
                 "these teachers have different numbers of classes",
                 where=self._cache.url,
                 got=", ".join(f"{name} {count}" for name, count in found.items()),
-                hint="learn from some of them only",
+                hint="choose teachers with the same number of classes",
             )
         return next(iter(found.values()), None)
 
     @property
     def block_rows(self) -> int:
-        """U: rows that are mixed with each other, if any are, are in one block."""
+        """Number of rows per block; images are mixed with images of the same block only."""
         return self._cache.unit_rows
 
     @property
     def unit_rows(self) -> int:
-        """Rows of the smallest unit that is read; divides U."""
+        """Number of rows of the smallest unit that is read; divides :attr:`block_rows`."""
         return min([self.block_rows, *(group.unit_rows for group in self._groups.values())])
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that a row of a window takes in memory."""
+        """Number of bytes of a row of a window in memory."""
         return sum(group.row_bytes for group in self._groups.values())
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the larger units of which a window of the smallest ones is cut."""
+        """Number of bytes of the larger units that are kept in memory to cut windows from them."""
         large = [group for group in self._groups.values() if group.unit_rows > self.unit_rows]
         return sum(group.unit_rows * group.row_bytes for group in large)
 
     @property
     def features(self) -> dict[str, Features]:
-        """An example of one row of every tap."""
+        """An example of one row of the features of every layer."""
         return {
             name: example_features(group.encoding)
             for name, group in groups_of(self._groups, FeatureGroup).items()
         }
 
     def lossy_notes(self, temperature: float, teachers: Collection[str] | None = None) -> list[str]:
-        """Return what to tell of targets that are asked at a temperature; of all by default."""
+        """Return notes on the loss of sparse targets at a temperature; of all by default."""
         groups = groups_of(self._groups, TeacherGroup)
         records = self._cache.manifest.teachers
         measured = {name: found for name in groups if (found := records[name].fidelity)}
-        asked = groups.keys() if teachers is None else teachers
-        return lossy_notes(groups, measured, dict.fromkeys(asked, temperature))
+        names = groups.keys() if teachers is None else teachers
+        return lossy_notes(groups, measured, dict.fromkeys(names, temperature))
 
     def partners(self, view_id: str) -> UnitCache:
         """Return the row that each row is mixed with, by unit; see :meth:`.Cache.partners`."""
@@ -173,7 +173,7 @@ class TargetsReader:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where targets come from, as JSON values: the cache, its revision, and its teachers."""
+        """Origin of the targets as JSON values: the cache, its revision and its teachers."""
         manifest, revision = self._cache.manifest, self._cache.revision
         names = sorted({group.teacher for group in self._groups.values()})
         locks = {name: manifest.teachers[name].locked for name in names}
@@ -193,12 +193,13 @@ class TargetsReader:
         }
 
     def read(self, view: View, units: tuple[int, ...], unit_rows: int) -> TargetWindow:
-        """Read some units of one view, whole.
+        """Read some whole units of one view.
 
         Args:
-            view: Which view.
-            units: Their numbers, ascending.
-            unit_rows: Rows of each: :attr:`unit_rows`, or a multiple of it that divides U.
+            view: The view.
+            units: Numbers of the units, ascending.
+            unit_rows: Number of rows per unit: :attr:`unit_rows`, or a multiple of it that divides
+                :attr:`block_rows`.
         """
         encoded = {
             name: self._read(name, group, view.id, units, unit_rows)
@@ -217,7 +218,7 @@ class TargetsReader:
     def _read(
         self, name: str, group: RowGroup, view_id: str, units: Sequence[int], unit_rows: int
     ) -> Encoded:
-        """Read rows of a group, whose own units may be smaller or larger than the window's."""
+        """Read rows of a group, whose units may be smaller or larger than those of the window."""
         arrays = group.batch_arrays
         if group.unit_rows <= unit_rows:
             each = unit_rows // group.unit_rows
@@ -232,7 +233,10 @@ class TargetsReader:
         return {n: np.concatenate([part[n] for part in parts]) for n in arrays}
 
     def _whole(self, name: str, group: RowGroup, view_id: str, unit: int) -> Encoded:
-        """Return a unit of a group, kept until another one of it is requested."""
+        """Return a unit of a group, kept in memory until another unit of the group is requested.
+
+        Units of one block follow each other in an epoch, so each large unit is read once.
+        """
         held = self._held.get(name)
         if held is not None and held[:2] == (view_id, unit):
             return held[2]
@@ -247,7 +251,7 @@ class TargetsReader:
         return self._key_hashes.take(rows)
 
     def _permuted(self, units: Sequence[int], unit_rows: int) -> NDArray[np.int64]:
-        """Permute the readable rows of each unit, the same way in every epoch."""
+        """Return the permutation of the readable rows of each unit, the same in every epoch."""
         answer_of = np.arange(len(units) * unit_rows, dtype=np.int64)
         for slot, unit in enumerate(units):
             rows = np.arange(unit * unit_rows, (unit + 1) * unit_rows)

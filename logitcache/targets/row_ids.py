@@ -14,7 +14,7 @@ __all__ = ["AllRows", "RowIds", "SomeRows", "row_ids_of"]
 
 
 class RowIds(Protocol):
-    """RowIds of rows, ascending."""
+    """Distinct row numbers in ascending order."""
 
     def __len__(self) -> int: ...
 
@@ -23,7 +23,7 @@ class RowIds(Protocol):
         ...
 
     def find(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many numbers are smaller than each row: the position of one that is there."""
+        """Return how many numbers are smaller than each row: its position, if it is present."""
         ...
 
     def keep(self, chosen: NDArray[np.bool_]) -> RowIds:
@@ -33,7 +33,7 @@ class RowIds(Protocol):
 
 @dataclass(frozen=True)
 class AllRows:
-    """All rows below a number."""
+    """All row numbers below a count."""
 
     count: int
 
@@ -50,15 +50,17 @@ class AllRows:
 
     def keep(self, chosen: NDArray[np.bool_]) -> RowIds:
         """Return the chosen numbers."""
-        return row_ids_of(_compact(np.flatnonzero(chosen)))
+        rows = np.flatnonzero(chosen)
+        small = len(rows) == 0 or int(rows[-1]) < 2**31
+        return row_ids_of(rows.astype(np.int32) if small else rows)
 
 
 @dataclass(frozen=True)
 class SomeRows:
-    """Some rows.
+    """Row numbers as an array.
 
     Attributes:
-        rows: int32 or int64 (N,), ascending.
+        rows: Ascending row numbers, int32 or int64 (N,).
     """
 
     rows: NDArray[np.signedinteger]
@@ -72,7 +74,7 @@ class SomeRows:
 
     def find(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many numbers are smaller than each row."""
-        # of one dtype: numpy would copy all the numbers into the wider one
+        # with different dtypes numpy would copy all numbers into the wider one
         return np.searchsorted(self.rows, rows.astype(self.rows.dtype))
 
     def keep(self, chosen: NDArray[np.bool_]) -> RowIds:
@@ -81,11 +83,7 @@ class SomeRows:
 
 
 def row_ids_of(rows: NDArray[np.signedinteger]) -> RowIds:
-    """Return ascending numbers of rows; the array is kept only where some are missing."""
+    """Return ascending row numbers; the array is kept only if some rows are missing."""
     if len(rows) == 0 or int(rows[-1]) == len(rows) - 1:
         return AllRows(len(rows))
     return SomeRows(rows)
-
-
-def _compact(rows: NDArray[np.int64]) -> NDArray[np.signedinteger]:
-    return rows.astype(np.int32) if len(rows) == 0 or int(rows[-1]) < 2**31 else rows

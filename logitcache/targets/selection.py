@@ -1,15 +1,15 @@
-"""Selection of cached targets: teachers, layers and views, and the rows shuffled together."""
+"""Selection of cached targets: teachers, layers and views, and the size of a window of rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.readers import DataConfig, open_source_for
-from logitcache.errors import UsageError
+from logitcache.errors import UsageError, first_of
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.reader import TargetsReader
@@ -27,21 +27,23 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_TARGET_MEMORY", "Targets", "cached_targets"]
 
 DEFAULT_TARGET_MEMORY = 2**30
-# the one in use, the one read ahead (of the next epoch, at the end), what the renderer still holds
+# the window in use, the one that is read ahead, and the one of batches that are being rendered
 _WINDOWS_ALIVE = 3
-_ROW_BYTES = 40  # of a window besides its targets: digest, partner, and place in the order
+_ROW_BYTES = (
+    40  # per row in addition to targets: content digest, mixing partner, place in the order
+)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Where the targets of a loader come from.
+    """The cached targets of a loader.
 
     Attributes:
-        reader: What reads them.
-        views: The views that all the teachers and taps have, one per epoch, by id; with a group of
-            views, those of which all views of the group are cached.
-        window_rows: Rows that are shuffled together, if they are whole units.
-        alignment: The alarm for outputs of other images; None where they are other ones on purpose.
+        reader: Reader of the targets.
+        views: Views that all teachers and layers have, by id; an epoch shows one of them. With a
+            group of views, those for which all views of the group are cached.
+        window_rows: Maximum number of rows that are shuffled together, at least one unit.
+        alignment: Test for outputs of other images; None if rows are shuffled as a control.
     """
 
     reader: TargetsReader
@@ -61,20 +63,21 @@ class Targets:
         target_memory: int = DEFAULT_TARGET_MEMORY,
         shuffled: bool = False,
     ) -> Targets:
-        """Choose targets of a cache.
+        """Return targets of a cache.
 
         Args:
             cache: The cache.
             teachers: Names of the teachers; all teachers by default.
-            features: Which taps, as ``<teacher>/<tap>``.
-            views: Which views of the cache, as :func:`.choose_views` reads them; by default all
-                that all of these have.
+            features: Layers with cached features, as ``<teacher>/<tap>``.
+            views: Views of the cache, as :func:`.choose_views` reads them; by default all views
+                that all of these teachers and layers have.
             show: Names of the views of a batch, see :mod:`.view_group`.
-            target_memory: Bytes that targets may take: how many rows are shuffled together.
-            shuffled: Whether every row gets the targets of another row, as a control.
+            target_memory: Maximum memory for targets in bytes, which limits how many rows are
+                shuffled together.
+            shuffled: Whether every row gets the targets of another row, as a control experiment.
 
         Raises:
-            UsageError: An unknown teacher, tap or view, or no view that all of them have.
+            UsageError: An unknown teacher, layer or view, or no view that all of them have.
         """
         names = list(cache.teachers) if teachers is None else list(teachers)
         anyone = names if names or features else list(cache.teachers)
@@ -84,9 +87,10 @@ class Targets:
         parsed = {v: parse_view(cache.views[v], f"{cache.url}, view {v}") for v in view_ids}
         if not parsed:
             raise UsageError(
-                "no view that all of these teachers saw",
+                "the cache has no view that all of these teachers and layers share",
                 where=cache.url,
                 got=", ".join([*names, *features]),
+                hint="choose fewer teachers, or precompute their missing views",
             )
         parsed = _with_whole_groups(cache, parsed, show, complete)
         reader = TargetsReader(cache, names, features, shuffled=shuffled)
@@ -96,23 +100,23 @@ class Targets:
         return cls(reader, parsed, max(1, affordable), alignment)
 
     def window_units(self, unit_rows: int) -> int:
-        """Return how many units of that many rows make a window."""
+        """Return the number of units per window, for units of that many rows."""
         return max(1, self.window_rows // unit_rows)
 
     @property
     def blocks_alive(self) -> int:
-        """The most blocks of U rows that the windows in memory may have rows of."""
+        """Largest number of blocks of rows that the windows in memory belong to."""
         return _WINDOWS_ALIVE * self.window_units(self.reader.unit_rows) + 1
 
     def unit_rows(self, view: View) -> int:
-        """Return the rows of a unit of the windows: whole blocks where images are mixed."""
+        """Return the number of rows per unit of a window: a whole block if images are mixed."""
         return self.reader.unit_rows if view.mixing is None else self.reader.block_rows
 
 
 def _with_whole_groups(
     cache: Cache, views: dict[str, View], show: Sequence[str], complete: Sequence[str]
 ) -> dict[str, View]:
-    """Return the views of which all views of the group are cached."""
+    """Return the views for which all views of the group are cached."""
     check_show(show)
     if list(show) == [BASE]:
         return views
@@ -126,21 +130,22 @@ def _with_whole_groups(
             "no view of the cache has all of these derived views",
             where=cache.url,
             expected=", ".join(show),
-            hint="precompute with views.derive, or show others",
+            hint="precompute these derived views (views.derive), or set show to others",
         )
     return whole
 
 
 def _chosen(cache: Cache, complete: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Return views by their names, all of which have to be among those that are complete."""
+    """Return the ids of views that the user names; all of them have to be complete."""
     found = choose_views(list(cache.views), wanted)
     lacking = [view_id for view_id in found if view_id not in complete]
     if lacking:
         raise UsageError(
-            "not all of these teachers and features have these views",
+            "some of these teachers and layers lack outputs in these views",
             where=cache.url,
-            expected=f"some of {', '.join(complete[:5])}",
-            got=", ".join(lacking[:5]),
+            expected=f"views among {first_of(complete)}",
+            got=first_of(lacking),
+            hint="choose other views, or precompute the missing ones",
         )
     return found
 
@@ -148,50 +153,32 @@ def _chosen(cache: Cache, complete: Sequence[str], wanted: Sequence[str]) -> lis
 def cached_targets(
     url: str,
     data: DataConfig | Source,
-    teachers: Sequence[str] | None = None,
-    features: Sequence[str] = (),
     *,
-    views: Sequence[str] = (),
-    show: Sequence[str] = (BASE,),
-    target_memory: int = DEFAULT_TARGET_MEMORY,
-    shuffled: bool = False,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
     local_copy: str | None = None,
     local_copy_bytes: int = DEFAULT_COPY_BYTES,
     revision: str | None = None,
+    **selection: Any,
 ) -> tuple[ImageRows, Targets]:
-    """Open a cache, match it with the available images, and render its probes.
+    """Open a cache, match it with the available images, and check its view fingerprints.
 
     Args:
-        url: The cache.
+        url: Folder or URL of the cache.
         data: The images.
-        teachers: Names of the teachers; all teachers by default, none for an empty list.
-        features: Which taps of their networks, as ``<teacher>/<tap>``.
-        views: Which views of the cache; all by default.
-        show: Names of the views of a batch, see :mod:`.view_group`.
-        target_memory: Bytes that targets may take.
-        shuffled: Whether every row gets the targets of another row, as a control.
         subset: Whether images of the cache may be missing.
-        tolerate_pixel_drift: Largest difference of a level, 0 to 255, between probes rendered here
-            and when the cache was made.
-        local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
+        tolerate_pixel_drift: Largest accepted difference between pixel values, 0 to 255, of view
+            fingerprints rendered on this machine and in the cache.
+        local_copy: Folder for local copies of shards of a remote cache; the user's cache folder by
             default.
-        local_copy_bytes: What that folder may take; 0 to keep nothing.
-        revision: sha256 of the revision that it must have, or the first 12 digits or more.
+        local_copy_bytes: Maximum size of that folder; 0 for no copies.
+        revision: sha256 of the required revision, or its first 12 or more digits.
+        selection: Arguments of :meth:`Targets.of`.
     """
     cache = open_cache(
         url, local_copy=local_copy, local_copy_bytes=local_copy_bytes, revision=revision
     )
-    targets = Targets.of(
-        cache,
-        teachers,
-        features,
-        views=views,
-        show=show,
-        target_memory=target_memory,
-        shuffled=shuffled,
-    )
+    targets = Targets.of(cache, **selection)
     source = open_source_for(data, (), "", listing=cache.listing)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return rows, targets

@@ -18,24 +18,26 @@ if TYPE_CHECKING:
 
 __all__ = ["LoaderSettings"]
 
+_LEAST = {"batch_size": 1, "size": 1, "threads": 1, "workers": 0, "least": 0}
+
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """How batches are made.
+    """Settings of the batches of a loader.
 
     Attributes:
-        batch_size: Images of a batch, of all processes together.
+        batch_size: Number of images per batch, of all processes together.
         size: Side of the square images in pixels.
-        mean: Per channel, in units of [0, 1].
-        std: Per channel, in units of [0, 1].
-        seed: Of the order.
+        mean: Mean to subtract, per channel, for pixel values in [0, 1].
+        std: Standard deviation to divide by, per channel, for pixel values in [0, 1].
+        seed: Random seed of the order of images and views.
         drop_last: Whether a last, smaller batch is left out.
-        least: Fewest images that each process must get of the last batch. With fewer, the last
-            batch is joined to the one before it. 0 to join nothing.
+        least: Smallest number of images that each process needs of the last batch. A smaller batch
+            is joined to the one before it. 0 to join nothing.
         on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
-        threads: Threads that decode and render; all processors by default.
-        workers: Child processes that do it instead.
-        device: Where batches go.
+        threads: Number of threads that decode and render; all processors by default.
+        workers: Number of child processes that decode and render instead.
+        device: Device of the batches; the CPU by default.
         rank: Index of this process; each process gets its slice of every batch. None to take it
             from ``torch.distributed``, or else from the environment variable ``RANK``.
         ranks: Number of processes; None to take it from the same place (``WORLD_SIZE``).
@@ -43,7 +45,7 @@ class LoaderSettings:
             images for each of them.
 
     Raises:
-        UsageError: A value that is out of range, or only one of rank and ranks.
+        UsageError: A value is out of range, or only one of rank and ranks is given.
     """
 
     batch_size: int
@@ -63,34 +65,25 @@ class LoaderSettings:
 
     def __post_init__(self) -> None:
         check_show(self.show)
-        for name in ("batch_size", "size", "threads"):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and value < least:
                 raise UsageError(
-                    f"a loader cannot have this {name}", expected="1 or more", got=value
+                    f"{name} of a loader is too small", expected=f"{least} or more", got=value
                 )
         if self.size > MAX_SIDE:
             raise UsageError(
-                "a loader cannot have this size", expected=f"at most {MAX_SIDE}", got=self.size
+                "size of a loader is too large",
+                expected=f"at most {MAX_SIDE} pixels",
+                got=self.size,
             )
-        for name in ("workers", "least"):
-            if getattr(self, name) < 0:
-                raise UsageError(
-                    f"a loader cannot have this number of {name}"
-                    if name == "workers"
-                    else f"a loader cannot have this {name}",
-                    expected="0 or more",
-                    got=getattr(self, name),
-                )
         if self.on_bad_image not in ("error", "skip"):
             raise UsageError(
-                "a loader cannot have this on_bad_image",
-                expected="error or skip",
-                got=self.on_bad_image,
+                "unknown value of on_bad_image", expected="error or skip", got=self.on_bad_image
             )
         if (self.rank is None) != (self.ranks is None):
             raise UsageError(
-                "rank and ranks belong together",
+                "only one of rank and ranks is given",
                 expected="both, or neither to take them from torch.distributed or the environment",
                 got=f"rank {self.rank}, ranks {self.ranks}",
             )
@@ -101,7 +94,7 @@ class LoaderSettings:
         """Return these settings with the rank of this process and the number of processes.
 
         Raises:
-            UsageError: The environment names a rank that cannot be.
+            UsageError: The rank in the environment is out of range.
         """
         if self.rank is not None:
             return self
@@ -118,8 +111,8 @@ class LoaderSettings:
         """Return the number of images of one batch, of all processes together.
 
         Args:
-            batch: Its index.
-            images: Images of its epoch.
+            batch: Index of the batch in its epoch.
+            images: Number of images of the epoch.
         """
         if batch < self.batches(images) - 1 or self.drop_last:
             return self.batch_size
@@ -142,7 +135,7 @@ def _place() -> tuple[int, int]:
         return int(rank), int(ranks)
     except ValueError:
         raise UsageError(
-            "RANK and WORLD_SIZE are not numbers",
+            "RANK and WORLD_SIZE have to be integers",
             where="environment variables",
             got=f"RANK={rank}, WORLD_SIZE={ranks}",
             hint="unset both, or pass rank and ranks to the loader",
@@ -152,7 +145,7 @@ def _place() -> tuple[int, int]:
 def _check_place(rank: int, ranks: int) -> None:
     if ranks < 1:
         raise UsageError(
-            "a loader cannot have this number of ranks", expected="1 or more", got=ranks
+            "the number of processes (ranks) is too small", expected="1 or more", got=ranks
         )
     if not 0 <= rank < ranks:
-        raise UsageError("there is no such rank", expected=f"0 to {ranks - 1}", got=rank)
+        raise UsageError("the rank is out of range", expected=f"0 to {ranks - 1}", got=rank)

@@ -1,7 +1,7 @@
 """Notes on sparse targets that are used at high temperatures.
 
-The K most likely classes approximate a teacher at T = 1; at higher temperatures, the other classes
-matter more.
+The K most likely classes approximate a teacher at T = 1; at higher temperatures, the probability of
+the other classes grows.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def lossy_notes(
     measured: Mapping[str, FidelityRecord],
     temperatures: Mapping[str, float],
 ) -> list[str]:
-    """Return what to tell of sparse targets at T >= 2, with the numbers measured for them.
+    """Return notes on sparse targets at T >= 2, with the loss measured for them.
 
     Args:
-        groups: Of the teachers, by name.
-        measured: What their encodings lose, by name; teachers may be missing.
-        temperatures: The highest T that each teacher is used at, by name.
+        groups: Groups of the teachers, by name.
+        measured: Measured losses of their encodings, by name; teachers may be missing.
+        temperatures: Highest temperature at which each teacher is used, by name.
     """
     notes = []
     for name, temperature in temperatures.items():
@@ -44,15 +44,17 @@ def lossy_notes(
 def _note(
     name: str, encoding: SparseEncoding, temperature: float, measured: FidelityRecord | None
 ) -> str:
-    kept = f"teacher {name} keeps {encoding.top_k} of {encoding.num_classes} classes"
-    asked = f"{kept}, encoded for T = 1, and is used at T = {temperature:g}: "
-    advice = "; a dense encoding (--set encoding.kind=dense) loses next to nothing"
+    use = (
+        f"teacher {name}: the cache has {encoding.top_k} of {encoding.num_classes} classes, "
+        f"encoded for temperature 1, and the objective uses temperature {temperature:g}; "
+    )
+    advice = "; a dense encoding (--set encoding.kind=dense) has almost no loss"
     if measured is None or not measured.temperatures:
-        return f"{asked}what that loses was not measured in this cache{advice}"
+        return f"{use}the resulting loss of fidelity was not measured in this cache{advice}"
     nearest = min(measured.temperatures, key=lambda text: abs(float(text) - temperature))
     loss = measured.temperatures[nearest]
     return (
-        f"{asked}on {measured.rows} rows at T = {nearest} that lost a KL of "
-        f"{loss.kl_truncation + loss.kl_coding:.2g} nats and changed the gradient of the loss by "
-        f"{loss.gradient_error:.0%}{advice}"
+        f"{use}on {measured.rows} rows at temperature {nearest} the stored outputs have a KL "
+        f"divergence of {loss.kl_truncation + loss.kl_coding:.2g} nats from the exact ones, and "
+        f"the gradient of the loss differs by {loss.gradient_error:.0%}{advice}"
     )

@@ -1,4 +1,4 @@
-"""Values of all rows, of which a few units are kept in memory."""
+"""Values of all rows, read unit by unit, with the most recently used units in memory."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["UnitCache"]
 
 
 class UnitCache:
-    """Values by row, read unit by unit when they are first used.
+    """Values by row, read unit by unit when they are first used; thread-safe.
 
-    Several threads may use it. A copy in another process begins with nothing in memory.
+    A copy in another process starts with no units in memory.
 
     Args:
-        read: From the number of a unit to its values, (U, ...); can be pickled.
-        unit_rows: U.
+        read: Returns the values (U, ...) of a unit by its number; can be pickled.
+        unit_rows: Number of rows per unit, U.
 
     Attributes:
-        keep: Units that stay in memory; the least recently used one is dropped first.
+        keep: Number of units that stay in memory; the least recently used is dropped first.
     """
 
     def __init__(self, read: Callable[[int], NDArray[Any]], unit_rows: int) -> None:
@@ -41,7 +41,7 @@ class UnitCache:
 
     def __setstate__(self, state: tuple[Callable[[int], NDArray[Any]], int, int]) -> None:
         read, unit_rows, keep = state
-        self.__init__(read, unit_rows)  # type: ignore[misc]  # a lock is made again, not copied
+        self.__init__(read, unit_rows)  # type: ignore[misc]  # makes a new lock
         self.keep = keep
 
     def at(self, row: int) -> NDArray[Any]:
@@ -62,6 +62,7 @@ class UnitCache:
         return found
 
     def _unit(self, unit: int) -> NDArray[Any]:
+        # the lock is kept while reading, so that threads that need one unit read it once
         with self._lock:
             if unit not in self._units:
                 self._units[unit] = self._read(unit)

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["BASE", "check_show", "view_group"]
 
 BASE = "base"
-"""Name of the view itself."""
+"""Name of the view that the others of a group are derived from."""
 
 
 def check_show(names: Sequence[str]) -> None:
-    """Check names of views.
+    """Check the names of the views of a batch.
 
     Args:
         names: ``base``, or derived views as in the settings of views: ``rot90(1)``, ``lowres(4)``.
 
     Raises:
-        UsageError: There is no name, a name twice, or one that is not known.
+        UsageError: There is no name, a duplicate or an unknown name.
     """
     if not names or len(set(names)) < len(names):
         raise UsageError(
-            "views of a batch have to be different",
+            "the views of a batch have to be distinct, and at least one",
             where="show",
             expected="for example base, rot90(1)",
             got=", ".join(names) or "no view",
@@ -50,13 +50,13 @@ def view_group(base: View, names: Sequence[str]) -> tuple[View, ...]:
     """Return the views of a group in the order of their names.
 
     Raises:
-        UsageError: Images are mixed, and there are several views.
+        UsageError: The view mixes images, and the group has several views.
     """
     if base.mixing is not None and len(names) > 1:
         raise UsageError(
-            "views of one batch cannot mix images",
+            "a batch of several views cannot mix images",
             where="show",
             got=f"view {base.id}: {base.mixing.name}",
-            hint="choose views without mixing (use_views), or show base alone",
+            hint="choose views without mixing (use_views), or set show to base alone",
         )
     return tuple(base if name == BASE else base.derived(parse_derived(name)) for name in names)

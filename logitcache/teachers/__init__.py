@@ -1,1 +1,1 @@
-"""Teachers; used by stage 1 only, and never imported by training."""
+"""Teachers; used to compute and check caches, and never imported by training."""

@@ -23,12 +23,12 @@ __all__ = ["Ensemble", "Tap"]
 
 @dataclass(frozen=True)
 class Tap:
-    """A tap that is kept.
+    """A teacher layer whose features are cached.
 
     Attributes:
-        teacher: Whose.
-        tap: Its name.
-        encoding: What is kept of it.
+        teacher: Name of the teacher.
+        tap: Name of the layer.
+        encoding: Encoding of its features.
     """
 
     teacher: str
@@ -37,12 +37,12 @@ class Tap:
 
 
 class Ensemble:
-    """Teachers by name.
+    """Several teachers that are run on the same images.
 
     Args:
-        configs: By name.
-        device: Where all of them run.
-        precision: What all of them compute in.
+        configs: Configuration of each teacher, by name.
+        device: Device of all teachers.
+        precision: Floating-point type of all forward passes.
         class_names: Names of the classes of the data in order; empty without labels.
     """
 
@@ -62,14 +62,14 @@ class Ensemble:
 
     @property
     def sizes(self) -> list[int]:
-        """Sides in pixels that the members want to be fed, each once."""
+        """Distinct input sizes of the members, as sides in pixels."""
         return sorted({member.input.size for member in self.members.values()})
 
     def keep(self, taps: Mapping[str, Tap]) -> None:
-        """Decide what is kept of the members' networks.
+        """Set the layers whose features are computed.
 
         Args:
-            taps: Layers by the names that :meth:`answer` takes.
+            taps: Layers, by the names that :meth:`answer` uses.
         """
         self._taps = dict(taps)
 
@@ -79,14 +79,14 @@ class Ensemble:
         batches: Mapping[str, int],
         asked: Mapping[str, NDArray[np.int64] | None],
     ) -> dict[str, NDArray[np.float32]]:
-        """Return logits (B, C) and kept features (B, ...) by name, each member forwarded once.
+        """Return logits (B, C) and features (B, ...) by name, from one forward pass per member.
 
         Args:
-            pixels: The rendered batch (B, 3, S, S) by side S.
-            batches: Images of one forward, by name; a divisor of B, the same for a member and
-                its taps.
-            asked: A member, or a name given to :meth:`keep`; with it which patches of each row
-                are kept, int64 (B, n), None for all.
+            pixels: Rendered batch (B, 3, S, S) by side S.
+            batches: Images per forward pass by name, a divisor of B; the same for a member and its
+                layers.
+            asked: Names of members, and names given to :meth:`keep`, with the indices of the
+                patches of each row to cache, int64 (B, n), None for all.
         """
         answers: dict[str, NDArray[np.float32]] = {}
         for teacher in dict.fromkeys(self._teacher_of(name) for name in asked):
@@ -109,7 +109,7 @@ class Ensemble:
         taps: Mapping[str, Tap],
         asked: Mapping[str, NDArray[np.int64] | None],
     ) -> dict[str, NDArray[np.float32]]:
-        """Return what one forward of one member gives, by name."""
+        """Return logits and features of one forward pass of one member, by name."""
         kept = {}
         for name, tap in taps.items():
             positions = asked[name]

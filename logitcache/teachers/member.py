@@ -42,19 +42,19 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class TeacherConfig(NetworkConfig):
-    """Which network answers, and in which label space.
+    """Configuration of a teacher: a network and its label space.
 
     Attributes:
-        class_map: For each class of the data, the teacher's class of the same meaning. The answer
-            is restricted to those classes before it is normalized. By default classes are mapped
-            by name where the network has names; ``position`` takes them in the order of the data.
-        features: Which taps of its network are kept, and how; names as in
+        class_map: Output of the teacher for each class of the data; logits are restricted to these
+            outputs before they are normalized. By default classes are mapped by name if the network
+            has class names; ``position`` if the outputs are in the order of the data's classes.
+        features: Layers of the network whose features are cached, and their encodings; names as in
             :mod:`logitcache.networks.taps`.
-        class_embeddings: Whether the weight matrix of its classifier is kept, too: one embedding
+        class_embeddings: Whether the weight matrix of the classifier is cached, too: one embedding
             per class, the same for all images.
-        channels_last: Whether convolutions run in that memory format; faster where the device has
+        channels_last: Whether convolutions run in this memory format; faster if the device has
             kernels for it. Part of the lock, since it may change outputs in their last bits.
-        compile: Whether the network is compiled by ``torch.compile``; part of the lock too.
+        compile: Whether the network is compiled by ``torch.compile``; part of the lock, too.
     """
 
     class_map: Annotated[tuple[int, ...], Field(min_length=2)] | Literal["position"] | None = None
@@ -66,23 +66,23 @@ class TeacherConfig(NetworkConfig):
     @model_validator(mode="after")
     def _hooks_are_called(self) -> Self:
         if self.compile and self.features:
-            raise ValueError("a compiled network does not call the hooks of taps: drop one")
+            raise ValueError("features cannot be captured from a compiled network: remove compile")
         return self
 
     @property
     def execution(self) -> dict[str, bool]:
-        """How it runs, as the lock has it: what is on, so that a plain lock is empty."""
+        """Execution options that are switched on, as the lock records them."""
         how = {"channels_last": self.channels_last, "compile": self.compile}
         return {name: True for name, on in how.items() if on}
 
 
 @dataclass(frozen=True)
 class KeptTap:
-    """What is kept of a tap in one batch.
+    """Features of a layer to return for one batch.
 
     Attributes:
-        encoding: What, and how it is stored.
-        positions: Which patches of each row, int64 (B, n); None for all.
+        encoding: Encoding of the features, which defines their reduction.
+        positions: Indices of the patches of each row, int64 (B, n); None for all patches.
     """
 
     encoding: FeatureEncoding
@@ -93,24 +93,23 @@ class Member:
     """A teacher, ready to run.
 
     Args:
-        name: How the cache calls it.
-        config: Which network.
-        device: Where it runs.
-        precision: ``float32``, or what autocast computes in.
+        name: Name of the teacher in the cache.
+        config: Configuration of the teacher.
+        device: Device of the network.
+        precision: ``float32``, or the type that autocast computes in.
         class_names: Names of the classes of the data in order; empty without labels.
 
     Attributes:
-        name: How the cache calls it.
-        input: What its network wants to be fed.
-        size_is_known: Whether the size of the input is that of the weights, or of the user; else it
-            is the default of the model.
-        source: Where its weights come from, in words.
-        notes: Notes for the user on how its classes were mapped.
+        name: Name of the teacher in the cache.
+        input: Input size and normalization of the network.
+        size_is_known: Whether the input size comes from the weights or the user; otherwise it is
+            the default of the model.
+        source: Origin of the weights, for messages.
+        notes: Notes for the user on how the classes were mapped.
 
     Raises:
-        NetworkError: It has no weights, or they do not fit.
-        UsageError: No such model, the class map names classes it does not have, or the data has
-            classes that it does not have.
+        NetworkError: The network has no weights, or they do not fit.
+        UsageError: There is no such model, or the network lacks classes of the data or of the map.
     """
 
     def __init__(
@@ -125,10 +124,10 @@ class Member:
         check_model_name(config.model)
         if not config.is_trained:
             raise NetworkError(
-                f"teacher {name!r} has no weights",
+                f"teacher {name!r} has no trained weights",
                 where=config.model,
                 hint=f"give a file or 'pretrained': --teacher {name}={config.model}@WEIGHTS, "
-                "or a folder: local-dir:<folder>",
+                f"or an exported network: --teacher {name}=local-dir:FOLDER",
             )
         network = build_network(config)
         self.name = name
@@ -148,7 +147,7 @@ class Member:
             "class_map": class_map,
             **config.execution,
         }
-        self._lock: dict[str, Any] = json.loads(json.dumps(lock))  # as it reads in a manifest
+        self._lock: dict[str, Any] = json.loads(json.dumps(lock))  # compared with JSON
         self.source = config.weights or config.model
         self._device = device
         self._precision = precision
@@ -163,16 +162,16 @@ class Member:
 
     @property
     def num_classes(self) -> int:
-        """Classes of its outputs, after the class map."""
+        """Number of classes of the outputs, after the class map."""
         return self._outputs if self._class_map is None else len(self._class_map)
 
     @property
     def lock(self) -> dict[str, Any]:
-        """What decides its outputs; a resumed run must find the same."""
+        """Everything that determines the outputs; a resumed run must have the same lock."""
         return self._lock
 
     def class_embeddings(self) -> NDArray[np.float32]:
-        """Return the weights of the classifier, float32 (C, E): a row for each class of the cache.
+        """Return the weights of the classifier, float32 (C, E), one row per class of the cache.
 
         Raises:
             UsageError: The classifier is not one layer with a row of weights for each output.
@@ -181,21 +180,21 @@ class Member:
         weight = getattr(classifier, "weight", None)
         if weight is None or weight.flatten(1).shape[0] != self._outputs:
             raise UsageError(
-                "this network has no weight matrix of a classifier",
+                "the network has no classifier with a single weight matrix",
                 where=f"teachers.{self.name}.class_embeddings",
                 expected=f"one layer with {self._outputs} outputs",
                 got=type(classifier).__name__,
-                hint="drop class_embeddings, or choose another network",
+                hint="remove class_embeddings, or choose another network",
             )
         rows = weight.detach().flatten(1).float().cpu()
         values: NDArray[np.float32] = rows.numpy()
         return values if self._class_map is None else values[self._class_map.numpy()]
 
     def tap_shapes(self, taps: Iterable[str]) -> dict[str, TapShape]:
-        """Return what comes out of taps.
+        """Return the layouts and shapes of the activations of layers.
 
         Raises:
-            UsageError: There is no such tap.
+            UsageError: There is no such layer.
         """
         return tap_shapes(self._network, taps, self.input.size)
 
@@ -203,7 +202,7 @@ class Member:
         """Return raw logits (B, C) for RGB pixels in uint8.
 
         Args:
-            pixels_B3SS: A batch at the size of :attr:`input`.
+            pixels_B3SS: A batch of images with the size of :attr:`input`.
         """
         return self.answer_and_keep(pixels_B3SS, {})[0]
 
@@ -211,16 +210,19 @@ class Member:
     def answer_and_keep(
         self, pixels_B3SS: NDArray[np.uint8], taps: Mapping[str, KeptTap]
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-        """Return raw logits (B, C), and what is kept of some taps in the same forward.
+        """Return raw logits (B, C), and features of layers from the same forward pass.
 
         Args:
-            pixels_B3SS: A batch at the size of :attr:`input`.
-            taps: What is kept, by tap.
+            pixels_B3SS: A batch of images with the size of :attr:`input`.
+            taps: Features to return, by name of the layer.
         """
+        # moved as bytes and normalized on the device, in float32 before autocast
         images = torch.from_numpy(pixels_B3SS).to(self._device, non_blocking=True)
         normalized = (images.float() - self._mean_C11) / self._std_C11
         normalized = normalized.contiguous(memory_format=self._format)
-        with self._autocast():
+        half = self._precision != "float32"
+        dtype = getattr(torch, self._precision) if half else torch.bfloat16
+        with torch.autocast(self._device.type, dtype=dtype, enabled=half):
             logits, caught = self._forward(normalized, tuple(taps))
         logits = logits.float()
         if self._class_map is not None:
@@ -243,8 +245,3 @@ class Member:
         index = None if positions is None else torch.from_numpy(positions).to(self._device)
         shape = self._tapped[tuple(taps)].shapes[tap]
         return reduced(values, shape, wanted.encoding, index).cpu().numpy()
-
-    def _autocast(self) -> torch.autocast:
-        half = self._precision != "float32"
-        dtype = getattr(torch, self._precision) if half else torch.bfloat16
-        return torch.autocast(self._device.type, dtype=dtype, enabled=half)

@@ -1,6 +1,6 @@
-"""Reduction of features on the device.
+"""Reduction of features on the device of the teacher, before they are copied to the CPU.
 
-Shapes: B batch, D channels, L tokens, P patches, n kept ones.
+Shapes: B batch, D channels, L tokens, P patches, n cached patches.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["reduced"]
 
-_FLAT = 1e-6  # standard deviation below which a channel is flat
+_FLAT = 1e-6  # added to the standard deviation, which is 0 for constant channels
 
 
 def reduced(
     values_B: Tensor, tap: TapShape, encoding: FeatureEncoding, positions_Bn: Tensor | None
 ) -> Tensor:
-    """Return rows as an encoding stores them, float32.
+    """Return activations in the layout and shape that an encoding stores, float32.
 
     Args:
-        values_B: The tap's rows (B, ...), in its layout.
-        tap: What they are.
-        encoding: What is kept.
-        positions_Bn: Which patches of each row are kept, ascending; None for all.
+        values_B: Activations of the layer (B, ...), in its layout.
+        tap: Layout and shape of the activations.
+        encoding: Encoding, which defines the reductions.
+        positions_Bn: Indices of the patches of each row to cache, ascending; None for all.
 
     Returns:
         float32 (B, ...) in the layout and shape of the encoding.
@@ -75,14 +75,14 @@ def _pooled(maps_BDHW: Tensor, encoding: FeatureEncoding) -> Tensor:
 
 
 def _standardized(maps_BDHW: Tensor) -> Tensor:
-    """Give every channel of every map mean 0 and standard deviation 1 over its positions."""
+    """Return maps in which every channel has mean 0 and standard deviation 1 over positions."""
     mean = maps_BDHW.mean(dim=(2, 3), keepdim=True)
     deviation = maps_BDHW.std(dim=(2, 3), keepdim=True, unbiased=False)
     return (maps_BDHW - mean) / (deviation + _FLAT)
 
 
 def _projected(rows: Tensor, axis: int, encoding: FeatureEncoding) -> Tensor:
-    """Return coordinates along the principal directions of the channels."""
+    """Return the principal components of the channels."""
     if encoding.principal is None:
         return rows
     mean = torch.from_numpy(encoding.principal.mean).to(rows.device)

@@ -53,7 +53,7 @@ class EncodingContract:
 
     @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
     def test_what_is_encoded_is_accepted_and_decoded(self, encoding: Any, scale: float) -> None:
-        """Own rows are no fault, are consistent with their logits, and decode to finite rows."""
+        """Encoded rows pass the checks of the encoding and decode to log-probabilities."""
         log_probs_NC = _rows(encoding.num_classes, scale)
         arrays = encoding.encode(log_probs_NC)
         assert encoding.fault_of(arrays) is None

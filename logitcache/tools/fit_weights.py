@@ -1,8 +1,8 @@
-"""Weights of teachers, fitted on labeled images of a cache.
+"""Weights of a teacher ensemble, fitted on labeled images of a cache.
 
-After "Weighted ensemble of teaching assistants" (2206.12005): the mixture of the teacher outputs
-that is right most often, by differential evolution over weights in [0, 1]^n that are then scaled to
-one. Ties, of which there are many among few images, go to the likelier labels.
+As in "Weighted ensemble of teaching assistants" (arXiv 2206.12005), the weights maximize the
+accuracy of the mixture of teacher outputs, by differential evolution over [0, 1]^M, normalized to a
+sum of one. Ties, which are frequent with few images, are broken by the likelihood of the labels.
 
 Shapes: N rows, C classes, M teachers.
 """
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 __all__ = ["FitWeightsConfig", "FittedWeights", "best_weights", "fit_weights"]
 
-_TIE = 1e-6  # of the likelihood, compared with a share of wrong outputs
+_TIE = 1e-6  # weight of the log-likelihood relative to the error rate
 _GENERATIONS = 200
 
 
 class SeenConfig(Config):
-    """Images whose labels a training saw: its ``labels``.
+    """Images whose labels a training run used: its ``labels``.
 
     Attributes:
-        count: How many.
-        seed: Of their draw.
+        count: Number of images, ``labels.count`` of that run.
+        seed: Random seed of their draw, ``labels.seed`` or else ``seed`` of that run.
     """
 
     count: Annotated[int, Field(ge=1)]
@@ -54,12 +54,12 @@ class FitWeightsConfig(Config):
     """Settings of fitted weights: cache, teachers and images.
 
     Attributes:
-        cache: The cache with the teacher outputs and the labels.
-        out: YAML file for the weights.
+        cache: Folder or URL of a cache with teacher outputs and labels.
+        out: YAML file to write the weights to.
         teachers: Names of the teachers; all by default.
-        seen: Images that the teachers learnt from, which are left out; none by default.
-        rows: At most so many images, drawn.
-        seed: Of that draw and of the search.
+        seen: Images that the teachers were trained on, which are left out; none by default.
+        rows: Maximum number of images; more are sampled at random.
+        seed: Random seed of that sample and of the search.
     """
 
     cache: str
@@ -72,15 +72,15 @@ class FitWeightsConfig(Config):
 
 @dataclass(frozen=True)
 class FittedWeights:
-    """Weights, and what they are good for.
+    """Weights of teachers and the accuracy of their mixture.
 
     Attributes:
-        teachers: Weight of each teacher, summing to one: what ``soft: {teachers: …}`` takes.
-        accuracy: Share of the images that the weighted mixture gets right.
-        uniform: That of the mixture of all alike.
-        single: That of each teacher.
-        rows: How many images.
-        cache: Where the outputs are.
+        teachers: Weight of each teacher, summing to one, as ``soft: {teachers: …}`` takes them.
+        accuracy: Accuracy of the weighted mixture.
+        uniform: Accuracy of the mixture with equal weights.
+        single: Accuracy of each teacher.
+        rows: Number of images.
+        cache: Folder or URL of the cache.
     """
 
     teachers: dict[str, float]
@@ -96,15 +96,15 @@ class FittedWeights:
 
 
 def fit_weights(config: FitWeightsConfig) -> FittedWeights:
-    """Fit weights and write them.
+    """Fit the weights of teachers and write them to a file.
 
     Raises:
-        UsageError: There are no such teachers, no view that all of them saw, no labeled image, or
+        UsageError: A teacher is unknown, the teachers share no view, no labeled image is left, or
             scipy is not installed.
     """
     if importlib.util.find_spec("scipy") is None:
         raise UsageError(
-            "weights are fitted with scipy, which is not installed",
+            "fitting weights needs the package scipy, which is not installed",
             where="fit_weights",
             hint='pip install "logitcache[fit]"',
         )
@@ -134,26 +134,26 @@ def fit_weights(config: FitWeightsConfig) -> FittedWeights:
 def best_weights(
     probs_MNC: NDArray[np.float32], labels_N: NDArray[np.int32], seed: int
 ) -> NDArray[np.float64]:
-    """Return the weights (M,), summing to one, whose mixture is right most often.
+    """Return the weights (M,), summing to one, of the mixture with the highest accuracy.
 
     Args:
         probs_MNC: Probabilities of each teacher.
-        labels_N: What is right.
-        seed: Of the search.
+        labels_N: Labels.
+        seed: Random seed of the search.
     """
     if len(probs_MNC) == 1:
         return np.ones(1)
-    right_MN = probs_MNC[:, np.arange(len(labels_N)), labels_N]
+    likelihood_MN = probs_MNC[:, np.arange(len(labels_N)), labels_N]
 
-    def badness(raw_M: NDArray[np.float64]) -> float:
+    def loss_of(raw_M: NDArray[np.float64]) -> float:
         weights_M = _scaled(raw_M)
         wrong = 1.0 - _accuracy(weights_M, probs_MNC, labels_N)
-        return float(wrong - _TIE * np.log(np.maximum(weights_M @ right_MN, 1e-30)).mean())
+        return float(wrong - _TIE * np.log(np.maximum(weights_M @ likelihood_MN, 1e-30)).mean())
 
     from scipy.optimize import differential_evolution
 
     found = differential_evolution(
-        badness, [(0.0, 1.0)] * len(probs_MNC), rng=seed, maxiter=_GENERATIONS, polish=False
+        loss_of, [(0.0, 1.0)] * len(probs_MNC), rng=seed, maxiter=_GENERATIONS, polish=False
     )
     return _scaled(found.x)
 
@@ -174,13 +174,16 @@ def _view(cache: Cache, names: list[str]) -> str:
     views = cache.views_of(names)
     if not views:
         raise UsageError(
-            "no view that all of these teachers saw", where=cache.url, got=", ".join(names)
+            "the cache has no view that all of these teachers share",
+            where=cache.url,
+            got=", ".join(names),
+            hint="choose fewer teachers, or precompute their missing views",
         )
     return "eval" if "eval" in views else views[0]
 
 
 def _rows(config: FitWeightsConfig, cache: Cache) -> NDArray[np.int64]:
-    """Return the labeled rows that count, ascending."""
+    """Return the labeled rows to fit the weights on, ascending."""
     samples = cache.samples
     readable = samples.readable
     labeled = readable[samples.labels[readable] >= 0]

@@ -34,7 +34,9 @@ def training_loader(
     device: torch.device,
     smallest_batch: Callable[[], int],
 ) -> tuple[Loader, list[str]]:
-    """Return the loader of the training images, and notes; every batch is large enough for all.
+    """Return the loader of the training images, and notes on it.
+
+    Every process gets at least as many images of each batch as the student needs.
 
     Args:
         config: Settings of the run.
@@ -42,9 +44,9 @@ def training_loader(
         targets: Cached targets; None for labels alone.
         spec: Input size and normalization of the student.
         ranks: The processes of the run.
-        device: Where batches go.
-        smallest_batch: Returns the fewest images of a batch that the student can be trained on. It
-            is called only where a process gets a batch of one image: a forward pass finds it out.
+        device: Device of the batches.
+        smallest_batch: Returns the smallest number of images that the student can be trained on,
+            by a forward pass; called only if a process would get a batch of one image.
 
     Raises:
         UsageError: No batch is large enough for batch norm.
@@ -66,17 +68,20 @@ def training_loader(
     )
     views = None if targets else config.views or ViewsConfig()
     loader = Loader(rows, settings, targets=targets, views=views)
-    smallest = _smallest_batch(loader, config.epochs or epochs_in(loader, config.steps or 1))
-    # where there are fewer images than processes, each of them shows all of them
+    smallest = min(  # of the last batches of all epochs, which may differ if images are mixed
+        settings.images_of(loader.batches_of(epoch) - 1, loader.images_of(epoch))
+        for epoch in range(config.epochs or epochs_in(loader, config.steps or 1))
+    )
+    # a batch with fewer images than processes is shown as a whole by each of them
     own = smallest // ranks.count if smallest >= ranks.count else smallest
     least = 1 if own > 1 else smallest_batch()
     if own >= least:
         return loader, []
     if min(config.batch_size, len(rows)) < least * ranks.count:
         raise UsageError(
-            "batch norm over a single position cannot be trained on batches of one image",
+            "the student's batch norm over a single position needs at least two images per process",
             where="batch_size",
-            expected=f"at least {least * ranks.count} images in a batch",
+            expected=f"batches of at least {least * ranks.count} images",
             got=f"batch_size {config.batch_size}, {len(rows)} images",
             hint="use larger batches, or larger images (student.size)",
         )
@@ -90,7 +95,7 @@ def batches_in(loader: Loader, epochs: int) -> int:
 
 
 def images_in(loader: Loader, batches: int) -> int:
-    """Return the number of images in the first batches; an image counts once for every epoch."""
+    """Return the number of images in the first batches; an image counts once per epoch."""
     shown, epoch = 0, 0
     while batches > 0:
         images, count = loader.images_of(epoch), loader.batches_of(epoch)
@@ -112,13 +117,5 @@ def epochs_in(loader: Loader, batches: int) -> int:
 
 
 def without_partner(loader: Loader, epochs: int) -> int:
-    """Return the largest number of images left out of an epoch for lack of a mixing partner."""
+    """Return the largest number of images of an epoch that lack their mixing partner."""
     return len(loader.rows) - min(loader.images_of(epoch) for epoch in range(epochs))
-
-
-def _smallest_batch(loader: Loader, epochs: int) -> int:
-    """Return the number of images in the smallest batch of the first epochs, of all processes."""
-    return min(
-        loader.settings.images_of(loader.batches_of(epoch) - 1, loader.images_of(epoch))
-        for epoch in range(epochs)
-    )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["write_card"]
 
 _FILE = "README.md"
-_DIGEST = 16  # digits of a digest that are enough to tell weights apart
+_DIGEST = 16  # digits of a digest that are enough to identify weights
 
 
 def write_card(
@@ -42,14 +42,14 @@ def write_card(
     """Write the model card of an export.
 
     Args:
-        folder: Of the export.
-        config: The run.
-        spec: What the network wants to be fed.
-        architecture: Its name in timm.
-        parameters: How many it has.
-        steps: Batches it was trained for.
-        evaluation: At the end; None without images to evaluate on.
-        cache: Where targets came from, see ``TargetsReader.provenance``; None without.
+        folder: Folder of the export.
+        config: Configuration of the run.
+        spec: Input size and normalization of the network.
+        architecture: Name of the network in timm.
+        parameters: Number of parameters.
+        steps: Number of training steps.
+        evaluation: Evaluation at the end of the run; None without validation images.
+        cache: Origin of the targets, see ``TargetsReader.provenance``; None without a cache.
     """
     front = _front_matter(config, architecture, evaluation)
     sections = [
@@ -100,7 +100,7 @@ def _front_matter(
 
 
 def _base_model(config: TrainConfig) -> str | None:
-    """Return the model on the Hub that the student started from, None if it did not."""
+    """Return the pretrained model on the Hub that the student started from, None without one."""
     student = config.student
     if student.model.startswith(HUB):
         return student.model.removeprefix(HUB)
@@ -108,7 +108,7 @@ def _base_model(config: TrainConfig) -> str | None:
 
 
 def _dataset_name(data: DataConfig) -> str:
-    """Return the name of a set of images, without its parent folders."""
+    """Return the name of a dataset without its parent folders, which may be private."""
     kind, _, folder = data.name.partition(":")
     if kind.startswith("torch/"):
         return kind.removeprefix("torch/")
@@ -163,6 +163,7 @@ def _teachers(cache: Mapping[str, Any] | None) -> str:
 
 def _recipe(config: TrainConfig, steps: int) -> str:
     values = config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    own = {"out", "license", "device", "threads", "workers", "cache"}
-    told = {name: value for name, value in values.items() if name not in own} | {"steps": steps}
-    return f"## Recipe\n\n{block('yaml', yaml.safe_dump(told, sort_keys=False))}"
+    local = {"out", "license", "device", "threads", "workers", "cache"}
+    recipe = {name: value for name, value in values.items() if name not in local}
+    text = yaml.safe_dump(recipe | {"steps": steps}, sort_keys=False)
+    return f"## Recipe\n\n{block('yaml', text)}"

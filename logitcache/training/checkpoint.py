@@ -1,7 +1,7 @@
-"""Checkpoints as tensors and JSON, written whole or not at all.
+"""Checkpoints as tensors and JSON, written atomically.
 
-A checkpoint holds all that the next step depends on, so that a resumed run ends with the very
-weights of an uninterrupted one.
+A checkpoint contains everything that the next step depends on, so a resumed run ends with exactly
+the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands.
+    """State of a training run between two steps.
 
     Attributes:
-        position: Numbers such as step, epoch and batch.
-        config: The configuration of the run, as JSON values.
-        modules: State dicts by name: the model, its average.
+        position: Step, epoch, batch and running sums, as JSON values.
+        config: Configuration of the run, as JSON values.
+        modules: State dicts of the model and of its moving average, by name.
         optimizer: State dict of the optimizer.
-        hooks: State dicts of the hooks of the run by name.
-        random: States of torch's generators by device, those of further processes with their rank
-            behind: ``cpu``, ``cpu.1``.
-        notes: Notes for the user on how it was found.
+        hooks: State dicts of the hooks of the run, by name.
+        random: States of torch's random generators by device, with the rank as suffix for all
+            processes but the first: ``cpu``, ``cpu.1``.
+        notes: Notes for the user on damaged checkpoints.
     """
 
     position: dict[str, Any]
@@ -90,7 +90,7 @@ class _Optimizer(BaseModel):
 
 
 class _State(BaseModel):
-    """Shape of the JSON values."""
+    """Schema of the JSON values."""
 
     position: _Position
     config: dict[str, Any]
@@ -100,7 +100,7 @@ class _State(BaseModel):
 
 
 def random_state() -> dict[str, Tensor]:
-    """Return the states of this process's generators, by device."""
+    """Return the states of this process's random generators, by device."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -108,7 +108,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def join_random_states(by_rank: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the states of all processes as a checkpoint has them."""
+    """Return the random states of all processes under the names that a checkpoint uses."""
     return {
         f"{device}.{rank}" if rank else device: state
         for rank, states in enumerate(by_rank)
@@ -117,7 +117,7 @@ def join_random_states(by_rank: Sequence[Mapping[str, Tensor]]) -> dict[str, Ten
 
 
 def set_random_state(random: Mapping[str, Tensor], rank: int) -> None:
-    """Set this process's generators to where they were; a rank that is new keeps its own."""
+    """Restore this process's random generators; a rank without a saved state keeps its own."""
     suffix = f".{rank}" if rank else ""
     if f"cpu{suffix}" in random:
         torch.set_rng_state(random[f"cpu{suffix}"])
@@ -129,7 +129,7 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and remove all but the last two.
 
     Raises:
-        StorageError: The disk refused; earlier checkpoints are intact.
+        StorageError: The checkpoint cannot be written; earlier ones are intact.
     """
     folder = out / _FOLDER
     target = folder / f"{checkpoint.position['step']:09d}"
@@ -143,11 +143,13 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
         if checkpoint.hooks:
             torch.save(checkpoint.hooks, temporary / _HOOKS)
             state["hooks_sha256"] = _sync_file(temporary / _HOOKS)
+        # last: it has the digests of the files that are on disk by now
         write_file(temporary / _STATE, json.dumps(state))
+        # a folder cannot replace another one atomically; _tidy completes an interrupted exchange
         if target.exists():
             target.rename(target.with_suffix(_REPLACED))
         temporary.rename(target)
-        sync_folder(folder)
+        sync_folder(folder)  # before older ones are removed: the renaming has to be durable
         _remove_old(out)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -155,24 +157,24 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
             "a checkpoint cannot be written",
             where=target,
             got=error.strerror or error,
-            hint="make room and run the same command with --resume",
+            hint="free some space and run the same command with --resume",
         ) from error
 
 
 def latest_checkpoint(out: Path) -> Path | None:
-    """Return the folder of the last checkpoint of a run, None before the first."""
+    """Return the folder of the newest checkpoint of a run, None if there is none."""
     found = _checkpoints(out)
     return found[-1] if found else None
 
 
 def read_last_checkpoint(out: Path) -> Checkpoint | None:
-    """Read the newest checkpoint of a run that is not damaged, None before the first.
+    """Read the newest undamaged checkpoint of a run, None if there is none.
 
-    Folders of damaged ones are renamed, so that nothing takes them for checkpoints again; they are
-    removed with the next checkpoint.
+    Folders of damaged checkpoints are renamed, so that they are not read again; they are removed
+    when the next checkpoint is written.
 
     Raises:
-        StorageError: All of them are damaged.
+        StorageError: All checkpoints are damaged.
     """
     _tidy(out)
     damaged: list[tuple[Path, str]] = []
@@ -200,12 +202,12 @@ def read_last_checkpoint(out: Path) -> Checkpoint | None:
         "no checkpoint of this run can be read",
         where=out / _FOLDER,
         got="; ".join(f"{path.name}: {why}" for path, why in damaged),
-        hint="restore one of them from a copy, or remove the folder to begin with the first step",
+        hint="restore one of them from a backup, or remove this folder to start the run again",
     )
 
 
 def read_last_config(out: Path) -> dict[str, Any] | None:
-    """Return the configuration of a run as its newest checkpoint has it; None without one."""
+    """Return the configuration in the newest readable checkpoint of a run, None without one."""
     states = (read_json(folder / _STATE) for folder in reversed(_checkpoints(out)))
     configs = (state.get("config") for state in states if state is not None)
     return next((config for config in configs if isinstance(config, dict)), None)
@@ -215,7 +217,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        StorageError: It is damaged: a file is missing, or is not what was written.
+        StorageError: A file is missing or was changed.
     """
     try:
         return _read(folder)
@@ -237,27 +239,28 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _read(folder: Path) -> Checkpoint:
-    """Read a checkpoint; what is damaged raises one of many errors."""
+    """Read a checkpoint; damage raises errors of several classes."""
     state = read_json(folder / _STATE)
     if state is None:
         raise ValueError(f"{_STATE} is missing or damaged")
-    written = _State.model_validate(state).tensors_sha256
-    if written is not None and written != _digest(folder / _TENSORS):
-        raise ValueError(f"{_TENSORS} is not what was written")
+    checked = _State.model_validate(state)
+    if checked.tensors_sha256 not in {None, _digest(folder / _TENSORS)}:
+        raise ValueError(f"{_TENSORS} was changed after it was written (different sha256)")
     return replace(
         _joined(state, load_file(folder / _TENSORS)),
-        hooks=_read_hooks(folder / _HOOKS, _State.model_validate(state).hooks_sha256),
+        hooks=_read_hooks(folder / _HOOKS, checked.hooks_sha256),
     )
 
 
 def _read_hooks(path: Path, digest: str | None) -> dict[str, dict[str, Any]]:
-    """Read the states of hooks: tensors and plain values, never code."""
+    """Read the states of hooks."""
     if digest is None:
         return {}
     if not path.exists():
         raise ValueError(f"{_HOOKS} is missing")
     if digest != _digest(path):
-        raise ValueError(f"{_HOOKS} is not what was written")
+        raise ValueError(f"{_HOOKS} was changed after it was written (different sha256)")
+    # weights_only: tensors and plain values; a pickle could otherwise execute code
     states: dict[str, dict[str, Any]] = torch.load(path, map_location="cpu", weights_only=True)
     return states
 
@@ -309,7 +312,7 @@ def _flatten(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def _sync_file(path: Path) -> str:
-    """Make a file durable and return its sha256."""
+    """Write a file through to the disk and return its sha256."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     return _digest(path)
@@ -325,7 +328,7 @@ def _checkpoints(out: Path) -> list[Path]:
 
 
 def _remove_old(out: Path) -> None:
-    """Remove all but the last checkpoints, and those that were damaged."""
+    """Remove all but the newest checkpoints, and the damaged ones."""
     for old in _checkpoints(out)[:-_KEEP]:
         remove_folder(old)
     for path in (out / _FOLDER).glob(f"*{_DAMAGED}"):
@@ -334,8 +337,9 @@ def _remove_old(out: Path) -> None:
 
 
 def _tidy(out: Path) -> None:
-    """Finish what an interrupted run has begun to write, to replace or to remove."""
+    """Complete or undo what an interrupted process was writing, replacing or removing."""
     for path in (out / _FOLDER).glob("*.*"):
+        # interrupted between the two renamings of write_checkpoint: the former one is put back
         if path.suffix == _REPLACED and not path.with_suffix("").exists():
             path.rename(path.with_suffix(""))
         elif path.suffix in {PARTIAL, _REPLACED}:

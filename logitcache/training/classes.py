@@ -1,7 +1,7 @@
 """Classes of a training run: number, names, and mapping for validation.
 
-Names come from the cache, or from the images where there is none; the classes of a validation set
-are mapped to them by name.
+Names come from the cache or, without a cache, from the images; the classes of a validation set are
+mapped to them by name.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_labeled",
+    "check_name_count",
     "class_count",
     "class_names",
     "reorder_classifier",
@@ -35,29 +36,29 @@ __all__ = [
 
 
 def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> int:
-    """Return how many outputs the network of a run has.
+    """Return the number of outputs of the student.
 
     Args:
-        config: The run.
-        rows: Its images.
-        teachers: Outputs of its teachers; None without any.
+        config: Configuration of the run.
+        rows: The training images.
+        teachers: Number of classes of the teachers; None without teachers.
 
     Raises:
-        UsageError: The number is not known, or what is requested does not fit the images or the
+        UsageError: The number is not known, or the configured one does not match the images or the
             teachers.
-        DataError: There is one class alone.
+        DataError: The images have a single class.
     """
     known = teachers or len(rows.class_names) or len(config.class_names or ())
     wanted = config.student.kwargs.get("num_classes")
     if wanted is None and not known:
         raise UsageError(
-            "the images have no classes and the student no number of classes",
+            "the number of classes is not known: the images have no labels",
             where=rows.source.description,
-            hint="set student.kwargs.num_classes",
+            hint="set it: --set student.kwargs.num_classes=N",
         )
     if wanted is None and known == 1:
         raise DataError(
-            "there is one class alone, so there is nothing to learn",
+            "all images have the same class, so there is nothing to learn",
             where=rows.source.description,
             expected="images of several classes, a folder each",
             got=first_of(rows.class_names),
@@ -68,50 +69,60 @@ def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> i
     least = max(1, len(rows.class_names))
     if not isinstance(wanted, int) or wanted < least or (teachers and wanted != teachers):
         raise UsageError(
-            "the student has another number of classes than its targets",
+            "the student's number of classes differs from that of its targets",
             where="student.kwargs.num_classes",
             expected=f"{teachers}, as the teachers have" if teachers else f"at least {least}",
             got=wanted,
-            hint="leave num_classes out: it follows from the images and the cache",
+            hint="remove num_classes: it follows from the images and the cache",
         )
     return wanted
 
 
 def class_names(config: TrainConfig, rows: ImageRows, classes: int) -> list[str] | None:
-    """Return the names of the network's outputs, None where they are not known.
+    """Return the names of the network's outputs, None if they are not known.
 
     Args:
-        config: The run.
-        rows: Its images.
-        classes: How many outputs there are.
+        config: Configuration of the run.
+        rows: The training images.
+        classes: Number of outputs.
 
     Raises:
-        UsageError: The configuration names another number of classes.
+        UsageError: The configuration has a different number of names.
     """
-    if config.class_names is not None and len(config.class_names) != classes:
-        raise UsageError(
-            "another number of names than the network has classes",
-            where="class_names",
-            expected=f"{classes} names",
-            got=f"{len(config.class_names)} names",
-        )
+    if config.class_names is not None:
+        check_name_count(config.class_names, classes)
     names = list(config.class_names or rows.class_names)
     return names if len(names) == classes else None
+
+
+def check_name_count(names: Sequence[str], classes: int) -> None:
+    """Check the number of class names in a configuration.
+
+    Raises:
+        UsageError: It is not the number of classes.
+    """
+    if len(names) != classes:
+        raise UsageError(
+            "the number of class names differs from the network's number of classes",
+            where="class_names",
+            expected=f"{classes} names",
+            got=f"{len(names)} names",
+        )
 
 
 @torch.no_grad()
 def reorder_classifier(
     network: nn.Module, config: StudentConfig, names: Sequence[str] | None
 ) -> list[str]:
-    """Put the outputs of a pretrained classifier into the order of the classes of the run.
+    """Reorder the outputs of a pretrained classifier to the order of the run's classes.
 
     Args:
-        network: The student, with the number of outputs of the run.
-        config: What it was built from.
+        network: The student, with the number of outputs of the run; changed in place.
+        config: Configuration of the student.
         names: Names of the classes of the run; None if they are not known.
 
     Returns:
-        A note where the weights have the names of other classes.
+        A note if the pretrained classifier has other classes; it is then left as it is.
     """
     own = (
         class_names_of(network)
@@ -123,28 +134,28 @@ def reorder_classifier(
     positions = class_positions(names, own)
     if None in positions:
         return [
-            "the classifier that the student starts from has other classes "
-            f"({first_of(own)}), which are not those of the run ({first_of(names)})"
+            f"the student's pretrained classifier has other classes ({first_of(own)}) than the "
+            f"run ({first_of(names)})"
         ]
     order = torch.tensor(positions)
     cfg: Any = network.pretrained_cfg
     heads = cfg["classifier"]
     for head in [heads] if isinstance(heads, str) else heads:
         for tensor in network.get_submodule(head).parameters():
-            tensor.copy_(tensor[order])
+            tensor.copy_(tensor[order])  # indexing copies, so rows are not read after a write
     return []
 
 
 def validation_images(config: TrainConfig, rows: ImageRows) -> Source:
-    """List the validation images, their labels mapped by name to the classes of the run.
+    """Return the validation images with labels mapped by name to the classes of the run.
 
     Args:
-        config: The run.
-        rows: The images that are trained on.
+        config: Configuration of the run.
+        rows: The training images.
 
     Raises:
-        DataMismatch: There are classes that the run does not have, or its classes have no names.
-        DataError: There are no labels to evaluate with.
+        DataMismatch: The images have classes that the run lacks, or its classes have no names.
+        DataError: The images have no labels.
     """
     assert config.val is not None
     names: Sequence[str] = config.class_names or rows.class_names
@@ -152,23 +163,23 @@ def validation_images(config: TrainConfig, rows: ImageRows) -> Source:
         raise DataMismatch(
             "the network's classes have no names, so labels cannot be mapped to them",
             where=open_source(config.val).description,
-            hint="name them in order: --set class_names=[...]",
+            hint="give their names in order: --set class_names=[...]",
         )
     whose = "the training set" if config.cache is None else "the cache"
     return check_labeled(open_source_for(config.val, names, whose))
 
 
 def check_labeled(source: Source) -> Source:
-    """Return a source that has labels.
+    """Return a source if some of its images have labels.
 
     Raises:
-        DataError: It has none.
+        DataError: None of them has one.
     """
     if not (source.labels >= 0).any():
         raise DataError(
-            "there are no labels to evaluate with",
+            "the images have no labels to evaluate with",
             where=source.description,
             expected="one folder per class",
-            got=f"{len(source.keys)} images in no class folder",
+            got=f"{len(source.keys)} images outside of class folders",
         )
     return source

@@ -21,12 +21,12 @@ _Positive = Annotated[int, Field(ge=1)]
 
 
 class LabelsConfig(Config):
-    """How many labels the student may see.
+    """Labels that the student is trained with.
 
     Attributes:
-        count: Images that keep their label, drawn by the hash of their keys; all by default.
-        seed: Of that draw; the run's own by default.
-        images: ``all``, or ``labeled`` to show only images that keep their label.
+        count: Number of images whose label is used, drawn at random; all by default.
+        seed: Random seed of that draw; the seed of the run by default.
+        images: ``all``, or ``labeled`` to train only on images whose label is used.
     """
 
     count: _Positive | None = None
@@ -44,11 +44,11 @@ class OptimizerConfig(Config):
     """A timm optimizer.
 
     Attributes:
-        name: As ``timm.optim.list_optimizers`` has it.
+        name: Name of the optimizer, one of ``timm.optim.list_optimizers()``.
         lr: Peak learning rate.
-        weight_decay: Not applied to biases and norms.
-        clip_grad: Largest norm of the gradient; None not to clip.
-        kwargs: Further arguments.
+        weight_decay: Weight decay; not applied to biases and normalization layers.
+        clip_grad: Maximum norm of the gradient; no clipping by default.
+        kwargs: Further arguments of the optimizer.
     """
 
     name: str = "adamw"
@@ -62,9 +62,9 @@ class ScheduleConfig(Config):
     """A timm learning-rate schedule, stepped with every batch.
 
     Attributes:
-        name: ``cosine``, ``poly``, ``tanh`` or ``constant``, as timm has them.
-        warmup: Share of all steps over which the rate rises.
-        min_lr: Where it ends.
+        name: Name of the schedule in timm: ``cosine``, ``poly``, ``tanh`` or ``constant``.
+        warmup: Share of all steps over which the learning rate rises.
+        min_lr: Learning rate at the end.
     """
 
     name: str = "cosine"
@@ -73,51 +73,56 @@ class ScheduleConfig(Config):
 
 
 class TrainConfig(Config):
-    """Everything about one training run.
+    """Configuration of one training run.
 
     Attributes:
-        out: Folder for checkpoints, journal, result and export.
-        data: The images to train on; with a cache, the ones it was made from.
-        val: The images to evaluate on; of a set that has splits, ``val`` by default.
-            Their classes are mapped by name.
-        class_names: Names of the network's classes in order, where neither images nor cache have
-            any.
-        cache: Where the targets are; None to learn from labels alone.
-        student: The network, and what is done to it before it learns.
-        objectives: Terms of the loss; ``soft`` with a cache and ``label`` without by default.
-        labels: How many labels the student may see.
-        on_bad_image: ``error``, or ``skip`` to leave out images, of training and validation, that
-            cannot be decoded; how many is in the result.
-        views: How images are shown where there is no cache.
-        revision: sha256 of the revision that the cache must have, or its first 12 digits or more.
-        show: Names of the views of a batch: ``base``, and views derived from it, as ``rot90(1)``; a
-            batch has ``batch_size`` images for each of them.
-        use_views: Which views of the cache, by id, number from 0, or range such as ``0-3``; by
-            default all that the teachers of the objectives have.
-        shuffle_targets: Whether every image gets another one's targets, as a control.
+        out: Folder for checkpoints, training log, result and exported network.
+        data: Training images; with a cache, the images it was computed from.
+        val: Validation images; the split ``val`` by default if the dataset has splits. Their
+            classes are mapped by name.
+        class_names: Names of the network's classes in order, if neither images nor cache have
+            names.
+        cache: Folder or URL of the cache with the targets; without one, the student is trained on
+            labels alone.
+        student: The network, and changes of it before training.
+        objectives: Terms of the loss; by default ``soft`` with a cache and ``label`` without one.
+        labels: Labels that the student is trained with.
+        on_bad_image: ``error``, or ``skip`` to leave out training and validation images that cannot
+            be decoded; the result has their number.
+        views: Augmentation of the images without a cache.
+        revision: sha256 of the required revision of the cache, or its first 12 or more digits.
+        show: Names of the views of a batch: ``base``, and views derived from it, such as
+            ``rot90(1)``; a batch has ``batch_size`` images for each of them.
+        use_views: Views of the cache, by id, number from 0, or range such as ``0-3``; by default
+            all views that the teachers of the objectives have.
+        shuffle_targets: Whether every image gets the targets of another one, as a control
+            experiment.
         subset: Whether images of the cache may be missing.
-        tolerate_pixel_drift: Largest difference of a level, 0 to 255, between the cache's probes
-            and what this machine makes of them.
-        epochs: How long; an epoch shows every image once.
-        steps: How long in batches, instead of epochs.
-        batch_size: Images of a batch; of all processes together, if there are several.
-        optimizer: How weights change.
-        schedule: How the learning rate changes.
-        ema: Decay of an average of the weights, which is evaluated and exported instead of them.
-        crop_pct: Share of the shorter side that evaluation keeps; the network's own by default.
-        precision: ``no``, ``bf16`` or ``fp16``, as accelerate has it.
-        device: ``auto``, or ``cpu`` to leave an accelerator alone.
-        seed: Of weights, order and dropout.
-        eval_every: Epochs between evaluations; the last epoch is always evaluated.
-        checkpoint_every: Epochs between checkpoints.
-        onnx: Whether the export holds the network as ONNX too.
-        license: Of the exported weights, as the Hugging Face Hub names it; for the model card.
-        target_memory: Bytes that targets may take in memory, in each process, as ``2GB``.
-        local_copy: Folder in which shards of a distant cache are kept; the user's cache folder by
+        tolerate_pixel_drift: Largest accepted difference between pixel values, 0 to 255, of the
+            view fingerprints in the cache and on this machine.
+        epochs: Number of epochs; an epoch shows every image once.
+        steps: Number of steps (batches), instead of epochs.
+        batch_size: Number of images per batch, of all processes together.
+        optimizer: The optimizer.
+        schedule: The learning-rate schedule.
+        ema: Decay of an exponential moving average of the weights, which is evaluated and exported
+            instead of the weights; no average by default.
+        crop_pct: Share of the shorter side that the center crop of evaluation keeps; the network's
+            own by default.
+        precision: Mixed precision of accelerate: ``no``, ``bf16`` or ``fp16``.
+        device: ``auto`` for an accelerator if there is one, or ``cpu``.
+        seed: Random seed of initial weights, data order and dropout.
+        eval_every: Number of epochs between evaluations; the last epoch is always evaluated.
+        checkpoint_every: Number of epochs between checkpoints.
+        onnx: Whether the network is also exported as ONNX.
+        license: License of the exported weights, by its identifier on the Hugging Face Hub; for the
+            model card.
+        target_memory: Maximum memory for targets in each process, such as ``2GB``.
+        local_copy: Folder for local copies of shards of a remote cache; the user's cache folder by
             default.
-        local_copy_bytes: What that folder may take; 0 to keep nothing.
-        threads: Threads that decode, in each process; all processors by default.
-        workers: Child processes that decode training images instead.
+        local_copy_bytes: Maximum size of that folder; 0 for no copies.
+        threads: Number of threads that decode images in each process; all processors by default.
+        workers: Number of child processes that decode training images instead.
     """
 
     out: str
@@ -179,7 +184,7 @@ class TrainConfig(Config):
     @field_validator("val", mode="before")
     @classmethod
     def _held_out(cls, value: object) -> object:
-        """Evaluate on the split that is held out, where a set has splits and none is named."""
+        """Choose the validation split if the dataset has splits and none is named."""
         named = {"name": value} if isinstance(value, str) else value
         if not isinstance(named, dict) or not has_splits(str(named.get("name"))):
             return named
@@ -188,13 +193,13 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either epochs or steps")
+            raise ValueError("give either epochs or steps, not both")
         if self.cache is not None and self.views is not None:
-            raise ValueError("a cache has its own views: drop views, or the cache")
+            raise ValueError("a cache has its own views: remove views, or remove cache")
         if self.cache is None and self.use_views:
-            raise ValueError("there are no views to choose from: give a cache, or set views")
+            raise ValueError("use_views chooses among the views of a cache: give a cache")
         if self.cache is None and self.revision is not None:
-            raise ValueError("there is no cache that could have a revision: give one")
+            raise ValueError("revision is that of a cache: give a cache, or remove revision")
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
         for term in self.terms:

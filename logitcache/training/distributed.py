@@ -1,10 +1,13 @@
-"""Processes of a distributed training run, and what they exchange.
+"""Processes of a distributed training run, and their communication.
 
-``torchrun`` starts them; accelerate joins them and averages gradients. Each rank shows its slice of
-every global batch, so whatever is a mean over rows must be weighed by how many rows of it a rank
-has: then the mean over ranks is the mean over the batch, and a run does not depend on how many
-processes it has (but for what looks across rows, see ``docs/training-on-several-processes.md``).
-Everything here does nothing in a process of its own.
+``torchrun`` starts the processes; accelerate connects them and averages gradients. Each rank
+processes its slice of every global batch, so a mean over rows is weighted by the number of rows
+that a rank has: then the sum over ranks is the mean over the batch, and the result of a run does
+not depend on the number of processes (with exceptions for operations across rows, see
+``docs/training-on-several-processes.md``). In a run of a single process nothing is communicated.
+
+Collective operations have to be called by all ranks in the same order; a rank that leaves one out
+makes the others wait until the timeout.
 """
 
 from __future__ import annotations
@@ -31,30 +34,31 @@ if TYPE_CHECKING:
 
 __all__ = ["DistributedContext"]
 
-_PATIENCE = timedelta(minutes=10)  # with a rank that is silent but not gone
+_PATIENCE = timedelta(minutes=10)  # timeout for a rank that is alive but does not answer
 _MAX_SEED = 2**63
 Result = TypeVar("Result")
 
 
 class DistributedContext:
-    """The processes of one training.
+    """The processes of one training run.
 
     Args:
-        device: ``auto``, or ``cpu`` to leave an accelerator alone.
-        precision: ``no``, ``bf16`` or ``fp16``, as accelerate has it.
+        device: ``auto`` for an accelerator if there is one, or ``cpu``.
+        precision: Mixed precision of accelerate: ``no``, ``bf16`` or ``fp16``.
 
     Attributes:
-        accelerator: accelerate's handle.
-        count: How many processes there are.
-        rank: Which of them this is, from 0.
+        accelerator: The accelerate ``Accelerator``.
+        count: Number of processes.
+        rank: Rank of this process, from 0.
     """
 
     def __init__(self, device: str, precision: str) -> None:
-        with _named_loss():
+        with _rank_loss_as_error():
             self.accelerator = _accelerator(device == "cpu", precision)
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
-        # flags and checkpoints travel between processors, whatever gradients do
+        # flags and Python objects are exchanged between CPUs: with the backend of the gradients
+        # each of these small messages would wait for the accelerator
         self._control: Any = (
             distributed.new_group(backend="gloo", timeout=_PATIENCE) if self.count > 1 else None
         )
@@ -62,38 +66,39 @@ class DistributedContext:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the journal, checkpoints and the export."""
+        """Whether this process writes the training log, checkpoints and the export."""
         return self.rank == 0
 
     @property
     def processors(self) -> int:
-        """Processors that each of the processes on this machine may keep busy."""
+        """Number of processors for each of the processes on this machine."""
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count)) if self.count > 1 else 1
         return max(1, available_processors() // here)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Turn the loss of another process into an error that names it.
+        """Return a context that reports the loss of another process as an error.
 
         Raises:
             RankLost: Another process has ended.
         """
-        with _named_loss():
+        with _rank_loss_as_error():
             yield
 
-    def first(self, ask: Callable[[], Result]) -> Result:
+    def first(self, function: Callable[[], Result]) -> Result:
         """Call a function in the first process and return its result in all of them.
 
         Args:
-            ask: What it raises of :mod:`logitcache.errors` is raised in all of them.
+            function: Function to call. Its errors of :mod:`logitcache.errors` are raised in all
+                processes.
         """
         if self._control is None:
-            return ask()
+            return function()
         answer: list[Any] = [None]
         if self.is_first:
             try:
-                answer = [ask()]
-            except LogitcacheError as error:
+                answer = [function()]
+            except LogitcacheError as error:  # sent, since the others wait in the broadcast
                 answer = [error]
         distributed.broadcast_object_list(answer, src=0, group=self._control)
         if isinstance(answer[0], LogitcacheError):
@@ -101,62 +106,64 @@ class DistributedContext:
         result: Result = answer[0]
         return result
 
-    def any(self, *wishes: bool) -> tuple[bool, ...]:
-        """Return, for each of some wishes, whether any process has it."""
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether it is set in any process."""
         if self._control is None:
-            return wishes
-        votes = torch.tensor([int(wish) for wish in wishes])
+            return flags
+        votes = torch.tensor([int(flag) for flag in flags])
         distributed.all_reduce(votes, group=self._control)
         return tuple(bool(count) for count in votes.tolist())
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum over all processes."""
+        """Return the sum of a tensor over all processes."""
         if self.count == 1:
             return values
         summed: Tensor = self.accelerator.reduce(values, reduction="sum")
         return summed
 
     def own_part(self, means: Mapping[str, Tensor], counts: Mapping[str, int | Tensor]) -> Any:
-        """Weigh means over the rows of this process, so that their sum is that over all rows.
+        """Weight means over rows of this process so that their sum over processes is the mean.
 
         Args:
-            means: By name, each over some rows of this process.
-            counts: How many rows those are.
+            means: Means by name, each over some rows of this process.
+            counts: Number of these rows, by name.
 
         Returns:
-            The means by name, each times this process's share of all such rows.
+            The means by name, each times this process's share of the rows of all processes.
         """
         if self.count == 1:
             return means
         device = self.accelerator.device
+        # one collective for all terms; clamped for terms that no process has a row for
         own = torch.stack([torch.as_tensor(counts[name], device=device) for name in means]).double()
         shares = (own / self.total(own).clamp(min=1)).float()
         return {name: shares[i] * mean for i, (name, mean) in enumerate(means.items())}
 
     def backward(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
-        """Add the gradient of the sum of all processes' losses, which accelerate averages.
+        """Add the gradient of the sum of the losses of all processes.
 
         Args:
-            loss: This process's part; depends on the same parameters in every step.
-            parameters: All that are trained. What no loss depends on, the head where features alone
-                are requested, gets no gradient, as in a process of its own.
+            loss: Loss of this process; it depends on the same parameters in every step.
+            parameters: All parameters that are trained. Those that no loss depends on, such as the
+                classifier if only features are compared, get no gradient, as in a single process.
         """
         if self.count == 1:
             self.accelerator.backward(loss)
             return
         if self._untouched is None:
             self._untouched = self._find_untouched(loss, parameters)
-        # averaging waits for a gradient of every parameter
-        waited_for = [0.0 * parameter.sum() for parameter, _ in self._untouched]
-        self.accelerator.backward(sum(waited_for, start=loss * self.count))
+        # DistributedDataParallel waits for a gradient of every parameter, so those that the loss
+        # does not depend on get one of zero; and it averages, so the loss is multiplied
+        zeros = [0.0 * parameter.sum() for parameter, _ in self._untouched]
+        self.accelerator.backward(sum(zeros, start=loss * self.count))
         for parameter, anywhere in self._untouched:
-            if not anywhere:
+            if not anywhere:  # with a gradient of zero the optimizer would apply weight decay
                 parameter.grad = None
 
     def _find_untouched(
         self, loss: Tensor, parameters: Iterable[nn.Parameter]
     ) -> list[tuple[nn.Parameter, bool]]:
-        """Return what a loss does not depend on here, and whether it does in another process."""
+        """Return parameters that this loss does not depend on, and whether one elsewhere does."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         reached = _leaves_below(loss)
         here = torch.tensor([id(parameter) in reached for parameter in trained], dtype=torch.int)
@@ -166,7 +173,10 @@ class DistributedContext:
         return [(parameter, bool(any_)) for parameter, own, any_ in found if not own]
 
     def share_buffers(self, network: nn.Module) -> None:
-        """Give all processes the first one's buffers: the statistics of batch norm."""
+        """Copy the buffers of the first process, the statistics of batch norm, to all others.
+
+        Each process updates them with its own rows, but all have to evaluate the same network.
+        """
         if self.count > 1:
             for buffer in network.buffers():
                 distributed.broadcast(buffer, src=0)
@@ -180,11 +190,13 @@ class DistributedContext:
         return values
 
     def reseed(self, seed: int, step: int) -> None:
-        """Give every rank but the first a random stream of its own, for dropout.
+        """Set a different random stream in every rank but the first, for dropout.
+
+        The first rank keeps its stream, so that a run of a single process does not change.
 
         Args:
-            seed: Of the run.
-            step: From which the stream is used.
+            seed: Random seed of the run.
+            step: Step from which the stream is used.
         """
         if not self.is_first:
             word = words(seed, self.rank, draw=step, purpose=Purpose.RANK_STREAM, count=1)[0, 0]
@@ -192,8 +204,8 @@ class DistributedContext:
 
 
 def _accelerator(cpu: bool, precision: str) -> Accelerator:
-    """Return accelerate's handle; it keeps one setting per process, so another one starts again."""
-    # without an accelerator accelerate would start every rank as a training of its own
+    """Return an Accelerator with these settings."""
+    # without an accelerator and cpu=True, accelerate would run every rank as a separate training
     cpu = cpu or not torch.accelerator.is_available()
     wanted: dict[str, Any] = {
         "cpu": cpu,
@@ -202,13 +214,13 @@ def _accelerator(cpu: bool, precision: str) -> Accelerator:
     }
     try:
         return Accelerator(**wanted)
-    except ValueError:
+    except ValueError:  # an earlier run of this process had other settings, which are a singleton
         AcceleratorState._reset_state(reset_partial_state=True)
         return Accelerator(**wanted)
 
 
 def _leaves_below(loss: Tensor) -> set[int]:
-    """Return the ids of the parameters that a loss depends on."""
+    """Return the ids of the parameters that a loss depends on, by a walk through its graph."""
     seen: set[Any] = set()
     waiting: list[Any] = [loss.grad_fn]
     while waiting:
@@ -220,7 +232,7 @@ def _leaves_below(loss: Tensor) -> set[int]:
 
 
 @contextmanager
-def _named_loss() -> Iterator[None]:
+def _rank_loss_as_error() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # what gloo and nccl raise; gloo has no class of its own
@@ -229,6 +241,6 @@ def _named_loss() -> Iterator[None]:
         raise RankLost(
             "another process of this training has ended, or cannot be reached",
             got=str(error).split("\n")[0][:300],
-            hint="see its own message for the cause; continue with --resume, with any number of "
-            "processes",
+            hint="the message of that process tells the cause; continue with --resume, on any "
+            "number of processes",
         ) from error

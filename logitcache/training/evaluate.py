@@ -1,4 +1,4 @@
-"""Evaluation of an exported network on any folder of images: labels are mapped by class name."""
+"""Evaluation of a network on labeled images; labels are mapped to its outputs by class name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import UsageError, first_of
 from logitcache.networks.build import NetworkConfig, build_network, class_names_of, input_spec
 from logitcache.networks.device import resolve_device
-from logitcache.training.classes import check_labeled
+from logitcache.training.classes import check_labeled, check_name_count
 from logitcache.training.evaluator import Evaluation, Evaluator
 from logitcache.views.operations import CROP_SHARE
 
@@ -31,17 +31,18 @@ __all__ = ["EvaluateConfig", "EvaluateResult", "evaluate_network"]
 
 
 class EvaluateConfig(Config):
-    """Which network is evaluated on which images.
+    """Configuration of an evaluation: a network and labeled images.
 
     Attributes:
         network: The network, with its weights.
         data: The images, with labels.
-        class_names: Names of the network's classes in order, where its export does not have them;
-            or ``position`` to take the classes of the images in their own order.
-        crop_pct: Share of the shorter side that is kept; the network's own by default.
-        batch_size: Images of a forward pass.
-        device: ``auto``, or as torch names it.
-        threads: Threads that decode; all processors by default.
+        class_names: Names of the network's classes in order, if its export has none; or
+            ``position`` if the classes of the images are in the order of the outputs.
+        crop_pct: Share of the shorter side that the center crop keeps; the network's own by
+            default.
+        batch_size: Number of images per forward pass.
+        device: ``auto``, or the name of a torch device.
+        threads: Number of threads that decode images; all processors by default.
         on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
     """
 
@@ -57,17 +58,17 @@ class EvaluateConfig(Config):
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """How good a network is on a set of images.
+    """Accuracy of a network on a set of images.
 
     Attributes:
-        model: The network.
-        data: The images, in words.
-        evaluation: Its accuracy and loss.
-        classes: Classes of the network.
-        classes_with_images: How many of them have images.
-        unlabeled: Images without a label, which are not counted.
+        model: Name of the network.
+        data: Description of the images.
+        evaluation: Accuracy and loss.
+        classes: Number of classes of the network.
+        classes_with_images: Number of these classes that have images.
+        unlabeled: Number of images without a label, which are not counted.
         skipped: Names of the images that could not be decoded and were left out.
-        unlisted: Files of the set that are not among its images, by the reason.
+        unlisted: Number of files of the set that are not among its images, by reason.
         notes: Notes for the user.
     """
 
@@ -92,20 +93,21 @@ def evaluate_network(
     """Evaluate a network as timm's ``validate.py`` does.
 
     Args:
-        config: Which network, on which images.
-        on_progress: Called before every batch with the number of images done, and of all of them.
+        config: The network and the images.
+        on_progress: Called before every batch with the number of images that are done and the
+            number of all images.
 
     Raises:
-        DataMismatch: There are images of classes that the network does not have.
-        DataError: No image has a label, or one cannot be decoded and is not to be left out.
+        DataMismatch: The images have classes that the network lacks.
+        DataError: No image has a label, or one cannot be decoded.
         UsageError: The names of the network's classes are not known.
         NetworkError: The weights do not fit, or cannot be read.
     """
     if not config.network.is_trained:
         raise UsageError(
-            "a network without weights is not worth evaluating",
+            "the network to evaluate has no trained weights",
             where=config.network.model,
-            hint="give an exported folder, or MODEL@WEIGHTS",
+            hint="give the folder of an exported network, or MODEL@WEIGHTS",
         )
     device = resolve_device(config.device)
     network = build_network(config.network)
@@ -144,22 +146,22 @@ def evaluate_network(
 
 
 def _labeled_images(config: EvaluateConfig, network: nn.Module) -> tuple[Source, list[str]]:
-    """Return the images with labels that are numbers of the network's outputs, and notes.
+    """Return the images with labels that are indices of the network's outputs, and notes.
 
     Raises:
-        DataMismatch: There are images of classes that the network does not have.
-        UsageError: The network's classes have no names, or another number of them.
+        DataMismatch: The images have classes that the network lacks.
+        UsageError: The network's classes have no names, or their number is wrong.
     """
     outputs = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
     if config.class_names == "position":
         source = check_labeled(open_source(config.data))
         if len(source.class_names) != outputs:
             raise UsageError(
-                "the images have another number of classes than the network",
+                "the number of classes of the images differs from that of the network",
                 where=source.description,
                 expected=f"{outputs} classes",
                 got=f"{len(source.class_names)} classes: {first_of(source.class_names)}",
-                hint="name the network's classes in order: --set class_names=[...]",
+                hint="give the names of the network's classes in order: --set class_names=[...]",
             )
         order = f"{first_of(source.class_names)} are taken as outputs 0 to {outputs - 1}"
         return source, [f"classes are taken by position: {order}"]
@@ -168,14 +170,8 @@ def _labeled_images(config: EvaluateConfig, network: nn.Module) -> tuple[Source,
         raise UsageError(
             "the network's classes have no names, so labels cannot be mapped to them",
             where=config.network.model,
-            hint="name them in order: --set class_names=[...]; or, where the classes of the images "
-            "are in that order, --set class_names=position",
+            hint="give their names in order: --set class_names=[...]; or, if the classes of the "
+            "images are in the order of the outputs, --set class_names=position",
         )
-    if len(names) != outputs:
-        raise UsageError(
-            "another number of names than the network has classes",
-            where="class_names",
-            expected=f"{outputs} names",
-            got=f"{len(names)} names",
-        )
+    check_name_count(names, outputs)
     return check_labeled(open_source_for(config.data, names, "the network")), []

@@ -32,13 +32,13 @@ __all__ = ["Evaluation", "Evaluator", "eval_views"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the labeled images.
+    """Accuracy and loss of a network on labeled images.
 
     Attributes:
-        top1: Share whose most likely class is right.
-        top5: Share whose five most likely classes include the right one; None with five or fewer.
-        loss: Cross-entropy in nats.
-        images: How many.
+        top1: Top-1 accuracy, from 0 to 1.
+        top5: Top-5 accuracy, from 0 to 1; None for networks with five classes or fewer.
+        loss: Mean cross-entropy in nats.
+        images: Number of labeled images.
     """
 
     top1: float
@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def eval_views(spec: InputSpec) -> ViewsConfig:
-    """Return the one view that timm evaluates a network with; what it does not know is bicubic."""
+    """Return the view that timm evaluates a network with; unknown interpolations are bicubic."""
     interpolation = spec.interpolation if spec.interpolation == "bilinear" else "bicubic"
     crop_mode = spec.crop_mode if spec.crop_mode in {"squash", "border"} else "center"
     values = {"count": 0, "eval": True, "crop_pct": spec.crop_pct}
@@ -62,15 +62,15 @@ def eval_views(spec: InputSpec) -> ViewsConfig:
 
 
 class Evaluator:
-    """Evaluates networks on one set, shown as timm's ``validate.py`` shows it.
+    """Evaluation of networks on one set of images, preprocessed as by timm's ``validate.py``.
 
     Args:
         source: The images.
-        spec: What the network wants to be fed.
-        batch_size: Images of a batch.
-        device: Where the network is.
-        threads: Threads that decode; all processors by default.
-        ranks: The processes that evaluate it together, each its share of the images.
+        spec: Input size and normalization of the network.
+        batch_size: Number of images per batch.
+        device: Device of the network.
+        threads: Number of threads that decode images; all processors by default.
+        ranks: Processes that evaluate together, each its share of the images; None for one.
         on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
 
     Attributes:
@@ -98,7 +98,7 @@ class Evaluator:
             std=spec.std,
             threads=threads or processors,
             device=device,
-            # each process has its own share of the rows
+            # the rows are divided below, so the loader must not divide batches again
             rank=0,
             ranks=1,
             least=0,
@@ -124,12 +124,12 @@ class Evaluator:
     def __call__(
         self, network: nn.Module, on_progress: Callable[[int, int], None] | None = None
     ) -> Evaluation:
-        """Evaluate a network; its mode is left as it was.
+        """Return the accuracy and loss of a network, which returns to its mode afterwards.
 
         Args:
-            network: Images to logits.
-            on_progress: Called before every batch with the number of images that are
-                done, and of all of them, in this process.
+            network: Network from images (B, 3, S, S) to logits (B, C).
+            on_progress: Called before every batch with the number of images that are done and the
+                number of all images, in this process.
         """
         was_training = network.training
         network.eval()
@@ -141,6 +141,7 @@ class Evaluator:
             found.add(network(batch)[known].float(), targets.labels[known])
             done += len(batch)
         network.train(was_training)
+        # in float64 the counts are exact; a process without images takes part in the sum, too
         sums = torch.tensor(astuple(found), dtype=torch.float64, device=self._device)
         total = sums if self._ranks is None else self._ranks.total(sums)
         return _Counts(*total.tolist()).means()
@@ -148,7 +149,7 @@ class Evaluator:
 
 @dataclass
 class _Counts:
-    """Sums over images; those of several processes are added."""
+    """Sums over images, which can be added up over processes."""
 
     top1: float = 0.0
     top5: float = 0.0
@@ -157,7 +158,7 @@ class _Counts:
     beyond_five: float = 0.0
 
     def add(self, logits_BC: Tensor, labels_B: Tensor) -> None:
-        """Add a batch."""
+        """Add the labeled images of a batch."""
         classes = logits_BC.shape[1]
         best_B5 = logits_BC.topk(min(5, classes), dim=1).indices == labels_B[:, None]
         self.top1 += int(best_B5[:, :1].sum())

@@ -27,22 +27,22 @@ def export_network(
 ) -> None:
     """Write ``config.json`` and ``model.safetensors``.
 
-    ``timm.create_model("local-dir:<folder>", pretrained=True)`` opens it; for one of our own models
-    ``import logitcache`` first, which registers them.
+    ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads the network; models of this
+    package need ``import logitcache`` before, which registers them.
 
     Args:
-        network: A network made by timm or by :mod:`logitcache.networks`.
-        spec: What it was fed; becomes its data configuration.
-        folder: Where to; created if need be.
-        class_names: Names of its outputs in order, if they are known; ``label_names`` in timm.
+        network: A network of timm or of :mod:`logitcache.networks`.
+        spec: Input size and normalization; written as the data configuration.
+        folder: Folder of the export; created if it does not exist.
+        class_names: Names of the outputs in order, if known; ``label_names`` in timm.
     """
-    # what the network was built from may have named other classes
-    forgotten = {"label_names": None, "label_descriptions": None}
+    # pretrained weights may have come with the names of other classes, which timm would write
+    cleared = {"label_names": None, "label_descriptions": None}
     with written_together(folder) as partial:
         save_for_hf(
             network,
             str(partial),
-            model_config={"label_names": list(class_names or ()), "pretrained_cfg": forgotten},
+            model_config={"label_names": list(class_names or ()), "pretrained_cfg": cleared},
             safe_serialization=True,
             data_config={
                 "input_size": (len(spec.mean), spec.size, spec.size),
@@ -53,5 +53,5 @@ def export_network(
                 "crop_mode": spec.crop_mode,
             },
         )
-        # Transformers and Diffusers refuse files that do not name the library of their tensors
+        # written again with metadata: Transformers refuses files without the tensors' library
         save_file(network.state_dict(), partial / _WEIGHTS, metadata={"format": "pt"})

@@ -22,7 +22,7 @@ _TOTAL = "loss"
 
 @dataclass(frozen=True)
 class _Step:
-    """One step of a process: its number, its losses by name, whether all logits are finite."""
+    """Losses of one step of a process by name, and whether all logits are finite."""
 
     number: int
     losses: dict[str, Tensor]
@@ -34,14 +34,14 @@ class _Step:
 
 
 class FiniteLoss:
-    """Checks the loss of every step.
+    """Check that the loss of every step is finite.
 
-    On an accelerator the loss of a step is looked at during the next one: reading it at once would
-    make the processor wait. Without one it is looked at before the weights change.
+    On an accelerator the loss of a step is read during the next step: reading it at once would make
+    the CPU wait for the accelerator. On a CPU it is read before the weights are updated.
 
     Args:
         ranks: The processes of the run.
-        precision: As accelerate has it, for the advice.
+        precision: Mixed precision of accelerate, for the advice in messages.
     """
 
     def __init__(self, ranks: DistributedContext, precision: str) -> None:
@@ -52,10 +52,10 @@ class FiniteLoss:
         self._checked: _Step | None = None
 
     def see(self, step: int, losses: Mapping[str, Tensor], logits_BC: Tensor) -> bool:
-        """Take the losses of a step and return whether the step that is checked now is finite.
+        """Record the losses of a step and return whether the step that is checked now is finite.
 
         Args:
-            step: Its number, from 1.
+            step: Number of the step, from 1.
             losses: This process's part of the loss and of its terms, by name.
             logits_BC: Outputs of the network.
         """
@@ -65,10 +65,10 @@ class FiniteLoss:
         return self._checked is None or self._checked.is_finite
 
     def check_last(self, epoch: int) -> None:
-        """Wait for the last step; every process has to call this.
+        """Check the last step; collective, so every process has to call this.
 
         Raises:
-            NonFiniteLoss: Its loss is not finite.
+            NonFiniteLoss: The loss of the last step is not finite.
         """
         self._checked = self._last
         (broken,) = self._ranks.any(self._checked is not None and not self._checked.is_finite)
@@ -76,9 +76,10 @@ class FiniteLoss:
             raise self.error(epoch)
 
     def error(self, epoch: int) -> NonFiniteLoss:
-        """Return the error of the step that was checked; every process has to call this."""
+        """Return the error of the step that was checked; collective, as :meth:`check_last`."""
         step = self._checked
         assert step is not None
+        # the terms have the same names in the same order on all ranks
         losses = {name: float(self._ranks.total(value)) for name, value in step.losses.items()}
         (bad_logits,) = self._ranks.any(not bool(step.logits_finite))
         broken = [n for n, v in losses.items() if n != _TOTAL and not math.isfinite(v)]

@@ -19,15 +19,15 @@ __all__ = ["Hook", "Hooks", "Step"]
 
 @dataclass(frozen=True)
 class Step:
-    """A training step that was just done.
+    """A training step that has just been completed.
 
     Attributes:
-        number: Steps of the run so far, this one included.
-        epoch: Epoch that the step belongs to, from 0.
+        number: Number of steps of the run so far, including this one.
+        epoch: Index of the epoch of the step, from 0.
         network: The student, after the step.
         images: Normalized images of this process, float32 (B, 3, S, S).
-        targets: Their targets.
-        outputs: Outputs of the student for them, before the step; their graph is already freed.
+        targets: Targets of these images.
+        outputs: Outputs of the student for these images before the step, without a graph.
         losses: This process's part of the loss (``loss``) and of each of its terms, without
             gradient.
     """
@@ -42,11 +42,11 @@ class Step:
 
 
 class Hook(Protocol):
-    """A part of a training run with a state of its own: a second optimizer, a sampler of views.
+    """An extension of a training run with its own state, such as a second optimizer.
 
     Hooks run in every process of a run. The first process writes the state into checkpoints, and
-    every process loads it, so it has to be the same in all of them: average over processes what
-    depends on a process's own images.
+    every process loads it, so it has to be the same in all processes: average over processes what
+    depends on the images of one.
     """
 
     def on_step(self, step: Step) -> None:
@@ -101,12 +101,12 @@ class Hooks:
             where: The checkpoint, for messages.
 
         Raises:
-            UsageError: The checkpoint has states of other hooks.
+            UsageError: The checkpoint was written with other hooks.
             StorageError: A hook cannot load its state.
         """
         if states.keys() != self._hooks.keys():
             raise UsageError(
-                "the run in this folder has other hooks",
+                "the run in this folder was started with other hooks",
                 where=where,
                 expected=", ".join(states) or "no hooks",
                 got=", ".join(self._hooks) or "no hooks",

@@ -28,19 +28,19 @@ _BUCKET_SHIFT = np.uint64(64 - _BUCKET_BITS)
 
 
 def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targets | None]:
-    """List the images of a run, choose the labels it may see, and open its targets.
+    """Return the images of a run with the labels that it uses, and its cached targets, if any.
 
     Args:
-        config: The run.
-        needs: What the objective needs.
+        config: Configuration of the run.
+        needs: Targets that the objective needs.
     """
     if config.cache is None:
         return _with_labels(number_rows(open_source(config.data)), config), None
     rows, targets = cached_targets(
         config.cache,
         config.data,
-        needs.teachers,
-        needs.features,
+        teachers=needs.teachers,
+        features=needs.features,
         views=config.use_views,
         show=config.show,
         target_memory=config.target_memory,
@@ -55,10 +55,10 @@ def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targe
 
 
 def _with_labels(rows: ImageRows, config: TrainConfig) -> ImageRows:
-    """Hide all labels but the ones the student may see.
+    """Hide all labels but the ones that are used.
 
-    Which images keep theirs depends on their keys and the seed alone, so every run over a set,
-    cached or not, hides the same ones.
+    The choice depends on the keys of the images and the seed alone, so it is the same in every run
+    on a set of images, with a cache or without.
     """
     wanted = config.labels
     if wanted.count is None and wanted.images == "all":
@@ -66,11 +66,11 @@ def _with_labels(rows: ImageRows, config: TrainConfig) -> ImageRows:
     known = rows.labeled
     if wanted.count is not None and wanted.count > known:
         raise UsageError(
-            "there are not so many labels",
+            "labels.count is larger than the number of labeled images",
             where=rows.source.description,
             expected=f"at most {known}",
             got=wanted.count,
-            hint="set labels.count lower",
+            hint="reduce labels.count, or remove it to use all labels",
         )
     seed = config.seed if wanted.seed is None else wanted.seed
     rows.visible = _drawn(rows, known if wanted.count is None else wanted.count, seed)
@@ -78,14 +78,15 @@ def _with_labels(rows: ImageRows, config: TrainConfig) -> ImageRows:
 
 
 def _drawn(rows: ImageRows, count: int, seed: int) -> NDArray[np.bool_]:
-    """Return which images keep their label: those with the smallest words.
+    """Return which images keep their label: those with the smallest random words.
 
-    Words are drawn twice rather than kept: first to learn how many begin with what bits, then to
-    take all that begin with less than enough, and the smallest of those that begin with just that.
+    The words are drawn twice instead of stored, for constant memory: first to count them by their
+    leading bits, then to select all below the bucket that contains the last one, and the smallest
+    words of that bucket.
     """
     begins = np.zeros(1 << _BUCKET_BITS, dtype=np.int64)
     for _, drawn in _words(rows, seed):
-        number = (drawn >> _BUCKET_SHIFT).astype(np.int64)  # numpy before 2.2 takes no uint64
+        number = (drawn >> _BUCKET_SHIFT).astype(np.int64)  # bincount: no uint64 before numpy 2.2
         begins += np.bincount(number, minlength=len(begins))
     upto = begins.cumsum()
     bucket = int(np.searchsorted(upto, count)) if count else 0
@@ -102,7 +103,7 @@ def _drawn(rows: ImageRows, count: int, seed: int) -> NDArray[np.bool_]:
 
 
 def _words(rows: ImageRows, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-    """Yield the positions of labeled images and a word of each, some at a time."""
+    """Yield the positions of labeled images and a random word of each, in blocks."""
     for part in rows.parts():
         labeled = part[rows.labels_of(part) >= 0]
         hashes = rows.hashes_of(labeled)

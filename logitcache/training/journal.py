@@ -1,6 +1,6 @@
-"""Journal of a run: JSON lines, CSV per epoch, and TensorBoard if it is installed.
+"""Training log: JSON lines, a CSV row per epoch, and TensorBoard if it is installed.
 
-A resumed run forgets what came after its checkpoint, so a journal never has an event twice.
+A resumed run removes the events after its checkpoint, so no event is logged twice.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _COLUMNS = (
 
 
 def read_journal(out: Path | str) -> list[dict[str, Any]]:
-    """Return the events of a run, oldest first; lines that are damaged are left out."""
+    """Return the events of a run, oldest first, without damaged lines."""
     path = Path(out) / _EVENTS
     if not path.exists():
         return []
     *lines, unfinished = path.read_text(errors="replace").split("\n")
-    del unfinished  # a killed run may leave half a line
+    del unfinished  # empty, or the beginning of a line that a killed run was writing
     events = []
     for number, line in enumerate(lines, start=1):
         event = _event(line)
         if event is None:
-            warn_damaged(path, f"line {number} is no event")
+            warn_damaged(path, f"line {number} is not an event of a training log")
         else:
             events.append(event)
     return events
 
 
 def _event(line: str) -> dict[str, Any] | None:
-    """Return the event of a line, None if it is none."""
+    """Return the event of a line, None if the line is damaged."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
@@ -64,11 +64,11 @@ def _event(line: str) -> dict[str, Any] | None:
 
 
 class Journal:
-    """The journal of one run.
+    """The log of one training run.
 
     Args:
         out: Folder of the run.
-        step: Step from which the run continues; later events are dropped.
+        step: Step from which the run continues; later events are removed.
     """
 
     def __init__(self, out: Path, *, step: int = 0) -> None:
@@ -76,8 +76,16 @@ class Journal:
         self._csv = out / _EPOCHS
         kept = [event for event in read_journal(out) if event["step"] <= step]
         write_file(self._path, "".join(json.dumps(event) + "\n" for event in kept))
-        self._write_csv([event for event in kept if event["event"] == "epoch"])
-        self._board = _open_board(out / _BOARD, step)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(event for event in kept if event["event"] == "epoch")
+        write_file(self._csv, table.getvalue())
+        self._board: Any = None
+        if importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(out / _BOARD), purge_step=step + 1)
 
     def event(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Write one event."""
@@ -89,32 +97,17 @@ class Journal:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def epoch(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write the summary of an epoch, into the table too."""
+        """Write the summary of an epoch as an event and as a row of the CSV file."""
         self.event("epoch", step, values)
         with self._csv.open("a", newline="") as file:
             csv.DictWriter(file, _COLUMNS, extrasaction="ignore").writerow({"step": step, **values})
 
     def epoch_at(self, step: int) -> dict[str, Any] | None:
-        """Return the summary of the epoch that ended at a step, None if it was not written."""
+        """Return the summary of the epoch that ended at a step, None if there is none."""
         events = [event for event in read_journal(self._path.parent) if event["step"] == step]
         return next((event for event in events if event["event"] == "epoch"), None)
 
     def close(self) -> None:
-        """Flush what is buffered."""
+        """Write buffered values of TensorBoard to disk."""
         if self._board is not None:
             self._board.close()
-
-    def _write_csv(self, epochs: list[dict[str, Any]]) -> None:
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(epochs)
-        write_file(self._csv, table.getvalue())
-
-
-def _open_board(folder: Path, step: int) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,6 +1,6 @@
 """The training loop, for students and, with labels alone, for teachers.
 
-The loop knows images, targets and an objective. It never builds, loads or imports a teacher.
+It trains a network on images, targets and an objective, and does not import or run teachers.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from logitcache.training.finite_loss import FiniteLoss
 from logitcache.training.hooks import Hooks, Step
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
-from logitcache.training.notes import asked_notes, image_notes
-from logitcache.training.onnx import check_onnx_is_there, export_onnx
+from logitcache.training.notes import image_notes, temperature_notes
+from logitcache.training.onnx import check_onnx_installed, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.result import TrainResult, forget_result, write_result
 from logitcache.training.state import RunState, previous_run
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 
 __all__ = ["train_student"]
 
-_REPORT_SECONDS = 0.5  # between progress reports; asking for a loss waits for the device
-_NAMES = 3  # of images that a note names
+_REPORT_SECONDS = 0.5  # between progress reports; each reads the loss and so waits for the device
+_NAMES = 3  # images that a note lists
 _CONFIG = "config.yaml"
 _EXPORT = "export"
 _ONNX = "model.onnx"
@@ -77,19 +77,19 @@ def train_student(
     answer_features: Mapping[str, Features] | None = None,
     hooks: Mapping[str, Hook] | None = None,
 ) -> TrainResult:
-    """Train one network; under ``torchrun`` as one of its processes.
+    """Train one network, under ``torchrun`` on several processes.
 
     Args:
-        config: The run.
-        resume: Whether to resume an interrupted run; a finished one is not repeated.
-        on_progress: Called at the beginning, then about twice a second; during evaluation and
-            export, too.
-        should_stop: Called at every batch; a checkpoint is written before stopping, of all
-            processes if one is stopped.
-        answer: Called with every batch (normalized images and targets) to put other targets in
-            place: a live teacher, to compare a cache with.
-        answer_features: Of every tap that ``answer`` gives, as ``<teacher>/<tap>``, an example of
-            one row; those of the cache by default.
+        config: Configuration of the run.
+        resume: Whether to resume an interrupted run; a finished run is not repeated.
+        on_progress: Called at the start and then about twice per second, also during evaluation and
+            export.
+        should_stop: Called at every batch; if it returns true in any process, all processes stop
+            after a checkpoint is written.
+        answer: Called with every batch (normalized images and targets); returns the targets to use
+            instead, for example of a live teacher that a cache is compared with.
+        answer_features: Examples of one row of the features that ``answer`` returns, by
+            ``<teacher>/<tap>``; those of the cache by default.
         hooks: Code that runs after steps and epochs, by name; its state is part of checkpoints, and
             a run is resumed with hooks of the same names.
 
@@ -99,7 +99,9 @@ def train_student(
     asks_teachers = any(term.term.needs.asks_teachers for term in config.terms)
     if config.cache is None and answer is None and asks_teachers:
         raise UsageError(
-            "this objective needs teacher targets", where="objectives", hint="set cache"
+            "the objectives need outputs of teachers, but there is no cache",
+            where="objectives",
+            hint="give a cache, or use the objective label",
         )
     ranks = DistributedContext(config.device, config.precision)
     with ranks.together():
@@ -117,7 +119,7 @@ def train_student(
 
 
 def _open_folder(config: TrainConfig, step: int) -> Journal:
-    """Make the folder of a run, write its configuration, and open its journal."""
+    """Create the folder of a run, write its configuration, and open its training log."""
     out = Path(config.out)
     make_folder(out)
     write_file(out / _CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
@@ -126,10 +128,10 @@ def _open_folder(config: TrainConfig, step: int) -> Journal:
 
 
 class _Run:
-    """The parts of one training run, and where it stands.
+    """The components and the state of one training run.
 
     Attributes:
-        on_progress: Called with the progress now and then.
+        on_progress: Called with the progress about twice per second.
         should_stop: Called at every batch.
     """
 
@@ -146,7 +148,8 @@ class _Run:
         hooks: Hooks,
     ) -> None:
         if config.onnx:
-            check_onnx_is_there()
+            check_onnx_installed()
+        # the same seed on all ranks, so that they initialize the same weights
         torch.manual_seed(config.seed)
         self._config = config
         self._answer = answer
@@ -156,7 +159,7 @@ class _Run:
         self._accelerator = ranks.accelerator
         device = self._accelerator.device
         rows, targets = training_images(config, self._objective.needs)
-        self._notes = [*notes_of(rows.source), *asked_notes(targets, config.terms)]
+        self._notes = [*notes_of(rows.source), *temperature_notes(targets, config.terms)]
         self._provenance = targets.reader.provenance if targets else None
         classes = class_count(config, rows, targets.reader.num_classes if targets else None)
         network = build_student(config.student, classes)
@@ -189,11 +192,21 @@ class _Run:
         self._state = RunState(
             config, network, self._trainable, steps=self._steps, ranks=ranks, hooks=hooks
         )
-        self._evaluator = self._build_evaluator(device)
+        self._evaluator: Evaluator | None = None
+        if config.val is not None:
+            self._evaluator = Evaluator(
+                validation_images(config, rows),
+                self._spec,
+                batch_size=-(-config.batch_size // ranks.count),
+                device=device,
+                threads=config.threads,
+                ranks=ranks,
+                on_bad_image=config.on_bad_image,
+            )
         if previous is not None:
             self._state.restore(previous)
             self._notes = [*previous.notes, *self._notes]
-        else:
+        else:  # only after all weights are initialized: from here on ranks draw different numbers
             ranks.reseed(config.seed, 0)
         self._journal = _open_folder(config, self._state.step) if ranks.is_first else None
         self._finite = FiniteLoss(ranks, config.precision)
@@ -209,10 +222,10 @@ class _Run:
             self._evaluator.close()
 
     def train(self) -> TrainResult:
-        """Train to the end."""
+        """Train to the end, export the network, and return the result."""
         self._clock.start()
         self._report("training", self._state.step, self._steps)
-        if self._state.unfinished is not None:
+        if self._state.unfinished is not None:  # stopped between a checkpoint and its evaluation
             self._close_epoch()
         while self._state.step < self._steps:
             self._train_epoch()
@@ -222,7 +235,7 @@ class _Run:
         return self._result()
 
     def _export(self) -> None:
-        """Write the network for timm, its card, and ONNX if configured."""
+        """Export the network for timm, with its model card, and as ONNX if configured."""
         folder = Path(self._config.out) / _EXPORT
         network = converted(self._state.final_network)
         export_network(network, self._spec, folder, self._class_names)
@@ -244,8 +257,9 @@ class _Run:
         """Train to the end of the current epoch, or of the run."""
         state = self._state
         state.model.train()
+        left = self._loader.batches_of(state.epoch) - state.batch
         batches = self._loader.epoch(
-            state.epoch, first_batch=state.batch, followed=self._goes_on_after_this_epoch()
+            state.epoch, first_batch=state.batch, followed=state.step + left < self._steps
         )
         while state.step < self._steps:
             with self._clock.waiting():
@@ -253,6 +267,7 @@ class _Run:
             if batch is None:
                 break
             if self._train_batch(*batch):
+                # the last loss may not have been read yet: no checkpoint of weights that are NaN
                 self._finite.check_last(state.epoch)
                 state.save()
                 raise Interrupted(
@@ -260,18 +275,13 @@ class _Run:
                     kept=True,
                     hint="continue with --resume",
                 )
-        batches.close()  # type: ignore[attr-defined]  # a generator: what it read ahead is dropped
-
-    def _goes_on_after_this_epoch(self) -> bool:
-        state = self._state
-        left = self._loader.batches_of(state.epoch) - state.batch
-        return state.step + left < self._steps
+        batches.close()  # type: ignore[attr-defined]  # a generator; drops what it has read ahead
 
     def _train_batch(self, images: Tensor, targets: TargetBatch) -> bool:
-        """Do one step and return whether the run is to stop after it.
+        """Train on one batch and return whether to stop after it.
 
         Raises:
-            NonFiniteLoss: The loss of this step, or of the one before it, is not finite.
+            NonFiniteLoss: The loss of this step or of the previous one is not finite.
         """
         state = self._state
         if self._answer is not None:
@@ -284,6 +294,7 @@ class _Run:
         finite = self._finite.see(state.step + 1, losses, outputs.logits)
         stop = self.should_stop is not None and self.should_stop()
         due = self._ranks.is_first and self._pace.is_due()
+        # one exchange per step: all ranks take the same branches below, which contain collectives
         broken, stop, due = self._ranks.any(not finite, stop, due)
         if broken:
             raise self._finite.error(state.epoch)
@@ -294,7 +305,7 @@ class _Run:
             )
         state.optimizer.step()
         state.optimizer.zero_grad()
-        state.count(losses)
+        state.count(losses)  # before the hooks, whose step number includes this step
         if self._hooks:
             own = {name: value.detach() for name, value in losses.items()}
             self._hooks.on_step(
@@ -308,21 +319,24 @@ class _Run:
         return stop
 
     def _finish_epoch(self) -> None:
-        """Write a checkpoint, then evaluate: an error there loses no training."""
+        """Write a checkpoint, then evaluate, so that an error there loses no training."""
         state = self._state
         self._finite.check_last(state.epoch)
         self._hooks.on_epoch(state.epoch)
-        state.unfinished = {"epoch": state.epoch, **state.means(), "lr": state.learning_rate}
+        # part of the checkpoint, so that a run that is stopped during evaluation can repeat it
+        lr = float(state.optimizer.param_groups[0]["lr"])
+        state.unfinished = {"epoch": state.epoch, **state.means(), "lr": lr}
         state.next_epoch()
         if state.step >= self._steps or state.epoch % self._config.checkpoint_every == 0:
             state.save()
         self._close_epoch()
 
     def _close_epoch(self) -> None:
-        """Evaluate and write the journal, unless an interrupted run has done so before."""
+        """Evaluate and log the epoch, unless an interrupted run has already done so."""
         state = self._state
         values = state.unfinished
         assert values is not None
+        # only the first rank has the log, and all ranks have to evaluate if one does
         written = self._ranks.first(
             lambda: self._journal.epoch_at(state.step) if self._journal else None
         )
@@ -341,20 +355,6 @@ class _Run:
         if self._journal is not None and written is None:
             self._journal.epoch(state.step, {**values, **self._clock.rates()})
         state.unfinished = None
-
-    def _build_evaluator(self, device: torch.device) -> Evaluator | None:
-        config = self._config
-        if config.val is None:
-            return None
-        return Evaluator(
-            validation_images(config, self._loader.rows),
-            self._spec,
-            batch_size=-(-config.batch_size // self._ranks.count),
-            device=device,
-            threads=config.threads,
-            ranks=self._ranks,
-            on_bad_image=config.on_bad_image,
-        )
 
     def _report_evaluation(self, done: int, total: int) -> None:
         if self._pace.is_due():
@@ -382,7 +382,7 @@ class _Run:
         )
 
     def _skipped(self, kind: str, names: list[str]) -> int:
-        """Return how many images no process could decode, and note their names."""
+        """Return the number of images that could not be decoded, and add a note with names."""
         every = sorted({name for own in self._ranks.gather(names) for name in own})
         if every:
             more = ", …" if len(every) > _NAMES else ""

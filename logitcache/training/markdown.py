@@ -1,4 +1,4 @@
-"""Text from data in Markdown, without markup or HTML."""
+"""Escaping of text for Markdown, so that names from data contain no markup or HTML."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from logitcache.text import visible
 
 __all__ = ["block", "code", "markdown"]
 
-# Within a word an underscore is none of Markdown's marks, and names are full of them.
+# underscores within words are no markup in Markdown, so names with them stay readable
 _MARKS = re.compile(r"[\\`*<>&\[\]|#~!]|:(?=//)|(?<!\w)_|_(?!\w)")
 
 
 def markdown(text: str) -> str:
-    """Return text for a paragraph or the cell of a table."""
+    """Return escaped text for a paragraph or the cell of a table."""
     return _MARKS.sub(r"\\\g<0>", visible(text))
 
 
 def code(text: str) -> str:
-    """Return a span of code, in a paragraph or the cell of a table."""
+    """Return a code span for a paragraph or the cell of a table."""
     shown = visible(text).replace("|", "\\|")
     fence = _fence(shown, 1)
     apart = " " if shown.startswith("`") or shown.endswith("`") else ""
@@ -26,12 +26,12 @@ def code(text: str) -> str:
 
 
 def block(language: str, text: str) -> str:
-    """Return a block of code; the text ends with a line break."""
+    """Return a code block for text that ends with a line break."""
     fence = _fence(text, 3)
     return f"{fence}{language}\n{text}{fence}"
 
 
 def _fence(text: str, least: int) -> str:
-    """Return more backticks than follow each other in a text."""
+    """Return a fence with more backticks than any run of them in a text."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     return "`" * max(least, longest + 1)

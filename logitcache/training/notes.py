@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from logitcache.targets.image_rows import ImageRows
     from logitcache.targets.selection import Targets
 
-__all__ = ["asked_notes", "image_notes"]
+__all__ = ["image_notes", "temperature_notes"]
 
 _LOG = logging.getLogger(__name__)
 _MUCH_LARGER = 2
 
 
-def asked_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig]) -> tuple[str, ...]:
-    """Return, and log, what the targets lose at the temperatures that objectives ask for.
+def temperature_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig]) -> tuple[str, ...]:
+    """Return and log notes on the fidelity of targets at the temperatures of the objectives.
 
     Args:
         targets: Cached targets; None without a cache.
-        terms: Of the objective.
+        terms: Terms of the objective.
     """
     if targets is None:
         return ()
     notes = [
         note
         for term in terms
-        if term.soft is not None  # the others refuse sparse targets at any T but 1
+        if term.soft is not None  # other terms accept sparse targets at T = 1 only
         for note in targets.reader.lossy_notes(term.soft.temperature, term.soft.teachers)
     ]
     for note in dict.fromkeys(notes):
@@ -48,24 +48,24 @@ def asked_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig]) -> tu
 def image_notes(
     network: nn.Module, config: StudentConfig, size: int, rows: ImageRows
 ) -> tuple[str, ...]:
-    """Decode a few images, and compare their size with the student's input.
+    """Decode a few images and compare their size with the student's input size.
 
     Args:
         network: The student.
-        config: What it was built from.
+        config: Configuration of the student.
         size: Side of its input in pixels.
         rows: The images.
 
     Returns:
-        A note for each kind of image that is decoded in a way which is probably not meant, and one
-        where the input is the default of the model and much larger than the images.
+        Notes on images that are probably not decoded as intended, and on an input size that is the
+        default of the model and much larger than the images.
     """
     sample = sample_images(rows.source, rows.table)
     notes, side = sample.notes, sample.side
     if size_is_default(network, config) and side is not None and size >= _MUCH_LARGER * side:
         notes.append(
-            f"the images have {side} pixels and are resized to {size}, the default of the "
-            f"student's model: --set student.size={side} is about {(size / side) ** 2:.0f} times "
-            "faster"
+            f"the images have a side of {side} pixels and are resized to {size}, the default of "
+            f"the student's model; --set student.size={side} would be about "
+            f"{(size / side) ** 2:.0f} times faster"
         )
     return tuple(notes)

@@ -17,43 +17,43 @@ if TYPE_CHECKING:
 
     from logitcache.networks.build import InputSpec
 
-__all__ = ["check_onnx_is_there", "export_onnx"]
+__all__ = ["check_onnx_installed", "export_onnx"]
 
 _NEEDED = ("onnx", "onnxscript")
 
 
-def check_onnx_is_there() -> None:
-    """Refuse to write ONNX without what it takes.
+def check_onnx_installed() -> None:
+    """Check that the packages for the ONNX export are installed.
 
     Raises:
-        UsageError: A library is missing.
+        UsageError: A package is missing.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
-            "ONNX cannot be written here",
+            f"the ONNX export needs packages that are not installed: {', '.join(missing)}",
             where="onnx",
-            got=f"no {' and no '.join(missing)}",
-            hint='pip install "logitcache[onnx]", or leave onnx out',
+            hint='pip install "logitcache[onnx]", or train without --onnx',
         )
 
 
 def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
-    """Write a network as ONNX and have it checked.
+    """Write a network as an ONNX file and validate the file.
 
     Its input ``images`` is float32 (batch, 3, S, S), normalized; its output ``logits`` (batch, C).
 
     Args:
-        network: What is written.
-        spec: What it wants to be fed.
-        path: The file.
+        network: The network.
+        spec: Input size and normalization of the network.
+        path: ONNX file to write.
 
     Raises:
-        NetworkError: torch cannot write this network as ONNX.
+        NetworkError: torch cannot export this network as ONNX.
     """
     import onnx
 
     training, device = network.training, next(network.parameters()).device
+    # two images: torch.export would treat a batch of one as a constant
     images = torch.zeros(2, len(spec.mean), spec.size, spec.size, device=device)
     try:
         program = torch.onnx.export(
@@ -67,10 +67,10 @@ def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise NetworkError(
-            "torch cannot write this network as ONNX",
+            "torch cannot export this network as ONNX",
             where=path,
             got=str(error).strip().split("\n")[0][:200],
-            hint="train without onnx; the export for timm is there",
+            hint="train without --onnx; the export for timm is complete",
         ) from error
     finally:
         network.train(training)

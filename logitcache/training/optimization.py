@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules of timm, by name."""
+"""Optimizers and learning-rate schedules of timm."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _WARMUP_DIVISOR = 100
 
 
 def build_optimizer(network: nn.Module, config: OptimizerConfig) -> optim.Optimizer:
-    """Build an optimizer; weight decay leaves biases and norms alone, as timm does it.
+    """Build an optimizer, without weight decay on biases and normalization layers, as timm does.
 
     Raises:
-        UsageError: timm has none of this name, or it does not take these arguments.
+        UsageError: timm has no optimizer of this name, or it does not accept these arguments.
     """
     known = [str(name) for name in list_optimizers()]
     if config.name not in known:
@@ -40,23 +40,25 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> optim.Optimi
         )
     except TypeError as error:
         raise UsageError(
-            f"optimizer {config.name!r} does not take this", where="optimizer.kwargs", got=error
+            f"optimizer {config.name!r} does not accept these arguments",
+            where="optimizer.kwargs",
+            got=error,
         ) from None
 
 
 def build_schedule(
     optimizer: optim.Optimizer, config: ScheduleConfig, steps: int, peak: float
 ) -> Scheduler:
-    """Build a schedule over batches, at its first value.
+    """Build a learning-rate schedule that is stepped with every batch, set to its first value.
 
     Args:
-        optimizer: Whose rate it sets.
-        config: Which schedule.
-        steps: Batches of the run.
-        peak: Learning rate after the warm-up, which rises from a hundredth of it.
+        optimizer: Optimizer whose learning rate is set.
+        config: Settings of the schedule.
+        steps: Number of steps of the run.
+        peak: Learning rate after the warm-up, which starts at a hundredth of it.
 
     Raises:
-        UsageError: None of this name steps with every batch.
+        UsageError: There is no such schedule.
     """
     if config.name not in _SCHEDULES:
         raise UsageError(f"unknown schedule {config.name!r}", hint=nearest(config.name, _SCHEDULES))
@@ -64,7 +66,7 @@ def build_schedule(
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=config.name,
-        num_epochs=steps,
+        num_epochs=steps,  # with one update per epoch, timm's epochs are steps
         warmup_epochs=round(config.warmup * steps),
         warmup_lr=peak / _WARMUP_DIVISOR,
         min_lr=config.min_lr,

@@ -11,21 +11,21 @@ __all__ = ["Clock", "Pace", "TrainProgress"]
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """How far a run is.
+    """Progress of a training run.
 
     Attributes:
         phase: ``training``, ``evaluating`` or ``exporting``.
-        done: Steps of the run, or images of the evaluation, that are done.
-        total: Of them in all.
-        step: Batches so far.
-        steps: Batches in all.
-        epoch: Counted from 0.
-        epochs: How many there are, the last one maybe in part.
-        loss: Of the last batch; None before the first.
-        images_per_second: Since the run began or continued.
+        done: Number of steps of the run, or of images of the evaluation, that are done.
+        total: Number of all these steps or images.
+        step: Number of steps so far.
+        steps: Number of all steps.
+        epoch: Index of the epoch, from 0.
+        epochs: Number of epochs; the last one may be incomplete.
+        loss: Loss of the last batch; None before the first batch.
+        images_per_second: Throughput since the run started or resumed.
         data_wait: Share of that time spent waiting for batches.
-        top1: Of the last evaluation.
-        notes: Notes for the user, all of it so far.
+        top1: Top-1 accuracy of the last evaluation.
+        notes: All notes for the user so far.
     """
 
     phase: Literal["training", "evaluating", "exporting"]
@@ -43,10 +43,10 @@ class TrainProgress:
 
 
 class Pace:
-    """Decides when a progress report is due: at once, and then by the clock.
+    """Timer of progress reports; the first one is due at once.
 
     Args:
-        seconds: Between reports.
+        seconds: Time between reports in seconds.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -54,7 +54,7 @@ class Pace:
         self._next = 0.0
 
     def is_due(self) -> bool:
-        """Return whether a report is due now; if so, the next one is due in some seconds."""
+        """Return whether a report is due now; if so, start the time until the next one."""
         now = time.monotonic()
         if now < self._next:
             return False
@@ -63,7 +63,7 @@ class Pace:
 
 
 class Clock:
-    """Counts images and seconds, and the seconds spent waiting for batches.
+    """Stopwatch for throughput and for the time spent waiting for batches.
 
     Attributes:
         images: Images shown since :meth:`start`, by all processes together.
@@ -76,7 +76,7 @@ class Clock:
         self._since = 0.0
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start the stopwatch."""
         self._started = time.monotonic()
 
     def waiting(self) -> Clock:
@@ -95,6 +95,6 @@ class Clock:
         return time.monotonic() - self._started
 
     def rates(self) -> dict[str, float]:
-        """Return images a second, and the share of time spent waiting."""
+        """Return the images per second, and the share of time spent waiting for batches."""
         seconds = max(self.seconds, 1e-9)
         return {"images_per_second": self.images / seconds, "data_wait": self._waited / seconds}

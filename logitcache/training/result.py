@@ -1,4 +1,4 @@
-"""Result of a run, as a file."""
+"""Result of a training run, and its file."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ _RESULT = "result.json"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Result of a run.
+    """Result of a training run. Attributes without another unit are numbers of images.
 
     Attributes:
-        out: Its folder; the network is in ``export`` below it.
-        evaluation: At the end; None without a set to evaluate on.
-        steps: Batches.
-        images: Images that were shown, one in every epoch counted again.
-        set_images: Images of the set.
-        labeled: Images whose label was seen.
-        parameters: Of the network.
-        seconds: Since the run began or continued.
+        out: Folder of the run; the exported network is in ``export`` below it.
+        evaluation: Evaluation at the end; None without validation images.
+        steps: Number of training steps.
+        images: Images shown, counted once per epoch.
+        set_images: Images of the training set.
+        labeled: Images whose label was used.
+        parameters: Number of parameters of the network.
+        seconds: Time since the run started or resumed, in seconds.
         data_wait: Share of that time spent waiting for batches.
-        processes: That trained it together.
-        without_partner: Images of the set that some view did not show, because the image that is
-            mixed in is not available.
-        left_out: Images of the data that the cache does not have.
-        missing: Images of the cache that the data lacks.
-        unreadable: Images that could not be decoded when the cache was made.
-        withdrawn: Images of the cache that were withdrawn.
+        processes: Number of processes of the run.
+        without_partner: Images of the set that some view left out, because the image to mix in is
+            not available.
+        left_out: Images of the data that are not in the cache.
+        missing: Images of the cache that are not in the data.
+        unreadable: Images that could not be decoded when the cache was computed.
+        withdrawn: Images of the cache that were excluded.
         skipped: Training images that could not be decoded and were left out.
         skipped_val: Validation images that could not be decoded and were left out.
-        unlisted: Files of the training set that are not among its images, by the reason.
-        unlisted_val: Files of the validation set, likewise.
+        unlisted: Number of files of the training set that are not among its images, by reason.
+        unlisted_val: The same for the validation set.
         notes: Notes for the user.
     """
 
@@ -72,12 +72,12 @@ class TrainResult:
 
 
 def write_result(result: TrainResult) -> None:
-    """Write the result into the folder of its run; from here on the run is finished."""
+    """Write the result into the folder of its run, which marks the run as finished."""
     write_file(Path(result.out) / _RESULT, json.dumps(result.to_json(), indent=2) + "\n")
 
 
 def forget_result(out: Path) -> None:
-    """Remove the result of a run that continues: until the next one it is not finished."""
+    """Remove the result of a run that continues, which marks the run as unfinished."""
     (out / _RESULT).unlink(missing_ok=True)
 
 

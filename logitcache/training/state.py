@@ -1,11 +1,12 @@
-"""State of a run: everything that the next step depends on.
+"""State of a training run: everything that the next step depends on.
 
-It is what a checkpoint keeps, so that a resumed run ends with the very weights of an uninterrupted
-one, on as many processes as one likes.
+A checkpoint contains all of it, so that a resumed run ends with exactly the weights of an
+uninterrupted one; the number of processes may change.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunState", "previous_run"]
 
-# may change when resuming; the length of a run may grow
+# fields that may change when a run is resumed; its length may grow, too
 _FREE_FIELDS = {
     "out",
     "device",
@@ -55,77 +56,68 @@ _FREE_FIELDS = {
 def previous_run(
     config: TrainConfig, *, resume: bool
 ) -> tuple[Checkpoint | None, TrainResult | None]:
-    """Return where an earlier run of this configuration stands, and its result if it is finished.
+    """Return the checkpoint of an earlier run in the same folder, and its result if finished.
 
-    A run that is to be longer than before is not finished.
+    A finished run that is continued for longer is not finished.
 
     Args:
-        config: The run.
-        resume: Whether there may be one.
+        config: Configuration of the run.
+        resume: Whether an earlier run is resumed.
 
     Raises:
-        UsageError: There is one and may not be, or it has another configuration.
-        StorageError: There is one, and all its checkpoints are damaged.
+        UsageError: There is an earlier run and ``resume`` is false, or its configuration differs.
+        StorageError: All checkpoints of the earlier run are damaged.
     """
     out = Path(config.out)
     if latest_checkpoint(out) is not None and not resume:
         raise UsageError(
-            "there is a run in this folder",
+            "this folder already contains a run",
             where=out,
-            hint="continue with --resume, or choose another --out",
+            hint="continue it with --resume, or choose another folder with --out",
         )
     checkpoint = read_last_checkpoint(out)
     if checkpoint is None:
         return None, None
-    # options that are newer than the checkpoint have their defaults there
+    # parsed, so that options added since the checkpoint was written have their defaults
     before = type(config).parse(checkpoint.config, f"{out}, checkpoint").model_dump(mode="json")
     now = config.model_dump(mode="json")
     differing = sorted(name for name in now.keys() - _FREE_FIELDS if now[name] != before[name])
-    longer = differing == [_length_of(config)] and _is_longer(config, checkpoint)
+    length = "steps" if config.epochs is None else "epochs"
+    longer = differing == [length] and now[length] > (before[length] or math.inf)
     if differing and not longer:
         own = set(differing) <= {"epochs", "steps"}
         raise UsageError(
-            "the run in this folder has another configuration",
+            "the run in this folder has a different configuration",
             where=out,
             expected="; ".join(f"{name} {before[name]}" for name in differing),
             got="; ".join(f"{name} {now[name]}" for name in differing),
-            hint="a run can be made longer, not shorter, in the unit it was begun with"
+            hint="a resumed run can be longer but not shorter, in the same unit: epochs or steps"
             if own
-            else "choose another --out; to continue from the trained network, start a new run "
-            f"with --student local-dir:{out / 'export'}",
+            else "choose another folder with --out; to continue from the trained network, start a "
+            f"new run with --student local-dir:{out / 'export'}",
         )
     return checkpoint, None if longer else read_result(out)
 
 
-def _length_of(config: TrainConfig) -> str:
-    return "steps" if config.epochs is None else "epochs"
-
-
-def _is_longer(config: TrainConfig, checkpoint: Checkpoint) -> bool:
-    name = _length_of(config)
-    before = checkpoint.config.get(name)
-    return before is not None and getattr(config, name) > before
-
-
 class RunState:
-    """What a run trains, and where it stands.
+    """Model, optimizer, schedule and position of a training run.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         network: The student.
         trainable: The student with the parameters of its objective.
-        steps: Batches of the run.
-        ranks: Its processes.
-        hooks: Its hooks; their states are part of checkpoints.
+        steps: Number of steps of the run.
+        ranks: The processes of the run.
+        hooks: The hooks of the run; their states are part of checkpoints.
 
     Attributes:
-        step: Batches so far.
-        epoch: The current one, from 0.
-        batch: Batches of it so far.
-        evaluation: The last one.
-        unfinished: Means of the epoch that has ended, until it is evaluated and in the journal.
-        model: The trainable, as it is called to learn.
-        optimizer: Of all its parameters.
+        step: Number of steps so far.
+        epoch: Index of the current epoch, from 0.
+        batch: Number of batches of this epoch so far.
+        evaluation: The last evaluation.
+        unfinished: Means of an epoch that has ended but is not yet evaluated and logged.
+        model: The trainable student as prepared by accelerate.
+        optimizer: Optimizer of all its parameters.
     """
 
     def __init__(
@@ -156,41 +148,41 @@ class RunState:
 
     @property
     def final_network(self) -> nn.Module:
-        """The network that counts: the average if there is one."""
+        """The network to evaluate and export: the moving average if there is one."""
         return self._network if self._ema is None else self._ema.module
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
     def count(self, losses: dict[str, Tensor]) -> None:
-        """Count a step that was done, and this process's part of what it lost, by name."""
+        """Update schedule, moving average and sums of losses after a step.
+
+        Args:
+            losses: This process's part of the loss and of its terms, by name.
+        """
         self.step += 1
         self.batch += 1
         self._schedule.step_update(self.step)
         if self._ema is not None:
             self._ema.update(self._network, step=self.step)
         for name, value in losses.items():
+            # stays on the device: reading the number would wait for the step
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
 
     def means(self) -> dict[str, float]:
-        """Return the means of all processes over the batches of this epoch."""
+        """Return the mean losses over the batches of this epoch, by name; collective."""
         return {name: total / self.batch for name, total in self._totals().items()}
 
     def next_epoch(self) -> None:
-        """Begin the next epoch."""
+        """Set the position to the start of the next epoch."""
         self.epoch, self.batch, self._sums = self.epoch + 1, 0, {}
 
     def save(self) -> None:
-        """Write a checkpoint of exactly this moment; all processes take part."""
+        """Write a checkpoint; collective, so every process has to call this."""
         sums = self._totals()
         random = join_random_states(self._ranks.gather(random_state()))
         if self._ranks.is_first:
             self._write(sums, random)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue exactly from a checkpoint."""
+        """Set the complete state to that of a checkpoint."""
         position = checkpoint.position
         self.step, self.epoch, self.batch = (
             position["step"],
@@ -198,6 +190,7 @@ class RunState:
             position["batch"],
         )
         device = self._ranks.accelerator.device
+        # a checkpoint has sums over all processes, so one process continues them
         own = float(self._ranks.is_first)
         self._sums = {
             name: torch.tensor(own * total, device=device)
@@ -221,11 +214,13 @@ class RunState:
         where = f"{self._config.out}, checkpoint of step {self.step}"
         self._hooks.load_state_dict(checkpoint.hooks, where)
         self._schedule.step_update(self.step)
+        # last, since building and loading may draw random numbers; ranks that the checkpoint lacks
+        # keep the stream of reseed
         self._ranks.reseed(self._config.seed, self.step)
         set_random_state(checkpoint.random, self._ranks.rank)
 
     def _totals(self) -> dict[str, float]:
-        """Return the sums of all processes over the batches of this epoch."""
+        """Return the sums of losses of all processes over the batches of this epoch."""
         return {name: float(self._ranks.total(own)) for name, own in self._sums.items()}
 
     def _write(self, sums: dict[str, float], random: dict[str, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """A student together with the parameters of its objective, as one module.
 
-The objective's own parts, projectors say, are trained, saved and resumed with the network. They are
-not part of the network, which is what is averaged, evaluated and exported.
+Parameters of the objective, such as projectors, are trained, saved and resumed with the network.
+They are not part of the network that is averaged, evaluated and exported.
 
 Shapes: B batch, C classes, S side of the images in pixels.
 """
@@ -27,17 +27,18 @@ __all__ = ["TrainableStudent"]
 
 
 class TrainableStudent(nn.Module):
-    """What is trained: a network, and the parameters of its objective.
+    """A network and the parameters of its objective.
 
     Args:
-        network: Images (B, 3, S, S) to logits (B, C).
-        objective: The objective; it makes its parameters here.
-        size: S.
-        features: Of every tap of a teacher that the objective needs, as ``<teacher>/<tap>``, an
-            example of one row.
+        network: Network from images (B, 3, S, S) to logits (B, C).
+        objective: The objective; its parameters are created here.
+        size: Side S of the images in pixels.
+        features: Examples of one row of the teacher features that the objective needs, by
+            ``<teacher>/<tap>``.
 
     Raises:
-        UsageError: The network has no such tap, or what it holds there does not fit the teacher's.
+        UsageError: The network lacks a layer of the objective, or its activations do not fit those
+            of the teacher.
     """
 
     def __init__(
@@ -54,8 +55,11 @@ class TrainableStudent(nn.Module):
         self._shapes: dict[str, TapShape] = {} if tapped is None else tapped.shapes
         self.network: nn.Module = network if tapped is None else tapped
         self.objective = objective
-        held = {tap: torch.zeros(1, *shape.shape) for tap, shape in self._shapes.items()}
-        objective.fit(self.outputs((torch.zeros(1, 1), held)), _example(features))
+        zeros = {tap: torch.zeros(1, *shape.shape) for tap, shape in self._shapes.items()}
+        # before the optimizer is built, which has to know all parameters
+        unlabeled = torch.full((1,), -1)
+        targets = TargetBatch(torch.zeros(1, dtype=torch.long), unlabeled, {}, features=features)
+        objective.fit(self.outputs((torch.zeros(1, 1), zeros)), targets)
 
     def forward(self, images_B3SS: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and, if there are tapped layers, their activations."""
@@ -63,7 +67,7 @@ class TrainableStudent(nn.Module):
         return answer
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, but leave statistics of frozen norms as they are."""
+        """Set the mode; frozen batch norms stay in evaluation mode, to keep their statistics."""
         super().train(mode)
         for module in self.modules():
             weights = list(module.parameters()) if isinstance(module, _BatchNorm) else []
@@ -72,9 +76,9 @@ class TrainableStudent(nn.Module):
         return self
 
     def smallest_batch(self, size: int) -> int:
-        """Return how many images a training batch must have: 1, or 2 for some batch norms.
+        """Return the smallest number of images of a training batch: 1, or 2 for some batch norms.
 
-        A batch norm over maps of one position needs two images for a variance.
+        A batch norm over maps of a single position needs two images to compute a variance.
 
         Args:
             size: Side of the images in pixels.
@@ -83,6 +87,7 @@ class TrainableStudent(nn.Module):
         was_training = self.training
         self.train()
         try:
+            # the probe must not change the run: random numbers and statistics are put back
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 self.network(torch.zeros(1, 3, size, size))
         except ValueError as error:
@@ -96,13 +101,17 @@ class TrainableStudent(nn.Module):
         return 1
 
     def outputs(self, answer: Tensor | tuple[Tensor, dict[str, Tensor]]) -> Outputs:
-        """Return the outputs of :meth:`forward` for objectives."""
+        """Return the result of :meth:`forward` in the form that objectives take."""
         if isinstance(answer, Tensor):
             return Outputs(answer)
-        logits, held = answer
-        return Outputs(
-            logits, {tap: _features(values, self._shapes[tap]) for tap, values in held.items()}
-        )
+        logits, activations = answer
+        features = {}
+        for tap, values in activations.items():
+            shape = self._shapes[tap]
+            features[tap] = Features(
+                values, shape.layout, grid=shape.grid, prefix_tokens=shape.prefix_tokens
+            )
+        return Outputs(logits, features)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, in the convention of timm."""
@@ -112,13 +121,3 @@ class TrainableStudent(nn.Module):
             if module is not self and own is not None:
                 names |= {f"{prefix}.{name}" for name in own()}
         return names
-
-
-def _features(values: Tensor, shape: TapShape) -> Features:
-    return Features(values, shape.layout, grid=shape.grid, prefix_tokens=shape.prefix_tokens)
-
-
-def _example(features: Mapping[str, Features]) -> TargetBatch:
-    return TargetBatch(
-        torch.zeros(1, dtype=torch.long), torch.full((1,), -1), {}, features=features
-    )

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.precompute.config import IMAGE_MEMORY
-from logitcache.views.render import BatchRequest, ViewRenderer
+from logitcache.views.render import IMAGE_MEMORY, BatchRequest, ViewRenderer
 from logitcache.views.spec import ViewsConfig
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.view_rates import BATCH, POLICIES, SIZE, THREADS, photographs

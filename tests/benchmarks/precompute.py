@@ -22,13 +22,14 @@ from logitcache.cache.write.unit_commit import Conditions
 from logitcache.data.readers import open_source
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.platforms import available_processors
-from logitcache.precompute.config import IMAGE_MEMORY, PrecomputeConfig
+from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.plan.plan import make_plan
 from logitcache.precompute.plan.worklist import Block, WorkItem
 from logitcache.precompute.run.compute import compute_plan
 from logitcache.precompute.run.source_renderer import SourceRenderer
 from logitcache.precompute.run.unit import Batch, Work
 from logitcache.teachers.ensemble import Ensemble
+from logitcache.views.render import IMAGE_MEMORY
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.synthetic import teacher_logits
 from tests.cache.building import VIEW, declare, samples_of, start_cache

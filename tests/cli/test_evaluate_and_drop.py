@@ -66,7 +66,7 @@ def test_mistakes_in_an_evaluation_are_usage_errors(
     export: Path, images: Path, tmp_path: Path, logitcache: Command
 ) -> None:
     for arguments, words in {
-        ("resnet10t", "--data", str(images)): "without weights",
+        ("resnet10t", "--data", str(images)): "no trained weights",
         (f"{export}x", "--data", str(images)): "",
         (str(export), "--data", str(tmp_path / "nowhere")): "does not exist",
         (str(export), "--data", str(images), "--set", "crop_pctt=1"): "crop_pct",

@@ -192,8 +192,8 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["tools", "fit-weights", "--cache", "{cache}", "--teacher", "rde"], USAGE, "rde"),
     # training
     ([*TRAIN[:3], "--data", "{empty}", *TRAIN[5:]], DATA, "no images found"),
-    ([*TRAIN[:3], "--data", "{flat}", *TRAIN[5:]], USAGE, "no classes"),
-    ([*TRAIN[:3], "--data", "{single}", *TRAIN[5:]], DATA, "one class"),
+    ([*TRAIN[:3], "--data", "{flat}", *TRAIN[5:]], USAGE, "images have no labels"),
+    ([*TRAIN[:3], "--data", "{single}", *TRAIN[5:]], DATA, "the same class"),
     ([*TRAIN, "--val", "{renamed}"], DATA, "Cat"),
     ([*TRAIN, "--val", "{splits}"], DATA, "train"),
     ([*TRAIN, "--val", "{flat}"], DATA, ""),

@@ -50,7 +50,7 @@ def test_a_file_flags_and_nothing_written(
     assert [row["views"] for row in found["by_views"]] == [1, 2, 4, 8]
     shown = plan(file, "--set", "teachers.red.features={pre_logits: {}}")
     assert "pre_logits" in shown
-    assert "nothing is written" in shown
+    assert "no cache is written" in shown
     assert "dense float16" in shown
     with pytest.raises(UsageError, match="'teachers' is missing"):
         plan("--data", images)
@@ -71,5 +71,5 @@ def test_it_says_when_it_never_pays(
     print_estimate(never)
     out = " ".join(capsys.readouterr().out.split())
     assert (
-        "never breaks even: a forward pass of the teachers takes 1 ms an image, and reading" in out
+        "never breaks even: a forward pass of the teachers takes 1 ms per image, and reading" in out
     )

@@ -51,8 +51,8 @@ def test_a_sample_says_what_it_would_find(
     some = logitcache(*verify, "--samples", 16, "--threads", 1)
     assert some.code == 0, some.err
     assert (
-        "red: 16 of 120 rows compared: finds one changed row in 2000 with a probability of 0.8 %; "
-        "--full compares all" in some.out
+        "red: 16 of 120 rows compared: if one row in 2000 were changed, this sample would find it "
+        "with a probability of 0.8 %; --full compares all rows" in some.out
     )
     every = logitcache(*verify, "--full")
     assert (every.code, "red: 120 of 120 rows compared: every row" in every.out) == (0, True)
@@ -60,7 +60,7 @@ def test_a_sample_says_what_it_would_find(
     assert (view["samples"], view["pairs"], view["views"], view["all_views"]) == (60, 60, 1, 2)
     assert (view["detection"], view["mismatched"], view["ok"]) == (1.0, 0, True)
     both = logitcache(*verify, "--views", "0-1", "--samples", 20).out
-    assert "red: 20 of 120 rows compared: finds" in both
+    assert "red: 20 of 120 rows compared: if one row" in both
     first = open_cache(made / "cache").views_of(["red"])[0]
     assert "20 of 60 rows compared in 1 of 2 views" in (
         logitcache(*verify, "--views", first[:8], "--samples", 20).out
@@ -119,7 +119,7 @@ def test_classes_are_compared_by_name(
     assert logitcache(*verify, first).code == 0
     other = logitcache(*verify, "data.class_folder=last", "--teachers", red)
     assert other.code == 4, other.err
-    assert "images: 9 of another class: " in other.out
+    assert "images: 9 with a different class: " in other.out
     assert "teachers: not compared" in other.out
     document = logitcache(*verify, "data.class_folder=last", "--json").json
     assert "q/y/1.jpg" in document["images"]["relabeled"]
@@ -132,8 +132,8 @@ def test_labels_that_were_rotated_in_a_sealed_cache_are_found(
     assert logitcache("verify", made / "cache").code == 0, "the bytes are as they were sealed"
     found = logitcache("verify", made / "cache", "--data", made / "images", "--quick")
     assert found.code == 4
-    assert "keys or labels of the rows from 0 on were changed" in found.out
-    assert "images: 60 of another class" in found.out
+    assert "names or labels of the rows from 0 on were changed" in found.out
+    assert "images: 60 with a different class" in found.out
 
 
 def test_files_that_are_not_listed_are_counted(
@@ -145,7 +145,7 @@ def test_files_that_are_not_listed_are_counted(
     shown = logitcache(*verify)
     assert shown.code == 0, shown.err
     assert "data: files that are not among the images: 1 " in shown.out
-    assert "images: 1 added, without targets: bird/[1].jpg" in shown.out
+    assert "images: 1 added since, without cached outputs: bird/[1].jpg" in shown.out
     document: dict[str, Any] = logitcache(*verify, "--json").json
     assert list(document["images"]["left_out"].values()) == [1]
 

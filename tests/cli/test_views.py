@@ -99,8 +99,8 @@ def test_check_says_whether_this_machine_is_sound(
 ) -> None:
     found = views("check", "--cache", cache, "--data", images)
     assert found.exit_code == 0
-    assert "all as written" in found.stdout
-    assert "0 with other pixels" in found.stdout
+    assert "all reproduced" in found.stdout
+    assert "0 with different pixels" in found.stdout
     monkeypatch.setitem(color.COLOR_STEPS, "invert", lambda picture: picture)
     broken = views("check", "--json")
     assert broken.exit_code == 4

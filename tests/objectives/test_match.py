@@ -370,13 +370,13 @@ PRINCIPAL = replace(VECTOR, principal=True)
     ("student", "teacher", "options", "message"),
     [
         (VECTOR, of(4), {}, r"tokens \(L, D\) of \(4, 3\)"),
-        (of(5), of(4), {}, "squares"),
+        (of(5), of(4), {}, "square grids"),
         (of(4), of(4, 5), {"projector": "none"}, "set projector: linear"),
         (of(4), kept(of(4).values), {"normalize": "standardize"}, "2 positions of each map"),
         (of(4), kept(of(4).values), {"levels": [1]}, "whole maps"),
         (of(5), of(5), {"levels": [1]}, "square map"),
-        (of(5), of(5), {"projector": "generator"}, "square of positions"),
-        (VECTOR, PRINCIPAL, {}, "principal directions"),
+        (of(5), of(5), {"projector": "generator"}, "square grid"),
+        (VECTOR, PRINCIPAL, {}, "principal components"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(

@@ -211,7 +211,7 @@ def test_maps_of_a_batch_are_long_vectors_and_a_mean_asks_for_a_mean() -> None:
          r"tokens \(L, D\) of \(4, 5\)"),
         (tokens(noise(2, 4, 3, seed=0)),
          tokens(noise(2, 2, 3, seed=0), grid=2, positions=torch.tensor([[0, 1], [2, 3]])), {},
-         "without tokens"),
+         "without the option tokens"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(

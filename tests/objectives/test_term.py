@@ -65,7 +65,7 @@ def test_a_head_that_is_none_is_named() -> None:
         soft(Outputs(z, {"head": Features(tokens, "NLC")}), targets)
     with pytest.raises(UsageError, match="did you mean 'heads'"):
         soft(Outputs(z, {"heads": Features(z, "vector")}), targets)
-    with pytest.raises(UsageError, match="give Outputs"):
+    with pytest.raises(UsageError, match="pass Outputs with features"):
         soft(z, targets)
 
 

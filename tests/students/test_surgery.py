@@ -178,12 +178,12 @@ def test_statistics_of_frozen_norms_stay() -> None:
 @pytest.mark.parametrize(
     ("model", "surgery", "message"),
     [
-        ("resnet10t", {"depth": 2}, "no sequence of blocks"),
+        ("resnet10t", {"depth": 2}, "needs a network with a sequence of blocks"),
         ("resnet10t", {"lora": {}}, "no linear layer"),
         ("vit", {"depth": [0, 6]}, "no block 6"),
         ("vit", {"depth": [3, 1]}, "ascending"),
         ("vit", {"depth": {}}, "either every or blocks"),
-        ("vit", {"lora": {}, "probe": True}, "drop lora"),
+        ("vit", {"lora": {}, "probe": True}, "remove lora"),
         ("vit", {"lora": {"targets": ["fc3"]}}, "'fc1' or 'fc2'"),
         ("vit", {"lorra": {}}, "did you mean 'lora'"),
         ("deit_tiny_distilled_patch16_224", {"probe": True}, "several classifiers"),

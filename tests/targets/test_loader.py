@@ -279,7 +279,7 @@ def test_views_that_are_not_there_are_refused(
 def test_settings_that_cannot_be_are_refused(
     cache: Cache, images: Path, wrong: dict[str, Any]
 ) -> None:
-    expected = r"no such rank|[01] or more|belong together|error or skip"
+    expected = r"rank is out of range|[01] or more|only one of rank|error or skip"
     with pytest.raises(UsageError, match=expected):
         loader(cache, str(images), **{"size": 8, **wrong})
 

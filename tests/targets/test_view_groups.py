@@ -151,8 +151,8 @@ def test_an_image_that_cannot_be_decoded_is_left_out_of_every_view(
 @pytest.mark.parametrize(
     ("show", "message"),
     [
-        ([], "have to be different"),
-        (["base", "base"], "have to be different"),
+        ([], "have to be distinct"),
+        (["base", "base"], "have to be distinct"),
         (["base", "rot91(1)"], "rot91"),
         (["base", "rot90(3)"], "no view of the cache has all"),
     ],

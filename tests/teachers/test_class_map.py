@@ -43,7 +43,7 @@ def test_a_class_that_the_teacher_does_not_have_is_named() -> None:
     with pytest.raises(UsageError) as caught:
         choose_class_map("t", None, DATA, ["bird", "cats", "dog", "eel"], 4)
     text = caught.value.render()
-    assert "1 of the 3 classes" in text
+    assert "1 of 3 classes" in text
     assert "got:      cat\n" in text
     assert "class_map=[...]" in text
     assert "position" in text

@@ -97,7 +97,7 @@ def test_what_is_written_is_what_soft_takes(
     with pytest.raises(SystemExit, match="0"):
         main()
     *_, shown, used = capsys.readouterr().out.splitlines()
-    assert "mixture" in shown
+    assert "ensemble" in shown
     line = used[used.index("objectives:") :]  # to be pasted as it is
     (term,) = yaml.safe_load(line)["objectives"]
     pasted = ObjectiveConfig.parse(term, "").soft

@@ -172,8 +172,10 @@ def test_where_no_checkpoint_can_be_read_the_error_says_how_to_go_on(
     for _ in range(2):  # nothing is renamed: the next try does not begin anew
         with pytest.raises(StorageError, match="no checkpoint of this run can be read") as caught:
             resume(run, images)
-    assert "000000004: tensors.safetensors is not what was written" in str(caught.value.got)
-    assert "remove the folder to begin with the first step" in str(caught.value.hint)
+    assert "000000004: tensors.safetensors was changed after it was written" in str(
+        caught.value.got
+    )
+    assert "remove this folder to start the run again" in str(caught.value.hint)
     assert sorted((run / "checkpoints").iterdir()) == folders
 
 
@@ -227,7 +229,7 @@ def test_damaged_lines_of_a_journal_are_left_out(
     (run / "journal.jsonl").write_bytes("\n".join([first, *odd, *rest, '{"ev']).encode("latin-1"))
     assert [event["epoch"] for event in read_journal(run)] == [0, 1, 2]
     assert f"{run / 'journal.jsonl'} is damaged" in caplog.text
-    assert "line 2 is no event" in caplog.text
+    assert "line 2 is not an event" in caplog.text
     (run / "journal.csv").unlink()
     resume(run, images)
     assert_equal_runs(whole, run)

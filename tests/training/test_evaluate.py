@@ -164,7 +164,7 @@ def test_names_are_needed_or_a_plain_word(
     assert evaluated(nameless, images, class_names=shuffled).evaluation.top1 != expected
     with pytest.raises(UsageError, match="3 names"):
         evaluated(nameless, images, class_names=["cat", "dog"])
-    with pytest.raises(UsageError, match="without weights"):
+    with pytest.raises(UsageError, match="no trained weights"):
         evaluated(nameless, images, network={"model": "resnet10t"})
 
 

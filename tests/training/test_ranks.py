@@ -237,7 +237,7 @@ def test_the_others_say_that_one_was_lost(images: Path, cache: Path, tmp_path: P
     assert len(rest.rows) == 8
     for shown in (rest.rows[:4], rest.rows[4:]):
         assert Counter(row for rows in shown for row in rows) == Counter(range(60))
-    with pytest.raises(UsageError, match="there is a run in this folder"):
+    with pytest.raises(UsageError, match="this folder already contains a run"):
         alone(values)
     refused = run_ranks(2, train, values)
     assert [error.kind for error in refused] == ["UsageError"] * 2

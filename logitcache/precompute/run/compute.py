@@ -17,13 +17,13 @@ from logitcache.cache.write.unit_commit import Conditions
 from logitcache.data.sample import oddity_notes
 from logitcache.errors import Interrupted
 from logitcache.platforms import available_processors
-from logitcache.precompute.config import IMAGE_MEMORY
 from logitcache.precompute.environment import versions
 from logitcache.precompute.run.background import Background
 from logitcache.precompute.run.claim_queue import ClaimQueue
 from logitcache.precompute.run.source_renderer import SourceRenderer
 from logitcache.precompute.run.unit import Work, compute_item
 from logitcache.teachers.ensemble import Tap
+from logitcache.views.render import IMAGE_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
