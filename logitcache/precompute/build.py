@@ -56,7 +56,7 @@ class Summary:
         computed: Images shown to the teachers by this run, every view counted.
         seconds: What computing took.
         accuracy: Share of labeled images each teacher gets right, by view; empty without labels.
-        sizes: Bytes of each teacher's answers, and of each ``<teacher>/features/<tap>``.
+        sizes: Bytes of each teacher's outputs, and of each ``<teacher>/features/<tap>``.
         revision: Number of the sealed revision.
         revision_sha256: Its sha256, which all else follows from.
         unlisted: Files of the image set that are not among the images, by the reason.

@@ -23,7 +23,7 @@ class PrecomputeConfig(Config):
     Attributes:
         cache: Folder or URL of the cache; it is created if it does not exist.
         data: The images.
-        teachers: Who answers, by name. Teachers already in the cache need not be named again.
+        teachers: The teachers, by name. Teachers already in the cache need not be named again.
         views: What they look at.
         add_views: Whether a cache gets views with other settings than its own. More draws of
             the same recipe can always be added.

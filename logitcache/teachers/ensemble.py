@@ -77,7 +77,7 @@ class Ensemble:
         self,
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
-        asked: Mapping[str, NDArray[np.int64] | None],
+        kept_patches: Mapping[str, NDArray[np.int64] | None],
     ) -> dict[str, NDArray[np.float32]]:
         """Return logits (B, C) and features (B, ...) by name, from one forward pass per member.
 
@@ -85,21 +85,21 @@ class Ensemble:
             pixels: Rendered batch (B, 3, S, S) by side S.
             batches: Images per forward pass by name, a divisor of B; the same for a member and its
                 layers.
-            asked: Names of members, and names given to :meth:`keep`, with the indices of the
+            kept_patches: Names of members, and names given to :meth:`keep`, with the indices of the
                 patches of each row to cache, int64 (B, n), None for all.
         """
-        answers: dict[str, NDArray[np.float32]] = {}
-        for teacher in dict.fromkeys(self._teacher_of(name) for name in asked):
-            names = [name for name in asked if self._teacher_of(name) == teacher]
+        outputs: dict[str, NDArray[np.float32]] = {}
+        for teacher in dict.fromkeys(self._teacher_of(name) for name in kept_patches):
+            names = [name for name in kept_patches if self._teacher_of(name) == teacher]
             taps = {name: self._taps[name] for name in names if name != teacher}
             images = pixels[self.members[teacher].input.size]
             step = batches[names[0]]
             parts = [
-                self._forwarded(teacher, images, slice(start, start + step), taps, asked)
+                self._forwarded(teacher, images, slice(start, start + step), taps, kept_patches)
                 for start in range(0, len(images), step)
             ]
-            answers |= {name: np.concatenate([part[name] for part in parts]) for name in names}
-        return answers
+            outputs |= {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return outputs
 
     def _forwarded(
         self,
@@ -107,12 +107,12 @@ class Ensemble:
         images: NDArray[np.uint8],
         rows: slice,
         taps: Mapping[str, Tap],
-        asked: Mapping[str, NDArray[np.int64] | None],
+        kept_patches: Mapping[str, NDArray[np.int64] | None],
     ) -> dict[str, NDArray[np.float32]]:
         """Return logits and features of one forward pass of one member, by name."""
         kept = {}
         for name, tap in taps.items():
-            positions = asked[name]
+            positions = kept_patches[name]
             kept[tap.tap] = KeptTap(tap.encoding, None if positions is None else positions[rows])
         logits, features = self.members[teacher].answer_and_keep(images[rows], kept)
         return {teacher: logits, **{name: features[tap.tap] for name, tap in taps.items()}}

@@ -50,7 +50,7 @@ def joined(scheduler: str, *, seconds: float = _CONNECT_SECONDS) -> Iterator[Cli
 
     Raises:
         UsageError: This is no address.
-        ClusterError: Nobody answers there.
+        ClusterError: Nobody outputs there.
     """
     try:
         client = Client(scheduler, timeout=seconds, set_as_default=True)

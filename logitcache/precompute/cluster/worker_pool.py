@@ -347,7 +347,7 @@ class WorkerPool:
 
 
 def _briefly(function: Callable[..., object], *arguments: Any, **options: Any) -> None:
-    """Call what asks all workers, and wait a moment: one that has just died answers late."""
+    """Call what asks all workers, and wait a moment: one that has just died outputs late."""
 
     def call() -> None:
         with contextlib.suppress(Exception):  # what is requested at the end is a courtesy

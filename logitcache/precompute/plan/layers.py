@@ -65,7 +65,7 @@ def choose_taps(
         config: What is requested.
         declared: Groups of the cache, by name.
         source: The images.
-        ensemble: Who answers.
+        ensemble: The teachers.
 
     Raises:
         UsageError: There is no such tap, it lacks what is requested, or it is stored with other

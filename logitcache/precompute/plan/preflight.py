@@ -18,7 +18,7 @@ from logitcache.cache.format.names import sha256
 from logitcache.cache.write.claims import CLAIMS, TRIAL
 from logitcache.data.sample import sample_images
 from logitcache.errors import CacheDamaged, NetworkError, StorageError
-from logitcache.precompute.sample.trial import TRIAL_IMAGES, ask
+from logitcache.precompute.sample.trial import TRIAL_IMAGES, run_teachers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -86,7 +86,7 @@ def check_accuracy(
 
     Args:
         source: The images.
-        ensemble: Who answers.
+        ensemble: The teachers.
         names: Which of them are new.
         batch: Images of one forward.
         floor: Share they have to get right; clearly more than chance by default.
@@ -102,10 +102,10 @@ def check_accuracy(
     indices = _trial_images(source)
     if not judged or len(indices) < _FEWEST_IMAGES:
         return {}
-    answers, read = ask(source, ensemble, dict.fromkeys(judged), indices, batch)
+    outputs, read = run_teachers(source, ensemble, dict.fromkeys(judged), indices, batch)
     found = {}
     for name in judged:
-        right = answers[name].argmax(axis=1)[read] == source.labels[indices[read]]
+        right = outputs[name].argmax(axis=1)[read] == source.labels[indices[read]]
         found[name] = float(right.mean())
         needed = floor if floor is not None else accuracy_floor(classes, len(read))
         if found[name] < needed:
@@ -127,7 +127,7 @@ def check_images(
 
     Args:
         source: The images.
-        ensemble: Who answers.
+        ensemble: The teachers.
         names: Which of them are new to the cache.
         table: Version of the table that images are decoded by.
 

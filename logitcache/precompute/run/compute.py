@@ -88,7 +88,7 @@ class UnitRunner:
 
     Args:
         plan: What is missing, and of what.
-        ensemble: Who answers.
+        ensemble: The teachers.
         claims: Of this process.
         precision: Of the forwards, for the record.
         threads: Threads that decode; all processors by default.
@@ -219,7 +219,7 @@ def compute_plan(
 
     Args:
         plan: What is missing.
-        ensemble: Who answers.
+        ensemble: The teachers.
         claims: Of this process.
         precision: Of the forwards, for the record.
         threads: Threads that decode; all processors by default.

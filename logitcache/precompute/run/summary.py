@@ -63,8 +63,8 @@ def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> 
         if not known.any():
             continue
         stop = samples.start + len(samples.status)
-        answers = _top_classes(writer, group, view_id, samples.start, stop)
-        right += int((answers == samples.labels)[known].sum())
+        outputs = _top_classes(writer, group, view_id, samples.start, stop)
+        right += int((outputs == samples.labels)[known].sum())
         labeled += int(known.sum())
     return right / labeled if labeled else None
 

@@ -129,9 +129,9 @@ def compute_item(work: Work, item: WorkItem, block: Block, background: Backgroun
         names = [name for name, units in open_units.items() if units.wants(batch.start)]
         kept_patches = {name: _kept_tokens(work, item, block, batch, name) for name in names}
         sizes = {name: work.conditions[name].canonical_batch for name in names}
-        answers = work.teachers.answer(batch.pixels, sizes, kept_patches)
+        outputs = work.teachers.answer(batch.pixels, sizes, kept_patches)
         for name in names:
-            background.do(partial(open_units[name].add, batch.start, answers[name]))
+            background.do(partial(open_units[name].add, batch.start, outputs[name]))
         work.after_batch(work.batch_rows)
     if item.samples:
         background.do(lambda: work.writer.write_samples(item.block, block.samples()))
@@ -142,7 +142,7 @@ def compute_item(work: Work, item: WorkItem, block: Block, background: Backgroun
 def _kept_tokens(
     work: Work, item: WorkItem, block: Block, batch: Batch, name: str
 ) -> NDArray[np.int64] | None:
-    """Return which patches of each position are kept; None for answers, and where all are."""
+    """Return which patches of each position are kept; None for outputs, and where all are."""
     kept = work.groups[name].kept_patches
     if kept is None:
         return None

@@ -33,7 +33,7 @@ def choose_batch(
     """Return the images of a forward for teachers that are new, and what to tell of the choice.
 
     Args:
-        ensemble: Who answers.
+        ensemble: The teachers.
         names: Which of them are new.
         wanted: So many, halved until they fit; or ``auto``, doubled while that is faster.
 

@@ -69,7 +69,7 @@ def rehearse(
 
     Args:
         source: The images.
-        ensemble: Who answers.
+        ensemble: The teachers.
         views: Which views; images are mixed with one of the same batch.
         taps: What is kept of networks besides, by name of its group; the first tokens of each.
         images: How many, at most.

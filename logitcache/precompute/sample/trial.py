@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from logitcache.data.source import Source
     from logitcache.teachers.ensemble import Ensemble, Tap
 
-__all__ = ["TRIAL_IMAGES", "ask", "sample_features", "sample_log_probs"]
+__all__ = ["TRIAL_IMAGES", "run_teachers", "sample_features", "sample_log_probs"]
 
 TRIAL_IMAGES = 256
 _MOST_NUMBERS = 2**26  # of a sample of features
 _SAMPLE = "sample"
 
 
-def ask(
+def run_teachers(
     source: Source,
     ensemble: Ensemble,
     kept_patches: Mapping[str, NDArray[np.int64] | None],
@@ -39,7 +39,7 @@ def ask(
 
     Args:
         source: The images.
-        ensemble: Who answers.
+        ensemble: The teachers.
         kept_patches: As in :meth:`.Ensemble.answer`, patches for each of the N images.
         indices_N: Positions in the source.
         batch: Images of one forward.
@@ -52,8 +52,8 @@ def ask(
     threads = available_processors()
     with ViewRenderer(source.read, ensemble.sizes, threads=threads) as renderer:
         (rendered,) = renderer.batches([request])
-    answers = ensemble.answer(rendered.pixels, dict.fromkeys(kept_patches, batch), kept_patches)
-    return answers, np.setdiff1d(np.arange(len(indices_N)), list(rendered.failures))
+    outputs = ensemble.answer(rendered.pixels, dict.fromkeys(kept_patches, batch), kept_patches)
+    return outputs, np.setdiff1d(np.arange(len(indices_N)), list(rendered.failures))
 
 
 def sample_log_probs(
@@ -65,8 +65,8 @@ def sample_log_probs(
         DataError: None of them can be read.
     """
     indices_N = _spread(source, TRIAL_IMAGES)
-    answers, read = ask(source, ensemble, {name: None}, indices_N, batch)
-    return log_softmax(answers[name][_some(source, read)])[0]
+    outputs, read = run_teachers(source, ensemble, {name: None}, indices_N, batch)
+    return log_softmax(outputs[name][_some(source, read)])[0]
 
 
 def sample_features(
@@ -86,8 +86,8 @@ def sample_features(
     if encoding.kept is not None:
         positions = np.tile(np.arange(encoding.kept), (len(indices_N), 1))
     ensemble.keep({_SAMPLE: tap})
-    answers, read = ask(source, ensemble, {_SAMPLE: positions}, indices_N, batch)
-    return answers[_SAMPLE][_some(source, read)]
+    outputs, read = run_teachers(source, ensemble, {_SAMPLE: positions}, indices_N, batch)
+    return outputs[_SAMPLE][_some(source, read)]
 
 
 def _spread(source: Source, count: int) -> NDArray[np.int64]:
