@@ -1,1 +1,1 @@
-"""Checks of a cache against its images and teachers, and repair of what is damaged."""
+"""Checks of a cache against its images and teachers, and repair of damaged ones."""

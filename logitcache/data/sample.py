@@ -1,4 +1,4 @@
-"""A sample of decoded images: their sizes, and what is unusual about them."""
+"""A sample of decoded images: their sizes, and notes about unusual ones."""
 
 from __future__ import annotations
 

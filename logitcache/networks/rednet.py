@@ -191,7 +191,7 @@ def rednet_stem(in_chans: int, width: int, kernel_size: int, stride: int) -> nn.
         in_chans: Input channels.
         width: Output channels, a multiple of 32.
         kernel_size: Side of its involution.
-        stride: Of its first convolution.
+        stride: Stride of its first convolution.
     """
     half = width // 2
     return nn.Sequential(

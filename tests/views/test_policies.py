@@ -172,12 +172,12 @@ def test_strengths_follow_m_mstd_and_mmax() -> None:
     ("text", "message"),
     [
         ("augmix-m3", "only RandAugment"),
-        ("rand-x3", r"cannot read 'x3'; the parts are m, n, p, mstd, mmax, inc, t"),
-        ("rand-m1.5", "m is a whole number"),
+        ("rand-x3", r"unknown part 'x3'; the known parts are m, n, p, mstd, mmax, inc, t"),
+        ("rand-m1.5", "m has to be a whole number"),
         ("rand-m40", "magnitude"),
         ("rand-tweight", "did you mean 'weights'"),
         ("rand-n9-p2", "less than or equal to 1"),
-        ("rand-n16-tweights", "has not 16 to draw"),
+        ("rand-n16-tweights", "n is 16, but the weighted set has 15"),
     ],
 )
 def test_notation_that_cannot_be_read_is_explained(text: str, message: str) -> None:

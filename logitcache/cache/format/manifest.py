@@ -50,7 +50,7 @@ class Segment(_Record):
 
     Attributes:
         start: First row, a multiple of the unit.
-        rows: How many.
+        rows: Number of rows.
         listing_sha256: SHA-256 over the keys and labels of its rows, in order.
     """
 
@@ -65,7 +65,7 @@ class Segment(_Record):
 
 
 class DataRecord(_Record):
-    """What the cache was made from.
+    """The image set that the cache was computed from.
 
     Attributes:
         description: Reader, location and split, as text; never compared.
@@ -315,7 +315,7 @@ def parse_manifest(values: object, where: str) -> Manifest:
 
 
 def _first_fault(error: ValueError | UsageError) -> tuple[str, str]:
-    """Return the place and the cause of what is malformed."""
+    """Return the place and the cause of the first malformed value."""
     if isinstance(error, ValidationError):
         return validation_detail(error)
     return "", error.what if isinstance(error, UsageError) else str(error)

@@ -122,7 +122,7 @@ class Status(IntEnum):
 
 
 def canonical_json(value: object) -> bytes:
-    """Return JSON that is the same bytes for the same value: what is digested and stored."""
+    """Return JSON with the same bytes for equal values, which are digested and stored."""
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )

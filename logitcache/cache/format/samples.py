@@ -67,12 +67,12 @@ class Samples:
 
     @property
     def unreadable(self) -> int:
-        """How many images could not be decoded."""
+        """Number of images that could not be decoded."""
         return int((self.status == Status.UNREADABLE).sum())
 
     @property
     def withdrawn(self) -> int:
-        """How many images were withdrawn."""
+        """Number of images that were withdrawn."""
         return int((self.status == Status.WITHDRAWN).sum())
 
 

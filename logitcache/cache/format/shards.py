@@ -85,7 +85,7 @@ _Shape = Annotated[tuple[_Length, ...], Field(max_length=16)]
 
 
 class _Part(BaseModel):
-    """A part of the metadata of an array; what is not named here may be ignored."""
+    """A part of the metadata of an array; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -234,7 +234,7 @@ def shard_index(content: NDArray[np.uint8], chunks: int) -> NDArray[np.uint64]:
 
     Args:
         content: The shard, or the end of it.
-        chunks: How many inner chunks it has.
+        chunks: Number of its inner chunks.
 
     Raises:
         BadShardError: The shard is too short, or the index has changed.
@@ -292,7 +292,7 @@ def decode_chunk(chunk: NDArray[np.uint8], rows: NDArray[Any], chain: str) -> No
     """
     body, checksum = chunk[:-_CRC_BYTES], chunk[-_CRC_BYTES:]
     if len(body) <= (0 if chain == "plain" else _BLOSC_HEADER_BYTES):
-        raise BadShardError("it is missing, or lies beyond the end of the shard")
+        raise BadShardError("it is missing, or beyond the end of the shard")
     if google_crc32c.value(body) != int.from_bytes(checksum.tobytes(), "little"):
         raise BadShardError("its checksum does not match")
     # blosc trusts the size in its header, and allocates it

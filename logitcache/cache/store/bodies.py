@@ -33,7 +33,7 @@ LOWEST_RATE = 20_000.0
 _PIECE = 2**18
 _MOST_COUNTED = 2**28  # of a body that is received to count its bytes
 _NO_HEAD = {400, 401, 403, 405, 501}  # of servers, or signed addresses, that allow GET alone
-_IDENTITY = {"Accept-Encoding": "identity"}  # a body is what is stored, and is as long
+_IDENTITY = {"Accept-Encoding": "identity"}  # a body has the stored bytes and their length
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ class _Checker:
                 self.on_progress(VerifyProgress(self.bytes, self.total))
 
     def _examine(self, task: tuple[View, Commit, str]) -> _Suspect | None:
-        """Return what is suspicious about an object, None if nothing is."""
+        """Return how an object differs from its commit; None if it does not."""
         view, commit, path = task
         stored = commit.arrays[path]
         try:

@@ -130,7 +130,7 @@ class View:
         return sealed
 
     def _commit(self, unit: int, sealed: Commit | None) -> tuple[Commit | None, Fault | None]:
-        """Return the commit of a unit and what is wrong with its object."""
+        """Return the commit of a unit and the fault of its object."""
         key = commit_key(self.group, self.view, unit)
         content = self.location.read(key)
         if sealed is not None:
