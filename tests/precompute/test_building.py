@@ -338,7 +338,7 @@ def test_all_classes_are_stored_dense_and_said_so(
 
 
 def test_a_teacher_without_weights_is_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match=r"no weights[\s\S]*--teacher a=resnet10t@WEIGHTS"):
+    with pytest.raises(NetworkError, match=r"trained weights[\s\S]*--teacher a=resnet10t@WEIGHTS"):
         build_cache(config(tmp_path / "c", images, {"a": {"model": "resnet10t"}}))
 
 

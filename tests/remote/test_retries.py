@@ -211,7 +211,7 @@ def test_the_environment_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--retry-seconds", "0.2", "verify", "URL"], 3, "does not respond|cut|busy"),
         (["--retry-seconds", "soon", "verify", "URL"], 2, "--retry-seconds"),
         (["--retry-seconds=-1", "verify", "URL"], 2, "--retry-seconds"),
-        (["--retry-seconds", "1"], 2, "no command"),
+        (["--retry-seconds", "1"], 2, "a command is missing"),
     ],
 )
 def test_the_command_line_says_how_long(

@@ -95,8 +95,8 @@ def test_it_is_printed_and_written_as_a_document(
     assert document["teachers"][0]["teacher"] == "dense"
     run_survey(str(path), None, revision=None, as_json=False)
     shown = capsys.readouterr().out
-    assert "dense and sparse agree on" in shown
-    assert "least known: " in shown
+    assert "dense and sparse predict the same class for" in shown
+    assert "lowest accuracy: " in shown
 
 
 def test_an_answer_that_was_damaged_is_no_statistic(path: Path, tmp_path: Path) -> None:

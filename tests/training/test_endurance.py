@@ -119,8 +119,8 @@ def test_growth_that_was_interrupted_goes_on(
 @pytest.mark.parametrize(
     ("fields", "advice"),
     [
-        ({"epochs": 1}, "longer, not shorter"),
-        ({"epochs": None, "steps": 100}, "longer, not shorter"),
+        ({"epochs": 1}, "longer but not shorter"),
+        ({"epochs": None, "steps": 100}, "longer but not shorter"),
         ({"seed": 1}, "local-dir:"),
         ({"epochs": 4, "seed": 1}, "local-dir:"),
     ],

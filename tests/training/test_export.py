@@ -142,6 +142,6 @@ def test_without_the_libraries_onnx_is_refused_before_the_first_step(
         "logitcache.training.onnx.importlib.util.find_spec",
         lambda name: None if name == "onnxscript" else found(name),
     )
-    with pytest.raises(UsageError, match="no onnxscript"):
+    with pytest.raises(UsageError, match="not installed: onnxscript"):
         train_student(config(tmp_path / "run", images, epochs=1, onnx=True))
     assert not (tmp_path / "run").exists()
