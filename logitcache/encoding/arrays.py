@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ArraySpec", "Encoded", "filled"]
+__all__ = ["NUMBERS_AT_ONCE", "ArraySpec", "Encoded", "filled"]
+
+NUMBERS_AT_ONCE = 2**16
+"""Numbers that are encoded together: in float64 they fit into the CPU cache."""
 
 Encoded = dict[str, "NDArray[np.generic]"]
 """Encoded rows by array name; the first axis is the row."""

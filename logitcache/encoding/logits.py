@@ -21,8 +21,10 @@ def log_softmax(
     """Return log-probabilities (N, C) and the logsumexp of the logits (N,), both float64."""
     z = logits_NC.astype(np.float64)
     peak_N1 = z.max(axis=1, keepdims=True)
-    lse_N1 = np.log(np.exp(z - peak_N1).sum(axis=1, keepdims=True)) + peak_N1
-    return z - lse_N1, lse_N1[:, 0]
+    relative = z - peak_N1
+    lse_N1 = np.log(np.exp(relative, out=relative).sum(axis=1, keepdims=True)) + peak_N1
+    z -= lse_N1
+    return z, lse_N1[:, 0]
 
 
 def non_finite_rows(rows_N: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from logitcache.encoding.arrays import ArraySpec, Encoded
+from logitcache.encoding.arrays import NUMBERS_AT_ONCE, ArraySpec, Encoded
 from logitcache.encoding.codes import code_log_probs, codes_of
 from logitcache.encoding.decoded import DecodedSparse
 from logitcache.encoding.intervals import ROUNDING, between, float16_within, whole_rows
 from logitcache.encoding.tail import log_masses, tail_of
-from logitcache.encoding.topk import delta_decode, delta_encode, enough_mask, top_k_mask
+from logitcache.encoding.topk import (
+    delta_decode,
+    delta_encode,
+    enough_mask,
+    mask_of,
+    top_k_ids,
+    top_k_mask,
+)
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
@@ -26,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["SparseEncoding"]
 
 _MAX_UINT16_CLASSES = 65536
-_NUMBERS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class SparseEncoding:
 
     def encode(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
         """Encode log-probabilities, a few rows at a time so that they fit into the CPU cache."""
-        rows = max(1, _NUMBERS_AT_ONCE // self.num_classes)
+        rows = max(1, NUMBERS_AT_ONCE // self.num_classes)
         parts = [
             self._encode_rows(log_probs_NC[start : start + rows])
             for start in range(0, max(1, len(log_probs_NC)), rows)
@@ -82,8 +88,14 @@ class SparseEncoding:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _encode_rows(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
-        present_NC = self.kept(log_probs_NC)
-        ids_NK, used_NK = self._ids(present_NC)
+        ids_NK = top_k_ids(log_probs_NC, self.top_k)
+        present_NC = mask_of(ids_NK, self.num_classes)
+        used_NK = np.ones_like(ids_NK, dtype=np.bool_)
+        if self.mass is not None:
+            present_NC = enough_mask(log_probs_NC, present_NC, self.mass)
+            # ascending, with the entries that are not used last
+            ids_NK = np.argsort(~present_NC, axis=1, kind="stable")[:, : self.top_k]
+            used_NK = np.take_along_axis(present_NC, ids_NK, axis=1)
         kept_NK = np.take_along_axis(log_probs_NC, ids_NK, axis=1)
         deltas_NK = delta_encode(ids_NK, self.specs()["class_ids"].dtype)
         arrays: Encoded = {
@@ -96,14 +108,6 @@ class SparseEncoding:
             clipped = np.clip(kept_NK, -65504.0, 0.0).astype(np.float16)
             arrays["logp_k"] = np.where(used_NK, clipped, np.float16(np.nan))
         return arrays
-
-    def _ids(self, present_NC: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the kept ids (N, K) ascending, and which entries are used; others are last."""
-        if self.mass is None:  # exactly K in every row
-            ids = np.nonzero(present_NC)[1].reshape(-1, self.top_k)
-            return ids, np.ones_like(ids, dtype=np.bool_)
-        ids = np.argsort(~present_NC, axis=1, kind="stable")[:, : self.top_k]
-        return ids, np.take_along_axis(present_NC, ids, axis=1)
 
     def decode(self, arrays: Mapping[str, NDArray[Any]]) -> DecodedSparse:
         """Decode rows; the present classes are scaled so that they sum to one with the tail.

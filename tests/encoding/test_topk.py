@@ -26,6 +26,19 @@ def test_the_largest_win_and_ties_go_to_the_lowest_id(
         assert sorted(np.flatnonzero(kept)) == sorted(expected)
 
 
+@pytest.mark.requirement("F6.2")
+@pytest.mark.parametrize("k", [1, 50, 128])
+@pytest.mark.parametrize("levels", [3, 200, 10**9], ids=["ties", "some-ties", "no-ties"])
+def test_many_classes_are_ranked_like_few(k: int, levels: int) -> None:
+    generator = np.random.default_rng(k)
+    scores = generator.integers(0, levels, (5, 4096 + 37)) / levels
+    scores[0] = 0.25  # all are equal
+    scores[1, -20:] += 1.0  # the largest are in no whole group
+    for row, kept in zip(scores, top_k_mask(scores, k), strict=True):
+        expected = np.argsort(-row, kind="stable")[:k]
+        assert set(np.flatnonzero(kept)) == set(expected)
+
+
 @pytest.mark.requirement("F6.4")
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
 @given(data=st.data())
