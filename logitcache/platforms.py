@@ -209,8 +209,9 @@ def replace_file(temporary: Path, path: Path) -> None:
 def tune_allocator() -> None:
     """Configure glibc to keep freed memory for reuse; other C libraries are not changed.
 
-    dask configures its workers to return every freed block at once (``MALLOC_TRIM_THRESHOLD_``),
-    and a network then waits for page faults: forward passes took three times as long.
+    Without it each large array is mapped and unmapped, and its pages fault in again. dask even
+    configures its workers to return every freed block at once (``MALLOC_TRIM_THRESHOLD_``): forward
+    passes took three times as long.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
         library = ctypes.CDLL(None)

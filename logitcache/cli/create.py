@@ -149,10 +149,12 @@ def precompute(
 
     values = gather(_text(config), flags, sets or [])
     values = with_teacher_options(values, feature or [], compiled)
+    from logitcache.platforms import tune_allocator
     from logitcache.precompute.build import build_cache
     from logitcache.precompute.config import PrecomputeConfig
 
     parsed = PrecomputeConfig.parse(values, "precompute")
+    tune_allocator()  # only here: a library must not change the allocator of a user's process
     with StopRequest() as stop, ProgressLine("precompute") as line:
         summary = build_cache(parsed, on_progress=line.precompute, should_stop=stop)
     if as_json:

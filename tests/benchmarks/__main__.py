@@ -19,6 +19,7 @@ NAMES = (
     "coding",
     "damage",
     "decode_once",
+    "encoding",
     "features",
     "feeding",
     "help",

@@ -534,5 +534,5 @@ def test_a_group_with_a_reserved_head_is_refused(tmp_path: Path, head: str) -> N
     declare(CacheWriter.open(locate(tmp_path)), "a", DenseEncoding(10))
     key = "teachers/a/zarr.json"
     edit_json(tmp_path / key, lambda v: v["attributes"]["logitcache"].update(head=head))
-    with pytest.raises(CacheError, match="attributes are damaged"):
+    with pytest.raises(CacheError, match="attributes of a group are damaged"):
         CacheWriter.open(locate(tmp_path)).groups()

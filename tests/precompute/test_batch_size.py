@@ -159,5 +159,5 @@ def test_how_a_network_runs_is_locked(
 
 
 def test_a_compiled_network_has_no_taps(teachers: Teachers) -> None:
-    with pytest.raises(UsageError, match="drop one"):
+    with pytest.raises(UsageError, match="compiled network: remove compile"):
         TeacherConfig.parse({**teachers["cnn"], "compile": True, "features": {"layer1": {}}}, "")

@@ -235,7 +235,7 @@ def test_a_gpu_is_one_workers_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "error", "said"),
     [
-        ("tcp://127.0.0.1:9", ClusterError, "cannot be reached"),
+        ("tcp://127.0.0.1:9", ClusterError, "cannot connect"),
         ("nonsense://x:1", UsageError, "not the address"),
         ("tcp://127.0.0.1:many", UsageError, "not the address"),
     ],
