@@ -48,8 +48,16 @@ if TYPE_CHECKING:
     from logitcache.views.spec import Interpolation, View
 
     Read = Callable[[int], bytes | NDArray[np.uint8]]
+    Decode = Callable[[int], Tensor]
 
-__all__ = ["IMAGE_MEMORY", "BatchRequest", "RenderedBatch", "ViewRenderer", "render"]
+__all__ = [
+    "IMAGE_MEMORY",
+    "BatchRequest",
+    "DecodedImages",
+    "RenderedBatch",
+    "ViewRenderer",
+    "render",
+]
 
 IMAGE_MEMORY = 2**30
 """Default bytes of decoded images that are kept: 1024 of 500 x 375 pixels take 0.58 GB."""
@@ -214,7 +222,7 @@ class ViewRenderer:
         on_odd: Callable[[int, str], None] | None = None,
         image_memory: int = 0,
     ) -> None:
-        self._decode = Decoder(read, table, on_odd, image_memory)
+        self._decode = DecodedImages(Decoder(read, table, on_odd), image_memory)
         self._sizes = tuple(sorted(set(sizes)))
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
@@ -261,30 +269,45 @@ class Decoder:
         read: Thread-safe function from an index of a request to the stored image.
         table: Version of the table that images are decoded by.
         on_odd: As for :class:`ViewRenderer`.
-        memory: Bytes of decoded images that are kept; images beyond are decoded again.
     """
 
     def __init__(
-        self,
-        read: Read,
-        table: int,
-        on_odd: Callable[[int, str], None] | None = None,
-        memory: int = 0,
+        self, read: Read, table: int, on_odd: Callable[[int, str], None] | None = None
     ) -> None:
         self._read, self._table, self._on_odd = read, table, on_odd
-        self._kept: dict[int, Tensor] = {}
-        self._memory = self._left = memory
-        self._lock = threading.Lock()
 
     def __call__(self, index: int) -> Tensor:
-        """Return the pixels of an image, uint8 (3, H, W); they are shared and never written to.
+        """Return the pixels of an image, uint8 (3, H, W).
 
         Raises:
             UnreadableImage: It cannot be decoded; ``where`` is its index.
         """
+        on_odd = None if self._on_odd is None else partial(self._on_odd, index)
+        try:
+            return decode(self._read(index), self._table, on_odd)
+        except UnreadableImage as error:
+            raise error.at(index) from error
+
+
+class DecodedImages:
+    """Decoded images by index, kept up to a number of bytes; images beyond are decoded again.
+
+    Args:
+        decode: Decoder of an image.
+        most_bytes: Bytes of decoded images that are kept.
+    """
+
+    def __init__(self, decode: Decode, most_bytes: int) -> None:
+        self._decode = decode
+        self._kept: dict[int, Tensor] = {}
+        self._most_bytes = self._left = most_bytes
+        self._lock = threading.Lock()
+
+    def __call__(self, index: int) -> Tensor:
+        """Return the pixels of an image, uint8 (3, H, W); they are shared and never written to."""
         image = self._kept.get(index)
         if image is None:
-            image = self._decoded(index)
+            image = self._decode(index)
             with self._lock:  # the bytes that are left are counted by several threads
                 if image.nbytes <= self._left and index not in self._kept:
                     self._kept[index] = image
@@ -294,14 +317,7 @@ class Decoder:
     def forget(self) -> None:
         """Release the images that are kept."""
         with self._lock:
-            self._kept, self._left = {}, self._memory
-
-    def _decoded(self, index: int) -> Tensor:
-        on_odd = None if self._on_odd is None else partial(self._on_odd, index)
-        try:
-            return decode(self._read(index), self._table, on_odd)
-        except UnreadableImage as error:
-            raise error.at(index) from error
+            self._kept, self._left = {}, self._most_bytes
 
 
 def empty_batch(request: BatchRequest, sizes: Sequence[int]) -> RenderedBatch:
@@ -324,7 +340,7 @@ class Drawn:
         )
 
 
-def fill(batch: RenderedBatch, drawn: Drawn, decode: Decoder, start: int, stop: int) -> None:
+def fill(batch: RenderedBatch, drawn: Drawn, decode: Decode, start: int, stop: int) -> None:
     """Render some neighboring images of a batch; a pair among them is decoded once."""
     pictures = _Pictures(batch, decode)
     for position in range(start, min(stop, len(batch.request.indices))):
@@ -354,7 +370,7 @@ def _fill_one(batch: RenderedBatch, drawn: Drawn, pictures: _Pictures, position:
 class _Pictures:
     """Squares of the images that one task has decoded; kept only where they may be mixed."""
 
-    def __init__(self, batch: RenderedBatch, decode: Decoder) -> None:
+    def __init__(self, batch: RenderedBatch, decode: Decode) -> None:
         self._batch, self._decode = batch, decode
         self._kept: dict[int, tuple[Parameters, dict[int, Tensor]]] = {}
 

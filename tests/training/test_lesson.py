@@ -111,7 +111,7 @@ def test_a_second_head_is_asked_by_its_name() -> None:
     outputs = trainable.outputs(trainable(torch.randn(2, 3, 8, 8)))
     assert outputs.logits_of("head_dist").shape == (2, 3)
     assert not torch.equal(outputs.logits_of("head_dist"), outputs.logits)
-    with pytest.raises(UsageError, match="no tap 'head_dst'"):
+    with pytest.raises(UsageError, match="no module 'head_dst'"):
         TrainableStudent(
             network,
             build_objective([ObjectiveConfig.model_validate({"label": {"head": "head_dst"}})]),

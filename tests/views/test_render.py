@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from logitcache.data.readers import open_source
 from logitcache.errors import UnreadableImage
 from logitcache.views.geometry import crop_box, crop_center, flip
 from logitcache.views.parameters import Box
-from logitcache.views.render import BatchRequest, ViewRenderer
+from logitcache.views.render import BatchRequest, DecodedImages, ViewRenderer
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
@@ -133,3 +133,51 @@ def test_rendering_works_inside_inference_mode() -> None:
         ViewRenderer(lambda _: np.zeros((8, 8), dtype=np.uint8), [8], threads=1) as renderer,
     ):
         assert len(list(renderer.batches([request]))) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": [1.0, 1.0], "hflip": 0.0},
+        {"color_jitter": 0.4, "vflip": 0.5},
+        {"auto_augment": "rand-m9-n3", "re_prob": 1.0, "re_mode": "pixel", "re_size": 16},
+        {"re_prob": 1.0, "derive": ["rot90(1)", "mask(0.5)", "lowres(2)"]},
+        {"mixup_alpha": 0.8},
+        {"cutmix_alpha": 1.0},
+    ],
+    ids=str,
+)
+def test_images_that_are_kept_are_not_written_to(settings: dict[str, Any]) -> None:
+    """All views of the same arrays, of the size of a view and of another one."""
+    generator = np.random.default_rng(0)
+    stored = [generator.integers(0, 256, (16, side, 3), dtype=np.uint8) for side in (16, 16, 24)]
+    before = [image.copy() for image in stored]
+    hashes = np.arange(3, dtype=np.uint64) * np.uint64(2**57 + 1)
+    partners = np.array([1, 0, 2])
+    requests = [
+        BatchRequest(view, np.arange(3), hashes, partners=partners, partner_hashes=hashes[partners])
+        for view in ViewsConfig.parse({"count": 2, "eval": True, **settings}, "").views()
+    ]
+    with ViewRenderer(stored.__getitem__, [16], threads=2, image_memory=2**20) as renderer:
+        once = [batch.pixels[16] for batch in renderer.batches(requests)]
+        again = [batch.pixels[16] for batch in renderer.batches(requests)]
+    np.testing.assert_array_equal(once, again)
+    for image, copy in zip(stored, before, strict=True):
+        np.testing.assert_array_equal(image, copy)
+
+
+def test_decoded_images_are_kept_up_to_a_number_of_bytes() -> None:
+    decoded: list[int] = []
+
+    def decode(index: int) -> torch.Tensor:
+        decoded.append(index)
+        return torch.zeros(3, 10, 10, dtype=torch.uint8)
+
+    images = DecodedImages(decode, most_bytes=750)
+    for index in (0, 1, 2, 0, 1, 2):
+        images(index)
+    assert decoded == [0, 1, 2, 2], "a third image does not fit"
+    images.forget()
+    images(2)
+    images(2)
+    assert decoded == [0, 1, 2, 2, 2]
