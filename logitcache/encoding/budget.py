@@ -38,12 +38,12 @@ class Limit:
     Attributes:
         row_bytes: Largest number of bytes of a row and view, or None.
         kl: Largest KL divergence in nats, or None.
-        temperature: Temperature at which the KL divergence is limited.
+        temperatures: Temperatures at which the KL divergence is limited, each by itself.
     """
 
     row_bytes: float | None = None
     kl: float | None = None
-    temperature: float = 1.0
+    temperatures: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ class Choice:
     row_bytes: float
     fidelity: Fidelity
 
+    @property
+    def kl(self) -> float:
+        """Largest KL divergence in nats, over the temperatures."""
+        return max(map(self.fidelity.kl, self.fidelity.losses))
+
 
 def parse_budget(text: str) -> float:
     """Parse a number of bytes of a row and view, such as ``80B``.
@@ -73,17 +78,18 @@ def parse_budget(text: str) -> float:
     return float(found[1])
 
 
-def parse_max_kl(text: str) -> tuple[float, float]:
-    """Parse a KL divergence in nats and a temperature, by default 1, such as ``0.05@T=1``.
+def parse_max_kl(text: str) -> tuple[float, tuple[float, ...]]:
+    """Parse a KL divergence in nats and temperatures, by default 1, such as ``0.05@T=1,2,4``.
 
     Raises:
         ValueError: It has another form.
     """
-    number = r"(\d*\.?\d+(?:e-?\d+)?)"
-    found = re.fullmatch(rf"{number}(?:@T={number})?", text.strip())
-    if not found or float(found[1]) <= 0 or (found[2] and float(found[2]) <= 0):
-        raise ValueError(f"{text!r} is not a limit such as 0.05@T=1")
-    return float(found[1]), float(found[2] or 1.0)
+    number = r"\d*\.?\d+(?:e-?\d+)?"
+    found = re.fullmatch(rf"({number})(?:@T=({number}(?:,{number})*))?", text.strip())
+    values = [float(value) for value in [found[1], *(found[2] or "1").split(",")]] if found else []
+    if not values or min(values) <= 0:
+        raise ValueError(f"{text!r} is not a limit such as 0.05@T=1 or 0.05@T=1,2,4")
+    return values[0], tuple(dict.fromkeys(values[1:]))
 
 
 def candidates(num_classes: int) -> list[Encoding]:
@@ -103,7 +109,8 @@ def choose_within(
     """Return the best encoding within the limits on a sample.
 
     Within a number of bytes it is the one with the smallest KL divergence; within a KL divergence,
-    or within both, the one with the fewest bytes.
+    or within both, the one with the fewest bytes. Of several temperatures the one with the largest
+    KL divergence counts.
 
     Args:
         limit: The limits.
@@ -114,12 +121,11 @@ def choose_within(
     Raises:
         UsageError: No encoding is within the limits; the message names the closest one.
     """
-    at = (limit.temperature,)
     choices = []
     for encoding in candidates(log_probs_NC.shape[1]):
         row_bytes = bytes_of(encoding.specs(), encoding.encode(log_probs_NC)) / len(log_probs_NC)
         if limit.row_bytes is None or row_bytes <= limit.row_bytes:
-            fidelity = measure_fidelity(encoding, log_probs_NC, at)
+            fidelity = measure_fidelity(encoding, log_probs_NC, limit.temperatures)
             choices.append(Choice(encoding, row_bytes, fidelity))
     return _best(choices, limit, where)
 
@@ -132,17 +138,17 @@ def _best(choices: Sequence[Choice], limit: Limit, where: str) -> Choice:
             expected=f"at most {limit.row_bytes:g} bytes per row",
             hint="raise the budget; two classes and a tail take about ten bytes",
         )
-    closest = min(choices, key=lambda choice: choice.fidelity.kl(limit.temperature))
+    closest = min(choices, key=lambda choice: choice.kl)
     if limit.kl is None:
         return closest
-    enough = [c for c in choices if c.fidelity.kl(limit.temperature) <= limit.kl]
+    enough = [choice for choice in choices if choice.kl <= limit.kl]
     if not enough:
+        temperatures = ", ".join(f"{temperature:g}" for temperature in limit.temperatures)
         raise UsageError(
             "no encoding meets the limit of the KL divergence",
             where=where,
-            expected=f"at most {limit.kl:g} nats at T = {limit.temperature:g}",
-            got=f"{closest.fidelity.kl(limit.temperature):.3g} nats with {closest.row_bytes:.0f} "
-            "bytes per row",
+            expected=f"at most {limit.kl:g} nats at T = {temperatures}",
+            got=f"{closest.kl:.3g} nats with {closest.row_bytes:.0f} bytes per row",
             hint="raise the byte budget or the limit of the KL divergence",
         )
     return min(enough, key=lambda choice: choice.row_bytes)

@@ -20,6 +20,8 @@ __all__ = ["EncodingConfig", "choose"]
 
 _DENSE_UP_TO = 256
 _DEFAULT_K = 50
+_DEFAULT_BITS = 5
+"""A fifth fewer bytes than 8 for hardly more loss: docs/measurements/encodings.md."""
 
 
 class EncodingConfig(Config):
@@ -31,9 +33,10 @@ class EncodingConfig(Config):
         top_k: Stored classes of the sparse encoding; 50 by default.
         budget: Largest number of bytes of a row and view, as ``80B``: the encoding with the
             smallest KL divergence within it is chosen on a sample of a new teacher's outputs.
-        max_kl: Largest KL divergence in nats, as ``0.05@T=1``: the smallest encoding within it is
-            chosen.
-        bits: Bits of a sparse code, 4 to 8.
+        max_kl: Largest KL divergence in nats, as ``0.05@T=1`` or, at each of several temperatures,
+            ``0.05@T=1,2,4``: the smallest encoding within it is chosen.
+        bits: Bits of a sparse code, 4 to 8; by default 5 for a new teacher, and those of the cache
+            for a teacher that it contains.
         mass: Share of the probability that is sufficient, so that fewer than K classes are stored
             of confident outputs; at T > 1 this loses more than fewer classes in every row.
         sparse_values: ``codes`` of one byte, or ``float16``.
@@ -46,7 +49,7 @@ class EncodingConfig(Config):
     top_k: int | None = Field(default=None, ge=1)
     budget: str | None = None
     max_kl: str | None = None
-    bits: int = Field(default=8, ge=4, le=8)
+    bits: int | None = Field(default=None, ge=4, le=8)
     mass: float | None = Field(default=None, gt=0, lt=1)
     sparse_values: Literal["codes", "float16"] = "codes"
     dense_values: Literal["float16", "uint8"] = "float16"
@@ -83,18 +86,28 @@ class EncodingConfig(Config):
         """Limits of an automatic choice; None where the encoding is configured."""
         if self.budget is None and self.max_kl is None:
             return None
-        kl, temperature = (None, 1.0) if self.max_kl is None else parse_max_kl(self.max_kl)
         row_bytes = None if self.budget is None else parse_budget(self.budget)
-        return Limit(row_bytes, kl, temperature)
+        return (
+            Limit(row_bytes)
+            if self.max_kl is None
+            else Limit(row_bytes, *parse_max_kl(self.max_kl))
+        )
 
 
-def choose(config: EncodingConfig, num_classes: int) -> Encoding:
+def choose(config: EncodingConfig, num_classes: int, stored: Encoding | None = None) -> Encoding:
     """Return the encoding for a teacher of ``num_classes`` classes.
 
     It is dense where a sparse one would not be smaller: K >= C, or few classes and K not set.
+
+    Args:
+        config: The settings.
+        num_classes: C.
+        stored: Encoding of the teacher in a cache, whose bits are the default.
     """
     top_k = config.top_k or _DEFAULT_K
     few = config.kind == "auto" and config.top_k is None and num_classes <= _DENSE_UP_TO
     if config.kind == "dense" or few or top_k >= num_classes:
         return DenseEncoding(num_classes, config.dense_values)
-    return SparseEncoding(num_classes, top_k, config.sparse_values, config.bits, config.mass)
+    known: int = getattr(stored, "bits", _DEFAULT_BITS)
+    bits = config.bits or known
+    return SparseEncoding(num_classes, top_k, config.sparse_values, bits, config.mass)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from logitcache.encoding.arrays import ArraySpec, Encoded
 
 CLASSES = 60
+_SETS = ((1.0,), (2.0,), (4.0,), (1.0, 2.0, 4.0))
 
 
 def sample() -> NDArray[np.float64]:
@@ -64,8 +65,15 @@ def test_below_a_loss_the_smallest() -> None:
 
 
 def test_a_limit_at_another_temperature() -> None:
-    chosen = choose_within(Limit(kl=0.05, temperature=4.0), sample(), packed, "t")
+    chosen = choose_within(Limit(kl=0.05, temperatures=(4.0,)), sample(), packed, "t")
     assert chosen.fidelity.kl(4.0) <= 0.05
+
+
+def test_a_limit_at_several_temperatures_is_met_at_each() -> None:
+    at = {t: choose_within(Limit(kl=0.05, temperatures=t), sample(), packed, "t") for t in _SETS}
+    everywhere = at[_SETS[-1]]
+    assert max(everywhere.fidelity.kl(t) for t in (1.0, 2.0, 4.0)) <= 0.05
+    assert everywhere.row_bytes >= max(choice.row_bytes for choice in at.values())
 
 
 @pytest.mark.parametrize(
@@ -83,12 +91,13 @@ def test_what_cannot_be_kept_is_said(limit: Limit, said: str) -> None:
 
 def test_what_a_user_writes() -> None:
     assert [parse_budget(text) for text in ("80B", "80 B", "12.5")] == [80, 80, 12.5]
-    assert parse_max_kl("0.05@T=1") == (0.05, 1.0)
-    assert parse_max_kl(".1@T=2.5") == (0.1, 2.5)
-    assert parse_max_kl("1e-3") == (0.001, 1.0)
+    assert parse_max_kl("0.05@T=1") == (0.05, (1.0,))
+    assert parse_max_kl(".1@T=2.5") == (0.1, (2.5,))
+    assert parse_max_kl("1e-3") == (0.001, (1.0,))
+    assert parse_max_kl("0.03@T=1,2,4") == (0.03, (1.0, 2.0, 4.0))
     for wrong in ("80KB", "-1", "0B", ""):
         with pytest.raises(ValueError, match="80B"):
             parse_budget(wrong)
-    for wrong in ("0.05@1", "x", "0", "0.1@T=0"):
+    for wrong in ("0.05@1", "x", "0", "0.1@T=0", "0.1@T=1,", "0.1@T=1,0"):
         with pytest.raises(ValueError, match="T=1"):
             parse_max_kl(wrong)

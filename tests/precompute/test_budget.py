@@ -44,13 +44,13 @@ def test_a_budget_is_kept_and_said(photos: Path, many: Teachers, tmp_path: Path)
     limited = {"encoding": {"budget": "20B"}}
     summary = build_cache(config(tmp_path / "c", photos, many, **limited))
     group = open_cache(tmp_path / "c").teacher("many")
-    (note,) = [note for note in summary.notes if "bytes a row and view" in note]
+    (note,) = [note for note in summary.notes if "bytes per row and view" in note]
     row_bytes = float(note.split("; ")[1].split(" bytes")[0])
     assert 0 < row_bytes <= 20
     assert f"kind {group.encoding.to_json()['kind']}" in note
     again = build_cache(config(tmp_path / "c", photos, many, **limited, views={"count": 3}))
     assert open_cache(tmp_path / "c").teacher("many").encoding == group.encoding
-    assert not any("bytes a row and view" in note for note in again.notes), "it is what it was"
+    assert not any("bytes per row and view" in note for note in again.notes), "it is what it was"
 
 
 def test_a_largest_loss_is_kept(photos: Path, many: Teachers, tmp_path: Path) -> None:

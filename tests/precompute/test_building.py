@@ -519,6 +519,20 @@ def test_weights_are_digested_by_name_type_shape_and_bytes(built: Path, teachers
     assert lock["weights_sha256"] == expected.hexdigest()
 
 
+def test_a_new_teacher_has_5_bits_and_a_known_one_keeps_its_own(
+    images: Path, teachers: Teachers, tmp_path: Path
+) -> None:
+    red, cnn = ({name: teachers[name]} for name in ("red", "cnn"))
+    sparse: dict[str, Any] = {"encoding": {"top_k": 2}, "min_accuracy": 0}
+    eight: dict[str, Any] = {**sparse, "encoding": {"top_k": 2, "bits": 8}}
+    build_cache(config(tmp_path, images, red, **eight))
+    build_cache(config(tmp_path, images, red | cnn, views={"count": 3}, **sparse))
+    bits = {n: open_cache(tmp_path).teacher(n).encoding.to_json()["bits"] for n in ("red", "cnn")}
+    assert bits == {"red": 8, "cnn": 5}
+    with pytest.raises(UsageError, match=r"another encoding[\s\S]*'bits': 8[\s\S]*'bits': 6"):
+        build_cache(config(tmp_path, images, red, encoding={"top_k": 2, "bits": 6}))
+
+
 TEN_IMAGES = 10 * 40 * 32 * 3
 
 

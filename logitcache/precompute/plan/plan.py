@@ -315,21 +315,24 @@ def _choose_encodings(
 
 def _choice_note(name: str, choice: Choice) -> str:
     stored = ", ".join(f"{key} {value}" for key, value in choice.encoding.to_json().items())
-    ((temperature, loss),) = choice.fidelity.losses.items()
+    lost = ", ".join(
+        f"{choice.fidelity.kl(temperature):.3g} nats at T = {temperature:g}"
+        for temperature in choice.fidelity.losses
+    )
     return (
-        f"teacher {name}: {stored}; {choice.row_bytes:.1f} bytes a row and view, a KL of "
-        f"{loss.truncation + loss.coding:.3g} nats at T = {temperature:g} "
-        f"on {choice.fidelity.rows} images"
+        f"teacher {name}: {stored}; {choice.row_bytes:.1f} bytes per row and view, a KL divergence "
+        f"of {lost} on {choice.fidelity.rows} images"
     )
 
 
 def stored_encoding(
     config: PrecomputeConfig, writer: CacheWriter, name: str, member: Member
 ) -> Encoding:
-    """Return how a teacher is stored: a known one as it is, where only a limit is given."""
-    if config.encoding.limit is not None:
-        return writer.teachers()[name].encoding
-    return choose(config.encoding, member.num_classes)
+    """Return how a teacher is stored: a known one as it is, unless the settings differ from it."""
+    stored = writer.teachers()[name].encoding if name in writer.teachers() else None
+    if stored is not None and config.encoding.limit is not None:
+        return stored
+    return choose(config.encoding, member.num_classes, stored)
 
 
 def check_declared(writer: CacheWriter, name: str, member: Member, encoding: Encoding) -> None:
