@@ -40,7 +40,7 @@ def test_precompute_stops_and_resumes(
     flags = ["precompute", "--cache", tmp_path / "c", "--data", images, *named]
     flags += ["--unit-rows", 16, "--batch-size", 4, "--device", "cpu"]
     process = start(*flags, "--views", 300)
-    wait_for(tmp_path, "c/commits/teachers/red/*/2.json", process)
+    wait_for(tmp_path, "c/commits/teachers/red/*/0.json", process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
@@ -68,7 +68,7 @@ def test_a_cache_that_was_stopped_is_finished_by_the_same_command(
     flags = ["precompute", "--cache", tmp_path / "c", "--data", images, "--views", 6]
     flags += [f"--teacher=red={teachers['red']['model']}", "--unit-rows", 16, "--batch-size", 1]
     process = start(*flags)
-    wait_for(tmp_path, "c/commits/teachers/red/*/1.json", process)
+    wait_for(tmp_path, "c/commits/teachers/red/*/0.json", process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode in {0, 3}
