@@ -47,7 +47,10 @@ if TYPE_CHECKING:
     from logitcache.data.source import Source
     from logitcache.views.spec import View
 
-STORED = ("codes-8", "codes-5", "float16-k", "dense", "dense-8")
+STORED = {
+    "codes-8": {**ENCODINGS["codes-8"], "bits": 8},  # which was the default of 0.1
+    **{name: ENCODINGS[name] for name in ("codes-5", "float16-k", "dense", "dense-8")},
+}
 TAP = {"layer1": {"values": "int8"}}
 
 
@@ -63,9 +66,9 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a cache of every operation of a view, in every encoding."""
     root = tmp_path_factory.mktemp("every")
     with workplace(root, per_class=1):
-        for name in STORED:
+        for name, encoding in STORED.items():
             features = TAP if name == "dense-8" else {}
-            config = config_of({name: teacher("cnn", features=features)}, {}, ENCODINGS[name])
+            config = config_of({name: teacher("cnn", features=features)}, {}, encoding)
             build_cache(config.model_copy(update={"views": EveryView()}))
     return root
 
@@ -89,9 +92,9 @@ def telling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     views = {"count": 1, "eval": True, "mixup_alpha": 0.8}
     taps = {"blocks.0": {"values": "int8"}}
     with workplace(root, per_class=2):
-        for name in STORED:
+        for name, encoding in STORED.items():
             config = teacher("vit", features=taps if name == "dense-8" else {})
-            build_cache(config_of({f"vit-{name}": config}, views, ENCODINGS[name]))
+            build_cache(config_of({f"vit-{name}": config}, views, encoding))
     return root
 
 

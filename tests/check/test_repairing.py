@@ -55,7 +55,7 @@ def intact(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_format, "_MAX_INNER_ROWS", 1)
         both = {"red": teachers["red"], "cnn": teachers["cnn"]}
-        precompute(path, images, both, encoding={"top_k": 2})
+        precompute(path, images, both, encoding={"top_k": 2, "bits": 8})
     yield path
     assert verify(path).ok, "no test may touch it"
 
@@ -226,11 +226,11 @@ def test_withdrawn_images_may_be_gone(
     (fewer / "cat" / "003.jpg").unlink()
     shards = {name: content for name, content in snapshot(cache).items() if "/c/" in name}
     with pytest.raises(DataMismatch, match=r"1 missing: cat/003\.jpg[\s\S]*logitcache exclude"):
-        precompute(cache, fewer, teachers, views={"count": 3}, encoding={"top_k": 2})
+        precompute(cache, fewer, teachers, views={"count": 3}, encoding={"top_k": 2, "bits": 8})
     with pytest.raises(UsageError, match=r"did you mean[\s\S]*'cat/003\.jpg'"):
         withdraw_images(cache, ["cat/03.jpg"], "a typo")
     assert withdraw_images(cache, ["cat/003.jpg"], "a face") == 1
-    precompute(cache, fewer, teachers, views={"count": 3}, encoding={"top_k": 2})
+    precompute(cache, fewer, teachers, views={"count": 3}, encoding={"top_k": 2, "bits": 8})
     opened = open_cache(cache)
     (row,) = np.flatnonzero(opened.samples.keys == "cat/003.jpg")
     assert row not in opened.samples.readable
@@ -249,6 +249,8 @@ def test_withdrawn_images_may_be_gone(
 def test_threads_and_device_never_block(cache: Path, images: Path, teachers: Teachers) -> None:
     torch.set_num_threads(2)
     try:
-        precompute(cache, images, teachers, device="cpu", threads=1, encoding={"top_k": 2})
+        precompute(
+            cache, images, teachers, device="cpu", threads=1, encoding={"top_k": 2, "bits": 8}
+        )
     finally:
         torch.set_num_threads(1)

@@ -45,7 +45,7 @@ def test_a_file_flags_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
     assert (found["views"], found["unit_rows"], found["images"]) == (4, 16, 60)
     chosen = [row for row in found["teachers"]["cnn"]["encodings"] if row["chosen"]]
-    assert chosen[0]["encoding"] == {"kind": "sparse", "top_k": 2, "values": "codes", "bits": 8}
+    assert chosen[0]["encoding"] == {"kind": "sparse", "top_k": 2, "values": "codes", "bits": 5}
     assert 0 <= found["teachers"]["cnn"]["accuracy"] <= 1
     assert [row["views"] for row in found["by_views"]] == [1, 2, 4, 8]
     shown = plan(file, "--set", "teachers.red.features={pre_logits: {}}")

@@ -63,7 +63,7 @@ def cache(
 ) -> Path:
     path = tmp_path_factory.mktemp("weights") / "cache"
     values = {"cache": str(path), "data": str(images), "teachers": teachers, "unit_rows": 16}
-    encoding = {"kind": "sparse", "top_k": 2}
+    encoding = {"kind": "sparse", "top_k": 2, "bits": 8}
     build_cache(PrecomputeConfig.parse({**values, "views": {"count": 1}, "encoding": encoding}, ""))
     return path
 
