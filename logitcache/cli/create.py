@@ -20,6 +20,7 @@ from logitcache.cli.flags import (
     Data,
     Device,
     Feature,
+    ImageMemory,
     Json,
     MaxKl,
     Objective,
@@ -86,6 +87,7 @@ def plan(
     device: Device = None,
     precision: Precision = None,
     threads: Threads = None,
+    image_memory: ImageMemory = None,
     compiled: Compile = False,
     sets: Sets = None,
     as_json: Json = False,
@@ -94,9 +96,10 @@ def plan(
 
     The teachers are run on a few hundred images in the configured views.
     With V views, a cache breaks even with live teachers after
-    V * write / (forward - read) student epochs, counted over all students.
-    These are seconds per image: write to compute and store one view, forward
-    for the forward passes of all teachers, read to read the cached outputs.
+    (decode + V * write) / (forward - read) student epochs, counted over all
+    students. These are seconds per image: decode once, write to compute and
+    store one view, forward for the forward passes of all teachers, read to
+    read the cached outputs.
     """
     flags = settings_of(locals())
     from logitcache.cli.plan import run_plan
@@ -121,6 +124,7 @@ def precompute(
     device: Device = None,
     precision: Precision = None,
     threads: Threads = None,
+    image_memory: ImageMemory = None,
     compiled: Compile = False,
     on_bad_image: OnBadImage = None,
     workers: Annotated[
@@ -229,6 +233,14 @@ def train(
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Number of decoding threads, per process.")
+    ] = None,
+    image_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="4GB",
+            help="Maximum memory for decoded training images, per process: images that fit are "
+            "decoded in the first epoch only. None by default.",
+        ),
     ] = None,
     on_bad_image: OnBadImage = None,
     onnx: Annotated[

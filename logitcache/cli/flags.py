@@ -23,6 +23,7 @@ __all__ = [
     "Data",
     "Device",
     "Feature",
+    "ImageMemory",
     "Json",
     "MaxKl",
     "Objective",
@@ -161,6 +162,14 @@ Device = Annotated[
 ]
 Precision = Annotated[
     str | None, typer.Option(help="Precision of the teachers: float32, bfloat16 or float16.")
+]
+ImageMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="2GB",
+        help="Maximum memory for decoded images, per process: all views of a block of images are "
+        "rendered from one decoding. 1 GiB by default.",
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(help="Number of decoding threads; all processors by default.")

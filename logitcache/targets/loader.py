@@ -269,6 +269,7 @@ class Loader:
                 threads=self.settings.threads,
                 workers=self.settings.workers,
                 table=self.rows.table,
+                image_memory=self.settings.image_memory,
             )
         return self._renderer
 
@@ -373,6 +374,7 @@ def loader(
     drop_last: bool = False,
     threads: int | None = None,
     workers: int = 0,
+    image_memory: int = 0,
     target_memory: int = DEFAULT_TARGET_MEMORY,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
@@ -406,6 +408,7 @@ def loader(
         threads: Number of threads that decode and render; all processors by default.
         workers: Number of child processes that decode and render instead. A script that uses them
             needs ``if __name__ == "__main__":``.
+        image_memory: Bytes of decoded images that threads keep for later epochs.
         target_memory: Maximum memory for targets, in bytes.
         subset: Whether images of the cache may be missing from the data.
         tolerate_pixel_drift: Largest accepted difference between pixel values, 0 to 255, of the
@@ -432,6 +435,7 @@ def loader(
         drop_last=drop_last,
         threads=threads,
         workers=workers,
+        image_memory=image_memory,
         on_bad_image=on_bad_image,
         device=torch.device(device) if device is not None else None,
         rank=rank,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoaderSettings"]
 
-_LEAST = {"batch_size": 1, "size": 1, "threads": 1, "workers": 0, "least": 0}
+_LEAST = {"batch_size": 1, "size": 1, "threads": 1, "workers": 0, "least": 0, "image_memory": 0}
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class LoaderSettings:
         on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
         threads: Number of threads that decode and render; all processors by default.
         workers: Number of child processes that decode and render instead.
+        image_memory: Bytes of decoded images that threads keep for later epochs.
         device: Device of the batches; the CPU by default.
         rank: Index of this process; each process gets its slice of every batch. None to take it
             from ``torch.distributed``, or else from the environment variable ``RANK``.
@@ -45,7 +46,8 @@ class LoaderSettings:
             images for each of them.
 
     Raises:
-        UsageError: A value is out of range, or only one of rank and ranks is given.
+        UsageError: A value is out of range, only one of rank and ranks is given, or image_memory
+            is given for child processes.
     """
 
     batch_size: int
@@ -58,6 +60,7 @@ class LoaderSettings:
     on_bad_image: Literal["error", "skip"] = "error"
     threads: int | None = None
     workers: int = 0
+    image_memory: int = 0
     device: torch.device | None = None
     rank: int | None = None
     ranks: int | None = None
@@ -76,6 +79,12 @@ class LoaderSettings:
                 "size of a loader is too large",
                 expected=f"at most {MAX_SIDE} pixels",
                 got=self.size,
+            )
+        if self.workers and self.image_memory:
+            raise UsageError(
+                "image_memory is for threads: child processes share no decoded images",
+                got=f"{self.workers} workers",
+                hint="remove image_memory or workers",
             )
         if self.on_bad_image not in ("error", "skip"):
             raise UsageError(

@@ -61,6 +61,7 @@ def training_loader(
         on_bad_image=config.on_bad_image,
         threads=config.threads or ranks.processors,
         workers=config.workers,
+        image_memory=config.image_memory,
         device=device,
         rank=ranks.rank,
         ranks=ranks.count,

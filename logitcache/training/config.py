@@ -123,6 +123,8 @@ class TrainConfig(Config):
         local_copy_bytes: Maximum size of that folder; 0 for no copies.
         threads: Number of threads that decode images in each process; all processors by default.
         workers: Number of child processes that decode training images instead.
+        image_memory: Maximum memory for decoded training images in each process, such as ``4GB``:
+            images that fit are decoded in the first epoch only. Not with ``workers``.
     """
 
     out: str
@@ -160,6 +162,7 @@ class TrainConfig(Config):
     local_copy_bytes: Annotated[Bytes, Field(ge=0)] = 10 * 2**30
     threads: _Positive | None = None
     workers: int = Field(default=0, ge=0)
+    image_memory: Annotated[Bytes, Field(ge=0)] = 0
 
     @field_serializer("cache")
     def _without_secrets(self, url: str | None) -> str | None:

@@ -43,6 +43,7 @@ _FREE_FIELDS = {
     "device",
     "threads",
     "workers",
+    "image_memory",
     "on_bad_image",
     "license",
     "checkpoint_every",

@@ -172,7 +172,13 @@ def _filled(loader: DataLoader[Any]) -> Iterator[Filled]:
 
 
 def make_renderer(
-    read: Read, sizes: Sequence[int], *, threads: int | None, workers: int, table: int
+    read: Read,
+    sizes: Sequence[int],
+    *,
+    threads: int | None,
+    workers: int,
+    table: int,
+    image_memory: int = 0,
 ) -> ViewRenderer | WorkerRenderer:
     """Return a renderer with child processes if any are requested, with threads otherwise.
 
@@ -182,10 +188,17 @@ def make_renderer(
         threads: Number of threads; all processors by default.
         workers: Number of child processes.
         table: Version of the table that images are decoded by.
+        image_memory: Bytes of decoded images that threads keep for later requests.
     """
     if workers:
         return WorkerRenderer(read, sizes, workers=workers, table=table)
-    return ViewRenderer(read, sizes, threads=threads or available_processors(), table=table)
+    return ViewRenderer(
+        read,
+        sizes,
+        threads=threads or available_processors(),
+        table=table,
+        image_memory=image_memory,
+    )
 
 
 def _as_it_is(filled: Any) -> Any:

@@ -98,6 +98,40 @@ def test_batches_threads_and_memory_change_no_pixel_and_no_target(
         assert_same(shown[row], value)
 
 
+@pytest.mark.parametrize(
+    ("image_memory", "decodings"), [(0, 180), (10 * 40 * 32 * 3, 160), (2**20, 60)]
+)
+def test_images_that_fit_into_memory_are_decoded_in_the_first_epoch_only(
+    cache: Cache,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    image_memory: int,
+    decodings: int,
+) -> None:
+    settings: dict[str, Any] = {"batch_size": 16, "size": 8, "threads": 2}
+    with loader(cache, str(images), **settings) as plain:
+        expected = [by_row(list(plain)) for _ in range(3)]
+    decoded: list[int] = []
+
+    def counting(image: bytes, *arguments: Any) -> Any:
+        decoded.append(len(image))
+        return decode(image, *arguments)
+
+    with loader(cache, str(images), **settings, image_memory=image_memory) as kept:
+        monkeypatch.setattr("logitcache.views.render.decode", counting)
+        shown = [by_row(list(kept)) for _ in range(3)]
+    assert len(decoded) == decodings
+    for epoch, of_plain in zip(shown, expected, strict=True):
+        assert epoch.keys() == of_plain.keys()
+        for row, value in of_plain.items():
+            assert_same(epoch[row], value)
+
+
+def test_child_processes_keep_no_images(cache: Cache, images: Path) -> None:
+    with pytest.raises(UsageError, match=r"image_memory is for threads[\s\S]*2 workers"):
+        loader(cache, str(images), batch_size=16, size=8, workers=2, image_memory=1)
+
+
 def test_an_epoch_can_be_entered_at_any_batch(cache: Cache, images: Path) -> None:
     settings: dict[str, Any] = {"batch_size": 7, "size": 8, "target_memory": 1}
     whole = epoch_of(loader(cache, str(images), **settings), 1)
