@@ -117,11 +117,13 @@ def build_cache(
     new = sorted(ensemble.members.keys() - known)
     batch, notes = choose_batch(ensemble, new, config.batch_size)
     config = config.model_copy(update={"batch_size": batch})
+    # before anything is declared: a refused teacher leaves no trace in the cache
     check_accuracy(source, ensemble, new, batch, config.min_accuracy)
     table = read_manifest(location).data.decoding if known else DECODING
     early = [*added, *check_images(source, ensemble, new, table)]
     early += [note for name in new for note in ensemble.members[name].notes]
     with memory_explained():
+        # only while the cache is declared, so that other runs can compute at the same time
         with claims.exclusive(MANIFEST):
             plan = make_plan(config, source, ensemble)
             plan.notes.extend([*early, *notes])
@@ -133,7 +135,7 @@ def build_cache(
         shown = _compute(config, plan, ensemble, claims, on_progress, should_stop)
     seconds = time.monotonic() - started
     with claims.exclusive(MANIFEST):
-        plan.writer.refresh()
+        plan.writer.refresh()  # another run may have declared teachers or views since then
         keep_fingerprints(plan, min(ensemble.sizes))
         summary = _seal(plan, shown, seconds)
         claims.sweep()

@@ -160,6 +160,7 @@ def _bucketed(source: Source) -> list[list[int]]:
 def _digest(source: Source, indices: list[int]) -> str:
     sha = hashlib.sha256()
     for index in indices:
+        # no file name contains NUL, so different entries give different bytes
         sha.update("\0".join(map(str, _entry(source, index))).encode() + b"\0")
     return sha.hexdigest()[:16]
 

@@ -185,7 +185,7 @@ class TeacherPlugin(WorkerPlugin):
         """Let go of the teachers."""
         del worker
         self.stop()
-        runner, self._runner = self._runner, None
+        runner, self._runner = self._runner, None  # before close(), which may take a while
         if runner is not None:
             runner.close()
 
@@ -202,6 +202,7 @@ class TeacherPlugin(WorkerPlugin):
         self._prepared.wait()
         if self._runner is None:
             raise ClusterError("a worker that was refused was given work", got=self._why)
+        # one at a time, also where a task of a worker that was given up is still running
         with self._turn, contextlib.suppress(_NotYetError, _StopRequestedError), _naming_files():
             self._images, self._reported = 0, 0.0
             with contextlib.closing(self._runner.work_off([item], self._leave)) as computed:

@@ -199,6 +199,7 @@ class WorkerPool:
     def _listen(self) -> None:
         """Subscribe to the events of the workers, and wait until the subscription is active."""
         self._client.subscribe_topic(self._name, self._receive)
+        # events that are logged before the scheduler knows the subscription are lost silently
         for _ in range(int(_ANSWER_SECONDS / _POLL_SECONDS)):
             self._client.log_event(self._name, {"kind": "subscribed"})
             with contextlib.suppress(queue.Empty):
@@ -248,6 +249,7 @@ class WorkerPool:
             compute_on_worker,
             self._name,
             self.dispatch.items[number],
+            # never the key of an earlier task: dask would return the result of that one
             key=f"{self._name}-{number}-{uuid.uuid4().hex[:8]}",
             workers=[address],
             allow_other_workers=False,
@@ -275,6 +277,7 @@ class WorkerPool:
             raise self._lost_scheduler() from None
         gone = set(self.dispatch.addresses()) - there
         for address in gone & self._futures.keys():
+            # before the item is assigned again: dask must not run the same task a second time
             self._futures.pop(address).cancel()
         self.dispatch.gone(gone)
 

@@ -193,6 +193,7 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     chosen = _choose_encodings(config, source, ensemble)
     notes = [_choice_note(name, choice) for name, choice in chosen.items()]
     writer, indices = _open_or_create(config, source, notes)
+    # views before the groups that have slots for them, so that no reader meets an unknown view
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
     taps = choose_taps(config, writer.row_groups(), source, ensemble)
     for name, member in ensemble.members.items():

@@ -43,8 +43,8 @@ __all__ = [
 
 _TRIAL_BYTES = 1 << 16
 _FEWEST_IMAGES = 128
-_DEVIATIONS = 4.0
-_HEADROOM = 1.05
+_DEVIATIONS = 4.0  # of a binomial distribution
+_HEADROOM = 1.05  # later units may compress a little less than the first one
 _MUCH_LARGER = 2
 _TIMED_IMAGES = 8
 

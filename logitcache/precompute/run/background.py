@@ -43,7 +43,7 @@ class Background:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None and not isinstance(error, Exception | GeneratorExit):
-            self._failure = error
+            self._failure = error  # KeyboardInterrupt: the thread drops what is waiting
         self._waiting.put(None)
         self._thread.join()
         if error is None:

@@ -111,6 +111,7 @@ class ClaimQueue:
             self._give_all_back()
         with contextlib.ExitStack() as claim:
             won = claim.enter_context(self._claims.claimed(item.claim))
+            # again, now that it is claimed: another run may have committed it in between
             left = still_missing(self._location, self._groups, item)
             if left is None or not won or not self._is_ready(left):
                 return left, False

@@ -173,6 +173,7 @@ class UnitRunner:
         )
         with queue:
             with background:
+                # Background is left before the queue: claims are held until all is committed.
                 for number, item in enumerate(queue):
                     self._compute(item, background)
                     background.do(partial(written.append, item))

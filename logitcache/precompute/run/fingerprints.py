@@ -76,6 +76,7 @@ class _Blocks:
         """Return the readable rows of a segment."""
         dtype, parts = position_dtype(segment.stop), []
         for start in range(segment.start, segment.stop, self._rows):
+            # block by block, so that keys and digests of all rows are never in memory together
             stop = min(start + self._rows, segment.stop)
             parts.append(self._plan.writer.read_samples(start, stop).readable.astype(dtype))
         return np.concatenate(parts)

@@ -131,9 +131,11 @@ def compute_item(work: Work, item: WorkItem, block: Block, background: Backgroun
         sizes = {name: work.conditions[name].canonical_batch for name in names}
         outputs = work.teachers.answer(batch.pixels, sizes, kept_patches)
         for name in names:
+            # numpy and blosc release the interpreter lock, so this overlaps with the next forward
             background.do(partial(open_units[name].add, batch.start, outputs[name]))
         work.after_batch(work.batch_rows)
     if item.samples:
+        # after the last batch, which may have marked an unreadable image; before all outputs
         background.do(lambda: work.writer.write_samples(item.block, block.samples()))
     for units in open_units.values():
         background.do(units.write)
@@ -211,6 +213,7 @@ class _OpenUnits:
     def _add(self, row: int, answers_B: NDArray[np.float32]) -> None:
         """Encode rows into their unit; write earlier units that are whole by now."""
         unit = row // self._group.unit_rows
+        # with the samples of the block it has to wait: no output is committed before its image
         if not self._item.samples:
             self._write_before(unit)
         arrays = self._arrays.setdefault(unit, filled(self._group.specs(), self._group.unit_rows))

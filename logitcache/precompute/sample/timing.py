@@ -94,7 +94,7 @@ def rehearse(
     ) as renderer:
         (first,) = renderer.batches(requests[:1])
         _answer(ensemble, first, kept)  # what is done once, when a network first runs
-        renderer.forget_images()
+        renderer.forget_images()  # the first batch was only shown to warm up
         started = time.perf_counter()
         shown = [(b, _answer(ensemble, b, kept)) for b in renderer.batches(requests)]
         seconds = time.perf_counter() - started
@@ -167,4 +167,5 @@ def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> flo
         started = time.perf_counter()
         _answer(ensemble, batch, {name: None})
         seconds.append(time.perf_counter() - started)
+    # the shorter one: the first call of a shape may choose algorithms or compile
     return min(seconds) / len(batch.request.indices)
