@@ -1,4 +1,4 @@
-"""Readers of image sets: folders, tar files, torchvision sets, scikit-learn's digits.
+"""Readers of image sets: folders, tar files, tables, torchvision sets, scikit-learn's digits.
 
 Listing is done in :mod:`logitcache.data.listing`; reading is done here, because timm's data set
 returns the *next* image where one cannot be decoded, and its tar reader shares one seek position
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -27,6 +27,7 @@ from logitcache.data.listing import (
     list_tar,
 )
 from logitcache.data.source import left_out_of, notes_of
+from logitcache.data.table import TableColumns, list_table
 from logitcache.errors import DataError, UsageError, nearest, redacted
 
 if TYPE_CHECKING:
@@ -47,34 +48,54 @@ __all__ = [
 
 _TORCH_SETS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 _DIGITS_VAL = 450
+_TABLE_FIELDS = ("root", "path_column", "label_column", "split_column")
 
 
 class DataConfig(Config):
     """Settings of an image set.
 
     Attributes:
-        name: A folder, a ``.tar`` file, ``digits``, or ``torch/<set>:<folder>``.
-        split: ``train`` or ``val``, for sets that have splits; folders and tar files have none.
-            ``train`` by default, and ``val`` for the images that a training is evaluated on.
+        name: A folder, a ``.tar`` file, a ``.csv`` or ``.tsv`` table of paths and classes,
+            ``digits``, or ``torch/<set>:<folder>``.
+        split: ``train`` or ``val``, for sets that have splits; folders and tar files have none, and
+            tables if they have no column of splits. ``train`` by default, and ``val`` for the
+            images that a training is evaluated on.
         limit: Number of images to use, chosen by the hash of their keys; all by default.
         class_folder: The folder above an image that names its class: ``first`` below the root, or
             the ``last``; ``auto`` is the first one, and an error where that is not clear.
+        root: Folder that the paths of a table are relative to; the folder of the table by default.
+        path_column: Column of the paths in a table; by default one with a usual name, such as
+            ``path``, ``file_name`` or ``image``.
+        label_column: Column of the classes in a table; by default one with a usual name, such as
+            ``label`` or ``class``, and no labels without one.
+        split_column: Column of the splits in a table; by default ``split``, if there is one.
     """
 
     name: str
     split: Literal["train", "val"] = "train"
     limit: int | None = Field(default=None, ge=1)
     class_folder: ClassFolder = "auto"
+    root: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _columns_of_tables(self) -> Self:
+        given = [name for name in _TABLE_FIELDS if getattr(self, name) is not None]
+        if given and not self.name.lower().endswith((".csv", ".tsv")):
+            raise ValueError(f"{', '.join(given)} can only be set for .csv and .tsv tables")
+        return self
+
 
 def has_splits(name: str) -> bool:
-    """Return whether the image set of this name has the splits ``train`` and ``val``."""
-    reader = _named(name)
+    """Return whether the image set of this name may have the splits ``train`` and ``val``."""
+    reader = _named(name) or READERS.get(Path(name).suffix.lower())
     return reader is not None and reader.splits
 
 
@@ -147,7 +168,7 @@ def _named(name: str) -> Reader | None:
 
 
 _NOT_READ = {
-    **dict.fromkeys((".csv", ".tsv", ".parquet", ".json", ".jsonl"), "tables are not read"),
+    **dict.fromkeys((".parquet", ".json", ".jsonl"), "of tables, only .csv and .tsv are read"),
     **dict.fromkeys(
         (".gz", ".tgz", ".xz", ".bz2", ".zst"), "compressed files have no random access"
     ),
@@ -159,11 +180,11 @@ _PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/")
 
 def _not_an_image_set(path: Path) -> DataError:
     """Return the error for a file that is not a tar file, by its ending."""
-    why = _NOT_READ.get(path.suffix.lower(), "it is neither a folder nor a tar file")
+    why = _NOT_READ.get(path.suffix.lower(), "it is neither a folder, a tar file nor a table")
     return DataError(
         "the file is not an image set",
         where=path,
-        expected="a folder, or an uncompressed .tar file",
+        expected="a folder, an uncompressed .tar file, or a .csv or .tsv table of paths",
         got=why,
         hint="put the images into one folder per class",
     )
@@ -171,7 +192,7 @@ def _not_an_image_set(path: Path) -> DataError:
 
 def _missing(name: str) -> DataError | UsageError:
     """Return the error for a name that is neither a path nor a known set."""
-    expected = "a folder, a .tar file, digits or torch/<set>:<folder>"
+    expected = "a folder, a .tar, .csv or .tsv file, digits or torch/<set>:<folder>"
     if "://" in name:
         scheme = name.partition("://")[0]
         hint = f"copy the images to this machine; {scheme}:// URLs are for caches only"
@@ -229,10 +250,11 @@ class FileSource(_ListedSource):
     Args:
         root: The folder.
         listing: Its files; ``place`` is the path.
+        description: What lists the files; the folder by default.
     """
 
-    def __init__(self, root: Path, listing: Listing) -> None:
-        super().__init__(f"folder {root}", listing)
+    def __init__(self, root: Path, listing: Listing, description: str | None = None) -> None:
+        super().__init__(description or f"folder {root}", listing)
         self._paths = [str(file.place) for file in listing.files]
 
     def read(self, index: int) -> bytes:
@@ -312,6 +334,14 @@ def _tar_source(config: DataConfig, listing: int) -> Source:
     return TarSource(path, list_tar(path, listing, config.class_folder))
 
 
+def _table_source(config: DataConfig, listing: int) -> Source:
+    del listing  # the rules are those of folders: what a table lists is never left out
+    path = Path(config.name).expanduser()
+    root = path.parent if config.root is None else Path(config.root).expanduser()
+    columns = TableColumns(config.path_column, config.label_column, config.split_column)
+    return FileSource(root, list_table(path, columns, root, config.split), f"table {path}")
+
+
 def _torch_source(config: DataConfig, listing: int) -> Source:
     """List one of torchvision's data sets; those of files are read as files."""
     name, _, root = config.name.removeprefix("torch/").partition(":")
@@ -373,6 +403,8 @@ READERS: dict[str, Reader] = {
     "digits": Reader(lambda config, listing: DigitsSource(config.split), splits=True),
     "torch/": Reader(_torch_source, splits=True),
     ".tar": Reader(_tar_source),
+    ".csv": Reader(_table_source, splits=True),
+    ".tsv": Reader(_table_source, splits=True),
 }
 """Readers by name of the set, by the start of its name (``torch/``), or by the ending of its file.
 

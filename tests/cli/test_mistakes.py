@@ -119,7 +119,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     ([*PRECOMPUTE[:3], "--data", "{empty}", *RED], DATA, "no images found"),
     ([*PRECOMPUTE[:3], "--data", "{splits}", *RED], DATA, "train"),
     ([*PRECOMPUTE[:3], "--data", "{mixed}", *RED], DATA, "loose.jpg"),
-    ([*PRECOMPUTE[:3], "--data", "{table}", *RED], DATA, "tables are not read"),
+    ([*PRECOMPUTE[:3], "--data", "{table}", *RED], DATA, "images of the table do not exist"),
     ([*PRECOMPUTE[:3], "--data", "{archive}", *RED], DATA, "tar"),
     ([*PRECOMPUTE[:3], "--data", "{broken}", *RED], DATA, "tar"),
     ([*PRECOMPUTE[:3], "--data", "s3://bucket/x", *RED], USAGE, "copy the images"),

@@ -273,9 +273,9 @@ def test_old_rules_list_a_folder_as_timm_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("train.csv", DataError, "tables are not read"),
+        ("train.parquet", DataError, "only .csv and .tsv are read"),
         ("x.zip", DataError, "only tar files are read"),
-        ("photo.jpg", DataError, "neither a folder nor a tar file"),
+        ("photo.jpg", DataError, "neither a folder, a tar file nor a table"),
         ("x.npz", DataError, "arrays are not read"),
         ("x.tgz", DataError, "no random access"),
     ],

@@ -1,0 +1,185 @@
+"""CSV and TSV files of paths and classes: the images of a folder under the same keys."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from logitcache.cache.read.reader import open_cache
+from logitcache.data.readers import DataConfig, open_source
+from logitcache.errors import DataError, UsageError
+from logitcache.precompute.build import build_cache
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.testing import SourceContract
+from logitcache.training.config import TrainConfig
+from tests.reliability.kills import snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from logitcache.data.source import Source
+
+Row = tuple[str, ...]
+
+
+def rows_of(images: Path) -> list[Row]:
+    files = sorted(images.rglob("*.jpg"))
+    return [(str(file.relative_to(images)), file.parent.name) for file in files]
+
+
+def write(path: Path, header: Row, rows: Sequence[Row]) -> Path:
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+    return path
+
+
+def opened(table: Path, root: Path, **fields: Any) -> Source:
+    return open_source(DataConfig(name=str(table), root=str(root), **fields))
+
+
+class TestTable(SourceContract):
+    @pytest.fixture
+    def source(self, images: Path, tmp_path: Path) -> Source:
+        return opened(write(tmp_path / "t.csv", ("path", "label"), rows_of(images)), images)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "T.CSV"])
+@pytest.mark.parametrize("header", [("path", "label"), ("Image", "Class"), ("file_name", "target")])
+def test_it_lists_what_the_folder_lists(
+    images: Path, tmp_path: Path, name: str, header: Row
+) -> None:
+    table = write(tmp_path / name, header, rows_of(images)[::-1])
+    source, folder = opened(table, images), open_source(str(images))
+    assert list(source.keys) == list(folder.keys)
+    assert list(source.class_names) == list(folder.class_names)
+    np.testing.assert_array_equal(source.labels, folder.labels)
+    np.testing.assert_array_equal(source.sizes, folder.sizes)
+    assert source.read(7) == folder.read(7)
+
+
+def test_paths_are_relative_to_the_table_or_below_the_root(images: Path) -> None:
+    rows = rows_of(images)
+    table = write(images / "t.csv", ("path", "label"), rows)
+    try:
+        assert open_source(str(table)).read(0) == (images / rows[0][0]).read_bytes()
+    finally:
+        table.unlink()
+
+
+def test_absolute_paths_and_backslashes(images: Path, tmp_path: Path) -> None:
+    rows = rows_of(images)
+    mixed = [(str(images / rows[0][0]), "a"), (rows[1][0].replace("/", "\\"), "b")]
+    source = opened(write(tmp_path / "t.csv", ("path", "label"), mixed), images)
+    assert list(source.keys) == [rows[0][0], rows[1][0]]
+
+
+def test_classes_are_numbered_over_all_splits(images: Path, tmp_path: Path) -> None:
+    rows = rows_of(images)
+    split = [(path, label, "train" if label != "bird" else "Valid") for path, label in rows]
+    of_three: list[Row] = [*split[:-1], (*rows[-1], "test")]
+    table = write(tmp_path / "t.csv", ("path", "label", "split"), of_three)
+    train, val = (opened(table, images, split=name) for name in ("train", "val"))
+    assert list(train.class_names) == list(val.class_names) == ["bird", "cat", "dog"]
+    assert (len(train.keys), set(train.labels)) == (39, {1, 2})
+    assert (len(val.keys), set(val.labels)) == (20, {0})
+    assert train.left_out == {"rows of other splits": 21}  # type: ignore[attr-defined]  # it has
+
+
+def test_validation_takes_its_split_from_the_same_table(images: Path, tmp_path: Path) -> None:
+    table = str(write(tmp_path / "t.csv", ("path", "label", "split"), []))
+    data = {"name": table, "root": str(images)}
+    values = {"out": "-", "data": data, "val": data, "student": {"model": "resnet10t"}, "steps": 1}
+    config = TrainConfig.parse(values, "")
+    assert config.val is not None
+    assert (config.data.split, config.val.split) == ("train", "val")
+
+
+def test_images_without_a_class_have_no_label(images: Path, tmp_path: Path) -> None:
+    rows = rows_of(images)
+    some = write(tmp_path / "t.csv", ("path", "label"), [(rows[0][0], ""), rows[-1]])
+    source = opened(some, images)
+    assert (list(source.labels), list(source.class_names)) == ([-1, 0], ["dog"])
+    assert source.notes == ["1 images of the table have no label"]  # type: ignore[attr-defined]
+    none = write(tmp_path / "n.csv", ("path",), [row[:1] for row in rows])
+    assert list(opened(none, images).class_names) == []
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "fields", "error", "message"),
+    [
+        (("a", "b"), [("x.jpg", "1")], {}, UsageError, r"column of the paths[\s\S]*path_column"),
+        (("path", "image"), [("x", "y")], {}, UsageError, r"column of the paths[\s\S]*path, image"),
+        (("path", "label", "class"), [("x",) * 3], {}, UsageError, "column of the labels"),
+        (("path", "y"), [("x", "1")], {"label_column": "Y"}, UsageError, "no column 'Y'"),
+        (("path", "path"), [("x", "1")], {"path_column": "path"}, UsageError, "several columns"),
+        (("path", "label"), [], {}, DataError, "the table has no images"),
+        (("path", "label"), [("x.jpg",)], {}, DataError, r"line 2[\s\S]*2 values[\s\S]*1 values"),
+        (("path", "label"), [("", "a")], {}, DataError, "has no path"),
+        (("path", "label"), [("../x.jpg", "a")], {}, DataError, "leads out of the root"),
+        (("path", "label"), [("/x.jpg", "a")], {}, DataError, "not below its root"),
+        (
+            ("path", "label"),
+            [(f"{n}.jpg", "a") for n in range(9)],
+            {},
+            DataError,
+            r"do not exist[\s\S]*0.jpg \(line 2\), [\s\S]*9 in all[\s\S]*data.root",
+        ),
+        (("path", "split"), [("x", "a"), ("y", "b")], {}, DataError, r"split 'train'[\s\S]*of 'a'"),
+    ],
+)
+def test_what_cannot_be_meant_is_named(
+    images: Path,
+    tmp_path: Path,
+    header: Row,
+    rows: list[Row],
+    fields: dict[str, str],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        opened(write(tmp_path / "t.csv", header, rows), images, **fields)
+
+
+def test_an_image_that_is_listed_twice(images: Path, tmp_path: Path) -> None:
+    (first, *_) = rows_of(images)
+    table = write(tmp_path / "t.csv", ("path", "label"), [first, (f"./{first[0]}", first[1])])
+    with pytest.raises(DataError, match=r"lists images twice[\s\S]*line 3"):
+        opened(table, images)
+
+
+def test_a_table_in_another_encoding(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("path,label\ncafé.jpg,a\n".encode("latin-1"))
+    with pytest.raises(DataError, match="UTF-8"):
+        opened(tmp_path / "t.csv", images)
+
+
+def test_columns_are_of_tables_alone(images: Path) -> None:
+    with pytest.raises(UsageError, match=r"label_column can only be set for .csv and .tsv"):
+        DataConfig.parse({"name": str(images), "label_column": "label"}, "data")
+
+
+def test_a_cache_of_a_table_is_the_one_of_its_folder(
+    images: Path, teachers: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    """Every committed byte; only the manifest names the image set."""
+    table = write(tmp_path / "t.csv", ("path", "label"), rows_of(images))
+    data: dict[str, Any] = {
+        "folder": {"name": str(images)},
+        "table": {"name": str(table), "root": str(images)},
+    }
+    for name, values in data.items():
+        config = {"data": values, "teachers": {"red": teachers["red"]}, "views": {"count": 1}}
+        paths = {"cache": str(tmp_path / name), "unit_rows": 16}
+        build_cache(PrecomputeConfig.parse({**config, **paths}, ""))
+    folder, found = snapshot(tmp_path / "folder"), snapshot(tmp_path / "table")
+    shards = {name for name in folder if "/c/" in name or name.startswith("commits/")}
+    assert {name: found[name] for name in shards} == {name: folder[name] for name in shards}
+    manifests = [open_cache(tmp_path / name).manifest.data for name in data]
+    assert manifests[0].fingerprint == manifests[1].fingerprint
+    again = PrecomputeConfig.parse({**config, "cache": str(tmp_path / "folder")}, "")
+    assert build_cache(again).computed == 0, "the table stands for the folder"
