@@ -94,7 +94,10 @@ VerifySets = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 CacheFolder = Annotated[str | None, typer.Option(help="Folder or URL of the cache.")]
-IMAGES = "Images: a folder, a .tar file, digits (scikit-learn), or torch/SET:FOLDER (torchvision)."
+IMAGES = (
+    "Images: a folder, a .tar, .csv or .tsv file, digits (scikit-learn), or torch/SET:FOLDER "
+    "(torchvision)."
+)
 Data = Annotated[str | None, typer.Option(help=IMAGES)]
 Teacher = Annotated[
     list[str] | None,
@@ -144,8 +147,8 @@ Budget = Annotated[
 MaxKl = Annotated[
     str | None,
     typer.Option(
-        metavar="0.05@T=1",
-        help="Maximum KL divergence, in nats, of stored from exact outputs at a temperature; "
+        metavar="0.05@T=1,2,4",
+        help="Maximum KL divergence, in nats, of stored from exact outputs at each temperature; "
         "determines the number of stored classes.",
     ),
 ]
