@@ -176,7 +176,9 @@ def _resized_center(
 
 def _resize(image_CHW: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
     image_1CHW = image_CHW[None]
-    if height == width == 1:  # torch fails with an internal error for contiguous images
+    # torch resizes contiguous images to 1 x 1 with an internal error, and without AVX2 kernels to a
+    # width of 1 with wrong pixels
+    if width == 1:
         image_1CHW = image_1CHW.contiguous(memory_format=torch.channels_last)
     out = functional.interpolate(
         image_1CHW, size=(height, width), mode=interpolation, antialias=True
