@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -49,7 +50,8 @@ def type_of(command: Any, parameter: str) -> str:
     """Return the annotated type of a flag; typer's own flags have none."""
     hint = get_type_hints(command.callback).get(parameter, "-") if command.callback else "-"
     text = hint.__name__ if isinstance(hint, type) else str(hint)
-    return text.replace(" | ", "|").removeprefix("pathlib.").replace("[pathlib.", "[")
+    # of Python 3.13 the module of Path is pathlib._local
+    return re.sub(r"\bpathlib\.(_local\.)?", "", text.replace(" | ", "|"))
 
 
 def flags() -> str:
