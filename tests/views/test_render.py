@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
+from torchvision.transforms.v2.functional import _geometry
 
 from logitcache.data.readers import open_source
 from logitcache.errors import UnreadableImage
@@ -45,9 +46,11 @@ def test_crops_are_those_of_torchvision(mode: Interpolation) -> None:
 def native_uint8(mode: Interpolation) -> bool:
     """Return whether torchvision resizes uint8 as it is here, as logitcache does everywhere.
 
-    Without AVX2 it goes through float32 for bilinear interpolation, and rounds otherwise.
+    Without AVX2, and in its versions up to 0.21 with AVX-512 too, it goes through float32 for
+    bilinear interpolation, and rounds otherwise.
     """
-    return mode == "bicubic" or "AVX" in torch.backends.cpu.get_cpu_capability()
+    rule: Any = _geometry._do_native_uint8_resize_on_cpu
+    return bool(rule(InterpolationMode(mode)))
 
 
 @pytest.mark.requirement("V4.26", "V7.1")
