@@ -25,6 +25,9 @@ __all__ = [
     "print_unlisted",
 ]
 
+# Columns of output to a file or a pipe; wider than any table.
+_UNBROKEN = 10_000
+
 _RIGHT = {"accuracy", "stored", "dense float32", "ratio", "top-1", "steps", "images"}
 
 
@@ -70,9 +73,12 @@ class PlainConsole(Console):
 
 
 def new_console() -> Console:
-    """Return a console on stdout, 140 columns wide if stdout is not a terminal."""
+    """Return a console on stdout, which breaks no line if stdout is not a terminal.
+
+    Other programs search such output for paths and numbers, and they break lines as they need.
+    """
     console = PlainConsole()
-    return console if console.is_terminal else PlainConsole(width=140)
+    return console if console.is_terminal else PlainConsole(width=_UNBROKEN)
 
 
 def print_line(console: Console, text: str) -> None:

@@ -296,8 +296,7 @@ def test_names_with_brackets_are_printed_as_they_are(
         places = {**world, "new": tmp_path / BRACKETS}
         done = logitcache(*(_filled(str(text), places) for text in arguments))
         assert done.code == 0, done.err
-        shown = "".join(line.strip("│ ") for line in done.out.splitlines()).replace(" ", "")
-        assert BRACKETS.replace(" ", "") in shown or arguments[0] == "train", done.out
+        assert BRACKETS in done.out or arguments[0] == "train", done.out
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
