@@ -62,7 +62,8 @@ def key_of(table: Callable[[], Mapping[str, object]]) -> AfterValidator:
 
     Args:
         table: Returns the table, implementations by name. It is called for every value, so the
-            table may be defined below the configuration.
+            table may be defined below the configuration. Name an annotation with this validator at
+            module level: pydantic evaluates those of a class when the class is made.
     """
 
     def known(name: str) -> str:

@@ -54,6 +54,12 @@ class ProjectorKind:
     keeps_channels: bool = False
 
 
+# Outside the class: pydantic 2.7 looks up the names of an annotation when the class is made, before
+# the table exists.
+ProjectorName = Annotated[str, key_of(lambda: PROJECTORS)]
+"""A name of a projector, checked against :data:`PROJECTORS`."""
+
+
 class ProjectorConfig(Config):
     """Settings of the projector from a student's channels to a teacher's.
 
@@ -65,7 +71,7 @@ class ProjectorConfig(Config):
         masked: Share of the positions that a ``generator`` has to predict.
     """
 
-    kind: Annotated[str, key_of(lambda: PROJECTORS)] = "auto"
+    kind: ProjectorName = "auto"
     hidden: Annotated[int, Field(ge=1)] | None = None
     masked: float = Field(default=0.5, gt=0, lt=1)
 
