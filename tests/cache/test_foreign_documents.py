@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from logitcache.cache.format.documents import parse_json
 from logitcache.cache.format.fingerprints import probed, read_fingerprints
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.format.names import sha256
@@ -291,3 +292,11 @@ def test_a_malformed_probe_is_named(change: dict[str, Any]) -> None:
     missing = {name: value for name, value in PROBE.items() if name not in change}
     with pytest.raises(ValueError, match="Field required"):
         Fingerprint.from_json(missing)
+
+
+def test_text_is_read_alike_with_and_without_escapes() -> None:
+    """Before 2.18.3 pydantic_core read escaped letters outside of ASCII as other letters."""
+    names = ["É", "ığdır", "目", "😀"]
+    for ascii_only in (True, False):
+        content = json.dumps({"names": names}, ensure_ascii=ascii_only).encode()
+        assert parse_json(content, "") == {"names": names}

@@ -79,10 +79,13 @@ def wait_for_all_workers(client: Client) -> None:
         time.sleep(0.05)
 
 
-def kill_a_worker(client: Client, generator: random.Random) -> None:
-    pids = client.run(os.getpid)
+def kill_a_worker(client: Client, generator: random.Random) -> bool:
+    """Kill one that has an item; a worker that has just been started may not have one yet."""
+    busy = [worker for worker, keys in client.processing().items() if keys]
+    pids = client.run(os.getpid, workers=busy) if busy else {}
     if pids:
         os.kill(generator.choice(sorted(pids.values())), signal.SIGKILL)
+    return bool(pids)
 
 
 def test_two_workers_make_what_one_process_makes(
@@ -129,8 +132,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
     due = [next(moments)]
 
     def kill_now_and_then(progress: Progress) -> None:
-        if due and progress.images >= due[0] * progress.total:
-            kill_a_worker(client, generator)
+        reached = due and progress.images >= due[0] * progress.total
+        if reached and kill_a_worker(client, generator):
             due[:] = [moment] if (moment := next(moments, None)) else []
 
     work(plan, client, batch_seconds=0.02, on_progress=kill_now_and_then)
