@@ -11,13 +11,14 @@ from logitcache.data.listing import left_out_text
 from logitcache.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from rich.text import Text
 
 __all__ = [
     "PlainConsole",
     "bytes_text",
+    "encoding_text",
     "new_console",
     "new_table",
     "percent_text",
@@ -79,6 +80,29 @@ def new_console() -> Console:
     """
     console = PlainConsole()
     return console if console.is_terminal else PlainConsole(width=_UNBROKEN)
+
+
+def encoding_text(settings: Mapping[str, Any]) -> str:
+    """Return an encoding of logits in a few words.
+
+    Args:
+        settings: Its settings, as JSON values.
+    """
+    return _ENCODINGS[settings["kind"]](settings)
+
+
+def _sparse_text(settings: Mapping[str, Any]) -> str:
+    values = f"{settings['bits']} bits" if settings["values"] == "codes" else settings["values"]
+    return f"top {settings['top_k']}, {values}"
+
+
+_ENCODINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "sparse": _sparse_text,
+    "dense": lambda settings: f"dense {settings['values']}",
+    "transform": lambda settings: (
+        f"transform, {settings['directions']} directions, {settings['refined']} classes refined"
+    ),
+}
 
 
 def print_line(console: Console, text: str) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.store.open import locate
-from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text, print_line
+from logitcache.cli.layout import (
+    bytes_text,
+    encoding_text,
+    new_console,
+    new_table,
+    percent_text,
+    print_line,
+)
 from logitcache.cli.options import gather, print_json, with_teacher_options
 from logitcache.pipeline.settings import merged, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
@@ -82,7 +89,7 @@ def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> Non
     for row in teacher.encodings:
         losses = row.fidelity["temperatures"].values()
         table.add_row(
-            _encoding_text(row.encoding),
+            encoding_text(row.encoding),
             f"{row.row_bytes:.1f}",
             bytes_text(row.bytes),
             str(row.files),
@@ -114,13 +121,6 @@ def _print_taps(console: Console, teacher: TeacherEstimate) -> None:
         )
     if teacher.taps:
         console.print(table)
-
-
-def _encoding_text(encoding: Mapping[str, Any]) -> str:
-    if encoding["kind"] == "dense":
-        return f"dense {encoding['values']}"
-    bits = f"{encoding['bits']} bits" if encoding["values"] == "codes" else encoding["values"]
-    return f"top {encoding['top_k']}, {bits}"
 
 
 def _print_views(console: Console, found: Estimate) -> None:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.fidelity import print_fidelity
 from logitcache.cli.layout import bytes_text as _bytes
+from logitcache.cli.layout import encoding_text, print_unlisted
 from logitcache.cli.layout import new_console as _console
 from logitcache.cli.layout import new_table as _table
 from logitcache.cli.layout import percent_text as _percent
 from logitcache.cli.layout import print_line as _line
-from logitcache.cli.layout import print_unlisted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,14 +130,12 @@ def print_cache(cache: CacheDescription) -> None:
     for column in ("bytes", "size vs. dense"):
         teachers.add_column(column, justify="right")
     for teacher in cache.teachers:
-        encoding = teacher.encoding
-        top = f"top {encoding['top_k']} " if encoding["kind"] == "sparse" else ""
         teachers.add_row(
             teacher.name,
             teacher.architecture,
             str(teacher.input_size),
             str(teacher.num_classes),
-            f"{encoding['kind']} {top}{encoding['values']}",
+            encoding_text(teacher.encoding),
             str(teacher.views),
             _percent(next(iter(teacher.accuracy.values()), None)),
             _bytes(teacher.stored_bytes),

@@ -32,7 +32,9 @@ class ArraySpec:
         shape: Shape of one row.
         dtype: Name of the numpy dtype, little-endian.
         fill: Value of rows without outputs; NaN as a float.
-        codec: ``shuffled`` (blosc, byte shuffle, zstd 1) or ``raw``; a crc32c follows either.
+        codec: ``shuffled`` (blosc, zstd 1, shuffle of the bytes of a number), ``transposed`` (the
+            same with the bytes of a row, at most 255, as an element: all first bytes, then all
+            second ones) or ``raw``; a crc32c follows each.
         inner: Largest number of rows of an inner chunk, a power of two.
         whole: Whether a shard has a single inner chunk, whatever its number of rows.
     """
@@ -40,7 +42,7 @@ class ArraySpec:
     shape: tuple[int, ...]
     dtype: str
     fill: float
-    codec: Literal["shuffled", "raw"] = "shuffled"
+    codec: Literal["shuffled", "transposed", "raw"] = "shuffled"
     inner: int = 4096
     whole: bool = False
 
@@ -48,6 +50,11 @@ class ArraySpec:
     def row_bytes(self) -> int:
         """Bytes of one row before compression."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    @property
+    def element_bytes(self) -> int:
+        """Size of the elements that blosc shuffles."""
+        return self.row_bytes if self.codec == "transposed" else np.dtype(self.dtype).itemsize
 
 
 def filled(specs: Mapping[str, ArraySpec], rows: int) -> Encoded:

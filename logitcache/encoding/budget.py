@@ -1,6 +1,8 @@
-"""Choice of K and bits under a limit on bytes or on the KL divergence.
+"""Choice of an encoding under a limit on bytes or on the KL divergence.
 
 At equal size, more classes with coarser codes may lose less, so all pairs are tried on a sample.
+
+Shapes: N rows, C classes.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from logitcache.encoding.basis import Basis
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.fidelity import Fidelity, measure_fidelity
 from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.transform import TransformEncoding
 from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,14 +25,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.arrays import ArraySpec, Encoded
+    from logitcache.encoding.basis import PrincipalDirections
     from logitcache.encoding.kinds import Encoding
 
     BytesOf = Callable[[dict[str, ArraySpec], Encoded], float]
 
-__all__ = ["Choice", "Limit", "candidates", "choose_within", "parse_budget", "parse_max_kl"]
+__all__ = [
+    "BytesOf",
+    "Choice",
+    "Limit",
+    "candidates",
+    "choose_within",
+    "parse_budget",
+    "parse_max_kl",
+]
 
 _TOP_KS = (2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100, 150, 200, 300, 400)
 _BITS = (4, 5, 6, 7, 8)
+_STEPS, _REFINED = (2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0), (16, 32, 48, 64, 96, 128)
 
 
 @dataclass(frozen=True)
@@ -92,19 +106,36 @@ def parse_max_kl(text: str) -> tuple[float, tuple[float, ...]]:
     return values[0], tuple(dict.fromkeys(values[1:]))
 
 
-def candidates(num_classes: int) -> list[Encoding]:
-    """Return the encodings that are tried for C classes."""
+def candidates(num_classes: int, principal: PrincipalDirections | None = None) -> list[Encoding]:
+    """Return the encodings that are tried for C classes.
+
+    Args:
+        num_classes: C.
+        principal: Principal directions of a sample; None to try no transform encoding.
+    """
     sparse = [
         SparseEncoding(num_classes, top_k, bits=bits)
         for top_k in _TOP_KS
         if top_k < num_classes
         for bits in _BITS
     ]
-    return [*sparse, DenseEncoding(num_classes, "uint8"), DenseEncoding(num_classes)]
+    bases = [] if principal is None else [Basis.of(principal, step) for step in _STEPS]
+    transforms = [
+        TransformEncoding.of(basis, refined)
+        for basis in bases
+        for refined in _REFINED
+        if refined < num_classes
+    ]
+    dense = [DenseEncoding(num_classes, "uint8"), DenseEncoding(num_classes)]
+    return [*sparse, *transforms, *dense]
 
 
 def choose_within(
-    limit: Limit, log_probs_NC: NDArray[np.float64], bytes_of: BytesOf, where: str
+    limit: Limit,
+    log_probs_NC: NDArray[np.float64],
+    bytes_of: BytesOf,
+    where: str,
+    principal: PrincipalDirections | None = None,
 ) -> Choice:
     """Return the best encoding within the limits on a sample.
 
@@ -117,12 +148,13 @@ def choose_within(
         log_probs_NC: Exact log-probabilities of the sample.
         bytes_of: Function that returns the compressed size of encoded arrays.
         where: Teacher, for error messages.
+        principal: Principal directions of another sample, to try the transform encoding.
 
     Raises:
         UsageError: No encoding is within the limits; the message names the closest one.
     """
     choices = []
-    for encoding in candidates(log_probs_NC.shape[1]):
+    for encoding in candidates(log_probs_NC.shape[1], principal):
         row_bytes = bytes_of(encoding.specs(), encoding.encode(log_probs_NC)) / len(log_probs_NC)
         if limit.row_bytes is None or row_bytes <= limit.row_bytes:
             fidelity = measure_fidelity(encoding, log_probs_NC, limit.temperatures)

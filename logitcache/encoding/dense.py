@@ -37,6 +37,12 @@ class DenseEncoding:
     truncates: ClassVar[bool] = False
     """Whether classes are left out."""
 
+    compressed_share: ClassVar[float] = 0.9
+    """Compressed size of a unit, roughly, as a share of its size before compression."""
+
+    required: ClassVar[str] = ""
+    """Name that the root has to require of readers; empty for encodings of logitcache 0.1."""
+
     def specs(self) -> dict[str, ArraySpec]:
         """Return the arrays of a group by name."""
         if self.values == "float16":
@@ -91,6 +97,10 @@ class DenseEncoding:
         ranged_N2 = between(_range_of(low_NC), range_N2, _range_of(high_NC))
         least_NC, most_NC = (_levels_of(bound_NC, range_N2) for bound_NC in (low_NC, high_NC))
         return whole_rows(ranged_N2) & whole_rows(between(least_NC, levels_NC, most_NC))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the parameters that can be configured, as JSON values: all of them."""
+        return self.to_json()
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as JSON values."""

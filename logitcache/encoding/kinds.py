@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from logitcache.encoding.basis import parse_basis
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.transform import MAX_REFINED_BYTES, TransformEncoding
 from logitcache.errors import CacheError
 
 if TYPE_CHECKING:
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["ENCODINGS", "Encoding", "parse_encoding"]
 
 
-Encoding = SparseEncoding | DenseEncoding
+_LARGEST_STEP = 1024.0
+
+Encoding = SparseEncoding | DenseEncoding | TransformEncoding
 
 
 def _dense(values: Mapping[str, Any], num_classes: int) -> Encoding | None:
@@ -34,9 +38,23 @@ def _sparse(values: Mapping[str, Any], num_classes: int) -> Encoding | None:
     return SparseEncoding(num_classes, top_k, stored, bits, mass)
 
 
+def _transform(values: Mapping[str, Any], num_classes: int) -> Encoding | None:
+    refined, fine, step = (values.get(name) for name in ("refined", "fine", "refined_step"))
+    if type(refined) is not int or type(fine) is not int or type(step) is not float:
+        return None
+    basis = parse_basis(values, num_classes)
+    if basis is None or not (1 <= refined <= num_classes and 0 <= fine <= refined):
+        return None
+    # corrections of more than the range of log-probabilities would overflow float32
+    encoding = TransformEncoding(num_classes, basis, refined, fine, step)
+    usable = 0 < step <= _LARGEST_STEP and encoding.refined_bytes <= MAX_REFINED_BYTES
+    return encoding if usable else None
+
+
 ENCODINGS: dict[str, Callable[[Mapping[str, Any], int], Encoding | None]] = {
     "sparse": _sparse,
     "dense": _dense,
+    "transform": _transform,
 }
 """Readers of the attributes of an encoding by its ``kind``; None for attributes that do not fit."""
 
@@ -49,7 +67,7 @@ def parse_encoding(values: Mapping[str, Any], num_classes: int, where: str) -> E
     """
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in ENCODINGS:
-        expected = " or ".join(sorted(ENCODINGS, reverse=True))
+        expected = " or ".join(ENCODINGS)
         raise CacheError(
             "the encoding of a group is unknown to this version of logitcache",
             where=where,

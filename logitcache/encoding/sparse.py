@@ -57,6 +57,12 @@ class SparseEncoding:
     truncates: ClassVar[bool] = True
     """Whether classes are left out."""
 
+    compressed_share: ClassVar[float] = 0.5
+    """Compressed size of a unit, roughly, as a share of its size before compression."""
+
+    required: ClassVar[str] = ""
+    """Name that the root has to require of readers; empty for encodings of logitcache 0.1."""
+
     @property
     def levels(self) -> int:
         """The largest code."""
@@ -235,6 +241,10 @@ class SparseEncoding:
         enough_N = full_N | (np.exp(reach_N) * held_N >= self.mass)
         choosable_N: NDArray[np.bool_] = likeliest_N & needed_N & enough_N
         return choosable_N
+
+    def settings(self) -> dict[str, Any]:
+        """Return the parameters that can be configured, as JSON values: all of them."""
+        return self.to_json()
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as JSON values."""

@@ -228,7 +228,7 @@ def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescri
         input_size=locked.input.size or 0,
         precision=locked.precision or "",
         num_classes=group.num_classes,
-        encoding=group.encoding.to_json(),
+        encoding=group.encoding.settings(),
         views=len(views),
         units=_units(location, group, views),
         needed=len(group.needed_units(manifest)) * len(views),

@@ -296,7 +296,7 @@ def test_a_malformed_probe_is_named(change: dict[str, Any]) -> None:
 
 def test_text_is_read_alike_with_and_without_escapes() -> None:
     """Before 2.18.3 pydantic_core read escaped letters outside of ASCII as other letters."""
-    names = ["É", "ığdır", "目", "😀"]
+    names = ["É", "Škoda", "目", "😀"]
     for ascii_only in (True, False):
         content = json.dumps({"names": names}, ensure_ascii=ascii_only).encode()
         assert parse_json(content, "") == {"names": names}

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from logitcache.encoding.basis import Basis, principal_directions
 from logitcache.encoding.codes import log_error_bound
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.transform import TransformEncoding
 from tests.cache.building import (
     VIEW,
     declare,
@@ -128,3 +130,41 @@ def test_empty_tails_and_unused_entries(tmp_path: Path) -> None:
     read = read_alone(tmp_path / "c", "t", tmp_path)
     np.testing.assert_allclose(read[:ROWS, [7, 900]], np.log(0.5), atol=1e-9)
     assert np.isneginf(np.delete(read[:ROWS], [7, 900], axis=1)).all()
+
+
+def printed_transform_reader() -> str:
+    (code,) = re.findall(
+        r"```python\n(def decode_transform.*?)```", DOCUMENT.read_text(), re.DOTALL
+    )
+    return str(code)
+
+
+def transform_of(z: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> TransformEncoding:
+    principal = principal_directions(log_softmax(z)[0])
+    return TransformEncoding.of(Basis.of(principal, step=2.0), refined=9)
+
+
+@pytest.mark.requirement("F7.8", "F7.9", "F7.10", "F7.11", "F7.12")
+def test_transformed_targets(tmp_path: Path) -> None:
+    z = teacher_logits(300)
+    encoding = transform_of(z)
+    make_cache(tmp_path / "c", {"t": (encoding, z)}, ROWS, UNREADABLE)
+    out = tmp_path / "out.npy"
+    script = (
+        "import sys; sys.modules['logitcache'] = None\nimport numpy as np\nimport zarr\n"
+        f"{printed_transform_reader()}\n"
+        f"group = zarr.open_group({str(tmp_path / 'c')!r}, path='teachers/t', mode='r')\n"
+        "encoding = group.attrs['logitcache']['encoding']\n"
+        "arrays = (group[name][0] for name in ('coefficients', 'refinements'))\n"
+        f"np.save({str(out)!r}, decode_transform(encoding, *arrays))\n"
+    )
+    subprocess.run([sys.executable, "-I", "-c", script], check=True)
+    read = np.load(out)
+    assert np.isnan(read[list(UNREADABLE)]).all()
+    assert np.isnan(read[ROWS:]).all()
+    encoded = encoding.encode(log_softmax(z)[0])
+    np.testing.assert_allclose(
+        read[OK], encoding.decode(encoded).log_probs[OK], rtol=1e-5, atol=1e-5
+    )
+    exact = log_softmax(z)[0][OK]
+    assert (np.exp(exact) * (exact - read[OK])).sum(1).mean() < 0.05

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitcache.encoding.arrays import filled
+from logitcache.encoding.basis import Basis, principal_directions
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.feature_noise import magnitudes, reduced_noise, relative_difference
 from logitcache.encoding.features import FeatureEncoding
@@ -20,6 +21,7 @@ from logitcache.encoding.intervals import label_consistent, lse_consistent
 from logitcache.encoding.logits import label_log_probs, log_softmax
 from logitcache.encoding.principal_components import Principal
 from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.transform import TransformEncoding
 from logitcache.networks.taps import TapShape
 from logitcache.teachers.reduce import reduced
 from tests.encoding.strategies import log_probs_of, logits
@@ -32,6 +34,13 @@ if TYPE_CHECKING:
     from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.kinds import Encoding
 
+
+def transform(classes: int) -> TransformEncoding:
+    generator = np.random.default_rng(classes)
+    sample = log_softmax(generator.normal(0, 3, (3 * classes, classes)).astype(np.float32))[0]
+    return TransformEncoding.of(Basis.of(principal_directions(sample), 1.0), classes // 2)
+
+
 ENCODINGS: dict[str, Callable[[int], Encoding]] = {
     "codes of 8 bits": lambda classes: SparseEncoding(classes, 2),
     "codes of 5 bits": lambda classes: SparseEncoding(classes, 2, bits=5),
@@ -40,6 +49,7 @@ ENCODINGS: dict[str, Callable[[int], Encoding]] = {
     "mass of float16": lambda classes: SparseEncoding(classes, 2, "float16", mass=0.5),
     "dense": DenseEncoding,
     "dense of a byte": lambda classes: DenseEncoding(classes, "uint8"),
+    "transform": transform,
 }
 EVERY = pytest.mark.parametrize("make", ENCODINGS.values(), ids=ENCODINGS)
 
@@ -119,6 +129,11 @@ def put(index: int, by: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
         ("dense of a byte", "logp", put(3, 2)),
         ("dense of a byte", "logp_range", put(0, 0.2)),
         ("dense of a byte", "logp_range", put(1, -0.2)),
+        ("transform", "coefficients", put(0, 1)),
+        ("transform", "coefficients", put(-1, 1)),
+        ("transform", "refinements", put(0, 2)),
+        ("transform", "refinements", put(-1, 1)),
+        ("transform", "coefficients", lambda row: np.full_like(row, 128)),
     ],
 )
 def test_one_changed_number_is_found(

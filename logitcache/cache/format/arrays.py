@@ -151,7 +151,7 @@ def pack(specs: Mapping[str, ArraySpec], encoded: Encoded) -> dict[str, bytes]:
     return {
         name: encoded[name].tobytes()
         if spec.codec == "raw"
-        else _BLOSC.encode(np.ascontiguousarray(encoded[name]))
+        else _BLOSC.encode(np.ascontiguousarray(encoded[name]).view(f"V{spec.element_bytes}"))
         for name, spec in specs.items()
     }
 
@@ -169,6 +169,6 @@ def unpack(specs: Mapping[str, ArraySpec], packed: Mapping[str, bytes]) -> Encod
 def _compressors(spec: ArraySpec | None) -> list[Any]:
     if spec is not None and spec.codec == "raw":
         return [Crc32cCodec()]
-    typesize = 1 if spec is None else np.dtype(spec.dtype).itemsize
+    typesize = 1 if spec is None else spec.element_bytes
     blosc = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=typesize)
     return [blosc, Crc32cCodec()]

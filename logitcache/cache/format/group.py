@@ -40,9 +40,6 @@ class Group(ABC):
     kind: ClassVar[str]
     """Name of the kind: the folder below the teacher's group; empty for the teacher's group."""
 
-    required: ClassVar[str] = ""
-    """Name that the root has to require of readers; empty for kinds of logitcache 0.1."""
-
     teacher: str
     unit_rows: int
     lock_sha256: str
@@ -87,6 +84,11 @@ class Group(ABC):
     @abstractmethod
     def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
         """Return why stored rows cannot be decoded; None if they can."""
+
+    @property
+    def required(self) -> str:
+        """Name that the root has to require of readers; empty for groups of logitcache 0.1."""
+        return ""
 
     @property
     def classes_digest(self) -> str:

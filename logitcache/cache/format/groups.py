@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SPARSE_SHARE, _DENSE_SHARE = 0.5, 0.9  # of the bytes before compression, measured
+_SPARSE_SHARE = 0.5  # compressed share of features that are mostly zero, measured
 KindT = TypeVar("KindT", bound=Group)
 OPTIONAL_ARRAYS = {
     "lse": ArraySpec((), "float32", float("nan")),
@@ -137,6 +137,11 @@ class TeacherGroup(RowGroup):
         return self.teacher
 
     @property
+    def required(self) -> str:
+        """Name that the root has to require of readers, that of the encoding."""
+        return self.encoding.required
+
+    @property
     def classes_digest(self) -> str:
         """Digest of the class names that the group was made for."""
         return self.class_names_sha256
@@ -167,7 +172,7 @@ class TeacherGroup(RowGroup):
     @property
     def compressed_share(self) -> float:
         """Compressed size of a unit, roughly, as a share of its size before compression."""
-        return _SPARSE_SHARE if self.encoding.truncates else _DENSE_SHARE
+        return self.encoding.compressed_share
 
     @property
     def batch_arrays(self) -> list[str]:

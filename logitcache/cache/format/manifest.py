@@ -228,8 +228,8 @@ class Manifest(_Record):
         return self.model_copy(update=fields)
 
     def requiring(self, feature: str) -> Manifest:
-        """Return a copy that only readers that know a feature will read."""
-        if feature in self.requires:
+        """Return a copy that only readers that know a feature will read; empty for none."""
+        if not feature or feature in self.requires:
             return self
         return self.changed(format=FORMATS[-1], requires=(*self.requires, feature))
 

@@ -38,6 +38,7 @@ __all__ = [
     "FEATURES",
     "FORMAT",
     "FORMATS",
+    "GROUP_FEATURES",
     "MAX_CLASSES",
     "MAX_UNIT_BYTES",
     "NO_VIEW",
@@ -78,9 +79,12 @@ FEATURES = {
     "decoding-2": "images are decoded by table 2 of docs/views.md",
     "dropping": "commits of teachers or taps that the root does not name are still to be removed",
     "tables": "teachers have tables: groups without views and rows",
+    "transform": "teachers have outputs in the transform encoding",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
 }
 """What the root may require of its readers, with the meaning; any other name is refused."""
+GROUP_FEATURES = ("tables", "transform")
+"""Those that are required as long as a group needs them."""
 ATTRIBUTE = "logitcache"
 MAX_CLASSES = 2**26
 """A row of that many numbers is half a unit's bytes."""

@@ -64,7 +64,6 @@ class TableGroup(Group):
     """
 
     kind = TABLES
-    required = TABLES
 
     table: str
     width: int
@@ -87,6 +86,11 @@ class TableGroup(Group):
     def name(self) -> str:
         """Name of the group: ``<teacher>/tables/<table>``."""
         return table_name(self.teacher, self.table)
+
+    @property
+    def required(self) -> str:
+        """Name that the root has to require of readers."""
+        return TABLES
 
     @property
     def view_ids(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from logitcache.cache.format.arrays import write_attributes
 from logitcache.cache.format.groups import group_names, read_group, row_groups
 from logitcache.cache.format.ledger import Revision, read_revision
 from logitcache.cache.format.names import (
+    GROUP_FEATURES,
     VIEWS,
     commit_prefix,
     revision_key,
@@ -23,7 +24,6 @@ from logitcache.cache.format.names import (
     teacher_group,
 )
 from logitcache.cache.format.partners import partner_group
-from logitcache.cache.format.table_group import TABLES
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.cache.store.open import locate
 from logitcache.cache.store.zarr_store import RecordingStore
@@ -209,8 +209,10 @@ def _without(
                 hint=f"drop them, too: --{'feature' if tap_of(name) else 'teacher'} "
                 f"{name.replace('/features/', '/')}",
             )
-    if not any(record.tables for record in left.values()):
-        manifest = manifest.no_longer_requiring(TABLES)
+    needed = {group.required for group in declared.values()}
+    for feature in GROUP_FEATURES:
+        if feature not in needed:
+            manifest = manifest.no_longer_requiring(feature)
     return manifest.requiring("dropped-views") if views else manifest
 
 

@@ -18,6 +18,7 @@ from logitcache.cache.format.names import (
     teacher_of,
 )
 from logitcache.data.readers import open_source
+from logitcache.encoding.choice import fits_basis
 from logitcache.networks.device import resolve_device
 from logitcache.precompute.estimate.break_even import break_even_epochs
 from logitcache.precompute.estimate.footprint import GroupPlan, cache_footprint, group_footprint
@@ -55,6 +56,7 @@ __all__ = [
     "estimate_cache",
 ]
 
+_FITTED_IMAGES = 1024  # where a basis is fitted: with fewer it would lose more than in a cache
 _FEWER_IMAGES = 64  # for a device that is timed in addition to the one that is used
 
 
@@ -220,7 +222,9 @@ def estimate_cache(config: PrecomputeConfig, cache: Location | None = None) -> E
     lacking = None
     if cache is not None and not cache.is_empty():
         lacking = find_lacking(config, cache, source, ensemble, taps)
-    shown = _rehearse(config, source, views, ensemble, taps, TRIAL_IMAGES)
+    fitted = any(fits_basis(config.encoding, m.num_classes) for m in ensemble.members.values())
+    images = _FITTED_IMAGES if fitted else TRIAL_IMAGES
+    shown = _rehearse(config, source, views, ensemble, taps, images)
     seconds = {used.type: shown}
     for device in others:
         other = _ensemble(config, source, views, device)
@@ -346,7 +350,7 @@ class _Cost:
         plan = self._answers_plan(name, encoding, len(self._views))
         found = group_footprint(plan, len(self._keys), self._capacity)
         return EncodingEstimate(
-            encoding=encoding.to_json(),
+            encoding=encoding.settings(),
             chosen=encoding == answers.chosen,
             row_bytes=plan.row_bytes,
             bytes=found.bytes,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from logitcache.cache.format.names import tap_of, teacher_of
 from logitcache.cache.write.writer import CacheWriter
-from logitcache.precompute.plan.plan import check_declared, stored_encoding
+from logitcache.precompute.plan.encodings import check_declared, stored_encoding
 from logitcache.precompute.plan.recipes import check_recipes
 from logitcache.precompute.plan.rows import match_rows
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.format.arrays import packed_bytes
 from logitcache.cache.format.groups import TeacherGroup
 from logitcache.cache.format.manifest import DataRecord, TeacherRecord, read_manifest
 from logitcache.cache.format.names import (
@@ -31,15 +30,17 @@ from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.decode import DECODING
 from logitcache.data.identity import key_hash, row_order
 from logitcache.data.listing import LISTING
-from logitcache.encoding.budget import choose_within
-from logitcache.encoding.choice import choose
 from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
+from logitcache.precompute.plan.encodings import (
+    check_declared,
+    choice_note,
+    choose_encodings,
+    stored_encoding,
+)
 from logitcache.precompute.plan.layers import choose_taps, declare_taps, smallest_unit, write_tables
 from logitcache.precompute.plan.rows import match_or_extend, match_rows, no_positions, segment_of
-from logitcache.precompute.plan.teacher_lock import check_lock
 from logitcache.precompute.plan.worklist import Block, Missing, WorkItem, worklist
-from logitcache.precompute.sample.trial import sample_log_probs
 from logitcache.views.mix import match_partners
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.groups import RowGroup
     from logitcache.data.source import Source
-    from logitcache.encoding.budget import Choice
     from logitcache.encoding.kinds import Encoding
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.rows import Positions
@@ -60,10 +60,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Plan",
     "check_classes",
-    "check_declared",
     "join_plan",
     "make_plan",
-    "stored_encoding",
 ]
 
 _UNKNOWN_ROW = -1
@@ -190,8 +188,8 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     views = {view.id: view for view in config.views.views()}
     for view in views.values():
         view.check_sizes(ensemble.sizes)
-    chosen = _choose_encodings(config, source, ensemble)
-    notes = [_choice_note(name, choice) for name, choice in chosen.items()]
+    chosen = choose_encodings(config, source, ensemble, list(views.values()))
+    notes = [choice_note(name, choice) for name, choice in chosen.items()]
     writer, indices = _open_or_create(config, source, notes)
     # views before the groups that have slots for them, so that no reader meets an unknown view
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
@@ -292,73 +290,6 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Posi
     indices = no_positions(writer.manifest.capacity, len(source.keys))
     indices[: len(rows)] = rows
     return writer, indices
-
-
-def _choose_encodings(
-    config: PrecomputeConfig, source: Source, ensemble: Ensemble
-) -> dict[str, Choice]:
-    """Choose on a sample how teachers that are new are stored, if there is a limit to keep."""
-    limit, location = config.encoding.limit, locate(config.cache)
-    if limit is None:
-        return {}
-    known = set() if location.is_empty() else read_manifest(location).teachers.keys()
-    return {
-        name: choose_within(
-            limit,
-            sample_log_probs(source, ensemble, name, config.batch),
-            packed_bytes,
-            f"teacher {name!r}",
-        )
-        for name in ensemble.members
-        if name not in known
-    }
-
-
-def _choice_note(name: str, choice: Choice) -> str:
-    stored = ", ".join(f"{key} {value}" for key, value in choice.encoding.to_json().items())
-    lost = ", ".join(
-        f"{choice.fidelity.kl(temperature):.3g} nats at T = {temperature:g}"
-        for temperature in choice.fidelity.losses
-    )
-    return (
-        f"teacher {name}: {stored}; {choice.row_bytes:.1f} bytes per row and view, a KL divergence "
-        f"of {lost} on {choice.fidelity.rows} images"
-    )
-
-
-def stored_encoding(
-    config: PrecomputeConfig, writer: CacheWriter, name: str, member: Member
-) -> Encoding:
-    """Return how a teacher is stored: a known one as it is, unless the settings differ from it."""
-    stored = writer.teachers()[name].encoding if name in writer.teachers() else None
-    if stored is not None and config.encoding.limit is not None:
-        return stored
-    return choose(config.encoding, member.num_classes, stored)
-
-
-def check_declared(writer: CacheWriter, name: str, member: Member, encoding: Encoding) -> None:
-    """Refuse another teacher, or another encoding, under a name that a cache has.
-
-    Args:
-        writer: The cache.
-        name: Name of the teacher.
-        member: The given teacher.
-        encoding: How it is to be stored.
-
-    Raises:
-        CacheError: The cache was made with another teacher of this name.
-        UsageError: It is stored in another encoding.
-    """
-    check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
-    stored = writer.teachers()[name].encoding
-    if stored != encoding:
-        raise UsageError(
-            f"teacher {name!r} is stored in another encoding",
-            where=writer.location,
-            expected=stored.to_json(),
-            got=encoding.to_json(),
-            hint="use the same one, or give the teacher a new name",
-        )
 
 
 def _declare_teacher(

@@ -12,8 +12,7 @@ import numpy as np
 
 from logitcache.cache.format.arrays import pack, packed_bytes, unpack
 from logitcache.cache.format.groups import OPTIONAL_ARRAYS
-from logitcache.encoding.budget import choose_within
-from logitcache.encoding.choice import choose
+from logitcache.encoding.choice import choose, choose_on_sample, fits_basis, held_out
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.feature_fidelity import feature_fidelity_of, row_feature_losses
 from logitcache.encoding.fidelity import add_up, measure_fidelity
@@ -66,6 +65,10 @@ class AnswersTryout:
             self._extra["label_logp"] = label_log_probs(self._log_probs_NC, labels_N)
         self.accuracy = None if labels_N is None else _accuracy(logits_NC, labels_N)
         self.chosen = self._choose(config, name)
+        if fits_basis(config, self.chosen.num_classes):
+            rest_N = held_out(len(lse_N))
+            self._log_probs_NC = self._log_probs_NC[rest_N]
+            self._extra = {array: numbers[rest_N] for array, numbers in self._extra.items()}
         self.tried = _tried(self.chosen)
         self.store, self.fetch = self._seconds()
 
@@ -83,10 +86,10 @@ class AnswersTryout:
         return measure_fidelity(encoding, self._log_probs_NC).to_json()
 
     def _choose(self, config: EncodingConfig, name: str) -> Encoding:
-        if config.limit is None:
+        if not config.is_fitted:
             return choose(config, self._log_probs_NC.shape[1])
         where = f"teacher {name!r}"
-        return choose_within(config.limit, self._log_probs_NC, packed_bytes, where).encoding
+        return choose_on_sample(config, self._log_probs_NC, packed_bytes, where).encoding
 
     def _seconds(self) -> tuple[float, float]:
         rows, specs = len(self._log_probs_NC), self.specs(self.chosen)

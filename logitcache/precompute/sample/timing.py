@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.cache.format.names import tap_of, teacher_of
-from logitcache.data.identity import key_hash
 from logitcache.errors import DataError
 from logitcache.platforms import available_processors
+from logitcache.precompute.sample.trial import spread_requests
 from logitcache.teachers.ensemble import Tap
-from logitcache.views.mix import match_partners
-from logitcache.views.render import BatchRequest, ViewRenderer
+from logitcache.views.render import ViewRenderer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +79,7 @@ def rehearse(
     Raises:
         DataError: None of them can be read.
     """
-    requests = _requests(source, views, images, batch)
+    requests = spread_requests(source, views, images, batch)
     kept = {name: encoding.kept for name, encoding in taps.items()}
     kept = {**dict.fromkeys(ensemble.members), **kept}
     ensemble.keep(
@@ -120,31 +119,6 @@ def rehearse(
         show=seconds / total,
         show_decoded=min(seconds, seconds_decoded) / total,
         teach={name: _forward_seconds(ensemble, shown[-1][0], name) for name in ensemble.members},
-    )
-
-
-def _requests(source: Source, views: Sequence[View], images: int, batch: int) -> list[BatchRequest]:
-    step = max(1, len(source.keys) // images)
-    chosen = np.arange(0, len(source.keys), step, dtype=np.int64)[:images]
-    parts = np.split(chosen, range(batch, len(chosen), batch))
-    each = max(1, len(views) // len(parts))
-    return [
-        _request(source, views[number * each % len(views)], part)
-        for number, part in enumerate(parts)
-    ]
-
-
-def _request(source: Source, view: View, indices_B: NDArray[np.int64]) -> BatchRequest:
-    hashes_B = np.array([key_hash(source.keys[index]) for index in indices_B], dtype=np.uint64)
-    if view.mixing is None:
-        return BatchRequest(view, indices_B, hashes_B)
-    partners = match_partners(view.seed, view.draw, hashes_B)
-    return BatchRequest(
-        view,
-        indices_B,
-        hashes_B,
-        partners=indices_B[partners],
-        partner_hashes=hashes_B[partners],
     )
 
 

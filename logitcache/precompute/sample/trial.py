@@ -1,4 +1,7 @@
-"""Outputs of teachers for a sample of images."""
+"""Outputs of teachers for a sample of images.
+
+Shapes: B images of a batch, N rows, C classes.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from logitcache.data.identity import key_hash
 from logitcache.encoding.logits import log_softmax
 from logitcache.errors import DataError
 from logitcache.platforms import available_processors
+from logitcache.views.mix import match_partners
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
     from logitcache.teachers.ensemble import Ensemble, Tap
+    from logitcache.views.spec import View
 
-__all__ = ["TRIAL_IMAGES", "run_teachers", "sample_features", "sample_log_probs"]
+__all__ = ["TRIAL_IMAGES", "run_teachers", "sample_features", "sample_log_probs", "spread_requests"]
 
 TRIAL_IMAGES = 256
 _MOST_NUMBERS = 2**26  # of a sample of features
@@ -57,16 +63,44 @@ def run_teachers(
 
 
 def sample_log_probs(
-    source: Source, ensemble: Ensemble, name: str, batch: int
+    source: Source,
+    ensemble: Ensemble,
+    name: str,
+    views: Sequence[View],
+    *,
+    rows: int,
+    batch: int,
 ) -> NDArray[np.float64]:
-    """Return teacher outputs of images spread over the listing: log-probabilities (N, C).
+    """Return outputs of a teacher for images spread over the listing: log-probabilities (N, C).
+
+    Args:
+        source: The images.
+        ensemble: The teachers.
+        name: The teacher.
+        views: The views that the images are shown in, in rotation.
+        rows: How many pairs of an image and a view, about; fewer of a small set in few views.
+        batch: Images of one forward.
 
     Raises:
-        DataError: None of them can be read.
+        DataError: None of the images can be read.
     """
-    indices_N = _spread(source, TRIAL_IMAGES)
-    outputs, read = run_teachers(source, ensemble, {name: None}, indices_N, batch)
-    return log_softmax(outputs[name][_some(source, read)])[0]
+    # a small set is shown in several views, each image at most once in each of them
+    rounds = min(len(views), max(1, rows // max(1, len(source.keys))))
+    requests = [
+        request
+        for first in range(rounds)
+        for request in spread_requests(source, views, rows, batch, first=first)
+    ]
+    size, found = ensemble.members[name].input.size, []
+    with ViewRenderer(source.read, [size], threads=available_processors()) as renderer:
+        for rendered in renderer.batches(requests):
+            count = len(rendered.request.indices)
+            outputs = ensemble.answer(rendered.pixels, {name: count}, {name: None})[name]
+            found.append(np.delete(outputs, list(rendered.failures), axis=0))
+    outputs_NC = np.concatenate(found)
+    if not len(outputs_NC):
+        raise DataError("none of the first images can be read", where=source.description)
+    return log_softmax(outputs_NC)[0]
 
 
 def sample_features(
@@ -100,3 +134,38 @@ def _some(source: Source, read: NDArray[np.int64]) -> NDArray[np.int64]:
     if not len(read):
         raise DataError("none of the first images can be read", where=source.description)
     return read
+
+
+def spread_requests(
+    source: Source, views: Sequence[View], images: int, batch: int, *, first: int = 0
+) -> list[BatchRequest]:
+    """Return batches of images spread over the listing, each in one of the views in rotation.
+
+    Args:
+        source: The images.
+        views: Which views; images are mixed with one of the same batch.
+        images: How many, at most.
+        batch: Images of a batch.
+        first: Number of the view of the first batch.
+    """
+    chosen = _spread(source, images)
+    parts = np.split(chosen, range(batch, len(chosen), batch))
+    each = max(1, len(views) // len(parts))
+    return [
+        _request(source, views[(first + number * each) % len(views)], part)
+        for number, part in enumerate(parts)
+    ]
+
+
+def _request(source: Source, view: View, indices_B: NDArray[np.int64]) -> BatchRequest:
+    hashes_B = np.array([key_hash(source.keys[index]) for index in indices_B], dtype=np.uint64)
+    if view.mixing is None:
+        return BatchRequest(view, indices_B, hashes_B)
+    partners = match_partners(view.seed, view.draw, hashes_B)
+    return BatchRequest(
+        view,
+        indices_B,
+        hashes_B,
+        partners=indices_B[partners],
+        partner_hashes=hashes_B[partners],
+    )

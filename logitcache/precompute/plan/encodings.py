@@ -1,0 +1,112 @@
+"""Encodings of the outputs of teachers: chosen for new ones, compared for known ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from logitcache.cache.format.arrays import packed_bytes
+from logitcache.cache.format.manifest import read_manifest
+from logitcache.cache.store.open import locate
+from logitcache.encoding.choice import choose, choose_on_sample, is_as_configured, sample_rows
+from logitcache.errors import UsageError
+from logitcache.precompute.plan.teacher_lock import check_lock
+from logitcache.precompute.sample.trial import sample_log_probs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from logitcache.cache.write.writer import CacheWriter
+    from logitcache.data.source import Source
+    from logitcache.encoding.budget import Choice
+    from logitcache.encoding.kinds import Encoding
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.teachers.ensemble import Ensemble
+    from logitcache.teachers.member import Member
+    from logitcache.views.spec import View
+
+__all__ = ["check_declared", "choice_note", "choose_encodings", "stored_encoding"]
+
+
+def choose_encodings(
+    config: PrecomputeConfig, source: Source, ensemble: Ensemble, views: Sequence[View]
+) -> dict[str, Choice]:
+    """Choose on a sample how teachers that are new are stored, where it depends on one."""
+    wanted, location = config.encoding, locate(config.cache)
+    if not wanted.is_fitted:
+        return {}
+    known = set() if location.is_empty() else read_manifest(location).teachers.keys()
+    return {
+        name: choose_on_sample(
+            wanted,
+            sample_log_probs(
+                source,
+                ensemble,
+                name,
+                views,
+                rows=sample_rows(wanted, member.num_classes),
+                batch=config.batch,
+            ),
+            packed_bytes,
+            f"teacher {name!r}",
+        )
+        for name, member in ensemble.members.items()
+        if name not in known
+    }
+
+
+def choice_note(name: str, choice: Choice) -> str:
+    """Return a note for the user on the encoding that was chosen."""
+    stored = ", ".join(f"{key} {value}" for key, value in choice.encoding.settings().items())
+    lost = ", ".join(
+        f"{choice.fidelity.kl(temperature):.3g} nats at T = {temperature:g}"
+        for temperature in choice.fidelity.losses
+    )
+    return (
+        f"teacher {name}: {stored}; {choice.row_bytes:.1f} bytes per row and view, a KL divergence "
+        f"of {lost} on {choice.fidelity.rows} rows of a sample"
+    )
+
+
+def stored_encoding(
+    config: PrecomputeConfig, writer: CacheWriter, name: str, member: Member
+) -> Encoding:
+    """Return how a teacher is stored: a known one as it is, unless the settings differ from it."""
+    stored = writer.teachers()[name].encoding if name in writer.teachers() else None
+    wanted = config.encoding
+    if stored is None or not wanted.is_fitted:
+        return choose(wanted, member.num_classes, stored)
+    if not is_as_configured(wanted, stored):
+        settings = {"kind": wanted.kind, "step": wanted.step, "refined": wanted.refined}
+        raise _stored_otherwise(writer, name, stored, settings)
+    return stored
+
+
+def check_declared(writer: CacheWriter, name: str, member: Member, encoding: Encoding) -> None:
+    """Refuse another teacher, or another encoding, under a name that a cache has.
+
+    Args:
+        writer: The cache.
+        name: Name of the teacher.
+        member: The given teacher.
+        encoding: How it is to be stored.
+
+    Raises:
+        CacheError: The cache was made with another teacher of this name.
+        UsageError: It is stored in another encoding.
+    """
+    check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
+    stored = writer.teachers()[name].encoding
+    if stored != encoding:
+        raise _stored_otherwise(writer, name, stored, encoding.settings())
+
+
+def _stored_otherwise(
+    writer: CacheWriter, name: str, stored: Encoding, settings: Mapping[str, Any]
+) -> UsageError:
+    return UsageError(
+        f"teacher {name!r} is stored in another encoding",
+        where=writer.location,
+        expected=stored.settings(),
+        got=dict(settings),
+        hint="use the same one, or give the teacher a new name",
+    )
