@@ -22,6 +22,7 @@ __all__ = [
     "Config",
     "Data",
     "Device",
+    "Encoding",
     "Feature",
     "ImageMemory",
     "Json",
@@ -45,6 +46,7 @@ __all__ = [
 _NO_FIELDS = {"as_json", "compiled", "config", "configs", "feature", "model", "resume", "sets"}
 _FIELDS = {
     "budget": "encoding.budget",
+    "encoding": "encoding.kind",
     "labels": "labels.count",
     "lr": "optimizer.lr",
     "max_kl": "encoding.max_kl",
@@ -144,12 +146,20 @@ TopK = Annotated[
 Budget = Annotated[
     str | None, typer.Option(metavar="80B", help="Maximum bytes per image and view.")
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        metavar="sparse|dense|transform|auto",
+        help="Encoding of logits: the most probable classes, all classes, or all classes along "
+        "principal directions; by default dense up to 256 classes, else sparse.",
+    ),
+]
 MaxKl = Annotated[
     str | None,
     typer.Option(
         metavar="0.05@T=1,2,4",
         help="Maximum KL divergence, in nats, of stored from exact outputs at each temperature; "
-        "determines the number of stored classes.",
+        "determines the encoding.",
     ),
 ]
 BatchSize = Annotated[
