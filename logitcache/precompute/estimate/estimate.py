@@ -399,7 +399,10 @@ class _Cost:
     def _answers_plan(self, name: str, encoding: Encoding, views: int) -> GroupPlan:
         answers = self._answers[name]
         row_bytes = answers.row_bytes(encoding)
-        return self._group(name, views, encoding.specs(), answers.specs(encoding), row_bytes)
+        plan = self._group(name, views, encoding.specs(), answers.specs(encoding), row_bytes)
+        fitted = encoding.to_json().keys() - encoding.settings().keys()
+        attribute_bytes = sum(len(str(encoding.to_json()[key])) for key in fitted)
+        return replace(plan, attribute_bytes=attribute_bytes)
 
     def _tap_plan(self, name: str, views: int) -> GroupPlan:
         tap = self._taps[name]

@@ -54,6 +54,7 @@ class GroupPlan:
         unit_rows: Rows of its unit.
         specs: Its arrays.
         row_bytes: Bytes of a row of one view, compressed, all arrays together.
+        attribute_bytes: Of what is fitted on a sample and stored in the group's attributes.
     """
 
     path: str
@@ -61,6 +62,7 @@ class GroupPlan:
     unit_rows: int
     specs: Mapping[str, ArraySpec]
     row_bytes: float
+    attribute_bytes: int = 0
 
 
 def group_footprint(group: GroupPlan, rows: int, capacity: int) -> Footprint:
@@ -80,7 +82,7 @@ def group_footprint(group: GroupPlan, rows: int, capacity: int) -> Footprint:
     commits = group.views * units * _commit_bytes(group, units)
     commits += min(units, SAMPLED_ROWS) * len(canonical_json(_MEASURED))
     return Footprint(
-        bytes=round(shards + 2 * commits + _documents(len(group.specs))),
+        bytes=round(shards + 2 * (commits + group.attribute_bytes) + _documents(len(group.specs))),
         files=group.views * (units * (len(group.specs) + 1) + 1) + len(group.specs) + 1,
     )
 
