@@ -123,11 +123,10 @@ class TransformEncoding:
         logits_NC[row_N1, ids_Nm] += steps_Nm * self._steps().astype(np.float32)
         logits_NC -= logits_NC.max(axis=1, keepdims=True)
         # summed in float64, since a float32 sum of many classes loses digits
-        logits_NC -= np.log(np.exp(logits_NC).sum(axis=1, keepdims=True, dtype=np.float64)).astype(
-            np.float32
-        )
-        logits_NC[stored[:, 0] == _NOT_COMPUTED] = np.nan
-        return DecodedDense(logits_NC, self.num_classes)
+        total_N1 = np.log(np.exp(logits_NC.astype(np.float64)).sum(axis=1, keepdims=True))
+        log_probs_NC: NDArray[np.float32] = (logits_NC - total_N1).astype(np.float32)
+        log_probs_NC[stored[:, 0] == _NOT_COMPUTED] = np.nan
+        return DecodedDense(log_probs_NC, self.num_classes)
 
     def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
         """Return None: any stored numbers can be decoded."""

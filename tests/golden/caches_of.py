@@ -1,9 +1,9 @@
 """Golden caches: small caches of every released format version, and what reading them returns.
 
-``python -m tests.golden.caches_of VERSION`` writes ``caches/VERSION/*.tar.xz`` and ``*.npz`` with
-the code of that version; it is run once per release. A later difference is a broken promise, not a
-reason to write them again. The images and the weights of the networks are made here out of
-integers, so that every machine makes the same bytes.
+``python -m tests.golden.caches_of VERSION [NAME...]`` writes ``caches/VERSION/*.tar.xz`` and
+``*.npz`` with the code of that version; it is run once per release. A later difference is a broken
+promise, not a reason to write them again. The images and the weights of the networks are made here
+out of integers, so that every machine makes the same bytes.
 
 =============  =====================================================================================
 cache          what it holds
@@ -12,6 +12,7 @@ encodings      every encoding of logits; two segments, an unreadable image, an e
 features       every kind of stored feature, of a convolutional network and of a vision transformer
 views          every operation of a view, mixing included
 wide           more than 65536 classes, so 32-bit class ids; no image and no network
+transform      the transform encoding (from 0.2); no image and no network
 unsealed       a run that was stopped before it was complete
 odd            the odd files of ``odd_images.py``, decoded by the table of its time
 =============  =====================================================================================
@@ -39,7 +40,10 @@ from safetensors.torch import save_file
 from logitcache.cache.format.groups import row_groups
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.write.exclude import withdraw_images
+from logitcache.encoding.basis import Basis, principal_directions
+from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding
+from logitcache.encoding.transform import TransformEncoding
 from logitcache.errors import CacheUnsealed, Interrupted
 from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.precompute.build import build_cache
@@ -352,12 +356,31 @@ def make_wide() -> None:
     make_cache(Path("cache"), {"wide": (SparseEncoding(classes, 6), logits)}, rows, (4,))
 
 
+def transform_logits() -> NDArray[np.float32]:
+    """Return logits (40, 60) of a few directions, out of integers."""
+    rows, classes, directions = 40, 60, 7
+    codes = (np.arange(rows * directions).reshape(rows, directions) * 7919 % 1009) / 1009 - 0.5
+    vectors = (np.arange(directions * classes).reshape(directions, classes) * 104729 % 997) / 997
+    noise = (np.arange(rows * classes).reshape(rows, classes) * 2654435761 % 2**32) / 2**32
+    return (20 * codes @ (vectors - 0.5) + noise).astype(np.float32)
+
+
+def make_transform() -> None:
+    """Write a cache of the transform encoding out of numbers."""
+    logits = transform_logits()
+    principal = principal_directions(log_softmax(logits)[0])
+    encoding = TransformEncoding.of(Basis.of(principal, step=0.5), refined=11)
+    make_cache(Path("cache"), {"t": (encoding, logits)}, len(logits), (4,))
+
+
+WITHOUT_IMAGES = {"transform", "wide"}
 MAKERS = {
     "encodings": make_encodings,
     "features": make_features,
     "views": make_views,
     "unsealed": make_unsealed,
     "wide": make_wide,
+    "transform": make_transform,
     "odd": make_odd,
 }
 
@@ -379,12 +402,14 @@ def unpack(path: Path, folder: Path) -> Path:
     return folder
 
 
-def main(version: str) -> None:
-    """Write all golden caches of the version that is running."""
+def main(version: str, *names: str) -> None:
+    """Write golden caches of the version that is running, all by default."""
     torch.set_num_threads(1)
     target = HERE / version
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=bool(names))
     for name, make in MAKERS.items():
+        if names and name not in names:
+            continue
         with (
             tempfile.TemporaryDirectory() as folder,
             workplace(Path(folder), **IMAGES.get(name, {})),
@@ -392,11 +417,11 @@ def main(version: str) -> None:
             make()
             pack(Path("cache"), target / f"{name}.tar.xz")
             if name != "unsealed":
-                images = None if name == "wide" else "images"
+                images = None if name in WITHOUT_IMAGES else "images"
                 found = expected(open_cache("cache"), images=images)
                 np.savez_compressed(target / f"{name}.npz", **found)
         print(name, (target / f"{name}.tar.xz").stat().st_size)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -12,17 +12,21 @@ import pytest
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.verify.integrity import verify
+from logitcache.encoding.logits import log_softmax
 from logitcache.errors import CacheUnsealed
 from logitcache.precompute.build import build_cache
 from logitcache.report.describe import describe
 from tests.golden.caches_of import (
     HERE,
     IMAGES,
+    MAKERS,
     NETWORKS,
     VIEWS,
+    WITHOUT_IMAGES,
     config_of,
     expected,
     teacher,
+    transform_logits,
     unpack,
     workplace,
     write_images,
@@ -53,7 +57,7 @@ def named(path: Path) -> str:
 
 
 def test_there_is_a_golden_cache_of_every_kind() -> None:
-    assert {path.name for path in SEALED} == {"encodings", "features", "views", "wide", "odd"}
+    assert {path.name for path in SEALED} == MAKERS.keys() - {"unsealed"}
     assert UNSEALED
 
 
@@ -74,7 +78,7 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 def test_everything_is_read_bit_for_bit(place: Path) -> None:
     before = objects(Path("cache"))
     cache = open_cache("cache")
-    found = expected(cache, images=None if place.name == "wide" else "images")
+    found = expected(cache, images=None if place.name in WITHOUT_IMAGES else "images")
     with np.load(place.with_suffix(".npz")) as golden:
         assert found.keys() == set(golden.files)
         for name in golden.files:
@@ -85,6 +89,21 @@ def test_everything_is_read_bit_for_bit(place: Path) -> None:
                 np.testing.assert_array_equal(found[name], golden[name], err_msg=name)
     assert verify("cache").ok
     assert objects(Path("cache")) == before, "reading changes nothing"
+
+
+@pytest.mark.requirement("F7.13", "F7.14")
+@pytest.mark.parametrize(
+    "place", [path for path in SEALED if path.name == "transform"], ids=named, indirect=True
+)
+def test_transformed_outputs_are_encoded_bit_for_bit(place: Path) -> None:
+    """On every processor: all sums are of integers."""
+    logits = transform_logits()
+    cache = open_cache("cache")
+    group = cache.teacher("t")
+    stored = cache.read("t", group.view_ids[0], 0, len(logits))
+    readable = cache.samples.readable[: len(logits)]
+    for name, array in group.encoding.encode(log_softmax(logits)[0]).items():
+        np.testing.assert_array_equal(array[readable], stored[name][readable])
 
 
 def unchanged(before: dict[str, str], after: dict[str, str], below: tuple[str, ...]) -> bool:
