@@ -48,7 +48,9 @@ def _note(
         f"teacher {name}: the cache has {encoding.top_k} of {encoding.num_classes} classes, "
         f"encoded for temperature 1, and the objective uses temperature {temperature:g}; "
     )
-    advice = "; a dense encoding (--set encoding.kind=dense) has almost no loss"
+    advice = (
+        "; the dense encoding has almost no loss, the transform encoding little at any temperature"
+    )
     if measured is None or not measured.temperatures:
         return f"{use}the resulting loss of fidelity was not measured in this cache{advice}"
     nearest = min(measured.temperatures, key=lambda text: abs(float(text) - temperature))
