@@ -73,7 +73,7 @@ def plan(
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option(help="Folder or URL of an existing cache; only what it lacks is estimated."),
+        typer.Option(help="Folder or URL of an existing cache; lists what it lacks, too."),
     ] = None,
     data: Data = None,
     teacher: Teacher = None,
@@ -100,8 +100,8 @@ def plan(
     With V views, a cache breaks even with live teachers after
     (decode + V * write) / (forward - read) student epochs, counted over all
     students. These are seconds per image: decode once, write to compute and
-    store one view, forward for the forward passes of all teachers, read to
-    read the cached outputs.
+    store one view, forward for the forward passes of all teachers, read for
+    reading the cached outputs.
     """
     flags = settings_of(locals())
     from logitcache.cli.plan import run_plan
@@ -132,7 +132,9 @@ def precompute(
     on_bad_image: OnBadImage = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Number of worker processes, one for each GPU or share of the cores."),
+        typer.Option(
+            help="Number of worker processes: one per GPU, or each with a share of the processors."
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -145,8 +147,8 @@ def precompute(
     """Run teachers on augmented views of images and cache their outputs.
 
     The same command resumes an interrupted run: units that are already
-    stored are not computed again. With further teachers, views or images it
-    extends the cache.
+    stored are not computed again. Further teachers, views or images extend
+    the cache.
     """
     flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest

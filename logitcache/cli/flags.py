@@ -158,8 +158,8 @@ MaxKl = Annotated[
     str | None,
     typer.Option(
         metavar="0.05@T=1,2,4",
-        help="Maximum KL divergence, in nats, of stored from exact outputs at each temperature; "
-        "determines the encoding.",
+        help="Maximum KL divergence between exact and stored outputs, in nats, at each "
+        "temperature; determines the encoding.",
     ),
 ]
 BatchSize = Annotated[
@@ -174,7 +174,8 @@ Device = Annotated[
     str | None, typer.Option(help="Torch device, for example cpu or cuda:1; auto by default.")
 ]
 Precision = Annotated[
-    str | None, typer.Option(help="Precision of the teachers: float32, bfloat16 or float16.")
+    str | None,
+    typer.Option(help="Precision of the teachers: float32 (default), bfloat16 or float16."),
 ]
 ImageMemory = Annotated[
     str | None,
@@ -192,5 +193,7 @@ Compile = Annotated[
 ]
 OnBadImage = Annotated[
     str | None,
-    typer.Option(help="error to stop at an image that cannot be decoded, skip to leave it out."),
+    typer.Option(
+        help="error (default) to stop at an image that cannot be decoded, skip to leave it out."
+    ),
 ]

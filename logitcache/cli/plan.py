@@ -72,7 +72,7 @@ def print_estimate(found: Estimate) -> None:
     for name, teacher in found.teachers.items():
         _print_teacher(console, name, teacher)
     _print_views(console, found)
-    _print_payback(console, found)
+    _print_break_even(console, found)
     if found.lacking is not None:
         _print_lacking(console, found.lacking)
 
@@ -144,7 +144,7 @@ def _print_views(console: Console, found: Estimate) -> None:
     console.print(table)
 
 
-def _print_payback(console: Console, found: Estimate) -> None:
+def _print_break_even(console: Console, found: Estimate) -> None:
     """Print a sentence about the break-even point of the requested cache."""
     requested = next(row for row in found.by_views if row.views == found.views)
     for name, device in found.devices.items():

@@ -46,20 +46,21 @@ __all__ = ["Progress", "Summary", "build_cache"]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did, and what the cache holds now.
+    """Result of a precompute run.
 
     Attributes:
         cache: Location of the cache.
-        images: Images in the cache.
-        unreadable: How many of them could not be decoded.
-        views: Views of it that this run requests.
-        computed: Images shown to the teachers by this run, every view counted.
-        seconds: What computing took.
-        accuracy: Share of labeled images each teacher gets right, by view; empty without labels.
-        sizes: Bytes of each teacher's outputs, and of each ``<teacher>/features/<tap>``.
+        images: Number of images in the cache.
+        unreadable: Number of images that could not be decoded.
+        views: Number of views that this run requested.
+        computed: Number of images processed by this run, counted once per view; images that are
+            read first, to find those that can be mixed, count once more.
+        seconds: Duration of the computation, without planning and sealing.
+        accuracy: Accuracy of each teacher on the labeled images, by view; empty without labels.
+        sizes: Sizes of each teacher's outputs, and of each ``<teacher>/features/<tap>``.
         revision: Number of the sealed revision.
-        revision_sha256: Its sha256, which all else follows from.
-        unlisted: Files of the image set that are not among the images, by the reason.
+        revision_sha256: SHA-256 of the revision, which determines every sealed byte.
+        unlisted: Number of files of the image set that are not used as images, by reason.
         notes: Notes for the user.
     """
 
@@ -87,12 +88,14 @@ def build_cache(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Summary:
-    """Run the teachers over everything that the cache lacks, and seal it.
+    """Run the teachers on everything that the cache lacks, and seal the cache.
 
     Args:
-        config: Which teachers, which views, which images, where to.
-        on_progress: Called after every batch, and now and then while another run is waited for.
-        should_stop: Called after every batch; units that are whole by then are kept.
+        config: Configuration of the cache and of the run.
+        on_progress: Called after planning, after every batch, and while the run waits for another
+            one.
+        should_stop: Called after every batch and while the run waits; if it returns true, the run
+            stops, and complete units are kept.
 
     Raises:
         LogitcacheError: See :mod:`logitcache.errors`. Committed units are never lost; the same call
@@ -150,7 +153,7 @@ def _compute(
     on_progress: Callable[[Progress], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> int:
-    """Compute a plan in this process, or by the workers of a cluster."""
+    """Compute a plan in this process, or on the workers of a cluster."""
     if config.on_cluster:
         from logitcache.precompute.cluster.cluster import compute_plan_on_cluster
 
@@ -209,7 +212,7 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
 
 
 def _accuracy(writer: CacheWriter) -> dict[str, dict[str, float]]:
-    """Measure each teacher on its first view that shows one image, ``eval`` if there is one."""
+    """Return the accuracy of each teacher on its first view without mixed images."""
     measured: dict[str, dict[str, float]] = {}
     mixed = mixed_views(writer.manifest)
     for name, group in writer.teachers().items():

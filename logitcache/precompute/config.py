@@ -18,31 +18,35 @@ __all__ = ["PrecomputeConfig"]
 
 
 class PrecomputeConfig(Config):
-    """Teachers, images and views of a cache, and how it is computed.
+    """Configuration of a cache and of the run that computes it.
 
     Attributes:
         cache: Folder or URL of the cache; it is created if it does not exist.
-        data: The images.
-        teachers: The teachers, by name. Teachers already in the cache need not be named again.
-        views: What they look at.
-        add_views: Whether a cache gets views with other settings than its own. More draws of
-            the same recipe can always be added.
-        encoding: How their logits are stored.
-        batch_size: Images of one forward, a power of two, halved until they fit on the device; or
-            ``auto`` for the fastest. Recorded for each teacher, and kept when resuming.
-        unit_rows: Rows of a unit of work, a power of two; fixed when the cache is made.
-        device: ``auto``, or as torch names it.
-        precision: What the teachers compute in.
-        threads: Threads that decode; all processors by default.
-        image_memory: Bytes that decoded images may take in memory, in each process, as ``2GB``: all
-            views of a block of images are rendered from one decoding. Images beyond, and all with
-            0, are decoded for every view.
-        on_bad_image: ``error``, or ``skip`` to mark its row as unreadable and continue.
-        min_accuracy: Share of a few hundred labeled images that a new teacher has to get right
-            before it is run on all of them; clearly more than chance by default.
-        workers: Processes of this machine that compute, one for each GPU or for a share of the
-            processors each; this process alone by default.
-        scheduler: Address of a dask scheduler whose workers compute, as ``tcp://host:8786``.
+        data: Image set.
+        teachers: Teachers by name. A teacher that is in the cache may be left out, unless images
+            are added.
+        views: Views of the images that the teachers are run on.
+        add_views: Whether views with other settings may be added to an existing cache. Further
+            draws of its recipes can always be added.
+        encoding: Encoding of the logits.
+        batch_size: Images per forward pass, a power of two, halved until a batch fits into the
+            memory of the device; or ``auto`` for the fastest. Recorded for each teacher, and kept
+            when a run is resumed.
+        unit_rows: Rows per unit of work, a power of two; fixed when the cache is created.
+        device: A torch device, for example ``cpu`` or ``cuda:1``; or ``auto``.
+        precision: Floating-point type of the forward passes.
+        threads: Number of decoding threads; all processors by default.
+        image_memory: Maximum memory for decoded images, per process, for example ``2GB``: all views
+            of a block of images are rendered from one decoding. Images that do not fit, and all
+            images if it is 0, are decoded again for every view.
+        on_bad_image: ``error`` to stop at an image that cannot be decoded, or ``skip`` to mark its
+            row as unreadable and continue.
+        min_accuracy: Minimum accuracy of a new teacher on a few hundred labeled images, checked
+            before it is run on all images; by default a value that is clearly above chance.
+        workers: Number of worker processes on this machine, one per GPU, or each with a share of
+            the processors; by default only this process computes.
+        scheduler: Address of a dask scheduler whose workers compute, for example
+            ``tcp://host:8786``.
     """
 
     cache: str
@@ -68,8 +72,8 @@ class PrecomputeConfig(Config):
 
     @property
     def batch(self) -> int:
-        """Images of one forward, once that is settled."""
-        assert self.batch_size != "auto", "settled by choose_batch"
+        """Images per forward pass, once ``auto`` has been replaced by a number."""
+        assert self.batch_size != "auto", "replaced by choose_batch"
         return self.batch_size
 
     @field_validator("batch_size", mode="before")
@@ -81,18 +85,20 @@ class PrecomputeConfig(Config):
     @classmethod
     def _power_of_two(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
         if value != "auto" and value & (value - 1):
-            raise ValueError("a batch must be a power of two, so that units are whole batches")
+            raise ValueError("must be a power of two, so that a unit consists of whole batches")
         return value
 
     @model_validator(mode="after")
     def _one_cluster(self) -> Self:
         if self.workers is not None and self.scheduler is not None:
-            raise ValueError("workers starts a cluster and scheduler joins one: give one of them")
+            raise ValueError(
+                "workers starts a local cluster, scheduler joins a running one: set only one"
+            )
         if self.on_cluster and self.batch_size == "auto":
-            raise ValueError("batch_size auto is for one process: give the number for the workers")
+            raise ValueError("batch_size auto needs a single process: set a number for workers")
         return self
 
     @property
     def on_cluster(self) -> bool:
-        """Whether other processes compute."""
+        """Whether dask workers compute instead of this process."""
         return self.workers is not None or self.scheduler is not None

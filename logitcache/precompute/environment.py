@@ -12,5 +12,5 @@ _LIBRARIES = ("logitcache", "timm", "zarr")
 
 
 def versions() -> dict[str, str]:
-    """Return the version of each library that matters, and the class of the processor."""
+    """Return the versions of the libraries that outputs depend on, and the class of processor."""
     return {**{name: version(name) for name in _LIBRARIES}, **rendering_versions()}

@@ -116,7 +116,7 @@ def test_other_weights_are_refused_and_nothing_is_given_up(
     DAMAGES["zeros of the same size"].inject(cache, ARRAY)
     before = snapshot(cache)
     other = write_teacher(tmp_path / "other", classes=3, seed=77)
-    with pytest.raises(CacheError, match=r"another teacher 'red'[\s\S]*weights_sha256"):
+    with pytest.raises(CacheError, match=r"another teacher named 'red'[\s\S]*weights_sha256"):
         repair(cache, images, {"red": {"model": f"local-dir:{other}"}})
     assert snapshot(cache) == before
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from logitcache.errors import ClusterError
-from logitcache.precompute.cluster.assignment import Dispatch
+from logitcache.precompute.cluster.assignment import Assignment
 from logitcache.precompute.plan.worklist import WorkItem
 
 A, B = "tcp://a", "tcp://b"
@@ -18,16 +18,16 @@ class Clock:
         return self.now
 
 
-def dispatch(count: int, clock: Clock | None = None) -> Dispatch:
+def assignment(count: int, clock: Clock | None = None) -> Assignment:
     items = [WorkItem("v", number, units={"t": (number,)}) for number in range(count)]
-    made = Dispatch(items, lambda _: 10, clock or Clock(), most_losses=3)
+    made = Assignment(items, lambda _: 10, clock or Clock(), most_losses=3)
     for address in (A, B):
         made.ready(address, address[-1])
     return made
 
 
 def test_each_worker_has_one_item_at_a_time_in_order() -> None:
-    found = dispatch(3)
+    found = assignment(3)
     assert list(found.take()) == [(A, 0), (B, 1)]
     assert list(found.take()) == []
     found.progressed(B, 10)
@@ -37,7 +37,7 @@ def test_each_worker_has_one_item_at_a_time_in_order() -> None:
 
 
 def test_only_workers_that_are_ready_take_items() -> None:
-    found = dispatch(2)
+    found = assignment(2)
     found.refused(A, "a", "other\n  weights")
     found.joined("tcp://c", "c")
     assert list(found.take()) == [(B, 0)]
@@ -51,7 +51,7 @@ def test_only_workers_that_are_ready_take_items() -> None:
 
 def test_a_worker_keeps_the_block_whose_images_it_has_decoded() -> None:
     items = [WorkItem(view, block, units={"t": (block,)}) for block in (0, 1) for view in "vwx"]
-    found = Dispatch(items, lambda _: 10, Clock(), most_losses=3)
+    found = Assignment(items, lambda _: 10, Clock(), most_losses=3)
     for address in (A, B):
         found.ready(address, address[-1])
     assert list(found.take()) == [(A, 0), (B, 3)]
@@ -65,7 +65,7 @@ def test_a_worker_keeps_the_block_whose_images_it_has_decoded() -> None:
 
 
 def test_an_item_goes_to_the_end_of_the_line_when_its_worker_dies() -> None:
-    found = dispatch(4)
+    found = assignment(4)
     assert list(found.take()) == [(A, 0), (B, 1)]
     found.gone([A])
     found.returned(B, 1, committed=True)
@@ -79,7 +79,7 @@ def test_an_item_goes_to_the_end_of_the_line_when_its_worker_dies() -> None:
 
 
 def test_an_item_that_loses_too_many_workers_is_named() -> None:
-    found = dispatch(1)
+    found = assignment(1)
     found.gone([B])
     for number in range(3):
         (address,) = found.addresses()
@@ -94,7 +94,7 @@ def test_an_item_that_loses_too_many_workers_is_named() -> None:
 
 def test_what_was_put_off_waits_a_moment() -> None:
     clock = Clock()
-    found = dispatch(1, clock)
+    found = assignment(1, clock)
     ((address, number),) = found.take()
     found.returned(address, number, committed=False)
     assert list(found.take()) == []
@@ -103,7 +103,7 @@ def test_what_was_put_off_waits_a_moment() -> None:
 
 
 def test_a_silent_worker_loses_its_item_and_takes_none_until_it_sends_heartbeats() -> None:
-    found = dispatch(3)
+    found = assignment(3)
     list(found.take())
     assert found.silent(A, 121.0) is found.items[0]
     assert found.silent(A, 122.0) is None
@@ -127,7 +127,7 @@ def test_a_silent_worker_loses_its_item_and_takes_none_until_it_sends_heartbeats
 
 
 def test_waiting_is_reported_once_nothing_else_is_left() -> None:
-    found = dispatch(2)
+    found = assignment(2)
     list(found.take())
     found.waits(A, "for another run")
     found.returned(A, 0, committed=False)
@@ -140,7 +140,7 @@ def test_waiting_is_reported_once_nothing_else_is_left() -> None:
 
 def test_stragglers_are_visible() -> None:
     clock = Clock()
-    found = dispatch(3, clock)
+    found = assignment(3, clock)
     list(found.take())
     clock.now = 2.0
     found.progressed(A, 10)

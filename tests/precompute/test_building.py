@@ -264,7 +264,7 @@ def test_another_teacher_under_the_same_name_is_refused(
     copy: Path, images: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
     other = write_teacher(tmp_path / "other", classes=3, seed=5)
-    with pytest.raises(CacheError, match=r"another teacher 'red'[\s\S]*weights_sha256"):
+    with pytest.raises(CacheError, match=r"another teacher named 'red'[\s\S]*weights_sha256"):
         build_cache(config(copy, images, {"red": {"model": f"local-dir:{other}"}}))
 
 
@@ -272,7 +272,7 @@ def test_another_teacher_under_the_same_name_is_refused(
 def test_another_encoding_or_unit_is_refused(copy: Path, images: Path, teachers: Teachers) -> None:
     with pytest.raises(UsageError, match="another encoding"):
         build_cache(config(copy, images, teachers, encoding={"top_k": 2}))
-    with pytest.raises(UsageError, match="number of rows of a unit cannot change"):
+    with pytest.raises(UsageError, match="rows per unit of an existing cache cannot"):
         build_cache(config(copy, images, teachers, unit_rows=32))
 
 
@@ -401,7 +401,7 @@ def test_stopping_and_progress(images: Path, teachers: Teachers, tmp_path: Path)
     assert caught.value.exit_code == 3
     assert [p.images for p in seen] == [0, 8, 16, 24, 32, 40]
     assert seen[0].total == 120
-    assert seen[0].work == "120 images to show to the teachers, in 2 views"
+    assert seen[0].work == "120 images to run the teachers on, in 2 views"
     with pytest.raises(Interrupted) as early:
         build_cache(config(tmp_path / "d", images, teachers), should_stop=lambda: True)
     assert early.value.exit_code == 130, "nothing was worth keeping"

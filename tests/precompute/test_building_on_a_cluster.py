@@ -55,7 +55,7 @@ def test_the_workers_of_a_scheduler_make_the_same_cache(
     assert summary.computed == 60 * 4
     assert snapshot(tmp_path / "c") == whole
     assert {worker.name[0] for worker in seen[-1].workers} == {"0", "1"}
-    assert summary.notes[-1] == "no worker offers the resource GPU: computed on processors"
+    assert summary.notes[-1] == "no worker offers the resource GPU; computed on CPUs"
 
 
 def test_ctrl_c_leaves_a_cache_that_one_process_finishes(
@@ -83,7 +83,7 @@ def test_ctrl_c_leaves_a_cache_that_one_process_finishes(
 
 
 def test_a_cluster_is_started_or_joined(images: Path, teachers: Teachers, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="give one of them"):
+    with pytest.raises(UsageError, match="set only one"):
         config(tmp_path, images, teachers, workers=2, scheduler="tcp://127.0.0.1:1")
-    with pytest.raises(UsageError, match="give the number for the workers"):
+    with pytest.raises(UsageError, match="set a number for workers"):
         config(tmp_path, images, teachers, workers=2, batch_size="auto")

@@ -10,7 +10,11 @@ import pytest
 from logitcache.data.readers import open_source
 from logitcache.errors import DataError, LogitcacheError
 from logitcache.precompute.cluster import environment_check as room
-from logitcache.precompute.cluster.environment_check import Disagreement, agreement_of, named
+from logitcache.precompute.cluster.environment_check import (
+    EnvironmentMismatch,
+    describe_environment,
+    named,
+)
 from logitcache.precompute.cluster.worker import UnitRunnerOpener
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.environment import versions
@@ -43,8 +47,8 @@ def opener(photos: Path, teachers: Teachers, tmp_path: Path) -> UnitRunnerOpener
     ensemble = Ensemble(config.teachers, device=torch.device("cpu"), precision="float32")
     plan = make_plan(config, source, ensemble)
     locks = {name: member.lock for name, member in ensemble.members.items()}
-    agreement = agreement_of(source, locks, plan.views)
-    return UnitRunnerOpener(config, agreement, tuple(plan.groups), threads=1)
+    environment = describe_environment(source, locks, plan.views)
+    return UnitRunnerOpener(config, environment, tuple(plan.groups), threads=1)
 
 
 def refusal(opener: UnitRunnerOpener) -> LogitcacheError:
@@ -67,7 +71,7 @@ def test_a_worker_without_the_images_says_where_it_looked(
 
 
 def named_by_the_planner(error: LogitcacheError, before: Path) -> list[str]:
-    assert isinstance(error, Disagreement)
+    assert isinstance(error, EnvironmentMismatch)
     assert "names, sizes or labels differ" in str(error)
     return named(open_source(str(before)), error.disputed)
 
@@ -77,7 +81,7 @@ def test_a_changed_file_is_refused_and_named(
 ) -> None:
     before = (photos / "cat" / "003.jpg").read_bytes()
     (photos / "cat" / "003.jpg").write_bytes(before + b"0")
-    said = f"cat/003.jpg has {len(before) + 1} bytes there, {len(before)} here"
+    said = f"cat/003.jpg has {len(before) + 1} bytes on the worker, {len(before)} here"
     assert named_by_the_planner(refusal(opener), images) == [said]
 
 
@@ -110,4 +114,5 @@ def test_other_libraries_are_refused(
 ) -> None:
     ours = versions()
     monkeypatch.setattr(room, "versions", lambda: {**ours, "torch": "1.0"})
-    assert f"versions.torch: {ours['torch']} planned, 1.0 here" in str(refusal(opener))
+    told = str(refusal(opener))
+    assert f"versions.torch: 1.0 on this worker, {ours['torch']} in the plan" in told

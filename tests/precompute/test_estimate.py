@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from logitcache.encoding.kinds import parse_encoding
-from logitcache.errors import UsageError
+from logitcache.errors import DataError, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate.break_even import break_even_epochs
@@ -168,5 +168,20 @@ def test_the_break_even(precompute: float, teach: float, fetch: float, epochs: i
 
 
 def test_what_precompute_refuses_is_refused(values: dict[str, Any], images: Path) -> None:
-    with pytest.raises(UsageError, match="not have as many classes"):
+    with pytest.raises(UsageError, match="different numbers of classes"):
         estimate_cache(config(values, data=str(images)))
+
+
+@pytest.mark.parametrize("encoding", [{"top_k": 10}, {"max_kl": "0.1@T=1"}])
+@pytest.mark.parametrize("features", [{}, {"pre_logits": {}}])
+def test_a_sample_without_a_readable_image_is_an_error(
+    values: dict[str, Any], tmp_path: Path, encoding: dict[str, Any], features: dict[str, Any]
+) -> None:
+    for number in range(9):
+        (tmp_path / f"{number}.jpg").write_bytes(b"not an image")
+    teacher = {"model": values["teachers"]["one"]["model"], "features": features}
+    given = {"data": str(tmp_path), "teachers": {"one": teacher}, "encoding": encoding}
+    with pytest.raises(DataError, match="none of the sampled images can be read") as caught:
+        estimate_cache(config(values, **given))
+    assert caught.value.expected == "at least one of 9 images, spread evenly over the image set"
+    assert caught.value.hint is not None

@@ -217,7 +217,7 @@ def test_nan_in_a_tap_is_an_error(
         return logits, kept
 
     monkeypatch.setattr(Member, "answer_and_keep", poisoned)
-    with pytest.raises(NonFiniteLogits, match="red/features/layer1"):
+    with pytest.raises(NonFiniteLogits, match="teacher 'red', layer 'layer1'"):
         build_cache(config(tmp_path / "cache", images, asked))
 
 

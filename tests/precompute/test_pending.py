@@ -103,7 +103,7 @@ def test_what_precompute_would_refuse_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match="another recipe"):
         lacking({**values, "views": {"count": 2, "hflip": 0.0}})
-    with pytest.raises(CacheError, match="another teacher 'red'"):
+    with pytest.raises(CacheError, match="another teacher named 'red'"):
         lacking({**values, "teachers": {"red": teachers["cnn"]}})
     with pytest.raises(UsageError, match="another encoding"):
         lacking({**values, "encoding": {"top_k": 2}})

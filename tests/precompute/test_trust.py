@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.cache.format.names import NO_VIEW, SAMPLES, commit_key
+from logitcache.cache.format.names import NO_VIEW, SAMPLES, commit_key, sha256
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.local import LocalLocation
 from logitcache.cache.store.open import locate
@@ -179,7 +179,7 @@ def test_other_versions_are_told_and_do_not_block(
     summary = precompute(cache, images, {"cnn": teachers["cnn"]})
     assert summary.computed == 0
     assert summary.notes == (
-        f"teacher cnn was started with other library versions: torch {now['torch']} -> 9.9",
+        f"teacher cnn: library versions changed since its first unit: torch {now['torch']} -> 9.9",
     )
 
 
@@ -193,7 +193,7 @@ def test_a_teacher_that_guesses_is_refused_before_it_is_declared(
     many: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        NetworkError, match=r"predicts too few of these labels correctly[\s\S]*min_accuracy=0"
+        NetworkError, match=r"the accuracy of teacher .* is too low[\s\S]*min_accuracy=0"
     ):
         precompute(tmp_path / "c", many, {"red": teachers["red"]})
     assert not (tmp_path / "c").exists()
@@ -261,8 +261,11 @@ def test_a_store_that_forgets_is_told(
         write(self, key, bytes(len(content)) if "trial" in key else content)
 
     monkeypatch.setattr(LocalLocation, "write", forget)
-    with pytest.raises(StorageError, match="does not return the bytes"):
+    with pytest.raises(StorageError, match="does not return the bytes") as caught:
         precompute(tmp_path / "c", images, teachers)
+    expected, got = str(caught.value.expected), str(caught.value.got)
+    assert expected.startswith("65536 bytes, sha256 ")
+    assert got == f"65536 bytes, sha256 {sha256(bytes(65536))}"
 
 
 def test_a_sound_cache_passes_its_audit(cache: Path, images: Path, teachers: Teachers) -> None:
@@ -300,7 +303,7 @@ def test_an_audit_refuses_other_weights_and_other_images(
     cache: Path, copied: Path, teachers: Teachers, tmp_path: Path
 ) -> None:
     other = write_teacher(tmp_path / "other", classes=3, seed=123)
-    with pytest.raises(CacheError, match=r"another teacher 'red'[\s\S]*weights_sha256"):
+    with pytest.raises(CacheError, match=r"another teacher named 'red'[\s\S]*weights_sha256"):
         audit_teachers(
             str(cache),
             open_source(str(copied)),

@@ -1,9 +1,9 @@
 """Assignment of items to workers: bookkeeping without dask and without a clock.
 
-A worker has one item at a time, so when it dies it is known what it died of. It gets all views of a
-block, whose images it has decoded. An item that was lost is assigned again when there is no other
-one: one that kills every worker is met again when all else is committed.
-A worker without a heartbeat loses its item as well, and gets no other one until it has one.
+A worker has one item at a time, so the item that terminates a worker is known. A worker gets all
+views of a block, since it has decoded the images. The item of a lost worker is assigned again after
+all others: if it terminates every worker, everything else is committed by then. A worker without
+heartbeats loses its item, too, and gets no other one until it sends them again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from logitcache.precompute.plan.worklist import WorkItem
 
-__all__ = ["Dispatch"]
+__all__ = ["Assignment"]
 
 _SLOW = 2.0
 _AGAIN_SECONDS = 0.5
@@ -31,17 +31,17 @@ _OFTEN = 20
 
 @dataclass
 class _WorkerState:
-    """One worker.
+    """State of one worker.
 
     Attributes:
         name: Name in messages.
-        state: ``preparing``, ``ready``, ``silent`` or ``refused``.
-        before: Its state before it was silent.
-        why: Why it was refused.
-        item: Number of the item it has.
+        state: ``preparing``, ``ready``, ``silent`` (no heartbeats) or ``refused``.
+        before: State before the worker was silent.
+        why: Reason for which it was refused.
+        item: Number of its item; None if it has none.
         block: Block of its last item.
-        images: Images of that item so far.
-        since: When it took it.
+        images: Number of images of its item that are done.
+        since: Time at which the item was assigned.
     """
 
     name: str
@@ -55,16 +55,16 @@ class _WorkerState:
 
 
 @dataclass
-class Dispatch:
-    """The items of a run and the workers of a cluster.
+class Assignment:
+    """Assignment of the items of a run to the workers of a cluster.
 
     Attributes:
-        items: What is missing, in order.
-        images_of: How many images an item shows.
-        clock: Seconds, from whenever.
-        most_losses: How many workers may die of one item.
-        notices: What has happened that the user should know.
-        shown: Images shown to the teachers by items that are done.
+        items: Missing items in order.
+        images_of: Function that returns the number of images of an item.
+        clock: Function that returns a time in seconds, from any origin.
+        most_losses: Number of workers that may be lost with one item before the run fails.
+        notices: Messages for the user, oldest first.
+        shown: Number of images of the items that this run has committed.
     """
 
     items: Sequence[WorkItem]
@@ -77,11 +77,11 @@ class Dispatch:
     def __post_init__(self) -> None:
         self._workers: dict[str, _WorkerState] = {}
         self._pending: dict[int, deque[int]] = {}
-        """Items that were not assigned yet, by block."""
+        """Numbers of items that were not assigned yet, by block."""
         for number, item in enumerate(self.items):
             self._pending.setdefault(item.block, deque()).append(number)
         self._again: deque[int] = deque()
-        """Items that were lost or put off."""
+        """Numbers of items that are assigned again, after all pending ones."""
         self._not_before: dict[int, float] = {}
         self._lost: Counter[int] = Counter()
         self._put_off: Counter[int] = Counter()
@@ -92,17 +92,17 @@ class Dispatch:
 
     @property
     def finished(self) -> bool:
-        """Whether every item is done."""
+        """Whether every item is committed."""
         return self._left == 0
 
     @property
     def can_continue(self) -> bool:
-        """Whether some worker can take an item, or may be able to soon."""
+        """Whether some worker can take an item now, or is preparing."""
         return any(worker.state not in {"refused", "silent"} for worker in self._workers.values())
 
     @property
     def refusals(self) -> dict[str, str]:
-        """Why workers were refused, by name."""
+        """Reasons for which workers were refused, by name."""
         workers = self._workers.values()
         return {worker.name: worker.why for worker in workers if worker.state == "refused"}
 
@@ -111,31 +111,31 @@ class Dispatch:
         return self._workers[address].name if address in self._workers else address
 
     def joined(self, address: str, name: str) -> None:
-        """Note that a worker is there; it prepares itself."""
+        """Record a worker; it is preparing."""
         self._workers.setdefault(address, _WorkerState(name))
 
     def ready(self, address: str, name: str) -> None:
-        """Note that a worker can take items."""
+        """Record that a worker can take items."""
         self.joined(address, name)
         self._workers[address].name, self._workers[address].state = name, "ready"
 
     def refused(self, address: str, name: str, why: str) -> None:
-        """Note that a worker cannot."""
+        """Record that a worker was refused, and the reason."""
         self.joined(address, name)
         worker = self._workers[address]
         worker.name, worker.state, worker.why = name, "refused", why
         self.notices.append(f"worker {name} was refused: {_one_line(why)}")
 
     def progressed(self, address: str, images: int) -> None:
-        """Note how many images of its item a worker has shown."""
+        """Record the number of images of its item that a worker has done."""
         if address in self._workers and self._workers[address].item is not None:
             self._workers[address].images = images
 
     def gone(self, addresses: Collection[str]) -> None:
-        """Note which workers there are no more, and give their items to others.
+        """Remove workers that are lost; their items are assigned again.
 
         Raises:
-            ClusterError: An item has lost too many of them.
+            ClusterError: Too many workers were lost with the same item.
         """
         for address in addresses:
             worker = self._workers.pop(address)
@@ -147,16 +147,16 @@ class Dispatch:
             self.notices.append(f"worker {worker.name} was lost; {words} is reassigned")
             if self._lost[worker.item] > self.most_losses:
                 raise ClusterError(
-                    "this unit terminates every worker that computes it",
+                    "every worker that computes this item terminates",
                     where=words,
                     got=f"{self._lost[worker.item]} workers lost, {worker.name} last; "
                     f"{self.done} of {len(self.items)} items are committed",
-                    hint="check the log of that worker for the cause, often its memory or "
-                    "the images of this unit; committed data is intact, the same command resumes",
+                    hint="check the log of that worker for the cause, often a lack of memory or an "
+                    "image of this block; committed data is intact, the same command resumes",
                 )
 
     def silent(self, address: str, seconds: float) -> WorkItem | None:
-        """Note that a worker sends no heartbeat; return the item that is reassigned."""
+        """Record that a worker sends no heartbeats; return its item, which is assigned again."""
         worker = self._workers[address]
         if worker.state in {"silent", "refused"}:
             return None
@@ -171,19 +171,19 @@ class Dispatch:
         return self.items[number]
 
     def alive(self, address: str) -> None:
-        """Note that a worker sends heartbeats."""
+        """Record that a worker sends heartbeats."""
         worker = self._workers[address]
         if worker.state == "silent":
             worker.state = worker.before
             self.notices.append(f"worker {worker.name} sends heartbeats again")
 
     def item_of(self, address: str) -> WorkItem | None:
-        """Return the item that a worker has."""
+        """Return the item of a worker; None if it has none."""
         number = self._workers[address].item
         return None if number is None else self.items[number]
 
     def waits(self, address: str, why: str) -> None:
-        """Note that the item of a worker is another run's, and for which process that waits."""
+        """Record that another process has claimed the item of a worker, with a description."""
         worker = self._workers.get(address)
         if worker is not None and worker.item is not None:
             self._waits.pop(worker.item, None)  # the last one is the newest
@@ -191,11 +191,11 @@ class Dispatch:
 
     @property
     def done(self) -> int:
-        """How many items are done."""
+        """Number of items that are committed."""
         return len(self.items) - self._left
 
     def take(self) -> Iterator[tuple[str, int]]:
-        """Yield (address, number) of items that idle workers take now."""
+        """Assign items to idle workers; yield (address of the worker, number of the item)."""
         idle = [
             a
             for a, worker in self._workers.items()
@@ -211,12 +211,12 @@ class Dispatch:
             yield address, number
 
     def returned(self, address: str, number: int, *, committed: bool) -> None:
-        """Note that a worker has given an item back.
+        """Record the end of a task.
 
         Args:
-            address: The worker.
-            number: The item.
-            committed: Whether all of it is; otherwise it was put off, and its turn comes again.
+            address: Address of the worker.
+            number: Number of the item.
+            committed: Whether the item is committed; otherwise it is assigned again later.
         """
         worker = self._workers[address]
         if committed:
@@ -231,19 +231,19 @@ class Dispatch:
             self._put_off[number] += 1
             if self._put_off[number] == _OFTEN:
                 words = in_words(self.items[number])
-                self.notices.append(f"{words} waits: another run has claimed it")
+                self.notices.append(f"{words} is claimed by another run; waiting")
         worker.item, worker.images = None, 0
 
     def has(self, address: str, number: int) -> bool:
-        """Return whether a worker is there and has this item."""
+        """Return whether a worker is connected and has this item."""
         return address in self._workers and self._workers[address].item == number
 
     def addresses(self) -> list[str]:
-        """Return the workers that are known."""
+        """Return the addresses of the connected workers."""
         return list(self._workers)
 
     def progress(self) -> Progress:
-        """Return how far the run is, and what every worker does."""
+        """Return the progress of the run and of every worker."""
         begun = sum(worker.images for worker in self._workers.values() if worker.item is not None)
         return Progress(
             min(self.shown + begun, self._total),
@@ -254,7 +254,7 @@ class Dispatch:
         )
 
     def _next(self, worker: _WorkerState) -> int | None:
-        """Return an item of the worker's block, of one nobody works on, of any; then a lost one."""
+        """Return the next item: of the worker's block, a free block, any block; then a lost one."""
         block = worker.block
         if block not in self._pending:
             busy = {other.block for other in self._workers.values() if other.item is not None}

@@ -16,7 +16,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.utils import silence_logging_cmgr
 
 from logitcache.errors import ClusterError, UsageError
-from logitcache.precompute.cluster.environment_check import agreement_of
+from logitcache.precompute.cluster.environment_check import describe_environment
 from logitcache.precompute.cluster.worker import GPU, UnitRunnerOpener
 from logitcache.precompute.cluster.worker_pool import WorkerPool
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["compute_on_cluster", "compute_plan_on_cluster", "joined", "local_cluster"]
 
 _CONNECT_SECONDS = 20.0
-# dask looks at the stacks of a worker's threads every 10 ms, and at its own loop every 20
+# by default, dask samples the stacks of a worker's threads every 10 ms, its event loop every 20 ms
 _FRUGAL = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
@@ -42,21 +42,21 @@ _FRUGAL = {
 
 @contextlib.contextmanager
 def joined(scheduler: str, *, seconds: float = _CONNECT_SECONDS) -> Iterator[Client]:
-    """Connect to a scheduler for the length of a ``with``.
+    """Context with a client that is connected to a scheduler.
 
     Args:
-        scheduler: Its address, as ``tcp://host:8786``.
-        seconds: How long to try.
+        scheduler: Address of the scheduler, for example ``tcp://host:8786``.
+        seconds: Timeout of the connection.
 
     Raises:
-        UsageError: This is no address.
-        ClusterError: Nobody outputs there.
+        UsageError: The address is malformed.
+        ClusterError: No scheduler responds at this address.
     """
     try:
         client = Client(scheduler, timeout=seconds, set_as_default=True)
     except (ValueError, TypeError) as error:
         raise UsageError(
-            "not the address of a scheduler",
+            "malformed address of a dask scheduler",
             where=f"--scheduler {scheduler}",
             expected="tcp://HOST:PORT",
             got=error,
@@ -74,11 +74,11 @@ def joined(scheduler: str, *, seconds: float = _CONNECT_SECONDS) -> Iterator[Cli
 
 @contextlib.contextmanager
 def local_cluster(workers: int, *, gpus: bool) -> Iterator[Client]:
-    """Start a scheduler and workers on this machine, and stop them afterwards.
+    """Context with a client of a scheduler and workers on this machine; it stops them at the end.
 
     Args:
-        workers: How many processes.
-        gpus: Whether each gets a GPU of its own, in the order of their numbers.
+        workers: Number of worker processes.
+        gpus: Whether each worker gets one GPU, by its number.
     """
     options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "dashboard": False}
     specification = {
@@ -122,18 +122,19 @@ def compute_plan_on_cluster(
     should_stop: Callable[[], bool] | None = None,
     after_item: Callable[[WorkItem], None] | None = None,
 ) -> int:
-    """Compute what a plan lacks as configured: by workers of here or of elsewhere.
+    """Compute the missing items of a plan on local workers, or on those of a scheduler.
 
     Args:
-        plan: What is missing; notes for the user are added to it.
-        ensemble: The teachers it was made with.
-        config: With ``workers`` or ``scheduler``.
+        plan: Missing items; notes for the user are added to it.
+        ensemble: Teachers that the plan was made with.
+        config: Configuration with ``workers`` or ``scheduler``.
         on_progress: Called about twice a second.
-        should_stop: Called as often; units that are whole by then are kept.
-        after_item: Called when an item is committed.
+        should_stop: Called at least as often; if it returns true, the run stops, and complete units
+            are kept.
+        after_item: Called with each committed item.
 
     Returns:
-        Images shown to the teachers, every view counted.
+        Number of images processed by this run, counted once per item.
 
     Raises:
         ClusterError: See :func:`compute_on_cluster`.
@@ -141,15 +142,15 @@ def compute_plan_on_cluster(
     if not plan.items:
         return 0
     locks = {name: member.lock for name, member in ensemble.members.items()}
-    agreement = agreement_of(plan.source, locks, plan.views)
+    environment = describe_environment(plan.source, locks, plan.views)
     with _cluster(config) as (client, gpus, threads):
         device = "cuda" if gpus else "cpu" if config.device == "auto" else config.device
         if config.device == "auto" and not gpus and config.scheduler is not None:
-            plan.notes.append(f"no worker offers the resource {GPU}: computed on processors")
+            plan.notes.append(f"no worker offers the resource {GPU}; computed on CPUs")
         placed = config.model_copy(update={"device": device})
         return compute_on_cluster(
             plan,
-            UnitRunnerOpener(placed, agreement, tuple(plan.groups), threads),
+            UnitRunnerOpener(placed, environment, tuple(plan.groups), threads),
             client,
             needs_gpu=gpus,
             own=config.scheduler is None,
@@ -161,7 +162,7 @@ def compute_plan_on_cluster(
 
 @contextlib.contextmanager
 def _cluster(config: PrecomputeConfig) -> Iterator[tuple[Client, bool, int | None]]:
-    """Yield a client, whether GPUs are used, and the threads of a worker where that is known."""
+    """Yield a client, whether GPUs are used, and the threads per worker; None if unknown."""
     wants_gpu = config.device.startswith("cuda")
     if config.scheduler is not None:
         with joined(config.scheduler) as client:
@@ -174,9 +175,10 @@ def _cluster(config: PrecomputeConfig) -> Iterator[tuple[Client, bool, int | Non
     if gpus and workers > torch.cuda.device_count():
         raise UsageError(
             "more workers than GPUs",
-            where=f"--workers {workers}",
-            expected=f"at most {torch.cuda.device_count()}, one for each",
-            hint="or pass --device cpu",
+            where="--workers",
+            expected=f"at most {torch.cuda.device_count()}, one per GPU",
+            got=workers,
+            hint="reduce --workers, or pass --device cpu",
         )
     with local_cluster(workers, gpus=gpus) as client:
         yield client, gpus, max(1, torch.get_num_threads() // workers)
@@ -193,24 +195,25 @@ def compute_on_cluster(
     should_stop: Callable[[], bool] | None = None,
     after_item: Callable[[WorkItem], None] | None = None,
 ) -> int:
-    """Compute what a plan lacks on the workers of a cluster.
+    """Compute the missing items of a plan on the workers of a cluster.
 
     Args:
-        plan: What is missing; notes for the user are added to it.
-        opener: How a worker prepares itself.
-        client: Of the cluster.
-        needs_gpu: Whether only workers that offer the resource GPU may work.
+        plan: Missing items; notes for the user are added to it.
+        opener: Function object that makes a runner on each worker.
+        client: Client of the cluster.
+        needs_gpu: Whether only workers that offer the resource GPU are used.
         own: Whether this run started the workers.
         on_progress: Called about twice a second.
-        should_stop: Called as often; units that are whole by then are kept.
-        after_item: Called when an item is committed.
+        should_stop: Called at least as often; if it returns true, the run stops, and complete units
+            are kept.
+        after_item: Called with each committed item.
 
     Returns:
-        Images shown to the teachers, every view counted.
+        Number of images processed by this run, counted once per item.
 
     Raises:
-        ClusterError: There are no workers, or none may work, or one unit kills all of them.
-        LogitcacheError: What went wrong on a worker, with its name.
+        ClusterError: There are no workers, all were refused, or one item terminates all of them.
+        LogitcacheError: An item failed on a worker; the message names the worker.
         Interrupted: The run was stopped.
     """
     pool = WorkerPool(plan, client, needs_gpu=needs_gpu, own=own)
@@ -219,5 +222,5 @@ def compute_on_cluster(
         pool.prepare(opener)
         return pool.work(on_progress, should_stop, after_item)
     finally:
-        plan.notes.extend(pool.dispatch.notices)
+        plan.notes.extend(pool.assignment.notices)
         pool.dismiss()

@@ -1,7 +1,7 @@
 """Comparison of libraries, weights, views and images of all processes of a run.
 
-Each process describes what it has itself. Two that describe the same may fill one cache; a worker
-that describes something else is refused before its first unit, with every field that differs.
+Each process describes its own environment. Processes with equal descriptions may write one cache; a
+worker with another one is refused before its first unit, with every field that differs.
 """
 
 from __future__ import annotations
@@ -24,28 +24,35 @@ if TYPE_CHECKING:
 
     from logitcache.data.source import Source
 
-__all__ = ["Agreement", "Disagreement", "Entry", "agreement_of", "compare_agreements", "named"]
+__all__ = [
+    "Entry",
+    "Environment",
+    "EnvironmentMismatch",
+    "compare_environments",
+    "describe_environment",
+    "named",
+]
 
 _SAMPLED_IMAGES = 64
 _BUCKETS = 1024
 _MOST_DISPUTED = 4
 
 Entry = tuple[str, int, int]
-"""Key, size and label of an image."""
+"""Key, size in bytes and label of an image."""
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """What a process has.
+class Environment:
+    """Environment of a process.
 
     Attributes:
-        versions: Libraries, and the class of the processor.
-        teachers: Locks by name.
-        views: Ids in order: an id is the digest of a recipe.
-        images: ``count``, ``sample`` (sha256 over the content of a few) and ``classes`` (of their
-            names).
-        listing: Digests over key, size and label of all images, by the hash of the key: few enough
-            to be sent to every worker, many enough to find an image in.
+        versions: Versions of libraries, and the class of the processor.
+        teachers: Locks of the teachers by name.
+        views: Ids of the views in order; an id is the digest of a recipe.
+        images: ``count``, ``sample`` (SHA-256 over the content of some images) and ``classes``
+            (SHA-256 of the class names).
+        listing: Digests over key, size and label of all images, in buckets by the hash of the key:
+            few enough to be sent to every worker, and enough to find differing images.
     """
 
     versions: Mapping[str, str]
@@ -56,15 +63,15 @@ class Agreement:
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of all of it: equal digests, equal units."""
+        """SHA-256 of all fields; processes with equal digests compute equal units."""
         return sha256(canonical_json(asdict(self)))
 
-    def differences(self, other: Agreement) -> list[str]:
-        """Return every field that another process has otherwise, in words; empty if none."""
+    def differences(self, other: Environment) -> list[str]:
+        """Return a description of every field that differs in another process."""
         kinds = ("versions", "teachers", "images")
         here, there = ({kind: getattr(one, kind) for kind in kinds} for one in (self, other))
         found = [
-            f"{field}: {planned} planned, {own} here"
+            f"{field}: {own} on this worker, {planned} in the plan"
             for field, planned, own in lock_differences(here, there)
         ]
         if self.views != other.views:
@@ -74,45 +81,45 @@ class Agreement:
         return found
 
 
-class Disagreement(ClusterError):
-    """A worker has something else than the run was planned with.
+class EnvironmentMismatch(ClusterError):
+    """The environment of a worker differs from that of the process that made the plan.
 
     Attributes:
-        disputed: Images as the worker lists them, by bucket, where the listings differ.
+        disputed: Images as the worker lists them, of some buckets whose digests differ.
     """
 
     disputed: Mapping[int, list[Entry]]
 
 
-def agreement_of(
+def describe_environment(
     source: Source, locks: Mapping[str, Mapping[str, Any]], views: Iterable[str]
-) -> Agreement:
-    """Describe what this process has.
+) -> Environment:
+    """Describe the environment of this process.
 
     Args:
-        source: The images it sees.
-        locks: Of the teachers it has loaded, by name.
-        views: Ids of the views it would render, in order.
+        source: Image set.
+        locks: Locks of the loaded teachers, by name.
+        views: Ids of the views in order.
     """
     listing = tuple(_digest(source, bucket) for bucket in _bucketed(source))
-    return Agreement(versions(), dict(locks), tuple(views), _images(source), listing)
+    return Environment(versions(), dict(locks), tuple(views), _images(source), listing)
 
 
-def compare_agreements(planned: Agreement, own: Agreement, source: Source) -> None:
-    """Refuse to work where this process has something else.
+def compare_environments(planned: Environment, own: Environment, source: Source) -> None:
+    """Raise an error if this process differs from the one that made the plan.
 
     Args:
-        planned: What the run was planned with.
-        own: What is here.
-        source: The images of here.
+        planned: Environment of the process that made the plan.
+        own: Environment of this process.
+        source: Image set of this process.
 
     Raises:
-        Disagreement: The digests differ; every field that does is named.
+        EnvironmentMismatch: The digests differ; the message has every differing field.
     """
     if own.digest == planned.digest:
         return
-    error = Disagreement(
-        "libraries, weights or images of this worker differ from those of the run",
+    error = EnvironmentMismatch(
+        "libraries, weights, views or images of this worker differ from those of the run",
         expected=f"digest {planned.digest[:16]}",
         got="; ".join(planned.differences(own)),
         hint="install the same libraries and provide the same weights and images on every worker",
@@ -125,7 +132,7 @@ def compare_agreements(planned: Agreement, own: Agreement, source: Source) -> No
 
 
 def named(source: Source, disputed: Mapping[int, list[Entry]]) -> list[str]:
-    """Return which of the disputed images differ from those of this process, and how."""
+    """Return a description of every disputed image that differs from the images of this process."""
     if not disputed:
         return []
     buckets, found = _bucketed(source), []
@@ -140,9 +147,9 @@ def named(source: Source, disputed: Mapping[int, list[Entry]]) -> list[str]:
             elif here[key] != there[key]:
                 (size, label), (other_size, other_label) = here[key], there[key]
                 found.append(
-                    f"{key} has {other_size} bytes there, {size} here"
+                    f"{key} has {other_size} bytes on the worker, {size} here"
                     if size != other_size
-                    else f"{key} has label {other_label} there, {label} here"
+                    else f"{key} has label {other_label} on the worker, {label} here"
                 )
     return found
 
@@ -170,7 +177,7 @@ def _entry(source: Source, index: int) -> Entry:
 
 
 def _images(source: Source) -> dict[str, Any]:
-    """Describe images by their number, their classes and the content of a few."""
+    """Describe an image set by its size, its classes and the content of some images."""
     order = sorted(range(len(source.keys)), key=source.keys.__getitem__)
     chosen = np.linspace(0, len(order) - 1, min(_SAMPLED_IMAGES, len(order))).astype(np.int64)
     sample = hashlib.sha256()
@@ -186,5 +193,5 @@ def _images(source: Source) -> dict[str, Any]:
 def _content(source: Source, index: int) -> bytes:
     try:
         return content_digest(source.read(index))
-    except (UnreadableImage, OSError):  # for everybody, or this process is refused
+    except (UnreadableImage, OSError):  # unreadable for all processes, or the digests differ
         return b"unreadable"

@@ -1,8 +1,8 @@
 """A worker of a cluster: keeps the teachers loaded, and computes one item at a time.
 
-Nothing heavy is imported before a worker prepares itself: a scheduler that passes tasks on needs
-this module, but neither torch nor an image. Everything runs in threads, for a worker of dask is
-daemonic and may have no child processes.
+Heavy imports happen when a worker prepares: a scheduler that forwards tasks needs this module, but
+not torch. Everything runs in threads, because dask workers are daemonic processes, which cannot
+have child processes.
 """
 
 from __future__ import annotations
@@ -24,67 +24,67 @@ if TYPE_CHECKING:
 
     from distributed import Worker
 
-    from logitcache.precompute.cluster.environment_check import Agreement, Entry
+    from logitcache.precompute.cluster.environment_check import Entry, Environment
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.worklist import WorkItem
 
 __all__ = ["GPU", "Opener", "Runner", "TeacherPlugin", "UnitRunnerOpener", "compute_on_worker"]
 
 GPU = "GPU"
-"""The resource that a worker with an accelerator offers, as dask-cuda's users name it."""
+"""Resource of a worker with an accelerator, named as in dask-cuda."""
 
 _REPORT_SECONDS = 0.5
 
 
 class Runner(Protocol):
-    """What computes items; see :class:`logitcache.precompute.run.compute.UnitRunner`."""
+    """Runner of items; see :class:`logitcache.precompute.run.compute.UnitRunner`."""
 
     def work_off(
         self, items: Iterable[WorkItem], while_waiting: Callable[[str], None]
     ) -> Generator[WorkItem]:
-        """Compute what is still missing of items, and yield each when it is committed."""
+        """Compute the units of items that are still missing, and yield each committed item."""
         ...
 
     def close(self) -> None:
-        """Stop its threads."""
+        """Stop the threads."""
         ...
 
 
 class Opener(Protocol):
-    """What makes a runner out of what a worker has itself; it travels to the workers."""
+    """Function object that makes a runner on a worker; it is pickled and sent to all workers."""
 
     def open(self, after_batch: Callable[[int], None], neighbors: int) -> Runner:
-        """Make it.
+        """Make a runner.
 
         Args:
             after_batch: Called with the number of images of each batch; may raise to stop.
-            neighbors: Most workers on one host, this one included: they share its processors.
+            neighbors: Largest number of workers on one host; they share its processors.
 
         Raises:
-            LogitcacheError: This worker lacks something, or has something else.
+            LogitcacheError: The environment of this worker is incomplete, or differs.
         """
         ...
 
 
 class UnitRunnerOpener:
-    """Opens images, teachers and cache on a worker, and compares them with the plan's.
+    """Opener of images, teachers and cache on a worker, which compares them with the plan.
 
     Args:
-        config: What is precomputed.
-        agreement: What the process that made the plan has.
-        groups: Names of the groups that are written.
-        threads: Threads of a forward, which also decode unless configured;
-            None for this worker's share of its host.
+        config: Configuration of the run.
+        environment: Environment of the process that made the plan.
+        groups: Names of the groups to write.
+        threads: Threads of a forward pass, and by default of decoding; None for an equal share of
+            the processors of the host.
     """
 
     def __init__(
         self,
         config: PrecomputeConfig,
-        agreement: Agreement,
+        environment: Environment,
         groups: tuple[str, ...],
         threads: int | None,
     ) -> None:
-        self._config, self._agreement = config, agreement
+        self._config, self._environment = config, environment
         self._groups, self._threads = groups, threads
 
     def open(self, after_batch: Callable[[int], None], neighbors: int) -> Runner:
@@ -94,7 +94,10 @@ class UnitRunnerOpener:
         from logitcache.cache.store.open import locate
         from logitcache.cache.write.claims import Claims
         from logitcache.networks.device import resolve_device
-        from logitcache.precompute.cluster.environment_check import agreement_of, compare_agreements
+        from logitcache.precompute.cluster.environment_check import (
+            compare_environments,
+            describe_environment,
+        )
         from logitcache.precompute.plan.plan import join_plan
         from logitcache.precompute.plan.rows import open_images
         from logitcache.precompute.run.compute import UnitRunner
@@ -114,7 +117,7 @@ class UnitRunnerOpener:
         )
         locks = {name: member.lock for name, member in ensemble.members.items()}
         views = [view.id for view in config.views.views()]
-        compare_agreements(self._agreement, agreement_of(source, locks, views), source)
+        compare_environments(self._environment, describe_environment(source, locks, views), source)
         plan = join_plan(config, source, self._groups)
         return UnitRunner(
             plan,
@@ -133,26 +136,26 @@ def _share_of_host(neighbors: int) -> int:
 
 
 class _StopRequestedError(Exception):
-    """Leaves an item in the middle."""
+    """Ends an item after a batch, because the run stops."""
 
 
 class _NotYetError(Exception):
-    """Leaves an item to whoever else works on it, or until its images are committed."""
+    """Ends an item that another process has claimed, or whose images are not committed yet."""
 
 
 class TeacherPlugin(WorkerPlugin):
-    """Keeps a runner on every worker, those that join later included.
+    """Dask plugin with a runner on every worker, including workers that join later.
 
-    It prepares in a thread, so that a worker stays in touch while it loads, and tells the topic
-    that bears its name what happens: ``ready``, ``refused`` with the reason, ``images``, ``waits``
-    with for which process.
+    The runner is made in a thread, so that the worker sends heartbeats while it loads. Events are
+    logged to the topic with the name of the plugin: ``ready``, ``refused`` with the reason,
+    ``images``, and ``waits`` with a description of the process that has the claim.
 
     Args:
-        name: Unique to the run.
-        opener: Makes the runner.
-        neighbors: Most workers on one host.
-        needs_gpu: Whether workers that do not offer the resource are left alone.
-        own: Whether the workers were started by this run, so that Ctrl-C is the parent's to handle.
+        name: Name of the plugin, unique to the run.
+        opener: Function object that makes the runner.
+        neighbors: Largest number of workers on one host.
+        needs_gpu: Whether only workers that offer the resource GPU make a runner.
+        own: Whether this run started the workers, whose parent then handles Ctrl-C.
     """
 
     def __init__(
@@ -163,7 +166,7 @@ class TeacherPlugin(WorkerPlugin):
         self._needs_gpu, self._own = needs_gpu, own
 
     def setup(self, worker: Worker) -> None:
-        """Begin to prepare."""
+        """Start to make the runner; called by dask when the plugin is registered."""
         self._worker = worker
         self._runner: Runner | None = None
         self._why = ""
@@ -182,7 +185,7 @@ class TeacherPlugin(WorkerPlugin):
         threading.Thread(target=self._prepare, name=self.name, daemon=True).start()
 
     def teardown(self, worker: Worker) -> None:
-        """Let go of the teachers."""
+        """Stop, and release the teachers."""
         del worker
         self.stop()
         runner, self._runner = self._runner, None  # before close(), which may take a while
@@ -190,19 +193,19 @@ class TeacherPlugin(WorkerPlugin):
             runner.close()
 
     def stop(self) -> None:
-        """Leave the current item after its current batch, and take no other."""
+        """End the current item after its current batch, and compute no other one."""
         self._stop.set()
 
     def compute(self, item: WorkItem) -> None:
-        """Compute one item, or leave it to somebody else; commits tell which.
+        """Compute one item, unless another process has claimed it; commits show the outcome.
 
         Raises:
-            LogitcacheError: It cannot be computed here.
+            LogitcacheError: The item cannot be computed on this worker.
         """
         self._prepared.wait()
         if self._runner is None:
-            raise ClusterError("a worker that was refused was given work", got=self._why)
-        # one at a time, also where a task of a worker that was given up is still running
+            raise ClusterError("an item was assigned to a refused worker", got=self._why)
+        # one at a time: an earlier task may still run after its item was assigned again
         with self._turn, contextlib.suppress(_NotYetError, _StopRequestedError), _naming_files():
             self._images, self._reported = 0, 0.0
             with contextlib.closing(self._runner.work_off([item], self._leave)) as computed:
@@ -214,7 +217,7 @@ class TeacherPlugin(WorkerPlugin):
         try:
             with _naming_files():
                 self._runner = self._opener.open(self._after_batch, self._neighbors)
-        except Exception as error:  # whatever it is, the process that started the run reports it
+        except Exception as error:  # reported by the process that started the run
             self._why = str(error) if isinstance(error, LogitcacheError) else repr(error)
             disputed = getattr(error, "disputed", {})
         finally:
@@ -245,7 +248,7 @@ class TeacherPlugin(WorkerPlugin):
 
 
 def compute_on_worker(plugin: str, item: WorkItem) -> None:
-    """Compute one item where this runs: the task. It returns nothing that dask would keep."""
+    """Compute one item on this worker: the task of dask. It has no result, for dask keeps those."""
     plugin_here = get_worker().plugins[plugin]
     assert isinstance(plugin_here, TeacherPlugin)
     plugin_here.compute(item)
@@ -253,7 +256,7 @@ def compute_on_worker(plugin: str, item: WorkItem) -> None:
 
 @contextlib.contextmanager
 def _naming_files() -> Iterator[None]:
-    """Turn a file that cannot be read into an error that names it."""
+    """Raise a ``DataError`` with the file name instead of ``OSError``."""
     try:
         yield
     except OSError as error:
@@ -263,5 +266,5 @@ def _naming_files() -> Iterator[None]:
             "a file cannot be read",
             where=error.filename,
             got=error.strerror,
-            hint="every worker needs the same images, weights and cache under the same names",
+            hint="make images, weights and cache available under the same paths on every worker",
         ) from error

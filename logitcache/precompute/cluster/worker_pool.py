@@ -1,9 +1,10 @@
 """The workers of a cluster during one run.
 
-Each item goes to one worker that has proved to have the same libraries, weights and images. What is
-done is what has a commit in the cache, so a task that runs twice changes nothing, and dask keeps no
-result. A worker whose scheduler does not hear from it loses its item, as it would lose its claim:
-after two minutes by the clock of this process. What it commits later are the same bytes.
+Each item is assigned to one worker, whose libraries, weights and images were compared with those of
+the run. Commits in the cache show which items are done, so a task that runs twice changes nothing,
+and dask keeps no results. An item is assigned again if its worker sends no heartbeats for two
+minutes by the clock of this process, the time after which its claim is stale. If that worker
+commits the item later, the bytes are the same.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import dask
 
 from logitcache.cache.write import claims
 from logitcache.cache.write.unchanged import Unchanged
-from logitcache.errors import ClusterError, LogitcacheError
-from logitcache.precompute.cluster.assignment import Dispatch
+from logitcache.errors import ClusterError, LogitcacheError, first_of
+from logitcache.precompute.cluster.assignment import Assignment
 from logitcache.precompute.cluster.environment_check import named
 from logitcache.precompute.cluster.worker import GPU, TeacherPlugin, compute_on_worker
 from logitcache.precompute.plan.worklist import in_words
@@ -47,20 +48,20 @@ _DRAIN_SECONDS = 15.0
 _BRIEF_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 _MOST_NAMED = 5
-_WATCH_SECONDS = 5.0  # between two looks at heartbeats
+_WATCH_SECONDS = 5.0  # between two comparisons of heartbeats
 
 
 class WorkerPool:
     """The workers of a cluster, for one run.
 
     Args:
-        plan: What is missing.
-        client: Of the cluster.
-        needs_gpu: Whether only workers that offer the resource GPU may work.
+        plan: Missing items, and the cache that they belong to.
+        client: Client of the cluster.
+        needs_gpu: Whether only workers that offer the resource GPU are used.
         own: Whether this run started the workers.
 
     Attributes:
-        dispatch: Who works on what.
+        assignment: Assignment of items to workers.
     """
 
     def __init__(self, plan: Plan, client: Client, *, needs_gpu: bool, own: bool) -> None:
@@ -70,7 +71,7 @@ class WorkerPool:
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._futures: dict[str, Future[None]] = {}
         most = int(dask.config.get("distributed.scheduler.allowed-failures"))
-        self.dispatch = Dispatch(plan.items, plan.images_of, time.monotonic, most)
+        self.assignment = Assignment(plan.items, plan.images_of, time.monotonic, most)
         self._looked = self._could_continue = time.monotonic()
         self._neighbors = 1
         self._silent_seconds = claims.STALE_SECONDS
@@ -81,22 +82,23 @@ class WorkerPool:
         self._given_up: set[str] = set()
 
     def meet(self) -> None:
-        """Find the workers there are.
+        """Wait for workers, and record them.
 
         Raises:
-            ClusterError: There are none, none that may work, or one that lacks logitcache.
+            ClusterError: There are no workers, none with a required GPU, or some without
+                logitcache.
         """
         workers = self._wait_for_workers()
         self._require_package(workers)
         for address, worker in workers.items():
-            self.dispatch.joined(address, _name(worker))
+            self.assignment.joined(address, _name(worker))
         self._neighbors = max(Counter(worker["host"] for worker in workers.values()).values())
 
     def prepare(self, opener: Opener) -> None:
-        """Have every worker prepare itself, those that join later included.
+        """Register the plugin on every worker, including workers that join later.
 
         Raises:
-            ClusterError: A worker cannot even load what it shall do.
+            ClusterError: A worker cannot unpickle the plugin.
         """
         self._listen()
         plugin = TeacherPlugin(
@@ -108,7 +110,7 @@ class WorkerPool:
         )
         try:
             self._client.register_plugin(plugin, name=self._name)
-        except Exception as error:  # whatever unpickling raises on a worker of another version
+        except Exception as error:  # any exception of unpickling on a worker with another version
             raise ClusterError(
                 "a worker cannot load this version of logitcache",
                 where=self._address(),
@@ -122,9 +124,9 @@ class WorkerPool:
         should_stop: Callable[[], bool] | None,
         after_item: Callable[[WorkItem], None] | None,
     ) -> int:
-        """Work until every item is committed; return the images that were shown."""
-        dispatch = self.dispatch
-        while not dispatch.finished:
+        """Run until every item is committed; return the number of processed images."""
+        assignment = self.assignment
+        while not assignment.finished:
             for done in self._settle():
                 if after_item is not None:
                     after_item(done)
@@ -132,18 +134,18 @@ class WorkerPool:
                 self._look()
                 self._watch()
                 if on_progress is not None:
-                    on_progress(dispatch.progress())
+                    on_progress(assignment.progress())
             if should_stop is not None and should_stop():
                 raise stopped(self._plan.writer)
             self._stop_if_none_can_continue()
-            for address, number in dispatch.take():
+            for address, number in assignment.take():
                 self._submit(address, number)
         if on_progress is not None:
-            on_progress(dispatch.progress())
-        return dispatch.shown
+            on_progress(assignment.progress())
+        return assignment.shown
 
     def dismiss(self) -> None:
-        """Stop what is under way after its current batch, and let the workers go."""
+        """Stop running items after their current batch, and remove the plugin from the workers."""
         if self._client.status != "running":
             return
         if self._futures:
@@ -155,7 +157,7 @@ class WorkerPool:
         self._client.unsubscribe_topic(self._name)
 
     def _wait_for_workers(self) -> Mapping[str, Any]:
-        """Return the workers that may work, once there are some."""
+        """Return the workers that can be used, once there are some."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
@@ -175,14 +177,14 @@ class WorkerPool:
                 f"no worker offers the resource {GPU}",
                 where=self._address(),
                 expected=f"at least one worker with {GPU}=1",
-                got=f"{len(workers)} workers without",
+                got=f"{len(workers)} workers without it",
                 hint="start them with dask worker ADDRESS --nthreads 1 --resources GPU=1, one for "
                 "each GPU; or pass --device cpu",
             )
         return able
 
     def _require_package(self, workers: Mapping[str, Any]) -> None:
-        """Find workers that cannot import what they are sent."""
+        """Raise an error if some workers cannot import logitcache."""
         found: Any = self._client.get_versions(packages=["logitcache"])
         lacking = [
             _name(workers[address])
@@ -192,7 +194,7 @@ class WorkerPool:
         if lacking:
             raise ClusterError(
                 "logitcache is not installed on every worker",
-                where=", ".join(lacking[:5]),
+                where=f"workers {first_of(lacking)}",
                 hint="install the same version in the environment of the workers",
             )
 
@@ -211,7 +213,7 @@ class WorkerPool:
         self._events.put(event[1])
 
     def _settle(self) -> Iterator[WorkItem]:
-        """Process the events that have arrived; yield the items that are committed by now."""
+        """Process the events that have arrived; yield items that are committed."""
         timeout = _LOOK_SECONDS
         while True:
             try:
@@ -221,26 +223,26 @@ class WorkerPool:
             timeout = 0.0
             kind, address = event["kind"], event.get("worker", "")
             if kind == "ready":
-                self.dispatch.ready(address, event["name"])
+                self.assignment.ready(address, event["name"])
             elif kind == "refused":
                 images = named(self._plan.source, dict(event["disputed"]))[:_MOST_NAMED]
-                self.dispatch.refused(address, event["name"], "; ".join([event["why"], *images]))
+                self.assignment.refused(address, event["name"], "; ".join([event["why"], *images]))
             elif kind == "images":
-                self.dispatch.progressed(address, event["images"])
+                self.assignment.progressed(address, event["images"])
             elif kind == "waits":
-                self.dispatch.waits(address, event["why"])
-            elif kind == "returned" and self.dispatch.has(address, event["item"]):
+                self.assignment.waits(address, event["why"])
+            elif kind == "returned" and self.assignment.has(address, event["item"]):
                 yield from self._returned(address, event["item"])
 
     def _returned(self, address: str, number: int) -> Iterator[WorkItem]:
-        """Process the end of a task: commits, not its result, show whether its item is done."""
-        future, item = self._futures.pop(address), self.dispatch.items[number]
+        """Process the end of a task; commits, not its result, show whether the item is done."""
+        future, item = self._futures.pop(address), self.assignment.items[number]
         error = future.exception(timeout=_ANSWER_SECONDS) if future.status == "error" else None
         future.release()
         if error is not None:
-            raise _with_worker_name(error, self.dispatch.name_of(address), item)
+            raise _with_worker_name(error, self.assignment.name_of(address), item)
         left = still_missing(self._plan.writer.location, self._plan.groups, item)
-        self.dispatch.returned(address, number, committed=left is None)
+        self.assignment.returned(address, number, committed=left is None)
         if left is None:
             yield item
 
@@ -248,8 +250,8 @@ class WorkerPool:
         future = self._client.submit(
             compute_on_worker,
             self._name,
-            self.dispatch.items[number],
-            # never the key of an earlier task: dask would return the result of that one
+            self.assignment.items[number],
+            # a new key every time: dask would return the result of an earlier task
             key=f"{self._name}-{number}-{uuid.uuid4().hex[:8]}",
             workers=[address],
             allow_other_workers=False,
@@ -261,28 +263,28 @@ class WorkerPool:
         future.add_done_callback(lambda _: self._events.put(event))
 
     def _look(self) -> None:
-        """Compare the workers that are known with those that are there."""
+        """Compare the recorded workers with the connected ones."""
         self._looked = time.monotonic()
         if self._client.status != "running":
             raise self._lost_scheduler()
         try:
             there = set(self._client.nthreads())
-            new = there.difference(self.dispatch.addresses())
+            new = there.difference(self.assignment.addresses())
             if new:
                 workers = self._client.scheduler_info(n_workers=-1)["workers"]
                 for address in new.intersection(workers):
                     if not self._needs_gpu or workers[address]["resources"].get(GPU):
-                        self.dispatch.joined(address, _name(workers[address]))
+                        self.assignment.joined(address, _name(workers[address]))
         except (OSError, TimeoutError):
             raise self._lost_scheduler() from None
-        gone = set(self.dispatch.addresses()) - there
+        gone = set(self.assignment.addresses()) - there
         for address in gone & self._futures.keys():
-            # before the item is assigned again: dask must not run the same task a second time
+            # before the item is assigned again, so that dask does not run the task elsewhere
             self._futures.pop(address).cancel()
-        self.dispatch.gone(gone)
+        self.assignment.gone(gone)
 
     def _watch(self) -> None:
-        """Take items from workers without a heartbeat: they are stopped, or out of reach."""
+        """Reassign the items of workers that send no heartbeats: stopped, or not connected."""
         if time.monotonic() - self._watched < self._watch_seconds:
             return
         self._watched = time.monotonic()
@@ -290,18 +292,18 @@ class WorkerPool:
             there = self._client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, TimeoutError):
             raise self._lost_scheduler() from None
-        for address in there.keys() & set(self.dispatch.addresses()):
+        for address in there.keys() & set(self.assignment.addresses()):
             silent = self._heartbeats.seconds(address, there[address]["last_seen"])
-            item = self.dispatch.item_of(address)
+            item = self.assignment.item_of(address)
             if silent == 0.0:
-                self.dispatch.alive(address)
+                self.assignment.alive(address)
             elif silent > self._silent_seconds:
-                lost = self.dispatch.silent(address, silent)
+                lost = self.assignment.silent(address, silent)
                 if lost is not None:
                     self._futures.pop(address).cancel()
                     self._given_up.add(lost.claim)
             elif item is not None and silent > 2 * self._watch_seconds:
-                self._claims.remove_if_stale(item.claim)  # observed from now on
+                self._claims.remove_if_stale(item.claim)  # the first call starts its clock
         removed = {name for name in self._given_up if self._claims.remove_if_stale(name)}
         self._given_up -= removed
 
@@ -309,8 +311,8 @@ class WorkerPool:
         return ClusterError(
             "lost the connection to the dask scheduler",
             where=self._address(),
-            got=f"{self.dispatch.done} of {len(self.dispatch.items)} items are committed",
-            hint="start it again and re-run the same command",
+            got=f"{self.assignment.done} of {len(self.assignment.items)} items are committed",
+            hint="start the scheduler and re-run the same command",
         )
 
     def _address(self) -> str:
@@ -318,12 +320,12 @@ class WorkerPool:
         return str(scheduler.address) if scheduler is not None else "unknown"
 
     def _stop_if_none_can_continue(self) -> None:
-        """Stop where no worker is connected that could take an item."""
-        dispatch, now = self.dispatch, time.monotonic()
-        if dispatch.can_continue:
+        """Raise an error if no connected worker can take an item."""
+        assignment, now = self.assignment, time.monotonic()
+        if assignment.can_continue:
             self._could_continue = now
             return
-        refusals = dispatch.refusals
+        refusals = assignment.refusals
         if not refusals and now - self._could_continue < _PATIENCE_SECONDS:
             return
         reasons = "; ".join(f"worker {name}: {why}" for name, why in refusals.items())
@@ -332,13 +334,14 @@ class WorkerPool:
             where=self._address(),
             got=reasons
             or f"none for {_PATIENCE_SECONDS:.0f} s; "
-            f"{dispatch.done} of {len(dispatch.items)} items are committed",
-            hint="committed data is intact; re-run the same command",
+            f"{assignment.done} of {len(assignment.items)} items are committed",
+            hint=("correct what differs on the workers" if refusals else "start workers")
+            + " and re-run the same command; committed data is intact",
         )
 
     def _request_stop(self) -> None:
-        """Have busy workers leave their items, and wait a little until those who live have."""
-        with contextlib.suppress(ClusterError):  # it is over already
+        """Request busy workers to end their items, and wait for a limited time."""
+        with contextlib.suppress(ClusterError):  # the run ends anyway
             self._look()
         busy = list(self._futures)
         _briefly(self._client.run, _stop, self._name, workers=busy, wait=False)
@@ -350,10 +353,10 @@ class WorkerPool:
 
 
 def _briefly(function: Callable[..., object], *arguments: Any, **options: Any) -> None:
-    """Call what asks all workers, and wait a moment: one that has just died outputs late."""
+    """Call a function that waits for all workers, for a limited time: some may have died."""
 
     def call() -> None:
-        with contextlib.suppress(Exception):  # what is requested at the end is a courtesy
+        with contextlib.suppress(Exception):  # best effort: the run ends anyway
             function(*arguments, **options)
 
     caller = threading.Thread(target=call, daemon=True)
@@ -362,12 +365,12 @@ def _briefly(function: Callable[..., object], *arguments: Any, **options: Any) -
 
 
 async def _stop(plugin: str, dask_worker: Worker) -> None:
-    """Ask a worker to leave its item; runs on the worker, and is not waited for."""
+    """Request a worker to end its item; runs on the worker, without waiting."""
     dask_worker.plugins[plugin].stop()  # type: ignore[attr-defined]  # it is our plugin
 
 
 def _with_worker_name(error: BaseException, worker: str, item: WorkItem) -> BaseException:
-    """Return what went wrong on a worker, with its name."""
+    """Return the exception of a worker, with the worker's name in its message."""
     if not isinstance(error, LogitcacheError):
         error.add_note(f"on worker {worker}, {in_words(item)}")
         return error

@@ -1,17 +1,19 @@
 """Break-even of a cache: the student epochs after which it costs less than live teachers.
 
-Per image, in seconds: ``teach`` of all teachers' forwards, ``precompute`` of all views (decoding
-once, rendering, forwards, encoding and writing, as they overlap), ``fetch`` of one row's targets
-out of the cache. A student renders its own views and does its own step either way, so those
-cancel::
+In seconds per image: ``teach`` is the time of the forward passes of all teachers, ``precompute``
+the time to compute and store all views (decoding once, rendering, forward passes, encoding and
+writing, as they overlap), ``fetch`` the time to read the targets of one row from the cache. A
+student renders its views and takes its training step in both cases, so those times cancel. For N
+images::
 
     live    E N teach
     cached  N precompute + E N fetch
     E  >=   precompute / (teach - fetch)
 
-E counts the epochs of all students that learn from the cache together. With a view for every epoch
-of one student E is above the number of views: one such student costs less with live teachers, a
-second one with the cache. Where fetching a target takes as long as the forwards, nothing is gained.
+E is the sum of the epochs of all students that are trained from the cache. With one view for every
+epoch of one student, E is larger than the number of views: live teachers cost less for one such
+student, and usually the cache for two. If reading a target takes as long as the forward passes, the
+cache never breaks even.
 """
 
 from __future__ import annotations
@@ -22,15 +24,15 @@ __all__ = ["break_even_epochs"]
 
 
 def break_even_epochs(precompute: float, teach: float, fetch: float) -> int | None:
-    """Return after how many student epochs a cache costs no more than live teachers.
+    """Return the student epochs after which a cache takes no more time than live teachers.
 
     Args:
-        precompute: Seconds of all views of one image in precompute.
-        teach: Seconds of all teachers' forwards of one image.
-        fetch: Seconds of reading one row's targets.
+        precompute: Seconds per image to compute and store all views.
+        teach: Seconds per image of the forward passes of all teachers.
+        fetch: Seconds per image to read the targets.
 
     Returns:
-        Whole epochs of all students together; None where it never does.
+        Whole epochs, summed over all students; None if the cache never breaks even.
     """
     gained = teach - fetch
     return math.ceil(precompute / gained) if gained > 0 else None

@@ -1,8 +1,8 @@
 """Estimate of size, time and fidelity of a cache; nothing is written.
 
-The teachers are shown a few hundred images in the views they would see. Bytes and fidelity of every
-encoding are measured on their outputs, times on how long they take; the rest is arithmetic, in
-``footprint.py`` and ``payback.py``.
+The teachers are run on a few hundred images in the configured views. Their outputs give the bytes
+and the fidelity of every encoding, the runs themselves the times; the rest is arithmetic, in
+``footprint.py`` and ``break_even.py``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from logitcache.precompute.plan.pending import find_lacking
 from logitcache.precompute.plan.plan import check_classes
 from logitcache.precompute.plan.rows import open_images
 from logitcache.precompute.sample.batch_size import choose_batch
-from logitcache.precompute.sample.encodings import AnswersTryout, TapTryout
-from logitcache.precompute.sample.timing import Rehearsal, rehearse
+from logitcache.precompute.sample.encodings import EncodedFeatures, EncodedOutputs
+from logitcache.precompute.sample.timing import SampleRun, run_sample
 from logitcache.precompute.sample.trial import TRIAL_IMAGES
 from logitcache.teachers.ensemble import Ensemble
 
@@ -62,16 +62,16 @@ _FEWER_IMAGES = 64  # for a device that is timed in addition to the one that is 
 
 @dataclass(frozen=True)
 class EncodingEstimate:
-    """One way to store teacher outputs.
+    """Estimate for one encoding of a teacher's outputs.
 
     Attributes:
-        encoding: Its parameters.
-        chosen: Whether the configuration stores it so.
-        row_bytes: Bytes of a row and view, compressed.
-        bytes: Of the teacher's group with all views, its commits and ledgers.
-        files: Of the same.
-        memory: Bytes of one view of all rows in a student's memory.
-        fidelity: What it loses, as ``docs/format.md`` has it.
+        encoding: Parameters of the encoding.
+        chosen: Whether the configuration results in this encoding.
+        row_bytes: Compressed bytes per row and view.
+        bytes: Bytes of the teacher's group with all views, including commits and ledgers.
+        files: Number of files of that group.
+        memory: Bytes of all rows of one view in the memory of a student.
+        fidelity: Losses of the encoding, as ``docs/format.md`` defines them.
     """
 
     encoding: dict[str, Any]
@@ -85,16 +85,17 @@ class EncodingEstimate:
 
 @dataclass(frozen=True)
 class TapEstimate:
-    """One tap of a teacher.
+    """Estimate for the features of one layer of a teacher.
 
     Attributes:
-        encoding: What is kept and how.
-        views: How many views are kept.
-        row_bytes: Bytes of a row and view, compressed where that pays.
-        bytes: Of its group with those views, its commits and ledgers.
-        files: Of the same.
-        memory: Bytes of one view of all rows in a student's memory, if all are in memory at once.
-        fidelity: What coding loses, as ``docs/format.md`` has it.
+        encoding: Reduction and encoding of the features, without the principal directions.
+        views: Number of views whose features are stored.
+        row_bytes: Bytes per row and view, after compression if the encoding compresses.
+        bytes: Bytes of the layer's group with those views, including commits and ledgers.
+        files: Number of files of that group.
+        memory: Bytes of all rows of one view in the memory of a student, if all are in memory at
+            once.
+        fidelity: Losses of the encoding, as ``docs/format.md`` defines them.
     """
 
     encoding: dict[str, Any]
@@ -108,15 +109,15 @@ class TapEstimate:
 
 @dataclass(frozen=True)
 class TeacherEstimate:
-    """One teacher.
+    """Estimate for one teacher.
 
     Attributes:
-        architecture: Of its network.
-        num_classes: C.
-        accuracy: Share of the labeled images shown that it gets right; None without labels.
-        seconds: Of a forward of one image, by device.
-        encodings: Ways to store its outputs; one is chosen.
-        taps: What is kept of its network besides.
+        architecture: Architecture of the network.
+        num_classes: Number of classes, C.
+        accuracy: Accuracy on the labeled images of the sample; None without labels.
+        seconds: Seconds per image of a forward pass, by device.
+        encodings: Encodings of the outputs to compare; one is the chosen one.
+        taps: Layers whose features are cached, by name.
     """
 
     architecture: str
@@ -128,18 +129,18 @@ class TeacherEstimate:
 
     @property
     def chosen(self) -> EncodingEstimate:
-        """How the configuration stores it."""
+        """The encoding that the configuration results in."""
         return next(row for row in self.encodings if row.chosen)
 
 
 @dataclass(frozen=True)
 class DeviceEstimate:
-    """How long an image takes on one device, in seconds; see :mod:`.break_even`.
+    """Seconds per image on one device; see :mod:`.break_even`.
 
     Attributes:
-        teach: All teachers' forwards.
+        teach: Forward passes of all teachers.
         decode: Decoding in precompute, once for all views.
-        store: One view in precompute, without decoding.
+        store: Computing and storing one view in precompute, without decoding.
     """
 
     teach: float
@@ -147,21 +148,21 @@ class DeviceEstimate:
     store: float
 
     def precompute(self, views: int) -> float:
-        """Return what all views of an image take in precompute."""
+        """Return the seconds per image to compute and store this number of views."""
         return self.decode + views * self.store
 
 
 @dataclass(frozen=True)
 class ViewsEstimate:
-    """A cache with so many views.
+    """Estimate for the cache with a certain number of views.
 
     Attributes:
-        views: How many.
-        bytes: Of the whole cache.
-        files: Of the whole cache.
-        minutes: Of precompute, by device.
-        break_even_epochs: Student epochs after which it costs no more than live teachers, by
-            device; None where it never does.
+        views: Number of views.
+        bytes: Bytes of the whole cache.
+        files: Number of files of the whole cache.
+        minutes: Minutes of precompute, by device.
+        break_even_epochs: Student epochs after which the cache takes no more time than live
+            teachers, by device; None if it never breaks even.
     """
 
     views: int
@@ -173,18 +174,18 @@ class ViewsEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cache would cost and lose.
+    """Estimate of size, time and fidelity of a cache.
 
     Attributes:
-        images: Images of the set.
-        shown: How many of them the teachers were shown.
-        views: How many views are requested.
-        unit_rows: U.
-        devices: Seconds of an image, by device.
-        fetch: Seconds of reading one row's targets of all teachers in training, from memory.
-        teachers: By name.
-        by_views: The cache with fewer and more views.
-        lacking: What is missing from the existing cache; None without one.
+        images: Number of images of the set.
+        shown: Number of images that the teachers were run on.
+        views: Number of views that are configured.
+        unit_rows: Rows per unit, U.
+        devices: Seconds per image, by device.
+        fetch: Seconds per image to read the targets of all teachers in training, from memory.
+        teachers: Estimates by name of the teacher.
+        by_views: Estimates for fewer and more views.
+        lacking: What an existing cache lacks; None without one.
     """
 
     images: int
@@ -203,14 +204,14 @@ class Estimate:
 
 
 def estimate_cache(config: PrecomputeConfig, cache: Location | None = None) -> Estimate:
-    """Measure what a configuration of precompute would make, as if no cache were there.
+    """Estimate a new cache with the given configuration; nothing is written.
 
     Args:
-        config: As for :func:`.build_cache`; its ``cache`` is not read.
-        cache: A cache to compare the configuration with.
+        config: Configuration as for :func:`.build_cache`; its ``cache`` is not read.
+        cache: An existing cache; what it lacks of the configuration is counted, too.
 
     Raises:
-        LogitcacheError: What precompute would refuse before its first unit.
+        LogitcacheError: Precompute would refuse the configuration before its first unit.
     """
     source = open_images(config.data, cache) if cache is not None else open_source(config.data)
     views = config.views.views()
@@ -224,11 +225,11 @@ def estimate_cache(config: PrecomputeConfig, cache: Location | None = None) -> E
         lacking = find_lacking(config, cache, source, ensemble, taps)
     fitted = any(fits_basis(config.encoding, m.num_classes) for m in ensemble.members.values())
     images = _FITTED_IMAGES if fitted else TRIAL_IMAGES
-    shown = _rehearse(config, source, views, ensemble, taps, images)
+    shown = _run_sample(config, source, views, ensemble, taps, images)
     seconds = {used.type: shown}
     for device in others:
         other = _ensemble(config, source, views, device)
-        seconds[device.type] = _rehearse(config, source, views, other, taps, _FEWER_IMAGES)
+        seconds[device.type] = _run_sample(config, source, views, other, taps, _FEWER_IMAGES)
     estimate = _Cost(config, source, views, ensemble, taps, seconds).estimate()
     return replace(estimate, lacking=lacking)
 
@@ -249,15 +250,15 @@ def _ensemble(
     return ensemble
 
 
-def _rehearse(
+def _run_sample(
     config: PrecomputeConfig,
     source: Source,
     views: Sequence[View],
     ensemble: Ensemble,
     taps: Mapping[str, FeatureEncoding],
     images: int,
-) -> Rehearsal:
-    return rehearse(
+) -> SampleRun:
+    return run_sample(
         source,
         ensemble,
         views,
@@ -270,14 +271,14 @@ def _rehearse(
 
 
 def _devices(config: PrecomputeConfig) -> list[torch.device]:
-    """Return the device that is used, and the processor where an accelerator was found."""
+    """Return the device to use; if that is an accelerator found by ``auto``, the CPU as well."""
     used = resolve_device(config.device)
     alone = config.device != "auto" or used.type == "cpu"
     return [used] if alone else [used, resolve_device("cpu")]
 
 
-def _device(name: str, found: Rehearsal, store: float) -> DeviceEstimate:
-    """Return an image's seconds; what an accelerator does overlaps with encoding and writing."""
+def _device(name: str, found: SampleRun, store: float) -> DeviceEstimate:
+    """Return seconds per image; work on an accelerator overlaps with encoding and writing."""
     first, later = (
         show + store if name == "cpu" else max(show, store)
         for show in (found.show, found.show_decoded)
@@ -286,7 +287,7 @@ def _device(name: str, found: Rehearsal, store: float) -> DeviceEstimate:
 
 
 class _Cost:
-    """What was measured on a sample, made into what a whole set takes."""
+    """Extrapolation of the measurements on a sample to the whole image set."""
 
     def __init__(
         self,
@@ -295,7 +296,7 @@ class _Cost:
         views: Sequence[View],
         ensemble: Ensemble,
         taps: Mapping[str, FeatureEncoding],
-        seconds: Mapping[str, Rehearsal],
+        seconds: Mapping[str, SampleRun],
     ) -> None:
         self._config, self._views, self._ensemble = config, views, ensemble
         self._keys, self._seconds = source.keys, seconds
@@ -304,13 +305,17 @@ class _Cost:
         self._capacity = -(-len(source.keys) // self._unit_rows) * self._unit_rows
         labels = self._shown.labels if source.class_names else None
         self._answers = {
-            name: AnswersTryout(config.encoding, name, logits, labels)
+            name: EncodedOutputs(config.encoding, name, logits, labels)
             for name, logits in self._shown.logits.items()
         }
         self._taps = {
-            name: TapTryout(encoding, self._shown.features[name]) for name, encoding in taps.items()
+            name: EncodedFeatures(encoding, self._shown.features[name])
+            for name, encoding in taps.items()
         }
-        tried: list[AnswersTryout | TapTryout] = [*self._answers.values(), *self._taps.values()]
+        tried: list[EncodedOutputs | EncodedFeatures] = [
+            *self._answers.values(),
+            *self._taps.values(),
+        ]
         store = sum(one.store for one in tried)
         self._fetch = sum(one.fetch for one in tried)
         self._devices = {name: _device(name, found, store) for name, found in seconds.items()}
@@ -328,7 +333,7 @@ class _Cost:
         )
 
     def _counts(self) -> list[int]:
-        """Return numbers of views to compare: powers of two up to twice as many as requested."""
+        """Return the numbers of views to compare: powers of two, and the configured number."""
         requested = len(self._views)
         return sorted({2**n for n in range(requested.bit_length() + 1)} | {requested})
 
@@ -418,12 +423,12 @@ class _Cost:
         specs: Mapping[str, ArraySpec],
         row_bytes: float,
     ) -> GroupPlan:
-        """Return a group whose units are cut by the bytes of some of its arrays."""
+        """Return a group whose unit size follows from the bytes of the arrays in ``cut_by``."""
         raw = sum(spec.row_bytes for spec in cut_by.values())
         unit_rows = group_unit_rows(self._unit_rows, raw)
         return GroupPlan(teacher_group(name), views, unit_rows, specs, row_bytes)
 
 
 def _row_memory(specs: Mapping[str, ArraySpec]) -> int:
-    """Return the bytes of a row in a student's memory, where lse is never read."""
+    """Return the bytes per row in the memory of a student, which never reads lse."""
     return sum(spec.row_bytes for name, spec in specs.items() if name != "lse")

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Footprint", "GroupPlan", "cache_footprint", "group_footprint"]
 
-_CHUNK_OVERHEAD = 20  # of an inner chunk: crc32c, and offset and length in the shard's index
+_CHUNK_OVERHEAD = 20  # per inner chunk: crc32c, and offset and length in the shard's index
 _SHARD_OVERHEAD = 4  # crc32c of the index
-_ARRAY_DOCUMENT, _GROUP_DOCUMENT, _ROOT_DOCUMENT = 1340, 400, 6000  # a zarr.json, about
-_RECIPE = 1100  # of a view, in the manifest and in its copy
-_SAMPLE_ROW = 24 + 8 + 1  # digest, hash and status of a row; labels and sizes compress
+_ARRAY_DOCUMENT, _GROUP_DOCUMENT, _ROOT_DOCUMENT = (
+    1340,
+    400,
+    6000,
+)  # approximate bytes of a zarr.json
+_RECIPE = 1100  # bytes per view, in the manifest and in its copy
+_SAMPLE_ROW = 24 + 8 + 1  # bytes of digest, hash and status per row; labels and sizes compress
 _FINGERPRINTS, _PATCH_SIDE, _FINGERPRINT_OVERHEAD = 64, 48, 260
 _MEASURED = {f"{name}@{t}": 1 / 3 for name in ("kl_truncated", "error2") for t in range(7)}
 _VIEW_ID = "v" + "0" * 16
@@ -30,11 +34,11 @@ _SHA = "0" * 64
 
 @dataclass(frozen=True)
 class Footprint:
-    """What something takes in a store.
+    """Size of a group or a cache in a store.
 
     Attributes:
-        bytes: Of all its objects.
-        files: How many objects.
+        bytes: Bytes of all objects.
+        files: Number of objects.
     """
 
     bytes: int
@@ -46,15 +50,15 @@ class Footprint:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """A group as it will be.
+    """A group that is not written yet.
 
     Attributes:
-        path: Below the root.
-        views: How many views it will have.
-        unit_rows: Rows of its unit.
-        specs: Its arrays.
-        row_bytes: Bytes of a row of one view, compressed, all arrays together.
-        attribute_bytes: Of what is fitted on a sample and stored in the group's attributes.
+        path: Path below the root of the cache.
+        views: Number of views.
+        unit_rows: Rows per unit.
+        specs: Arrays by name.
+        row_bytes: Compressed bytes per row and view, of all arrays together.
+        attribute_bytes: Bytes of what is fitted on a sample and stored in the attributes.
     """
 
     path: str
@@ -66,18 +70,18 @@ class GroupPlan:
 
 
 def group_footprint(group: GroupPlan, rows: int, capacity: int) -> Footprint:
-    """Return what the arrays, commits and ledgers of a group will take.
+    """Return the size of the arrays, commits and ledgers of a group.
 
     Args:
         group: The group.
-        rows: Images.
-        capacity: Rows up to a whole block.
+        rows: Number of images.
+        capacity: Number of rows including padding, a multiple of the rows of a block.
     """
     units = capacity // group.unit_rows
     chunks = sum(-(-group.unit_rows // spec.inner) for spec in group.specs.values())
     overhead = chunks * _CHUNK_OVERHEAD + len(group.specs) * _SHARD_OVERHEAD
     plain = sum(spec.row_bytes for spec in group.specs.values() if spec.codec == "raw")
-    padding = (capacity - rows) * plain  # where nothing compresses, fill takes as much as numbers
+    padding = (capacity - rows) * plain  # uncompressed, fill values take as much as numbers
     shards = group.views * (rows * group.row_bytes + padding + units * overhead)
     commits = group.views * units * _commit_bytes(group, units)
     commits += min(units, SAMPLED_ROWS) * len(canonical_json(_MEASURED))
@@ -96,15 +100,15 @@ def cache_footprint(
     mixed_views: int,
     fingerprint_side: int,
 ) -> Footprint:
-    """Return what a whole cache will take when it is sealed for the first time.
+    """Return the size of a whole cache when it is sealed for the first time.
 
     Args:
-        groups: What teachers say.
+        groups: Groups of teacher outputs and features.
         keys: Names of the images.
-        capacity: Rows up to a whole block.
-        unit_rows: U.
-        mixed_views: Views that mix images.
-        fingerprint_side: Side of the squares that probes are rendered at, in pixels.
+        capacity: Number of rows including padding, a multiple of the rows of a block.
+        unit_rows: Rows of a block, U.
+        mixed_views: Number of views that mix images.
+        fingerprint_side: Side of the squares that view fingerprints are rendered at, in pixels.
     """
     blocks = capacity // unit_rows
     total = _samples_footprint(keys, blocks)
@@ -133,7 +137,7 @@ def _samples_footprint(keys: Sequence[str], blocks: int) -> Footprint:
 
 
 def _commit_bytes(group: GroupPlan, units: int) -> int:
-    """Return the bytes of a commit, which a ledger holds once more."""
+    """Return the bytes of a commit; a ledger contains each one a second time."""
     stored = StoredArray(f"{group.path}/{'0' * 12}/c/0/{units}/0", 10**5, _SHA, _SHA)
     commit = Commit(
         group=group.path,
@@ -150,12 +154,12 @@ def _commit_bytes(group: GroupPlan, units: int) -> int:
 
 
 def _documents(arrays: int) -> int:
-    """Return the bytes of a group's documents, which the copies hold once more."""
+    """Return the bytes of a group's documents and of their second copies."""
     return 2 * (arrays * _ARRAY_DOCUMENT + _GROUP_DOCUMENT)
 
 
 def _parents(groups: Sequence[GroupPlan], mixed_views: int) -> int:
-    """Return how many groups of Zarr hold the others and nothing else."""
+    """Return the number of Zarr groups that only contain other groups."""
     parents = {path for group in groups for path in _above(group.path)}
     parents -= {group.path for group in groups}
     return len(parents | ({"views"} if mixed_views else set()))

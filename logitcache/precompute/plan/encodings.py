@@ -30,7 +30,7 @@ __all__ = ["check_declared", "choice_note", "choose_encodings", "stored_encoding
 def choose_encodings(
     config: PrecomputeConfig, source: Source, ensemble: Ensemble, views: Sequence[View]
 ) -> dict[str, Choice]:
-    """Choose on a sample how teachers that are new are stored, where it depends on one."""
+    """Choose the encodings of new teachers on a sample, if the configuration depends on one."""
     wanted, location = config.encoding, locate(config.cache)
     if not wanted.is_fitted:
         return {}
@@ -55,7 +55,7 @@ def choose_encodings(
 
 
 def choice_note(name: str, choice: Choice) -> str:
-    """Return a note for the user on the encoding that was chosen."""
+    """Return a note for the user on a chosen encoding."""
     stored = ", ".join(f"{key} {value}" for key, value in choice.encoding.settings().items())
     lost = ", ".join(
         f"{choice.fidelity.kl(temperature):.3g} nats at T = {temperature:g}"
@@ -70,7 +70,11 @@ def choice_note(name: str, choice: Choice) -> str:
 def stored_encoding(
     config: PrecomputeConfig, writer: CacheWriter, name: str, member: Member
 ) -> Encoding:
-    """Return how a teacher is stored: a known one as it is, unless the settings differ from it."""
+    """Return the encoding of a teacher: the stored one, completed or replaced by the settings.
+
+    Raises:
+        UsageError: The stored encoding does not fit settings that are chosen on a sample.
+    """
     stored = writer.teachers()[name].encoding if name in writer.teachers() else None
     wanted = config.encoding
     if stored is None or not wanted.is_fitted:
@@ -82,17 +86,17 @@ def stored_encoding(
 
 
 def check_declared(writer: CacheWriter, name: str, member: Member, encoding: Encoding) -> None:
-    """Refuse another teacher, or another encoding, under a name that a cache has.
+    """Raise an error if a teacher of a cache is another one, or stored in another encoding.
 
     Args:
-        writer: The cache.
+        writer: Writer of the cache.
         name: Name of the teacher.
-        member: The given teacher.
-        encoding: How it is to be stored.
+        member: Teacher of this run.
+        encoding: Encoding of this run.
 
     Raises:
-        CacheError: The cache was made with another teacher of this name.
-        UsageError: It is stored in another encoding.
+        CacheError: The cache has another teacher of this name.
+        UsageError: The cache stores this teacher in another encoding.
     """
     check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
     stored = writer.teachers()[name].encoding
@@ -108,5 +112,5 @@ def _stored_otherwise(
         where=writer.location,
         expected=stored.settings(),
         got=dict(settings),
-        hint="use the same one, or give the teacher a new name",
+        hint="use the same encoding, or give the teacher a new name",
     )

@@ -1,7 +1,7 @@
 """Layers whose activations are cached: choice of their encoding, and declaration.
 
-A sample of images goes through the networks before anything is declared, so a tap that does not
-fit what it shall be stored as costs minutes, not a run.
+The networks are run on a sample of images before anything is declared: features that do not fit
+their encoding are an error at the start of a run, not in the middle of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from logitcache.cache.format.table_group import CLASS_EMBEDDINGS
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.encoding.feature_choice import feature_encoding
 from logitcache.encoding.principal_components import Principal
-from logitcache.errors import CacheError, LogitcacheError, UsageError
+from logitcache.errors import CacheError, LogitcacheError, UsageError, redacted
 from logitcache.precompute.sample.trial import sample_features
 from logitcache.teachers.ensemble import Tap
 
@@ -50,7 +50,7 @@ __all__ = [
     "write_tables",
 ]
 
-_MOSTLY = 0.5  # share of zeros from which compressing pays
+_MOSTLY = 0.5  # share of zeros above which compression is worth its time
 
 
 def choose_taps(
@@ -59,18 +59,18 @@ def choose_taps(
     source: Source,
     ensemble: Ensemble,
 ) -> dict[str, FeatureEncoding]:
-    """Return how every tap that is requested is stored, by name of its group.
+    """Return the encoding of the features of every requested layer, by name of its group.
 
     Args:
-        config: What is requested.
+        config: Configuration of the run.
         declared: Groups of the cache, by name.
-        source: The images.
+        source: Image set.
         ensemble: The teachers.
 
     Raises:
-        UsageError: There is no such tap, it lacks what is requested, or it is stored with other
-            settings.
-        FeatureOverflow: It does not fit what it shall be stored as.
+        UsageError: There is no such layer, its output does not fit the settings, or the cache
+            stores it with other settings.
+        FeatureOverflow: The features are too large for the data type of the encoding.
     """
     chosen = {}
     for teacher, member in ensemble.members.items():
@@ -98,13 +98,13 @@ def choose_taps(
 def smallest_unit(
     writer: CacheWriter, teacher: str, taps: Mapping[str, FeatureEncoding], most: int
 ) -> int:
-    """Return the rows of the smallest unit of a teacher's taps: no batch may be larger.
+    """Return the rows of the smallest unit of a teacher's layers: the largest possible batch.
 
     Args:
-        writer: The cache.
-        teacher: Whose.
-        taps: All that are requested.
-        most: What to return where units are larger.
+        writer: Writer of the cache.
+        teacher: Name of the teacher.
+        taps: Encodings of the layers of all teachers, by name of the group.
+        most: Upper limit of the result.
     """
     rows = [_unit_rows(writer, tap) for name, tap in taps.items() if teacher_of(name) == teacher]
     return min([most, *rows])
@@ -116,10 +116,10 @@ def declare_taps(
     taps: Mapping[str, FeatureEncoding],
     view_ids: list[str],
 ) -> None:
-    """Declare taps, or give known ones more views; their teachers must be declared.
+    """Declare layers, or add views to declared ones; their teachers must be declared.
 
     Raises:
-        UsageError: The teacher's batch does not fit into a unit of a tap that is added later.
+        UsageError: The teacher's batch does not fit into a unit of a layer that is added later.
     """
     declared = writer.row_groups()
     for name, encoding in taps.items():
@@ -144,14 +144,19 @@ def declare_taps(
 def write_tables(
     config: PrecomputeConfig, writer: CacheWriter, members: Mapping[str, Member]
 ) -> None:
-    """Write the tables that are requested; the teachers must be declared."""
+    """Write the requested tables; the teachers must be declared."""
     for name, member in members.items():
         if config.teachers[name].class_embeddings:
             write_class_embeddings(writer, member)
 
 
 def write_class_embeddings(writer: CacheWriter, member: Member) -> None:
-    """Write the weights of the classifier of a declared teacher, unless they are written."""
+    """Write the weights of the classifier of a declared teacher, unless the cache has them.
+
+    Raises:
+        CacheError: The cache has them with other settings.
+        UsageError: The network has no classifier with a single weight matrix.
+    """
     values_CE = member.class_embeddings()
     declared = writer.teachers()[member.name]
     group = TableGroup(
@@ -180,11 +185,12 @@ def _check_batch(writer: CacheWriter, group: FeatureGroup) -> None:
     batch = writer.manifest.teachers[group.teacher].canonical_batch
     if batch > group.unit_rows:
         raise UsageError(
-            f"rows of tap {group.tap!r} are so large that a unit has fewer rows than a batch",
+            f"features of layer {group.tap!r} are too large for the batch of teacher "
+            f"{group.teacher!r}",
             where=writer.location,
-            expected=f"batches of at most {group.unit_rows}",
-            got=f"{batch}, and a teacher keeps its batch",
-            hint="reduce the tap (pool, tokens, principal), or give the teacher a new name",
+            expected=f"a batch of at most {group.unit_rows} images, the rows of a unit",
+            got=f"{batch} images, which cannot be changed for this teacher",
+            hint="reduce the features (pool, tokens, principal), or give the teacher a new name",
         )
 
 
@@ -194,7 +200,7 @@ def _unit_rows(writer: CacheWriter, encoding: FeatureEncoding) -> int:
 
 
 def _as_declared(cache: str, group: RowGroup, requested: FeatureEncoding) -> FeatureEncoding:
-    """Return how a known tap is stored, if that is what is requested."""
+    """Return the stored encoding of a declared layer, if it fits the requested settings."""
     assert isinstance(group, FeatureGroup)
     known = group.encoding
     if replace(requested, principal=known.principal, sparse=known.sparse) != known:
@@ -204,8 +210,8 @@ def _as_declared(cache: str, group: RowGroup, requested: FeatureEncoding) -> Fea
             if key not in {"principal", "sparse"} and value != requested.to_json().get(key)
         }
         raise UsageError(
-            f"tap {group.tap!r} of teacher {group.teacher!r} is stored with other settings",
-            where=cache,
+            f"layer {group.tap!r} of teacher {group.teacher!r} is stored with other settings",
+            where=redacted(cache),
             expected=", ".join(f"{key} {before}" for key, (before, _) in differing.items()),
             got=", ".join(f"{key} {now}" for key, (_, now) in differing.items()),
             hint="use the same settings, or give the teacher a new name",
@@ -221,7 +227,7 @@ def _fitted(
     tap: str,
     requested: FeatureEncoding,
 ) -> FeatureEncoding:
-    """Look at a sample: fit principal directions, see whether compressing pays, try to code it."""
+    """Complete an encoding on a sample: principal directions, and whether to compress."""
     wanted = config.teachers[teacher].features[tap]
     plain = requested if wanted.principal is None else _unprojected(ensemble, teacher, tap, wanted)
     sample = sample_features(source, ensemble, Tap(teacher, tap, plain), config.batch)
@@ -255,6 +261,6 @@ def _unprojected(
 
 
 def _channel_rows(encoding: FeatureEncoding, sample: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return every position of every row as a row of channels."""
+    """Return the channels of every position of every row, (N * positions, D)."""
     last = np.moveaxis(sample, 1, -1) if encoding.layout == "NCHW" else sample
     return last.reshape(-1, last.shape[-1])

@@ -1,7 +1,4 @@
-"""Comparison of a configuration with an existing cache: units still to be computed.
-
-Nothing is written.
-"""
+"""Comparison of a configuration with an existing cache: rows to compute. Nothing is written."""
 
 from __future__ import annotations
 
@@ -29,12 +26,12 @@ __all__ = ["GroupLack", "Lacking", "find_lacking"]
 
 @dataclass(frozen=True)
 class GroupLack:
-    """What one teacher or tap lacks in a cache.
+    """Rows of one teacher or layer that a cache lacks.
 
     Attributes:
-        is_new: Whether the cache does not have it at all.
-        rows: Rows to compute, each view of an image counted.
-        total: Rows that the configuration wants.
+        is_new: Whether the cache does not have the teacher or layer at all.
+        rows: Number of rows to compute, counted once per view.
+        total: Number of rows that are configured, counted once per view.
     """
 
     is_new: bool
@@ -44,16 +41,16 @@ class GroupLack:
 
 @dataclass(frozen=True)
 class Lacking:
-    """What a cache lacks of a configuration.
+    """Images, views and rows of a configuration that a cache lacks.
 
     Attributes:
-        cache: The cache.
-        images: Images of the data that the cache has.
-        new_images: Images of the data that it does not have.
-        views: Views of the configuration that it has.
-        new_views: Views of the configuration that it does not have.
-        groups: By name of each teacher, and ``<teacher>/features/<tap>``.
-        notes: What precompute would report.
+        cache: Location of the cache.
+        images: Number of images of the data that the cache has.
+        new_images: Number of images of the data that it does not have.
+        views: Number of configured views that it has.
+        new_views: Number of configured views that it does not have.
+        groups: Rows to compute, by name of the teacher and as ``<teacher>/features/<tap>``.
+        notes: Notes on the views that precompute would print.
     """
 
     cache: str
@@ -75,16 +72,16 @@ def find_lacking(
     """Compare a configuration with an existing cache.
 
     Args:
-        config: What is wanted.
+        config: Configuration of precompute.
         location: The cache.
-        source: The images, as the cache lists them.
+        source: Image set, listed by the rules of the cache.
         ensemble: The teachers.
-        taps: Names of the groups of features that are wanted.
+        taps: Names of the groups of features that are configured.
 
     Raises:
         UsageError: Precompute would refuse the views or the encodings for this cache.
-        CacheError: Another teacher has one of the names.
-        DataMismatch: The cache was made from other images.
+        CacheError: The cache has another teacher of the same name.
+        DataMismatch: The cache was created from other images.
     """
     notes = check_recipes(config, location)
     writer = CacheWriter.open(location)
@@ -112,7 +109,7 @@ def find_lacking(
 
 
 def _wanted(config: PrecomputeConfig, group: str, view_ids: Sequence[str]) -> Sequence[str]:
-    """Return the views that are wanted of a group: of a tap perhaps only the first ones."""
+    """Return the views of a group: all for a teacher, perhaps only the first ones for a layer."""
     tap = tap_of(group)
     if tap is None:
         return view_ids
@@ -129,17 +126,17 @@ def _lack(
     """Count the rows that a group lacks.
 
     Args:
-        writer: The cache.
-        group: The group; None where the cache does not have it.
-        view_ids: The views that are wanted.
+        writer: Writer of the cache.
+        group: The group; None if the cache does not have it.
+        view_ids: Configured views of the group.
         rows: Position in the source of every row of the cache; -1 for padding.
-        images: Images of the source.
+        images: Number of images of the source.
     """
     total = images * len(view_ids)
     if group is None:
         return GroupLack(is_new=True, rows=total, total=total)
     per_unit = (rows.reshape(-1, group.unit_rows) >= 0).sum(axis=1)
-    missing = (images - int(per_unit.sum())) * len(view_ids)  # of images that are new
+    missing = (images - int(per_unit.sum())) * len(view_ids)  # new images
     for view_id in view_ids:
         has_view = view_id in group.view_ids
         units = writer.missing_units(group.path, view_id, group.unit_rows) if has_view else None

@@ -1,7 +1,7 @@
 """Plan of a run: declarations, checks, and the units to compute.
 
-Everything that could make an output wrong is compared here, before the first forward: the images by
-key and size, the teachers by their locks, the label spaces, the encodings.
+Everything that could make an output wrong is compared before the first forward pass: images by key
+and size, teachers by their locks, label spaces, encodings.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ _READ_ROWS = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """What shall be computed, and into what.
+    """Units to compute, and the cache that they are written to.
 
     Attributes:
-        writer: The cache, with everything declared.
-        source: The images.
-        indices: Position in the source of every row; -1 for padding.
-        views: By id.
-        groups: Of the teachers and taps that were requested, by name.
-        items: What is missing, in order.
+        writer: Writer of the cache, with everything declared.
+        source: Image set.
+        indices: Position in the source of every row, int (rows,); -1 for rows without an image.
+        views: Requested views by id.
+        groups: Groups of the requested teachers and layers, by name.
+        items: Missing items, in the order of the computation.
         notes: Notes for the user.
     """
 
@@ -92,37 +92,37 @@ class Plan:
 
     @property
     def images(self) -> int:
-        """How many images will be shown: once for every view of every missing block."""
+        """Number of images to process, counted once per missing item: a view of a block."""
         return sum(self.images_of(item) for item in self.items)
 
     @property
     def work(self) -> str:
-        """What :attr:`images` consists of, as a phrase."""
+        """Description of what :attr:`images` consists of."""
         views = {item.view_id for item in self.items if item.units}
         shown = sum(self.images_of(item) for item in self.items if item.units)
         read = self.images - shown
-        words = [f"{shown} images to show to the teachers, in {len(views)} views"] if shown else []
+        words = [f"{shown} images to run the teachers on, in {len(views)} views"] if shown else []
         if read:
-            words.append(f"{read} images to read first, to know which can be mixed")
+            words.append(f"{read} images to read first, to find those that can be mixed")
         return "; ".join(words)
 
     def images_of(self, item: WorkItem) -> int:
-        """Return how many images an item shows."""
+        """Return the number of images of an item."""
         rows = self.writer.manifest.unit_rows
         return int((self.indices[item.block * rows : (item.block + 1) * rows] >= 0).sum())
 
     @property
     def decoding(self) -> int:
-        """Version of the table that images are decoded by."""
+        """Version of the decoding table of the cache."""
         return self.writer.manifest.data.decoding
 
     @property
     def smallest_batch(self) -> int:
-        """Images read at a time where no teacher is run."""
+        """Images per batch if no teacher is run."""
         return min(_READ_ROWS, self.writer.manifest.unit_rows)
 
     def block(self, number: int) -> Block:
-        """Return what is known of a block: from its samples if they are committed."""
+        """Return the rows of a block, from the cache if its samples are committed."""
         rows = self.writer.manifest.unit_rows
         start, stop = number * rows, (number + 1) * rows
         indices = self.indices[start:stop]
@@ -154,10 +154,9 @@ class Plan:
         )
 
     def partners(self, view: View, block: Block) -> NDArray[np.int64]:
-        """Return the offset of each row's partner in its block, int64 (U,); -1 where it has none.
+        """Return the offset of each row's partner in the block, int64 (U,); -1 if it has none.
 
-        What is stored holds; a row whose partner was withdrawn since is left alone, and no student
-        is shown it.
+        Stored partners are used if there are any. A row whose partner was withdrawn is its own one.
         """
         readable = block.status == Status.OK
         own = np.arange(len(readable))
@@ -175,9 +174,9 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     """Open or create the cache, declare what is requested, and list what is missing.
 
     Raises:
-        UsageError: Names, label spaces, encodings or sizes that cannot be.
-        DataMismatch: The cache was made from other images.
-        CacheError: Something else is at this location, or another teacher has the name.
+        UsageError: Names, label spaces, encodings or sizes do not fit.
+        DataMismatch: The cache was created from other images.
+        CacheError: The location is not a cache, or the cache has another teacher of this name.
     """
     location = locate(config.cache)
     known = () if location.is_empty() else read_manifest(location).teachers
@@ -215,15 +214,15 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
 
 
 def join_plan(config: PrecomputeConfig, source: Source, groups: Collection[str]) -> Plan:
-    """Return the plan of a run that another process has begun; nothing is declared or listed.
+    """Return the plan of a run that another process has started; nothing is declared or listed.
 
     Args:
-        config: What is precomputed.
-        source: The images, as this process sees them.
-        groups: Names of the groups that are written.
+        config: Configuration of the run.
+        source: Image set, as this process lists it.
+        groups: Names of the groups to write.
 
     Raises:
-        DataMismatch: They are not the images of the cache.
+        DataMismatch: These are not the images of the cache.
     """
     writer = CacheWriter.open(locate(config.cache))
     known = writer.row_groups()
@@ -239,15 +238,15 @@ def join_plan(config: PrecomputeConfig, source: Source, groups: Collection[str])
 
 
 def check_classes(name: str, member: Member, source: Source) -> None:
-    """Refuse a teacher with another number of classes than the data."""
+    """Raise an error if a teacher and the data have different numbers of classes."""
     names = source.class_names
     if names and len(names) != member.num_classes:
         raise UsageError(
-            f"teacher {name!r} does not have as many classes as the data",
+            f"teacher {name!r} and the data have different numbers of classes",
             where=source.description,
             expected=f"{len(names)} classes",
             got=f"{member.num_classes} classes",
-            hint="give class_map: for each class of the data, the teacher's class "
+            hint="set class_map to the index of the teacher's output for each class of the data "
             f"(--set teachers.{name}.class_map=[...])",
         )
 
@@ -264,10 +263,11 @@ def _open_or_create(
     location.sweep()
     if config.unit_rows is not None and config.unit_rows != writer.manifest.unit_rows:
         raise UsageError(
-            "the number of rows of a unit cannot change after a cache is created",
+            "the number of rows per unit of an existing cache cannot be changed",
             where=location,
             expected=f"unit_rows {writer.manifest.unit_rows}",
-            got=config.unit_rows,
+            got=f"unit_rows {config.unit_rows}",
+            hint="omit unit_rows, or create a new cache",
         )
     return writer, match_or_extend(writer, source)
 
@@ -286,7 +286,7 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Posi
         ),
         versions=versions(),
     )
-    writer.location.sweep()  # of a run that was killed before it had a manifest
+    writer.location.sweep()  # files of a run that was killed before it wrote the manifest
     indices = no_positions(writer.manifest.capacity, len(source.keys))
     indices[: len(rows)] = rows
     return writer, indices
@@ -301,7 +301,7 @@ def _declare_teacher(
     view_ids: list[str],
     batch: int,
 ) -> list[str]:
-    """Declare a teacher, or check that a declared one is the same; return notes."""
+    """Declare a teacher, or check a declared one; return notes for the user."""
     record = writer.manifest.teachers.get(name)
     if record is not None:
         check_declared(writer, name, member, encoding)
@@ -339,13 +339,13 @@ def _declare_teacher(
     top_k = config.encoding.top_k
     if top_k is not None and top_k >= member.num_classes:
         return [
-            f"teacher {name}: top {top_k} of {member.num_classes} covers all classes; stored dense"
+            f"teacher {name}: top {top_k} includes all {member.num_classes} classes; stored dense"
         ]
     return []
 
 
 def _other_versions(name: str, record: TeacherRecord) -> list[str]:
-    """Note what has been updated since a teacher began: it may round differently, no more."""
+    """Return a note on library versions that differ from the recorded ones, if any do."""
     now = versions()
     changed = [
         f"{library} {before} -> {now.get(library)}"
@@ -354,7 +354,7 @@ def _other_versions(name: str, record: TeacherRecord) -> list[str]:
     ]
     if not changed:
         return []
-    return [f"teacher {name} was started with other library versions: {', '.join(changed)}"]
+    return [f"teacher {name}: library versions changed since its first unit: {', '.join(changed)}"]
 
 
 def _missing_items(

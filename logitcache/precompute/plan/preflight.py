@@ -1,7 +1,7 @@
 """Checks before a long run: free space, a working store, and accuracy of new teachers.
 
-The first unit is the last check. It is computed like every other one, read back, and what it weighs
-shows whether the rest will fit.
+The last check is the first unit: it is computed like every other one and read back, and its size
+shows whether the others will fit.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _TIMED_IMAGES = 8
 
 
 def check_storage(plan: Plan) -> None:
-    """Write and read back a trial object, and compare the room with the estimate.
+    """Write and read back a test object, and compare the free space with an estimate.
 
     Raises:
-        StorageError: The store does not give back what it got, or there is no room.
+        StorageError: The store returns other bytes than were written, or lacks free space.
     """
     location = plan.writer.location
     trial = os.urandom(_TRIAL_BYTES)
@@ -64,13 +64,17 @@ def check_storage(plan: Plan) -> None:
     location.remove_folder(CLAIMS)
     if back != (len(trial), sha256(trial)):
         raise StorageError(
-            "the store does not return the bytes that were written", where=location, got=back
+            "the store does not return the bytes that were written",
+            where=f"{location}/{key}",
+            expected=f"{len(trial)} bytes, sha256 {sha256(trial)}",
+            got="no object" if back is None else f"{back[0]} bytes, sha256 {back[1]}",
+            hint="check the disk or the store, or choose another --cache",
         )
     _check_room(location, estimated_bytes(plan.items, plan.groups), "an estimate")
 
 
 def estimated_bytes(items: Collection[WorkItem], groups: Mapping[str, RowGroup]) -> int:
-    """Return about how many bytes the units of some items will take."""
+    """Return the approximate number of bytes of the units of items."""
     total = 0.0
     for item in items:
         for name, units in item.units.items():
@@ -82,20 +86,21 @@ def estimated_bytes(items: Collection[WorkItem], groups: Mapping[str, RowGroup])
 def check_accuracy(
     source: Source, ensemble: Ensemble, names: Collection[str], batch: int, floor: float | None
 ) -> dict[str, float]:
-    """Show a few hundred labeled images to teachers that are new to a cache.
+    """Measure the accuracy of new teachers on a few hundred labeled images.
 
     Args:
-        source: The images.
+        source: Image set.
         ensemble: The teachers.
-        names: Which of them are new.
-        batch: Images of one forward.
-        floor: Share they have to get right; clearly more than chance by default.
+        names: Names of the teachers that are new to the cache.
+        batch: Images per forward pass.
+        floor: Minimum accuracy; :func:`accuracy_floor` if None.
 
     Returns:
-        Their accuracy by name; nothing where there are too few labels to tell.
+        Accuracy by name; empty if there are too few labeled images, without teachers that have
+        another number of classes than the data.
 
     Raises:
-        NetworkError: A teacher is below the floor.
+        NetworkError: The accuracy of a teacher is below the minimum.
     """
     classes = len(source.class_names)
     judged = [name for name in names if ensemble.members[name].num_classes == classes]
@@ -110,9 +115,9 @@ def check_accuracy(
         needed = floor if floor is not None else accuracy_floor(classes, len(read))
         if found[name] < needed:
             raise NetworkError(
-                f"teacher {name!r} predicts too few of these labels correctly",
+                f"the accuracy of teacher {name!r} is too low",
                 where=f"{len(read)} images of {source.description}",
-                expected=f"at least {needed:.1%} right",
+                expected=f"an accuracy of at least {needed:.1%}",
                 got=f"{found[name]:.1%}",
                 hint="check its weights, its mean and std, and the order of its classes "
                 f"(--set teachers.{name}.class_map=[...]); --set min_accuracy=0 skips this check",
@@ -123,18 +128,18 @@ def check_accuracy(
 def check_images(
     source: Source, ensemble: Ensemble, names: Collection[str], table: int
 ) -> list[str]:
-    """Decode a few images, and compare their size with the input of teachers.
+    """Decode a few images, and compare their size with the input size of new teachers.
 
     Args:
-        source: The images.
+        source: Image set.
         ensemble: The teachers.
-        names: Which of them are new to the cache.
-        table: Version of the table that images are decoded by.
+        names: Names of the teachers that are new to the cache.
+        table: Version of the decoding table.
 
     Returns:
-        A note for each kind of image that is decoded in a way which is probably not meant, and for
-        each new teacher whose input is the default of its model and much larger than the images,
-        with the rate that was measured.
+        A note for each kind of image that is probably not decoded as intended, and for each new
+        teacher whose input size is the default of its model and much larger than the images, with
+        the measured images per second.
     """
     sample = sample_images(source, table)
     side, notes = sample.side, sample.notes
@@ -150,24 +155,24 @@ def check_images(
         member.answer(batch)
         rate = _TIMED_IMAGES / (time.perf_counter() - started)
         notes.append(
-            f"teacher {name}: its weights file does not state its input size; {size} "
-            f"pixels, the default of its model, are used, {rate:.0f} images/s; the images have "
-            f"{side} pixels: set teachers.{name}.size if it was trained on such"
+            f"teacher {name}: the weights file has no input size; using {size} pixels, the default "
+            f"of the model, at {rate:.0f} images/s; the images have {side} pixels: set "
+            f"teachers.{name}.size if the teacher was trained on that size"
         )
     return notes
 
 
 def accuracy_floor(classes: int, images: int) -> float:
-    """Return the accuracy that guessing exceeds once in thirty thousand trials."""
+    """Return the accuracy that random guessing exceeds once in about thirty thousand trials."""
     chance = 1.0 / classes
     return chance + _DEVIATIONS * math.sqrt(chance * (1 - chance) / images)
 
 
 class FirstUnit:
-    """Looks at the first item that is committed; a callback of ``compute_plan``.
+    """Check of the first committed item; a callback of ``compute_plan``.
 
     Args:
-        plan: What is to be computed.
+        plan: Plan of the run.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -175,11 +180,11 @@ class FirstUnit:
         self._done = False
 
     def __call__(self, item: WorkItem) -> None:
-        """Read the units of an item back, and project what the rest will take.
+        """Read the units of an item back, and extrapolate the size of the other items.
 
         Raises:
-            CacheDamaged: What is read is not what was written.
-            StorageError: The rest will not fit; what was committed is intact.
+            CacheDamaged: The bytes read differ from the bytes written.
+            StorageError: The other items will not fit; committed data is intact.
         """
         if self._done or not item.units:
             return
@@ -192,8 +197,11 @@ class FirstUnit:
                 for stored in commit.arrays.values():
                     if not is_intact(location, stored):
                         raise CacheDamaged(
-                            "a unit reads back differently from what was written",
+                            "the first unit is not read back as it was written",
                             where=f"{location}/{stored.key}",
+                            expected=f"{stored.bytes} bytes, sha256 {stored.sha256}",
+                            got="other bytes, or no object",
+                            hint="check the disk or the store; logitcache repair restores the unit",
                         )
                     written += stored.bytes
                 raw += group.unit_bytes

@@ -1,7 +1,7 @@
 """Comparison of the configured views with those of a cache.
 
-Draws of one recipe are interchangeable; views of two recipes are two data sets. A setting that was
-forgotten would otherwise double the hours of a cache without a word.
+Draws of one recipe are interchangeable; views of two recipes are two data sets. Without this check,
+a forgotten setting would add another set of views, and double the time of a run, without a message.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _OF_A_DRAW = {"draw", "base"}
 
 
 def check_recipes(config: PrecomputeConfig, location: Location) -> list[str]:
-    """Compare the views that are requested with those of a cache.
+    """Compare the configured views with those of a cache.
 
     Args:
-        config: What is requested.
-        location: The cache; need not exist yet.
+        config: Configuration of precompute.
+        location: The cache; it may not exist yet.
 
     Returns:
-        What to tell the user: which views of another recipe are added.
+        A note on the views of another recipe that are added, if there are any.
 
     Raises:
-        UsageError: There are views of another recipe, and they are not to be added.
+        UsageError: There are views of another recipe, and ``add_views`` is not set.
         CacheError: A recipe of the cache is malformed.
     """
     known = {} if location.is_empty() else _known(location)
@@ -51,20 +51,20 @@ def check_recipes(config: PrecomputeConfig, location: Location) -> list[str]:
     raise UsageError(
         f"{len(other)} of the views have another recipe than those of the cache",
         where=location,
-        expected=f"more draws of the {len(known)} views that are there",
+        expected=f"the {len(known)} views of the cache, or further draws of them",
         got=text,
         hint="use the settings the cache was created with, or add these views with --add-views",
     )
 
 
 def _known(location: Location) -> dict[str, dict[str, Any]]:
-    """Return the recipes of a cache by id, each of them parsed and complete."""
+    """Return the recipes of a cache by id, parsed and with every field."""
     views = read_manifest(location).views
     return {v: parse_view(r, f"{location}, view {v}").to_json() for v, r in views.items()}
 
 
 def _recipe(values: Mapping[str, Any]) -> str:
-    """Return what all draws of a view have in common, as text."""
+    """Return the fields that all draws of a view share, as text."""
     common = {name: value for name, value in values.items() if name not in _OF_A_DRAW}
     return json.dumps(common, sort_keys=True)
 
@@ -81,7 +81,7 @@ def _settings(values: Mapping[str, Any]) -> dict[str, object]:
 def _nearest(
     values: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """Return the known view with the fewest other settings."""
+    """Return the view of the cache with the fewest different settings."""
     own = _settings(values)
 
     def distance(other: Mapping[str, Any]) -> int:
@@ -92,7 +92,7 @@ def _nearest(
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Return in words what is different in a recipe."""
+    """Return a description of the differences between two recipes."""
     ours, theirs = _settings(before), _settings(after)
     operations = [name for name in (*ours, *theirs) if "." not in name]
     lone = {name for name in operations if (name in ours) != (name in theirs)}

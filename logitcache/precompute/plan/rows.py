@@ -14,7 +14,7 @@ from logitcache.data.identity import listing_digest, row_order
 from logitcache.data.join import ImageJoin, NamedKeys
 from logitcache.data.lookup import position_dtype
 from logitcache.data.readers import open_source, open_source_for
-from logitcache.errors import DataMismatch
+from logitcache.errors import DataMismatch, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,11 +40,11 @@ _UNKNOWN = -1
 
 
 def open_images(data: DataConfig | str, location: Location) -> Source:
-    """List images as a cache lists them: by its rules, with its numbers of the classes.
+    """List images by the rules and the class numbers of a cache.
 
     Args:
-        data: The images.
-        location: The cache; where there is none yet, they are listed as for a new one.
+        data: Configuration of the image set, or its name.
+        location: The cache; if it does not exist, images are listed as for a new one.
 
     Raises:
         DataMismatch: There are images of classes that the cache does not have.
@@ -56,12 +56,18 @@ def open_images(data: DataConfig | str, location: Location) -> Source:
 
 
 def no_positions(rows: int, images: int) -> Positions:
-    """Return -1 for every row, in a dtype that holds positions of that many images."""
+    """Return an array of -1 for every row, of the smallest dtype for that many images."""
     return np.full(rows, _UNKNOWN, dtype=position_dtype(images))
 
 
 def segment_of(source: Source, rows: Positions, start: int) -> Segment:
-    """Return the segment that rows make."""
+    """Return the segment with these images.
+
+    Args:
+        source: Image set.
+        rows: Positions in the source, in the order of the rows.
+        start: First row of the segment.
+    """
     return Segment(start=start, rows=len(rows), listing_sha256=listing_digest(source, rows))
 
 
@@ -69,11 +75,11 @@ def match_or_extend(writer: CacheWriter, source: Source) -> Positions:
     """Find every row of a cache in a source; add a segment for images that are new.
 
     Returns:
-        Position in the source of every row, (capacity,); -1 for padding and for images that were
-        withdrawn and are gone.
+        Position in the source of every row, int (capacity,); -1 for padding and for withdrawn
+        images that no longer exist.
 
     Raises:
-        DataMismatch: Images are missing or of another size, with their names.
+        DataMismatch: Images are missing or have another size; the message names them.
     """
     capacity = writer.manifest.capacity
     known, added = _match(writer, source)
@@ -105,17 +111,17 @@ def _match(writer: CacheWriter, source: Source) -> tuple[Positions, Positions]:
 
 
 class _Known:
-    """Rows of a cache that were found in a source.
+    """Rows of a cache, matched with the images of a source by key.
 
     Args:
-        writer: The cache.
-        source: The images.
-        capacity: Rows of the cache, padding included.
+        writer: Writer of the cache.
+        source: Image set.
+        capacity: Number of rows of the cache, including padding.
 
     Attributes:
-        join: Finds images in the source.
-        indices: Position of each row in the source, -1 for those that were not found.
-        rows: Rows that were looked for.
+        join: Join of keys with the source.
+        indices: Position in the source of each row, int (capacity,); -1 for rows without an image.
+        rows: Number of rows looked up so far.
     """
 
     def __init__(self, writer: CacheWriter, source: Source, capacity: int) -> None:
@@ -126,7 +132,7 @@ class _Known:
         self.rows = 0
 
     def add(self, start: int, stop: int) -> None:
-        """Look for rows whose samples are intact, block by block."""
+        """Look up rows whose samples are intact, block by block."""
         for first in range(start, stop, self._writer.manifest.unit_rows):
             block = self._writer.read_samples(first, first + self._writer.manifest.unit_rows)
             here = block.rows - first
@@ -139,7 +145,7 @@ class _Known:
         hashes: NDArray[np.uint64] | None = None,
         sizes: NDArray[np.int64] | None = None,
     ) -> None:
-        """Look for rows by key; see :meth:`.ImageJoin.find`."""
+        """Look up rows by key; see :meth:`.ImageJoin.find`."""
         joined = self.join.find(keys, hashes, sizes)
         self.rows += len(rows)
         self.indices[rows] = joined.positions
@@ -147,32 +153,36 @@ class _Known:
         self._resized.add(keys[joined.resized])
 
     def refuse_other_images(self) -> None:
-        """Raise an error where images are missing, except withdrawn ones, or of another size."""
+        """Raise an error if images are missing, except withdrawn ones, or have another size."""
         if not self._missing.count and not self._resized.count:
             return
         raise DataMismatch(
             "these are not the images that the cache was created from",
             where=self._writer.location,
-            expected=f"{self.rows} images by name and size",
+            expected=f"{self.rows} images with the recorded names and sizes",
             got=f"{self._source.description}: {self._missing:missing}; "
             f"{self._resized:of another size}",
-            hint="point --data at the original images, exclude those that are missing "
-            "(logitcache exclude), or make a new cache",
+            hint="pass the original images as --data, exclude the missing ones "
+            "(logitcache exclude), or create a new cache",
         )
 
 
 def rows_of_cache(
     writer: CacheWriter, source: Source, damaged: Mapping[int, Commit | None]
 ) -> Positions:
-    """Find every row of a cache in a source, also where samples are damaged.
+    """Find every row of a cache in a source, including rows whose samples are damaged.
 
-    Keys are read where they are intact. What is left of the source, in the order of rows, fills the
-    rows whose keys are lost; the writer compares the outcome with what was committed.
+    Keys that are intact are read from the cache. Rows whose keys are lost get the remaining images
+    of the source, in row order; the writer compares what it then writes with the commits.
 
     Args:
-        writer: The cache.
-        source: The images.
-        damaged: Blocks whose samples are damaged, with what they were committed as.
+        writer: Writer of the cache.
+        source: Image set.
+        damaged: Commits of the blocks whose samples are damaged, by block; None if the commit is
+            lost, too.
+
+    Returns:
+        Position in the source of every row, int (capacity,), as for :func:`match_or_extend`.
 
     Raises:
         DataMismatch: The images cannot be those of the cache.
@@ -200,7 +210,7 @@ def rows_of_cache(
 
 
 def _has_keys(writer: CacheWriter, recorded: Commit | None) -> bool:
-    """Return whether the names of a damaged block can still be read."""
+    """Return whether the keys of a damaged block can still be read."""
     if recorded is None:
         return False
     stored = recorded.arrays[f"{SAMPLES}/key"]
@@ -208,7 +218,7 @@ def _has_keys(writer: CacheWriter, recorded: Commit | None) -> bool:
 
 
 def _fill_lost(writer: CacheWriter, source: Source, known: _Known, lost: list[int]) -> None:
-    """Fill the rows of blocks whose keys are lost: rows of a segment ascend by (hash, key)."""
+    """Assign the remaining images to rows without keys: a segment is sorted by (hash, key)."""
     rows = writer.manifest.unit_rows
     empty = [
         np.arange(max(segment.start, block * rows), min(segment.stop, (block + 1) * rows))
@@ -222,16 +232,16 @@ def _fill_lost(writer: CacheWriter, source: Source, known: _Known, lost: list[in
         raise DataMismatch(
             "the images of the damaged rows cannot be identified",
             where=writer.location,
-            expected=f"{len(wanted)} images that no intact row names",
+            expected=f"{len(wanted)} images that belong to no intact row",
             got=f"{len(left)} in {source.description}",
-            hint="point --data at exactly the images of the cache, without later ones",
+            hint="pass exactly the images of the cache as --data, without later additions",
         )
     known.indices[wanted] = row_order(source, left)
     known.rows += len(wanted)
 
 
 def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
-    """Order the rows again where not all samples are written: the listing must be the same."""
+    """Compute the row order again if samples are missing: the listing must be unchanged."""
     _refuse_fewer(writer, source)
     manifest = writer.manifest
     segment = manifest.segments[-1]
@@ -243,9 +253,9 @@ def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
         raise DataMismatch(
             "images were added, removed or relabeled since this cache was started",
             where=writer.location,
-            expected=f"the {segment.rows} images of then",
+            expected=f"the same {segment.rows} images and labels",
             got=f"{len(rows)} images in {source.description}",
-            hint="restore those images and finish the run; new images can be added afterwards",
+            hint="restore the images and finish the run; images can be added afterwards",
         )
     known.indices[segment.start : segment.stop] = rows
     return known.indices
@@ -257,13 +267,14 @@ def _check_classes(writer: CacheWriter, source: Source) -> None:
         raise DataMismatch(
             "the cache was created from data with other classes",
             where=writer.location,
-            expected=", ".join(names[:10]) or "no labels",
-            got=", ".join(source.class_names[:10]) or "no labels",
+            expected=first_of(names, 10) or "no labels",
+            got=first_of(source.class_names, 10) or "no labels",
+            hint="pass the images that the cache was created from as --data",
         )
 
 
 def _refuse_fewer(writer: CacheWriter, source: Source) -> None:
-    """Refuse a manifest that claims more rows than there are images, before allocating them."""
+    """Raise an error if the manifest has more rows than the data has images, before allocating."""
     rows = writer.manifest.rows - len(writer.withdrawn)
     if rows > len(source.keys):
         raise DataMismatch(
@@ -271,5 +282,5 @@ def _refuse_fewer(writer: CacheWriter, source: Source) -> None:
             where=writer.location,
             expected=f"at least {rows} images",
             got=f"{len(source.keys)} in {source.description}",
-            hint="point --data at the original images",
+            hint="pass the original images as --data",
         )

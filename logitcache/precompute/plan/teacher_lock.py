@@ -1,7 +1,7 @@
 """The lock of a teacher: the settings that determine its outputs, compared field by field.
 
-Device, threads and library versions are no part of it: they change outputs by noise at most. They
-are recorded with every commit, and a run that meets other versions reports them.
+Device, threads and library versions are not part of it: they change outputs by rounding at most.
+They are recorded with every commit, and a run with other versions prints a note.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_locked", "check_lock", "lock_differences"]
 
-# What the network's authors resized and cropped with; views have operations of their own.
+# Resizing and cropping of the network's authors; views have their own operations.
 _WITHOUT_EFFECT = {"input.interpolation", "input.crop_pct"}
 _ABSENT = "-"
 
@@ -30,7 +30,7 @@ _ABSENT = "-"
 def lock_differences(
     locked: Mapping[str, Any], actual: Mapping[str, Any]
 ) -> list[tuple[str, object, object]]:
-    """Return (field, locked value, actual value) of every field that matters and differs."""
+    """Return (field, locked value, actual value) of differing fields that affect outputs."""
     before, after = _flat(locked), _flat(actual)
     return [
         (field, before.get(field, _ABSENT), after.get(field, _ABSENT))
@@ -42,34 +42,38 @@ def lock_differences(
 def check_lock(
     cache: object, name: str, locked: Mapping[str, Any], actual: Mapping[str, Any]
 ) -> None:
-    """Refuse another teacher under the same name.
+    """Raise an error if a teacher differs from the one in the cache.
 
     Args:
-        cache: Its cache, for the message.
-        name: Its name.
-        locked: The lock in the manifest.
-        actual: The lock of the given teacher.
+        cache: Location of the cache, for the message.
+        name: Name of the teacher.
+        locked: Lock in the manifest.
+        actual: Lock of the given teacher.
 
     Raises:
-        CacheError: It is another one; every field that differs is named with both values.
+        CacheError: The locks differ; the message has both values of every differing field.
     """
     differing = lock_differences(locked, actual)
     if not differing:
         return
     raise CacheError(
-        f"this cache was computed with another teacher {name!r}",
+        f"the cache was computed with another teacher named {name!r}",
         where=f"{cache}/{teacher_group(name)}",
         expected="; ".join(f"{field} {before}" for field, before, _ in differing),
         got="; ".join(f"{field} {after}" for field, _, after in differing),
-        hint="use the same weights and settings, or another name",
+        hint="use the same weights and settings, or give the teacher another name",
     )
 
 
 def as_locked(config: TeacherConfig, locked: LockedFields) -> TeacherConfig:
-    """Return a teacher with the settings of the cache, unless the user gives others.
+    """Return the configuration of a teacher, completed by the settings in its lock.
 
-    Arguments by which timm reads files or fetches weights are left out: a cache may come from
-    anywhere, and what is read is for the user alone to say.
+    Arguments with which timm reads files or downloads weights are not taken from the lock: a cache
+    may come from an untrusted origin, and only the user decides what is read.
+
+    Args:
+        config: Configuration by the user; its settings take precedence.
+        locked: Lock in the manifest.
     """
     reading = signature(create_model).parameters.keys()
     kwargs = {name: value for name, value in locked.arguments.items() if name not in reading}
@@ -86,7 +90,7 @@ def as_locked(config: TeacherConfig, locked: LockedFields) -> TeacherConfig:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted path."""
+    """Return the values of nested dictionaries by dotted path."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict) and value:

@@ -1,7 +1,7 @@
-"""Items of work that are missing: arithmetic over units, without input or output.
+"""Missing items of work: arithmetic on unit numbers, without input or output.
 
-A block is U rows, the unit of the samples. A group whose rows are large cuts a block into several
-units of its own, so an item of work is one view of one block, with the units each group lacks.
+A block has U rows, the unit of the samples. A group with large rows divides a block into several
+units, so an item is one view of one block, with the units that each group lacks.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = ["Missing", "WorkItem", "in_words", "worklist"]
 
 @dataclass(frozen=True)
 class Missing:
-    """What one group lacks.
+    """Missing units of one group.
 
     Attributes:
-        unit_rows: Rows of a unit of the group; divides the block.
-        units: Missing units by view id; a view that the group does not want is absent.
+        unit_rows: Rows per unit of the group, a divisor of the rows of a block.
+        units: Missing units by view id; only views of the group.
     """
 
     unit_rows: int
@@ -41,8 +41,8 @@ class WorkItem:
     Attributes:
         view_id: The view.
         block: Number of the block; its rows are [block * U, (block + 1) * U).
-        samples: Whether the samples of the block are to be written too.
-        units: Missing units by group, ascending; empty where only the samples are missing.
+        samples: Whether the samples of the block are written with this item.
+        units: Missing units by group, ascending; empty if only samples are written.
     """
 
     view_id: str
@@ -52,7 +52,7 @@ class WorkItem:
 
     @property
     def claim(self) -> str:
-        """Name of the claim under which it is computed."""
+        """Name of the claim of this item."""
         return f"{self.view_id}-{self.block}"
 
 
@@ -63,22 +63,21 @@ def worklist(
     groups: Mapping[str, Missing],
     mixed: Collection[str] = (),
 ) -> list[WorkItem]:
-    """Return the items in the order in which they are worked on: block by block.
+    """Return the missing items in the order of the computation: block by block.
 
     The views of a block follow each other, so that they are rendered from one decoding of its
     images.
 
-    Samples are written with the first view of their block. Where some group would commit before
-    the block is through, its samples get an item of their own, first: teacher outputs are never
-    committed before the image they belong to. So do they where images are mixed, for a partner must
-    be known to be readable.
+    Samples are written with the first view of their block. They get a separate item before it if a
+    unit could be committed before the whole block is computed, since outputs are never committed
+    before the images they belong to; and if the view mixes images, since partners must be readable.
 
     Args:
-        block_rows: U.
-        view_ids: Views in order.
+        block_rows: Rows of a block, U.
+        view_ids: Ids of the views in order.
         samples: Blocks whose samples are missing.
-        groups: What each group lacks, by name.
-        mixed: Which of the views mix images.
+        groups: Missing units of each group, by name.
+        mixed: Ids of the views that mix images.
     """
     unwritten = set(samples)
     items = []
@@ -113,7 +112,7 @@ def _by_block(
 
 
 def in_words(item: WorkItem) -> str:
-    """Return which item this is."""
+    """Return a description of an item, for messages."""
     units = [f"{name} {_few(numbers)}" for name, numbers in item.units.items()]
     what = [*(["samples"] if item.samples else []), *units]
     return f"block {item.block} of view {item.view_id} ({', '.join(what)})"
@@ -127,21 +126,22 @@ def _few(numbers: Sequence[int]) -> str:
 
 @dataclass
 class Block:
-    """What is known of U rows.
+    """The U rows of a block.
 
     Attributes:
         start: First row.
-        indices: Position of each row in the source, int64 (U,); -1 for padding.
+        indices: Position of each row in the source, int32 or int64 (U,); -1 for padding and for
+            rows that are not readable.
         keys: Key of each row, object (U,).
-        hashes: uint64 (U,).
-        labels: int32 (U,).
-        status: uint8 (U,), see :class:`~logitcache.cache.format.names.Status`.
-        digests: uint8 (U, 16); filled while images are read.
-        sizes: int64 (U,); filled while images are read.
+        hashes: Hash of each key, uint64 (U,).
+        labels: Label of each row, int32 (U,); -1 without one.
+        status: Status of each row, uint8 (U,); see :class:`.Status`.
+        digests: Content digest of each image, uint8 (U, 16); filled while images are read.
+        sizes: Bytes of each image, int64 (U,); filled while images are read.
     """
 
     start: int
-    indices: NDArray[np.int64]
+    indices: NDArray[np.signedinteger]
     keys: NDArray[np.object_]
     hashes: NDArray[np.uint64]
     labels: NDArray[np.int32]

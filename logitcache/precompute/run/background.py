@@ -1,7 +1,7 @@
-"""A background thread that runs functions in order.
+"""A background thread that calls functions in order.
 
-What it is given is bounded, so memory is; after a failure nothing more is done, so nothing is
-committed that came after it.
+Its queue is bounded, which bounds memory. After an exception no further function is called, so that
+nothing is committed after a failure.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Background"]
 
-_AHEAD = 2  # things that may wait
+_AHEAD = 2  # maximum number of queued tasks
 _LOOK_SECONDS = 0.1
 
 
 class Background:
-    """A context that leaves only when everything is done, or failed.
+    """A context with a background thread; leaving it waits for all tasks, or for the first failure.
 
-    Leaving it because of an error still does what was given before, so that what is whole is kept;
-    a second Ctrl-C drops it.
+    If the context is left by an exception, the queued tasks are still run, so that complete units
+    are kept; KeyboardInterrupt (a second Ctrl-C) drops them.
     """
 
     def __init__(self) -> None:
@@ -43,26 +43,26 @@ class Background:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None and not isinstance(error, Exception | GeneratorExit):
-            self._failure = error  # KeyboardInterrupt: the thread drops what is waiting
+            self._failure = error  # KeyboardInterrupt: the thread drops the queued tasks
         self._waiting.put(None)
         self._thread.join()
         if error is None:
             self._raise()
 
     def do(self, task: Callable[[], object]) -> None:
-        """Have something done after all that was given before; wait while too much is waiting.
+        """Queue a task; wait while the queue is full.
 
         Raises:
-            BaseException: What an earlier task raised.
+            BaseException: The exception of an earlier task.
         """
         self._raise()
         self._waiting.put(task)
 
     def settle(self) -> None:
-        """Wait until all that was given is done.
+        """Wait until all queued tasks are done.
 
         Raises:
-            BaseException: What a task raised.
+            BaseException: The exception of a task.
         """
         done = threading.Event()
         self._waiting.put(done.set)
@@ -79,5 +79,5 @@ class Background:
             if self._failure is None:
                 try:
                     task()
-                except BaseException as failure:  # raised again where it was given
+                except BaseException as failure:  # raised again by do, settle and __exit__
                     self._failure = failure

@@ -1,7 +1,7 @@
-"""A queue of items that several runs share by claims.
+"""Queue of items that several runs of one cache share by claims.
 
-Each item is claimed before it is computed and looked at once more after it is claimed, so two runs
-over one cache share the work. Should a claim be lost, both compute the item and commit the same.
+Each item is claimed before it is computed, and its commits are looked up again after that, so that
+two runs do not compute the same item. If a claim is lost, both compute it and commit equal bytes.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ _POLL_SECONDS = 0.5
 
 
 class ClaimQueue:
-    """What is still missing of items, one after another, each claimed until it is given back.
+    """Iterator over missing items, each claimed until it is given back.
 
-    What others have claimed is put off, and taken over if they die. The other views of a block on
-    which somebody works are left to them as long as there are other blocks, so that its images are
-    decoded once. Leaving the context gives everything back.
+    Items claimed by another process are tried again later, and taken over if that process dies. All
+    views of a block with such an item are left to that process as long as there are other blocks,
+    so that the images of a block are decoded once. Leaving the context releases all claims.
 
     Args:
-        items: What is missing, in order.
+        items: Missing items in order.
         location: The cache.
-        groups: What is requested, by name.
-        claims: Of this process.
-        settle: Called before the claim of an item that is still held is acquired again: commits it.
-        while_waiting: Called now and then while everything that is left is somebody else's, with
-            what is waited for and for which process, in words; may raise to stop.
-        poll_seconds: Between two looks at what others do.
+        groups: Requested groups by name.
+        claims: Claims of this process.
+        settle: Waits until all items that were yielded are committed; called before an item is
+            claimed whose name this process still holds.
+        while_waiting: Called repeatedly while other processes have claimed all remaining items,
+            with a description of the item and of the process; may raise to stop.
+        poll_seconds: Seconds between two attempts.
     """
 
     def __init__(
@@ -69,11 +70,11 @@ class ClaimQueue:
         self._give_all_back()
 
     def __iter__(self) -> Iterator[WorkItem]:
-        """Yield what is left of each item once it is claimed."""
+        """Yield the missing part of each item once it is claimed."""
         pending, sharing_blocks = list(self._items), False
         while pending:
             put_off: list[WorkItem] = []
-            others: set[int] = set()  # blocks on which somebody else works
+            others: set[int] = set()  # blocks with an item that another process has claimed
             for item in pending:
                 if not sharing_blocks and item.block in others:
                     put_off.append(item)
@@ -94,7 +95,7 @@ class ClaimQueue:
             pending = put_off
 
     def give_back(self, item: WorkItem) -> None:
-        """Let go of the claim of an item that is committed."""
+        """Release the claim of an item that is committed."""
         claim = self._held.pop(_key(item), None)
         if claim is not None:
             claim.close()
@@ -105,13 +106,13 @@ class ClaimQueue:
         self._held.clear()
 
     def _claimed(self, item: WorkItem) -> tuple[WorkItem | None, bool]:
-        """Return what is left of an item, and whether it is ours to compute now."""
+        """Return the missing part of an item, and whether this process claimed it."""
         if any(item.claim == f"{view_id}-{block}" for view_id, block, _ in self._held):
             self._settle()
             self._give_all_back()
         with contextlib.ExitStack() as claim:
             won = claim.enter_context(self._claims.claimed(item.claim))
-            # again, now that it is claimed: another run may have committed it in between
+            # looked up again: another run may have committed it before it was claimed here
             left = still_missing(self._location, self._groups, item)
             if left is None or not won or not self._is_ready(left):
                 return left, False
@@ -119,14 +120,14 @@ class ClaimQueue:
         return left, True
 
     def _waits_for(self, items: Iterable[WorkItem]) -> str:
-        """Return in words what is waited for."""
+        """Return a description of the item and the process that are waited for."""
         waits = (self._claims.wait_for(item.claim, in_words(item)) for item in items)
         return next((str(wait) for wait in waits if wait is not None), "waiting for another run")
 
     def _is_ready(self, item: WorkItem) -> bool:
-        """Return whether an item may be computed: an output is not committed before its image.
+        """Return whether the samples of an item's block are committed, or will be before it.
 
-        Items that are held are committed in their order, and nothing after one that fails.
+        Held items are committed in order, and none of them after one that fails.
         """
         writes_samples = any(block == item.block and held for _, block, held in self._held)
         return item.samples or writes_samples or _has_samples(self._location, item)
@@ -139,7 +140,7 @@ def _key(item: WorkItem) -> tuple[str, int, bool]:
 def still_missing(
     location: Location, groups: Mapping[str, RowGroup], item: WorkItem
 ) -> WorkItem | None:
-    """Return an item without what has been committed since; None if that is all of it."""
+    """Return an item without its committed units; None if all of them are committed."""
     units = {
         name: tuple(
             unit

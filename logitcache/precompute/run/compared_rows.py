@@ -1,8 +1,8 @@
 """Sampled rows whose encoding losses are measured during a run.
 
-The first rows of every unit of the first segment, in the first view: rows are ordered by a hash, so
-the first are as good a sample as any, and which they are does not depend on who computes what when.
-What they lose is added up in the commit of their unit and so survives whatever ends a run.
+The sample has the first rows of units of the first segment, in the first view. Rows are ordered by
+a hash, so the first ones are a random sample, which depends on neither processes nor their order.
+The sums of their losses are part of the unit's commit, so they are kept when a run is interrupted.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["SAMPLED_ROWS", "FidelitySample"]
 
 SAMPLED_ROWS = 1024
-"""Of a teacher, about."""
+"""Approximate number of sampled rows per teacher."""
 
 
 class FidelitySample:
-    """Measures the sampled rows of one group in one view, batch by batch.
+    """Losses of the sampled rows of one group and view, added up batch by batch.
 
     Args:
-        manifest: Of the cache; its first segment is sampled.
-        group: Teacher outputs, or a tap.
-        view_id: The view that is being computed; nothing is measured in any but the first.
+        manifest: Manifest of the cache; its first segment is sampled.
+        group: Group of teacher outputs or features.
+        view_id: View that is being computed; only rows of the group's first view are sampled.
     """
 
     def __init__(self, manifest: Manifest, group: RowGroup, view_id: str) -> None:
@@ -45,7 +45,7 @@ class FidelitySample:
         self._lost: dict[int, list[dict[str, NDArray[Any]]]] = {}
 
     def rows_of(self, unit: int) -> int:
-        """Return how many rows of a unit are measured, counted from its first."""
+        """Return the number of sampled rows of a unit; they are its first ones."""
         if unit not in self._units or (unit - self._units.start) % self._stride:
             return 0
         return SAMPLED_ROWS // -(-len(self._units) // self._stride)
@@ -57,13 +57,13 @@ class FidelitySample:
         answers_N: NDArray[np.float32],
         encoded: Encoded,
     ) -> None:
-        """Measure those of some encoded rows that are in the sample.
+        """Measure the losses of those rows that are in the sample.
 
         Args:
-            unit: Their unit.
-            offsets_N: Where they are in it, ascending.
-            answers_N: Raw logits (N, C), or features as they are kept (N, ...).
-            encoded: The same rows as they are stored.
+            unit: Number of the unit.
+            offsets_N: Offsets of the rows in the unit, ascending.
+            answers_N: Raw logits (N, C), or reduced features (N, ...).
+            encoded: The same rows, encoded.
         """
         count = int(np.searchsorted(offsets_N, self.rows_of(unit)))
         if count:
@@ -72,5 +72,5 @@ class FidelitySample:
             self._lost.setdefault(unit, []).append(losses)
 
     def take(self, unit: int) -> dict[str, float]:
-        """Return the sums of a unit that is whole; empty where none of its rows is measured."""
+        """Return the sums of a complete unit; empty if none of its rows is in the sample."""
         return add_up(self._lost.pop(unit, []))

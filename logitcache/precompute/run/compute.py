@@ -1,4 +1,4 @@
-"""Computation of a plan with images and teachers."""
+"""Computation of a plan: teachers are run on the missing items, and their units committed."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ __all__ = ["Progress", "UnitRunner", "WorkerProgress", "compute_plan", "stopped"
 
 @dataclass(frozen=True)
 class WorkerProgress:
-    """What one worker of a cluster does.
+    """Progress of one worker of a cluster.
 
     Attributes:
-        name: Its name, and where it runs.
+        name: Name of the worker, and its host.
         state: ``preparing``, ``working``, ``idle``, ``silent`` or ``refused``.
-        item: What it works on, in words; empty where it does not.
-        images: Images of that item so far.
-        total: Images of that item.
-        seconds: Since it took the item.
-        slow: Whether that is more than twice as long as items usually take.
+        item: Description of the item that it computes; empty if it has none.
+        images: Number of images of that item that are done.
+        total: Number of all images of that item.
+        seconds: Seconds since the item was assigned.
+        slow: Whether that is more than twice the median of earlier items.
     """
 
     name: str
@@ -64,15 +64,16 @@ class WorkerProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a precompute run.
 
     Attributes:
-        images: Images shown to the teachers so far, every view counted.
-        total: Images to be shown by this run.
-        workers: What each worker does; empty without a cluster.
-        notices: What has happened that the user should know, oldest first.
-        waiting: What the run waits for and for which process, in words; empty while it computes.
-        work: What the total consists of; only in the first report.
+        images: Number of images processed so far, counted once per item.
+        total: Number of images to process in this run, counted once per item.
+        workers: Progress of each worker; empty without a cluster.
+        notices: Messages for the user, oldest first.
+        waiting: Description of what the run waits for, and of the process that has it; empty while
+            it computes.
+        work: Description of the total; only in the first report.
     """
 
     images: int
@@ -84,16 +85,16 @@ class Progress:
 
 
 class UnitRunner:
-    """What the items of a plan are computed with: made once, used for all of them.
+    """Runner of the items of a plan in this process.
 
     Args:
-        plan: What is missing, and of what.
+        plan: Missing items, and the cache that they belong to.
         ensemble: The teachers.
-        claims: Of this process.
-        precision: Of the forwards, for the record.
-        threads: Threads that decode; all processors by default.
-        image_memory: Bytes of decoded images of a block that are kept for its other views.
-        skip_bad_images: Whether an unreadable image is marked rather than an error.
+        claims: Claims of this process.
+        precision: Floating-point type of the forward passes, recorded in commits.
+        threads: Number of decoding threads; all processors by default.
+        image_memory: Maximum memory, in bytes, for decoded images of a block.
+        skip_bad_images: Whether unreadable images are marked instead of being an error.
         after_batch: Called with the number of images of each batch; may raise to stop.
     """
 
@@ -144,7 +145,7 @@ class UnitRunner:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of the images that were decoded."""
+        """Notes for the user on images that were probably not decoded as intended."""
         return oddity_notes(self._renderer.oddities, "the images that were decoded")
 
     def close(self) -> None:
@@ -154,10 +155,10 @@ class UnitRunner:
     def work_off(
         self, items: Iterable[WorkItem], while_waiting: Callable[[str], None]
     ) -> Generator[WorkItem]:
-        """Compute what is still missing of items, and yield each when it is committed.
+        """Compute the units of items that are still missing, and yield each committed item.
 
         Args:
-            items: What is missing, in order.
+            items: Missing items in order.
             while_waiting: See :class:`logitcache.precompute.run.claim_queue.ClaimQueue`.
         """
         plan = self._plan
@@ -177,7 +178,7 @@ class UnitRunner:
                 for number, item in enumerate(queue):
                     self._compute(item, background)
                     background.do(partial(written.append, item))
-                    if number == 0:  # what the first units show may end the run
+                    if number == 0:  # the caller checks the first units before any further ones
                         background.settle()
                     yield from _given_back(written, queue)
             yield from _given_back(written, queue)
@@ -196,7 +197,7 @@ class UnitRunner:
 
 
 def _given_back(written: deque[WorkItem], queue: ClaimQueue) -> Iterator[WorkItem]:
-    """Yield items that are committed by now, their claims given back."""
+    """Release the claims of committed items, and yield the items."""
     while written:
         item = written.popleft()
         queue.give_back(item)
@@ -216,22 +217,25 @@ def compute_plan(
     should_stop: Callable[[], bool] | None = None,
     after_item: Callable[[WorkItem], None] | None = None,
 ) -> int:
-    """Compute what a plan lacks, and commit each unit as soon as it is whole.
+    """Compute the missing items of a plan, and commit each unit as soon as it is complete.
 
     Args:
-        plan: What is missing.
+        plan: Missing items, and the cache that they belong to.
         ensemble: The teachers.
-        claims: Of this process.
-        precision: Of the forwards, for the record.
-        threads: Threads that decode; all processors by default.
-        image_memory: Bytes of decoded images of a block that are kept for its other views.
-        skip_bad_images: Whether an unreadable image is marked rather than an error.
-        on_progress: Called after every batch.
-        should_stop: Called after every batch.
-        after_item: Called when an item is committed.
+        claims: Claims of this process.
+        precision: Floating-point type of the forward passes, recorded in commits.
+        threads: Number of decoding threads; all processors by default.
+        image_memory: Maximum memory, in bytes, for decoded images of a block.
+        skip_bad_images: Whether unreadable images are marked instead of being an error.
+        on_progress: Called after every batch, and while all remaining items are claimed by others.
+        should_stop: Called just as often; if it returns true, the run stops.
+        after_item: Called with each committed item.
 
     Returns:
-        Images shown to the teachers, every view counted.
+        Number of images processed by this run, counted once per item.
+
+    Raises:
+        Interrupted: ``should_stop`` returned true.
     """
     counter = _Counter(plan.images, plan.writer, on_progress, should_stop)
     runner = UnitRunner(
@@ -258,7 +262,7 @@ def compute_plan(
 
 
 def stopped(writer: CacheWriter) -> Interrupted:
-    """Return what a run that was stopped leaves with."""
+    """Return the error of a run that was stopped."""
     return _stopped(kept=writer.has_commits())
 
 
@@ -275,7 +279,7 @@ def waiting(
     on_progress: Callable[[Progress], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> Callable[[Wait], None]:
-    """Return what a run does while it waits for the manifest: it reports, and may be stopped.
+    """Return a callback that reports a wait for the manifest lock, and stops the run on request.
 
     Args:
         location: The cache.
@@ -301,7 +305,7 @@ def _conditions(precision: Precision, batches: dict[str, int]) -> dict[str, Cond
 
 
 class _Counter:
-    """Counts images, reports progress, and passes on the wish to stop."""
+    """Counter of images that reports progress and stops the run on request."""
 
     def __init__(
         self,
@@ -321,7 +325,7 @@ class _Counter:
         self.stop_if_requested()
 
     def wait(self, what: str) -> None:
-        """Report what is waited for."""
+        """Report that the run waits."""
         if self._on_progress is not None:
             self._on_progress(Progress(self._images, self._total, waiting=what))
         self.stop_if_requested()

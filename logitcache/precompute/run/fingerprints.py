@@ -25,11 +25,11 @@ __all__ = ["keep_fingerprints"]
 
 
 def keep_fingerprints(plan: Plan, size: int) -> None:
-    """Keep probes of the views and segments that have none yet.
+    """Store fingerprints for the views and segments that have none yet.
 
     Args:
-        plan: What was computed; all of it is committed.
-        size: Side at which they are rendered, in pixels; one that a teacher saw.
+        plan: Plan of the run; all of its units are committed.
+        size: Side of the rendered squares in pixels; the input size of one of the teachers.
     """
     known = probed(plan.writer.location)
     lacking: dict[tuple[str, ...], list[Segment]] = {}
@@ -59,7 +59,7 @@ def _keep(plan: Plan, views: Sequence[str], segments: Sequence[Segment], size: i
 
 
 class _Blocks:
-    """Blocks of a plan by row; one is kept."""
+    """Blocks of a plan by row; the last one is kept in memory."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan

@@ -26,21 +26,21 @@ __all__ = ["SourceRenderer"]
 
 
 class SourceRenderer:
-    """Renders rows of a source in threads, and sees to it that each is the image it was.
+    """Renderer of the rows of a source in threads, with a check of the content of each image.
 
-    Where a block's samples are not yet written, the digest of every image is kept for them; where
-    they are, it is compared, once per process.
+    If the samples of a block are not written yet, the digest of every image goes into the block;
+    otherwise it is compared with the stored one, once per process.
 
     Args:
-        source: The images.
-        views: By id.
-        sizes: Sides to render, in pixels.
-        batch_rows: Rows of a batch.
-        threads: Threads that decode and render.
-        partners: From a view that mixes and a block to the offset of each row's partner in the
-            block, int64 (U,); -1 where it has none.
-        table: Version of the table that images are decoded by.
-        image_memory: Bytes of decoded images of a block that are kept for its other views.
+        source: Image set.
+        views: Views by id.
+        sizes: Sides of the rendered squares, in pixels.
+        batch_rows: Rows per batch.
+        threads: Number of decoding and rendering threads.
+        partners: Function that returns the offset in its block of each row's partner, int64 (U,),
+            for a view that mixes images and a block; -1 for rows without one.
+        table: Version of the decoding table.
+        image_memory: Maximum memory, in bytes, for decoded images of a block.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class SourceRenderer:
 
     @property
     def oddities(self) -> Counter[str]:
-        """Number of images that are decoded in a way which is probably not meant, by the reason."""
+        """Number of images that are probably not decoded as intended, by reason."""
         return Counter(reason for _, reason in self._odd)
 
     def close(self) -> None:
@@ -89,9 +89,9 @@ class SourceRenderer:
         self._block, self._known = block, bool(block.digests.any())
         view = self._views[view_id]
         if not self._known:
-            # Which images can be decoded, and so be partners, is known once the samples are
-            # written. In a view that mixes, this pass only reads and digests the images: no
-            # teacher is shown its pixels (worklist.py).
+            # Partners must be readable, which is known once the samples are written. Of a view that
+            # mixes images, this pass only reads and digests them: its item has no units of teachers
+            # (worklist.py).
             view = view.unmixed
         self._partners = None if view.mixing is None else self._partners_of(view, block)
         for rendered in self._renderer.batches(
@@ -102,7 +102,7 @@ class SourceRenderer:
         self._seen.add(block.start)
 
     def _request(self, view: View, start: int, block: Block) -> BatchRequest:
-        """Ask for the readable positions of a batch, by their offset in the block."""
+        """Return the request for the batch that starts at a row; unreadable rows are left out."""
         offset = start - block.start
         rows = np.arange(offset, offset + self._batch_rows)
         readable = (block.status[rows] == Status.OK) & (block.indices[rows] >= 0)
@@ -117,7 +117,7 @@ class SourceRenderer:
         )
 
     def _note_odd(self, offset: int, reason: str) -> None:
-        """Remember an image; it may be decoded several times, by several threads."""
+        """Record an image once, although several threads may decode it several times."""
         assert self._block is not None
         self._odd.add((self._block.start + offset, reason))
 
@@ -130,11 +130,11 @@ class SourceRenderer:
         digest = np.frombuffer(content_digest(image), dtype=np.uint8)
         if self._known and not np.array_equal(digest, block.digests[offset]):
             raise DataMismatch(
-                "an image has changed since it was first read",
+                "an image has changed since the cache was created",
                 where=block.keys[offset],
                 expected=f"digest {bytes(block.digests[offset]).hex()}",
                 got=f"digest {bytes(digest).hex()}",
-                hint="restore the file, or make a new cache",
+                hint="restore the file, or create a new cache",
             )
         block.digests[offset] = digest
         block.sizes[offset] = len(stored_bytes(image))

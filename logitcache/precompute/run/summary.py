@@ -26,11 +26,11 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Size:
-    """How large a group is.
+    """Size of a group.
 
     Attributes:
-        stored: Bytes of it, metadata included.
-        dense_float32: Bytes of all its logits, or kept features, of all views as float32.
+        stored: Stored bytes, including metadata.
+        dense_float32: Bytes of the logits or features of all readable images and views as float32.
     """
 
     stored: int
@@ -47,7 +47,7 @@ def images_fingerprint(writer: CacheWriter) -> str:
 
 
 def count_images(writer: CacheWriter) -> tuple[int, int]:
-    """Return how many images a cache has, and how many of them cannot be shown."""
+    """Return the number of images of a cache, and how many of them are unreadable."""
     rows = readable = 0
     for samples in _blocks(writer):
         rows += len(samples.rows)
@@ -56,7 +56,7 @@ def count_images(writer: CacheWriter) -> tuple[int, int]:
 
 
 def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> float | None:
-    """Return the share of labeled rows that a teacher gets right, None without labels."""
+    """Return the accuracy of a teacher on the labeled, readable rows; None without labels."""
     right = labeled = 0
     for samples in _blocks(writer):
         known = (samples.labels >= 0) & (samples.status == Status.OK)
@@ -70,12 +70,12 @@ def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> 
 
 
 def size_of(writer: CacheWriter, group: RowGroup, rows: int) -> Size:
-    """Return how large a group is, and how large it would be uncoded.
+    """Return the size of a group as stored, and as dense float32.
 
     Args:
-        writer: The cache.
+        writer: Writer of the cache.
         group: The group.
-        rows: Readable images.
+        rows: Number of readable images.
     """
     dense = rows * len(group.view_ids) * group.row_numbers * _FLOAT32
     return Size(group_bytes(writer.location, group), dense)
@@ -91,7 +91,7 @@ def _blocks(writer: CacheWriter) -> Iterator[Samples]:
 def _top_classes(
     writer: CacheWriter, group: TeacherGroup, view_id: str, start: int, stop: int
 ) -> NDArray[np.int64]:
-    """Return the top class of each row, -1 for rows that were not computed."""
+    """Return the most probable class of each row, int64 (U,); -1 for rows without outputs."""
     names = list(group.encoding.specs())
     encoded = writer.read_rows(group, view_id, start, stop, names)
     return group.encoding.decode(encoded).top_class()

@@ -1,7 +1,7 @@
-"""Computation of one item: render a view of a block, run the teachers, write whole units.
+"""Computation of one item: render a view of a block, run the teachers, write complete units.
 
-The renderer and the teachers come in through Protocols, so this module needs neither torch nor an
-image, and a test can kill it a hundred times in a minute.
+The renderer and the teachers are Protocols, so that this module needs neither torch nor images, and
+tests can interrupt it a hundred times in a minute.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from logitcache.cache.format.names import Status
+from logitcache.cache.format.names import Status, tap_of, teacher_of
 from logitcache.cache.format.placement import units_of
 from logitcache.encoding.arrays import filled
 from logitcache.encoding.logits import non_finite_rows
@@ -39,12 +39,12 @@ __all__ = ["Batch", "Block", "Renderer", "Teachers", "compute_item"]
 
 @dataclass
 class Batch:
-    """A canonical batch, rendered.
+    """A batch of rendered rows.
 
     Attributes:
-        start: Row of its first position.
-        pixels: uint8 (B, 3, S, S) by side S; zeros in positions without a readable image.
-        failures: By position: why an image could not be read.
+        start: First row.
+        pixels: Pixels by side S, uint8 (B, 3, S, S); zeros for rows without a readable image.
+        failures: Errors of images that could not be read, by position in the batch.
     """
 
     start: int
@@ -81,17 +81,17 @@ class Teachers(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """Everything an item needs besides itself.
+    """Objects and settings that all items of a run share.
 
     Attributes:
-        writer: The cache.
-        renderer: Rows to pixels.
-        teachers: Pixels to logits.
-        groups: What is requested: teacher outputs and taps, by name.
-        conditions: Of each group, by name.
-        views: By id, to draw which tokens are kept.
-        batch_rows: Positions rendered at a time; every canonical batch divides it.
-        skip_bad_images: Whether an unreadable image is marked rather than an error.
+        writer: Writer of the cache.
+        renderer: Renderer of rows to pixels.
+        teachers: Teachers that map pixels to logits and features.
+        groups: Requested groups of teacher outputs and features, by name.
+        conditions: Conditions recorded in the commits of each group, by name.
+        views: Views by id; they determine which tokens are kept.
+        batch_rows: Rows rendered at a time, a multiple of every canonical batch.
+        skip_bad_images: Whether unreadable images are marked instead of being an error.
         after_batch: Called with the number of images of each batch; may raise to stop.
     """
 
@@ -107,16 +107,17 @@ class Work:
 
 
 def compute_item(work: Work, item: WorkItem, block: Block, background: Background) -> None:
-    """Compute one item; each unit is committed as soon as it is whole.
+    """Compute one item; each unit is committed as soon as it is complete.
 
-    Outputs are encoded and written in the background, in order, while the next ones are computed:
-    those of this item and, since it returns before the last are written, of the next.
+    Outputs are encoded and written in order by a background thread, while the next batches are
+    computed; those of the next item, too, since the last units are written after the return.
 
     Args:
-        work: What the item needs.
-        item: What is missing.
-        block: Its rows; statuses, digests and sizes are filled in if the samples are missing.
-        background: What encodes and writes.
+        work: Objects and settings of the run.
+        item: Missing samples and units.
+        block: Rows of the item; if its samples are missing, their status, digests and sizes are
+            filled in.
+        background: Thread that encodes and writes.
 
     Raises:
         UnreadableImage: An image cannot be decoded and bad images are errors.
@@ -144,7 +145,7 @@ def compute_item(work: Work, item: WorkItem, block: Block, background: Backgroun
 def _kept_tokens(
     work: Work, item: WorkItem, block: Block, batch: Batch, name: str
 ) -> NDArray[np.int64] | None:
-    """Return which patches of each position are kept; None for outputs, and where all are."""
+    """Return the kept patches of each row, int64 (B, n); None for logits, and if all are kept."""
     kept = work.groups[name].kept_patches
     if kept is None:
         return None
@@ -154,7 +155,7 @@ def _kept_tokens(
 
 
 def _starts(work: Work, item: WorkItem, block: Block) -> list[int]:
-    """Return the rows at which batches start; batches of padding alone are left out."""
+    """Return the first rows of the batches to render: those with an image and a missing unit."""
     wanted = []
     for offset in range(0, len(block.indices), work.batch_rows):
         rows = slice(offset, offset + work.batch_rows)
@@ -174,7 +175,7 @@ def _is_wanted(work: Work, item: WorkItem, row: int) -> bool:
 
 
 def _note_failures(work: Work, item: WorkItem, block: Block, batch: Batch) -> None:
-    """Mark unreadable images, or stop at the first one."""
+    """Mark unreadable images, or raise an error for the first one."""
     for position, error in sorted(batch.failures.items()):
         offset = batch.start - block.start + position
         if not (work.skip_bad_images and item.samples):
@@ -188,7 +189,7 @@ def _note_failures(work: Work, item: WorkItem, block: Block, batch: Batch) -> No
 
 
 class _OpenUnits:
-    """The units of one group within an item, filled batch by batch."""
+    """Units of one group in an item, filled batch by batch."""
 
     def __init__(self, work: Work, name: str, item: WorkItem, block: Block) -> None:
         self._work, self._name, self._item, self._block = work, name, item, block
@@ -199,21 +200,21 @@ class _OpenUnits:
         self._sample = FidelitySample(work.writer.manifest, self._group, item.view_id)
 
     def wants(self, row: int) -> bool:
-        """Return whether some of the batch that starts at this row belongs to a missing unit."""
+        """Return whether the batch that starts at this row has rows of a missing unit."""
         touched = units_of(row, row + self._work.batch_rows, self._group.unit_rows)
         return not self._wanted.isdisjoint(touched)
 
     def add(self, row: int, answers_B: NDArray[np.float32]) -> None:
-        """Encode a batch into its units, of which it may fill several."""
+        """Encode a batch into the units that it overlaps."""
         rows = self._group.unit_rows
         for start in range(0, len(answers_B), min(rows, len(answers_B))):
             if (row + start) // rows in self._missing:
                 self._add(row + start, answers_B[start : start + rows])
 
     def _add(self, row: int, answers_B: NDArray[np.float32]) -> None:
-        """Encode rows into their unit; write earlier units that are whole by now."""
+        """Encode rows into their unit; write earlier units, which are complete by now."""
         unit = row // self._group.unit_rows
-        # with the samples of the block it has to wait: no output is committed before its image
+        # if the item writes samples, units wait: no output is committed before its image
         if not self._item.samples:
             self._write_before(unit)
         arrays = self._arrays.setdefault(unit, filled(self._group.specs(), self._group.unit_rows))
@@ -229,7 +230,7 @@ class _OpenUnits:
             arrays[array][target] = content
 
     def write(self) -> None:
-        """Write all the units that are left, those of padding alone included."""
+        """Write all remaining units, including those that only have padding."""
         for unit in sorted(self._missing - self._arrays.keys()):
             self._arrays[unit] = filled(self._group.specs(), self._group.unit_rows)
         self._write_before(max(self._arrays, default=0) + 1)
@@ -252,9 +253,15 @@ class _OpenUnits:
         if len(bad):
             keys = ", ".join(self._block.keys[offsets_N[bad[:3]]])
             raise NonFiniteLogits(
-                f"teacher {self._name!r} returned NaN or infinity for {len(bad)} images",
+                f"{_description(self._name)} returned NaN or infinity for {len(bad)} images",
                 where=f"view {self._item.view_id}, {keys}",
-                hint="try --precision float32, or check its weights; no part of this unit is "
-                "committed",
+                hint="try --precision float32, or check the weights; this unit is not committed, "
+                "earlier ones are intact",
             )
         return self._group.encode(answers_N, self._block.labels[offsets_N])
+
+
+def _description(group: str) -> str:
+    """Return the teacher, or the layer of a teacher, that a group belongs to."""
+    tap = tap_of(group)
+    return f"teacher {teacher_of(group)!r}" + ("" if tap is None else f", layer {tap!r},")

@@ -1,7 +1,7 @@
 """Search for the batch size: the largest that fits, or the fastest.
 
-Tried before anything is declared, because the batch of a teacher is recorded as its canonical one:
-outputs are the same to the bit only at the same batch.
+It runs before anything is declared, because the result is recorded as the canonical batch of a
+teacher: outputs are only equal bit for bit at the same batch size.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["choose_batch", "memory_explained"]
 
 _FIRST, _LARGEST = 16, 1024
-_WORTH = 1.05  # a batch twice as large has to be that much faster
-_PATIENCE_SECONDS = 10.0  # of one forward
+_WORTH = 1.05  # minimum speed-up of a batch twice as large
+_PATIENCE_SECONDS = 10.0  # for one forward pass
 
 
 def choose_batch(
     ensemble: Ensemble, names: Collection[str], wanted: int | Literal["auto"]
 ) -> tuple[int, list[str]]:
-    """Return the images of a forward for teachers that are new, and what to tell of the choice.
+    """Return the images per forward pass of new teachers, and notes on the choice.
 
     Args:
         ensemble: The teachers.
-        names: Which of them are new.
-        wanted: So many, halved until they fit; or ``auto``, doubled while that is faster.
+        names: Names of the teachers that are new to the cache.
+        wanted: Number of images, halved until a batch fits into the memory of the device; or
+            ``auto``, doubled as long as that is faster.
 
     Raises:
-        NetworkError: Not even one image fits.
+        NetworkError: Not even a batch of one image fits.
     """
     if not names:
         return (_FIRST if wanted == "auto" else wanted), []
@@ -53,7 +54,7 @@ def choose_batch(
 
 @contextlib.contextmanager
 def memory_explained() -> Iterator[None]:
-    """Turn a device that runs out of memory later into an error that names what is safe."""
+    """Raise a ``NetworkError`` with a hint instead of ``torch.OutOfMemoryError``."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -61,12 +62,12 @@ def memory_explained() -> Iterator[None]:
             "out of device memory",
             got=str(error).partition("\n")[0],
             hint="free memory of the device and re-run the same command, committed data is intact; "
-            "new teachers or taps can have a smaller --batch-size",
+            "for new teachers or layers, reduce --batch-size",
         ) from None
 
 
 def _fastest(ensemble: Ensemble, names: Collection[str]) -> int:
-    """Return the batch from which doubling gains little, takes long or does not fit."""
+    """Return the largest batch up to which doubling is faster, fits, and does not take too long."""
     best = _fitting(ensemble, names, _FIRST)
     seconds = _seconds(ensemble, names, best)
     while best < _LARGEST and seconds * best < _PATIENCE_SECONDS:
@@ -82,6 +83,7 @@ def _fastest(ensemble: Ensemble, names: Collection[str]) -> int:
 
 
 def _fitting(ensemble: Ensemble, names: Collection[str], batch: int) -> int:
+    """Return a batch size, halved until a forward pass fits into the memory of the device."""
     while True:
         try:
             _forward(ensemble, names, batch)
@@ -90,7 +92,7 @@ def _fitting(ensemble: Ensemble, names: Collection[str], batch: int) -> int:
             if batch == 1:
                 raise NetworkError(
                     "not enough device memory for a batch of one image",
-                    where=", ".join(names),
+                    where=f"teachers {', '.join(names)}",
                     got=str(error).partition("\n")[0],
                     hint="free memory of the device, or choose another --device",
                 ) from None
@@ -100,7 +102,7 @@ def _fitting(ensemble: Ensemble, names: Collection[str], batch: int) -> int:
 
 
 def _seconds(ensemble: Ensemble, names: Collection[str], batch: int) -> float:
-    """Return the seconds of an image, the shorter of two tries."""
+    """Return the seconds per image, the minimum of two forward passes."""
     tries = []
     for _ in range(2):
         started = time.perf_counter()
@@ -116,6 +118,6 @@ def _forward(ensemble: Ensemble, names: Collection[str], batch: int) -> None:
 
 
 def _forget() -> None:
-    """Give back what a forward that failed has left."""
+    """Free the memory that a failed forward pass has left in the allocator of torch."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.encoding.kinds import Encoding
 
-__all__ = ["AnswersTryout", "TapTryout"]
+__all__ = ["EncodedFeatures", "EncodedOutputs"]
 
 _TOP_KS = (10, 20, 50, 100, 200)
 _BITS = (8, 5)
 
 
-class AnswersTryout:
-    """Outputs of one teacher for a sample.
+class EncodedOutputs:
+    """Outputs of one teacher for a sample, and their measurements in several encodings.
 
     Args:
-        config: How it shall be stored.
-        name: The teacher.
+        config: Configured encoding.
+        name: Name of the teacher.
         logits_NC: Raw logits.
-        labels_N: -1 without one.
+        labels_N: Labels, -1 for rows without one; None if the image set has no labels.
 
     Attributes:
-        accuracy: Share of labeled rows it gets right; None without labels.
-        chosen: How the configuration stores it.
-        tried: Encodings to compare, the chosen one among them.
-        store: Seconds of encoding and compressing a row as it is chosen.
-        fetch: Seconds of decompressing, gathering and decoding it.
+        accuracy: Accuracy on the labeled rows; None without labels.
+        chosen: Encoding that the configuration results in.
+        tried: Encodings to compare, including the chosen one.
+        store: Seconds per row to encode and compress with the chosen encoding.
+        fetch: Seconds per row to decompress, gather and decode with the chosen encoding.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class AnswersTryout:
         return encoding.specs() | {name: OPTIONAL_ARRAYS[name] for name in self._extra}
 
     def row_bytes(self, encoding: Encoding) -> float:
-        """Return the bytes of a row and view, compressed."""
+        """Return the compressed bytes per row and view."""
         encoded = {**encoding.encode(self._log_probs_NC), **self._extra}
         return packed_bytes(self.specs(encoding), encoded) / len(self._log_probs_NC)
 
     def fidelity(self, encoding: Encoding) -> dict[str, Any]:
-        """Return what is lost, as ``docs/format.md`` has it."""
+        """Return the losses of an encoding, as ``docs/format.md`` defines them."""
         return measure_fidelity(encoding, self._log_probs_NC).to_json()
 
     def _choose(self, config: EncodingConfig, name: str) -> Encoding:
@@ -101,19 +101,19 @@ class AnswersTryout:
         return (stored - started) / rows, (time.perf_counter() - stored) / rows
 
 
-class TapTryout:
-    """What was kept of one tap for a sample.
+class EncodedFeatures:
+    """Features of one layer for a sample, and their measurements in the configured encoding.
 
     Args:
-        encoding: How it is stored.
-        rows_N: Features as they are kept, (N, ...).
+        encoding: Encoding of the features.
+        rows_N: Reduced features, float32 (N, ...).
 
     Attributes:
-        encoding: How it is stored.
-        row_bytes: Bytes of a row and view, compressed where that pays.
-        fidelity: What coding loses, as ``docs/format.md`` has it.
-        store: Seconds of encoding a row.
-        fetch: Seconds of gathering and decoding it.
+        encoding: Encoding of the features.
+        row_bytes: Bytes per row and view, after compression if the encoding compresses.
+        fidelity: Losses of the encoding, as ``docs/format.md`` defines them.
+        store: Seconds per row to encode and compress.
+        fetch: Seconds per row to decompress, gather and decode.
     """
 
     def __init__(self, encoding: FeatureEncoding, rows_N: NDArray[np.float32]) -> None:
@@ -131,7 +131,7 @@ class TapTryout:
 
 
 def _gathered(arrays: Encoded, rows: int) -> Encoded:
-    """Return rows in a shuffled order, as a batch of a student has them."""
+    """Return the rows in a random order, as the training of a student gathers them."""
     order = np.random.default_rng(0).permutation(rows)
     return {name: array[order] for name, array in arrays.items()}
 

@@ -1,6 +1,6 @@
 """Timing of the precompute pipeline on a few hundred images.
 
-Shapes: N images that could be read, C classes.
+Shapes: N readable images, C classes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.cache.format.names import tap_of, teacher_of
-from logitcache.errors import DataError
 from logitcache.platforms import available_processors
-from logitcache.precompute.sample.trial import spread_requests
+from logitcache.precompute.sample.trial import spread_requests, unreadable_sample
 from logitcache.teachers.ensemble import Tap
 from logitcache.views.render import ViewRenderer
 
@@ -29,20 +28,21 @@ if TYPE_CHECKING:
     from logitcache.views.render import RenderedBatch
     from logitcache.views.spec import View
 
-__all__ = ["Rehearsal", "rehearse"]
+__all__ = ["SampleRun", "run_sample"]
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """Result of running teachers on some images.
+class SampleRun:
+    """Result of running teachers on a sample.
 
     Attributes:
-        logits: By teacher, raw, float32 (N, C).
-        features: Of the taps, by name of the group, float32 (N, ...).
-        labels: int32 (N,), -1 without one.
-        show: Seconds of an image and view: rendering and all forwards, overlapping as they do.
-        show_decoded: The same of a further view, whose images are decoded already.
-        teach: Seconds of a forward of one image, by teacher.
+        logits: Raw logits by teacher, float32 (N, C).
+        features: Reduced features by name of the group, float32 (N, ...).
+        labels: Labels, int32 (N,); -1 without one.
+        show: Seconds per image and view: decoding, rendering and all forward passes, overlapping as
+            in a run.
+        show_decoded: The same for a further view, whose images are already decoded.
+        teach: Seconds per image of a forward pass, by teacher.
     """
 
     logits: dict[str, NDArray[np.float32]]
@@ -53,7 +53,7 @@ class Rehearsal:
     teach: dict[str, float]
 
 
-def rehearse(
+def run_sample(
     source: Source,
     ensemble: Ensemble,
     views: Sequence[View],
@@ -63,21 +63,22 @@ def rehearse(
     batch: int,
     threads: int | None,
     image_memory: int,
-) -> Rehearsal:
-    """Show images spread over the listing, each in one of the views in rotation.
+) -> SampleRun:
+    """Run teachers on images spread evenly over the listing, and measure the time.
 
     Args:
-        source: The images.
+        source: Image set.
         ensemble: The teachers.
-        views: Which views; images are mixed with one of the same batch.
-        taps: What is kept of networks besides, by name of its group; the first tokens of each.
-        images: How many, at most.
-        batch: Images of one forward.
-        threads: Threads that decode and render; all processors by default.
-        image_memory: Bytes of decoded images that are kept for a further view.
+        views: Views, each for some of the batches; images are mixed within a batch.
+        taps: Encodings of the layers whose features are returned, by name of the group; of kept
+            tokens, the first ones of each image are used.
+        images: Maximum number of images.
+        batch: Images per forward pass.
+        threads: Number of decoding and rendering threads; all processors by default.
+        image_memory: Maximum memory for decoded images, in bytes.
 
     Raises:
-        DataError: None of them can be read.
+        DataError: None of the images can be read.
     """
     requests = spread_requests(source, views, images, batch)
     kept = {name: encoding.kept for name, encoding in taps.items()}
@@ -92,8 +93,10 @@ def rehearse(
         image_memory=image_memory,
     ) as renderer:
         (first,) = renderer.batches(requests[:1])
-        _answer(ensemble, first, kept)  # what is done once, when a network first runs
-        renderer.forget_images()  # the first batch was only shown to warm up
+        _answer(
+            ensemble, first, kept
+        )  # warm-up: what a network does once, in its first forward pass
+        renderer.forget_images()  # so that the images of the warm-up are decoded again
         started = time.perf_counter()
         shown = [(b, _answer(ensemble, b, kept)) for b in renderer.batches(requests)]
         seconds = time.perf_counter() - started
@@ -105,8 +108,8 @@ def rehearse(
     read = [np.setdiff1d(np.arange(len(b.request.indices)), list(b.failures)) for b, _ in shown]
     indices = np.concatenate([b.request.indices[r] for (b, _), r in zip(shown, read, strict=True)])
     if not len(indices):
-        raise DataError("none of the first images can be read", where=source.description)
-    return Rehearsal(
+        raise unreadable_sample(source, total)
+    return SampleRun(
         logits={
             name: np.concatenate([a[name][r] for (_, a), r in zip(shown, read, strict=True)])
             for name in ensemble.members
@@ -125,7 +128,13 @@ def rehearse(
 def _answer(
     ensemble: Ensemble, batch: RenderedBatch, kept: Mapping[str, int | None]
 ) -> dict[str, NDArray[np.float32]]:
-    """Ask for outputs and taps, by how many tokens of each are kept."""
+    """Return logits and features of a batch, by name.
+
+    Args:
+        ensemble: The teachers.
+        batch: Rendered images.
+        kept: Number of kept tokens by name; None for teachers, and for layers that keep all.
+    """
     rows = len(batch.request.indices)
     kept_patches = {
         name: None if tokens is None else np.tile(np.arange(tokens), (rows, 1))
@@ -135,11 +144,11 @@ def _answer(
 
 
 def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> float:
-    """Return the seconds of one teacher's forward of one image, the shorter of two tries."""
+    """Return the seconds per image of a forward pass of one teacher, the minimum of two passes."""
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
         _answer(ensemble, batch, {name: None})
         seconds.append(time.perf_counter() - started)
-    # the shorter one: the first call of a shape may choose algorithms or compile
+    # the minimum: the first pass with this shape may choose algorithms or compile
     return min(seconds) / len(batch.request.indices)

@@ -27,10 +27,17 @@ if TYPE_CHECKING:
     from logitcache.teachers.ensemble import Ensemble, Tap
     from logitcache.views.spec import View
 
-__all__ = ["TRIAL_IMAGES", "run_teachers", "sample_features", "sample_log_probs", "spread_requests"]
+__all__ = [
+    "TRIAL_IMAGES",
+    "run_teachers",
+    "sample_features",
+    "sample_log_probs",
+    "spread_requests",
+    "unreadable_sample",
+]
 
 TRIAL_IMAGES = 256
-_MOST_NUMBERS = 2**26  # of a sample of features
+_MOST_NUMBERS = 2**26  # numbers in a sample of features
 _SAMPLE = "sample"
 
 
@@ -41,19 +48,21 @@ def run_teachers(
     indices_N: NDArray[np.int64],
     batch: int,
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
-    """Show the ``eval`` view of some images to some teachers.
+    """Run some teachers on the ``eval`` view of some images.
 
     Args:
-        source: The images.
+        source: Image set.
         ensemble: The teachers.
-        kept_patches: As in :meth:`.Ensemble.answer`, patches for each of the N images.
-        indices_N: Positions in the source.
-        batch: Images of one forward.
+        kept_patches: Names of teachers and layers, with the patches to keep of each of the N
+            images; see :meth:`.Ensemble.answer`.
+        indices_N: Positions of the images in the source.
+        batch: Images per forward pass.
 
     Returns:
-        Logits (N, C) and features (N, ...) by name, and which of the N could be read.
+        Logits (N, C) and features (N, ...) by name, and the indices of the N images that could be
+        read.
     """
-    hashes_N = np.zeros(len(indices_N), dtype=np.uint64)  # nothing is drawn
+    hashes_N = np.zeros(len(indices_N), dtype=np.uint64)  # the eval view draws nothing
     request = BatchRequest(ViewsConfig().eval_view(), indices_N, hashes_N)
     threads = available_processors()
     with ViewRenderer(source.read, ensemble.sizes, threads=threads) as renderer:
@@ -71,20 +80,20 @@ def sample_log_probs(
     rows: int,
     batch: int,
 ) -> NDArray[np.float64]:
-    """Return outputs of a teacher for images spread over the listing: log-probabilities (N, C).
+    """Return log-probabilities (N, C) of a teacher for images spread evenly over the listing.
 
     Args:
-        source: The images.
+        source: Image set.
         ensemble: The teachers.
-        name: The teacher.
-        views: The views that the images are shown in, in rotation.
-        rows: How many pairs of an image and a view, about; fewer of a small set in few views.
-        batch: Images of one forward.
+        name: Name of the teacher.
+        views: Views, each for some of the batches; a small set is used in several of them.
+        rows: Approximate number of pairs of an image and a view; small sets may have fewer.
+        batch: Images per forward pass.
 
     Raises:
         DataError: None of the images can be read.
     """
-    # a small set is shown in several views, each image at most once in each of them
+    # a small set is rendered in several views, each image at most once in each of them
     rounds = min(len(views), max(1, rows // max(1, len(source.keys))))
     requests = [
         request
@@ -99,19 +108,20 @@ def sample_log_probs(
             found.append(np.delete(outputs, list(rendered.failures), axis=0))
     outputs_NC = np.concatenate(found)
     if not len(outputs_NC):
-        raise DataError("none of the first images can be read", where=source.description)
+        raise unreadable_sample(source, sum(len(request.indices) for request in requests))
     return log_softmax(outputs_NC)[0]
 
 
 def sample_features(
     source: Source, ensemble: Ensemble, tap: Tap, batch: int
 ) -> NDArray[np.float32]:
-    """Return what is kept of a tap for images spread over the listing: float32 (N, ...).
+    """Return features of a layer, float32 (N, ...), for images spread evenly over the listing.
 
-    Fewer images where rows are large; the first patches of each where only some are kept.
+    Large features are returned for fewer images. If only some patches are kept, they are the first
+    ones of each image.
 
     Raises:
-        DataError: None of them can be read.
+        DataError: None of the images can be read.
     """
     encoding = tap.encoding
     most = max(1, min(TRIAL_IMAGES, _MOST_NUMBERS // math.prod(encoding.shape)))
@@ -121,7 +131,18 @@ def sample_features(
         positions = np.tile(np.arange(encoding.kept), (len(indices_N), 1))
     ensemble.keep({_SAMPLE: tap})
     outputs, read = run_teachers(source, ensemble, {_SAMPLE: positions}, indices_N, batch)
-    return outputs[_SAMPLE][_some(source, read)]
+    return outputs[_SAMPLE][_some(source, read, len(indices_N))]
+
+
+def unreadable_sample(source: Source, count: int) -> DataError:
+    """Return the error for a sample of images of which none can be read."""
+    return DataError(
+        "none of the sampled images can be read",
+        where=source.description,
+        expected=f"at least one of {count} images, spread evenly over the image set",
+        got="none",
+        hint="check that the files are images and can be read",
+    )
 
 
 def _spread(source: Source, count: int) -> NDArray[np.int64]:
@@ -130,22 +151,23 @@ def _spread(source: Source, count: int) -> NDArray[np.int64]:
     return np.arange(0, len(source.keys), step, dtype=np.int64)[:count]
 
 
-def _some(source: Source, read: NDArray[np.int64]) -> NDArray[np.int64]:
+def _some(source: Source, read: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the indices of readable images of a sample, if there are any."""
     if not len(read):
-        raise DataError("none of the first images can be read", where=source.description)
+        raise unreadable_sample(source, count)
     return read
 
 
 def spread_requests(
     source: Source, views: Sequence[View], images: int, batch: int, *, first: int = 0
 ) -> list[BatchRequest]:
-    """Return batches of images spread over the listing, each in one of the views in rotation.
+    """Return batches of images spread evenly over the listing, each in one of the views.
 
     Args:
-        source: The images.
-        views: Which views; images are mixed with one of the same batch.
-        images: How many, at most.
-        batch: Images of a batch.
+        source: Image set.
+        views: Views, in rotation; images are mixed within a batch.
+        images: Maximum number of images.
+        batch: Images per batch.
         first: Number of the view of the first batch.
     """
     chosen = _spread(source, images)
