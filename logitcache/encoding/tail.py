@@ -25,9 +25,10 @@ def tail_of(
     log_probs_NC: NDArray[np.float64], present_NC: NDArray[np.bool_]
 ) -> NDArray[np.float16]:
     """Return log M(1) and log M(1/4) of each row as they are stored: float16 (N, 2)."""
-    masses = log_masses(log_probs_NC, present_NC)
-    clipped: NDArray[np.float16] = np.clip(masses, NO_TAIL, -NO_TAIL).astype(np.float16)
-    return clipped
+    # only from below: the first number is at most 0, the second one at most log(C)
+    masses = np.maximum(log_masses(log_probs_NC, present_NC), NO_TAIL)
+    stored: NDArray[np.float16] = masses.astype(np.float16)
+    return stored
 
 
 def log_masses(

@@ -61,6 +61,14 @@ def test_the_tail_is_the_logsumexp_of_the_absent(
             assert stored == np.float16(exact) or stored == pytest.approx(exact, rel=1e-3)
 
 
+@pytest.mark.requirement("F6.6")
+def test_the_tail_of_hopeless_classes_is_the_lowest_float16() -> None:
+    log_probs = log_probs_of(np.array([[0, -102400, -3e5], [0, -3e5, -4e5]], dtype=np.float32))
+    arrays = SparseEncoding(3, 1).encode(log_probs)
+    assert arrays["tail"].tolist() == [[NO_TAIL, -25600.0], [NO_TAIL, NO_TAIL]]
+    assert SparseEncoding(3, 1).decode(arrays).log_probs.tolist() == [[0.0], [0.0]]
+
+
 @pytest.mark.requirement("F6.5", "F6.7", "F6.8")
 @pytest.mark.parametrize("values", ["codes", "float16"])
 @given(z=logits(), data=st.data())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitcache.encoding.topk import delta_decode, delta_encode, top_k_mask
+from logitcache.encoding.topk import delta_decode, delta_encode, enough_mask, top_k_mask
 from tests.encoding.strategies import logits
 
 if TYPE_CHECKING:
@@ -37,6 +37,22 @@ def test_many_classes_are_ranked_like_few(k: int, levels: int) -> None:
     for row, kept in zip(scores, top_k_mask(scores, k), strict=True):
         expected = np.argsort(-row, kind="stable")[:k]
         assert set(np.flatnonzero(kept)) == set(expected)
+
+
+@pytest.mark.requirement("F6.2")
+@pytest.mark.parametrize("classes", [16, 100, 1000])
+def test_of_equal_classes_the_lowest_ids_reach_a_mass(classes: int) -> None:
+    # powers of two: sums of them are exact. Even ids are twice as probable as odd ones.
+    weights = 2.0 ** -np.array([10, 11] * (classes // 2))
+    present = np.ones((1, classes), dtype=np.bool_)
+    present[0, ::6] = False
+    kept = np.flatnonzero(present)
+    ranked = sorted(kept, key=lambda c: (-weights[c], c))
+    before = np.cumsum(weights[ranked]) - weights[ranked]
+    for mass in (2.0**-11, 3 * 2.0**-10, weights[kept].sum() * 0.4, weights[kept].sum() * 0.9):
+        needed = enough_mask(np.log(weights)[None], present, mass - 2.0**-13)
+        expected = [c for c, held in zip(ranked, before, strict=True) if held < mass - 2.0**-13]
+        assert np.flatnonzero(needed).tolist() == sorted(expected)
 
 
 @pytest.mark.requirement("F6.4")
