@@ -20,6 +20,8 @@ from logitcache.cache.write.writer import CacheWriter
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheError, UnsupportedFormat
+from logitcache.precompute.build import build_cache
+from logitcache.precompute.config import PrecomputeConfig
 from tests.cache.building import (
     CLASS_NAMES,
     LOCK,
@@ -536,3 +538,39 @@ def test_a_group_with_a_reserved_head_is_refused(tmp_path: Path, head: str) -> N
     edit_json(tmp_path / key, lambda v: v["attributes"]["logitcache"].update(head=head))
     with pytest.raises(CacheError, match="attributes of a group are damaged"):
         CacheWriter.open(locate(tmp_path)).groups()
+
+
+@pytest.mark.requirement("F3.1", "F3.3", "F10.3", "F11.9", "F12.2", "F12.3")
+def test_names_of_any_alphabet_are_digested_as_utf8(
+    tmp_path: Path, images: Path, teachers: dict[str, dict[str, str]]
+) -> None:
+    # decomposed on disk, as macOS writes names
+    places = ("Gro\u0308\u00dfe", "\u72d7", "a \U0001f600")
+    for image, place in zip(sorted(images.rglob("*.jpg")), places, strict=False):
+        copied = tmp_path / "photos" / place / "e\u0301 1.jpg"
+        copied.parent.mkdir(parents=True)
+        copied.write_bytes(image.read_bytes())
+    cache = tmp_path / "cache"
+    given = {"cache": str(cache), "data": str(tmp_path / "photos")}
+    build_cache(PrecomputeConfig.parse({**given, "teachers": {"cnn": teachers["cnn"]}}, ""))
+    names = ["a \U0001f600", "Gr\u00f6\u00dfe", "\u72d7"]
+    rows = []
+    for label, name in enumerate(names):
+        key = f"{name}/\u00e9 1.jpg".encode()
+        digest = hashlib.blake2b(key, digest_size=8).digest()
+        rows.append((int.from_bytes(digest, "big"), key, label))
+    rows.sort()
+    assert column(cache, "hash")[:3].tolist() == [row[0] for row in rows]
+    manifest = attributes(cache)
+    assert manifest["data"]["class_names"] == names
+    listed = b"".join(key + b"\0" + str(label).encode() + b"\0" for _, key, label in rows)
+    assert manifest["segments"][0]["listing_sha256"] == sha256(listed)
+    digests = column(cache, "digest")[:3]
+    named = b"".join(row[1] + b"\0" + d.tobytes() for row, d in zip(rows, digests, strict=True))
+    assert manifest["data"]["fingerprint"] == sha256(named)
+    classes = '["a \U0001f600","Gr\u00f6\u00dfe","\u72d7"]'.encode()
+    assert attributes(cache, "teachers/cnn")["class_names_sha256"] == sha256(classes)
+
+
+def column(cache: Path, name: str) -> Any:
+    return zarr.open_array(cache, path=f"samples/{name}", mode="r")[:]
