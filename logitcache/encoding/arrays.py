@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["NUMBERS_AT_ONCE", "ArraySpec", "Encoded", "filled"]
+__all__ = ["ArraySpec", "Encoded", "encode_in_parts", "filled"]
 
-NUMBERS_AT_ONCE = 2**16
-"""Numbers that are encoded together: in float64 they fit into the CPU cache."""
+_NUMBERS_AT_ONCE = 2**16  # in float64 they fit into the CPU cache
 
 Encoded = dict[str, "NDArray[np.generic]"]
 """Encoded rows by array name; the first axis is the row."""
@@ -55,6 +54,19 @@ class ArraySpec:
     def element_bytes(self) -> int:
         """Size of the elements that blosc shuffles."""
         return self.row_bytes if self.codec == "transposed" else np.dtype(self.dtype).itemsize
+
+
+def encode_in_parts(encode: Callable[[slice], Encoded], rows: int, num_classes: int) -> Encoded:
+    """Return all rows encoded, a few at a time so that they fit into the CPU cache.
+
+    Args:
+        encode: Function that encodes a slice of the rows.
+        rows: Number of rows.
+        num_classes: Numbers of a row, C.
+    """
+    step = max(1, _NUMBERS_AT_ONCE // num_classes)
+    parts = [encode(slice(start, start + step)) for start in range(0, max(1, rows), step)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def filled(specs: Mapping[str, ArraySpec], rows: int) -> Encoded:

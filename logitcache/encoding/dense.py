@@ -12,7 +12,13 @@ import numpy as np
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
 from logitcache.encoding.decoded import DecodedDense
-from logitcache.encoding.intervals import ROUNDING, between, float16_within, whole_rows
+from logitcache.encoding.intervals import (
+    ROUNDING,
+    between,
+    float16_above,
+    float16_within,
+    whole_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +115,7 @@ class DenseEncoding:
 
 def _range_of(clipped_NC: NDArray[np.float64]) -> NDArray[np.float16]:
     """Return the lowest number of each row rounded down, and the highest rounded up: (N, 2)."""
-    low_N, high_N = _round_down(clipped_NC.min(axis=1)), _round_up(clipped_NC.max(axis=1))
+    low_N, high_N = -float16_above(-clipped_NC.min(axis=1)), float16_above(clipped_NC.max(axis=1))
     return np.stack([low_N, high_N], axis=1)
 
 
@@ -120,16 +126,3 @@ def _levels_of(clipped_NC: NDArray[np.float64], range_N2: NDArray[np.float16]) -
     with np.errstate(invalid="ignore", divide="ignore"):
         levels_NC = np.where(span_N1 > 0, np.rint(255.0 * (clipped_NC - low_N1) / span_N1), 0.0)
     return np.clip(levels_NC, 0, 255).astype(np.uint8)
-
-
-def _round_down(values: NDArray[np.float64]) -> NDArray[np.float16]:
-    """Return the largest float16 that is not above each value."""
-    near = values.astype(np.float16)
-    lower: NDArray[np.float16] = np.nextafter(near, np.float16(-65504.0))
-    # compared in float64, in which every float16 is exact
-    return np.where(near.astype(np.float64) > values, lower, near)
-
-
-def _round_up(values: NDArray[np.float64]) -> NDArray[np.float16]:
-    """Return the smallest float16 that is not below each value."""
-    return -_round_down(-values)

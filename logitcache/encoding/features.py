@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from logitcache.encoding.arrays import ArraySpec, Encoded
-from logitcache.encoding.intervals import between, whole_rows
+from logitcache.encoding.intervals import between, float16_above, whole_rows
 from logitcache.encoding.principal_components import Principal, parse_principal
 from logitcache.errors import CacheError, FeatureOverflow
 
@@ -124,9 +124,8 @@ class FeatureEncoding:
         if self.values == "bfloat16":
             return {"values": _bfloat16(values_N)}
         exact = np.abs(values_N).max(axis=self._shared, keepdims=True) / np.float32(127)
-        with np.errstate(over="ignore"):
-            # rounded up, so that no level is beyond 127; 1 for zeros, which any scale would fit
-            scale = np.where(exact == 0, np.float16(1), _rounded_up(exact))
+        # rounded up, so that no level is beyond 127; 1 for zeros, which any scale would fit
+        scale = np.where(exact == 0, np.float16(1), float16_above(exact))
         scale = _checked(scale, exact, "the scale of features")
         levels = np.rint(values_N / scale.astype(np.float32))
         return {
@@ -184,7 +183,7 @@ class FeatureEncoding:
         size = np.abs(values_N)
         smallest = np.maximum(size - eps_N, 0).max(axis=self._shared) / np.float32(127)
         largest = (size + eps_N).max(axis=self._shared) / np.float32(127)
-        within = between(_rounded_up(smallest), scale, _rounded_up(largest))
+        within = between(float16_above(smallest), scale, float16_above(largest))
         may_be_zero = (smallest == 0) & (scale == 1)
         return whole_rows((within & (scale > 0) & np.isfinite(scale)) | may_be_zero)
 
@@ -286,13 +285,6 @@ def _checked(
             hint="set values: bfloat16 for this tap, which has the range of float32",
         )
     return stored
-
-
-def _rounded_up(scale: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return the smallest float16 that is not below each scale."""
-    near = scale.astype(np.float16)
-    above: NDArray[np.float16] = np.nextafter(near, np.float16(np.inf))
-    return np.where(near.astype(np.float32) < scale, above, near)
 
 
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ROUNDING",
     "between",
+    "float16_above",
     "float16_within",
     "label_consistent",
     "lse_consistent",
@@ -57,6 +58,15 @@ def float16_within(
     least = np.clip(low, _LOWEST, most).astype(np.float16)
     largest = np.clip(high, _LOWEST, most).astype(np.float16)
     return between(least, stored, largest)
+
+
+def float16_above(values: NDArray[np.floating]) -> NDArray[np.float16]:
+    """Return the smallest float16 that is not below each value, infinity above 65504."""
+    with np.errstate(over="ignore"):
+        near = values.astype(np.float16)
+        above: NDArray[np.float16] = np.nextafter(near, np.float16(np.inf))
+    # compared in the type of the values, in which every float16 is exact
+    return np.where(near.astype(values.dtype) < values, above, near)
 
 
 def lse_consistent(

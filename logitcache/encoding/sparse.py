@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from logitcache.encoding.arrays import NUMBERS_AT_ONCE, ArraySpec, Encoded
+from logitcache.encoding.arrays import ArraySpec, Encoded, encode_in_parts
 from logitcache.encoding.codes import code_log_probs, codes_of
 from logitcache.encoding.decoded import DecodedSparse
 from logitcache.encoding.intervals import ROUNDING, between, float16_within, whole_rows
@@ -85,13 +85,10 @@ class SparseEncoding:
         return likeliest if self.mass is None else enough_mask(log_probs_NC, likeliest, self.mass)
 
     def encode(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
-        """Encode log-probabilities, a few rows at a time so that they fit into the CPU cache."""
-        rows = max(1, NUMBERS_AT_ONCE // self.num_classes)
-        parts = [
-            self._encode_rows(log_probs_NC[start : start + rows])
-            for start in range(0, max(1, len(log_probs_NC)), rows)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        """Encode log-probabilities."""
+        return encode_in_parts(
+            lambda rows: self._encode_rows(log_probs_NC[rows]), len(log_probs_NC), self.num_classes
+        )
 
     def _encode_rows(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
         ids_NK = top_k_ids(log_probs_NC, self.top_k)

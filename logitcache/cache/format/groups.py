@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from logitcache.cache.format.arrays import create_array, create_group, resize
@@ -32,7 +31,7 @@ from logitcache.cache.format.names import (
     teacher_of,
 )
 from logitcache.cache.format.table_group import TableGroup
-from logitcache.encoding.arrays import NUMBERS_AT_ONCE, ArraySpec
+from logitcache.encoding.arrays import ArraySpec, encode_in_parts
 from logitcache.encoding.feature_fidelity import feature_fidelity_of, row_feature_losses
 from logitcache.encoding.features import FeatureEncoding, parse_features
 from logitcache.encoding.fidelity import fidelity_of, row_losses
@@ -44,6 +43,7 @@ from logitcache.views.recipe import ViewId
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from logitcache.cache.format.manifest import Manifest
@@ -187,13 +187,11 @@ class TeacherGroup(RowGroup):
 
     def encode(self, outputs_N: NDArray[np.float32], labels_N: NDArray[np.int32]) -> Encoded:
         """Encode raw logits (N, C), with the optional arrays."""
-        # a few rows at a time: float64 log-probabilities of a batch do not fit into the CPU cache
-        rows = max(1, NUMBERS_AT_ONCE // self.num_classes)
-        parts = [
-            self._encode_rows(outputs_N[start : start + rows], labels_N[start : start + rows])
-            for start in range(0, max(1, len(outputs_N)), rows)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return encode_in_parts(
+            lambda rows: self._encode_rows(outputs_N[rows], labels_N[rows]),
+            len(outputs_N),
+            self.num_classes,
+        )
 
     def _encode_rows(self, outputs_N: NDArray[np.float32], labels_N: NDArray[np.int32]) -> Encoded:
         log_probs_NC, lse_N = log_softmax(outputs_N)
