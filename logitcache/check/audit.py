@@ -150,7 +150,6 @@ def audit_teacher(
     *,
     samples: int | None = 256,
     views: Sequence[str] | None = None,
-    seed: int = 0,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TeacherAudit:
@@ -162,7 +161,6 @@ def audit_teacher(
         member: The teacher; its lock is compared by the caller.
         samples: Number of rows, drawn from all rows of all views; None for all of them.
         views: Ids of the views to audit; all by default.
-        seed: Seed of the sample.
         threads: Threads that decode and render; all processors by default.
         on_progress: Called with the numbers of compared rows and of all rows.
 
@@ -180,7 +178,7 @@ def audit_teacher(
             hint="logitcache inspect lists the views of each teacher",
         )
     shown = ShownRows(cache, source, member.input.size, threads)
-    runs, count, pairs = _sampled(shown.rows, view_ids, samples, np.random.default_rng(seed))
+    runs, count, pairs = _sampled(shown.rows, view_ids, samples, np.random.default_rng(0))
     if not pairs:
         raise UsageError("the cache has no readable image to compare", where=cache.url)
     comparison = RowComparison(cache, member, shown)

@@ -62,6 +62,7 @@ __all__ = [
 IMAGE_MEMORY = 2**30
 """Default bytes of decoded images that are kept: 1024 of 500 x 375 pixels take 0.58 GB."""
 
+_AHEAD = 3  # batches that are rendered ahead of the consumer
 _IMAGES_PER_TASK = 16
 _PADDING = -1
 _SQUARE_STEPS: dict[str, Callable[..., Tensor]] = {
@@ -205,7 +206,6 @@ class ViewRenderer:
         sizes: Sides to render, in pixels.
         threads: Threads that decode and render.
         table: Version of the table that images are decoded by.
-        ahead: Number of batches that are rendered ahead.
         on_odd: Called with the index of an image whose pixels are probably not the intended ones,
             and a note about it.
         image_memory: Bytes of decoded images that are kept for later requests.
@@ -218,13 +218,11 @@ class ViewRenderer:
         *,
         threads: int,
         table: int = DECODING,
-        ahead: int = 3,
         on_odd: Callable[[int, str], None] | None = None,
         image_memory: int = 0,
     ) -> None:
         self._decode = DecodedImages(Decoder(read, table, on_odd), image_memory)
         self._sizes = tuple(sorted(set(sizes)))
-        self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
 
     def __enter__(self) -> Self:
@@ -246,7 +244,7 @@ class ViewRenderer:
         pending: deque[tuple[RenderedBatch, list[Future[None]]]] = deque()
         for request in requests:
             pending.append(self._start(request))
-            if len(pending) > self._ahead:
+            if len(pending) > _AHEAD:
                 yield _finish(*pending.popleft())
         while pending:
             yield _finish(*pending.popleft())

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from fsspec import AbstractFileSystem
 
-    from logitcache.cache.store.retry import RetryPolicy
 
 __all__ = ["RemoteLocation"]
 
@@ -64,7 +63,6 @@ class RemoteLocation:
     Args:
         url: Scheme, bucket or host, and prefix.
         write: Whether the cache will be written to.
-        retries: Retry policy; by default from the environment.
 
     Attributes:
         traffic: Numbers of requests by kind, and of ``retries``.
@@ -78,15 +76,13 @@ class RemoteLocation:
     in_flight = 8
     poll_seconds = 1.0
 
-    def __init__(
-        self, url: str, *, write: bool = False, retries: RetryPolicy | None = None
-    ) -> None:
+    def __init__(self, url: str, *, write: bool = False) -> None:
         place = parse_url(url)
         if isinstance(place, Path):
             raise UsageError("a path is not the URL of an object store", where=url)
         self._shown, self._scheme = place.shown, place.scheme
         self._base, self._query = place.base, place.query
-        self._retries = retries or environment_policy()
+        self._retries = environment_policy()
         self._opened: dict[int, AbstractFileSystem] = {}
         self._pid = os.getpid()
         self._reached = False

@@ -43,7 +43,6 @@ class ClaimQueue:
             claimed whose name this process still holds.
         while_waiting: Called repeatedly while other processes have claimed all remaining items,
             with a description of the item and of the process; may raise to stop.
-        poll_seconds: Seconds between two attempts.
     """
 
     def __init__(
@@ -55,12 +54,10 @@ class ClaimQueue:
         *,
         settle: Callable[[], None],
         while_waiting: Callable[[str], None],
-        poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         self._items, self._claims = items, claims
         self._location, self._groups = location, groups
         self._settle, self._while_waiting = settle, while_waiting
-        self._poll_seconds = poll_seconds
         self._held: dict[tuple[str, int, bool], contextlib.ExitStack] = {}
 
     def __enter__(self) -> Self:
@@ -90,7 +87,7 @@ class ClaimQueue:
             idle = len(put_off) == len(pending)
             if idle and sharing_blocks:
                 self._while_waiting(self._waits_for(put_off))
-                time.sleep(self._poll_seconds)
+                time.sleep(_POLL_SECONDS)
             sharing_blocks = idle
             pending = put_off
 
