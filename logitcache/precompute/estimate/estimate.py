@@ -60,22 +60,20 @@ _FITTED_IMAGES = 1024  # where a basis is fitted: with fewer it would lose more 
 _FEWER_IMAGES = 64  # for a device that is timed in addition to the one that is used
 
 
-@dataclass(frozen=True)
-class EncodingEstimate:
-    """Estimate for one encoding of a teacher's outputs.
+@dataclass(frozen=True, kw_only=True)
+class _GroupEstimate:
+    """Estimate for one group in one encoding.
 
     Attributes:
-        encoding: Parameters of the encoding.
-        chosen: Whether the configuration results in this encoding.
-        row_bytes: Compressed bytes per row and view.
-        bytes: Bytes of the teacher's group with all views, including commits and ledgers.
-        files: Number of files of that group.
+        encoding: Parameters of the encoding, without principal directions.
+        row_bytes: Bytes per row and view, after compression if the encoding compresses.
+        bytes: Bytes of the group with all its views, including commits and ledgers.
+        files: Number of files of the group.
         memory: Bytes of all rows of one view in the memory of a student.
         fidelity: Losses of the encoding, as ``docs/format.md`` defines them.
     """
 
     encoding: dict[str, Any]
-    chosen: bool
     row_bytes: float
     bytes: int
     files: int
@@ -83,28 +81,26 @@ class EncodingEstimate:
     fidelity: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class TapEstimate:
+@dataclass(frozen=True, kw_only=True)
+class EncodingEstimate(_GroupEstimate):
+    """Estimate for one encoding of a teacher's outputs.
+
+    Attributes:
+        chosen: Whether the configuration results in this encoding.
+    """
+
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapEstimate(_GroupEstimate):
     """Estimate for the features of one layer of a teacher.
 
     Attributes:
-        encoding: Reduction and encoding of the features, without the principal directions.
         views: Number of views whose features are stored.
-        row_bytes: Bytes per row and view, after compression if the encoding compresses.
-        bytes: Bytes of the layer's group with those views, including commits and ledgers.
-        files: Number of files of that group.
-        memory: Bytes of all rows of one view in the memory of a student, if all are in memory at
-            once.
-        fidelity: Losses of the encoding, as ``docs/format.md`` defines them.
     """
 
-    encoding: dict[str, Any]
     views: int
-    row_bytes: float
-    bytes: int
-    files: int
-    memory: int
-    fidelity: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -353,30 +349,28 @@ class _Cost:
     def _encoding(self, name: str, encoding: Encoding) -> EncodingEstimate:
         answers = self._answers[name]
         plan = self._answers_plan(name, encoding, len(self._views))
-        found = group_footprint(plan, len(self._keys), self._capacity)
         return EncodingEstimate(
             encoding=encoding.settings(),
             chosen=encoding == answers.chosen,
-            row_bytes=plan.row_bytes,
-            bytes=found.bytes,
-            files=found.files,
-            memory=self._capacity * _row_memory(plan.specs),
             fidelity=answers.fidelity(encoding),
+            **self._sizes(plan),
         )
 
     def _tap(self, name: str) -> TapEstimate:
         tap, plan = self._taps[name], self._tap_plan(name, len(self._views))
-        found = group_footprint(plan, len(self._keys), self._capacity)
         parameters = tap.encoding.to_json()
         return TapEstimate(
             encoding={key: value for key, value in parameters.items() if key != "principal"},
             views=plan.views,
-            row_bytes=plan.row_bytes,
-            bytes=found.bytes,
-            files=found.files,
-            memory=self._capacity * _row_memory(plan.specs),
             fidelity=tap.fidelity,
+            **self._sizes(plan),
         )
+
+    def _sizes(self, plan: GroupPlan) -> dict[str, Any]:
+        """Return the fields of an estimate that follow from the plan of its group."""
+        found = group_footprint(plan, len(self._keys), self._capacity)
+        memory = self._capacity * _row_memory(plan.specs)
+        return {"row_bytes": plan.row_bytes, **asdict(found), "memory": memory}
 
     def _with_views(self, count: int) -> ViewsEstimate:
         views, devices = self._views, self._devices

@@ -18,12 +18,10 @@ from logitcache.cache.format.names import sha256
 from logitcache.cache.write.claims import CLAIMS, TRIAL
 from logitcache.data.sample import sample_images
 from logitcache.errors import CacheDamaged, NetworkError, StorageError
-from logitcache.precompute.sample.trial import TRIAL_IMAGES, run_teachers
+from logitcache.precompute.sample.trial import TRIAL_IMAGES, run_teachers, spread
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-    from numpy.typing import NDArray
 
     from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.store.base import Location
@@ -104,7 +102,8 @@ def check_accuracy(
     """
     classes = len(source.class_names)
     judged = [name for name in names if ensemble.members[name].num_classes == classes]
-    indices = _trial_images(source)
+    labeled = np.flatnonzero(np.asarray(source.labels) >= 0).astype(np.int64)
+    indices = labeled[spread(len(labeled), TRIAL_IMAGES)]
     if not judged or len(indices) < _FEWEST_IMAGES:
         return {}
     outputs, read = run_teachers(source, ensemble, dict.fromkeys(judged), indices, batch)
@@ -226,10 +225,3 @@ def _check_room(location: Location, needed: int, how: str) -> None:
             hint="free some space, reduce the number of views or top_k, "
             "or choose another --cache; committed data is intact",
         )
-
-
-def _trial_images(source: Source) -> NDArray[np.int64]:
-    """Return positions of labeled images, spread evenly over the listing."""
-    labeled = np.flatnonzero(np.asarray(source.labels) >= 0).astype(np.int64)
-    step = max(1, len(labeled) // TRIAL_IMAGES)
-    return labeled[::step][:TRIAL_IMAGES]

@@ -16,11 +16,11 @@ import torch
 from logitcache.errors import NetworkError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from logitcache.teachers.ensemble import Ensemble
 
-__all__ = ["choose_batch", "memory_explained"]
+__all__ = ["choose_batch", "fastest_of_two", "memory_explained"]
 
 _FIRST, _LARGEST = 16, 1024
 _WORTH = 1.05  # minimum speed-up of a batch twice as large
@@ -103,12 +103,17 @@ def _fitting(ensemble: Ensemble, names: Collection[str], batch: int) -> int:
 
 def _seconds(ensemble: Ensemble, names: Collection[str], batch: int) -> float:
     """Return the seconds per image, the minimum of two forward passes."""
-    tries = []
+    return fastest_of_two(lambda: _forward(ensemble, names, batch)) / batch
+
+
+def fastest_of_two(forward: Callable[[], object]) -> float:
+    """Return the seconds of the faster one of two forward passes with the same shape."""
+    seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        _forward(ensemble, names, batch)
-        tries.append(time.perf_counter() - started)
-    return min(tries) / batch
+        forward()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)  # the first pass may choose algorithms or compile
 
 
 def _forward(ensemble: Ensemble, names: Collection[str], batch: int) -> None:

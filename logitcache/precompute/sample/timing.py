@@ -13,6 +13,7 @@ import numpy as np
 
 from logitcache.cache.format.names import tap_of, teacher_of
 from logitcache.platforms import available_processors
+from logitcache.precompute.sample.batch_size import fastest_of_two
 from logitcache.precompute.sample.trial import spread_requests, unreadable_sample
 from logitcache.teachers.ensemble import Tap
 from logitcache.views.render import ViewRenderer
@@ -145,10 +146,5 @@ def _answer(
 
 def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> float:
     """Return the seconds per image of a forward pass of one teacher, the minimum of two passes."""
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        _answer(ensemble, batch, {name: None})
-        seconds.append(time.perf_counter() - started)
-    # the minimum: the first pass with this shape may choose algorithms or compile
-    return min(seconds) / len(batch.request.indices)
+    seconds = fastest_of_two(lambda: _answer(ensemble, batch, {name: None}))
+    return seconds / len(batch.request.indices)

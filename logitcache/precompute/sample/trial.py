@@ -32,6 +32,7 @@ __all__ = [
     "run_teachers",
     "sample_features",
     "sample_log_probs",
+    "spread",
     "spread_requests",
     "unreadable_sample",
 ]
@@ -125,7 +126,7 @@ def sample_features(
     """
     encoding = tap.encoding
     most = max(1, min(TRIAL_IMAGES, _MOST_NUMBERS // math.prod(encoding.shape)))
-    indices_N = _spread(source, most)
+    indices_N = spread(len(source.keys), most)
     positions = None
     if encoding.kept is not None:
         positions = np.tile(np.arange(encoding.kept), (len(indices_N), 1))
@@ -145,17 +146,16 @@ def unreadable_sample(source: Source, count: int) -> DataError:
     )
 
 
-def _spread(source: Source, count: int) -> NDArray[np.int64]:
-    """Return positions of images spread evenly over the listing."""
-    step = max(1, len(source.keys) // count)
-    return np.arange(0, len(source.keys), step, dtype=np.int64)[:count]
-
-
 def _some(source: Source, read: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Return the indices of readable images of a sample, if there are any."""
     if not len(read):
         raise unreadable_sample(source, count)
     return read
+
+
+def spread(total: int, most: int) -> NDArray[np.int64]:
+    """Return at most ``most`` positions below ``total``, spread evenly: int64 (N,)."""
+    return np.arange(0, total, max(1, total // most), dtype=np.int64)[:most]
 
 
 def spread_requests(
@@ -170,7 +170,7 @@ def spread_requests(
         batch: Images per batch.
         first: Number of the view of the first batch.
     """
-    chosen = _spread(source, images)
+    chosen = spread(len(source.keys), images)
     parts = np.split(chosen, range(batch, len(chosen), batch))
     each = max(1, len(views) // len(parts))
     return [
