@@ -8,7 +8,6 @@ probabilities above 6e-20.
 from __future__ import annotations
 
 import functools
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["code_log_probs", "codes_of", "log_error_bound"]
+__all__ = ["code_log_probs", "codes_of"]
 
 
 def codes_of(log_probs: NDArray[np.float64], levels: int) -> NDArray[np.uint8]:
@@ -32,8 +31,3 @@ def code_log_probs(levels: int) -> NDArray[np.float64]:
     with np.errstate(divide="ignore"):
         table: NDArray[np.float64] = 8.0 * np.log(np.arange(levels + 1) / levels)
     return table
-
-
-def log_error_bound(code: int) -> float:
-    """Return the largest |log p_hat - log p| of a code in nats, before rows are scaled."""
-    return -8.0 * math.log1p(-1.0 / (2.0 * code))

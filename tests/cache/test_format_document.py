@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from logitcache.encoding.basis import Basis, principal_directions
-from logitcache.encoding.codes import log_error_bound
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding
@@ -26,6 +25,7 @@ from tests.cache.building import (
     write_samples,
     write_teacher,
 )
+from tests.encoding.strategies import log_error_bound
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 ROWS, UNREADABLE = 37, (5, 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,3 +29,8 @@ def logits(draw: st.DrawFn, min_classes: int = 3, max_classes: int = 60) -> NDAr
 
 def log_probs_of(z: NDArray[np.float32]) -> NDArray[np.float64]:
     return log_softmax(z)[0]
+
+
+def log_error_bound(code: int) -> float:
+    """Return the largest |log p_hat - log p| of a code in nats, before rows are scaled."""
+    return -8.0 * math.log1p(-1.0 / (2.0 * code))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitcache.encoding.codes import code_log_probs, codes_of, log_error_bound
+from logitcache.encoding.codes import code_log_probs, codes_of
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.encoding.tail import NO_TAIL, tail_of
-from tests.encoding.strategies import log_probs_of, logits
+from tests.encoding.strategies import log_error_bound, log_probs_of, logits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
