@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("page", "most", "passed"),
     [
+        ("adding-a-loss", 20, "3 passed"),
         ("adding-a-projector", 20, "2 passed"),
         ("adding-a-reader", 30, "10 passed"),
         ("adding-a-stage", 30, "1 passed"),
