@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from logitcache.encoding.arrays import NUMBERS_AT_ONCE, ArraySpec, Encoded
+from logitcache.encoding.arrays import ArraySpec, Encoded, encode_in_parts
 from logitcache.encoding.basis import Basis, centered
 from logitcache.encoding.decoded import DecodedDense
 from logitcache.encoding.intervals import ROUNDING, between, whole_rows
@@ -93,13 +93,10 @@ class TransformEncoding:
         return self.fine - (self.fine - self.refined) // 2
 
     def encode(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
-        """Encode log-probabilities, a few rows at a time so that they fit into the CPU cache."""
-        rows = max(1, NUMBERS_AT_ONCE // self.num_classes)
-        parts = [
-            self._encode_rows(log_probs_NC[start : start + rows])
-            for start in range(0, max(1, len(log_probs_NC)), rows)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        """Encode log-probabilities."""
+        return encode_in_parts(
+            lambda rows: self._encode_rows(log_probs_NC[rows]), len(log_probs_NC), self.num_classes
+        )
 
     def _encode_rows(self, log_probs_NC: NDArray[np.float64]) -> Encoded:
         basis = self.basis
