@@ -85,7 +85,9 @@ class PrecomputeConfig(Config):
     @classmethod
     def _power_of_two(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
         if value != "auto" and value & (value - 1):
-            raise ValueError("must be a power of two, so that a unit consists of whole batches")
+            raise ValueError(
+                "the batch size must be a power of two, so that units are whole batches"
+            )
         return value
 
     @model_validator(mode="after")
