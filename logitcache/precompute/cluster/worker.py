@@ -105,7 +105,7 @@ class UnitRunnerOpener:
 
         tune_allocator()
         config = self._config
-        threads = self._threads or _share_of_host(neighbors)
+        threads = self._threads or max(1, available_processors() // neighbors)
         torch.set_num_threads(threads)
         source = open_images(config.data, locate(config.cache))
         device = resolve_device(config.device)
@@ -129,10 +129,6 @@ class UnitRunnerOpener:
             skip_bad_images=config.on_bad_image == "skip",
             after_batch=after_batch,
         )
-
-
-def _share_of_host(neighbors: int) -> int:
-    return max(1, available_processors() // neighbors)
 
 
 class _StopRequestedError(Exception):

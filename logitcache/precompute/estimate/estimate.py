@@ -369,7 +369,9 @@ class _Cost:
     def _sizes(self, plan: GroupPlan) -> dict[str, Any]:
         """Return the fields of an estimate that follow from the plan of its group."""
         found = group_footprint(plan, len(self._keys), self._capacity)
-        memory = self._capacity * _row_memory(plan.specs)
+        # a student never reads lse
+        row_memory = sum(spec.row_bytes for name, spec in plan.specs.items() if name != "lse")
+        memory = self._capacity * row_memory
         return {"row_bytes": plan.row_bytes, **asdict(found), "memory": memory}
 
     def _with_views(self, count: int) -> ViewsEstimate:
@@ -421,8 +423,3 @@ class _Cost:
         raw = sum(spec.row_bytes for spec in cut_by.values())
         unit_rows = group_unit_rows(self._unit_rows, raw)
         return GroupPlan(teacher_group(name), views, unit_rows, specs, row_bytes)
-
-
-def _row_memory(specs: Mapping[str, ArraySpec]) -> int:
-    """Return the bytes per row in the memory of a student, which never reads lse."""
-    return sum(spec.row_bytes for name, spec in specs.items() if name != "lse")
