@@ -17,7 +17,10 @@ from torch.nn import functional
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.encoding.tail import quadratic
 from logitcache.objectives.alignment import wide
-from logitcache.objectives.sparse_cross_entropy import cross_bucket, cross_spread
+from logitcache.objectives.sparse_cross_entropy import (
+    divergence_from_bucket,
+    divergence_from_spread,
+)
 from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
 
@@ -30,7 +33,7 @@ __all__ = ["Soft", "SoftConfig", "Tail", "soft_divergence"]
 
 Tail = Literal["uniform", "bucket", "renorm"]
 
-_UNUSED = -1e30  # log of zero; unlike -inf, its product with 0 is 0 and not NaN
+_UNUSED = -(2.0**100)  # log of zero; unlike -inf, its product with 0 is 0 and not NaN
 
 
 class SoftConfig(AskingTermConfig):
@@ -107,16 +110,16 @@ def soft_divergence(
     """
     if logits_BC.shape[1] != teacher.num_classes:
         raise other_classes(logits_BC.shape[1], teacher.num_classes)
-    scaled_BC = wide(logits_BC) if temperature == 1.0 else wide(logits_BC) / temperature
+    b = 1.0 / temperature
     if isinstance(teacher, SparseLogits):
-        divergence_B = _sparse_divergence(scaled_BC, teacher, 1.0 / temperature, tail)
+        divergence_B = _sparse_divergence(wide(logits_BC), teacher, b, tail)
     else:
-        divergence_B = _dense_divergence(scaled_BC, teacher, 1.0 / temperature)
+        divergence_B = _dense_divergence(wide(logits_BC), teacher, b)
     return divergence_B if temperature == 1.0 else temperature**2 * divergence_B
 
 
-def _dense_divergence(scaled_BC: Tensor, teacher: DenseLogits, b: float) -> Tensor:
-    log_s_BC = functional.log_softmax(scaled_BC, dim=1)
+def _dense_divergence(logits_BC: Tensor, teacher: DenseLogits, b: float) -> Tensor:
+    log_s_BC = functional.log_softmax(logits_BC if b == 1.0 else b * logits_BC, dim=1)
     log_q_BC = teacher.log_probs.to(log_s_BC.dtype)
     if b != 1.0:
         log_q_BC = functional.log_softmax(b * log_q_BC, dim=1)
@@ -124,48 +127,66 @@ def _dense_divergence(scaled_BC: Tensor, teacher: DenseLogits, b: float) -> Tens
     return terms_BC.sum(1)
 
 
-def _sparse_divergence(scaled_BC: Tensor, teacher: SparseLogits, b: float, tail: Tail) -> Tensor:
-    """Return KL(teacher || student) of every row from the student's logits over T."""
-    log_p_BK = teacher.log_probs.to(scaled_BC.dtype).clamp(min=_UNUSED)
-    used_BK = (log_p_BK - _UNUSED).sign()  # 1 or 0; arithmetic takes half the time of bool masks
-    absent_B = teacher.num_classes - used_BK.sum(1)
-    log_q_BK, log_mass_B = _at_temperature(log_p_BK, teacher.tail, absent_B, b, tail)
-    q_BK, mass_B = log_q_BK.exp(), log_mass_B.exp()
-    negative_entropy_B = (q_BK * log_q_BK).sum(1).addcmul_(mass_B, log_mass_B)
+def _sparse_divergence(logits_BC: Tensor, teacher: SparseLogits, b: float, tail: Tail) -> Tensor:
+    """Return KL(teacher || student) of every row at temperature 1 / b.
+
+    All that depends on targets alone is small, and launching a kernel takes longer than running it:
+    nothing is computed that the tail does not need.
+    """
     ids_BK = teacher.class_ids
-    if tail == "bucket":
-        return negative_entropy_B - cross_bucket(scaled_BC, ids_BK, used_BK, q_BK, mass_B)
+    log_p_BK = teacher.log_probs.to(logits_BC.dtype).clamp(min=_UNUSED)
     if tail == "renorm":
-        return negative_entropy_B - cross_spread(scaled_BC, ids_BK, q_BK, None)
-    at_least_one_B = absent_B.clamp(min=1)  # where no class is absent, the mass is 0
-    spread_B = mass_B / at_least_one_B
-    # the spread is added to every class below, so it is subtracted at the present ones
-    weights_BK = q_BK - used_BK * spread_B[:, None]
-    read_B = cross_spread(scaled_BC, ids_BK, weights_BK, spread_B)
-    return negative_entropy_B - mass_B * at_least_one_B.log() - read_B
+        log_q_BK = functional.log_softmax(log_p_BK if b == 1.0 else b * log_p_BK, 1)
+        q_BK = log_q_BK.exp()
+        return divergence_from_spread(logits_BC, b, ids_BK, q_BK, log_q_BK.mul_(q_BK))
+    # 1 or 0: arithmetic takes half the time of bool masks
+    used_BK = torch.rsub(log_p_BK, 1.0, alpha=1.0 / _UNUSED)
+    log_q_BK, log_mass_B = _at_temperature(log_p_BK, used_BK, teacher, b)
+    q_BK = log_q_BK.exp()
+    if tail == "bucket":
+        return divergence_from_bucket(
+            logits_BC, b, ids_BK, used_BK, q_BK, log_q_BK.mul_(q_BK), log_mass_B
+        )
+    absent_B = _absent(used_BK, teacher)
+    log_spread_B = log_mass_B - absent_B.log()  # where no class is absent, the mass is 0
+    spread_B = log_spread_B.exp()
+    # the spread is subtracted from every class below, so it is added at the present ones
+    return divergence_from_spread(
+        logits_BC,
+        b,
+        ids_BK,
+        torch.sub(q_BK, used_BK.mul_(spread_B[:, None])),
+        log_q_BK.mul_(q_BK),
+        spread_B,
+        absent_B.mul_(log_spread_B),
+    )
+
+
+def _absent(used_BK: Tensor, teacher: SparseLogits) -> Tensor:
+    """Return the number of absent classes of every row, at least 1."""
+    absent_B = torch.rsub(used_BK.sum(1), float(teacher.num_classes))
+    return absent_B if used_BK.shape[1] < teacher.num_classes else absent_B.clamp_(min=1)
 
 
 def _at_temperature(
-    log_p_BK: Tensor, tail_B2: Tensor, absent_B: Tensor, b: float, tail: Tail
+    log_p_BK: Tensor, used_BK: Tensor, teacher: SparseLogits, b: float
 ) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities of present classes and of all absent ones at T = 1 / b."""
-    if tail == "renorm":
-        return functional.log_softmax(b * log_p_BK, 1), torch.full_like(log_p_BK[:, 0], _UNUSED)
-    tail_B2 = tail_B2.to(log_p_BK.dtype)
+    tail_B2 = teacher.tail.to(log_p_BK.dtype)
     if b == 1.0:
         return log_p_BK, tail_B2[:, 0]
     log_p_BK = b * log_p_BK
-    log_mass_B = _log_tail_mass(tail_B2, absent_B, b)
+    log_mass_B = _log_tail_mass(tail_B2, used_BK, teacher, b)
     log_z_B1 = torch.logsumexp(torch.cat([log_p_BK, log_mass_B[:, None]], 1), 1, keepdim=True)
     return log_p_BK - log_z_B1, log_mass_B - log_z_B1[:, 0]
 
 
-def _log_tail_mass(tail_B2: Tensor, absent_B: Tensor, b: float) -> Tensor:
+def _log_tail_mass(tail_B2: Tensor, used_BK: Tensor, teacher: SparseLogits, b: float) -> Tensor:
     """Return log M(b) from the quadratic through b = 0, 1/4 and 1; log 0 without absent classes."""
     through_0, through_quarter, through_1 = quadratic(b)
     log_mass_B = (
-        through_0 * absent_B.clamp(min=1).log()
+        through_0 * _absent(used_BK, teacher).log()
         + through_quarter * tail_B2[:, 1]
         + through_1 * tail_B2[:, 0]
     )
-    return log_mass_B.masked_fill(absent_B == 0, _UNUSED)
+    return log_mass_B.masked_fill(used_BK.sum(1) == teacher.num_classes, _UNUSED)

@@ -1,60 +1,84 @@
-"""Cross-entropy of sparse targets, and the mass of absent classes, with explicit gradients.
+"""Divergence from sparse targets, and the mass of absent classes, with explicit gradients.
 
 Autograd would run about twenty more kernels for the same sums, and at a thousand classes launching
 each takes longer than running it. Here the student's softmax is computed once, and the gradient,
-the weighted softmax minus the target, is one pass over it and one scatter.
+the softmax minus the target, is written over it. Targets sum to one, so the softmax has no weight.
 
-Shapes: B batch, C classes, K stored classes.
+Shapes: B batch, C classes, K stored classes; b = 1 / T; s = softmax(b logits).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-__all__ = ["cross_bucket", "cross_spread", "log_absent_mass"]
+from logitcache.errors import UsageError
+
+__all__ = ["divergence_from_bucket", "divergence_from_spread", "log_absent_mass"]
 
 _ROWS_AT_ONCE = 32
+_LOG_ZERO = -1e30  # log of zero; unlike -inf, its product with 0 is 0 and not NaN
+_SAFE = 1e-25  # probabilities above it have all digits, in the softmax and in its sums
 
 
-def cross_spread(
-    logits_BC: Tensor, ids_BK: Tensor, weights_BK: Tensor, spread_B: Tensor | None
+def divergence_from_spread(
+    logits_BC: Tensor,
+    b: float,
+    ids_BK: Tensor,
+    weights_BK: Tensor,
+    own_BK: Tensor,
+    spread_B: Tensor | None = None,
+    own_spread_B: Tensor | None = None,
 ) -> Tensor:
-    """Return sum_k w_k log s[id_k] + e sum_c log s[c] of every row, s = softmax(logits).
+    """Return sum_k (h_k - w_k log s[id_k]) + e (l - sum_c log s[c]) of every row.
 
     Args:
         logits_BC: Logits of the student, float32 or wider.
+        b: Factor of the logits, 1 / T.
         ids_BK: Indices of the classes with individual weights.
         weights_BK: Individual weights w, without gradient; zero for unused entries.
-        spread_B: Weight e of every class, without gradient; None for zero.
+        own_BK: Constants h, without gradient.
+        spread_B: Weight e of every class, without gradient; None for zero. The weights of a row
+            sum to one: sum_k w_k + C e = 1.
+        own_spread_B: Constant l, without gradient.
 
     Returns:
         (B,), differentiable once with respect to ``logits_BC``.
     """
-    read_B: Tensor = _Spread.apply(logits_BC, ids_BK, weights_BK, spread_B)
-    return read_B
+    divergence_B: Tensor = _Spread.apply(
+        logits_BC, b, ids_BK, weights_BK, own_BK, spread_B, own_spread_B
+    )
+    return divergence_B
 
 
-def cross_bucket(
-    logits_BC: Tensor, ids_BK: Tensor, used_BK: Tensor, q_BK: Tensor, mass_B: Tensor
+def divergence_from_bucket(
+    logits_BC: Tensor,
+    b: float,
+    ids_BK: Tensor,
+    used_BK: Tensor,
+    q_BK: Tensor,
+    own_BK: Tensor,
+    log_mass_B: Tensor,
 ) -> Tensor:
-    """Return sum_k q_k log s[id_k] + m log sum_absent s[c] of every row, s = softmax(logits).
+    """Return sum_k (h_k - q_k log s[id_k]) + m (log m - log sum_absent s[c]) of every row.
 
     Args:
         logits_BC: Logits of the student, float32 or wider.
+        b: Factor of the logits, 1 / T.
         ids_BK: Indices of the present classes; all others are absent.
         used_BK: 1 for entries with a present class, 0 for unused entries, which repeat a class.
         q_BK: Probabilities q of the present classes, without gradient; zero for unused entries.
-        mass_B: Probability m of all absent classes, without gradient; zero if there are none.
+        own_BK: Constants h, without gradient.
+        log_mass_B: Logarithm of the probability m of all absent classes, without gradient. The
+            probabilities of a row sum to one: sum_k q_k + m = 1.
 
     Returns:
         (B,), differentiable once with respect to ``logits_BC``.
     """
-    read_B: Tensor = _Bucket.apply(logits_BC, ids_BK, used_BK, q_BK, mass_B)
-    return read_B
+    divergence_B: Tensor = _Bucket.apply(logits_BC, b, ids_BK, used_BK, q_BK, own_BK, log_mass_B)
+    return divergence_B
 
 
 def log_absent_mass(log_s_BC: Tensor, ids_BK: Tensor) -> Tensor:
@@ -72,41 +96,53 @@ def log_absent_mass(log_s_BC: Tensor, ids_BK: Tensor) -> Tensor:
 
 
 class _Spread(torch.autograd.Function):
-    """Gradient: w_k at its class, plus e everywhere, minus (sum of all weights) s."""
+    """Gradient: b times s minus e everywhere, minus w_k at its class."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits_BC: Tensor, ids_BK: Tensor, weights_BK: Tensor, spread_B: Tensor | None
+        ctx: Any,
+        logits_BC: Tensor,
+        b: float,
+        ids_BK: Tensor,
+        weights_BK: Tensor,
+        own_BK: Tensor,
+        spread_B: Tensor | None,
+        own_spread_B: Tensor | None,
     ) -> Tensor:
-        classes = logits_BC.shape[1]
-        s_BC, top_B, log_top_B = _softmax(logits_BC)
-        total_B = weights_BK.sum(1)
+        scaled_BC = _scaled(logits_BC, b)
+        s_BC = scaled_BC.softmax(1)
+        top_B1, log_s_top_B1 = _top_class(scaled_BC, s_BC)
         # log s = (logit - top) + log s[top]: differences of logits are exact where a logarithm of a
         # small probability would be -inf
-        read_B = (weights_BK * (logits_BC.gather(1, ids_BK) - top_B[:, None])).sum(1)
+        above_BK = scaled_BC.gather(1, ids_BK).sub_(top_B1)
+        divergence_B = torch.addcmul(own_BK, weights_BK, above_BK, value=-1.0).sum(1)
         if spread_B is not None:
-            total_B.add_(spread_B, alpha=classes)
-            read_B.addcmul_(spread_B, logits_BC.sum(1).sub_(top_B, alpha=classes))
-        read_B.addcmul_(total_B, log_top_B)
-        ctx.save_for_backward(logits_BC, ids_BK, weights_BK, spread_B, total_B)
+            above_B = scaled_BC.sum(1).sub_(top_B1[:, 0], alpha=logits_BC.shape[1])
+            divergence_B.addcmul_(spread_B, own_spread_B - above_B)
+        ctx.save_for_backward(logits_BC, ids_BK, weights_BK, spread_B)
+        ctx.b = b
         ctx.s_BC = s_BC  # not saved_tensors: backward writes its result into this buffer
-        return read_B
+        return divergence_B.sub_(log_s_top_B1[:, 0])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, None, None, None]:
-        logits_BC, ids_BK, weights_BK, spread_B, total_B = ctx.saved_tensors
-        grad_BC = _taken(ctx, logits_BC).mul_((-grad_B * total_B)[:, None])
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
+        logits_BC, ids_BK, weights_BK, spread_B = ctx.saved_tensors
+        s_BC, ctx.s_BC = ctx.s_BC, None
+        if s_BC is None:  # a second backward pass over the same graph
+            s_BC = _scaled(logits_BC, ctx.b).softmax(1)
+        grad_B1 = _scaled(grad_B, ctx.b)[:, None]
+        s_BC.mul_(grad_B1)
         if spread_B is not None:
-            grad_BC.add_((grad_B * spread_B)[:, None])
-        grad_BC.scatter_add_(1, ids_BK, weights_BK * grad_B[:, None])
-        return grad_BC, None, None, None
+            s_BC.sub_(spread_B[:, None] * grad_B1)
+        s_BC.scatter_add_(1, ids_BK, weights_BK * -grad_B1)
+        return s_BC, None, None, None, None, None, None
 
 
 class _Bucket(torch.autograd.Function):
-    """Gradient: q_k - (sum of q and m) s at present classes; absent ones divide the remainder.
+    """Gradient: b times s - q_k at present classes; absent ones divide the remainder.
 
-    They divide it by a softmax over the absent classes alone: their mass may be too small to be
+    They divide it by their own softmax: the mass of the absent classes may be too small to be
     computed as one minus that of the present classes.
     """
 
@@ -114,44 +150,36 @@ class _Bucket(torch.autograd.Function):
     def forward(
         ctx: Any,
         logits_BC: Tensor,
+        b: float,
         ids_BK: Tensor,
         used_BK: Tensor,
         q_BK: Tensor,
-        mass_B: Tensor,
+        own_BK: Tensor,
+        log_mass_B: Tensor,
     ) -> Tensor:
-        absent_BC = logits_BC.scatter(1, ids_BK, -torch.inf)
-        full_B = _without_absent(absent_BC, used_BK)
-        shared_BC, top_B, log_top_B = _softmax(absent_BC)
-        log_absent_B = top_B - log_top_B
-        present_BK = logits_BC.gather(1, ids_BK)
-        # from here to the end buffers are reused in place: each is read for the last time where it
-        # is overwritten
-        top_B1 = present_BK.amax(1, keepdim=True)
-        s_BK = (present_BK - top_B1).exp_().mul_(used_BK)
-        log_z_B = torch.logaddexp(
-            s_BK.sum(1).log_().add_(top_B1[:, 0]),
-            log_absent_B if full_B is None else log_absent_B.masked_fill(full_B, -torch.inf),
-        )
-        read_B = (q_BK * present_BK.sub_(log_z_B[:, None])).sum(1)
-        log_s_absent_B = log_absent_B.sub_(log_z_B)
-        read_B.addcmul_(mass_B, log_s_absent_B)
-        total_B = q_BK.sum(1).add_(mass_B)
-        s_BK.mul_(top_B1.sub_(log_z_B[:, None]).exp_().mul_(total_B[:, None]))
-        at_present_BK = torch.sub(q_BK, s_BK, out=s_BK)
-        to_absent_B = mass_B - total_B * log_s_absent_B.exp_()
-        if full_B is not None:
-            to_absent_B.masked_fill_(full_B, 0.0)
-        ctx.save_for_backward(shared_BC, ids_BK, at_present_BK, to_absent_B)
-        return read_B
+        parts = _separated(_scaled(logits_BC, b), ids_BK, used_BK)
+        mass_B = log_mass_B.exp()
+        divergence_B = torch.addcmul(own_BK, q_BK, parts.log_present, value=-1.0).sum(1)
+        divergence_B.addcmul_(mass_B, log_mass_B - parts.log_absent)
+        at_present_BK = parts.present.mul_(used_BK).sub_(q_BK)
+        to_absent_B = parts.log_absent.exp_().sub_(mass_B).div_(parts.absent_sum)
+        ctx.save_for_backward(logits_BC, ids_BK, used_BK, at_present_BK, to_absent_B)
+        ctx.b = b
+        ctx.absent_BC = parts.absent  # as s_BC above
+        return divergence_B
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, None, None, None, None]:
-        shared_BC, ids_BK, at_present_BK, to_absent_B = ctx.saved_tensors
-        grad_BC = shared_BC * (grad_B * to_absent_B)[:, None]
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
+        logits_BC, ids_BK, used_BK, at_present_BK, to_absent_B = ctx.saved_tensors
+        absent_BC, ctx.absent_BC = ctx.absent_BC, None
+        if absent_BC is None:  # a second backward pass over the same graph
+            absent_BC = _separated(_scaled(logits_BC, ctx.b), ids_BK, used_BK).absent
+        grad_B = _scaled(grad_B, ctx.b)
+        absent_BC.mul_((grad_B * to_absent_B)[:, None])
         # added, not set: unused entries repeat a present class, with a gradient of zero
-        grad_BC.scatter_add_(1, ids_BK, at_present_BK * grad_B[:, None])
-        return grad_BC, None, None, None, None
+        absent_BC.scatter_add_(1, ids_BK, at_present_BK * grad_B[:, None])
+        return absent_BC, None, None, None, None, None, None
 
 
 class _AbsentMass(torch.autograd.Function):
@@ -171,33 +199,97 @@ class _AbsentMass(torch.autograd.Function):
         return log_mass_B
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor, None]:
+        _refuse_second_derivative()
         log_s_BC, ids_BK, log_mass_B = ctx.saved_tensors
         grad_BC = (log_s_BC - log_mass_B[:, None]).exp_().mul_(grad_B[:, None])
         return grad_BC.scatter_(1, ids_BK, 0.0), None
 
 
-def _taken(ctx: Any, logits_BC: Tensor) -> Tensor:
-    """Return the softmax as a buffer to overwrite; a second backward pass computes it again."""
-    s_BC, ctx.s_BC = ctx.s_BC, None
-    return logits_BC.softmax(1) if s_BC is None else s_BC
+class _Separated(NamedTuple):
+    """Student probabilities of present classes, and of all absent ones together.
 
-
-def _softmax(logits_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the softmax, the largest logit, and the log of the largest probability.
-
-    The difference of the last two is the log-sum-exp: two cheap reductions instead of another
-    exponential. The largest probability is at least 1 / C, so its logarithm is finite.
+    Attributes:
+        present: Probabilities of present classes (B, K); any number from 0 to 1 in unused entries.
+        log_present: Their logarithms (B, K), finite.
+        log_absent: Log-probability of all absent classes together (B,).
+        absent: Probabilities of the absent classes up to a factor (B, C); zero at present classes.
+        absent_sum: Sum of ``absent`` over the classes (B,).
     """
-    s_BC = logits_BC.softmax(1)
-    return s_BC, logits_BC.amax(1), s_BC.amax(1).log_()
+
+    present: Tensor
+    log_present: Tensor
+    log_absent: Tensor
+    absent: Tensor
+    absent_sum: Tensor
 
 
-def _without_absent(absent_BC: Tensor, used_BK: Tensor) -> Tensor | None:
-    """Return the rows without absent classes, and replace their -inf by 0 for a finite softmax."""
-    if used_BK.shape[1] < absent_BC.shape[1]:
-        return None
-    full_B: Tensor = used_BK.sum(1) == absent_BC.shape[1]
-    absent_BC.masked_fill_(full_B[:, None], 0.0)
-    return full_B
+def _separated(scaled_BC: Tensor, ids_BK: Tensor, used_BK: Tensor) -> _Separated:
+    """Separate present and absent classes: by one softmax if it has all digits, else by two."""
+    if _may_read(scaled_BC):
+        separated = _separated_by_one(scaled_BC, ids_BK)
+        if float(separated.present.min()) > _SAFE and float(separated.absent_sum.min()) > _SAFE:
+            return separated
+    return _separated_by_two(scaled_BC, ids_BK, used_BK)
+
+
+def _separated_by_one(scaled_BC: Tensor, ids_BK: Tensor) -> _Separated:
+    """Take all probabilities from the softmax over all classes."""
+    s_BC = scaled_BC.softmax(1)
+    s_BK = s_BC.gather(1, ids_BK)
+    absent_BC = s_BC.scatter_(1, ids_BK, torch.zeros_like(s_BK))
+    sum_B = absent_BC.sum(1)
+    return _Separated(s_BK, s_BK.log(), sum_B.log(), absent_BC, sum_B)
+
+
+def _separated_by_two(scaled_BC: Tensor, ids_BK: Tensor, used_BK: Tensor) -> _Separated:
+    """Take a softmax over the absent classes, and one over the present ones and all absent ones."""
+    absent_BC = scaled_BC.scatter(1, ids_BK, torch.full_like(used_BK, -torch.inf))
+    full_B = None
+    if used_BK.shape[1] >= scaled_BC.shape[1]:
+        full_B = used_BK.sum(1) == scaled_BC.shape[1]  # rows without absent classes
+        absent_BC.masked_fill_(full_B[:, None], 0.0)  # for a finite softmax, which is not used
+    softmax_BC = absent_BC.softmax(1)
+    top_B1, log_s_top_B1 = _top_class(absent_BC, softmax_BC)
+    log_absent_B1 = top_B1.sub_(log_s_top_B1)
+    if full_B is not None:
+        log_absent_B1.masked_fill_(full_B[:, None], _LOG_ZERO)
+    present_BK = scaled_BC.gather(1, ids_BK).add_(used_BK - 1.0, alpha=-_LOG_ZERO)
+    log_s_BK1 = torch.cat([present_BK, log_absent_B1], 1).log_softmax(1)
+    log_s_BK, log_s_absent_B = log_s_BK1[:, :-1], log_s_BK1[:, -1]
+    ones_B = torch.ones_like(log_s_absent_B)
+    return _Separated(log_s_BK.exp(), log_s_BK, log_s_absent_B, softmax_BC, ones_B)
+
+
+def _top_class(scaled_BC: Tensor, s_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logit and log-probability of the most probable class of every row, both (B, 1).
+
+    The probability is at least 1 / C, so its logarithm is finite.
+    """
+    return scaled_BC.amax(1, keepdim=True), s_BC.amax(1, keepdim=True).log_()
+
+
+def _may_read(values: Tensor) -> bool:
+    """Return whether Python may read values of a tensor to choose between two computations.
+
+    It would wait for an accelerator, and end the graph of ``torch.compile``.
+    """
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _refuse_second_derivative() -> None:
+    """Raise an error in a backward pass that is itself recorded.
+
+    Its result would be a constant to autograd, and the second derivative silently zero.
+    """
+    if torch.is_grad_enabled():
+        raise UsageError(
+            "this loss on sparse targets cannot be differentiated twice",
+            expected="backward() and torch.autograd.grad() without create_graph=True",
+            hint="use dense targets (encoding: {kind: dense}) for second derivatives",
+        )
+
+
+def _scaled(values: Tensor, b: float) -> Tensor:
+    """Return b times the values, and the values themselves for b = 1."""
+    return values if b == 1.0 else values * b

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from logitcache.batch import DenseLogits, SparseLogits, TargetBatch
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
+from logitcache.objectives import sparse_cross_entropy
 from logitcache.objectives.soft import Soft, SoftConfig, soft_divergence
 from tests.memory import peak_bytes
 from tests.objectives import reference
@@ -163,9 +165,99 @@ def test_a_student_sure_beyond_the_smallest_float_gets_a_finite_loss(mode: Tail)
     (gradient,) = torch.autograd.grad(loss.sum(), single)
     z.requires_grad_()
     expected = soft_divergence(z, teacher, tail=mode)
-    torch.testing.assert_close(loss.double(), expected)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
     (wide,) = torch.autograd.grad(expected.sum(), z)
     torch.testing.assert_close(gradient.double(), wide, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("top_k", [10, 50])
+def test_float32_has_the_digits_of_float64(mode: Tail, temperature: float, top_k: int) -> None:
+    z, teacher = random_logits(16, 1000, 25), sparse_of(random_logits(16, 1000, 26), top_k)
+    single = z.float().requires_grad_()
+    narrow = replace(teacher, log_probs=teacher.log_probs.float(), tail=teacher.tail.float())
+    loss = soft_divergence(single, narrow, temperature=temperature, tail=mode)
+    (gradient,) = torch.autograd.grad(loss.sum(), single)
+    z.requires_grad_()
+    expected = soft_divergence(z, teacher, temperature=temperature, tail=mode)
+    (wide,) = torch.autograd.grad(expected.sum(), z)
+    # at T = 4 the loss is a small difference of large numbers, times 16
+    rtol = 1e-6 if temperature == 1.0 else 2e-5
+    torch.testing.assert_close(loss.double(), expected, rtol=rtol, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), wide, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [3, 8, 9])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_the_bucket_of_an_accelerator_is_that_of_a_processor(
+    monkeypatch: pytest.MonkeyPatch, top_k: int, temperature: float
+) -> None:
+    """On a processor values are read to choose the shorter way, elsewhere they are not."""
+    z = random_logits(6, 9, 27).requires_grad_()
+    teacher = sparse_of(random_logits(6, 9, 28), top_k)
+
+    def both() -> tuple[Tensor, Tensor]:
+        loss = soft_divergence(z, teacher, temperature=temperature, tail="bucket")
+        return loss, torch.autograd.grad(loss.sum(), z)[0]
+
+    by_one = both()
+    monkeypatch.setattr(sparse_cross_entropy, "_may_read", lambda _: False)
+    for one, two in zip(by_one, both(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_derivative_is_refused(mode: Tail) -> None:
+    z, teacher = random_logits(3, 7, 29).requires_grad_(), sparse_of(random_logits(3, 7, 30), 3)
+    loss = soft_divergence(z, teacher, tail=mode).sum()
+    with pytest.raises(UsageError, match="cannot be differentiated twice"):
+        torch.autograd.grad(loss, z, create_graph=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_nothing_that_it_reads_is_changed(mode: Tail, temperature: float) -> None:
+    z, teacher = random_logits(3, 7, 31), sparse_of(random_logits(3, 7, 32), 3)
+    tensors = [z, teacher.class_ids, teacher.log_probs, teacher.tail]
+    before = [tensor.clone() for tensor in tensors]
+    leaf = z.requires_grad_()
+    soft_divergence(leaf, teacher, temperature=temperature, tail=mode).sum().backward()
+    for old, new in zip(before, tensors, strict=True):
+        assert torch.equal(old, new.detach())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_autocast_and_half_precision_leave_the_loss_in_float32(mode: Tail) -> None:
+    z, teacher = random_logits(4, 9, 33).bfloat16(), sparse_of(random_logits(4, 9, 34), 3)
+    leaf = z.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = soft_divergence(leaf, teacher, tail=mode)
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    wide = z.float().requires_grad_()
+    expected = soft_divergence(wide, teacher, tail=mode)
+    assert loss.dtype == torch.float32
+    assert gradient.dtype == torch.bfloat16
+    torch.testing.assert_close(loss, expected)
+    (of_wide,) = torch.autograd.grad(expected.sum(), wide)
+    torch.testing.assert_close(gradient, of_wide.bfloat16())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_is_compiled_as_one_graph(mode: Tail) -> None:
+    z, teacher = random_logits(4, 9, 35), sparse_of(random_logits(4, 9, 36), 3)
+
+    def loss(logits: Tensor) -> Tensor:
+        return soft_divergence(logits, teacher, tail=mode).sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    results = []
+    for function in (loss, compiled):
+        leaf = z.clone().requires_grad_()
+        value = function(leaf)
+        results.append((value, torch.autograd.grad(value, leaf)[0]))
+    for plain, other in zip(*results, strict=True):
+        torch.testing.assert_close(plain, other)
 
 
 @pytest.mark.parametrize("mode", MODES)
