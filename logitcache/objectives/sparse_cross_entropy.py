@@ -111,18 +111,18 @@ class _Spread(torch.autograd.Function):
     ) -> Tensor:
         scaled_BC = _scaled(logits_BC, b)
         s_BC = scaled_BC.softmax(1)
-        top_B1, log_s_top_B1 = _top_class(scaled_BC, s_BC)
-        # log s = (logit - top) + log s[top]: differences of logits are exact where a logarithm of a
-        # small probability would be -inf
-        above_BK = scaled_BC.gather(1, ids_BK).sub_(top_B1)
-        divergence_B = torch.addcmul(own_BK, weights_BK, above_BK, value=-1.0).sum(1)
+        logits_BK = scaled_BC.gather(1, ids_BK)
+        one_B1, log_s_one_B1 = _one_class(scaled_BC, s_BC, logits_BK, ids_BK)
+        # log s = (logit - logit of one class) + log s of that class: differences of logits are
+        # exact where a logarithm of a small probability would be -inf
+        divergence_B = torch.addcmul(own_BK, weights_BK, logits_BK - one_B1, value=-1.0).sum(1)
         if spread_B is not None:
-            above_B = scaled_BC.sum(1).sub_(top_B1[:, 0], alpha=logits_BC.shape[1])
+            above_B = scaled_BC.sum(1).sub_(one_B1[:, 0], alpha=logits_BC.shape[1])
             divergence_B.addcmul_(spread_B, own_spread_B - above_B)
         ctx.save_for_backward(logits_BC, ids_BK, weights_BK, spread_B)
         ctx.b = b
         ctx.s_BC = s_BC  # not saved_tensors: backward writes its result into this buffer
-        return divergence_B.sub_(log_s_top_B1[:, 0])
+        return divergence_B.sub_(log_s_one_B1[:, 0])
 
     @staticmethod
     def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
@@ -259,6 +259,21 @@ def _separated_by_two(scaled_BC: Tensor, ids_BK: Tensor, used_BK: Tensor) -> _Se
     log_s_BK, log_s_absent_B = log_s_BK1[:, :-1], log_s_BK1[:, -1]
     ones_B = torch.ones_like(log_s_absent_B)
     return _Separated(log_s_BK.exp(), log_s_BK, log_s_absent_B, softmax_BC, ones_B)
+
+
+def _one_class(
+    scaled_BC: Tensor, s_BC: Tensor, logits_BK: Tensor, ids_BK: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return logit and log-probability of one class of every row, both (B, 1).
+
+    It is the first stored class where the student gives it a probability with all digits, else the
+    most probable class, which takes two passes over all classes.
+    """
+    if _may_read(scaled_BC):
+        s_B1 = s_BC.gather(1, ids_BK[:, :1])
+        if float(s_B1.min()) > _SAFE:
+            return logits_BK[:, :1], s_B1.log_()
+    return _top_class(scaled_BC, s_BC)
 
 
 def _top_class(scaled_BC: Tensor, s_BC: Tensor) -> tuple[Tensor, Tensor]:

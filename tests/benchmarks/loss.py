@@ -1,8 +1,8 @@
 """The soft loss on sparse targets, forward and backward, against ``F.cross_entropy``.
 
 At most 1.5 times its processor time at T = 1, and less than one (B, C) float beside what
-cross-entropy needs. glibc is set to keep freed memory, as ``logitcache`` does for its commands:
-without it, cross-entropy pays for more page faults than the sparse loss does, by chance of the heap.
+cross-entropy needs. glibc is set to keep freed memory: otherwise both sides pay for page faults,
+cross-entropy for more of them, and how many is chance of the heap.
 """
 
 from __future__ import annotations
