@@ -206,9 +206,27 @@ class TargetBatch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> TargetBatch:
-        """Return a copy on a device."""
-        return _mapped(self, _to(device))
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> TargetBatch:
+        """Return a copy on a device.
+
+        Args:
+            device: The device.
+            non_blocking: Whether copies from pinned memory are not waited for.
+        """
+        return _mapped(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> TargetBatch:
+        """Return a copy in pinned memory, from which an accelerator copies without waiting."""
+        return _mapped(self, Tensor.pin_memory)
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the memory of all tensors until the work that a stream has now is done."""
+
+        def recorded(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        _mapped(self, recorded)
 
     def rows_of_views(self, names: Sequence[str]) -> Tensor:
         """Return the indices of the rows of some views, int64.

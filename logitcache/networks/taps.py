@@ -53,6 +53,18 @@ class TapShape:
         """D."""
         return self.shape[0] if self.layout == "NCHW" else self.shape[-1]
 
+    def grid_of(self, values: Tensor) -> int | None:
+        """Return the side of the square grid of activations, which may be of another image size.
+
+        Args:
+            values: Activations of the tap, (B, D, H, W), (B, L, D) or (B, D).
+        """
+        if self.layout == "vector":
+            return None
+        if self.layout == "NLC":
+            return _root(values.shape[1] - self.prefix_tokens)
+        return values.shape[2] if values.shape[2] == values.shape[3] else None
+
 
 class TappedNetwork(nn.Module):
     """A network that also returns the activations of some of its layers.
@@ -204,5 +216,5 @@ def _shape_of(network: nn.Module, tap: str, row: Tensor) -> TapShape:
 
 
 def _root(count: int) -> int | None:
-    root = math.isqrt(count)
+    root = math.isqrt(max(0, count))
     return root if root * root == count else None

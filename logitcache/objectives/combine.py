@@ -149,6 +149,20 @@ class WeightedSum(nn.Module):
             if fit is not None:
                 fit(outputs, targets)
 
+    def check(self, outputs: Outputs, targets: TargetBatch) -> None:
+        """Check that the terms on features can be computed for outputs of other shapes.
+
+        Args:
+            outputs: Example of outputs of the student, one row.
+            targets: Example of targets, one row.
+
+        Raises:
+            UsageError: The shapes do not fit each other.
+        """
+        for objective in self._terms.values():
+            if hasattr(objective, "fit"):
+                objective(outputs, targets)
+
     def forward(
         self, outputs: Outputs | Tensor, targets: TargetBatch, progress: float = 1.0
     ) -> Tensor:

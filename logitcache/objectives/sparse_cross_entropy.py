@@ -116,7 +116,7 @@ class _Spread(torch.autograd.Function):
         # log s = (logit - logit of one class) + log s of that class: differences of logits are
         # exact where a logarithm of a small probability would be -inf
         divergence_B = torch.addcmul(own_BK, weights_BK, logits_BK - one_B1, value=-1.0).sum(1)
-        if spread_B is not None:
+        if spread_B is not None and own_spread_B is not None:
             above_B = scaled_BC.sum(1).sub_(one_B1[:, 0], alpha=logits_BC.shape[1])
             divergence_B.addcmul_(spread_B, own_spread_B - above_B)
         ctx.save_for_backward(logits_BC, ids_BK, weights_BK, spread_B)

@@ -104,8 +104,8 @@ class Epoch:
         for parts in self._whole_batches(at_last):
             yield _slice(parts, rank, ranks)
 
-    def requests(self, parts: list[Part]) -> list[BatchRequest]:
-        """Return one request per view to render the images of a batch."""
+    def requests(self, parts: list[Part], size: int) -> list[BatchRequest]:
+        """Return one request per view to render the images of a batch at a size in pixels."""
         hashes_of, pairs = self._rows.hashes_of, self._pairs
         positions = self._rows.positions(_rows_of(parts))
         partners = None if pairs is None else pairs.positions_of(positions)
@@ -116,6 +116,7 @@ class Epoch:
                 hashes_of(positions),
                 partners=partners,
                 partner_hashes=None if partners is None else hashes_of(partners),
+                sizes=(size,),
             )
             for view in self._views.values()
         ]
@@ -234,7 +235,7 @@ def _rows_of(parts: list[Part]) -> NDArray[np.int64]:
 
 
 def batch_requests(
-    epoch: Epoch, at_last: Callable[[], None] | None, waiting: deque[list[Part]]
+    epoch: Epoch, size: int, at_last: Callable[[], None] | None, waiting: deque[list[Part]]
 ) -> Iterator[BatchRequest]:
     """Yield the requests to render all batches, and queue the rows of each in ``waiting``.
 
@@ -243,4 +244,4 @@ def batch_requests(
     """
     for parts in epoch.batches(at_last):
         waiting.append(parts)
-        yield from epoch.requests(parts)
+        yield from epoch.requests(parts, size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -24,6 +25,7 @@ from logitcache.targets.mixing_pairs import Pairs, find_pairs
 from logitcache.targets.order import view_of_epoch
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings
+from logitcache.targets.transfer import Transfer
 from logitcache.targets.view_group import BASE, view_group
 from logitcache.views.workers import make_renderer
 
@@ -94,6 +96,7 @@ class Loader:
         self._targets = targets
         self._views = views
         self._images_of: dict[str, int] = {}
+        self._size = settings.size
         for of_rows in (rows.digests, rows.labels):
             if targets is not None and of_rows is not None:
                 of_rows.keep = targets.blocks_alive
@@ -104,7 +107,8 @@ class Loader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for another process, without threads and child processes."""
-        return {**self.__dict__, "_renderer": None, "_thread": None, "_begun": None}
+        kept = {name: value for name, value in self.__dict__.items() if name != "_transfer"}
+        return {**kept, "_renderer": None, "_thread": None, "_begun": None}
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch with all images; see :meth:`batches_of`."""
@@ -184,6 +188,14 @@ class Loader:
         self._next = (int(state["epoch"]), int(state["batch"]))
         self._position = None
 
+    def set_size(self, size: int) -> None:
+        """Set the side of the images in pixels, from the next epoch on; targets do not change.
+
+        Raises:
+            UsageError: The size is out of range.
+        """
+        self._size = replace(self.settings, size=size).size
+
     def view(self, epoch: int) -> View:
         """Return the view that an epoch shows."""
         if self._targets is None:
@@ -209,22 +221,23 @@ class Loader:
             UnreadableImage: An image cannot be decoded, and ``on_bad_image`` is ``error``.
             UsageError: There are fewer images than processes.
         """
-        entered = self._enter(epoch, first_batch)
+        entered, size = self._enter(epoch, first_batch), self._size
         begin_next = partial(self._begin, epoch + 1) if followed else None
         waiting: deque[list[Part]] = deque()
         images: list[Tensor] = []
-        for rendered in self._rendering().batches(batch_requests(entered, begin_next, waiting)):
-            pixels = rendered.pixels[self.settings.size]
+        requests = batch_requests(entered, size, begin_next, waiting)
+        for rendered in self._rendering().batches(requests):
+            pixels = rendered.pixels[size]
             shown = self._without(rendered) if rendered.failures else None
             # converted at once: the renderer may use its memory again for the next view
-            images.append(self._images(pixels if shown is None else pixels[shown]))
+            images.append(self._transfer.images(pixels if shown is None else pixels[shown]))
             if len(images) < len(self.settings.show):
                 continue
             parts = waiting.popleft()
             if shown is not None:  # an image that cannot be decoded fails in every view
                 parts = chosen_rows(parts, shown)
             batch = images[0] if len(images) == 1 else torch.cat(images)
-            yield batch, entered.target_batch(parts).to(self._device)
+            yield batch, self._transfer.targets(entered.target_batch(parts))
             images = []
 
     def images_of(self, epoch: int) -> int:
@@ -340,22 +353,9 @@ class Loader:
         return shown
 
     @cached_property
-    def _device(self) -> torch.device:
-        return self.settings.device or torch.device("cpu")
-
-    @cached_property
-    def _scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (C, 1, 1) of the channels, from 0 to 255, on the device."""
-        mean, std = (
-            (255.0 * torch.tensor(values)).view(-1, 1, 1).to(self._device)
-            for values in (self.settings.mean, self.settings.std)
-        )
-        return mean, std
-
-    def _images(self, pixels_B3SS: NDArray[np.uint8]) -> Tensor:
-        mean_C11, std_C11 = self._scale
-        pixels = torch.from_numpy(pixels_B3SS)  # moved as bytes, a quarter of their size as floats
-        return (pixels.to(self._device, non_blocking=True).float() - mean_C11) / std_C11
+    def _transfer(self) -> Transfer:
+        device = self.settings.device or torch.device("cpu")
+        return Transfer(device, self.settings.mean, self.settings.std)
 
 
 def loader(

@@ -15,7 +15,7 @@ from logitcache.students.build import StudentConfig
 from logitcache.views.operations import CROP_SHARE
 from logitcache.views.spec import ViewsConfig
 
-__all__ = ["LabelsConfig", "OptimizerConfig", "ScheduleConfig", "TrainConfig"]
+__all__ = ["LabelsConfig", "OptimizerConfig", "ScheduleConfig", "SizeConfig", "TrainConfig"]
 
 _Positive = Annotated[int, Field(ge=1)]
 
@@ -72,6 +72,35 @@ class ScheduleConfig(Config):
     min_lr: float = Field(default=0.0, ge=0)
 
 
+class SizeConfig(Config):
+    """Image sizes that grow over the epochs, from ``start`` to ``end``.
+
+    The sizes are ``end`` and those below it in steps of ``multiple``, down to ``start``. The first
+    ``1 - final`` of the epochs are divided equally among the sizes below ``end``; all other epochs,
+    and at least the last one, have the size ``end``, at which the student is evaluated. A run that
+    is resumed with more epochs divides them anew, as it does with the learning rate.
+
+    Attributes:
+        start: Side of the images in the first epoch, in pixels.
+        end: Side in the last epochs, in evaluation and of the exported network; the student's own
+            by default.
+        multiple: Difference between consecutive sizes, in pixels; 32 by default, or the side of the
+            network's patches if that does not divide 32.
+        final: Share of the epochs with the size ``end``.
+    """
+
+    start: _Positive
+    end: _Positive | None = None
+    multiple: _Positive | None = None
+    final: float = Field(default=0.2, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.end is not None and self.end < self.start:
+            raise ValueError(f"end ({self.end}) is smaller than start ({self.start})")
+        return self
+
+
 class TrainConfig(Config):
     """Configuration of one training run.
 
@@ -103,6 +132,8 @@ class TrainConfig(Config):
         epochs: Number of epochs; an epoch shows every image once.
         steps: Number of steps (batches), instead of epochs.
         batch_size: Number of images per batch, of all processes together.
+        size: Image sizes that grow over the epochs; by default all epochs have the size of the
+            student. Cached targets do not depend on it.
         optimizer: The optimizer.
         schedule: The learning-rate schedule.
         ema: Decay of an exponential moving average of the weights, which is evaluated and exported
@@ -146,6 +177,7 @@ class TrainConfig(Config):
     epochs: _Positive | None = None
     steps: _Positive | None = None
     batch_size: _Positive = 128
+    size: SizeConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -197,6 +229,11 @@ class TrainConfig(Config):
     def _consistent(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps, not both")
+        if self.size and self.size.end and self.student.size not in (None, self.size.end):
+            raise ValueError(
+                f"size.end ({self.size.end}) differs from student.size ({self.student.size}): "
+                "remove one of them"
+            )
         if self.cache is not None and self.views is not None:
             raise ValueError("a cache has its own views: remove views, or remove cache")
         if self.cache is None and self.use_views:
@@ -213,6 +250,11 @@ class TrainConfig(Config):
                     f"{', '.join(self.show)}"
                 )
         return self
+
+    @property
+    def final_size(self) -> int | None:
+        """Side of the images in evaluation, in pixels; None for the network's own."""
+        return (self.size.end if self.size else None) or self.student.size
 
     @property
     def terms(self) -> list[ObjectiveConfig]:

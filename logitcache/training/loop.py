@@ -37,6 +37,7 @@ from logitcache.training.evaluator import Evaluation, Evaluator
 from logitcache.training.export import export_network
 from logitcache.training.finite_loss import FiniteLoss
 from logitcache.training.hooks import Hooks, Step
+from logitcache.training.image_sizes import ImageSizes
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
 from logitcache.training.notes import image_notes, temperature_notes
@@ -164,7 +165,7 @@ class _Run:
         classes = class_count(config, rows, targets.reader.num_classes if targets else None)
         network = build_student(config.student, classes)
         self._network = network
-        self._spec = input_spec(network, config.student.size)
+        self._spec = input_spec(network, config.final_size)
         if config.crop_pct is not None:
             self._spec = replace(self._spec, crop_pct=config.crop_pct)
         self._class_names = class_names(config, rows, classes)
@@ -184,11 +185,17 @@ class _Run:
             spec=self._spec,
             ranks=ranks,
             device=device,
-            smallest_batch=lambda: self._trainable.smallest_batch(self._spec.size),
+            smallest_batch=lambda: self._trainable.smallest_batch(
+                config.size.start if config.size else self._spec.size
+            ),
         )
         self._notes += note
         self._steps = config.steps or batches_in(self._loader, config.epochs or 1)
         self._epochs = config.epochs or epochs_in(self._loader, self._steps)
+        self._sizes = ImageSizes.of(config.size, network, end=self._spec.size, epochs=self._epochs)
+        if self._sizes.grows:
+            self._check_sizes()
+            self._notes.append(self._sizes.note())
         self._state = RunState(
             config, network, self._trainable, steps=self._steps, ranks=ranks, hooks=hooks
         )
@@ -212,6 +219,13 @@ class _Run:
         self._finite = FiniteLoss(ranks, config.precision)
         self._clock = Clock()
         self._pace = Pace(_REPORT_SECONDS)
+
+    def _check_sizes(self) -> None:
+        """Raise an error for image sizes that a view, the network or the objective cannot have."""
+        for epoch in range(self._epochs):
+            self._loader.view(epoch).check_sizes([self._sizes.at(epoch)])
+        for size in self._sizes.sizes[:-1]:
+            self._trainable.check_size(size)
 
     def close(self) -> None:
         """Stop all threads."""
@@ -257,6 +271,7 @@ class _Run:
         """Train to the end of the current epoch, or of the run."""
         state = self._state
         state.model.train()
+        self._loader.set_size(self._sizes.at(state.epoch))
         left = self._loader.batches_of(state.epoch) - state.batch
         batches = self._loader.epoch(
             state.epoch, first_batch=state.batch, followed=state.step + left < self._steps
@@ -326,6 +341,8 @@ class _Run:
         # part of the checkpoint, so that a run that is stopped during evaluation can repeat it
         lr = float(state.optimizer.param_groups[0]["lr"])
         state.unfinished = {"epoch": state.epoch, **state.means(), "lr": lr}
+        if self._sizes.grows:
+            state.unfinished["size"] = self._sizes.at(state.epoch)
         state.next_epoch()
         if state.step >= self._steps or state.epoch % self._config.checkpoint_every == 0:
             state.save()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from logitcache.batch import Features, Outputs, TargetBatch
+from logitcache.errors import UsageError
 from logitcache.networks.taps import TappedNetwork
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ class TrainableStudent(nn.Module):
         zeros = {tap: torch.zeros(1, *shape.shape) for tap, shape in self._shapes.items()}
         # before the optimizer is built, which has to know all parameters
         unlabeled = torch.full((1,), -1)
-        targets = TargetBatch(torch.zeros(1, dtype=torch.long), unlabeled, {}, features=features)
-        objective.fit(self.outputs((torch.zeros(1, 1), zeros)), targets)
+        self._example = TargetBatch(
+            torch.zeros(1, dtype=torch.long), unlabeled, {}, features=features
+        )
+        objective.fit(self.outputs((torch.zeros(1, 1), zeros)), self._example)
 
     def forward(self, images_B3SS: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and, if there are tapped layers, their activations."""
@@ -100,6 +103,43 @@ class TrainableStudent(nn.Module):
                 buffer.copy_(buffers[name])
         return 1
 
+    def check_size(self, size: int) -> None:
+        """Check that network and objective accept images of another size.
+
+        Args:
+            size: Side of the images in pixels.
+
+        Raises:
+            UsageError: The network has a fixed input size, or activations of this size do not fit
+                the cached ones.
+        """
+        was_training = self.training
+        self.eval()  # batch norm cannot learn from a batch of one
+        try:
+            with torch.no_grad():
+                outputs = self.outputs(self(torch.zeros(1, 3, size, size)))
+                self.objective.check(outputs, self._example)
+        except UsageError as error:
+            raise UsageError(
+                error.what,
+                where=f"{error.where}, at images of {size} pixels (size)",
+                expected=error.expected,
+                got=error.got,
+                hint=error.hint,
+            ) from None
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = str(error).split("\n")[0][:200]
+            raise UsageError(
+                "the student does not accept images of this size",
+                where="size",
+                expected="a network of any input size",
+                got=f"{size} pixels: {reason}",
+                hint="timm's vision transformers accept other sizes with "
+                "--set student.kwargs.dynamic_img_size=true",
+            ) from error
+        finally:
+            self.train(was_training)
+
     def outputs(self, answer: Tensor | tuple[Tensor, dict[str, Tensor]]) -> Outputs:
         """Return the result of :meth:`forward` in the form that objectives take."""
         if isinstance(answer, Tensor):
@@ -109,7 +149,7 @@ class TrainableStudent(nn.Module):
         for tap, values in activations.items():
             shape = self._shapes[tap]
             features[tap] = Features(
-                values, shape.layout, grid=shape.grid, prefix_tokens=shape.prefix_tokens
+                values, shape.layout, grid=shape.grid_of(values), prefix_tokens=shape.prefix_tokens
             )
         return Outputs(logits, features)
 

@@ -85,6 +85,7 @@ class BatchRequest:
         partners: Indices of the images that are mixed in, int64 (B,); that of the image itself
             where it has no partner. None for a view that does not mix.
         partner_hashes: Key hashes of the partners, uint64 (B,).
+        sizes: Sides to render, in pixels; empty for those of the renderer.
 
     Raises:
         ValueError: The view mixes images, and the partners are missing. Without them it would not
@@ -97,6 +98,7 @@ class BatchRequest:
     tag: int = 0
     partners: NDArray[np.int64] | None = None
     partner_hashes: NDArray[np.uint64] | None = None
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.view.mixing is None:
@@ -203,7 +205,7 @@ class ViewRenderer:
 
     Args:
         read: Thread-safe function from an index of a request to the stored image.
-        sizes: Sides to render, in pixels.
+        sizes: Sides to render, in pixels, of requests without sizes.
         threads: Threads that decode and render.
         table: Version of the table that images are decoded by.
         on_odd: Called with the index of an image whose pixels are probably not the intended ones,
@@ -319,7 +321,8 @@ class DecodedImages:
 
 
 def empty_batch(request: BatchRequest, sizes: Sequence[int]) -> RenderedBatch:
-    """Return a batch to be filled: zeros at every size."""
+    """Return a batch to be filled: zeros at every size of the request, or else at these sizes."""
+    sizes = request.sizes or sizes
     request.view.check_sizes(sizes)
     count = len(request.indices)
     pixels = {size: np.zeros((count, 3, size, size), dtype=np.uint8) for size in sizes}

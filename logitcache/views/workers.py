@@ -125,6 +125,9 @@ class WorkerRenderer:
             collate_fn=_as_it_is,
             multiprocessing_context=context,
             persistent_workers=True,
+            # the seed of the workers, which none of them uses, is drawn from it: drawn from the
+            # global generator it would change the dropout of a run
+            generator=torch.Generator(),
         )
 
     def __enter__(self) -> Self:

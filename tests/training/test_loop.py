@@ -142,6 +142,14 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     )
 
 
+def test_child_processes_that_render_do_not_change_dropped_paths(
+    images: Path, tmp_path: Path
+) -> None:
+    train_student(config(tmp_path / "threads", images, epochs=1))
+    train_student(config(tmp_path / "workers", images, epochs=1, workers=1))
+    assert_equal_runs(tmp_path / "threads", tmp_path / "workers")
+
+
 def test_sparse_targets_at_a_high_temperature_are_told_of_once(
     images: Path, teachers: Teachers, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

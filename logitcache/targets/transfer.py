@@ -1,0 +1,83 @@
+"""Transfer of batches to the device that a student is trained on.
+
+Shapes: B batch, S side of the images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from logitcache.batch import TargetBatch
+
+__all__ = ["Transfer"]
+
+_Moved = TypeVar("_Moved", Tensor, "TargetBatch")
+
+
+class Transfer:
+    """Copies batches to a device and normalizes the images there.
+
+    Pixels travel as bytes, a quarter of their size as floats. To a CUDA device they are copied from
+    pinned memory on a stream of their own: the process does not wait for the copy, and the copy
+    does not wait for the training step that is running.
+
+    Args:
+        device: Device of the batches.
+        mean: Mean to subtract, per channel, for pixel values in [0, 1].
+        std: Standard deviation to divide by, per channel, for pixel values in [0, 1].
+    """
+
+    def __init__(
+        self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        self._device = device
+        self._mean_C11, self._std_C11 = (
+            (255.0 * torch.tensor(values)).view(-1, 1, 1).to(device) for values in (mean, std)
+        )
+        self._stream = _stream_of(device)
+
+    def images(self, pixels_B3SS: NDArray[np.uint8]) -> Tensor:
+        """Return normalized images, float32 (B, 3, S, S), on the device.
+
+        Args:
+            pixels_B3SS: The images; its memory may be overwritten afterwards.
+        """
+
+        def normalized(pixels: Tensor) -> Tensor:
+            return (pixels.float() - self._mean_C11) / self._std_C11
+
+        return self._moved(torch.from_numpy(pixels_B3SS), normalized)
+
+    def targets(self, targets: TargetBatch) -> TargetBatch:
+        """Return targets on the device."""
+        return self._moved(targets, lambda moved: moved)
+
+    def _moved(self, value: _Moved, then: Callable[[_Moved], _Moved]) -> _Moved:
+        """Copy a value to the device, and compute a function of it there."""
+        if self._stream is None:
+            return then(value.to(self._device))
+        # pinned memory is reused by PyTorch only after the copy that reads it has ended
+        pinned = value.pin_memory()
+        with torch.cuda.stream(self._stream):
+            result = then(pinned.to(self._device, non_blocking=True))
+        user = torch.cuda.current_stream(self._device)
+        user.wait_stream(self._stream)
+        # otherwise the memory could be overwritten by a later copy while the user still reads it
+        result.record_stream(user)
+        return result
+
+
+def _stream_of(device: torch.device) -> torch.cuda.Stream | None:
+    """Return a new stream of a CUDA device; None for other devices."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # PyTorch has no types for it
