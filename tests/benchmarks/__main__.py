@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.benchmarks.measuring import Measurement
 
 NAMES = (
+    "accelerator",
     "cluster",
     "coding",
     "damage",

@@ -57,7 +57,8 @@ _GENERATED = 8192  # synthetic rows; more are these over and over
 
 def repeated(rows: int) -> Encoded:
     """Return what a cache of that many rows holds."""
-    logits, samples = teacher_logits(_GENERATED, CLASSES), samples_of(_GENERATED, unit=_GENERATED)
+    generated = min(rows, _GENERATED)
+    logits, samples = teacher_logits(generated, CLASSES), samples_of(generated, unit=generated)
     few = encode(group_of(_TEACHER, ENCODING), logits, samples)
     return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in few.items()}
 
