@@ -36,10 +36,13 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from logitcache.batch import TargetBatch
+from logitcache.batch import DenseLogits, TargetBatch
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.write.claims import Claims
 from logitcache.data.readers import open_source
+from logitcache.encoding.basis import Basis, principal_directions
+from logitcache.encoding.logits import log_softmax
+from logitcache.encoding.transform import TransformEncoding
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.objectives.label import Label
 from logitcache.objectives.soft import Soft
@@ -55,6 +58,7 @@ from logitcache.views.render import IMAGE_MEMORY
 from tests.benchmarks.__main__ import markdown
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.reading import CLASSES, gather, make_cache, repeated, whole
+from tests.benchmarks.synthetic import teacher_logits
 from tests.benchmarks.view_rates import photographs
 from tests.cache.building import samples_of
 
@@ -179,9 +183,26 @@ def sparse_targets(folder: Path, scale: Scale) -> Answers:
     return lambda rows_B: {"t": gather(window, rows_B)}
 
 
+def transform_targets(folder: Path, scale: Scale) -> Answers:
+    """Return the targets of rows in the transform encoding, decoded to all classes."""
+    del folder
+    count = min(scale.rows, 1024)  # synthetic rows have no directions worth fitting to more
+    log_p = log_softmax(teacher_logits(count, CLASSES))[0]
+    basis = Basis.of(principal_directions(log_p), step=6.0)
+    encoding = TransformEncoding.of(basis, refined=32)
+    stored = encoding.encode(log_p)
+
+    def answers(rows_B: NDArray[np.int64]) -> dict[str, DenseLogits]:
+        rows = {name: array[rows_B % count] for name, array in stored.items()}
+        return {"t": DenseLogits(torch.from_numpy(encoding.decode(rows).log_probs))}
+
+    return answers
+
+
 TARGETS: dict[str, Callable[[Path, Scale], Answers | None]] = {
     "labels only": no_targets,
     f"sparse, K = {TOP_K}": sparse_targets,
+    "transform": transform_targets,
 }
 """Targets of the student's step. Another encoding is one more entry; the first is the reference."""
 

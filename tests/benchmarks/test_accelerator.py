@@ -37,7 +37,7 @@ def test_everything_is_measured_in_small_on_a_processor(
     assert started.commands[0][-2:] == ["tests/accelerator", "--collect-only"]
     for kind in accelerator.TARGETS:
         assert rows[f"student step, {kind}: to the device"]["value"] >= 3 * 32 * 32
-    assert [row["unit"] for row in found["rows"]].count("x") == 3
+    assert [row["unit"] for row in found["rows"]].count("x") == 4
     assert all(row["value"] > 0 for row in found["rows"] if row["unit"] != "tests")
     # 50 class ids of 8 bytes and log-probabilities of 4, a tail of two, row number, label and its
     # log-probability
