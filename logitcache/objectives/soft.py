@@ -20,6 +20,7 @@ from logitcache.objectives.alignment import wide
 from logitcache.objectives.sparse_cross_entropy import (
     divergence_from_bucket,
     divergence_from_spread,
+    may_read,
 )
 from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
@@ -134,59 +135,62 @@ def _sparse_divergence(logits_BC: Tensor, teacher: SparseLogits, b: float, tail:
     nothing is computed that the tail does not need.
     """
     ids_BK = teacher.class_ids
-    log_p_BK = teacher.log_probs.to(logits_BC.dtype).clamp(min=_UNUSED)
+    log_p_BK = teacher.log_probs.to(logits_BC.dtype)
     if tail == "renorm":
-        log_q_BK = functional.log_softmax(log_p_BK if b == 1.0 else b * log_p_BK, 1)
+        log_q_BK = functional.log_softmax(b * log_p_BK.clamp(min=_UNUSED), 1)
         q_BK = log_q_BK.exp()
-        return divergence_from_spread(logits_BC, b, ids_BK, q_BK, log_q_BK.mul_(q_BK))
-    # 1 or 0: arithmetic takes half the time of bool masks
-    used_BK = torch.rsub(log_p_BK, 1.0, alpha=1.0 / _UNUSED)
-    log_q_BK, log_mass_B = _at_temperature(log_p_BK, used_BK, teacher, b)
+        return divergence_from_spread(logits_BC, b, ids_BK, q_BK, log_q_BK * q_BK)
+    log_p_BK, used_BK, absent_B = _counted(log_p_BK, teacher.num_classes)
+    log_q_BK, log_mass_B = _at_temperature(log_p_BK, teacher, used_BK, absent_B, b)
     q_BK = log_q_BK.exp()
+    own_BK = log_q_BK * q_BK
     if tail == "bucket":
-        return divergence_from_bucket(
-            logits_BC, b, ids_BK, used_BK, q_BK, log_q_BK.mul_(q_BK), log_mass_B
-        )
-    absent_B = _absent(used_BK, teacher)
+        return divergence_from_bucket(logits_BC, b, ids_BK, used_BK, q_BK, own_BK, log_mass_B)
     log_spread_B = log_mass_B - absent_B.log()  # where no class is absent, the mass is 0
     spread_B = log_spread_B.exp()
+    at_present = spread_B[:, None] if used_BK is None else used_BK.mul_(spread_B[:, None])
     # the spread is subtracted from every class below, so it is added at the present ones
+    weights_BK = q_BK.sub_(at_present)
     return divergence_from_spread(
-        logits_BC,
-        b,
-        ids_BK,
-        torch.sub(q_BK, used_BK.mul_(spread_B[:, None])),
-        log_q_BK.mul_(q_BK),
-        spread_B,
-        absent_B.mul_(log_spread_B),
+        logits_BC, b, ids_BK, weights_BK, own_BK, spread_B, absent_B * log_spread_B
     )
 
 
-def _absent(used_BK: Tensor, teacher: SparseLogits) -> Tensor:
-    """Return the number of absent classes of every row, at least 1."""
-    absent_B = torch.rsub(used_BK.sum(1), float(teacher.num_classes))
-    return absent_B if used_BK.shape[1] < teacher.num_classes else absent_B.clamp_(min=1)
+def _counted(log_p_BK: Tensor, num_classes: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return finite log-probabilities, which entries are used, and how many classes are absent.
+
+    Used entries are 1 and unused ones 0, since arithmetic takes half the time of bool masks; None
+    if all are used, as in most batches, and if that may be read. The number of absent classes,
+    at least 1, is (B,), or a scalar for None.
+    """
+    top_k = log_p_BK.shape[1]
+    if top_k < num_classes and may_read(log_p_BK) and float(log_p_BK.min()) > -torch.inf:
+        return log_p_BK, None, log_p_BK.new_full((), num_classes - top_k)
+    finite_BK = log_p_BK.clamp(min=_UNUSED)
+    used_BK = torch.rsub(finite_BK, 1.0, alpha=1.0 / _UNUSED)
+    absent_B = torch.rsub(used_BK.sum(1), float(num_classes))
+    return finite_BK, used_BK, absent_B if top_k < num_classes else absent_B.clamp_(min=1)
 
 
 def _at_temperature(
-    log_p_BK: Tensor, used_BK: Tensor, teacher: SparseLogits, b: float
+    log_p_BK: Tensor, teacher: SparseLogits, used_BK: Tensor | None, absent_B: Tensor, b: float
 ) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities of present classes and of all absent ones at T = 1 / b."""
     tail_B2 = teacher.tail.to(log_p_BK.dtype)
     if b == 1.0:
         return log_p_BK, tail_B2[:, 0]
     log_p_BK = b * log_p_BK
-    log_mass_B = _log_tail_mass(tail_B2, used_BK, teacher, b)
+    log_mass_B = _log_tail_mass(tail_B2, absent_B, b)
+    if used_BK is not None:  # rows without absent classes
+        log_mass_B = log_mass_B.masked_fill(used_BK.sum(1) == teacher.num_classes, _UNUSED)
     log_z_B1 = torch.logsumexp(torch.cat([log_p_BK, log_mass_B[:, None]], 1), 1, keepdim=True)
     return log_p_BK - log_z_B1, log_mass_B - log_z_B1[:, 0]
 
 
-def _log_tail_mass(tail_B2: Tensor, used_BK: Tensor, teacher: SparseLogits, b: float) -> Tensor:
-    """Return log M(b) from the quadratic through b = 0, 1/4 and 1; log 0 without absent classes."""
+def _log_tail_mass(tail_B2: Tensor, absent_B: Tensor, b: float) -> Tensor:
+    """Return log M(b) from the quadratic through b = 0, 1/4 and 1."""
     through_0, through_quarter, through_1 = quadratic(b)
-    log_mass_B = (
-        through_0 * _absent(used_BK, teacher).log()
-        + through_quarter * tail_B2[:, 1]
-        + through_1 * tail_B2[:, 0]
+    log_mass_B: Tensor = (
+        through_0 * absent_B.log() + through_quarter * tail_B2[:, 1] + through_1 * tail_B2[:, 0]
     )
-    return log_mass_B.masked_fill(used_BK.sum(1) == teacher.num_classes, _UNUSED)
+    return log_mass_B

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from logitcache.errors import UsageError
 
-__all__ = ["divergence_from_bucket", "divergence_from_spread", "log_absent_mass"]
+__all__ = ["divergence_from_bucket", "divergence_from_spread", "log_absent_mass", "may_read"]
 
 _ROWS_AT_ONCE = 32
 _LOG_ZERO = -1e30  # log of zero; unlike -inf, its product with 0 is 0 and not NaN
@@ -57,7 +57,7 @@ def divergence_from_bucket(
     logits_BC: Tensor,
     b: float,
     ids_BK: Tensor,
-    used_BK: Tensor,
+    used_BK: Tensor | None,
     q_BK: Tensor,
     own_BK: Tensor,
     log_mass_B: Tensor,
@@ -68,7 +68,8 @@ def divergence_from_bucket(
         logits_BC: Logits of the student, float32 or wider.
         b: Factor of the logits, 1 / T.
         ids_BK: Indices of the present classes; all others are absent.
-        used_BK: 1 for entries with a present class, 0 for unused entries, which repeat a class.
+        used_BK: 1 for entries with a present class, 0 for unused entries, which repeat a class;
+            None if all entries are used and classes are absent.
         q_BK: Probabilities q of the present classes, without gradient; zero for unused entries.
         own_BK: Constants h, without gradient.
         log_mass_B: Logarithm of the probability m of all absent classes, without gradient. The
@@ -152,7 +153,7 @@ class _Bucket(torch.autograd.Function):
         logits_BC: Tensor,
         b: float,
         ids_BK: Tensor,
-        used_BK: Tensor,
+        used_BK: Tensor | None,
         q_BK: Tensor,
         own_BK: Tensor,
         log_mass_B: Tensor,
@@ -161,7 +162,8 @@ class _Bucket(torch.autograd.Function):
         mass_B = log_mass_B.exp()
         divergence_B = torch.addcmul(own_BK, q_BK, parts.log_present, value=-1.0).sum(1)
         divergence_B.addcmul_(mass_B, log_mass_B - parts.log_absent)
-        at_present_BK = parts.present.mul_(used_BK).sub_(q_BK)
+        present_BK = parts.present if used_BK is None else parts.present.mul_(used_BK)
+        at_present_BK = present_BK.sub_(q_BK)
         to_absent_B = parts.log_absent.exp_().sub_(mass_B).div_(parts.absent_sum)
         ctx.save_for_backward(logits_BC, ids_BK, used_BK, at_present_BK, to_absent_B)
         ctx.b = b
@@ -224,9 +226,9 @@ class _Separated(NamedTuple):
     absent_sum: Tensor
 
 
-def _separated(scaled_BC: Tensor, ids_BK: Tensor, used_BK: Tensor) -> _Separated:
+def _separated(scaled_BC: Tensor, ids_BK: Tensor, used_BK: Tensor | None) -> _Separated:
     """Separate present and absent classes: by one softmax if it has all digits, else by two."""
-    if _may_read(scaled_BC):
+    if may_read(scaled_BC):
         separated = _separated_by_one(scaled_BC, ids_BK)
         if float(separated.present.min()) > _SAFE and float(separated.absent_sum.min()) > _SAFE:
             return separated
@@ -242,11 +244,12 @@ def _separated_by_one(scaled_BC: Tensor, ids_BK: Tensor) -> _Separated:
     return _Separated(s_BK, s_BK.log(), sum_B.log(), absent_BC, sum_B)
 
 
-def _separated_by_two(scaled_BC: Tensor, ids_BK: Tensor, used_BK: Tensor) -> _Separated:
+def _separated_by_two(scaled_BC: Tensor, ids_BK: Tensor, used_BK: Tensor | None) -> _Separated:
     """Take a softmax over the absent classes, and one over the present ones and all absent ones."""
-    absent_BC = scaled_BC.scatter(1, ids_BK, torch.full_like(used_BK, -torch.inf))
+    present_BK = scaled_BC.gather(1, ids_BK)
+    absent_BC = scaled_BC.scatter(1, ids_BK, torch.full_like(present_BK, -torch.inf))
     full_B = None
-    if used_BK.shape[1] >= scaled_BC.shape[1]:
+    if used_BK is not None and used_BK.shape[1] >= scaled_BC.shape[1]:
         full_B = used_BK.sum(1) == scaled_BC.shape[1]  # rows without absent classes
         absent_BC.masked_fill_(full_B[:, None], 0.0)  # for a finite softmax, which is not used
     softmax_BC = absent_BC.softmax(1)
@@ -254,7 +257,8 @@ def _separated_by_two(scaled_BC: Tensor, ids_BK: Tensor, used_BK: Tensor) -> _Se
     log_absent_B1 = top_B1.sub_(log_s_top_B1)
     if full_B is not None:
         log_absent_B1.masked_fill_(full_B[:, None], _LOG_ZERO)
-    present_BK = scaled_BC.gather(1, ids_BK).add_(used_BK - 1.0, alpha=-_LOG_ZERO)
+    if used_BK is not None:
+        present_BK.add_(used_BK - 1.0, alpha=-_LOG_ZERO)
     log_s_BK1 = torch.cat([present_BK, log_absent_B1], 1).log_softmax(1)
     log_s_BK, log_s_absent_B = log_s_BK1[:, :-1], log_s_BK1[:, -1]
     ones_B = torch.ones_like(log_s_absent_B)
@@ -269,7 +273,7 @@ def _one_class(
     It is the first stored class where the student gives it a probability with all digits, else the
     most probable class, which takes two passes over all classes.
     """
-    if _may_read(scaled_BC):
+    if may_read(scaled_BC):
         s_B1 = s_BC.gather(1, ids_BK[:, :1])
         if float(s_B1.min()) > _SAFE:
             return logits_BK[:, :1], s_B1.log_()
@@ -284,7 +288,7 @@ def _top_class(scaled_BC: Tensor, s_BC: Tensor) -> tuple[Tensor, Tensor]:
     return scaled_BC.amax(1, keepdim=True), s_BC.amax(1, keepdim=True).log_()
 
 
-def _may_read(values: Tensor) -> bool:
+def may_read(values: Tensor) -> bool:
     """Return whether Python may read values of a tensor to choose between two computations.
 
     It would wait for an accelerator, and end the graph of ``torch.compile``.
