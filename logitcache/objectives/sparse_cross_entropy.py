@@ -133,9 +133,13 @@ class _Spread(torch.autograd.Function):
         if s_BC is None:  # a second backward pass over the same graph
             s_BC = _scaled(logits_BC, ctx.b).softmax(1)
         grad_B1 = _scaled(grad_B, ctx.b)[:, None]
-        s_BC.mul_(grad_B1)
-        if spread_B is not None:
-            s_BC.sub_(spread_B[:, None] * grad_B1)
+        common = None if spread_B is None else _common(grad_B1)
+        if spread_B is None:
+            s_BC.mul_(grad_B1)
+        elif common is None:
+            s_BC.mul_(grad_B1).sub_(spread_B[:, None] * grad_B1)
+        else:  # one pass instead of two
+            torch.add(spread_B[:, None] * -common, s_BC, alpha=common, out=s_BC)
         s_BC.scatter_add_(1, ids_BK, weights_BK * -grad_B1)
         return s_BC, None, None, None, None, None, None
 
@@ -307,6 +311,14 @@ def _refuse_second_derivative() -> None:
             expected="backward() and torch.autograd.grad() without create_graph=True",
             hint="use dense targets (encoding: {kind: dense}) for second derivatives",
         )
+
+
+def _common(grad_B1: Tensor) -> float | None:
+    """Return the gradient of all rows if it is the same, as that of a mean, and may be read."""
+    if not may_read(grad_B1):
+        return None
+    smallest, largest = grad_B1.aminmax()
+    return float(largest) if smallest == largest else None
 
 
 def _scaled(values: Tensor, b: float) -> Tensor:
