@@ -154,6 +154,30 @@ def test_iterating_walks_epoch_after_epoch_and_view_after_view(cache: Cache, ima
     assert {found.view(0).id, found.view(1).id} == set(cache.views)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_size_of_the_next_epoch_can_be_set(cache: Cache, images: Path, workers: int) -> None:
+    """Also while an epoch is used, in the size that it has begun with."""
+    fresh = {
+        size: loader(cache, str(images), batch_size=16, size=size, threads=1) for size in (8, 12)
+    }
+    with loader(cache, str(images), batch_size=16, size=8, threads=1, workers=workers) as found:
+        first = iter(found)
+        batches = [next(first)]
+        found.set_size(12)
+        state = found.state_dict()
+        batches += first
+        for epoch, (shown, size) in enumerate(((batches, 8), (list(found), 12))):
+            expected, got = by_row(epoch_of(fresh[size], epoch)), by_row(shown)
+            assert sorted(got) == sorted(expected)
+            for row, value in expected.items():
+                assert_same(got[row], value)
+        with pytest.raises(UsageError, match="size of a loader is too"):
+            found.set_size(0)
+        other = fresh[8]
+        other.load_state_dict(state)  # the position does not depend on the size
+        assert len(list(other)) == len(batches) - 1
+
+
 def test_drop_last(cache: Cache, images: Path) -> None:
     with loader(cache, str(images), batch_size=16, size=8, drop_last=True) as found:
         assert len(found) == 3
