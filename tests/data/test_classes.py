@@ -18,7 +18,8 @@ from logitcache.data.classes import (
     map_labels,
     sorted_classes,
 )
-from logitcache.data.readers import ArraySource, open_source
+from logitcache.data.readers import open_source
+from logitcache.data.readers.arrays import ArraySource
 from logitcache.errors import DataMismatch
 from tests.conftest import write_images
 

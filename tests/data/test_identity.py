@@ -16,7 +16,7 @@ from logitcache.data.identity import (
     row_order,
     stored_bytes,
 )
-from logitcache.data.readers import ArraySource
+from logitcache.data.readers.arrays import ArraySource
 from logitcache.errors import DataError
 
 

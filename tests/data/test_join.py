@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from logitcache.data.identity import content_digest, key_hash
 from logitcache.data.join import ImageJoin, NamedKeys, check_content, is_same_content
-from logitcache.data.readers import ArraySource
+from logitcache.data.readers.arrays import ArraySource
 from logitcache.errors import DataMismatch
 
 CLASSES = ["cat", "dog"]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from logitcache.data.identity import content_digest
-from logitcache.data.readers import ArraySource, DataConfig, DigitsSource, open_source
+from logitcache.data.readers import DataConfig, open_source
+from logitcache.data.readers.arrays import ArraySource, DigitsSource
 from logitcache.errors import DataError, UsageError
 from logitcache.testing import SourceContract
 from tests.conftest import jpeg, shape_image, write_images

@@ -159,7 +159,7 @@ def test_a_table_in_another_encoding(images: Path, tmp_path: Path) -> None:
 
 
 def test_columns_are_of_tables_alone(images: Path) -> None:
-    with pytest.raises(UsageError, match=r"label_column can only be set for .csv and .tsv"):
+    with pytest.raises(UsageError, match=r"label_column can only be set for .*\.csv"):
         DataConfig.parse({"name": str(images), "label_column": "label"}, "data")
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from logitcache.data.classes import class_name, sorted_classes
 from logitcache.data.identity import normalize_key
 from logitcache.data.listing import ListedFile, Listing
+from logitcache.data.readers.files import FileSource
 from logitcache.errors import DataError, UsageError, first_of, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["TableColumns", "list_table"]
+    from logitcache.data.readers.reader import ReaderConfig
+
+__all__ = ["open_table"]
 
 # names of columns, without case, that are recognized if no other column has such a name
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img_path")
@@ -32,20 +35,6 @@ _SPLITS = {
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-class TableColumns(NamedTuple):
-    """Names of the columns of a table; None for the one with a usual name.
-
-    Attributes:
-        path: Column of the paths of the images.
-        label: Column of the classes.
-        split: Column of the splits.
-    """
-
-    path: str | None = None
-    label: str | None = None
-    split: str | None = None
-
-
 class _Row(NamedTuple):
     line: int
     path: str
@@ -53,42 +42,37 @@ class _Row(NamedTuple):
     split: str
 
 
-def list_table(
-    path: Path, columns: TableColumns, root: Path, split: Literal["train", "val"]
-) -> Listing:
+def open_table(config: ReaderConfig, listing: int) -> FileSource:
     """List the images of a CSV or TSV file with a header.
 
     Classes are numbered over the rows of all splits, so training and validation images have the
     same numbers. Rows with an empty class are images without a label.
 
-    Args:
-        path: The table, in UTF-8.
-        columns: Names of its columns.
-        root: Folder that paths are relative to.
-        split: Split to list, if the table has a column of splits.
-
     Raises:
         UsageError: There is no such column, or several may be meant.
         DataError: The table cannot be read, images are missing or listed twice, or there are none.
     """
-    rows = _read(path, columns)
+    del listing  # the rules are those of folders: what a table lists is never left out
+    path = Path(config.name).expanduser()
+    root = path.parent if config.root is None else Path(config.root).expanduser()
+    rows = _read(path, config)
     names = sorted_classes({row.label for row in rows if row.label})
-    chosen = _of_split(rows, split, path)
+    chosen = _of_split(rows, config.split, path)
     files = _files(chosen, path, root)
     number = {name: index for index, name in enumerate(names)}
     left_out = {"rows of other splits": len(rows) - len(chosen)} if len(rows) > len(chosen) else {}
     unlabeled = sum(not file.folder for file in files)
     notes = [f"{unlabeled} images of the table have no label"] if names and unlabeled else []
     labels = [number.get(file.folder, -1) for file in files]
-    return Listing(files, labels, names, left_out, notes)
+    return FileSource(root, Listing(files, labels, names, left_out, notes), f"table {path}")
 
 
-def _read(path: Path, columns: TableColumns) -> list[_Row]:
+def _read(path: Path, config: ReaderConfig) -> list[_Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=_DELIMITERS[path.suffix.lower()], strict=True)
             header = [name.strip() for name in next(reader, [])]
-            at = _positions(header, columns, path)
+            at = _positions(header, config, path)
             rows = [_row(reader.line_num, values, header, at, path) for values in reader if values]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
@@ -102,8 +86,9 @@ def _read(path: Path, columns: TableColumns) -> list[_Row]:
     return rows
 
 
-def _positions(header: Sequence[str], columns: TableColumns, path: Path) -> list[int | None]:
+def _positions(header: Sequence[str], config: ReaderConfig, path: Path) -> list[int | None]:
     """Return the positions of the columns of paths, classes and splits; None for no column."""
+    columns = (config.path_column, config.label_column, config.split_column)
     usual = zip(("path", "label", "split"), columns, (_PATHS, _LABELS, _SPLIT), strict=True)
     return [_position(header, *one, path) for one in usual]
 

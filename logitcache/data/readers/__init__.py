@@ -1,0 +1,231 @@
+"""Image sets by name: a table of readers, a file each, and the function that opens a set.
+
+Listing is done in :mod:`logitcache.data.listing`; reading is done here, because timm's data set
+returns the *next* image where one cannot be decoded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field, model_validator
+
+from logitcache.data.classes import RelabeledSource
+from logitcache.data.identity import key_hash
+from logitcache.data.listing import LISTING
+from logitcache.data.readers.arrays import open_digits
+from logitcache.data.readers.files import open_folder
+from logitcache.data.readers.reader import Reader, ReaderConfig
+from logitcache.data.readers.table import open_table
+from logitcache.data.readers.tar import open_tar
+from logitcache.data.readers.torchvision import open_torchvision
+from logitcache.data.source import left_out_of, notes_of
+from logitcache.errors import DataError, UsageError, redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from logitcache.data.source import Source
+
+__all__ = [
+    "READERS",
+    "DataConfig",
+    "has_splits",
+    "open_source",
+    "open_source_for",
+]
+
+_FOLDER = Reader(open_folder, "a folder")
+_TABLE = Reader(
+    open_table,
+    "a .csv or .tsv table of paths",
+    splits=True,
+    settings=frozenset({"root", "path_column", "label_column", "split_column"}),
+)
+
+READERS: dict[str, Reader] = {
+    ".tar": Reader(open_tar, "an uncompressed .tar file"),
+    ".csv": _TABLE,
+    ".tsv": _TABLE,
+    "digits": Reader(open_digits, "digits", splits=True),
+    "torch/": Reader(open_torchvision, "torch/<set>:<folder>", splits=True),
+}
+"""Readers by name of the set, by the start of its name (``torch/``), or by the ending of its file.
+
+A new reader is one entry here. Folders need no entry.
+"""
+_OPTIONAL = frozenset().union(*(reader.settings for reader in READERS.values()))
+
+
+class DataConfig(ReaderConfig):
+    """Settings of an image set.
+
+    Attributes:
+        limit: Number of images to use, chosen by the hash of their keys; all by default.
+    """
+
+    limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _settings_of_its_reader(self) -> Self:
+        reader = _reader_of(self.name)
+        for field in sorted(_OPTIONAL - reader.settings) if reader else ():
+            if getattr(self, field) is not None:
+                forms = dict.fromkeys(r.form for r in READERS.values() if field in r.settings)
+                raise ValueError(f"{field} can only be set for {' and '.join(forms)}")
+        return self
+
+
+def has_splits(name: str) -> bool:
+    """Return whether the image set of this name may have the splits ``train`` and ``val``."""
+    reader = _reader_of(name)
+    return reader is not None and reader.splits
+
+
+def open_source(data: str | DataConfig, *, listing: int = LISTING) -> Source:
+    """List a set of images.
+
+    Args:
+        data: A configuration or just its name.
+        listing: Version of the rules by which files are listed; see
+            :mod:`logitcache.data.listing`.
+
+    Raises:
+        UsageError: There is no image set of this name.
+        DataError: The folder or file does not exist, has no images, or its folders cannot be
+            classes.
+    """
+    config = DataConfig(name=data) if isinstance(data, str) else data
+    source = _list(config, listing)
+    if config.limit is None or config.limit >= len(source.keys):
+        return source
+    by_hash = sorted(range(len(source.keys)), key=lambda index: key_hash(source.keys[index]))
+    return SubsetSource(source, sorted(by_hash[: config.limit]))
+
+
+def open_source_for(
+    data: str | DataConfig | Source,
+    class_names: Sequence[str],
+    whose: str,
+    *,
+    listing: int = LISTING,
+) -> Source:
+    """List images by the rules and class numbers of a cache or another set.
+
+    Args:
+        data: A configuration, its name, or a source.
+        class_names: Class names of the cache or set; labels stay as they are if it is empty.
+        whose: Owner of the class names, for messages: ``the cache``.
+        listing: As for :func:`open_source`.
+
+    Raises:
+        DataMismatch: There are images of classes that are not in the list.
+    """
+    source = open_source(data, listing=listing) if isinstance(data, str | DataConfig) else data
+    if not class_names or list(source.class_names) == list(class_names):
+        return source
+    return RelabeledSource(source, class_names, whose)
+
+
+def _list(config: DataConfig, listing: int) -> Source:
+    path = Path(config.name).expanduser()
+    if _named(config.name) is None and not path.exists():
+        raise _missing(config.name)
+    reader = _reader_of(config.name)
+    if reader is None:
+        raise _not_an_image_set(path)
+    return reader.open_set(config, listing)
+
+
+def _reader_of(name: str) -> Reader | None:
+    """Return the reader of a set, which need not exist yet; None where none is known."""
+    path = Path(name).expanduser()
+    by_path = _FOLDER if path.is_dir() else READERS.get(path.suffix.lower())
+    return _named(name) or by_path
+
+
+def _named(name: str) -> Reader | None:
+    """Return the reader of a set that is not a path; None for a path."""
+    for key, reader in READERS.items():
+        if not key.startswith(".") and (name == key or (key[-1] == "/" and name.startswith(key))):
+            return reader
+    return None
+
+
+def _forms() -> str:
+    """Return all forms of image sets, for messages."""
+    *forms, last = dict.fromkeys([_FOLDER.form, *(reader.form for reader in READERS.values())])
+    return f"{', '.join(forms)} or {last}"
+
+
+_NOT_READ = {
+    **dict.fromkeys((".parquet", ".json", ".jsonl"), "of tables, only .csv and .tsv are read"),
+    **dict.fromkeys(
+        (".gz", ".tgz", ".xz", ".bz2", ".zst"), "compressed files have no random access"
+    ),
+    **dict.fromkeys((".zip", ".7z", ".rar"), "only tar files are read without extracting them"),
+    **dict.fromkeys((".h5", ".hdf5", ".lmdb", ".npz", ".npy"), "arrays are not read"),
+}
+_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/")
+
+
+def _not_an_image_set(path: Path) -> DataError:
+    """Return the error for a file that is not a tar file, by its ending."""
+    why = _NOT_READ.get(path.suffix.lower(), "no reader has this ending")
+    return DataError(
+        "the file is not an image set",
+        where=path,
+        expected=_forms(),
+        got=why,
+        hint="put the images into one folder per class",
+    )
+
+
+def _missing(name: str) -> DataError | UsageError:
+    """Return the error for a name that is neither a path nor a known set."""
+    expected = _forms()
+    if "://" in name:
+        scheme = name.partition("://")[0]
+        hint = f"copy the images to this machine; {scheme}:// URLs are for caches only"
+        return UsageError(
+            "images cannot be read from a URL", where=redacted(name), expected=expected, hint=hint
+        )
+    if name.startswith(_PREFIXES):
+        return UsageError(
+            f"data sets of {name.partition('/')[0]}/ are not supported",
+            where=name,
+            expected=expected,
+            hint="export the images into one folder per class",
+        )
+    if any(sign in name for sign in "/\\."):
+        what = "the folder or file of images does not exist"
+        return DataError(what, where=name, hint="check the path")
+    return UsageError("unknown image set", where=name, expected=expected)
+
+
+class SubsetSource:
+    """Some of the images of a source, with all of its classes."""
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self.description = f"{len(indices)} of {len(source.keys)} images of {source.description}"
+        self.class_names = source.class_names
+        self.keys = [source.keys[index] for index in indices]
+        self.sizes = source.sizes[list(indices)]
+        self.labels = source.labels[list(indices)]
+        self.left_out = left_out_of(source)
+        self.notes = notes_of(source)
+        self._source = source
+        self._indices = list(indices)
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Return one image as the source stores it."""
+        return self._source.read(self._indices[index])

@@ -1,0 +1,61 @@
+"""What a reader of image sets is: a function from settings to a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from logitcache.config import Config
+from logitcache.data.listing import ClassFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logitcache.data.source import Source
+
+__all__ = ["Reader", "ReaderConfig"]
+
+
+class ReaderConfig(Config):
+    """Settings of an image set that its reader uses.
+
+    Attributes:
+        name: A folder, a ``.tar`` file, a ``.csv`` or ``.tsv`` table of paths and classes,
+            ``digits``, or ``torch/<set>:<folder>``.
+        split: ``train`` or ``val``, for sets that have splits; folders and tar files have none, and
+            tables if they have no column of splits. ``train`` by default, and ``val`` for the
+            images that a training is evaluated on.
+        class_folder: The folder above an image that names its class: ``first`` below the root, or
+            the ``last``; ``auto`` is the first one, and an error where that is not clear.
+        root: Folder that the paths of a table are relative to; the folder of the table by default.
+        path_column: Column of the paths in a table; by default one with a usual name, such as
+            ``path``, ``file_name`` or ``image``.
+        label_column: Column of the classes in a table; by default one with a usual name, such as
+            ``label`` or ``class``, and no labels without one.
+        split_column: Column of the splits in a table; by default ``split``, if there is one.
+    """
+
+    name: str
+    split: Literal["train", "val"] = "train"
+    class_folder: ClassFolder = "auto"
+    root: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader of one kind of image set.
+
+    Attributes:
+        open_set: Function that lists the images of a configuration by a version of the rules.
+        form: What such a set is, for messages: ``an uncompressed .tar file``.
+        splits: Whether the set may have the splits ``train`` and ``val``.
+        settings: Optional settings that it uses.
+    """
+
+    open_set: Callable[[ReaderConfig, int], Source]
+    form: str
+    splits: bool = False
+    settings: frozenset[str] = frozenset()
