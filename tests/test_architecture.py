@@ -151,6 +151,8 @@ HOMES: dict[str, set[str]] = {
     "PIL": {"data", "views"},
     "psutil": {"platforms"},
     "sklearn": {"data"},
+    "pyarrow": {"data"},
+    "datasets": {"data"},
     "scipy": {"tools"},
     "yaml": {"yaml_text", "tools", "training"},
 }

@@ -273,7 +273,7 @@ def test_old_rules_list_a_folder_as_timm_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("train.parquet", DataError, "only .csv and .tsv are read"),
+        ("train.jsonl", DataError, "this kind of table is not read"),
         ("x.zip", DataError, "only tar files are read"),
         ("photo.jpg", DataError, "no reader has this ending"),
         ("x.npz", DataError, "arrays are not read"),

@@ -1,8 +1,9 @@
-"""CSV and TSV files of paths and classes: the images of a folder under the same keys."""
+"""Tables of paths and classes: the images of a folder under the same keys."""
 
 from __future__ import annotations
 
 import csv
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +33,19 @@ def rows_of(images: Path) -> list[Row]:
 
 
 def write(path: Path, header: Row, rows: Sequence[Row]) -> Path:
+    if path.suffix == ".parquet":
+        arrow = pytest.importorskip("pyarrow")
+        columns = zip(*rows, strict=True) if rows else [()] * len(header)
+        columns_of_text = [arrow.array(column, arrow.string()) for column in columns]
+        return write_parquet(path, arrow.table(dict(zip(header, columns_of_text, strict=True))))
     delimiter = "\t" if path.suffix == ".tsv" else ","
     with path.open("w", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+    return path
+
+
+def write_parquet(path: Path, table: Any) -> Path:
+    pytest.importorskip("pyarrow.parquet").write_table(table, path)
     return path
 
 
@@ -48,7 +59,13 @@ class TestTable(SourceContract):
         return opened(write(tmp_path / "t.csv", ("path", "label"), rows_of(images)), images)
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "T.CSV"])
+class TestParquet(SourceContract):
+    @pytest.fixture
+    def source(self, images: Path, tmp_path: Path) -> Source:
+        return opened(write(tmp_path / "t.parquet", ("path", "label"), rows_of(images)), images)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "T.CSV", "t.parquet"])
 @pytest.mark.parametrize("header", [("path", "label"), ("Image", "Class"), ("file_name", "target")])
 def test_it_lists_what_the_folder_lists(
     images: Path, tmp_path: Path, name: str, header: Row
@@ -78,11 +95,12 @@ def test_absolute_paths_and_backslashes(images: Path, tmp_path: Path) -> None:
     assert list(source.keys) == [rows[0][0], rows[1][0]]
 
 
-def test_classes_are_numbered_over_all_splits(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_classes_are_numbered_over_all_splits(images: Path, tmp_path: Path, name: str) -> None:
     rows = rows_of(images)
     split = [(path, label, "train" if label != "bird" else "Valid") for path, label in rows]
     of_three: list[Row] = [*split[:-1], (*rows[-1], "test")]
-    table = write(tmp_path / "t.csv", ("path", "label", "split"), of_three)
+    table = write(tmp_path / name, ("path", "label", "split"), of_three)
     train, val = (opened(table, images, split=name) for name in ("train", "val"))
     assert list(train.class_names) == list(val.class_names) == ["bird", "cat", "dog"]
     assert (len(train.keys), set(train.labels)) == (39, {1, 2})
@@ -118,6 +136,7 @@ def test_images_without_a_class_have_no_label(images: Path, tmp_path: Path) -> N
         (("path", "y"), [("x", "1")], {"label_column": "Y"}, UsageError, "no column 'Y'"),
         (("path", "path"), [("x", "1")], {"path_column": "path"}, UsageError, "several columns"),
         (("path", "label"), [], {}, DataError, "the table has no images"),
+        (("path", "label"), [("x\u2028.jpg", "a")], {}, DataError, r"x\\u2028.jpg \(line"),
         (("path", "label"), [("x.jpg",)], {}, DataError, r"line 2[\s\S]*2 values[\s\S]*1 values"),
         (("path", "label"), [("", "a")], {}, DataError, "has no path"),
         (("path", "label"), [("../x.jpg", "a")], {}, DataError, "leads out of the root"),
@@ -161,6 +180,92 @@ def test_a_table_in_another_encoding(images: Path, tmp_path: Path) -> None:
 def test_columns_are_of_tables_alone(images: Path) -> None:
     with pytest.raises(UsageError, match=r"label_column can only be set for .*\.csv"):
         DataConfig.parse({"name": str(images), "label_column": "label"}, "data")
+
+
+def test_values_of_parquet_that_are_no_text(images: Path, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    paths = [path for path, _ in rows_of(images)][:4]
+    categories = arrow.array(["b", None, "a", "b"]).dictionary_encode()
+    table = write_parquet(tmp_path / "t.parquet", arrow.table({"path": paths, "label": categories}))
+    assert opened(table, images).labels.tolist() == [1, -1, 0, 1]
+    numbers = arrow.array([10, None, 2, 10], arrow.uint8())
+    write_parquet(table, arrow.table({"path": paths, "label": numbers}))
+    source = opened(table, images)
+    assert (source.labels.tolist(), list(source.class_names)) == ([1, -1, 0, 1], ["2", "10"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0, 2.0], r"column 'label'[\s\S]*type double[\s\S]*label_column"),
+        ([["a"], ["b", "c"]], "type list<"),
+        ([b"a", b"b"], "type binary"),
+    ],
+)
+def test_columns_of_parquet_that_are_no_classes(
+    images: Path, tmp_path: Path, values: list[Any], message: str
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    paths = [path for path, _ in rows_of(images)][:2]
+    columns = arrow.table({"path": paths, "label": values})
+    with pytest.raises(DataError, match=message):
+        opened(write_parquet(tmp_path / "t.parquet", columns), images)
+
+
+def test_missing_images_of_parquet_are_named_by_row(images: Path, tmp_path: Path) -> None:
+    table = write(tmp_path / "t.parquet", ("path",), [(rows_of(images)[0][0],), ("no.jpg",)])
+    with pytest.raises(DataError, match=r"1 images of the table do not exist[\s\S]*\(row 2\)"):
+        opened(table, images)
+
+
+def test_a_file_that_is_no_parquet(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 nothing of it PAR1")
+    with pytest.raises(DataError, match=r"cannot be read[\s\S]*a parquet file"):
+        opened(tmp_path / "t.parquet", images)
+
+
+def test_parquet_without_pyarrow(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "t.parquet").touch()
+    with pytest.raises(UsageError, match=r"pyarrow[\s\S]*logitcache\[parquet\]"):
+        opened(tmp_path / "t.parquet", images)
+
+
+def test_a_list_of_classes_orders_them_and_names_numbers(images: Path, tmp_path: Path) -> None:
+    rows = rows_of(images)
+    (tmp_path / "classes.txt").write_text("dog\n\ncaf\u00e9\nbird\ncat\n")
+    listed = {"class_list": str(tmp_path / "classes.txt")}
+    names = opened(write(tmp_path / "t.csv", ("path", "label"), rows), images, **listed)
+    assert list(names.class_names) == ["dog", "caf\u00e9", "bird", "cat"]
+    assert [names.labels[n] for n in (0, 20, 40)] == [2, 3, 0]
+    numbered = [(path, {"dog": "0", "bird": "2", "cat": "3"}[label]) for path, label in rows]
+    numbers = opened(write(tmp_path / "n.csv", ("path", "label"), numbered), images, **listed)
+    np.testing.assert_array_equal(numbers.labels, names.labels)
+
+
+@pytest.mark.parametrize(
+    ("listed", "labels", "message"),
+    [
+        ("a\nb", ["a", "c"], r"1 labels are not in the list of classes[\s\S]*c[\s\S]*next"),
+        ("a\nb", ["0", "2"], r"numbers from 0 to 1[\s\S]*2"),
+        ("a\nb", ["a", "1"], "not in the list of classes"),
+        ("a\nb\na", ["a", "b"], r"names twice[\s\S]*a"),
+        ("\n", ["a", "b"], "is empty"),
+        (None, ["a", "b"], "cannot be read"),
+    ],
+)
+def test_a_label_that_is_in_no_list_of_classes(
+    images: Path, tmp_path: Path, listed: str | None, labels: list[str], message: str
+) -> None:
+    if listed is not None:
+        (tmp_path / "classes.txt").write_text(listed)
+    rows = [(path, label) for (path, _), label in zip(rows_of(images), labels, strict=False)]
+    table = write(tmp_path / "t.csv", ("path", "label"), rows)
+    with pytest.raises(DataError, match=message):
+        opened(table, images, class_list=str(tmp_path / "classes.txt"))
 
 
 def test_a_cache_of_a_table_is_the_one_of_its_folder(

@@ -16,8 +16,9 @@ from logitcache.data.identity import key_hash
 from logitcache.data.listing import LISTING
 from logitcache.data.readers.arrays import open_digits
 from logitcache.data.readers.files import open_folder
+from logitcache.data.readers.parquet import open_parquet
 from logitcache.data.readers.reader import Reader, ReaderConfig
-from logitcache.data.readers.table import open_table
+from logitcache.data.readers.table import open_delimited
 from logitcache.data.readers.tar import open_tar
 from logitcache.data.readers.torchvision import open_torchvision
 from logitcache.data.source import left_out_of, notes_of
@@ -40,17 +41,14 @@ __all__ = [
 ]
 
 _FOLDER = Reader(open_folder, "a folder")
-_TABLE = Reader(
-    open_table,
-    "a .csv or .tsv table of paths",
-    splits=True,
-    settings=frozenset({"root", "path_column", "label_column", "split_column"}),
-)
+_TABLES = "a .csv, .tsv or .parquet table of paths"
+_COLUMNS = frozenset({"root", "path_column", "label_column", "split_column", "class_list"})
 
 READERS: dict[str, Reader] = {
     ".tar": Reader(open_tar, "an uncompressed .tar file"),
-    ".csv": _TABLE,
-    ".tsv": _TABLE,
+    ".csv": Reader(open_delimited, _TABLES, splits=True, settings=_COLUMNS),
+    ".tsv": Reader(open_delimited, _TABLES, splits=True, settings=_COLUMNS),
+    ".parquet": Reader(open_parquet, _TABLES, splits=True, settings=_COLUMNS),
     "digits": Reader(open_digits, "digits", splits=True),
     "torch/": Reader(open_torchvision, "torch/<set>:<folder>", splits=True),
 }
@@ -168,7 +166,7 @@ def _forms() -> str:
 
 
 _NOT_READ = {
-    **dict.fromkeys((".parquet", ".json", ".jsonl"), "of tables, only .csv and .tsv are read"),
+    **dict.fromkeys((".json", ".jsonl", ".arrow"), "this kind of table is not read"),
     **dict.fromkeys(
         (".gz", ".tgz", ".xz", ".bz2", ".zst"), "compressed files have no random access"
     ),

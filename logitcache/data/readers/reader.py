@@ -20,8 +20,8 @@ class ReaderConfig(Config):
     """Settings of an image set that its reader uses.
 
     Attributes:
-        name: A folder, a ``.tar`` file, a ``.csv`` or ``.tsv`` table of paths and classes,
-            ``digits``, or ``torch/<set>:<folder>``.
+        name: A folder, a ``.tar`` file, a ``.csv``, ``.tsv`` or ``.parquet`` table of paths and
+            classes, ``digits``, or ``torch/<set>:<folder>``.
         split: ``train`` or ``val``, for sets that have splits; folders and tar files have none, and
             tables if they have no column of splits. ``train`` by default, and ``val`` for the
             images that a training is evaluated on.
@@ -33,6 +33,8 @@ class ReaderConfig(Config):
         label_column: Column of the classes in a table; by default one with a usual name, such as
             ``label`` or ``class``, and no labels without one.
         split_column: Column of the splits in a table; by default ``split``, if there is one.
+        class_list: Text file with the name of one class per line; labels of a table are names in
+            it, or numbers from 0 in its order. By default the classes are the labels themselves.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ReaderConfig(Config):
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    class_list: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Listing of CSV and TSV files: a column of paths, and columns of classes and splits.
+"""Tables of images: a column of paths, and columns of classes and splits.
 
 Keys are the paths relative to the root, so a table, the folder of its images and a tar file of them
 have the same keys.
@@ -11,23 +11,20 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from logitcache.data.classes import class_name, sorted_classes
 from logitcache.data.identity import normalize_key
 from logitcache.data.listing import ListedFile, Listing
+from logitcache.data.readers.columns import LABELS, PATHS, SPLIT, find_column
 from logitcache.data.readers.files import FileSource
-from logitcache.errors import DataError, UsageError, first_of, nearest
+from logitcache.data.readers.labels import number_labels, unlabeled_note
+from logitcache.errors import DataError, first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from logitcache.data.readers.reader import ReaderConfig
 
-__all__ = ["open_table"]
+__all__ = ["Row", "open_delimited", "open_rows", "positions_of"]
 
-# names of columns, without case, that are recognized if no other column has such a name
-_PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img_path")
-_LABELS = ("label", "class", "class_name", "category", "target")
-_SPLIT = ("split",)
 _SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -35,45 +32,77 @@ _SPLITS = {
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-class _Row(NamedTuple):
-    line: int
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        number: Number of its line in the file, or of the row, from 1.
+        path: Path of the image.
+        label: Name of its class; empty without one.
+        split: Name of its split; None if the table has no column of splits.
+    """
+
+    number: int
     path: str
     label: str
-    split: str
+    split: str | None
 
 
-def open_table(config: ReaderConfig, listing: int) -> FileSource:
-    """List the images of a CSV or TSV file with a header.
+def open_delimited(config: ReaderConfig, listing: int) -> FileSource:
+    """List the images of a CSV or TSV file with a header; see :func:`open_rows`."""
+    del listing  # the rules are those of folders: what a table lists is never left out
+    return open_rows(config, _read_delimited, "line")
+
+
+def open_rows(
+    config: ReaderConfig, read: Callable[[Path, ReaderConfig], list[Row]], unit: str
+) -> FileSource:
+    """List the images of a table.
 
     Classes are numbered over the rows of all splits, so training and validation images have the
     same numbers. Rows with an empty class are images without a label.
 
+    Args:
+        config: The table, and names of its columns.
+        read: Function that reads its rows.
+        unit: What the numbers of rows count, for messages: ``line`` or ``row``.
+
     Raises:
         UsageError: There is no such column, or several may be meant.
-        DataError: The table cannot be read, images are missing or listed twice, or there are none.
+        DataError: The table cannot be read, images are missing or listed twice, a label is not in
+            the list of classes, or there are no images.
     """
-    del listing  # the rules are those of folders: what a table lists is never left out
     path = Path(config.name).expanduser()
     root = path.parent if config.root is None else Path(config.root).expanduser()
-    rows = _read(path, config)
-    names = sorted_classes({row.label for row in rows if row.label})
+    rows = read(path, config)
+    if not rows:
+        raise DataError("the table has no images", where=path, expected="a header and rows")
     chosen = _of_split(rows, config.split, path)
-    files = _files(chosen, path, root)
-    number = {name: index for index, name in enumerate(names)}
+    files = _files(chosen, path, root, unit)
+    labels, names = number_labels(
+        [file.folder for file in files], (row.label for row in rows), config.class_list, path
+    )
     left_out = {"rows of other splits": len(rows) - len(chosen)} if len(rows) > len(chosen) else {}
-    unlabeled = sum(not file.folder for file in files)
-    notes = [f"{unlabeled} images of the table have no label"] if names and unlabeled else []
-    labels = [number.get(file.folder, -1) for file in files]
+    notes = unlabeled_note(labels, "the table")
     return FileSource(root, Listing(files, labels, names, left_out, notes), f"table {path}")
 
 
-def _read(path: Path, config: ReaderConfig) -> list[_Row]:
+def positions_of(header: Sequence[str], config: ReaderConfig, path: Path) -> list[int | None]:
+    """Return the positions of the columns of paths, classes and splits; None for no column."""
+    return [
+        find_column(header, PATHS, config.path_column, path),
+        find_column(header, LABELS, config.label_column, path),
+        find_column(header, SPLIT, config.split_column, path),
+    ]
+
+
+def _read_delimited(path: Path, config: ReaderConfig) -> list[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=_DELIMITERS[path.suffix.lower()], strict=True)
             header = [name.strip() for name in next(reader, [])]
-            at = _positions(header, config, path)
-            rows = [_row(reader.line_num, values, header, at, path) for values in reader if values]
+            at = positions_of(header, config, path)
+            return [_row(reader.line_num, values, header, at, path) for values in reader if values]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             "the table of images cannot be read",
@@ -81,47 +110,11 @@ def _read(path: Path, config: ReaderConfig) -> list[_Row]:
             expected="a CSV or TSV file in UTF-8 with a header",
             got=error,
         ) from None
-    if not rows:
-        raise DataError("the table has no images", where=path, expected="a header and rows")
-    return rows
-
-
-def _positions(header: Sequence[str], config: ReaderConfig, path: Path) -> list[int | None]:
-    """Return the positions of the columns of paths, classes and splits; None for no column."""
-    columns = (config.path_column, config.label_column, config.split_column)
-    usual = zip(("path", "label", "split"), columns, (_PATHS, _LABELS, _SPLIT), strict=True)
-    return [_position(header, *one, path) for one in usual]
-
-
-def _position(
-    header: Sequence[str], kind: str, name: str | None, usual: Sequence[str], path: Path
-) -> int | None:
-    if name is not None:
-        if header.count(name) != 1:
-            raise UsageError(
-                f"the table has no column {name!r}"
-                if name not in header
-                else f"the table has several columns {name!r}",
-                where=path,
-                expected=f"one of {', '.join(header)}",
-                hint=nearest(name, header),
-            )
-        return header.index(name)
-    found = [position for position, own in enumerate(header) if own.lower() in usual]
-    if len(found) > 1 or (kind == "path" and not found):
-        raise UsageError(
-            f"the column of the {kind}s of the images is not clear",
-            where=path,
-            expected=f"one column with a name such as {', '.join(usual[:4])}",
-            got=f"columns {', '.join(header)}",
-            hint=f"name it: --set data.{kind}_column=NAME",
-        )
-    return found[0] if found else None
 
 
 def _row(
     line: int, values: Sequence[str], header: Sequence[str], at: Sequence[int | None], path: Path
-) -> _Row:
+) -> Row:
     if len(values) != len(header):
         raise DataError(
             "a row of the table has another number of values than its header",
@@ -130,14 +123,14 @@ def _row(
             got=f"{len(values)} values",
         )
     name, label, split = ("" if one is None else values[one].strip() for one in at)
-    return _Row(line, name, class_name(label), split if at[2] is not None else "-")
+    return Row(line, name, label, split if at[2] is not None else None)
 
 
-def _of_split(rows: Sequence[_Row], split: str, path: Path) -> list[_Row]:
+def _of_split(rows: Sequence[Row], split: str, path: Path) -> list[Row]:
     """Return the rows of a split; all rows of a table without splits."""
-    if rows[0].split == "-":
+    if rows[0].split is None:
         return list(rows)
-    chosen = [row for row in rows if row.split.lower() in _SPLITS[split]]
+    chosen = [row for row in rows if (row.split or "").lower() in _SPLITS[split]]
     if not chosen:
         counts = Counter(row.split for row in rows)
         raise DataError(
@@ -150,22 +143,22 @@ def _of_split(rows: Sequence[_Row], split: str, path: Path) -> list[_Row]:
     return chosen
 
 
-def _files(rows: Iterable[_Row], path: Path, root: Path) -> list[ListedFile]:
+def _files(rows: Iterable[Row], path: Path, root: Path, unit: str) -> list[ListedFile]:
     """Return the files of rows, ordered by key."""
     files: dict[str, ListedFile] = {}
     missing, twice = [], []
     for row in rows:
-        key = _key(row, path, root)
+        key = _key(row, path, root, unit)
         place = root / row.path.replace("\\", "/")
         if not place.is_file():
-            missing.append(f"{row.path} (line {row.line})")
+            missing.append(f"{row.path} ({unit} {row.number})")
         elif key in files:
-            twice.append(f"{row.path} (line {row.line})")
+            twice.append(f"{row.path} ({unit} {row.number})")
         else:
             files[key] = ListedFile(key, row.label, place.stat().st_size, str(place))
     if missing:
         raise DataError(
-            "images of the table do not exist",
+            f"{len(missing)} images of the table do not exist",
             where=path,
             expected=f"paths relative to {root}, or below it",
             got=first_of(missing),
@@ -181,17 +174,17 @@ def _files(rows: Iterable[_Row], path: Path, root: Path) -> list[ListedFile]:
     return [files[key] for key in sorted(files)]
 
 
-def _key(row: _Row, path: Path, root: Path) -> str:
+def _key(row: Row, path: Path, root: Path, unit: str) -> str:
     name = row.path.replace("\\", "/")
     if not name:
-        raise DataError("a row of the table has no path", where=f"{path}, line {row.line}")
+        raise DataError("a row of the table has no path", where=f"{path}, {unit} {row.number}")
     if PurePosixPath(name).is_absolute():
         try:
             name = Path(name).relative_to(root.absolute()).as_posix()
         except ValueError:
             raise DataError(
                 "an image of the table is not below its root",
-                where=f"{path}, line {row.line}",
+                where=f"{path}, {unit} {row.number}",
                 expected=f"a path below {root.absolute()}",
                 got=name,
                 hint="name a folder that contains all images: --set data.root=FOLDER",

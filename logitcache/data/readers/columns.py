@@ -1,0 +1,73 @@
+"""Columns of tables and data sets: which one has the paths, the classes and the splits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from logitcache.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["IMAGES", "LABELS", "PATHS", "SPLIT", "Column", "find_column"]
+
+
+class Column(NamedTuple):
+    """A column that a reader looks for.
+
+    Attributes:
+        kind: What it contains, as in the setting ``<kind>_column``.
+        usual: Names without case that are recognized, if no other column has one of them.
+        required: Whether a table without such a column is an error.
+    """
+
+    kind: str
+    usual: tuple[str, ...]
+    required: bool = False
+
+
+PATHS = Column(
+    "path",
+    ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img_path"),
+    required=True,
+)
+IMAGES = Column("image", ("image", "img", "jpg", "jpeg", "png", "webp"), required=True)
+LABELS = Column("label", ("label", "class", "class_name", "category", "target"))
+SPLIT = Column("split", ("split",))
+
+
+def find_column(
+    header: Sequence[str], column: Column, name: str | None, where: object
+) -> int | None:
+    """Return the position of a column in a header; None if an optional column is not there.
+
+    Args:
+        header: Names of all columns.
+        column: The column.
+        name: Its name, if the user chose one.
+        where: The table, for messages.
+
+    Raises:
+        UsageError: There is no such column, or several may be meant.
+    """
+    if name is not None:
+        if header.count(name) != 1:
+            raise UsageError(
+                f"the table has no column {name!r}"
+                if name not in header
+                else f"the table has several columns {name!r}",
+                where=where,
+                expected=f"one of {', '.join(header)}",
+                hint=nearest(name, header),
+            )
+        return header.index(name)
+    found = [position for position, own in enumerate(header) if own.lower() in column.usual]
+    if len(found) > 1 or (column.required and not found):
+        raise UsageError(
+            f"the column of the {column.kind}s of the images is not clear",
+            where=where,
+            expected=f"one column with a name such as {', '.join(column.usual[:4])}",
+            got=f"columns {', '.join(header)}",
+            hint=f"name it: --set data.{column.kind}_column=NAME",
+        )
+    return found[0] if found else None
