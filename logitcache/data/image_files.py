@@ -15,9 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["FolderWalk", "FoundFile", "tar_members"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "FolderWalk",
+    "FoundFile",
+    "ending_of",
+    "hidden_reason",
+    "member_parts",
+    "other_reason",
+    "tar_members",
+]
 
-_ENDINGS = {
+IMAGE_ENDINGS = {
     2: frozenset(
         f".{ending}"
         for ending in (
@@ -28,7 +37,7 @@ _ENDINGS = {
     ),
     1: frozenset({".jpg", ".jpeg", ".png"}),
 }
-
+"""Endings of image files, by version of the rules of listing."""
 
 _METADATA = frozenset({"metadata.jsonl", "metadata.csv", "metadata.parquet", "labels.csv"})
 MACOS = "__MACOSX"
@@ -50,7 +59,7 @@ class FolderWalk:
 
     def __init__(self, root: Path, version: int, skipped: Counter[str]) -> None:
         self._root, self._version, self._skipped = root, version, skipped
-        self._endings = _ENDINGS[version]
+        self._endings = IMAGE_ENDINGS[version]
         self._real_folders: set[str] = set()
         self._links: list[tuple[os.DirEntry[str], tuple[str, ...]]] = []
 
@@ -116,7 +125,7 @@ class FolderWalk:
     def _is_hidden(self, name: str) -> bool:
         if self._version == 1:
             return False
-        reason = _hidden(name)
+        reason = hidden_reason(name)
         if reason:
             self._skipped[reason] += 1
         return bool(reason)
@@ -124,28 +133,29 @@ class FolderWalk:
     def _file(self, entry: os.DirEntry[str], above: tuple[str, ...]) -> Iterator[FoundFile]:
         if not entry.is_file():
             self._skipped["neither files nor folders"] += 1
-        elif _ending(entry.name) not in self._endings:
-            self._skipped[_reason(entry.name)] += 1
+        elif ending_of(entry.name) not in self._endings:
+            self._skipped[other_reason(entry.name)] += 1
         else:
             yield FoundFile((*above, entry.name), entry.stat().st_size, entry.path)
 
 
-def _hidden(name: str) -> str:
+def hidden_reason(name: str) -> str:
     """Return the reason why a name is left out; empty if it is not."""
     if name == MACOS:
         return f"{MACOS} folders"
     return "hidden names" if name.startswith(".") and name != ".." else ""
 
 
-def _ending(name: str) -> str:
+def ending_of(name: str) -> str:
+    """Return the ending of a file name in lower case, with its dot; empty without one."""
     return posixpath.splitext(name)[1].lower()
 
 
-def _reason(name: str) -> str:
+def other_reason(name: str) -> str:
     """Return the reason under which a file that is not an image is counted."""
     if name in _METADATA:
         return f"{name} (labels are not read from it)"
-    ending = _ending(name)
+    ending = ending_of(name)
     return f"{ending} files" if ending else "files without an ending"
 
 
@@ -184,22 +194,22 @@ def tar_members(
         if version > 1 and latest[member.name] is not member:
             skipped["replaced by a later member of the same name"] += 1
             continue
-        parts = _parts(member.name, version)
-        reason = next(filter(None, map(_hidden, parts)), "") if version > 1 else ""
+        parts = member_parts(member.name, version)
+        reason = next(filter(None, map(hidden_reason, parts)), "") if version > 1 else ""
         content = _content(member, latest, version)
         if reason:
             skipped[reason] += 1
         elif content is None:
             skipped["links and other members without content"] += 1
-        elif _ending(member.name) == ".tar" and not above:
+        elif ending_of(member.name) == ".tar" and not above:
             yield from _nested(tar, content, version, skipped, parts)
-        elif _ending(member.name) in _ENDINGS[version]:
+        elif ending_of(member.name) in IMAGE_ENDINGS[version]:
             yield FoundFile((*above, *parts), content.size, offset + content.begin, len(above))
         else:
-            skipped[_reason(posixpath.basename(member.name))] += 1
+            skipped[other_reason(posixpath.basename(member.name))] += 1
 
 
-def _parts(name: str, version: int) -> tuple[str, ...]:
+def member_parts(name: str, version: int) -> tuple[str, ...]:
     """Return the folders and the file name of a member, without a leading ``./``."""
     parts = tuple(part for part in name.split("/") if version == 1 or part not in {"", "."})
     # an absolute name stays absolute, so that it is refused as a key

@@ -1,4 +1,4 @@
-"""Listings of folders and tar files: image files, their classes, and the files that are left out.
+"""Listings of folders and archives: image files, their classes, and the files that are left out.
 
 The rules have versions, since a cache must find its images again by the rules of its creation:
 
@@ -21,16 +21,16 @@ from __future__ import annotations
 
 import tarfile
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from logitcache.data.classes import class_name, sorted_classes
 from logitcache.data.identity import normalize_key
-from logitcache.data.image_files import _ENDINGS, FolderWalk, FoundFile, tar_members
+from logitcache.data.image_files import IMAGE_ENDINGS, FolderWalk, FoundFile, tar_members
 from logitcache.errors import DataError, first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -40,7 +40,9 @@ __all__ = [
     "Listing",
     "left_out_text",
     "list_folder",
+    "list_found",
     "list_tar",
+    "scan_tar",
 ]
 
 LISTING = 2
@@ -57,13 +59,14 @@ ClassFolder = Literal["auto", "first", "last"]
 
 
 class ListedFile(NamedTuple):
-    """A file of a folder, or a member of a tar file.
+    """A file of a folder, or a member of an archive.
 
     Attributes:
         key: Name relative to the root, NFC and POSIX.
         folder: Name of the folder that names its class; empty without one.
         size: Size in bytes.
-        place: Path of the file, or offset of its bytes in the tar file.
+        place: Path of the file, offset of its bytes in a tar file, or number of a member of a zip
+            file.
     """
 
     key: str
@@ -74,7 +77,7 @@ class ListedFile(NamedTuple):
 
 @dataclass
 class Listing:
-    """The images of a folder or a tar file.
+    """The images of a folder or an archive.
 
     Attributes:
         files: Files, ordered by key.
@@ -104,26 +107,45 @@ def list_folder(root: Path, version: int = LISTING, class_folder: ClassFolder = 
     """
     skipped: Counter[str] = Counter()
     found = FolderWalk(root, version, skipped)
-    rule = "last" if version == 1 else class_folder
-    return _listing(found.files(), str(root), version, rule, skipped)
+    return list_found(found.files(), str(root), version, class_folder, skipped)
 
 
-def list_tar(path: Path, version: int = LISTING, class_folder: ClassFolder = "auto") -> Listing:
+def list_tar(
+    path: Path,
+    version: int = LISTING,
+    class_folder: ClassFolder = "auto",
+    root: str | None = None,
+) -> Listing:
     """List the image files of an uncompressed tar file, and of tar files in it.
 
     Args:
         path: The file.
         version: Version of the rules.
         class_folder: As for :func:`list_folder`.
+        root: As for :func:`list_found`.
 
     Raises:
         DataError: It is not a tar file, there is no image in it, or its folders cannot be classes.
     """
     skipped: Counter[str] = Counter()
-    rule = "last" if version == 1 else class_folder
+    found = scan_tar(path, version, skipped)
+    return list_found(found, str(path), version, class_folder, skipped, root or "")
+
+
+def scan_tar(path: Path, version: int, skipped: Counter[str]) -> list[FoundFile]:
+    """Return the image files of an uncompressed tar file, and of tar files in it.
+
+    Args:
+        path: The file.
+        version: Version of the rules.
+        skipped: Counts the members that are left out, by reason.
+
+    Raises:
+        DataError: It is not a tar file.
+    """
     try:
         with tarfile.open(path, "r:") as tar:
-            members = list(tar_members(tar, version, skipped))
+            return list(tar_members(tar, version, skipped))
     except tarfile.TarError as error:
         raise DataError(
             "the tar file cannot be read",
@@ -131,18 +153,33 @@ def list_tar(path: Path, version: int = LISTING, class_folder: ClassFolder = "au
             expected="an uncompressed tar file",
             got=error,
         ) from None
-    return _listing(members, str(path), version, rule, skipped)
 
 
-def _listing(
+def list_found(
     found: Iterable[FoundFile],
     where: str,
     version: int,
-    rule: ClassFolder,
+    class_folder: ClassFolder,
     skipped: Counter[str],
+    archive_root: str | None = None,
 ) -> Listing:
-    """Assign keys and classes to files, and refuse folders that cannot be classes."""
-    files = sorted(_listed(file, version, rule) for file in found)
+    """Assign keys and classes to files, and refuse folders that cannot be classes.
+
+    Args:
+        found: The files.
+        where: Folder or archive that contains them, for messages.
+        version: Version of the rules.
+        class_folder: As for :func:`list_folder`.
+        skipped: Numbers of files that are left out, by reason.
+        archive_root: Folder inside of an archive that names are relative to, empty for all of it;
+            None if this is no archive.
+
+    Raises:
+        DataError: There is no image, or the folders cannot be classes.
+    """
+    rule = "last" if version == 1 else class_folder
+    inside = _below_root(found, archive_root, skipped) if archive_root else found
+    files = sorted(_listed(file, version, rule) for file in inside)
     if not files:
         raise _no_images(where, skipped)
     folders = {file.folder for file in files}
@@ -150,13 +187,33 @@ def _listing(
         raise _mixed(files, where)
     notes: list[str] = []
     if version > 1 and folders != {""}:
-        _check_splits(folders, where)
+        _check_splits(folders, where, archive_root)
         _check_names(folders, where)
-        notes = _check_depth(files, where, rule)
+        notes = _check_depth(files, where, rule, archive_root)
     names = [] if folders == {""} else sorted_classes({class_name(folder) for folder in folders})
     number = {name: index for index, name in enumerate(names)}
     labels = [number.get(class_name(file.folder), -1) for file in files]
     return Listing(files, labels, names, _counted(skipped), notes)
+
+
+def _below_root(
+    found: Iterable[FoundFile], root: str, skipped: Counter[str]
+) -> Iterator[FoundFile]:
+    """Yield the files below a folder of an archive, by their names relative to it."""
+    above = tuple(part for part in root.split("/") if part not in {"", "."})
+    for file in found:
+        if file.parts[: len(above)] == above and len(file.parts) > len(above):
+            inner = max(0, file.inner - len(above))
+            yield replace(file, parts=file.parts[len(above) :], inner=inner)
+        else:
+            skipped["images outside of the root"] += 1
+
+
+def _point_at(where: str, folder: str, archive_root: str | None) -> str:
+    """Return the settings that choose a folder below a folder, or inside of an archive."""
+    if archive_root is None:
+        return f"{where}/{folder}"
+    return f"{where} --set data.root={'/'.join(filter(None, [archive_root, folder]))}"
 
 
 def _listed(file: FoundFile, version: int, rule: ClassFolder) -> ListedFile:
@@ -185,7 +242,7 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
 
 def _no_images(where: str, skipped: Counter[str]) -> DataError:
     left_out = _counted(skipped)
-    endings = ", ".join(sorted(_ENDINGS[LISTING]))
+    endings = ", ".join(sorted(IMAGE_ENDINGS[LISTING]))
     return DataError(
         "no images found",
         where=where,
@@ -208,7 +265,7 @@ def _mixed(files: Sequence[ListedFile], where: str) -> DataError:
     )
 
 
-def _check_splits(folders: set[str], where: str) -> None:
+def _check_splits(folders: set[str], where: str, archive_root: str | None) -> None:
     """Refuse ``train`` and ``val`` as classes: they are two sets of images."""
     if len(folders) < 2 or not {folder.lower() for folder in folders} <= _SPLITS:
         return
@@ -220,7 +277,9 @@ def _check_splits(folders: set[str], where: str) -> None:
         where=where,
         expected="one folder per class",
         got=f"folders {first_of(names)}",
-        hint=f"point at one of them: --data {where}/{train} --val {where}/{other}",
+        hint=f"point at one of them: --data {where}/{train} --val {where}/{other}"
+        if archive_root is None
+        else f"point at one of them: --data {_point_at(where, train, archive_root)}",
     )
 
 
@@ -239,7 +298,9 @@ def _check_names(folders: set[str], where: str) -> None:
             )
 
 
-def _check_depth(files: Sequence[ListedFile], where: str, rule: ClassFolder) -> list[str]:
+def _check_depth(
+    files: Sequence[ListedFile], where: str, rule: ClassFolder, archive_root: str | None
+) -> list[str]:
     """Refuse folders inside of class folders that may be the classes; return notes about others."""
     inside: dict[str, set[str]] = defaultdict(set)
     for file in files:
@@ -269,7 +330,7 @@ def _check_depth(files: Sequence[ListedFile], where: str, rule: ClassFolder) -> 
             where=where,
             expected="one folder per class below the root",
             got=f"{name}, which contains {first_of(paths)}",
-            hint=f"point --data at {where}/{name}",
+            hint=f"point at this folder: --data {_point_at(where, name, archive_root)}",
         )
     leaves = [path.rpartition("/")[2] for one in several.values() for path in one]
     if rule == "auto" and several.keys() == folders and len(leaves) == len(set(leaves)):

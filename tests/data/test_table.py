@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from logitcache.cache.read.reader import open_cache
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.errors import DataError, UsageError
-from logitcache.precompute.build import build_cache
-from logitcache.precompute.config import PrecomputeConfig
 from logitcache.testing import SourceContract
 from logitcache.training.config import TrainConfig
-from tests.reliability.kills import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -266,25 +262,3 @@ def test_a_label_that_is_in_no_list_of_classes(
     table = write(tmp_path / "t.csv", ("path", "label"), rows)
     with pytest.raises(DataError, match=message):
         opened(table, images, class_list=str(tmp_path / "classes.txt"))
-
-
-def test_a_cache_of_a_table_is_the_one_of_its_folder(
-    images: Path, teachers: dict[str, dict[str, str]], tmp_path: Path
-) -> None:
-    """Every committed byte; only the manifest names the image set."""
-    table = write(tmp_path / "t.csv", ("path", "label"), rows_of(images))
-    data: dict[str, Any] = {
-        "folder": {"name": str(images)},
-        "table": {"name": str(table), "root": str(images)},
-    }
-    for name, values in data.items():
-        config = {"data": values, "teachers": {"red": teachers["red"]}, "views": {"count": 1}}
-        paths = {"cache": str(tmp_path / name), "unit_rows": 16}
-        build_cache(PrecomputeConfig.parse({**config, **paths}, ""))
-    folder, found = snapshot(tmp_path / "folder"), snapshot(tmp_path / "table")
-    shards = {name for name in folder if "/c/" in name or name.startswith("commits/")}
-    assert {name: found[name] for name in shards} == {name: folder[name] for name in shards}
-    manifests = [open_cache(tmp_path / name).manifest.data for name in data]
-    assert manifests[0].fingerprint == manifests[1].fingerprint
-    again = PrecomputeConfig.parse({**config, "cache": str(tmp_path / "folder")}, "")
-    assert build_cache(again).computed == 0, "the table stands for the folder"

@@ -21,6 +21,7 @@ from logitcache.data.readers.reader import Reader, ReaderConfig
 from logitcache.data.readers.table import open_delimited
 from logitcache.data.readers.tar import open_tar
 from logitcache.data.readers.torchvision import open_torchvision
+from logitcache.data.readers.zip import open_zip
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import DataError, UsageError, redacted
 
@@ -45,7 +46,8 @@ _TABLES = "a .csv, .tsv or .parquet table of paths"
 _COLUMNS = frozenset({"root", "path_column", "label_column", "split_column", "class_list"})
 
 READERS: dict[str, Reader] = {
-    ".tar": Reader(open_tar, "an uncompressed .tar file"),
+    ".tar": Reader(open_tar, "an uncompressed .tar file", settings=frozenset({"root"})),
+    ".zip": Reader(open_zip, "a .zip file", settings=frozenset({"root"})),
     ".csv": Reader(open_delimited, _TABLES, splits=True, settings=_COLUMNS),
     ".tsv": Reader(open_delimited, _TABLES, splits=True, settings=_COLUMNS),
     ".parquet": Reader(open_parquet, _TABLES, splits=True, settings=_COLUMNS),
@@ -170,7 +172,7 @@ _NOT_READ = {
     **dict.fromkeys(
         (".gz", ".tgz", ".xz", ".bz2", ".zst"), "compressed files have no random access"
     ),
-    **dict.fromkeys((".zip", ".7z", ".rar"), "only tar files are read without extracting them"),
+    **dict.fromkeys((".7z", ".rar"), "of archives, only tar and zip files are read"),
     **dict.fromkeys((".h5", ".hdf5", ".lmdb", ".npz", ".npy"), "arrays are not read"),
 }
 _PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/")

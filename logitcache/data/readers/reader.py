@@ -20,14 +20,15 @@ class ReaderConfig(Config):
     """Settings of an image set that its reader uses.
 
     Attributes:
-        name: A folder, a ``.tar`` file, a ``.csv``, ``.tsv`` or ``.parquet`` table of paths and
-            classes, ``digits``, or ``torch/<set>:<folder>``.
-        split: ``train`` or ``val``, for sets that have splits; folders and tar files have none, and
-            tables if they have no column of splits. ``train`` by default, and ``val`` for the
-            images that a training is evaluated on.
+        name: A folder, a ``.tar`` or ``.zip`` file, a ``.csv``, ``.tsv`` or ``.parquet`` table of
+            paths and classes, ``digits``, or ``torch/<set>:<folder>``.
+        split: ``train`` or ``val``, for sets that have splits; folders, tar and zip files have
+            none, and tables if they have no column of splits. ``train`` by default, and ``val`` for
+            the images that a training is evaluated on.
         class_folder: The folder above an image that names its class: ``first`` below the root, or
             the ``last``; ``auto`` is the first one, and an error where that is not clear.
         root: Folder that the paths of a table are relative to; the folder of the table by default.
+            For a tar or zip file, the folder inside of it that keys are relative to.
         path_column: Column of the paths in a table; by default one with a usual name, such as
             ``path``, ``file_name`` or ``image``.
         label_column: Column of the classes in a table; by default one with a usual name, such as

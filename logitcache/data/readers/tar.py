@@ -39,4 +39,4 @@ class TarSource(ListedSource):
 def open_tar(config: ReaderConfig, listing: int) -> TarSource:
     """List a tar file."""
     path = Path(config.name).expanduser()
-    return TarSource(path, list_tar(path, listing, config.class_folder))
+    return TarSource(path, list_tar(path, listing, config.class_folder, config.root))
