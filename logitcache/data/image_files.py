@@ -19,10 +19,12 @@ __all__ = [
     "IMAGE_ENDINGS",
     "FolderWalk",
     "FoundFile",
+    "Member",
     "ending_of",
     "hidden_reason",
     "member_parts",
     "other_reason",
+    "scan_members",
     "tar_members",
 ]
 
@@ -159,7 +161,7 @@ def other_reason(name: str) -> str:
     return f"{ending} files" if ending else "files without an ending"
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
     """Fields of a member of a tar file that are used; a ``TarInfo`` takes a kilobyte."""
 
     name: str
@@ -169,14 +171,15 @@ class _Member(NamedTuple):
     links_to: str | None
 
 
-def _scan(tar: tarfile.TarFile) -> list[_Member]:
+def scan_members(tar: tarfile.TarFile) -> list[Member]:
+    """Return the members of a tar file that are no folders."""
     members = []
     while (info := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # they would all stay in memory
         if not info.isdir():
             is_file = info.isfile() and not info.issparse()
             links_to = info.linkname if info.islnk() else None
-            members.append(_Member(info.name, info.size, info.offset_data, is_file, links_to))
+            members.append(Member(info.name, info.size, info.offset_data, is_file, links_to))
     return members
 
 
@@ -188,7 +191,7 @@ def tar_members(
     above: tuple[str, ...] = (),
 ) -> Iterator[FoundFile]:
     """Yield the image files of a tar file; those of a tar file inside of it by its name."""
-    members = _scan(tar)
+    members = scan_members(tar)
     latest = {member.name: member for member in members}  # the one that remains after extraction
     for member in members:
         if version > 1 and latest[member.name] is not member:
@@ -216,7 +219,7 @@ def member_parts(name: str, version: int) -> tuple[str, ...]:
     return ("", *parts) if version > 1 and name.startswith("/") else parts
 
 
-def _content(member: _Member, latest: Mapping[str, _Member], version: int) -> _Member | None:
+def _content(member: Member, latest: Mapping[str, Member], version: int) -> Member | None:
     """Return the member whose bytes a member has; None if it has none."""
     if member.is_file:
         return member
@@ -228,7 +231,7 @@ def _content(member: _Member, latest: Mapping[str, _Member], version: int) -> _M
 
 def _nested(
     tar: tarfile.TarFile,
-    member: _Member,
+    member: Member,
     version: int,
     skipped: Counter[str],
     parts: tuple[str, ...],

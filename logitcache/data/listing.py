@@ -38,10 +38,12 @@ __all__ = [
     "ClassFolder",
     "ListedFile",
     "Listing",
+    "counted",
     "left_out_text",
     "list_folder",
     "list_found",
     "list_tar",
+    "name_found",
     "scan_tar",
 ]
 
@@ -178,10 +180,7 @@ def list_found(
         DataError: There is no image, or the folders cannot be classes.
     """
     rule = "last" if version == 1 else class_folder
-    inside = _below_root(found, archive_root, skipped) if archive_root else found
-    files = sorted(_listed(file, version, rule) for file in inside)
-    if not files:
-        raise _no_images(where, skipped)
+    files = name_found(found, where, version, rule, skipped, archive_root)
     folders = {file.folder for file in files}
     if "" in folders and len(folders) > 1:
         raise _mixed(files, where)
@@ -193,7 +192,30 @@ def list_found(
     names = [] if folders == {""} else sorted_classes({class_name(folder) for folder in folders})
     number = {name: index for index, name in enumerate(names)}
     labels = [number.get(class_name(file.folder), -1) for file in files]
-    return Listing(files, labels, names, _counted(skipped), notes)
+    return Listing(files, labels, names, counted(skipped), notes)
+
+
+def name_found(
+    found: Iterable[FoundFile],
+    where: str,
+    version: int,
+    rule: ClassFolder,
+    skipped: Counter[str],
+    archive_root: str | None,
+) -> list[ListedFile]:
+    """Assign keys to files; see :func:`list_found`.
+
+    Returns:
+        The files, ordered by key.
+
+    Raises:
+        DataError: There is no image.
+    """
+    inside = _below_root(found, archive_root, skipped) if archive_root else found
+    files = sorted(_listed(file, version, rule) for file in inside)
+    if not files:
+        raise _no_images(where, skipped)
+    return files
 
 
 def _below_root(
@@ -228,7 +250,7 @@ def _listed(file: FoundFile, version: int, rule: ClassFolder) -> ListedFile:
     return ListedFile(normalize_key(key), folder, file.size, file.place)
 
 
-def _counted(skipped: Counter[str]) -> dict[str, int]:
+def counted(skipped: Counter[str]) -> dict[str, int]:
     """Return the reasons with a count, the most frequent first."""
     counts = [(reason, count) for reason, count in skipped.most_common() if count]
     rest = sum(count for _, count in counts[_MOST_REASONS:])
@@ -241,7 +263,7 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
 
 
 def _no_images(where: str, skipped: Counter[str]) -> DataError:
-    left_out = _counted(skipped)
+    left_out = counted(skipped)
     endings = ", ".join(sorted(IMAGE_ENDINGS[LISTING]))
     return DataError(
         "no images found",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["FORMS"]
+__all__ = ["FORMS", "write_shards"]
 
 
 def _files(images: Path) -> list[tuple[str, Path]]:
@@ -67,6 +67,25 @@ def _parquet(images: Path, out: Path) -> dict[str, Any]:
     return {"name": str(out / "x.parquet"), "root": str(images)}
 
 
+def write_shards(
+    images: Path, pattern: str, count: int, member: Callable[[str], tuple[str, bytes]]
+) -> None:
+    """Write images and their labels into shards, in turn."""
+    for shard in range(count):
+        with tarfile.open(pattern.format(shard), "w") as tar:
+            for name, file in _files(images)[shard::count]:
+                ending, label = member(name.partition("/")[0])
+                for path, content in ((name, file.read_bytes()), (f"{name[:-4]}.{ending}", label)):
+                    info = tarfile.TarInfo(path)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+
+
+def _webdataset(images: Path, out: Path) -> dict[str, Any]:
+    write_shards(images, str(out / "x-{:04d}.tar"), 3, lambda name: ("cls", name.encode()))
+    return {"name": str(out / "x-{0000..0002}.tar")}
+
+
 FORMS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "folder": _folder,
     "tar": _tar,
@@ -74,5 +93,6 @@ FORMS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "zip": _zip,
     "csv": _table,
     "parquet": _parquet,
+    "WebDataset": _webdataset,
 }
 """Functions that write a folder of class folders in another form and return its settings."""

@@ -21,6 +21,7 @@ from logitcache.data.readers.reader import Reader, ReaderConfig
 from logitcache.data.readers.table import open_delimited
 from logitcache.data.readers.tar import open_tar
 from logitcache.data.readers.torchvision import open_torchvision
+from logitcache.data.readers.webdataset import open_webdataset
 from logitcache.data.readers.zip import open_zip
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import DataError, UsageError, redacted
@@ -44,6 +45,8 @@ __all__ = [
 _FOLDER = Reader(open_folder, "a folder")
 _TABLES = "a .csv, .tsv or .parquet table of paths"
 _COLUMNS = frozenset({"root", "path_column", "label_column", "split_column", "class_list"})
+_SHARDS = "WebDataset shards x-{000..099}.tar or wds/<folder>"
+_SHARD_SETTINGS = frozenset({"root", "image_column", "label_column", "class_list"})
 
 READERS: dict[str, Reader] = {
     ".tar": Reader(open_tar, "an uncompressed .tar file", settings=frozenset({"root"})),
@@ -51,10 +54,13 @@ READERS: dict[str, Reader] = {
     ".csv": Reader(open_delimited, _TABLES, splits=True, settings=_COLUMNS),
     ".tsv": Reader(open_delimited, _TABLES, splits=True, settings=_COLUMNS),
     ".parquet": Reader(open_parquet, _TABLES, splits=True, settings=_COLUMNS),
+    "wds/": Reader(open_webdataset, _SHARDS, settings=_SHARD_SETTINGS),
+    "{}.tar": Reader(open_webdataset, _SHARDS, settings=_SHARD_SETTINGS),
     "digits": Reader(open_digits, "digits", splits=True),
     "torch/": Reader(open_torchvision, "torch/<set>:<folder>", splits=True),
 }
-"""Readers by name of the set, by the start of its name (``torch/``), or by the ending of its file.
+"""Readers by name of the set, by the start of its name (``torch/``), by the ending of its file
+(``.tar``), or by the ending of a pattern with braces (``{}.tar``).
 
 A new reader is one entry here. Folders need no entry.
 """
@@ -154,11 +160,14 @@ def _reader_of(name: str) -> Reader | None:
 
 
 def _named(name: str) -> Reader | None:
-    """Return the reader of a set that is not a path; None for a path."""
-    for key, reader in READERS.items():
-        if not key.startswith(".") and (name == key or (key[-1] == "/" and name.startswith(key))):
-            return reader
-    return None
+    """Return the reader of a set that is not the path of one file or folder; None for a path."""
+    return next((reader for key, reader in READERS.items() if _fits(key, name)), None)
+
+
+def _fits(key: str, name: str) -> bool:
+    if key.startswith("{}"):
+        return "{" in name and name.lower().endswith(key[2:]) and not Path(name).exists()
+    return name == key or (key.endswith("/") and name.startswith(key))
 
 
 def _forms() -> str:
@@ -175,7 +184,7 @@ _NOT_READ = {
     **dict.fromkeys((".7z", ".rar"), "of archives, only tar and zip files are read"),
     **dict.fromkeys((".h5", ".hdf5", ".lmdb", ".npz", ".npy"), "arrays are not read"),
 }
-_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/")
+_PREFIXES = ("hfds/", "hfids/", "tfds/")
 
 
 def _not_an_image_set(path: Path) -> DataError:

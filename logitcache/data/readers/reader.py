@@ -21,21 +21,26 @@ class ReaderConfig(Config):
 
     Attributes:
         name: A folder, a ``.tar`` or ``.zip`` file, a ``.csv``, ``.tsv`` or ``.parquet`` table of
-            paths and classes, ``digits``, or ``torch/<set>:<folder>``.
-        split: ``train`` or ``val``, for sets that have splits; folders, tar and zip files have
-            none, and tables if they have no column of splits. ``train`` by default, and ``val`` for
-            the images that a training is evaluated on.
+            paths and classes, WebDataset shards (``x-{000..099}.tar``, or ``wds/<folder>`` for all
+            tar files of a folder), ``digits``, or ``torch/<set>:<folder>``.
+        split: ``train`` or ``val``, for sets that have splits; folders, archives and shards
+            have none, and tables if they have no column of splits. ``train`` by default, and
+            ``val`` for the images that a training is evaluated on.
         class_folder: The folder above an image that names its class: ``first`` below the root, or
             the ``last``; ``auto`` is the first one, and an error where that is not clear.
         root: Folder that the paths of a table are relative to; the folder of the table by default.
-            For a tar or zip file, the folder inside of it that keys are relative to.
+            For archives and shards, the folder inside of them that keys are relative to.
         path_column: Column of the paths in a table; by default one with a usual name, such as
             ``path``, ``file_name`` or ``image``.
         label_column: Column of the classes in a table; by default one with a usual name, such as
-            ``label`` or ``class``, and no labels without one.
+            ``label`` or ``class``, and no labels without one. For shards, ``cls`` or ``txt`` for
+            the content of such files, or a field of ``.json`` files; by default ``cls``, or else a
+            field with a usual name, or else class folders.
+        image_column: Extension of the images in shards whose samples have several images.
         split_column: Column of the splits in a table; by default ``split``, if there is one.
-        class_list: Text file with the name of one class per line; labels of a table are names in
-            it, or numbers from 0 in its order. By default the classes are the labels themselves.
+        class_list: Text file with the name of one class per line; labels of tables and shards are
+            names in it, or numbers from 0 in its order. By default the classes are the labels
+            themselves.
     """
 
     name: str
@@ -44,6 +49,7 @@ class ReaderConfig(Config):
     root: str | None = None
     path_column: str | None = None
     label_column: str | None = None
+    image_column: str | None = None
     split_column: str | None = None
     class_list: str | None = None
 
