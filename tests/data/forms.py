@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["FORMS", "write_shards"]
+__all__ = ["FORMS", "saved_dataset", "write_shards"]
 
 
 def _files(images: Path) -> list[tuple[str, Path]]:
@@ -86,6 +86,26 @@ def _webdataset(images: Path, out: Path) -> dict[str, Any]:
     return {"name": str(out / "x-{0000..0002}.tar")}
 
 
+def saved_dataset(images: Path, out: Path) -> Path:
+    """Save a folder of class folders as a Hugging Face data set with one split."""
+    datasets = pytest.importorskip("datasets")
+    files = _files(images)
+    names = sorted({name.partition("/")[0] for name, _ in files})
+    columns = {
+        "image": [str(file) for _, file in files],
+        "label": [names.index(name.partition("/")[0]) for name, _ in files],
+    }
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
+    train = datasets.Dataset.from_dict(columns, features)
+    datasets.disable_progress_bars()
+    datasets.DatasetDict(train=train).save_to_disk(out)
+    return out
+
+
+def _saved_dataset(images: Path, out: Path) -> dict[str, Any]:
+    return {"name": str(saved_dataset(images, out / "saved"))}
+
+
 FORMS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "folder": _folder,
     "tar": _tar,
@@ -94,5 +114,6 @@ FORMS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "csv": _table,
     "parquet": _parquet,
     "WebDataset": _webdataset,
+    "datasets": _saved_dataset,
 }
 """Functions that write a folder of class folders in another form and return its settings."""

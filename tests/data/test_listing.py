@@ -299,7 +299,7 @@ def test_a_file_that_is_no_set_says_why(
     [
         ("s3://bucket/photos", "cannot be read from a URL"),
         ("https://x.org/photos.tar", "https:// URLs are for caches only"),
-        ("hfds/cifar10", "data sets of hfds/ are not supported"),
+        ("tfds/cifar10", "data sets of tfds/ are not supported"),
     ],
 )
 def test_places_that_are_not_read_are_named(name: str, said: str) -> None:

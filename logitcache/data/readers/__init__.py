@@ -16,6 +16,7 @@ from logitcache.data.identity import key_hash
 from logitcache.data.listing import LISTING
 from logitcache.data.readers.arrays import open_digits
 from logitcache.data.readers.files import open_folder
+from logitcache.data.readers.hugging_face import open_by_name, open_saved
 from logitcache.data.readers.parquet import open_parquet
 from logitcache.data.readers.reader import Reader, ReaderConfig
 from logitcache.data.readers.table import open_delimited
@@ -47,6 +48,8 @@ _TABLES = "a .csv, .tsv or .parquet table of paths"
 _COLUMNS = frozenset({"root", "path_column", "label_column", "split_column", "class_list"})
 _SHARDS = "WebDataset shards x-{000..099}.tar or wds/<folder>"
 _SHARD_SETTINGS = frozenset({"root", "image_column", "label_column", "class_list"})
+_SAVED = "a folder of Hugging Face datasets (save_to_disk)"
+_HUGGING_FACE = frozenset({"path_column", "image_column", "label_column", "class_list"})
 
 READERS: dict[str, Reader] = {
     ".tar": Reader(open_tar, "an uncompressed .tar file", settings=frozenset({"root"})),
@@ -56,11 +59,15 @@ READERS: dict[str, Reader] = {
     ".parquet": Reader(open_parquet, _TABLES, splits=True, settings=_COLUMNS),
     "wds/": Reader(open_webdataset, _SHARDS, settings=_SHARD_SETTINGS),
     "{}.tar": Reader(open_webdataset, _SHARDS, settings=_SHARD_SETTINGS),
+    "hfds/": Reader(open_by_name, "hfds/<name>", splits=True, settings=_HUGGING_FACE),
+    "/state.json": Reader(open_saved, _SAVED, splits=True, settings=_HUGGING_FACE),
+    "/dataset_dict.json": Reader(open_saved, _SAVED, splits=True, settings=_HUGGING_FACE),
     "digits": Reader(open_digits, "digits", splits=True),
     "torch/": Reader(open_torchvision, "torch/<set>:<folder>", splits=True),
 }
-"""Readers by name of the set, by the start of its name (``torch/``), by the ending of its file
-(``.tar``), or by the ending of a pattern with braces (``{}.tar``).
+"""Readers by name of the set (``digits``), by the start of its name (``torch/``), by the ending of
+its file (``.tar``) or of a pattern with braces (``{}.tar``), or by a file that its folder contains
+(``/state.json``).
 
 A new reader is one entry here. Folders need no entry.
 """
@@ -160,13 +167,15 @@ def _reader_of(name: str) -> Reader | None:
 
 
 def _named(name: str) -> Reader | None:
-    """Return the reader of a set that is not the path of one file or folder; None for a path."""
+    """Return the reader of a set that is neither a file by its ending nor a plain folder."""
     return next((reader for key, reader in READERS.items() if _fits(key, name)), None)
 
 
 def _fits(key: str, name: str) -> bool:
     if key.startswith("{}"):
         return "{" in name and name.lower().endswith(key[2:]) and not Path(name).exists()
+    if key.startswith("/"):
+        return (Path(name).expanduser() / key[1:]).is_file()
     return name == key or (key.endswith("/") and name.startswith(key))
 
 
@@ -184,7 +193,7 @@ _NOT_READ = {
     **dict.fromkeys((".7z", ".rar"), "of archives, only tar and zip files are read"),
     **dict.fromkeys((".h5", ".hdf5", ".lmdb", ".npz", ".npy"), "arrays are not read"),
 }
-_PREFIXES = ("hfds/", "hfids/", "tfds/")
+_PREFIXES = ("hfids/", "tfds/")
 
 
 def _not_an_image_set(path: Path) -> DataError:

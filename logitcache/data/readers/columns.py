@@ -53,9 +53,9 @@ def find_column(
     if name is not None:
         if header.count(name) != 1:
             raise UsageError(
-                f"the table has no column {name!r}"
+                f"there is no column {name!r}"
                 if name not in header
-                else f"the table has several columns {name!r}",
+                else f"there are several columns {name!r}",
                 where=where,
                 expected=f"one of {', '.join(header)}",
                 hint=nearest(name, header),

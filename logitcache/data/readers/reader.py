@@ -22,25 +22,27 @@ class ReaderConfig(Config):
     Attributes:
         name: A folder, a ``.tar`` or ``.zip`` file, a ``.csv``, ``.tsv`` or ``.parquet`` table of
             paths and classes, WebDataset shards (``x-{000..099}.tar``, or ``wds/<folder>`` for all
-            tar files of a folder), ``digits``, or ``torch/<set>:<folder>``.
-        split: ``train`` or ``val``, for sets that have splits; folders, archives and shards
-            have none, and tables if they have no column of splits. ``train`` by default, and
-            ``val`` for the images that a training is evaluated on.
+            tar files of a folder), a Hugging Face data set (a folder of ``save_to_disk``, or
+            ``hfds/<name>``), ``digits``, or ``torch/<set>:<folder>``.
+        split: ``train`` or ``val``, for sets that have splits: tables with a column of splits,
+            Hugging Face data sets, ``digits``, ``torch/``. ``train`` by default, and ``val`` for
+            the images that a training is evaluated on.
         class_folder: The folder above an image that names its class: ``first`` below the root, or
             the ``last``; ``auto`` is the first one, and an error where that is not clear.
         root: Folder that the paths of a table are relative to; the folder of the table by default.
             For archives and shards, the folder inside of them that keys are relative to.
         path_column: Column of the paths in a table; by default one with a usual name, such as
-            ``path``, ``file_name`` or ``image``.
-        label_column: Column of the classes in a table; by default one with a usual name, such as
-            ``label`` or ``class``, and no labels without one. For shards, ``cls`` or ``txt`` for
-            the content of such files, or a field of ``.json`` files; by default ``cls``, or else a
-            field with a usual name, or else class folders.
-        image_column: Extension of the images in shards whose samples have several images.
+            ``path``, ``file_name`` or ``image``. In a Hugging Face data set, a column of keys; by
+            default keys are class and file name, or else the number of the row.
+        image_column: Column of the images in a Hugging Face data set, or extension of the images in
+            shards; by default the only one.
+        label_column: Column of the classes; by default one with a usual name, such as ``label`` or
+            ``class``, and no labels without one. For shards, ``cls`` or ``txt`` for the content of
+            such files, or a field of ``.json`` files; by default ``cls``, or else a field with a
+            usual name, or else class folders.
         split_column: Column of the splits in a table; by default ``split``, if there is one.
-        class_list: Text file with the name of one class per line; labels of tables and shards are
-            names in it, or numbers from 0 in its order. By default the classes are the labels
-            themselves.
+        class_list: Text file with the name of one class per line; labels are names in it, or
+            numbers from 0 in its order. By default the classes are the labels themselves.
     """
 
     name: str

@@ -1,0 +1,285 @@
+"""Hugging Face data sets: saved by ``save_to_disk``, or by name through the cache of ``datasets``.
+
+The library ``datasets`` is imported when such a set is opened. It runs no code of a data set from
+version 4 on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.data.classes import class_name
+from logitcache.data.identity import normalize_key
+from logitcache.data.readers.columns import IMAGES, LABELS, PATHS, find_column
+from logitcache.data.readers.labels import number_labels, unlabeled_note
+from logitcache.errors import DataError, UsageError, first_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.data.readers.reader import ReaderConfig
+
+__all__ = ["HuggingFaceSource", "open_by_name", "open_saved"]
+
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("validation", "val", "valid", "dev", "test"),
+}
+_AT_ONCE = 1000
+_MOST_CHARACTERS = 300
+
+
+class HuggingFaceSource:
+    """Images of a ``datasets.Dataset``, in their encoded form.
+
+    Args:
+        dataset: The data set.
+        config: Names of its columns, and the split that numbered keys begin with.
+        description: Description of the set.
+        notes: Notes for the user.
+
+    Raises:
+        UsageError: The columns are not clear.
+        DataError: Images do not exist, or a label cannot be used.
+    """
+
+    def __init__(
+        self, dataset: Any, config: ReaderConfig, description: str, notes: Sequence[str] = ()
+    ) -> None:
+        from datasets import Image
+
+        self.description = description
+        if not len(dataset):
+            raise DataError("the data set has no images", where=description)
+        self._column = _image_column(dataset, config.image_column, description)
+        encoded = dataset.with_format(None).select_columns([self._column])
+        self._images = encoded.cast_column(self._column, Image(decode=False))
+        paths, self.sizes = _paths_and_sizes(self._images, self._column, description)
+        labels, self.class_names = _labels(dataset, config, description)
+        self.labels = np.array(labels, dtype=np.int32)
+        self.keys = _keys(dataset, config, paths, [[*self.class_names, ""][n] for n in labels])
+        self.notes = [*notes, *unlabeled_note(labels, "the data set")]
+
+    def read(self, index: int) -> bytes:
+        """Return the encoded bytes of one image."""
+        stored = self._images[index][self._column]
+        content: bytes | None = stored["bytes"]
+        return Path(stored["path"]).read_bytes() if content is None else content
+
+
+def open_saved(config: ReaderConfig, listing: int) -> HuggingFaceSource:
+    """List a folder that ``save_to_disk`` wrote.
+
+    Raises:
+        UsageError: ``datasets`` is not installed, or the columns are not clear.
+        DataError: The folder cannot be read, or images or labels cannot be used.
+    """
+    del listing  # the data set decides what its images are
+    path = Path(config.name).expanduser()
+    datasets = _library(path)
+    try:
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # of any kind: its parts are read by several libraries
+        raise DataError(
+            "the saved data set cannot be read",
+            where=path,
+            expected="a folder that save_to_disk of Hugging Face datasets wrote",
+            got=_brief(error),
+        ) from error
+    return _of_split(found, config, f"saved data set {path}")
+
+
+def open_by_name(config: ReaderConfig, listing: int) -> HuggingFaceSource:
+    """List a data set of the Hugging Face Hub, ``hfds/NAME`` or ``hfds/NAME:CONFIGURATION``.
+
+    It is read from the cache of ``datasets``, and downloaded to it if it is not there.
+
+    Raises:
+        UsageError: ``datasets`` is not installed, or the columns are not clear.
+        DataError: It cannot be downloaded, or images or labels cannot be used.
+    """
+    del listing  # the data set decides what its images are
+    name, _, configuration = config.name.removeprefix("hfds/").partition(":")
+    datasets = _library(config.name)
+    try:
+        found = datasets.load_dataset(name, configuration or None)
+    except Exception as error:  # of any kind: hub, network, files, unknown configurations
+        raise DataError(
+            "the Hugging Face data set cannot be loaded",
+            where=config.name,
+            expected="hfds/NAME or hfds/NAME:CONFIGURATION that is in the cache of datasets or can be "
+            "downloaded, and that needs no script",
+            got=_brief(error),
+            hint="download it where there is a network (datasets.load_dataset, then save_to_disk) "
+            "and give the saved folder",
+        ) from error
+    return _of_split(found, config, config.name)
+
+
+def _library(where: object) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise UsageError(
+            "Hugging Face data sets need the package datasets, which is not installed",
+            where=where,
+            hint='pip install "logitcache[datasets]"',
+        ) from None
+    return datasets
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_MOST_CHARACTERS]}"
+
+
+def _of_split(found: Any, config: ReaderConfig, description: str) -> HuggingFaceSource:
+    """Return the images of a split; all images of a data set without splits."""
+    if not isinstance(found, dict):
+        return HuggingFaceSource(found, config, description)
+    split = next((name for name in _SPLITS[config.split] if name in found), None)
+    if split is None:
+        raise DataError(
+            f"the data set has no split {config.split!r}",
+            where=description,
+            expected=f"one of {', '.join(_SPLITS[config.split])}",
+            got=", ".join(found),
+            hint="choose the other split: --set data.split=val, or train",
+        )
+    notes = [f"the split {split!r} is used as {config.split!r}"] if split == "test" else []
+    return HuggingFaceSource(found[split], config, f"{description}, {split}", notes)
+
+
+def _image_column(dataset: Any, name: str | None, where: str) -> str:
+    """Return the name of the column of images."""
+    from datasets import Image
+
+    columns = list(dataset.features)
+    of_images = [key for key in columns if isinstance(dataset.features[key], Image)]
+    if name is not None:
+        find_column(columns, IMAGES, name, where)
+    elif len(of_images) == 1:
+        return of_images[0]
+    elif of_images:
+        return of_images[find_column(of_images, IMAGES, None, where) or 0]
+    if name not in of_images:
+        kinds = [f"{key}: {dataset.features[key]}" for key in ([name] if name else columns)]
+        raise UsageError(
+            f"the column {name!r} has no images" if name else "the data set has no images",
+            where=where,
+            expected=f"one of {', '.join(of_images)}" if of_images else "a column of type Image",
+            got=first_of(kinds),
+            hint="a column of paths becomes one by dataset.cast_column(NAME, datasets.Image()); "
+            "images behind links are not downloaded",
+        )
+    return name
+
+
+def _paths_and_sizes(images: Any, column: str, where: str) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the stored path of every image, empty without one, and its size in bytes."""
+    import pyarrow.compute as pc
+
+    paths: list[str] = []
+    sizes: list[int | None] = []
+    for batch in images.with_format("arrow").iter(batch_size=_AT_ONCE):
+        stored = batch[column].combine_chunks()
+        # offsets and validity alone: the bytes of images are not read
+        sizes += pc.binary_length(pc.struct_field(stored, "bytes")).to_pylist()
+        paths += [path or "" for path in pc.struct_field(stored, "path").to_pylist()]
+    missing = []
+    for index, size in enumerate(sizes):
+        if size is None:
+            place = Path(paths[index])
+            if paths[index] and place.is_file():
+                sizes[index] = place.stat().st_size
+            else:
+                missing.append(f"{paths[index] or 'no bytes'} (row {index})")
+    if missing:
+        raise DataError(
+            f"{len(missing)} images of the data set do not exist",
+            where=where,
+            expected="images whose bytes are in the data set, or files of this machine",
+            got=first_of(missing),
+            hint="save it again where the images are: save_to_disk stores their bytes",
+        )
+    return paths, np.array(sizes, dtype=np.int64)
+
+
+def _label_column(dataset: Any, name: str | None, where: str) -> str | None:
+    """Return the name of the column of classes; None without one."""
+    from datasets import ClassLabel
+
+    columns = list(dataset.features)
+    position = find_column(columns, LABELS, name, where)
+    if position is not None:
+        return columns[position]
+    others = [key for key in columns if isinstance(dataset.features[key], ClassLabel)]
+    if len(others) > 1:  # such as fine and coarse classes
+        find_column(others, LABELS._replace(required=True), None, where)
+    return others[0] if others else None
+
+
+def _labels(dataset: Any, config: ReaderConfig, where: str) -> tuple[list[int], list[str]]:
+    """Return the class number of every image, -1 without one, and the names of the classes."""
+    from datasets import ClassLabel
+
+    column = _label_column(dataset, config.label_column, where)
+    if column is None:
+        return [-1] * len(dataset), []
+    kind = dataset.features[column]
+    values = _values(dataset, column)
+    if isinstance(kind, ClassLabel):
+        numbers = [-1 if value is None else int(value) for value in values]
+        if config.class_list is None:
+            return numbers, [class_name(name) for name in kind.names]
+        values = [None if number < 0 else kind.names[number] for number in numbers]
+    if any(isinstance(v, bool) or not isinstance(v, str | int | None) for v in values):
+        raise DataError(
+            f"the column {column!r} of the data set has no classes",
+            where=where,
+            expected="one class for each image: a ClassLabel, a text or a whole number",
+            got=f"values of type {kind}",
+            hint="choose another column: --set data.label_column=NAME",
+        )
+    texts = ["" if value is None else str(value).strip() for value in values]
+    return number_labels(texts, texts, config.class_list, where)
+
+
+def _values(dataset: Any, column: str) -> list[Any]:
+    """Return all values of a column."""
+    return list(dataset.with_format(None).select_columns([column])[:][column])
+
+
+def _keys(
+    dataset: Any, config: ReaderConfig, paths: Sequence[str], classes: Sequence[str]
+) -> list[str]:
+    """Return the key of every image.
+
+    It is its class and its file name, which is all that ``save_to_disk`` keeps of a path, so that a
+    folder of class folders keeps its keys; the number of the row where names are not unique.
+    """
+    if config.path_column is not None:
+        find_column(list(dataset.features), PATHS, config.path_column, config.name)
+        given = _values(dataset, config.path_column)
+        keys = [normalize_key(str(name).replace("\\", "/")) for name in given]
+        twice = [key for key, count in Counter(keys).items() if count > 1]
+        if twice or None in given:
+            raise DataError(
+                f"the paths of the column {config.path_column!r} are not unique",
+                where=config.name,
+                expected="one path per image: a row is found by it",
+                got=first_of(twice) or "rows without a path",
+            )
+        return keys
+    files = [path.partition("::")[0].replace("\\", "/").rpartition("/")[2] for path in paths]
+    keys = [
+        f"{label}/{file}" if label else file for label, file in zip(classes, files, strict=True)
+    ]
+    if all(files) and len(set(keys)) == len(keys):
+        return [normalize_key(key) for key in keys]
+    return [f"{config.split}/{index:09d}" for index in range(len(keys))]
