@@ -43,9 +43,7 @@ def encoded(count: int, *paths: str | None) -> list[dict[str, Any]]:
     return [{"bytes": c, "path": path} for c, path in zip(contents, named, strict=True)]
 
 
-def opened(
-    folder: Path, columns: dict[str, list[Any]], kinds: dict[str, Any], **fields: Any
-) -> Source:
+def opened(folder: Path, columns: dict[str, Any], kinds: dict[str, Any], **fields: Any) -> Source:
     """Save a data set without splits, and open it."""
     features = datasets.Features({"image": datasets.Image(), **kinds})
     datasets.Dataset.from_dict(columns, features).save_to_disk(folder)

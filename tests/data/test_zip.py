@@ -123,7 +123,7 @@ def edited(path: Path, edit: Callable[[bytearray], None]) -> Path:
     return path
 
 
-def directory_of(content: bytes) -> int:
+def directory_of(content: bytes | bytearray) -> int:
     """Return where the first entry of the central directory begins."""
     return content.index(b"PK\x01\x02")
 

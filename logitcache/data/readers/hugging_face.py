@@ -113,8 +113,8 @@ def open_by_name(config: ReaderConfig, listing: int) -> HuggingFaceSource:
         raise DataError(
             "the Hugging Face data set cannot be loaded",
             where=config.name,
-            expected="hfds/NAME or hfds/NAME:CONFIGURATION that is in the cache of datasets or can be "
-            "downloaded, and that needs no script",
+            expected="hfds/NAME or hfds/NAME:CONFIGURATION that is in the cache of datasets or can "
+            "be downloaded, and that needs no script",
             got=_brief(error),
             hint="download it where there is a network (datasets.load_dataset, then save_to_disk) "
             "and give the saved folder",
@@ -157,27 +157,32 @@ def _of_split(found: Any, config: ReaderConfig, description: str) -> HuggingFace
 
 def _image_column(dataset: Any, name: str | None, where: str) -> str:
     """Return the name of the column of images."""
-    from datasets import Image
-
-    columns = list(dataset.features)
-    of_images = [key for key in columns if isinstance(dataset.features[key], Image)]
+    columns = _columns(dataset)
+    of_images = _columns(dataset, "Image")
+    if name is None and len(of_images) > 1:
+        name = of_images[find_column(of_images, IMAGES, None, where) or 0]
+    if name is None and of_images:
+        return of_images[0]
     if name is not None:
         find_column(columns, IMAGES, name, where)
-    elif len(of_images) == 1:
-        return of_images[0]
-    elif of_images:
-        return of_images[find_column(of_images, IMAGES, None, where) or 0]
-    if name not in of_images:
-        kinds = [f"{key}: {dataset.features[key]}" for key in ([name] if name else columns)]
-        raise UsageError(
-            f"the column {name!r} has no images" if name else "the data set has no images",
-            where=where,
-            expected=f"one of {', '.join(of_images)}" if of_images else "a column of type Image",
-            got=first_of(kinds),
-            hint="a column of paths becomes one by dataset.cast_column(NAME, datasets.Image()); "
-            "images behind links are not downloaded",
-        )
-    return name
+        if name in of_images:
+            return name
+    raise UsageError(
+        f"the column {name!r} has no images" if name else "the data set has no images",
+        where=where,
+        expected=f"one of {', '.join(of_images)}" if of_images else "a column of type Image",
+        got=first_of([f"{key}: {dataset.features[key]}" for key in ([name] if name else columns)]),
+        hint="a column of paths becomes one by dataset.cast_column(NAME, datasets.Image()); "
+        "images behind links are not downloaded",
+    )
+
+
+def _columns(dataset: Any, kind: str | None = None) -> list[str]:
+    """Return the names of all columns, or of those of one type of ``datasets``."""
+    import datasets
+
+    wanted = object if kind is None else getattr(datasets, kind)
+    return [str(name) for name, own in dataset.features.items() if isinstance(own, wanted)]
 
 
 def _paths_and_sizes(images: Any, column: str, where: str) -> tuple[list[str], NDArray[np.int64]]:
@@ -212,13 +217,11 @@ def _paths_and_sizes(images: Any, column: str, where: str) -> tuple[list[str], N
 
 def _label_column(dataset: Any, name: str | None, where: str) -> str | None:
     """Return the name of the column of classes; None without one."""
-    from datasets import ClassLabel
-
-    columns = list(dataset.features)
+    columns = _columns(dataset)
     position = find_column(columns, LABELS, name, where)
     if position is not None:
         return columns[position]
-    others = [key for key in columns if isinstance(dataset.features[key], ClassLabel)]
+    others = _columns(dataset, "ClassLabel")
     if len(others) > 1:  # such as fine and coarse classes
         find_column(others, LABELS._replace(required=True), None, where)
     return others[0] if others else None
@@ -264,7 +267,7 @@ def _keys(
     folder of class folders keeps its keys; the number of the row where names are not unique.
     """
     if config.path_column is not None:
-        find_column(list(dataset.features), PATHS, config.path_column, config.name)
+        find_column(_columns(dataset), PATHS, config.path_column, config.name)
         given = _values(dataset, config.path_column)
         keys = [normalize_key(str(name).replace("\\", "/")) for name in given]
         twice = [key for key, count in Counter(keys).items() if count > 1]

@@ -92,7 +92,7 @@ class WebDatasetSource(ListedSource):
 
     def read(self, index: int) -> bytes:
         """Return the bytes of one image; no state is shared between threads."""
-        with self._shards[self._shard[index]].open("rb", buffering=0) as file:
+        with self._shards[int(self._shard[index])].open("rb", buffering=0) as file:
             file.seek(int(self._begin[index]))
             return file.read(int(self.sizes[index]))
 
@@ -192,8 +192,8 @@ def _label_readers(column: str | None) -> dict[str, LabelReader]:
     """Return what reads labels, by the ending of members, those that are preferred first."""
     if column in {"cls", "txt"}:
         return {str(column): _text_label}
-    in_json = {"json": partial(_json_label, column)}
-    return in_json if column is not None else {"cls": _text_label, **in_json}
+    readers: dict[str, LabelReader] = {} if column is not None else {"cls": _text_label}
+    return readers | {"json": partial(_json_label, column)}
 
 
 def _text_label(content: bytes, where: str) -> str:
