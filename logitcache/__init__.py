@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from logitcache.check.repair import repair_cache as repair
     from logitcache.check.verify import verify
     from logitcache.data.readers import DataConfig, open_source
+    from logitcache.data.readers.torch_dataset import DatasetSource
     from logitcache.encoding.choice import EncodingConfig
     from logitcache.errors import LogitcacheError
     from logitcache.networks.build import NetworkConfig, build_network
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cache",
     "DataConfig",
+    "DatasetSource",
     "DenseLogits",
     "EncodingConfig",
     "EvaluateConfig",
@@ -90,6 +92,7 @@ __all__ = [
 _HOMES = {
     "Cache": "cache.read.reader",
     "DataConfig": "data.readers",
+    "DatasetSource": "data.readers.torch_dataset",
     "DenseLogits": "batch",
     "EncodingConfig": "encoding.choice",
     "EvaluateConfig": "training.evaluate",

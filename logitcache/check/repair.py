@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.ledger import Commit
     from logitcache.cache.store.base import Location
     from logitcache.cache.verify.integrity import VerifyProgress
+    from logitcache.data.readers import ImageSet
     from logitcache.data.source import Source
     from logitcache.precompute.run.compute import Progress
 
@@ -71,7 +72,7 @@ class RepairConfig(Config):
 
     Attributes:
         cache: Folder or URL of the cache.
-        data: The images that it was computed from.
+        data: The images that it was computed from; required unless they are passed from Python.
         teachers: Teachers of damaged units by name; size, arguments, class map and precision are
             those of the lock.
         device: ``auto``, or the name of a torch device.
@@ -79,7 +80,7 @@ class RepairConfig(Config):
     """
 
     cache: str
-    data: DataConfig
+    data: DataConfig | None = None
     teachers: dict[str, TeacherConfig] = Field(default_factory=dict)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
@@ -117,6 +118,7 @@ class RepairSummary:
 def repair_cache(
     config: RepairConfig,
     *,
+    data: ImageSet | None = None,
     on_verify: Callable[[VerifyProgress], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -125,6 +127,7 @@ def repair_cache(
 
     Args:
         config: Settings.
+        data: The images, instead of ``config.data``, as for :func:`.build_cache`.
         on_verify: Called while bytes are checked.
         on_progress: Called after every batch that is computed, and while another run is waited for.
         should_stop: Called after every batch; True stops the repair.
@@ -134,6 +137,7 @@ def repair_cache(
         CacheError: A teacher is not the one of the cache.
         UsageError: The teacher of a damaged unit is not given.
     """
+    images = config.data if data is None else data
     location = locate(config.cache, write=True)
     found, restored = _restore_documents(location, on_verify)
     units = _damaged_units(location, found)
@@ -141,7 +145,7 @@ def repair_cache(
     with claims.exclusive(MANIFEST):
         writer = CacheWriter.open(location)
         location.sweep()
-        differing = _recompute(config, writer, units, claims, on_progress, should_stop)
+        differing = _recompute(config, images, writer, units, claims, on_progress, should_stop)
         _seal_again(writer, units, found)
         claims.sweep()
     report = verify(config.cache, on_progress=on_verify)
@@ -189,6 +193,7 @@ def _damaged_units(location: Location, faults: tuple[Fault, ...]) -> dict[_Unit,
 
 def _recompute(
     config: RepairConfig,
+    data: ImageSet | None,
     writer: CacheWriter,
     units: Mapping[_Unit, Commit | None],
     claims: Claims,
@@ -198,7 +203,7 @@ def _recompute(
     """Compute damaged units again; return those with another commit than before."""
     if not units:
         return set()
-    source = open_images(config.data, writer.location)
+    source = open_images(data, writer.location)
     blocks = {unit: commit for (group, _, unit), commit in units.items() if group == SAMPLES}
     indices = rows_of_cache(writer, source, blocks)
     ensembles = _ensembles(config, writer, units)

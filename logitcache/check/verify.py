@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from logitcache.check.audit import TeacherAudit
     from logitcache.check.images import ImagesReport
-    from logitcache.data.source import Source
+    from logitcache.data.readers import ImageSet
     from logitcache.targets.fingerprint_check import FingerprintReport
 
     Progress = Callable[[str, int, int], None]
@@ -87,7 +87,7 @@ class CacheReport:
 def verify(
     cache: str | os.PathLike[str],
     *,
-    data: str | DataConfig | Source | None = None,
+    data: ImageSet | None = None,
     teachers: Mapping[str, Mapping[str, Any]] | None = None,
     quick: bool = False,
     samples: int | None = SAMPLES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,9 @@ from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import CLAIMS, MANIFEST, Claims
 from logitcache.data.decode import DECODING
+from logitcache.data.readers import open_source
 from logitcache.data.source import left_out_of, notes_of
-from logitcache.errors import CacheUnsealed
+from logitcache.errors import CacheUnsealed, UsageError
 from logitcache.networks.device import resolve_device
 from logitcache.precompute.plan.plan import Plan, make_plan
 from logitcache.precompute.plan.preflight import (
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from logitcache.cache.write.writer import CacheWriter
+    from logitcache.data.readers import ImageSet
     from logitcache.precompute.config import PrecomputeConfig
 
 __all__ = ["Progress", "Summary", "build_cache"]
@@ -85,6 +88,7 @@ class Summary:
 def build_cache(
     config: PrecomputeConfig,
     *,
+    data: ImageSet | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Summary:
@@ -92,6 +96,8 @@ def build_cache(
 
     Args:
         config: Configuration of the cache and of the run.
+        data: The images, instead of ``config.data``: also a source or a map-style data set from
+            Python. Workers get a pickled copy.
         on_progress: Called after planning, after every batch, and while the run waits for another
             one.
         should_stop: Called after every batch and while the run waits; if it returns true, the run
@@ -106,7 +112,10 @@ def build_cache(
     if location.size("zarr.json") is None and location.names(CLAIMS):
         with claims.exclusive(MANIFEST):
             pass  # another run is creating the cache; its manifest is read next
-    source = open_images(config.data, location)
+    images = config.data if data is None else open_source(data)
+    if data is not None and config.on_cluster:
+        _check_can_be_sent(images)
+    source = open_images(images, location)
     added = check_recipes(config, location)
     # on a cluster this process only plans, and leaves the accelerators to the workers
     device = resolve_device("cpu" if config.on_cluster else config.device)
@@ -135,7 +144,8 @@ def build_cache(
         if on_progress is not None:
             on_progress(Progress(0, plan.images, notices=tuple(early), work=plan.work))
         started = time.monotonic()
-        shown = _compute(config, plan, ensemble, claims, on_progress, should_stop)
+        own = None if data is None else images
+        shown = _compute(config, own, plan, ensemble, claims, on_progress, should_stop)
     seconds = time.monotonic() - started
     with claims.exclusive(MANIFEST):
         plan.writer.refresh()  # another run may have declared teachers or views since then
@@ -145,8 +155,22 @@ def build_cache(
         return summary
 
 
+def _check_can_be_sent(images: object) -> None:
+    """Refuse images from Python that workers cannot get."""
+    try:
+        pickle.dumps(images)
+    except Exception as error:  # whatever the code of a user raises
+        raise UsageError(
+            "images from Python cannot be sent to workers",
+            expected="a source that can be pickled",
+            got=f"{type(error).__name__}: {error}",
+            hint="open files in read, not before; or compute in this process, without workers",
+        ) from error
+
+
 def _compute(
     config: PrecomputeConfig,
+    data: ImageSet | None,
     plan: Plan,
     ensemble: Ensemble,
     claims: Claims,
@@ -161,6 +185,7 @@ def _compute(
             plan,
             ensemble,
             config,
+            data=data,
             on_progress=on_progress,
             should_stop=should_stop,
             after_item=FirstUnit(plan),

@@ -22,7 +22,7 @@ class PrecomputeConfig(Config):
 
     Attributes:
         cache: Folder or URL of the cache; it is created if it does not exist.
-        data: Image set.
+        data: Image set; required unless it is passed from Python.
         teachers: Teachers by name. A teacher that is in the cache may be left out, unless images
             are added.
         views: Views of the images that the teachers are run on.
@@ -50,7 +50,7 @@ class PrecomputeConfig(Config):
     """
 
     cache: str
-    data: DataConfig
+    data: DataConfig | None = None
     teachers: dict[str, TeacherConfig] = Field(min_length=1)
     views: ViewsConfig = ViewsConfig()
     add_views: bool = False

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
     from logitcache.batch import TargetBatch
     from logitcache.cache.read.reader import Cache
-    from logitcache.data.readers import DataConfig
-    from logitcache.data.source import Source
+    from logitcache.data.readers import ImageSet
     from logitcache.errors import UnreadableImage
     from logitcache.targets.epoch import Part
     from logitcache.views.render import RenderedBatch, ViewRenderer
@@ -360,7 +359,7 @@ class Loader:
 
 def loader(
     cache: Cache,
-    data: str | DataConfig | Source,
+    data: ImageSet,
     *,
     batch_size: int = 256,
     size: int = 224,
@@ -391,7 +390,7 @@ def loader(
 
     Args:
         cache: An open cache.
-        data: The images: a folder, a tar file, ``digits``, or any :class:`Source`.
+        data: The images: a name as for ``--data``, any :class:`Source`, or a map-style data set.
         batch_size: Number of images per batch, of all processes together.
         size: Side of the images in pixels; it may differ from the teachers' sizes.
         teachers: Names of the teachers; all teachers by default.

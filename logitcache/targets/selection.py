@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES
 from logitcache.cache.read.view_selection import choose_views
-from logitcache.data.readers import DataConfig, open_source_for
+from logitcache.data.readers import open_source_for
 from logitcache.errors import UsageError, first_of
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.fingerprint_check import checked_rows
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from logitcache.cache.read.reader import Cache
-    from logitcache.data.source import Source
+    from logitcache.data.readers import ImageSet
     from logitcache.targets.image_rows import ImageRows
     from logitcache.views.spec import View
 
@@ -152,7 +152,7 @@ def _chosen(cache: Cache, complete: Sequence[str], wanted: Sequence[str]) -> lis
 
 def cached_targets(
     url: str,
-    data: DataConfig | Source,
+    data: ImageSet,
     *,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,

@@ -267,3 +267,16 @@ def test_without_the_library(saved: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name in (str(saved), "hfds/me/pets"):
         with pytest.raises(UsageError, match=r"datasets, which[\s\S]*logitcache\[datasets\]"):
             open_source(name)
+
+
+def test_a_data_set_from_python(saved: Path, images: Path) -> None:
+    both = datasets.load_from_disk(saved)
+    source, folder = open_source(both["train"]), open_source(str(images))
+    assert list(source.keys) == list(folder.keys)
+    assert source.read(9) == folder.read(9)
+    shuffled = open_source(both["train"].shuffle(seed=1))
+    assert list(shuffled.keys) != list(folder.keys)
+    at = list(shuffled.keys).index(folder.keys[9])
+    assert (shuffled.read(at), shuffled.sizes[at]) == (folder.read(9), folder.sizes[9])
+    with pytest.raises(UsageError, match=r"DatasetDict[\s\S]*\['train'\]"):
+        open_source(both)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +15,7 @@ from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import DataError, LogitcacheError, UsageError
 from logitcache.testing import SourceContract
 from tests.conftest import jpeg, shape_image
-from tests.data.forms import write_shards
+from tests.data.forms import write_shards, write_tar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +27,7 @@ Members = dict[str, bytes]
 
 
 def write(path: Path, members: Members) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
+    return write_tar(path, members.items())
 
 
 def opened(folder: Path, **fields: Any) -> Source:

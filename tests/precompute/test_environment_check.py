@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from torchvision.datasets import ImageFolder
 
 from logitcache.data.readers import open_source
-from logitcache.errors import DataError, LogitcacheError
+from logitcache.errors import DataError, LogitcacheError, UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.cluster import environment_check as room
 from logitcache.precompute.cluster.environment_check import (
     EnvironmentMismatch,
@@ -59,6 +63,30 @@ def refusal(opener: UnitRunnerOpener) -> LogitcacheError:
 
 def test_the_same_files_are_agreed_on(opener: UnitRunnerOpener) -> None:
     opener.open(lambda _: None, 1).close()
+
+
+def test_images_from_python_travel_to_the_workers(
+    opener: UnitRunnerOpener, photos: Path, tmp_path: Path
+) -> None:
+    data = open_source(ImageFolder(photos))
+    config = opener._config.model_copy(update={"data": None})
+    sent = UnitRunnerOpener(config, opener._agreement, opener._groups, 1, data)
+    received: UnitRunnerOpener = pickle.loads(pickle.dumps(sent))
+    received.open(lambda _: None, 1).close()
+    without = UnitRunnerOpener(config, opener._agreement, opener._groups, 1)
+    assert "'data' is missing" in str(refusal(without))
+
+
+def test_images_that_cannot_be_sent_are_refused_before_the_cache_is_made(
+    images: Path, teachers: Teachers, tmp_path: Path
+) -> None:
+    values = {"cache": str(tmp_path / "c"), "teachers": {"red": teachers["red"]}, "workers": 2}
+    data = ImageFolder(images)
+    source = open_source(data)
+    source.lock = threading.Lock()  # type: ignore[attr-defined]  # cannot be pickled
+    with pytest.raises(UsageError, match=r"cannot be sent to workers[\s\S]*pickle"):
+        build_cache(PrecomputeConfig.parse(values, ""), data=source)
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_worker_without_the_images_says_where_it_looked(

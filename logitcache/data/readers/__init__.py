@@ -7,13 +7,14 @@ returns the *next* image where one cannot be decoded.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from logitcache.data.classes import RelabeledSource
 from logitcache.data.identity import key_hash
 from logitcache.data.listing import LISTING
+from logitcache.data.readers.adapters import as_source
 from logitcache.data.readers.arrays import open_digits
 from logitcache.data.readers.files import open_folder
 from logitcache.data.readers.hugging_face import open_by_name, open_saved
@@ -24,20 +25,23 @@ from logitcache.data.readers.tar import open_tar
 from logitcache.data.readers.torchvision import open_torchvision
 from logitcache.data.readers.webdataset import open_webdataset
 from logitcache.data.readers.zip import open_zip
-from logitcache.data.source import left_out_of, notes_of
+from logitcache.data.subset import SubsetSource
 from logitcache.errors import DataError, UsageError, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from torch.utils.data import Dataset
 
     from logitcache.data.source import Source
+
+    ImageSet: TypeAlias = "str | DataConfig | Source | Dataset[Any]"
+    """What the verbs of Python take as images; Hugging Face data sets, too, which have no types."""
 
 __all__ = [
     "READERS",
     "DataConfig",
+    "ImageSet",
     "has_splits",
     "open_source",
     "open_source_for",
@@ -104,19 +108,25 @@ def has_splits(name: str) -> bool:
     return reader is not None and reader.splits
 
 
-def open_source(data: str | DataConfig, *, listing: int = LISTING) -> Source:
+def open_source(data: ImageSet | None, *, listing: int = LISTING) -> Source:
     """List a set of images.
 
     Args:
-        data: A configuration or just its name.
+        data: A configuration or just its name, or an object from Python: a source, or a map-style
+            data set, see :mod:`logitcache.data.readers.adapters`.
         listing: Version of the rules by which files are listed; see
             :mod:`logitcache.data.listing`.
 
     Raises:
-        UsageError: There is no image set of this name.
+        UsageError: There is no image set of this name, or the object is none.
         DataError: The folder or file does not exist, has no images, or its folders cannot be
             classes.
     """
+    if data is None:
+        hint = "give it as a flag, with --set, or in the file; in Python, pass data"
+        raise UsageError("option 'data' is missing", hint=hint)
+    if not isinstance(data, str | DataConfig):
+        return as_source(data)
     config = DataConfig(name=data) if isinstance(data, str) else data
     source = _list(config, listing)
     if config.limit is None or config.limit >= len(source.keys):
@@ -126,7 +136,7 @@ def open_source(data: str | DataConfig, *, listing: int = LISTING) -> Source:
 
 
 def open_source_for(
-    data: str | DataConfig | Source,
+    data: ImageSet | None,
     class_names: Sequence[str],
     whose: str,
     *,
@@ -135,7 +145,7 @@ def open_source_for(
     """List images by the rules and class numbers of a cache or another set.
 
     Args:
-        data: A configuration, its name, or a source.
+        data: As for :func:`open_source`.
         class_names: Class names of the cache or set; labels stay as they are if it is empty.
         whose: Owner of the class names, for messages: ``the cache``.
         listing: As for :func:`open_source`.
@@ -143,7 +153,7 @@ def open_source_for(
     Raises:
         DataMismatch: There are images of classes that are not in the list.
     """
-    source = open_source(data, listing=listing) if isinstance(data, str | DataConfig) else data
+    source = open_source(data, listing=listing)
     if not class_names or list(source.class_names) == list(class_names):
         return source
     return RelabeledSource(source, class_names, whose)
@@ -228,22 +238,3 @@ def _missing(name: str) -> DataError | UsageError:
         what = "the folder or file of images does not exist"
         return DataError(what, where=name, hint="check the path")
     return UsageError("unknown image set", where=name, expected=expected)
-
-
-class SubsetSource:
-    """Some of the images of a source, with all of its classes."""
-
-    def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self.description = f"{len(indices)} of {len(source.keys)} images of {source.description}"
-        self.class_names = source.class_names
-        self.keys = [source.keys[index] for index in indices]
-        self.sizes = source.sizes[list(indices)]
-        self.labels = source.labels[list(indices)]
-        self.left_out = left_out_of(source)
-        self.notes = notes_of(source)
-        self._source = source
-        self._indices = list(indices)
-
-    def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """Return one image as the source stores it."""
-        return self._source.read(self._indices[index])

@@ -23,6 +23,7 @@ from logitcache.precompute.cluster.worker_pool import WorkerPool
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from logitcache.data.readers import ImageSet
     from logitcache.precompute.cluster.worker import Opener
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.plan import Plan
@@ -118,6 +119,7 @@ def compute_plan_on_cluster(
     ensemble: Ensemble,
     config: PrecomputeConfig,
     *,
+    data: ImageSet | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     after_item: Callable[[WorkItem], None] | None = None,
@@ -128,6 +130,7 @@ def compute_plan_on_cluster(
         plan: Missing items; notes for the user are added to it.
         ensemble: Teachers that the plan was made with.
         config: Configuration with ``workers`` or ``scheduler``.
+        data: The images, instead of ``config.data``.
         on_progress: Called about twice a second.
         should_stop: Called at least as often; if it returns true, the run stops, and complete units
             are kept.
@@ -150,7 +153,7 @@ def compute_plan_on_cluster(
         placed = config.model_copy(update={"device": device})
         return compute_on_cluster(
             plan,
-            UnitRunnerOpener(placed, environment, tuple(plan.groups), threads),
+            UnitRunnerOpener(placed, environment, tuple(plan.groups), threads, data),
             client,
             needs_gpu=gpus,
             own=config.scheduler is None,

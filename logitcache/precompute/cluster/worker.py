@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from distributed import Worker
 
+    from logitcache.data.readers import ImageSet
     from logitcache.precompute.cluster.environment_check import Entry, Environment
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.worklist import WorkItem
@@ -75,6 +76,7 @@ class UnitRunnerOpener:
         groups: Names of the groups to write.
         threads: Threads of a forward pass, and by default of decoding; None for an equal share of
             the processors of the host.
+        data: The images, instead of ``config.data``.
     """
 
     def __init__(
@@ -83,8 +85,9 @@ class UnitRunnerOpener:
         environment: Environment,
         groups: tuple[str, ...],
         threads: int | None,
+        data: ImageSet | None = None,
     ) -> None:
-        self._config, self._environment = config, environment
+        self._config, self._data, self._environment = config, data, environment
         self._groups, self._threads = groups, threads
 
     def open(self, after_batch: Callable[[int], None], neighbors: int) -> Runner:
@@ -107,7 +110,8 @@ class UnitRunnerOpener:
         config = self._config
         threads = self._threads or max(1, available_processors() // neighbors)
         torch.set_num_threads(threads)
-        source = open_images(config.data, locate(config.cache))
+        data = config.data if self._data is None else self._data
+        source = open_images(data, locate(config.cache))
         device = resolve_device(config.device)
         ensemble = Ensemble(
             config.teachers,

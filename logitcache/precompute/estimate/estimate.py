@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from logitcache.cache.store.base import Location
+    from logitcache.data.readers import ImageSet
     from logitcache.data.source import Source
     from logitcache.encoding.arrays import ArraySpec
     from logitcache.encoding.features import FeatureEncoding
@@ -199,17 +200,21 @@ class Estimate:
         return asdict(self)
 
 
-def estimate_cache(config: PrecomputeConfig, cache: Location | None = None) -> Estimate:
+def estimate_cache(
+    config: PrecomputeConfig, cache: Location | None = None, *, data: ImageSet | None = None
+) -> Estimate:
     """Estimate a new cache with the given configuration; nothing is written.
 
     Args:
         config: Configuration as for :func:`.build_cache`; its ``cache`` is not read.
         cache: An existing cache; what it lacks of the configuration is counted, too.
+        data: The images, instead of ``config.data``, as for :func:`.build_cache`.
 
     Raises:
         LogitcacheError: Precompute would refuse the configuration before its first unit.
     """
-    source = open_images(config.data, cache) if cache is not None else open_source(config.data)
+    images = config.data if data is None else data
+    source = open_images(images, cache) if cache is not None else open_source(images)
     views = config.views.views()
     used, *others = _devices(config)
     ensemble = _ensemble(config, source, views, used)

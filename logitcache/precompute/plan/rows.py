@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.ledger import Commit
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.writer import CacheWriter
-    from logitcache.data.readers import DataConfig
+    from logitcache.data.readers import ImageSet
     from logitcache.data.source import Source
 
 __all__ = [

@@ -1,0 +1,212 @@
+"""Map-style data sets of PyTorch as sources of images."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from logitcache.data.classes import class_name
+from logitcache.data.identity import content_digest, normalize_key
+from logitcache.data.readers.columns import IMAGES, LABELS
+from logitcache.errors import DataError, UsageError, first_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["DatasetSource"]
+
+_NO_LABEL = object()
+_EXPECTED = "a PIL image, encoded bytes, or pixels in uint8: (H, W), (H, W, 3), a tensor (3, H, W)"
+
+
+class DatasetSource:
+    """Images of a map-style data set, such as a ``torch.utils.data.Dataset``.
+
+    Items are images, pairs of an image and a label, or mappings with an ``image`` and a ``label``.
+    They are read one at a time in each process, since a data set need not be thread-safe.
+
+    Args:
+        dataset: The data set; it must return the same image for an index every time. To be read by
+            other processes, it must be picklable.
+        keys: Stable and unique name of every image; ``train/000000000`` and so on by default, which
+            is right as long as the order of the data set stays the same.
+        labels: Class of every image, (N,), -1 without one; by default the attribute ``targets`` or
+            ``labels`` of the data set, or else those of the items, all of which are read once.
+        class_names: Names of the classes; by default the attribute ``classes``, or else the
+            numbers.
+        description: Description of the set; the type of the data set by default.
+
+    Raises:
+        UsageError: It is not a map-style data set, or keys or labels have another length.
+        DataError: Items are no images, or differ from one reading to the next.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        keys: Sequence[str] | None = None,
+        labels: Sequence[int] | NDArray[np.integer] | None = None,
+        class_names: Sequence[str] | None = None,
+        description: str | None = None,
+    ) -> None:
+        self._dataset, self._lock = dataset, threading.Lock()
+        self.description = description or f"data set {type(dataset).__name__}"
+        count = self._count()
+        self.notes: list[str] = []
+        self.sizes = np.full(count, -1, dtype=np.int64)
+        self.keys = self._keys(keys, count)
+        self._check_repeatable()
+        self.labels = self._labels(labels, count)
+        self.class_names = self._class_names(class_names)
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Return one image, encoded or as pixels (H, W) or (H, W, 3) in uint8.
+
+        Raises:
+            DataError: The item is no image.
+        """
+        with self._lock:
+            return self._image(self._dataset[index], index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def _count(self) -> int:
+        try:
+            count = len(self._dataset)
+            readable = hasattr(self._dataset, "__getitem__")
+        except TypeError:
+            count, readable = 0, False
+        if not readable:
+            raise UsageError(
+                "the data set is not map-style",
+                where=self.description,
+                expected="a data set with a length whose items are read by index",
+                got=type(self._dataset).__name__,
+                hint="collect an iterable data set into files or shards first",
+            )
+        if not count:
+            raise DataError("the data set has no images", where=self.description)
+        return count
+
+    def _keys(self, keys: Sequence[str] | None, count: int) -> list[str]:
+        if keys is None:
+            return [f"train/{index:09d}" for index in range(count)]
+        found = [normalize_key(str(key)) for key in keys]
+        if len(found) != count or len(set(found)) != count:
+            raise UsageError(
+                "the keys are not one unique name per image",
+                where=self.description,
+                expected=f"{count} keys",
+                got=f"{len(found)} keys, {len(set(found))} of them different",
+            )
+        return found
+
+    def _check_repeatable(self) -> None:
+        """Refuse random augmentation in the data set: a row is one image."""
+        for index in {0, len(self.keys) - 1}:
+            if content_digest(self.read(index)) != content_digest(self.read(index)):
+                raise DataError(
+                    "the data set returns another image each time",
+                    where=f"{self.description}, index {index}",
+                    expected="the same image every time",
+                    hint="remove random transforms: views are augmented by logitcache",
+                )
+
+    def _labels(
+        self, labels: Sequence[int] | NDArray[np.integer] | None, count: int
+    ) -> NDArray[np.int32]:
+        if labels is None:
+            attributes = (getattr(self._dataset, name, None) for name in ("targets", "labels"))
+            labels = next((a for a in attributes if a is not None and len(a) == count), None)
+        if labels is None:
+            labels = self._labels_of_items(count)
+        found = np.asarray(labels)
+        if found.shape != (count,) or found.dtype.kind not in "iu" or found.min() < -1:
+            raise UsageError(
+                "the labels are not one class per image",
+                where=self.description,
+                expected=f"{count} whole numbers, -1 without a class",
+                got=f"an array of shape {found.shape} and type {found.dtype}",
+                hint="pass labels=… to logitcache.DatasetSource, -1 for all if there are none",
+            )
+        return found.astype(np.int32)
+
+    def _labels_of_items(self, count: int) -> list[Any]:
+        if _parts(self._dataset[0])[1] is _NO_LABEL:
+            return [-1] * count
+        self.notes.append(
+            f"all {count} items were read for their labels; pass labels=… to avoid this"
+        )
+        found = []
+        for index in range(count):
+            label = _parts(self._dataset[index])[1]
+            if isinstance(label, torch.Tensor | np.ndarray) and label.ndim == 0:
+                label = label.item()
+            found.append(-1 if label is None or label is _NO_LABEL else label)
+        return found
+
+    def _class_names(self, names: Sequence[str] | None) -> list[str]:
+        most = int(self.labels.max())
+        if names is None:
+            names = getattr(self._dataset, "classes", None)
+        if names is None and most >= 0:
+            self.notes.append("the classes of the data set have no names: numbers are used")
+            names = [str(number) for number in range(most + 1)]
+        found = [class_name(str(name)) for name in names or ()] if most >= 0 else []
+        if most >= len(found) > 0:
+            raise UsageError(
+                "a label is in no list of classes",
+                where=self.description,
+                expected=f"numbers from 0 to {len(found) - 1}: {first_of(found)}",
+                got=most,
+            )
+        return found
+
+    def _image(self, item: Any, index: int) -> bytes | NDArray[np.uint8]:
+        image, _ = _parts(item)
+        if isinstance(image, bytes):
+            return image
+        if isinstance(image, Image.Image):
+            # a copy: the memory of an image is read-only
+            return np.array(image if image.mode in {"L", "RGB"} else image.convert("RGB"))
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu()
+            image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
+        pixels = np.ascontiguousarray(image) if isinstance(image, np.ndarray) else None
+        if pixels is not None and pixels.ndim == 3 and pixels.shape[2] == 1:
+            pixels = pixels[..., 0]
+        if pixels is None or pixels.dtype != np.uint8 or pixels.shape[2:] not in {(), (3,)}:
+            raise DataError(
+                "an item of the data set is no image",
+                where=f"{self.description}, index {index}",
+                expected=_EXPECTED,
+                got=type(image).__name__
+                if pixels is None
+                else f"pixels of shape {pixels.shape} and type {pixels.dtype}",
+                hint="remove ToTensor and Normalize from its transforms: students get normalized "
+                "tensors from the loader",
+            )
+        return pixels
+
+
+def _parts(item: Any) -> tuple[Any, Any]:
+    """Return the image and the label of an item; ``_NO_LABEL`` where it has no place for one."""
+    if isinstance(item, Mapping):
+        images = [value for name, value in item.items() if str(name).lower() in IMAGES.usual]
+        labels = [value for name, value in item.items() if str(name).lower() in LABELS.usual]
+        return (images or [None])[0], (labels or [_NO_LABEL])[0]
+    if isinstance(item, tuple | list):
+        return (*item, _NO_LABEL, _NO_LABEL)[:2]
+    return item, _NO_LABEL
