@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from logitcache.data.classes import sorted_classes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -113,7 +115,7 @@ def saved_dataset(images: Path, out: Path) -> Path:
     files = _files(images)
     columns: dict[str, list[Any]] = {"image": [str(file.path) for file in files]}
     features = datasets.Features(image=datasets.Image())
-    names = sorted({file.label for file in files} - {""})
+    names = sorted_classes({file.label for file in files} - {""})
     if names:
         columns["label"] = [names.index(file.label) for file in files]
         features["label"] = datasets.ClassLabel(names=names)
