@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     [
         ("adding-a-loss", 20, "3 passed"),
         ("adding-a-projector", 20, "2 passed"),
-        ("adding-a-reader", 30, "10 passed"),
+        ("adding-a-reader", 30, "13 passed"),
         ("adding-a-stage", 30, "1 passed"),
     ],
 )

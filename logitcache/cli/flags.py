@@ -97,8 +97,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 CacheFolder = Annotated[str | None, typer.Option(help="Folder or URL of the cache.")]
 IMAGES = (
-    "Images: a folder, a .tar, .csv or .tsv file, digits (scikit-learn), or torch/SET:FOLDER "
-    "(torchvision)."
+    "Images: a folder, a .tar, .zip, .csv, .tsv or .parquet file, shards x-{000..099}.tar, "
+    "hfds/NAME (Hugging Face), torch/SET:FOLDER (torchvision), or digits (scikit-learn)."
 )
 Data = Annotated[str | None, typer.Option(help=IMAGES)]
 Teacher = Annotated[

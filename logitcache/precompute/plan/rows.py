@@ -39,11 +39,11 @@ Positions = NDArray[np.signedinteger]
 _UNKNOWN = -1
 
 
-def open_images(data: DataConfig | str, location: Location) -> Source:
+def open_images(data: ImageSet | None, location: Location) -> Source:
     """List images by the rules and the class numbers of a cache.
 
     Args:
-        data: Configuration of the image set, or its name.
+        data: Configuration of the image set, or its name; or an object from Python.
         location: The cache; if it does not exist, images are listed as for a new one.
 
     Raises:
