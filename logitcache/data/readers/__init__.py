@@ -29,7 +29,7 @@ from logitcache.data.subset import SubsetSource
 from logitcache.errors import DataError, UsageError, redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch.utils.data import Dataset
 
@@ -97,8 +97,8 @@ class DataConfig(ReaderConfig):
         reader = _reader_of(self.name)
         for field in sorted(_OPTIONAL - reader.settings) if reader else ():
             if getattr(self, field) is not None:
-                forms = dict.fromkeys(r.form for r in READERS.values() if field in r.settings)
-                raise ValueError(f"{field} can only be set for {' and '.join(forms)}")
+                forms = _forms(r for r in READERS.values() if field in r.settings)
+                raise ValueError(f"{field} can only be set for {forms}")
         return self
 
 
@@ -189,10 +189,10 @@ def _fits(key: str, name: str) -> bool:
     return name == key or (key.endswith("/") and name.startswith(key))
 
 
-def _forms() -> str:
-    """Return all forms of image sets, for messages."""
-    *forms, last = dict.fromkeys([_FOLDER.form, *(reader.form for reader in READERS.values())])
-    return f"{', '.join(forms)} or {last}"
+def _forms(readers: Iterable[Reader]) -> str:
+    """Return the forms that readers read, for messages."""
+    *forms, last = dict.fromkeys(reader.form for reader in readers)
+    return f"{', '.join(forms)} or {last}" if forms else last
 
 
 _NOT_READ = {
@@ -212,7 +212,7 @@ def _not_an_image_set(path: Path) -> DataError:
     return DataError(
         "the file is not an image set",
         where=path,
-        expected=_forms(),
+        expected=_forms([_FOLDER, *READERS.values()]),
         got=why,
         hint="put the images into one folder per class",
     )
@@ -220,7 +220,7 @@ def _not_an_image_set(path: Path) -> DataError:
 
 def _missing(name: str) -> DataError | UsageError:
     """Return the error for a name that is neither a path nor a known set."""
-    expected = _forms()
+    expected = _forms([_FOLDER, *READERS.values()])
     if "://" in name:
         scheme = name.partition("://")[0]
         hint = f"copy the images to this machine; {scheme}:// URLs are for caches only"
