@@ -18,8 +18,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from logitcache.errors import UsageError, nearest, redacted
 
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 else:
     _ModelClass = type(BaseModel)  # it has no public name
 
-__all__ = ["Bytes", "Config", "Former", "key_of"]
+__all__ = ["Bytes", "Config", "Former", "key_of", "unless_from_python"]
 
+_PLAIN_VALUES = "values of files and flags"  # context of their validation
 _LONGEST = 200  # characters of a value that a message repeats
 # pydantic adds the branch of a union to the path of an error; users have never seen these names
 _OF_UNIONS = ("constrained-int", "literal['auto']")
@@ -72,6 +75,19 @@ def key_of(table: Callable[[], Mapping[str, object]]) -> AfterValidator:
         return name
 
     return AfterValidator(known)
+
+
+def _given(value: object, info: ValidationInfo) -> object:
+    if value is None and info.context is _PLAIN_VALUES:
+        raise PydanticCustomError("missing", "Field required")
+    return value
+
+
+unless_from_python = AfterValidator(_given)
+"""Validator of an option with the default None that files and flags have to give.
+
+In Python, what it stands for can be passed as an object.
+"""
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,7 @@ class Config(BaseModel, metaclass=_CheckedClass):
             UsageError: An unknown key (the nearest known one is offered) or an unusable value.
         """
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(values, context=_PLAIN_VALUES)
         except ValidationError as error:
             raise _usage_error(cls, error, values, where) from None
 

@@ -10,7 +10,7 @@ in its last bits is sealed again.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -35,7 +35,7 @@ from logitcache.cache.verify.inventory import expected_views
 from logitcache.cache.verify.restore import restore_documents, write_root
 from logitcache.cache.write.claims import MANIFEST, Claims
 from logitcache.cache.write.writer import CacheWriter
-from logitcache.config import Config
+from logitcache.config import Config, unless_from_python
 from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError
 from logitcache.networks.device import resolve_device
@@ -80,7 +80,7 @@ class RepairConfig(Config):
     """
 
     cache: str
-    data: DataConfig | None = None
+    data: Annotated[DataConfig | None, unless_from_python] = Field(None, validate_default=True)
     teachers: dict[str, TeacherConfig] = Field(default_factory=dict)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from logitcache.config import Bytes, Config
+from logitcache.config import Bytes, Config, unless_from_python
 from logitcache.data.readers import DataConfig
 from logitcache.encoding.choice import EncodingConfig
 from logitcache.errors import redacted
@@ -50,7 +50,7 @@ class PrecomputeConfig(Config):
     """
 
     cache: str
-    data: DataConfig | None = None
+    data: Annotated[DataConfig | None, unless_from_python] = Field(None, validate_default=True)
     teachers: dict[str, TeacherConfig] = Field(min_length=1)
     views: ViewsConfig = ViewsConfig()
     add_views: bool = False

@@ -206,7 +206,7 @@ def base(teachers: dict[str, dict[str, str]]) -> Values:
 def cache(images: Path, base: Values, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a cache of a source from Python."""
     path = tmp_path_factory.mktemp("python") / "cache"
-    config = PrecomputeConfig.parse({**base, "cache": str(path)}, "")
+    config = PrecomputeConfig(**base, cache=str(path))
     logitcache.build_cache(config, data=Files(images))
     return path
 
@@ -227,7 +227,7 @@ def test_a_cache_of_a_source_is_the_one_of_its_folder(
 @pytest.mark.parametrize("kind", [Files, ImageFolder, str])
 def test_every_verb_takes_it(kind: Any, images: Path, base: Values, cache: Path) -> None:
     data = kind(images)
-    config = PrecomputeConfig.parse({**base, "cache": str(cache)}, "")
+    config = PrecomputeConfig(**base, cache=str(cache))
     assert logitcache.build_cache(config, data=data).computed == 0
     estimate = logitcache.estimate(config, data=data)
     assert estimate.images == 60
@@ -247,8 +247,7 @@ def test_a_cache_is_repaired_with_it(
     shutil.copytree(cache, damaged)
     shard = next(path for path in sorted(damaged.rglob("c/*")) if path.is_file())
     shard.write_bytes(b"damaged")
-    values = {"cache": str(damaged), "teachers": base["teachers"]}
-    config = logitcache.configs.RepairConfig.parse(values, "")
+    config = logitcache.configs.RepairConfig(cache=str(damaged), teachers=base["teachers"])
     with pytest.raises(UsageError, match="'data' is missing"):
         logitcache.repair(config)
     assert logitcache.repair(config, data=Files(images)).remaining == ()
@@ -257,7 +256,7 @@ def test_a_cache_is_repaired_with_it(
 
 def test_a_cache_of_a_data_set(base: Values, tmp_path: Path) -> None:
     items = [(image, index % 3) for index, image in enumerate(pixels(20))]
-    config = PrecomputeConfig.parse({**base, "cache": str(tmp_path / "cache")}, "")
+    config = PrecomputeConfig(**base, cache=str(tmp_path / "cache"))
     summary = logitcache.build_cache(config, data=Items(items))
     assert summary.images == 20
     assert logitcache.build_cache(config, data=Items(items)).computed == 0
@@ -267,8 +266,11 @@ def test_a_cache_of_a_data_set(base: Values, tmp_path: Path) -> None:
 
 
 def test_without_images(base: Values, tmp_path: Path) -> None:
-    config = PrecomputeConfig.parse({**base, "cache": str(tmp_path / "cache")}, "")
+    config = PrecomputeConfig(**base, cache=str(tmp_path / "cache"))
     for verb in (logitcache.build_cache, logitcache.estimate):
         with pytest.raises(UsageError, match=r"'data' is missing[\s\S]*pass data"):
             verb(config)
     assert not (tmp_path / "cache").exists()
+    for values in ({}, {"data": None}):
+        with pytest.raises(UsageError, match=r"'data' is missing\n  where:    precompute.data\n"):
+            PrecomputeConfig.parse({**base, "cache": "c", **values}, "precompute")

@@ -213,8 +213,8 @@ def estimate_cache(
     Raises:
         LogitcacheError: Precompute would refuse the configuration before its first unit.
     """
-    images = config.data if data is None else data
-    source = open_images(images, cache) if cache is not None else open_source(images)
+    data = config.data if data is None else data
+    source = open_images(data, cache) if cache is not None else open_source(data)
     views = config.views.views()
     used, *others = _devices(config)
     ensemble = _ensemble(config, source, views, used)
