@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,17 @@ def test_a_folder_inside_of_an_archive(images: Path, tmp_path: Path, kind: str) 
         open_source(DataConfig(name=str(path), root="photos/tra"))
 
 
+def test_a_folder_of_inner_tar_files(images: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("cat", "dog"):
+            with tarfile.open(tmp_path / "inner.tar", "w") as inner:
+                inner.add(images / name / "000.jpg", "000.jpg")
+            tar.add(tmp_path / "inner.tar", f"set/train/{name}.tar")
+    source = open_source(DataConfig(name=str(tmp_path / "x.tar"), root="set/train"))
+    assert list(source.keys) == ["cat/000.jpg", "dog/000.jpg"]
+    assert list(source.class_names) == ["cat", "dog"]
+
+
 def test_splits_inside_of_an_archive(tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.zip", "set/train/cat/a.jpg", "set/val/cat/b.jpg")
     with pytest.raises(DataError, match=r"several sets[\s\S]*data.root=set/train"):
@@ -193,8 +205,14 @@ def test_a_member_that_unpacks_to_more_than_it_declares(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("cat/a.jpg", bytes(50_000_000))
     edited(tmp_path / "x.zip", inflate_to(1000))
-    with pytest.raises(UnreadableImage, match="expected: 1000 bytes"):
-        open_source(str(tmp_path / "x.zip")).read(0)
+    source = open_source(str(tmp_path / "x.zip"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableImage, match="expected: 1000 bytes"):
+            source.read(0)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @settings(
