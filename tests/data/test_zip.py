@@ -112,12 +112,12 @@ def test_a_folder_inside_of_an_archive(images: Path, tmp_path: Path, kind: str) 
 
 def test_a_folder_of_inner_tar_files(images: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for name in ("cat", "dog"):
-            with tarfile.open(tmp_path / "inner.tar", "w") as inner:
-                inner.add(images / name / "000.jpg", "000.jpg")
-            tar.add(tmp_path / "inner.tar", f"set/train/{name}.tar")
+        with tarfile.open(tmp_path / "inner.tar", "w") as inner:
+            for name in ("cat", "dog"):
+                inner.add(images / name / "000.jpg", f"{name}/000.jpg")
+        tar.add(tmp_path / "inner.tar", "set/train/x.tar")
     source = open_source(DataConfig(name=str(tmp_path / "x.tar"), root="set/train"))
-    assert list(source.keys) == ["cat/000.jpg", "dog/000.jpg"]
+    assert list(source.keys) == ["x/cat/000.jpg", "x/dog/000.jpg"]
     assert list(source.class_names) == ["cat", "dog"]
 
 
