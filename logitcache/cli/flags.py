@@ -97,7 +97,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 CacheFolder = Annotated[str | None, typer.Option(help="Folder or URL of the cache.")]
 IMAGES = (
-    "Images: a folder, a .tar, .zip, .csv, .tsv or .parquet file, shards x-{000..099}.tar, "
+    "Images: a folder, a .tar, .zip, .csv, .tsv, .jsonl or .parquet file, shards x-{000..099}.tar, "
     "hfds/NAME (Hugging Face), torch/SET:FOLDER (torchvision), or digits (scikit-learn)."
 )
 Data = Annotated[str | None, typer.Option(help=IMAGES)]

@@ -156,7 +156,7 @@ def ending_of(name: str) -> str:
 def other_reason(name: str) -> str:
     """Return the reason under which a file that is not an image is counted."""
     if name in _METADATA:
-        return f"{name} (labels are not read from it)"
+        return f"{name} (to read labels from it, give it as the data)"
     ending = ending_of(name)
     return f"{ending} files" if ending else "files without an ending"
 

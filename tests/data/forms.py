@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -81,6 +82,13 @@ def _table(images: Path, out: Path) -> dict[str, Any]:
     return {"name": str(out / "x.csv"), "root": str(images)}
 
 
+def _json_lines(images: Path, out: Path) -> dict[str, Any]:
+    """Write the ``metadata.jsonl`` of a folder, as Hugging Face's ImageFolder reads it."""
+    rows = [{"file_name": file.name, "label": file.label or None} for file in _files(images)]
+    (out / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {"name": str(out / "metadata.jsonl"), "root": str(images)}
+
+
 def _parquet(images: Path, out: Path) -> dict[str, Any]:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     files = _files(images)
@@ -135,6 +143,7 @@ FORMS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "tar of tars": _tar_of_tars,
     "zip": _zip,
     "csv": _table,
+    "jsonl": _json_lines,
     "parquet": _parquet,
     "WebDataset": _webdataset,
     "datasets": _saved_dataset,

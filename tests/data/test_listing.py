@@ -69,7 +69,7 @@ def test_what_is_no_image_is_counted_by_reason(tmp_path: Path) -> None:
         ".heic files": 2,
         ".txt files": 1,
         "files without an ending": 1,
-        "metadata.jsonl (labels are not read from it)": 1,
+        "metadata.jsonl (to read labels from it, give it as the data)": 1,
         "hidden names": 3,
         "__MACOSX folders": 1,
     }
@@ -279,7 +279,7 @@ def test_old_rules_list_a_folder_as_timm_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("train.jsonl", DataError, "this kind of table is not read"),
+        ("train.json", DataError, "this kind of table is not read"),
         ("x.7z", DataError, "only tar and zip files are read"),
         ("photo.jpg", DataError, "no reader has this ending"),
         ("x.npz", DataError, "arrays are not read"),

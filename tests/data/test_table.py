@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from logitcache.data.readers import DataConfig, open_source
-from logitcache.errors import DataError, UsageError
+from logitcache.errors import DataError, LogitcacheError, UsageError
 from logitcache.testing import SourceContract
 from logitcache.training.config import TrainConfig
 
@@ -228,6 +229,36 @@ def test_parquet_without_pyarrow(
     (tmp_path / "t.parquet").touch()
     with pytest.raises(UsageError, match=r"pyarrow[\s\S]*logitcache\[parquet\]"):
         opened(tmp_path / "t.parquet", images)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"path": 1.5}'], r"'path' is neither[\s\S]*line 1[\s\S]*type float"),
+        (['{"path": "x", "label": ["a"]}'], r"'label' is neither[\s\S]*type list"),
+        (['{"path": "x", "label": true}'], r"type bool"),
+        (['{"path": "x"}', "[1]"], r"line 2[\s\S]*JSON of type list"),
+        (['{"path": "x"}', "", "{"], r"line 3[\s\S]*one JSON object per line"),
+        (["[" * 100_000], "one JSON object per line"),
+        (['{"path": "x"}', '{"label": "a"}'], r"no path[\s\S]*line 2"),
+        (['{"y": "x"}'], r"column of the paths[\s\S]*path_column"),
+        ([], "has no images"),
+    ],
+)
+def test_lines_that_are_no_rows(tmp_path: Path, lines: list[str], message: str) -> None:
+    (tmp_path / "x").touch()
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    with pytest.raises(LogitcacheError, match=message):
+        open_source(str(tmp_path / "t.jsonl"))
+
+
+def test_lines_may_lack_a_class(images: Path, tmp_path: Path) -> None:
+    paths = [path for path, _ in rows_of(images)][:4]
+    labels: list[dict[str, Any]] = [{"class": 10}, {}, {"class": None}, {"class": 9}]
+    lines = [json.dumps({"image": path} | label) for path, label in zip(paths, labels, strict=True)]
+    (tmp_path / "t.jsonl").write_text("\n\n".join(lines))
+    source = opened(tmp_path / "t.jsonl", images)
+    assert (source.labels.tolist(), list(source.class_names)) == ([1, -1, -1, 0], ["9", "10"])
 
 
 def test_a_list_of_classes_orders_them_and_names_numbers(images: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from logitcache.data.readers.adapters import as_source
 from logitcache.data.readers.arrays import open_digits
 from logitcache.data.readers.files import open_folder
 from logitcache.data.readers.hugging_face import open_by_name, open_saved
+from logitcache.data.readers.json_lines import open_json_lines
 from logitcache.data.readers.parquet import open_parquet
 from logitcache.data.readers.reader import Reader, ReaderConfig
 from logitcache.data.readers.table import open_delimited
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 _FOLDER = Reader(open_folder, "a folder")
-_TABLES = "a .csv, .tsv or .parquet table of paths"
+_TABLES = "a .csv, .tsv, .jsonl or .parquet table of paths"
 _COLUMNS = frozenset({"root", "path_column", "label_column", "split_column", "class_list"})
 _SHARDS = "WebDataset shards x-{000..099}.tar or wds/<folder>"
 _SHARD_SETTINGS = frozenset({"root", "image_column", "label_column", "class_list"})
@@ -60,6 +61,7 @@ READERS: dict[str, Reader] = {
     ".zip": Reader(open_zip, "a .zip file", settings=frozenset({"root"})),
     ".csv": Reader(open_delimited, _TABLES, splits=True, settings=_COLUMNS),
     ".tsv": Reader(open_delimited, _TABLES, splits=True, settings=_COLUMNS),
+    ".jsonl": Reader(open_json_lines, _TABLES, splits=True, settings=_COLUMNS),
     ".parquet": Reader(open_parquet, _TABLES, splits=True, settings=_COLUMNS),
     "wds/": Reader(open_webdataset, _SHARDS, settings=_SHARD_SETTINGS),
     "{}.tar": Reader(open_webdataset, _SHARDS, settings=_SHARD_SETTINGS),
@@ -196,7 +198,7 @@ def _forms(readers: Iterable[Reader]) -> str:
 
 
 _NOT_READ = {
-    **dict.fromkeys((".json", ".jsonl", ".arrow"), "this kind of table is not read"),
+    **dict.fromkeys((".json", ".arrow", ".feather"), "this kind of table is not read"),
     **dict.fromkeys(
         (".gz", ".tgz", ".xz", ".bz2", ".zst"), "compressed files have no random access"
     ),

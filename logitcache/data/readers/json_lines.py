@@ -1,0 +1,80 @@
+"""Tables of images with one JSON object per line, such as ``metadata.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from logitcache.data.readers.table import Row, open_rows, positions_of
+from logitcache.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from logitcache.data.readers.files import FileSource
+    from logitcache.data.readers.reader import ReaderConfig
+
+__all__ = ["open_json_lines"]
+
+
+def open_json_lines(config: ReaderConfig, listing: int) -> FileSource:
+    """List the images of a file of JSON objects, one per line; see :func:`.open_rows`.
+
+    The columns are the names in the first object.
+    """
+    del listing  # the rules are those of folders: what a table lists is never left out
+    return open_rows(config, _read, "line")
+
+
+def _read(path: Path, config: ReaderConfig) -> list[Row]:
+    rows: list[Row] = []
+    columns: list[str | None] = []
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{path}, line {number}"
+                values = _object(line, where)
+                if not rows:
+                    header = list(values)
+                    at = positions_of(header, config, path)
+                    columns = [None if position is None else header[position] for position in at]
+                name, label, split = (_text(values, column, where) for column in columns)
+                rows.append(Row(number, name, label, split if columns[2] is not None else None))
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from None
+    return rows
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(where, error) from None
+    if not isinstance(values, dict):
+        raise _unreadable(where, f"JSON of type {type(values).__name__}")
+    return values
+
+
+def _text(values: dict[str, Any], column: str | None, where: str) -> str:
+    """Return a text or a whole number as text; empty for null and for no such value."""
+    value = None if column is None else values.get(column)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
+        raise DataError(
+            f"{column!r} is neither a text nor a whole number",
+            where=where,
+            expected="a path as text, and a class as text or whole number",
+            got=f"a value of type {type(value).__name__}",
+            hint="choose another column: --set data.path_column=NAME, or data.label_column=NAME",
+        )
+    return "" if value is None else str(value).strip()
+
+
+def _unreadable(where: object, got: object) -> DataError:
+    return DataError(
+        "the table of images cannot be read",
+        where=where,
+        expected="one JSON object per line, in UTF-8",
+        got=got,
+    )
