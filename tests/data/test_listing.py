@@ -14,7 +14,7 @@ from PIL import Image
 from logitcache.data.listing import LISTING, list_folder, list_tar
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.data.source import left_out_of, notes_of
-from logitcache.errors import DataError, UsageError
+from logitcache.errors import DataError, LogitcacheError, UsageError
 from tests.conftest import jpeg, shape_image, write_images
 
 if TYPE_CHECKING:
@@ -299,11 +299,24 @@ def test_a_file_that_is_no_set_says_why(
     [
         ("s3://bucket/photos", "cannot be read from a URL"),
         ("https://x.org/photos.tar", "https:// URLs are for caches only"),
+        (
+            "https://user:secret@x.org/x-{00..09}.tar",
+            r"from a URL\n  where:    https://\*\*\*@x.org",
+        ),
+        ("wds/s3://bucket/x.tar", "shards cannot be read from a URL"),
         ("tfds/cifar10", "data sets of tfds/ are not supported"),
     ],
 )
 def test_places_that_are_not_read_are_named(name: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
+        open_source(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "a\0b/c", "~nobody-is-called-so/x", "{" * 300 + ".tar", "wds/" + "x" * 300]
+)
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(LogitcacheError):
         open_source(name)
 
 

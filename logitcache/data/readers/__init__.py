@@ -20,6 +20,7 @@ from logitcache.data.readers.files import open_folder
 from logitcache.data.readers.hugging_face import open_by_name, open_saved
 from logitcache.data.readers.json_lines import open_json_lines
 from logitcache.data.readers.parquet import open_parquet
+from logitcache.data.readers.paths import holds, user_path
 from logitcache.data.readers.reader import Reader, ReaderConfig
 from logitcache.data.readers.table import open_delimited
 from logitcache.data.readers.tar import open_tar
@@ -162,8 +163,8 @@ def open_source_for(
 
 
 def _list(config: DataConfig, listing: int) -> Source:
-    path = Path(config.name).expanduser()
-    if _named(config.name) is None and not path.exists():
+    path = user_path(config.name)
+    if _named(config.name) is None and not holds(path.exists):
         raise _missing(config.name)
     reader = _reader_of(config.name)
     if reader is None:
@@ -173,8 +174,8 @@ def _list(config: DataConfig, listing: int) -> Source:
 
 def _reader_of(name: str) -> Reader | None:
     """Return the reader of a set, which need not exist yet; None where none is known."""
-    path = Path(name).expanduser()
-    by_path = _FOLDER if path.is_dir() else READERS.get(path.suffix.lower())
+    path = user_path(name)
+    by_path = _FOLDER if holds(path.is_dir) else READERS.get(path.suffix.lower())
     return _named(name) or by_path
 
 
@@ -185,9 +186,9 @@ def _named(name: str) -> Reader | None:
 
 def _fits(key: str, name: str) -> bool:
     if key.startswith("{}"):
-        return "{" in name and name.lower().endswith(key[2:]) and not Path(name).exists()
+        return "{" in name and name.lower().endswith(key[2:]) and not holds(Path(name).exists)
     if key.startswith("/"):
-        return (Path(name).expanduser() / key[1:]).is_file()
+        return holds((user_path(name) / key[1:]).is_file)
     return name == key or (key.endswith("/") and name.startswith(key))
 
 

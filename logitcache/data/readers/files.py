@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.data.listing import Listing, list_folder
+from logitcache.data.readers.paths import user_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,5 +56,5 @@ class FileSource(ListedSource):
 
 def open_folder(config: ReaderConfig, listing: int) -> FileSource:
     """List a folder with one folder per class, or of images without classes."""
-    root = Path(config.name).expanduser()
+    root = user_path(config.name)
     return FileSource(root, list_folder(root, listing, config.class_folder))

@@ -16,6 +16,7 @@ from logitcache.data.classes import class_name
 from logitcache.data.identity import normalize_key
 from logitcache.data.readers.columns import IMAGES, LABELS, PATHS, find_column
 from logitcache.data.readers.labels import number_labels, unlabeled_note
+from logitcache.data.readers.paths import user_path
 from logitcache.errors import DataError, UsageError, first_of
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def open_saved(config: ReaderConfig, listing: int) -> HuggingFaceSource:
         DataError: The folder cannot be read, or images or labels cannot be used.
     """
     del listing  # the data set decides what its images are
-    path = Path(config.name).expanduser()
+    path = user_path(config.name)
     datasets = _library(path)
     try:
         found = datasets.load_from_disk(str(path))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logitcache.data.classes import class_name, sorted_classes
+from logitcache.data.readers.paths import user_path
 from logitcache.errors import DataError, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 __all__ = ["number_labels", "unlabeled_note"]
 
@@ -40,7 +41,7 @@ def number_labels(
         names = sorted_classes({class_name(label) for label in known})
         number = {name: index for index, name in enumerate(names)}
         return [number.get(class_name(label), -1) for label in labels], names
-    names = _read_list(Path(class_list).expanduser())
+    names = _read_list(user_path(class_list))
     number = {name: index for index, name in enumerate(names)}
     if known and not known & number.keys():
         number = {str(index): index for index in range(len(names))}

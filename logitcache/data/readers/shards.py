@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logitcache.errors import DataError, UsageError, first_of
+from logitcache.data.readers.paths import holds, user_path
+from logitcache.errors import DataError, UsageError, first_of, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = ["expand_braces", "find_shards"]
 
@@ -27,14 +28,21 @@ def find_shards(pattern: str) -> list[Path]:
         UsageError: It is no pattern.
         DataError: Shards do not exist, or the folder has none.
     """
-    place = Path(pattern).expanduser()
-    if place.is_dir():
+    if "://" in pattern:
+        raise UsageError(
+            "shards cannot be read from a URL",
+            where=redacted(pattern),
+            expected="shards in a folder of this machine",
+            hint="copy them to this machine",
+        )
+    place = user_path(pattern)
+    if holds(place.is_dir):
         found = sorted(path for path in place.iterdir() if path.suffix.lower() == ".tar")
         if not found:
             raise DataError("the folder has no shards", where=place, expected=".tar files")
         return found
-    shards = [Path(name).expanduser() for name in expand_braces(pattern)]
-    missing = [str(shard) for shard in shards if not shard.is_file()]
+    shards = [user_path(name) for name in expand_braces(pattern)]
+    missing = [str(shard) for shard in shards if not holds(shard.is_file)]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(shards)} shards do not exist",

@@ -16,6 +16,7 @@ from logitcache.data.listing import ListedFile, Listing
 from logitcache.data.readers.columns import LABELS, PATHS, SPLIT, find_column
 from logitcache.data.readers.files import FileSource
 from logitcache.data.readers.labels import number_labels, unlabeled_note
+from logitcache.data.readers.paths import holds, user_path
 from logitcache.errors import DataError, first_of
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def open_rows(
         DataError: The table cannot be read, images are missing or listed twice, a label is not in
             the list of classes, or there are no images.
     """
-    path = Path(config.name).expanduser()
-    root = path.parent if config.root is None else Path(config.root).expanduser()
+    path = user_path(config.name)
+    root = path.parent if config.root is None else user_path(config.root)
     rows = read(path, config)
     if not rows:
         raise DataError("the table has no images", where=path, expected="a header and rows")
@@ -150,7 +151,7 @@ def _files(rows: Iterable[Row], path: Path, root: Path, unit: str) -> list[Liste
     for row in rows:
         key = _key(row, path, root, unit)
         place = root / row.path.replace("\\", "/")
-        if not place.is_file():
+        if not holds(place.is_file):
             missing.append(f"{row.path} ({unit} {row.number})")
         elif key in files:
             twice.append(f"{row.path} ({unit} {row.number})")

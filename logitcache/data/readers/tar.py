@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logitcache.data.listing import Listing, list_tar
 from logitcache.data.readers.files import ListedSource
+from logitcache.data.readers.paths import user_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from logitcache.data.readers.reader import ReaderConfig
 
 __all__ = ["TarSource", "open_tar"]
@@ -38,5 +40,5 @@ class TarSource(ListedSource):
 
 def open_tar(config: ReaderConfig, listing: int) -> TarSource:
     """List a tar file."""
-    path = Path(config.name).expanduser()
+    path = user_path(config.name)
     return TarSource(path, list_tar(path, listing, config.class_folder, config.root))

@@ -12,7 +12,6 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,10 +26,12 @@ from logitcache.data.image_files import (
 )
 from logitcache.data.listing import Listing, list_found
 from logitcache.data.readers.files import ListedSource
+from logitcache.data.readers.paths import user_path
 from logitcache.errors import DataError, UnreadableImage, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from logitcache.data.readers.reader import ReaderConfig
 
@@ -123,7 +124,7 @@ def open_zip(config: ReaderConfig, listing: int) -> ZipSource:
         DataError: It is damaged, its images cannot be read one by one, or its folders cannot be
             classes.
     """
-    path = Path(config.name).expanduser()
+    path = user_path(config.name)
     members = _members(path)
     skipped: Counter[str] = Counter()
     found = list(_images(members, listing, skipped))
