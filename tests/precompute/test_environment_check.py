@@ -70,10 +70,10 @@ def test_images_from_python_travel_to_the_workers(
 ) -> None:
     data = open_source(ImageFolder(photos))
     config = opener._config.model_copy(update={"data": None})
-    sent = UnitRunnerOpener(config, opener._agreement, opener._groups, 1, data)
+    sent = UnitRunnerOpener(config, opener._environment, opener._groups, 1, data)
     received: UnitRunnerOpener = pickle.loads(pickle.dumps(sent))
     received.open(lambda _: None, 1).close()
-    without = UnitRunnerOpener(config, opener._agreement, opener._groups, 1)
+    without = UnitRunnerOpener(config, opener._environment, opener._groups, 1)
     assert "'data' is missing" in str(refusal(without))
 
 
