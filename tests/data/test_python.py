@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 from torchvision.datasets import ImageFolder
 
 import logitcache
-from logitcache.data.readers import open_source
+from logitcache.data.readers import READERS, has_splits, open_source
+from logitcache.data.readers.reader import Reader
 from logitcache.data.source import notes_of
 from logitcache.errors import DataError, UsageError
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.testing import SourceContract
+from tests.guides import ROOT
 from tests.reliability.kills import snapshot
 
 if TYPE_CHECKING:
@@ -274,3 +277,38 @@ def test_without_images(base: Values, tmp_path: Path) -> None:
     for values in ({}, {"data": None}):
         with pytest.raises(UsageError, match=r"'data' is missing\n  where:    precompute.data\n"):
             PrecomputeConfig.parse({**base, "cache": "c", **values}, "precompute")
+
+
+def test_the_page_on_images_shows_what_runs(
+    images: Path,
+    teachers: dict[str, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/images.md").read_text(), re.DOTALL)
+    teacher = '{"model": "resnet50", "weights": "cnn.pth"}'
+    assert teacher in code
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "train").symlink_to(images)
+    monkeypatch.chdir(tmp_path)
+    found: Values = {}
+    exec(code.replace(teacher, repr(teachers["red"])), found)
+    assert found["images"].shape == (60, 3, 224, 224)
+
+
+def test_readers_and_adapters_of_other_packages(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry is all that it takes; settings that a reader does not use are still refused."""
+    reader = Reader(lambda config, listing: Files(images), "a .lst file", splits=True)
+    monkeypatch.setitem(READERS, ".lst", reader)
+    (tmp_path / "x.lst").touch()
+    assert len(open_source(f"{tmp_path}/x.lst").keys) == 60
+    assert has_splits("x.lst")
+    with pytest.raises(UsageError, match="class_list can only be set for"):
+        logitcache.DataConfig(name=f"{tmp_path}/x.lst", class_list="x")
+    with pytest.raises(DataError, match=r"a \.lst file"):
+        open_source(__file__)
+    adapters = {f"{Endless.__module__}.Endless": lambda data: Files(images)}
+    monkeypatch.setattr("logitcache.data.readers.adapters.ADAPTERS", adapters)
+    assert len(open_source(Endless()).keys) == 60
