@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IMAGE_ENDINGS",
+    "TAR_ERRORS",
     "FolderWalk",
     "FoundFile",
     "Member",
@@ -161,6 +162,18 @@ def other_reason(name: str) -> str:
     return f"{ending} files" if ending else "files without an ending"
 
 
+TAR_ERRORS = (
+    tarfile.TarError,
+    OSError,
+    ValueError,
+    OverflowError,
+    EOFError,
+    RecursionError,
+    MemoryError,
+)
+"""Errors of tarfile for damaged headers: sizes of any number of bytes are read and skipped."""
+
+
 class Member(NamedTuple):
     """Fields of a member of a tar file that are used; a ``TarInfo`` takes a kilobyte."""
 
@@ -172,10 +185,18 @@ class Member(NamedTuple):
 
 
 def scan_members(tar: tarfile.TarFile) -> list[Member]:
-    """Return the members of a tar file that are no folders."""
+    """Return the members of a tar file that are no folders.
+
+    Raises:
+        Exception: One of :data:`TAR_ERRORS`: the file is damaged.
+    """
     members = []
+    before = -1
     while (info := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # they would all stay in memory
+        if info.size < 0 or info.offset <= before:  # a negative size leads back, for ever
+            raise tarfile.ReadError(f"{info.name} has a size of {info.size} bytes")
+        before = info.offset
         if not info.isdir():
             is_file = info.isfile() and not info.issparse()
             links_to = info.linkname if info.islnk() else None

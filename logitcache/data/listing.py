@@ -26,7 +26,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from logitcache.data.classes import class_name, sorted_classes
 from logitcache.data.identity import normalize_key
-from logitcache.data.image_files import IMAGE_ENDINGS, FolderWalk, FoundFile, tar_members
+from logitcache.data.image_files import (
+    IMAGE_ENDINGS,
+    TAR_ERRORS,
+    FolderWalk,
+    FoundFile,
+    tar_members,
+)
 from logitcache.errors import DataError, first_of
 
 if TYPE_CHECKING:
@@ -148,7 +154,7 @@ def scan_tar(path: Path, version: int, skipped: Counter[str]) -> list[FoundFile]
     try:
         with tarfile.open(path, "r:") as tar:
             return list(tar_members(tar, version, skipped))
-    except tarfile.TarError as error:
+    except TAR_ERRORS as error:
         raise DataError(
             "the tar file cannot be read",
             where=path,

@@ -217,6 +217,29 @@ def test_a_tar_is_listed_as_its_extracted_folder(tmp_path: Path) -> None:
     }
 
 
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return the header of a member, with any size."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = (b"\x80" if size >= 0 else b"\xff") + (size % (1 << 88)).to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, b"x", b"g", b"L", b"K"])
+@pytest.mark.parametrize("size", [-1, -512, -1024, -(1 << 62), (1 << 63) - 513, 1 << 87])
+def test_headers_with_impossible_sizes(tmp_path: Path, kind: bytes, size: int) -> None:
+    """A negative size would lead back to an earlier header, for ever."""
+    for before in (b"", header("a.jpg", 10) + b"x" * 512):
+        content = before + header("b.jpg", size, kind) + b"\0" * 1024
+        (tmp_path / "x.tar").write_bytes(content)
+        for name in (str(tmp_path / "x.tar"), f"wds/{tmp_path}"):
+            with pytest.raises(DataError, match=r"cannot be read|no images found"):
+                open_source(name)
+
+
 def nested_tar(path: Path, inner: dict[str, list[str]]) -> Path:
     with tarfile.open(path, "w") as tar:
         for number, (name, files) in enumerate(inner.items()):

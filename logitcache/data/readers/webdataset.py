@@ -17,6 +17,7 @@ import numpy as np
 
 from logitcache.data.image_files import (
     IMAGE_ENDINGS,
+    TAR_ERRORS,
     FoundFile,
     ending_of,
     hidden_reason,
@@ -154,7 +155,7 @@ def _scan(
     try:
         with tarfile.open(shard, "r:") as tar:
             members = scan_members(tar)
-    except tarfile.TarError as error:
+    except TAR_ERRORS as error:
         raise DataError(
             "a shard cannot be read",
             where=shard,
