@@ -12,7 +12,7 @@ import pytest
 from logitcache.data.readers import DataConfig, has_splits, open_source
 from logitcache.data.readers.hugging_face import HuggingFaceSource
 from logitcache.data.source import notes_of
-from logitcache.errors import DataError, LogitcacheError, UsageError
+from logitcache.errors import DataError, LogitcacheError, UnreadableImage, UsageError
 from logitcache.testing import SourceContract
 from tests.conftest import jpeg, shape_image
 from tests.data.forms import saved_dataset
@@ -254,6 +254,28 @@ def test_a_saved_folder_that_is_damaged(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "copy" / "train" / "state.json").unlink()
     with pytest.raises(DataError, match="saved data set cannot be read"):
         open_source(str(tmp_path / "copy"))
+
+
+def test_values_that_are_damaged(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "copy")
+    content = tmp_path / "copy" / "train" / "data-00000-of-00001.arrow"
+    encoded_name = content.read_bytes().replace(b"003.jpg", b"\xff03.jpg", 1)
+    content.write_bytes(encoded_name)
+    with pytest.raises(DataError, match=r"data set is damaged[\s\S]*UnicodeDecodeError"):
+        open_source(str(tmp_path / "copy"))
+    shutil.copytree(saved, tmp_path / "other")
+    source = open_source(str(tmp_path / "other"))
+    source._images = datasets.load_from_disk(tmp_path / "copy")["train"]  # type: ignore[attr-defined]
+    with pytest.raises(UnreadableImage, match=r"damaged[\s\S]*bird/003.jpg in saved data set"):
+        source.read(3)
+
+
+def test_a_number_that_is_no_class() -> None:
+    features = datasets.Features(image=IMAGE, label=CLASSES)
+    table = datasets.Dataset.from_dict({"image": encoded(2), "label": [0, 1]}, features).data.table
+    numbers = table.set_column(1, "label", [[1, 7]])
+    with pytest.raises(DataError, match=r"no classes of it[\s\S]*0 to 1: zebra, ant[\s\S]*7"):
+        open_source(datasets.Dataset(numbers.cast(table.schema)))
 
 
 def test_a_data_set_without_rows() -> None:

@@ -222,6 +222,14 @@ def test_a_file_that_is_no_parquet(images: Path, tmp_path: Path) -> None:
         opened(tmp_path / "t.parquet", images)
 
 
+def test_texts_of_parquet_that_are_no_utf_8(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    table = write(tmp_path / "t.parquet", ("path",), [("abcdefgh.jpg",)])
+    table.write_bytes(table.read_bytes().replace(b"abcdefgh.jpg", b"\xffbcdefgh.jpg"))
+    with pytest.raises(DataError, match=r"cannot be read[\s\S]*utf-?8"):
+        opened(table, images)
+
+
 def test_parquet_without_pyarrow(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

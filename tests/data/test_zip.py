@@ -183,6 +183,11 @@ def test_what_is_refused_before_anything_is_computed(
         open_source(str(path))
 
 
+def test_a_zip_without_members(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no images found[\s\S]*no file at all"):
+        open_source(str(zipped(tmp_path / "x.zip")))
+
+
 @pytest.mark.parametrize("name", ["/etc/a.jpg", "../a.jpg", "cat/../../a.jpg"])
 def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="leads out of the root"):

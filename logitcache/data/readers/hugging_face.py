@@ -17,7 +17,7 @@ from logitcache.data.identity import normalize_key
 from logitcache.data.readers.columns import IMAGES, LABELS, PATHS, find_column
 from logitcache.data.readers.labels import number_labels, unlabeled_note
 from logitcache.data.readers.paths import user_path
-from logitcache.errors import DataError, UsageError, first_of
+from logitcache.errors import DataError, UnreadableImage, UsageError, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,17 +61,42 @@ class HuggingFaceSource:
         self._column = _image_column(dataset, config.image_column, description)
         encoded = dataset.with_format(None).select_columns([self._column])
         self._images = encoded.cast_column(self._column, Image(decode=False))
-        paths, self.sizes = _paths_and_sizes(self._images, self._column, description)
-        labels, self.class_names = _labels(dataset, config, description)
+        try:
+            paths, self.sizes = _paths_and_sizes(self._images, self._column, description)
+            labels, self.class_names = _labels(dataset, config, description)
+            self.keys = _keys(dataset, config, paths, [[*self.class_names, ""][n] for n in labels])
+        except _damaged() as error:
+            raise DataError(
+                "the data set is damaged",
+                where=description,
+                got=_brief(error),
+                hint="download or save it again",
+            ) from error
         self.labels = np.array(labels, dtype=np.int32)
-        self.keys = _keys(dataset, config, paths, [[*self.class_names, ""][n] for n in labels])
         self.notes = [*notes, *unlabeled_note(labels, "the data set")]
 
     def read(self, index: int) -> bytes:
-        """Return the encoded bytes of one image."""
-        stored = self._images[index][self._column]
+        """Return the encoded bytes of one image.
+
+        Raises:
+            UnreadableImage: The data set is damaged.
+        """
+        try:
+            stored = self._images[index][self._column]
+        except _damaged() as error:
+            where = f"{self.keys[index]} in {self.description}"
+            raise UnreadableImage(
+                "the data set is damaged", where=where, got=_brief(error)
+            ) from None
         content: bytes | None = stored["bytes"]
         return Path(stored["path"]).read_bytes() if content is None else content
+
+
+def _damaged() -> tuple[type[Exception], ...]:
+    """Return the errors that values of damaged files raise: checksums are not stored."""
+    import pyarrow as pa
+
+    return pa.ArrowException, UnicodeDecodeError, OverflowError
 
 
 def open_saved(config: ReaderConfig, listing: int) -> HuggingFaceSource:
@@ -239,6 +264,14 @@ def _labels(dataset: Any, config: ReaderConfig, where: str) -> tuple[list[int], 
     values = _values(dataset, column)
     if isinstance(kind, ClassLabel):
         numbers = [-1 if value is None else int(value) for value in values]
+        unknown = sorted({number for number in numbers if not -1 <= number < len(kind.names)})
+        if unknown:
+            raise DataError(
+                f"labels of the column {column!r} are no classes of it",
+                where=where,
+                expected=f"numbers from 0 to {len(kind.names) - 1}: {first_of(kind.names)}",
+                got=first_of([str(number) for number in unknown]),
+            )
         if config.class_list is None:
             return numbers, [class_name(name) for name in kind.names]
         values = [None if number < 0 else kind.names[number] for number in numbers]

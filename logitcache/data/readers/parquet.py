@@ -44,17 +44,17 @@ def _read(path: Path, config: ReaderConfig) -> list[Row]:
             for name in names:  # before anything is read: a column of images may be large
                 _check_type(name, schema.field(name).type, path)
             table = file.read(columns=names)
-    except (pa.ArrowException, OSError) as error:
+        paths, labels, splits = (
+            [""] * len(table) if position is None else _texts(table[schema.names[position]])
+            for position in at
+        )
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             "the table of images cannot be read",
             where=path,
             expected="a parquet file",
             got=str(error).partition("\n")[0],
         ) from None
-    paths, labels, splits = (
-        [""] * len(table) if position is None else _texts(table[schema.names[position]])
-        for position in at
-    )
     return [
         Row(number, name, label, split if at[2] is not None else None)
         for number, (name, label, split) in enumerate(zip(paths, labels, splits, strict=True), 1)

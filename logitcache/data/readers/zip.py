@@ -143,7 +143,7 @@ def _members(path: Path) -> list[zipfile.ZipInfo]:
         raise _damaged(path, error) from None
     in_order = sorted(members, key=lambda member: member.header_offset)
     ends = [member.header_offset + _HEADER.size + member.compress_size for member in in_order]
-    begins = [*(member.header_offset for member in in_order[1:]), end]
+    begins = [*(member.header_offset for member in in_order), end][1:]
     for member, stop, following in zip(in_order, ends, begins, strict=True):
         if member.header_offset < 0 or stop > following:
             raise _damaged(path, f"{member.filename} overlaps with what follows it")
