@@ -20,7 +20,7 @@ from logitcache.data.readers.paths import user_path
 from logitcache.errors import DataError, UnreadableImage, UsageError, first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -96,7 +96,7 @@ def _damaged() -> tuple[type[Exception], ...]:
     """Return the errors that values of damaged files raise: checksums are not stored."""
     import pyarrow as pa
 
-    return pa.ArrowException, UnicodeDecodeError, OverflowError
+    return pa.ArrowException, UnicodeDecodeError, OverflowError, SystemError
 
 
 def open_saved(config: ReaderConfig, listing: int) -> HuggingFaceSource:
@@ -217,7 +217,7 @@ def _paths_and_sizes(images: Any, column: str, where: str) -> tuple[list[str], N
 
     paths: list[str] = []
     sizes: list[int | None] = []
-    for batch in images.with_format("arrow").iter(batch_size=_AT_ONCE):
+    for batch in _batches(images):
         stored = batch[column].combine_chunks()
         # offsets and validity alone: the bytes of images are not read
         sizes += pc.binary_length(pc.struct_field(stored, "bytes")).to_pylist()
@@ -289,7 +289,15 @@ def _labels(dataset: Any, config: ReaderConfig, where: str) -> tuple[list[int], 
 
 def _values(dataset: Any, column: str) -> list[Any]:
     """Return all values of a column."""
-    return list(dataset.with_format(None).select_columns([column])[:][column])
+    batches = _batches(dataset.with_format(None).select_columns([column]))
+    return [value for batch in batches for value in batch[column].to_pylist()]
+
+
+def _batches(dataset: Any) -> Iterator[Any]:
+    """Yield Arrow tables of some rows each; their offsets are checked, and bytes are not read."""
+    for batch in dataset.with_format("arrow").iter(batch_size=_AT_ONCE):
+        batch.validate(full=True)  # wrong offsets would lead out of the memory of the process
+        yield batch
 
 
 def _keys(
