@@ -18,7 +18,14 @@ _FORMAT = {"cache.format", "encoding", *_STORE}
 _READ = {"cache.read", *_FORMAT}
 _WRITE = {"cache.write", *_READ}
 _VERIFY = {"cache.verify", *_WRITE}
-_PRECOMPUTE = {"data", "views", "teachers", "networks.device", "precompute.environment"}
+_PRECOMPUTE = {
+    "data",
+    "views",
+    "teachers",
+    "networks.device",
+    "networks.forms",
+    "precompute.environment",
+}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -90,6 +97,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         "pipeline",
         "objectives.aliases",
+        "networks.forms",
         "tools",
         "data",
         "precompute",

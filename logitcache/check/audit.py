@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from logitcache.check.row_comparison import Mismatch
     from logitcache.data.source import Source
 
-__all__ = ["TeacherAudit", "audit_teacher", "audit_teachers"]
+__all__ = ["TeacherAudit", "audit_teacher", "audit_teachers", "check_teacher"]
 
 _ONE_IN = 2000
 
@@ -37,6 +37,8 @@ _ONE_IN = 2000
 @dataclass(frozen=True)
 class TeacherAudit:
     """Result of the audit of one teacher; a floor compares the teacher with itself.
+
+    What concerns logits is None for a teacher without them.
 
     Attributes:
         teacher: Name of the teacher.
@@ -67,15 +69,15 @@ class TeacherAudit:
     taps: dict[str, int]
     mismatched: int
     mismatches: tuple[Mismatch, ...]
-    eps: float
-    agreement: float
-    agreement_floor: float
-    kl: float
-    kl_floor: float
-    overlap: float
-    overlap_floor: float
-    truncation: float
-    coding: float
+    eps: float | None = None
+    agreement: float | None = None
+    agreement_floor: float | None = None
+    kl: float | None = None
+    kl_floor: float | None = None
+    overlap: float | None = None
+    overlap_floor: float | None = None
+    truncation: float | None = None
+    coding: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -123,7 +125,7 @@ def audit_teachers(
     cache = open_cache(url)
     audits = []
     for name, values in teachers.items():
-        cache.teacher(name)
+        check_teacher(cache, name)
         record = cache.manifest.teachers[name]
         config = as_locked(TeacherConfig.parse(values, f"teachers.{name}"), record.locked)
         precision = record.locked.precision or "float32"
@@ -168,7 +170,7 @@ def audit_teacher(
         DataMismatch: An image is missing or not the one that the teacher was given.
         UsageError: The teacher has none of these views.
     """
-    known = cache.views_of([member.name])
+    known = _views_of(cache, member.name)
     view_ids = [view_id for view_id in known if views is None or view_id in views]
     if not view_ids:
         raise UsageError(
@@ -197,6 +199,24 @@ def audit_teacher(
         mismatches=tuple(comparison.mismatches),
         **comparison.means(),
     )
+
+
+def check_teacher(cache: Cache, name: str) -> None:
+    """Refuse a name that no sealed teacher has, with logits or without.
+
+    Raises:
+        UsageError: There is no such teacher, or it is not sealed yet.
+    """
+    if name not in {group.teacher for group in cache.groups.values()}:
+        cache.teacher(name)  # raises the error
+
+
+def _views_of(cache: Cache, teacher: str) -> list[str]:
+    """Return the views of a teacher's logits; without logits, those of its features."""
+    if teacher in cache.teachers:
+        return cache.views_of([teacher])
+    taps = [name for name, group in cache.features.items() if group.teacher == teacher]
+    return list(dict.fromkeys(view for tap in taps for view in cache.views_of([], [tap])))
 
 
 def _sampled(

@@ -50,9 +50,10 @@ class Outputs:
     """Outputs of a teacher for some rows.
 
     Attributes:
-        log_probs: Log-probabilities, float64 (N, C).
-        lse: Logsumexp of the logits, float64 (N,).
-        scale: Largest absolute logit of each row, float64 (N,): rounding errors grow with it.
+        log_probs: Log-probabilities, float64 (N, C); C is 0 without logits.
+        lse: Logsumexp of the logits, float64 (N,); 0 without logits.
+        scale: Largest absolute logit of each row, float64 (N,): rounding errors grow with it; 0
+            without logits.
         taps: Activations before they are reduced, by tap.
     """
 
@@ -60,6 +61,11 @@ class Outputs:
     lse: NDArray[np.float64]
     scale: NDArray[np.float64]
     taps: dict[str, NDArray[np.float32]]
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the teacher has logits."""
+        return bool(self.log_probs.shape[1])
 
     def take(self, chosen: NDArray[np.int64] | slice) -> Outputs:
         """Return some of the rows."""
@@ -73,9 +79,11 @@ class Outputs:
             shares: Size of the noise by name, relative to the same sizes as :meth:`differences`.
             generator: Random generator of the signs.
         """
-        share_N1 = (shares[LOGITS] * self.scale)[:, None]
-        moves_NC = share_N1 * generator.choice([-1.0, 1.0], self.log_probs.shape)
-        log_probs_NC, lse_N = log_softmax(self.log_probs + moves_NC)
+        log_probs_NC, lse_N = self.log_probs, np.zeros_like(self.lse)
+        if self.has_logits:
+            share_N1 = (shares[LOGITS] * self.scale)[:, None]
+            moves_NC = share_N1 * generator.choice([-1.0, 1.0], self.log_probs.shape)
+            log_probs_NC, lse_N = log_softmax(self.log_probs + moves_NC)
         # scalars and signs of float32: the sum stays in float32 as the activations are
         taps = {
             tap: values
@@ -89,13 +97,15 @@ class Outputs:
     def differences(self, other: Outputs) -> dict[str, NDArray[np.float64]]:
         """Return the largest difference of each row, relative to its size: (N,) by name.
 
-        For log-probabilities and their logsumexp it is relative to :attr:`scale`, for the
-        activations of a tap to :func:`.magnitudes`.
+        For log-probabilities and their logsumexp, if there are logits, it is relative to
+        :attr:`scale`, for the activations of a tap to :func:`.magnitudes`.
         """
-        moved_N = np.abs(self.log_probs - other.log_probs).max(axis=1)
-        moved_N = np.maximum(moved_N, np.abs(self.lse - other.lse))
-        tiny = np.finfo(np.float64).tiny
-        found = {LOGITS: moved_N / np.maximum(self.scale, tiny)}
+        found = {}
+        if self.has_logits:
+            moved_N = np.abs(self.log_probs - other.log_probs).max(axis=1)
+            moved_N = np.maximum(moved_N, np.abs(self.lse - other.lse))
+            tiny = np.finfo(np.float64).tiny
+            found[LOGITS] = moved_N / np.maximum(self.scale, tiny)
         for tap, values in self.taps.items():
             found[tap] = relative_difference(values, other.taps[tap])
         return found
@@ -164,11 +174,13 @@ class Recomputation:
                 expected="finite logits",
                 hint="check the weights of the teacher, its precision and the device",
             )
-        log_probs_NC, lse_N = log_softmax(logits_NC)
+        log_probs_NC, lse_N = logits_NC.astype(np.float64), np.zeros(rows)
+        if self._member.has_logits:
+            log_probs_NC, lse_N = log_softmax(logits_NC)
         return Outputs(
             log_probs=log_probs_NC,
             lse=lse_N,
-            scale=np.abs(logits_NC).max(axis=1).astype(np.float64),
+            scale=np.abs(logits_NC).max(axis=1, initial=0.0).astype(np.float64),
             taps={
                 tap: np.concatenate([kept[tap] for _, kept in parts])[:rows] for tap in self._kept
             },

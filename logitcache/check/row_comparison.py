@@ -48,9 +48,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import FeatureGroup, RowGroup
+    from logitcache.cache.format.groups import FeatureGroup, RowGroup, TeacherGroup
     from logitcache.cache.read.reader import Cache
     from logitcache.check.recompute import Outputs, Run, ShownRows
+    from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.teachers.member import Member
 
@@ -124,10 +125,12 @@ class RowComparison:
     """
 
     def __init__(self, cache: Cache, member: Member, shown: ShownRows) -> None:
-        self._cache, self._group, self._shown = cache, cache.teacher(member.name), shown
+        self._cache, self._shown = cache, shown
+        self._group = cache.teacher(member.name) if member.has_logits else None
         self._taps = {g.tap: g for g in cache.features.values() if g.teacher == member.name}
         groups: dict[str, RowGroup] = {g.name: g for g in self._taps.values()}
-        groups[member.name] = self._group
+        if self._group is not None:
+            groups[member.name] = self._group
         record = cache.manifest.teachers[member.name]
         precision = record.locked.precision or "float32"
         self._rounding = _ROUNDING[precision]
@@ -138,7 +141,8 @@ class RowComparison:
         self._teacher = Recomputation(member, list(self._taps), record.canonical_batch)
         self._rows = StoredReader(cache, groups)
         self._views = {v: parse_view(recipe, v) for v, recipe in cache.views.items()}
-        self._floors: dict[str, list[float]] = {name: [] for name in (LOGITS, *self._taps)}
+        compared = [*([] if self._group is None else [LOGITS]), *self._taps]
+        self._floors: dict[str, list[float]] = {name: [] for name in compared}
         self._sums: dict[str, float] = {}
         self.mismatches: list[Mismatch] = []
         self.taps = dict.fromkeys(self._taps, 0)
@@ -175,11 +179,12 @@ class RowComparison:
     ) -> dict[str, NDArray[np.float64]]:
         """Compare the teacher with itself at another batch composition."""
         other = self._teacher.outputs_elsewhere(pixels_N3SS)
-        encoding = self._group.encoding
-        close = row_closeness(
-            encoding, encoding.encode(now.log_probs), encoding.encode(other.log_probs)
-        )
-        self._add_up({f"{name}_floor": values for name, values in close.items()})
+        if self._group is not None:
+            encoding = self._group.encoding
+            close = row_closeness(
+                encoding, encoding.encode(now.log_probs), encoding.encode(other.log_probs)
+            )
+            self._add_up({f"{name}_floor": values for name, values in close.items()})
         self._floor_rows += len(pixels_N3SS)
         differences = now.differences(other)
         for name, values in differences.items():
@@ -232,7 +237,7 @@ class RowComparison:
         # the arrays of a tap may be from a later forward pass than the others
         taps = [name for name in matches if name.startswith(_FEATURES)]
         others = [name for name in matches if name not in taps]
-        for arrays in (others, *([tap] for tap in taps)):
+        for arrays in (*([others] if others else []), *([tap] for tap in taps)):
             matching = _everywhere({name: matches[name] for name in arrays}).sum()
             visible = ~_everywhere({name: moved_matches[name] for name in arrays})
             is_exact = matching >= max(2, len(peers) - 1) and visible.mean() >= _VISIBLE_SHARE
@@ -242,33 +247,31 @@ class RowComparison:
 
     def _encoded(self, stored: StoredRows, now: Outputs) -> StoredRows:
         """Return outputs as they would be stored."""
-        group = self._group
+        arrays: dict[str, Encoded] = {}
+        if self._group is not None:
+            arrays[self._group.name] = self._encoded_logits(self._group, stored, now)
+        for tap, kept in self._taps.items():
+            values = self._reduce(kept, stored, now.taps[tap], kept.encoding)
+            arrays[kept.name] = kept.encoding.encode(values)
+        return replace(stored, arrays=arrays)
+
+    def _encoded_logits(self, group: TeacherGroup, stored: StoredRows, now: Outputs) -> Encoded:
         targets = group.encoding.encode(now.log_probs)
         if "lse" in group.optional:
             targets["lse"] = now.lse.astype(np.float32)
         if "label_logp" in group.optional:
             labels = self._cache.samples.labels[stored.rows]
             targets["label_logp"] = label_log_probs(now.log_probs, labels)
-        arrays = {group.name: targets}
-        for tap, kept in self._taps.items():
-            values = self._reduce(kept, stored, now.taps[tap], kept.encoding)
-            arrays[kept.name] = kept.encoding.encode(values)
-        return replace(stored, arrays=arrays)
+        return targets
 
     def _matches(
         self, stored: StoredRows, now: Outputs, standard: _Standard, noise: _Noise
     ) -> dict[str, NDArray[np.bool_]]:
         """Return which rows may be encodings of outputs within eps, (N,) by array."""
-        targets, encoding = stored.arrays[self._group.name], self._group.encoding
-        eps_N = self._relative_eps(LOGITS, standard, noise) * now.scale
-        found = {_TARGETS: encoding.consistent(targets, now.log_probs, eps_N)}
-        if "lse" in targets:
-            found["lse"] = lse_consistent(targets["lse"], now.lse, eps_N)
-        if "label_logp" in targets:
-            labels = self._cache.samples.labels[stored.rows]
-            found["label_logp"] = label_consistent(
-                targets["label_logp"], now.log_probs, labels, eps_N
-            )
+        found: dict[str, NDArray[np.bool_]] = {}
+        if self._group is not None:
+            eps_N = self._relative_eps(LOGITS, standard, noise) * now.scale
+            found |= self._matching_logits(self._group, stored, now, eps_N)
         for tap, group in self._taps.items():
             reduce = partial(self._reduce, group, stored)
             values = reduce(now.taps[tap], group.encoding)
@@ -276,6 +279,20 @@ class RowComparison:
             eps = reduced_noise(now.taps[tap], relative_N, group.encoding, reduce)
             matching = group.encoding.consistent(stored.arrays[group.name], values, eps)
             found[f"{_FEATURES}{tap}"] = matching | ~stored.has[group.name]
+        return found
+
+    def _matching_logits(
+        self, group: TeacherGroup, stored: StoredRows, now: Outputs, eps_N: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.bool_]]:
+        targets = stored.arrays[group.name]
+        found = {_TARGETS: group.encoding.consistent(targets, now.log_probs, eps_N)}
+        if "lse" in targets:
+            found["lse"] = lse_consistent(targets["lse"], now.lse, eps_N)
+        if "label_logp" in targets:
+            labels = self._cache.samples.labels[stored.rows]
+            found["label_logp"] = label_consistent(
+                targets["label_logp"], now.log_probs, labels, eps_N
+            )
         return found
 
     def _relative_eps(
@@ -309,13 +326,14 @@ class RowComparison:
     def _count(
         self, stored: StoredRows, now: Outputs, matches: Mapping[str, NDArray[np.bool_]]
     ) -> None:
-        encoding, arrays = self._group.encoding, stored.arrays[self._group.name]
-        encoded = encoding.encode(now.log_probs)
-        self._add_up(row_closeness(encoding, encoded, arrays))
-        self._add_up(encoding_losses(encoding, now.log_probs, encoded))
-        first = _EXACT if self._is_exact else self._rounding
-        eps_N = self._relative_eps(LOGITS, first, _Noise({}, {})) * now.scale
-        self._add_up({"eps": eps_N})
+        if self._group is not None:
+            encoding, arrays = self._group.encoding, stored.arrays[self._group.name]
+            encoded = encoding.encode(now.log_probs)
+            self._add_up(row_closeness(encoding, encoded, arrays))
+            self._add_up(encoding_losses(encoding, now.log_probs, encoded))
+            first = _EXACT if self._is_exact else self._rounding
+            eps_N = self._relative_eps(LOGITS, first, _Noise({}, {})) * now.scale
+            self._add_up({"eps": eps_N})
         self.samples += len(stored.rows)
         for tap, group in self._taps.items():
             self.taps[tap] += int(stored.has[group.name].sum())

@@ -134,8 +134,11 @@ def verify(
     if data is None or not report.ok:
         return CacheReport(report)
     opened = open_cache(cache)
-    for name in teachers or {}:
-        opened.teacher(name)  # an unknown name is reported before hours of reading
+    if teachers:
+        from logitcache.check.audit import audit_teachers, check_teacher  # imports teachers
+
+        for name in teachers:
+            check_teacher(opened, name)  # an unknown name is reported before hours of reading
     view_ids = choose_views(list(opened.views), views) if views else None
     source = open_source_for(data, (), "", listing=opened.listing)
     images = check_images(
@@ -147,8 +150,6 @@ def verify(
     )
     audits: tuple[TeacherAudit, ...] = ()
     if teachers and images.ok:
-        from logitcache.check.audit import audit_teachers  # imports teachers
-
         audits = tuple(
             audit_teachers(
                 str(cache),

@@ -105,8 +105,9 @@ Teacher = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=MODEL[@WEIGHTS]",
-        help="Name and network of a teacher: a timm model with a weights file or 'pretrained', "
-        "local-dir:FOLDER, or hf-hub:REPOSITORY; repeatable.",
+        help="Name and network of a teacher: a timm model or torchvision/MODEL with a weights file "
+        "or 'pretrained', local-dir:FOLDER, hf-hub:REPOSITORY, MODULE:FACTORY, or an exported "
+        "program FILE.pt2; repeatable.",
     ),
 ]
 Feature = Annotated[

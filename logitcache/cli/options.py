@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitcache.errors import UsageError, nearest
+from logitcache.networks.forms import form_of
 from logitcache.text import encodable
 
 if TYPE_CHECKING:
@@ -196,10 +197,10 @@ def _encodable(value: Any) -> Any:
 
 def network(model: str) -> dict[str, Any]:
     """Return the fields of a :class:`.NetworkConfig` for ``MODEL[@WEIGHTS]``."""
-    if model.startswith(("local-dir:", "hf-hub:")):
-        return {"model": model}
     name, separator, weights = model.partition("@")
-    return {"model": name, "weights": weights} if separator else {"model": name}
+    if not separator or not form_of(name).takes_weights:
+        return {"model": model}
+    return {"model": name, "weights": weights}
 
 
 def _put(values: dict[str, Any], path: list[str], value: object) -> dict[str, Any]:

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from logitcache.precompute.estimate.estimate import Estimate, TeacherEstimate
+    from logitcache.precompute.estimate.estimate import (
+        EncodingEstimate,
+        Estimate,
+        TeacherEstimate,
+    )
     from logitcache.precompute.plan.pending import Lacking
 
 __all__ = ["print_estimate", "run_plan"]
@@ -81,9 +85,16 @@ def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> Non
     times = ", ".join(f"{1e3 * s:.3g} ms per image on {d}" for d, s in teacher.seconds.items())
     right = "" if teacher.accuracy is None else f", accuracy {percent_text(teacher.accuracy)}"
     console.print()
-    console.print(f"{name}: {teacher.architecture}, {teacher.num_classes} classes{right}, {times}")
+    kept = "features alone" if teacher.chosen is None else f"{teacher.num_classes} classes"
+    console.print(f"{name}: {teacher.architecture}, {kept}{right}, {times}")
+    if teacher.chosen is not None:
+        _print_encodings(console, teacher, teacher.chosen)
+    _print_taps(console, teacher)
+
+
+def _print_encodings(console: Console, teacher: TeacherEstimate, chosen: EncodingEstimate) -> None:
     table = new_table("encoding", "bytes/row", "all views", "files", "RAM/view")
-    temperatures = list(teacher.chosen.fidelity["temperatures"])
+    temperatures = list(chosen.fidelity["temperatures"])
     for header in (*(f"KL T={t}" for t in temperatures), "top-1 kept", ""):
         table.add_column(header, justify="right")
     for row in teacher.encodings:
@@ -99,7 +110,6 @@ def _print_teacher(console: Console, name: str, teacher: TeacherEstimate) -> Non
             "<- chosen" if row.chosen else "",
         )
     console.print(table)
-    _print_taps(console, teacher)
 
 
 def _print_taps(console: Console, teacher: TeacherEstimate) -> None:

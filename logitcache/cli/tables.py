@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from logitcache.check.images import ImagesReport
     from logitcache.check.repair import RepairSummary
     from logitcache.precompute.build import Summary
-    from logitcache.report.describe import CacheDescription
+    from logitcache.report.describe import CacheDescription, TeacherDescription
     from logitcache.training.result import TrainResult
 
 __all__ = [
@@ -131,20 +131,27 @@ def print_cache(cache: CacheDescription) -> None:
         teachers.add_column(column, justify="right")
     for teacher in cache.teachers:
         teachers.add_row(
-            teacher.name,
-            teacher.architecture,
-            str(teacher.input_size),
-            str(teacher.num_classes),
-            encoding_text(teacher.encoding),
-            str(teacher.views),
-            _percent(next(iter(teacher.accuracy.values()), None)),
-            _bytes(teacher.stored_bytes),
-            f"{teacher.stored_bytes / max(1, teacher.dense_bytes):.2f}",
+            teacher.name, teacher.architecture, str(teacher.input_size), *_logits(teacher)
         )
     console.print(teachers)
     if any(teacher.features for teacher in cache.teachers):
         console.print(_taps(cache))
     print_fidelity(console, cache.teachers)
+
+
+def _logits(teacher: TeacherDescription) -> list[str]:
+    """Return the cells of a teacher's row on its logits; without logits most are empty."""
+    encoding = teacher.encoding
+    if encoding is None:
+        return ["", "features alone", str(teacher.views), "", "", ""]
+    return [
+        str(teacher.num_classes),
+        encoding_text(encoding),
+        str(teacher.views),
+        _percent(next(iter(teacher.accuracy.values()), None)),
+        _bytes(teacher.stored_bytes),
+        f"{teacher.stored_bytes / max(1, teacher.dense_bytes):.2f}",
+    ]
 
 
 def _taps(cache: CacheDescription) -> Table:
@@ -186,7 +193,8 @@ def print_status(cache: CacheDescription) -> None:
     table = _table("group", "units computed", "units in all")
     table.add_row("samples", str(cache.sample_units), str(cache.sample_units_needed))
     for teacher in cache.teachers:
-        table.add_row(f"teachers/{teacher.name}", str(teacher.units), str(teacher.needed))
+        if teacher.encoding is not None:
+            table.add_row(f"teachers/{teacher.name}", str(teacher.units), str(teacher.needed))
         for features in teacher.features:
             path = f"teachers/{teacher.name}/features/{features.tap}"
             table.add_row(path, str(features.units), str(features.needed))
@@ -261,15 +269,17 @@ def print_audits(audits: Sequence[TeacherAudit]) -> None:
         "teacher", "same top-1", "KL", "same classes", "truncation KL", "quantization KL", ""
     )
     for audit in audits:
-        table.add_row(
-            audit.teacher,
-            f"{audit.agreement:.1%} (rounding: {audit.agreement_floor:.1%})",
-            f"{audit.kl:.1e} (rounding: {audit.kl_floor:.1e})",
-            f"{audit.overlap:.1%} (rounding: {audit.overlap_floor:.1%})",
-            f"{audit.truncation:.1e}",
-            f"{audit.coding:.1e}",
-            "ok" if audit.ok else f"{audit.mismatched} rows do not match",
-        )
+        of_logits = ["features alone", "", "", "", ""]
+        if audit.agreement is not None:
+            of_logits = [
+                f"{audit.agreement:.1%} (rounding: {audit.agreement_floor:.1%})",
+                f"{audit.kl:.1e} (rounding: {audit.kl_floor:.1e})",
+                f"{audit.overlap:.1%} (rounding: {audit.overlap_floor:.1%})",
+                f"{audit.truncation:.1e}",
+                f"{audit.coding:.1e}",
+            ]
+        state = "ok" if audit.ok else f"{audit.mismatched} rows do not match"
+        table.add_row(audit.teacher, *of_logits, state)
     console.print(table)
     for audit in audits:
         _print_audit(console, audit)

@@ -1,4 +1,4 @@
-"""Networks by name: timm models, exported folders, weights files.
+"""Networks by name: timm models, exported folders, torchvision, code of the user, programs.
 
 A teacher and a student are built by the same function. Nothing here downloads unless the user
 writes ``weights: pretrained`` or an ``hf-hub:`` name.
@@ -7,31 +7,32 @@ writes ``weights: pretrained`` or an ``hf-hub:`` name.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import timm
-from pydantic import Field
-from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.data.model_config import resolve_input_data_config
 from timm.models import model_entrypoint
 from torch import Tensor
 
-from logitcache.config import Config
-from logitcache.errors import NetworkError, UsageError, nearest
-from logitcache.networks import civt, rednet
-from logitcache.networks.from_file import POSITIONS, network_from_file
-from logitcache.networks.weights_file import short_text
+from logitcache.errors import UsageError
+from logitcache.networks.config import PRETRAINED, InputSpec, NetworkConfig
+from logitcache.networks.forms import LOCAL, form_of, kind_of_name
+from logitcache.networks.from_file import POSITIONS
+from logitcache.networks.module_factory import build_from_factory
+from logitcache.networks.programs import build_exported, build_torchscript, check_program
+from logitcache.networks.timm_attributes import CODE, override_input
+from logitcache.networks.timm_models import build_from_timm, check_timm_name
+from logitcache.networks.torchvision_models import build_from_torchvision, check_torchvision_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
 __all__ = [
-    "HUB",
+    "BUILDERS",
     "InputSpec",
     "NetworkConfig",
     "architecture",
@@ -44,64 +45,42 @@ __all__ = [
     "size_is_known",
 ]
 
-OWN_MODELS = (civt, rednet)
-"""Modules whose import registers models with timm."""
-
-PRETRAINED = "pretrained"
-_LOCAL = "local-dir:"
-HUB = "hf-hub:"
-"""Prefix of a model in a repository of the Hugging Face Hub."""
 _RGB = 3
 
 
-class NetworkConfig(Config):
-    """Settings of a network.
+class Build(Protocol):
+    """A function that builds a network; see :func:`build_network`."""
 
-    Attributes:
-        model: A timm name (``resnet50``, ``rednet50``), ``local-dir:<folder>`` as timm exports it,
-            or ``hf-hub:<repository>``.
-        weights: A weights file (``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.ckpt``,
-            recognized by its content); ``pretrained`` for the weights that timm publishes; or
-            nothing for randomly initialized weights. ``local-dir:`` and ``hf-hub:`` models have
-            weights of their own.
-        kwargs: Further arguments of the model, as for ``timm.create_model``.
-        size: Side of the square input in pixels; the model's own by default.
-    """
-
-    model: str
-    weights: str | None = None
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    size: int | None = Field(default=None, gt=0)
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the network comes with weights."""
-        return self.weights is not None or self.model.startswith((_LOCAL, HUB))
+    def __call__(
+        self, config: NetworkConfig, num_classes: int | None, *, untrained: bool = False
+    ) -> nn.Module:
+        """Build a network in float32 on the CPU."""
 
 
 @dataclass(frozen=True)
-class InputSpec:
-    """Input of a network.
+class Builder:
+    """Functions for one form of names.
 
     Attributes:
-        size: Side of the square input in pixels.
-        mean: Mean of each channel, for pixels in [0, 1].
-        std: Standard deviation of each channel, for pixels in [0, 1].
-        interpolation: Interpolation of its training; views have their own.
-        crop_pct: Share of the shorter side in its evaluation.
-        crop_mode: Crop of its evaluation: ``center``, ``squash`` or ``border``.
+        build: Builds a network from its settings and its number of classes, see
+            :func:`build_network`.
+        check: Refuses a name that stands for no network, before anything is built.
     """
 
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
-    crop_mode: str = "center"
+    build: Build
+    check: Callable[[str], None]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the specification as JSON values."""
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
+
+BUILDERS: dict[str, Builder] = {
+    "local-dir": Builder(build_from_timm, check_timm_name),
+    "hf-hub": Builder(build_from_timm, check_timm_name),
+    "torchvision": Builder(build_from_torchvision, check_torchvision_name),
+    "exported": Builder(build_exported, check_program),
+    "torchscript": Builder(build_torchscript, check_program),
+    "factory": Builder(build_from_factory, lambda name: None),
+    "timm": Builder(build_from_timm, check_timm_name),
+}
+"""Functions that build networks, under the keys of :data:`logitcache.networks.forms.FORMS`."""
 
 
 def build_network(
@@ -112,8 +91,8 @@ def build_network(
     Args:
         config: Settings.
         num_classes: Number of classes of a student: where the weights have another number, or no
-            classifier, it is newly initialized. By default, for a teacher, the classifier is that
-            of the weights, or else timm's.
+            classifier, it is newly initialized; 0 for a network without a classifier. By default,
+            for a teacher, the classifier is that of the weights, or else timm's.
         untrained: Whether to ignore the configured weights and initialize new ones.
 
     Raises:
@@ -123,7 +102,10 @@ def build_network(
     """
     if config.kwargs.get("in_chans") not in (None, _RGB):
         raise _not_rgb(config, config.kwargs["in_chans"])
-    network = _build(config, num_classes, untrained=untrained)
+    builder = BUILDERS[kind_of_name(config.model)]
+    network = builder.build(config, num_classes, untrained=untrained)
+    cfg: Any = network.pretrained_cfg
+    override_input(cfg, config)
     channels = resolve_input_data_config(network)["input_size"][0]
     if channels != _RGB:
         raise _not_rgb(config, channels)
@@ -170,11 +152,12 @@ def input_spec(network: nn.Module, size: int | None = None) -> InputSpec:
 def architecture(network: nn.Module, config: NetworkConfig) -> dict[str, Any]:
     """Return the settings in which networks with equal names and shapes of weights may differ."""
     kwargs = dict(config.kwargs)
-    if config.model.startswith(_LOCAL):
-        exported = Path(config.model.removeprefix(_LOCAL)) / "config.json"
+    if config.model.startswith(LOCAL):
+        exported = Path(config.model.removeprefix(LOCAL)) / "config.json"
         kwargs = {**json.loads(exported.read_text()).get("model_args", {}), **kwargs}
     cfg: Any = network.pretrained_cfg
-    return {"architecture": cfg["architecture"], "kwargs": kwargs}
+    code = {CODE: cfg[CODE]} if CODE in cfg else {}
+    return {"architecture": cfg["architecture"], "kwargs": kwargs, **code}
 
 
 def is_own_model(architecture: str) -> bool:
@@ -223,7 +206,7 @@ def size_is_known(network: nn.Module, config: NetworkConfig) -> bool:
         config: Its settings.
     """
     by_user = config.size or config.kwargs.get("img_size")
-    if by_user is not None or not _is_bare_file(config):
+    if by_user is not None or not _is_bare_file(config) or form_of(config.model).own_weights:
         return True
     return isinstance(getattr(network, POSITIONS, None), Tensor)
 
@@ -244,7 +227,7 @@ def size_is_default(network: nn.Module, config: NetworkConfig) -> bool:
 
 
 def check_model_name(model: str) -> None:
-    """Refuse a name that timm does not know.
+    """Refuse a name that stands for no network.
 
     Args:
         model: As :attr:`NetworkConfig.model`.
@@ -252,94 +235,7 @@ def check_model_name(model: str) -> None:
     Raises:
         UsageError: An unknown name, with the nearest known ones.
     """
-    if model.startswith((_LOCAL, HUB)):
-        return
-    name = model.partition(".")[0]
-    if not timm.is_model(name):
-        raise UsageError(
-            f"unknown model {model!r}",
-            hint=f"{nearest(name, timm.list_models())} "
-            "(timm.list_models() lists all of them; a folder is local-dir:<folder>)",
-        )
-
-
-def _create(config: NetworkConfig, **kwargs: Any) -> nn.Module:
-    """Create a network by timm, and convert its errors."""
-    try:
-        network: nn.Module = timm.create_model(config.model, **kwargs)
-    except FileNotFoundError as error:
-        if not config.model.startswith(_LOCAL):  # the hub's client reports that it is offline
-            raise _unfetched(config, error) from error
-        raise NetworkError(
-            "the folder contains no exported network",
-            where=config.model,
-            expected="a folder with config.json and model.safetensors",
-            got=error,
-            hint="check the path; logitcache train exports to the folder 'export' of its --out",
-        ) from None
-    except OSError as error:
-        raise _unfetched(config, error) from error
-    except (SafetensorError, UnpicklingError) as error:
-        raise NetworkError(
-            "the weights cannot be read", where=config.model, got=short_text(error)
-        ) from error
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
-        raise _unbuildable(config, error) from error
-    except (RuntimeError, ValueError) as error:
-        # Loading weights raises the first kind, but so do layers of impossible sizes.
-        if not kwargs.get("pretrained") or "loading state_dict" not in str(error):
-            raise _unbuildable(config, error) from error
-        raise NetworkError(
-            "the weights do not fit the model", where=config.model, got=short_text(error)
-        ) from error
-    return network
-
-
-def _unbuildable(config: NetworkConfig, error: Exception) -> NetworkError:
-    return NetworkError(
-        "timm cannot build the model",
-        where=config.model,
-        got=f"{config.kwargs}: {short_text(error) or type(error).__name__}",
-        hint="check kwargs; a model of another package has to be imported first",
-    )
-
-
-def _unfetched(config: NetworkConfig, error: OSError) -> NetworkError:
-    return NetworkError(
-        "the weights cannot be downloaded",
-        where=config.model if config.weights is None else f"{config.model}@{config.weights}",
-        expected="a connection to the Hugging Face Hub, or the weights in its local cache",
-        got=str(error).partition("\n")[0],
-        hint="give a weights file, as MODEL@FILE, or a folder, as local-dir:FOLDER",
-    )
-
-
-def _build(config: NetworkConfig, num_classes: int | None, *, untrained: bool) -> nn.Module:
-    kwargs = dict(config.kwargs)
-    if num_classes is not None:
-        kwargs["num_classes"] = num_classes
-    if config.model.startswith((_LOCAL, HUB)):
-        if config.weights not in (None, PRETRAINED):
-            raise UsageError(
-                "an exported network has weights of its own",
-                where=f"{config.model}@{config.weights}",
-                hint="leave out the weights file, or give the architecture instead of the folder",
-            )
-        return _create(config, pretrained=not untrained, **kwargs)
-    check_model_name(config.model)
-    if config.weights == PRETRAINED and not untrained:
-        return _create(config, pretrained=True, **kwargs)
-    if config.weights is None or untrained:
-        network = _create(config, **kwargs)
-    else:
-        path = Path(config.weights).expanduser()
-        create = partial(_create, config)
-        network = network_from_file(path, config.model, config.kwargs, num_classes, create)
-    # these are not timm's weights of this name, so the metadata of those must not be used
-    cfg: Any = network.pretrained_cfg
-    for key in ("url", "hf_hub_id", "hf_hub_filename", "source", "tag", "label_names"):
-        cfg.pop(key, None)
-    return network
+    BUILDERS[kind_of_name(model)].check(model)
 
 
 def _check_classes(
@@ -365,7 +261,9 @@ def _check_classes(
         raise UsageError(
             "the network has no classes, so it has no logits to cache",
             where=config.model,
-            hint="leave out num_classes: 0, or give weights with a classifier",
+            hint="to cache its features alone, set head: none (--set teachers.NAME.head=none "
+            "--feature NAME=pre_logits); otherwise leave out num_classes: 0, or give weights with "
+            "a classifier",
         )
     cfg: Any = network.pretrained_cfg
     if trained and not _is_bare_file(config) and classes != cfg.get("num_classes", classes):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.data.model_config import resolve_input_data_config
-from timm.models import model_entrypoint
 
 from logitcache.errors import NetworkError
 from logitcache.networks.weights import (
@@ -51,6 +50,9 @@ def network_from_file(
     kwargs: Mapping[str, Any],
     num_classes: int | None,
     create: Callable[..., nn.Module],
+    *,
+    module: str | None = None,
+    headless: bool = False,
 ) -> nn.Module:
     """Build a network with the weights of a file.
 
@@ -59,28 +61,35 @@ def network_from_file(
         model: Name of the model in timm.
         kwargs: Arguments of the model that the user sets.
         num_classes: Number of classes; the classifier is newly initialized where the file has
-            another number or none. None for the classifier of the file.
+            another number or none. 0 for no classifier, None for that of the file.
         create: Function that builds the model from arguments, with newly initialized weights.
+        module: Name of the module of timm that defines the model; None for other models.
+        headless: Whether the classifier stays newly initialized, because it is not used.
 
     Raises:
         NetworkError: The file cannot be read, or does not fit.
     """
     checkpoint = read_checkpoint(path)
-    module = sys.modules[model_entrypoint(model).__module__]
+    defined_in = None if module is None else sys.modules[module]
     wanted = {name: value for name, value in kwargs.items() if value is not None}
     resample = "img_size" in wanted
     layout = _layout(create, wanted)
-    implied = _implied_kwargs(named_root(checkpoint, layout), layout, module)
+    implied = _implied_kwargs(named_root(checkpoint, layout), layout, defined_in)
     if not implied.keys() <= wanted.keys():
         wanted = {**implied, **wanted}
         layout = _layout(create, wanted)
-    fitted = fit_weights(checkpoint, layout, filters_of(module), resample=resample)
+    filters = [] if defined_in is None else filters_of(defined_in)
+    fitted = fit_weights(checkpoint, layout, filters, resample=resample)
+    if headless:
+        network = create(**wanted)
+        _load(network, fitted.body, layout, model)
+        return network
     if num_classes is None:
         num_classes = _classes_of_file(path, layout, fitted, wanted.get("num_classes"))
     network = create(**{**wanted, "num_classes": num_classes})
     head = fitted.head if fitted.num_classes == num_classes else {}
     _load(network, {**fitted.body, **head}, layout, model)
-    _log_differences(path, fitted, fresh=None if head else num_classes)
+    _log_differences(path, fitted, fresh=None if head or not num_classes else num_classes)
     return network
 
 
@@ -119,7 +128,7 @@ def _log_differences(path: Path, fitted: FittedWeights, *, fresh: int | None) ->
 
 
 def _implied_kwargs(
-    tensors: dict[str, Tensor], layout: Layout, module: ModuleType
+    tensors: dict[str, Tensor], layout: Layout, module: ModuleType | None
 ) -> dict[str, Any]:
     """Return the arguments of a model that follow from the shapes of its weights.
 
@@ -181,7 +190,8 @@ def _classes_of_file(path: Path, layout: Layout, fitted: FittedWeights, wanted: 
             expected=", ".join(layout.head) or "a model with a classifier",
             got=listed({**fitted.strays, **fitted.outside}) or "a backbone only",
             hint="save the whole network with its classifier under timm's names; "
-            "a student needs no classifier in the file, since it gets a new one",
+            "a student needs no classifier in the file, since it gets a new one; "
+            "head: none caches the features of a backbone",
         )
     if wanted not in (None, fitted.num_classes):
         raise NetworkError(

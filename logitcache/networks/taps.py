@@ -1,7 +1,8 @@
 """Intermediate activations of a network, captured by layer name in one forward pass.
 
 A tap is the name of a module in ``named_modules`` (``layer3``, ``blocks.11``, ``norm``), whose
-output is captured; or ``pre_logits``, timm's name for the input of the classifier. Forward hooks
+output is captured; ``pre_logits``, timm's name for the input of the classifier; or ``output``, what
+the network itself returns, unless a module has this name. Forward hooks
 capture the activations of any network, teacher or student, without a change of the logits; timm's
 ``forward_intermediates`` returns the same (a test compares them).
 
@@ -23,11 +24,20 @@ from logitcache.errors import UsageError, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PRE_LOGITS", "Layout", "TapShape", "TappedNetwork", "suggested_taps", "tap_shapes"]
+__all__ = [
+    "OUTPUT",
+    "PRE_LOGITS",
+    "Layout",
+    "TapShape",
+    "TappedNetwork",
+    "suggested_taps",
+    "tap_shapes",
+]
 
 Layout = Literal["NCHW", "NLC", "vector"]
 
 PRE_LOGITS = "pre_logits"
+OUTPUT = "output"
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class TappedNetwork(nn.Module):
 
 
 def suggested_taps(network: nn.Module) -> list[str]:
-    """Return the taps of timm's own features, the last norm and ``pre_logits``."""
+    """Return the taps of timm's own features, the last norm, and ``pre_logits``."""
     info: Any = getattr(network, "feature_info", None) or []
     named = [str(stage["module"]) for stage in info if stage.get("module")]
     modules = dict(network.named_modules())
@@ -120,8 +130,20 @@ def tap_shapes(network: nn.Module, taps: Iterable[str], size: int) -> dict[str, 
 
 def _module_of(network: nn.Module, tap: str) -> nn.Module:
     """Return the module of a tap."""
+    if tap != OUTPUT and getattr(network, "is_program", False):
+        raise UsageError(
+            "the layers of an exported program cannot be captured",
+            got=f"tap {tap!r}",
+            expected=f"tap {OUTPUT!r}, what the program returns",
+            hint="export a program that returns these activations, and set head: none",
+        )
     if tap == PRE_LOGITS:
         classifier: Any = network.get_classifier()  # type: ignore[operator]  # timm's networks have one
+        if classifier is None:
+            raise UsageError(
+                "the network has no classifier, so pre_logits is not defined",
+                hint=f"{OUTPUT} is what the network returns; or give the name of a module",
+            )
         if isinstance(classifier, nn.Module):
             return classifier
         raise UsageError(
@@ -131,6 +153,8 @@ def _module_of(network: nn.Module, tap: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(network.named_modules())
     if tap in modules and tap:
         return modules[tap]
+    if tap == OUTPUT:
+        return network
     raise UsageError(
         f"the network has no module {tap!r} to take features from",
         hint=f"{nearest(tap, modules.keys())} Usual taps are " + ", ".join(suggested_taps(network)),

@@ -291,7 +291,7 @@ def _summary(content: Any) -> str:
     return f"a mapping of {shown(keys)}" if content else "an empty mapping"
 
 
-def short_text(error: Exception) -> str:
+def short_text(error: BaseException) -> str:
     """Return the first lines of an error's message on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(lines[:3])[:300]

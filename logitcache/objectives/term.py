@@ -19,11 +19,13 @@ class Needs:
         teachers: Names of the teachers whose logits are required; None for all teachers.
         features: Required teacher features, as ``<teacher>/<tap>``.
         taps: Names of the required student layers.
+        student_logits: Whether the output of the student's classifier is required.
     """
 
     teachers: tuple[str, ...] | None = ()
     features: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
+    student_logits: bool = False
 
     @property
     def asks_teachers(self) -> bool:
@@ -36,7 +38,12 @@ class Needs:
             if self.teachers is None or other.teachers is None
             else _both(self.teachers, other.teachers)
         )
-        return Needs(teachers, _both(self.features, other.features), _both(self.taps, other.taps))
+        return Needs(
+            teachers,
+            _both(self.features, other.features),
+            _both(self.taps, other.taps),
+            self.student_logits or other.student_logits,
+        )
 
 
 class Weight(Config):
@@ -114,7 +121,7 @@ class LogitsTermConfig(TermConfig):
     @property
     def needs(self) -> Needs:
         """Required targets and student layers: the head."""
-        return Needs(taps=() if self.head is None else (self.head,))
+        return Needs(student_logits=True) if self.head is None else Needs(taps=(self.head,))
 
 
 class AskingTermConfig(LogitsTermConfig):

@@ -91,6 +91,16 @@ class PrecomputeConfig(Config):
         return value
 
     @model_validator(mode="after")
+    def _features_without_logits(self) -> Self:
+        for name, teacher in self.teachers.items():
+            if teacher.head == "none" and not teacher.features:
+                raise ValueError(
+                    f"teacher {name!r} with head: none has no logits, so it needs features: "
+                    f"--feature {name}=pre_logits, or another layer"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_cluster(self) -> Self:
         if self.workers is not None and self.scheduler is not None:
             raise ValueError(

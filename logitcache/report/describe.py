@@ -93,13 +93,13 @@ class TeacherDescription:
         weights_sha256: Digest of its weights.
         input_size: Side of its input images in pixels.
         precision: Data type of its forward pass.
-        num_classes: C.
-        encoding: Encoding of its outputs.
+        num_classes: C; None without logits.
+        encoding: Encoding of its logits; None without logits.
         views: Number of its views.
-        units: Number of committed units of all its views.
-        needed: Number of units of the complete teacher.
-        stored_bytes: Bytes of its outputs.
-        dense_bytes: Bytes of the same outputs as dense float32.
+        units: Number of committed units of the logits of all its views.
+        needed: Number of units of the complete logits.
+        stored_bytes: Bytes of its logits.
+        dense_bytes: Bytes of the same logits as dense float32.
         accuracy: Top-1 accuracy on labeled images by view id; empty before the first seal.
         features: Its taps.
         fidelity: Measured encoding loss, as in ``docs/format.md``; None before the first seal.
@@ -111,8 +111,8 @@ class TeacherDescription:
     weights_sha256: str
     input_size: int
     precision: str
-    num_classes: int
-    encoding: dict[str, Any]
+    num_classes: int | None
+    encoding: dict[str, Any] | None
     views: int
     units: int
     needed: int
@@ -215,25 +215,27 @@ def describe(url: str | os.PathLike[str], *, revision: str | None = None) -> Cac
 
 
 def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescription:
-    group = read_group(location, name)
-    assert isinstance(group, TeacherGroup)
-    record, views = manifest.teachers[name], _views(manifest, group)
+    record = manifest.teachers[name]
     locked = record.locked
     features = [_features(location, manifest, feature_name(name, t)) for t in record.features]
+    group = read_group(location, name) if record.has_logits else None
+    assert group is None or isinstance(group, TeacherGroup)
+    views = [] if group is None else _views(manifest, group)
+    shown = len(views) if group else max((tap.views for tap in features), default=0)
     return TeacherDescription(
-        name=group.name,
+        name=name,
         architecture=locked.architecture or "unknown",
         source=record.source,
         weights_sha256=locked.weights_sha256,
         input_size=locked.input.size or 0,
         precision=locked.precision or "",
-        num_classes=group.num_classes,
-        encoding=group.encoding.settings(),
-        views=len(views),
-        units=_units(location, group, views),
-        needed=len(group.needed_units(manifest)) * len(views),
-        stored_bytes=group_bytes(location, group),
-        dense_bytes=manifest.rows * len(views) * group.row_numbers * _FLOAT32,
+        num_classes=group.num_classes if group else None,
+        encoding=group.encoding.settings() if group else None,
+        views=shown,
+        units=_units(location, group, views) if group else 0,
+        needed=len(group.needed_units(manifest)) * len(views) if group else 0,
+        stored_bytes=group_bytes(location, group) if group else 0,
+        dense_bytes=manifest.rows * len(views) * group.row_numbers * _FLOAT32 if group else 0,
         accuracy=record.accuracy,
         features=features,
         fidelity=record.fidelity.model_dump() if record.fidelity else None,

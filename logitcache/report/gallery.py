@@ -222,7 +222,9 @@ def _top_classes(gallery: Gallery, view: View, teacher: str | None) -> list[list
                 hint="give --cache, or leave out --teacher",
             )
         return [[] for _ in gallery.positions]
-    name = teacher or next(iter(cache.teachers))
+    name = teacher or next(iter(cache.teachers), None)
+    if name is None:  # features alone
+        return [[] for _ in gallery.positions]
     if view.id not in cache.views_of([name]):
         return [[f"no outputs of {name}"] for _ in gallery.positions]
     rows = gallery.rows.numbers.take(gallery.positions)

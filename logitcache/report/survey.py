@@ -21,7 +21,7 @@ from dask.base import compute
 from logitcache.cache.format.names import Status
 from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.read.reader import Cache, open_cache
-from logitcache.errors import CacheError
+from logitcache.errors import CacheError, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -126,7 +126,8 @@ def survey(
     cache = open_cache(url, revision=revision)
     if not cache.teachers:
         hint = "add a teacher by logitcache precompute --teacher"
-        raise CacheError("the cache has no teacher outputs", where=url, hint=hint)
+        got = f"features alone: {first_of(list(cache.features))}" if cache.features else None
+        raise CacheError("the cache has no logits", where=url, got=got, hint=hint)
     totals = _Totals(cache)
     for number, view_id in enumerate(cache.views):
         totals.add(view_id)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+from logitcache.errors import UsageError
 from logitcache.networks.build import NetworkConfig, build_network
+from logitcache.networks.forms import FORMS, form_of
 from logitcache.students.surgery import SURGERIES, SurgeryConfig
 
 if TYPE_CHECKING:
@@ -40,6 +42,14 @@ def build_student(config: StudentConfig, num_classes: int | None = None) -> nn.M
         UsageError: An unknown name, or a surgery that is not possible with this network.
         NetworkError: The weights do not fit, cannot be read, or cannot be downloaded.
     """
+    form = form_of(config.model)
+    if not form.student:
+        raise UsageError(
+            f"a network of the form {form.notation} cannot be a student yet",
+            where=config.model,
+            expected=" or ".join(f.notation for f in FORMS.values() if f.student),
+            hint="use a network of timm as the student; networks of every form can be teachers",
+        )
     network = build_network(config, num_classes)
     for name, settings in config.surgery.chosen.items():
         network = SURGERIES[name].prepare(network, settings, config)

@@ -80,8 +80,18 @@ class Targets:
             UsageError: An unknown teacher, layer or view, or no view that all of them have.
         """
         names = list(cache.teachers) if teachers is None else list(teachers)
+        if teachers is None and not names and not features:
+            raise UsageError(
+                "no teacher of this cache has logits",
+                where=cache.url,
+                expected=f"features of the cache: {first_of(list(cache.features))}",
+                hint="use objectives on features, for example match; or select them in the "
+                "loader: features=[...]",
+            )
+        # without targets, the views are those of all teachers
         anyone = names if names or features else list(cache.teachers)
-        complete = view_ids = cache.views_of(anyone, features)
+        layers = features if anyone or features else list(cache.features)
+        complete = view_ids = cache.views_of(anyone, layers)
         if views:
             view_ids = _chosen(cache, view_ids, views)
         parsed = {v: parse_view(cache.views[v], f"{cache.url}, view {v}") for v in view_ids}

@@ -65,6 +65,11 @@ class Ensemble:
         """Distinct input sizes of the members, as sides in pixels."""
         return sorted({member.input.size for member in self.members.values()})
 
+    @property
+    def with_logits(self) -> list[str]:
+        """Names of the members whose logits are cached."""
+        return [name for name, member in self.members.items() if member.has_logits]
+
     def keep(self, taps: Mapping[str, Tap]) -> None:
         """Set the layers whose features are computed.
 

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.networks.taps import TapShape
 
-__all__ = ["KeptTap", "Member", "Precision", "TeacherConfig"]
+__all__ = ["Head", "KeptTap", "Member", "Precision", "TeacherConfig"]
 
+Head = Literal["softmax", "none"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -45,6 +46,8 @@ class TeacherConfig(NetworkConfig):
     """Configuration of a teacher: a network and its label space.
 
     Attributes:
+        head: ``softmax``, or ``none`` for a backbone without classes: its features are cached, and
+            no logits. A classifier in the weights is left out.
         class_map: Output of the teacher for each class of the data; logits are restricted to these
             outputs before they are normalized. By default classes are mapped by name if the network
             has class names; ``position`` if the outputs are in the order of the data's classes.
@@ -57,6 +60,7 @@ class TeacherConfig(NetworkConfig):
         compile: Whether the network is compiled by ``torch.compile``; part of the lock, too.
     """
 
+    head: Head = "softmax"
     class_map: Annotated[tuple[int, ...], Field(min_length=2)] | Literal["position"] | None = None
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
     class_embeddings: bool = False
@@ -67,6 +71,15 @@ class TeacherConfig(NetworkConfig):
     def _hooks_are_called(self) -> Self:
         if self.compile and self.features:
             raise ValueError("features cannot be captured from a compiled network: remove compile")
+        return self
+
+    @model_validator(mode="after")
+    def _headless(self) -> Self:
+        if self.head != "none":
+            return self
+        given = [name for name in ("class_map", "class_embeddings") if getattr(self, name)]
+        if given:
+            raise ValueError(f"a teacher with head: none has no classes: remove {given[0]}")
         return self
 
     @property
@@ -101,11 +114,12 @@ class Member:
 
     Attributes:
         name: Name of the teacher in the cache.
+        has_logits: Whether its logits are cached; otherwise they have no columns.
         input: Input size and normalization of the network.
         size_is_known: Whether the input size comes from the weights or the user; otherwise it is
             the default of the model.
         source: Origin of the weights, for messages.
-        notes: Notes for the user on how the classes were mapped.
+        notes: Notes for the user: how the classes were mapped, and how a program is run.
 
     Raises:
         NetworkError: The network has no weights, or they do not fit.
@@ -129,14 +143,24 @@ class Member:
                 hint=f"give a file or 'pretrained': --teacher {name}={config.model}@WEIGHTS, "
                 f"or an exported network: --teacher {name}=local-dir:FOLDER",
             )
-        network = build_network(config)
         self.name = name
+        self.has_logits = config.head != "none"
+        network = build_network(config, None if self.has_logits else 0)
         self.input: InputSpec = input_spec(network, config.size)
         self._outputs = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
         self.size_is_known = size_is_known(network, config)
-        class_map, self.notes = choose_class_map(
-            name, config.class_map, class_names, class_names_of(network), self._outputs
-        )
+        class_map: list[int] | None = None
+        self.notes: list[str] = []
+        if self.has_logits:
+            class_map, self.notes = choose_class_map(
+                name, config.class_map, class_names, class_names_of(network), self._outputs
+            )
+        fixed = getattr(network, "fixed_batch", None)
+        if fixed is not None:
+            self.notes.append(
+                f"teacher {name}: its program was exported for batches of {fixed} images; other "
+                "batches are run in parts of this size, padded with black images"
+            )
         self._class_map = None if class_map is None else torch.tensor(class_map)
         lock = {
             **architecture(network, config),
@@ -146,6 +170,7 @@ class Member:
             "precision": precision,
             "class_map": class_map,
             **config.execution,
+            **({} if self.has_logits else {"head": config.head}),
         }
         self._lock: dict[str, Any] = json.loads(json.dumps(lock))  # compared with JSON
         self.source = config.weights or config.model
@@ -162,7 +187,7 @@ class Member:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the outputs, after the class map."""
+        """Number of classes of the outputs, after the class map; 0 without logits."""
         return self._outputs if self._class_map is None else len(self._class_map)
 
     @property
@@ -212,6 +237,8 @@ class Member:
     ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
         """Return raw logits (B, C), and features of layers from the same forward pass.
 
+        Without logits, C is 0.
+
         Args:
             pixels_B3SS: A batch of images with the size of :attr:`input`.
             taps: Features to return, by name of the layer.
@@ -224,10 +251,12 @@ class Member:
         dtype = getattr(torch, self._precision) if half else torch.bfloat16
         with torch.autocast(self._device.type, dtype=dtype, enabled=half):
             logits, caught = self._forward(normalized, tuple(taps))
+        kept = {tap: self._kept(tap, caught[tap], taps) for tap in taps}
+        if not self.has_logits:
+            return np.empty((len(pixels_B3SS), 0), dtype=np.float32), kept
         logits = logits.float()
         if self._class_map is not None:
             logits = logits[:, self._class_map.to(logits.device)]
-        kept = {tap: self._kept(tap, caught[tap], taps) for tap in taps}
         return np.asarray(logits.cpu().numpy(), dtype=np.float32), kept
 
     def _forward(self, images: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -110,6 +110,12 @@ def fit_weights(config: FitWeightsConfig) -> FittedWeights:
         )
     cache = open_cache(config.cache)
     names = config.teachers or list(cache.teachers)
+    if not names:
+        raise UsageError(
+            "no teacher of this cache has logits, so there are no weights to fit",
+            where=config.cache,
+            hint="precompute teachers with a classifier",
+        )
     view = _view(cache, names)
     rows = _rows(config, cache)
     labels_N = cache.samples.labels[rows]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from logitcache.files import write_file
-from logitcache.networks.build import HUB, is_own_model
+from logitcache.networks.build import is_own_model
+from logitcache.networks.forms import HUB
 from logitcache.text import visible
 from logitcache.training.markdown import block, code, markdown
 
@@ -35,6 +36,7 @@ def write_card(
     *,
     architecture: str,
     parameters: int,
+    has_classes: bool = True,
     steps: int,
     evaluation: Evaluation | None,
     cache: Mapping[str, Any] | None,
@@ -47,11 +49,13 @@ def write_card(
         spec: Input size and normalization of the network.
         architecture: Name of the network in timm.
         parameters: Number of parameters.
+        has_classes: Whether it has a classifier; otherwise it returns features.
         steps: Number of training steps.
         evaluation: Evaluation at the end of the run; None without validation images.
         cache: Origin of the targets, see ``TargetsReader.provenance``; None without a cache.
     """
-    front = _front_matter(config, architecture, evaluation)
+    task = "image-classification" if has_classes else "image-feature-extraction"
+    front = _front_matter(config, architecture, evaluation, task)
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {markdown(architecture)}",
@@ -64,13 +68,13 @@ def write_card(
 
 
 def _front_matter(
-    config: TrainConfig, architecture: str, evaluation: Evaluation | None
+    config: TrainConfig, architecture: str, evaluation: Evaluation | None, task: str
 ) -> dict[str, Any]:
     """Return the metadata of the card, as the Hugging Face Hub reads it."""
     front: dict[str, Any] = {
         "library_name": "timm",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "timm", "logitcache", "knowledge-distillation"],
+        "pipeline_tag": task,
+        "tags": [task, "timm", "logitcache", "knowledge-distillation"],
     }
     if config.license is not None:
         front["license"] = config.license

@@ -35,13 +35,17 @@ __all__ = [
 ]
 
 
-def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> int:
-    """Return the number of outputs of the student.
+def class_count(
+    config: TrainConfig, rows: ImageRows, teachers: int | None, *, logits_needed: bool = True
+) -> int:
+    """Return the number of outputs of the student; 0 for a student without a classifier.
 
     Args:
         config: Configuration of the run.
         rows: The training images.
-        teachers: Number of classes of the teachers; None without teachers.
+        teachers: Number of classes of the teachers; None without logits of teachers.
+        logits_needed: Whether the objectives need logits of the student. Without them, a student
+            of images without labels has no classifier.
 
     Raises:
         UsageError: The number is not known, or the configured one does not match the images or the
@@ -50,6 +54,9 @@ def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> i
     """
     known = teachers or len(rows.class_names) or len(config.class_names or ())
     wanted = config.student.kwargs.get("num_classes")
+    if not logits_needed and (wanted == 0 or (wanted is None and not known)):
+        _check_no_validation(config)
+        return 0
     if wanted is None and not known:
         raise UsageError(
             "the number of classes is not known: the images have no labels",
@@ -76,6 +83,19 @@ def class_count(config: TrainConfig, rows: ImageRows, teachers: int | None) -> i
             hint="remove num_classes: it follows from the images and the cache",
         )
     return wanted
+
+
+def _check_no_validation(config: TrainConfig) -> None:
+    if config.val is not None:
+        raise UsageError(
+            "a student without a classifier cannot be validated by its accuracy",
+            where="val",
+            got="neither the training images nor the cache have classes"
+            if config.student.kwargs.get("num_classes") is None
+            else "student.kwargs.num_classes: 0",
+            hint="leave out val, and train a linear probe on the exported student afterwards "
+            "(student.surgery.probe); or give class_names",
+        )
 
 
 def class_names(config: TrainConfig, rows: ImageRows, classes: int) -> list[str] | None:

@@ -162,7 +162,12 @@ class _Run:
         rows, targets = training_images(config, self._objective.needs)
         self._notes = [*notes_of(rows.source), *temperature_notes(targets, config.terms)]
         self._provenance = targets.reader.provenance if targets else None
-        classes = class_count(config, rows, targets.reader.num_classes if targets else None)
+        classes = class_count(
+            config,
+            rows,
+            targets.reader.num_classes if targets else None,
+            logits_needed=self._objective.needs.student_logits,
+        )
         network = build_student(config.student, classes)
         self._network = network
         self._spec = input_spec(network, config.final_size)
@@ -260,6 +265,7 @@ class _Run:
             self._spec,
             architecture=cfg["architecture"],
             parameters=sum(p.numel() for p in network.parameters()),
+            has_classes=bool(network.num_classes),
             steps=self._steps,
             evaluation=self._state.evaluation,
             cache=self._provenance,

@@ -51,7 +51,7 @@ def test_a_head_is_a_tap_with_logits() -> None:
     outputs = Outputs(z, {"heads.cnn": Features(other, "vector")})
     targets = TargetBatch(torch.arange(3), LABELS, {"cnn": DenseLogits(t)})
     total = build("label", {"soft": {"head": "heads.cnn", "teachers": {"cnn": 1.0}}})
-    assert total.needs == Needs(teachers=("cnn",), taps=("heads.cnn",))
+    assert total.needs == Needs(teachers=("cnn",), taps=("heads.cnn",), student_logits=True)
     parts = total.parts(outputs, targets)
     torch.testing.assert_close(parts["label"], Label()(z, targets))
     torch.testing.assert_close(parts["soft"], Soft()(other, targets))

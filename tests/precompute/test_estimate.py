@@ -75,6 +75,7 @@ def test_bytes_and_files_are_those_of_the_cache(
     assert asked.bytes == pytest.approx(sum(p.stat().st_size for p in made), rel=0.03)
     for teacher in describe(tmp_path / "c").teachers:
         said = found.teachers[teacher.name].chosen
+        assert said is not None
         assert said.encoding == teacher.encoding
         assert said.bytes == pytest.approx(
             _with_bookkeeping(tmp_path / "c", teacher.name, teacher.stored_bytes), rel=0.05
@@ -107,12 +108,13 @@ def test_it_says_what_the_cache_will_say_of_itself(
     assert found.shown == 256
     build_cache(config(values, cache=str(tmp_path / "c")))
     for teacher in describe(tmp_path / "c").teachers:
-        expected, measured = found.teachers[teacher.name].chosen.fidelity, teacher.fidelity
+        chosen, measured = found.teachers[teacher.name].chosen, teacher.fidelity
+        assert chosen is not None
         assert measured is not None
         for temperature, loss in measured["temperatures"].items():
-            said = expected["temperatures"][temperature]
+            said = chosen.fidelity["temperatures"][temperature]
             assert said["kl_truncation"] == pytest.approx(loss["kl_truncation"], rel=0.2)
-        assert expected["top1"] == pytest.approx(measured["top1"], abs=0.15)
+        assert chosen.fidelity["top1"] == pytest.approx(measured["top1"], abs=0.15)
 
 
 def test_larger_k_and_more_bits_lose_less(found: Estimate) -> None:
@@ -147,6 +149,7 @@ def test_the_limit_chooses(values: dict[str, Any]) -> None:
     found = estimate_cache(config(values, encoding={"budget": "12B"}))
     for teacher in found.teachers.values():
         lse = 4.1  # kept besides
+        assert teacher.chosen is not None
         assert teacher.chosen.row_bytes <= 12 + lse
 
 

@@ -81,6 +81,7 @@ def test_it_is_fitted_once_and_then_kept(
     assert stored(tmp_path / "c", view=2).shape == (IMAGES, CLASSES)
     assert verify(tmp_path / "c").ok
     (teacher,) = describe(tmp_path / "c").teachers
+    assert teacher.encoding is not None
     assert teacher.encoding["kind"] == "transform"
     assert "basis" not in teacher.encoding
     assert teacher.fidelity is not None
@@ -132,6 +133,7 @@ def test_what_is_planned_is_what_it_takes(
     planned = next(row for row in found.by_views if row.views == found.views)
     assert planned.bytes == pytest.approx(made, rel=0.1)
     chosen = found.teachers["many"].chosen
+    assert chosen is not None
     assert chosen.encoding["kind"] == "transform"
 
 

@@ -313,10 +313,11 @@ def groups_of(groups: Mapping[str, Group], kind: type[KindT]) -> dict[str, KindT
 
 
 def group_names(manifest: Manifest) -> list[str]:
-    """Return the names of all declared groups: each teacher, then its taps and tables."""
+    """Return the names of all declared groups: each teacher's logits, then taps and tables."""
     names = []
     for teacher, record in manifest.teachers.items():
-        names += [teacher, *(feature_name(teacher, tap) for tap in record.features)]
+        names += [teacher] if record.has_logits else []
+        names += [feature_name(teacher, tap) for tap in record.features]
         names += [table_name(teacher, table) for table in record.tables]
     return names
 

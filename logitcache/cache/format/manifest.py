@@ -154,6 +154,11 @@ class TeacherRecord(_Record):
         """The fields of the lock that are read."""
         return LockedFields.model_validate(self.lock)
 
+    @property
+    def has_logits(self) -> bool:
+        """Whether logits are cached; otherwise the teacher has features alone."""
+        return "head" not in self.lock or self.locked.head != "none"
+
 
 class RevisionPointer(_Record):
     """Which revision is current, and its digest."""

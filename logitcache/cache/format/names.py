@@ -39,6 +39,7 @@ __all__ = [
     "FORMAT",
     "FORMATS",
     "GROUP_FEATURES",
+    "HEADLESS",
     "MAX_CLASSES",
     "MAX_UNIT_BYTES",
     "NO_VIEW",
@@ -75,11 +76,14 @@ FORMAT = 1
 """Format of every document but the root, and of a root that requires nothing."""
 FORMATS = (1, 2)
 """Formats of the root document: 2 is 1 with the field ``requires``."""
+HEADLESS = "headless"
+"""Name that the root requires of readers where a teacher has no logits."""
 FEATURES = {
     "decoding-2": "images are decoded by table 2 of docs/views.md",
     "dropping": "commits of teachers or taps that the root does not name are still to be removed",
     "tables": "teachers have tables: groups without views and rows",
     "transform": "teachers have outputs in the transform encoding",
+    HEADLESS: "teachers have features alone, and no group of logits",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
 }
 """What the root may require of its readers, with the meaning; any other name is refused."""

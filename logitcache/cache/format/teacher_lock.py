@@ -12,11 +12,15 @@ _MOST_LEVELS = 16
 _MOST_PARTS = 2**22  # a class map has one part for each class
 _Text = Annotated[str, Field(max_length=1024)]
 _Class = Annotated[int, Strict(), Field(ge=0, lt=2**26)]
+_Mean = Annotated[float, Field(allow_inf_nan=False)]
+_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Flag = Annotated[bool, Strict()]
 
 
 class _Input(BaseModel):
     size: Annotated[int, Strict(), Field(ge=1, le=4096)] | None = None
+    mean: tuple[_Mean, _Mean, _Mean] | None = None
+    std: tuple[_Deviation, _Deviation, _Deviation] | None = None
 
 
 class LockedFields(BaseModel):
@@ -25,12 +29,13 @@ class LockedFields(BaseModel):
     Attributes:
         architecture: Name of the architecture; empty where the lock does not have it.
         weights_sha256: Digest of the weights; empty where the lock does not have it.
-        input: ``size``, the side of the input images in pixels.
+        input: ``size``, the side of the input images in pixels; ``mean`` and ``std`` by channel.
         precision: Data type of the forward pass.
         class_map: Indices of the outputs that are stored, in order; None for all of them.
         arguments: Further arguments of the architecture, ``kwargs`` in the lock.
         channels_last: Whether images are in this memory format.
         compile: Whether the network is compiled.
+        head: ``none`` for a teacher whose features alone are cached, without logits.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -45,6 +50,7 @@ class LockedFields(BaseModel):
     )
     channels_last: _Flag = False
     compile: _Flag = False
+    head: Literal["softmax", "none"] = "softmax"
 
 
 def _checked(lock: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
 from logitcache.cache.read.objects import CommittedObjects
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES, ShardCache, default_copies
 from logitcache.cache.store.open import locate
-from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
+from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, first_of, nearest
 
 if TYPE_CHECKING:
     import os
@@ -73,7 +73,7 @@ class Cache:
         return Cache, (self._location, self.manifest, self.revision, self._copies)
 
     def __repr__(self) -> str:
-        teachers = ", ".join(self.teachers)
+        teachers = ", ".join(self.manifest.teachers)
         return (
             f"<Cache {self.url}: {self.manifest.rows} images, "
             f"{len(self.views)} views, teachers {teachers}>"
@@ -146,6 +146,8 @@ class Cache:
     def views(self) -> Mapping[str, dict[str, Any]]:
         """Recipes of the views that at least one teacher has outputs for, by id, by slot."""
         seen = [view for name in self.teachers for view in self.views_of([name])]
+        # those of teachers without logits
+        seen += [view for name in self.features for view in self.views_of([], [name])]
         return MappingProxyType({view: self.manifest.views[view] for view in dict.fromkeys(seen)})
 
     @property
@@ -156,18 +158,20 @@ class Cache:
         return len(self.class_names)
 
     def teacher(self, name: str) -> TeacherGroup:
-        """Return a teacher's group.
+        """Return the group of a teacher's logits.
 
         Raises:
-            UsageError: There is no such teacher, or it is not sealed yet.
+            UsageError: There is no such teacher, it has no logits, or it is not sealed yet.
         """
-        if name not in self.teachers:
-            raise UsageError(
-                f"no teacher {name!r} in this cache",
-                where=self.url,
-                hint=nearest(name, self.teachers),
-            )
-        return self.teachers[name]
+        if name in self.teachers:
+            return self.teachers[name]
+        taps = [key for key, group in self.features.items() if group.teacher == name]
+        if taps:
+            what, got = f"teacher {name!r} has no logits", f"features alone: {first_of(taps)}"
+            hint = "use objectives on features, for example match"
+            raise UsageError(what, where=self.url, got=got, hint=hint)
+        hint = nearest(name, self.teachers)
+        raise UsageError(f"no teacher {name!r} in this cache", where=self.url, hint=hint)
 
     def tap(self, name: str) -> FeatureGroup:
         """Return the group of a tap.

@@ -17,6 +17,7 @@ from logitcache.cache.format.groups import group_names, read_group, row_groups
 from logitcache.cache.format.ledger import Revision, read_revision
 from logitcache.cache.format.names import (
     GROUP_FEATURES,
+    HEADLESS,
     VIEWS,
     commit_prefix,
     revision_key,
@@ -148,8 +149,10 @@ def finish_drops(writer: CacheWriter) -> None:
 
 def _view_ids(writer: CacheWriter) -> list[str]:
     """Return all views, in the order in which a reader numbers them; unsealed ones last."""
-    groups = sorted(writer.teachers().items())
-    slots = (view_id for _, group in groups for view_id in group.view_ids)
+    groups = writer.row_groups()
+    # a reader numbers the views of logits first, then those that only features have
+    ordered = sorted(groups, key=lambda name: (tap_of(name) is not None, name))
+    slots = (view_id for name in ordered for view_id in groups[name].view_ids)
     return list(dict.fromkeys((*slots, *writer.manifest.views)))
 
 
@@ -192,6 +195,13 @@ def _without(
         for name, record in manifest.teachers.items()
         if name not in teachers
     }
+    bare = [name for name, record in left.items() if not record.has_logits and not record.features]
+    if bare:
+        raise UsageError(
+            f"teacher {bare[0]!r} has no logits, so nothing of it would be left",
+            where=location,
+            hint=f"drop the teacher instead: --teacher {bare[0]}",
+        )
     kept = {view_id: recipe for view_id, recipe in manifest.views.items() if view_id not in views}
     if not left or not kept:
         raise UsageError(
@@ -213,6 +223,8 @@ def _without(
     for feature in GROUP_FEATURES:
         if feature not in needed:
             manifest = manifest.no_longer_requiring(feature)
+    if all(record.has_logits for record in left.values()):
+        manifest = manifest.no_longer_requiring(HEADLESS)
     return manifest.requiring("dropped-views") if views else manifest
 
 

@@ -22,9 +22,9 @@ from logitcache.encoding.choice import fits_basis
 from logitcache.networks.device import resolve_device
 from logitcache.precompute.estimate.break_even import break_even_epochs
 from logitcache.precompute.estimate.footprint import GroupPlan, cache_footprint, group_footprint
+from logitcache.precompute.plan.declaration import check_classes
 from logitcache.precompute.plan.layers import choose_taps
 from logitcache.precompute.plan.pending import find_lacking
-from logitcache.precompute.plan.plan import check_classes
 from logitcache.precompute.plan.rows import open_images
 from logitcache.precompute.sample.batch_size import choose_batch
 from logitcache.precompute.sample.encodings import EncodedFeatures, EncodedOutputs
@@ -110,24 +110,24 @@ class TeacherEstimate:
 
     Attributes:
         architecture: Architecture of the network.
-        num_classes: Number of classes, C.
+        num_classes: Number of classes, C; None without logits.
         accuracy: Accuracy on the labeled images of the sample; None without labels.
         seconds: Seconds per image of a forward pass, by device.
-        encodings: Encodings of the outputs to compare; one is the chosen one.
+        encodings: Encodings of the logits to compare; one is the chosen one. Empty without logits.
         taps: Layers whose features are cached, by name.
     """
 
     architecture: str
-    num_classes: int
+    num_classes: int | None
     accuracy: float | None
     seconds: dict[str, float]
     encodings: list[EncodingEstimate]
     taps: dict[str, TapEstimate]
 
     @property
-    def chosen(self) -> EncodingEstimate:
-        """The encoding that the configuration results in."""
-        return next(row for row in self.encodings if row.chosen)
+    def chosen(self) -> EncodingEstimate | None:
+        """The encoding that the configuration results in; None without logits."""
+        return next((row for row in self.encodings if row.chosen), None)
 
 
 @dataclass(frozen=True)
@@ -306,8 +306,8 @@ class _Cost:
         self._capacity = -(-len(source.keys) // self._unit_rows) * self._unit_rows
         labels = self._shown.labels if source.class_names else None
         self._answers = {
-            name: EncodedOutputs(config.encoding, name, logits, labels)
-            for name, logits in self._shown.logits.items()
+            name: EncodedOutputs(config.encoding, name, self._shown.logits[name], labels)
+            for name in ensemble.with_logits
         }
         self._taps = {
             name: EncodedFeatures(encoding, self._shown.features[name])
@@ -329,7 +329,7 @@ class _Cost:
             unit_rows=self._unit_rows,
             devices=self._devices,
             fetch=self._fetch,
-            teachers={name: self._teacher(name) for name in self._answers},
+            teachers={name: self._teacher(name) for name in self._ensemble.members},
             by_views=[self._with_views(count) for count in self._counts()],
         )
 
@@ -339,13 +339,14 @@ class _Cost:
         return sorted({2**n for n in range(requested.bit_length() + 1)} | {requested})
 
     def _teacher(self, name: str) -> TeacherEstimate:
-        member, answers = self._ensemble.members[name], self._answers[name]
+        member, answers = self._ensemble.members[name], self._answers.get(name)
+        tried = [] if answers is None else answers.tried
         return TeacherEstimate(
             architecture=str(member.lock["architecture"]),
-            num_classes=member.num_classes,
-            accuracy=answers.accuracy,
+            num_classes=None if answers is None else member.num_classes,
+            accuracy=None if answers is None else answers.accuracy,
             seconds={device: found.teach[name] for device, found in self._seconds.items()},
-            encodings=[self._encoding(name, encoding) for encoding in answers.tried],
+            encodings=[self._encoding(name, encoding) for encoding in tried],
             taps={
                 str(tap_of(tap)): self._tap(tap) for tap in self._taps if teacher_of(tap) == name
             },

@@ -50,7 +50,7 @@ def choose_encodings(
             f"teacher {name!r}",
         )
         for name, member in ensemble.members.items()
-        if name not in known
+        if member.has_logits and name not in known
     }
 
 
@@ -85,20 +85,24 @@ def stored_encoding(
     return stored
 
 
-def check_declared(writer: CacheWriter, name: str, member: Member, encoding: Encoding) -> None:
+def check_declared(
+    writer: CacheWriter, name: str, member: Member, encoding: Encoding | None
+) -> None:
     """Raise an error if a teacher of a cache is another one, or stored in another encoding.
 
     Args:
         writer: Writer of the cache.
         name: Name of the teacher.
         member: Teacher of this run.
-        encoding: Encoding of this run.
+        encoding: Encoding of its logits in this run; None without logits.
 
     Raises:
         CacheError: The cache has another teacher of this name.
         UsageError: The cache stores this teacher in another encoding.
     """
     check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
+    if encoding is None:
+        return
     stored = writer.teachers()[name].encoding
     if stored != encoding:
         raise _stored_otherwise(writer, name, stored, encoding.settings())

@@ -14,9 +14,11 @@ import numpy as np
 from logitcache.cache.format.groups import FeatureGroup, TableGroup
 from logitcache.cache.format.names import (
     NO_VIEW,
+    canonical_json,
     check_new_name,
     feature_name,
     group_unit_rows,
+    sha256,
     tap_of,
     teacher_of,
 )
@@ -135,7 +137,7 @@ def declare_taps(
             encoding=encoding,
             unit_rows=_unit_rows(writer, encoding),
             slots=tuple(views),
-            lock_sha256=declared[teacher].lock_sha256,
+            lock_sha256=sha256(canonical_json(writer.manifest.teachers[teacher].lock)),
         )
         _check_batch(writer, group)
         writer.add_group(group)

@@ -87,7 +87,9 @@ def find_lacking(
     writer = CacheWriter.open(location)
     for name, member in ensemble.members.items():
         if name in writer.manifest.teachers:
-            check_declared(writer, name, member, stored_encoding(config, writer, name, member))
+            logits = member.has_logits
+            encoding = stored_encoding(config, writer, name, member) if logits else None
+            check_declared(writer, name, member, encoding)
     rows = match_rows(writer, source)
     known = int((rows >= 0).sum())
     view_ids = [view.id for view in config.views.views()]
@@ -102,7 +104,7 @@ def find_lacking(
             name: _lack(
                 writer, declared.get(name), _wanted(config, name, view_ids), rows, len(source.keys)
             )
-            for name in (*ensemble.members, *taps)
+            for name in (*ensemble.with_logits, *taps)
         },
         notes=tuple(notes),
     )

@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.format.groups import TeacherGroup
-from logitcache.cache.format.manifest import DataRecord, TeacherRecord, read_manifest
+from logitcache.cache.format.manifest import DataRecord, read_manifest
 from logitcache.cache.format.names import (
     NO_VIEW,
     SAMPLES,
     Status,
-    canonical_json,
     check_new_name,
     default_unit_rows,
-    group_unit_rows,
-    sha256,
 )
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.restore import rewrite_unsealed
@@ -32,8 +28,12 @@ from logitcache.data.identity import key_hash, row_order
 from logitcache.data.listing import LISTING
 from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
+from logitcache.precompute.plan.declaration import (
+    check_classes,
+    declare_headless,
+    declare_teacher,
+)
 from logitcache.precompute.plan.encodings import (
-    check_declared,
     choice_note,
     choose_encodings,
     stored_encoding,
@@ -50,19 +50,12 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.groups import RowGroup
     from logitcache.data.source import Source
-    from logitcache.encoding.kinds import Encoding
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.rows import Positions
     from logitcache.teachers.ensemble import Ensemble
-    from logitcache.teachers.member import Member
     from logitcache.views.spec import View
 
-__all__ = [
-    "Plan",
-    "check_classes",
-    "join_plan",
-    "make_plan",
-]
+__all__ = ["Plan", "join_plan", "make_plan"]
 
 _UNKNOWN_ROW = -1
 _READ_ROWS = 64
@@ -194,14 +187,17 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
     taps = choose_taps(config, writer.row_groups(), source, ensemble)
     for name, member in ensemble.members.items():
+        batch = smallest_unit(writer, name, taps, config.batch)
+        if not member.has_logits:
+            notes += declare_headless(writer, name, member, batch)
+            continue
         choice = chosen.get(name)
         encoding = choice.encoding if choice else stored_encoding(config, writer, name, member)
-        batch = smallest_unit(writer, name, taps, config.batch)
-        notes += _declare_teacher(config, writer, name, member, encoding, list(views), batch)
+        notes += declare_teacher(config, writer, name, member, encoding, list(views), batch)
     declare_taps(config, writer, taps, list(views))
     write_tables(config, writer, ensemble.members)
     declared = writer.row_groups()
-    groups = {name: declared[name] for name in (*ensemble.members, *taps)}
+    groups = {name: declared[name] for name in (*ensemble.with_logits, *taps)}
     return Plan(
         writer=writer,
         source=source,
@@ -235,20 +231,6 @@ def join_plan(config: PrecomputeConfig, source: Source, groups: Collection[str])
         items=[],
         notes=[],
     )
-
-
-def check_classes(name: str, member: Member, source: Source) -> None:
-    """Raise an error if a teacher and the data have different numbers of classes."""
-    names = source.class_names
-    if names and len(names) != member.num_classes:
-        raise UsageError(
-            f"teacher {name!r} and the data have different numbers of classes",
-            where=source.description,
-            expected=f"{len(names)} classes",
-            got=f"{member.num_classes} classes",
-            hint="set class_map to the index of the teacher's output for each class of the data "
-            f"(--set teachers.{name}.class_map=[...])",
-        )
 
 
 def _open_or_create(
@@ -290,71 +272,6 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Posi
     indices = no_positions(writer.manifest.capacity, len(source.keys))
     indices[: len(rows)] = rows
     return writer, indices
-
-
-def _declare_teacher(
-    config: PrecomputeConfig,
-    writer: CacheWriter,
-    name: str,
-    member: Member,
-    encoding: Encoding,
-    view_ids: list[str],
-    batch: int,
-) -> list[str]:
-    """Declare a teacher, or check a declared one; return notes for the user."""
-    record = writer.manifest.teachers.get(name)
-    if record is not None:
-        check_declared(writer, name, member, encoding)
-        writer.extend_group(name, view_ids)
-        return _other_versions(name, record)
-    optional = [
-        array
-        for array, wanted in (
-            ("lse", config.encoding.lse),
-            ("label_logp", config.encoding.label_log_probs and writer.manifest.data.class_names),
-        )
-        if wanted
-    ]
-    row_bytes = sum(spec.row_bytes for spec in encoding.specs().values())
-    unit_rows = group_unit_rows(writer.manifest.unit_rows, row_bytes)
-    group = TeacherGroup(
-        teacher=name,
-        num_classes=member.num_classes,
-        encoding=encoding,
-        optional=tuple(optional),
-        unit_rows=unit_rows,
-        slots=tuple(view_ids),
-        lock_sha256=sha256(canonical_json(member.lock)),
-        class_names_sha256=sha256(canonical_json(list(writer.manifest.data.class_names))),
-    )
-    writer.add_teacher(
-        TeacherRecord(
-            lock=member.lock,
-            canonical_batch=min(batch, unit_rows),
-            source=member.source,
-            versions=versions(),
-        ),
-        group,
-    )
-    top_k = config.encoding.top_k
-    if top_k is not None and top_k >= member.num_classes:
-        return [
-            f"teacher {name}: top {top_k} includes all {member.num_classes} classes; stored dense"
-        ]
-    return []
-
-
-def _other_versions(name: str, record: TeacherRecord) -> list[str]:
-    """Return a note on library versions that differ from the recorded ones, if any do."""
-    now = versions()
-    changed = [
-        f"{library} {before} -> {now.get(library)}"
-        for library, before in sorted(record.versions.items())
-        if now.get(library) != before
-    ]
-    if not changed:
-        return []
-    return [f"teacher {name}: library versions changed since its first unit: {', '.join(changed)}"]
 
 
 def _missing_items(

@@ -13,6 +13,7 @@ from timm import create_model
 
 from logitcache.cache.format.names import teacher_group
 from logitcache.errors import CacheError
+from logitcache.networks.forms import form_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,22 +70,27 @@ def as_locked(config: TeacherConfig, locked: LockedFields) -> TeacherConfig:
     """Return the configuration of a teacher, completed by the settings in its lock.
 
     Arguments with which timm reads files or downloads weights are not taken from the lock: a cache
-    may come from an untrusted origin, and only the user decides what is read.
+    may come from an untrusted origin, and only the user decides what is read. Code of the user
+    gets no argument from the lock at all.
 
     Args:
         config: Configuration by the user; its settings take precedence.
         locked: Lock in the manifest.
     """
     reading = signature(create_model).parameters.keys()
-    kwargs = {name: value for name, value in locked.arguments.items() if name not in reading}
+    shared = locked.arguments if form_of(config.model).shared_kwargs else {}
+    kwargs = {name: value for name, value in shared.items() if name not in reading}
     return config.model_copy(
         update={
             "kwargs": {**kwargs, **config.kwargs},
             "size": config.size or locked.input.size,
+            "mean": config.mean or locked.input.mean,
+            "std": config.std or locked.input.std,
             "class_map": config.class_map
             or (tuple(locked.class_map) if locked.class_map else "position"),
             "channels_last": config.channels_last or locked.channels_last,
             "compile": config.compile or locked.compile,
+            "head": locked.head,
         }
     )
 

@@ -37,7 +37,7 @@ class SampleRun:
     """Result of running teachers on a sample.
 
     Attributes:
-        logits: Raw logits by teacher, float32 (N, C).
+        logits: Raw logits by teacher, float32 (N, C); C is 0 for teachers without logits.
         features: Reduced features by name of the group, float32 (N, ...).
         labels: Labels, int32 (N,); -1 without one.
         show: Seconds per image and view: decoding, rendering and all forward passes, overlapping as
