@@ -1,6 +1,6 @@
 """Whoever opens a stranger's cache gets an error that names what is wrong, soon and in little room.
 
-The table of inputs and messages is in docs/security.md; ``python -m tests.hostile`` writes it.
+The table of inputs and messages is in docs/SECURITY.md; ``python -m tests.hostile`` writes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.remote.buckets import upload
 from tests.remote.servers import FaultyServer, from_folder
 
 SECONDS, MEGABYTES = 2.0, 300.0
-DOCUMENT = Path(__file__).parents[2] / "docs/security.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/SECURITY.md"
 # that may be printed: text, line breaks
 UNPRINTABLE = re.compile(
     r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
