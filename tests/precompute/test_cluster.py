@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 import pytest
+from dask.delayed import delayed
 
 from logitcache.errors import ClusterError, DataMismatch, Interrupted, UsageError
 from logitcache.precompute.cluster.cluster import compute_on_cluster, joined, local_cluster
@@ -265,6 +266,7 @@ def test_a_scheduler_that_dies(tmp_path: Path) -> None:
         ):
             work(plan, client, batch_seconds=0.2, on_progress=die)
     assert plan.writer.missing() != {}
+    assert delayed(sum)([1, 2]).compute() == 3  # in this process, by threads as before
 
 
 def test_a_scheduler_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

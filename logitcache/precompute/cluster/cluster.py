@@ -54,7 +54,8 @@ def joined(scheduler: str, *, seconds: float = _CONNECT_SECONDS) -> Iterator[Cli
         ClusterError: No scheduler responds at this address.
     """
     try:
-        client = Client(scheduler, timeout=seconds, set_as_default=True)
+        # not the default: after a scheduler has died, other uses of dask would still look for it
+        client = Client(scheduler, timeout=seconds, set_as_default=False)
     except (ValueError, TypeError) as error:
         raise UsageError(
             "malformed address of a dask scheduler",
@@ -103,7 +104,7 @@ def local_cluster(workers: int, *, gpus: bool) -> Iterator[Client]:
         SpecCluster(
             workers=specification, scheduler=scheduler, silence_logs=logging.CRITICAL
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         yield client
 
