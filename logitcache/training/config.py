@@ -78,7 +78,7 @@ class SizeConfig(Config):
     The sizes are ``end`` and those below it in steps of ``multiple``, down to ``start``. The first
     ``1 - final`` of the epochs are divided equally among the sizes below ``end``; all other epochs,
     and at least the last one, have the size ``end``, at which the student is evaluated. A run that
-    is resumed with more epochs divides them anew, as it does with the learning rate.
+    is resumed with more epochs divides them again, as it does with the learning rate.
 
     Attributes:
         start: Side of the images in the first epoch, in pixels.
