@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from logitcache import objectives as objectives
     from logitcache import testing as testing
     from logitcache import views as views
-    from logitcache.batch import DenseLogits, Features, Outputs, SparseLogits, TargetBatch
+    from logitcache.batch import (
+        DenseLogits,
+        EncodedLogits,
+        Features,
+        Outputs,
+        SparseLogits,
+        TargetBatch,
+    )
     from logitcache.cache.read.reader import Cache, open_cache
     from logitcache.check.repair import repair_cache as repair
     from logitcache.check.verify import verify
@@ -57,6 +64,7 @@ __all__ = [
     "DataConfig",
     "DatasetSource",
     "DenseLogits",
+    "EncodedLogits",
     "EncodingConfig",
     "EvaluateConfig",
     "Features",
@@ -94,6 +102,7 @@ _HOMES = {
     "DataConfig": "data.readers",
     "DatasetSource": "data.readers.torch_dataset",
     "DenseLogits": "batch",
+    "EncodedLogits": "batch",
     "EncodingConfig": "encoding.choice",
     "EvaluateConfig": "training.evaluate",
     "Features": "batch",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -17,7 +18,15 @@ from logitcache.errors import UsageError, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["DenseLogits", "Features", "Outputs", "SparseLogits", "TargetBatch", "TeacherLogits"]
+__all__ = [
+    "DenseLogits",
+    "EncodedLogits",
+    "Features",
+    "Outputs",
+    "SparseLogits",
+    "TargetBatch",
+    "TeacherLogits",
+]
 
 _Record = TypeVar("_Record")
 
@@ -82,7 +91,47 @@ class DenseLogits:
         return _mapped(self, _to(device))
 
 
-TeacherLogits = SparseLogits | DenseLogits
+@dataclass(frozen=True)
+class EncodedLogits:
+    """Teacher outputs for every class, as the bytes of a cache until they are needed.
+
+    They are copied to an accelerator as bytes, which are a few percent of the log-probabilities,
+    and decoded there. Everywhere else they can be used as :class:`DenseLogits`.
+
+    Attributes:
+        arrays: Stored arrays by name, uint8 (B, ...).
+        num_classes: Number of classes, C.
+        decode: Returns the log-probabilities, float32 (B, C), of arrays, on their device. Not a
+            dataclass, whose fields would be copied with those of this record.
+    """
+
+    arrays: Mapping[str, Tensor]
+    num_classes: int
+    decode: Callable[[Mapping[str, Tensor]], Tensor]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields, without decoded log-probabilities."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    # kept in the instance, so a copy with other arrays decodes them again
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """Log-probabilities at T = 1, float32 (B, C); decoded once."""
+        return self.decode(self.arrays)
+
+    def top_classes(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the k most probable classes: log-probabilities and ids, both (B, k).
+
+        Rows that were not computed are NaN and -1.
+        """
+        return _top(self.log_probs, k, None)
+
+    def to(self, device: torch.device) -> EncodedLogits:
+        """Return a copy on a device."""
+        return _mapped(self, _to(device))
+
+
+TeacherLogits = SparseLogits | DenseLogits | EncodedLogits
 
 
 @dataclass(frozen=True)

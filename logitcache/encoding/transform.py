@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MAX_REFINED", "MAX_REFINED_BYTES", "TransformEncoding"]
+__all__ = ["MAX_REFINED", "MAX_REFINED_BYTES", "NOT_COMPUTED", "TransformEncoding"]
 
 _FINE, _REFINED_STEP = 8, 0.6
 MAX_REFINED_BYTES = 255
@@ -32,7 +32,9 @@ MAX_REFINED_BYTES = 255
 MAX_REFINED = 2 * MAX_REFINED_BYTES - _FINE
 """Classes that :meth:`TransformEncoding.of` corrects."""
 
-_NOT_COMPUTED = 0x80  # the first byte of a row without outputs; as int8 -128, which is no code
+NOT_COMPUTED = 0x80
+"""The first byte of a row without outputs; as int8 -128, which is no code."""
+
 # The temperature at which the mass of the other classes is exact: between the usual 1 and 4.
 _OFFSET_B = 0.5
 # The likeliest class must stay the likeliest: steps of its correction in one of the others.
@@ -83,7 +85,7 @@ class TransformEncoding:
         """Return the arrays of a group by name."""
         width = self.basis.code_bytes
         return {
-            "coefficients": ArraySpec((width,), "uint8", _NOT_COMPUTED, "transposed"),
+            "coefficients": ArraySpec((width,), "uint8", NOT_COMPUTED, "transposed"),
             "refinements": ArraySpec((self.refined_bytes,), "uint8", 0, "transposed"),
         }
 
@@ -103,7 +105,7 @@ class TransformEncoding:
         codes_ND = _rounded(basis.coefficients(centered(log_probs_NC)), basis.wide)
         scores_NC = basis.scores(codes_ND)
         corrections_Nm = self._corrections(log_probs_NC, scores_NC)
-        steps_Nm = _rounded(corrections_Nm / self._steps(), self.fine)
+        steps_Nm = _rounded(corrections_Nm / self.correction_steps(), self.fine)
         return {
             "coefficients": _packed(codes_ND, basis.wide),
             "refinements": _packed(steps_Nm, self.fine),
@@ -117,12 +119,12 @@ class TransformEncoding:
         logits_NC *= np.float32(basis.scale)
         steps_Nm = _unpacked(arrays["refinements"], self.fine, self.refined)
         row_N1 = np.arange(len(ids_Nm))[:, None]
-        logits_NC[row_N1, ids_Nm] += steps_Nm * self._steps().astype(np.float32)
+        logits_NC[row_N1, ids_Nm] += steps_Nm * self.correction_steps().astype(np.float32)
         logits_NC -= logits_NC.max(axis=1, keepdims=True)
         # summed in float64, since a float32 sum of many classes loses digits
         total_N1 = np.log(np.exp(logits_NC.astype(np.float64)).sum(axis=1, keepdims=True))
         log_probs_NC: NDArray[np.float32] = (logits_NC - total_N1).astype(np.float32)
-        log_probs_NC[stored[:, 0] == _NOT_COMPUTED] = np.nan
+        log_probs_NC[stored[:, 0] == NOT_COMPUTED] = np.nan
         return DecodedDense(log_probs_NC, self.num_classes)
 
     def fault_of(self, arrays: Mapping[str, NDArray[Any]]) -> str | None:
@@ -152,11 +154,12 @@ class TransformEncoding:
         exact_Nm = self._corrections(log_probs_NC, self.basis.scores(codes_ND))
         reach_N1 = 2.0 * reach_N[:, None]  # of the class and of the offset
         least_Nm, most_Nm = (
-            _rounded((exact_Nm + by_N1) / self._steps(), fine) for by_N1 in (-reach_N1, reach_N1)
+            _rounded((exact_Nm + by_N1) / self.correction_steps(), fine)
+            for by_N1 in (-reach_N1, reach_N1)
         )
         steps_Nm = _unpacked(arrays["refinements"], fine, self.refined)
         corrected_Nm = between(least_Nm, steps_Nm, most_Nm)
-        computed_N = arrays["coefficients"][:, 0] != _NOT_COMPUTED
+        computed_N = arrays["coefficients"][:, 0] != NOT_COMPUTED
         consistent_N: NDArray[np.bool_] = computed_N & whole_rows(coded_ND)
         return consistent_N & whole_rows(corrected_Nm)
 
@@ -175,7 +178,7 @@ class TransformEncoding:
         """Return the parameters as JSON values."""
         return self.settings() | self.basis.to_json()
 
-    def _steps(self) -> NDArray[np.float64]:
+    def correction_steps(self) -> NDArray[np.float64]:
         """Return the distance of two corrections of each refined class, in nats: (m,)."""
         steps_m = np.full(self.refined, self.refined_step)
         steps_m[: self.fine] /= _FINENESS

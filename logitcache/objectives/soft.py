@@ -28,7 +28,7 @@ from logitcache.objectives.weights import other_classes, teacher_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from logitcache.batch import DenseLogits, TargetBatch, TeacherLogits
+    from logitcache.batch import DenseLogits, EncodedLogits, TargetBatch, TeacherLogits
 
 __all__ = ["Soft", "SoftConfig", "Tail", "soft_divergence"]
 
@@ -119,7 +119,7 @@ def soft_divergence(
     return divergence_B if temperature == 1.0 else temperature**2 * divergence_B
 
 
-def _dense_divergence(logits_BC: Tensor, teacher: DenseLogits, b: float) -> Tensor:
+def _dense_divergence(logits_BC: Tensor, teacher: DenseLogits | EncodedLogits, b: float) -> Tensor:
     log_s_BC = functional.log_softmax(logits_BC if b == 1.0 else b * logits_BC, dim=1)
     log_q_BC = teacher.log_probs.to(log_s_BC.dtype)
     if b != 1.0:

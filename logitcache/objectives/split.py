@@ -26,7 +26,7 @@ from logitcache.objectives.weights import other_classes, teacher_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from logitcache.batch import DenseLogits, TargetBatch, TeacherLogits
+    from logitcache.batch import DenseLogits, EncodedLogits, TargetBatch, TeacherLogits
 
 __all__ = ["Split", "SplitConfig"]
 
@@ -182,7 +182,9 @@ def _parts_of(
     return _parts_dense(log_s_BC, labels_B, teacher, 1.0 / temperature)
 
 
-def _parts_dense(log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits, b: float) -> _Parts:
+def _parts_dense(
+    log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits | EncodedLogits, b: float
+) -> _Parts:
     y_B1 = labels_B[:, None]
     log_q_BC = teacher.log_probs.to(log_s_BC.dtype)
     log_p_BC = functional.log_softmax(b * log_q_BC, 1)

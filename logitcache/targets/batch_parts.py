@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from logitcache.batch import DenseLogits, SparseLogits
-from logitcache.cache.format.groups import FeatureGroup, TeacherGroup
+from logitcache.batch import DenseLogits, EncodedLogits, SparseLogits
+from logitcache.cache.format.groups import FeatureGroup, TeacherGroup, groups_of
 from logitcache.encoding.decoded import DecodedSparse
+from logitcache.encoding.transform import TransformEncoding
 from logitcache.targets.feature_groups import decode_features, join_features
+from logitcache.targets.transform_decoder import TransformDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from logitcache.batch import Features, TeacherLogits
+    from logitcache.cache.format.groups import RowGroup
     from logitcache.encoding.arrays import Encoded
 
-__all__ = ["BATCH_PARTS", "BatchPart", "DecodedTargets", "concatenate"]
+    Decoder = Callable[[Mapping[str, Tensor]], Tensor]
+
+__all__ = ["BATCH_PARTS", "BatchPart", "DecodedTargets", "concatenate", "device_decoders"]
+
+DEVICE_DECODERS: dict[type, Callable[[Any], Decoder]] = {
+    TransformEncoding: TransformDecoder,
+}
+"""By class of encoding, decoders for the device of a batch; all others are decoded by numpy."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +54,13 @@ class BatchPart:
 
     Attributes:
         field: The field of :class:`DecodedTargets` that its groups belong to.
-        decode: Decodes rows; takes the group, its arrays (B, ...), and the positions of the kept
-            patches (B, n) or None.
+        decode: Decodes rows; takes the group, its arrays (B, ...), the positions of the kept
+            patches (B, n) or None, and the decoder that rows are left encoded for, or None.
         join: Concatenates the rows of consecutive windows.
     """
 
     field: Literal["teachers", "features"]
-    decode: Callable[[Any, Encoded, NDArray[np.int64] | None], Any]
+    decode: Callable[[Any, Encoded, NDArray[np.int64] | None, Decoder | None], Any]
     join: Callable[[Sequence[Any]], Any]
 
     def of(self, targets: DecodedTargets) -> dict[str, Any]:
@@ -69,9 +80,25 @@ def concatenate(parts: Sequence[DecodedTargets]) -> DecodedTargets:
     return joined
 
 
+def device_decoders(groups: Mapping[str, RowGroup]) -> dict[str, Decoder]:
+    """Return decoders for the device of a batch, for the groups whose encoding has one."""
+    encodings = {name: group.encoding for name, group in groups_of(groups, TeacherGroup).items()}
+    return {
+        name: DEVICE_DECODERS[type(encoding)](encoding)
+        for name, encoding in encodings.items()
+        if type(encoding) in DEVICE_DECODERS
+    }
+
+
 def _decode_logits(
-    group: TeacherGroup, arrays: Encoded, positions: NDArray[np.int64] | None
+    group: TeacherGroup,
+    arrays: Encoded,
+    positions: NDArray[np.int64] | None,
+    decoder: Decoder | None,
 ) -> TeacherLogits:
+    if decoder is not None:
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return EncodedLogits(tensors, group.num_classes, decoder)
     decoded = group.encoding.decode(arrays)
     log_probs = torch.from_numpy(decoded.log_probs)
     if not isinstance(decoded, DecodedSparse):
@@ -86,25 +113,45 @@ def _decode_logits(
     )
 
 
-def _join_logits(parts: Sequence[TeacherLogits]) -> TeacherLogits:
-    sparse = [part for part in parts if isinstance(part, SparseLogits)]
-    log_probs = torch.cat([part.log_probs for part in parts])
-    if not sparse:
-        return DenseLogits(log_probs)
-    labels = [p.label_log_probs for p in sparse if p.label_log_probs is not None]
+def _join_logits(parts: Sequence[Any]) -> TeacherLogits:
+    joined: TeacherLogits = _JOINED[type(parts[0])](parts)
+    return joined
+
+
+def _join_dense(parts: Sequence[DenseLogits]) -> DenseLogits:
+    return DenseLogits(torch.cat([part.log_probs for part in parts]))
+
+
+def _join_encoded(parts: Sequence[EncodedLogits]) -> EncodedLogits:
+    names = parts[0].arrays
+    arrays = {name: torch.cat([part.arrays[name] for part in parts]) for name in names}
+    return replace(parts[0], arrays=arrays)
+
+
+def _join_sparse(parts: Sequence[SparseLogits]) -> SparseLogits:
+    labels = [p.label_log_probs for p in parts if p.label_log_probs is not None]
     return SparseLogits(
-        torch.cat([part.class_ids for part in sparse]),
-        log_probs,
-        torch.cat([part.tail for part in sparse]),
-        sparse[0].num_classes,
+        torch.cat([part.class_ids for part in parts]),
+        torch.cat([part.log_probs for part in parts]),
+        torch.cat([part.tail for part in parts]),
+        parts[0].num_classes,
         None if not labels else torch.cat(labels),
     )
+
+
+_JOINED: dict[type, Callable[[Sequence[Any]], TeacherLogits]] = {
+    DenseLogits: _join_dense,
+    EncodedLogits: _join_encoded,
+    SparseLogits: _join_sparse,
+}
 
 
 BATCH_PARTS = {
     TeacherGroup.kind: BatchPart("teachers", _decode_logits, _join_logits),
     FeatureGroup.kind: BatchPart(
-        "features", lambda group, *arrays: decode_features(group.encoding, *arrays), join_features
+        "features",
+        lambda group, arrays, positions, _: decode_features(group.encoding, arrays, positions),
+        join_features,
     ),
 }
 """By kind of group; groups of other kinds have no rows, so they are not part of a batch."""

@@ -128,9 +128,10 @@ class Epoch:
         partner_labels, lam = (
             (None, None) if self._pairs is None else self._pairs.mixture(positions)
         )
+        on_device = self.settings.decodes_on_device
         # one record per view, each over all windows that the batch has rows of
         of_views = [
-            concatenate([part.windows[number].gather(part.rows) for part in parts])
+            concatenate([p.windows[number].gather(p.rows, on_device=on_device) for p in parts])
             for number in range(len(parts[0].windows))
         ]
         labels = self._rows.labels_of(positions)

@@ -5,7 +5,7 @@ Whole units are read, since reading single rows through Zarr is a thousand times
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,12 @@ import numpy as np
 from logitcache.cache.format.groups import FeatureGroup, TeacherGroup, groups_of
 from logitcache.draws import Purpose, permutation
 from logitcache.errors import UsageError
-from logitcache.targets.batch_parts import BATCH_PARTS, DecodedTargets, concatenate
+from logitcache.targets.batch_parts import (
+    BATCH_PARTS,
+    DecodedTargets,
+    concatenate,
+    device_decoders,
+)
 from logitcache.targets.feature_groups import example_features
 from logitcache.targets.temperature_notes import lossy_notes
 from logitcache.targets.unit_cache import UnitCache
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
+    from logitcache.targets.batch_parts import Decoder
     from logitcache.views.spec import View
 
 __all__ = ["DecodedTargets", "TargetWindow", "TargetsReader", "concatenate"]
@@ -46,6 +52,7 @@ class TargetWindow:
         view: The view of the outputs.
         hashes: Key hashes of the rows if only some tokens are cached; None otherwise.
         answer_of: For each row of the window, the row whose output it gets; None for its own.
+        decoders: Decoders for the device of a batch, by name of the group; not all have one.
     """
 
     unit_rows: int
@@ -55,9 +62,15 @@ class TargetWindow:
     view: View
     hashes: NDArray[np.uint64] | None = None
     answer_of: NDArray[np.int64] | None = None
+    decoders: Mapping[str, Decoder] = field(default_factory=dict)
 
-    def gather(self, rows_B: NDArray[np.int64]) -> DecodedTargets:
-        """Decode some rows, in the given order."""
+    def gather(self, rows_B: NDArray[np.int64], *, on_device: bool = False) -> DecodedTargets:
+        """Decode some rows, in the given order.
+
+        Args:
+            rows_B: Row numbers.
+            on_device: Whether groups with a decoder for the device of the batch stay encoded.
+        """
         slots = np.searchsorted(np.asarray(self.units), rows_B // self.unit_rows)
         positions = slots * self.unit_rows + rows_B % self.unit_rows
         if self.answer_of is not None:
@@ -66,8 +79,9 @@ class TargetWindow:
         for name, group in self.groups.items():
             arrays = {n: array[positions] for n, array in self.encoded[name].items()}
             part = BATCH_PARTS[group.kind]
+            decoder = self.decoders.get(name) if on_device else None
             part.of(gathered)[name] = part.decode(
-                group, arrays, self._kept_tokens(group, positions)
+                group, arrays, self._kept_tokens(group, positions), decoder
             )
         return gathered
 
@@ -105,6 +119,7 @@ class TargetsReader:
         self._cache = cache
         self._groups: dict[str, RowGroup] = {name: cache.teacher(name) for name in teachers}
         self._groups |= {name: cache.tap(name) for name in features}
+        self._decoders = device_decoders(self._groups)
         self._shuffled = shuffled
         self._seed = seed
         self._held: dict[str, tuple[str, int, Encoded]] = {}
@@ -213,6 +228,7 @@ class TargetsReader:
             view=view,
             hashes=self._hashes(units, unit_rows),
             answer_of=self._permuted(units, unit_rows) if self._shuffled else None,
+            decoders=self._decoders,
         )
 
     def _read(

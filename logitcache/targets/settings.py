@@ -99,6 +99,11 @@ class LoaderSettings:
         if self.rank is not None and self.ranks is not None:
             _check_place(self.rank, self.ranks)
 
+    @property
+    def decodes_on_device(self) -> bool:
+        """Whether targets are decoded on the device where that is possible, to copy fewer bytes."""
+        return self.device is not None and self.device.type == "cuda"
+
     def placed(self) -> Self:
         """Return these settings with the rank of this process and the number of processes.
 

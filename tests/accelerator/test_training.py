@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 
-from logitcache.batch import SparseLogits
+from logitcache.batch import EncodedLogits, SparseLogits
 from logitcache.cache.read.reader import open_cache
+from logitcache.encoding.basis import Basis, principal_directions
+from logitcache.encoding.logits import log_softmax
+from logitcache.encoding.transform import NOT_COMPUTED, TransformEncoding
 from logitcache.errors import Interrupted
 from logitcache.objectives.soft import Tail, soft_divergence
 from logitcache.targets.loader import loader
+from logitcache.targets.transform_decoder import TransformDecoder
 from logitcache.training.config import TrainConfig
 from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
@@ -94,11 +99,12 @@ def test_the_sparse_loss_is_that_of_float64_on_a_processor(
         torch.testing.assert_close(one.double(), wide, rtol=5e-5, atol=5e-5)
 
 
+@pytest.mark.parametrize("encoding", [{}, {"kind": "transform", "step": 0.1, "refined": 2}])
 def test_batches_on_the_device_are_those_of_a_processor(
-    device: str, cache_on: Callable[..., Path], images: Path
+    device: str, cache_on: Callable[..., Path], images: Path, encoding: dict[str, Any]
 ) -> None:
     """All batches are kept, while memory of the transfer is used again for later ones."""
-    cache = open_cache(str(cache_on("cpu")))
+    cache = open_cache(str(cache_on("cpu", encoding=encoding)))
     there, here = (
         loader(cache, str(images), batch_size=8, size=16, threads=2, device=place)
         for place in (device, None)
@@ -116,9 +122,40 @@ def test_batches_on_the_device_are_those_of_a_processor(
                 assert torch.equal(back.rows, targets_here.rows)
                 assert torch.equal(back.labels, targets_here.labels)
                 for name, teacher in targets_here.teachers.items():
-                    other = back.teachers[name]
+                    other = targets_there.teachers[name]
                     assert isinstance(other, SparseLogits) is isinstance(teacher, SparseLogits)
-                    assert torch.equal(other.log_probs, teacher.log_probs)
+                    decoded = device == "cuda" and bool(encoding)
+                    assert isinstance(other, EncodedLogits) is decoded
+                    tolerance = 1e-6 if decoded else 0.0
+                    torch.testing.assert_close(
+                        other.log_probs.cpu(), teacher.log_probs, rtol=tolerance, atol=tolerance
+                    )
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_transform_targets_are_decoded_alike(device: str, precision: str) -> None:
+    """The same scores and refined classes with TF32 and bfloat16 products and under autocast."""
+    before = torch.get_float32_matmul_precision()
+    rows, classes, rng = 512, 1000, np.random.default_rng(0)
+    log_p = log_softmax(rng.normal(0, 3, (rows, classes)).astype(np.float32))[0]
+    encoding = TransformEncoding.of(Basis.of(principal_directions(log_p), 4.0), refined=48)
+    arrays = encoding.encode(log_p)
+    arrays["coefficients"][0, 0] = NOT_COMPUTED
+    here = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    there = {name: tensor.to(device) for name, tensor in here.items()}
+    decoder = TransformDecoder(encoding)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            scores = decoder.scores(there["coefficients"])
+            ids, log_probs = decoder.refined_ids(scores), decoder(there)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    expected = decoder.scores(here["coefficients"])
+    assert torch.equal(scores.cpu(), expected)
+    assert torch.equal(ids.cpu(), decoder.refined_ids(expected))
+    plain = torch.from_numpy(encoding.decode(arrays).log_probs)
+    torch.testing.assert_close(log_probs.cpu(), plain, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

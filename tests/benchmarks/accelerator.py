@@ -36,7 +36,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from logitcache.batch import DenseLogits, TargetBatch
+from logitcache.batch import EncodedLogits, TargetBatch
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.write.claims import Claims
 from logitcache.data.readers import open_source
@@ -52,6 +52,7 @@ from logitcache.precompute.plan.plan import make_plan
 from logitcache.precompute.run.compute import compute_plan
 from logitcache.precompute.run.source_renderer import SourceRenderer
 from logitcache.targets.transfer import Transfer
+from logitcache.targets.transform_decoder import TransformDecoder
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.training.export import export_network
 from logitcache.views.render import IMAGE_MEMORY
@@ -184,17 +185,17 @@ def sparse_targets(folder: Path, scale: Scale) -> Answers:
 
 
 def transform_targets(folder: Path, scale: Scale) -> Answers:
-    """Return the targets of rows in the transform encoding, decoded to all classes."""
+    """Return the targets of rows in the transform encoding, which are decoded on the device."""
     del folder
     count = min(scale.rows, 1024)  # synthetic rows have no directions worth fitting to more
     log_p = log_softmax(teacher_logits(count, CLASSES))[0]
     basis = Basis.of(principal_directions(log_p), step=6.0)
     encoding = TransformEncoding.of(basis, refined=32)
-    stored = encoding.encode(log_p)
+    stored, decoder = encoding.encode(log_p), TransformDecoder(encoding)
 
-    def answers(rows_B: NDArray[np.int64]) -> dict[str, DenseLogits]:
-        rows = {name: array[rows_B % count] for name, array in stored.items()}
-        return {"t": DenseLogits(torch.from_numpy(encoding.decode(rows).log_probs))}
+    def answers(rows_B: NDArray[np.int64]) -> dict[str, EncodedLogits]:
+        rows = {n: torch.from_numpy(array[rows_B % count]) for n, array in stored.items()}
+        return {"t": EncodedLogits(rows, CLASSES, decoder)}
 
     return answers
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from logitcache.batch import DenseLogits, SparseLogits, TargetBatch
+from logitcache.batch import SparseLogits, TargetBatch
 from logitcache.cache.read.reader import Cache, open_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
@@ -42,9 +42,9 @@ def by_row(batches: Epoch) -> dict[int, tuple[Tensor, dict[str, Any]]]:
     for images, targets in batches:
         for i, row in enumerate(targets.rows.tolist()):
             teachers = {
-                name: t.log_probs[i]
-                if isinstance(t, DenseLogits)
-                else (t.class_ids[i], t.log_probs[i])
+                name: (t.class_ids[i], t.log_probs[i])
+                if isinstance(t, SparseLogits)
+                else t.log_probs[i]
                 for name, t in targets.teachers.items()
             }
             shown[row] = (images[i], {"label": targets.labels[i], **teachers})
