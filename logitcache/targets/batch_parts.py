@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
     Decoder = Callable[[Mapping[str, Tensor]], Tensor]
 
-__all__ = ["BATCH_PARTS", "BatchPart", "DecodedTargets", "concatenate", "device_decoders"]
+__all__ = [
+    "BATCH_PARTS",
+    "DEVICE_DECODERS",
+    "BatchPart",
+    "DecodedTargets",
+    "concatenate",
+    "device_decoders",
+]
 
 DEVICE_DECODERS: dict[type, Callable[[Any], Decoder]] = {
     TransformEncoding: TransformDecoder,
