@@ -96,7 +96,7 @@ class EncodedLogits:
     """Teacher outputs for every class, as the bytes of a cache until they are needed.
 
     They are copied to an accelerator as bytes, which are a few percent of the log-probabilities,
-    and decoded there. Everywhere else they can be used as :class:`DenseLogits`.
+    and decoded there. They can be used as :class:`DenseLogits`.
 
     Attributes:
         arrays: Stored arrays by name, uint8 (B, ...).

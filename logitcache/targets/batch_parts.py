@@ -91,9 +91,9 @@ def device_decoders(groups: Mapping[str, RowGroup]) -> dict[str, Decoder]:
     """Return decoders for the device of a batch, for the groups whose encoding has one."""
     encodings = {name: group.encoding for name, group in groups_of(groups, TeacherGroup).items()}
     return {
-        name: DEVICE_DECODERS[type(encoding)](encoding)
+        name: make(encoding)
         for name, encoding in encodings.items()
-        if type(encoding) in DEVICE_DECODERS
+        if (make := DEVICE_DECODERS.get(type(encoding))) is not None
     }
 
 

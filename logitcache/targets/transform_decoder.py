@@ -76,7 +76,7 @@ class TransformDecoder:
         # the same roundings to float32 as in numpy: of the scale, of the product, of the sum
         logits_BC = scores_BC * float(np.float32(encoding.basis.scale))
         corrections_Bm = _unpacked(arrays["refinements"], encoding.fine, encoding.refined) * steps_m
-        logits_BC.scatter_add_(1, ids_Bm, corrections_Bm)  # once per class, so in no order
+        logits_BC.scatter_add_(1, ids_Bm, corrections_Bm)  # each class at most once
         logits_BC -= logits_BC.amax(1, keepdim=True)
         sum_type = _SUM_TYPES.get(logits_BC.device.type, torch.float32)
         total_B1 = logits_BC.to(sum_type).exp().sum(1, keepdim=True).log()

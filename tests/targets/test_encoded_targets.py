@@ -60,7 +60,7 @@ def tensors(arrays: Encoded) -> dict[str, Tensor]:
 def random_rows(encoding: TransformEncoding, rows: int, seed: int) -> Encoded:
     """Return rows of arbitrary bytes, the first of them not computed."""
     generator = np.random.default_rng(seed)
-    arrays = {
+    arrays: Encoded = {
         name: generator.integers(0, 256, (rows, *spec.shape)).astype(np.uint8)
         for name, spec in encoding.specs().items()
     }
@@ -68,7 +68,7 @@ def random_rows(encoding: TransformEncoding, rows: int, seed: int) -> Encoded:
     return arrays
 
 
-def assert_decoded_alike(encoding: TransformEncoding, arrays: Encoded) -> None:
+def assert_decoded_alike(encoding: TransformEncoding, arrays: dict[str, NDArray[Any]]) -> None:
     """Scores and refined classes are equal, log-probabilities up to the sum of a row."""
     decoder, given_arrays = TransformDecoder(encoding), tensors(arrays)
     basis = encoding.basis
