@@ -37,7 +37,6 @@ if TYPE_CHECKING:
         SparseLogits,
         TargetBatch,
     )
-    from logitcache.cache.read.reader import Cache, open_cache
     from logitcache.check.repair import repair_cache as repair
     from logitcache.check.verify import verify
     from logitcache.data.readers import DataConfig, open_source
@@ -52,6 +51,8 @@ if TYPE_CHECKING:
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.estimate.estimate import estimate_cache as estimate
     from logitcache.report.describe import describe
+    from logitcache.targets.cache_targets import Cache, open_cache
+    from logitcache.targets.cached_dataset import CachedDataset
     from logitcache.targets.loader import Loader, loader
     from logitcache.teachers.member import TeacherConfig
     from logitcache.training.config import TrainConfig
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cache",
+    "CachedDataset",
     "DataConfig",
     "DatasetSource",
     "DenseLogits",
@@ -98,7 +100,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cache": "cache.read.reader",
+    "Cache": "targets.cache_targets",
+    "CachedDataset": "targets.cached_dataset",
     "DataConfig": "data.readers",
     "DatasetSource": "data.readers.torch_dataset",
     "DenseLogits": "batch",
@@ -128,7 +131,7 @@ _HOMES = {
     "estimate": "precompute.estimate.estimate:estimate_cache",
     "evaluate_network": "training.evaluate",
     "loader": "targets.loader",
-    "open_cache": "cache.read.reader",
+    "open_cache": "targets.cache_targets",
     "open_source": "data.readers",
     "repair": "check.repair:repair_cache",
     "train_student": "training.loop",

@@ -14,6 +14,7 @@ from logitcache.encoding.decoded import DecodedSparse
 from logitcache.encoding.transform import TransformEncoding
 from logitcache.targets.feature_groups import decode_features, join_features
 from logitcache.targets.transform_decoder import TransformDecoder
+from logitcache.views.tokens import kept_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from logitcache.batch import Features, TeacherLogits
     from logitcache.cache.format.groups import RowGroup
     from logitcache.encoding.arrays import Encoded
+    from logitcache.views.spec import View
 
     Decoder = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -33,6 +35,7 @@ __all__ = [
     "BatchPart",
     "DecodedTargets",
     "concatenate",
+    "decode_rows",
     "device_decoders",
 ]
 
@@ -74,6 +77,34 @@ class BatchPart:
         """Return the field of decoded targets."""
         found: dict[str, Any] = getattr(targets, self.field)
         return found
+
+
+def decode_rows(
+    groups: Mapping[str, RowGroup],
+    encoded: Mapping[str, Encoded],
+    view: View,
+    hashes_B: NDArray[np.uint64] | None,
+    decoders: Mapping[str, Decoder] | None = None,
+) -> DecodedTargets:
+    """Decode some rows of several groups.
+
+    Args:
+        groups: Groups of teachers by name, and of layers by ``<teacher>/<tap>``.
+        encoded: Arrays of the rows by the same names, (B, ...).
+        view: The view of the outputs.
+        hashes_B: Key hashes of the rows, uint64 (B,), where a group has only some of its patches.
+        decoders: Decoders for the device of the batch, by name of the group; rows of these groups
+            stay encoded.
+    """
+    decoded = DecodedTargets()
+    for name, group in groups.items():
+        kept = None
+        if group.kept_patches is not None:
+            assert hashes_B is not None
+            kept = kept_tokens(view, hashes_B, *group.kept_patches)
+        part = BATCH_PARTS[group.kind]
+        part.of(decoded)[name] = part.decode(group, encoded[name], kept, (decoders or {}).get(name))
+    return decoded
 
 
 def concatenate(parts: Sequence[DecodedTargets]) -> DecodedTargets:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from logitcache.targets.reader import TargetsReader
     from logitcache.views.spec import View
 
-__all__ = ["Pairs", "find_pairs"]
+__all__ = ["Pairs", "find_pairs", "shares_of"]
 
 
 _BLOCK = 1 << 16  # images that are matched among themselves where no cache has the partners
@@ -67,13 +67,25 @@ class Pairs:
     def mixture(self, positions_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the partners' labels, int64 (B,), and the share of each image, float32 (B,)."""
         partners = self.positions_of(positions_B)
-        shares = np.array(mix_shares(self.view, self.rows.hashes_of(positions_B)))
-        lam = np.where(partners == positions_B, 1.0, shares).astype(np.float32)
-        return torch.from_numpy(self.rows.labels_of(partners)), torch.from_numpy(lam)
+        hashes_B = self.rows.hashes_of(positions_B)
+        lam = shares_of(self.view, hashes_B, alone_B=partners == positions_B)
+        return torch.from_numpy(self.rows.labels_of(partners)), lam
 
     def positions_of(self, positions_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the position of each image's partner, int64 (B,), -1 where it is not available."""
         return self.rows.find(self.partners_of(self.rows.numbers.take(positions_B)))
+
+
+def shares_of(view: View, hashes_B: NDArray[np.uint64], *, alone_B: NDArray[np.bool_]) -> Tensor:
+    """Return the share of each row's own image in a view that mixes images, float32 (B,).
+
+    Args:
+        view: The view.
+        hashes_B: Key hashes of the images.
+        alone_B: Which images are mixed with no other one: their share is 1.
+    """
+    shares = np.array(mix_shares(view, hashes_B))
+    return torch.from_numpy(np.where(alone_B, 1.0, shares).astype(np.float32))
 
 
 def find_pairs(view: View, rows: ImageRows, reader: TargetsReader | None) -> Pairs | None:

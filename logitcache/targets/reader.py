@@ -15,15 +15,14 @@ from logitcache.cache.format.groups import FeatureGroup, TeacherGroup, groups_of
 from logitcache.draws import Purpose, permutation
 from logitcache.errors import UsageError
 from logitcache.targets.batch_parts import (
-    BATCH_PARTS,
     DecodedTargets,
     concatenate,
+    decode_rows,
     device_decoders,
 )
 from logitcache.targets.feature_groups import example_features
 from logitcache.targets.temperature_notes import lossy_notes
 from logitcache.targets.unit_cache import UnitCache
-from logitcache.views.tokens import kept_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -75,24 +74,13 @@ class TargetWindow:
         positions = slots * self.unit_rows + rows_B % self.unit_rows
         if self.answer_of is not None:
             positions = self.answer_of[positions]
-        gathered = DecodedTargets()
-        for name, group in self.groups.items():
-            arrays = {n: array[positions] for n, array in self.encoded[name].items()}
-            part = BATCH_PARTS[group.kind]
-            decoder = self.decoders.get(name) if on_device else None
-            part.of(gathered)[name] = part.decode(
-                group, arrays, self._kept_tokens(group, positions), decoder
-            )
-        return gathered
-
-    def _kept_tokens(
-        self, group: RowGroup, positions: NDArray[np.int64]
-    ) -> NDArray[np.int64] | None:
-        kept = group.kept_patches
-        if kept is None:
-            return None
-        assert self.hashes is not None
-        return kept_tokens(self.view, self.hashes[positions], *kept)
+        encoded = {
+            name: {n: array[positions] for n, array in self.encoded[name].items()}
+            for name in self.groups
+        }
+        hashes_B = None if self.hashes is None else self.hashes[positions]
+        decoders = self.decoders if on_device else None
+        return decode_rows(self.groups, encoded, self.view, hashes_B, decoders)
 
 
 class TargetsReader:
@@ -105,6 +93,9 @@ class TargetsReader:
         shuffled: Whether each row gets the output of another row of its unit, as a control
             experiment.
         seed: Random seed of that shuffling.
+
+    Attributes:
+        groups: Groups of the teachers by name, and of the layers by ``<teacher>/<tap>``.
     """
 
     def __init__(
@@ -117,9 +108,9 @@ class TargetsReader:
         seed: int = 0,
     ) -> None:
         self._cache = cache
-        self._groups: dict[str, RowGroup] = {name: cache.teacher(name) for name in teachers}
-        self._groups |= {name: cache.tap(name) for name in features}
-        self._decoders = device_decoders(self._groups)
+        self.groups: dict[str, RowGroup] = {name: cache.teacher(name) for name in teachers}
+        self.groups |= {name: cache.tap(name) for name in features}
+        self._decoders = device_decoders(self.groups)
         self._shuffled = shuffled
         self._seed = seed
         self._held: dict[str, tuple[str, int, Encoded]] = {}
@@ -134,7 +125,7 @@ class TargetsReader:
             UsageError: The teachers have different numbers of classes.
         """
         found = {
-            name: group.num_classes for name, group in groups_of(self._groups, TeacherGroup).items()
+            name: group.num_classes for name, group in groups_of(self.groups, TeacherGroup).items()
         }
         if len(set(found.values())) > 1:
             raise UsageError(
@@ -153,17 +144,17 @@ class TargetsReader:
     @property
     def unit_rows(self) -> int:
         """Number of rows of the smallest unit that is read; divides :attr:`block_rows`."""
-        return min([self.block_rows, *(group.unit_rows for group in self._groups.values())])
+        return min([self.block_rows, *(group.unit_rows for group in self.groups.values())])
 
     @property
     def row_bytes(self) -> int:
         """Number of bytes of a row of a window in memory."""
-        return sum(group.row_bytes for group in self._groups.values())
+        return sum(group.row_bytes for group in self.groups.values())
 
     @property
     def held_bytes(self) -> int:
         """Number of bytes of the larger units that are kept in memory to cut windows from them."""
-        large = [group for group in self._groups.values() if group.unit_rows > self.unit_rows]
+        large = [group for group in self.groups.values() if group.unit_rows > self.unit_rows]
         return sum(group.unit_rows * group.row_bytes for group in large)
 
     @property
@@ -171,12 +162,12 @@ class TargetsReader:
         """An example of one row of the features of every layer."""
         return {
             name: example_features(group.encoding)
-            for name, group in groups_of(self._groups, FeatureGroup).items()
+            for name, group in groups_of(self.groups, FeatureGroup).items()
         }
 
     def lossy_notes(self, temperature: float, teachers: Collection[str] | None = None) -> list[str]:
         """Return notes on the loss of sparse targets at a temperature; of all by default."""
-        groups = groups_of(self._groups, TeacherGroup)
+        groups = groups_of(self.groups, TeacherGroup)
         records = self._cache.manifest.teachers
         measured = {name: found for name in groups if (found := records[name].fidelity)}
         names = groups.keys() if teachers is None else teachers
@@ -190,7 +181,7 @@ class TargetsReader:
     def provenance(self) -> dict[str, Any]:
         """Origin of the targets as JSON values: the cache, its revision and its teachers."""
         manifest, revision = self._cache.manifest, self._cache.revision
-        names = sorted({group.teacher for group in self._groups.values()})
+        names = sorted({group.teacher for group in self.groups.values()})
         locks = {name: manifest.teachers[name].locked for name in names}
         return {
             "url": self._cache.url,
@@ -218,12 +209,12 @@ class TargetsReader:
         """
         encoded = {
             name: self._read(name, group, view.id, units, unit_rows)
-            for name, group in self._groups.items()
+            for name, group in self.groups.items()
         }
         return TargetWindow(
             unit_rows=unit_rows,
             units=units,
-            groups=self._groups,
+            groups=self.groups,
             encoded=encoded,
             view=view,
             hashes=self._hashes(units, unit_rows),
@@ -261,7 +252,7 @@ class TargetsReader:
         return read
 
     def _hashes(self, units: Sequence[int], unit_rows: int) -> NDArray[np.uint64] | None:
-        if all(group.kept_patches is None for group in self._groups.values()):
+        if all(group.kept_patches is None for group in self.groups.values()):
             return None
         rows = np.concatenate([np.arange(u * unit_rows, (u + 1) * unit_rows) for u in units])
         return self._key_hashes.take(rows)

@@ -51,9 +51,10 @@ class UnitCache:
 
     def take(self, rows_B: NDArray[np.int64]) -> NDArray[Any]:
         """Return the values of some rows, (B, ...)."""
-        units, slots = np.unique(rows_B // self._unit_rows, return_inverse=True)
-        if len(units) == 1:
-            return self._unit(int(units[0]))[rows_B % self._unit_rows]
+        units_B = rows_B // self._unit_rows
+        if len(units_B) and (units_B == units_B[0]).all():
+            return self._unit(int(units_B[0]))[rows_B % self._unit_rows]
+        units, slots = np.unique(units_B, return_inverse=True)
         first = self._unit(int(units[0])) if len(units) else self._unit(0)
         found = np.empty((len(rows_B), *first.shape[1:]), dtype=first.dtype)
         for slot, unit in enumerate(units.tolist()):

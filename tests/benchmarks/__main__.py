@@ -26,6 +26,7 @@ NAMES = (
     "help",
     "involution",
     "loss",
+    "map_style",
     "memory",
     "opening",
     "precompute",

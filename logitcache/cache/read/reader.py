@@ -70,7 +70,7 @@ class Cache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # another process reads ledgers and metadata for itself
-        return Cache, (self._location, self.manifest, self.revision, self._copies)
+        return type(self), (self._location, self.manifest, self.revision, self._copies)
 
     def __repr__(self) -> str:
         teachers = ", ".join(self.manifest.teachers)
