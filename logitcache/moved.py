@@ -22,7 +22,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     "cache.groups": ("cache.format.groups", "cache.format.placement"),
     "cache.location": ("cache.store.base", "cache.store.open", "cache.format.documents"),
     "cache.manifest": ("cache.format.manifest",),
-    "cache.reader": ("cache.read.reader",),
+    # the first home that has a name is used: the cache of the package, not its base class
+    "cache.reader": ("targets.cache_targets", "cache.read.reader"),
     "cache.survey": ("report.survey",),
     "cache.verify": ("cache.verify.integrity",),
     "cache.withdraw": ("cache.write.exclude",),
