@@ -62,7 +62,9 @@ def test_every_name_of_a_moved_module_warns_and_is_the_new_one(old: str) -> None
 
 
 def test_an_import_names_the_line_of_the_user() -> None:
-    with pytest.warns(DeprecationWarning, match="moved to logitcache.targets.cache_targets") as found:
+    with pytest.warns(
+        DeprecationWarning, match="moved to logitcache.targets.cache_targets"
+    ) as found:
         from logitcache.cache.reader import open_cache  # type: ignore[import-not-found]
     assert open_cache is logitcache.open_cache
     assert found[0].filename == __file__
