@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import tarfile
 from typing import TYPE_CHECKING
 
@@ -156,3 +158,9 @@ def test_images_both_in_folders_and_beside_them(tmp_path: Path) -> None:
     (tmp_path / "stray.jpg").write_bytes(jpeg(shape_image(0)))
     with pytest.raises(DataError, match="and some are not"):
         open_source(str(tmp_path))
+
+
+def test_opening_images_does_not_import_torch() -> None:
+    """Commands that only list or compare images start in a fraction of a second."""
+    code = "import sys, logitcache.data.readers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

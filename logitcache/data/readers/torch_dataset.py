@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from logitcache.data.classes import class_name
@@ -152,7 +152,7 @@ class DatasetSource:
         found = []
         for index in range(count):
             label = _parts(self._dataset[index])[1]
-            if isinstance(label, torch.Tensor | np.ndarray) and label.ndim == 0:
+            if (_is_tensor(label) or isinstance(label, np.ndarray)) and label.ndim == 0:
                 label = label.item()
             found.append(-1 if label is None or label is _NO_LABEL else label)
         return found
@@ -181,7 +181,7 @@ class DatasetSource:
         if isinstance(image, Image.Image):
             # a copy: the memory of an image is read-only
             return np.array(image if image.mode in {"L", "RGB"} else image.convert("RGB"))
-        if isinstance(image, torch.Tensor):
+        if _is_tensor(image):
             image = image.detach().cpu()
             image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
         pixels = np.ascontiguousarray(image) if isinstance(image, np.ndarray) else None
@@ -199,6 +199,13 @@ class DatasetSource:
                 "tensors from the loader",
             )
         return pixels
+
+
+def _is_tensor(value: object) -> bool:
+    # PyTorch is not imported for this: a process without it has no tensors, and opening images
+    # would take a second longer
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _parts(item: Any) -> tuple[Any, Any]:
