@@ -125,7 +125,7 @@ class Program(nn.Module):
         """Move the program to another device, with the devices that are part of its graph."""
         device = fn(torch.empty(0)).device
         if self._moved is None:
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch has no types for it
         elif device != self._device:
             self.program = self._moved(device)
         self._device = device
@@ -182,6 +182,7 @@ def build_torchscript(
     path = _path(config)
     try:
         with _quiet():
+            # PyTorch has no types for it
             program = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:  # torch raises errors of many types for other files
         raise _unreadable(path, "torch.jit.save", error) from error

@@ -46,7 +46,7 @@ _MOST_BYTES = 1 << 30
 """Bytes of the largest image that is decoded (178 956 970 pixels), at 16 bits per channel."""
 _DAMAGED = (
     zipfile.BadZipFile,
-    NotImplementedError,
+    NotImplementedError,  # a version or method of compression that zipfile does not have
     UnicodeDecodeError,
     struct.error,
     ValueError,
