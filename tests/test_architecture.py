@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -286,3 +287,18 @@ def test_files_and_functions_stay_short() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     assert sum(lines > 40 for lines in functions) < 0.02 * len(functions)
+
+
+def test_the_repository_holds_no_large_file_and_no_stray_one() -> None:
+    """A folder that git does not track (an unpacked source distribution) has nothing to compare."""
+    root = ROOT.parent
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a checkout of git")
+    tracked = listed.stdout.splitlines()
+    top_level = {path.partition("/")[0] for path in tracked}
+    visible = {name for name in top_level if not name.startswith(".")}
+    wanted = {"LICENSE", "README.md", "docs", "logitcache", "pipelines", "pyproject.toml", "tests"}
+    assert visible == wanted
+    sizes = {path: (root / path).stat().st_size for path in tracked if (root / path).exists()}
+    assert {path: size for path, size in sizes.items() if size > 200_000} == {}
