@@ -1,0 +1,1 @@
+"""Sharing of sealed caches: parts, unions, comparison, removal of garbage, transfer."""
