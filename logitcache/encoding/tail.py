@@ -20,6 +20,8 @@ __all__ = ["NO_TAIL", "log_masses", "quadratic", "tail_of"]
 NO_TAIL = -65504.0
 """The lowest finite float16: the value of both numbers where no class is absent."""
 
+_SMALLEST_MASS = 1e-290  # far enough above the smallest float64 that no digit of a sum is lost
+
 
 def tail_of(
     log_probs_NC: NDArray[np.float64], present_NC: NDArray[np.bool_]
@@ -39,20 +41,37 @@ def log_masses(
     Summed over the absent classes: one minus the others would lose all digits where those are
     nearly one.
     """
-    absent = np.where(present_NC, -np.inf, log_probs_NC)
-    peak_N = absent.max(axis=1)
-    has_tail = np.isfinite(peak_N)
-    peak_N = np.where(has_tail, peak_N, 0.0)
-    absent -= peak_N[:, None]  # in place from here on: (N, C) in float64 is the largest array
-    relative = np.exp(absent, out=absent)
+    # in place from here on: (N, C) in float64 is the largest array
+    quarters_NC = np.multiply(log_probs_NC, 0.25)
+    np.exp(quarters_NC, out=quarters_NC)
+    np.putmask(quarters_NC, present_NC, 0.0)
+    quarter_N = quarters_NC.sum(axis=1)
+    # two squares are correctly rounded on every processor and cost less than a second exponential
+    np.square(np.square(quarters_NC, out=quarters_NC), out=quarters_NC)
+    mass_N = quarters_NC.sum(axis=1)
     with np.errstate(divide="ignore"):
-        mass = np.log(relative.sum(axis=1)) + peak_N
-        # two square roots are correctly rounded on every processor, a power is not
-        np.sqrt(np.sqrt(relative, out=relative), out=relative)
-        quarter = np.log(relative.sum(axis=1)) + peak_N / 4.0
-    tail = np.stack([np.minimum(mass, 0.0), quarter], axis=1)
-    tail[~has_tail] = NO_TAIL
-    return tail
+        masses_N2: NDArray[np.float64] = np.log(np.stack([mass_N, quarter_N], axis=1))
+    tiny_N = mass_N < _SMALLEST_MASS
+    if tiny_N.any():
+        masses_N2[tiny_N] = _scaled_log_masses(log_probs_NC[tiny_N], present_NC[tiny_N])
+    np.minimum(masses_N2[:, 0], 0.0, out=masses_N2[:, 0])
+    return masses_N2
+
+
+def _scaled_log_masses(
+    log_probs_NC: NDArray[np.float64], present_NC: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return what :func:`log_masses` returns of masses that are too small for a float64."""
+    absent_NC = np.where(present_NC, -np.inf, log_probs_NC)
+    peak_N1 = absent_NC.max(axis=1, keepdims=True)
+    has_tail_N1 = np.isfinite(peak_N1)
+    peak_N1 = np.where(has_tail_N1, peak_N1, 0.0)
+    with np.errstate(divide="ignore"):
+        masses = [
+            np.log(np.exp(b * (absent_NC - peak_N1)).sum(axis=1, keepdims=True)) + b * peak_N1
+            for b in (1.0, 0.25)
+        ]
+    return np.where(has_tail_N1, np.concatenate(masses, axis=1), NO_TAIL)
 
 
 def quadratic(b: float) -> tuple[float, float, float]:

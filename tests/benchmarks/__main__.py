@@ -7,9 +7,12 @@ import importlib
 import json
 import os
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from tests.benchmarks.logits import VARIABLE
 
 if TYPE_CHECKING:
     from tests.benchmarks.measuring import Measurement
@@ -60,12 +63,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--logits", type=Path, help="of a real classifier, see imagenet_logits")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     names = NAMES if arguments.all else tuple(arguments.names)
     if not names or set(names) - set(NAMES):
         parser.error(f"give some of {', '.join(NAMES)}, or --all")
     torch.set_num_threads(arguments.threads)
+    if arguments.logits is not None:
+        os.environ[VARIABLE] = str(arguments.logits)
     modules = [importlib.import_module(f"tests.benchmarks.{name}") for name in names]
     rows = [row for module in modules for row in module.measure()]
     if arguments.json:

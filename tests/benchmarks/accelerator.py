@@ -57,8 +57,9 @@ from logitcache.teachers.ensemble import Ensemble
 from logitcache.training.export import export_network
 from logitcache.views.render import IMAGE_MEMORY
 from tests.benchmarks.__main__ import markdown
+from tests.benchmarks.logits import CLASSES
 from tests.benchmarks.measuring import Measurement, ratio_of_times
-from tests.benchmarks.reading import CLASSES, gather, make_cache, repeated, whole
+from tests.benchmarks.reading import gather, make_cache, repeated, whole
 from tests.benchmarks.synthetic import teacher_logits
 from tests.benchmarks.view_rates import photographs
 from tests.cache.building import samples_of

@@ -1,6 +1,6 @@
 """Formats of others beside ours: bytes, rates, and how long a training loop waits for each.
 
-The same 32768 rows (K = 50 of C = 1000, 8192 synthetic ones over and over), each format written and
+The same 32768 rows (K = 50 of C = 1000, 8192 distinct ones over and over), each format written and
 read as its sources describe it; see :mod:`tests.benchmarks.peers`. *rate*: an epoch, shuffled as
 far as the format can, one process, without images or a student. *wait*: the share of a training
 loop's time in which it waits for the next batch; images are tensors in memory, so targets are what
@@ -21,14 +21,14 @@ from torch import nn
 from torch.nn import functional
 
 from logitcache.encoding.logits import log_softmax
+from tests.benchmarks.logits import CLASSES, logits_of_rows
 from tests.benchmarks.measuring import Measurement
 from tests.benchmarks.peers.caches import NaiveZarr, Ours
 from tests.benchmarks.peers.pickles import PerBatch, PerImage
 from tests.benchmarks.peers.records import MemoryMap, TinyVit
 from tests.benchmarks.peers.stored import Feed, Peer, Stored
 from tests.benchmarks.peers.tarred import Tarred
-from tests.benchmarks.reading import CLASSES, ENCODING, repeated
-from tests.benchmarks.synthetic import teacher_logits
+from tests.benchmarks.reading import ENCODING, repeated
 from tests.cache.building import samples_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS, SIDE = 32_768, 32
-GENERATED = 8192
+DISTINCT = 8192
 WORKERS = (0, 2)
 PEERS: tuple[Peer, ...] = (
     Ours(),
@@ -53,7 +53,7 @@ PEERS: tuple[Peer, ...] = (
 def stored_targets() -> Stored:
     """Return what all formats are given."""
     encoded = repeated(ROWS)
-    dense = log_softmax(teacher_logits(GENERATED, CLASSES))[0].astype(np.float16)
+    dense = log_softmax(logits_of_rows(DISTINCT))[0].astype(np.float16)
     return Stored(
         samples=samples_of(ROWS, unit=ROWS),
         encoded=encoded,

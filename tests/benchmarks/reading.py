@@ -16,7 +16,7 @@ from logitcache.targets.reader import TargetsReader
 from logitcache.targets.row_ids import AllRows
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY
 from logitcache.views.spec import parse_view
-from tests.benchmarks.synthetic import teacher_logits
+from tests.benchmarks.logits import CLASSES, logits_of_rows
 from tests.cache.building import (
     VIEW,
     declare,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from logitcache.targets.reader import TargetWindow
 
 __all__ = [
-    "CLASSES",
     "ENCODING",
     "epoch_order",
     "gather",
@@ -49,17 +48,16 @@ __all__ = [
     "whole",
 ]
 
-CLASSES = 1000
 ENCODING = SparseEncoding(CLASSES, top_k=50)
 _TEACHER = "t"
-_GENERATED = 8192  # synthetic rows; more are these over and over
+_DISTINCT = 8192  # rows of logits; more are these over and over
 
 
 def repeated(rows: int) -> Encoded:
     """Return what a cache of that many rows holds."""
-    generated = min(rows, _GENERATED)
-    logits, samples = teacher_logits(generated, CLASSES), samples_of(generated, unit=generated)
-    few = encode(group_of(_TEACHER, ENCODING), logits, samples)
+    logits_NC = logits_of_rows(min(rows, _DISTINCT))
+    samples = samples_of(len(logits_NC), unit=len(logits_NC))
+    few = encode(group_of(_TEACHER, ENCODING), logits_NC, samples)
     return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in few.items()}
 
 

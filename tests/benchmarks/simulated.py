@@ -18,7 +18,8 @@ from logitcache.cache.store.open import locate
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.views.spec import ViewsConfig
-from tests.benchmarks.reading import CLASSES, ENCODING, repeated
+from tests.benchmarks.logits import CLASSES
+from tests.benchmarks.reading import ENCODING, repeated
 
 if TYPE_CHECKING:
     from pathlib import Path

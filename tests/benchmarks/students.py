@@ -34,8 +34,9 @@ from logitcache.precompute.config import PrecomputeConfig
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.views.spec import ViewsConfig
+from tests.benchmarks.logits import CLASSES
 from tests.benchmarks.measuring import Measurement, ratio_of_times
-from tests.benchmarks.reading import CLASSES, gather, make_cache, repeated, whole
+from tests.benchmarks.reading import gather, make_cache, repeated, whole
 from tests.benchmarks.view_rates import photographs
 from tests.cache.building import samples_of
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from logitcache.encoding.logits import log_softmax
+from tests.benchmarks.logits import CLASSES
 from tests.benchmarks.peers.caches import NaiveZarr, Ours
 from tests.benchmarks.peers.pickles import PerBatch, PerImage
 from tests.benchmarks.peers.records import MemoryMap, TinyVit
 from tests.benchmarks.peers.stored import BATCH, Peer, Stored
 from tests.benchmarks.peers.tarred import Tarred
-from tests.benchmarks.reading import CLASSES, ENCODING
+from tests.benchmarks.reading import ENCODING
 from tests.cache.building import encode, group_of, samples_of
 
 if TYPE_CHECKING:

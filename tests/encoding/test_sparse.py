@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from logitcache.encoding.codes import code_log_probs, codes_of
 from logitcache.encoding.sparse import SparseEncoding
-from logitcache.encoding.tail import NO_TAIL, tail_of
+from logitcache.encoding.tail import NO_TAIL, log_masses, tail_of
 from tests.encoding.strategies import log_error_bound, log_probs_of, logits
 
 if TYPE_CHECKING:
@@ -59,6 +59,17 @@ def test_the_tail_is_the_logsumexp_of_the_absent(
             exact = peak + math.log(sum(math.exp(b * value - peak) for value in absent))
             exact = max(exact if b < 1 else min(exact, 0.0), -65504.0)
             assert stored == np.float16(exact) or stored == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.requirement("F6.6")
+@pytest.mark.parametrize("least", [-100.0, -600.0, -667.0, -668.0, -700.0, -720.0, -760.0, -3000.0])
+def test_masses_are_exact_down_to_those_that_no_float64_represents(least: float) -> None:
+    log_probs = np.array([[-1e-300, least, least - 0.5, least - 3.0, least - 50.0]])
+    present = np.array([[True, False, False, False, False]])
+    found = log_masses(log_probs, present)
+    for column, b in enumerate((1.0, 0.25)):
+        terms = [math.exp(b * (value - least)) for value in log_probs[0, 1:]]
+        assert found[0, column] == pytest.approx(b * least + math.log(math.fsum(terms)), rel=1e-14)
 
 
 @pytest.mark.requirement("F6.6")
