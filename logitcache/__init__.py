@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from logitcache.report.describe import describe
     from logitcache.targets.cache_targets import Cache, open_cache
     from logitcache.targets.cached_dataset import CachedDataset
+    from logitcache.targets.cached_teacher import CachedTeacher
     from logitcache.targets.loader import Loader, loader
     from logitcache.teachers.member import TeacherConfig
     from logitcache.training.config import TrainConfig
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cache",
     "CachedDataset",
+    "CachedTeacher",
     "DataConfig",
     "DatasetSource",
     "DenseLogits",
@@ -102,6 +104,7 @@ __all__ = [
 _HOMES = {
     "Cache": "targets.cache_targets",
     "CachedDataset": "targets.cached_dataset",
+    "CachedTeacher": "targets.cached_teacher",
     "DataConfig": "data.readers",
     "DatasetSource": "data.readers.torch_dataset",
     "DenseLogits": "batch",

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["code_lines", "follow"]
+__all__ = ["code_lines", "follow", "section_code"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +32,19 @@ def code_lines(page: Path) -> int:
         if name.startswith("logitcache/")
         for line in text.splitlines()[1:]
     )
+
+
+def section_code(page: str, heading: str) -> str:
+    """Return the Python code of a section of a page.
+
+    Args:
+        page: Path of the page below the repository's folder.
+        heading: Title of the section, without subsections.
+    """
+    section = (ROOT / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    code = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
+    assert code, f"{page} has no code in a section {heading!r}"
+    return code
 
 
 def follow(page: Path, folder: Path) -> str:

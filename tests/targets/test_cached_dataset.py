@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +17,7 @@ from logitcache.errors import DataMismatch, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from tests.conftest import write_images
-from tests.guides import ROOT
+from tests.guides import section_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -159,9 +158,7 @@ def test_the_page_on_training_loops_is_right(
     cache_path: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The code of the section is run as it is written."""
-    page = (ROOT / "docs/training-loops.md").read_text()
-    section = page.partition("\n## A data set and a sampler of your own\n")[2].partition("\n## ")[0]
-    code = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
+    code = section_code("docs/training-loops.md", "A data set and a sampler of your own")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/train").symlink_to(images, target_is_directory=True)
     (tmp_path / "runs").mkdir()
