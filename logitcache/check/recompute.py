@@ -164,10 +164,10 @@ class Recomputation:
         padding = np.zeros((-rows % batch, *pixels_N3SS.shape[1:]), np.uint8)
         padded = np.concatenate([pixels_N3SS, padding])
         parts = [
-            self._member.answer_and_keep(padded[start : start + batch], self._kept)
+            self._member.start(padded[start : start + batch], self._kept)
             for start in range(0, len(padded), batch)
         ]
-        logits_NC = np.concatenate([logits for logits, _ in parts])[:rows]
+        logits_NC = np.concatenate([logits() for logits, _ in parts])[:rows]
         if len(non_finite_rows(logits_NC)):
             raise NonFiniteLogits(
                 f"teacher {self._member.name!r} returned NaN or infinity",
@@ -182,7 +182,7 @@ class Recomputation:
             lse=lse_N,
             scale=np.abs(logits_NC).max(axis=1, initial=0.0).astype(np.float64),
             taps={
-                tap: np.concatenate([kept[tap] for _, kept in parts])[:rows] for tap in self._kept
+                tap: np.concatenate([kept[tap]() for _, kept in parts])[:rows] for tap in self._kept
             },
         )
 

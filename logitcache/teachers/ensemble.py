@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.encoding.features import FeatureEncoding
-    from logitcache.teachers.member import Precision, TeacherConfig
+    from logitcache.teachers.member import Pending, Precision, TeacherConfig
 
 __all__ = ["Ensemble", "Tap"]
 
@@ -86,6 +87,21 @@ class Ensemble:
     ) -> dict[str, NDArray[np.float32]]:
         """Return logits (B, C) and features (B, ...) by name, from one forward pass per member.
 
+        The arguments are those of :meth:`start`.
+        """
+        return {name: wait() for name, wait in self.start(pixels, batches, kept_patches).items()}
+
+    def start(
+        self,
+        pixels: Mapping[int, NDArray[np.uint8]],
+        batches: Mapping[str, int],
+        kept_patches: Mapping[str, NDArray[np.int64] | None],
+    ) -> dict[str, Pending]:
+        """Start one forward pass per member; return functions that wait for outputs, by name.
+
+        The outputs are logits (B, C) and features (B, ...). A CUDA device has the forward passes of
+        all members in its queue before any of them is waited for.
+
         Args:
             pixels: Rendered batch (B, 3, S, S) by side S.
             batches: Images per forward pass by name, a divisor of B; the same for a member and its
@@ -93,34 +109,38 @@ class Ensemble:
             kept_patches: Names of members, and names given to :meth:`keep`, with the indices of the
                 patches of each row to cache, int64 (B, n), None for all.
         """
-        outputs: dict[str, NDArray[np.float32]] = {}
+        outputs: dict[str, Pending] = {}
         for teacher in dict.fromkeys(self._teacher_of(name) for name in kept_patches):
             names = [name for name in kept_patches if self._teacher_of(name) == teacher]
             taps = {name: self._taps[name] for name in names if name != teacher}
             images = pixels[self.members[teacher].input.size]
             step = batches[names[0]]
             parts = [
-                self._forwarded(teacher, images, slice(start, start + step), taps, kept_patches)
+                self._started(teacher, images, slice(start, start + step), taps, kept_patches)
                 for start in range(0, len(images), step)
             ]
-            outputs |= {name: np.concatenate([part[name] for part in parts]) for name in names}
+            outputs |= {name: partial(_joined, [part[name] for part in parts]) for name in names}
         return outputs
 
-    def _forwarded(
+    def _started(
         self,
         teacher: str,
         images: NDArray[np.uint8],
         rows: slice,
         taps: Mapping[str, Tap],
         kept_patches: Mapping[str, NDArray[np.int64] | None],
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return logits and features of one forward pass of one member, by name."""
+    ) -> dict[str, Pending]:
+        """Start one forward pass of one member; return its logits and features by name."""
         kept = {}
         for name, tap in taps.items():
             positions = kept_patches[name]
             kept[tap.tap] = KeptTap(tap.encoding, None if positions is None else positions[rows])
-        logits, features = self.members[teacher].answer_and_keep(images[rows], kept)
+        logits, features = self.members[teacher].start(images[rows], kept)
         return {teacher: logits, **{name: features[tap.tap] for name, tap in taps.items()}}
 
     def _teacher_of(self, name: str) -> str:
         return self._taps[name].teacher if name in self._taps else name
+
+
+def _joined(parts: Sequence[Pending]) -> NDArray[np.float32]:
+    return np.concatenate([wait() for wait in parts])

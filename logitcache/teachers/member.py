@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 
@@ -30,16 +30,19 @@ from logitcache.teachers.reduce import reduced
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.networks.taps import TapShape
 
-__all__ = ["Head", "KeptTap", "Member", "Precision", "TeacherConfig"]
+__all__ = ["Head", "KeptTap", "Member", "Pending", "Precision", "TeacherConfig"]
 
 Head = Literal["softmax", "none"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Pending = Callable[[], "NDArray[np.float32]"]
+"""Function that waits for an output of a network and returns it, from any thread."""
 
 
 class TeacherConfig(NetworkConfig):
@@ -229,22 +232,26 @@ class Member:
         Args:
             pixels_B3SS: A batch of images with the size of :attr:`input`.
         """
-        return self.answer_and_keep(pixels_B3SS, {})[0]
+        return self.start(pixels_B3SS, {})[0]()
 
     @torch.inference_mode()
-    def answer_and_keep(
+    def start(
         self, pixels_B3SS: NDArray[np.uint8], taps: Mapping[str, KeptTap]
-    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-        """Return raw logits (B, C), and features of layers from the same forward pass.
+    ) -> tuple[Pending, dict[str, Pending]]:
+        """Start a forward pass; return its raw logits (B, C), and features of layers.
 
-        Without logits, C is 0.
+        A processor computes them at once. On a CUDA device they are queued: other work can be
+        queued behind them before the returned functions are called. Without logits, C is 0.
 
         Args:
             pixels_B3SS: A batch of images with the size of :attr:`input`.
             taps: Features to return, by name of the layer.
         """
         # moved as bytes and normalized on the device, in float32 before autocast
-        images = torch.from_numpy(pixels_B3SS).to(self._device, non_blocking=True)
+        images = torch.from_numpy(pixels_B3SS)
+        if self._device.type == "cuda":
+            images = images.pin_memory()  # a copy from other memory blocks this thread
+        images = images.to(self._device, non_blocking=True)
         normalized = (images.float() - self._mean_C11) / self._std_C11
         normalized = normalized.contiguous(memory_format=self._format)
         half = self._precision != "float32"
@@ -253,11 +260,11 @@ class Member:
             logits, caught = self._forward(normalized, tuple(taps))
         kept = {tap: self._kept(tap, caught[tap], taps) for tap in taps}
         if not self.has_logits:
-            return np.empty((len(pixels_B3SS), 0), dtype=np.float32), kept
+            return _pending(images.new_empty((len(images), 0), dtype=torch.float32)), kept
         logits = logits.float()
         if self._class_map is not None:
             logits = logits[:, self._class_map.to(logits.device)]
-        return np.asarray(logits.cpu().numpy(), dtype=np.float32), kept
+        return _pending(logits), kept
 
     def _forward(self, images: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         if not taps:
@@ -268,9 +275,24 @@ class Member:
         logits, caught = self._tapped[taps](images)
         return logits, caught
 
-    def _kept(self, tap: str, values: Tensor, taps: Mapping[str, KeptTap]) -> NDArray[np.float32]:
+    def _kept(self, tap: str, values: Tensor, taps: Mapping[str, KeptTap]) -> Pending:
         wanted = taps[tap]
         positions = wanted.positions
         index = None if positions is None else torch.from_numpy(positions).to(self._device)
         shape = self._tapped[tuple(taps)].shapes[tap]
-        return reduced(values, shape, wanted.encoding, index).cpu().numpy()
+        return _pending(reduced(values, shape, wanted.encoding, index))
+
+
+def _pending(values: Tensor) -> Pending:
+    """Start the copy of a float32 tensor to host memory; return the function that waits for it."""
+    host = values.to("cpu", non_blocking=True)  # into pinned memory if it comes from a CUDA device
+    if values.device.type != "cuda":
+        return host.numpy
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch annotates its fields only
+    copied.record(torch.cuda.current_stream(values.device))
+
+    def wait() -> NDArray[np.float32]:
+        copied.synchronize()
+        return host.numpy()
+
+    return wait

@@ -416,12 +416,12 @@ def test_a_request_for_a_mixing_view_without_partners_is_refused() -> None:
 def test_a_teacher_that_gives_nan_now_is_an_error(
     every: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = Member.answer_and_keep
+    start = Member.start
 
     def broken(self: Member, pixels: Any, taps: Any) -> Any:
-        logits, kept = answer(self, pixels, taps)
-        return logits * np.float32(np.nan), kept
+        logits, kept = start(self, pixels, taps)
+        return (lambda: logits() * np.float32(np.nan)), kept
 
-    monkeypatch.setattr(Member, "answer_and_keep", broken)
+    monkeypatch.setattr(Member, "start", broken)
     with pytest.raises(NonFiniteLogits, match="returned NaN"):
         audits(every, samples=16)

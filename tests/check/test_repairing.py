@@ -167,12 +167,12 @@ def test_stopped_in_the_middle_it_goes_on(
     }
 
 
-def slightly_otherwise(answer: Any) -> Any:
-    def answers(self: Any, pixels: Any, taps: Any) -> Any:
-        logits, kept = answer(self, pixels, taps)
-        return logits + np.float32(1e-3), kept
+def slightly_otherwise(start: Any) -> Any:
+    def started(self: Any, pixels: Any, taps: Any) -> Any:
+        logits, kept = start(self, pixels, taps)
+        return (lambda: logits() + np.float32(1e-3)), kept
 
-    return answers
+    return started
 
 
 def test_other_bits_are_sealed_anew(
@@ -181,7 +181,7 @@ def test_other_bits_are_sealed_anew(
     """Another machine rounds differently: the unit is new, the rest of the cache is not."""
     from logitcache.teachers.member import Member
 
-    monkeypatch.setattr(Member, "answer_and_keep", slightly_otherwise(Member.answer_and_keep))
+    monkeypatch.setattr(Member, "start", slightly_otherwise(Member.start))
     DAMAGES["missing object"].inject(cache, ARRAY)
     summary = repair(cache, images, {"red": teachers["red"]})
     assert (summary.differing, summary.remaining) == (1, ())
@@ -198,7 +198,7 @@ def test_a_cache_that_was_extended_and_not_finished(
 
     writer = CacheWriter.open(locate(cache))
     writer.add_segment(Segment(start=64, rows=5))
-    monkeypatch.setattr(Member, "answer_and_keep", slightly_otherwise(Member.answer_and_keep))
+    monkeypatch.setattr(Member, "start", slightly_otherwise(Member.start))
     DAMAGES["missing object"].inject(cache, ARRAY)
     with pytest.raises(DataMismatch, match="more rows than the data has images"):
         repair(cache, images, {"red": teachers["red"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,15 +29,15 @@ Teachers = dict[str, dict[str, str]]
 def small_device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Make every forward of more than 4 images run out of memory; return the batches tried."""
     tried: list[int] = []
-    answer = Member.answer_and_keep
+    start = Member.start
 
     def limited(self: Member, pixels: Any, taps: Any) -> Any:
         tried.append(len(pixels))
         if len(pixels) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return answer(self, pixels, taps)
+        return start(self, pixels, taps)
 
-    monkeypatch.setattr(Member, "answer_and_keep", limited)
+    monkeypatch.setattr(Member, "start", limited)
     return tried
 
 
@@ -68,7 +69,7 @@ def test_no_room_for_a_single_image_is_told(
     def refusing(self: Member, pixels: Any, taps: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(Member, "answer_and_keep", refusing)
+    monkeypatch.setattr(Member, "start", refusing)
     with pytest.raises(NetworkError, match=r"batch of one image[\s\S]*cnn, red[\s\S]*--device"):
         build_cache(config(tmp_path / "c", images, teachers))
     assert not (tmp_path / "c").exists()
@@ -77,15 +78,15 @@ def test_no_room_for_a_single_image_is_told(
 def test_memory_that_runs_out_later_keeps_what_is_committed(
     images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer, left = Member.answer_and_keep, [9]
+    start, left = Member.start, [9]
 
     def failing(self: Member, pixels: Any, taps: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return answer(self, pixels, taps)
+        return start(self, pixels, taps)
 
-    monkeypatch.setattr(Member, "answer_and_keep", failing)
+    monkeypatch.setattr(Member, "start", failing)
     with pytest.raises(NetworkError, match=r"out of device memory[\s\S]*committed data is intact"):
         build_cache(config(tmp_path / "c", images, teachers))
     kept = commits(tmp_path / "c")
@@ -103,9 +104,9 @@ def test_the_fastest_batch_is_found(teachers: Teachers, monkeypatch: pytest.Monk
 
     def clocked(self: Member, pixels: Any, taps: Any) -> Any:
         now[0] += 0.001 * len(pixels) * max(1.0, 64 / len(pixels))
-        return np.zeros((len(pixels), 3), dtype=np.float32), {}
+        return partial(np.zeros, (len(pixels), 3), dtype=np.float32), {}
 
-    monkeypatch.setattr(Member, "answer_and_keep", clocked)
+    monkeypatch.setattr(Member, "start", clocked)
     monkeypatch.setattr("logitcache.precompute.sample.batch_size.time.perf_counter", lambda: now[0])
     assert choose_batch(ensemble, ["cnn"], "auto")[0] == 64
     assert choose_batch(ensemble, [], "auto")[0] == 16

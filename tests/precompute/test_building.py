@@ -348,15 +348,15 @@ def test_nan_is_named_and_earlier_units_are_kept(
 ) -> None:
     from logitcache.teachers.member import Member
 
-    answer, calls = Member.answer_and_keep, 0
+    start, calls = Member.start, 0
 
     def poisoned(self: Member, pixels: Any, taps: Any) -> Any:
         nonlocal calls
         calls += 1
-        logits, kept = answer(self, pixels, taps)
-        return (logits * np.nan if calls > 8 else logits), kept
+        logits, kept = start(self, pixels, taps)
+        return ((lambda: logits() * np.nan) if calls > 8 else logits), kept
 
-    monkeypatch.setattr(Member, "answer_and_keep", poisoned)
+    monkeypatch.setattr(Member, "start", poisoned)
     with pytest.raises(NonFiniteLogits, match="NaN or infinity"):
         build_cache(config(tmp_path / "c", images, teachers))
     monkeypatch.undo()
@@ -431,15 +431,15 @@ def test_every_forward_has_one_shape_and_padding_is_zeros(
 ) -> None:
     from logitcache.teachers.member import Member
 
-    answer, empty, sizes = Member.answer_and_keep, [], set()
+    start, empty, sizes = Member.start, [], set()
 
     def watched(self: Member, pixels: Any, taps: Any) -> Any:
         sizes.add(len(pixels))
         shown = np.asarray(pixels).reshape(len(pixels), -1)
         empty.append(int((shown == 0).all(axis=1).sum()))
-        return answer(self, pixels, taps)
+        return start(self, pixels, taps)
 
-    monkeypatch.setattr(Member, "answer_and_keep", watched)
+    monkeypatch.setattr(Member, "start", watched)
     victim = tmp_path / "images" / "cat" / "007.jpg"
     shutil.copytree(images, tmp_path / "images")
     victim.write_bytes(victim.read_bytes()[:300])

@@ -166,15 +166,15 @@ def test_an_item_is_written_while_the_next_is_computed(
     write_unit = writer.write_unit
 
     class Teachers(null.NullTeachers):
-        def answer(
+        def start(
             self,
             pixels: Mapping[int, NDArray[np.uint8]],
             batches: Mapping[str, int],
-            asked_for: Mapping[str, NDArray[np.int64] | None],
-        ) -> dict[str, NDArray[np.float32]]:
+            kept_patches: Mapping[str, NDArray[np.int64] | None],
+        ) -> dict[str, Callable[[], NDArray[np.float32]]]:
             if len(self.asked) >= null.UNIT:  # of the first item all are answered
                 asked.set()
-            return super().answer(pixels, batches, asked_for)
+            return super().start(pixels, batches, kept_patches)
 
     def write_when_the_next_is_asked(*arguments: object) -> None:
         assert asked.wait(WAIT_SECONDS), "the next item waits for this one"

@@ -208,15 +208,15 @@ def test_nan_in_a_tap_is_an_error(
 ) -> None:
     from logitcache.teachers.member import Member
 
-    answer = Member.answer_and_keep
+    start = Member.start
 
     def poisoned(self: Member, pixels: Any, taps: Any) -> Any:
-        logits, kept = answer(self, pixels, taps)
+        logits, kept = start(self, pixels, taps)
         if len(taps) > 1:
-            kept["layer1"][0, 0, 0, 0] = np.nan
+            kept["layer1"]()[0, 0, 0, 0] = np.nan
         return logits, kept
 
-    monkeypatch.setattr(Member, "answer_and_keep", poisoned)
+    monkeypatch.setattr(Member, "start", poisoned)
     with pytest.raises(NonFiniteLogits, match="teacher 'red', layer 'layer1'"):
         build_cache(config(tmp_path / "cache", images, asked))
 

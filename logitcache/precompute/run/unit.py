@@ -66,13 +66,15 @@ class Renderer(Protocol):
 class Teachers(Protocol):
     """Teachers that map pixels to logits and features."""
 
-    def answer(
+    def start(
         self,
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
         kept_patches: Mapping[str, NDArray[np.int64] | None],
-    ) -> Mapping[str, NDArray[np.float32]]:
-        """Return logits (B, C) and kept features (B, ...) by name of the group.
+    ) -> Mapping[str, Callable[[], NDArray[np.float32]]]:
+        """Start forward passes; return functions that wait for their outputs, by group.
+
+        Outputs are logits (B, C) and kept features (B, ...).
 
         See :class:`logitcache.teachers.ensemble.Ensemble`.
         """
@@ -130,9 +132,10 @@ def compute_item(work: Work, item: WorkItem, block: Block, background: Backgroun
         names = [name for name, units in open_units.items() if units.wants(batch.start)]
         kept_patches = {name: _kept_tokens(work, item, block, batch, name) for name in names}
         sizes = {name: work.conditions[name].canonical_batch for name in names}
-        outputs = work.teachers.answer(batch.pixels, sizes, kept_patches)
+        outputs = work.teachers.start(batch.pixels, sizes, kept_patches)
         for name in names:
-            # numpy and blosc release the interpreter lock, so this overlaps with the next forward
+            # the background thread waits for the device, which has the next forward pass by then;
+            # numpy and blosc release the interpreter lock, so encoding overlaps with it, too
             background.do(partial(open_units[name].add, batch.start, outputs[name]))
         work.after_batch(work.batch_rows)
     if item.samples:
@@ -204,9 +207,9 @@ class _OpenUnits:
         touched = units_of(row, row + self._work.batch_rows, self._group.unit_rows)
         return not self._wanted.isdisjoint(touched)
 
-    def add(self, row: int, answers_B: NDArray[np.float32]) -> None:
-        """Encode a batch into the units that it overlaps."""
-        rows = self._group.unit_rows
+    def add(self, row: int, pending: Callable[[], NDArray[np.float32]]) -> None:
+        """Wait for a batch of outputs and encode it into the units that it overlaps."""
+        answers_B, rows = pending(), self._group.unit_rows
         for start in range(0, len(answers_B), min(rows, len(answers_B))):
             if (row + start) // rows in self._missing:
                 self._add(row + start, answers_B[start : start + rows])
