@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.estimate.estimate import estimate_cache as estimate
     from logitcache.report.describe import describe
+    from logitcache.share.transfer import pull, push
     from logitcache.targets.cache_targets import Cache, open_cache
     from logitcache.targets.cached_dataset import CachedDataset
     from logitcache.targets.cached_teacher import CachedTeacher
@@ -96,6 +97,8 @@ __all__ = [
     "loader",
     "open_cache",
     "open_source",
+    "pull",
+    "push",
     "repair",
     "train_student",
     "verify",
@@ -136,6 +139,8 @@ _HOMES = {
     "loader": "targets.loader",
     "open_cache": "targets.cache_targets",
     "open_source": "data.readers",
+    "pull": "share.transfer",
+    "push": "share.transfer",
     "repair": "check.repair:repair_cache",
     "train_student": "training.loop",
     "verify": "check.verify",

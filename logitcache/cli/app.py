@@ -21,6 +21,7 @@ from logitcache.cli.interrupt import interruptible
 from logitcache.cli.launch import launched_rank
 from logitcache.cli.maintain import LOOK, maintain_app
 from logitcache.cli.tools import tools_app
+from logitcache.cli.transfer import transfer_app
 from logitcache.cli.views import views_app
 from logitcache.errors import Interrupted, LogitcacheError, StorageError, UsageError
 
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 app.add_typer(create_app)  # without a name: its commands are the program's own
 app.add_typer(maintain_app)
+app.add_typer(transfer_app)
 app.add_typer(views_app, name="views", rich_help_panel=LOOK)
 app.add_typer(tools_app, name="tools", rich_help_panel=LOOK)
 

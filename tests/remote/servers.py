@@ -110,6 +110,8 @@ def from_upstream(address: tuple[str, int]) -> Callable[[Any, Behavior], Answer]
     def answer(request: BaseHTTPRequestHandler, _: Behavior) -> Answer:
         length = int(request.headers.get("Content-Length", 0))
         body = request.rfile.read(length)
+        if len(body) < length:  # of a client that was killed
+            return Answer(400, {}, b"")
         connection = http.client.HTTPConnection(*address, timeout=30)
         try:
             connection.request(request.command, request.path, body, dict(request.headers))

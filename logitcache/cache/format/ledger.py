@@ -151,6 +151,8 @@ class Revision:
             withdrawals, by key.
         manifest_sha256: SHA-256 of the manifest without its pointer to the revision.
         copies_sha256: SHA-256 of the second copies of these documents; None in old revisions.
+        parents: SHA-256 of the revisions that it was made from: the one before it, or the sources
+            of a part; empty in the first revision and in old ones.
     """
 
     number: _Count
@@ -159,14 +161,19 @@ class Revision:
     metadata: dict[str, str]
     manifest_sha256: _Text
     copies_sha256: str | None = None
+    parents: Annotated[tuple[_Text, ...], Field(max_length=4096)] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the revision as JSON values."""
-        return {
+        values = {
             "format": FORMAT,
             **asdict(self),
             "segments": [list(segment) for segment in self.segments],
+            "parents": list(self.parents),
         }
+        if not self.parents:
+            del values["parents"]
+        return values
 
     @property
     def rows_end(self) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.store.base import Location
 
-__all__ = ["manifest_fault", "metadata_faults"]
+__all__ = ["has_grown", "manifest_fault", "metadata_faults"]
 
 
 def manifest_fault(location: Location, manifest: Manifest, revision: Revision) -> Fault | None:
@@ -64,7 +64,7 @@ def _document_fault(location: Location, revision: Revision, key: str, digest: st
         return None
     copies = _copies(location, revision)
     sealed = copies.documents.get(key) if copies else None
-    if sealed is not None and _has_grown(_parsed(sealed), _parsed(content)):
+    if sealed is not None and has_grown(_parsed(sealed), _parsed(content)):
         return None
     return Fault(cause, "it differs from the sealed document", key, group)
 
@@ -84,7 +84,7 @@ def _parsed(text: str | bytes) -> Any:
         return None
 
 
-def _has_grown(sealed: Any, now: Any) -> bool:
+def has_grown(sealed: Any, now: Any) -> bool:
     """Return whether a document differs only by a longer shape, or by added or dropped views."""
     try:
         if sealed["node_type"] == "array":

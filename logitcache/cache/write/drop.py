@@ -35,13 +35,21 @@ from logitcache.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from logitcache.cache.format.groups import Group
     from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.claims import Wait
 
-__all__ = ["Dropped", "drop_from_cache", "finish_drops"]
+__all__ = [
+    "Dropped",
+    "drop_from_cache",
+    "finish_drops",
+    "manifest_without",
+    "numbered_views",
+    "revision_without",
+]
 
 
 @dataclass(frozen=True)
@@ -91,14 +99,17 @@ def drop_from_cache(
         writer = CacheWriter.open(location)
         finish_drops(writer)
         before = writer.manifest
-        gone = choose_views(_view_ids(writer), list(views)) if views else []
-        manifest = _without(location, before, set(teachers), set(features), set(gone))
+        groups = {name: read_group(location, name) for name in group_names(before)}
+        gone = choose_views(numbered_views(before, groups), list(views)) if views else []
+        manifest = manifest_without(
+            before, groups, location, set(teachers), set(features), set(gone)
+        )
         names = set(group_names(before)) - set(group_names(manifest))
         if names:  # a writer of an older version would count the old commits as new ones
             manifest = manifest.changed(dropping=tuple(sorted(names))).requiring("dropping")
         if manifest.revision is not None:
             previous = read_revision(location, manifest.revision)
-            revision = _shortened(previous, names, set(gone))
+            revision = revision_without(previous, names, set(gone))
             manifest = manifest.changed(revision=write_changed(location, manifest, revision))
         writer.publish(manifest)
         finish_drops(writer)
@@ -147,23 +158,32 @@ def finish_drops(writer: CacheWriter) -> None:
         writer.reseal(())
 
 
-def _view_ids(writer: CacheWriter) -> list[str]:
+def numbered_views(manifest: Manifest, groups: Mapping[str, Group]) -> list[str]:
     """Return all views, in the order in which a reader numbers them; unsealed ones last."""
-    groups = writer.row_groups()
     # a reader numbers the views of logits first, then those that only features have
-    ordered = sorted(groups, key=lambda name: (tap_of(name) is not None, name))
-    slots = (view_id for name in ordered for view_id in groups[name].view_ids)
-    return list(dict.fromkeys((*slots, *writer.manifest.views)))
+    declared = row_groups(groups)
+    ordered = sorted(declared, key=lambda name: (tap_of(name) is not None, name))
+    slots = (view_id for name in ordered for view_id in declared[name].view_ids)
+    return list(dict.fromkeys((*slots, *manifest.views)))
 
 
-def _without(
-    location: Location,
+def manifest_without(
     manifest: Manifest,
+    groups: Mapping[str, Group],
+    where: object,
     teachers: set[str],
     features: set[str],
     views: set[str],
 ) -> Manifest:
     """Return the manifest without some of what it names.
+
+    Args:
+        manifest: The manifest.
+        groups: All groups that it declares, by name.
+        where: The cache, for error messages.
+        teachers: Names of teachers to leave out.
+        features: Taps to leave out, as ``<teacher>/<tap>``.
+        views: Ids of views to leave out.
 
     Raises:
         UsageError: Nothing is selected, something does not exist, or nothing would be left.
@@ -171,7 +191,7 @@ def _without(
     if not teachers and not features and not views:
         raise UsageError(
             "nothing to drop is selected",
-            where=location,
+            where=where,
             hint="select teachers, features or views; logitcache inspect lists them",
         )
     known = {
@@ -183,7 +203,7 @@ def _without(
     ):
         for name in sorted(wanted - there):
             raise UsageError(
-                f"no {what} {name!r} in this cache", where=location, hint=nearest(name, there)
+                f"no {what} {name!r} in this cache", where=where, hint=nearest(name, there)
             )
     left = {
         name: record.model_copy(
@@ -199,23 +219,23 @@ def _without(
     if bare:
         raise UsageError(
             f"teacher {bare[0]!r} has no logits, so nothing of it would be left",
-            where=location,
+            where=where,
             hint=f"drop the teacher instead: --teacher {bare[0]}",
         )
     kept = {view_id: recipe for view_id, recipe in manifest.views.items() if view_id not in views}
     if not left or not kept:
         raise UsageError(
             f"no {'view' if left else 'teacher'} would be left in the cache",
-            where=location,
+            where=where,
             hint="to remove all outputs, remove the folder of the cache",
         )
     manifest = manifest.changed(teachers=left, views=kept)
-    declared = {name: read_group(location, name) for name in group_names(manifest)}
+    declared = {name: groups[name] for name in group_names(manifest)}
     for name, group in row_groups(declared).items():
         if not set(group.view_ids) - views:
             raise UsageError(
                 f"the outputs of {name!r} would be left without a view",
-                where=location,
+                where=where,
                 hint=f"drop them, too: --{'feature' if tap_of(name) else 'teacher'} "
                 f"{name.replace('/features/', '/')}",
             )
@@ -228,8 +248,8 @@ def _without(
     return manifest.requiring("dropped-views") if views else manifest
 
 
-def _shortened(revision: Revision, names: set[str], views: set[str]) -> Revision:
-    """Return a revision without some groups and views."""
+def revision_without(revision: Revision, names: set[str], views: set[str]) -> Revision:
+    """Return a revision without some groups, by name, and without some views, by id."""
     groups = tuple(f"{teacher_group(name)}/" for name in names)
     partners = tuple(f"{partner_group(view_id)}/" for view_id in views)
 

@@ -93,8 +93,9 @@ def write_seal(
         metadata={key: sha256(text.encode()) for key, text in documents.items()},
         manifest_sha256=manifest_digest(manifest),
         copies_sha256=write_copies(location, number, copies),
+        parents=_parent(manifest),
     )
-    if previous is not None and replace(previous, number=number) == revision:
+    if previous is not None and _same_content(previous, revision):
         assert manifest.revision is not None
         # also those of a run that was killed before the root pointed at its revision
         location.delete(copies_key(number))
@@ -139,8 +140,18 @@ def write_changed(location: Location, manifest: Manifest, revision: Revision) ->
         metadata={key: sha256(text.encode()) for key, text in documents.items()},
         manifest_sha256=manifest_digest(manifest),
         copies_sha256=write_copies(location, number, copies),
+        parents=_parent(manifest),
     )
     return RevisionPointer(number=number, sha256=write_revision(location, revision))
+
+
+def _parent(manifest: Manifest) -> tuple[str, ...]:
+    """Return the sha256 of the revision that the next one is made from, if there is one."""
+    return () if manifest.revision is None else (manifest.revision.sha256,)
+
+
+def _same_content(previous: Revision, revision: Revision) -> bool:
+    return replace(previous, number=revision.number, parents=revision.parents) == revision
 
 
 def _write_ledgers(

@@ -1,0 +1,107 @@
+"""Commands that move caches between places.
+
+Heavy imports happen inside them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from logitcache.cli.echo import echo
+from logitcache.cli.flags import Json
+
+__all__ = ["transfer_app"]
+
+transfer_app = typer.Typer()
+
+_SHARE = "Share"
+
+_Revision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHA256",
+        help="Copy this revision, which may be an earlier one: its sha256, or the first 12 or more "
+        "digits.",
+    ),
+]
+_Views = Annotated[
+    int | None, typer.Option("--views", min=1, help="Copy the first views only: how many.")
+]
+_Teachers = Annotated[
+    list[str] | None,
+    typer.Option("--teacher", metavar="NAME", help="Copy this teacher only; repeatable."),
+]
+
+
+@transfer_app.command(rich_help_panel=_SHARE)
+def push(
+    cache: Annotated[str, typer.Argument(help="Folder or URL of a sealed cache.")],
+    url: Annotated[str, typer.Argument(help="Destination: s3://…, gs://… or a folder.")],
+    revision: _Revision = None,
+    views: _Views = None,
+    teacher: _Teachers = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a cache to an object store or folder.
+
+    Only what is missing there is sent. The same command resumes after an
+    interruption, and updates a copy of an earlier revision. The root of the
+    cache is written last: readers find the old revision or the new one.
+    """
+    _copy("push", cache, url, revision, views, teacher, as_json=as_json)
+
+
+@transfer_app.command(rich_help_panel=_SHARE)
+def pull(
+    url: Annotated[str, typer.Argument(help="URL of a sealed cache: s3, gs, http(s), hf.")],
+    cache: Annotated[str, typer.Argument(help="Destination: a folder.")],
+    revision: _Revision = None,
+    views: _Views = None,
+    teacher: _Teachers = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a cache, or some views and teachers of it, from a URL.
+
+    Every object is compared with its checksum. Only what is missing is
+    received. The same command resumes after an interruption, and updates a
+    copy of an earlier revision.
+    """
+    _copy("pull", url, cache, revision, views, teacher, as_json=as_json)
+
+
+def _copy(
+    title: str,
+    source: str,
+    destination: str,
+    revision: str | None,
+    views: int | None,
+    teachers: list[str] | None,
+    *,
+    as_json: bool,
+) -> None:
+    from logitcache.cli.interrupt import StopRequest
+    from logitcache.cli.options import print_json
+    from logitcache.cli.progress import ProgressLine
+    from logitcache.share.transfer import push as copy
+
+    with StopRequest() as stop, ProgressLine(title) as line:
+        found = copy(
+            source,
+            destination,
+            revision=revision,
+            views=views,
+            teachers=teachers or (),
+            on_progress=line.bytes,
+            on_wait=lambda wait: echo(f"{title}: {wait}", err=True),
+            should_stop=stop,
+        )
+    if as_json:
+        print_json(found.to_json())
+        return
+    echo(
+        f"{found.destination}: revision {found.number}, sha256 {found.revision}: "
+        f"{found.objects} objects of {found.bytes / 1e6:.1f} MB copied, "
+        f"{found.present} of {found.present_bytes / 1e6:.1f} MB already present"
+    )

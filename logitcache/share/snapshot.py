@@ -1,0 +1,269 @@
+"""One revision of a cache with all documents that it determines, whole or as a part.
+
+Documents come from the second copies of the revision, so a run that extends the cache at the same
+time changes nothing of what is read here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from logitcache.cache.format.documents import numbers, parse_json
+from logitcache.cache.format.groups import group_names, read_group, row_groups
+from logitcache.cache.format.ledger import (
+    Copies,
+    Revision,
+    manifest_digest,
+    parse_ledger,
+    read_copies,
+    read_revision,
+)
+from logitcache.cache.format.manifest import (
+    Manifest,
+    RevisionPointer,
+    check_revision,
+    parse_manifest,
+    read_manifest,
+)
+from logitcache.cache.format.names import (
+    ATTRIBUTE,
+    WITHDRAWN,
+    canonical_json,
+    copies_key,
+    revision_key,
+    sha256,
+    teacher_group,
+)
+from logitcache.cache.read.exclusions import read_withdrawn, withdrawal_keys
+from logitcache.cache.write.drop import manifest_without, numbered_views, revision_without
+from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from logitcache.cache.format.ledger import Ledger
+    from logitcache.cache.store.base import Location
+
+__all__ = ["Snapshot", "part_of", "read_snapshot", "root_document"]
+
+_OTHER_DOCUMENTS = frozenset({"probes", WITHDRAWN})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One revision of a cache.
+
+    Attributes:
+        location: The cache that its shards and ledgers are read from.
+        manifest: The manifest as it was sealed, which points at the revision.
+        revision: The revision.
+        documents: Every document that the revision lists besides ledgers, and every exclusion, by
+            key.
+        content: The document of the revision.
+        copies: The document of second copies; None in old revisions.
+        root: The root ``zarr.json``.
+    """
+
+    location: Location
+    manifest: Manifest
+    revision: Revision
+    documents: dict[str, bytes]
+    content: bytes
+    copies: bytes | None
+    root: bytes
+
+    @property
+    def pointer(self) -> RevisionPointer:
+        """Number and sha256 of the revision."""
+        assert self.manifest.revision is not None
+        return self.manifest.revision
+
+    def ledgers(self) -> Iterator[tuple[str, Ledger]]:
+        """Yield ``<group>/<view>`` and ledger, one of them in memory at a time.
+
+        Raises:
+            CacheDamaged: A ledger is not the one that was sealed, or describes other objects than
+                its name implies.
+        """
+        for name, pointer in self.revision.ledgers.items():
+            ledger = parse_ledger(self.location, pointer)
+            where = f"{self.location}/{pointer.key}"
+            if f"{ledger.group}/{ledger.view}" != name:
+                got = f"{ledger.group}/{ledger.view}"
+                what = "a ledger belongs to another view"
+                raise CacheDamaged(what, where=where, expected=name, got=got)
+            for commit in ledger.commits.values():
+                own = (commit.group, commit.view) == (ledger.group, ledger.view)
+                for path, stored in commit.arrays.items():
+                    inside = path == ledger.group or path.startswith(f"{ledger.group}/")
+                    if not (own and inside and stored.key.startswith(f"{path}/c/")):
+                        what = "a commit names an object outside of its group"
+                        raise CacheDamaged(what, where=where, got=stored.key[:200])
+            yield name, ledger
+
+
+def read_snapshot(location: Location, wanted: str | None = None) -> Snapshot:
+    """Read a revision and its documents.
+
+    Args:
+        location: The cache.
+        wanted: sha256 of the revision, or at least its first 12 digits; may be one before the
+            current revision. The current one by default.
+
+    Raises:
+        CacheUnsealed: The cache was never sealed.
+        CacheDamaged: There is no such revision, or a document is not the one that was sealed.
+    """
+    manifest = read_manifest(location)
+    if manifest.revision is None:
+        raise CacheUnsealed(
+            "this cache is not finished: it has no sealed revision",
+            where=location,
+            hint="run the same precompute command again; logitcache status shows what is missing",
+        )
+    pointer = _pointer(location, manifest, wanted)
+    revision = read_revision(location, pointer)
+    _check_keys(location, revision)
+    copies = read_copies(location, revision)
+    if copies is None:
+        sealed, texts = _as_stored(location, manifest, revision)
+    else:
+        sealed = parse_manifest(copies.manifest, f"{location}/{copies_key(pointer.number)}")
+        texts = {key: text.encode() for key, text in copies.documents.items()}
+    sealed = sealed.changed(revision=pointer)
+    for key, digest in {**revision.metadata, "zarr.json": revision.manifest_sha256}.items():
+        found = manifest_digest(sealed) if key == "zarr.json" else sha256(texts.get(key, b""))
+        if found != digest:
+            what = "a document has changed since it was sealed"
+            raise CacheDamaged(what, where=f"{location}/{key}", got=f"sha256 {found}")
+    documents = {key: texts[key] for key in revision.metadata} | _exclusions(location)
+    # as they are stored: a later version may have written fields that this one does not know
+    content = location.read(revision_key(pointer.number)) or b""
+    second = None if copies is None else location.read(copies_key(pointer.number))
+    is_root = manifest.revision == pointer and manifest_digest(manifest) == revision.manifest_sha256
+    root = location.read("zarr.json") if is_root else None
+    return Snapshot(
+        location, sealed, revision, documents, content, second, root or root_document(sealed)
+    )
+
+
+def part_of(whole: Snapshot, views: int | None, teachers: Collection[str]) -> Snapshot:
+    """Return a revision of some views and teachers of a cache, as dropping the others makes it.
+
+    Equal arguments give equal bytes. The part has the number of the whole and names it as its
+    parent.
+
+    Args:
+        whole: The revision.
+        views: Number of views to keep, the first ones; all by default.
+        teachers: Names of the teachers to keep; all if empty.
+
+    Raises:
+        UsageError: There is no such teacher or there are not as many views.
+    """
+    before, where = whole.manifest, whole.location
+    names = {name: f"{teacher_group(name)}/zarr.json" for name in group_names(before)}
+    groups = {name: read_group(where, name, whole.documents[key]) for name, key in names.items()}
+    for name in teachers:
+        if name not in before.teachers:
+            hint = nearest(name, before.teachers)
+            raise UsageError(f"no teacher {name!r} in this cache", where=where, hint=hint)
+    gone = set(before.teachers) - set(teachers) if teachers else set()
+    left = {name: g for name, g in row_groups(groups).items() if g.teacher not in gone}
+    numbered = [v for v in numbered_views(before, groups) if v in before.views]
+    seen = {view for group in left.values() for view in group.view_ids}
+    kept = [view for view in numbered if view in seen]
+    if views is not None and not 1 <= views <= len(kept):
+        expected = f"1 to {len(kept)}"
+        raise UsageError("no such number of views", where="--views", expected=expected, got=views)
+    dropped = set(numbered) - set(kept[:views])
+    if not gone and (views is None or not dropped):
+        return whole
+    manifest = manifest_without(before, groups, where, gone, set(), dropped)
+    absent = set(groups) - set(group_names(manifest))
+    revision = revision_without(whole.revision, absent, dropped)
+    listed = {key: _without_slots(whole.documents[key], dropped) for key in revision.metadata}
+    copies = Copies(
+        manifest.changed(revision=None).to_json(),
+        {key: content.decode() for key, content in listed.items()},
+    )
+    second = canonical_json(copies.to_json())
+    revision = replace(
+        revision,
+        metadata={key: sha256(document) for key, document in listed.items()},
+        manifest_sha256=manifest_digest(manifest),
+        copies_sha256=sha256(second),
+        parents=(whole.pointer.sha256,),
+    )
+    content = canonical_json(revision.to_json())
+    pointer = RevisionPointer(number=revision.number, sha256=sha256(content))
+    manifest = manifest.changed(revision=pointer)
+    exclusions = {k: v for k, v in whole.documents.items() if k not in whole.revision.metadata}
+    documents = listed | exclusions
+    return Snapshot(where, manifest, revision, documents, content, second, root_document(manifest))
+
+
+def _pointer(location: Location, manifest: Manifest, wanted: str | None) -> RevisionPointer:
+    """Return the pointer to the revision that is wanted, which may be an earlier one."""
+    current = manifest.revision
+    assert current is not None
+    try:
+        check_revision(manifest, wanted, location)
+    except CacheDamaged:
+        assert wanted is not None
+        for number in reversed(numbers(location, "revisions")):
+            content = location.read(revision_key(number)) if number < current.number else None
+            if content is not None and sha256(content).startswith(wanted.lower()):
+                return RevisionPointer(number=number, sha256=sha256(content))
+        raise
+    return current
+
+
+def _as_stored(
+    location: Location, manifest: Manifest, revision: Revision
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Return manifest and documents of a revision without second copies."""
+    return manifest, {key: location.read(key) or b"" for key in revision.metadata}
+
+
+def _exclusions(location: Location) -> dict[str, bytes]:
+    """Return the documents of all exclusions: readers apply those that are not sealed, too."""
+    read_withdrawn(location)  # compares each with the sha256 in it
+    return {key: location.read(key) or b"" for key in withdrawal_keys(location)}
+
+
+def _check_keys(location: Location, revision: Revision) -> None:
+    """Refuse keys at which a revision must not have a document or ledger."""
+    for key in revision.metadata:
+        if not (key.endswith("/zarr.json") or key.partition("/")[0] in _OTHER_DOCUMENTS):
+            what = "a revision lists a document that is not part of a cache"
+            raise CacheDamaged(what, where=location, got=key[:200])
+    for pointer in revision.ledgers.values():
+        if not pointer.key.startswith("ledger/"):
+            what = "a revision lists a ledger with another key than the format has"
+            raise CacheDamaged(what, where=location, got=pointer.key[:200])
+
+
+def _without_slots(document: bytes, dropped: set[str]) -> bytes:
+    """Return the metadata of a group with empty slots in the place of some views."""
+    values = parse_json(document, "zarr.json")
+    attributes = values.get("attributes") or {}
+    own = attributes.get(ATTRIBUTE) or {}
+    slots = own.get("view_ids")
+    if not slots or not dropped.intersection(slots):
+        return document
+    emptied = {**own, "view_ids": ["" if slot in dropped else slot for slot in slots]}
+    changed = {**values, "attributes": {**attributes, ATTRIBUTE: emptied}}
+    return json.dumps(changed, indent=2).encode()
+
+
+def root_document(manifest: Manifest) -> bytes:
+    """Return the root ``zarr.json`` of a manifest."""
+    values = {
+        "attributes": {ATTRIBUTE: manifest.to_json()},
+        "zarr_format": 3,
+        "node_type": "group",
+    }
+    return json.dumps(values, indent=2).encode()

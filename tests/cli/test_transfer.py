@@ -1,0 +1,49 @@
+"""``logitcache push`` and ``pull``: what they print, and the exit codes of what they refuse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitcache.cache.read.reader import open_cache
+from tests.share.growing import build, files, grow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Outcome
+
+
+def test_a_cache_is_copied_and_updated(logitcache: Callable[..., Outcome], tmp_path: Path) -> None:
+    cache = build(tmp_path / "cache")
+    digest = open_cache(cache).revision_sha256
+    pushed = logitcache("push", cache, tmp_path / "copy")
+    assert pushed.code == 0, pushed.err
+    assert f"revision 1, sha256 {digest}" in pushed.out
+    assert "0 of 0.0 MB already present" in pushed.out
+    assert files(tmp_path / "copy") == files(cache)
+    grow(cache)
+    found = logitcache("pull", cache, tmp_path / "copy", "--json").json
+    assert (found["number"], found["present"]) == (2, 42)
+    assert found["destination"] == str(tmp_path / "copy")
+
+
+def test_a_part_is_copied(logitcache: Callable[..., Outcome], tmp_path: Path) -> None:
+    cache = grow(build(tmp_path / "cache"))
+    part = ("pull", cache, tmp_path / "part", "--views", "2", "--teacher", "a")
+    assert logitcache(*part).code == 0
+    assert len(open_cache(tmp_path / "part").views) == 2
+    assert logitcache("verify", tmp_path / "part").code == 0
+    refused = logitcache("pull", cache, tmp_path / "part")
+    assert refused.code == 1
+    assert "choose another destination" in refused.err
+
+
+def test_mistakes_are_usage_errors(logitcache: Callable[..., Outcome], tmp_path: Path) -> None:
+    cache = build(tmp_path / "cache")
+    assert logitcache("push", cache, "https://host/cache").code == 2
+    assert logitcache("push", cache, tmp_path / "part", "--views", "7").code == 2
+    assert logitcache("pull", cache, tmp_path / "part", "--views", "0").code == 2
+    assert logitcache("pull", cache, tmp_path / "part", "--revision", "new").code == 2
+    assert logitcache("pull", tmp_path / "nothing", tmp_path / "part").code == 1
+    assert not (tmp_path / "part").exists()
