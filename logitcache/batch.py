@@ -69,10 +69,14 @@ class DenseLogits:
     """Teacher outputs for every class.
 
     Attributes:
-        log_probs: Log-probabilities at T = 1, float32 (B, C); the probabilities sum to one.
+        log_probs: Log-probabilities at T = 1, float32 (B, C); the probabilities, and the mass
+            outside, sum to one.
+        outside: Log-probability of all classes of the teacher together that are outside of a class
+            map, float32 (B,); None without a class map.
     """
 
     log_probs: Tensor
+    outside: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -103,11 +107,13 @@ class EncodedLogits:
         num_classes: Number of classes, C.
         decode: Returns the log-probabilities, float32 (B, C), of arrays, on their device. Not a
             dataclass, whose fields would be copied with those of this record.
+        has_outside: Whether they have a further column, the mass outside of a class map.
     """
 
     arrays: Mapping[str, Tensor]
     num_classes: int
     decode: Callable[[Mapping[str, Tensor]], Tensor]
+    has_outside: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields, without decoded log-probabilities."""
@@ -115,9 +121,18 @@ class EncodedLogits:
 
     # kept in the instance, so a copy with other arrays decodes them again
     @cached_property
+    def _decoded(self) -> Tensor:
+        return self.decode(self.arrays)
+
+    @property
     def log_probs(self) -> Tensor:
         """Log-probabilities at T = 1, float32 (B, C); decoded once."""
-        return self.decode(self.arrays)
+        return self._decoded[:, : self.num_classes] if self.has_outside else self._decoded
+
+    @property
+    def outside(self) -> Tensor | None:
+        """Log-probability of all classes outside of a class map, (B,); None without a class map."""
+        return self._decoded[:, -1] if self.has_outside else None
 
     def top_classes(self, k: int) -> tuple[Tensor, Tensor]:
         """Return the k most probable classes: log-probabilities and ids, both (B, k).

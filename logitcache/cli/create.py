@@ -15,6 +15,7 @@ from logitcache.cli.flags import (
     BatchSize,
     Budget,
     CacheFolder,
+    ClassMap,
     Compile,
     Config,
     Data,
@@ -192,6 +193,7 @@ def train(
         typer.Option(help="Network to train: the name of a timm model, or local-dir:FOLDER."),
     ] = None,
     objective: Objective = None,
+    class_map: ClassMap = None,
     labels: Annotated[
         int | None, typer.Option(help="Number of images whose labels are used; all by default.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from logitcache.cli.options import objectives, teachers
+from logitcache.cli.options import class_maps, objectives, teachers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +18,7 @@ __all__ = [
     "BatchSize",
     "Budget",
     "CacheFolder",
+    "ClassMap",
     "Compile",
     "Config",
     "Data",
@@ -57,7 +58,11 @@ _FIELDS = {
     "top_k": "encoding.top_k",
     "views": "views.count",
 }
-_READERS: dict[str, Callable[[Any], object]] = {"objective": objectives, "teacher": teachers}
+_READERS: dict[str, Callable[[Any], object]] = {
+    "class_map": class_maps,
+    "objective": objectives,
+    "teacher": teachers,
+}
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +128,14 @@ Objective = Annotated[
     typer.Option(
         metavar="NAME[=WEIGHT]",
         help="Objective: soft, split or label; repeatable. Others need a config file.",
+    ),
+]
+ClassMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[TEACHER=]FILE",
+        help="Class of the student for classes of the teachers: a file with the columns class of "
+        "the teacher (name or WordNet id) and class of the student; repeatable.",
     ),
 ]
 Revision = Annotated[

@@ -11,6 +11,7 @@ import typer
 
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import (
+    ClassMap,
     Device,
     Json,
     OnBadImage,
@@ -66,14 +67,25 @@ def inspect(
             metavar="tcp://HOST:PORT", help="Address of a running dask scheduler for --survey."
         ),
     ] = None,
+    class_map: ClassMap = None,
     revision: Revision = None,
     as_json: Json = False,
 ) -> None:
-    """Describe a cache: images, views, teachers, layers, sizes and encoding losses."""
-    from logitcache.cli.options import print_json
+    """Describe a cache: images, views, teachers, layers, sizes and encoding losses.
+
+    With --class-map, measure instead which share of the teachers' probability
+    the classes of the map have.
+    """
+    from logitcache.cli.options import class_maps, print_json
     from logitcache.cli.tables import print_cache
     from logitcache.report.describe import describe
 
+    maps = class_maps(class_map or [])
+    if maps is not None:
+        from logitcache.cli.class_shares import run_class_shares
+
+        run_class_shares(cache, maps, revision=revision, as_json=as_json)
+        return
     if survey:
         from logitcache.cli.survey import run_survey
 

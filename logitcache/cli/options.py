@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logitcache.data.class_map import EVERY_TEACHER
 from logitcache.errors import UsageError, nearest
 from logitcache.networks.forms import form_of
 from logitcache.text import encodable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA_VERSION",
+    "class_maps",
     "gather",
     "network",
     "objectives",
@@ -158,6 +160,26 @@ def with_teacher_options(
     if compiled:
         teachers = {name: {**teacher, "compile": True} for name, teacher in teachers.items()}
     return {**values, "teachers": teachers} if specifications or compiled else dict(values)
+
+
+def class_maps(files: Sequence[str]) -> dict[str, str] | None:
+    """Read ``[TEACHER=]FILE``; None if none was given.
+
+    Raises:
+        UsageError: A teacher has two files.
+    """
+    found: dict[str, str] = {}
+    for text in files:
+        name, separator, file = text.partition("=")
+        teacher = name if separator else EVERY_TEACHER
+        if teacher in found:
+            raise UsageError(
+                "two class maps are given for one teacher",
+                where=f"--class-map {text}",
+                expected="one file, or TEACHER=FILE for each teacher",
+            )
+        found[teacher] = file if separator else text
+    return found or None
 
 
 def objectives(names: Sequence[str]) -> list[dict[str, Any]] | None:

@@ -145,7 +145,7 @@ def _logits(teacher: TeacherDescription) -> list[str]:
     if encoding is None:
         return ["", "features alone", str(teacher.views), "", "", ""]
     return [
-        str(teacher.num_classes),
+        f"{teacher.num_classes}{' of its own' if teacher.class_names is not None else ''}",
         encoding_text(encoding),
         str(teacher.views),
         _percent(next(iter(teacher.accuracy.values()), None)),

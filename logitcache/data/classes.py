@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -145,6 +146,17 @@ class RelabeledSource:
         self.left_out = left_out_of(source)
         self.notes = notes_of(source)
         self._source = source
+
+    def mapped(self, table: NDArray[np.int32], class_names: Sequence[str]) -> RelabeledSource:
+        """Return the images with labels in further classes.
+
+        Args:
+            table: Class for each label, -1 for none; the last entry is that of images without one.
+            class_names: Names of these classes.
+        """
+        changed = copy(self)
+        changed.labels, changed.class_names = table[self.labels], list(class_names)
+        return changed
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Return one image as the source stores it."""

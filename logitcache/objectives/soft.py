@@ -17,6 +17,7 @@ from torch.nn import functional
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.encoding.tail import quadratic
 from logitcache.objectives.alignment import wide
+from logitcache.objectives.outside import Outside, within_classes
 from logitcache.objectives.sparse_cross_entropy import (
     divergence_from_bucket,
     divergence_from_spread,
@@ -49,10 +50,14 @@ class SoftConfig(AskingTermConfig):
             ``uniform`` spreads it over them, ``bucket`` compares it as one class, ``renorm`` drops
             it (with a relative error of the gradient of 0.3 to 0.9 at T = 1, see
             ``docs/objectives.md``).
+        outside: Treatment of the probability of the teacher's classes that a class map leaves out:
+            ``weight`` weights each image by the probability of its classes, ``uniform`` spreads it
+            over them, ``renorm`` drops it.
     """
 
     temperature: float = Field(default=1.0, gt=0)
     tail: Tail = "uniform"
+    outside: Outside = "weight"
 
 
 class Soft:
@@ -86,13 +91,19 @@ class Soft:
                 targets.teachers[name],
                 temperature=self.config.temperature,
                 tail=self.config.tail,
+                outside=self.config.outside,
             )
             total = total + weight * rows_B.mean()
         return total
 
 
 def soft_divergence(
-    logits_BC: Tensor, teacher: TeacherLogits, *, temperature: float = 1.0, tail: Tail = "uniform"
+    logits_BC: Tensor,
+    teacher: TeacherLogits,
+    *,
+    temperature: float = 1.0,
+    tail: Tail = "uniform",
+    outside: Outside = "weight",
 ) -> Tensor:
     """Return T^2 KL(teacher || student) of every row, in nats.
 
@@ -105,6 +116,7 @@ def soft_divergence(
         teacher: Sparse or dense targets.
         temperature: T > 0.
         tail: For sparse targets, see :class:`SoftConfig`.
+        outside: For targets with a class map, see :func:`.within_classes`.
 
     Returns:
         (B,), differentiable once with respect to the logits.
@@ -115,12 +127,20 @@ def soft_divergence(
     if isinstance(teacher, SparseLogits):
         divergence_B = _sparse_divergence(wide(logits_BC), teacher, b, tail)
     else:
-        divergence_B = _dense_divergence(wide(logits_BC), teacher, b)
+        divergence_B = _dense_divergence(wide(logits_BC), teacher, b, outside)
     return divergence_B if temperature == 1.0 else temperature**2 * divergence_B
 
 
-def _dense_divergence(logits_BC: Tensor, teacher: DenseLogits | EncodedLogits, b: float) -> Tensor:
+def _dense_divergence(
+    logits_BC: Tensor, teacher: DenseLogits | EncodedLogits, b: float, outside: Outside
+) -> Tensor:
     log_s_BC = functional.log_softmax(logits_BC if b == 1.0 else b * logits_BC, dim=1)
+    if teacher.outside is not None:
+        log_q_BC, weight_B = within_classes(teacher, b, outside, log_s_BC.dtype)
+        divergence_B = functional.kl_div(log_s_BC, log_q_BC, reduction="none", log_target=True).sum(
+            1
+        )
+        return divergence_B if weight_B is None else weight_B * divergence_B
     log_q_BC = teacher.log_probs.to(log_s_BC.dtype)
     if b != 1.0:
         log_q_BC = functional.log_softmax(b * log_q_BC, dim=1)

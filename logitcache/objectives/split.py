@@ -9,7 +9,7 @@ Shapes: B batch, C classes, K stored classes; b = 1 / T; y the label.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional
 from logitcache.batch import Outputs, SparseLogits
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import wide
+from logitcache.objectives.outside import Outside, within_classes
 from logitcache.objectives.sparse_cross_entropy import log_absent_mass
 from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import other_classes, teacher_weights
@@ -26,7 +27,7 @@ from logitcache.objectives.weights import other_classes, teacher_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from logitcache.batch import DenseLogits, EncodedLogits, TargetBatch, TeacherLogits
+    from logitcache.batch import TargetBatch, TeacherLogits
 
 __all__ = ["Split", "SplitConfig"]
 
@@ -44,12 +45,15 @@ class SplitConfig(AskingTermConfig):
             (1.0 for a DeiT), 8 for dkd.
         temperature: Temperature T; by default as published: 1 for nkd, 4 for dkd. Sparse targets
             need T = 1.
+        outside: Treatment of the probability of the teacher's classes that a class map leaves out,
+            as for ``soft``.
     """
 
     form: Literal["nkd", "dkd"] = "nkd"
     target: float = Field(default=1.0, ge=0)
     others: float | None = Field(default=None, ge=0)
     temperature: float | None = Field(default=None, gt=0)
+    outside: Outside = "weight"
 
     @property
     def others_weight(self) -> float:
@@ -117,7 +121,7 @@ class Split:
         """Return the loss of every row."""
         config, temperature = self.config, self.config.chosen_temperature
         log_s_BC = functional.log_softmax(logits_BC / temperature, 1)
-        parts = _parts_of(log_s_BC, labels_B, teacher, temperature)
+        parts = _parts_of(log_s_BC, labels_B, teacher, temperature, config.outside)
         if config.form == "nkd":
             log_s_y_B = parts.log_s_y
             if temperature != 1.0:
@@ -127,6 +131,10 @@ class Split:
         else:
             target_B = temperature**2 * parts.binary_divergence()
             others_B = parts.cross_entropy - parts.entropy
+        if parts.weight is not None:
+            others_B = parts.weight * others_B
+            if config.form == "dkd":  # that of nkd has its weight in p_y, at T = 1
+                target_B = parts.weight * target_B
         return config.target * target_B + config.others_weight * temperature**2 * others_B
 
 
@@ -142,6 +150,8 @@ class _Parts:
         p_y_at_one: Probability of the target class by the teacher at T = 1.
         cross_entropy: -sum_{c != y} p~_c log s~_c.
         entropy: -sum_{c != y} p~_c log p~_c.
+        weight: Weight of each row by the teacher's mass in the classes of the student, at T; None
+            for equal weights. It is contained in ``p_y_at_one``.
     """
 
     log_p_y: Tensor
@@ -151,6 +161,7 @@ class _Parts:
     p_y_at_one: Tensor
     cross_entropy: Tensor
     entropy: Tensor
+    weight: Tensor | None = None
 
     def binary_divergence(self) -> Tensor:
         """Return KL((p_y, 1 - p_y) || (s_y, 1 - s_y))."""
@@ -165,7 +176,11 @@ _LEAST_LOG_MASS = torch.finfo(torch.float16).min
 
 
 def _parts_of(
-    log_s_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits, temperature: float
+    log_s_BC: Tensor,
+    labels_B: Tensor,
+    teacher: TeacherLogits,
+    temperature: float,
+    outside: Outside,
 ) -> _Parts:
     if log_s_BC.shape[1] != teacher.num_classes:
         raise other_classes(log_s_BC.shape[1], teacher.num_classes)
@@ -179,15 +194,20 @@ def _parts_of(
                 hint="precompute dense targets (encoding: {kind: dense}), or set temperature: 1",
             )
         return _parts_sparse(log_s_BC, labels_B, teacher)
-    return _parts_dense(log_s_BC, labels_B, teacher, 1.0 / temperature)
+    b, dtype = 1.0 / temperature, log_s_BC.dtype
+    if teacher.outside is None:
+        log_q_BC = teacher.log_probs.to(dtype)
+        return _parts_dense(log_s_BC, labels_B, functional.log_softmax(b * log_q_BC, 1), log_q_BC)
+    log_p_BC, weight_B = within_classes(teacher, b, outside, dtype)
+    log_q_BC, weight_at_one_B = within_classes(teacher, 1.0, outside, dtype)
+    if weight_at_one_B is not None:
+        log_q_BC = log_q_BC + weight_at_one_B.log()[:, None]
+    return replace(_parts_dense(log_s_BC, labels_B, log_p_BC, log_q_BC), weight=weight_B)
 
 
-def _parts_dense(
-    log_s_BC: Tensor, labels_B: Tensor, teacher: DenseLogits | EncodedLogits, b: float
-) -> _Parts:
+def _parts_dense(log_s_BC: Tensor, labels_B: Tensor, log_p_BC: Tensor, log_q_BC: Tensor) -> _Parts:
+    """Return the quantities of a teacher with log-probabilities p at T and q at T = 1."""
     y_B1 = labels_B[:, None]
-    log_q_BC = teacher.log_probs.to(log_s_BC.dtype)
-    log_p_BC = functional.log_softmax(b * log_q_BC, 1)
     rest_BC = log_p_BC.scatter(1, y_B1, -torch.inf)
     log_rest_B1 = rest_BC.logsumexp(1, keepdim=True)
     q_BC = (rest_BC - log_rest_B1).exp()

@@ -44,5 +44,6 @@ def other_classes(student: int, teacher: int) -> UsageError:
         "student and teacher have different numbers of classes",
         expected=f"{teacher} logits",
         got=f"{student} logits",
-        hint="set student.kwargs.num_classes, or precompute with a class_map of the teacher",
+        hint="set student.kwargs.num_classes, or map the classes of the teacher to those of the "
+        "student: --class-map FILE",
     )

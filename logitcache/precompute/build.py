@@ -237,12 +237,15 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
 
 
 def _accuracy(writer: CacheWriter) -> dict[str, dict[str, float]]:
-    """Return the accuracy of each teacher on its first view without mixed images."""
+    """Return the accuracy of each teacher on its first view without mixed images.
+
+    None for a teacher with classes of its own, which are not those of the labels.
+    """
     measured: dict[str, dict[str, float]] = {}
     mixed = mixed_views(writer.manifest)
     for name, group in writer.teachers().items():
         view_id = next((v for v in group.view_ids if v not in mixed), None)
-        if view_id is None:
+        if view_id is None or group.class_names is not None:
             measured[name] = {}
             continue
         value = teacher_accuracy(writer, group, view_id)

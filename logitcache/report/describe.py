@@ -94,6 +94,7 @@ class TeacherDescription:
         input_size: Side of its input images in pixels.
         precision: Data type of its forward pass.
         num_classes: C; None without logits.
+        class_names: Names of its own classes; None if they are those of the cache.
         encoding: Encoding of its logits; None without logits.
         views: Number of its views.
         units: Number of committed units of the logits of all its views.
@@ -112,6 +113,7 @@ class TeacherDescription:
     input_size: int
     precision: str
     num_classes: int | None
+    class_names: list[str] | None
     encoding: dict[str, Any] | None
     views: int
     units: int
@@ -230,6 +232,7 @@ def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescri
         input_size=locked.input.size or 0,
         precision=locked.precision or "",
         num_classes=group.num_classes if group else None,
+        class_names=list(group.class_names) if group and group.class_names is not None else None,
         encoding=group.encoding.settings() if group else None,
         views=shown,
         units=_units(location, group, views) if group else 0,

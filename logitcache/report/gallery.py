@@ -232,7 +232,7 @@ def _top_classes(gallery: Gallery, view: View, teacher: str | None) -> list[list
     units = tuple(sorted({int(row) // reader.unit_rows for row in rows}))
     outputs = reader.read(view, units, reader.unit_rows).gather(rows).teachers[name]
     log_probs_BK, ids_BK = outputs.top_classes(_TOP)
-    names = cache.class_names
+    names = cache.teacher(name).class_names or cache.class_names
     return [
         [
             f"{p:5.1%} {names[c] if c < len(names) else f'class {c}'}"

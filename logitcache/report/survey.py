@@ -215,7 +215,8 @@ class _Totals:
         totals.predicted += values["predicted"]
         totals.entropies += values["entropies"].astype(np.int64)
         labeled = int(self._labels.sum())
-        judged = labeled > 0 and view_id not in self._mixed
+        # labels are not among the classes of a teacher that has its own
+        judged = labeled > 0 and view_id not in self._mixed and group.class_names is None
         if judged:
             totals.right += values["right"]
             totals.shown += self._labels

@@ -19,7 +19,7 @@ from logitcache.errors import DataMismatch
 from logitcache.targets.unit_cache import UnitCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -63,16 +63,26 @@ class Alignment:
     _tallies: dict[str, _Tally] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, cache: Cache, teachers: Sequence[str]) -> Alignment:
-        """Return the test of some teachers of a cache, without those near chance accuracy."""
-        found = cls(cache.url, UnitCache(partial(cache.sample_unit, "label"), cache.unit_rows).take)
+    def of(
+        cls, cache: Cache, teachers: Sequence[str], label_table: NDArray[np.int32] | None = None
+    ) -> Alignment:
+        """Return the test of some teachers of a cache, without those near chance accuracy.
+
+        Args:
+            cache: The cache.
+            teachers: Names of the teachers.
+            label_table: Class of the student for each label of the cache, as in
+                :attr:`.ClassSpace.label_table`; None if they are the same.
+        """
+        unit_labels = partial(_unit_labels, cache, label_table)
+        found = cls(cache.url, UnitCache(unit_labels, cache.unit_rows).take)
         measured = {
             name: next(iter(cache.manifest.teachers[name].accuracy.values()), None)
             for name in teachers
         }
         if not any(measured.values()):
             return found
-        chance = _chance(cache)
+        chance = _chance(map(unit_labels, cache.units()))
         for name, accuracy in measured.items():
             if accuracy is not None and chance is not None and accuracy - chance >= _LEAST_GAP:
                 found._tallies[name] = _Tally(accuracy, chance)
@@ -132,11 +142,17 @@ class Alignment:
             )
 
 
-def _chance(cache: Cache) -> float | None:
+def _unit_labels(
+    cache: Cache, label_table: NDArray[np.int32] | None, unit: int
+) -> NDArray[np.int32]:
+    labels: NDArray[np.int32] = cache.sample_unit("label", unit)
+    return labels if label_table is None else label_table[labels]
+
+
+def _chance(units: Iterable[NDArray[np.int32]]) -> float | None:
     """Return the share of the most frequent class, None without labels."""
     counts = np.zeros(0, dtype=np.int64)
-    for unit in cache.units():
-        labels = cache.sample_unit("label", unit)
+    for labels in units:
         here = np.bincount(labels[labels >= 0], minlength=len(counts))
         here[: len(counts)] += counts
         counts = here

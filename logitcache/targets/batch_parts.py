@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from logitcache.batch import Features, TeacherLogits
     from logitcache.cache.format.groups import RowGroup
     from logitcache.encoding.arrays import Encoded
+    from logitcache.targets.class_lens import LogitsLens
     from logitcache.views.spec import View
 
     Decoder = Callable[[Mapping[str, Tensor]], Tensor]
@@ -85,6 +86,7 @@ def decode_rows(
     view: View,
     hashes_B: NDArray[np.uint64] | None,
     decoders: Mapping[str, Decoder] | None = None,
+    lenses: Mapping[str, LogitsLens] | None = None,
 ) -> DecodedTargets:
     """Decode some rows of several groups.
 
@@ -95,6 +97,7 @@ def decode_rows(
         hashes_B: Key hashes of the rows, uint64 (B,), where a group has only some of its patches.
         decoders: Decoders for the device of the batch, by name of the group; rows of these groups
             stay encoded.
+        lenses: Functions that map the outputs of teachers to the classes of the student, by name.
     """
     decoded = DecodedTargets()
     for name, group in groups.items():
@@ -104,6 +107,8 @@ def decode_rows(
             kept = kept_tokens(view, hashes_B, *group.kept_patches)
         part = BATCH_PARTS[group.kind]
         part.of(decoded)[name] = part.decode(group, encoded[name], kept, (decoders or {}).get(name))
+    for name, lens in (lenses or {}).items():
+        decoded.teachers[name] = lens(decoded.teachers[name])
     return decoded
 
 
@@ -157,7 +162,10 @@ def _join_logits(parts: Sequence[Any]) -> TeacherLogits:
 
 
 def _join_dense(parts: Sequence[DenseLogits]) -> DenseLogits:
-    return DenseLogits(torch.cat([part.log_probs for part in parts]))
+    outside = [part.outside for part in parts if part.outside is not None]
+    return DenseLogits(
+        torch.cat([part.log_probs for part in parts]), torch.cat(outside) if outside else None
+    )
 
 
 def _join_encoded(parts: Sequence[EncodedLogits]) -> EncodedLogits:

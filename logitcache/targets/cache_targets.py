@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.read.shard_cache import ShardCache
     from logitcache.cache.store.base import Location
+    from logitcache.data.class_map import ClassMaps
     from logitcache.targets.row_targets import RowTargets
 
 __all__ = ["Cache", "open_cache"]
@@ -56,6 +57,7 @@ class Cache(reader.Cache):
         *,
         teachers: Sequence[str] | None = None,
         features: Sequence[str] = (),
+        class_map: ClassMaps | None = None,
     ) -> TargetBatch:
         """Return the targets of some images in one view, on the CPU, in the given order.
 
@@ -68,6 +70,8 @@ class Cache(reader.Cache):
             view: Number of the view in :attr:`views`, its id, or the beginning of its id.
             teachers: Names of the teachers; all teachers by default.
             features: Layers with cached features, as ``<teacher>/<tap>``.
+            class_map: Classes of the teachers that are the classes of the student, as for
+                :func:`.loader`.
 
         Returns:
             A batch of B rows. Labels are those of the cache, -1 if it has none.
@@ -80,9 +84,15 @@ class Cache(reader.Cache):
         # imports torch, which a script that only inspects a cache does not need
         from logitcache.targets.row_targets import RowTargets
 
-        selection = (None if teachers is None else tuple(teachers), tuple(features))
+        selection = (
+            None if teachers is None else tuple(teachers),
+            tuple(features),
+            repr(class_map),
+        )
         if selection not in self._row_targets:
-            self._row_targets[selection] = RowTargets.of(self, teachers, features)
+            self._row_targets[selection] = RowTargets.of(
+                self, teachers, features, class_map=class_map
+            )
         found = self._row_targets[selection]
         return found.batch(found.rows_of(rows), found.view_id(view))
 

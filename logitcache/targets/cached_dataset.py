@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.read.reader import Cache
+    from logitcache.data.class_map import ClassMaps
     from logitcache.data.readers import ImageSet
     from logitcache.targets.mixing_pairs import Pairs
 
@@ -92,6 +93,8 @@ class CachedDataset(Dataset[Item]):
         size: Side of the images in pixels, S; it may differ from the teachers' sizes.
         teachers: Names of the teachers; all teachers by default.
         features: Layers with cached features, as ``<teacher>/<tap>``.
+        class_map: Classes of the teachers that are the classes of the student, as for
+            :func:`.loader`.
         normalize: Whether images are float32 and normalized; otherwise they are pixels, uint8.
         mean: Mean to subtract, per channel, for pixel values in [0, 1].
         std: Standard deviation to divide by, per channel, for pixel values in [0, 1].
@@ -119,6 +122,7 @@ class CachedDataset(Dataset[Item]):
         size: int = 224,
         teachers: Sequence[str] | None = None,
         features: Sequence[str] = (),
+        class_map: ClassMaps | None = None,
         normalize: bool = True,
         mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
         std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
@@ -129,13 +133,16 @@ class CachedDataset(Dataset[Item]):
         # checks the ranges of these settings
         self._settings = LoaderSettings(batch_size=1, size=size, mean=mean, std=std)
         self._normalize = normalize
-        chosen = Targets.of(cache, teachers, features)
+        chosen = Targets.of(cache, teachers, features, class_map=class_map)
         self._reader, self._alignment = chosen.reader, chosen.alignment
-        self._targets = RowTargets(cache, chosen.reader.groups, chosen.views, target_memory)
+        classes = chosen.reader.classes
+        self._targets = RowTargets(
+            cache, chosen.reader.groups, chosen.views, target_memory, classes
+        )
         source = open_source_for(data, (), "", listing=cache.listing)
         self.rows = checked_rows(
             cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift
-        )
+        ).in_classes(classes)
         self._blocks = max(1, len(cache.units()))  # all are kept: rows come in any order
         for of_rows in (self.rows.digests, self.rows.labels):
             if of_rows is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.samples import Samples
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
+    from logitcache.targets.class_space import ClassSpace
 
 __all__ = ["CheckedReader", "ImageRows", "match_rows", "number_rows"]
 
@@ -49,6 +50,8 @@ class ImageRows:
         complete: Whether no image that may be mixed into another is missing.
         class_names: Names of the classes, in the order of the labels' numbers.
         labels: Labels in the cache, by row; None if the labels of the source are used.
+        classes: The classes of the student, whose numbers the labels are mapped to; None if they
+            are those of the images.
         table: Version of the decoding table.
         left_out: Images of the source that have no row.
         missing: Images of the cache that the source lacks; only if a subset is allowed.
@@ -64,6 +67,7 @@ class ImageRows:
     complete: bool = True
     class_names: Sequence[str] = ()
     labels: UnitCache | None = None
+    classes: ClassSpace | None = None
     table: int = DECODING
     left_out: int = 0
     missing: int = 0
@@ -96,7 +100,9 @@ class ImageRows:
             if self.labels is None
             else self.labels.take(self.numbers.take(positions_B))
         )
-        labels: NDArray[np.int64] = found.astype(np.int64)
+        label_table = None if self.classes is None else self.classes.label_table
+        mapped = found if label_table is None else label_table[found]
+        labels: NDArray[np.int64] = mapped.astype(np.int64)
         return labels if self.visible is None else np.where(self.visible[positions_B], labels, -1)
 
     def key(self, position: int) -> str:
@@ -116,6 +122,12 @@ class ImageRows:
     def counts(self) -> dict[str, int]:
         """Return the number of images that are not shown, by reason."""
         return {name: getattr(self, name) for name in _REASONS}
+
+    def in_classes(self, classes: ClassSpace) -> ImageRows:
+        """Return the images with labels in the classes of a student."""
+        if not classes.names:
+            return self
+        return replace(self, class_names=classes.names, classes=classes)
 
     def keep(self, chosen: NDArray[np.bool_]) -> ImageRows:
         """Return only the chosen images."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from logitcache.batch import TargetBatch
     from logitcache.cache.read.reader import Cache
+    from logitcache.data.class_map import ClassMaps
     from logitcache.data.readers import ImageSet
     from logitcache.errors import UnreadableImage
     from logitcache.targets.epoch import Part
@@ -57,9 +58,8 @@ class Loader:
     is not used changes nothing. Each epoch shows one view; a cycle of epochs shows every view
     once, in an order drawn from the seed.
 
-    While the last batches of an epoch are used, the first targets of the next epoch are read. The
-    loader does not know which epoch is the last, so this reading is wasted after that one, unless
-    :meth:`close` is called first.
+    While the last batches of an epoch are used, the first targets of the next epoch are read. This
+    is wasted after the last epoch, unless :meth:`close` is called first.
 
     Images are float32 (B, 3, S, S), normalized, on the device; targets are a
     :class:`~logitcache.batch.TargetBatch` on the same device. Under torchrun, accelerate or
@@ -365,6 +365,7 @@ def loader(
     size: int = 224,
     teachers: Sequence[str] | None = None,
     features: Sequence[str] = (),
+    class_map: ClassMaps | None = None,
     views: Sequence[str] = (),
     show: Sequence[str] = (BASE,),
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
@@ -384,9 +385,8 @@ def loader(
 ) -> Loader:
     """Return a loader of the images of a cache in the teachers' views, with the cached outputs.
 
-    In a script started by torchrun, accelerate or Lightning, each process gets its slice of every
-    batch. ``state_dict()`` and ``load_state_dict()`` save and restore the position, also in the
-    middle of an epoch.
+    ``state_dict()`` and ``load_state_dict()`` save and restore the position, also in the middle of
+    an epoch.
 
     Args:
         cache: An open cache.
@@ -395,6 +395,8 @@ def loader(
         size: Side of the images in pixels; it may differ from the teachers' sizes.
         teachers: Names of the teachers; all teachers by default.
         features: Layers with cached features, as ``<teacher>/<tap>``.
+        class_map: Class of the student for classes of the teachers: a file with two columns, or by
+            name of the teacher a file or ``{class: [classes of the teacher]}``.
         views: Views of the cache: ids, numbers from 0, or ranges such as ``0-3``; by default all
             views that all of these teachers and layers have.
         show: Names of the views of a batch: ``base``, and views derived from it, as ``rot90(1)``. A
@@ -422,7 +424,7 @@ def loader(
     Raises:
         DataMismatch: These are not the images the cache was computed from.
         ViewDrift: This machine renders the views differently.
-        UsageError: An unknown teacher, or a batch size, image size or rank out of range.
+        UsageError: An unknown teacher or class, or a batch size, image size or rank out of range.
     """
     source = open_source_for(data, (), "", listing=cache.listing)
     settings = LoaderSettings(
@@ -442,7 +444,7 @@ def loader(
         show=tuple(show),
     )
     targets = Targets.of(
-        cache, teachers, features, views=views, show=show, target_memory=target_memory
+        cache, teachers, features, views, show, target_memory=target_memory, class_map=class_map
     )
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
-    return Loader(rows, settings, targets=targets)
+    return Loader(rows.in_classes(targets.reader.classes), settings, targets=targets)

@@ -20,7 +20,9 @@ from logitcache.targets.batch_parts import (
     decode_rows,
     device_decoders,
 )
+from logitcache.targets.class_space import ClassSpace
 from logitcache.targets.feature_groups import example_features
+from logitcache.targets.outside_mass import outside_notes
 from logitcache.targets.temperature_notes import lossy_notes
 from logitcache.targets.unit_cache import UnitCache
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
     from logitcache.targets.batch_parts import Decoder
+    from logitcache.targets.class_lens import LogitsLens
     from logitcache.views.spec import View
 
 __all__ = ["DecodedTargets", "TargetWindow", "TargetsReader", "concatenate"]
@@ -52,6 +55,7 @@ class TargetWindow:
         hashes: Key hashes of the rows if only some tokens are cached; None otherwise.
         answer_of: For each row of the window, the row whose output it gets; None for its own.
         decoders: Decoders for the device of a batch, by name of the group; not all have one.
+        lenses: Functions that map the outputs of teachers to the classes of the student, by name.
     """
 
     unit_rows: int
@@ -62,6 +66,7 @@ class TargetWindow:
     hashes: NDArray[np.uint64] | None = None
     answer_of: NDArray[np.int64] | None = None
     decoders: Mapping[str, Decoder] = field(default_factory=dict)
+    lenses: Mapping[str, LogitsLens] = field(default_factory=dict)
 
     def gather(self, rows_B: NDArray[np.int64], *, on_device: bool = False) -> DecodedTargets:
         """Decode some rows, in the given order.
@@ -80,7 +85,7 @@ class TargetWindow:
         }
         hashes_B = None if self.hashes is None else self.hashes[positions]
         decoders = self.decoders if on_device else None
-        return decode_rows(self.groups, encoded, self.view, hashes_B, decoders)
+        return decode_rows(self.groups, encoded, self.view, hashes_B, decoders, self.lenses)
 
 
 class TargetsReader:
@@ -93,9 +98,11 @@ class TargetsReader:
         shuffled: Whether each row gets the output of another row of its unit, as a control
             experiment.
         seed: Random seed of that shuffling.
+        classes: Classes of the student; those of the teachers by default.
 
     Attributes:
         groups: Groups of the teachers by name, and of the layers by ``<teacher>/<tap>``.
+        classes: Classes of the student.
     """
 
     def __init__(
@@ -106,8 +113,10 @@ class TargetsReader:
         *,
         shuffled: bool = False,
         seed: int = 0,
+        classes: ClassSpace | None = None,
     ) -> None:
         self._cache = cache
+        self.classes = classes or ClassSpace()
         self.groups: dict[str, RowGroup] = {name: cache.teacher(name) for name in teachers}
         self.groups |= {name: cache.tap(name) for name in features}
         self._decoders = device_decoders(self.groups)
@@ -119,20 +128,23 @@ class TargetsReader:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes of the teachers, None without teachers.
+        """Number of classes of the targets, None without teachers.
 
         Raises:
             UsageError: The teachers have different numbers of classes.
         """
+        lenses = self.classes.lenses
         found = {
-            name: group.num_classes for name, group in groups_of(self.groups, TeacherGroup).items()
+            name: lenses[name].classes if name in lenses else group.num_classes
+            for name, group in groups_of(self.groups, TeacherGroup).items()
         }
         if len(set(found.values())) > 1:
             raise UsageError(
                 "these teachers have different numbers of classes",
                 where=self._cache.url,
                 got=", ".join(f"{name} {count}" for name, count in found.items()),
-                hint="choose teachers with the same number of classes",
+                hint="choose teachers with the same number of classes, or map their classes to "
+                "those of the student by a class map",
             )
         return next(iter(found.values()), None)
 
@@ -172,6 +184,10 @@ class TargetsReader:
         measured = {name: found for name in groups if (found := records[name].fidelity)}
         names = groups.keys() if teachers is None else teachers
         return lossy_notes(groups, measured, dict.fromkeys(names, temperature))
+
+    def outside_notes(self, view_id: str) -> list[str]:
+        """Return notes on the probability that teachers have outside of their class maps."""
+        return outside_notes(self._cache, self.classes, view_id)
 
     def partners(self, view_id: str) -> UnitCache:
         """Return the row that each row is mixed with, by unit; see :meth:`.Cache.partners`."""
@@ -220,6 +236,7 @@ class TargetsReader:
             hashes=self._hashes(units, unit_rows),
             answer_of=self._permuted(units, unit_rows) if self._shuffled else None,
             decoders=self._decoders,
+            lenses=self.classes.logits_lenses,
         )
 
     def _read(

@@ -20,6 +20,7 @@ from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.lookup import KeyIndex, key_hash
 from logitcache.errors import UsageError, first_of
 from logitcache.targets.batch_parts import decode_rows
+from logitcache.targets.class_space import ClassSpace
 from logitcache.targets.mixing_pairs import shares_of
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.unit_cache import UnitCache
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.read.reader import Cache
+    from logitcache.data.class_map import ClassMaps
     from logitcache.encoding.arrays import Encoded
     from logitcache.targets.batch_parts import DecodedTargets
     from logitcache.views.spec import View
@@ -59,6 +61,7 @@ class RowTargets:
         memory: Maximum memory for encoded targets, in bytes; at least one unit of each group is
             kept. Status, labels and key hashes take 21 bytes per row more, and mixing partners 8
             per row and view.
+        classes: Classes of the student; those of the cache by default.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class RowTargets:
         groups: Mapping[str, RowGroup],
         views: Mapping[str, View],
         memory: int = DEFAULT_TARGET_MEMORY,
+        classes: ClassSpace | None = None,
     ) -> None:
         self._cache = cache
+        self._classes = classes or ClassSpace()
         self._groups = dict(groups)
         self._views = dict(views)
         self._memory = memory
@@ -94,14 +99,16 @@ class RowTargets:
         features: Sequence[str] = (),
         *,
         memory: int = DEFAULT_TARGET_MEMORY,
+        class_map: ClassMaps | None = None,
     ) -> RowTargets:
         """Return the targets of some teachers and layers; of all teachers by default.
 
         Raises:
-            UsageError: An unknown teacher or layer, or no view that all of them have.
+            UsageError: An unknown teacher or layer, no view that all of them have, or a class map
+                that does not fit.
         """
-        found = Targets.of(cache, teachers, features)
-        return cls(cache, found.reader.groups, found.views, memory)
+        found = Targets.of(cache, teachers, features, class_map=class_map)
+        return cls(cache, found.reader.groups, found.views, memory, found.reader.classes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_keys"}
@@ -188,10 +195,11 @@ class RowTargets:
             encoded[name] = {array: units.take(places_B) for array, units in arrays.items()}
         partial_maps = any(group.kept_patches is not None for group in self._groups.values())
         hashes_B = self._hashes.take(rows_B) if partial_maps else None
-        return decode_rows(self._groups, encoded, self._views[view_id], hashes_B)
+        lenses = self._classes.logits_lenses
+        return decode_rows(self._groups, encoded, self._views[view_id], hashes_B, lenses=lenses)
 
     def batch(self, rows_B: NDArray[np.int64], view_id: str) -> TargetBatch:
-        """Return the targets of some rows, with the labels of the cache.
+        """Return the targets of some rows, with the labels of the cache in the student's classes.
 
         Args:
             rows_B: Rows of readable images.
@@ -202,16 +210,22 @@ class RowTargets:
         if view.mixing is not None:
             partners_B = self._partners[view_id].take(rows_B)
             self._check_partners(rows_B, partners_B, view_id)
-            partner_labels = torch.from_numpy(self._labels.take(partners_B).astype(np.int64))
+            partner_labels = self._labels_of(partners_B)
             lam = shares_of(view, self._hashes.take(rows_B), alone_B=partners_B == rows_B)
         return TargetBatch(
             rows=torch.from_numpy(rows_B),
-            labels=torch.from_numpy(self._labels.take(rows_B).astype(np.int64)),
+            labels=self._labels_of(rows_B),
             teachers=decoded.teachers,
             partner_labels=partner_labels,
             lam=lam,
             features=decoded.features,
         )
+
+    def _labels_of(self, rows_B: NDArray[np.int64]) -> Tensor:
+        """Return the labels of some rows in the classes of the student, int64 (B,)."""
+        labels_B, table = self._labels.take(rows_B), self._classes.label_table
+        mapped_B = labels_B if table is None else table[labels_B]
+        return torch.from_numpy(mapped_B.astype(np.int64))
 
     def _units(self, group: RowGroup) -> int:
         """Return the number of units of a view."""

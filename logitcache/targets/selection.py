@@ -11,6 +11,7 @@ from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.readers import open_source_for
 from logitcache.errors import UsageError, first_of
 from logitcache.targets.alignment import Alignment
+from logitcache.targets.class_space import ClassSpace
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.reader import TargetsReader
 from logitcache.targets.view_group import BASE, check_show, view_group
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from logitcache.cache.read.reader import Cache
+    from logitcache.data.class_map import ClassMaps
     from logitcache.data.readers import ImageSet
     from logitcache.targets.image_rows import ImageRows
     from logitcache.views.spec import View
@@ -57,11 +59,12 @@ class Targets:
         cache: Cache,
         teachers: Sequence[str] | None = None,
         features: Sequence[str] = (),
-        *,
         views: Sequence[str] = (),
         show: Sequence[str] = (BASE,),
+        *,
         target_memory: int = DEFAULT_TARGET_MEMORY,
         shuffled: bool = False,
+        class_map: ClassMaps | None = None,
     ) -> Targets:
         """Return targets of a cache.
 
@@ -75,9 +78,11 @@ class Targets:
             target_memory: Maximum memory for targets in bytes, which limits how many rows are
                 shuffled together.
             shuffled: Whether every row gets the targets of another row, as a control experiment.
+            class_map: Class maps that lead to the classes of the student, see :class:`.ClassSpace`.
 
         Raises:
-            UsageError: An unknown teacher, layer or view, or no view that all of them have.
+            UsageError: An unknown teacher, layer or view, no view that all of them have, or a
+                class map that does not fit.
         """
         names = list(cache.teachers) if teachers is None else list(teachers)
         if teachers is None and not names and not features:
@@ -103,10 +108,11 @@ class Targets:
                 hint="choose fewer teachers, or precompute their missing views",
             )
         parsed = _with_whole_groups(cache, parsed, show, complete)
-        reader = TargetsReader(cache, names, features, shuffled=shuffled)
+        classes = ClassSpace.of(cache, names, class_map)
+        reader = TargetsReader(cache, names, features, shuffled=shuffled, classes=classes)
         left = target_memory - reader.held_bytes
         affordable = left // (_WINDOWS_ALIVE * (len(show) * reader.row_bytes + _ROW_BYTES))
-        alignment = None if shuffled else Alignment.of(cache, names)
+        alignment = None if shuffled else Alignment.of(cache, names, classes.label_table)
         return cls(reader, parsed, max(1, affordable), alignment)
 
     def window_units(self, unit_rows: int) -> int:
@@ -191,4 +197,4 @@ def cached_targets(
     targets = Targets.of(cache, **selection)
     source = open_source_for(data, (), "", listing=cache.listing)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
-    return rows, targets
+    return rows.in_classes(targets.reader.classes), targets

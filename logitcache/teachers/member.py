@@ -24,7 +24,7 @@ from logitcache.networks.build import (
 )
 from logitcache.networks.digest import weights_digest
 from logitcache.networks.taps import TappedNetwork, tap_shapes
-from logitcache.teachers.class_map import choose_class_map
+from logitcache.teachers.class_map import ClassMapChoice, choose_class_map, own_class_names
 from logitcache.teachers.reduce import reduced
 
 if TYPE_CHECKING:
@@ -53,7 +53,11 @@ class TeacherConfig(NetworkConfig):
             no logits. A classifier in the weights is left out.
         class_map: Output of the teacher for each class of the data; logits are restricted to these
             outputs before they are normalized. By default classes are mapped by name if the network
-            has class names; ``position`` if the outputs are in the order of the data's classes.
+            has class names; ``position`` if the outputs are in the order of the data's classes;
+            ``own`` to store all outputs with the names of the teacher's own classes, which the
+            ``class_map`` of a training run maps to those of the student.
+        class_names: Names of the outputs in order for ``class_map: own``, or the name of one of
+            timm's lists, such as ``imagenet-1k``; by default those of the weights.
         features: Layers of the network whose features are cached, and their encodings; names as in
             :mod:`logitcache.networks.taps`.
         class_embeddings: Whether the weight matrix of the classifier is cached, too: one embedding
@@ -64,7 +68,8 @@ class TeacherConfig(NetworkConfig):
     """
 
     head: Head = "softmax"
-    class_map: Annotated[tuple[int, ...], Field(min_length=2)] | Literal["position"] | None = None
+    class_map: Annotated[tuple[int, ...], Field(min_length=2)] | ClassMapChoice | None = None
+    class_names: Annotated[tuple[str, ...], Field(min_length=2)] | str | None = None
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
     class_embeddings: bool = False
     channels_last: bool = False
@@ -80,9 +85,16 @@ class TeacherConfig(NetworkConfig):
     def _headless(self) -> Self:
         if self.head != "none":
             return self
-        given = [name for name in ("class_map", "class_embeddings") if getattr(self, name)]
+        classes = ("class_map", "class_names", "class_embeddings")
+        given = [name for name in classes if getattr(self, name)]
         if given:
             raise ValueError(f"a teacher with head: none has no classes: remove {given[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_used(self) -> Self:
+        if self.class_names is not None and self.class_map != "own":
+            raise ValueError("class_names are stored with class_map: own only: set it")
         return self
 
     @property
@@ -121,6 +133,7 @@ class Member:
         input: Input size and normalization of the network.
         size_is_known: Whether the input size comes from the weights or the user; otherwise it is
             the default of the model.
+        class_names: Names of its own classes if it is stored with all of them, or else None.
         source: Origin of the weights, for messages.
         notes: Notes for the user: how the classes were mapped, and how a program is run.
 
@@ -157,6 +170,11 @@ class Member:
         if self.has_logits:
             class_map, self.notes = choose_class_map(
                 name, config.class_map, class_names, class_names_of(network), self._outputs
+            )
+        self.class_names: tuple[str, ...] | None = None
+        if config.class_map == "own":
+            self.class_names = own_class_names(
+                name, config.class_names, class_names_of(network), self._outputs
             )
         fixed = getattr(network, "fixed_batch", None)
         if fixed is not None:

@@ -21,7 +21,7 @@ from pydantic import Field
 from logitcache.cache.read.reader import open_cache
 from logitcache.config import Config
 from logitcache.draws import Purpose, chosen
-from logitcache.errors import UsageError
+from logitcache.errors import UsageError, first_of
 from logitcache.files import write_file
 
 if TYPE_CHECKING:
@@ -115,6 +115,14 @@ def fit_weights(config: FitWeightsConfig) -> FittedWeights:
             "no teacher of this cache has logits, so there are no weights to fit",
             where=config.cache,
             hint="precompute teachers with a classifier",
+        )
+    own = [name for name in names if cache.teacher(name).class_names is not None]
+    if own:
+        raise UsageError(
+            "weights are fitted on labels, which are not among the classes of these teachers",
+            where=config.cache,
+            got=f"teachers with classes of their own: {first_of(own)}",
+            hint="choose teachers with the classes of the images (teachers: [...])",
         )
     view = _view(cache, names)
     rows = _rows(config, cache)

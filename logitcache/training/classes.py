@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from logitcache.data.classes import class_positions
+from logitcache.data.classes import RelabeledSource, class_positions
 from logitcache.data.readers import open_source, open_source_for
 from logitcache.errors import DataError, DataMismatch, UsageError, first_of
 from logitcache.networks.build import class_names_of
@@ -186,7 +186,15 @@ def validation_images(config: TrainConfig, rows: ImageRows) -> Source:
             hint="give their names in order: --set class_names=[...]",
         )
     whose = "the training set" if config.cache is None else "the cache"
-    return check_labeled(open_source_for(config.val, names, whose))
+    classes = rows.classes
+    if classes is None or classes.label_table is None:
+        return check_labeled(open_source_for(config.val, names, whose))
+    source = open_source(config.val)
+    if None not in class_positions(source.class_names, names):
+        return check_labeled(RelabeledSource(source, names, "the class map"))
+    # images of the classes of the cache, which have the class map of its labels
+    of_cache = RelabeledSource(source, classes.data_names, whose)
+    return check_labeled(of_cache.mapped(classes.label_table, names))
 
 
 def check_labeled(source: Source) -> Source:

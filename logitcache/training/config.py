@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from logitcache.config import Bytes, Config, Former
+from logitcache.data.class_map import class_maps
 from logitcache.data.readers import DataConfig, has_splits
 from logitcache.errors import redacted
 from logitcache.objectives.aliases import long_forms
@@ -119,6 +120,9 @@ class TrainConfig(Config):
         on_bad_image: ``error``, or ``skip`` to leave out training and validation images that cannot
             be decoded; the result has their number.
         views: Augmentation of the images without a cache.
+        class_map: Class of the student for classes of the teachers: a file with two columns, or by
+            name of the teacher (``*`` for all) a file or the classes of the teacher by class of the
+            student. The run stores the content of files.
         revision: sha256 of the required revision of the cache, or its first 12 or more digits.
         show: Names of the views of a batch: ``base``, and views derived from it, such as
             ``rot90(1)``; a batch has ``batch_size`` images for each of them.
@@ -163,6 +167,7 @@ class TrainConfig(Config):
     val: DataConfig | None = None
     class_names: list[str] | None = Field(default=None, min_length=1)
     cache: str | None = None
+    class_map: dict[str, dict[str, list[str]]] | None = None
     revision: str | None = None
     student: StudentConfig
     objectives: list[ObjectiveConfig] = Field(default_factory=list)
@@ -209,6 +214,12 @@ class TrainConfig(Config):
             return entries
         return [term for entry in entries for term in long_forms(entry)]
 
+    @field_validator("class_map", mode="before")
+    @classmethod
+    def _with_content(cls, value: Any) -> object:
+        """Read the files of class maps, so that a run that is resumed has the same classes."""
+        return None if value is None else class_maps(value)
+
     @field_validator("use_views", "show", mode="before")
     @classmethod
     def _as_names(cls, value: object) -> object:
@@ -238,6 +249,8 @@ class TrainConfig(Config):
             raise ValueError("a cache has its own views: remove views, or remove cache")
         if self.cache is None and self.use_views:
             raise ValueError("use_views chooses among the views of a cache: give a cache")
+        if self.cache is None and self.class_map is not None:
+            raise ValueError("class_map maps the classes of a cache: give a cache")
         if self.cache is None and self.revision is not None:
             raise ValueError("revision is that of a cache: give a cache, or remove revision")
         if self.cache is None and self.shuffle_targets:

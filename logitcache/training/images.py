@@ -45,6 +45,7 @@ def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targe
         show=config.show,
         target_memory=config.target_memory,
         shuffled=config.shuffle_targets,
+        class_map=config.class_map,
         subset=config.subset,
         tolerate_pixel_drift=config.tolerate_pixel_drift,
         local_copy=config.local_copy,

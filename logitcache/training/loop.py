@@ -40,7 +40,7 @@ from logitcache.training.hooks import Hooks, Step
 from logitcache.training.image_sizes import ImageSizes
 from logitcache.training.images import training_images
 from logitcache.training.journal import Journal
-from logitcache.training.notes import image_notes, temperature_notes
+from logitcache.training.notes import class_notes, image_notes, temperature_notes
 from logitcache.training.onnx import check_onnx_installed, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.result import TrainResult, forget_result, write_result
@@ -161,6 +161,7 @@ class _Run:
         device = self._accelerator.device
         rows, targets = training_images(config, self._objective.needs)
         self._notes = [*notes_of(rows.source), *temperature_notes(targets, config.terms)]
+        self._notes += class_notes(targets, rows)
         self._provenance = targets.reader.provenance if targets else None
         classes = class_count(
             config,

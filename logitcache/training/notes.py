@@ -19,10 +19,27 @@ if TYPE_CHECKING:
     from logitcache.targets.image_rows import ImageRows
     from logitcache.targets.selection import Targets
 
-__all__ = ["image_notes", "temperature_notes"]
+__all__ = ["class_notes", "image_notes", "temperature_notes"]
 
 _LOG = logging.getLogger(__name__)
 _MUCH_LARGER = 2
+
+
+def class_notes(targets: Targets | None, rows: ImageRows) -> list[str]:
+    """Return notes on the probability and the labels that are outside of a class map.
+
+    Args:
+        targets: Cached targets; None without a cache.
+        rows: The images.
+    """
+    if targets is None:
+        return []
+    notes = targets.reader.outside_notes(next(iter(targets.views)))
+    if rows.classes is not None and rows.classes.label_table is not None:
+        notes.append(
+            f"{rows.labeled} of {len(rows)} images have a label in the classes of the class map"
+        )
+    return notes
 
 
 def temperature_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig]) -> tuple[str, ...]:

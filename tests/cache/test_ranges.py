@@ -175,6 +175,23 @@ def test_attributes_of_a_teacher_have_ranges(tmp_path: Path) -> None:
     assert fits(optional=["lse", "of a newer version"])
 
 
+@pytest.mark.requirement("F10.3.1")
+def test_class_names_of_a_teacher_are_one_for_each_output(tmp_path: Path) -> None:
+    def fits(names: object) -> bool:
+        return is_group(tmp_path, "t", {**TEACHER_GROUP, "class_names": names})
+
+    ten = [str(number) for number in range(10)]
+    assert [fits(names) for names in (None, ten, ten[:9], [*ten, "10"])] == [True, True] + [
+        False
+    ] * 2
+    assert not any(fits(names) for names in ([*ten[:9], "0"], [*ten[:9], ""], [*ten[:9], 9]))
+    for extra in (0, 1):
+        assert fits([*ten[:9], "x" * (1024 + extra)]) == (not extra)
+    stored = {"attributes": {"logitcache": {**TEACHER_GROUP, "class_names": ten}}}
+    text = json.dumps({"zarr_format": 3, "node_type": "group", **stored}).encode()
+    assert read_group(locate(tmp_path), "t", text).to_json()["class_names"] == ten
+
+
 @pytest.mark.requirement("F6.10")
 def test_a_sparse_encoding_has_ranges(tmp_path: Path) -> None:
     def fits(**fields: object) -> bool:

@@ -86,9 +86,9 @@ class Group(ABC):
         """Return why stored rows cannot be decoded; None if they can."""
 
     @property
-    def required(self) -> str:
-        """Name that the root has to require of readers; empty for groups of logitcache 0.1."""
-        return ""
+    def requirements(self) -> tuple[str, ...]:
+        """Names that the root has to require of readers; none for groups of logitcache 0.1."""
+        return ()
 
     @property
     def classes_digest(self) -> str:

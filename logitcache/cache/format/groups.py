@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from logitcache.cache.format.arrays import create_array, create_group, resize
 from logitcache.cache.format.documents import parse_group, validation_detail
@@ -72,6 +72,8 @@ __all__ = [
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SPARSE_SHARE = 0.5  # compressed share of features that are mostly zero, measured
 KindT = TypeVar("KindT", bound=Group)
+MAX_CLASS_NAMES = 1_000_000
+ClassName = Annotated[str, Field(min_length=1, max_length=1024)]
 OPTIONAL_ARRAYS = {
     "lse": ArraySpec((), "float32", float("nan")),
     "label_logp": ArraySpec((), "float16", float("nan")),
@@ -96,6 +98,14 @@ class _TeacherAttributes(_Attributes):
     num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)]
     optional: list[str] = Field(max_length=16)
     class_names_sha256: str
+    class_names: Annotated[list[ClassName], Field(max_length=MAX_CLASS_NAMES)] | None = None
+
+    @model_validator(mode="after")
+    def _one_name_a_class(self) -> Self:
+        names = self.class_names
+        if names is not None and len(set(names)) != self.num_classes:
+            raise ValueError(f"{len(set(names))} class names for {self.num_classes} classes")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +116,9 @@ class TeacherGroup(RowGroup):
         num_classes: C.
         encoding: How its log-probabilities are stored.
         optional: Which of ``lse`` and ``label_logp`` are kept.
-        class_names_sha256: Digest of the names of the classes.
+        class_names_sha256: Digest of the names of the images' classes.
+        class_names: Names of the teacher's classes in order, if they are not those of the images;
+            None if they are.
     """
 
     kind = ""
@@ -115,6 +127,7 @@ class TeacherGroup(RowGroup):
     encoding: Encoding
     optional: tuple[str, ...]
     class_names_sha256: str
+    class_names: tuple[str, ...] | None = None
 
     @classmethod
     def parse(cls, name: str, values: object, where: str) -> TeacherGroup:
@@ -129,6 +142,7 @@ class TeacherGroup(RowGroup):
             slots=tuple(found.view_ids),
             lock_sha256=found.lock_sha256,
             class_names_sha256=found.class_names_sha256,
+            class_names=None if found.class_names is None else tuple(found.class_names),
         )
 
     @property
@@ -137,9 +151,10 @@ class TeacherGroup(RowGroup):
         return self.teacher
 
     @property
-    def required(self) -> str:
-        """Name that the root has to require of readers, that of the encoding."""
-        return self.encoding.required
+    def requirements(self) -> tuple[str, ...]:
+        """Names that the root has to require of readers: of the encoding and of the classes."""
+        own = () if self.class_names is None else ("teacher-classes",)
+        return (*own, self.encoding.required) if self.encoding.required else own
 
     @property
     def classes_digest(self) -> str:
@@ -162,6 +177,7 @@ class TeacherGroup(RowGroup):
             "view_ids": list(self.slots),
             "lock_sha256": self.lock_sha256,
             "class_names_sha256": self.class_names_sha256,
+            **({} if self.class_names is None else {"class_names": list(self.class_names)}),
         }
 
     @property

@@ -232,11 +232,12 @@ class Manifest(_Record):
         """Return a copy with some fields replaced."""
         return self.model_copy(update=fields)
 
-    def requiring(self, feature: str) -> Manifest:
-        """Return a copy that only readers that know a feature will read; empty for none."""
-        if not feature or feature in self.requires:
+    def requiring(self, *features: str) -> Manifest:
+        """Return a copy that only readers that know these features will read."""
+        new = [feature for feature in features if feature not in self.requires]
+        if not new:
             return self
-        return self.changed(format=FORMATS[-1], requires=(*self.requires, feature))
+        return self.changed(format=FORMATS[-1], requires=(*self.requires, *new))
 
     def no_longer_requiring(self, feature: str) -> Manifest:
         """Return a copy without a required feature; format 1 again if nothing is required."""

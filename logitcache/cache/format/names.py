@@ -84,10 +84,11 @@ FEATURES = {
     "tables": "teachers have tables: groups without views and rows",
     "transform": "teachers have outputs in the transform encoding",
     HEADLESS: "teachers have features alone, and no group of logits",
+    "teacher-classes": "teachers have other classes than the images",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
 }
 """What the root may require of its readers, with the meaning; any other name is refused."""
-GROUP_FEATURES = ("tables", "transform")
+GROUP_FEATURES = ("tables", "teacher-classes", "transform")
 """Those that are required as long as a group needs them."""
 ATTRIBUTE = "logitcache"
 MAX_CLASSES = 2**26

@@ -88,9 +88,9 @@ class TableGroup(Group):
         return table_name(self.teacher, self.table)
 
     @property
-    def required(self) -> str:
-        """Name that the root has to require of readers."""
-        return TABLES
+    def requirements(self) -> tuple[str, ...]:
+        """Names that the root has to require of readers."""
+        return (TABLES,)
 
     @property
     def view_ids(self) -> tuple[str, ...]:

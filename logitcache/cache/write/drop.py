@@ -239,7 +239,7 @@ def manifest_without(
                 hint=f"drop them, too: --{'feature' if tap_of(name) else 'teacher'} "
                 f"{name.replace('/features/', '/')}",
             )
-    needed = {group.required for group in declared.values()}
+    needed = {name for group in declared.values() for name in group.requirements}
     for feature in GROUP_FEATURES:
         if feature not in needed:
             manifest = manifest.no_longer_requiring(feature)

@@ -172,7 +172,7 @@ class CacheWriter:
         """
         self._create(group)
         teachers = {**self.manifest.teachers, group.name: record}
-        self.publish(self.manifest.changed(teachers=teachers).requiring(group.required))
+        self.publish(self.manifest.changed(teachers=teachers).requiring(*group.requirements))
 
     def add_group(self, group: Group) -> None:
         """Declare a tap or a table of a declared teacher and make its arrays.
@@ -188,7 +188,7 @@ class CacheWriter:
         manifest = self.manifest.changed(
             teachers={**self.manifest.teachers, group.teacher: changed}
         )
-        self.publish(manifest.requiring(group.required))
+        self.publish(manifest.requiring(*group.requirements))
 
     def extend_group(self, name: str, view_ids: Sequence[str]) -> None:
         """Give a group slots for more views."""

@@ -305,8 +305,11 @@ class _Cost:
         self._unit_rows = default_unit_rows(len(source.keys), config.unit_rows)
         self._capacity = -(-len(source.keys) // self._unit_rows) * self._unit_rows
         labels = self._shown.labels if source.class_names else None
+        own = {name for name, member in ensemble.members.items() if member.class_names is not None}
         self._answers = {
-            name: EncodedOutputs(config.encoding, name, self._shown.logits[name], labels)
+            name: EncodedOutputs(
+                config.encoding, name, self._shown.logits[name], None if name in own else labels
+            )
             for name in ensemble.with_logits
         }
         self._taps = {

@@ -29,16 +29,19 @@ __all__ = [
 
 
 def check_classes(name: str, member: Member, source: Source) -> None:
-    """Raise an error if a teacher and the data have different numbers of classes."""
+    """Raise an error if a teacher has another number of classes than the data, without names."""
     names = source.class_names
-    if member.has_logits and names and len(names) != member.num_classes:
+    if member.class_names is not None or not member.has_logits:
+        return
+    if names and len(names) != member.num_classes:
         raise UsageError(
             f"teacher {name!r} and the data have different numbers of classes",
             where=source.description,
             expected=f"{len(names)} classes",
             got=f"{member.num_classes} classes",
             hint="set class_map to the index of the teacher's output for each class of the data "
-            f"(--set teachers.{name}.class_map=[...])",
+            f"(--set teachers.{name}.class_map=[...]), or class_map=own to store all classes of "
+            "the teacher and map them in training",
         )
 
 
@@ -74,11 +77,13 @@ def declare_teacher(
         check_declared(writer, name, member, encoding)
         writer.extend_group(name, view_ids)
         return _other_versions(name, record)
+    # the number of a label says nothing about the outputs of a teacher with other classes
+    labeled = writer.manifest.data.class_names and member.class_names is None
     optional = [
         array
         for array, wanted in (
             ("lse", config.encoding.lse),
-            ("label_logp", config.encoding.label_log_probs and writer.manifest.data.class_names),
+            ("label_logp", config.encoding.label_log_probs and labeled),
         )
         if wanted
     ]
@@ -93,6 +98,7 @@ def declare_teacher(
         slots=tuple(view_ids),
         lock_sha256=sha256(canonical_json(member.lock)),
         class_names_sha256=sha256(canonical_json(list(writer.manifest.data.class_names))),
+        class_names=member.class_names,
     )
     writer.add_teacher(
         TeacherRecord(

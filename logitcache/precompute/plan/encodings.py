@@ -8,7 +8,7 @@ from logitcache.cache.format.arrays import packed_bytes
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.store.open import locate
 from logitcache.encoding.choice import choose, choose_on_sample, is_as_configured, sample_rows
-from logitcache.errors import UsageError
+from logitcache.errors import UsageError, first_of
 from logitcache.precompute.plan.teacher_lock import check_lock
 from logitcache.precompute.sample.trial import sample_log_probs
 
@@ -103,9 +103,17 @@ def check_declared(
     check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
     if encoding is None:
         return
-    stored = writer.teachers()[name].encoding
-    if stored != encoding:
-        raise _stored_otherwise(writer, name, stored, encoding.settings())
+    group = writer.teachers()[name]
+    if member.class_names not in (None, group.class_names):
+        raise UsageError(
+            f"teacher {name!r} is stored with other class names",
+            where=writer.location,
+            expected=first_of(group.class_names) if group.class_names else "no names of its own",
+            got=first_of(member.class_names or ()),
+            hint="leave out class_map: own, or give the teacher a new name",
+        )
+    if group.encoding != encoding:
+        raise _stored_otherwise(writer, name, group.encoding, encoding.settings())
 
 
 def _stored_otherwise(

@@ -95,13 +95,18 @@ def check_accuracy(
 
     Returns:
         Accuracy by name; empty if there are too few labeled images, without teachers that have
-        another number of classes than the data.
+        other classes than the data.
 
     Raises:
         NetworkError: The accuracy of a teacher is below the minimum.
     """
     classes = len(source.class_names)
-    judged = [name for name in names if ensemble.members[name].num_classes == classes]
+    members = ensemble.members
+    judged = [
+        name
+        for name in names
+        if members[name].num_classes == classes and members[name].class_names is None
+    ]
     labeled = np.flatnonzero(np.asarray(source.labels) >= 0).astype(np.int64)
     indices = labeled[spread(len(labeled), TRIAL_IMAGES)]
     if not judged or len(indices) < _FEWEST_IMAGES:

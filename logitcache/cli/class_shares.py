@@ -1,0 +1,56 @@
+"""``logitcache inspect --class-map``: the teachers' probability in the classes of a student."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitcache.cli.layout import new_console, new_table, percent_text
+from logitcache.cli.options import print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from logitcache.report.class_shares import ClassShares, TeacherShares
+
+__all__ = ["print_class_shares", "run_class_shares"]
+
+_MOST_CLASSES = 20
+
+
+def run_class_shares(
+    cache: str, maps: Mapping[str, str], *, revision: str | None, as_json: bool
+) -> None:
+    """Measure and print what class maps do to the teachers of a cache."""
+    from logitcache.report.class_shares import class_shares
+
+    found = class_shares(cache, maps, revision=revision)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_class_shares(found)
+
+
+def print_class_shares(shares: ClassShares) -> None:
+    """Print a table of the classes of the student for each teacher."""
+    console = new_console()
+    labeled = sum(shares.labels)
+    console.print(
+        f"{shares.url}: {len(shares.class_names)} classes of a student; {labeled} labeled images, "
+        f"{shares.unlabeled} without a label in these classes"
+    )
+    for teacher in shares.teachers:
+        console.print(_table(teacher))
+        classes = f"{teacher.outside.classes} classes outside of the map"
+        line = f"{teacher.teacher}: {classes} have {percent_text(teacher.outside.mass)}"
+        largest = ", ".join(f"{one.name} {percent_text(one.mass)}" for one in teacher.largest)
+        console.print(f"{line}; largest: {largest}" if largest else line)
+
+
+def _table(teacher: TeacherShares) -> object:
+    title = f"mean probability over {teacher.rows} rows"
+    table = new_table(f"class of the student, {teacher.teacher}", "classes of the teacher", title)
+    for one in teacher.classes[:_MOST_CLASSES]:
+        table.add_row(one.name, str(one.classes), percent_text(one.mass))
+    if len(teacher.classes) > _MOST_CLASSES:
+        table.add_row(f"… and {len(teacher.classes) - _MOST_CLASSES} more", "", "")
+    return table

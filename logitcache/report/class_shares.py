@@ -1,0 +1,148 @@
+"""What a class map does to a cache: the probability of merged classes, and of those outside."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.read.reader import open_cache
+from logitcache.errors import UsageError
+from logitcache.targets.class_space import ClassSpace
+from logitcache.targets.outside_mass import mean_probs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from logitcache.cache.read.reader import Cache
+    from logitcache.data.class_map import ClassLens, ClassMaps
+
+__all__ = ["ClassShare", "ClassShares", "TeacherShares", "class_shares", "teacher_shares"]
+
+_LARGEST = 5
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """A class, or a class of a student that classes of a teacher are merged into.
+
+    Attributes:
+        name: Name of the class.
+        classes: Number of classes of the teacher.
+        mass: Their probability, on average.
+    """
+
+    name: str
+    classes: int
+    mass: float
+
+
+@dataclass(frozen=True)
+class TeacherShares:
+    """Probability of a teacher in the classes of a student, on average over the rows of a view.
+
+    Attributes:
+        teacher: Name of the teacher.
+        view: Id of the view.
+        rows: Number of rows.
+        classes: Classes of the student.
+        outside: Number of classes of the teacher outside of the map, and their probability.
+        largest: Those of them with the largest probability.
+    """
+
+    teacher: str
+    view: str
+    rows: int
+    classes: list[ClassShare]
+    outside: ClassShare
+    largest: list[ClassShare]
+
+
+@dataclass(frozen=True)
+class ClassShares:
+    """What a class map does to the teachers and labels of a cache.
+
+    Attributes:
+        url: Location of the cache.
+        class_names: Classes of the student.
+        teachers: Probabilities of each teacher that is mapped.
+        labels: Number of readable images, by class of the student.
+        unlabeled: Number of readable images without a label, or with one outside of the map.
+    """
+
+    url: str
+    class_names: list[str]
+    teachers: list[TeacherShares]
+    labels: list[int]
+    unlabeled: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return asdict(self)
+
+
+def class_shares(url: str, class_map: ClassMaps, *, revision: str | None = None) -> ClassShares:
+    """Measure what a class map does to all teachers of a cache, on up to 4096 rows.
+
+    Args:
+        url: The cache.
+        class_map: Class maps, see :func:`.class_maps`.
+        revision: sha256 of the revision that it must have, or the first 12 digits or more.
+
+    Raises:
+        CacheError: There is no cache.
+        DataError: A file cannot be read.
+        UsageError: A map does not fit the classes of a teacher.
+    """
+    cache = open_cache(url, revision=revision)
+    space = ClassSpace.of(cache, list(cache.teachers), class_map)
+    counts = np.zeros(len(space.names) + 1, dtype=np.int64)
+    for samples in cache.all_samples():
+        labels = samples.labels[samples.readable - samples.start]
+        table = space.label_table
+        counts += np.bincount(
+            (labels if table is None else table[labels]) + 1, minlength=len(counts)
+        )
+    return ClassShares(
+        url=cache.url,
+        class_names=list(space.names),
+        teachers=[teacher_shares(cache, name, space) for name in space.lenses],
+        labels=counts[1:].tolist(),
+        unlabeled=int(counts[0]),
+    )
+
+
+def teacher_shares(cache: Cache, teacher: str, space: ClassSpace) -> TeacherShares:
+    """Measure the probability of one teacher in the classes of a student, in its first view.
+
+    Raises:
+        UsageError: The cache has no complete view of the teacher.
+    """
+    group, lens = cache.teacher(teacher), space.lenses[teacher]
+    views = cache.views_of([teacher])
+    if not views:
+        raise UsageError("the teacher has no complete view", where=cache.url, got=teacher)
+    mass_C, rows = mean_probs(cache, group, views[0])
+    own = group.class_names or cache.class_names
+    outside = np.flatnonzero(lens.outside)
+    largest = outside[np.argsort(-mass_C[outside], kind="stable")[:_LARGEST]]
+    merged_G = _merged(lens, mass_C)
+    counts_G = np.bincount(lens.targets, minlength=lens.classes + 1).tolist()
+    return TeacherShares(
+        teacher=teacher,
+        view=views[0],
+        rows=rows,
+        classes=[
+            ClassShare(name, count, float(mass))
+            for name, count, mass in zip(space.names, counts_G[:-1], merged_G[:-1], strict=True)
+        ],
+        outside=ClassShare("outside", counts_G[-1], float(merged_G[-1])),
+        largest=[ClassShare(own[c], 1, float(mass_C[c])) for c in largest],
+    )
+
+
+def _merged(lens: ClassLens, mass_C: NDArray[np.float64]) -> NDArray[np.float64]:
+    merged_G = np.zeros(lens.classes + 1)
+    np.add.at(merged_G, lens.targets, mass_C)
+    return merged_G
