@@ -66,6 +66,16 @@ class Stems(nn.Module):
         half = patch_size // 2
         self.stems = nn.ModuleList(_stem(kind, in_chans, width) for kind in kinds)
         self.proj = nn.ModuleList(nn.Conv2d(width, embed_dim, half, half) for _ in kinds)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialize convolutions from normal distributions of variance 2 / fan-in, as published.
+
+        Biases keep PyTorch's initialization.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Map images to patches (B, S, N, D)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch.nn import functional
 
 from logitcache.config import Config, Former
@@ -29,11 +29,15 @@ from logitcache.objectives.similarity import angle, cka, distance, gram
 from logitcache.objectives.term import Needs, TermConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from logitcache.batch import Features, Outputs, TargetBatch
 
-__all__ = ["PairConfig", "Relation", "RelationConfig"]
+__all__ = ["PairConfig", "Relation", "RelationConfig", "SidesConfig"]
+
+_Scale = Literal["none", "l2", "width"]
 
 
 class PairConfig(Config):
@@ -60,6 +64,28 @@ class PairConfig(Config):
         return self.student or self.tap
 
 
+class SidesConfig(Config):
+    """Normalization of the student's things and of the teacher's; one name for both alike.
+
+    Attributes:
+        student: ``l2``, ``width`` or ``none``, for the things of the student.
+        teacher: The same for those of the teacher.
+    """
+
+    student: _Scale = "none"
+    teacher: _Scale = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"student": value, "teacher": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _as_name(self, plain: SerializerFunctionWrapHandler) -> object:
+        """Return one name for both sides alike, as previous versions saved it."""
+        return self.student if self.student == self.teacher else plain(self)
+
+
 class RelationConfig(TermConfig):
     """Settings of relational distillation.
 
@@ -70,7 +96,8 @@ class RelationConfig(TermConfig):
         form: Relation that is compared: ``gram``, ``distance``, ``angle`` or ``cka``.
         over: Things that are related: rows of the ``batch``, ``tokens``, ``channels`` or ``taps``.
         normalize: ``l2`` to scale every thing to unit length first; ``width`` to divide inner
-            products by the square root of D; ``none``.
+            products by the square root of D; ``none``. Or one for each side, such as ``{teacher:
+            l2}``, which is what the code of RKD does for retrieval.
         reduction: For ``gram``: ``mean`` over all pairs of things, or their ``sum``.
         prefix: Whether class tokens and registers are among the tokens, if both have the same
             number.
@@ -79,7 +106,7 @@ class RelationConfig(TermConfig):
     pairs: list[PairConfig] = Field(min_length=1)
     form: Literal["gram", "distance", "angle", "cka"]
     over: Literal["batch", "tokens", "channels", "taps"] = "batch"
-    normalize: Literal["none", "l2", "width"] = "none"
+    normalize: SidesConfig = SidesConfig()
     former: ClassVar[Former] = Former(keys={"normalise": "normalize"})
     reduction: Reduction = "mean"
     prefix: bool = True
@@ -149,15 +176,8 @@ class Relation:
         """Return the loss, a scalar."""
         config = self.config
         student_GMD, teacher_GME = self._things(outputs, targets)
-        if config.normalize == "l2":
-            student_GMD, teacher_GME = (
-                functional.normalize(things, dim=2) for things in (student_GMD, teacher_GME)
-            )
-        elif config.normalize == "width":
-            # both factors of an inner product are scaled, so each gets half of the exponent
-            student_GMD, teacher_GME = (
-                things / things.shape[2] ** 0.25 for things in (student_GMD, teacher_GME)
-            )
+        student_GMD = _SCALED[config.normalize.student](student_GMD)
+        teacher_GME = _SCALED[config.normalize.teacher](teacher_GME)
         if config.form == "gram":
             return gram(student_GMD, teacher_GME, config.reduction)
         return {"distance": distance, "angle": angle, "cka": cka}[config.form](
@@ -207,3 +227,11 @@ class Relation:
     @property
     def _where(self) -> str:
         return "objectives.relation of " + ", ".join(pair.features for pair in self.config.pairs)
+
+
+_SCALED: dict[_Scale, Callable[[Tensor], Tensor]] = {
+    "none": lambda things: things,
+    "l2": lambda things: functional.normalize(things, dim=2),
+    # both factors of an inner product are scaled, so each gets half of the exponent
+    "width": lambda things: things / things.shape[2] ** 0.25,
+}

@@ -47,6 +47,8 @@ class SplitConfig(AskingTermConfig):
             need T = 1.
         outside: Treatment of the probability of the teacher's classes that a class map leaves out,
             as for ``soft``.
+        mixed: What is done with mixed images, which have two labels: ``refuse`` them, or use the
+            ``likelier`` label, that of the larger share, as the code of NKD does.
     """
 
     form: Literal["nkd", "dkd"] = "nkd"
@@ -54,6 +56,7 @@ class SplitConfig(AskingTermConfig):
     others: float | None = Field(default=None, ge=0)
     temperature: float | None = Field(default=None, gt=0)
     outside: Outside = "weight"
+    mixed: Literal["refuse", "likelier"] = "refuse"
 
     @property
     def others_weight(self) -> float:
@@ -80,6 +83,11 @@ class Split:
     T without class y, normalized to one. In nkd p_y and s_y(1) are taken at T = 1, in dkd at T. The
     loss is zero if no row has a label.
 
+    With ``mixed: likelier`` the label of a mixed image is its own if its share lambda is at least
+    one half, and otherwise that of its partner. Sparse targets keep the exact probability of an
+    image's own label; that of a partner's label is exact among the top K, and otherwise an equal
+    share of the tail.
+
     Args:
         config: Settings of the term.
     """
@@ -92,30 +100,44 @@ class Split:
 
         Raises:
             UsageError: A teacher of the configuration is not in the batch, sparse targets are used
-                at a temperature other than one, or images are mixed.
+                at a temperature other than one, or images are mixed and ``mixed`` is ``refuse``.
         """
-        if targets.partner_labels is not None:
-            raise UsageError(
-                "the objective split needs one label per image, but mixed images have two",
-                where="objectives.split",
-                expected="views without mixing",
-                hint="precompute views without mixup and cutmix, or use the objective soft",
-            )
+        chosen_B, of_partner_B = self._labels(targets)
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         weights = teacher_weights(self.config.teachers, targets.teachers)
-        labeled = targets.labels >= 0
+        labeled = chosen_B >= 0
         if not bool(labeled.any()):
             return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
-        labels_B = targets.labels.clamp(min=0)
+        labels_B = chosen_B.clamp(min=0)
         total = logits_BC.new_zeros((), dtype=torch.float32)
         for name, weight in weights.items():
-            rows_B = self._rows(wide(logits_BC), labels_B, targets.teachers[name])
+            teacher = _without_own_label(targets.teachers[name], of_partner_B)
+            rows_B = self._rows(wide(logits_BC), labels_B, teacher)
             total = total + weight * (rows_B * labeled).sum() / labeled.sum()
         return total
 
     def count(self, targets: TargetBatch) -> Tensor:
         """Return the number of rows with a label."""
-        return (targets.labels >= 0).sum()
+        return (self._labels(targets)[0] >= 0).sum()
+
+    def _labels(self, targets: TargetBatch) -> tuple[Tensor, Tensor | None]:
+        """Return the label of every row (B,), and which of them are the partner's, bool (B,).
+
+        Raises:
+            UsageError: Images are mixed, and the configuration refuses them.
+        """
+        if targets.partner_labels is None or targets.lam is None:
+            return targets.labels, None
+        if self.config.mixed == "refuse":
+            raise UsageError(
+                "the objective split needs one label per image, but mixed images have two",
+                where="objectives.split",
+                expected="views without mixing",
+                hint="set mixed: likelier to use the label of the larger share, or precompute "
+                "views without mixup and cutmix",
+            )
+        of_partner_B = (targets.lam < 0.5) & (targets.labels != targets.partner_labels)
+        return torch.where(of_partner_B, targets.partner_labels, targets.labels), of_partner_B
 
     def _rows(self, logits_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits) -> Tensor:
         """Return the loss of every row."""
@@ -173,6 +195,16 @@ class _Parts:
 
 # the smallest stored value; with a mass of zero the distribution over absent classes is undefined
 _LEAST_LOG_MASS = torch.finfo(torch.float16).min
+
+
+def _without_own_label(teacher: TeacherLogits, of_partner_B: Tensor | None) -> TeacherLogits:
+    """Return targets without the stored probability of labels that are not used."""
+    if of_partner_B is None or not isinstance(teacher, SparseLogits):
+        return teacher
+    if teacher.label_log_probs is None:
+        return teacher
+    kept_B = teacher.label_log_probs.masked_fill(of_partner_B, torch.nan)
+    return replace(teacher, label_log_probs=kept_B)
 
 
 def _parts_of(

@@ -2,7 +2,7 @@
 
 Source of the batch norm: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022,
 appendix A.1; WeCoLoRA (see ``depth.py``) uses it for evaluation. It has no learned parameters, and
-is folded into the classifier for export.
+is folded into the classifier for export. The initialization is that of their code.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from logitcache.networks.build import NetworkConfig
 
 __all__ = ["NormalizedLinear", "ProbeConfig", "add_probe", "fold_probe"]
+
+_INITIAL_STD = 0.01
 
 
 class ProbeConfig(Config):
@@ -77,6 +79,8 @@ class NormalizedLinear(nn.Module):
 def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.Module:
     """Freeze a network and replace its classifier, in place.
 
+    The weights of a linear classifier are drawn with a standard deviation of 0.01; biases are zero.
+
     Raises:
         UsageError: The network has several classifiers, or one that cannot be normalized.
     """
@@ -93,6 +97,9 @@ def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.M
             hint="choose another network",
         )
     classifier.requires_grad_(True)
+    if isinstance(classifier, nn.Linear):
+        nn.init.trunc_normal_(classifier.weight, std=_INITIAL_STD)
+        nn.init.zeros_(classifier.bias)
     if config.normalize:
         name = next(name for name, module in network.named_modules() if module is classifier)
         if not isinstance(classifier, nn.Linear):

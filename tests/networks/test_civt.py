@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import timm
 import torch
+from torch import nn
 
 from logitcache.errors import NetworkError
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
@@ -67,6 +68,19 @@ def test_the_published_stems() -> None:
     assert [k for k in kernels if len(k) == 4] == [(64, 3, 7, 7), (64, 64, 3, 3), (64, 64, 3, 3)]
     assert network.pos_embed.shape[1] == 199
     assert list(network.heads) == ["cls", "conv", "inv"]
+
+
+def test_stems_are_initialized_as_published() -> None:
+    """Normal weights of variance 2 / fan-in, in all convolutions of all stems."""
+    torch.manual_seed(0)
+    network: Any = timm.create_model("civt_tiny_patch16_224", depth=1)
+    convolutions = [m for m in network.patch_embed.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 3 + 4 + 2
+    for module in convolutions:
+        weight = module.weight
+        fan_in = weight[0].numel()
+        assert float(weight.std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
+        assert float(weight.abs().max()) > 2 * (2 / fan_in) ** 0.5  # no uniform distribution
 
 
 @pytest.mark.parametrize("stems", [["convolution", "involution"], []])

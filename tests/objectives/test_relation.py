@@ -132,6 +132,34 @@ def test_a_gram_by_width_is_that_of_scaled_products() -> None:
     torch.testing.assert_close(loss, F.mse_loss(*products))
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("normalized", [{"teacher": "l2"}, {"student": "l2"}, "l2"])
+def test_one_side_alone_may_be_scaled_to_unit_length(form: str, normalized: Any) -> None:
+    """The code of RKD scales the embeddings of its teacher, not those of its student."""
+    s, t = noise(5, 3, seed=26).requires_grad_(), noise(5, 4, seed=27)
+    loss = loss_of(relation(form=form, normalize=normalized), vector(s), vector(t))
+    sides = ["student", "teacher"] if normalized == "l2" else list(normalized)
+
+    def loop(s: Tensor) -> float:
+        things = {"student": s.tolist(), "teacher": t.tolist()}
+        scaled = [reference.unit(v) if k in sides else v for k, v in things.items()]
+        value: float = LOOPS[form](*scaled)
+        return value
+
+    assert loss.item() == pytest.approx(loop(s.detach()), rel=1e-9)
+    (got,) = torch.autograd.grad(loss, s)
+    torch.testing.assert_close(got, reference.gradient(loop, s.detach()), rtol=1e-6, atol=1e-8)
+
+
+def test_one_name_for_both_sides_is_saved_as_a_name() -> None:
+    values = {"teacher": "t", "tap": "x", "form": "gram"}
+    for normalize in ("none", "l2", {"student": "none", "teacher": "l2"}):
+        config = RelationConfig.parse({**values, "normalize": normalize}, "relation")
+        saved = config.model_dump(mode="json")
+        assert saved["normalize"] == normalize
+        assert RelationConfig.parse(saved, "relation") == config
+
+
 def test_means_are_taken_as_the_code_of_rkd_takes_them() -> None:
     """Zeros of the diagonal count; a coincident pair is 1e-6 apart, in the mean, and not pulled."""
     s = torch.tensor([[0.0], [0.0], [3.0]], dtype=torch.float64, requires_grad=True)

@@ -16,6 +16,7 @@ from logitcache.objectives.sparse_cross_entropy import log_absent_mass
 from logitcache.objectives.split import Split, SplitConfig
 from tests.memory import peak_bytes
 from tests.objectives import reference
+from tests.objectives.feature_reference import gradient
 from tests.objectives.test_soft import random_logits, sparse_of
 
 if TYPE_CHECKING:
@@ -222,11 +223,57 @@ def test_sparse_targets_are_not_asked_at_other_temperatures() -> None:
         Split(SplitConfig(form="dkd"))(t, batch(sparse_of(t, 3)))
 
 
+def mixed(teacher: TeacherLogits) -> TargetBatch:
+    """Return rows whose own label is likelier, the partner's, equal shares, and an unknown one."""
+    own, partner = torch.tensor([0, 5, 3, 8]), torch.tensor([4, 2, 7, -1])
+    lam = torch.tensor([0.7, 0.2, 0.5, 0.1])
+    return replace(batch(teacher, own), partner_labels=partner, lam=lam)
+
+
+LIKELIER = torch.tensor([0, 2, 3, -1])
+
+
 def test_mixed_images_have_two_labels_and_are_refused() -> None:
     t = random_logits(4, 9, 16)
-    mixed = replace(batch(dense(t)), partner_labels=torch.arange(4), lam=torch.full((4,), 0.5))
-    with pytest.raises(UsageError, match="without mixup"):
-        Split()(t, mixed)
+    with pytest.raises(UsageError, match="set mixed: likelier"):
+        Split()(t, mixed(dense(t)))
+    with pytest.raises(UsageError, match="two"):
+        Split().count(mixed(dense(t)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_likelier_label_of_mixed_images_is_that_of_the_larger_share(form: Form) -> None:
+    """Value and gradient are those of the plain loops with that label."""
+    z, t = random_logits(4, 9, 18).requires_grad_(), random_logits(4, 9, 19)
+    config = SplitConfig(form=form, others=0.7, temperature=2.0, mixed="likelier")
+    loss = Split(config)
+    assert int(loss.count(mixed(dense(t)))) == 3
+
+    def loop(z: Tensor) -> float:
+        rows = zip(z.tolist(), t.log_softmax(1).tolist(), LIKELIER.tolist(), strict=True)
+        each = [reference.split(a, b, y, form, 0.7, 2.0) for a, b, y in rows if y >= 0]
+        return math.fsum(each) / 3
+
+    value = loss(z, mixed(dense(t)))
+    assert value.item() == pytest.approx(loop(z.detach()), rel=1e-10)
+    (got,) = torch.autograd.grad(value, z)
+    torch.testing.assert_close(got, gradient(loop, z.detach()), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sparse_targets_of_mixed_images_keep_the_probability_of_their_own_label(form: Form) -> None:
+    """Outside of the top K the own label is exact; that of a partner shares the tail."""
+    z, t = random_logits(4, 9, 20), random_logits(4, 9, 21)
+    loss = Split(SplitConfig(form=form, temperature=1.0, mixed="likelier"))
+    targets = mixed(with_label(t, sparse_of(t, 3), torch.tensor([0, 5, 3, 8])))
+    found = loss(z, targets)
+    exact = torch.tensor([True, False, True, False])
+    own = t.log_softmax(1).gather(1, LIKELIER.clamp(min=0)[:, None])[:, 0]
+    known = replace(sparse_of(t, 3), label_log_probs=torch.where(exact, own, torch.nan))
+    torch.testing.assert_close(found, loss(z, batch(known, LIKELIER)))
+    torch.testing.assert_close(
+        loss(z, mixed(with_label(t, sparse_of(t, 9)))), loss(z, batch(dense(t), LIKELIER))
+    )
 
 
 def test_it_is_one_of_the_objectives() -> None:

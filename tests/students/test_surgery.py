@@ -220,6 +220,15 @@ def test_a_normalized_probe_is_folded_into_a_linear_classifier(
     assert isinstance(network.head, NormalizedLinear)  # a copy was converted
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_probe_starts_as_that_of_masked_autoencoders(teacher: str, normalize: bool) -> None:
+    """Weights of standard deviation 0.01, biases zero."""
+    network = student(teacher, probe={"normalize": normalize})
+    linear = network.head.linear if normalize else network.head
+    assert float(linear.weight.detach().std()) == pytest.approx(0.01, rel=0.3)
+    assert not linear.bias.any()
+
+
 def test_surgeries_prepare_in_order_and_convert_backwards(
     teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
