@@ -89,6 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "networks",
         "batch",
         "draws",
+        "yaml_text",
     },
     "report": {"targets", "data", "views", *_READ},
     "share": {"data", "views", "precompute.run.summary", *_VERIFY},

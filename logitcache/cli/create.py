@@ -293,6 +293,48 @@ def train(
         print_train(result)
 
 
+@create_app.command("timm-train", rich_help_panel=_PANEL)
+def timm_train(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="-- ARGS", help="Arguments of the script, after two dashes."),
+    ],
+    cache: Annotated[str, typer.Option(help="Folder or URL of the cache.")],
+    script: Annotated[Path, typer.Option(help="Path of timm's train.py.")] = Path("train.py"),
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images of the cache; by default the training folder of the script."),
+    ] = None,
+    use_views: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VIEWS",
+            help="Views of the cache to train on: numbers, ranges or ids, for example 0,2-5.",
+        ),
+    ] = None,
+    revision: Revision = None,
+) -> None:
+    """Run timm's own train.py with the images and a teacher of a cache.
+
+    The script is not changed. Its training images are the views of the
+    cache, and --kd-model-name is a teacher of the cache, by name, or may be
+    left out if there is only one. On several GPUs:
+    torchrun --nproc-per-node 2 -m logitcache timm-train …
+    """
+    from logitcache.cli.echo import echo
+    from logitcache.training.timm_script import run_timm_script
+
+    run_timm_script(
+        script,
+        arguments,
+        cache=cache,
+        data=data,
+        views=use_views.split(",") if use_views else (),
+        revision=revision,
+        on_report=lambda line: None if launched_rank() else echo(f"logitcache: {line}", err=True),
+    )
+
+
 @create_app.command(rich_help_panel=_PANEL)
 def run(
     pipeline: Annotated[

@@ -196,8 +196,8 @@ class _Bound:
 
     def __init__(self, images: Tensor, targets: TargetBatch) -> None:
         self.targets = targets
-        self._images = weakref.ref(images)
-        self._version = images._version  # counts changes in place
+        self._images = weakref.ref(images)  # while it exists, its memory has no other use
+        self._memory = _memory(images)
         self._shape = images.shape
         self._pixels = _some_pixels(images)
 
@@ -214,7 +214,7 @@ class _Bound:
                 got=len(images),
                 hint="call it with all images of the current batch at once",
             )
-        unchanged = images is self._images() and images._version == self._version
+        unchanged = self._images() is not None and _memory(images) == self._memory
         if not pixels or unchanged:
             return
         if images.shape != self._shape:
@@ -314,6 +314,11 @@ def _checked(batch: Any) -> tuple[Tensor, TargetBatch]:
             "teacher.bind(images, targets), and use targets.lam and targets.partner_labels",
         )
     return images, targets
+
+
+def _memory(images: Tensor) -> tuple[Any, ...]:
+    """Return where the values of a tensor are, and the number of changes in place so far."""
+    return images.data_ptr(), images.stride(), images.dtype, images.shape, images._version
 
 
 @lru_cache(maxsize=8)

@@ -155,7 +155,14 @@ def test_images_that_were_moved_are_recognized(
 ) -> None:
     for pixels, _ in teacher.follow(batches):
         expected = teacher(pixels)
-        for same in (pixels, pixels.clone(), pixels.double(), pixels.half(), moved(pixels)):
+        for same in (
+            pixels,
+            pixels.detach(),
+            pixels.clone(),
+            pixels.double(),
+            pixels.half(),
+            moved(pixels),
+        ):
             assert torch.equal(teacher(same), expected)
 
 

@@ -1,0 +1,227 @@
+"""``logitcache timm-train``: timm's train.py with images and a teacher from a cache.
+
+A script with the structure of train.py stands in for it, since no package contains train.py. With
+its path in the environment variable ``TIMM_TRAIN_PY``, it is run itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import timm
+import timm.data
+import torch
+
+import logitcache
+from logitcache.errors import DataError, DataMismatch, UsageError
+from logitcache.targets.cached_teacher import CachedTeacher
+from logitcache.training.timm_loader import CacheForTimm
+from logitcache.training.timm_script import run_timm_script
+from tests.conftest import write_images, write_teacher
+from tests.foreign.timm_train import Setting, compare, prepare, train
+from tests.guides import ROOT
+
+STAND_IN = Path(__file__).with_name("stand_in_train.py")
+GENUINE = os.environ.get("TIMM_TRAIN_PY")
+SCRIPTS = [
+    STAND_IN,
+    pytest.param(
+        Path(GENUINE or "train.py"),
+        marks=pytest.mark.skipif(GENUINE is None, reason="TIMM_TRAIN_PY names no train.py"),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return prepare(tmp_path_factory.mktemp("timm"), per_class=12)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=["stand_in", "genuine"])
+def test_images_and_losses_are_those_of_a_plain_loop(
+    script: Path, setting: Setting, tmp_path: Path
+) -> None:
+    """Two epochs, without the teacher's weights; the loss of each within 1e-5."""
+    done = train(script, setting, tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    compared = compare(setting, tmp_path)
+    assert compared["images"] == 2 * 32, "the script drops the last batch"
+    assert compared["losses"][0] != compared["losses"][1]
+    for line in (
+        "logitcache: images: 36 of folder ",
+        "logitcache: views: 2 of the cache, one an epoch, for example random_resized_crop (scale ",
+        "logitcache: not used, as the cache has the views: ",
+        "--hflip 0.5",
+        "logitcache: teacher: 'cnn' of the cache; no network is built for it",
+    ):
+        assert line in done.stderr
+
+
+def test_every_process_gets_its_part_of_each_batch(setting: Setting, tmp_path: Path) -> None:
+    """timm's own script needs GPUs for that."""
+    done = train(STAND_IN, setting, tmp_path, ranks=2)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert compare(setting, tmp_path, ranks=2)["images"] == 2 * 32
+    assert done.stderr.count("logitcache: teacher:") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=["stand_in", "genuine"])
+def test_the_command_of_the_page_trains_a_student(
+    script: Path, setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs/timm-train.md").read_text()
+    (command,) = re.findall(r"^logitcache timm-train (.*?[^\\])\n", page, re.M | re.S)
+    flags = shlex.split(command.replace("\\\n", " "))
+    (tmp_path / "photos").symlink_to(setting.images, target_is_directory=True)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/cache").symlink_to(setting.cache, target_is_directory=True)
+    (tmp_path / "train.py").symlink_to(script)
+    monkeypatch.chdir(tmp_path)
+    assert flags[:4] == ["--cache", "runs/cache", "--script", "train.py"]
+    assert flags[4] == "--"
+    run_timm_script("train.py", flags[5:], cache="runs/cache")
+    assert list((tmp_path / "runs/timm").rglob("summary.csv"))
+
+
+def run(setting: Setting, *arguments: str, script: Path = STAND_IN, **options: Any) -> None:
+    """Run the stand-in for a short time in this process."""
+    given = ["--data-dir", str(setting.images), "--model", "resnet10t", "--img-size", "8"]
+    given += ["--epochs", "1", "--batch-size", "8", "--output", str(setting.images.parent / "o")]
+    run_timm_script(script, [*given, *arguments], cache=str(setting.cache), **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-classes", "5"], r"differs from the teacher's[\s\S]*3 classes[\s\S]*5 classes"),
+        (["--kd-model-name", "resnet50"], r"no logits of a teacher 'resnet50'[\s\S]*'cnn'"),
+        (["--mixup", "0.2"], r"other images than the views[\s\S]*--mixup"),
+        (["--kd-temperature", "warm"], r"arguments of the script cannot be read[\s\S]*warm"),
+    ],
+)
+def test_arguments_that_a_cache_cannot_serve_are_refused(
+    setting: Setting, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(setting, "--num-classes", "3", *arguments)
+    assert timm.data.create_loader is timm.data.loader.create_loader
+    assert timm.data.create_loader.__module__ == "timm.data.loader", "timm is as it was"
+
+
+def test_classes_in_another_order_are_refused(setting: Setting, tmp_path: Path) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("dog\ncat\nbird\n")
+    with pytest.raises(DataMismatch, match=r"another order[\s\S]*bird, cat, dog[\s\S]*dog, cat"):
+        run(setting, "--num-classes", "3", "--class-map", str(names))
+
+
+def test_a_script_that_does_not_use_the_cache_is_an_error(setting: Setting, tmp_path: Path) -> None:
+    script = tmp_path / "other.py"
+    script.write_text("import sys\nprint(sys.argv[1:], __name__)\n")
+    with pytest.raises(UsageError, match="built no training loader, so the cache was not used"):
+        run(setting, script=script)
+    with pytest.raises(
+        UsageError, match=r"no such script[\s\S]*pytorch-image-models/v[\s\S]*train"
+    ):
+        run(setting, script=tmp_path / "train.py")
+    with pytest.raises(UsageError, match="only while logitcache timm-train runs"):
+        timm.create_model("logitcache_teacher")
+
+
+def test_the_temperature_and_the_teacher_may_be_in_a_config_file(
+    setting: Setting, tmp_path: Path
+) -> None:
+    config = tmp_path / "args.yaml"
+    config.write_text("kd_temperature: 2\nkd_model_name: other\n")
+    with pytest.raises(UsageError, match="no logits of a teacher 'other'"):
+        run(setting, "--config", str(config))
+
+
+def loader(setting: Setting, dataset: Any, **arguments: Any) -> Any:
+    """Call what takes the place of ``timm.data.create_loader``."""
+    cache = logitcache.open_cache(setting.cache)
+    served = CacheForTimm(
+        cache,
+        CachedTeacher(cache),
+        data=str(setting.images / "train"),
+        views=["1"],
+        on_report=lambda line: None,
+    )
+    given = {"mean": (0, 0, 0), "std": (1, 1, 1), "device": torch.device("cpu"), **arguments}
+    return served.loader(dataset, given.pop("input_size", (3, 8, 8)), 8, **given)
+
+
+def test_the_loader_has_the_attributes_and_types_that_the_script_uses(setting: Setting) -> None:
+    dataset = SimpleNamespace()
+    found = loader(setting, dataset, img_dtype=torch.bfloat16, input_size=8)
+    assert found.dataset is dataset
+    assert not hasattr(found.batch_sampler, "set_epoch")
+    found.sampler.set_epoch(4)
+    found.mixup_enabled = False
+    batches = list(found)
+    assert len(batches) == len(found) == 36 // 8
+    images, labels = batches[0]
+    assert (images.dtype, labels.dtype) == (torch.bfloat16, torch.int64)
+    assert images.shape == (8, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_aug_splits": 2}, "--aug-splits"),
+        ({"num_aug_repeats": 3}, "--aug-repeats"),
+        ({"input_size_choices": [8, 16]}, "--train-img-sizes"),
+        ({"collate_fn": print}, "--mixup"),
+        ({"input_size": (3, 8, 16)}, "squares of three channels"),
+        ({"input_size": (1, 8, 8)}, "squares of three channels"),
+    ],
+)
+def test_other_images_than_the_views_are_refused(
+    setting: Setting, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        loader(setting, SimpleNamespace(), **arguments)
+
+
+def build(setting: Setting, tmp_path: Path, data: Path, **views: Any) -> Setting:
+    """Return the setting with another cache, of a teacher that is written for it."""
+    teacher = write_teacher(tmp_path / "teacher", classes=3, model="cnn")
+    values = {
+        "cache": str(tmp_path / "cache"),
+        "data": str(data),
+        "teachers": {"cnn": {"model": f"local-dir:{teacher}"}},
+        "views": {"count": 2, **views},
+    }
+    logitcache.build_cache(logitcache.PrecomputeConfig.parse(values, ""))
+    return setting._replace(cache=tmp_path / "cache")
+
+
+def test_views_that_mix_images_are_refused(setting: Setting, tmp_path: Path) -> None:
+    mixed = build(setting, tmp_path, setting.images / "train", mixup_alpha=0.4)
+    with pytest.raises(UsageError, match=r"one label for each image[\s\S]*--use-views"):
+        loader(mixed, SimpleNamespace())
+
+
+def test_images_without_labels_are_refused(setting: Setting, tmp_path: Path) -> None:
+    flat = write_images(tmp_path / "flat", 12, classes=("",))
+    unlabeled = build(setting._replace(images=tmp_path), tmp_path, flat)
+    (tmp_path / "train").symlink_to(flat, target_is_directory=True)
+    with pytest.raises(DataError, match="12 of 12 images without a label"):
+        loader(unlabeled, SimpleNamespace())
+
+
+def test_a_data_set_that_is_no_folder_needs_data(setting: Setting) -> None:
+    cache = logitcache.open_cache(setting.cache)
+    served = CacheForTimm(
+        cache, CachedTeacher(cache), data=None, views=(), on_report=lambda line: None
+    )
+    with pytest.raises(UsageError, match=r"no folder[\s\S]*--data IMAGES"):
+        served.loader(
+            SimpleNamespace(), 8, 8, mean=(0, 0, 0), std=(1, 1, 1), device=torch.device("cpu")
+        )
