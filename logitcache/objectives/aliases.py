@@ -24,8 +24,8 @@ ALIASES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("match", {"projector": "generator", "reduction": "sum", "weight": 6e-6}),
     ),
     "rkd": (
-        ("relation", {"form": "distance", "weight": 1}),
-        ("relation", {"form": "angle", "weight": 2}),
+        ("relation", {"form": "distance", "normalize": {"teacher": "l2"}, "weight": 1}),
+        ("relation", {"form": "angle", "normalize": {"teacher": "l2"}, "weight": 2}),
     ),
     "gram": (
         ("relation", {"form": "gram", "over": "taps", "normalize": "l2", "reduction": "sum"}),

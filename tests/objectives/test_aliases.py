@@ -34,13 +34,16 @@ OF_PIPELINES: dict[str, tuple[str, list[Any]]] = {
         ["label", {"nfd": {"teacher": "rednet", "tap": "layer2", "student": "layer4"}}],
     ),
     "wecolora": ("wecolora/student", [{"wecolora": LAST}]),
-    "rkd": ("rkd/student", ["label", {"rkd": {"teacher": "cnn", "tap": "pre_logits"}}]),
+    "rkd": (
+        "rkd/student",
+        ["label", {"rkd": {"teacher": "cnn", "tap": "pre_logits", "weight": 25}}],
+    ),
     "gram": ("gram/student", ["label", "kd", {"gram": {"pairs": [*BLOCKS, LAST]}}]),
     "vitkd_mimicking": (
         "vitkd/student",
         [
             "label",
-            {"nkd": {"others": 1.0}},
+            {"nkd": {"others": 1.0, "mixed": "likelier"}},
             {"vitkd_mimicking": {"teacher": "vit", "tap": "blocks.0", "weight": 1.47e-3}},
             {"vitkd_mimicking": {"teacher": "vit", "tap": "blocks.1", "weight": 1.47e-3}},
             {"vitkd_generation": {"teacher": "vit", "tap": "norm", "weight": 2.94e-4}},
