@@ -17,6 +17,7 @@
     ├── CacheError                        1   the cache: absent, foreign, inconsistent
     │   ├── UnsupportedFormat             1   written by a newer logitcache
     │   ├── CacheUnsealed                 3   work is missing; resume to finish it
+    │   ├── SignatureError                4   the cache is not what the given key has signed
     │   └── CacheDamaged                  4   stored bytes differ from the committed ones
     ├── StorageError                      3   the disk or the store failed; resume later
     ├── RankLost                          3   another process of a training ended; resume later
@@ -54,6 +55,7 @@ __all__ = [
     "ParameterDrift",
     "PixelDrift",
     "RankLost",
+    "SignatureError",
     "StorageError",
     "UnreadableImage",
     "UnsupportedFormat",
@@ -208,6 +210,12 @@ class CacheDamaged(CacheError):
 
     exit_code = 4
     default_hint = "logitcache verify lists all damage; logitcache repair fixes it"
+
+
+class SignatureError(CacheError):
+    """The cache is not signed by the given key, or differs from what was signed."""
+
+    exit_code = 4
 
 
 class StorageError(LogitcacheError):

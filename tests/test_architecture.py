@@ -154,6 +154,7 @@ HOMES: dict[str, set[str]] = {
     "numcodecs": {"cache.format"},
     "google_crc32c": {"cache.format"},
     "fsspec": {"cache.store"},
+    "cryptography": {"cache.format"},
     "aiohttp": {"cache.store"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from logitcache.cache.read.reader import open_cache
+from logitcache.cache.read.signature import signed_revision
 from logitcache.cache.read.view_selection import choose_views
+from logitcache.cache.store.open import locate
 from logitcache.cache.verify.integrity import VerifyReport
 from logitcache.cache.verify.integrity import verify as verify_bytes
 from logitcache.check.images import check_images
@@ -93,6 +95,7 @@ def verify(
     samples: int | None = SAMPLES,
     views: Sequence[str] = (),
     revision: str | None = None,
+    signed_by: str | os.PathLike[str] | None = None,
     device: str = "auto",
     threads: int | None = None,
     on_progress: Progress | None = None,
@@ -112,6 +115,7 @@ def verify(
         samples: Number of rows to recompute per teacher; None for all.
         views: Ids, numbers or ranges of the views to recompute; all by default.
         revision: sha256 of the required revision, or its first 12 digits or more.
+        signed_by: File with the public key that has to have signed the current revision.
         device: Device of the teachers.
         threads: Number of threads; all processors by default.
         on_progress: Called with the phase (``verify``, in bytes; ``images``; ``audit``, in rows),
@@ -119,11 +123,14 @@ def verify(
 
     Raises:
         UsageError: Teachers without images, an unknown teacher or view, or another revision.
+        SignatureError: The cache is not signed by the key, or differs from what was signed.
         StorageError: A store cannot be read.
     """
     if teachers and data is None:
         what = "teacher outputs cannot be recomputed without the images"
         raise UsageError(what, hint="pass the images as data, too (--data)")
+    if signed_by is not None:
+        revision = signed_revision(locate(cache), signed_by, revision)
     progress = on_progress or (lambda phase, done, total: None)
     report = verify_bytes(
         cache,

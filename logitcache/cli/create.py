@@ -30,6 +30,7 @@ from logitcache.cli.flags import (
     Precision,
     Revision,
     Sets,
+    SignedBy,
     Teacher,
     Threads,
     TopK,
@@ -208,6 +209,7 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, or cpu to use no accelerator.")] = None,
     revision: Revision = None,
+    signed_by: SignedBy = None,
     use_views: Annotated[
         str | None,
         typer.Option(

@@ -33,6 +33,7 @@ __all__ = [
     "Precision",
     "Revision",
     "Sets",
+    "SignedBy",
     "Teacher",
     "Threads",
     "TopK",
@@ -144,6 +145,14 @@ Revision = Annotated[
         metavar="SHA256",
         help="Require this revision of the cache: the sha256 printed by inspect, or its first 12 "
         "or more digits.",
+    ),
+]
+SignedBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PUBLICKEY",
+        help="Require a valid signature of the current revision by this Ed25519 key: a PEM or "
+        "OpenSSH file.",
     ),
 ]
 Views = Annotated[int | None, typer.Option(help="Number of augmented views per image.")]

@@ -17,6 +17,7 @@ from logitcache.cli.flags import (
     OnBadImage,
     Revision,
     Sets,
+    SignedBy,
     Threads,
     VerifySets,
     settings_of,
@@ -160,6 +161,7 @@ def verify(
     ] = False,
     views: _AuditedViews = None,
     revision: Revision = None,
+    signed_by: SignedBy = None,
     device: Device = None,
     threads: Threads = None,
     sets: VerifySets = None,
@@ -176,6 +178,7 @@ def verify(
         samples=None if full else samples,
         views=views or [],
         revision=revision,
+        signed_by=signed_by,
         device=device or "auto",
         as_json=as_json,
     )

@@ -112,6 +112,10 @@ def print_cache(cache: CacheDescription) -> None:
     console.print(f"{cache.url}: format {cache.format}, {state}")
     if cache.revision_sha256:
         console.print(f"sha256 of the revision: {cache.revision_sha256}")
+    if cache.signers:
+        console.print(f"signed by {', '.join(cache.signers)} (not checked: verify --signed-by)")
+    elif cache.signed_parent:
+        console.print(f"not signed; revision {cache.signed_parent} is")
     console.print(
         f"{cache.images} images of {cache.data} in {cache.segments} segment(s), "
         f"units of {cache.unit_rows} rows, {len(cache.class_names)} classes"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from logitcache.cli.echo import echo
-from logitcache.cli.flags import Json
+from logitcache.cli.flags import Json, Revision
 
 __all__ = ["transfer_app"]
 
@@ -28,6 +28,13 @@ _Revision = Annotated[
 ]
 _Views = Annotated[
     int | None, typer.Option("--views", min=1, help="Copy the first views only: how many.")
+]
+_SignedBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PUBLICKEY",
+        help="Require a valid signature of the source's current revision by this Ed25519 key.",
+    ),
 ]
 _Teachers = Annotated[
     list[str] | None,
@@ -50,7 +57,7 @@ def push(
     interruption, and updates a copy of an earlier revision. The root of the
     cache is written last: readers find the old revision or the new one.
     """
-    _copy("push", cache, url, revision, views, teacher, as_json=as_json)
+    _copy("push", cache, url, revision, views, teacher, None, as_json=as_json)
 
 
 @transfer_app.command(rich_help_panel=_SHARE)
@@ -60,6 +67,7 @@ def pull(
     revision: _Revision = None,
     views: _Views = None,
     teacher: _Teachers = None,
+    signed_by: _SignedBy = None,
     as_json: Json = False,
 ) -> None:
     """Copy a cache, or some views and teachers of it, from a URL.
@@ -68,7 +76,40 @@ def pull(
     received. The same command resumes after an interruption, and updates a
     copy of an earlier revision.
     """
-    _copy("pull", url, cache, revision, views, teacher, as_json=as_json)
+    _copy("pull", url, cache, revision, views, teacher, signed_by, as_json=as_json)
+
+
+@transfer_app.command(rich_help_panel=_SHARE)
+def sign(
+    cache: Annotated[str, typer.Argument(help="Folder or URL of a sealed cache.")],
+    key: Annotated[
+        str, typer.Option(metavar="FILE", help="Ed25519 private key: a PEM or OpenSSH file.")
+    ],
+    command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Command that computed the cache, to be part of the signed statement.",
+        ),
+    ] = None,
+    revision: Revision = None,
+    as_json: Json = False,
+) -> None:
+    """Sign the current revision of a cache with a key of your own.
+
+    The signature is stored in the cache and covers every sealed byte. Who
+    has the public key checks it with verify, train or pull --signed-by.
+    The passphrase of the key, if it has one, is read from
+    LOGITCACHE_KEY_PASSPHRASE.
+    """
+    from logitcache.cli.options import print_json
+    from logitcache.share.sign import sign_cache
+
+    found = sign_cache(cache, key, command=command, revision=revision)
+    if as_json:
+        print_json({"cache": cache, **found.to_json()})
+        return
+    echo(f"{cache}: revision {found.number}, sha256 {found.revision}, signed by {found.signer}")
 
 
 def _copy(
@@ -78,6 +119,7 @@ def _copy(
     revision: str | None,
     views: int | None,
     teachers: list[str] | None,
+    signed_by: str | None,
     *,
     as_json: bool,
 ) -> None:
@@ -93,6 +135,7 @@ def _copy(
             revision=revision,
             views=views,
             teachers=teachers or (),
+            signed_by=signed_by,
             on_progress=line.bytes,
             on_wait=lambda wait: echo(f"{title}: {wait}", err=True),
             should_stop=stop,

@@ -32,6 +32,7 @@ def run_verify(
     samples: int | None,
     views: Sequence[str],
     revision: str | None,
+    signed_by: str | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -45,6 +46,7 @@ def run_verify(
         samples: Number of rows to compare per teacher; None for all.
         views: Ids and numbers of the views to compare; all if empty.
         revision: sha256 of the required revision of the cache.
+        signed_by: File with the public key that has to have signed it.
         device: Torch device of the teachers, or ``auto``.
         as_json: Whether to print one JSON document instead of text.
     """
@@ -59,6 +61,7 @@ def run_verify(
             samples=samples,
             views=views,
             revision=revision,
+            signed_by=signed_by,
             device=device,
             threads=config.threads,
             on_progress=lines.show,
@@ -66,6 +69,8 @@ def run_verify(
     if as_json:
         print_json(report.to_json())
     else:
+        if signed_by is not None:
+            echo(f"signature: valid, by the key {signed_by}")
         _print_report(report, config)
     if report.drift is not None:
         raise report.drift

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.format.documents import numbers
+from logitcache.cache.format.envelope import SIGNATURES, read_envelope
 from logitcache.cache.format.group import needed_units
 from logitcache.cache.format.groups import (
     FeatureGroup,
@@ -13,12 +15,20 @@ from logitcache.cache.format.groups import (
     read_group,
 )
 from logitcache.cache.format.ledger import committed_units, read_commits
-from logitcache.cache.format.manifest import check_revision, read_manifest
-from logitcache.cache.format.names import NO_VIEW, SAMPLES, Status, feature_name
+from logitcache.cache.format.manifest import RevisionPointer, check_revision, read_manifest
+from logitcache.cache.format.names import (
+    NO_VIEW,
+    SAMPLES,
+    Status,
+    feature_name,
+    revision_key,
+    sha256,
+)
 from logitcache.cache.format.samples import sample_placement
 from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.objects import CommittedObjects
 from logitcache.cache.store.open import locate
+from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
     import os
@@ -134,6 +144,9 @@ class CacheDescription:
         format: Version of its format.
         revision: Number of the current revision; None before the first.
         revision_sha256: SHA-256 of the revision, which determines every sealed byte.
+        signers: Ids of the keys that are said to have signed the revision; not checked.
+        signed_parent: Number of the last signed revision before one that is not signed; None if
+            there is none.
         complete: Whether every declared unit is committed.
         images: Number of images.
         unreadable: Number of images that could not be decoded; None while units are missing.
@@ -154,6 +167,8 @@ class CacheDescription:
     format: int
     revision: int | None
     revision_sha256: str | None
+    signers: list[str]
+    signed_parent: int | None
     complete: bool
     images: int
     unreadable: int | None
@@ -199,6 +214,8 @@ def describe(url: str | os.PathLike[str], *, revision: str | None = None) -> Cac
         format=manifest.format,
         revision=manifest.revision.number if manifest.revision else None,
         revision_sha256=manifest.revision.sha256 if manifest.revision else None,
+        signers=_signers(location, manifest.revision),
+        signed_parent=_signed_parent(location, manifest.revision),
         complete=complete,
         images=manifest.rows,
         unreadable=_unreadable(location, manifest) if complete else None,
@@ -214,6 +231,32 @@ def describe(url: str | os.PathLike[str], *, revision: str | None = None) -> Cac
         teachers=teachers,
         versions=manifest.versions,
     )
+
+
+def _signers(location: Location, pointer: RevisionPointer | None) -> list[str]:
+    """Return the keys whose signatures of a revision are stored; those of another are left out."""
+    try:
+        envelope = None if pointer is None else read_envelope(location, pointer)
+    except CacheDamaged:
+        return ["a malformed signature"]
+    statement = None if envelope is None else envelope.statement()
+    if envelope is None or pointer is None or statement is None:
+        return []
+    return list(envelope.signers) if statement.sha256 == pointer.sha256 else []
+
+
+def _signed_parent(location: Location, pointer: RevisionPointer | None) -> int | None:
+    """Return the number of the last signed revision before one that is not signed."""
+    if pointer is None or not location.lists or _signers(location, pointer):
+        return None
+    for number in reversed(numbers(location, SIGNATURES)):
+        content = location.read(revision_key(number)) if number < pointer.number else None
+        if content is None:
+            continue
+        earlier = RevisionPointer(number=number, sha256=sha256(content))
+        if _signers(location, earlier):
+            return number
+    return None
 
 
 def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescription:

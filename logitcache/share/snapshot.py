@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from logitcache.cache.format.documents import numbers, parse_json
+from logitcache.cache.format.envelope import signature_key
 from logitcache.cache.format.groups import group_names, read_group, row_groups
 from logitcache.cache.format.ledger import (
     Copies,
@@ -29,9 +30,11 @@ from logitcache.cache.format.manifest import (
 )
 from logitcache.cache.format.names import (
     ATTRIBUTE,
+    CARD_DOCUMENTS,
     WITHDRAWN,
     canonical_json,
     copies_key,
+    is_withdrawal,
     revision_key,
     sha256,
     teacher_group,
@@ -41,14 +44,16 @@ from logitcache.cache.write.drop import manifest_without, numbered_views, revisi
 from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
+    from logitcache.cache.format.groups import Group
     from logitcache.cache.format.ledger import Ledger
     from logitcache.cache.store.base import Location
 
 __all__ = ["Snapshot", "part_of", "read_snapshot", "root_document"]
 
-_OTHER_DOCUMENTS = frozenset({"probes", WITHDRAWN})
+_OF_THE_WHOLE = CARD_DOCUMENTS[1:]  # a part keeps the facts that people have stated alone
+_OTHER_DOCUMENTS = frozenset({"probes", WITHDRAWN, *CARD_DOCUMENTS})
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Snapshot:
         content: The document of the revision.
         copies: The document of second copies; None in old revisions.
         root: The root ``zarr.json``.
+        signatures: Signatures of the revision; None if it is not signed.
     """
 
     location: Location
@@ -73,6 +79,7 @@ class Snapshot:
     content: bytes
     copies: bytes | None
     root: bytes
+    signatures: bytes | None = None
 
     @property
     def pointer(self) -> RevisionPointer:
@@ -126,26 +133,24 @@ def read_snapshot(location: Location, wanted: str | None = None) -> Snapshot:
     pointer = _pointer(location, manifest, wanted)
     revision = read_revision(location, pointer)
     _check_keys(location, revision)
-    copies = read_copies(location, revision)
-    if copies is None:
-        sealed, texts = _as_stored(location, manifest, revision)
-    else:
-        sealed = parse_manifest(copies.manifest, f"{location}/{copies_key(pointer.number)}")
-        texts = {key: text.encode() for key, text in copies.documents.items()}
+    sealed, texts = _sealed_documents(location, manifest, revision)
     sealed = sealed.changed(revision=pointer)
-    for key, digest in {**revision.metadata, "zarr.json": revision.manifest_sha256}.items():
-        found = manifest_digest(sealed) if key == "zarr.json" else sha256(texts.get(key, b""))
-        if found != digest:
-            what = "a document has changed since it was sealed"
-            raise CacheDamaged(what, where=f"{location}/{key}", got=f"sha256 {found}")
-    documents = {key: texts[key] for key in revision.metadata} | _exclusions(location)
+    later = read_revision(location, manifest.revision).metadata.keys() - revision.metadata.keys()
+    documents = {key: texts[key] for key in revision.metadata} | _exclusions(location, later)
     # as they are stored: a later version may have written fields that this one does not know
     content = location.read(revision_key(pointer.number)) or b""
-    second = None if copies is None else location.read(copies_key(pointer.number))
+    second = location.read(copies_key(pointer.number)) if revision.copies_sha256 else None
     is_root = manifest.revision == pointer and manifest_digest(manifest) == revision.manifest_sha256
     root = location.read("zarr.json") if is_root else None
     return Snapshot(
-        location, sealed, revision, documents, content, second, root or root_document(sealed)
+        location,
+        sealed,
+        revision,
+        documents,
+        content,
+        second,
+        root or root_document(sealed),
+        location.read(signature_key(pointer.number)),
     )
 
 
@@ -166,25 +171,17 @@ def part_of(whole: Snapshot, views: int | None, teachers: Collection[str]) -> Sn
     before, where = whole.manifest, whole.location
     names = {name: f"{teacher_group(name)}/zarr.json" for name in group_names(before)}
     groups = {name: read_group(where, name, whole.documents[key]) for name, key in names.items()}
-    for name in teachers:
-        if name not in before.teachers:
-            hint = nearest(name, before.teachers)
-            raise UsageError(f"no teacher {name!r} in this cache", where=where, hint=hint)
-    gone = set(before.teachers) - set(teachers) if teachers else set()
-    left = {name: g for name, g in row_groups(groups).items() if g.teacher not in gone}
-    numbered = [v for v in numbered_views(before, groups) if v in before.views]
-    seen = {view for group in left.values() for view in group.view_ids}
-    kept = [view for view in numbered if view in seen]
-    if views is not None and not 1 <= views <= len(kept):
-        expected = f"1 to {len(kept)}"
-        raise UsageError("no such number of views", where="--views", expected=expected, got=views)
-    dropped = set(numbered) - set(kept[:views])
-    if not gone and (views is None or not dropped):
+    gone, dropped = _left_out(whole, groups, views, teachers)
+    if not gone and not dropped:
         return whole
     manifest = manifest_without(before, groups, where, gone, set(), dropped)
     absent = set(groups) - set(group_names(manifest))
     revision = revision_without(whole.revision, absent, dropped)
-    listed = {key: _without_slots(whole.documents[key], dropped) for key in revision.metadata}
+    listed = {
+        key: _without_slots(whole.documents[key], dropped)
+        for key in revision.metadata
+        if key not in _OF_THE_WHOLE
+    }
     copies = Copies(
         manifest.changed(revision=None).to_json(),
         {key: content.decode() for key, content in listed.items()},
@@ -200,9 +197,35 @@ def part_of(whole: Snapshot, views: int | None, teachers: Collection[str]) -> Sn
     content = canonical_json(revision.to_json())
     pointer = RevisionPointer(number=revision.number, sha256=sha256(content))
     manifest = manifest.changed(revision=pointer)
-    exclusions = {k: v for k, v in whole.documents.items() if k not in whole.revision.metadata}
+    exclusions = {
+        key: document
+        for key, document in whole.documents.items()
+        if is_withdrawal(key) and key not in revision.metadata
+    }
     documents = listed | exclusions
     return Snapshot(where, manifest, revision, documents, content, second, root_document(manifest))
+
+
+def _left_out(
+    whole: Snapshot, groups: Mapping[str, Group], views: int | None, teachers: Collection[str]
+) -> tuple[set[str], set[str]]:
+    """Return the names of the teachers and the ids of the views that a part does not have."""
+    manifest, where = whole.manifest, whole.location
+    for name in teachers:
+        if name not in manifest.teachers:
+            hint = nearest(name, manifest.teachers)
+            raise UsageError(f"no teacher {name!r} in this cache", where=where, hint=hint)
+    gone = set(manifest.teachers) - set(teachers) if teachers else set()
+    left = {name: g for name, g in row_groups(groups).items() if g.teacher not in gone}
+    seen = {view for group in left.values() for view in group.view_ids}
+    numbered = [view for view in numbered_views(manifest, groups) if view in manifest.views]
+    kept = [view for view in numbered if view in seen]
+    if views is not None and not 1 <= views <= len(kept):
+        expected = f"1 to {len(kept)}"
+        raise UsageError("no such number of views", where="--views", expected=expected, got=views)
+    if views is None and not gone:
+        return set(), set()
+    return gone, set(numbered) - set(kept[:views])
 
 
 def _pointer(location: Location, manifest: Manifest, wanted: str | None) -> RevisionPointer:
@@ -221,17 +244,33 @@ def _pointer(location: Location, manifest: Manifest, wanted: str | None) -> Revi
     return current
 
 
-def _as_stored(
+def _sealed_documents(
     location: Location, manifest: Manifest, revision: Revision
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """Return manifest and documents of a revision without second copies."""
-    return manifest, {key: location.read(key) or b"" for key in revision.metadata}
+    """Return manifest and documents as they were sealed; old revisions have no second copies."""
+    copies = read_copies(location, revision)
+    if copies is None:
+        sealed = manifest
+        texts = {key: location.read(key) or b"" for key in revision.metadata}
+    else:
+        sealed = parse_manifest(copies.manifest, f"{location}/{copies_key(revision.number)}")
+        texts = {key: text.encode() for key, text in copies.documents.items()}
+    for key, digest in {**revision.metadata, "zarr.json": revision.manifest_sha256}.items():
+        found = manifest_digest(sealed) if key == "zarr.json" else sha256(texts.get(key, b""))
+        if found != digest:
+            what = "a document has changed since it was sealed"
+            raise CacheDamaged(what, where=f"{location}/{key}", got=f"sha256 {found}")
+    return sealed, texts
 
 
-def _exclusions(location: Location) -> dict[str, bytes]:
-    """Return the documents of all exclusions: readers apply those that are not sealed, too."""
+def _exclusions(location: Location, later: Collection[str]) -> dict[str, bytes]:
+    """Return the documents of exclusions but for later ones.
+
+    Those that no revision names are among them: readers apply them, and 0.1 has named none.
+    """
     read_withdrawn(location)  # compares each with the sha256 in it
-    return {key: location.read(key) or b"" for key in withdrawal_keys(location)}
+    keys = [key for key in withdrawal_keys(location) if key not in later]
+    return {key: location.read(key) or b"" for key in keys}
 
 
 def _check_keys(location: Location, revision: Revision) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.format.envelope import signature_key
 from logitcache.cache.format.names import (
     canonical_json,
     commit_key,
@@ -19,6 +20,7 @@ from logitcache.cache.format.names import (
     revision_key,
     sha256,
 )
+from logitcache.cache.read.signature import signed_revision
 from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import MANIFEST, Claims
 from logitcache.errors import CacheDamaged, Interrupted, StorageError
@@ -78,6 +80,7 @@ def push(
     revision: str | None = None,
     views: int | None = None,
     teachers: Collection[str] = (),
+    signed_by: str | os.PathLike[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_wait: Callable[[Wait], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -91,6 +94,7 @@ def push(
             default.
         views: Number of views to copy, the first ones; all by default.
         teachers: Names of the teachers to copy; all if empty.
+        signed_by: File with the public key that has to have signed the current revision.
         on_progress: Called with the bytes of shards that are done, and with those of all.
         on_wait: Called while another process holds the manifest lock of the destination; by
             default, that is logged.
@@ -100,10 +104,13 @@ def push(
         CacheUnsealed: The cache was never sealed.
         CacheDamaged: An object is not the one that was sealed, or there is no such revision.
         CacheError: The destination holds something else than an earlier revision.
+        SignatureError: The source is not signed by the key, or differs from what was signed.
         UsageError: There is no such teacher, not as many views, or the URL cannot be written to.
         Interrupted: It was stopped.
     """
     source, target = locate(cache), locate(url, write=True)
+    if signed_by is not None:
+        revision = signed_revision(source, signed_by, revision)
     snapshot = read_snapshot(source, revision)
     if views is not None or teachers:
         snapshot = part_of(snapshot, views, teachers)
@@ -223,6 +230,8 @@ class _Copy:
             list(pool.map(self._ledger, snapshot.revision.ledgers.values()))
             list(pool.map(self._document, documents.keys(), documents.values()))
         self._document(revision_key(number), snapshot.content)
+        if snapshot.signatures is not None:
+            self._document(signature_key(number), snapshot.signatures)
         self._document("zarr.json", snapshot.root)
         self._to.delete(MARKER)
 

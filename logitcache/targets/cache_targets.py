@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.read import reader
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES
+from logitcache.cache.read.signature import signed_revision
+from logitcache.cache.store.open import locate
 
 if TYPE_CHECKING:
     import os
@@ -103,6 +105,7 @@ def open_cache(
     local_copy: str | os.PathLike[str] | None = None,
     local_copy_bytes: int = DEFAULT_COPY_BYTES,
     revision: str | None = None,
+    signed_by: str | os.PathLike[str] | None = None,
 ) -> Cache:
     """Open a sealed cache for reading.
 
@@ -112,13 +115,17 @@ def open_cache(
             cache folder by default.
         local_copy_bytes: Largest size of that folder; 0 to keep no copies.
         revision: sha256 of the revision that it must have, or the first 12 digits or more.
+        signed_by: File with the public key that has to have signed the current revision.
 
     Raises:
         CacheError: There is no cache.
         UnsupportedFormat: It was written by a newer logitcache.
         CacheUnsealed: It was never sealed.
         CacheDamaged: Its manifest is not the one that was sealed, or it has another revision.
+        SignatureError: It is not signed by the key, or differs from what was signed.
     """
+    if signed_by is not None:  # before anything else of the cache is read
+        revision = signed_revision(locate(url), signed_by, revision)
     return Cache.of(
         reader.open_cache(
             url, local_copy=local_copy, local_copy_bytes=local_copy_bytes, revision=revision

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES
+from logitcache.cache.read.signature import signed_revision
 from logitcache.cache.read.view_selection import choose_views
+from logitcache.cache.store.open import locate
 from logitcache.data.readers import open_source_for
 from logitcache.errors import UsageError, first_of
 from logitcache.targets.alignment import Alignment
@@ -175,6 +177,7 @@ def cached_targets(
     local_copy: str | None = None,
     local_copy_bytes: int = DEFAULT_COPY_BYTES,
     revision: str | None = None,
+    signed_by: str | None = None,
     **selection: Any,
 ) -> tuple[ImageRows, Targets]:
     """Open a cache, match it with the available images, and check its view fingerprints.
@@ -189,8 +192,11 @@ def cached_targets(
             default.
         local_copy_bytes: Maximum size of that folder; 0 for no copies.
         revision: sha256 of the required revision, or its first 12 or more digits.
+        signed_by: File with the public key that has to have signed the revision.
         selection: Arguments of :meth:`Targets.of`.
     """
+    if signed_by is not None:  # before anything else of the cache is read
+        revision = signed_revision(locate(url), signed_by, revision)
     cache = open_cache(
         url, local_copy=local_copy, local_copy_bytes=local_copy_bytes, revision=revision
     )

@@ -124,6 +124,8 @@ class TrainConfig(Config):
             name of the teacher (``*`` for all) a file or the classes of the teacher by class of the
             student. The run stores the content of files.
         revision: sha256 of the required revision of the cache, or its first 12 or more digits.
+        signed_by: File with the public key that has to have signed the current revision of the
+            cache, see docs/sharing.md.
         show: Names of the views of a batch: ``base``, and views derived from it, such as
             ``rot90(1)``; a batch has ``batch_size`` images for each of them.
         use_views: Views of the cache, by id, number from 0, or range such as ``0-3``; by default
@@ -169,6 +171,7 @@ class TrainConfig(Config):
     cache: str | None = None
     class_map: dict[str, dict[str, list[str]]] | None = None
     revision: str | None = None
+    signed_by: str | None = None
     student: StudentConfig
     objectives: list[ObjectiveConfig] = Field(default_factory=list)
     labels: LabelsConfig = LabelsConfig()
@@ -253,6 +256,8 @@ class TrainConfig(Config):
             raise ValueError("class_map maps the classes of a cache: give a cache")
         if self.cache is None and self.revision is not None:
             raise ValueError("revision is that of a cache: give a cache, or remove revision")
+        if self.cache is None and self.signed_by is not None:
+            raise ValueError("signed_by is a key of a cache: give a cache, or remove signed_by")
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
         for term in self.terms:

@@ -51,6 +51,7 @@ def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targe
         local_copy=config.local_copy,
         local_copy_bytes=config.local_copy_bytes,
         revision=config.revision,
+        signed_by=config.signed_by,
     )
     return _with_labels(rows, config), targets
 

@@ -51,6 +51,7 @@ _FREE_FIELDS = {
     "local_copy",
     "local_copy_bytes",
     "revision",
+    "signed_by",
 }
 
 

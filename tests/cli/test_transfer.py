@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from logitcache.cache.read.reader import open_cache
 from tests.share.growing import build, files, grow
+from tests.share.signing import write_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,3 +48,23 @@ def test_mistakes_are_usage_errors(logitcache: Callable[..., Outcome], tmp_path:
     assert logitcache("pull", cache, tmp_path / "part", "--revision", "new").code == 2
     assert logitcache("pull", tmp_path / "nothing", tmp_path / "part").code == 1
     assert not (tmp_path / "part").exists()
+
+
+def test_a_cache_is_signed_and_its_signature_required(
+    logitcache: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    cache = build(tmp_path / "cache")
+    private, public = write_keys(tmp_path / "keys", "alice")
+    assert "not signed" not in logitcache("inspect", cache).out
+    signed = logitcache("sign", cache, "--key", private, "--command", "precompute", "--json").json
+    assert signed["revision"] == open_cache(cache).revision_sha256
+    assert signed["signer"] in logitcache("inspect", cache).out
+    assert "signature: valid" in logitcache("verify", cache, "--signed-by", public).out
+    assert logitcache("pull", cache, tmp_path / "copy", "--signed-by", public).code == 0
+    grow(cache)
+    for command in (("verify", cache), ("pull", cache, tmp_path / "copy")):
+        refused = logitcache(*command, "--signed-by", public)
+        assert refused.code == 4
+        assert "the current revision is not signed" in refused.err
+    assert "not signed; revision 1 is" in logitcache("inspect", cache).out
+    assert logitcache("sign", cache, "--key", public).code == 2

@@ -35,11 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTRIBUTE",
+    "CARD_DOCUMENTS",
+    "CLAIMS",
     "FEATURES",
     "FORMAT",
     "FORMATS",
     "GROUP_FEATURES",
     "HEADLESS",
+    "MANIFEST",
+    "MANIFEST_CLAIM",
     "MAX_CLASSES",
     "MAX_UNIT_BYTES",
     "NO_VIEW",
@@ -99,6 +103,12 @@ SAMPLES = "samples"
 TEACHERS = "teachers"
 VIEWS = "views"
 WITHDRAWN = "withdrawn"
+CARD_DOCUMENTS = ("card.json", "README.md", "croissant.json")
+"""Documents that describe a cache; the first has the facts that people state."""
+CLAIMS = "claims"
+MANIFEST = "manifest"
+"""The claim of a run that declares or seals."""
+MANIFEST_CLAIM = f"{CLAIMS}/{MANIFEST}.json"
 NO_VIEW = "-"
 """Stands for the view in the commits of the samples, which have none."""
 

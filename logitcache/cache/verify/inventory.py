@@ -24,6 +24,7 @@ from logitcache.cache.format.ledger import (
     read_revision,
 )
 from logitcache.cache.format.names import (
+    MANIFEST_CLAIM,
     NO_VIEW,
     SAMPLES,
     TEACHERS,
@@ -39,7 +40,6 @@ from logitcache.cache.format.placement import parents_of
 from logitcache.cache.format.samples import sample_fault, sample_placement
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
-from logitcache.cache.write.claims import CLAIMS, MANIFEST
 from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ def _newer_revisions(location: Location, current: int) -> list[Fault]:
 
     A run that is killed between its last two writes leaves one as well, together with its claim.
     """
-    if location.size(f"{CLAIMS}/{MANIFEST}.json") is not None:
+    if location.size(MANIFEST_CLAIM) is not None:
         return []
     if location.lists:
         newer = [number for number in numbers(location, "revisions") if number > current]

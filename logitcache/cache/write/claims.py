@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from logitcache.cache.format.names import CLAIMS, MANIFEST
 from logitcache.cache.write.claim_holder import MOST_BYTES, Holder, new_token
 from logitcache.cache.write.unchanged import Unchanged
 from logitcache.errors import StorageError
@@ -41,9 +42,6 @@ __all__ = [
     "read_holder",
 ]
 
-CLAIMS = "claims"
-MANIFEST = "manifest"
-"""The claim of a run that declares or seals."""
 TRIAL = "trial"
 """Prefix of the names of test objects, which are written under the claim of the manifest."""
 STALE_SECONDS = 120.0

@@ -24,7 +24,14 @@ from logitcache.cache.format.ledger import (
     write_revision,
 )
 from logitcache.cache.format.manifest import RevisionPointer
-from logitcache.cache.format.names import SAMPLE_ARRAYS, SAMPLES, copies_key, revision_key, sha256
+from logitcache.cache.format.names import (
+    CARD_DOCUMENTS,
+    SAMPLE_ARRAYS,
+    SAMPLES,
+    copies_key,
+    revision_key,
+    sha256,
+)
 from logitcache.cache.format.partners import partner_array, partner_group
 from logitcache.cache.format.placement import parents_of
 from logitcache.cache.read.exclusions import withdrawal_keys
@@ -43,7 +50,8 @@ __all__ = ["metadata_keys", "write_changed", "write_reseal", "write_seal"]
 def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Group]) -> list[str]:
     """Return the keys of the documents of a revision besides its ledgers.
 
-    They are every ``zarr.json`` below the root, the view fingerprints, and the withdrawals.
+    They are every ``zarr.json`` below the root, the view fingerprints, the withdrawals, and the
+    card of a cache that has one.
 
     Args:
         location: The cache.
@@ -59,7 +67,10 @@ def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Gro
     # not every version of zarr also writes the parents of a group
     paths += [path for path in sorted(parents) if location.size(f"{path}/zarr.json") is not None]
     documents = [f"{path}/zarr.json" for path in paths]
-    return [*documents, *fingerprint_keys(location), *withdrawal_keys(location)]
+    documents += [*fingerprint_keys(location), *withdrawal_keys(location)]
+    if location.size(CARD_DOCUMENTS[0]) is None:  # a README.md without it is a file of the user
+        return documents
+    return documents + [key for key in CARD_DOCUMENTS if location.size(key) is not None]
 
 
 def write_seal(
