@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.estimate.estimate import estimate_cache as estimate
     from logitcache.report.describe import describe
+    from logitcache.share.row_selection import RowSelection
+    from logitcache.share.slicing import slice_cache
     from logitcache.share.transfer import pull, push
     from logitcache.targets.cache_targets import Cache, open_cache
     from logitcache.targets.cached_dataset import CachedDataset
@@ -81,6 +83,7 @@ __all__ = [
     "ObjectiveConfig",
     "Outputs",
     "PrecomputeConfig",
+    "RowSelection",
     "Soft",
     "SoftConfig",
     "SparseLogits",
@@ -100,6 +103,7 @@ __all__ = [
     "pull",
     "push",
     "repair",
+    "slice_cache",
     "train_student",
     "verify",
 ]
@@ -123,6 +127,7 @@ _HOMES = {
     "ObjectiveConfig": "objectives.combine",
     "Outputs": "batch",
     "PrecomputeConfig": "precompute.config",
+    "RowSelection": "share.row_selection",
     "Soft": "objectives.soft",
     "SoftConfig": "objectives.soft",
     "SparseLogits": "batch",
@@ -142,6 +147,7 @@ _HOMES = {
     "pull": "share.transfer",
     "push": "share.transfer",
     "repair": "check.repair:repair_cache",
+    "slice_cache": "share.slicing",
     "train_student": "training.loop",
     "verify": "check.verify",
 }

@@ -120,6 +120,10 @@ class ProgressLine:
         seconds = max(1e-9, time.monotonic() - self._started)
         self._show(done, total, f"{done / seconds:.0f} images/s")
 
+    def units(self, done: int, total: int) -> None:
+        """Show how many units are done."""
+        self._show(done, total, "units")
+
     def views(self, done: int, total: int) -> None:
         """Show how many views are done."""
         self._show(done, total, "views")

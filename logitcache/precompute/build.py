@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.manifest import read_manifest
-from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import CLAIMS, MANIFEST, Claims
 from logitcache.data.decode import DECODING
@@ -29,10 +28,10 @@ from logitcache.precompute.run.compute import Progress, compute_plan, waiting
 from logitcache.precompute.run.fingerprints import keep_fingerprints
 from logitcache.precompute.run.summary import (
     Size,
+    accuracy_of,
     count_images,
     images_fingerprint,
     size_of,
-    teacher_accuracy,
 )
 from logitcache.precompute.sample.batch_size import choose_batch, memory_explained
 from logitcache.teachers.ensemble import Ensemble
@@ -40,7 +39,6 @@ from logitcache.teachers.ensemble import Ensemble
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from logitcache.cache.write.writer import CacheWriter
     from logitcache.data.readers import ImageSet
     from logitcache.precompute.config import PrecomputeConfig
 
@@ -214,7 +212,7 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
             got=", ".join(f"{path}: {count} units" for path, count in list(missing.items())[:5]),
             hint="pass those teachers in the same command as well",
         )
-    accuracy = _accuracy(writer)
+    accuracy = accuracy_of(writer)
     pointer = writer.seal(images_fingerprint(writer), accuracy)
     images, unreadable = count_images(writer)
     return Summary(
@@ -234,20 +232,3 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
         unlisted=left_out_of(plan.source),
         notes=(*notes_of(plan.source), *plan.notes),
     )
-
-
-def _accuracy(writer: CacheWriter) -> dict[str, dict[str, float]]:
-    """Return the accuracy of each teacher on its first view without mixed images.
-
-    None for a teacher with classes of its own, which are not those of the labels.
-    """
-    measured: dict[str, dict[str, float]] = {}
-    mixed = mixed_views(writer.manifest)
-    for name, group in writer.teachers().items():
-        view_id = next((v for v in group.view_ids if v not in mixed), None)
-        if view_id is None or group.class_names is not None:
-            measured[name] = {}
-            continue
-        value = teacher_accuracy(writer, group, view_id)
-        measured[name] = {} if value is None else {view_id: value}
-    return measured

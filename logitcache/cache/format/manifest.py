@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_UNITS",
     "DataRecord",
+    "DerivationRecord",
     "FeatureFidelityRecord",
     "FidelityRecord",
     "LossRecord",
     "Manifest",
+    "PartRecord",
     "RevisionPointer",
     "Segment",
     "TeacherRecord",
@@ -170,6 +172,32 @@ class RevisionPointer(_Record):
         return f"revision {self.number}, sha256 {self.sha256}"
 
 
+class PartRecord(_Record):
+    """A sealed cache that rows, views or teachers were taken from.
+
+    Attributes:
+        revision: Its revision.
+        images: Number of its images that were taken.
+    """
+
+    revision: RevisionPointer
+    images: _Count
+
+
+class DerivationRecord(_Record):
+    """How a cache was made from others, without images and teachers; never compared by readers.
+
+    Attributes:
+        command: Name of the command, ``slice`` or ``merge``.
+        parts: The caches that it was made from.
+        selection: Options that selected what was taken, as JSON values.
+    """
+
+    command: str = Field(max_length=64)
+    parts: tuple[PartRecord, ...] = Field(max_length=4096)
+    selection: dict[str, Any] = Field(default_factory=dict, max_length=64)
+
+
 class Manifest(_Record):
     """The root manifest.
 
@@ -184,6 +212,7 @@ class Manifest(_Record):
         versions: Libraries and processor that computed the first unit.
         revision: Current revision; None before the first seal.
         dropping: Dropped groups whose commits are not removed yet.
+        derived_from: The caches that it was made from; None where teachers computed it.
     """
 
     format: int
@@ -196,6 +225,7 @@ class Manifest(_Record):
     versions: dict[str, str]
     revision: RevisionPointer | None = None
     dropping: tuple[str, ...] = Field(default=(), max_length=4096)
+    derived_from: DerivationRecord | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

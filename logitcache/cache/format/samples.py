@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.format.arrays import create_array, create_group, resize
-from logitcache.cache.format.names import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, Status
+from logitcache.cache.format.names import (
+    NO_VIEW,
+    SAMPLE_ARRAYS,
+    SAMPLES,
+    Status,
+    max_key_bytes,
+)
 from logitcache.cache.format.placement import Placement
+from logitcache.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Samples",
+    "check_key_bytes",
     "create_samples",
     "resize_samples",
     "sample_fault",
@@ -31,6 +39,7 @@ __all__ = [
 ]
 
 _SPECS = {**SAMPLE_ARRAYS, "key": None}
+_KEYS_AT_ONCE = 4096  # rows of an inner chunk at most
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,25 @@ def resize_samples(store: RecordingStore, manifest: Manifest) -> None:
 def sample_placement(unit_rows: int) -> Placement:
     """Return the placement of the samples of a cache with units of so many rows."""
     return Placement(SAMPLES, NO_VIEW, unit_rows, None, _SPECS)
+
+
+def check_key_bytes(keys_N: NDArray[np.object_]) -> None:
+    """Check that readers accept the names of the images of a unit.
+
+    Raises:
+        DataError: They are longer.
+    """
+    for start in range(0, len(keys_N), _KEYS_AT_ONCE):
+        keys = keys_N[start : start + _KEYS_AT_ONCE]
+        size = sum(len(str(key).encode()) + 4 for key in keys)
+        if size > max_key_bytes(len(keys)):
+            raise DataError(
+                "the names of images are too long",
+                where=f"{keys[0]} and the next {len(keys) - 1}",
+                expected=f"at most {max_key_bytes(len(keys))} bytes together",
+                got=f"{size} bytes",
+                hint="shorten the names of files and folders",
+            )
 
 
 def sample_fault(arrays: Mapping[str, NDArray[Any]], num_classes: int) -> str | None:

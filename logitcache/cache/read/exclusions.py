@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
     from logitcache.cache.store.base import Location
 
-__all__ = ["read_withdrawn", "withdrawal_faults", "withdrawal_keys", "write_withdrawal"]
+__all__ = [
+    "read_exclusions",
+    "read_withdrawn",
+    "withdrawal_faults",
+    "withdrawal_keys",
+    "write_withdrawal",
+]
 
 
 def write_withdrawal(location: Location, keys: Collection[str], reason: str) -> str:
@@ -63,6 +69,15 @@ def read_withdrawn(location: Location, sealed: Mapping[str, str] | None = None) 
     return frozenset(key for keys in found.values() for key in keys)
 
 
+def read_exclusions(location: Location) -> list[tuple[frozenset[str], str]]:
+    """Return the keys and the reason of each withdrawal, oldest first.
+
+    Raises:
+        CacheDamaged: One has changed since it was written.
+    """
+    return [(frozenset(keys), reason) for _, keys, reason in _documents(location)]
+
+
 def withdrawal_faults(location: Location) -> list[Fault]:
     """Return the faults of withdrawals, which no other document describes."""
     try:
@@ -73,6 +88,10 @@ def withdrawal_faults(location: Location) -> list[Fault]:
 
 
 def _withdrawals(location: Location) -> Iterator[tuple[str, list[str]]]:
+    yield from ((name, keys) for name, keys, _ in _documents(location))
+
+
+def _documents(location: Location) -> Iterator[tuple[str, list[str], str]]:
     for name in withdrawal_keys(location):
         where = f"{location}/{name}"
         values = parse_json(location.read(name) or b"", where)
@@ -85,4 +104,4 @@ def _withdrawals(location: Location) -> Iterator[tuple[str, list[str]]]:
                 expected="a list of keys with its sha256",
                 hint="restore it from a backup, or remove it and exclude the images again",
             )
-        yield name, keys
+        yield name, keys, str(values.get("reason", ""))

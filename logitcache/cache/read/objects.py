@@ -77,7 +77,7 @@ class CommittedObjects:
 
         def decode(piece: tuple[Commit, str, NDArray[Any]]) -> None:
             commit, name, out = piece
-            content = self._load(placement, commit, name, others)
+            content = self.content(placement, commit, name, others)
             try:
                 decode_shard(content, self._layouts[placement.path(name)], out)
             except BadShardError as error:
@@ -97,10 +97,20 @@ class CommittedObjects:
                 pass
         return read
 
-    def _load(
-        self, placement: Placement, commit: Commit, name: str, others: Collection[Commit]
+    def content(
+        self, placement: Placement, commit: Commit, name: str, others: Collection[Commit] = ()
     ) -> bytes:
-        """Return the bytes of a shard; a digest that was compared holds until the file changes."""
+        """Return the bytes of a shard; a digest that was compared holds until the file changes.
+
+        Args:
+            placement: Placement of the arrays.
+            commit: Commit of the unit, which must fit the placement.
+            name: Name of the array.
+            others: Commits of the view, to identify a shard of another unit.
+
+        Raises:
+            CacheDamaged: The object is not the one that was committed.
+        """
         path = placement.path(name)
         stored = commit.arrays[path]
         kept = self._copies.read(stored.sha256) if self._copies else None

@@ -104,7 +104,7 @@ def write_seal(
         metadata={key: sha256(text.encode()) for key, text in documents.items()},
         manifest_sha256=manifest_digest(manifest),
         copies_sha256=write_copies(location, number, copies),
-        parents=_parent(manifest),
+        parents=_parents(manifest),
     )
     if previous is not None and _same_content(previous, revision):
         assert manifest.revision is not None
@@ -151,14 +151,17 @@ def write_changed(location: Location, manifest: Manifest, revision: Revision) ->
         metadata={key: sha256(text.encode()) for key, text in documents.items()},
         manifest_sha256=manifest_digest(manifest),
         copies_sha256=write_copies(location, number, copies),
-        parents=_parent(manifest),
+        parents=_parents(manifest),
     )
     return RevisionPointer(number=number, sha256=write_revision(location, revision))
 
 
-def _parent(manifest: Manifest) -> tuple[str, ...]:
-    """Return the sha256 of the revision that the next one is made from, if there is one."""
-    return () if manifest.revision is None else (manifest.revision.sha256,)
+def _parents(manifest: Manifest) -> tuple[str, ...]:
+    """Return the sha256 of the revisions that the next one is made from."""
+    if manifest.revision is not None:
+        return (manifest.revision.sha256,)
+    parts = manifest.derived_from.parts if manifest.derived_from else ()
+    return tuple(part.revision.sha256 for part in parts)
 
 
 def _same_content(previous: Revision, revision: Revision) -> bool:

@@ -5,7 +5,7 @@ Without its commit, none of the shards of a unit is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import open_array
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
     from logitcache.cache.store.zarr_store import RecordingStore
 
-__all__ = ["Conditions", "commit_unit"]
+__all__ = ["Conditions", "commit_copy", "commit_unit"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,39 @@ def commit_unit(
         measured=dict(measured or {}),
     )
     write_commit(location, commit)
+
+
+def commit_copy(
+    location: Location,
+    placement: Placement,
+    unit: int,
+    commit: Commit,
+    contents: Mapping[str, bytes],
+) -> None:
+    """Write the shards of a unit of another cache as they are, then a commit with new keys.
+
+    Args:
+        location: The cache.
+        placement: Placement of the arrays in it.
+        unit: Number of the unit in it.
+        commit: Commit of the unit in the other cache.
+        contents: Shards by name of the array, compared with that commit.
+    """
+    start = unit * placement.unit_rows
+    stored = {}
+    for name, content in sorted(contents.items()):
+        path, key = placement.path(name), placement.shard_key(name, unit)
+        location.write(key, content)
+        stored[path] = replace(commit.arrays[path], key=key)
+    copied = replace(
+        commit,
+        group=placement.group,
+        view=placement.view,
+        unit=unit,
+        rows=(start, start + placement.unit_rows),
+        arrays=stored,
+    )
+    write_commit(location, copied)
 
 
 def _check_recorded(

@@ -26,6 +26,7 @@ from logitcache.cache.format.groups import (
 from logitcache.cache.format.ledger import committed_units, read_commits
 from logitcache.cache.format.manifest import (
     DataRecord,
+    DerivationRecord,
     Manifest,
     RevisionPointer,
     Segment,
@@ -38,7 +39,6 @@ from logitcache.cache.format.names import (
     SAMPLE_ARRAYS,
     SAMPLES,
     VIEWS,
-    max_key_bytes,
 )
 from logitcache.cache.format.partners import (
     create_partners,
@@ -50,6 +50,7 @@ from logitcache.cache.format.partners import (
 from logitcache.cache.format.placement import Placement, units_of
 from logitcache.cache.format.samples import (
     Samples,
+    check_key_bytes,
     create_samples,
     resize_samples,
     sample_fault,
@@ -62,7 +63,7 @@ from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.cache.write.encoding_losses import measured_fidelity
 from logitcache.cache.write.seal import metadata_keys, write_reseal, write_seal
 from logitcache.cache.write.unit_commit import Conditions, commit_unit
-from logitcache.errors import CacheDamaged, CacheError, DataError
+from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -75,8 +76,6 @@ if TYPE_CHECKING:
     from logitcache.encoding.arrays import Encoded
 
 __all__ = ["CacheWriter"]
-
-_KEYS_AT_ONCE = 4096  # rows of an inner chunk at most
 
 
 class CacheWriter:
@@ -109,6 +108,7 @@ class CacheWriter:
         segment: Segment,
         data: DataRecord,
         versions: Mapping[str, str],
+        derived_from: DerivationRecord | None = None,
     ) -> CacheWriter:
         """Start a cache for the rows of one segment.
 
@@ -133,6 +133,8 @@ class CacheWriter:
         )
         if data.decoding > 1:
             manifest = manifest.requiring(f"decoding-{data.decoding}")
+        if derived_from is not None:
+            manifest = manifest.changed(derived_from=derived_from)
         writer = cls(location, manifest)
         create_group(writer._store, "", manifest.to_json())
         create_samples(location, writer._store, manifest)
@@ -241,17 +243,7 @@ class CacheWriter:
         Raises:
             DataError: The names of images are longer than readers accept.
         """
-        for start in range(0, len(arrays["key"]), _KEYS_AT_ONCE):
-            keys = arrays["key"][start : start + _KEYS_AT_ONCE]
-            size = sum(len(str(key).encode()) + 4 for key in keys)
-            if size > max_key_bytes(len(keys)):
-                raise DataError(
-                    "the names of images are too long",
-                    where=f"{keys[0]} and the next {len(keys) - 1}",
-                    expected=f"at most {max_key_bytes(len(keys))} bytes together",
-                    got=f"{size} bytes",
-                    hint="shorten the names of files and folders",
-                )
+        check_key_bytes(arrays["key"])
         self._commit(sample_placement(self.manifest.unit_rows), unit, arrays, Conditions())
 
     def write_partners(self, view_id: str, unit: int, offsets_U: NDArray[np.int64]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from logitcache.cache.format.groups import group_bytes
 from logitcache.cache.format.names import Status
+from logitcache.cache.format.partners import mixed_views
 from logitcache.data.identity import fingerprint
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.samples import Samples
     from logitcache.cache.write.writer import CacheWriter
 
-__all__ = ["Size", "count_images", "images_fingerprint", "size_of", "teacher_accuracy"]
+__all__ = ["Size", "accuracy_of", "count_images", "images_fingerprint", "size_of"]
 
 _FLOAT32 = 4
 
@@ -55,7 +56,24 @@ def count_images(writer: CacheWriter) -> tuple[int, int]:
     return rows, rows - readable
 
 
-def teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> float | None:
+def accuracy_of(writer: CacheWriter) -> dict[str, dict[str, float]]:
+    """Return the accuracy of each teacher on its first view without mixed images.
+
+    None for a teacher with classes of its own, which are not those of the labels.
+    """
+    measured: dict[str, dict[str, float]] = {}
+    mixed = mixed_views(writer.manifest)
+    for name, group in writer.teachers().items():
+        view_id = next((v for v in group.view_ids if v not in mixed), None)
+        if view_id is None or group.class_names is not None:
+            measured[name] = {}
+            continue
+        value = _teacher_accuracy(writer, group, view_id)
+        measured[name] = {} if value is None else {view_id: value}
+    return measured
+
+
+def _teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> float | None:
     """Return the accuracy of a teacher on the labeled, readable rows; None without labels."""
     right = labeled = 0
     for samples in _blocks(writer):

@@ -1,0 +1,317 @@
+"""Writing of a cache that is made from others.
+
+Everything is declared first, then unit after unit is committed, then the cache is sealed. A process
+that was killed continues with the units that have no commit; the sources are only read.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from logitcache.cache.format.groups import TeacherGroup, groups_of
+from logitcache.cache.format.ledger import committed_units
+from logitcache.cache.format.manifest import read_manifest
+from logitcache.cache.format.names import HEADLESS
+from logitcache.cache.store.zarr_store import RecordingStore
+from logitcache.cache.write.claims import MANIFEST, Claims
+from logitcache.cache.write.unit_commit import Conditions, commit_copy, commit_unit
+from logitcache.cache.write.writer import CacheWriter
+from logitcache.errors import UsageError
+from logitcache.precompute.run.summary import accuracy_of, images_fingerprint
+from logitcache.share.documents import copy_documents
+from logitcache.share.rows import NO_ROW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.format.manifest import RevisionPointer
+    from logitcache.cache.format.placement import Placement
+    from logitcache.cache.store.base import Location
+    from logitcache.cache.write.claims import Wait
+    from logitcache.encoding.arrays import Encoded
+    from logitcache.share.plan import CachePlan, ViewPlan
+
+__all__ = ["Assembled", "Progress", "assemble"]
+
+
+class Progress(NamedTuple):
+    """Numbers of units that are committed, and of all units."""
+
+    done: int
+    total: int
+
+
+class Assembled(NamedTuple):
+    """What was written.
+
+    Attributes:
+        revision: The sealed revision.
+        copied: Number of units that were copied as bytes.
+        encoded: Number of units that were gathered from rows of the sources and encoded again.
+        bytes_written: Bytes of their shards.
+    """
+
+    revision: RevisionPointer
+    copied: int
+    encoded: int
+    bytes_written: int
+
+
+def assemble(
+    plan: CachePlan,
+    location: Location,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_wait: Callable[[Wait], None] | None = None,
+) -> Assembled:
+    """Write a cache, or finish one that the same command has begun.
+
+    Args:
+        plan: What it declares and contains.
+        location: Where it is written; empty, or with a part of the same cache.
+        on_progress: Called after every unit.
+        on_wait: Called while another process holds the manifest lock.
+
+    Raises:
+        UsageError: Another cache is there.
+        CacheDamaged: An object of a source is not the one that was committed.
+    """
+    claims = Claims(location, on_wait=on_wait)
+    with claims.exclusive(MANIFEST):
+        location.sweep()
+        writer = _declared(plan, location)
+        run = _Run(plan, writer, on_progress)
+        pointer = writer.manifest.revision
+        if pointer is None:
+            run.commit_all()
+            copy_documents(plan, location)
+            accuracy = plan.accuracy
+            if accuracy is None:
+                accuracy = accuracy_of(writer)
+            pointer = writer.seal(images_fingerprint(writer), accuracy)
+        claims.sweep()
+    return Assembled(pointer, run.copied, run.encoded, run.bytes_written)
+
+
+def _declared(plan: CachePlan, location: Location) -> CacheWriter:
+    """Declare everything that is not declared yet.
+
+    Raises:
+        UsageError: Another cache is there.
+    """
+    if location.size("zarr.json") is None:
+        writer = CacheWriter.create(
+            location,
+            unit_rows=plan.rows.unit_rows,
+            segment=plan.segments[0],
+            data=plan.data,
+            versions=plan.versions,
+            derived_from=plan.derived_from,
+        )
+    else:
+        _refuse_other_cache(plan, location)
+        writer = CacheWriter.open(location)
+    if writer.manifest.revision is not None:
+        return writer
+    for segment in plan.segments[len(writer.manifest.segments) :]:
+        writer.add_segment(segment)
+    writer.add_views(plan.views)
+    manifest = writer.manifest
+    for feature in plan.requires:
+        manifest = manifest.requiring(feature)
+    if manifest != writer.manifest:
+        writer.publish(manifest)
+    _declare_groups(plan, writer)
+    return writer
+
+
+def _declare_groups(plan: CachePlan, writer: CacheWriter) -> None:
+    """Declare teachers, taps and tables that are not declared yet."""
+    logits = groups_of(plan.groups, TeacherGroup)
+    for name, record in plan.records.items():
+        if name in writer.manifest.teachers:
+            continue
+        if name in logits:
+            writer.add_teacher(record, logits[name])
+        else:
+            teachers = {**writer.manifest.teachers, name: record}
+            writer.publish(writer.manifest.changed(teachers=teachers).requiring(HEADLESS))
+    declared = writer.groups()
+    for name, group in plan.groups.items():
+        if name not in declared and name not in logits:
+            writer.add_group(group)
+
+
+def _refuse_other_cache(plan: CachePlan, location: Location) -> None:
+    found = read_manifest(location)
+    if found.derived_from == plan.derived_from and found.segments[:1] == plan.segments[:1]:
+        return
+    raise UsageError(
+        "the destination has another cache",
+        where=location,
+        expected="an empty or missing folder, or what the same command has begun",
+        got=found.derived_from.command if found.derived_from else "a cache of other origin",
+        hint="choose another destination, or remove what is in it",
+    )
+
+
+class _Run:
+    """Copying of the units of a plan that are not committed yet."""
+
+    def __init__(
+        self, plan: CachePlan, writer: CacheWriter, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self._plan, self._location = plan, writer.location
+        self._store = RecordingStore(writer.location)
+        self._on_progress = on_progress
+        self._total = sum(len(part.units(plan.rows)) for part in plan.parts)
+        self._done = 0
+        self.copied = self.encoded = self.bytes_written = 0
+
+    def commit_all(self) -> None:
+        """Commit every unit that has no commit, view after view."""
+        for part in self._plan.parts:
+            placement = part.placement
+            units = part.units(self._plan.rows)
+            done = committed_units(self._location, placement.group, placement.view)
+            missing = [unit for unit in units if unit not in done]
+            self._count(len(units) - len(missing))
+            copyable = _Copyable(self._plan, part, self._location)
+            whole = {unit: origin for unit in missing if (origin := copyable.origin(unit))}
+            self._copy(part, whole)
+            rows = _GatheredRows(self._plan, part)
+            for unit in missing:
+                if unit not in whole:
+                    self._encode(part, unit, rows)
+
+    def _copy(self, part: ViewPlan, origins: Mapping[int, tuple[int, int]]) -> None:
+        """Copy units as bytes, several at a time."""
+
+        def copy(item: tuple[int, tuple[int, int]]) -> int:
+            unit, (number, theirs) = item
+            source, placement = self._plan.sources[number], part.sources[number]
+            contents = source.shards(placement, theirs)
+            commit = source.commits(placement)[theirs]
+            if not part.measured:
+                commit = replace(commit, measured={})
+            commit_copy(self._location, part.placement, unit, commit, contents)
+            return sum(map(len, contents.values()))
+
+        for number in {number for number, _ in origins.values()}:
+            self._plan.sources[number].commits(part.sources[number])  # read once, by one thread
+        with ThreadPoolExecutor(self._location.in_flight, thread_name_prefix="copies") as pool:
+            for size in pool.map(copy, origins.items()):  # raises the first error
+                self.copied += 1
+                self.bytes_written += size
+                self._count(1)
+
+    def _encode(self, part: ViewPlan, unit: int, rows: _GatheredRows) -> None:
+        arrays, conditions = rows.of(unit)
+        commit_unit(self._location, self._store, part.placement, unit, arrays, conditions)
+        sizes = (self._location.size(part.placement.shard_key(n, unit)) or 0 for n in arrays)
+        self.encoded += 1
+        self.bytes_written += sum(sizes)
+        self._count(1)
+
+    def _count(self, units: int) -> None:
+        self._done += units
+        if self._on_progress is not None and units:
+            self._on_progress(Progress(self._done, self._total))
+
+
+class _Copyable:
+    """Units of one view that are the same bytes in a source and in the new cache."""
+
+    def __init__(self, plan: CachePlan, part: ViewPlan, location: Location) -> None:
+        self._plan, self._part, self._location = plan, part, location
+        self._same: dict[int, bool] = {}
+
+    def origin(self, unit: int) -> tuple[int, int] | None:
+        """Return number and unit of the source of a unit that can be copied; None for others."""
+        found = self._part.whole_unit(self._plan.sources, self._plan.rows, unit)
+        return found if found is not None and self._has_same_layout(found[0]) else None
+
+    def _has_same_layout(self, number: int) -> bool:
+        """Return whether a source arranges the rows of a shard as the new cache does."""
+        if number not in self._same:
+            theirs, ours = self._part.sources[number], self._part.placement
+            source = self._plan.sources[number]
+            self._same[number] = all(
+                theirs.layout(source.location, name) == ours.layout(self._location, name)
+                for name in ours.specs
+            )
+        return self._same[number]
+
+
+class _GatheredRows:
+    """Rows of the units of one view, gathered from units of the sources.
+
+    Units are gathered in ascending order, so a unit of a source is decoded once: those that the
+    last unit was gathered from are kept.
+    """
+
+    def __init__(self, plan: CachePlan, part: ViewPlan) -> None:
+        self._plan, self._part = plan, part
+        self._kept: dict[tuple[int, int], Encoded] = {}
+
+    def of(self, unit: int) -> tuple[Encoded, Conditions]:
+        """Return the arrays of a unit, and the conditions under which its rows were computed."""
+        placement, size = self._part.placement, self._part.placement.unit_rows
+        start = unit * size
+        kept, self._kept = self._kept, {}
+        left = np.ones(size, np.bool_)
+        taken: Encoded = {}
+        commits: list[Commit] = []
+        for number, theirs in self._part.sources.items():
+            rows = self._plan.rows.taken_from(number, start, start + size)
+            here = left & (rows != NO_ROW)
+            left &= ~here
+            for found in np.unique(rows[here] // theirs.unit_rows).tolist():
+                arrays = kept.get((number, found))
+                if arrays is None:
+                    arrays = self._plan.sources[number].rows(theirs, found)
+                self._kept[number, found] = arrays
+                commits.append(self._plan.sources[number].commits(theirs)[found])
+                mine = np.flatnonzero(here & (rows // theirs.unit_rows == found))
+                offsets = rows[mine] - found * theirs.unit_rows
+                for name, array in arrays.items():
+                    if name not in taken:
+                        taken[name] = _filled(theirs, name, size)
+                    taken[name][mine] = array[offsets]
+        if not taken:  # of padding alone
+            taken = {name: _filled(placement, name, size) for name in placement.specs}
+            number, theirs = next(iter(self._part.sources.items()))
+            commits = [next(iter(self._plan.sources[number].commits(theirs).values()))]
+        elif self._part.convert is not None:
+            taken = self._part.convert(taken)
+        return taken, _conditions(commits)
+
+
+def _filled(placement: Placement, name: str, rows: int) -> NDArray[Any]:
+    array = placement.empty(name, rows)
+    spec = placement.specs[name]
+    array[...] = "" if spec is None else spec.fill
+    return array
+
+
+def _conditions(commits: Sequence[Commit]) -> Conditions:
+    """Return the conditions that units share; 0 or both texts where they differ."""
+    batches = {commit.canonical_batch for commit in commits}
+    threads = {commit.threads for commit in commits}
+    versions: dict[str, dict[str, None]] = {}
+    for commit in commits:
+        for library, version in commit.versions.items():
+            versions.setdefault(library, {})[version] = None
+    return Conditions(
+        canonical_batch=batches.pop() if len(batches) == 1 else 0,
+        precision=" or ".join(dict.fromkeys(commit.precision for commit in commits)),
+        threads=threads.pop() if len(threads) == 1 else 0,
+        versions={library: " or ".join(found) for library, found in sorted(versions.items())},
+    )

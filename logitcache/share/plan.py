@@ -1,0 +1,382 @@
+"""Plan of a cache that is made from others: what it declares, and where each unit comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.format.groups import row_groups
+from logitcache.cache.format.manifest import DerivationRecord, PartRecord, Segment
+from logitcache.cache.format.names import (
+    GROUP_FEATURES,
+    HEADLESS,
+    group_unit_rows,
+    sha256,
+    tap_of,
+    teacher_of,
+)
+from logitcache.cache.format.partners import mixed_views, partner_placement
+from logitcache.cache.format.samples import sample_placement
+from logitcache.errors import UsageError
+from logitcache.share.rows import NO_ROW, RowPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from logitcache.cache.format.group import Group
+    from logitcache.cache.format.manifest import (
+        DataRecord,
+        Manifest,
+        TeacherRecord,
+    )
+    from logitcache.cache.format.placement import Placement
+    from logitcache.encoding.arrays import Encoded
+    from logitcache.share.source import SourceCache
+
+__all__ = ["CachePlan", "Conversion", "ViewPlan", "make_plan"]
+
+_DECLARED = {*GROUP_FEATURES, HEADLESS, "dropping", "dropped-views"}
+"""Features that the writer requires itself where they are needed, or that the new cache lacks."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Conversion of the rows of a group to another encoding.
+
+    Attributes:
+        group: The group with the other encoding.
+        convert: Function of stored rows of the group, all of which have outputs.
+    """
+
+    group: Group
+    convert: Callable[[Encoded], Encoded]
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """One view of a group, and the sources that have rows of it.
+
+    Attributes:
+        placement: Placement of its arrays in the new cache.
+        sources: Placements in the sources, by number of the source, in order of preference.
+        convert: Conversion of its rows; None where they stay as they are.
+        measured: Whether units that are copied keep the measured encoding losses of their commits.
+        mixes: Whether it has mixing partners, which are offsets in a block.
+        by_class: Whether its rows are classes instead of images.
+    """
+
+    placement: Placement
+    sources: Mapping[int, Placement]
+    convert: Callable[[Encoded], Encoded] | None = None
+    measured: bool = False
+    mixes: bool = False
+    by_class: bool = False
+
+    def units(self, rows: RowPlan) -> list[int]:
+        """Return its units, ascending."""
+        return self.placement.units(rows.segments, rows.unit_rows)
+
+    def whole_unit(
+        self, sources: Sequence[SourceCache], rows: RowPlan, unit: int
+    ) -> tuple[int, int] | None:
+        """Return number and unit of a source with the same rows; None without one."""
+        size = self.placement.unit_rows
+        for number, placement in self.sources.items():
+            if self.by_class:
+                return number, unit
+            if placement.unit_rows == size and self.convert is None:
+                theirs = rows.whole_unit(number, sources[number], unit, size)
+                if theirs is not None:
+                    return number, theirs
+        return None
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What a cache that is made from others declares and contains.
+
+    Attributes:
+        sources: The caches that it is made from.
+        rows: Its rows.
+        segments: Its segments.
+        data: Record of its images, without a fingerprint.
+        views: Recipes by id.
+        records: Records of its teachers.
+        groups: Its groups by name.
+        parts: Every view of samples, partners and groups, in the order in which it is written.
+        requires: Features that its readers have to support besides those of its groups.
+        versions: Libraries that made the first source.
+        derived_from: Record of the sources.
+    """
+
+    sources: tuple[SourceCache, ...]
+    rows: RowPlan
+    segments: tuple[Segment, ...]
+    data: DataRecord
+    views: dict[str, dict[str, Any]]
+    records: dict[str, TeacherRecord]
+    groups: dict[str, Group]
+    parts: tuple[ViewPlan, ...]
+    requires: tuple[str, ...]
+    versions: dict[str, str]
+    derived_from: DerivationRecord
+
+    @property
+    def accuracy(self) -> dict[str, dict[str, float]] | None:
+        """Accuracy of each teacher by view as the sources have it; None where that is another one.
+
+        It is known where all images are taken, and the view that it was measured on.
+        """
+        if not all(self.rows.is_complete(n, source) for n, source in enumerate(self.sources)):
+            return None
+        found = {}
+        for name, record in self.records.items():
+            theirs = [source.cache.manifest.teachers.get(name) for source in self.sources]
+            if any(other is not None and other.accuracy != record.accuracy for other in theirs):
+                return None
+            found[name] = dict(record.accuracy)
+        return found
+
+
+def make_plan(
+    sources: Sequence[SourceCache],
+    rows: RowPlan,
+    chosen: Sequence[Mapping[str, Group]],
+    command: str,
+    selection: Mapping[str, Any],
+    conversions: Mapping[str, Conversion] | None = None,
+) -> CachePlan:
+    """Plan a cache.
+
+    Args:
+        sources: Sealed caches, whose data and teachers of the same name are the same.
+        rows: Rows of the new cache.
+        chosen: For each source, the groups that are taken, with the views that are taken.
+        command: Name of the command, for the record of the sources.
+        selection: Options of it that select images, as JSON values.
+        conversions: Groups that get another encoding, by name.
+
+    Raises:
+        UsageError: A view that mixes images would lose some of the partners.
+    """
+    first = sources[0].cache.manifest
+    conversions = conversions or {}
+    groups = {
+        name: _united([own[name] for own in chosen if name in own], conversions.get(name), rows)
+        for name in dict.fromkeys(name for own in chosen for name in own)
+    }
+    views = _views(sources, groups)
+    plan = CachePlan(
+        sources=tuple(sources),
+        rows=rows,
+        segments=_segments(sources, rows),
+        data=first.data.model_copy(update={"fingerprint": None}),
+        views=views,
+        records=_records(sources, groups, conversions),
+        groups=groups,
+        parts=tuple(_parts(sources, rows, chosen, groups, conversions)),
+        requires=_requires(sources),
+        versions=first.versions,
+        derived_from=_derivation(sources, rows, groups, command, selection),
+    )
+    _refuse_divided_blocks(plan)
+    return plan
+
+
+def _derivation(
+    sources: Sequence[SourceCache],
+    rows: RowPlan,
+    groups: Mapping[str, Group],
+    command: str,
+    selection: Mapping[str, Any],
+) -> DerivationRecord:
+    """Return the record of the sources: equal for equal caches that are made of the same ones."""
+    parts = tuple(
+        PartRecord(revision=source.pointer, images=int((rows.rows[number] != NO_ROW).sum()))
+        for number, source in enumerate(sources)
+    )
+    views = sorted({view for group in groups.values() for view in group.view_ids})
+    chosen = {**selection, "views": views, "groups": sorted(groups)}
+    return DerivationRecord(command=command, parts=parts, selection=chosen)
+
+
+def _united(groups: Sequence[Group], conversion: Conversion | None, rows: RowPlan) -> Group:
+    """Return a group with the views of all of these."""
+    own = conversion.group if conversion is not None else groups[0]
+    with_rows = row_groups({own.name: own}).get(own.name)
+    if with_rows is None:
+        return own
+    views = tuple(dict.fromkeys(view for part in groups for view in part.view_ids))
+    size = own.unit_rows
+    if conversion is not None:
+        row_bytes = sum(spec.row_bytes for spec in own.specs().values())
+        size = group_unit_rows(rows.unit_rows, row_bytes)
+    return replace(with_rows, slots=views, unit_rows=size)
+
+
+def _views(
+    sources: Sequence[SourceCache], groups: Mapping[str, Group]
+) -> dict[str, dict[str, Any]]:
+    """Return the recipes of the views of some groups, as the sources order them."""
+    seen = {view for group in groups.values() for view in group.view_ids}
+    return {
+        view_id: recipe
+        for source in sources
+        for view_id, recipe in source.cache.manifest.views.items()
+        if view_id in seen
+    }
+
+
+def _united_manifest(sources: Sequence[SourceCache]) -> Manifest:
+    manifests = [source.cache.manifest for source in sources]
+    views = {view_id: recipe for m in manifests for view_id, recipe in m.views.items()}
+    return manifests[0].changed(views=views)
+
+
+def _requires(sources: Sequence[SourceCache]) -> tuple[str, ...]:
+    named = (name for source in sources for name in source.cache.manifest.requires)
+    return tuple(name for name in dict.fromkeys(named) if name not in _DECLARED)
+
+
+def _segments(sources: Sequence[SourceCache], rows: RowPlan) -> tuple[Segment, ...]:
+    """Return the segments with digests of their keys and labels."""
+    known = sources[0].cache.manifest.segments
+    if rows.is_complete(0, sources[0]) and rows.segments == sources[0].segments:
+        return known[: len(rows.segments)]
+    return tuple(
+        Segment(start=start, rows=count, listing_sha256=_listing(sources, rows, start, count))
+        for start, count in rows.segments
+    )
+
+
+def _listing(sources: Sequence[SourceCache], rows: RowPlan, start: int, count: int) -> str:
+    """Return the digest over key, NUL, label, NUL of the rows of a segment."""
+    keys = np.empty(count, dtype=object)
+    labels = np.full(count, -1, np.int64)
+    for number, source in enumerate(sources):
+        theirs = rows.taken_from(number, start, start + count)
+        here = np.flatnonzero(theirs != NO_ROW)
+        keys[here] = source.samples.keys[theirs[here]]
+        labels[here] = source.samples.labels[theirs[here]]
+    pairs = zip(keys, labels, strict=True)
+    return sha256(b"".join(f"{key}\0{label}\0".encode() for key, label in pairs))
+
+
+def _records(
+    sources: Sequence[SourceCache],
+    groups: Mapping[str, Group],
+    conversions: Mapping[str, Conversion],
+) -> dict[str, TeacherRecord]:
+    """Return the records of the teachers, without the names of taps and tables."""
+    found: dict[str, TeacherRecord] = {}
+    for source in sources:
+        for name, record in source.cache.manifest.teachers.items():
+            if any(teacher_of(group) == name for group in groups):
+                found.setdefault(name, record)
+    return {name: _record(name, record, groups, conversions) for name, record in found.items()}
+
+
+def _record(
+    name: str,
+    record: TeacherRecord,
+    groups: Mapping[str, Group],
+    conversions: Mapping[str, Conversion],
+) -> TeacherRecord:
+    views = {view for n, g in groups.items() if teacher_of(n) == name for view in g.view_ids}
+    taps = {tap_of(n) for n in groups if teacher_of(n) == name and n not in conversions}
+    fields: dict[str, Any] = {
+        "accuracy": {view: value for view, value in record.accuracy.items() if view in views},
+        "feature_fidelity": {
+            tap: value for tap, value in record.feature_fidelity.items() if tap in taps
+        },
+    }
+    if name in conversions:
+        fields["fidelity"] = None  # measured against outputs that are not stored
+    left = {"features", "tables"}  # declared group by group
+    kept = {n: getattr(record, n) for n in record.model_fields_set if n not in left}
+    changed = {n: v for n, v in fields.items() if n in kept and kept[n] != v}
+    return type(record)(**{**kept, **changed})
+
+
+def _parts(
+    sources: Sequence[SourceCache],
+    rows: RowPlan,
+    chosen: Sequence[Mapping[str, Group]],
+    groups: Mapping[str, Group],
+    conversions: Mapping[str, Conversion],
+) -> list[ViewPlan]:
+    """Return every view of samples, partners and groups."""
+    blocks = [source.cache.unit_rows for source in sources]
+    parts = [
+        ViewPlan(
+            sample_placement(rows.unit_rows),
+            {number: sample_placement(size) for number, size in enumerate(blocks)},
+        )
+    ]
+    seen = {view for group in groups.values() for view in group.view_ids}
+    for view_id in mixed_views(_united_manifest(sources), seen):
+        having = [n for n, own in enumerate(chosen) if _have(own.values(), view_id)]
+        placements = {n: partner_placement(view_id, blocks[n]) for n in having}
+        parts.append(ViewPlan(partner_placement(view_id, rows.unit_rows), placements, mixes=True))
+    for name, group in groups.items():
+        parts += _parts_of(name, group, sources, rows, chosen, conversions.get(name))
+    return parts
+
+
+def _parts_of(
+    name: str,
+    group: Group,
+    sources: Sequence[SourceCache],
+    rows: RowPlan,
+    chosen: Sequence[Mapping[str, Group]],
+    conversion: Conversion | None,
+) -> list[ViewPlan]:
+    """Return every view of a group."""
+    parts = []
+    for view in group.ledger_views:
+        having = [n for n, own in enumerate(chosen) if name in own]
+        having = [n for n in having if view in chosen[n][name].ledger_views]
+        original = {n: sources[n].cache.groups[name] for n in having}
+        first = all(
+            rows.is_complete(n, sources[n])
+            and {view} == {g.ledger_views[0] for g in (theirs, group)}
+            for n, theirs in original.items()
+        )
+        parts.append(
+            ViewPlan(
+                group.placement(view),
+                {n: theirs.placement(view) for n, theirs in original.items()},
+                None if conversion is None else conversion.convert,
+                measured=first and conversion is None,
+                by_class=not row_groups({name: group}),
+            )
+        )
+    return parts
+
+
+def _have(groups: Iterable[Group], view_id: str) -> bool:
+    return any(view_id in group.view_ids for group in groups)
+
+
+def _refuse_divided_blocks(plan: CachePlan) -> None:
+    """Raise an error if a block of a view that mixes images would have other rows.
+
+    Its images were mixed in pairs within a block, and what a teacher returned for a pair is not
+    what it would return for another one.
+    """
+    for part in plan.parts:
+        if not part.mixes:
+            continue
+        for unit in part.units(plan.rows):
+            if part.whole_unit(plan.sources, plan.rows, unit) is None:
+                view_id = part.placement.view
+                number = list(plan.views).index(view_id)
+                raise UsageError(
+                    "a view that mixes images can be taken only with whole blocks of images",
+                    where=f"view {number}, {view_id}",
+                    expected=f"the same {plan.rows.unit_rows} images in every block as in a source",
+                    got=f"other images in block {unit}",
+                    hint="leave out the views that mix images, or take all images",
+                )

@@ -1,0 +1,186 @@
+"""Selection of images of a cache by class, by key or pattern, and by a share of the hashes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import translate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from logitcache.cache.format.names import sha256
+from logitcache.data.identity import normalize_key
+from logitcache.errors import UsageError, first_of, nearest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from logitcache.share.source import SourceCache
+
+__all__ = ["RowSelection", "parse_share", "read_keys", "selected_rows"]
+
+_SHARE = re.compile(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?")
+_HASHES = 2.0**64
+_Test = Callable[[NDArray[Any]], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class RowSelection:
+    """Conditions that a row has to meet, all of them.
+
+    Attributes:
+        classes: Names of classes; images of all classes, and those without a label, if empty.
+        keys: Keys of images; None for any.
+        patterns: Patterns of keys as ``train/cat/*``, of which one has to match; any key if empty.
+        share: (low, high), the part of the range of the hashes of keys, from 0 to 1.
+        excluded: Whether images that were excluded from training are taken as well.
+    """
+
+    classes: tuple[str, ...] = ()
+    keys: frozenset[str] | None = None
+    patterns: tuple[str, ...] = ()
+    share: tuple[float, float] | None = None
+    excluded: bool = field(default=True, kw_only=True)
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether every row meets it."""
+        return self == RowSelection()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the conditions as JSON values; of a list of keys, its digest."""
+        values: dict[str, Any] = {}
+        if self.classes:
+            values["classes"] = list(self.classes)
+        if self.keys is not None:
+            values["keys_sha256"] = sha256("\n".join(sorted(self.keys)).encode())
+        if self.patterns:
+            values["patterns"] = list(self.patterns)
+        if self.share is not None:
+            values["share"] = list(self.share)
+        if not self.excluded:
+            values["excluded"] = False
+        return values
+
+
+def parse_share(text: str) -> tuple[float, float]:
+    """Return the bounds that ``0.1`` (from 0) or ``0.1-0.5`` stands for.
+
+    Raises:
+        UsageError: It is neither, or not an ascending part of 0 to 1.
+    """
+    found = _SHARE.fullmatch(text.strip())
+    if found is not None:
+        low, high = (0.0, float(found[1])) if found[2] is None else map(float, found.groups())
+        if 0 <= low < high <= 1:
+            return low, high
+    raise UsageError(
+        "the share cannot be used",
+        where="--share",
+        expected="a number above 0 and up to 1 as 0.1, or a range as 0.1-0.5",
+        got=repr(text[:80]),
+    )
+
+
+def read_keys(path: Path) -> frozenset[str]:
+    """Return the keys in a text file, one per line.
+
+    Raises:
+        UsageError: It cannot be read, or has no key.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            "the list of images cannot be read",
+            where=f"--keys {path}",
+            expected="a text file in UTF-8 with one path per line",
+            got=error,
+        ) from None
+    keys = frozenset(normalize_key(line) for line in lines if line)
+    if not keys:
+        raise UsageError("the list of images is empty", where=f"--keys {path}")
+    return keys
+
+
+def selected_rows(source: SourceCache, selection: RowSelection) -> NDArray[np.bool_]:
+    """Return which rows of a cache are selected, bool up to the end of its last block.
+
+    The samples are read unit by unit, and only the arrays that the conditions need.
+
+    Raises:
+        UsageError: A class or a key does not exist, or nothing is selected.
+    """
+    selected = source.has_image.copy()
+    tests = _tests(source, selection)
+    unknown = set(selection.keys or ())
+    size = source.cache.unit_rows
+    for unit in source.cache.units() if tests else ():
+        arrays = source.sample_unit(unit, {name for name, _ in tests})
+        for name, test in tests:
+            selected[unit * size : (unit + 1) * size] &= test(arrays[name])
+        unknown -= set(arrays["key"] if unknown else ())
+    if unknown:
+        raise UsageError(
+            f"{len(unknown)} of the {len(selection.keys or ())} keys are not in the cache",
+            where=source.location,
+            expected="paths of images relative to the data root",
+            got=first_of(sorted(unknown), 3),
+        )
+    if not selected.any():
+        raise UsageError(
+            "no image of the cache is selected",
+            where=source.location,
+            got=f"{selection.to_json()}"[:200],
+            hint="logitcache inspect lists the classes; keys are paths relative to the data root",
+        )
+    return selected
+
+
+def _tests(source: SourceCache, selection: RowSelection) -> list[tuple[str, _Test]]:
+    """Return functions of arrays of the samples, by name of the array; each has to hold."""
+    tests: list[tuple[str, _Test]] = []
+    if selection.classes:
+        numbers = _class_numbers(source, selection.classes)
+        tests.append(("label", lambda labels: np.isin(labels, numbers)))
+    if selection.share is not None:
+        low, high = selection.share
+        tests.append(("hash", lambda hashes: _between(hashes, low, high)))
+    if selection.keys is not None:
+        keys = selection.keys
+        tests.append(("key", _each(lambda key: key in keys)))
+    if selection.patterns:
+        pattern = re.compile("|".join(translate(pattern) for pattern in selection.patterns))
+        tests.append(("key", _each(lambda key: pattern.match(key) is not None)))
+    if not selection.excluded and source.cache.withdrawn:
+        gone = source.cache.withdrawn
+        tests.append(("key", _each(lambda key: key not in gone)))
+    return tests
+
+
+def _each(test: Callable[[str], bool]) -> _Test:
+    return lambda keys: np.fromiter((test(key) for key in keys), np.bool_, len(keys))
+
+
+def _between(hashes: NDArray[Any], low: float, high: float) -> NDArray[np.bool_]:
+    """Return which hashes are in a part of their range; parts that adjoin share no hash."""
+    bounds = [min(int(bound * _HASHES), 2**64 - 1) for bound in (low, high)]
+    first, last = (np.uint64(bound) for bound in bounds)
+    below: NDArray[np.bool_] = hashes < last if high < 1 else np.ones(len(hashes), np.bool_)
+    return (hashes >= first) & below
+
+
+def _class_numbers(source: SourceCache, names: tuple[str, ...]) -> list[int]:
+    known = list(source.cache.class_names)
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"no class {name!r} in this cache",
+                where=source.location,
+                expected=first_of(known, 5) or "the cache has no labels",
+                hint=nearest(name, known),
+            )
+    return [known.index(name) for name in names]
