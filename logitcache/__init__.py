@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.estimate.estimate import estimate_cache as estimate
     from logitcache.report.describe import describe
+    from logitcache.share.merging import merge_caches
     from logitcache.share.row_selection import RowSelection
     from logitcache.share.slicing import slice_cache
     from logitcache.share.transfer import pull, push
@@ -98,6 +99,7 @@ __all__ = [
     "estimate",
     "evaluate_network",
     "loader",
+    "merge_caches",
     "open_cache",
     "open_source",
     "pull",
@@ -142,6 +144,7 @@ _HOMES = {
     "estimate": "precompute.estimate.estimate:estimate_cache",
     "evaluate_network": "training.evaluate",
     "loader": "targets.loader",
+    "merge_caches": "share.merging",
     "open_cache": "targets.cache_targets",
     "open_source": "data.readers",
     "pull": "share.transfer",

@@ -113,6 +113,45 @@ def slice_command(
     _print(summary, as_json=as_json)
 
 
+@derive_app.command(rich_help_panel=_SHARE)
+def merge(
+    caches: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE… DESTINATION",
+            help="Folders or URLs of two caches or more, and of the new cache.",
+        ),
+    ],
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            help="Add the images of each cache as a further segment, as if they had been added "
+            "later, and copy all units as bytes; by default, images are ordered by hash.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the images, views, teachers and features of several caches as one.
+
+    Caches that contradict each other are refused before anything is written.
+    The sources are only read. The same command continues a run that was
+    interrupted.
+    """
+    from logitcache.cli.progress import ProgressLine
+    from logitcache.share.merging import merge_caches
+
+    with ProgressLine("merge", quiet=as_json) as line:
+        summary = merge_caches(
+            caches[:-1],
+            caches[-1],
+            append=append,
+            on_progress=lambda progress: line.units(*progress),
+            on_wait=lambda wait: echo(f"merge: {wait}", err=True),
+        )
+    _print(summary, as_json=as_json)
+
+
 def _print(summary: DerivedSummary, *, as_json: bool) -> None:
     from logitcache.cli.layout import bytes_text
     from logitcache.cli.options import print_json

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from logitcache.cache.format.groups import TeacherGroup, groups_of
 from logitcache.cache.format.ledger import committed_units
@@ -18,24 +16,19 @@ from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.format.names import HEADLESS
 from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.cache.write.claims import MANIFEST, Claims
-from logitcache.cache.write.unit_commit import Conditions, commit_copy, commit_unit
+from logitcache.cache.write.unit_commit import commit_copy, commit_unit
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.errors import UsageError
 from logitcache.precompute.run.summary import accuracy_of, images_fingerprint
 from logitcache.share.documents import copy_documents
-from logitcache.share.rows import NO_ROW
+from logitcache.share.gathering import GatheredRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from numpy.typing import NDArray
-
-    from logitcache.cache.format.ledger import Commit
     from logitcache.cache.format.manifest import RevisionPointer
-    from logitcache.cache.format.placement import Placement
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.claims import Wait
-    from logitcache.encoding.arrays import Encoded
     from logitcache.share.plan import CachePlan, ViewPlan
 
 __all__ = ["Assembled", "Progress", "assemble"]
@@ -186,7 +179,7 @@ class _Run:
             copyable = _Copyable(self._plan, part, self._location)
             whole = {unit: origin for unit in missing if (origin := copyable.origin(unit))}
             self._copy(part, whole)
-            rows = _GatheredRows(self._plan, part)
+            rows = GatheredRows(self._plan, part)
             for unit in missing:
                 if unit not in whole:
                     self._encode(part, unit, rows)
@@ -212,7 +205,7 @@ class _Run:
                 self.bytes_written += size
                 self._count(1)
 
-    def _encode(self, part: ViewPlan, unit: int, rows: _GatheredRows) -> None:
+    def _encode(self, part: ViewPlan, unit: int, rows: GatheredRows) -> None:
         arrays, conditions = rows.of(unit)
         commit_unit(self._location, self._store, part.placement, unit, arrays, conditions)
         sizes = (self._location.size(part.placement.shard_key(n, unit)) or 0 for n in arrays)
@@ -248,70 +241,3 @@ class _Copyable:
                 for name in ours.specs
             )
         return self._same[number]
-
-
-class _GatheredRows:
-    """Rows of the units of one view, gathered from units of the sources.
-
-    Units are gathered in ascending order, so a unit of a source is decoded once: those that the
-    last unit was gathered from are kept.
-    """
-
-    def __init__(self, plan: CachePlan, part: ViewPlan) -> None:
-        self._plan, self._part = plan, part
-        self._kept: dict[tuple[int, int], Encoded] = {}
-
-    def of(self, unit: int) -> tuple[Encoded, Conditions]:
-        """Return the arrays of a unit, and the conditions under which its rows were computed."""
-        placement, size = self._part.placement, self._part.placement.unit_rows
-        start = unit * size
-        kept, self._kept = self._kept, {}
-        left = np.ones(size, np.bool_)
-        taken: Encoded = {}
-        commits: list[Commit] = []
-        for number, theirs in self._part.sources.items():
-            rows = self._plan.rows.taken_from(number, start, start + size)
-            here = left & (rows != NO_ROW)
-            left &= ~here
-            for found in np.unique(rows[here] // theirs.unit_rows).tolist():
-                arrays = kept.get((number, found))
-                if arrays is None:
-                    arrays = self._plan.sources[number].rows(theirs, found)
-                self._kept[number, found] = arrays
-                commits.append(self._plan.sources[number].commits(theirs)[found])
-                mine = np.flatnonzero(here & (rows // theirs.unit_rows == found))
-                offsets = rows[mine] - found * theirs.unit_rows
-                for name, array in arrays.items():
-                    if name not in taken:
-                        taken[name] = _filled(theirs, name, size)
-                    taken[name][mine] = array[offsets]
-        if not taken:  # of padding alone
-            taken = {name: _filled(placement, name, size) for name in placement.specs}
-            number, theirs = next(iter(self._part.sources.items()))
-            commits = [next(iter(self._plan.sources[number].commits(theirs).values()))]
-        elif self._part.convert is not None:
-            taken = self._part.convert(taken)
-        return taken, _conditions(commits)
-
-
-def _filled(placement: Placement, name: str, rows: int) -> NDArray[Any]:
-    array = placement.empty(name, rows)
-    spec = placement.specs[name]
-    array[...] = "" if spec is None else spec.fill
-    return array
-
-
-def _conditions(commits: Sequence[Commit]) -> Conditions:
-    """Return the conditions that units share; 0 or both texts where they differ."""
-    batches = {commit.canonical_batch for commit in commits}
-    threads = {commit.threads for commit in commits}
-    versions: dict[str, dict[str, None]] = {}
-    for commit in commits:
-        for library, version in commit.versions.items():
-            versions.setdefault(library, {})[version] = None
-    return Conditions(
-        canonical_batch=batches.pop() if len(batches) == 1 else 0,
-        precision=" or ".join(dict.fromkeys(commit.precision for commit in commits)),
-        threads=threads.pop() if len(threads) == 1 else 0,
-        versions={library: " or ".join(found) for library, found in sorted(versions.items())},
-    )

@@ -273,8 +273,12 @@ def _records(
     found: dict[str, TeacherRecord] = {}
     for source in sources:
         for name, record in source.cache.manifest.teachers.items():
-            if any(teacher_of(group) == name for group in groups):
-                found.setdefault(name, record)
+            if not any(teacher_of(group) == name for group in groups):
+                continue
+            taps = {**record.feature_fidelity, **found.get(name, record).feature_fidelity}
+            kept = found.setdefault(name, record)
+            if taps != kept.feature_fidelity:  # each source may have taps of its own
+                found[name] = kept.model_copy(update={"feature_fidelity": taps})
     return {name: _record(name, record, groups, conversions) for name, record in found.items()}
 
 

@@ -93,8 +93,10 @@ class RowPlan:
         """
         wanted = self.taken_from(number, unit * unit_rows, (unit + 1) * unit_rows)
         first = int(wanted[0])
-        if (wanted == NO_ROW).all():
-            return _padding_unit(source, unit_rows)
+        if (wanted == NO_ROW).all():  # padding, or rows of other sources
+            stop = (unit + 1) * unit_rows
+            empty = all((rows[stop - unit_rows : stop] == NO_ROW).all() for rows in self.rows)
+            return _padding_unit(source, unit_rows) if empty else None
         if first % unit_rows:  # of NO_ROW as well: images come before padding
             return None
         theirs = np.arange(first, first + unit_rows)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from logitcache.cache.verify.integrity import verify
+from logitcache.share.merging import merge_caches
 from logitcache.share.row_selection import RowSelection
 from logitcache.share.slicing import slice_cache
 from tests.processes import forking
@@ -55,6 +56,8 @@ def make_sources(folder: Path) -> None:
     """Write the caches that the commands read."""
     views = [*list(VIEWS)[:1], *MIXED]
     build(folder / "whole", Part([keys_of(40), keys_of(20, 40)], views=views, taps=["a"]))
+    for name, keys in (("odd", keys_of(50)[1::2]), ("even", keys_of(50)[::2])):
+        build(folder / name, Part([keys], views=views[:1], taps=["a"]))
 
 
 def run_slice(folder: Path, out: Path) -> None:
@@ -63,7 +66,12 @@ def run_slice(folder: Path, out: Path) -> None:
     slice_cache(folder / "whole", out, views=["0"], rows=rows)
 
 
-COMMANDS: dict[str, Callable[[Path, Path], None]] = {"slice": run_slice}
+def run_merge(folder: Path, out: Path) -> None:
+    """Gather rows of two caches, and copy a table."""
+    merge_caches([folder / "odd", folder / "even"], out)
+
+
+COMMANDS: dict[str, Callable[[Path, Path], None]] = {"slice": run_slice, "merge": run_merge}
 
 
 def kill_command(command: str, folder: Path, count: int, seed: int) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""Conflicts between caches that are to be merged, found before anything is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.format.names import Status, teacher_of
+from logitcache.share.gathering import GatheredRows
+from logitcache.share.rows import NO_ROW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from logitcache.cache.format.group import Group
+    from logitcache.share.plan import CachePlan, ViewPlan
+    from logitcache.share.rows import RowPlan
+    from logitcache.share.source import SourceCache
+
+__all__ = ["declared_conflicts", "image_conflicts", "output_conflicts"]
+
+_DATA = ("class_names", "listing", "decoding")
+
+
+def declared_conflicts(
+    sources: Sequence[SourceCache], chosen: Sequence[Mapping[str, Group]]
+) -> Iterator[str]:
+    """Yield differences of data policy and of teachers with the same name from the first source."""
+    first = sources[0].cache.manifest
+    records = dict(first.teachers)
+    groups = dict(chosen[0])
+    for source, own in zip(sources[1:], chosen[1:], strict=True):
+        manifest = source.cache.manifest
+        for field in _DATA:
+            if getattr(manifest.data, field) != getattr(first.data, field):
+                yield f"{source}: data.{field} differs from that of {sources[0]}"
+        for name in sorted({teacher_of(name) for name in own}):
+            record = manifest.teachers[name]
+            other = records.setdefault(name, record)
+            for field in sorted(record.lock.keys() | other.lock.keys()):
+                if record.lock.get(field) != other.lock.get(field):
+                    yield f"{source}: teacher {name!r} has another {field} in its lock"
+            if record.canonical_batch != other.canonical_batch:
+                yield (
+                    f"{source}: teacher {name!r} was run in batches of {record.canonical_batch} "
+                    f"instead of {other.canonical_batch} images"
+                )
+        for name, group in own.items():
+            before = groups.setdefault(name, group)
+            yield from (
+                f"{source}: {name} has another {field}"
+                for field in _differing_fields(before.to_json(), group.to_json())
+            )
+
+
+def _differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return the fields in which attributes of a group differ, but for views and units."""
+    fields = ours.keys() | theirs.keys()
+    return sorted(
+        field
+        for field in fields - {"view_ids", "unit_rows", "lock_sha256"}
+        if ours.get(field) != theirs.get(field)
+    )
+
+
+def image_conflicts(sources: Sequence[SourceCache], rows: RowPlan) -> Iterator[str]:
+    """Yield how many images of the same key differ in content, label or readability."""
+    for number, source in enumerate(sources):
+        for before in range(number):
+            shared = np.flatnonzero((rows.rows[number] != NO_ROW) & (rows.rows[before] != NO_ROW))
+            if not len(shared):
+                continue
+            ours, theirs = rows.rows[number][shared], rows.rows[before][shared]
+            own, other = source.samples, sources[before].samples
+            differing = {
+                "content": (own.digests[ours] != other.digests[theirs]).any(axis=1),
+                "label": own.labels[ours] != other.labels[theirs],
+                # an excluded image has the digest of a readable one
+                "status": (own.status[ours] == Status.UNREADABLE)
+                != (other.status[theirs] == Status.UNREADABLE),
+            }
+            for what, rows_differ in differing.items():
+                found = np.flatnonzero(rows_differ)
+                if len(found):
+                    key = own.keys[ours[found[0]]]
+                    yield (
+                        f"{source}: {len(found)} images have another {what} than in "
+                        f"{sources[before]}, for example {key}"
+                    )
+
+
+def output_conflicts(plan: CachePlan) -> Iterator[str]:
+    """Yield views that some images do not have, and rows that two sources have differently."""
+    with_images = np.zeros(len(plan.rows.rows[0]), np.bool_)
+    with_images[plan.rows.image_rows] = True
+    for part in plan.parts[1:]:  # those of samples are compared by image
+        where = f"{part.placement.group.removeprefix('teachers/')}, view {part.placement.view}"
+        if part.by_class:
+            where = part.placement.group.removeprefix("teachers/")
+        else:
+            having = [plan.rows.rows[number] != NO_ROW for number in part.sources]
+            lacking = int((with_images & ~np.logical_or.reduce(having)).sum())
+            if lacking:
+                yield f"{where}: {lacking} images have no outputs in any of the caches"
+        differing = sum(_differing_rows(plan, part, unit) for unit in part.units(plan.rows))
+        if differing:
+            yield f"{where}: {differing} rows are in several caches, with other values"
+
+
+def _differing_rows(plan: CachePlan, part: ViewPlan, unit: int) -> int:
+    """Return how many rows of a unit two sources have with other values."""
+    numbers = list(part.sources)
+    size = part.placement.unit_rows
+    if part.by_class:
+        digests = {_contents(plan, part, number, unit) for number in numbers}
+        return 0 if len(digests) == 1 else size
+    start = unit * size
+    count = 0
+    for position, number in enumerate(numbers):
+        for before in numbers[:position]:
+            rows = [plan.rows.taken_from(n, start, start + size) for n in (before, number)]
+            shared = (rows[0] != NO_ROW) & (rows[1] != NO_ROW)
+            if not shared.any() or _same_units(plan, part, before, number, unit):
+                continue
+            first, second = (GatheredRows(plan, part, [n]).of(unit)[0] for n in (before, number))
+            equal = [_equal_rows(first[name], second[name]) for name in first]
+            count += int((shared & ~np.logical_and.reduce(equal)).sum())
+    return count
+
+
+def _same_units(plan: CachePlan, part: ViewPlan, before: int, number: int, unit: int) -> bool:
+    """Return whether two sources have a unit of the same rows, with the same content."""
+    size = part.placement.unit_rows
+    units = {}
+    for n in (before, number):
+        if part.sources[n].unit_rows != size:
+            return False
+        units[n] = plan.rows.whole_unit(n, plan.sources[n], unit, size)
+    if None in units.values():
+        return False
+    return len({_contents(plan, part, n, found) for n, found in units.items()}) == 1
+
+
+def _contents(plan: CachePlan, part: ViewPlan, number: int, unit: int | None) -> tuple[str, ...]:
+    """Return the digests of the decoded arrays of a unit of a source."""
+    assert unit is not None
+    commit = plan.sources[number].commits(part.sources[number])[unit]
+    return tuple(stored.content_sha256 for _, stored in sorted(commit.arrays.items()))
+
+
+def _equal_rows(ours: Any, theirs: Any) -> Any:
+    same = (ours == theirs) | ((ours != ours) & (theirs != theirs))  # NaN is the fill
+    return same.reshape(len(same), -1).all(axis=1)

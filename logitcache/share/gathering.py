@@ -1,0 +1,101 @@
+"""Gathering of rows of several caches into the units of another one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from logitcache.cache.write.unit_commit import Conditions
+from logitcache.share.rows import NO_ROW
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.format.placement import Placement
+    from logitcache.encoding.arrays import Encoded
+    from logitcache.share.plan import CachePlan, ViewPlan
+
+__all__ = ["GatheredRows"]
+
+
+class GatheredRows:
+    """Rows of the units of one view, gathered from units of the sources.
+
+    Units are gathered in ascending order, so a unit of a source is decoded once: those that the
+    last unit was gathered from are kept.
+
+    Args:
+        plan: The new cache.
+        part: The view.
+        numbers: Numbers of the sources to take rows from; all that have the view by default.
+    """
+
+    def __init__(
+        self, plan: CachePlan, part: ViewPlan, numbers: Sequence[int] | None = None
+    ) -> None:
+        self._plan, self._part = plan, part
+        self._sources = {
+            number: placement
+            for number, placement in part.sources.items()
+            if numbers is None or number in numbers
+        }
+        self._kept: dict[tuple[int, int], Encoded] = {}
+
+    def of(self, unit: int) -> tuple[Encoded, Conditions]:
+        """Return the arrays of a unit, and the conditions under which its rows were computed."""
+        placement, size = self._part.placement, self._part.placement.unit_rows
+        start = unit * size
+        kept, self._kept = self._kept, {}
+        left = np.ones(size, np.bool_)
+        taken: Encoded = {}
+        commits: list[Commit] = []
+        for number, theirs in self._sources.items():
+            rows = self._plan.rows.taken_from(number, start, start + size)
+            here = left & (rows != NO_ROW)
+            left &= ~here
+            for found in np.unique(rows[here] // theirs.unit_rows).tolist():
+                arrays = kept.get((number, found))
+                if arrays is None:
+                    arrays = self._plan.sources[number].rows(theirs, found)
+                self._kept[number, found] = arrays
+                commits.append(self._plan.sources[number].commits(theirs)[found])
+                mine = np.flatnonzero(here & (rows // theirs.unit_rows == found))
+                offsets = rows[mine] - found * theirs.unit_rows
+                for name, array in arrays.items():
+                    if name not in taken:
+                        taken[name] = _filled(theirs, name, size)
+                    taken[name][mine] = array[offsets]
+        if not taken:  # of padding alone
+            taken = {name: _filled(placement, name, size) for name in placement.specs}
+            number, theirs = next(iter(self._sources.items()))
+            commits = [next(iter(self._plan.sources[number].commits(theirs).values()))]
+        elif self._part.convert is not None:
+            taken = self._part.convert(taken)
+        return taken, _conditions(commits)
+
+
+def _filled(placement: Placement, name: str, rows: int) -> NDArray[Any]:
+    array = placement.empty(name, rows)
+    spec = placement.specs[name]
+    array[...] = "" if spec is None else spec.fill
+    return array
+
+
+def _conditions(commits: Sequence[Commit]) -> Conditions:
+    """Return the conditions that units share; 0 or both texts where they differ."""
+    batches = {commit.canonical_batch for commit in commits}
+    threads = {commit.threads for commit in commits}
+    versions: dict[str, dict[str, None]] = {}
+    for commit in commits:
+        for library, version in commit.versions.items():
+            versions.setdefault(library, {})[version] = None
+    return Conditions(
+        canonical_batch=batches.pop() if len(batches) == 1 else 0,
+        precision=" or ".join(dict.fromkeys(commit.precision for commit in commits)),
+        threads=threads.pop() if len(threads) == 1 else 0,
+        versions={library: " or ".join(found) for library, found in sorted(versions.items())},
+    )
