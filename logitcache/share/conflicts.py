@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from logitcache.cache.format.group import Group
+    from logitcache.cache.format.manifest import TeacherRecord
     from logitcache.share.plan import CachePlan, ViewPlan
     from logitcache.share.rows import RowPlan
     from logitcache.share.source import SourceCache
@@ -37,21 +38,21 @@ def declared_conflicts(
                 yield f"{source}: data.{field} differs from that of {sources[0]}"
         for name in sorted({teacher_of(name) for name in own}):
             record = manifest.teachers[name]
-            other = records.setdefault(name, record)
-            for field in sorted(record.lock.keys() | other.lock.keys()):
-                if record.lock.get(field) != other.lock.get(field):
-                    yield f"{source}: teacher {name!r} has another {field} in its lock"
-            if record.canonical_batch != other.canonical_batch:
-                yield (
-                    f"{source}: teacher {name!r} was run in batches of {record.canonical_batch} "
-                    f"instead of {other.canonical_batch} images"
-                )
+            for what in _differing_records(records.setdefault(name, record), record):
+                yield f"{source}: teacher {name!r} has another {what}"
         for name, group in own.items():
             before = groups.setdefault(name, group)
-            yield from (
-                f"{source}: {name} has another {field}"
-                for field in _differing_fields(before.to_json(), group.to_json())
-            )
+            for field in _differing_fields(before.to_json(), group.to_json()):
+                yield f"{source}: {name} has another {field}"
+
+
+def _differing_records(ours: TeacherRecord, theirs: TeacherRecord) -> list[str]:
+    """Return what differs in two records of a teacher and determines outputs."""
+    fields = sorted(ours.lock.keys() | theirs.lock.keys())
+    differing = [f"{f} in its lock" for f in fields if ours.lock.get(f) != theirs.lock.get(f)]
+    if ours.canonical_batch != theirs.canonical_batch:
+        differing.append(f"batch size: {theirs.canonical_batch} for {ours.canonical_batch}")
+    return differing
 
 
 def _differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -73,12 +74,11 @@ def image_conflicts(sources: Sequence[SourceCache], rows: RowPlan) -> Iterator[s
                 continue
             ours, theirs = rows.rows[number][shared], rows.rows[before][shared]
             own, other = source.samples, sources[before].samples
+            bad = [own.status[ours], other.status[theirs]]
             differing = {
                 "content": (own.digests[ours] != other.digests[theirs]).any(axis=1),
                 "label": own.labels[ours] != other.labels[theirs],
-                # an excluded image has the digest of a readable one
-                "status": (own.status[ours] == Status.UNREADABLE)
-                != (other.status[theirs] == Status.UNREADABLE),
+                "status": (bad[0] == Status.UNREADABLE) != (bad[1] == Status.UNREADABLE),
             }
             for what, rows_differ in differing.items():
                 found = np.flatnonzero(rows_differ)

@@ -73,8 +73,6 @@ class GatheredRows:
             taken = {name: _filled(placement, name, size) for name in placement.specs}
             number, theirs = next(iter(self._sources.items()))
             commits = [next(iter(self._plan.sources[number].commits(theirs).values()))]
-        elif self._part.convert is not None:
-            taken = self._part.convert(taken)
         return taken, _conditions(commits)
 
 

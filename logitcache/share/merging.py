@@ -35,15 +35,13 @@ def merge_caches(
     """Write everything that several caches have as one cache.
 
     The arrays are those of a cache that was computed of all images, views and teachers at once.
-    Units with the same rows as in a source are copied as bytes; others are gathered from rows and
-    encoded again. A call that was interrupted continues when it is repeated.
+    Units of the same rows are copied as bytes. A call that was interrupted can be repeated.
 
     Args:
         sources: Two or more sealed caches of one data policy, which are only read. Images are the
             same if their keys are.
         destination: Location of the new cache: empty, or with a part of the same merge.
-        append: Whether the images of a cache become further segments, as if they had been added
-            later, instead of one segment in the order of the hashes: then all units are copied.
+        append: Whether images are added as further segments instead of ordered by hash.
         on_progress: Called after every unit.
         on_wait: Called while another process holds the lock of the destination.
 

@@ -12,7 +12,6 @@ from logitcache.cache.format.manifest import DerivationRecord, PartRecord, Segme
 from logitcache.cache.format.names import (
     GROUP_FEATURES,
     HEADLESS,
-    group_unit_rows,
     sha256,
     tap_of,
     teacher_of,
@@ -23,7 +22,7 @@ from logitcache.errors import UsageError
 from logitcache.share.rows import NO_ROW, RowPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from logitcache.cache.format.group import Group
     from logitcache.cache.format.manifest import (
@@ -32,26 +31,12 @@ if TYPE_CHECKING:
         TeacherRecord,
     )
     from logitcache.cache.format.placement import Placement
-    from logitcache.encoding.arrays import Encoded
     from logitcache.share.source import SourceCache
 
-__all__ = ["CachePlan", "Conversion", "ViewPlan", "make_plan"]
+__all__ = ["CachePlan", "ViewPlan", "make_plan"]
 
 _DECLARED = {*GROUP_FEATURES, HEADLESS, "dropping", "dropped-views"}
 """Features that the writer requires itself where they are needed, or that the new cache lacks."""
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """Conversion of the rows of a group to another encoding.
-
-    Attributes:
-        group: The group with the other encoding.
-        convert: Function of stored rows of the group, all of which have outputs.
-    """
-
-    group: Group
-    convert: Callable[[Encoded], Encoded]
 
 
 @dataclass(frozen=True)
@@ -61,7 +46,6 @@ class ViewPlan:
     Attributes:
         placement: Placement of its arrays in the new cache.
         sources: Placements in the sources, by number of the source, in order of preference.
-        convert: Conversion of its rows; None where they stay as they are.
         measured: Whether units that are copied keep the measured encoding losses of their commits.
         mixes: Whether it has mixing partners, which are offsets in a block.
         by_class: Whether its rows are classes instead of images.
@@ -69,7 +53,6 @@ class ViewPlan:
 
     placement: Placement
     sources: Mapping[int, Placement]
-    convert: Callable[[Encoded], Encoded] | None = None
     measured: bool = False
     mixes: bool = False
     by_class: bool = False
@@ -86,7 +69,7 @@ class ViewPlan:
         for number, placement in self.sources.items():
             if self.by_class:
                 return number, unit
-            if placement.unit_rows == size and self.convert is None:
+            if placement.unit_rows == size:
                 theirs = rows.whole_unit(number, sources[number], unit, size)
                 if theirs is not None:
                     return number, theirs
@@ -146,7 +129,6 @@ def make_plan(
     chosen: Sequence[Mapping[str, Group]],
     command: str,
     selection: Mapping[str, Any],
-    conversions: Mapping[str, Conversion] | None = None,
 ) -> CachePlan:
     """Plan a cache.
 
@@ -156,15 +138,13 @@ def make_plan(
         chosen: For each source, the groups that are taken, with the views that are taken.
         command: Name of the command, for the record of the sources.
         selection: Options of it that select images, as JSON values.
-        conversions: Groups that get another encoding, by name.
 
     Raises:
         UsageError: A view that mixes images would lose some of the partners.
     """
     first = sources[0].cache.manifest
-    conversions = conversions or {}
     groups = {
-        name: _united([own[name] for own in chosen if name in own], conversions.get(name), rows)
+        name: _united([own[name] for own in chosen if name in own])
         for name in dict.fromkeys(name for own in chosen for name in own)
     }
     views = _views(sources, groups)
@@ -174,9 +154,9 @@ def make_plan(
         segments=_segments(sources, rows),
         data=first.data.model_copy(update={"fingerprint": None}),
         views=views,
-        records=_records(sources, groups, conversions),
+        records=_records(sources, groups),
         groups=groups,
-        parts=tuple(_parts(sources, rows, chosen, groups, conversions)),
+        parts=tuple(_parts(sources, rows, chosen, groups)),
         requires=_requires(sources),
         versions=first.versions,
         derived_from=_derivation(sources, rows, groups, command, selection),
@@ -202,18 +182,14 @@ def _derivation(
     return DerivationRecord(command=command, parts=parts, selection=chosen)
 
 
-def _united(groups: Sequence[Group], conversion: Conversion | None, rows: RowPlan) -> Group:
+def _united(groups: Sequence[Group]) -> Group:
     """Return a group with the views of all of these."""
-    own = conversion.group if conversion is not None else groups[0]
+    own = groups[0]
     with_rows = row_groups({own.name: own}).get(own.name)
     if with_rows is None:
         return own
     views = tuple(dict.fromkeys(view for part in groups for view in part.view_ids))
-    size = own.unit_rows
-    if conversion is not None:
-        row_bytes = sum(spec.row_bytes for spec in own.specs().values())
-        size = group_unit_rows(rows.unit_rows, row_bytes)
-    return replace(with_rows, slots=views, unit_rows=size)
+    return replace(with_rows, slots=views)
 
 
 def _views(
@@ -267,7 +243,6 @@ def _listing(sources: Sequence[SourceCache], rows: RowPlan, start: int, count: i
 def _records(
     sources: Sequence[SourceCache],
     groups: Mapping[str, Group],
-    conversions: Mapping[str, Conversion],
 ) -> dict[str, TeacherRecord]:
     """Return the records of the teachers, without the names of taps and tables."""
     found: dict[str, TeacherRecord] = {}
@@ -279,25 +254,22 @@ def _records(
             kept = found.setdefault(name, record)
             if taps != kept.feature_fidelity:  # each source may have taps of its own
                 found[name] = kept.model_copy(update={"feature_fidelity": taps})
-    return {name: _record(name, record, groups, conversions) for name, record in found.items()}
+    return {name: _record(name, record, groups) for name, record in found.items()}
 
 
 def _record(
     name: str,
     record: TeacherRecord,
     groups: Mapping[str, Group],
-    conversions: Mapping[str, Conversion],
 ) -> TeacherRecord:
     views = {view for n, g in groups.items() if teacher_of(n) == name for view in g.view_ids}
-    taps = {tap_of(n) for n in groups if teacher_of(n) == name and n not in conversions}
+    taps = {tap_of(n) for n in groups if teacher_of(n) == name}
     fields: dict[str, Any] = {
         "accuracy": {view: value for view, value in record.accuracy.items() if view in views},
         "feature_fidelity": {
             tap: value for tap, value in record.feature_fidelity.items() if tap in taps
         },
     }
-    if name in conversions:
-        fields["fidelity"] = None  # measured against outputs that are not stored
     left = {"features", "tables"}  # declared group by group
     kept = {n: getattr(record, n) for n in record.model_fields_set if n not in left}
     changed = {n: v for n, v in fields.items() if n in kept and kept[n] != v}
@@ -309,7 +281,6 @@ def _parts(
     rows: RowPlan,
     chosen: Sequence[Mapping[str, Group]],
     groups: Mapping[str, Group],
-    conversions: Mapping[str, Conversion],
 ) -> list[ViewPlan]:
     """Return every view of samples, partners and groups."""
     blocks = [source.cache.unit_rows for source in sources]
@@ -325,7 +296,7 @@ def _parts(
         placements = {n: partner_placement(view_id, blocks[n]) for n in having}
         parts.append(ViewPlan(partner_placement(view_id, rows.unit_rows), placements, mixes=True))
     for name, group in groups.items():
-        parts += _parts_of(name, group, sources, rows, chosen, conversions.get(name))
+        parts += _parts_of(name, group, sources, rows, chosen)
     return parts
 
 
@@ -335,7 +306,6 @@ def _parts_of(
     sources: Sequence[SourceCache],
     rows: RowPlan,
     chosen: Sequence[Mapping[str, Group]],
-    conversion: Conversion | None,
 ) -> list[ViewPlan]:
     """Return every view of a group."""
     parts = []
@@ -352,8 +322,7 @@ def _parts_of(
             ViewPlan(
                 group.placement(view),
                 {n: theirs.placement(view) for n, theirs in original.items()},
-                None if conversion is None else conversion.convert,
-                measured=first and conversion is None,
+                measured=first,
                 by_class=not row_groups({name: group}),
             )
         )

@@ -84,12 +84,11 @@ def slice_cache(
     """Write a part of a cache as a cache of its own.
 
     The arrays are those of a cache that was computed with these images, views and teachers only.
-    Units whose rows are all taken are copied as bytes; other rows are decoded, and encoded again in
-    the same encoding. A call that was interrupted continues when it is repeated.
+    Units whose rows are all taken are copied as bytes. A call that was interrupted can be repeated.
 
     Args:
         source: A sealed cache, which is only read.
-        destination: Location of the new cache: empty, or with a part of the same slice.
+        destination: An empty location, or one with a part of the same slice.
         views: Numbers, ranges or ids as :func:`.choose_views` reads them; all by default.
         teachers: Names of teachers, with their features and tables; all by default.
         features: Features of these teachers, as ``<teacher>/<tap>``; all by default.
@@ -99,23 +98,16 @@ def slice_cache(
         on_wait: Called while another process holds the lock of the destination.
 
     Raises:
-        UsageError: Something does not exist, nothing is selected, the destination has another
-            cache, or a view that mixes images would lose partners.
+        UsageError: Something cannot be selected, or the destination has another cache.
         CacheDamaged: An object of the source is not the one that was committed.
     """
     location = locate(destination, write=True)
     opened = SourceCache(source, revision=revision)
     refuse_same_place([opened], location)
-    chosen_views = choose_views(list(opened.cache.views), list(views))
-    groups, notes = _chosen_groups(opened, chosen_views, teachers, features)
+    some = choose_views(list(opened.cache.views), list(views))
+    groups, notes = _chosen_groups(opened, some, teachers, features)
     selection = rows or RowSelection()
-    plan = make_plan(
-        [opened],
-        _rows(opened, selection),
-        [groups],
-        "slice",
-        selection.to_json(),
-    )
+    plan = make_plan([opened], _rows(opened, selection), [groups], "slice", selection.to_json())
     done = assemble(plan, location, on_progress=on_progress, on_wait=on_wait)
     return summary_of(plan, location, done, notes)
 

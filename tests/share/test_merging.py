@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.exclude import withdraw_images
+from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import DataMismatch, UsageError
 from logitcache.share.merging import merge_caches
 from logitcache.share.row_selection import RowSelection
@@ -173,7 +174,7 @@ def test_conflicts_of_images_classes_and_teachers_are_named(
     monkeypatch.setattr(caches, "label_of", lambda key: 0)
     build(tmp_path / "labels", Part([KEYS[10:40]], **SMALL))
     monkeypatch.undo()
-    monkeypatch.setattr(caches, "TEACHERS", {"sparse": caches.SparseEncoding(12, 4, "codes", 8)})
+    monkeypatch.setattr(caches, "TEACHERS", {"sparse": SparseEncoding(12, 4, "codes", 8)})
     build(tmp_path / "bits", Part([KEYS[20:]], **SMALL))
     monkeypatch.undo()
     for name, message in (
