@@ -31,6 +31,7 @@ _PRECOMPUTE = {
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
+    "markdown": {"text"},
     "moved": set(),
     "config": set(),
     "platforms": set(),
@@ -49,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache.verify": {"views.spec", *_WRITE},
     "teachers": {"networks", "encoding", "data.classes"},
     "precompute": set(),
-    "precompute.config": {"data", "encoding", "teachers", "views"},
+    "precompute.config": {"cache.format.card", "data", "encoding", "teachers", "views"},
     "precompute.environment": {"views.environment"},
     "precompute.sample": {*_FORMAT, *_PRECOMPUTE},
     "precompute.plan": {"precompute.config", "precompute.sample", *_VERIFY, *_PRECOMPUTE},
@@ -92,7 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "yaml_text",
     },
     "report": {"targets", "data", "views", *_READ},
-    "share": {"data", "views", "precompute.run.summary", *_VERIFY},
+    "share": {"data", "views", "precompute.run.summary", "report", *_VERIFY},
     "tools": {"data", "draws", *_READ},
     "testing": {"batch", "data", "encoding", "objectives", "cache.store"},
     "pipeline": {"yaml_text"},
@@ -147,7 +148,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "views",
     },
 }
-EVERYBODY_MAY_IMPORT = {"errors", "config", "platforms", "files", "text", "moved"}
+EVERYBODY_MAY_IMPORT = {"errors", "config", "platforms", "files", "text", "moved", "markdown"}
 
 HOMES: dict[str, set[str]] = {
     "zarr": {"cache.format", "cache.store", "cache.write"},
@@ -155,6 +156,7 @@ HOMES: dict[str, set[str]] = {
     "google_crc32c": {"cache.format"},
     "fsspec": {"cache.store"},
     "cryptography": {"cache.format"},
+    "huggingface_hub": {"report"},
     "aiohttp": {"cache.store"},
     "typer": {"cli"},
     "rich": {"cli"},
@@ -165,7 +167,7 @@ HOMES: dict[str, set[str]] = {
     "PIL": {"data", "views"},
     "psutil": {"platforms"},
     "sklearn": {"data"},
-    "pyarrow": {"data"},
+    "pyarrow": {"data", "share"},
     "datasets": {"data"},
     "scipy": {"tools"},
     "yaml": {"yaml_text", "tools", "training"},

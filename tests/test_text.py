@@ -17,8 +17,8 @@ from logitcache.cli.layout import PlainConsole, new_table
 from logitcache.cli.options import print_json
 from logitcache.cli.progress import ProgressLine
 from logitcache.errors import CacheError, UsageError
+from logitcache.markdown import block, code, markdown
 from logitcache.text import encodable, visible
-from logitcache.training.markdown import block, code, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,12 +18,14 @@ from logitcache.cli.flags import (
     ClassMap,
     Compile,
     Config,
+    Creator,
     Data,
     Device,
     Encoding,
     Feature,
     ImageMemory,
     Json,
+    License,
     MaxKl,
     Objective,
     OnBadImage,
@@ -132,6 +134,8 @@ def precompute(
     image_memory: ImageMemory = None,
     compiled: Compile = False,
     on_bad_image: OnBadImage = None,
+    license_: License = None,
+    creator: Creator = None,
     workers: Annotated[
         int | None,
         typer.Option(

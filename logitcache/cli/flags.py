@@ -21,12 +21,14 @@ __all__ = [
     "ClassMap",
     "Compile",
     "Config",
+    "Creator",
     "Data",
     "Device",
     "Encoding",
     "Feature",
     "ImageMemory",
     "Json",
+    "License",
     "MaxKl",
     "Objective",
     "OnBadImage",
@@ -48,8 +50,10 @@ __all__ = [
 _NO_FIELDS = {"as_json", "compiled", "config", "configs", "feature", "model", "resume", "sets"}
 _FIELDS = {
     "budget": "encoding.budget",
+    "creator": "card.creator",
     "encoding": "encoding.kind",
     "labels": "labels.count",
+    "license_": "card.license",
     "lr": "optimizer.lr",
     "max_kl": "encoding.max_kl",
     "objective": "objectives",
@@ -145,6 +149,20 @@ Revision = Annotated[
         metavar="SHA256",
         help="Require this revision of the cache: the sha256 printed by inspect, or its first 12 "
         "or more digits.",
+    ),
+]
+License = Annotated[
+    str | None,
+    typer.Option(
+        "--license",
+        metavar="ID",
+        help="License of the cache, for its card: an identifier such as cc-by-4.0, or text.",
+    ),
+]
+Creator = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Person or organization that made the cache, for its card; repeatable."
     ),
 ]
 SignedBy = Annotated[

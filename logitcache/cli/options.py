@@ -19,6 +19,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "class_maps",
     "gather",
+    "named_values",
     "network",
     "objectives",
     "print_json",
@@ -197,6 +198,22 @@ def objectives(names: Sequence[str]) -> list[dict[str, Any]] | None:
                 got=weight,
             ) from None
     return found or None
+
+
+def named_values(flag: str, assignments: Sequence[str]) -> dict[str, str]:
+    """Read ``NAME=VALUE`` of a flag that is repeatable.
+
+    Raises:
+        UsageError: One has another form.
+    """
+    found = {}
+    for assignment in assignments:
+        name, separator, value = assignment.partition("=")
+        if not separator or not name or not value:
+            where, expected = f"{flag} {assignment}", "NAME=VALUE"
+            raise UsageError("the option cannot be parsed", where=where, expected=expected)
+        found[name] = value
+    return found
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.format.card import read_facts
 from logitcache.cache.store.open import locate
+from logitcache.cli.echo import echo
 from logitcache.cli.layout import (
     bytes_text,
     encoding_text,
@@ -59,11 +61,16 @@ def run_plan(
         values = merged(values, read_yaml(config))
     values = with_teacher_options(gather(values, flags, sets), features, compiled)
     cache = locate(str(values["cache"])) if values.get("cache") else None
-    found = estimate_cache(PrecomputeConfig.parse({"cache": _NO_CACHE, **values}, "plan"), cache)
+    parsed = PrecomputeConfig.parse({"cache": _NO_CACHE, **values}, "plan")
+    found = estimate_cache(parsed, cache)
+    facts = parsed.card if cache is None else read_facts(cache).updated(parsed.card)
+    missing = facts.missing_licenses(parsed.teachers)
     if as_json:
-        print_json(found.to_json())
-    else:
-        print_estimate(found)
+        print_json({**found.to_json(), "missing_licenses": missing})
+        return
+    print_estimate(found)
+    if missing:
+        echo(f"note: no license is stated for {', '.join(missing)} (--license, logitcache card)")
 
 
 def print_estimate(found: Estimate) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from logitcache.cli.echo import echo
-from logitcache.cli.flags import Json, Revision
+from logitcache.cli.flags import Creator, Json, License, Revision
 
 __all__ = ["transfer_app"]
 
@@ -80,6 +80,55 @@ def pull(
 
 
 @transfer_app.command(rich_help_panel=_SHARE)
+def card(
+    cache: Annotated[str, typer.Argument(help="Folder or URL of a sealed cache.")],
+    title: Annotated[str | None, typer.Option(help="Name of the cache.")] = None,
+    license_: License = None,
+    creator: Creator = None,
+    images_license: Annotated[str | None, typer.Option(help="License of the images.")] = None,
+    teacher_license: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=LICENSE", help="License of a teacher's weights; repeatable."),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where the images come from: a URL or a name.")
+    ] = None,
+    citation: Annotated[str | None, typer.Option(help="How to cite the cache, as text.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the card of a cache: README.md, croissant.json, index.parquet.
+
+    What is stated once is kept; every call adds to it. Licenses that are
+    not stated are listed, and nothing is guessed. The card is part of the
+    next revision: sign the cache afterwards.
+    """
+    from logitcache.cli.options import named_values, print_json
+
+    facts = {
+        "title": title,
+        "license": license_,
+        "creator": creator,
+        "images_license": images_license,
+        "teacher_licenses": named_values("--teacher-license", teacher_license or []),
+        "source": source,
+        "citation": citation,
+    }
+    from logitcache.cache.format.card import CardConfig
+    from logitcache.share.card import write_card
+
+    found = write_card(cache, CardConfig.parse({k: v for k, v in facts.items() if v}, "card"))
+    if as_json:
+        print_json({"cache": cache, **found.to_json()})
+        return
+    written = ", ".join(found.changed) or "nothing, it is up to date"
+    echo(f"{cache}: revision {found.number}, sha256 {found.revision}; written: {written}")
+    if found.missing_licenses:
+        echo(f"note: no license is stated for {', '.join(found.missing_licenses)}")
+    for note in found.notes:
+        echo(f"note: {note}")
+
+
+@transfer_app.command(rich_help_panel=_SHARE)
 def sign(
     cache: Annotated[str, typer.Argument(help="Folder or URL of a sealed cache.")],
     key: Annotated[
@@ -140,11 +189,22 @@ def _copy(
             on_wait=lambda wait: echo(f"{title}: {wait}", err=True),
             should_stop=stop,
         )
+    notes = _notes(source) if title == "push" else ()
     if as_json:
-        print_json(found.to_json())
+        print_json({**found.to_json(), "notes": list(notes)})
         return
     echo(
         f"{found.destination}: revision {found.number}, sha256 {found.revision}: "
         f"{found.objects} objects of {found.bytes / 1e6:.1f} MB copied, "
         f"{found.present} of {found.present_bytes / 1e6:.1f} MB already present"
     )
+    for note in notes:
+        echo(f"note: {note}")
+
+
+def _notes(cache: str) -> tuple[str, ...]:
+    """Return what whoever publishes a cache should know about its card."""
+    from logitcache.cache.store.open import locate
+    from logitcache.share.card import card_notes
+
+    return card_notes(locate(cache))

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.format.card import state_facts
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import CLAIMS, MANIFEST, Claims
@@ -148,6 +149,7 @@ def build_cache(
     with claims.exclusive(MANIFEST):
         plan.writer.refresh()  # another run may have declared teachers or views since then
         keep_fingerprints(plan, min(ensemble.sizes))
+        state_facts(location, config.card)
         summary = _seal(plan, shown, seconds)
         claims.sweep()
         return summary

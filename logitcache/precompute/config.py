@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
+from logitcache.cache.format.card import CardConfig
 from logitcache.config import Bytes, Config, unless_from_python
 from logitcache.data.readers import DataConfig
 from logitcache.encoding.choice import EncodingConfig
@@ -45,6 +46,7 @@ class PrecomputeConfig(Config):
             before it is run on all images; by default a value that is clearly above chance.
         workers: Number of worker processes on this machine, one per GPU, or each with a share of
             the processors; by default only this process computes.
+        card: Licenses, creators and other facts for the card of the cache.
         scheduler: Address of a dask scheduler whose workers compute, for example
             ``tcp://host:8786``.
     """
@@ -64,6 +66,7 @@ class PrecomputeConfig(Config):
     on_bad_image: Literal["error", "skip"] = "error"
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    card: CardConfig = CardConfig()
     scheduler: str | None = None
 
     @field_serializer("cache")

@@ -189,7 +189,9 @@ class CacheDescription:
         return asdict(self)
 
 
-def describe(url: str | os.PathLike[str], *, revision: str | None = None) -> CacheDescription:
+def describe(
+    url: str | os.PathLike[str] | Location, *, revision: str | None = None
+) -> CacheDescription:
     """Describe a cache, finished or not.
 
     Args:

@@ -31,6 +31,7 @@ from logitcache.cache.format.manifest import (
 from logitcache.cache.format.names import (
     ATTRIBUTE,
     CARD_DOCUMENTS,
+    INDEX,
     WITHDRAWN,
     canonical_json,
     copies_key,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot", "part_of", "read_snapshot", "root_document"]
 
+_MOST_INDEX_BYTES = 2**30
 _OF_THE_WHOLE = CARD_DOCUMENTS[1:]  # a part keeps the facts that people have stated alone
 _OTHER_DOCUMENTS = frozenset({"probes", WITHDRAWN, *CARD_DOCUMENTS})
 
@@ -70,6 +72,7 @@ class Snapshot:
         copies: The document of second copies; None in old revisions.
         root: The root ``zarr.json``.
         signatures: Signatures of the revision; None if it is not signed.
+        index: Index of the rows that the card names; None if there is none.
     """
 
     location: Location
@@ -80,6 +83,7 @@ class Snapshot:
     copies: bytes | None
     root: bytes
     signatures: bytes | None = None
+    index: bytes | None = None
 
     @property
     def pointer(self) -> RevisionPointer:
@@ -116,8 +120,7 @@ def read_snapshot(location: Location, wanted: str | None = None) -> Snapshot:
 
     Args:
         location: The cache.
-        wanted: sha256 of the revision, or at least its first 12 digits; may be one before the
-            current revision. The current one by default.
+        wanted: sha256 of a revision, or at least 12 digits of it; the current one by default.
 
     Raises:
         CacheUnsealed: The cache was never sealed.
@@ -151,6 +154,7 @@ def read_snapshot(location: Location, wanted: str | None = None) -> Snapshot:
         second,
         root or root_document(sealed),
         location.read(signature_key(pointer.number)),
+        _index(location, documents),
     )
 
 
@@ -182,21 +186,7 @@ def part_of(whole: Snapshot, views: int | None, teachers: Collection[str]) -> Sn
         for key in revision.metadata
         if key not in _OF_THE_WHOLE
     }
-    copies = Copies(
-        manifest.changed(revision=None).to_json(),
-        {key: content.decode() for key, content in listed.items()},
-    )
-    second = canonical_json(copies.to_json())
-    revision = replace(
-        revision,
-        metadata={key: sha256(document) for key, document in listed.items()},
-        manifest_sha256=manifest_digest(manifest),
-        copies_sha256=sha256(second),
-        parents=(whole.pointer.sha256,),
-    )
-    content = canonical_json(revision.to_json())
-    pointer = RevisionPointer(number=revision.number, sha256=sha256(content))
-    manifest = manifest.changed(revision=pointer)
+    manifest, revision, content, second = _sealed_part(whole, manifest, revision, listed)
     exclusions = {
         key: document
         for key, document in whole.documents.items()
@@ -204,6 +194,25 @@ def part_of(whole: Snapshot, views: int | None, teachers: Collection[str]) -> Sn
     }
     documents = listed | exclusions
     return Snapshot(where, manifest, revision, documents, content, second, root_document(manifest))
+
+
+def _sealed_part(
+    whole: Snapshot, manifest: Manifest, revision: Revision, documents: Mapping[str, bytes]
+) -> tuple[Manifest, Revision, bytes, bytes]:
+    """Return manifest and revision of a part, the document of the revision, and the copies."""
+    texts = {key: document.decode() for key, document in documents.items()}
+    copies = Copies(manifest.changed(revision=None).to_json(), texts)
+    second = canonical_json(copies.to_json())
+    revision = replace(
+        revision,
+        metadata={key: sha256(document) for key, document in documents.items()},
+        manifest_sha256=manifest_digest(manifest),
+        copies_sha256=sha256(second),
+        parents=(whole.pointer.sha256,),
+    )
+    content = canonical_json(revision.to_json())
+    pointer = RevisionPointer(number=revision.number, sha256=sha256(content))
+    return manifest.changed(revision=pointer), revision, content, second
 
 
 def _left_out(
@@ -261,6 +270,13 @@ def _sealed_documents(
             what = "a document has changed since it was sealed"
             raise CacheDamaged(what, where=f"{location}/{key}", got=f"sha256 {found}")
     return sealed, texts
+
+
+def _index(location: Location, documents: Mapping[str, bytes]) -> bytes | None:
+    """Return the index of rows if it is the one that the card has the digest of."""
+    content = location.read(INDEX, most=_MOST_INDEX_BYTES)
+    named = documents.get(CARD_DOCUMENTS[-1], b"")
+    return content if content is not None and sha256(content).encode() in named else None
 
 
 def _exclusions(location: Location, later: Collection[str]) -> dict[str, bytes]:

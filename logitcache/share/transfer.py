@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.envelope import signature_key
 from logitcache.cache.format.names import (
+    INDEX,
     canonical_json,
     commit_key,
     copies_key,
@@ -90,14 +91,12 @@ def push(
     Args:
         cache: A sealed cache: a folder or URL.
         url: A new place, or one that holds an earlier revision of the same cache.
-        revision: sha256 of the revision, or its first 12 digits or more; the current one by
-            default.
+        revision: sha256 of the revision, or at least 12 digits of it; the current one by default.
         views: Number of views to copy, the first ones; all by default.
         teachers: Names of the teachers to copy; all if empty.
         signed_by: File with the public key that has to have signed the current revision.
         on_progress: Called with the bytes of shards that are done, and with those of all.
-        on_wait: Called while another process holds the manifest lock of the destination; by
-            default, that is logged.
+        on_wait: Called while another process holds the manifest lock of the destination.
         should_stop: Checked after every unit; True stops the transfer, which can be resumed.
 
     Raises:
@@ -105,7 +104,7 @@ def push(
         CacheDamaged: An object is not the one that was sealed, or there is no such revision.
         CacheError: The destination holds something else than an earlier revision.
         SignatureError: The source is not signed by the key, or differs from what was signed.
-        UsageError: There is no such teacher, not as many views, or the URL cannot be written to.
+        UsageError: No such teacher, not as many views, or a URL that cannot be written to.
         Interrupted: It was stopped.
     """
     source, target = locate(cache), locate(url, write=True)
@@ -230,6 +229,8 @@ class _Copy:
             list(pool.map(self._ledger, snapshot.revision.ledgers.values()))
             list(pool.map(self._document, documents.keys(), documents.values()))
         self._document(revision_key(number), snapshot.content)
+        if snapshot.index is not None:
+            self._document(INDEX, snapshot.index)
         if snapshot.signatures is not None:
             self._document(signature_key(number), snapshot.signatures)
         self._document("zarr.json", snapshot.root)

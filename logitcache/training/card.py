@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from logitcache.files import write_file
+from logitcache.markdown import block, code, markdown
 from logitcache.networks.build import is_own_model
 from logitcache.networks.forms import HUB
 from logitcache.text import visible
-from logitcache.training.markdown import block, code, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

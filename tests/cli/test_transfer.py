@@ -68,3 +68,21 @@ def test_a_cache_is_signed_and_its_signature_required(
         assert "the current revision is not signed" in refused.err
     assert "not signed; revision 1 is" in logitcache("inspect", cache).out
     assert logitcache("sign", cache, "--key", public).code == 2
+
+
+def test_a_card_is_written_and_missing_licenses_are_listed(
+    logitcache: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    cache = build(tmp_path / "cache")
+    pushed = logitcache("push", cache, tmp_path / "first", "--json").json
+    assert "no license is stated" in pushed["notes"][0]
+    stated = ("--license", "mit", "--creator", "Ada", "--images-license", "cc0-1.0")
+    found = logitcache("card", cache, *stated, "--teacher-license", "a=mit", "--json").json
+    assert found["missing_licenses"] == ["teacher b"]
+    assert found["changed"] == ["card.json", "README.md", "croissant.json"]
+    written = logitcache("card", cache, "--teacher-license", "b=other terms")
+    assert written.code == 0
+    assert "note" not in written.out
+    assert "note" not in logitcache("push", cache, tmp_path / "first").out
+    assert logitcache("card", cache, "--teacher-license", "mit").code == 2
+    assert "up to date" in logitcache("card", cache).out

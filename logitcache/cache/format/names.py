@@ -42,6 +42,7 @@ __all__ = [
     "FORMATS",
     "GROUP_FEATURES",
     "HEADLESS",
+    "INDEX",
     "MANIFEST",
     "MANIFEST_CLAIM",
     "MAX_CLASSES",
@@ -105,6 +106,8 @@ VIEWS = "views"
 WITHDRAWN = "withdrawn"
 CARD_DOCUMENTS = ("card.json", "README.md", "croissant.json")
 """Documents that describe a cache; the first has the facts that people state."""
+INDEX = "index.parquet"
+"""Index of the rows; the last document of the card has its digest."""
 CLAIMS = "claims"
 MANIFEST = "manifest"
 """The claim of a run that declares or seals."""

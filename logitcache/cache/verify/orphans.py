@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from logitcache.cache.format.envelope import SIGNATURES
-from logitcache.cache.format.names import CARD_DOCUMENTS
+from logitcache.cache.format.names import CARD_DOCUMENTS, INDEX
 from logitcache.cache.store.temporary import is_temporary
 from logitcache.cache.write.claims import CLAIMS, TRIAL, is_left, read_holder
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Orphans", "find_orphans"]
 
 _NUMBERED = re.compile(r"(?:revisions/|ledger/.*\.)(\d{1,18})(?:\.copies)?\.json")
-_KEPT = {"commits", "withdrawn", "probes", SIGNATURES, *CARD_DOCUMENTS}
+_KEPT = {"commits", "withdrawn", "probes", SIGNATURES, *CARD_DOCUMENTS, INDEX}
 
 
 @dataclass(frozen=True)
