@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["code_lines", "follow", "section_code"]
+__all__ = ["code_lines", "follow", "page_code", "section_code"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,8 +42,21 @@ def section_code(page: str, heading: str) -> str:
         heading: Title of the section, without subsections.
     """
     section = (ROOT / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    code = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
-    assert code, f"{page} has no code in a section {heading!r}"
+    return _code(section, f"{page}, {heading}")
+
+
+def page_code(page: str) -> str:
+    """Return all Python code of a page.
+
+    Args:
+        page: Path of the page below the repository's folder.
+    """
+    return _code((ROOT / page).read_text(), page)
+
+
+def _code(text: str, where: str) -> str:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    assert code, f"no code in {where}"
     return code
 
 

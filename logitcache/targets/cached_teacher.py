@@ -102,7 +102,8 @@ class CachedTeacher(nn.Module):
             targets: Targets of these images.
 
         Raises:
-            UsageError: The targets do not have this teacher, or have another number of rows.
+            UsageError: The targets do not have this teacher, have another number of rows, or are
+                mapped to other classes.
         """
         if self.name not in targets.teachers:
             raise UsageError(
@@ -115,6 +116,16 @@ class CachedTeacher(nn.Module):
                 "images and targets of a batch differ in number",
                 expected=f"{len(targets)} images",
                 got=len(images),
+            )
+        logits = targets.teachers[self.name]
+        if not isinstance(logits, SparseLogits) and logits.outside is not None:
+            raise UsageError(
+                "these targets are mapped to other classes; logits cannot have the mass outside",
+                where=f"teacher {self.name!r}",
+                expected=f"{self.num_classes} classes, as in the cache",
+                got=f"{logits.num_classes} classes of a class map",
+                hint="remove class_map from the loader, or use an objective of logitcache on the "
+                "targets",
             )
         self._bound = _Bound(images, targets)
 

@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -20,7 +21,7 @@ from logitcache.objectives.soft import soft_divergence
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.targets.cached_teacher import dense_logits
-from tests.guides import section_code
+from tests.guides import page_code, section_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -284,20 +285,30 @@ def test_batches_and_teachers_that_do_not_fit(
     pixels, targets = next(iter(batches))
     with pytest.raises(UsageError, match=r"differ in number[\s\S]*7 images"):
         teacher.bind(pixels[:2], targets)
+    outside = DenseLogits(torch.zeros(7, 2), outside=torch.zeros(7))
+    mapped = TargetBatch(targets.rows, targets.labels, {"cnn": outside})
+    with pytest.raises(
+        UsageError, match=r"mapped to other classes[\s\S]*3 classes[\s\S]*2 classes"
+    ):
+        teacher.bind(pixels, mapped)
     mixed = TargetBatch(targets.rows, targets.labels, targets.teachers, lam=torch.ones(7))
     with pytest.raises(UsageError, match=r"this view mixes images[\s\S]*teacher\.bind"):
         next(iter(teacher.follow([(pixels, mixed)])))
 
 
-def test_the_section_on_scripts_with_a_teacher_is_right(
-    cache_path: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The code of the page is run as it is written."""
+@pytest.fixture
+def _place(cache_path: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go to a folder with the cache and the images that pages name."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/train").symlink_to(images, target_is_directory=True)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/cache").symlink_to(cache_path, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_place")
+def test_the_section_on_scripts_with_a_teacher_is_right() -> None:
+    """The code of the page is run as it is written."""
     layer = torch.nn.Linear(12, 3)
     student = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), layer)
     before = layer.weight.detach().clone()
@@ -307,6 +318,25 @@ def test_the_section_on_scripts_with_a_teacher_is_right(
     assert not torch.equal(layer.weight, before)
     assert names["loss"].isfinite()
     names["batches"].close()
+
+
+@pytest.mark.usefixtures("_place")
+def test_the_page_on_numpy_trains_a_student() -> None:
+    """The code of the page is run as it is written; its gradient is that of PyTorch."""
+    names: dict[str, Any] = {}
+    exec(page_code("docs/numpy.md"), names)
+    losses = names["losses"]
+    assert losses[-1] < 0.8 * losses[0]
+    with names["batches"] as batches:
+        images, log_probs, _ = next(names["arrays"](batches, names["teacher"]))
+    assert (images.shape[1:], log_probs.shape[1:]) == ((SIZE, SIZE, 3), (3,))
+    logits = torch.zeros(len(images), 3, requires_grad=True)
+    loss = soft_divergence(logits, DenseLogits(torch.from_numpy(log_probs)), temperature=2.0).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    softmax = names["softmax"]
+    gradient = 2.0 * (softmax(np.zeros_like(log_probs)) - softmax(log_probs / 2.0)) / len(images)
+    np.testing.assert_allclose(gradient, logits.grad.numpy(), atol=1e-6)
 
 
 def test_a_cache_of_a_single_teacher_needs_no_name(
