@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCardData
 
+from logitcache.cache.format.card import NOT_STATED
 from logitcache.markdown import block, code, markdown
 from logitcache.text import visible
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Card", "readme"]
 
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]{1,63}")
-_NOT_STATED = "not stated"
 _MOST_CLASSES, _MOST_VIEWS = 100, 32
 _SIZES = (
     (10**3, "n<1K"),
@@ -132,7 +132,7 @@ def _teachers(card: Card) -> str:
                 str(teacher.views),
                 "" if measured is None else f"{measured:.2%}",
                 f"{teacher.stored_bytes / 1e6:.1f} MB",
-                markdown(card.facts.teacher_licenses.get(teacher.name, _NOT_STATED)),
+                markdown(card.facts.teacher_licenses.get(teacher.name, NOT_STATED)),
             ]
         )
     head = ["teacher", "network", "sha256 of the weights", "stored", "views", "top-1", "size"]
@@ -198,11 +198,11 @@ def _images(card: Card) -> str:
 def _licenses(card: Card) -> str:
     facts = card.facts
     lines = [
-        f"- This cache: {markdown(facts.license or _NOT_STATED)}",
-        f"- Images: {markdown(facts.images_license or _NOT_STATED)}",
+        f"- This cache: {markdown(facts.license or NOT_STATED)}",
+        f"- Images: {markdown(facts.images_license or NOT_STATED)}",
     ]
     for teacher in card.cache.teachers:
-        license_ = facts.teacher_licenses.get(teacher.name, _NOT_STATED)
+        license_ = facts.teacher_licenses.get(teacher.name, NOT_STATED)
         lines.append(f"- Weights of {code(teacher.name)}: {markdown(license_)}")
     if facts.creator:
         lines.append(f"- Created by {', '.join(markdown(name) for name in facts.creator)}")

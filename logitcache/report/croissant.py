@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.format.card import NOT_STATED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -106,7 +108,7 @@ def _usage(card: Card) -> str:
         f"weights of {teacher.name}": facts.teacher_licenses.get(teacher.name)
         for teacher in card.cache.teachers
     }
-    return "; ".join(f"license of {what}: {text or 'not stated'}" for what, text in stated.items())
+    return "; ".join(f"license of {what}: {text or NOT_STATED}" for what, text in stated.items())
 
 
 def _file(key: str, digest: str, kind: str) -> dict[str, Any]:

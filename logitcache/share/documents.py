@@ -1,10 +1,11 @@
-"""View fingerprints and exclusions of a cache that is made from others."""
+"""View fingerprints, exclusions and stated facts of a cache that is made from others."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.format.card import joined_facts, read_facts, state_facts
 from logitcache.cache.format.fingerprints import (
     FingerprintsDocument,
     fingerprint_keys,
@@ -25,6 +26,8 @@ def copy_documents(plan: CachePlan, location: Location) -> None:
 
     Documents that were written before a process was killed are left as they are.
     """
+    facts = [read_facts(source.location) for source in plan.sources]
+    state_facts(location, joined_facts(facts, plan.records))
     for document in fingerprints_of(plan)[len(fingerprint_keys(location)) :]:
         write_fingerprints(location, document)
     for keys, reason in _exclusions(plan)[len(withdrawal_keys(location)) :]:

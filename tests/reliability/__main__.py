@@ -1,4 +1,4 @@
-"""``python -m tests.reliability kills|real|cluster|train|… FOLDER``: one JSON document.
+"""``python -m tests.reliability kills|real|cluster|train|transfer|… FOLDER``: one JSON document.
 
 What ``docs/measurements/reliability.md`` quotes.
 """
@@ -18,6 +18,7 @@ _KILLS = {
     "process-1": ("namespace", "kill_process_1"),
     "train": ("runs", "kill_trainings"),
     "run": ("runs", "kill_pipelines"),
+    "transfer": ("transfers", "kill_transfers"),
 }
 
 

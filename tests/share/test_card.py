@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import DatasetCard
 from pyarrow import parquet
 
-from logitcache.cache.format.card import CardConfig, read_facts
+from logitcache.cache.format.card import CardConfig, joined_facts, read_facts
 from logitcache.cache.format.names import CARD_DOCUMENTS, sha256
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
@@ -21,7 +21,9 @@ from logitcache.errors import CacheDamaged
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.share.card import card_notes, write_card
+from logitcache.share.merging import merge_caches
 from logitcache.share.sign import sign_cache
+from logitcache.share.slicing import slice_cache
 from logitcache.share.transfer import pull, push
 from tests.share.growing import build, files, grow
 from tests.share.signing import write_keys
@@ -211,3 +213,32 @@ def test_facts_from_elsewhere_are_checked(cache: Path, content: bytes) -> None:
     (cache / "card.json").write_bytes(content)
     with pytest.raises(CacheDamaged):
         read_facts(locate(cache))
+
+
+def test_a_cache_of_parts_lists_the_licenses_of_its_parts() -> None:
+    one = CardConfig(license="mit", creator=["Ada"], teacher_licenses={"a": "x", "gone": "y"})
+    two = CardConfig(title="Two", license="cc0-1.0", creator=["Ada", "Bob"], source="here")
+    both = joined_facts([one, two], {"a", "b"})
+    assert both.license == "mit; cc0-1.0"
+    assert (both.creator, both.source, both.title) == (["Ada", "Bob"], "here", None)
+    assert both.teacher_licenses == {"a": "x"}
+    assert joined_facts([one, CardConfig()], set()).license == "mit; not stated"
+    assert joined_facts([one, one], set()).license == "mit"
+    assert joined_facts([two], set()) == two
+    assert joined_facts([CardConfig(), CardConfig()], set()).stated() == {}
+
+
+def test_slices_and_merged_caches_keep_the_facts_of_their_sources(
+    cache: Path, tmp_path: Path
+) -> None:
+    write_card(cache, FACTS)
+    for number, teacher in enumerate("ab"):
+        slice_cache(cache, tmp_path / teacher, teachers=[teacher])
+        write_card(tmp_path / teacher, CardConfig(license=f"license {number}"))
+    merge_caches([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    facts = read_facts(locate(tmp_path / "both"))
+    assert facts.license == "license 0; license 1"
+    assert facts.images_license == FACTS.images_license
+    assert facts.teacher_licenses == {"a": "apache-2.0"}
+    assert "card.json" in open_cache(tmp_path / "both").revision.metadata
+    assert verify(tmp_path / "both").ok

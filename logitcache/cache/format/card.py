@@ -15,14 +15,17 @@ from logitcache.config import Config
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from logitcache.cache.store.base import Location
 
-__all__ = ["FACTS", "CardConfig", "read_facts", "state_facts"]
+__all__ = ["FACTS", "NOT_STATED", "CardConfig", "joined_facts", "read_facts", "state_facts"]
 
 FACTS = CARD_DOCUMENTS[0]
 """Key of the document with the facts."""
+
+NOT_STATED = "not stated"
+"""Stands for a license that nobody has stated."""
 
 _MOST_BYTES = 2**22
 _Text = Annotated[str, Field(min_length=1, max_length=20_000)]
@@ -65,6 +68,43 @@ class CardConfig(Config):
         stated = {"the cache": self.license, "the images": self.images_license}
         stated |= {f"teacher {name}": self.teacher_licenses.get(name) for name in teachers}
         return [what for what, license_ in stated.items() if license_ is None]
+
+
+def joined_facts(parts: Sequence[CardConfig], teachers: Collection[str]) -> CardConfig:
+    """Return the facts about a cache that is made from others: those that its parts state.
+
+    Licenses that differ are listed, and so is that a part states none. A title is that of one part
+    alone.
+
+    Args:
+        parts: Facts of the parts.
+        teachers: Names of the teachers of the new cache.
+    """
+    licenses = {
+        name: text
+        for name in teachers
+        if (text := _listed([part.teacher_licenses[name] for part in parts if _has(part, name)]))
+    }
+    return CardConfig(
+        title=parts[0].title if len(parts) == 1 else None,
+        license=_listed([part.license for part in parts]),
+        creator=list(dict.fromkeys(name for part in parts for name in part.creator)),
+        citation=_listed([part.citation for part in parts if part.citation], "\n\n"),
+        source=_listed([part.source for part in parts if part.source]),
+        images_license=_listed([part.images_license for part in parts]),
+        teacher_licenses=licenses,
+    )
+
+
+def _has(part: CardConfig, teacher: str) -> bool:
+    return teacher in part.teacher_licenses
+
+
+def _listed(texts: Sequence[str | None], separator: str = "; ") -> str | None:
+    """Return different texts as one; None where none is stated."""
+    if not any(texts):
+        return None
+    return separator.join(dict.fromkeys(text or NOT_STATED for text in texts))
 
 
 def read_facts(location: Location) -> CardConfig:
