@@ -3,6 +3,7 @@
 from logitcache.check.repair import RepairConfig
 from logitcache.check.verify import VerifyConfig
 from logitcache.config import Config
+from logitcache.data.packing import ImagesConfig
 from logitcache.data.readers import DataConfig
 from logitcache.encoding.choice import EncodingConfig
 from logitcache.networks.build import NetworkConfig
@@ -27,6 +28,7 @@ __all__ = [
     "EncodingConfig",
     "EvaluateConfig",
     "FitWeightsConfig",
+    "ImagesConfig",
     "LabelConfig",
     "MatchConfig",
     "NetworkConfig",

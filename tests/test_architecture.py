@@ -73,6 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "precompute.build": {"precompute", *_WRITE, *_PRECOMPUTE},
     "check": {
         "targets.fingerprint_check",
+        "targets.image_source",
         "precompute.plan",
         "precompute.run",
         *_VERIFY,

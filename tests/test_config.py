@@ -146,6 +146,7 @@ def test_a_student_is_evaluated_on_what_is_held_out(val: object, split: str) -> 
     config = TrainConfig.parse({**TRAIN, "val": val}, "train")
     assert config.val is not None
     assert config.val.split == split
+    assert config.data is not None
     assert config.data.split == "train"
     assert TrainConfig.parse(config.model_dump(mode="json"), "train") == config
 

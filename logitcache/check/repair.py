@@ -10,13 +10,15 @@ in its last bits is sealed again.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from logitcache.cache.format.data_arrays import DATA
 from logitcache.cache.format.ledger import read_commits
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.format.names import (
+    IMAGES,
     NO_VIEW,
     SAMPLES,
     TEACHERS,
@@ -35,16 +37,19 @@ from logitcache.cache.verify.inventory import expected_views
 from logitcache.cache.verify.restore import restore_documents, write_root
 from logitcache.cache.write.claims import MANIFEST, Claims
 from logitcache.cache.write.writer import CacheWriter
-from logitcache.config import Config, unless_from_python
+from logitcache.config import Config
+from logitcache.data.packing import packing_of
 from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError
 from logitcache.networks.device import resolve_device
 from logitcache.precompute.plan.layers import write_class_embeddings
+from logitcache.precompute.plan.packing import images_as_stored
 from logitcache.precompute.plan.plan import Plan
 from logitcache.precompute.plan.rows import open_images, rows_of_cache
 from logitcache.precompute.plan.teacher_lock import as_locked, check_lock
 from logitcache.precompute.plan.worklist import Missing, worklist
 from logitcache.precompute.run.compute import compute_plan, waiting
+from logitcache.precompute.run.packing import ImagePacker
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.teachers.member import Precision, TeacherConfig
 from logitcache.views.spec import parse_view
@@ -72,7 +77,8 @@ class RepairConfig(Config):
 
     Attributes:
         cache: Folder or URL of the cache.
-        data: The images that it was computed from; required unless they are passed from Python.
+        data: The images that it was computed from; required unless they are passed from Python, or
+            the cache contains them undamaged.
         teachers: Teachers of damaged units by name; size, arguments, class map and precision are
             those of the lock.
         device: ``auto``, or the name of a torch device.
@@ -80,7 +86,7 @@ class RepairConfig(Config):
     """
 
     cache: str
-    data: Annotated[DataConfig | None, unless_from_python] = Field(None, validate_default=True)
+    data: DataConfig | None = None
     teachers: dict[str, TeacherConfig] = Field(default_factory=dict)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
@@ -203,16 +209,25 @@ def _recompute(
     """Compute damaged units again; return those with another commit than before."""
     if not units:
         return set()
+    damaged = sorted(unit for group, _, unit in units if group == IMAGES)
+    if data is None and writer.manifest.images is not None:
+        _require_intact_images(writer, units)
     source = open_images(data, writer.location)
     blocks = {unit: commit for (group, _, unit), commit in units.items() if group == SAMPLES}
+    packs = packing_of(source)
     indices = rows_of_cache(writer, source, blocks)
     ensembles = _ensembles(config, writer, units)
     writer.recorded = {unit: commit for unit, commit in units.items() if commit is not None}
     # only after images and locks are checked: without its commit a unit counts as missing
     for group, view, unit in units:
         writer.location.delete(commit_key(group, view, unit))
+    if packs is not None:
+        packer = ImagePacker(writer, packs, indices, threads=config.threads or 1)
+        for unit in damaged:
+            packer.pack_unit(unit)
     for precision, ensemble in ensembles.items():
-        plan = _plan(writer, source, indices, ensemble, units)
+        shown = images_as_stored(source, writer, indices)
+        plan = _plan(writer, shown, indices, ensemble, units)
         compute_plan(
             plan,
             ensemble,
@@ -235,6 +250,19 @@ def _recompute(
     return {unit for unit, before in units.items() if before is not None and again[unit] != before}
 
 
+def _require_intact_images(writer: CacheWriter, units: Mapping[_Unit, Commit | None]) -> None:
+    """Raise an error if the images in the cache are needed and cannot be listed or read."""
+    damaged = [group for group, _, _ in units if group in {SAMPLES, IMAGES}]
+    if damaged:
+        raise UsageError(
+            f"{len(damaged)} units of the samples and images in the cache are damaged",
+            where=writer.location,
+            expected="the original images, which are packed again",
+            got="no images",
+            hint="give them with --data, or copy these shards from another copy of the cache",
+        )
+
+
 def _rewrite_partners(plan: Plan, units: Mapping[_Unit, Commit | None]) -> None:
     """Write damaged partners again; they are drawn from the samples."""
     for group, view_id, unit in units:
@@ -247,7 +275,7 @@ def _ensembles(
     config: RepairConfig, writer: CacheWriter, units: Mapping[_Unit, Commit | None]
 ) -> dict[Precision, Ensemble]:
     """Build the teachers of damaged units by precision, perhaps none, and check their locks."""
-    needed = {group.split("/")[1] for group, _, _ in units if group not in {SAMPLES, VIEWS}}
+    needed = {group.split("/")[1] for group, _, _ in units if group not in DATA}
     unnamed = sorted(needed - config.teachers.keys())
     if unnamed:
         raise UsageError(

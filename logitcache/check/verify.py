@@ -15,9 +15,10 @@ from logitcache.cache.verify.integrity import VerifyReport
 from logitcache.cache.verify.integrity import verify as verify_bytes
 from logitcache.check.images import check_images
 from logitcache.config import Config
-from logitcache.data.readers import DataConfig, open_source_for
+from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError, ViewDrift
 from logitcache.targets.fingerprint_check import check_fingerprints
+from logitcache.targets.image_source import images_of
 
 if TYPE_CHECKING:
     import os
@@ -102,15 +103,16 @@ def verify(
 ) -> CacheReport:
     """Verify a cache.
 
-    Bytes are always checked. With ``data``, the images are compared by name, size, digest and
-    class, and the view fingerprints of the cache are rendered again. With ``teachers``, a random
-    sample of rows is recomputed, if the images are those of the cache.
+    Bytes are always checked. With ``data``, or where the cache contains its images, the images are
+    compared by name, size, digest and class, and the view fingerprints of the cache are rendered
+    again. With ``teachers``, a random sample of rows is recomputed, if the images are those of the
+    cache.
 
     Args:
         cache: Folder or URL of the cache.
-        data: The images it was computed from.
+        data: The images it was computed from; by default those in the cache, if it has any.
         teachers: Fields of a :class:`~logitcache.teachers.member.TeacherConfig` by name of the
-            teacher; needs ``data``.
+            teacher; needs images.
         quick: Whether to check only sizes and headers of shards, and no image contents.
         samples: Number of rows to recompute per teacher; None for all.
         views: Ids, numbers or ranges of the views to recompute; all by default.
@@ -126,9 +128,6 @@ def verify(
         SignatureError: The cache is not signed by the key, or differs from what was signed.
         StorageError: A store cannot be read.
     """
-    if teachers and data is None:
-        what = "teacher outputs cannot be recomputed without the images"
-        raise UsageError(what, hint="pass the images as data, too (--data)")
     if signed_by is not None:
         revision = signed_revision(locate(cache), signed_by, revision)
     progress = on_progress or (lambda phase, done, total: None)
@@ -138,16 +137,21 @@ def verify(
         revision=revision,
         on_progress=lambda found: progress("verify", found.done, found.total),
     )
-    if data is None or not report.ok:
+    if not report.ok or (report.revision is None and data is None):
         return CacheReport(report)
     opened = open_cache(cache)
+    if data is None and opened.image_bytes is None:
+        if teachers:
+            what = "teacher outputs cannot be recomputed without the images"
+            raise UsageError(what, hint="pass the images as data, too (--data)")
+        return CacheReport(report)
     if teachers:
         from logitcache.check.audit import audit_teachers, check_teacher  # imports teachers
 
         for name in teachers:
             check_teacher(opened, name)  # an unknown name is reported before hours of reading
     view_ids = choose_views(list(opened.views), views) if views else None
-    source = open_source_for(data, (), "", listing=opened.listing)
+    source = images_of(opened, data)
     images = check_images(
         opened,
         source,

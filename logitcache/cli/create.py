@@ -24,6 +24,7 @@ from logitcache.cli.flags import (
     Encoding,
     Feature,
     ImageMemory,
+    Images,
     Json,
     License,
     MaxKl,
@@ -80,6 +81,7 @@ def plan(
         typer.Option(help="Folder or URL of an existing cache; lists what it lacks, too."),
     ] = None,
     data: Data = None,
+    images: Images = None,
     teacher: Teacher = None,
     feature: Feature = None,
     views: Views = None,
@@ -118,6 +120,7 @@ def plan(
 def precompute(
     cache: CacheFolder = None,
     data: Data = None,
+    images: Images = None,
     teacher: Teacher = None,
     feature: Feature = None,
     views: Views = None,
@@ -186,7 +189,10 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Training images; with a cache, the images it was computed from."),
+        typer.Option(
+            help="Training images; with a cache, the images it was computed from, by default those "
+            "that it contains."
+        ),
     ] = None,
     val: Annotated[str | None, typer.Option(help="Validation images.")] = None,
     cache: Annotated[

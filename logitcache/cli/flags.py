@@ -27,6 +27,7 @@ __all__ = [
     "Encoding",
     "Feature",
     "ImageMemory",
+    "Images",
     "Json",
     "License",
     "MaxKl",
@@ -111,6 +112,14 @@ IMAGES = (
     "hfds/NAME (Hugging Face), torch/SET:FOLDER (torchvision), or digits (scikit-learn)."
 )
 Data = Annotated[str | None, typer.Option(help=IMAGES)]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        metavar="packed[:SIDE]",
+        help="Store the images in a new cache, encoded once as JPEG with a short side of SIDE "
+        "pixels (256), so that students need the cache alone.",
+    ),
+]
 Teacher = Annotated[
     list[str] | None,
     typer.Option(

@@ -187,7 +187,12 @@ def verify(
 @maintain_app.command(rich_help_panel=_MAINTAIN)
 def repair(
     cache: _Cache,
-    data: Annotated[str, typer.Option(help="The images the cache was computed from.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The images the cache was computed from; by default those that it contains."
+        ),
+    ] = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(

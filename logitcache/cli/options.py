@@ -69,7 +69,7 @@ def saved_config(out: str | None, *, data: str | None, cache: str | None) -> dic
     path = Path(out or "") / _SAVED
     values = None if out is None else _read_saved(path)
     if values is None:
-        if data is None:
+        if data is None and cache is None:
             raise UsageError(
                 "there is no run to resume",
                 where=out,

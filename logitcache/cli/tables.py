@@ -62,6 +62,9 @@ def print_precompute(summary: Summary) -> None:
             f"{size.stored / max(1, size.dense_float32):.2f}",
         )
     console.print(table)
+    if summary.image_bytes is not None:
+        each = summary.image_bytes / max(1, summary.images)
+        console.print(f"images in the cache: {_bytes(summary.image_bytes)}, {each:.0f} bytes each")
     print_unlisted(console, "data", summary.unlisted)
     for note in summary.notes:
         console.print(f"note: {note}")
@@ -120,6 +123,10 @@ def print_cache(cache: CacheDescription) -> None:
         f"{cache.images} images of {cache.data} in {cache.segments} segment(s), "
         f"units of {cache.unit_rows} rows, {len(cache.class_names)} classes"
     )
+    if cache.images_in_cache is not None:
+        found = cache.images_in_cache
+        settings = f"{found.kind}:{found.side}, JPEG quality {found.quality}"
+        console.print(f"it contains its images ({settings}): {_bytes(found.stored_bytes)}")
     if cache.unreadable or cache.withdrawn:
         console.print(
             f"{cache.unreadable or 0} images could not be decoded, {cache.withdrawn} are excluded"
@@ -196,6 +203,9 @@ def print_status(cache: CacheDescription) -> None:
     """Print how many units of each group are computed, and what to do if some are missing."""
     table = _table("group", "units computed", "units in all")
     table.add_row("samples", str(cache.sample_units), str(cache.sample_units_needed))
+    if cache.images_in_cache is not None:
+        images = cache.images_in_cache
+        table.add_row("images", str(images.units), str(images.needed))
     for teacher in cache.teachers:
         if teacher.encoding is not None:
             table.add_row(f"teachers/{teacher.name}", str(teacher.units), str(teacher.needed))

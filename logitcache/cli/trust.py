@@ -102,10 +102,8 @@ def _check_usage(config: VerifyConfig, *, audits_some: bool) -> None:
         audits_some: Whether rows to compare with a teacher were chosen.
 
     Raises:
-        UsageError: Teachers without images, or a choice of rows without a teacher.
+        UsageError: A choice of rows without a teacher.
     """
-    if config.teachers and config.data is None:
-        raise UsageError("--teachers needs the images of the cache", hint="add --data IMAGES")
     if audits_some and not config.teachers:
         raise UsageError(
             "--full and --views choose rows to compare with a teacher, but no teacher is given",

@@ -36,6 +36,8 @@ class ArraySpec:
             second ones) or ``raw``; a crc32c follows each.
         inner: Largest number of rows of an inner chunk, a power of two.
         whole: Whether a shard has a single inner chunk, whatever its number of rows.
+        page: Bytes of an inner chunk of an array that has, instead of a row per image, one string
+            of bytes per unit; 0 for arrays with rows.
     """
 
     shape: tuple[int, ...]
@@ -44,6 +46,7 @@ class ArraySpec:
     codec: Literal["shuffled", "transposed", "raw"] = "shuffled"
     inner: int = 4096
     whole: bool = False
+    page: int = 0
 
     @property
     def row_bytes(self) -> int:

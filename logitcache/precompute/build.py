@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.card import state_facts
+from logitcache.cache.format.images import image_bytes
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import CLAIMS, MANIFEST, Claims
@@ -60,6 +61,7 @@ class Summary:
         seconds: Duration of the computation, without planning and sealing.
         accuracy: Accuracy of each teacher on the labeled images, by view; empty without labels.
         sizes: Sizes of each teacher's outputs, and of each ``<teacher>/features/<tap>``.
+        image_bytes: Bytes of the images in the cache; None if it contains none.
         revision: Number of the sealed revision.
         revision_sha256: SHA-256 of the revision, which determines every sealed byte.
         unlisted: Number of files of the image set that are not used as images, by reason.
@@ -74,6 +76,7 @@ class Summary:
     seconds: float
     accuracy: dict[str, dict[str, float]]
     sizes: dict[str, Size]
+    image_bytes: int | None
     revision: int
     revision_sha256: str
     unlisted: dict[str, int]
@@ -114,7 +117,7 @@ def build_cache(
     images = config.data if data is None else open_source(data)
     if data is not None and config.on_cluster:
         _check_can_be_sent(images)
-    source = open_images(images, location)
+    source = open_images(images, location, config.images)
     added = check_recipes(config, location)
     # on a cluster this process only plans, and leaves the accelerators to the workers
     device = resolve_device("cpu" if config.on_cluster else config.device)
@@ -229,6 +232,7 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
             name: size_of(writer, group, images - unreadable)
             for name, group in writer.row_groups().items()
         },
+        image_bytes=image_bytes(writer.location) if writer.manifest.images else None,
         revision=pointer.number,
         revision_sha256=pointer.sha256,
         unlisted=left_out_of(plan.source),

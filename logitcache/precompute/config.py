@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from logitcache.cache.format.card import CardConfig
-from logitcache.config import Bytes, Config, unless_from_python
+from logitcache.config import Bytes, Config
+from logitcache.data.packing import ImagesConfig
 from logitcache.data.readers import DataConfig
 from logitcache.encoding.choice import EncodingConfig
 from logitcache.errors import redacted
@@ -23,7 +24,9 @@ class PrecomputeConfig(Config):
 
     Attributes:
         cache: Folder or URL of the cache; it is created if it does not exist.
-        data: Image set; required unless it is passed from Python.
+        data: Image set; required unless it is passed from Python, or the cache contains its images
+            and no images are added.
+        images: Images to store in a new cache, as ``packed:256``; none by default.
         teachers: Teachers by name. A teacher that is in the cache may be left out, unless images
             are added.
         views: Views of the images that the teachers are run on.
@@ -52,7 +55,8 @@ class PrecomputeConfig(Config):
     """
 
     cache: str
-    data: Annotated[DataConfig | None, unless_from_python] = Field(None, validate_default=True)
+    data: DataConfig | None = None
+    images: ImagesConfig | None = None
     teachers: dict[str, TeacherConfig] = Field(min_length=1)
     views: ViewsConfig = ViewsConfig()
     add_views: bool = False

@@ -14,9 +14,11 @@ from logitcache.cache.format.groups import (
     group_bytes,
     read_group,
 )
+from logitcache.cache.format.images import image_bytes
 from logitcache.cache.format.ledger import committed_units, read_commits
 from logitcache.cache.format.manifest import RevisionPointer, check_revision, read_manifest
 from logitcache.cache.format.names import (
+    IMAGES,
     NO_VIEW,
     SAMPLES,
     Status,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CacheDescription",
     "FeatureDescription",
+    "ImagesDescription",
     "TeacherDescription",
     "ViewDescription",
     "describe",
@@ -64,6 +67,27 @@ class ViewDescription:
     operations: list[str]
     draw: int
     seed: int
+
+
+@dataclass(frozen=True)
+class ImagesDescription:
+    """Description of the images in a cache.
+
+    Attributes:
+        kind: ``packed``.
+        side: Largest length of the shorter side in pixels.
+        quality: JPEG quality.
+        units: Number of committed units.
+        needed: Number of all units.
+        stored_bytes: Bytes of the encoded images and of what describes them.
+    """
+
+    kind: str
+    side: int
+    quality: int
+    units: int
+    needed: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True)
@@ -158,6 +182,7 @@ class CacheDescription:
         class_names: Names of the classes.
         sample_units: Number of committed units of the samples.
         sample_units_needed: Number of all units of the samples.
+        images_in_cache: The images that it contains; None if it contains none.
         views: Views, in the order in which they were declared.
         teachers: Teachers, by name.
         versions: Versions of the libraries, and the processor, that computed it.
@@ -180,6 +205,7 @@ class CacheDescription:
     class_names: list[str]
     sample_units: int
     sample_units_needed: int
+    images_in_cache: ImagesDescription | None
     views: list[ViewDescription]
     teachers: list[TeacherDescription]
     versions: dict[str, str]
@@ -208,8 +234,10 @@ def describe(
     sample_units = len(committed_units(location, SAMPLES, NO_VIEW))
     sample_units_needed = len(needed_units(manifest, manifest.unit_rows, location))
     complete = sample_units >= sample_units_needed
-    parts: list[TeacherDescription | FeatureDescription] = list(teachers)
+    parts: list[TeacherDescription | FeatureDescription | ImagesDescription] = list(teachers)
     parts += [features for teacher in teachers for features in teacher.features]
+    images = _images(location, manifest)
+    parts += [images] if images is not None else []
     complete = complete and all(part.units >= part.needed for part in parts)
     return CacheDescription(
         url=str(location),
@@ -229,6 +257,7 @@ def describe(
         class_names=list(manifest.data.class_names),
         sample_units=sample_units,
         sample_units_needed=sample_units_needed,
+        images_in_cache=images,
         views=[_view(view_id, recipe) for view_id, recipe in manifest.views.items()],
         teachers=teachers,
         versions=manifest.versions,
@@ -259,6 +288,20 @@ def _signed_parent(location: Location, pointer: RevisionPointer | None) -> int |
         if _signers(location, earlier):
             return number
     return None
+
+
+def _images(location: Location, manifest: Manifest) -> ImagesDescription | None:
+    images = manifest.images
+    if images is None:
+        return None
+    return ImagesDescription(
+        kind=images.kind,
+        side=images.side,
+        quality=images.quality,
+        units=len(committed_units(location, IMAGES, NO_VIEW)),
+        needed=len(needed_units(manifest, images.unit_rows, location)),
+        stored_bytes=image_bytes(location),
+    )
 
 
 def _teacher(location: Location, manifest: Manifest, name: str) -> TeacherDescription:

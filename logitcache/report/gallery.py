@@ -14,6 +14,7 @@ from logitcache.data.readers import open_source
 from logitcache.errors import UsageError, nearest
 from logitcache.targets.fingerprint_check import check_fingerprints
 from logitcache.targets.image_rows import CheckedReader, ImageRows, match_rows, number_rows
+from logitcache.targets.image_source import images_of
 from logitcache.targets.mixing_pairs import Pairs, find_pairs
 from logitcache.targets.reader import TargetsReader
 from logitcache.views.algorithm import parameters, view_floats
@@ -146,7 +147,7 @@ def open_gallery(
             hint="leave out these settings, or --cache",
         )
     opened = None if cache is None else open_cache(cache)
-    source = open_source(data) if opened is None else open_source(data, listing=opened.listing)
+    source = open_source(data) if opened is None else images_of(opened, data)
     if opened is None:
         known, shown = number_rows(source), ViewsConfig.parse(values, "views").views()
     else:
@@ -247,16 +248,16 @@ def check_machine(cache: str | None, data: str | None, tolerance: int) -> dict[s
     """Compare the golden vectors and, for a cache, the view fingerprints; return JSON values.
 
     Raises:
-        UsageError: Only one of cache and images is given.
+        UsageError: Images are given without a cache, or a cache without images.
         ViewDrift: The fingerprints differ on this machine.
     """
-    if (cache is None) != (data is None):
+    if cache is None and data is not None:
         what = "the comparison of view fingerprints requires a cache and its images"
         raise UsageError(what, hint="give both --cache and --data")
     probes = None
-    if cache is not None and data is not None:
+    if cache is not None:
         opened = open_cache(cache)
-        source = open_source(data, listing=opened.listing)
+        source = images_of(opened, data)
         probes = check_fingerprints(opened, source, tolerance=tolerance).to_json()
     golden = check_vectors(golden_files())
     return {"versions": rendering_versions(), "golden": golden.to_json(), "probes": probes}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.names import Status, teacher_of
+from logitcache.cache.format.names import IMAGES, SAMPLES, Status, teacher_of
 from logitcache.share.gathering import GatheredRows
 from logitcache.share.rows import NO_ROW
 
@@ -94,7 +94,9 @@ def output_conflicts(plan: CachePlan) -> Iterator[str]:
     """Yield views that some images do not have, and rows that two sources have differently."""
     with_images = np.zeros(len(plan.rows.rows[0]), np.bool_)
     with_images[plan.rows.image_rows] = True
-    for part in plan.parts[1:]:  # those of samples are compared by image
+    for part in plan.parts:
+        if part.placement.group in {IMAGES, SAMPLES}:
+            continue  # compared by image, and by its digest
         where = f"{part.placement.group.removeprefix('teachers/')}, view {part.placement.view}"
         if part.by_class:
             where = part.placement.group.removeprefix("teachers/")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from logitcache.cache.format.images import joined_images
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.share.rows import NO_ROW
 
@@ -73,13 +74,15 @@ class GatheredRows:
             taken = {name: _filled(placement, name, size) for name in placement.specs}
             number, theirs = next(iter(self._sources.items()))
             commits = [next(iter(self._plan.sources[number].commits(theirs).values()))]
+        if any(map(placement.page, taken)):
+            taken |= joined_images(taken["content"].tolist(), f"{placement.group}, unit {unit}")
         return taken, _conditions(commits)
 
 
 def _filled(placement: Placement, name: str, rows: int) -> NDArray[Any]:
     array = placement.empty(name, rows)
     spec = placement.specs[name]
-    array[...] = "" if spec is None else spec.fill
+    array[...] = b"" if placement.page(name) else "" if spec is None else spec.fill
     return array
 
 

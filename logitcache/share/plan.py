@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.format.groups import row_groups
+from logitcache.cache.format.images import image_placement
 from logitcache.cache.format.manifest import DerivationRecord, PartRecord, Segment
 from logitcache.cache.format.names import (
     GROUP_FEATURES,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.group import Group
     from logitcache.cache.format.manifest import (
         DataRecord,
+        ImagesRecord,
         Manifest,
         TeacherRecord,
     )
@@ -90,6 +92,7 @@ class CachePlan:
         groups: Its groups by name.
         parts: Every view of samples, partners and groups, in the order in which it is written.
         requires: Features that its readers have to support besides those of its groups.
+        images: How the images in it are encoded; None if it contains none.
         versions: Libraries that made the first source.
         derived_from: Record of the sources.
     """
@@ -103,6 +106,7 @@ class CachePlan:
     groups: dict[str, Group]
     parts: tuple[ViewPlan, ...]
     requires: tuple[str, ...]
+    images: ImagesRecord | None
     versions: dict[str, str]
     derived_from: DerivationRecord
 
@@ -158,11 +162,33 @@ def make_plan(
         groups=groups,
         parts=tuple(_parts(sources, rows, chosen, groups)),
         requires=_requires(sources),
+        images=_images(sources, rows),
         versions=first.versions,
         derived_from=_derivation(sources, rows, groups, command, selection),
     )
     _refuse_divided_blocks(plan)
     return plan
+
+
+def _images(sources: Sequence[SourceCache], rows: RowPlan) -> ImagesRecord | None:
+    """Return how the images in the new cache are encoded.
+
+    Raises:
+        UsageError: The sources do not contain images of one kind, side and quality.
+    """
+    known = [source.cache.manifest.images for source in sources]
+    settings = {one and f"{one.kind}:{one.side}, quality {one.quality}" for one in known}
+    if len(settings) > 1:
+        raise UsageError(
+            "the caches do not contain images of the same size and quality",
+            where=", ".join(str(source) for source in sources),
+            expected="images with the same settings in all of them, or in none",
+            got="; ".join("none" if s is None else str(s) for s in settings),
+        )
+    sizes = [one.unit_rows for one in known if one is not None]
+    if not sizes or known[0] is None:
+        return None
+    return known[0].model_copy(update={"unit_rows": min([rows.unit_rows, *sizes])})
 
 
 def _derivation(
@@ -290,6 +316,11 @@ def _parts(
             {number: sample_placement(size) for number, size in enumerate(blocks)},
         )
     ]
+    images = _images(sources, rows)
+    if images is not None:
+        known = [source.cache.manifest.images for source in sources]
+        placements = {n: image_placement(one) for n, one in enumerate(known) if one is not None}
+        parts.insert(0, ViewPlan(image_placement(images), placements))
     seen = {view for group in groups.values() for view in group.view_ids}
     for view_id in mixed_views(_united_manifest(sources), seen):
         having = [n for n, own in enumerate(chosen) if _have(own.values(), view_id)]

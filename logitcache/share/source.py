@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from logitcache.cache.format.images import split_images
 from logitcache.cache.format.placement import read_ledger
 from logitcache.cache.format.samples import sample_placement
 from logitcache.cache.read.objects import CommittedObjects
@@ -124,7 +125,12 @@ class SourceCache:
         commit = self.commits(placement)[unit]
         wanted = list(placement.specs if names is None else names)
         self._count(placement, [commit], wanted)
-        return self._objects.read(placement, [commit], wanted)
+        read = self._objects.read(placement, [commit], [n for n in wanted if not placement.page(n)])
+        for name in wanted:
+            if placement.page(name):
+                pages = self._objects.pages(placement, commit, name)
+                read[name] = split_images(pages, read["end"])
+        return read
 
     def sample_unit(self, unit: int, names: Iterable[str]) -> Encoded:
         """Return some arrays of the samples of a unit, as they are stored."""

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from logitcache.batch import TargetBatch
-from logitcache.data.readers import open_source_for
 from logitcache.errors import UsageError
 from logitcache.targets.batch_parts import DecodedTargets, concatenate
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_rows import CheckedReader
+from logitcache.targets.image_source import images_of
 from logitcache.targets.mixing_pairs import find_pairs
 from logitcache.targets.row_targets import RowTargets
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
@@ -87,7 +87,8 @@ class CachedDataset(Dataset[Item]):
 
     Args:
         cache: An open cache.
-        data: The images: a name as for ``--data``, any :class:`Source`, or a map-style data set.
+        data: The images: a name as for ``--data``, any :class:`Source`, or a map-style data set;
+            by default those in the cache.
         view: The view: its number in the cache, its id, or the beginning of its id; see
             :attr:`view`.
         size: Side of the images in pixels, S; it may differ from the teachers' sizes.
@@ -116,7 +117,7 @@ class CachedDataset(Dataset[Item]):
     def __init__(
         self,
         cache: Cache,
-        data: ImageSet,
+        data: ImageSet | None = None,
         *,
         view: int | str = 0,
         size: int = 224,
@@ -139,7 +140,7 @@ class CachedDataset(Dataset[Item]):
         self._targets = RowTargets(
             cache, chosen.reader.groups, chosen.views, target_memory, classes
         )
-        source = open_source_for(data, (), "", listing=cache.listing)
+        source = images_of(cache, data)
         self.rows = checked_rows(
             cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift
         ).in_classes(classes)

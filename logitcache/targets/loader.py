@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from logitcache.data.readers import open_source_for
 from logitcache.errors import DataError, UsageError
 from logitcache.targets.epoch import Epoch, batch_requests, chosen_rows
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_rows import CheckedReader, ImageRows
+from logitcache.targets.image_source import images_of
 from logitcache.targets.mixing_pairs import Pairs, find_pairs
 from logitcache.targets.order import view_of_epoch
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
@@ -359,7 +359,7 @@ class Loader:
 
 def loader(
     cache: Cache,
-    data: ImageSet,
+    data: ImageSet | None = None,
     *,
     batch_size: int = 256,
     size: int = 224,
@@ -390,7 +390,7 @@ def loader(
 
     Args:
         cache: An open cache.
-        data: The images: a name as for ``--data``, any :class:`Source`, or a map-style data set.
+        data: A name, a :class:`Source` or a map-style data set; by default images in the cache.
         batch_size: Number of images per batch, of all processes together.
         size: Side of the images in pixels; it may differ from the teachers' sizes.
         teachers: Names of the teachers; all teachers by default.
@@ -426,7 +426,7 @@ def loader(
         ViewDrift: This machine renders the views differently.
         UsageError: An unknown teacher or class, or a batch size, image size or rank out of range.
     """
-    source = open_source_for(data, (), "", listing=cache.listing)
+    source = images_of(cache, data)
     settings = LoaderSettings(
         batch_size=batch_size,
         size=size,

@@ -10,11 +10,11 @@ from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES
 from logitcache.cache.read.signature import signed_revision
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.cache.store.open import locate
-from logitcache.data.readers import open_source_for
 from logitcache.errors import UsageError, first_of
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.class_space import ClassSpace
 from logitcache.targets.fingerprint_check import checked_rows
+from logitcache.targets.image_source import images_of
 from logitcache.targets.reader import TargetsReader
 from logitcache.targets.view_group import BASE, check_show, view_group
 from logitcache.views.spec import parse_view
@@ -170,7 +170,7 @@ def _chosen(cache: Cache, complete: Sequence[str], wanted: Sequence[str]) -> lis
 
 def cached_targets(
     url: str,
-    data: ImageSet,
+    data: ImageSet | None,
     *,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
@@ -184,7 +184,7 @@ def cached_targets(
 
     Args:
         url: Folder or URL of the cache.
-        data: The images.
+        data: The images; None for those in the cache.
         subset: Whether images of the cache may be missing.
         tolerate_pixel_drift: Largest accepted difference between pixel values, 0 to 255, of view
             fingerprints rendered on this machine and in the cache.
@@ -201,6 +201,6 @@ def cached_targets(
         url, local_copy=local_copy, local_copy_bytes=local_copy_bytes, revision=revision
     )
     targets = Targets.of(cache, **selection)
-    source = open_source_for(data, (), "", listing=cache.listing)
+    source = images_of(cache, data)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return rows.in_classes(targets.reader.classes), targets

@@ -81,7 +81,8 @@ def _front_matter(
     base = _base_model(config)
     if base is not None:
         front["base_model"] = base
-    front["datasets"] = [_dataset_name(config.data)]
+    if config.data is not None:
+        front["datasets"] = [_dataset_name(config.data)]
     if evaluation is not None and config.val is not None:
         front["metrics"] = ["accuracy"]
         metrics = [{"type": "accuracy", "name": "top-1 accuracy", "value": evaluation.top1}]

@@ -107,7 +107,8 @@ class TrainConfig(Config):
 
     Attributes:
         out: Folder for checkpoints, training log, result and exported network.
-        data: Training images; with a cache, the images it was computed from.
+        data: Training images; with a cache, the images it was computed from, by default those that
+            it contains.
         val: Validation images; the split ``val`` by default if the dataset has splits. Their
             classes are mapped by name.
         class_names: Names of the network's classes in order, if neither images nor cache have
@@ -165,7 +166,7 @@ class TrainConfig(Config):
     """
 
     out: str
-    data: DataConfig
+    data: DataConfig | None = None
     val: DataConfig | None = None
     class_names: list[str] | None = Field(default=None, min_length=1)
     cache: str | None = None
@@ -241,6 +242,8 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.data is None and self.cache is None:
+            raise ValueError("data is missing: give training images, or a cache that contains them")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps, not both")
         if self.size and self.size.end and self.student.size not in (None, self.size.end):

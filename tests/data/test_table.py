@@ -111,6 +111,7 @@ def test_validation_takes_its_split_from_the_same_table(images: Path, tmp_path: 
     values = {"out": "-", "data": data, "val": data, "student": {"model": "resnet10t"}, "steps": 1}
     config = TrainConfig.parse(values, "")
     assert config.val is not None
+    assert config.data is not None
     assert (config.data.split, config.val.split) == ("train", "val")
 
 

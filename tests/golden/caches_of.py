@@ -13,6 +13,7 @@ features       every kind of stored feature, of a convolutional network and of a
 views          every operation of a view, mixing included
 wide           more than 65536 classes, so 32-bit class ids; no image and no network
 transform      the transform encoding (from 0.2); no image and no network
+packed         a cache with its images, one of them unreadable (from 0.2)
 unsealed       a run that was stopped before it was complete
 odd            the odd files of ``odd_images.py``, decoded by the table of its time
 =============  =====================================================================================
@@ -40,6 +41,7 @@ from safetensors.torch import save_file
 from logitcache.cache.format.groups import row_groups
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.write.exclude import withdraw_images
+from logitcache.data.packing import ImagesConfig
 from logitcache.encoding.basis import Basis, principal_directions
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding
@@ -118,6 +120,7 @@ MORE = 5
 """Images of each of the first two classes that are added as a second segment."""
 IMAGES: dict[str, dict[str, Any]] = {
     "encodings": {"bad": True},
+    "packed": {"bad": True, "per_class": 2},
     "unsealed": {"bad": True},
     "views": {"per_class": 1},
 }
@@ -261,12 +264,16 @@ def expected(cache: Cache, *, images: str | None = None, size: int = 8) -> dict[
     for view_id in cache.views:
         if f"views/{view_id}" in cache.revision.ledgers:
             found[f"partners|{view_id}"] = cache.partners(view_id)
-    if images is not None:
+    if cache.image_bytes is not None:
+        images_of = map(cache.image_bytes.read, range(cache.rows_end))
+        digests = [hashlib.sha256(image).hexdigest() for image in images_of]
+        found |= {"images": np.array(digests)} | _epochs(cache, None, size)
+    elif images is not None:
         found |= _epochs(cache, images, size)
     return found
 
 
-def _epochs(cache: Cache, images: str, size: int) -> dict[str, Any]:
+def _epochs(cache: Cache, images: str | None, size: int) -> dict[str, Any]:
     """Return what a student is shown in an epoch of every view."""
     found: dict[str, Any] = {}
     features = list(cache.features)
@@ -319,6 +326,14 @@ def make_views() -> None:
     for views in VIEWS:
         encoding = {"kind": "dense", "dense_values": "uint8", "lse": False}
         build_cache(config_of({"cnn": teacher("cnn")}, views, encoding))
+
+
+def make_packed() -> None:
+    """Write a cache with its images."""
+    views = {"count": 2, "mixup_alpha": 0.5}
+    config = config_of({"cnn": teacher("cnn")}, views, {"top_k": 3})
+    images = ImagesConfig.parse("packed:8", "images")
+    build_cache(config.model_copy(update={"images": images}))
 
 
 def make_unsealed() -> None:
@@ -378,6 +393,7 @@ MAKERS = {
     "encodings": make_encodings,
     "features": make_features,
     "views": make_views,
+    "packed": make_packed,
     "unsealed": make_unsealed,
     "wide": make_wide,
     "transform": make_transform,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,3 +164,23 @@ def build_added(views: dict[str, Any], encoding: dict[str, Any]) -> Summary | No
         return build_cache(config.model_copy(update={"add_views": True}))
     except CacheUnsealed:
         return None
+
+
+@pytest.mark.requirement("F2.9", "F2.11", "F5.16")
+@pytest.mark.parametrize(
+    "place", [path for path in SEALED if path.name == "packed"], ids=named, indirect=True
+)
+def test_a_cache_with_its_images_is_extended_without_others(place: Path) -> None:
+    before = objects(Path("cache"))
+    shutil.rmtree("images")
+    config = config_of({"cnn": teacher("cnn")}, {"count": 3, "mixup_alpha": 0.5}, {"top_k": 3})
+    summary = build_cache(config.model_copy(update={"data": None}))
+    assert summary.computed == summary.images == 24
+    assert unchanged(before, objects(Path("cache")), ("commits/", "images/", "samples/"))
+    assert verify("cache").ok
+    with np.load(place.with_suffix(".npz")) as golden:
+        digests = golden["images"]
+    images = open_cache("cache").image_bytes
+    assert images is not None
+    for row, digest in enumerate(digests.tolist()):
+        assert hashlib.sha256(images.read(row)).hexdigest() == digest

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from logitcache.cache.verify.integrity import verify
 from logitcache.errors import LogitcacheError
 from logitcache.report.describe import describe
+from tests.golden.caches_of import HERE, unpack
 from tests.hostile.forge import Forgery
 from tests.hostile.inputs import intact
 from tests.hostile.test_hostile import MEGABYTES, SECONDS
@@ -37,9 +38,12 @@ MUTATIONS = settings(
 VISITORS: list[Callable[[str], object]] = [verify, describe, read_everything, extend]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["outputs", "images"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache of outputs alone, and one that contains its images."""
     path = tmp_path_factory.mktemp("mutations") / "cache"
+    if request.param == "images":
+        return unpack(HERE / "0.2" / "packed.tar.xz", path)
     intact(path)
     return path
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.read.cached_images import CachedImages
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.integrity import verify
@@ -75,6 +76,11 @@ def read_everything(url: str) -> None:
         for unit in cache.units():
             cache.unit_partners(view, unit)
     cache.probes()
+    if cache.image_bytes is not None:
+        images = CachedImages(cache)
+        for index in range(len(images.keys)):
+            with contextlib.suppress(LogitcacheError):  # to read the next one as well
+                images.read(index)
 
 
 def extend(url: str) -> None:

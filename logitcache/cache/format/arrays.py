@@ -6,14 +6,14 @@ The only module that talks to zarr's array interface.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numcodecs
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from logitcache.cache.format.names import ATTRIBUTE, inner_rows
+from logitcache.cache.format.names import ATTRIBUTE, MAX_CONTENT_BYTES, inner_rows
 from logitcache.cache.store.zarr_store import RecordingStore
 from logitcache.errors import CacheDamaged, LogitcacheError
 
@@ -78,7 +78,8 @@ def create_array(
 ) -> None:
     """Create one array.
 
-    Its axes are named ``view``, ``row``, and ``<array>_1``, ``<array>_2``, … for those of a row.
+    Its axes are named ``view``, ``row``, and ``<array>_1``, ``<array>_2``, … for those of a row; an
+    array of pages has the axes ``unit`` and ``<array>_1``.
 
     Args:
         store: Zarr store of the cache.
@@ -87,30 +88,48 @@ def create_array(
         leading: Length of the axes before a row's own: (rows,) or (views, rows).
         unit: Rows of a shard.
     """
-    tail = () if spec is None else spec.shape
-    per_view = (1,) * (len(leading) - 1)
     name = path.rsplit("/", 1)[-1]
     # each array has names of its own: xarray takes axes of one name to be of one length
-    names = ("view", "row")[-len(leading) :] + tuple(f"{name}_{n + 1}" for n in range(len(tail)))
-    inner = inner_rows(unit) if spec is None else inner_rows(unit, spec.inner)
-    if spec is not None and spec.whole:
-        inner = unit
+    grid = _grid(spec, leading, unit)
+    axes = ("unit",) if spec is not None and spec.page else ("view", "row")[-len(leading) :]
+    own = tuple(f"{name}_{n + 1}" for n in range(len(grid.shape) - len(axes)))
     with warnings.catch_warnings():
         # strings are no part of the Zarr v3 core yet; every implementation we name reads them
         warnings.filterwarnings("ignore", message=".*(specification|vlen-utf8|string).*")
         zarr.create_array(
             store,
             name=path,
-            shape=(*leading, *tail),
-            shards=(*per_view, unit, *tail),
-            chunks=(*per_view, inner, *tail),
+            shape=grid.shape,
+            shards=grid.shards,
+            chunks=grid.chunks,
             dtype="str" if spec is None else spec.dtype,
             fill_value="" if spec is None else np.dtype(spec.dtype).type(spec.fill),
             compressors=_compressors(spec),
-            dimension_names=names,
+            dimension_names=(*axes, *own),
             config=_CONFIG,
             zarr_format=3,
         )
+
+
+class _Grid(NamedTuple):
+    """Shape of an array, of its shards, and of their inner chunks."""
+
+    shape: tuple[int, ...]
+    shards: tuple[int, ...]
+    chunks: tuple[int, ...]
+
+
+def _grid(spec: ArraySpec | None, leading: tuple[int, ...], unit: int) -> _Grid:
+    """Return how an array is divided; see :func:`create_array`."""
+    if spec is not None and spec.page:
+        units = leading[0] // unit
+        return _Grid((units, MAX_CONTENT_BYTES), (1, MAX_CONTENT_BYTES), (1, spec.page))
+    tail = () if spec is None else spec.shape
+    per_view = (1,) * (len(leading) - 1)
+    inner = inner_rows(unit) if spec is None else inner_rows(unit, spec.inner)
+    if spec is not None and spec.whole:
+        inner = unit
+    return _Grid((*leading, *tail), (*per_view, unit, *tail), (*per_view, inner, *tail))
 
 
 def open_array(store: RecordingStore, path: str) -> zarr.Array[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -23,6 +23,7 @@ __all__ = [
     "DerivationRecord",
     "FeatureFidelityRecord",
     "FidelityRecord",
+    "ImagesRecord",
     "LossRecord",
     "Manifest",
     "PartRecord",
@@ -82,6 +83,22 @@ class DataRecord(_Record):
     fingerprint: str | None = None
     listing: int = Field(default=1, ge=1, le=2)
     decoding: int = Field(default=1, ge=1, le=2)
+
+
+class ImagesRecord(_Record):
+    """How the images in a cache were encoded.
+
+    Attributes:
+        kind: ``packed``: every image was decoded, resized and encoded once as JPEG.
+        side: Largest length of the shorter side in pixels.
+        quality: JPEG quality.
+        unit_rows: Rows per unit of the images.
+    """
+
+    kind: Literal["packed"]
+    side: int = Field(ge=1, le=4096)
+    quality: int = Field(ge=1, le=100)
+    unit_rows: int = Field(ge=1, le=65536)
 
 
 class LossRecord(_Record):
@@ -207,6 +224,7 @@ class Manifest(_Record):
         unit_rows: U, the rows of a block.
         segments: Segments, in the order in which they were added.
         data: Image set.
+        images: Encoding of the images that the cache contains; None if it contains none.
         views: Recipes by view id.
         teachers: Records by name.
         versions: Libraries and processor that computed the first unit.
@@ -220,6 +238,7 @@ class Manifest(_Record):
     unit_rows: int = Field(ge=16, le=65536)
     segments: tuple[Segment, ...] = Field(max_length=65536)
     data: DataRecord
+    images: ImagesRecord | None = None
     views: dict[ViewId, Recipe] = Field(max_length=65536)
     teachers: dict[str, TeacherRecord] = Field(max_length=4096)
     versions: dict[str, str]
@@ -243,6 +262,10 @@ class Manifest(_Record):
                     f"{self.unit_rows} from {end}"
                 )
             end = segment.stop
+        if self.images is not None and self.unit_rows % self.images.unit_rows:
+            raise ValueError(
+                f"units of images of {self.images.unit_rows} rows do not divide {self.unit_rows}"
+            )
         if end > MAX_UNITS * self.unit_rows:
             raise ValueError(f"{end} rows in units of {self.unit_rows} are over {MAX_UNITS} units")
         return self

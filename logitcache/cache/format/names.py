@@ -4,6 +4,7 @@ Layout::
 
     zarr.json                                     attributes["logitcache"]: the root manifest
     samples/{key,hash,digest,bytes,label,status}  one row per image
+    images/{content,end,source_bytes,source_digest}  encoded images, in caches that have them
     teachers/<name>/<array>                       teacher outputs, by view slot and row
     teachers/<name>/features/<tap>/<array>        activations of a layer
     teachers/<name>/tables/<table>/values         one row per class, the same for all images
@@ -42,10 +43,12 @@ __all__ = [
     "FORMATS",
     "GROUP_FEATURES",
     "HEADLESS",
+    "IMAGES",
     "INDEX",
     "MANIFEST",
     "MANIFEST_CLAIM",
     "MAX_CLASSES",
+    "MAX_CONTENT_BYTES",
     "MAX_UNIT_BYTES",
     "NO_VIEW",
     "SAMPLES",
@@ -90,6 +93,7 @@ FEATURES = {
     "transform": "teachers have outputs in the transform encoding",
     HEADLESS: "teachers have features alone, and no group of logits",
     "teacher-classes": "teachers have other classes than the images",
+    "images": "the images are in the cache, and samples describe these",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
 }
 """What the root may require of its readers, with the meaning; any other name is refused."""
@@ -100,6 +104,9 @@ MAX_CLASSES = 2**26
 """A row of that many numbers is half a unit's bytes."""
 MAX_UNIT_BYTES = 256_000_000
 """Largest unit of one view of a group, before compression."""
+MAX_CONTENT_BYTES = 2**28
+"""Largest size of the encoded images of a unit."""
+IMAGES = "images"
 SAMPLES = "samples"
 TEACHERS = "teachers"
 VIEWS = "views"
@@ -113,7 +120,7 @@ MANIFEST = "manifest"
 """The claim of a run that declares or seals."""
 MANIFEST_CLAIM = f"{CLAIMS}/{MANIFEST}.json"
 NO_VIEW = "-"
-"""Stands for the view in the commits of the samples, which have none."""
+"""Stands for the view in the commits of samples, images and tables, which have none."""
 
 SAMPLE_ARRAYS = {
     "hash": ArraySpec((), "uint64", 0),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.arrays import create_array, create_group, resize
+from logitcache.cache.format.arrays import create_array, create_group
 from logitcache.cache.format.names import VIEWS
 from logitcache.cache.format.placement import Placement
 from logitcache.encoding.arrays import ArraySpec
@@ -32,7 +32,6 @@ __all__ = [
     "partner_group",
     "partner_placement",
     "partner_rows",
-    "resize_partners",
 ]
 
 _SPEC = ArraySpec((), "uint16", 65535)
@@ -69,11 +68,6 @@ def create_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> 
     create_group(store, partner_group(view_id), {"unit_rows": manifest.unit_rows})
     leading = (manifest.capacity,)
     create_array(store, partner_array(view_id), _SPEC, leading, manifest.unit_rows)
-
-
-def resize_partners(store: RecordingStore, manifest: Manifest, view_id: str) -> None:
-    """Make room for more rows."""
-    resize(store, partner_array(view_id), (manifest.capacity,))
 
 
 def encode_partners(offsets_U: NDArray[np.int64]) -> NDArray[np.uint16]:

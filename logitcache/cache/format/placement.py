@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.format.ledger import Ledger, parse_ledger
+from logitcache.cache.format.names import MAX_CONTENT_BYTES
 from logitcache.cache.format.shards import (
     ArrayDocument,
     BadShardError,
@@ -40,7 +41,7 @@ class Placement:
 
     Attributes:
         group: Path of the group.
-        view: Id of the view; ``-`` for the samples.
+        view: Id of the view; ``-`` for samples and images.
         unit_rows: Rows of a unit of the group.
         slot: Index of the view on the first axis; None where arrays have no such axis.
         specs: Shape and dtype of a row by name of the array; None for strings.
@@ -66,17 +67,38 @@ class Placement:
         """Return the path of an array."""
         return f"{self.group}/{name}"
 
+    def page(self, name: str) -> int:
+        """Return the bytes of a page of an array of pages; 0 for an array with rows."""
+        spec = self.specs[name]
+        return 0 if spec is None else spec.page
+
     def shard_key(self, name: str, unit: int) -> str:
         """Return the key of the shard of a unit."""
+        if self.page(name):
+            return f"{self.path(name)}/c/{unit}/0"
         spec = self.specs[name]
         leading = (unit,) if self.slot is None else (self.slot, unit)
         axes = (*leading, *(0 for _ in (() if spec is None else spec.shape)))
         return f"{self.path(name)}/c/{'/'.join(map(str, axes))}"
 
+    def place(self, name: str, unit: int, length: int) -> tuple[int | slice, ...]:
+        """Return the index of a unit in an array, for so many rows; for so many bytes of pages."""
+        if self.page(name):
+            return unit, slice(0, length)
+        rows = slice(unit * self.unit_rows, unit * self.unit_rows + length)
+        return (rows,) if self.slot is None else (self.slot, rows)
+
+    def length(self, name: str, capacity: int) -> int:
+        """Return the length of the axis of rows, or of the units of pages, for so many rows."""
+        return capacity // self.unit_rows if self.page(name) else capacity
+
     def empty(self, name: str, rows: int) -> NDArray[Any]:
-        """Return an array for so many rows, of objects for strings; its values are undefined."""
+        """Return an array for so many rows, of objects for strings; its values are undefined.
+
+        For an array of pages it has the bytes of each row as an object.
+        """
         spec = self.specs[name]
-        if spec is None:
+        if spec is None or spec.page:
             return np.empty(rows, dtype=object)
         return np.empty((rows, *spec.shape), spec.dtype)
 
@@ -135,20 +157,26 @@ class Placement:
             raise CacheDamaged("the Zarr metadata of an array are missing", where=where)
         document = parse_array(content, where)
         try:
-            layout = document.layout(self.specs[name], 1 if self.slot is None else 2)
+            layout = document.layout(self.specs[name], self._leading(name))
             fault = None
         except BadShardError as error:
             fault = str(error)
         else:
-            fault = self._fault_of_shape(document, layout, rows_end)
+            fault = self._fault_of_shape(name, document, layout, rows_end)
         if fault is not None:
             what = "the Zarr metadata of an array cannot be used"
             raise CacheDamaged(what, where=where, got=fault)
         return layout
 
+    def _leading(self, name: str) -> int:
+        """Return the number of axes before those of a row: views and rows, or units and pages."""
+        return 1 if self.slot is None and not self.page(name) else 2
+
     def _fault_of_shape(
-        self, document: ArrayDocument, layout: ShardLayout, rows_end: int
+        self, name: str, document: ArrayDocument, layout: ShardLayout, rows_end: int
     ) -> str | None:
+        if self.page(name):
+            return self._fault_of_pages(self.page(name), document, layout, rows_end)
         if layout.rows != self.unit_rows:
             return f"shards of {layout.rows} rows instead of {self.unit_rows}"
         *views, rows = document.shape[: 1 if self.slot is None else 2]
@@ -156,6 +184,16 @@ class Placement:
             return f"{rows} rows instead of at least {rows_end}"
         if self.slot is not None and views[0] <= self.slot:
             return f"{views[0]} views instead of at least {self.slot + 1}"
+        return None
+
+    def _fault_of_pages(
+        self, page: int, document: ArrayDocument, layout: ShardLayout, rows_end: int
+    ) -> str | None:
+        units = -(-rows_end // self.unit_rows)
+        if (layout.rows, layout.inner_rows, layout.chain) != (MAX_CONTENT_BYTES, page, "plain"):
+            return f"shards of {layout.rows} bytes in {layout.chain} chunks of {layout.inner_rows}"
+        if document.shape[1] != MAX_CONTENT_BYTES or document.shape[0] < units:
+            return f"{document.shape[0]} units of {document.shape[1]} bytes instead of {units}"
         return None
 
     def units(self, segments: Iterable[tuple[int, int]], block_rows: int) -> list[int]:

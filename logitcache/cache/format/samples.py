@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.arrays import create_array, create_group, resize
+from logitcache.cache.format.arrays import create_array, create_group
 from logitcache.cache.format.names import (
     NO_VIEW,
     SAMPLE_ARRAYS,
@@ -32,7 +32,6 @@ __all__ = [
     "Samples",
     "check_key_bytes",
     "create_samples",
-    "resize_samples",
     "sample_fault",
     "sample_placement",
     "samples_from",
@@ -93,12 +92,6 @@ def create_samples(location: Location, store: RecordingStore, manifest: Manifest
         path = f"{SAMPLES}/{name}"
         if location.size(f"{path}/zarr.json") is None:
             create_array(store, path, spec, (manifest.capacity,), manifest.unit_rows)
-
-
-def resize_samples(store: RecordingStore, manifest: Manifest) -> None:
-    """Make room for more rows."""
-    for name in _SPECS:
-        resize(store, f"{SAMPLES}/{name}", (manifest.capacity,))
 
 
 def sample_placement(unit_rows: int) -> Placement:

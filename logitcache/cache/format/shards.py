@@ -18,7 +18,7 @@ from numcodecs import VLenUTF8, blosc
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from logitcache.cache.format.documents import parse_json, validated
-from logitcache.cache.format.names import max_key_bytes
+from logitcache.cache.format.names import MAX_CONTENT_BYTES, max_key_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +32,7 @@ __all__ = [
     "ShardLayout",
     "check_index",
     "decode_chunk",
+    "decode_pages",
     "decode_shard",
     "index_bytes",
     "max_shard_bytes",
@@ -214,6 +215,9 @@ def parse_array(content: bytes, where: str) -> ArrayDocument:
 
 def max_shard_bytes(spec: ArraySpec | None, rows: int) -> int:
     """Return the largest size that a shard of so many rows can have."""
+    if spec is not None and spec.page:
+        chunks = MAX_CONTENT_BYTES // spec.page
+        return MAX_CONTENT_BYTES + chunks * _CRC_BYTES + index_bytes(chunks)
     content = max_key_bytes(rows) if spec is None else rows * spec.row_bytes
     return content + rows * _CHUNK_OVERHEAD + _CRC_BYTES
 
@@ -282,6 +286,33 @@ def decode_shard(content: bytes, layout: ShardLayout, out: NDArray[Any]) -> None
             decode_chunk(shard[offset : offset + length], rows, layout.chain)
         except BadShardError as error:
             raise BadShardError(f"inner chunk {chunk} of {layout.chunks}: {error}") from None
+
+
+def decode_pages(content: bytes, layout: ShardLayout) -> NDArray[np.uint8]:
+    """Decode a shard of an array of pages: those that are present, uint8 (pages * page,).
+
+    Raises:
+        BadShardError: The index or a checksum does not match, or the pages are not the first ones,
+            in order and without gaps.
+    """
+    shard = np.frombuffer(content, np.uint8)
+    index = shard_index(shard, layout.chunks)
+    stored = layout.inner_rows + _CRC_BYTES
+    count = int((index[:, 0] != _ABSENT).sum())
+    expected = np.full_like(index, _ABSENT)
+    expected[:count, 0] = np.arange(count) * stored
+    expected[:count, 1] = stored
+    if not count or not np.array_equal(index, expected):
+        raise BadShardError("its inner chunks are not the first ones, in order and without gaps")
+    if len(content) != count * stored + index_bytes(layout.chunks):
+        raise BadShardError(f"it has {len(content)} bytes for {count} inner chunks")
+    pages = np.empty((count, layout.inner_rows), np.uint8)
+    for number, page in enumerate(pages):
+        try:
+            decode_chunk(shard[number * stored : (number + 1) * stored], page, "plain")
+        except BadShardError as error:
+            raise BadShardError(f"inner chunk {number} of {count}: {error}") from None
+    return pages.reshape(-1)
 
 
 def decode_chunk(chunk: NDArray[np.uint8], rows: NDArray[Any], chain: str) -> None:

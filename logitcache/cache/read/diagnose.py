@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.names import NO_VIEW
+from logitcache.cache.format.names import MAX_CONTENT_BYTES, NO_VIEW
 from logitcache.cache.format.shards import (
     ArrayDocument,
     BadShardError,
@@ -159,11 +159,13 @@ class _Chunks:
         count: Number of inner chunks of a shard.
         shape: Shape of each of them.
         document: Metadata of the array.
+        has_pages: Whether it is an array of pages, whose last ones may be absent.
     """
 
     count: int
     shape: tuple[int, ...]
     document: ArrayDocument
+    has_pages: bool = False
 
     @classmethod
     def of(cls, location: Location, path: str) -> _Chunks:
@@ -181,7 +183,8 @@ class _Chunks:
         inner = document.codecs[0].configuration.chunk_shape
         if len(shard) != len(inner) or not all(inner) or any(map(operator.mod, shard, inner)):
             raise BadShardError("the inner chunks of its array do not divide the shards")
-        return cls(math.prod(map(operator.floordiv, shard, inner)), inner, document)
+        has_pages = shard[-1] == MAX_CONTENT_BYTES
+        return cls(math.prod(map(operator.floordiv, shard, inner)), inner, document, has_pages)
 
     def empty(self) -> NDArray[Any]:
         """Return an array for the rows of one inner chunk."""
@@ -230,8 +233,11 @@ def _inspect_chunks(
     chunks: _Chunks, index: NDArray[np.uint64], shard: bytes, sizes: str
 ) -> tuple[Cause, str]:
     """Return the cause for a shard with an intact index, from its inner chunks."""
+    present = index[:, 0] != _ABSENT
+    if chunks.has_pages:
+        index, present = index[: present.sum()], present[: present.sum()]
     count = len(index)
-    absent = np.flatnonzero(index[:, 0] == _ABSENT).tolist()
+    absent = np.flatnonzero(~present).tolist()
     if absent:
         return Cause.CHUNKS_MISSING, f"{len(absent)} of {count} inner chunks: {_listed(absent)}"
     damaged, blank = [], []

@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.names import sha256
-from logitcache.cache.format.shards import BadShardError, ShardLayout, decode_shard
+from logitcache.cache.format.shards import BadShardError, ShardLayout, decode_pages, decode_shard
 from logitcache.cache.read.diagnose import diagnose
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from logitcache.cache.format.ledger import Commit
@@ -96,6 +97,22 @@ class CommittedObjects:
             for _ in pool.map(decode, pieces):  # raises the first error
                 pass
         return read
+
+    def pages(self, placement: Placement, commit: Commit, name: str) -> NDArray[np.uint8]:
+        """Read the bytes of a unit of an array of pages, filled up to a whole page.
+
+        Raises:
+            CacheDamaged: The shard is not the one that was committed, or cannot be decoded.
+        """
+        self._layout(placement, name, commit.rows[1])
+        content = self.content(placement, commit, name)
+        try:
+            return decode_pages(content, self._layouts[placement.path(name)])
+        except BadShardError as error:
+            key = placement.shard_key(name, commit.unit)
+            raise CacheDamaged(
+                "a shard cannot be decoded", where=f"{self._location}/{key}", got=error
+            ) from None
 
     def content(
         self, placement: Placement, commit: Commit, name: str, others: Collection[Commit] = ()

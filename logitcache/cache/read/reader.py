@@ -19,6 +19,7 @@ from logitcache.cache.format.groups import (
     groups_of,
     read_group,
 )
+from logitcache.cache.format.images import image_placement
 from logitcache.cache.format.ledger import Commit, Ledger, Revision, read_revision
 from logitcache.cache.format.manifest import Manifest, check_revision, read_manifest
 from logitcache.cache.format.names import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, Status
@@ -26,6 +27,7 @@ from logitcache.cache.format.partners import partner_placement, partner_rows
 from logitcache.cache.format.placement import Placement, read_ledger, units_of
 from logitcache.cache.format.samples import Samples, sample_fault, sample_placement, samples_from
 from logitcache.cache.read.exclusions import read_withdrawn
+from logitcache.cache.read.image_bytes import ImageBytes
 from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
 from logitcache.cache.read.objects import CommittedObjects
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES, ShardCache, default_copies
@@ -279,24 +281,13 @@ class Cache:
     def read(
         self, name: str, view_id: str, start: int, stop: int, arrays: Sequence[str] | None = None
     ) -> Encoded:
-        """Read encoded rows [start, stop) of one view of a group.
+        """Read encoded rows [start, stop) of one view of a group, (stop - start, ...).
 
-        Args:
-            name: A teacher's, or that of one of its taps: a key of :attr:`groups`.
-            view_id: The view.
-            start: First row.
-            stop: One past the last row; whole units are read fastest.
-            arrays: Which arrays; all by default.
-
-        Returns:
-            Arrays by name, (stop - start, ...), as the group encodes them.
-
-        Raises:
-            CacheDamaged: An object of these units is not the one that was committed.
+        Whole units are read fastest; see :meth:`read_units`.
         """
         group = self.groups.get(name) or self.teacher(name)
         units = units_of(start, stop, group.unit_rows)
-        read = self._read(group.placement(view_id), units, arrays or list(group.specs()))
+        read = self.read_units(name, view_id, units, arrays)
         skipped = start - units.start * group.unit_rows
         return {name: array[skipped : skipped + stop - start] for name, array in read.items()}
 
@@ -306,7 +297,7 @@ class Cache:
         """Read whole units of one view of a group, one after the other, several shards at a time.
 
         Args:
-            name: As for :meth:`read`.
+            name: A teacher's, or that of one of its taps: a key of :attr:`groups`.
             view_id: The view.
             units: Numbers of the group's own units, in the order wanted.
             arrays: Which arrays; all by default.
@@ -355,6 +346,15 @@ class Cache:
         placement = partner_placement(view_id, self.unit_rows)
         (stored,) = self._read(placement, [unit], list(placement.specs)).values()
         return partner_rows(view_id, unit, stored, self.readable_unit(unit))
+
+    @cached_property
+    def image_bytes(self) -> ImageBytes | None:
+        """The images in the cache, by row; None if it contains none."""
+        if self.manifest.images is None:
+            return None
+        placement = image_placement(self.manifest.images)
+        self._check_metadata(placement.group, placement.specs)
+        return ImageBytes.of(self._location, placement, self._ledger(placement), self._copies)
 
     def probes(self) -> list[FingerprintsDocument]:
         """Return the documents of view fingerprints, oldest first.

@@ -73,6 +73,18 @@ class ShardCache:
         path.unlink(missing_ok=True)
         return None
 
+    def read_part(self, sha256: str, start: int, stop: int) -> bytes | None:
+        """Return a part of the bytes of that digest, which is not compared; None without a copy."""
+        path = self._path(sha256)
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                part = file.read(stop - start)
+            os.utime(path)
+        except OSError:
+            return None
+        return part if len(part) == stop - start else None
+
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep bytes of that digest, unless they alone are too large."""
         if len(content) > self.most_bytes:

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.manifest import check_revision, read_manifest
 from logitcache.cache.format.names import content_sha256, sha256
-from logitcache.cache.format.shards import BadShardError, ShardLayout, decode_shard
+from logitcache.cache.format.shards import (
+    BadShardError,
+    ShardLayout,
+    decode_pages,
+    decode_shard,
+)
 from logitcache.cache.read.diagnose import Cause, Fault, check_header, diagnose
 from logitcache.cache.read.exclusions import withdrawal_faults
 from logitcache.cache.store.open import locate
@@ -238,9 +243,12 @@ class _Checker:
         layout = self._layout(placement, name)
         if layout is None:
             return None  # the metadata of the array are a fault of their own
-        rows = self._empty(placement, name)
         try:
-            decode_shard(content, layout, rows)
+            if placement.page(name):
+                rows = decode_pages(content, layout)
+            else:
+                rows = self._empty(placement, name)
+                decode_shard(content, layout, rows)
         except BadShardError as error:
             return _Suspect(found, CacheDamaged("the shard cannot be decoded", got=error))
         if content_sha256(rows) != stored.content_sha256:

@@ -10,6 +10,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.format.data_arrays import data_faults, data_placements
 from logitcache.cache.format.documents import numbers, parse_group, parse_json
 from logitcache.cache.format.groups import Group, check_group, group_names, read_group
 from logitcache.cache.format.ledger import (
@@ -35,9 +36,8 @@ from logitcache.cache.format.names import (
     revision_key,
     teacher_group,
 )
-from logitcache.cache.format.partners import mixed_views, partner_fault, partner_placement
+from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.format.placement import parents_of
-from logitcache.cache.format.samples import sample_fault, sample_placement
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
 from logitcache.errors import CacheDamaged, CacheError
@@ -195,10 +195,10 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
                 )
         expected.views.append(View(location, placement, pointer, sealed, fault_of))
 
-    add(sample_placement(rows), lambda a: sample_fault(a, len(manifest.data.class_names)))
     mixed = {path.split("/")[1] for path in ledgers if path.startswith(f"{VIEWS}/")}
-    for view in sorted(mixed.union(mixed_views(manifest))):
-        add(partner_placement(view, rows), partner_fault)
+    faults_of = data_faults(manifest)
+    for placement in data_placements(manifest, sorted(mixed.union(mixed_views(manifest)))):
+        add(placement, faults_of[placement.group])
     below = f"{TEACHERS}/"
     sealed_groups = {
         path.removeprefix(below).rpartition("/")[0] for path in ledgers if path.startswith(below)

@@ -59,7 +59,7 @@ def _why(location: Location, key: str, current: int, named: Collection[str]) -> 
         return None if int(numbered[1]) <= current else "a document of a seal that was interrupted"
     if key in named or key.endswith("zarr.json") or top in _KEPT:
         return None
-    if top in {"samples", "teachers", "views"} and "/c/" in key:
+    if top in {"samples", "images", "teachers", "views"} and "/c/" in key:
         return "a shard without a commit: its unit was interrupted or dropped"
     return "not a file of a cache"
 

@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import create_array, resize, write_group
+from logitcache.cache.format.data_arrays import data_placements
 from logitcache.cache.format.documents import parse_group, parse_json
 from logitcache.cache.format.groups import group_names, read_group
 from logitcache.cache.format.ledger import (
@@ -33,8 +34,6 @@ from logitcache.cache.format.manifest import (
 )
 from logitcache.cache.format.names import (
     ATTRIBUTE,
-    NO_VIEW,
-    SAMPLES,
     VIEWS,
     canonical_json,
     commit_prefix,
@@ -46,8 +45,7 @@ from logitcache.cache.format.names import (
     teacher_group,
     teacher_of,
 )
-from logitcache.cache.format.partners import mixed_views, partner_placement
-from logitcache.cache.format.samples import sample_placement
+from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.format.shards import parse_array
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.store.zarr_store import RecordingStore
@@ -157,9 +155,10 @@ def _described(location: Location, manifest: Manifest) -> Revision:
     number = manifest.revision.number
     groups = [read_group(location, name) for name in group_names(manifest)]
     mixed = [view for view in mixed_views(manifest) if committed_units(location, VIEWS, view)]
-    paths = [f"{SAMPLES}/{NO_VIEW}", *(f"{VIEWS}/{view}" for view in mixed)]
+    data = data_placements(manifest, mixed)
+    paths = [placement.ledger for placement in data]
     paths += [f"{group.path}/{view}" for group in groups for view in group.ledger_views]
-    keys = metadata_keys(location, mixed, groups)
+    keys = metadata_keys(location, data, groups)
     copies = location.read(copies_key(number))
     return Revision(
         number=number,
@@ -201,9 +200,14 @@ def _restore_metadata(location: Location, fault: Fault) -> bool:
         shape = parse_array(document.encode(), fault.key).shape
     except CacheDamaged:
         return True  # it is the metadata of a group
-    axis = 0 if path.startswith((f"{SAMPLES}/", f"{VIEWS}/")) else 1
-    if shape[axis] < manifest.capacity:
-        resize(RecordingStore(location), path, (*shape[:axis], manifest.capacity))
+    data = {
+        placement.path(name): placement.length(name, manifest.capacity)
+        for placement in data_placements(manifest, mixed_views(manifest))
+        for name in placement.specs
+    }
+    axis, length = (0, data[path]) if path in data else (1, manifest.capacity)
+    if shape[axis] < length:
+        resize(RecordingStore(location), path, (*shape[:axis], length))
     return True
 
 
@@ -272,11 +276,9 @@ def rewrite_unsealed(writer: CacheWriter) -> list[str]:
     sealed = read_revision(location, pointer).metadata if pointer else {}
     written = _forget_damaged_groups(writer, sealed)
     manifest = writer.manifest
-    unit_rows = manifest.unit_rows
-    placements = [sample_placement(unit_rows)]
-    placements += [partner_placement(view_id, unit_rows) for view_id in mixed_views(manifest)]
     wanted: list[tuple[Placement, dict[str, Any], tuple[int, ...]]] = [
-        (placement, {"unit_rows": unit_rows}, (manifest.capacity,)) for placement in placements
+        (placement, {"unit_rows": placement.unit_rows}, (manifest.capacity,))
+        for placement in data_placements(manifest, mixed_views(manifest))
     ]
     for group in writer.groups().values():
         leading = group.leading_shape(manifest)

@@ -1,4 +1,4 @@
-"""Sums of the encoding losses in the commits of a cache, for its manifest."""
+"""Measurements in the manifest of a cache, when it is sealed: encoding losses and accuracy."""
 
 from __future__ import annotations
 
@@ -8,16 +8,44 @@ from logitcache.cache.format.ledger import committed_units, read_commits
 from logitcache.encoding.fidelity import add_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from logitcache.cache.format.groups import RowGroup
+    from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.store.base import Location
     from logitcache.encoding.fidelity import RowSums
 
-__all__ = ["measured_fidelity"]
+__all__ = ["with_measurements"]
 
 
-def measured_fidelity(location: Location, groups: Iterable[RowGroup]) -> dict[str, dict[str, Any]]:
+def with_measurements(
+    location: Location,
+    manifest: Manifest,
+    groups: Iterable[RowGroup],
+    fingerprint: str,
+    accuracy: Mapping[str, Mapping[str, float]],
+) -> Manifest:
+    """Return a manifest with what was measured.
+
+    Args:
+        location: The cache.
+        manifest: Its manifest.
+        groups: All its groups with rows.
+        fingerprint: SHA-256 over the keys and digests of all rows.
+        accuracy: Top-1 accuracy by teacher and view id.
+    """
+    measured = _measured_fidelity(location, groups)
+    teachers = {
+        name: record.model_copy(
+            update={"accuracy": dict(accuracy.get(name, {})), **measured.get(name, {})}
+        )
+        for name, record in manifest.teachers.items()
+    }
+    data = manifest.data.model_copy(update={"fingerprint": fingerprint})
+    return manifest.changed(teachers=teachers, data=data)
+
+
+def _measured_fidelity(location: Location, groups: Iterable[RowGroup]) -> dict[str, dict[str, Any]]:
     """Return the measured losses, as fields of the records of the teachers by name.
 
     Args:

@@ -24,15 +24,7 @@ from logitcache.cache.format.ledger import (
     write_revision,
 )
 from logitcache.cache.format.manifest import RevisionPointer
-from logitcache.cache.format.names import (
-    CARD_DOCUMENTS,
-    SAMPLE_ARRAYS,
-    SAMPLES,
-    copies_key,
-    revision_key,
-    sha256,
-)
-from logitcache.cache.format.partners import partner_array, partner_group
+from logitcache.cache.format.names import CARD_DOCUMENTS, copies_key, revision_key, sha256
 from logitcache.cache.format.placement import parents_of
 from logitcache.cache.read.exclusions import withdrawal_keys
 from logitcache.errors import CacheDamaged
@@ -42,12 +34,15 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.groups import Group
     from logitcache.cache.format.manifest import Manifest
+    from logitcache.cache.format.placement import Placement
     from logitcache.cache.store.base import Location
 
 __all__ = ["metadata_keys", "write_changed", "write_reseal", "write_seal"]
 
 
-def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Group]) -> list[str]:
+def metadata_keys(
+    location: Location, data: Iterable[Placement], groups: Iterable[Group]
+) -> list[str]:
     """Return the keys of the documents of a revision besides its ledgers.
 
     They are every ``zarr.json`` below the root, the view fingerprints, the withdrawals, and the
@@ -55,12 +50,12 @@ def metadata_keys(location: Location, mixed: Iterable[str], groups: Iterable[Gro
 
     Args:
         location: The cache.
-        mixed: Ids of the views with partners.
+        data: Placements of samples, images and mixing partners.
         groups: All its groups.
     """
-    paths = [SAMPLES, *(f"{SAMPLES}/{name}" for name in (*SAMPLE_ARRAYS, "key"))]
-    for view_id in mixed:
-        paths += [partner_group(view_id), partner_array(view_id)]
+    paths = []
+    for placement in data:
+        paths += [placement.holder, *(placement.path(name) for name in placement.specs)]
     for group in groups:
         paths += [group.path, *(f"{group.path}/{name}" for name in group.specs())]
     parents = {parent for path in paths for parent in parents_of(path)} - set(paths)

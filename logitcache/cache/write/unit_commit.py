@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import open_array
+from logitcache.cache.format.data_arrays import DATA
 from logitcache.cache.format.ledger import Commit, StoredArray, write_commit
-from logitcache.cache.format.names import SAMPLES, VIEWS, commit_key, content_sha256
+from logitcache.cache.format.names import commit_key, content_sha256
 from logitcache.errors import DataMismatch
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def commit_unit(
         store: Zarr store of the cache.
         placement: Placement of the arrays.
         unit: Number of the unit.
-        arrays: Rows of the unit by name of the array.
+        arrays: Rows of the unit by name of the array; bytes of arrays of pages, in whole pages.
         conditions: Conditions under which it was computed.
         measured: Sums of the encoding losses over a sample of its rows, by name.
         recorded: Commit of the unit before it was damaged; written again, whatever the conditions
@@ -67,24 +68,24 @@ def commit_unit(
 
     Raises:
         CacheDamaged: The metadata of an array are not as the format describes them.
-        DataMismatch: The arrays are samples or partners, and differ from the recorded ones.
+        DataMismatch: The arrays describe images, and differ from the recorded ones.
     """
     if location.size(commit_key(placement.group, placement.view, unit)) is not None:
         return
     if recorded is not None:
         _check_recorded(location, placement, unit, arrays, recorded)
     start = unit * placement.unit_rows
-    rows = slice(start, start + placement.unit_rows)
+    stop = start + placement.unit_rows
     stored = {}
     for name, content in sorted(arrays.items()):
         path, key = placement.path(name), placement.shard_key(name, unit)
-        assert len(content) == placement.unit_rows, f"{path}: {placement.unit_rows} rows a unit"
-        placement.layout(location, name, rows.stop)  # checked before zarr parses the metadata
+        assert placement.page(name) or len(content) == placement.unit_rows, path
+        placement.layout(location, name, stop)  # checked before zarr parses the metadata
         array = open_array(store, path)
         # zarr would merge the rows into a shard that an interrupted run has left
         store.replacing.add(key)
         try:
-            array[rows if placement.slot is None else (placement.slot, rows)] = content
+            array[placement.place(name, unit, len(content))] = content
         finally:
             store.replacing.discard(key)
         size, digest = store.written.pop(key)
@@ -96,7 +97,7 @@ def commit_unit(
         group=placement.group,
         view=placement.view,
         unit=unit,
-        rows=(rows.start, rows.stop),
+        rows=(start, stop),
         arrays=stored,
         canonical_batch=conditions.canonical_batch,
         precision=conditions.precision,
@@ -147,8 +148,8 @@ def _check_recorded(
     arrays: Mapping[str, NDArray[Any]],
     recorded: Commit,
 ) -> None:
-    """Refuse samples and partners that differ from the committed ones: of other images or pairs."""
-    if placement.group not in {SAMPLES, VIEWS}:
+    """Refuse data that differ from the committed ones: of other images or pairs."""
+    if placement.group not in DATA:
         return
     differing = [
         name
@@ -159,7 +160,7 @@ def _check_recorded(
         raise DataMismatch(
             "the images are not the ones that the cache was computed from",
             where=f"{location}, {placement.group}, view {placement.view}, unit {unit}",
-            expected="the committed keys, sizes, digests, labels and partners",
+            expected="the committed keys, sizes, digests, labels, partners and encoded images",
             got=f"another {', '.join(differing)}",
             hint="point --data at the original images; if some were excluded since, "
             "move the withdrawn/ folder away, repair, and move it back",

@@ -10,6 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import create_group, write_attributes
+from logitcache.cache.format.data_arrays import (
+    create_data_arrays,
+    data_placements,
+    resize_data_arrays,
+)
 from logitcache.cache.format.group import needed_units
 from logitcache.cache.format.groups import (
     Group,
@@ -23,10 +28,12 @@ from logitcache.cache.format.groups import (
     resize_group_arrays,
     row_groups,
 )
+from logitcache.cache.format.images import image_placement
 from logitcache.cache.format.ledger import committed_units, read_commits
 from logitcache.cache.format.manifest import (
     DataRecord,
     DerivationRecord,
+    ImagesRecord,
     Manifest,
     RevisionPointer,
     Segment,
@@ -35,6 +42,7 @@ from logitcache.cache.format.manifest import (
 )
 from logitcache.cache.format.names import (
     FORMAT,
+    IMAGES,
     NO_VIEW,
     SAMPLE_ARRAYS,
     SAMPLES,
@@ -45,14 +53,11 @@ from logitcache.cache.format.partners import (
     encode_partners,
     mixed_views,
     partner_placement,
-    resize_partners,
 )
 from logitcache.cache.format.placement import Placement, units_of
 from logitcache.cache.format.samples import (
     Samples,
     check_key_bytes,
-    create_samples,
-    resize_samples,
     sample_fault,
     sample_placement,
     samples_from,
@@ -60,7 +65,7 @@ from logitcache.cache.format.samples import (
 from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.objects import CommittedObjects
 from logitcache.cache.store.zarr_store import RecordingStore
-from logitcache.cache.write.encoding_losses import measured_fidelity
+from logitcache.cache.write.encoding_losses import with_measurements
 from logitcache.cache.write.seal import metadata_keys, write_reseal, write_seal
 from logitcache.cache.write.unit_commit import Conditions, commit_unit
 from logitcache.errors import CacheDamaged, CacheError
@@ -109,6 +114,7 @@ class CacheWriter:
         data: DataRecord,
         versions: Mapping[str, str],
         derived_from: DerivationRecord | None = None,
+        images: ImagesRecord | None = None,
     ) -> CacheWriter:
         """Start a cache for the rows of one segment.
 
@@ -116,11 +122,9 @@ class CacheWriter:
             CacheError: The location is not empty.
         """
         if not location.is_empty():
-            raise CacheError(
-                "this folder is neither a cache nor empty",
-                where=location,
-                hint="choose another --cache, or remove what is in it",
-            )
+            what = "this folder is neither a cache nor empty"
+            hint = "choose another --cache, or remove what is in it"
+            raise CacheError(what, where=location, hint=hint)
         manifest = Manifest(
             format=FORMAT,  # the lowest that can describe the cache
             unit_rows=unit_rows,
@@ -135,26 +139,26 @@ class CacheWriter:
             manifest = manifest.requiring(f"decoding-{data.decoding}")
         if derived_from is not None:
             manifest = manifest.changed(derived_from=derived_from)
+        if images is not None:
+            manifest = manifest.changed(images=images).requiring(IMAGES)
         writer = cls(location, manifest)
         create_group(writer._store, "", manifest.to_json())
-        create_samples(location, writer._store, manifest)
+        create_data_arrays(location, writer._store, manifest)
         return writer
 
     @classmethod
     def open(cls, location: Location) -> CacheWriter:
         """Open a cache to extend it."""
         writer = cls(location, read_manifest(location))
-        create_samples(location, writer._store, writer.manifest)
+        create_data_arrays(location, writer._store, writer.manifest)
         return writer
 
     def add_segment(self, segment: Segment) -> None:
         """Extend all arrays by the rows of a segment."""
         manifest = self.manifest.changed(segments=(*self.manifest.segments, segment))
-        resize_samples(self._store, manifest)
+        resize_data_arrays(self._store, manifest, mixed_views(self.manifest))
         for group in self.groups().values():
             resize_group_arrays(self._store, manifest, group)
-        for view_id in mixed_views(self.manifest):
-            resize_partners(self._store, manifest, view_id)
         self.publish(manifest)
 
     def add_views(self, recipes: Mapping[str, dict[str, Any]]) -> None:
@@ -230,8 +234,8 @@ class CacheWriter:
         return needed_units(self.manifest, unit_rows, self.location)
 
     def has_commits(self) -> bool:
-        """Return whether anything is committed; the samples of a block are committed first."""
-        return bool(committed_units(self.location, SAMPLES, NO_VIEW))
+        """Return whether anything is committed; images and samples are committed first."""
+        return any(committed_units(self.location, group, NO_VIEW) for group in (IMAGES, SAMPLES))
 
     def missing_units(self, group: str, view: str, unit_rows: int) -> set[int]:
         """Return the units without a commit."""
@@ -245,6 +249,11 @@ class CacheWriter:
         """
         check_key_bytes(arrays["key"])
         self._commit(sample_placement(self.manifest.unit_rows), unit, arrays, Conditions())
+
+    def write_images(self, unit: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write and commit one unit of the images, unless that is done."""
+        assert self.manifest.images is not None
+        self._commit(image_placement(self.manifest.images), unit, arrays, Conditions())
 
     def write_partners(self, view_id: str, unit: int, offsets_U: NDArray[np.int64]) -> None:
         """Write and commit the mixing partners of the rows of a block, unless that is done.
@@ -299,11 +308,9 @@ class CacheWriter:
             raise CacheDamaged(what, where=self.location, got=fault)
         return samples_from(arrays, start, self.withdrawn)
 
-    def read_keys(self, start: int, stop: int) -> NDArray[np.object_]:
-        """Read names of rows, whose ``key`` array must be intact."""
-        placement = sample_placement(self.manifest.unit_rows)
-        keys: NDArray[Any] = self._read_rows(placement, start, stop, ["key"])["key"]
-        return keys
+    def read_array(self, placement: Placement, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Read rows of one array of samples or images, whose units must be committed."""
+        return self._read_rows(placement, start, stop, [name])[name]
 
     def read_rows(
         self, group: Group, view_id: str, start: int, stop: int, arrays: Sequence[str]
@@ -370,8 +377,10 @@ class CacheWriter:
                 got=missing,
                 hint="run the same precompute command again to compute them",
             )
-        manifest = self._with_measurements(fingerprint, accuracy)
-        metadata = metadata_keys(self.location, self._mixed(), self.groups().values())
+        groups = self.row_groups().values()
+        manifest = with_measurements(self.location, self.manifest, groups, fingerprint, accuracy)
+        placements = data_placements(self.manifest, self._mixed())
+        metadata = metadata_keys(self.location, placements, self.groups().values())
         pointer = write_seal(self.location, manifest, self._required(), metadata, rewritten)
         if pointer != manifest.revision:
             self.publish(manifest.changed(revision=pointer))
@@ -391,24 +400,10 @@ class CacheWriter:
         write_attributes(self._store, "", manifest.to_json())
         self.manifest = manifest
 
-    def _with_measurements(
-        self, fingerprint: str, accuracy: Mapping[str, Mapping[str, float]]
-    ) -> Manifest:
-        measured = measured_fidelity(self.location, self.row_groups().values())
-        teachers = {
-            name: record.model_copy(
-                update={"accuracy": dict(accuracy.get(name, {})), **measured.get(name, {})}
-            )
-            for name, record in self.manifest.teachers.items()
-        }
-        data = self.manifest.data.model_copy(update={"fingerprint": fingerprint})
-        return self.manifest.changed(teachers=teachers, data=data)
-
     def _required(self) -> dict[tuple[str, str], set[int]]:
         """Return all units that the declarations require, by group and view."""
-        blocks = self.needed_units(self.manifest.unit_rows)
-        required = {(SAMPLES, NO_VIEW): blocks}
-        required |= {(VIEWS, view_id): blocks for view_id in self._mixed()}
+        placements = data_placements(self.manifest, self._mixed())
+        required = {(p.group, p.view): self.needed_units(p.unit_rows) for p in placements}
         for group in self.groups().values():
             units = group.needed_units(self.manifest)
             required |= {(group.path, view): units for view in group.ledger_views}

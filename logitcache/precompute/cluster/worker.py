@@ -111,7 +111,7 @@ class UnitRunnerOpener:
         threads = self._threads or max(1, available_processors() // neighbors)
         torch.set_num_threads(threads)
         data = config.data if self._data is None else self._data
-        source = open_images(data, locate(config.cache))
+        source = open_images(data, locate(config.cache), config.images)
         device = resolve_device(config.device)
         ensemble = Ensemble(
             config.teachers,

@@ -26,6 +26,7 @@ from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.decode import DECODING
 from logitcache.data.identity import key_hash, row_order
 from logitcache.data.listing import LISTING
+from logitcache.data.packing import packing_of
 from logitcache.errors import UsageError
 from logitcache.precompute.environment import versions
 from logitcache.precompute.plan.declaration import (
@@ -39,6 +40,7 @@ from logitcache.precompute.plan.encodings import (
     stored_encoding,
 )
 from logitcache.precompute.plan.layers import choose_taps, declare_taps, smallest_unit, write_tables
+from logitcache.precompute.plan.packing import images_as_stored, images_record
 from logitcache.precompute.plan.rows import match_or_extend, match_rows, no_positions, segment_of
 from logitcache.precompute.plan.worklist import Block, Missing, WorkItem, worklist
 from logitcache.views.mix import match_partners
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.format.groups import RowGroup
+    from logitcache.data.packing import PackingSource
     from logitcache.data.source import Source
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.rows import Positions
@@ -67,7 +70,8 @@ class Plan:
 
     Attributes:
         writer: Writer of the cache, with everything declared.
-        source: Image set.
+        source: Image set; if the cache contains images, these.
+        originals: Images that are packed into the cache; None if it contains none, or all of them.
         indices: Position in the source of every row, int (rows,); -1 for rows without an image.
         views: Requested views by id.
         groups: Groups of the requested teachers and layers, by name.
@@ -82,6 +86,7 @@ class Plan:
     groups: Mapping[str, RowGroup]
     items: list[WorkItem]
     notes: list[str]
+    originals: PackingSource | None = None
 
     @property
     def images(self) -> int:
@@ -200,7 +205,8 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
     groups = {name: declared[name] for name in (*ensemble.with_logits, *taps)}
     return Plan(
         writer=writer,
-        source=source,
+        source=images_as_stored(source, writer, indices),
+        originals=packing_of(source),
         indices=indices,
         views=views,
         groups=groups,
@@ -221,11 +227,12 @@ def join_plan(config: PrecomputeConfig, source: Source, groups: Collection[str])
         DataMismatch: These are not the images of the cache.
     """
     writer = CacheWriter.open(locate(config.cache))
-    known = writer.row_groups()
+    known, indices = writer.row_groups(), match_rows(writer, source)
     return Plan(
         writer=writer,
-        source=source,
-        indices=match_rows(writer, source),
+        source=images_as_stored(source, writer, indices),
+        originals=packing_of(source),
+        indices=indices,
         views={view.id: view for view in config.views.views()},
         groups={name: known[name] for name in groups},
         items=[],
@@ -256,9 +263,10 @@ def _open_or_create(
 
 def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Positions]:
     rows = row_order(source)
+    unit_rows = default_unit_rows(len(rows), config.unit_rows)
     writer = CacheWriter.create(
         locate(config.cache),
-        unit_rows=default_unit_rows(len(rows), config.unit_rows),
+        unit_rows=unit_rows,
         segment=segment_of(source, rows, start=0),
         data=DataRecord(
             description=source.description,
@@ -267,6 +275,7 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Posi
             decoding=DECODING,
         ),
         versions=versions(),
+        images=None if config.images is None else images_record(config.images, unit_rows),
     )
     writer.location.sweep()  # files of a run that was killed before it wrote the manifest
     indices = no_positions(writer.manifest.capacity, len(source.keys))

@@ -7,21 +7,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from logitcache.cache.format.images import image_placement
 from logitcache.cache.format.ledger import is_intact
 from logitcache.cache.format.manifest import Segment, read_manifest
 from logitcache.cache.format.names import NO_VIEW, SAMPLES
+from logitcache.cache.format.samples import sample_placement
+from logitcache.data.decode import DECODING
 from logitcache.data.identity import listing_digest, row_order
 from logitcache.data.join import ImageJoin, NamedKeys
 from logitcache.data.lookup import position_dtype
+from logitcache.data.packing import PackingSource, packing_of
 from logitcache.data.readers import open_source, open_source_for
-from logitcache.errors import DataMismatch, first_of
+from logitcache.errors import CacheDamaged, DataMismatch, first_of
+from logitcache.precompute.plan.packing import check_packing, sealed_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.format.samples import Samples
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.writer import CacheWriter
+    from logitcache.data.packing import ImagesConfig
     from logitcache.data.readers import ImageSet
     from logitcache.data.source import Source
 
@@ -39,20 +46,33 @@ Positions = NDArray[np.signedinteger]
 _UNKNOWN = -1
 
 
-def open_images(data: ImageSet | None, location: Location) -> Source:
+def open_images(
+    data: ImageSet | None, location: Location, images: ImagesConfig | None = None
+) -> Source:
     """List images by the rules and the class numbers of a cache.
 
     Args:
-        data: Configuration of the image set, or its name; or an object from Python.
+        data: Configuration of the image set, or its name; or an object from Python. If it is None,
+            images are taken from the cache.
         location: The cache; if it does not exist, images are listed as for a new one.
+        images: Images that are stored in a new cache; None for none.
+
+    Returns:
+        The images; packed ones if the cache contains or will contain them.
 
     Raises:
         DataMismatch: There are images of classes that the cache does not have.
+        UsageError: The cache contains images with other settings, or ``data`` is missing.
     """
     if location.is_empty():
-        return open_source(data)
-    known = read_manifest(location).data
-    return open_source_for(data, known.class_names, "the cache", listing=known.listing)
+        source = open_source(data)
+        return source if images is None else PackingSource(source, images, DECODING)
+    manifest = read_manifest(location)
+    known, packing = manifest.data, check_packing(manifest, images, location)
+    if data is None and packing is not None:
+        return sealed_images(location)
+    source = open_source_for(data, known.class_names, "the cache", listing=known.listing)
+    return source if packing is None else PackingSource(source, packing, known.decoding)
 
 
 def no_positions(rows: int, images: int) -> Positions:
@@ -136,7 +156,20 @@ class _Known:
         for first in range(start, stop, self._writer.manifest.unit_rows):
             block = self._writer.read_samples(first, first + self._writer.manifest.unit_rows)
             here = block.rows - first
-            self.find(block.rows, block.keys[here], block.hashes[here], block.sizes[here])
+            sizes = self._sizes_of(block)[here]
+            self.find(block.rows, block.keys[here], block.hashes[here], sizes)
+
+    def _sizes_of(self, block: Samples) -> NDArray[np.int64]:
+        """Return the bytes of the images that the source has to have, -1 where they are unknown."""
+        images = self._writer.manifest.images
+        if packing_of(self._source) is None or images is None:
+            return block.sizes
+        try:  # the samples describe packed images, the source has the original ones
+            return self._writer.read_array(
+                image_placement(images), "source_bytes", block.start, block.start + len(block.sizes)
+            )
+        except CacheDamaged:  # a repair packs them again, and compares all of their bytes
+            return np.full_like(block.sizes, -1)
 
     def find(
         self,
@@ -198,7 +231,7 @@ def rows_of_cache(
         if block not in damaged and block not in missing:
             known.add(start, stop)
         elif _has_keys(writer, damaged.get(block)):
-            keys = writer.read_keys(start, stop)
+            keys = writer.read_array(sample_placement(rows), "key", start, stop)
             here = np.flatnonzero(keys != "")
             known.find(start + here, keys[here])
         else:

@@ -20,6 +20,7 @@ from logitcache.platforms import available_processors
 from logitcache.precompute.environment import versions
 from logitcache.precompute.run.background import Background
 from logitcache.precompute.run.claim_queue import ClaimQueue
+from logitcache.precompute.run.packing import ImagePacker
 from logitcache.precompute.run.source_renderer import SourceRenderer
 from logitcache.precompute.run.unit import Work, compute_item
 from logitcache.teachers.ensemble import Tap
@@ -131,6 +132,18 @@ class UnitRunner:
             table=plan.decoding,
             image_memory=image_memory,
         )
+        self._packer = (
+            None
+            if plan.originals is None
+            else ImagePacker(
+                plan.writer,
+                plan.originals,
+                plan.indices,
+                threads=threads or available_processors(),
+                skip_bad_images=skip_bad_images,
+                after_images=after_batch,
+            )
+        )
         self._work = Work(
             writer=plan.writer,
             renderer=self._renderer,
@@ -189,6 +202,8 @@ class UnitRunner:
             self._block = plan.block(item.block)
         # The same object for all views of a block: its samples may not be committed yet.
         block = self._block
+        if item.samples and self._packer is not None:
+            self._packer.pack_block(block)  # before anything shows them to a teacher
         view = plan.views[item.view_id]
         if view.mixing is not None and item.units:
             partners = plan.partners(view, block)

@@ -160,16 +160,16 @@ def _kept_tokens(
 def _starts(work: Work, item: WorkItem, block: Block) -> list[int]:
     """Return the first rows of the batches to render: those with an image and a missing unit."""
     wanted = []
+    # images are read to be digested, unless they were packed just now
+    read_all = item.samples and not block.digests.any()
     for offset in range(0, len(block.indices), work.batch_rows):
-        rows = slice(offset, offset + work.batch_rows)
-        if (block.indices[rows] >= 0).any() and _is_wanted(work, item, block.start + offset):
-            wanted.append(block.start + offset)
+        row, rows = block.start + offset, slice(offset, offset + work.batch_rows)
+        if (block.indices[rows] >= 0).any() and (read_all or _is_wanted(work, item, row)):
+            wanted.append(row)
     return wanted
 
 
 def _is_wanted(work: Work, item: WorkItem, row: int) -> bool:
-    if item.samples:
-        return True
     for name, units in item.units.items():
         touched = units_of(row, row + work.batch_rows, work.groups[name].unit_rows)
         if not set(units).isdisjoint(touched):

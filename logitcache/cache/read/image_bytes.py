@@ -1,0 +1,178 @@
+"""Random access to the encoded bytes of the images in a cache.
+
+An image is read by one request for its own bytes. Of a distant cache, whole shards are copied to
+the local disk in the background at the same time, and images are read from the copies once these
+exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format.images import image_fault, image_range, shard_range, without_checksums
+from logitcache.cache.format.names import sha256
+from logitcache.cache.read.objects import CommittedObjects
+from logitcache.errors import CacheDamaged, LogitcacheError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.ledger import Commit, Ledger
+    from logitcache.cache.format.placement import Placement
+    from logitcache.cache.read.shard_cache import ShardCache
+    from logitcache.cache.store.base import Location
+
+__all__ = ["ImageBytes"]
+
+_CONTENT = "content"
+
+
+class ImageBytes:
+    """Encoded bytes of the images of a cache, by row; thread-safe.
+
+    Args:
+        location: The cache.
+        placement: Placement of the images.
+        commit_of: Returns the commit of a unit, which must exist.
+        copies: Local copies of whole shards, if all of them fit; None to keep none.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        placement: Placement,
+        commit_of: Callable[[int], Commit],
+        copies: ShardCache | None = None,
+    ) -> None:
+        self._location, self._placement = location, placement
+        self._commit_of = commit_of
+        self._objects = CommittedObjects(location, copies)
+        self._copies = None if copies is None else _Copies(location, placement, copies)
+        self._ends: dict[int, NDArray[np.int64]] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(
+        cls, location: Location, placement: Placement, ledger: Ledger, copies: ShardCache | None
+    ) -> ImageBytes:
+        """Return the sealed images of a cache.
+
+        Whole shards are copied only if there is room for those of all images: in a random order of
+        images, each copy would be replaced before most of its images were read.
+        """
+        path = placement.path(_CONTENT)
+        size = sum(commit.arrays[path].bytes for commit in ledger.commits.values())
+        kept = copies if copies is not None and size <= copies.most_bytes else None
+        return cls(location, placement, ledger.commits.__getitem__, kept)
+
+    def read(self, row: int) -> bytes:
+        """Return the bytes of an image; empty for a row without one.
+
+        Raises:
+            CacheDamaged: The shard is missing or too short.
+        """
+        unit, offset = divmod(row, self._placement.unit_rows)
+        begin, end = image_range(self.ends(unit), offset)
+        if begin == end:
+            return b""
+        start, stop = shard_range(begin, end)
+        commit = self._commit_of(unit)
+        part = None if self._copies is None else self._copies.read(commit, start, stop)
+        if part is None and stop <= commit.arrays[self._placement.path(_CONTENT)].bytes:
+            part = self._received(commit, start, stop)
+        if part is None or len(part) != stop - start:
+            raise CacheDamaged(
+                "the bytes of an image are not in its shard",
+                where=f"{self._location}/{self._placement.shard_key(_CONTENT, unit)}",
+                expected=f"bytes {start} to {stop}",
+                got=f"{0 if part is None else len(part)} bytes",
+                hint="logitcache verify lists all damage",
+            )
+        return without_checksums(part, begin, end)
+
+    def source_digest(self, row: int) -> bytes:
+        """Return the digest of the image that an image was encoded from."""
+        name, (unit, offset) = "source_digest", divmod(row, self._placement.unit_rows)
+        found = self._objects.read(self._placement, [self._commit_of(unit)], [name])[name]
+        digest: bytes = found[offset].tobytes()
+        return digest
+
+    def _received(self, commit: Commit, start: int, stop: int) -> bytes | None:
+        """Return a part of a shard; where a server sends no parts, that of its copy."""
+        key = self._placement.shard_key(_CONTENT, commit.unit)
+        try:
+            return self._location.read(key, start, stop)
+        except StorageError:
+            whole = None if self._copies is None else self._copies.copy(commit)
+            if whole is None:
+                raise
+            return whole[start:stop]
+
+    def ends(self, unit: int) -> NDArray[np.int64]:
+        """Return where the images of a unit end in its bytes, int64 (U,); read once.
+
+        Raises:
+            CacheDamaged: The array is not the one that was committed, or impossible.
+        """
+        with self._lock:
+            if unit not in self._ends:
+                read = self._objects.read(self._placement, [self._commit_of(unit)], ["end"])
+                fault = image_fault(read)
+                if fault is not None:
+                    where = f"{self._location}, images, unit {unit}"
+                    raise CacheDamaged("the ends of images are impossible", where=where, got=fault)
+                self._ends[unit] = read["end"].astype(np.int64)
+            return self._ends[unit]
+
+
+class _Copies:
+    """Copies of whole shards, made in the background by daemon threads."""
+
+    def __init__(self, location: Location, placement: Placement, copies: ShardCache) -> None:
+        self._location, self._placement, self._copies = location, placement, copies
+        self._wanted: queue.SimpleQueue[Commit] = queue.SimpleQueue()
+        self._requested: set[int] = set()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def read(self, commit: Commit, start: int, stop: int) -> bytes | None:
+        """Return a part of a shard from its copy; None, and start to copy it, without one."""
+        stored = commit.arrays[self._placement.path(_CONTENT)]
+        part = self._copies.read_part(stored.sha256, start, stop)
+        if part is None:
+            self._request(commit)
+        return part
+
+    def _request(self, commit: Commit) -> None:
+        with self._lock:
+            if commit.unit in self._requested:
+                return
+            self._requested.add(commit.unit)
+            self._wanted.put(commit)
+            if len(self._threads) < self._location.in_flight:
+                # daemons: a program that ends does not wait for copies that nobody needs
+                thread = threading.Thread(target=self._work, name="copies", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def copy(self, commit: Commit) -> bytes | None:
+        """Read a whole shard and keep a copy; None if it is not the committed one."""
+        stored = commit.arrays[self._placement.path(_CONTENT)]
+        content = self._location.read(stored.key, most=self._placement.max_bytes(_CONTENT))
+        if content is None or sha256(content) != stored.sha256:
+            return None
+        self._copies.keep(stored.sha256, content)
+        return content
+
+    def _work(self) -> None:
+        while True:
+            # an image that is requested by itself reports the error
+            with contextlib.suppress(LogitcacheError):
+                self.copy(self._wanted.get())

@@ -1,0 +1,163 @@
+"""Images in a cache as stage 1 sees them: declaration, and reading of what is already stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.format.images import image_placement
+from logitcache.cache.format.ledger import read_commits
+from logitcache.cache.format.manifest import ImagesRecord
+from logitcache.cache.format.names import IMAGES, NO_VIEW, group_unit_rows
+from logitcache.cache.read.cached_images import CachedImages
+from logitcache.cache.read.image_bytes import ImageBytes
+from logitcache.cache.read.reader import open_cache
+from logitcache.data.packing import ImagesConfig, packing_of
+from logitcache.data.source import left_out_of, notes_of
+from logitcache.errors import CacheDamaged, CacheUnsealed, UnreadableImage, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from logitcache.cache.format.ledger import Commit
+    from logitcache.cache.format.manifest import Manifest
+    from logitcache.cache.store.base import Location
+    from logitcache.cache.write.writer import CacheWriter
+    from logitcache.data.packing import PackingSource
+    from logitcache.data.source import Source
+
+__all__ = [
+    "StoredImages",
+    "check_packing",
+    "images_as_stored",
+    "images_record",
+    "sealed_images",
+    "stored_bytes_of",
+]
+
+
+def images_record(config: ImagesConfig, unit_rows: int) -> ImagesRecord:
+    """Return the declaration of images in a new cache with blocks of that many rows."""
+    # a square of these pixels is a byte each, twice what a photograph takes
+    rows = group_unit_rows(unit_rows, config.side**2)
+    return ImagesRecord(kind=config.kind, side=config.side, quality=config.quality, unit_rows=rows)
+
+
+def check_packing(
+    manifest: Manifest, wanted: ImagesConfig | None, location: Location
+) -> ImagesConfig | None:
+    """Return how the images of an existing cache are packed; None if it contains none.
+
+    Raises:
+        UsageError: Other settings are requested.
+    """
+    images = manifest.images
+    known = (
+        None
+        if images is None
+        else ImagesConfig(kind=images.kind, side=images.side, quality=images.quality)
+    )
+    if wanted is not None and wanted != known:
+        raise UsageError(
+            "the images of an existing cache cannot be changed: its teachers were run on them",
+            where=location,
+            expected="no images in the cache" if known is None else f"images {known}",
+            got=f"images {wanted}",
+            hint="omit --images, or create a new cache",
+        )
+    return known
+
+
+def sealed_images(location: Location) -> CachedImages:
+    """Return the images in a cache, to add teachers or views without the original ones.
+
+    Raises:
+        UsageError: The cache is not sealed: images may be missing from it.
+    """
+    try:
+        return CachedImages(open_cache(location))
+    except CacheUnsealed:
+        raise UsageError(
+            "option 'data' is missing, and the cache does not contain all of its images yet",
+            where=location,
+            hint="give the original images with --data until the first run is finished",
+        ) from None
+
+
+def stored_bytes_of(writer: CacheWriter) -> ImageBytes:
+    """Return the committed images of a cache, sealed or not."""
+    assert writer.manifest.images is not None
+    placement, location = image_placement(writer.manifest.images), writer.location
+    known: dict[int, Commit] = {}
+
+    def commit_of(unit: int) -> Commit:
+        if unit not in known:
+            found = read_commits(location, IMAGES, NO_VIEW, [unit])
+            placement.check(found, str(location))
+            if unit not in found:
+                where = f"{location}, {IMAGES}"
+                raise CacheDamaged("a unit is not committed", where=where, got=f"unit {unit}")
+            known.update(found)
+        return known[unit]
+
+    return ImageBytes(location, placement, commit_of)
+
+
+def images_as_stored(
+    source: Source, writer: CacheWriter, indices: NDArray[np.signedinteger]
+) -> Source:
+    """Return the source that teachers see: what the cache stores of it, if it contains images."""
+    originals = packing_of(source)
+    return source if originals is None else StoredImages(originals, writer, indices)
+
+
+class StoredImages:
+    """A source whose images are read from the cache, once they are committed there.
+
+    Args:
+        originals: The images that they are packed from; keys and labels are theirs.
+        writer: Writer of the cache.
+        indices: Position in the source of every row of the cache; -1 for rows without an image.
+    """
+
+    def __init__(
+        self, originals: PackingSource, writer: CacheWriter, indices: NDArray[np.signedinteger]
+    ) -> None:
+        self._originals, self._images = originals, stored_bytes_of(writer)
+        rows = np.flatnonzero(indices >= 0)
+        self._rows = np.full(len(originals.keys), -1, dtype=np.int64)
+        self._rows[indices[rows]] = rows
+        self.description = originals.description
+        self.class_names = originals.class_names
+        self.left_out = left_out_of(originals)
+        self.notes = notes_of(originals)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Key of every image."""
+        return self._originals.keys
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of every image; -1, since they are not known before it is read."""
+        return np.full(len(self._rows), -1, dtype=np.int64)
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """Class of every image, int32 (N,)."""
+        return self._originals.labels
+
+    def read(self, index: int) -> bytes:
+        """Return an image as it is stored.
+
+        Raises:
+            UnreadableImage: The original could not be decoded.
+            CacheDamaged: It is not committed.
+        """
+        image = self._images.read(int(self._rows[index]))
+        if not image:
+            raise UnreadableImage("the image could not be decoded", where=self.keys[index])
+        return image

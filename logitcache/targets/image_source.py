@@ -1,0 +1,63 @@
+"""The images of a cache: those in it, or those that a user gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitcache.cache.read.cached_images import CachedImages
+from logitcache.data.identity import content_digest
+from logitcache.data.join import ImageJoin
+from logitcache.data.readers import open_source_for
+from logitcache.errors import DataMismatch
+
+if TYPE_CHECKING:
+    from logitcache.cache.read.image_bytes import ImageBytes
+    from logitcache.cache.read.reader import Cache
+    from logitcache.data.readers import ImageSet
+    from logitcache.data.source import Source
+
+__all__ = ["images_of"]
+
+
+def images_of(cache: Cache, data: ImageSet | None) -> Source:
+    """Return the images that are matched with the rows of a cache.
+
+    Args:
+        cache: An open cache.
+        data: Images as for ``--data``; None for those in the cache.
+
+    Raises:
+        UsageError: No images are given, and the cache contains none.
+        DataMismatch: The images are the originals of those in the cache.
+    """
+    if data is None:
+        return CachedImages(cache)
+    source = open_source_for(data, (), "", listing=cache.listing)
+    if cache.image_bytes is not None:
+        _refuse_originals(cache, cache.image_bytes, source)
+    return source
+
+
+def _refuse_originals(cache: Cache, images: ImageBytes, source: Source) -> None:
+    """Raise an error if the first image that the cache has, too, is its original."""
+    for samples in cache.all_samples():
+        rows = samples.readable
+        here = rows - samples.start
+        positions = ImageJoin(source).find(samples.keys[here], samples.hashes[here]).positions
+        found = np.flatnonzero(positions >= 0)
+        if not len(found):
+            continue
+        row = int(rows[found[0]])
+        digest = content_digest(source.read(int(positions[found[0]])))
+        if digest == images.source_digest(row):
+            raise DataMismatch(
+                "these are the original images, and the cache was computed from smaller copies "
+                "that it contains",
+                where=cache.url,
+                expected="the images in the cache",
+                got=f"{source.description}: {samples.keys[row - samples.start]} is an original",
+                hint="omit --data (in Python: data=None)",
+            )
+        return
