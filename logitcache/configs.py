@@ -1,5 +1,6 @@
 """All configuration classes in one namespace."""
 
+from logitcache.cache.format.card import CardConfig
 from logitcache.check.repair import RepairConfig
 from logitcache.check.verify import VerifyConfig
 from logitcache.config import Config
@@ -23,6 +24,7 @@ from logitcache.training.evaluate import EvaluateConfig
 from logitcache.views.spec import ViewsConfig
 
 __all__ = [
+    "CardConfig",
     "Config",
     "DataConfig",
     "EncodingConfig",

@@ -116,6 +116,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
     "configs": {
+        "cache.format.card",
         "check",
         "data",
         "encoding",

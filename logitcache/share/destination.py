@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from logitcache.cache.format.documents import parse_json
@@ -102,13 +103,7 @@ class Destination:
         """
         known = self._sealed(name, ledger)
         if self._resumed or self.manifest is not None:
-            prefix = commit_prefix(ledger.group, ledger.view)
-            names = set(self.location.names(prefix))
-            for unit, commit in ledger.commits.items():
-                key = commit_key(ledger.group, ledger.view, unit)
-                listed = unit not in known and key.rpartition("/")[2] in names
-                if listed and self.location.read(key) == canonical_json(commit.to_json()):
-                    known.add(unit)
+            known |= self._committed(ledger, known)
         return {unit for unit in known if self._has_files(ledger.commits[unit])}
 
     def has_shard(self, stored: StoredArray) -> bool:
@@ -136,6 +131,19 @@ class Destination:
         except CacheDamaged:  # it is copied again
             return set()
         return {unit for unit, commit in ledger.commits.items() if ours.get(unit) == commit}
+
+    def _committed(self, ledger: Ledger, known: set[int]) -> set[int]:
+        """Return further units with an equal commit, which an interrupted copy has left."""
+        names = set(self.location.names(commit_prefix(ledger.group, ledger.view)))
+        units = [unit for unit in ledger.commits if unit not in known and f"{unit}.json" in names]
+
+        def is_equal(unit: int) -> bool:
+            content = self.location.read(commit_key(ledger.group, ledger.view, unit))
+            return content == canonical_json(ledger.commits[unit].to_json())
+
+        with ThreadPoolExecutor(self.location.in_flight, thread_name_prefix="commits") as pool:
+            equal = pool.map(is_equal, units)
+            return {unit for unit, same in zip(units, equal, strict=True) if same}
 
     def _has_files(self, commit: Commit) -> bool:
         """Return whether the files of a unit have their sizes; not asked of a distant store."""

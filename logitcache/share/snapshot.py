@@ -72,7 +72,6 @@ class Snapshot:
         copies: The document of second copies; None in old revisions.
         root: The root ``zarr.json``.
         signatures: Signatures of the revision; None if it is not signed.
-        index: Index of the rows that the card names; None if there is none.
     """
 
     location: Location
@@ -83,13 +82,20 @@ class Snapshot:
     copies: bytes | None
     root: bytes
     signatures: bytes | None = None
-    index: bytes | None = None
 
     @property
     def pointer(self) -> RevisionPointer:
         """Number and sha256 of the revision."""
         assert self.manifest.revision is not None
         return self.manifest.revision
+
+    def index(self) -> bytes | None:
+        """Read the index of rows; None unless it is the one that the card has the digest of."""
+        card = self.documents.get(CARD_DOCUMENTS[-1])
+        content = None if card is None else self.location.read(INDEX, most=_MOST_INDEX_BYTES)
+        if card is None or content is None or sha256(content).encode() not in card:
+            return None
+        return content
 
     def ledgers(self) -> Iterator[tuple[str, Ledger]]:
         """Yield ``<group>/<view>`` and ledger, one of them in memory at a time.
@@ -154,7 +160,6 @@ def read_snapshot(location: Location, wanted: str | None = None) -> Snapshot:
         second,
         root or root_document(sealed),
         location.read(signature_key(pointer.number)),
-        _index(location, documents),
     )
 
 
@@ -270,13 +275,6 @@ def _sealed_documents(
             what = "a document has changed since it was sealed"
             raise CacheDamaged(what, where=f"{location}/{key}", got=f"sha256 {found}")
     return sealed, texts
-
-
-def _index(location: Location, documents: Mapping[str, bytes]) -> bytes | None:
-    """Return the index of rows if it is the one that the card has the digest of."""
-    content = location.read(INDEX, most=_MOST_INDEX_BYTES)
-    named = documents.get(CARD_DOCUMENTS[-1], b"")
-    return content if content is not None and sha256(content).encode() in named else None
 
 
 def _exclusions(location: Location, later: Collection[str]) -> dict[str, bytes]:

@@ -184,14 +184,14 @@ class _Copy:
         Raises:
             StorageError: They do not fit.
         """
-        missing = 0
+        missing, free = 0, self._to.free_bytes()
         for name, ledger in self._snapshot.ledgers():
-            there = self._destination.present_units(name, ledger)
+            # a store whose space is not known is not asked what it has
+            there = set() if free is None else self._destination.present_units(name, ledger)
             for unit, commit in ledger.commits.items():
                 size = sum(stored.bytes for stored in commit.arrays.values())
                 self._total += size
                 missing += size * (unit not in there)
-        free = self._to.free_bytes()
         if free is not None and missing > free:
             raise StorageError(
                 "the destination has too little space",
@@ -229,8 +229,9 @@ class _Copy:
             list(pool.map(self._ledger, snapshot.revision.ledgers.values()))
             list(pool.map(self._document, documents.keys(), documents.values()))
         self._document(revision_key(number), snapshot.content)
-        if snapshot.index is not None:
-            self._document(INDEX, snapshot.index)
+        index = snapshot.index()
+        if index is not None:
+            self._document(INDEX, index)
         if snapshot.signatures is not None:
             self._document(signature_key(number), snapshot.signatures)
         self._document("zarr.json", snapshot.root)
