@@ -19,6 +19,7 @@ from logitcache.precompute.config import PrecomputeConfig
 from logitcache.students.build import StudentConfig
 from logitcache.teachers.member import TeacherConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
+from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.evaluate import EvaluateConfig
 from logitcache.views.spec import ViewsConfig
@@ -35,6 +36,7 @@ __all__ = [
     "MatchConfig",
     "NetworkConfig",
     "ObjectiveConfig",
+    "PickHintsConfig",
     "PipelineConfig",
     "PrecomputeConfig",
     "RelationConfig",

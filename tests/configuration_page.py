@@ -17,6 +17,7 @@ from logitcache.check.verify import VerifyConfig
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
+from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.evaluate import EvaluateConfig
 
@@ -39,6 +40,7 @@ _ROOTS: dict[str, type[Config]] = {
     "repair": RepairConfig,
     "run": PipelineConfig,
     "fit_weights": FitWeightsConfig,
+    "pick_hints": PickHintsConfig,
 }
 
 _HEAD = """# Configuration

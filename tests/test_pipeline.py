@@ -59,6 +59,31 @@ def test_a_stage_uses_the_result_of_an_earlier_one(tmp_path: Path) -> None:
     assert ran(tmp_path, {}) == []  # all is done
 
 
+def test_what_is_inside_of_a_result_has_a_longer_path(tmp_path: Path) -> None:
+    """Lists by number, mappings by name, as a value and as the key of a mapping."""
+    result = {"taps": ["a", "b"], "groups": {"a": 1}}
+    values = {"x": "stage:one/taps/1", "y": {"stage:one/taps/0": "stage:one/groups/a"}}
+
+    def run(values: dict[str, Any]) -> dict[str, Any]:
+        found: list[dict[str, Any]] = []
+        stages = [{"name": "one", "train": {}}, {"name": "two", "train": values}]
+
+        def note(stage: Stage) -> dict[str, Any]:
+            found.append(stage.values)
+            return result
+
+        pipeline(tmp_path, stages).run(note)
+        return found[-1]
+
+    ran = run(values)
+    assert (ran["x"], ran["y"]) == ("b", {"a": 1})
+    for path in ("taps/2", "taps/a", "groups/b", "groups/a/0"):
+        with pytest.raises(UsageError, match=f"no field '{path}'"):
+            run({"x": f"stage:one/{path}"})
+    with pytest.raises(UsageError, match="no earlier stage 'none'"):
+        run({"y": {"stage:none/taps/0": {}}})
+
+
 def test_another_result_is_another_stage(tmp_path: Path) -> None:
     ran(tmp_path, {"a": 1.0})
     (tmp_path / "weights.done.json").unlink()

@@ -55,3 +55,41 @@ def fit_weights(
     )
     weights = ", ".join(f"{name}: {weight:.4f}" for name, weight in fitted.teachers.items())
     echo(f"written to {out}; to use them: objectives: [soft: {{teachers: {{{weights}}}}}]")
+
+
+@tools_app.command("pick-hints")
+def pick_hints(
+    cache: Annotated[
+        str, typer.Option(help="Folder or URL of a cache with features of the candidate layers.")
+    ],
+    out: Annotated[str, typer.Option(help="YAML file to write the hint points to.")] = "hints.yaml",
+    teacher: Annotated[
+        str | None, typer.Option(help="Name of the teacher, if the cache has several.")
+    ] = None,
+    tap: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a candidate layer; all by default; repeatable."),
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Number of hint points; 3 by default.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Maximum number of images to compare on; 10000 by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of the sample of images.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose the layers of a teacher that a student should imitate, by clustering all of them."""
+    from logitcache.cli.options import gather, print_json
+    from logitcache.tools.pick_hints import PickHintsConfig
+    from logitcache.tools.pick_hints import pick_hints as pick
+
+    flags = {"cache": cache, "out": out, "teacher": teacher, "taps": tap, "count": count}
+    flags |= {"rows": rows, "seed": seed}
+    found = pick(PickHintsConfig.parse(gather(None, flags, []), "tools pick-hints"))
+    if as_json:
+        print_json(found.to_json())
+        return
+    for center, members in found.groups.items():
+        echo(f"{center}: center of {', '.join(members)}")
+    echo(f"mean distance from the centers: {found.distance:.4f}, on {found.rows} images")
+    features = " ".join(f"--feature {found.teacher}={tap}" for tap in found.taps)
+    echo(f"written to {out}; to cache these layers: logitcache precompute … {features}")

@@ -30,6 +30,7 @@ __all__ = [
     "as_tokens",
     "as_vectors",
     "cached_features",
+    "drawn_positions",
     "flattened",
     "unfit",
     "wide",
@@ -123,6 +124,19 @@ def as_map(patches_BPD: Tensor, grid: int) -> Tensor:
 def as_tokens(maps_BDHW: Tensor) -> Tensor:
     """Return a map as patches (B, P, D), row by row."""
     return maps_BDHW.flatten(2).transpose(1, 2)
+
+
+def drawn_positions(rows: int, patches: int, count: int | Tensor, device: torch.device) -> Tensor:
+    """Return a random choice of positions for every row, bool (B, P).
+
+    Args:
+        rows: Number of rows, B.
+        patches: Number of positions, P.
+        count: Number of positions to choose in each row; a scalar tensor is not read, so that an
+            accelerator is not waited for.
+        device: Device of the result, whose random numbers are used.
+    """
+    return torch.rand(rows, patches, device=device).argsort(1).argsort(1) < count
 
 
 def flattened(held: Features) -> Tensor:

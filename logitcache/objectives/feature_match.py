@@ -1,8 +1,9 @@
 """Feature distillation: activations of a student layer against those of a teacher.
 
 Its options cover the mimicking and generation losses of ViTKD (Yang et al., 2022), the distance of
-last tokens of WeCoLoRA (Grigore et al., WACV 2025), NFD (2022), the hierarchical context loss (Chen
-et al., "Distilling Knowledge via Knowledge Review", CVPR 2021) and DMAE's distance of unit vectors.
+last tokens of WeCoLoRA (Grigore et al., WACV 2025), NFD (2022), DPK (2023), the hierarchical
+context loss (Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021) and DMAE's
+distance of unit vectors.
 
 Shapes: B batch, N positions, D channels of the student, E of the teacher.
 """

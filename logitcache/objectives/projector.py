@@ -15,7 +15,8 @@ from torch import nn
 
 from logitcache.config import Config, key_of
 from logitcache.errors import UsageError
-from logitcache.objectives.alignment import as_map, as_tokens
+from logitcache.objectives.alignment import as_map, as_tokens, drawn_positions
+from logitcache.objectives.prior import Prior
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,14 +67,20 @@ class ProjectorConfig(Config):
     Attributes:
         kind: ``linear`` for a linear layer at every position (a 1x1 convolution); ``mlp`` for two
             of them with a ReLU in between; ``generator`` for ViTKD's, see :class:`Generator`;
-            ``none``; ``auto`` for linear if the numbers of channels differ, else none.
+            ``prior`` for DPK's, see :class:`~logitcache.objectives.prior.Prior`; ``none``; ``auto``
+            for linear if the numbers of channels differ, else none.
         hidden: Number of hidden channels of an ``mlp``; that of the teacher by default.
         masked: Share of the positions that a ``generator`` has to predict.
+        ratio: Share of the positions that a ``prior`` takes from the teacher; by default one minus
+            the alignment (CKA) of student and teacher in the batch.
+        blocks: Number of transformer blocks of a ``prior``.
     """
 
     kind: ProjectorName = "auto"
     hidden: Annotated[int, Field(ge=1)] | None = None
     masked: float = Field(default=0.5, gt=0, lt=1)
+    ratio: float | None = Field(default=None, ge=0, le=1)
+    blocks: int = Field(default=2, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -145,8 +152,7 @@ class Generator(nn.Module):
             hidden = torch.zeros(rows, patches, dtype=torch.bool, device=pair.student.device)
             return hidden.scatter(1, pair.positions, True)
         seen = int(patches * (1 - self._masked))
-        order = torch.rand(rows, patches, device=pair.student.device).argsort(1)
-        return torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, :seen], False)
+        return ~drawn_positions(rows, patches, seen, pair.student.device)
 
 
 def _linear(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
@@ -169,6 +175,19 @@ def _generator(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
             hint="choose layers with square maps, or another projector",
         )
     return Generator(pair.student.shape[2], pair.teacher.shape[2], config.masked)
+
+
+def _prior(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
+    positions, channels = pair.teacher.shape[1:]
+    if pair.positions is not None or positions < 2 or channels < 2:
+        raise UsageError(
+            "the projector prior needs features with several positions and channels",
+            where=where,
+            expected="all positions of a map or of tokens",
+            got=f"{positions} positions of {channels} channels",
+            hint="precompute this layer without tokens and reduce, or choose another projector",
+        )
+    return Prior(pair.student.shape[2], channels, positions, config.blocks, config.ratio)
 
 
 def _none(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
@@ -195,6 +214,7 @@ PROJECTORS: dict[str, ProjectorKind] = {
     "linear": ProjectorKind(_linear),
     "mlp": ProjectorKind(_mlp),
     "generator": ProjectorKind(_generator, whole_maps=True),
+    "prior": ProjectorKind(_prior, whole_maps=True),
 }
 """Projectors by name; a new projector is one entry here."""
 

@@ -36,6 +36,7 @@ class StageConfig(_OneOfKinds):
         precompute: Fields of a :class:`~logitcache.precompute.config.PrecomputeConfig`.
         train: Fields of a :class:`~logitcache.training.config.TrainConfig`.
         fit_weights: Fields of a :class:`~logitcache.tools.fit_weights.FitWeightsConfig`.
+        pick_hints: Fields of a :class:`~logitcache.tools.pick_hints.PickHintsConfig`.
         evaluate: Fields of a :class:`~logitcache.training.evaluate.EvaluateConfig`.
     """
 
@@ -72,6 +73,7 @@ class PipelineConfig(_SharedByKinds):
         precompute: Settings shared by precompute stages.
         train: Settings shared by train stages.
         fit_weights: Settings shared by fit_weights stages.
+        pick_hints: Settings shared by pick_hints stages.
         evaluate: Settings shared by evaluate stages.
         stages: The stages, in order.
     """

@@ -16,7 +16,9 @@ A file has settings that all stages share, and stages with settings of their own
 
 ``stage:NAME`` refers to the output of an earlier stage: the exported network of a ``train`` stage,
 the cache of a ``precompute`` stage, the file of a ``fit_weights`` stage. ``stage:NAME/FIELD``
-refers to a field of its result, once it has run: ``soft: {teachers: stage:weights/teachers}``.
+refers to a field of its result, once it has run: ``soft: {teachers: stage:weights/teachers}``, and
+a longer path to what is inside of it: ``tap: stage:hints/taps/0``. Keys of mappings may be
+references too: ``features: {stage:hints/taps/0: {}}``.
 
 The settings of a stage are the configuration of the component that runs it; the table of
 :mod:`logitcache.pipeline.stage_kinds` names those that the pipeline fills in.
@@ -147,7 +149,10 @@ class Pipeline:
     def _with_results(self, value: Any, where: str) -> Any:
         """Replace ``stage:NAME/FIELD`` everywhere by the result of the stage."""
         if isinstance(value, Mapping):
-            return {k: self._with_results(v, f"{where}.{k}") for k, v in value.items()}
+            return {
+                self._with_results(k, where): self._with_results(v, f"{where}.{k}")
+                for k, v in value.items()
+            }
         if isinstance(value, list):
             return [self._with_results(item, where) for item in value]
         if not isinstance(value, str) or not value.startswith(_REFERENCE):
@@ -160,14 +165,7 @@ class Pipeline:
                 where=where,
                 hint=f"run it first: --only {name}",
             )
-        result: dict[str, Any] = done["result"]
-        if field not in result:
-            raise UsageError(
-                f"the result of stage {name!r} has no field {field!r}",
-                where=where,
-                hint=nearest(field, result),
-            )
-        return result[field]
+        return _inside(done["result"], field, name, where)
 
     def _resolve(self) -> list[Stage]:
         made: dict[str, str] = {}
@@ -198,6 +196,23 @@ class Pipeline:
         return STAGE_KINDS[stage.kind].output.format(folder=self.out / stage.name)
 
 
+def _inside(result: dict[str, Any], path: str, stage: str, where: str) -> Any:
+    """Return the value at a path of names and numbers in the result of a stage."""
+    value: Any = result
+    for part in path.split("/"):
+        inner: Any = value if isinstance(value, Mapping) else {}
+        if isinstance(value, list):
+            inner = {str(index): item for index, item in enumerate(value)}
+        if part not in inner:
+            raise UsageError(
+                f"the result of stage {stage!r} has no field {path!r}",
+                where=where,
+                hint=nearest(part, inner),
+            )
+        value = inner[part]
+    return value
+
+
 def _read_marker(path: Path) -> dict[str, Any] | None:
     """Return the result of a stage and the digest of its settings; None if not finished."""
     done = read_json(path)
@@ -212,7 +227,10 @@ def _read_marker(path: Path) -> dict[str, Any] | None:
 def _replace_references(value: Any, made: Mapping[str, str], where: str) -> Any:
     """Replace ``stage:NAME`` everywhere; ``stage:NAME/FIELD`` is replaced when a stage runs."""
     if isinstance(value, Mapping):
-        return {k: _replace_references(v, made, f"{where}.{k}") for k, v in value.items()}
+        return {
+            _replace_references(k, made, where): _replace_references(v, made, f"{where}.{k}")
+            for k, v in value.items()
+        }
     if isinstance(value, list):
         return [_replace_references(item, made, where) for item in value]
     if isinstance(value, str) and value.startswith(_REFERENCE):

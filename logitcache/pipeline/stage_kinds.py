@@ -76,6 +76,12 @@ STAGE_KINDS: dict[str, StageKind] = {
         output="{folder}/weights.yaml",
         given={"out": "{output}"},
     ),
+    "pick_hints": StageKind(
+        config="logitcache.tools.pick_hints:PickHintsConfig",
+        function="logitcache.tools.pick_hints:pick_hints",
+        output="{folder}/hints.yaml",
+        given={"out": "{output}"},
+    ),
     "evaluate": StageKind(
         config="logitcache.training.evaluate:EvaluateConfig",
         function="logitcache.training.evaluate:evaluate_network",

@@ -23,10 +23,9 @@ from logitcache.config import Config
 from logitcache.draws import Purpose, chosen
 from logitcache.errors import UsageError, first_of
 from logitcache.files import write_file
+from logitcache.tools.cached_rows import shared_view, stored_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from logitcache.cache.format.groups import TeacherGroup
@@ -109,22 +108,8 @@ def fit_weights(config: FitWeightsConfig) -> FittedWeights:
             hint='pip install "logitcache[fit]"',
         )
     cache = open_cache(config.cache)
-    names = config.teachers or list(cache.teachers)
-    if not names:
-        raise UsageError(
-            "no teacher of this cache has logits, so there are no weights to fit",
-            where=config.cache,
-            hint="precompute teachers with a classifier",
-        )
-    own = [name for name in names if cache.teacher(name).class_names is not None]
-    if own:
-        raise UsageError(
-            "weights are fitted on labels, which are not among the classes of these teachers",
-            where=config.cache,
-            got=f"teachers with classes of their own: {first_of(own)}",
-            hint="choose teachers with the classes of the images (teachers: [...])",
-        )
-    view = _view(cache, names)
+    names = _teachers(config, cache)
+    view = shared_view(cache, names)
     rows = _rows(config, cache)
     labels_N = cache.samples.labels[rows]
     probs_MNC = np.stack([_probs(cache, cache.teacher(n), view, rows) for n in names])
@@ -184,16 +169,24 @@ def _accuracy(
     return float((mixed_NC.argmax(1) == labels_N).mean())
 
 
-def _view(cache: Cache, names: list[str]) -> str:
-    views = cache.views_of(names)
-    if not views:
+def _teachers(config: FitWeightsConfig, cache: Cache) -> list[str]:
+    """Return the names of the teachers, whose classes are those of the labels."""
+    names = config.teachers or list(cache.teachers)
+    if not names:
         raise UsageError(
-            "the cache has no view that all of these teachers share",
-            where=cache.url,
-            got=", ".join(names),
-            hint="choose fewer teachers, or precompute their missing views",
+            "no teacher of this cache has logits, so there are no weights to fit",
+            where=config.cache,
+            hint="precompute teachers with a classifier",
         )
-    return "eval" if "eval" in views else views[0]
+    own = [name for name in names if cache.teacher(name).class_names is not None]
+    if own:
+        raise UsageError(
+            "weights are fitted on labels, which are not among the classes of these teachers",
+            where=config.cache,
+            got=f"teachers with classes of their own: {first_of(own)}",
+            hint="choose teachers with the classes of the images (teachers: [...])",
+        )
+    return names
 
 
 def _rows(config: FitWeightsConfig, cache: Cache) -> NDArray[np.int64]:
@@ -223,10 +216,4 @@ def _probs(
     cache: Cache, group: TeacherGroup, view: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Return the probabilities of a teacher, (N, C)."""
-    units = np.unique(rows // group.unit_rows)
-    arrays = list(group.encoding.specs())
-    read = cache.read_units(group.name, view, units.tolist(), arrays)
-    slots = np.searchsorted(units, rows // group.unit_rows)
-    places = slots * group.unit_rows + rows % group.unit_rows
-    stored: Mapping[str, NDArray[Any]] = {name: array[places] for name, array in read.items()}
-    return group.encoding.decode(stored).probs()
+    return group.encoding.decode(stored_rows(cache, group, view, rows)).probs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -277,7 +278,7 @@ def test_a_pipeline_over_seeds_shows_mean_and_spread(
     [
         ({"stages": [{"name": "a", "train": {"cache": "stage:b"}}]}, "no earlier stage 'b'"),
         ({"stages": [{"name": "a", "train": {}}, {"name": "a", "train": {}}]}, "two stages"),
-        ({"stages": [{"name": "a"}]}, "one of precompute, train, fit_weights, evaluate"),
+        ({"stages": [{"name": "a"}]}, "one of precompute, train, fit_weights, pick_hints"),
         ({"stage": []}, "did you mean 'stages'"),
         ({"stages": [{"name": "a", "train": {"stepps": 1}}]}, "did you mean 'steps'"),
     ],
@@ -321,16 +322,19 @@ def test_every_shipped_pipeline_is_well_formed(path: Path) -> None:
     from logitcache.pipeline.settings import read_yaml
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.tools.fit_weights import FitWeightsConfig
+    from logitcache.tools.pick_hints import PickHintsConfig
     from logitcache.training.config import TrainConfig
 
     kinds: dict[str, type[Config]] = {
         "precompute": PrecomputeConfig,
         "train": TrainConfig,
         "fit_weights": FitWeightsConfig,
+        "pick_hints": PickHintsConfig,
     }
     pipeline = Pipeline(PipelineConfig.parse(read_yaml(path), path.name))
     for stage in pipeline.stages:
         written = json.dumps(stage.values).replace('"stage:weights/teachers"', '{"large": 1.0}')
+        written = re.sub(r"stage:hints/taps/(\d)", r"layer\1", written)
         kinds[stage.kind].parse(json.loads(written), stage.name)
 
 

@@ -190,6 +190,8 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["views", "check", "{other}"], USAGE, ""),
     (["tools", "fit-weights", "--cache", "{other}"], DATA, "no cache here"),
     (["tools", "fit-weights", "--cache", "{cache}", "--teacher", "rde"], USAGE, "rde"),
+    (["tools", "pick-hints", "--cache", "{other}"], DATA, "no cache here"),
+    (["tools", "pick-hints", "--cache", "{cache}"], USAGE, "no layers to choose from"),
     # training
     ([*TRAIN[:3], "--data", "{empty}", *TRAIN[5:]], DATA, "no images found"),
     ([*TRAIN[:3], "--data", "{flat}", *TRAIN[5:]], USAGE, "images have no labels"),

@@ -14,6 +14,7 @@ from filelock import FileLock
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.run import load_pipelines
 from logitcache.cli.stages import stage_runner
+from logitcache.objectives.combine import TERMS
 from logitcache.training.journal import read_journal
 from logitcache.training.result import read_result
 
@@ -23,13 +24,21 @@ if TYPE_CHECKING:
 
     from logitcache.pipeline.run import Pipeline, StageResult
 
-SYSTEMS = ["libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"]
+SYSTEMS = [
+    *("libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"),
+    *("pursuhint", "dpk"),
+]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd"}
 """Stages that several systems share, and a pipeline that has each."""
 TEACHER_STEPS = {"cnn": 160, "rednet": 80, "vit": 160}
 """Enough for a student to learn from them; the pipelines themselves train longer."""
 
 CHANCE = 0.1
+OTHER_SCALE = {
+    "nkd": "a teacher that is wrong about the label weighs that label less",
+    "dpk": "a student that is less like its teacher is given more of it",
+}
+"""Systems whose losses with right and with shuffled targets cannot be compared, and why."""
 COMPARED = ["labels", "kd", "tuned", "probe", "probe-copy", "probe-tuned"]
 """Stages that a system is compared with in docs/results.md: here they only have to run."""
 
@@ -99,6 +108,17 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(network.state_dict())
 
 
+def own_losses(folder: Path) -> list[dict[str, float]]:
+    """Return the unweighted losses of a system's own terms in every epoch.
+
+    These are all but labels and plain soft targets, or the latter where there are no others.
+    """
+    events = read_journal(folder)
+    terms = [name for name in events[0] if name.partition("_")[0] in TERMS.keys() - {"label"}]
+    own = [name for name in terms if not name.startswith("soft")] or terms
+    return [{name: event[name] for name in own} for event in events]
+
+
 @pytest.mark.parametrize("pipeline", SYSTEMS, indirect=True)
 @pytest.mark.usefixtures("no_teachers")
 def test_a_system_learns_from_its_cache(pipeline: Pipeline) -> None:
@@ -106,6 +126,13 @@ def test_a_system_learns_from_its_cache(pipeline: Pipeline) -> None:
     run(pipeline, students)
     losses = [event["loss"] for event in read_journal(pipeline.out / "student")]
     assert losses[-1] < 0.9 * losses[0]
+    first, *_, last = own_losses(pipeline.out / "student")
+    assert {name: last[name] < 0.9 * loss for name, loss in first.items()} == dict.fromkeys(
+        first, True
+    )
+    if pipeline.config.name not in OTHER_SCALE:
+        *_, last_shuffled = own_losses(pipeline.out / "shuffled")
+        assert sum(last.values()) < sum(last_shuffled.values()), "targets of other images are worse"
     result = read_result(pipeline.out / "student")
     assert result is not None
     assert result.evaluation is not None

@@ -40,6 +40,7 @@ def match(projector: object) -> dict[str, Any]:
 
 MLP = match({"kind": "mlp", "hidden": 12})
 GENERATOR = match("generator")
+PRIOR = match({"kind": "prior", "blocks": 1})
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +89,15 @@ def assert_equal(ours: Path, theirs: Path) -> None:
     assert [name for name in got if not torch.equal(got[name], expected[name])] == []
 
 
-@pytest.mark.parametrize("term", [MLP, GENERATOR], ids=["mlp", "generator"])
-@pytest.mark.parametrize("stops", [[3], [4, 5]])
+@pytest.mark.parametrize(
+    ("term", "stops"),
+    [(MLP, [3]), (MLP, [4, 5]), (GENERATOR, [3]), (GENERATOR, [4, 5]), (PRIOR, [3])],
+    ids=["mlp-3", "mlp-4-5", "generator-3", "generator-4-5", "prior-3"],
+)
 def test_a_resumed_projector_is_the_very_same(
     images: Path, cache: Path, tmp_path: Path, term: dict[str, Any], stops: list[int]
 ) -> None:
-    """Stopped inside an epoch and at its end; the generator draws what it hides in every step."""
+    """Stopped inside an epoch and at its end; generator and prior draw positions in every step."""
     fields = {"objectives": ["soft", term], "student": vit(drop_path_rate=0.2), "ema": 0.9}
     train_student(TrainConfig.parse(config(tmp_path / "whole", images, cache, **fields), ""))
     cut = TrainConfig.parse(config(tmp_path / "cut", images, cache, **fields), "")
