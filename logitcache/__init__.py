@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.estimate.estimate import estimate_cache as estimate
     from logitcache.report.describe import describe
+    from logitcache.share.garbage import collect_garbage
     from logitcache.share.merging import merge_caches
     from logitcache.share.row_selection import RowSelection
     from logitcache.share.slicing import slice_cache
@@ -95,6 +96,7 @@ __all__ = [
     "build_cache",
     "build_network",
     "build_objective",
+    "collect_garbage",
     "describe",
     "estimate",
     "evaluate_network",
@@ -140,6 +142,7 @@ _HOMES = {
     "build_cache": "precompute.build",
     "build_network": "networks.build",
     "build_objective": "objectives.combine",
+    "collect_garbage": "share.garbage",
     "describe": "report.describe",
     "estimate": "precompute.estimate.estimate:estimate_cache",
     "evaluate_network": "training.evaluate",

@@ -18,6 +18,7 @@ from logitcache.cache.store.retry import PATIENCE, parse_patience
 from logitcache.cli.create import create_app
 from logitcache.cli.derive import derive_app
 from logitcache.cli.echo import accept_all_characters, echo
+from logitcache.cli.garbage import garbage_app
 from logitcache.cli.interrupt import interruptible
 from logitcache.cli.launch import launched_rank
 from logitcache.cli.maintain import LOOK, maintain_app
@@ -38,6 +39,7 @@ app = typer.Typer(
 
 app.add_typer(create_app)  # without a name: its commands are the program's own
 app.add_typer(maintain_app)
+app.add_typer(garbage_app)
 app.add_typer(transfer_app)
 app.add_typer(derive_app)
 app.add_typer(views_app, name="views", rich_help_panel=LOOK)

@@ -169,6 +169,11 @@ class Claims:
         self._remove_folders()
         return True
 
+    def holds(self, name: str) -> bool:
+        """Look at a claim, and return whether this process still holds it."""
+        key = _key(name)
+        return key in self._held and read_holder(self._location, key).token == self._token
+
     def sweep(self) -> list[str]:
         """Remove the claims of processes that have ended; return their keys.
 
