@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import random
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import timm
+import torch
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.verify.integrity import verify
 from logitcache.errors import CacheError, UsageError
+from logitcache.precompute.build import build_cache
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.share.sign import sign_cache
 from logitcache.share.transfer import pull, push
+from logitcache.training.config import TrainConfig
+from logitcache.training.loop import train_student
 from tests.remote.servers import Behavior, FaultyServer, from_folder, from_upstream
 from tests.share.growing import build, contents, files, grow, in_a_child, same_contents
+from tests.share.signing import write_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,3 +124,39 @@ def test_a_part_is_pulled_from_a_web_server(grown: Path, tmp_path: Path) -> None
         with pytest.raises(UsageError, match="can only be read"):
             push(grown, server.url)
     assert same_contents(contents(tmp_path / "whole"), whole)
+
+
+def test_a_student_is_trained_from_one_url_as_on_the_machine_of_the_cache(
+    images: Path, teachers: dict[str, dict[str, str]], bucket: FaultyServer, tmp_path: Path
+) -> None:
+    """The cache carries its images and is pushed; who trains has the URL and the key alone."""
+    private, public = write_keys(tmp_path / "keys", "alice")
+    values: dict[str, Any] = {
+        "cache": str(tmp_path / "cache"),
+        "data": str(images),
+        "teachers": teachers,
+        "views": {"count": 2},
+        "images": "packed:32",
+        "unit_rows": 16,
+    }
+    build_cache(PrecomputeConfig.parse(values, ""))
+    sign_cache(tmp_path / "cache", private)
+    push(tmp_path / "cache", URL)
+    pull(URL, tmp_path / "part", views=2, teachers=["red"])
+    assert verify(tmp_path / "part").ok
+    assert open_cache(tmp_path / "part").revision.ledgers.keys() < (
+        open_cache(URL).revision.ledgers.keys()
+    )
+
+    def weights(cache: str, out: str, **more: object) -> list[Any]:
+        student = {"model": "resnet10t", "kwargs": {"channels": [16] * 4, "stem_width": 16}}
+        values = {"out": str(tmp_path / out), "cache": cache, "student": student, "epochs": 2}
+        config = {**values, "batch_size": 16, "threads": 1, "device": "cpu", **more}
+        train_student(TrainConfig.parse(config, ""))
+        network = timm.create_model(f"local-dir:{tmp_path / out / 'export'}", pretrained=True)
+        return list(network.state_dict().values())
+
+    local = weights(str(tmp_path / "cache"), "local")
+    bucket.behavior.latency = 0.005
+    remote = weights(URL, "remote", signed_by=str(public))
+    assert all(torch.equal(a, b) for a, b in zip(local, remote, strict=True))
