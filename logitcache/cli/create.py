@@ -213,7 +213,22 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(help="Images per batch, of all processes together.")
     ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(help="Parts that each process divides its batch into, to save memory."),
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(help="Factor of the learning rate from each layer to the one before it."),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Schedule of the learning rate: cosine, poly, tanh, constant, or multistep with "
+            "--set schedule.milestones=[0.6,0.8]."
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Random seed for initialization, data order and dropout.")
     ] = None,
@@ -249,6 +264,14 @@ def train(
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Automatic mixed precision: no, bf16 or fp16.")
+    ] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option("--channels-last", help="Run convolutions in this memory format."),
+    ] = None,
+    compile_student: Annotated[
+        bool | None,
+        typer.Option("--compile", help="Compile the student with torch.compile."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Number of decoding threads, per process.")

@@ -51,13 +51,16 @@ __all__ = [
 _NO_FIELDS = {"as_json", "compiled", "config", "configs", "feature", "model", "resume", "sets"}
 _FIELDS = {
     "budget": "encoding.budget",
+    "compile_student": "compile",
     "creator": "card.creator",
     "encoding": "encoding.kind",
     "labels": "labels.count",
+    "layer_decay": "optimizer.layer_decay",
     "license_": "card.license",
     "lr": "optimizer.lr",
     "max_kl": "encoding.max_kl",
     "objective": "objectives",
+    "schedule": "schedule.name",
     "size": "network.size",
     "student": "student.model",
     "teacher": "teachers",

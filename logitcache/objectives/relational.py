@@ -119,6 +119,11 @@ class RelationConfig(TermConfig):
             taps=tuple(sorted({pair.held for pair in self.pairs})),
         )
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether rows are compared with each other."""
+        return self.over == "batch"
+
     @model_validator(mode="before")
     @classmethod
     def _from_one(cls, value: object) -> object:

@@ -107,6 +107,11 @@ class TermConfig(Config):
         """Required targets and student layers."""
         return Needs()
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether the term is not a mean over rows, so that it cannot be computed in parts."""
+        return False
+
 
 class LogitsTermConfig(TermConfig):
     """Base class of the configurations of terms on logits.

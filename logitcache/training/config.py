@@ -49,6 +49,8 @@ class OptimizerConfig(Config):
         lr: Peak learning rate.
         weight_decay: Weight decay; not applied to biases and normalization layers.
         clip_grad: Maximum norm of the gradient; no clipping by default.
+        layer_decay: Factor of the learning rate from each layer to the one before it, as in timm;
+            the last layer has the learning rate ``lr``. All layers have it by default.
         kwargs: Further arguments of the optimizer.
     """
 
@@ -56,6 +58,7 @@ class OptimizerConfig(Config):
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     clip_grad: Annotated[float, Field(gt=0)] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -63,14 +66,30 @@ class ScheduleConfig(Config):
     """A timm learning-rate schedule, stepped with every batch.
 
     Attributes:
-        name: Name of the schedule in timm: ``cosine``, ``poly``, ``tanh`` or ``constant``.
+        name: Name of the schedule in timm: ``cosine``, ``poly``, ``tanh``, ``multistep`` or
+            ``constant``.
         warmup: Share of all steps over which the learning rate rises.
-        min_lr: Learning rate at the end.
+        min_lr: Learning rate at the end; not for ``multistep``.
+        milestones: For ``multistep``: shares of all steps after which the learning rate is
+            multiplied by ``decay``, such as ``[0.6, 0.8]``.
+        decay: For ``multistep``: the factor.
     """
 
     name: str = "cosine"
     warmup: float = Field(default=0.1, ge=0, lt=1)
     min_lr: float = Field(default=0.0, ge=0)
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=list)
+    decay: float = Field(default=0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _has_milestones(self) -> Self:
+        if (self.name == "multistep") != bool(self.milestones):
+            raise ValueError(
+                "the schedule multistep needs milestones, for example [0.6, 0.8]"
+                if self.name == "multistep"
+                else f"the schedule {self.name} has no milestones: remove them, or use multistep"
+            )
+        return self
 
 
 class SizeConfig(Config):
@@ -139,6 +158,8 @@ class TrainConfig(Config):
         epochs: Number of epochs; an epoch shows every image once.
         steps: Number of steps (batches), instead of epochs.
         batch_size: Number of images per batch, of all processes together.
+        accumulate: Number of parts that each process divides its batch into, to save memory: their
+            gradients are added before the optimizer takes its step. Batch norm sees each part.
         size: Image sizes that grow over the epochs; by default all epochs have the size of the
             student. Cached targets do not depend on it.
         optimizer: The optimizer.
@@ -148,6 +169,9 @@ class TrainConfig(Config):
         crop_pct: Share of the shorter side that the center crop of evaluation keeps; the network's
             own by default.
         precision: Mixed precision of accelerate: ``no``, ``bf16`` or ``fp16``.
+        channels_last: Whether convolutions run in this memory format, which is faster if the device
+            has kernels for it.
+        compile: Whether the student is compiled by ``torch.compile``; its first steps take longer.
         device: ``auto`` for an accelerator if there is one, or ``cpu``.
         seed: Random seed of initial weights, data order and dropout.
         eval_every: Number of epochs between evaluations; the last epoch is always evaluated.
@@ -186,12 +210,15 @@ class TrainConfig(Config):
     epochs: _Positive | None = None
     steps: _Positive | None = None
     batch_size: _Positive = 128
+    accumulate: _Positive = 1
     size: SizeConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     crop_pct: Annotated[float, CROP_SHARE] | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = False
+    compile: bool = False
     device: Literal["auto", "cpu"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**63)
     eval_every: _Positive = 1
@@ -264,6 +291,16 @@ class TrainConfig(Config):
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
         for term in self.terms:
+            if self.accumulate > 1 and term.term.needs_whole_batch:
+                raise ValueError(
+                    f"{term.name} compares the images of a batch, so a batch cannot be divided: "
+                    "remove accumulate"
+                )
+            if self.compile and term.term.needs.taps:
+                raise ValueError(
+                    f"{term.name} captures activations of the student, which a compiled network "
+                    "does not return: remove compile"
+                )
             unknown = sorted(set(term.term.views or ()) - set(self.show))
             if unknown:
                 raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
@@ -38,6 +39,7 @@ def export_network(
     """
     # pretrained weights may have come with the names of other classes, which timm would write
     cleared = {"label_names": None, "label_descriptions": None}
+    network.to(memory_format=torch.contiguous_format)  # safetensors has no other format
     with written_together(folder) as partial:
         save_for_hf(
             network,

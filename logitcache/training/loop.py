@@ -36,6 +36,7 @@ from logitcache.training.distributed import DistributedContext
 from logitcache.training.evaluator import Evaluation, Evaluator
 from logitcache.training.export import export_network
 from logitcache.training.finite_loss import FiniteLoss
+from logitcache.training.gradient import BatchGradient
 from logitcache.training.hooks import Hooks, Step
 from logitcache.training.image_sizes import ImageSizes
 from logitcache.training.images import training_images
@@ -184,6 +185,7 @@ class _Run:
             size=self._spec.size,
             features=cached if answer_features is None else answer_features,
         )
+        self._gradient = BatchGradient(config, self._trainable, self._objective, ranks)
         self._loader, note = training_loader(
             config,
             rows,
@@ -308,11 +310,7 @@ class _Run:
         state = self._state
         if self._answer is not None:
             targets = self._answer(images, targets)
-        outputs = self._trainable.outputs(state.model(images))
-        means = self._objective.parts(outputs, targets)
-        parts = self._ranks.own_part(means, self._objective.counts(targets))
-        loss = self._objective.total(parts, state.step / self._steps)
-        losses = {"loss": loss, **parts}
+        losses, outputs = self._gradient(state.model, images, targets, state.step / self._steps)
         finite = self._finite.see(state.step + 1, losses, outputs.logits)
         stop = self.should_stop is not None and self.should_stop()
         due = self._ranks.is_first and self._pace.is_due()
@@ -320,7 +318,6 @@ class _Run:
         broken, stop, due = self._ranks.any(not finite, stop, due)
         if broken:
             raise self._finite.error(state.epoch)
-        self._ranks.backward(loss, state.model.parameters())
         if self._config.optimizer.clip_grad is not None:
             self._accelerator.clip_grad_norm_(
                 state.model.parameters(), self._config.optimizer.clip_grad
@@ -329,14 +326,13 @@ class _Run:
         state.optimizer.zero_grad()
         state.count(losses)  # before the hooks, whose step number includes this step
         if self._hooks:
-            own = {name: value.detach() for name, value in losses.items()}
             self._hooks.on_step(
-                Step(state.step, state.epoch, self._network, images, targets, outputs, own)
+                Step(state.step, state.epoch, self._network, images, targets, outputs, losses)
             )
         self._clock.images += len(images) * self._ranks.count
         if due:
             self._report(
-                "training", state.step, self._steps, float(self._ranks.total(loss.detach()))
+                "training", state.step, self._steps, float(self._ranks.total(losses["loss"]))
             )
         return stop
 
@@ -346,7 +342,7 @@ class _Run:
         self._finite.check_last(state.epoch)
         self._hooks.on_epoch(state.epoch)
         # part of the checkpoint, so that a run that is stopped during evaluation can repeat it
-        lr = float(state.optimizer.param_groups[0]["lr"])
+        lr = max(float(group["lr"]) for group in state.optimizer.param_groups)
         state.unfinished = {"epoch": state.epoch, **state.means(), "lr": lr}
         if self._sizes.grows:
             state.unfinished["size"] = self._sizes.at(state.epoch)

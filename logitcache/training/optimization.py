@@ -1,9 +1,12 @@
-"""Optimizers and learning-rate schedules of timm."""
+"""Optimizers and learning-rate schedules of timm, and compilation by PyTorch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
 
+import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 
@@ -15,9 +18,9 @@ if TYPE_CHECKING:
 
     from logitcache.training.config import OptimizerConfig, ScheduleConfig
 
-__all__ = ["build_optimizer", "build_schedule"]
+__all__ = ["build_optimizer", "build_schedule", "compiled"]
 
-_SCHEDULES = ("constant", "cosine", "poly", "tanh")
+_SCHEDULES = ("constant", "cosine", "multistep", "poly", "tanh")
 _WARMUP_DIVISOR = 100
 
 
@@ -36,6 +39,7 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> optim.Optimi
             opt=config.name,
             lr=config.lr,
             weight_decay=config.weight_decay,
+            layer_decay=config.layer_decay,
             **config.kwargs,
         )
     except TypeError as error:
@@ -70,9 +74,34 @@ def build_schedule(
         warmup_epochs=round(config.warmup * steps),
         warmup_lr=peak / _WARMUP_DIVISOR,
         min_lr=config.min_lr,
+        decay_milestones=[round(share * steps) for share in config.milestones],
+        decay_rate=config.decay,
         step_on_epochs=False,
         updates_per_epoch=1,
     )
     assert schedule is not None
     schedule.step_update(0)
     return schedule
+
+
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a module that is compiled when it is first called; parameters are shared.
+
+    Args:
+        model: The module.
+        device: Its device.
+
+    Raises:
+        UsageError: There is no compiler, which the generated code needs.
+    """
+    names = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in names):
+        raise UsageError(
+            "torch.compile needs a C++ compiler, and none is installed",
+            where="compile",
+            expected="g++ or clang++ on the PATH, or the variable CXX",
+            hint="install one, or remove compile",
+        )
+    module: Any = torch.compile(model)
+    found: nn.Module = module
+    return found

@@ -24,7 +24,7 @@ from logitcache.training.checkpoint import (
     write_checkpoint,
 )
 from logitcache.training.evaluator import Evaluation
-from logitcache.training.optimization import build_optimizer, build_schedule
+from logitcache.training.optimization import build_optimizer, build_schedule, compiled
 from logitcache.training.result import TrainResult, read_result
 
 if TYPE_CHECKING:
@@ -141,9 +141,15 @@ class RunState:
         self._trainable = trainable
         self._ranks = ranks
         self._hooks = hooks
+        if config.channels_last:
+            network.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(trainable, config.optimizer)
         self._schedule = build_schedule(optimizer, config.schedule, steps, config.optimizer.lr)
         self.model, self.optimizer = ranks.accelerator.prepare(trainable, optimizer)
+        # of the loss in fp16; None for all other types
+        self._scaler: Any = ranks.accelerator.scaler
+        if config.compile:
+            self.model = compiled(self.model, ranks.accelerator.device)
         self._ema = (
             ModelEmaV3(network, config.ema, use_warmup=True) if config.ema is not None else None
         )
@@ -206,6 +212,8 @@ class RunState:
             if self._ema is not None:
                 self._ema.module.load_state_dict(checkpoint.modules["ema"])
             self.optimizer.load_state_dict(checkpoint.optimizer)
+            if self._scaler is not None and position.get("scaler"):
+                self._scaler.load_state_dict(position["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise StorageError(
                 "a checkpoint does not fit the network of this run",
@@ -236,6 +244,7 @@ class RunState:
             "sums": sums,
             "evaluation": self.evaluation.to_json() if self.evaluation else None,
             "unfinished": self.unfinished,
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
         }
         checkpoint = Checkpoint(
             position=position,

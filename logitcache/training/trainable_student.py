@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,7 +20,7 @@ from logitcache.errors import UsageError
 from logitcache.networks.taps import TappedNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from logitcache.networks.taps import TapShape
     from logitcache.objectives.combine import WeightedSum
@@ -152,6 +153,29 @@ class TrainableStudent(nn.Module):
                 values, shape.layout, grid=shape.grid_of(values), prefix_tokens=shape.prefix_tokens
             )
         return Outputs(logits, features)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
+        """Return the function from the name of a parameter to its layer, in the convention of timm.
+
+        Parameters of the objective belong to the last layer.
+
+        Args:
+            coarse: Whether stages are layers instead of blocks.
+
+        Raises:
+            UsageError: The network has no layers for a decay of the learning rate.
+        """
+        network: Any = self.network.network if self._shapes else self.network
+        if not hasattr(network, "group_matcher"):
+            raise UsageError(
+                "this network does not define layers for a decay of the learning rate",
+                where="optimizer.layer_decay",
+                got=type(network).__name__,
+                hint="remove layer_decay, or use a student with group_matcher, as timm's have",
+            )
+        layers = group_parameters(network, network.group_matcher(coarse=coarse), reverse=True)
+        last, prefix = max(layers.values()), "network.network." if self._shapes else "network."
+        return lambda name: (float(layers.get(name.removeprefix(prefix), last)),)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, in the convention of timm."""
