@@ -288,6 +288,14 @@ def train(
     onnx: Annotated[
         bool | None, typer.Option("--onnx", help="Also export the network as ONNX.")
     ] = None,
+    log_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRACKERS",
+            help="Trackers: tensorboard, wandb, mlflow, separated by commas; TensorBoard by "
+            "default if it is installed.",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(

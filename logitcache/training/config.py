@@ -176,6 +176,9 @@ class TrainConfig(Config):
         seed: Random seed of initial weights, data order and dropout.
         eval_every: Number of epochs between evaluations; the last epoch is always evaluated.
         checkpoint_every: Number of epochs between checkpoints.
+        log_with: Trackers that receive the values of the training log: ``tensorboard``, ``wandb``,
+            ``mlflow``; TensorBoard by default if it is installed, ``[]`` for none.
+        project: Project of wandb, or experiment of MLflow.
         onnx: Whether the network is also exported as ONNX.
         license: License of the exported weights, by its identifier on the Hugging Face Hub; for the
             model card.
@@ -223,6 +226,8 @@ class TrainConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**63)
     eval_every: _Positive = 1
     checkpoint_every: _Positive = 1
+    log_with: list[Literal["tensorboard", "wandb", "mlflow"]] | None = None
+    project: str = Field(default="logitcache", min_length=1)
     onnx: bool = False
     license: str | None = None
     target_memory: Annotated[Bytes, Field(ge=1)] = 2**30
@@ -250,6 +255,11 @@ class TrainConfig(Config):
     def _with_content(cls, value: Any) -> object:
         """Read the files of class maps, so that a run that is resumed has the same classes."""
         return None if value is None else class_maps(value)
+
+    @field_validator("log_with", mode="before")
+    @classmethod
+    def _separated(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("use_views", "show", mode="before")
     @classmethod

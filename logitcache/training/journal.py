@@ -1,4 +1,4 @@
-"""Training log: JSON lines, a CSV row per epoch, and TensorBoard if it is installed.
+"""Training log: JSON lines, a CSV row per epoch, and trackers.
 
 A resumed run removes the events after its checkpoint, so no event is logged twice.
 """
@@ -6,7 +6,6 @@ A resumed run removes the events after its checkpoint, so no event is logged twi
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 from pathlib import Path
@@ -17,11 +16,12 @@ from logitcache.files import warn_damaged, write_file
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from logitcache.training.trackers import Trackers
+
 __all__ = ["Journal", "read_journal"]
 
 _EVENTS = "journal.jsonl"
 _EPOCHS = "journal.csv"
-_BOARD = "tensorboard"
 _COLUMNS = (
     "epoch",
     "step",
@@ -69,9 +69,10 @@ class Journal:
     Args:
         out: Folder of the run.
         step: Step from which the run continues; later events are removed.
+        trackers: Trackers that receive all numbers, too.
     """
 
-    def __init__(self, out: Path, *, step: int = 0) -> None:
+    def __init__(self, out: Path, *, step: int = 0, trackers: Trackers | None = None) -> None:
         self._path = out / _EVENTS
         self._csv = out / _EPOCHS
         kept = [event for event in read_journal(out) if event["step"] <= step]
@@ -81,20 +82,14 @@ class Journal:
         writer.writeheader()
         writer.writerows(event for event in kept if event["event"] == "epoch")
         write_file(self._csv, table.getvalue())
-        self._board: Any = None
-        if importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(out / _BOARD), purge_step=step + 1)
+        self._trackers = trackers
 
     def event(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Write one event."""
         with self._path.open("a") as file:
             file.write(json.dumps({"event": kind, "step": step, **values}) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._trackers is not None:
+            self._trackers.log(kind, step, values)
 
     def epoch(self, step: int, values: Mapping[str, Any]) -> None:
         """Write the summary of an epoch as an event and as a row of the CSV file."""
@@ -108,6 +103,6 @@ class Journal:
         return next((event for event in events if event["event"] == "epoch"), None)
 
     def close(self) -> None:
-        """Write buffered values of TensorBoard to disk."""
-        if self._board is not None:
-            self._board.close()
+        """Finish the runs of the trackers."""
+        if self._trackers is not None:
+            self._trackers.close()

@@ -46,6 +46,7 @@ from logitcache.training.onnx import check_onnx_installed, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.result import TrainResult, forget_result, write_result
 from logitcache.training.state import RunState, previous_run
+from logitcache.training.trackers import Trackers, check_trackers_installed
 from logitcache.training.trainable_student import TrainableStudent
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _open_folder(config: TrainConfig, step: int) -> Journal:
     make_folder(out)
     write_file(out / _CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     forget_result(out)
-    return Journal(out, step=step)
+    return Journal(out, step=step, trackers=Trackers(config, out, step))
 
 
 class _Run:
@@ -151,6 +152,7 @@ class _Run:
     ) -> None:
         if config.onnx:
             check_onnx_installed()
+        check_trackers_installed(config.log_with or [])
         # the same seed on all ranks, so that they initialize the same weights
         torch.manual_seed(config.seed)
         self._config = config

@@ -46,6 +46,8 @@ _FREE_FIELDS = {
     "image_memory",
     "on_bad_image",
     "license",
+    "log_with",
+    "project",
     "checkpoint_every",
     "tolerate_pixel_drift",
     "local_copy",
