@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logitcache.cli.layout import new_console, new_table, percent_text
-from logitcache.cli.options import print_json
+from logitcache.cli.options import class_maps, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from logitcache.report.class_shares import ClassShares, TeacherShares
 
@@ -18,12 +18,12 @@ _MOST_CLASSES = 20
 
 
 def run_class_shares(
-    cache: str, maps: Mapping[str, str], *, revision: str | None, as_json: bool
+    cache: str, files: Sequence[str], *, revision: str | None, as_json: bool
 ) -> None:
-    """Measure and print what class maps do to the teachers of a cache."""
+    """Measure and print what class maps, ``[TEACHER=]FILE``, do to the teachers of a cache."""
     from logitcache.report.class_shares import class_shares
 
-    found = class_shares(cache, maps, revision=revision)
+    found = class_shares(cache, class_maps(files) or {}, revision=revision)
     if as_json:
         print_json(found.to_json())
     else:

@@ -74,18 +74,16 @@ def inspect(
 ) -> None:
     """Describe a cache: images, views, teachers, layers, sizes and encoding losses.
 
-    With --class-map, measure instead which share of the teachers' probability
-    the classes of the map have.
+    With --class-map, show which share of the teachers' probability its classes have.
     """
-    from logitcache.cli.options import class_maps, print_json
+    from logitcache.cli.options import print_json
     from logitcache.cli.tables import print_cache
     from logitcache.report.describe import describe
 
-    maps = class_maps(class_map or [])
-    if maps is not None:
+    if class_map:
         from logitcache.cli.class_shares import run_class_shares
 
-        run_class_shares(cache, maps, revision=revision, as_json=as_json)
+        run_class_shares(cache, class_map, revision=revision, as_json=as_json)
         return
     if survey:
         from logitcache.cli.survey import run_survey

@@ -72,8 +72,7 @@ class Cache(reader.Cache):
             view: Number of the view in :attr:`views`, its id, or the beginning of its id.
             teachers: Names of the teachers; all teachers by default.
             features: Layers with cached features, as ``<teacher>/<tap>``.
-            class_map: Classes of the teachers that are the classes of the student, as for
-                :func:`.loader`.
+            class_map: Class of the student for classes of the teachers, as for :func:`.loader`.
 
         Returns:
             A batch of B rows. Labels are those of the cache, -1 if it has none.
@@ -86,16 +85,11 @@ class Cache(reader.Cache):
         # imports torch, which a script that only inspects a cache does not need
         from logitcache.targets.row_targets import RowTargets
 
-        selection = (
-            None if teachers is None else tuple(teachers),
-            tuple(features),
-            repr(class_map),
-        )
-        if selection not in self._row_targets:
-            self._row_targets[selection] = RowTargets.of(
-                self, teachers, features, class_map=class_map
-            )
-        found = self._row_targets[selection]
+        names = None if teachers is None else tuple(teachers)
+        key = (names, tuple(features), repr(class_map))
+        if key not in self._row_targets:
+            self._row_targets[key] = RowTargets.of(self, teachers, features, class_map=class_map)
+        found = self._row_targets[key]
         return found.batch(found.rows_of(rows), found.view_id(view))
 
 
