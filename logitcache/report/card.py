@@ -73,7 +73,7 @@ def readme(card: Card) -> str:
         "## Fidelity\n\n" + _fidelity(card),
         "## Images and views\n\n" + _images(card),
         "## Licenses\n\n" + _licenses(card),
-        "## Train a student\n\n" + _usage(),
+        "## Train a student\n\n" + _usage(card),
         "## Known limits\n\n" + _limits(card),
     ]
     if card.facts.citation:
@@ -174,6 +174,12 @@ def _fidelity(card: Card) -> str:
 def _images(card: Card) -> str:
     cache, names = card.cache, card.cache.class_names
     lines = [f"- {cache.images} images"]
+    held = cache.images_in_cache
+    if held is not None:
+        lines.append(
+            f"- The cache carries its images, {held.stored_bytes / 1e6:.1f} MB: encoded again as "
+            f"JPEG of quality {held.quality}, at most {held.side} pixels on the shorter side"
+        )
     if card.facts.source:
         lines.append(f"- Source: {markdown(card.facts.source)}")
     if cache.unreadable or cache.withdrawn:
@@ -209,11 +215,12 @@ def _licenses(card: Card) -> str:
     return "\n".join(lines)
 
 
-def _usage() -> str:
+def _usage(card: Card) -> str:
+    data = "" if card.cache.images_in_cache else '"IMAGES", '
     script = (
         "import logitcache\n"
         'cache = logitcache.open_cache("URL OF THIS CACHE")\n'
-        'for images, targets in logitcache.loader(cache, "IMAGES", batch_size=256, size=224):\n'
+        f"for images, targets in logitcache.loader(cache, {data}batch_size=256, size=224):\n"
         "    loss = logitcache.Soft()(student(images), targets)\n"
     )
     return block("python", script)
@@ -223,9 +230,12 @@ def _limits(card: Card) -> str:
     cache = card.cache
     lines = [
         "- Targets hold for the views above: a student is trained on the same augmented pixels.",
-        "- Unless the cache carries its images, they have to be obtained from their source. They "
-        "are found by name and compared by digest.",
     ]
+    if cache.images_in_cache is None:
+        lines.append(
+            "- The images are not in the cache. They have to be obtained from their source, are "
+            "found by name and compared by digest."
+        )
     sparse = [t.name for t in cache.teachers if t.encoding and t.encoding["kind"] == "sparse"]
     if sparse:
         names = ", ".join(code(name) for name in sparse)

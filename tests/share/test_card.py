@@ -199,6 +199,28 @@ def test_licenses_are_stated_at_precompute(
     assert verify(tmp_path / "cache").ok
 
 
+def test_a_card_says_whether_the_images_are_in_the_cache(
+    images: Path, teachers: dict[str, dict[str, str]], cache: Path, tmp_path: Path
+) -> None:
+    write_card(cache)
+    text = (cache / "README.md").read_text()
+    assert "The images are not in the cache" in text
+    assert 'loader(cache, "IMAGES", ' in text
+    values: dict[str, Any] = {
+        "cache": str(tmp_path / "packed"),
+        "data": str(images),
+        "teachers": {"red": teachers["red"]},
+        "images": "packed:32",
+        "unit_rows": 32,
+    }
+    build_cache(PrecomputeConfig.parse(values, ""))
+    write_card(tmp_path / "packed")
+    text = (tmp_path / "packed/README.md").read_text()
+    assert "at most 32 pixels on the shorter side" in text
+    assert "loader(cache, batch_size" in text
+    assert "The images are not in the cache" not in text
+
+
 def test_a_readme_of_the_user_is_left_alone(tmp_path: Path) -> None:
     cache = build(tmp_path / "cache")
     (cache / "README.md").write_text("mine")

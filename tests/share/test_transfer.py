@@ -31,6 +31,7 @@ from logitcache.errors import (
     CacheError,
     CacheUnsealed,
     Interrupted,
+    LogitcacheError,
     StorageError,
     UsageError,
 )
@@ -263,6 +264,29 @@ def test_a_damaged_source_is_refused_and_nothing_is_published(
     assert not (tmp_path / "copy/zarr.json").exists()
     push(young, tmp_path / "copy")  # what was copied before is of use
     assert files(tmp_path / "copy") == files(young)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_source_that_was_changed_at_random_is_copied_whole_or_refused(
+    grown: Path, tmp_path: Path, seed: int
+) -> None:
+    source, draw = tmp_path / "source", random.Random(seed)
+    shutil.copytree(grown, source)
+    for _ in range(draw.randrange(1, 4)):
+        path = draw.choice(sorted(p for p in source.rglob("*") if p.is_file()))
+        content = bytearray(path.read_bytes())
+        if content and draw.random() < 0.7:
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        else:
+            content = content[: len(content) // 2]
+        path.write_bytes(content)
+    try:
+        push(source, tmp_path / "copy")
+    except LogitcacheError:
+        assert not (tmp_path / "copy/zarr.json").exists()
+    else:  # what was changed is not part of the revision, or was copied from a second copy
+        assert same_contents(contents(tmp_path / "copy"), contents(grown))
+        assert verify(tmp_path / "copy").ok
 
 
 def test_a_ledger_cannot_name_objects_outside_of_its_group(young: Path, tmp_path: Path) -> None:
