@@ -41,17 +41,19 @@ def test_a_file_flags_and_nothing_written(
     file.write_text(yaml.safe_dump({"data": str(images), "teachers": both, "views": {"count": 2}}))
     second.write_text(yaml.safe_dump({"views": {"count": 4}, "unit_rows": 16}))
     before = sorted(tmp_path.rglob("*"))
-    found = json.loads(plan(file, second, "--top-k", 2, "--json"))
+    found = json.loads(plan(file, second, "--top-k", 2, "--set", "card.license=mit", "--json"))
     assert sorted(tmp_path.rglob("*")) == before
     assert (found["views"], found["unit_rows"], found["images"]) == (4, 16, 60)
     chosen = [row for row in found["teachers"]["cnn"]["encodings"] if row["chosen"]]
     assert chosen[0]["encoding"] == {"kind": "sparse", "top_k": 2, "values": "codes", "bits": 5}
     assert 0 <= found["teachers"]["cnn"]["accuracy"] <= 1
+    assert found["missing_licenses"] == ["the images", "teacher cnn", "teacher red"]
     assert [row["views"] for row in found["by_views"]] == [1, 2, 4, 8]
     shown = plan(file, "--set", "teachers.red.features={pre_logits: {}}")
     assert "pre_logits" in shown
     assert "no cache is written" in shown
     assert "dense float16" in shown
+    assert "no license is stated for the cache, the images, teacher cnn, teacher red" in shown
     with pytest.raises(UsageError, match="'teachers' is missing"):
         plan("--data", images)
 
