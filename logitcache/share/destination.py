@@ -214,6 +214,8 @@ def _with_views(manifest: Manifest, snapshot: Snapshot) -> Manifest:
 
 def _is_ancestor(pointer: RevisionPointer, revision: Revision, snapshot: Snapshot) -> bool:
     """Return whether a revision, or the one that it is a part of, is one of the source's."""
+    if pointer.sha256 in snapshot.revision.parents:  # also where the source no longer has it
+        return True
     content = snapshot.location.read(revision_key(pointer.number))
     if content is None:
         return False

@@ -225,6 +225,17 @@ def test_places_with_anything_else_are_refused(young: Path, grown: Path, tmp_pat
         push(grown, tmp_path / "changed")
 
 
+def test_a_copy_is_updated_by_a_source_that_has_removed_its_old_revision(
+    young: Path, grown: Path, tmp_path: Path
+) -> None:
+    push(young, tmp_path / "copy")
+    shutil.copytree(grown, tmp_path / "source")
+    (tmp_path / "source/revisions/1.json").unlink()
+    (tmp_path / "source/revisions/1.copies.json").unlink()
+    push(tmp_path / "source", tmp_path / "copy")
+    assert open_cache(tmp_path / "copy").revision_sha256 == digest_of(grown)
+
+
 def test_exclusions_and_their_revision_are_copied(young: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(young, source)
