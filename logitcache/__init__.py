@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.estimate.estimate import estimate_cache as estimate
     from logitcache.report.describe import describe
+    from logitcache.share.comparing import compare_caches
     from logitcache.share.garbage import collect_garbage
     from logitcache.share.merging import merge_caches
     from logitcache.share.row_selection import RowSelection
@@ -97,6 +98,7 @@ __all__ = [
     "build_network",
     "build_objective",
     "collect_garbage",
+    "compare_caches",
     "describe",
     "estimate",
     "evaluate_network",
@@ -143,6 +145,7 @@ _HOMES = {
     "build_network": "networks.build",
     "build_objective": "objectives.combine",
     "collect_garbage": "share.garbage",
+    "compare_caches": "share.comparing",
     "describe": "report.describe",
     "estimate": "precompute.estimate.estimate:estimate_cache",
     "evaluate_network": "training.evaluate",

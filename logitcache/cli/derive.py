@@ -11,6 +11,7 @@ from logitcache.cli.echo import echo
 from logitcache.cli.flags import Json, Revision
 
 if TYPE_CHECKING:
+    from logitcache.share.comparing import CacheDifference
     from logitcache.share.slicing import DerivedSummary
 
 __all__ = ["derive_app"]
@@ -150,6 +151,51 @@ def merge(
             on_wait=lambda wait: echo(f"merge: {wait}", err=True),
         )
     _print(summary, as_json=as_json)
+
+
+@derive_app.command(rich_help_panel=_SHARE)
+def diff(
+    first: Annotated[str, typer.Argument(help="Folder or URL of a cache.")],
+    second: Annotated[str, typer.Argument(help="Folder or URL of another cache.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two caches; the exit code is 4 if they differ.
+
+    Data, images, views, teachers and encodings are compared field by field,
+    and outputs where both caches have them, with the noise floor of their
+    encodings.
+    """
+    from logitcache.cli.options import print_json
+    from logitcache.share.comparing import compare_caches
+
+    found = compare_caches(first, second)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print_difference(found)
+    if not found.is_same:
+        raise typer.Exit(4)
+
+
+def _print_difference(found: CacheDifference) -> None:
+    shared, *alone = found.images
+    echo(f"images: {shared} in both, {alone[0]} in the first only, {alone[1]} in the second only")
+    for what, sides in (("views", found.views), ("outputs", found.groups)):
+        for place, names in zip(("first", "second"), sides, strict=True):
+            if names:
+                echo(f"{what} in the {place} only: {', '.join(names)}")
+    for text in found.fields:
+        echo(text)
+    for value in found.values:
+        if value.differing:
+            noise = "unknown" if value.noise is None else f"{value.noise:.2g}"
+            echo(
+                f"{value.group}, view {value.view}: {value.differing} of {value.rows} rows differ, "
+                f"{value.measure} {value.mean:.2g}, noise floor {noise}"
+            )
+    same = sum(not value.differing for value in found.values)
+    echo(f"{same} of {len(found.values)} shared views have equal values")
+    echo("the caches are the same" if found.is_same else "the caches differ")
 
 
 def _print(summary: DerivedSummary, *, as_json: bool) -> None:

@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.group import Group
     from logitcache.cache.format.manifest import TeacherRecord
+    from logitcache.share.gathering import RowOrigins
     from logitcache.share.plan import CachePlan, ViewPlan
     from logitcache.share.rows import RowPlan
     from logitcache.share.source import SourceCache
 
-__all__ = ["declared_conflicts", "image_conflicts", "output_conflicts"]
+__all__ = [
+    "declared_conflicts",
+    "differing_fields",
+    "differing_records",
+    "equal_rows",
+    "image_conflicts",
+    "output_conflicts",
+    "same_units",
+]
 
 _DATA = ("class_names", "listing", "decoding")
 
@@ -38,15 +47,15 @@ def declared_conflicts(
                 yield f"{source}: data.{field} differs from that of {sources[0]}"
         for name in sorted({teacher_of(name) for name in own}):
             record = manifest.teachers[name]
-            for what in _differing_records(records.setdefault(name, record), record):
+            for what in differing_records(records.setdefault(name, record), record):
                 yield f"{source}: teacher {name!r} has another {what}"
         for name, group in own.items():
             before = groups.setdefault(name, group)
-            for field in _differing_fields(before.to_json(), group.to_json()):
+            for field in differing_fields(before.to_json(), group.to_json()):
                 yield f"{source}: {name} has another {field}"
 
 
-def _differing_records(ours: TeacherRecord, theirs: TeacherRecord) -> list[str]:
+def differing_records(ours: TeacherRecord, theirs: TeacherRecord) -> list[str]:
     """Return what differs in two records of a teacher and determines outputs."""
     fields = sorted(ours.lock.keys() | theirs.lock.keys())
     differing = [f"{f} in its lock" for f in fields if ours.lock.get(f) != theirs.lock.get(f)]
@@ -55,7 +64,7 @@ def _differing_records(ours: TeacherRecord, theirs: TeacherRecord) -> list[str]:
     return differing
 
 
-def _differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Return the fields in which attributes of a group differ, but for views and units."""
     fields = ours.keys() | theirs.keys()
     return sorted(
@@ -123,15 +132,15 @@ def _differing_rows(plan: CachePlan, part: ViewPlan, unit: int) -> int:
         for before in numbers[:position]:
             rows = [plan.rows.taken_from(n, start, start + size) for n in (before, number)]
             shared = (rows[0] != NO_ROW) & (rows[1] != NO_ROW)
-            if not shared.any() or _same_units(plan, part, before, number, unit):
+            if not shared.any() or same_units(plan, part, before, number, unit):
                 continue
             first, second = (GatheredRows(plan, part, [n]).of(unit)[0] for n in (before, number))
-            equal = [_equal_rows(first[name], second[name]) for name in first]
+            equal = [equal_rows(first[name], second[name]) for name in first]
             count += int((shared & ~np.logical_and.reduce(equal)).sum())
     return count
 
 
-def _same_units(plan: CachePlan, part: ViewPlan, before: int, number: int, unit: int) -> bool:
+def same_units(plan: RowOrigins, part: ViewPlan, before: int, number: int, unit: int) -> bool:
     """Return whether two sources have a unit of the same rows, with the same content."""
     size = part.placement.unit_rows
     units = {}
@@ -144,13 +153,14 @@ def _same_units(plan: CachePlan, part: ViewPlan, before: int, number: int, unit:
     return len({_contents(plan, part, n, found) for n, found in units.items()}) == 1
 
 
-def _contents(plan: CachePlan, part: ViewPlan, number: int, unit: int | None) -> tuple[str, ...]:
+def _contents(plan: RowOrigins, part: ViewPlan, number: int, unit: int | None) -> tuple[str, ...]:
     """Return the digests of the decoded arrays of a unit of a source."""
     assert unit is not None
     commit = plan.sources[number].commits(part.sources[number])[unit]
     return tuple(stored.content_sha256 for _, stored in sorted(commit.arrays.items()))
 
 
-def _equal_rows(ours: Any, theirs: Any) -> Any:
+def equal_rows(ours: Any, theirs: Any) -> Any:
+    """Return which rows of two arrays have equal values, bool (N,)."""
     same = (ours == theirs) | ((ours != ours) & (theirs != theirs))  # NaN is the fill
     return same.reshape(len(same), -1).all(axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,9 +18,25 @@ if TYPE_CHECKING:
     from logitcache.cache.format.ledger import Commit
     from logitcache.cache.format.placement import Placement
     from logitcache.encoding.arrays import Encoded
-    from logitcache.share.plan import CachePlan, ViewPlan
+    from logitcache.share.plan import ViewPlan
+    from logitcache.share.rows import RowPlan
+    from logitcache.share.source import SourceCache
 
-__all__ = ["GatheredRows"]
+__all__ = ["GatheredRows", "RowOrigins"]
+
+
+class RowOrigins(Protocol):
+    """Rows, and the sources that they are taken from: a plan of a cache, or two caches."""
+
+    @property
+    def sources(self) -> tuple[SourceCache, ...]:
+        """The sources."""
+        ...
+
+    @property
+    def rows(self) -> RowPlan:
+        """For each row, the row of each source."""
+        ...
 
 
 class GatheredRows:
@@ -30,13 +46,13 @@ class GatheredRows:
     last unit was gathered from are kept.
 
     Args:
-        plan: The new cache.
+        plan: The rows.
         part: The view.
         numbers: Numbers of the sources to take rows from; all that have the view by default.
     """
 
     def __init__(
-        self, plan: CachePlan, part: ViewPlan, numbers: Sequence[int] | None = None
+        self, plan: RowOrigins, part: ViewPlan, numbers: Sequence[int] | None = None
     ) -> None:
         self._plan, self._part = plan, part
         self._sources = {
