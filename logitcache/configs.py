@@ -12,6 +12,7 @@ from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.objectives.feature_match import MatchConfig
 from logitcache.objectives.label import LabelConfig
 from logitcache.objectives.relational import RelationConfig
+from logitcache.objectives.route import RouteConfig
 from logitcache.objectives.soft import SoftConfig
 from logitcache.objectives.split import SplitConfig
 from logitcache.pipeline.config import PipelineConfig
@@ -41,6 +42,7 @@ __all__ = [
     "PrecomputeConfig",
     "RelationConfig",
     "RepairConfig",
+    "RouteConfig",
     "SoftConfig",
     "SplitConfig",
     "StudentConfig",

@@ -125,10 +125,10 @@ def _learns_from_term(term: Mapping[str, Any]) -> str:
     settings = settings or {}
     if kind == "label":
         return "labels"
-    if kind in {"match", "relation"}:
-        pairs = settings.get("pairs") or [settings]
+    pairs = settings.get("pairs") or [settings]
+    if all("teacher" in pair for pair in pairs):  # a term on features
         names = " + ".join(dict.fromkeys(str(pair["teacher"]) for pair in pairs))
-        return f"features of {names}" if kind == "match" else f"{settings['form']} of {names}"
+        return f"{settings.get('form', 'features')} of {names}"
     teachers = settings.get("teachers")
     names = " + ".join(teachers) if isinstance(teachers, dict) else "all teachers"
     form = settings.get("form", "nkd") if kind == "split" else ""

@@ -31,6 +31,7 @@ __all__ = [
     "as_vectors",
     "cached_features",
     "drawn_positions",
+    "energy_of",
     "flattened",
     "unfit",
     "wide",
@@ -95,7 +96,7 @@ def aligned(student: Features, teacher: Features, *, prefix: bool, where: str) -
     if student.layout == "vector":
         raise unfit(student, teacher, where, "choose a student layer with maps or tokens")
     if teacher.reduction == "energy":
-        student = _energy(student)
+        student = energy_of(student)
     student_prefix, student_patches = _split(student)
     teacher_prefix, teacher_patches = _split(teacher)
     patches = _on_grid(student_patches, student, teacher, where)
@@ -185,12 +186,16 @@ def _split(held: Features) -> tuple[Tensor, Tensor]:
     return values[:, : held.prefix_tokens], values[:, held.prefix_tokens :]
 
 
-def _energy(held: Features) -> Features:
-    """Return the mean square over channels, a map of one channel."""
+def energy_of(held: Features) -> Features:
+    """Return the mean square over channels, a map of one channel; energies are returned as such."""
+    if held.reduction == "energy":
+        return held
     energy = _split(held)[1].square().mean(2)
     side = held.grid
     shape = (1, *held.values.shape[2:]) if held.layout == "NCHW" else (1, side or -1, side or 1)
-    return replace(held, values=energy.view(-1, *shape), layout="NCHW", prefix_tokens=0)
+    return replace(
+        held, values=energy.view(-1, *shape), layout="NCHW", prefix_tokens=0, reduction="energy"
+    )
 
 
 def _on_grid(patches_BPD: Tensor, student: Features, teacher: Features, where: str) -> Tensor:

@@ -16,6 +16,7 @@ from logitcache.objectives.aliases import ALIASES, long_forms
 from logitcache.objectives.feature_match import Match, MatchConfig
 from logitcache.objectives.label import Label, LabelConfig
 from logitcache.objectives.relational import Relation, RelationConfig
+from logitcache.objectives.route import Route, RouteConfig
 from logitcache.objectives.soft import Soft, SoftConfig
 from logitcache.objectives.split import Split, SplitConfig
 from logitcache.objectives.term import Needs, TermConfig
@@ -42,6 +43,7 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
     "split": Split,
     "match": Match,
     "relation": Relation,
+    "route": Route,
 }
 
 
@@ -77,6 +79,7 @@ class ObjectiveConfig(Config):
         split: Separate terms for target and non-target classes: NKD or DKD.
         match: Feature distillation: activations of a student layer against those of a teacher.
         relation: Relational distillation: relations of activations against those of a teacher.
+        route: Feature distillation with learned pairs of layers: attention to layers of a teacher.
     """
 
     label: LabelConfig | None = None
@@ -84,6 +87,7 @@ class ObjectiveConfig(Config):
     split: SplitConfig | None = None
     match: MatchConfig | None = None
     relation: RelationConfig | None = None
+    route: RouteConfig | None = None
 
     @property
     def name(self) -> str:

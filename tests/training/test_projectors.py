@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Teachers = dict[str, dict[str, Any]]
 EPOCHS, STEPS = 3, 12  # 60 images in batches of 16, 16, 16 and 12
-OWN = "objective.match.projector."
+OWN = ("objective.match.projector.", "objective.route.")
 
 
 def vit(**kwargs: object) -> dict[str, Any]:
@@ -41,12 +41,14 @@ def match(projector: object) -> dict[str, Any]:
 MLP = match({"kind": "mlp", "hidden": 12})
 GENERATOR = match("generator")
 PRIOR = match({"kind": "prior", "blocks": 1})
+LAYERS = {"taps": ["stem", "layer1"], "students": ["blocks.0"]}
+ROUTE: dict[str, Any] = {"route": {"teacher": "red", **LAYERS, "width": 8}}
 
 
 @pytest.fixture(scope="module")
 def cache(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("projectors") / "cache"
-    red = {**teachers["red"], "features": {"layer1": {"pool": 2}}}
+    red = {**teachers["red"], "features": {"layer1": {"pool": 2}, "stem": {"pool": 2}}}
     values = {"cache": str(path), "data": str(images), "teachers": {"red": red}, "unit_rows": 16}
     build_cache(PrecomputeConfig.parse({**values, "views": {"count": 2}}, ""))
     return path
@@ -80,7 +82,8 @@ def trained(out: Path) -> dict[str, Tensor]:
 
 def losses(out: Path) -> list[float]:
     """Return the means of the epochs, of all terms and of their sum."""
-    return [event[name] for event in read_journal(out) for name in ("loss", "soft", "match")]
+    names = ("loss", "soft", "match", "route")
+    return [event[name] for event in read_journal(out) for name in names if name in event]
 
 
 def assert_equal(ours: Path, theirs: Path) -> None:
@@ -91,8 +94,8 @@ def assert_equal(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.parametrize(
     ("term", "stops"),
-    [(MLP, [3]), (MLP, [4, 5]), (GENERATOR, [3]), (GENERATOR, [4, 5]), (PRIOR, [3])],
-    ids=["mlp-3", "mlp-4-5", "generator-3", "generator-4-5", "prior-3"],
+    [(MLP, [3]), (MLP, [4, 5]), (GENERATOR, [3]), (GENERATOR, [4, 5]), (PRIOR, [3]), (ROUTE, [3])],
+    ids=["mlp-3", "mlp-4-5", "generator-3", "generator-4-5", "prior-3", "route-3"],
 )
 def test_a_resumed_projector_is_the_very_same(
     images: Path, cache: Path, tmp_path: Path, term: dict[str, Any], stops: list[int]
@@ -115,7 +118,9 @@ def test_a_resumed_projector_is_the_very_same(
     assert not any(torch.equal(before[-1][name], after[name]) for name in own), "they are trained"
 
 
-@pytest.mark.parametrize("objectives", [["soft", MLP], [MLP]], ids=["both", "match alone"])
+@pytest.mark.parametrize(
+    "objectives", [["soft", MLP], [MLP], ["soft", ROUTE]], ids=["both", "match alone", "route"]
+)
 def test_two_processes_train_the_projector_of_one(
     images: Path, cache: Path, tmp_path: Path, objectives: list[Any]
 ) -> None:

@@ -1,0 +1,181 @@
+"""Attention from layers of a student to layers of a teacher, of which the best are imitated.
+
+After Yang et al., "Representative Teacher Keys for Knowledge Distillation Model Compression Based
+on Attention Mechanism for Image Classification" (RTK), 2022, of which only the abstract was
+available, by way of the method that it extends: Ji et al., "Show, Attend and Distill" (AFD), AAAI
+2021. Attention is normalized over the layers of the teacher, as RTK describes it; AFD normalizes
+over those of the student.
+
+Shapes: B batch, S student layers, T teacher layers, D channels, P positions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Self
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from logitcache.errors import UsageError
+from logitcache.objectives.alignment import (
+    aligned,
+    as_vectors,
+    cached_features,
+    energy_of,
+    unfit,
+    wide,
+)
+from logitcache.objectives.term import Needs, TermConfig
+
+if TYPE_CHECKING:
+    from logitcache.batch import Features, Outputs, TargetBatch
+
+__all__ = ["Route", "RouteConfig"]
+
+
+class RouteConfig(TermConfig):
+    """Feature distillation with learned pairs of layers.
+
+    Attributes:
+        weight: Weight of this term in the sum.
+        teacher: Name of the teacher.
+        taps: Names of the teacher's layers in the cache, which have to be whole maps or tokens.
+        students: Names of the student layers; the same as ``taps`` by default.
+        keep: Number of teacher layers that each student layer attends to; all by default.
+        width: Number of channels of queries and keys.
+    """
+
+    teacher: str
+    taps: list[str] = Field(min_length=1)
+    students: list[str] | None = Field(default=None, min_length=1)
+    keep: PositiveInt | None = None
+    width: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for names in (self.taps, self.held):
+            if len(set(names)) < len(names):
+                raise ValueError("a layer is given twice")
+        if self.keep is not None and self.keep > len(self.taps):
+            raise ValueError(f"keep is {self.keep}, but there are {len(self.taps)} layers to keep")
+        return self
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the teacher's features in a batch."""
+        return [f"{self.teacher}/{tap}" for tap in self.taps]
+
+    @property
+    def held(self) -> list[str]:
+        """Names of the student layers."""
+        return self.students or self.taps
+
+    @property
+    def needs(self) -> Needs:
+        """Required targets and layers: all of the teacher's and the student's."""
+        return Needs(features=tuple(sorted(self.features)), taps=tuple(sorted(self.held)))
+
+
+class Route(nn.Module):
+    """Energy maps of a student against those of the teacher layers that it attends to.
+
+    ::
+
+        a_st = softmax over the kept t of (W_s mean(f_s)) . (V_t mean(f_t)) / sqrt(width)
+        L = sum over s and t of a_st |m(f_s) - m(f_t)|^2, mean over rows
+
+    with mean(f) the mean over positions without prefix tokens, m(f) the mean square of the channels
+    at every position as a vector of unit length, the student's resized to the teacher's positions
+    first. W_s and V_t are linear layers. Of each row and student layer, the layers with the largest
+    scores are kept; the others have no part in the softmax.
+
+    Args:
+        config: The layers, and how many are kept.
+    """
+
+    def __init__(self, config: RouteConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.queries = nn.ModuleList()
+        self.keys = nn.ModuleList()
+
+    def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
+        """Create queries and keys, and check that the layers can be compared.
+
+        Args:
+            outputs: Example of outputs of the student, one row.
+            targets: Example of targets, one row.
+
+        Raises:
+            UsageError: The shapes do not fit each other, or only a part of a layer was cached.
+        """
+        students, teachers = self._layers(outputs, targets)
+        for student in students:
+            for teacher in teachers:
+                if teacher.reduction != "none" or teacher.positions is not None:
+                    raise unfit(
+                        student, teacher, self._where, "precompute it without reduce and tokens"
+                    )
+        width = self.config.width
+        self.queries.extend(nn.Linear(as_vectors(s).shape[1], width) for s in students)
+        self.keys.extend(nn.Linear(as_vectors(t).shape[1], width) for t in teachers)
+        self(outputs, targets)  # raises the errors that only the comparison itself can find
+
+    def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
+        """Return the loss, a scalar."""
+        if not len(self.queries):
+            raise UsageError(
+                "the queries and keys of this objective have not been created yet",
+                where=self._where,
+                hint="call fit(outputs, targets) before the optimizer is built",
+            )
+        students, teachers = self._layers(outputs, targets)
+        rows = [
+            torch.stack([self._distances(student, teacher) for teacher in teachers], 1)
+            for student in students
+        ]
+        distances_BST = torch.stack(rows, 1)
+        return (self.attention(students, teachers) * distances_BST).sum((1, 2)).mean()
+
+    def attention(self, students: list[Features], teachers: list[Features]) -> Tensor:
+        """Return the attention of each student layer to the teacher layers, (B, S, T).
+
+        Args:
+            students: Activations of the student layers.
+            teachers: Cached activations of the teacher layers.
+        """
+        queries_BSW = _projected(self.queries, students)
+        keys_BTW = _projected(self.keys, teachers)
+        scores_BST = queries_BSW @ keys_BTW.transpose(1, 2) / math.sqrt(self.config.width)
+        keep = self.config.keep or len(teachers)
+        kept = scores_BST.topk(keep, 2)
+        weights = torch.zeros_like(scores_BST)
+        return weights.scatter(2, kept.indices, functional.softmax(kept.values, 2))
+
+    @property
+    def _where(self) -> str:
+        return "objectives.route of " + ", ".join(self.config.features)
+
+    def _layers(
+        self, outputs: Outputs, targets: TargetBatch
+    ) -> tuple[list[Features], list[Features]]:
+        students = [outputs.tap(name) for name in self.config.held]
+        return students, [cached_features(targets, name) for name in self.config.features]
+
+    def _distances(self, student: Features, teacher: Features) -> Tensor:
+        """Return the squared distance of the energy maps of every row, (B,)."""
+        if teacher.layout == "vector":
+            raise unfit(student, teacher, self._where, "choose teacher layers with maps or tokens")
+        pair = aligned(student, energy_of(teacher), prefix=False, where=self._where)
+        maps = (functional.normalize(side[..., 0], dim=1) for side in (pair.student, pair.teacher))
+        ours_BP, theirs_BP = maps
+        return (ours_BP - theirs_BP).square().sum(1)
+
+
+def _projected(layers: nn.ModuleList, held: list[Features]) -> Tensor:
+    """Return the projected means of all layers, (B, L, width)."""
+    means = [layer(wide(as_vectors(each))) for layer, each in zip(layers, held, strict=True)]
+    return torch.stack(means, 1)
