@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LogitsLens"]
 
+_NUMBERS_AT_ONCE = 2**18
+
 
 class LogitsLens:
     """A function from outputs in the classes of a teacher to outputs in those of a student.
 
-    It works with logarithms, so that classes of any probability can be merged, and its result does
-    not depend on the device.
+    Probabilities are relative to the largest of the group when they are added, so that classes of
+    any probability can be merged, and the order of the sums is fixed.
 
     Args:
         lens: The class of the student for each class of the teacher.
@@ -56,19 +58,36 @@ class LogitsLens:
         return mapped
 
     def reduced(self, log_probs_BC: Tensor) -> Tensor:
-        """Return the log-probabilities of groups of classes, (B, S + 1).
+        """Return the log-probabilities of groups of classes, (B, S + 1)."""
+        if log_probs_BC.device.type == "cpu":  # a few rows at a time stay in the processor's cache
+            rows = max(1, _NUMBERS_AT_ONCE // log_probs_BC.shape[1])
+            return torch.cat(
+                [self._reduced(some_bC) for some_bC in torch.split(log_probs_BC, rows)]
+            )
+        return self._reduced(log_probs_BC)
 
-        Neighbors are added in pairs, level by level: the order of the sums is the same everywhere,
+    def _reduced(self, log_probs_BC: Tensor) -> Tensor:
+        peak_BG = self._by_group(log_probs_BC, torch.maximum, -torch.inf)
+        peak_BG.masked_fill_(peak_BG == -torch.inf, 0.0)  # -inf minus -inf would be NaN
+        targets_C = self._targets_C.to(log_probs_BC.device)
+        shares_BC = (log_probs_BC - peak_BG.index_select(1, targets_C)).exp_()
+        return self._by_group(shares_BC, torch.add, 0.0).log_() + peak_BG
+
+    def _by_group(
+        self, values_BC: Tensor, pair: Callable[[Tensor, Tensor], Tensor], neutral: float
+    ) -> Tensor:
+        """Return a reduction of the columns of each group, (B, S + 1).
+
+        Neighbors are reduced in pairs, level by level: the order of sums is the same everywhere,
         which that of an atomic sum on an accelerator is not.
         """
-        device = log_probs_BC.device
+        device = values_BC.device
         if device not in self._on_device:
             self._on_device[device] = [(a.to(device), b.to(device)) for a, b in self._levels]
-        found = log_probs_BC
-        zero_B1 = found.new_full((len(found), 1), -torch.inf)
+        found, neutral_B1 = values_BC, values_BC.new_full((len(values_BC), 1), neutral)
         for left, right in self._on_device[device]:
-            padded = torch.cat([found, zero_B1], 1)
-            found = torch.logaddexp(padded[:, left], padded[:, right])
+            padded = torch.cat([found, neutral_B1], 1)
+            found = pair(padded.index_select(1, left), padded.index_select(1, right))
         return found
 
     def dense(self, log_probs_BG: Tensor) -> DenseLogits:
@@ -121,7 +140,7 @@ _MAPPED: dict[type, Callable[[LogitsLens, Any], TeacherLogits]] = {
 
 
 def _levels(lens: ClassLens) -> list[tuple[Tensor, Tensor]]:
-    """Return the pairs of columns to add at each level; the last column after them is zero.
+    """Return the pairs of columns to reduce at each level; the column after the last is neutral.
 
     The columns of the last level are the groups, in order.
     """
