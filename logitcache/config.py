@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 else:
     _ModelClass = type(BaseModel)  # it has no public name
 
-__all__ = ["Bytes", "Config", "Former", "key_of", "unless_from_python"]
+__all__ = ["Bytes", "Config", "Former", "is_plain", "key_of", "unless_from_python"]
 
 _PLAIN_VALUES = "values of files and flags"  # context of their validation
 _LONGEST = 200  # characters of a value that a message repeats
@@ -77,8 +77,13 @@ def key_of(table: Callable[[], Mapping[str, object]]) -> AfterValidator:
     return AfterValidator(known)
 
 
+def is_plain(info: ValidationInfo) -> bool:
+    """Return whether values of files and flags are validated, for which no objects stand."""
+    return info.context is _PLAIN_VALUES
+
+
 def _given(value: object, info: ValidationInfo) -> object:
-    if value is None and info.context is _PLAIN_VALUES:
+    if value is None and is_plain(info):
         raise PydanticCustomError("missing", "Field required")
     return value
 
@@ -150,18 +155,19 @@ class Config(BaseModel, metaclass=_CheckedClass):
         return cls.former.renamed(values) if isinstance(values, Mapping) else values
 
     @classmethod
-    def parse(cls, values: object, where: str) -> Self:
+    def parse(cls, values: object, where: str, *, from_python: bool = False) -> Self:
         """Return the configuration with plain values, as YAML files and flags give them.
 
         Args:
             values: Mapping from option names to values.
             where: Name of the section, for error messages.
+            from_python: Whether options that objects in Python stand for may be missing.
 
         Raises:
             UsageError: An unknown key (the nearest known one is offered) or an unusable value.
         """
         try:
-            return cls.model_validate(values, context=_PLAIN_VALUES)
+            return cls.model_validate(values, context=None if from_python else _PLAIN_VALUES)
         except ValidationError as error:
             raise _usage_error(cls, error, values, where) from None
 

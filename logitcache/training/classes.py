@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from logitcache.data.readers import ImageSet
     from logitcache.data.source import Source
     from logitcache.students.build import StudentConfig
     from logitcache.targets.image_rows import ImageRows
@@ -36,7 +37,12 @@ __all__ = [
 
 
 def class_count(
-    config: TrainConfig, rows: ImageRows, teachers: int | None, *, logits_needed: bool = True
+    config: TrainConfig,
+    rows: ImageRows,
+    teachers: int | None,
+    *,
+    logits_needed: bool = True,
+    validated: bool = False,
 ) -> int:
     """Return the number of outputs of the student; 0 for a student without a classifier.
 
@@ -46,6 +52,7 @@ def class_count(
         teachers: Number of classes of the teachers; None without logits of teachers.
         logits_needed: Whether the objectives need logits of the student. Without them, a student
             of images without labels has no classifier.
+        validated: Whether there are validation images.
 
     Raises:
         UsageError: The number is not known, or the configured one does not match the images or the
@@ -55,7 +62,8 @@ def class_count(
     known = teachers or len(rows.class_names) or len(config.class_names or ())
     wanted = config.student.kwargs.get("num_classes")
     if not logits_needed and (wanted == 0 or (wanted is None and not known)):
-        _check_no_validation(config)
+        if validated:
+            raise _no_validation(config)
         return 0
     if wanted is None and not known:
         raise UsageError(
@@ -85,17 +93,17 @@ def class_count(
     return wanted
 
 
-def _check_no_validation(config: TrainConfig) -> None:
-    if config.val is not None:
-        raise UsageError(
-            "a student without a classifier cannot be validated by its accuracy",
-            where="val",
-            got="neither the training images nor the cache have classes"
-            if config.student.kwargs.get("num_classes") is None
-            else "student.kwargs.num_classes: 0",
-            hint="leave out val, and train a linear probe on the exported student afterwards "
-            "(student.surgery.probe); or give class_names",
-        )
+def _no_validation(config: TrainConfig) -> UsageError:
+    """Return the error for validation images of a student without a classifier."""
+    return UsageError(
+        "a student without a classifier cannot be validated by its accuracy",
+        where="val",
+        got="neither the training images nor the cache have classes"
+        if config.student.kwargs.get("num_classes") is None
+        else "student.kwargs.num_classes: 0",
+        hint="leave out val, and train a linear probe on the exported student afterwards "
+        "(student.surgery.probe); or give class_names",
+    )
 
 
 def class_names(config: TrainConfig, rows: ImageRows, classes: int) -> list[str] | None:
@@ -166,30 +174,30 @@ def reorder_classifier(
     return []
 
 
-def validation_images(config: TrainConfig, rows: ImageRows) -> Source:
+def validation_images(config: TrainConfig, val: ImageSet, rows: ImageRows) -> Source:
     """Return the validation images with labels mapped by name to the classes of the run.
 
     Args:
         config: Configuration of the run.
+        val: The validation images.
         rows: The training images.
 
     Raises:
         DataMismatch: The images have classes that the run lacks, or its classes have no names.
         DataError: The images have no labels.
     """
-    assert config.val is not None
     names: Sequence[str] = config.class_names or rows.class_names
     if not names:
         raise DataMismatch(
             "the network's classes have no names, so labels cannot be mapped to them",
-            where=open_source(config.val).description,
+            where=open_source(val).description,
             hint="give their names in order: --set class_names=[...]",
         )
     whose = "the training set" if config.cache is None else "the cache"
     classes = rows.classes
     if classes is None or classes.label_table is None:
-        return check_labeled(open_source_for(config.val, names, whose))
-    source = open_source(config.val)
+        return check_labeled(open_source_for(val, names, whose))
+    source = open_source(val)
     if None not in class_positions(source.class_names, names):
         return check_labeled(RelabeledSource(source, names, "the class map"))
     # images of the classes of the cache, which have the class map of its labels

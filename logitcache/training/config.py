@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
-from logitcache.config import Bytes, Config, Former
+from logitcache.config import Bytes, Config, Former, is_plain
 from logitcache.data.class_map import class_maps
 from logitcache.data.readers import DataConfig, has_splits
 from logitcache.errors import redacted
@@ -278,8 +278,8 @@ class TrainConfig(Config):
         return {"split": "val", **named}
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.data is None and self.cache is None:
+    def _consistent(self, info: ValidationInfo) -> Self:
+        if self.data is None and self.cache is None and is_plain(info):
             raise ValueError("data is missing: give training images, or a cache that contains them")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps, not both")

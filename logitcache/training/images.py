@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,28 +17,53 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from logitcache.data.readers import ImageSet
     from logitcache.objectives.term import Needs
     from logitcache.targets.selection import Targets
     from logitcache.training.config import TrainConfig
 
-__all__ = ["training_images"]
+__all__ = ["ImageSets", "training_images"]
 
 _BUCKET_BITS = 16
 _BUCKET_SHIFT = np.uint64(64 - _BUCKET_BITS)
 
 
-def training_images(config: TrainConfig, needs: Needs) -> tuple[ImageRows, Targets | None]:
+class ImageSets(NamedTuple):
+    """Image sets of a run.
+
+    Attributes:
+        data: The training images; None for those in the cache.
+        val: The validation images; None for no validation.
+    """
+
+    data: ImageSet | None
+    val: ImageSet | None
+
+    @classmethod
+    def of(cls, config: TrainConfig, data: ImageSet | None, val: ImageSet | None) -> ImageSets:
+        """Return the images from Python where they are given, else those of the configuration."""
+        return cls(
+            config.data if data is None else data,
+            config.val if val is None else val,
+        )
+
+
+def training_images(
+    config: TrainConfig, needs: Needs, data: ImageSet | None = None
+) -> tuple[ImageRows, Targets | None]:
     """Return the images of a run with the labels that it uses, and its cached targets, if any.
 
     Args:
         config: Configuration of the run.
         needs: Targets that the objective needs.
+        data: The training images; those of the configuration by default.
     """
+    data = ImageSets.of(config, data, None).data
     if config.cache is None:
-        return _with_labels(number_rows(open_source(config.data)), config), None
+        return _with_labels(number_rows(open_source(data)), config), None
     rows, targets = cached_targets(
         config.cache,
-        config.data,
+        data,
         teachers=needs.teachers,
         features=needs.features,
         views=config.use_views,

@@ -39,7 +39,7 @@ from logitcache.training.finite_loss import FiniteLoss
 from logitcache.training.gradient import BatchGradient
 from logitcache.training.hooks import Hooks, Step
 from logitcache.training.image_sizes import ImageSizes
-from logitcache.training.images import training_images
+from logitcache.training.images import ImageSets, training_images
 from logitcache.training.journal import Journal
 from logitcache.training.notes import class_notes, image_notes, temperature_notes
 from logitcache.training.onnx import check_onnx_installed, export_onnx
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import Features, TargetBatch
+    from logitcache.data.readers import ImageSet
     from logitcache.training.checkpoint import Checkpoint
     from logitcache.training.config import TrainConfig
     from logitcache.training.hooks import Hook
@@ -73,6 +74,8 @@ _ONNX = "model.onnx"
 def train_student(
     config: TrainConfig,
     *,
+    data: ImageSet | None = None,
+    val: ImageSet | None = None,
     resume: bool = False,
     on_progress: Callable[[TrainProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -84,6 +87,8 @@ def train_student(
 
     Args:
         config: Configuration of the run.
+        data: Training images from Python, instead of ``config.data``.
+        val: Validation images from Python, instead of ``config.val``.
         resume: Whether to resume an interrupted run; a finished run is not repeated.
         on_progress: Called at the start and then about twice per second, also during evaluation and
             export.
@@ -111,7 +116,8 @@ def train_student(
         previous, finished = ranks.first(lambda: previous_run(config, resume=resume))
         if previous is not None and finished is not None:
             return finished
-        run = _Run(config, previous, answer, answer_features, ranks, Hooks(hooks))
+        images = ImageSets.of(config, data, val)
+        run = _Run(config, images, previous, answer, answer_features, ranks, Hooks(hooks))
         run.on_progress, run.should_stop = on_progress, should_stop
         try:
             result = run.train()
@@ -144,6 +150,7 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
+        images: ImageSets,
         previous: Checkpoint | None,
         answer: Answer | None,
         answer_features: Mapping[str, Features] | None,
@@ -162,16 +169,13 @@ class _Run:
         self._objective = build_objective(config.terms)
         self._accelerator = ranks.accelerator
         device = self._accelerator.device
-        rows, targets = training_images(config, self._objective.needs)
+        rows, targets = training_images(config, self._objective.needs, images.data)
         self._notes = [*notes_of(rows.source), *temperature_notes(targets, config.terms)]
         self._notes += class_notes(targets, rows)
         self._provenance = targets.reader.provenance if targets else None
-        classes = class_count(
-            config,
-            rows,
-            targets.reader.num_classes if targets else None,
-            logits_needed=self._objective.needs.student_logits,
-        )
+        teachers = targets.reader.num_classes if targets else None
+        logits, validated = self._objective.needs.student_logits, images.val is not None
+        classes = class_count(config, rows, teachers, logits_needed=logits, validated=validated)
         network = build_student(config.student, classes)
         self._network = network
         self._spec = input_spec(network, config.final_size)
@@ -210,9 +214,9 @@ class _Run:
             config, network, self._trainable, steps=self._steps, ranks=ranks, hooks=hooks
         )
         self._evaluator: Evaluator | None = None
-        if config.val is not None:
+        if images.val is not None:
             self._evaluator = Evaluator(
-                validation_images(config, rows),
+                validation_images(config, images.val, rows),
                 self._spec,
                 batch_size=-(-config.batch_size // ranks.count),
                 device=device,

@@ -83,7 +83,8 @@ def previous_run(
     if checkpoint is None:
         return None, None
     # parsed, so that options added since the checkpoint was written have their defaults
-    before = type(config).parse(checkpoint.config, f"{out}, checkpoint").model_dump(mode="json")
+    saved = type(config).parse(checkpoint.config, f"{out}, checkpoint", from_python=True)
+    before = saved.model_dump(mode="json")
     now = config.model_dump(mode="json")
     differing = sorted(name for name in now.keys() - _FREE_FIELDS if now[name] != before[name])
     length = "steps" if config.epochs is None else "epochs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from logitcache.data.source import notes_of
 from logitcache.errors import DataError, UsageError
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.testing import SourceContract
+from logitcache.training.config import TrainConfig
 from tests.guides import ROOT
 from tests.reliability.kills import snapshot
 
@@ -255,6 +257,41 @@ def test_a_cache_is_repaired_with_it(
         logitcache.repair(config)
     assert logitcache.repair(config, data=Files(images)).remaining == ()
     assert logitcache.verify(damaged).ok
+
+
+def test_a_student_of_a_source_is_the_one_of_its_folder(
+    images: Path, cache: Path, tmp_path: Path
+) -> None:
+    """From the cache and from labels; validated, resumed and exported without a name of images."""
+    values: Values = {
+        "student": {"model": "resnet10t", "kwargs": {"channels": [8, 8, 8, 8]}, "size": 8},
+        "batch_size": 16,
+        "epochs": 1,
+        "threads": 1,
+    }
+    for name, of in (("cached", {"cache": str(cache)}), ("labels", {})):
+        config = TrainConfig(**values, **of, out=str(tmp_path / name))
+        result = logitcache.train_student(config, data=Files(images), val=ImageFolder(images))
+        folder = {**values, **of, "data": str(images), "val": str(images)}
+        expected = logitcache.train_student(
+            TrainConfig.parse({**folder, "out": str(tmp_path / f"{name}-of-folder")}, "")
+        )
+        assert result.evaluation == expected.evaluation
+        assert weights_of(tmp_path / name) == weights_of(tmp_path / f"{name}-of-folder")
+        card = (tmp_path / name / "export/README.md").read_text()
+        assert "datasets" not in card.split("---")[1]
+        longer = TrainConfig(**{**values, "epochs": 2}, **of, out=str(tmp_path / name))
+        resumed = logitcache.train_student(longer, data=Files(images), resume=True)
+        assert resumed.steps == 2 * result.steps
+        with pytest.raises(UsageError, match=r"'data' is missing|does not contain its images"):
+            logitcache.train_student(
+                TrainConfig(**values, **of, out=str(tmp_path / f"{name}-without"))
+            )
+
+
+def weights_of(out: Path) -> str:
+    """Return the sha256 of the exported weights of a run."""
+    return hashlib.sha256((out / "export/model.safetensors").read_bytes()).hexdigest()
 
 
 def test_a_cache_of_a_data_set(base: Values, tmp_path: Path) -> None:
