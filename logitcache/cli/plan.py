@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Estimate,
         TeacherEstimate,
     )
+    from logitcache.precompute.estimate.images import ImagesEstimate
     from logitcache.precompute.plan.pending import Lacking
 
 __all__ = ["print_estimate", "run_plan"]
@@ -83,6 +84,8 @@ def print_estimate(found: Estimate) -> None:
     for name, teacher in found.teachers.items():
         _print_teacher(console, name, teacher)
     _print_views(console, found)
+    if found.images_in_cache is not None:
+        _print_images(console, found.images_in_cache)
     _print_break_even(console, found)
     if found.lacking is not None:
         _print_lacking(console, found.lacking)
@@ -159,6 +162,19 @@ def _print_views(console: Console, found: Estimate) -> None:
         views = f"{row.views} <-" if row.views == found.views else str(row.views)
         table.add_row(views, bytes_text(row.bytes), str(row.files), *cells)
     console.print(table)
+
+
+def _print_images(console: Console, images: ImagesEstimate) -> None:
+    """Print what images in the cache cost, and what a student gains by them."""
+    console.print(
+        f"images in the cache ({images.settings}): {bytes_text(images.bytes)}, "
+        f"{images.image_bytes:.0f} bytes each, of {images.original_bytes:.0f}; packed in "
+        f"{1e3 * images.pack:.2g} ms per image"
+    )
+    console.print(
+        "a student needs no other files; decoding and rendering takes "
+        f"{1e3 * images.show:.3g} ms per image, of originals {1e3 * images.show_original:.3g} ms"
+    )
 
 
 def _print_break_even(console: Console, found: Estimate) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from logitcache.cli.app import app
 from logitcache.cli.plan import print_estimate
 from logitcache.errors import UsageError
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate.estimate import DeviceEstimate, estimate_cache
 
@@ -75,3 +76,34 @@ def test_it_says_when_it_never_pays(
     assert (
         "never breaks even: a forward pass of the teachers takes 1 ms per image, and reading" in out
     )
+
+
+def test_images_in_the_cache_are_estimated(
+    images: Path, teachers: Teachers, tmp_path: Path
+) -> None:
+    """The bytes of the images are those of the cache that is computed."""
+    values = {
+        "cache": str(tmp_path / "c"),
+        "data": str(images),
+        "teachers": {"cnn": teachers["cnn"]},
+        "unit_rows": 16,
+        "batch_size": 8,
+    }
+    plain = estimate_cache(PrecomputeConfig.parse(values, ""))
+    assert plain.images_in_cache is None
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump({name: values[name] for name in values if name != "cache"}))
+    shown = plan(file, "--images", "packed:24")
+    assert "images in the cache (packed:24, quality 92)" in shown
+    assert "a student needs no other files" in shown
+    found = json.loads(plan(file, "--images", "packed:24", "--json"))
+    estimated = found["images_in_cache"]
+    done = build_cache(PrecomputeConfig.parse({**values, "images": "packed:24"}, ""))
+    assert done.image_bytes is not None
+    contents = (tmp_path / "c" / "images" / "content" / "c").rglob("0")
+    stored = sum(path.stat().st_size for path in contents if path.is_file())
+    assert abs(estimated["bytes"] - stored) < 0.3 * stored
+    sizes = [path.stat().st_size for path in images.rglob("*.jpg")]
+    assert abs(estimated["original_bytes"] - sum(sizes) / len(sizes)) < 1
+    assert min(estimated["show"], estimated["show_original"], estimated["pack"]) > 0
+    assert found["by_views"][0]["bytes"] > estimated["bytes"]

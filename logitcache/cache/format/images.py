@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IMAGE_ARRAYS",
+    "PAGE",
     "create_images",
     "image_bytes",
     "image_fault",

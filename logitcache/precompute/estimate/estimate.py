@@ -17,15 +17,17 @@ from logitcache.cache.format.names import (
     teacher_group,
     teacher_of,
 )
+from logitcache.data.packing import packing_of
 from logitcache.data.readers import open_source
 from logitcache.encoding.choice import fits_basis
 from logitcache.networks.device import resolve_device
 from logitcache.precompute.estimate.break_even import break_even_epochs
 from logitcache.precompute.estimate.footprint import GroupPlan, cache_footprint, group_footprint
+from logitcache.precompute.estimate.images import ImagesEstimate, estimate_images
 from logitcache.precompute.plan.declaration import check_classes
 from logitcache.precompute.plan.layers import choose_taps
 from logitcache.precompute.plan.pending import find_lacking
-from logitcache.precompute.plan.rows import open_images
+from logitcache.precompute.plan.rows import open_images, with_images
 from logitcache.precompute.sample.batch_size import choose_batch
 from logitcache.precompute.sample.encodings import EncodedFeatures, EncodedOutputs
 from logitcache.precompute.sample.timing import SampleRun, run_sample
@@ -181,7 +183,8 @@ class Estimate:
         devices: Seconds per image, by device.
         fetch: Seconds per image to read the targets of all teachers in training, from memory.
         teachers: Estimates by name of the teacher.
-        by_views: Estimates for fewer and more views.
+        by_views: Estimates for fewer and more views, images in the cache included.
+        images_in_cache: Estimate for the images in the cache; None if it would contain none.
         lacking: What an existing cache lacks; None without one.
     """
 
@@ -193,6 +196,7 @@ class Estimate:
     fetch: float
     teachers: dict[str, TeacherEstimate]
     by_views: list[ViewsEstimate]
+    images_in_cache: ImagesEstimate | None = None
     lacking: Lacking | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -214,7 +218,10 @@ def estimate_cache(
         LogitcacheError: Precompute would refuse the configuration before its first unit.
     """
     data = config.data if data is None else data
-    source = open_images(data, cache) if cache is not None else open_source(data)
+    if cache is not None:
+        source = open_images(data, cache, config.images)
+    else:
+        source = with_images(open_source(data), config.images)
     views = config.views.views()
     used, *others = _devices(config)
     ensemble = _ensemble(config, source, views, used)
@@ -322,6 +329,10 @@ class _Cost:
         ]
         store = sum(one.store for one in tried)
         self._fetch = sum(one.fetch for one in tried)
+        packs, size = packing_of(source), min(ensemble.sizes)
+        self._images = (
+            None if packs is None else estimate_images(packs, views[0], size, self._unit_rows)
+        )
         self._devices = {name: _device(name, found, store) for name, found in seconds.items()}
 
     def estimate(self) -> Estimate:
@@ -334,6 +345,7 @@ class _Cost:
             fetch=self._fetch,
             teachers={name: self._teacher(name) for name in self._ensemble.members},
             by_views=[self._with_views(count) for count in self._counts()],
+            images_in_cache=self._images,
         )
 
     def _counts(self) -> list[int]:
@@ -397,7 +409,7 @@ class _Cost:
         )
         return ViewsEstimate(
             views=count,
-            bytes=found.bytes,
+            bytes=found.bytes + (self._images.bytes if self._images else 0),
             files=found.files,
             minutes={n: len(self._keys) * d.precompute(count) / 60 for n, d in devices.items()},
             break_even_epochs={

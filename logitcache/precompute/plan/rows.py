@@ -40,6 +40,7 @@ __all__ = [
     "open_images",
     "rows_of_cache",
     "segment_of",
+    "with_images",
 ]
 
 Positions = NDArray[np.signedinteger]
@@ -65,14 +66,18 @@ def open_images(
         UsageError: The cache contains images with other settings, or ``data`` is missing.
     """
     if location.is_empty():
-        source = open_source(data)
-        return source if images is None else PackingSource(source, images, DECODING)
+        return with_images(open_source(data), images)
     manifest = read_manifest(location)
     known, packing = manifest.data, check_packing(manifest, images, location)
     if data is None and packing is not None:
         return sealed_images(location)
     source = open_source_for(data, known.class_names, "the cache", listing=known.listing)
     return source if packing is None else PackingSource(source, packing, known.decoding)
+
+
+def with_images(source: Source, images: ImagesConfig | None) -> Source:
+    """Return the images as a new cache contains them; as they are if it contains none."""
+    return source if images is None else PackingSource(source, images, DECODING)
 
 
 def no_positions(rows: int, images: int) -> Positions:
