@@ -32,6 +32,7 @@ NAMES = (
     "map_style",
     "memory",
     "opening",
+    "packed_images",
     "precompute",
     "ranks",
     "remote",
