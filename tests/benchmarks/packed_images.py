@@ -8,7 +8,9 @@ The originals are JPEG files of 500 x 375 pixels at quality 90: random crops of 
 photographs, and, with ``--cifar``, as many images of that folder, enlarged. Two caches are computed
 by the same tiny teacher, one with ``--images packed:256``. Both loaders run in every round, in
 alternating order, with the same views (crop and flip, 224 pixels, 2 threads), and only ratios
-within a round count. Processor time per image hardly depends on other work on the machine.
+within a round count; so do renderers alone, which read, decode and render to uint8. Loaders also
+read targets and convert the images to normalized float32, which takes as long for both. Processor
+time per image hardly depends on other work on the machine.
 """
 
 from __future__ import annotations
@@ -26,14 +28,18 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from logitcache.cache.read.reader import open_cache
+from logitcache.data.lookup import key_hash
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.targets.image_source import images_of
 from logitcache.targets.loader import loader
+from logitcache.views.render import BatchRequest, ViewRenderer
+from logitcache.views.spec import parse_view
 from tests.benchmarks.measuring import Measurement
 from tests.conftest import write_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 IMAGES, ROUNDS, BATCH, SIZE, THREADS, BOUND = 2000, 5, 64, 224, 2, 1.5
 WIDTH, HEIGHT = 500, 375
@@ -97,6 +103,22 @@ def epoch(cache: Path, data: Path | None) -> tuple[float, float]:
         return (time.perf_counter() - started) / images, (_processor_seconds() - used) / images
 
 
+def rendering(cache: Path, data: Path | None) -> tuple[float, float]:
+    """Return seconds and processor seconds per image to read, decode and render the first view."""
+    opened = open_cache(cache)
+    source = images_of(opened, None if data is None else str(data))
+    view = parse_view(next(iter(opened.views.values())), "")
+    hashes = np.array([key_hash(key) for key in source.keys], dtype=np.uint64)
+    order = np.random.default_rng(0).permutation(len(hashes))
+    parts = np.array_split(order, -(-len(order) // BATCH))
+    with ViewRenderer(source.read, [SIZE], threads=THREADS) as renderer:
+        started, used = time.perf_counter(), _processor_seconds()
+        for _ in renderer.batches(BatchRequest(view, part, hashes[part]) for part in parts):
+            pass
+        seconds, spent = time.perf_counter() - started, _processor_seconds() - used
+    return seconds / len(order), spent / len(order)
+
+
 def _processor_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
@@ -113,25 +135,37 @@ def compare(folder: Path, count: int, rounds: int, cifar: Sequence[Path]) -> lis
         "originals": (plain, originals),
         "packed": (packed, None),
     }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
-    for number in range(rounds):
-        for name in sorted(sources, reverse=bool(number % 2)):
-            found[name].append(epoch(*sources[name]))
-    pairs = list(zip(found["originals"], found["packed"], strict=True))
-    wall = [theirs[0] / ours[0] for theirs, ours in pairs]
-    core = [theirs[1] / ours[1] for theirs, ours in pairs]
-    rows = [
-        _ratio("student input from packed images, to originals", wall),
-        _ratio("the same, processor time", core),
-    ]
-    for name, epochs in found.items():
-        rate = statistics.median(1 / seconds for seconds, _ in epochs)
-        cost = statistics.median(1e3 * used for _, used in epochs)
-        rows.append(Measurement(f"{name}: images per second", rate, "", note=f"{cost:.2f} core ms"))
+    rows: list[Measurement] = []
+    for what, walk in {"read, decode, render": rendering, "loader": epoch}.items():
+        rows += _compared(what, walk, sources, rounds)
     sizes = [path.stat().st_size for path in originals.rglob("*.jpg")]
     stored = [path.stat().st_size for path in packed.glob("images/**/c/**/*") if path.is_file()]
     rows.append(Measurement("originals: bytes per image", sum(sizes) / count, "B"))
     rows.append(Measurement("packed: bytes per image, all arrays", sum(stored) / count, "B"))
+    return rows
+
+
+def _compared(
+    what: str,
+    walk: Callable[[Path, Path | None], tuple[float, float]],
+    sources: Mapping[str, tuple[Path, Path | None]],
+    rounds: int,
+) -> list[Measurement]:
+    """Return the ratios of packed images to originals, and the medians of both."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
+    for number in range(rounds):
+        for name in sorted(sources, reverse=bool(number % 2)):
+            found[name].append(walk(*sources[name]))
+    pairs = list(zip(found["originals"], found["packed"], strict=True))
+    rows = [
+        _ratio(f"{what}: packed to originals", [a[0] / b[0] for a, b in pairs]),
+        _ratio(f"{what}: the same, processor time", [a[1] / b[1] for a, b in pairs]),
+    ]
+    for name, walks in found.items():
+        rate = statistics.median(1 / seconds for seconds, _ in walks)
+        cost = statistics.median(1e3 * used for _, used in walks)
+        note = f"{cost:.2f} core ms"
+        rows.append(Measurement(f"{what}: {name}, images per second", rate, "", note=note))
     return rows
 
 
