@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from logitcache.data.packing import ImagesConfig
 from logitcache.errors import UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.cluster.cluster import local_cluster
@@ -56,6 +57,16 @@ def test_the_workers_of_a_scheduler_make_the_same_cache(
     assert snapshot(tmp_path / "c") == whole
     assert {worker.name[0] for worker in seen[-1].workers} == {"0", "1"}
     assert summary.notes[-1] == "no worker offers the resource GPU; computed on CPUs"
+
+
+def test_workers_pack_the_same_images(images: Path, teachers: Teachers, tmp_path: Path) -> None:
+    one = {"cnn": teachers["cnn"]}
+    alone = config(tmp_path / "alone", images, one)
+    packing = ImagesConfig(side=24)
+    build_cache(alone.model_copy(update={"images": packing}))
+    shared = config(tmp_path / "c", images, one, workers=2)
+    build_cache(shared.model_copy(update={"images": packing}))
+    assert snapshot(tmp_path / "c") == snapshot(tmp_path / "alone")
 
 
 def test_ctrl_c_leaves_a_cache_that_one_process_finishes(

@@ -146,7 +146,7 @@ def compute_plan_on_cluster(
     if not plan.items:
         return 0
     locks = {name: member.lock for name, member in ensemble.members.items()}
-    environment = describe_environment(plan.source, locks, plan.views)
+    environment = describe_environment(plan.listed, locks, plan.views)
     with _cluster(config) as (client, gpus, threads):
         device = "cuda" if gpus else "cpu" if config.device == "auto" else config.device
         if config.device == "auto" and not gpus and config.scheduler is not None:

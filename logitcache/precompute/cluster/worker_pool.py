@@ -225,7 +225,7 @@ class WorkerPool:
             if kind == "ready":
                 self.assignment.ready(address, event["name"])
             elif kind == "refused":
-                images = named(self._plan.source, dict(event["disputed"]))[:_MOST_NAMED]
+                images = named(self._plan.listed, dict(event["disputed"]))[:_MOST_NAMED]
                 self.assignment.refused(address, event["name"], "; ".join([event["why"], *images]))
             elif kind == "images":
                 self.assignment.progressed(address, event["images"])

@@ -89,6 +89,11 @@ class Plan:
     originals: PackingSource | None = None
 
     @property
+    def listed(self) -> Source:
+        """Image set as every process lists it, before its images are stored."""
+        return self.source if self.originals is None else self.originals
+
+    @property
     def images(self) -> int:
         """Number of images to process, counted once per missing item: a view of a block."""
         return sum(self.images_of(item) for item in self.items)
