@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from logitcache.data.readers.torch_dataset import DatasetSource
     from logitcache.encoding.choice import EncodingConfig
     from logitcache.errors import LogitcacheError
+    from logitcache.label_sets import LabelSets
     from logitcache.networks.build import NetworkConfig, build_network
     from logitcache.objectives.combine import ObjectiveConfig, build_objective
     from logitcache.objectives.label import Label, LabelConfig
@@ -80,6 +81,7 @@ __all__ = [
     "Features",
     "Label",
     "LabelConfig",
+    "LabelSets",
     "Loader",
     "LogitcacheError",
     "NetworkConfig",
@@ -127,6 +129,7 @@ _HOMES = {
     "Features": "batch",
     "Label": "objectives.label",
     "LabelConfig": "objectives.label",
+    "LabelSets": "label_sets",
     "Loader": "targets.loader",
     "LogitcacheError": "errors",
     "NetworkConfig": "networks.build",

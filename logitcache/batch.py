@@ -257,6 +257,10 @@ class TargetBatch:
         features: Activations of teacher layers, by ``<teacher>/<tap>``.
         views: Names of the views of the batch; rows are ordered view by view, the same number of
             each. Empty after :meth:`take`.
+        label_sets: Labels where an image may have several, float32 (B, C): 1 for the classes of a
+            row's image and 0 for all others, NaN in rows without labels and where they are hidden.
+            Of mixed images ``lam`` times those of the own image and 1 - ``lam`` times those of the
+            partner. None where an image has at most one label; else ``labels`` are all -1.
     """
 
     rows: Tensor
@@ -266,6 +270,7 @@ class TargetBatch:
     lam: Tensor | None = None
     features: Mapping[str, Features] = field(default_factory=dict)
     views: tuple[str, ...] = ("base",)
+    label_sets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

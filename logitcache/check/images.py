@@ -86,7 +86,14 @@ def check_images(
     here = samples.rows - samples.start
     keys, status = samples.keys[here], samples.status[here]
     join = ImageJoin(source, cache.class_names)
-    joined = join.find(keys, samples.hashes[here], samples.sizes[here], samples.labels[here])
+    sets = samples.label_sets
+    joined = join.find(
+        keys,
+        samples.hashes[here],
+        samples.sizes[here],
+        samples.labels[here],
+        None if sets is None else sets.take(here),
+    )
     is_read = (status == Status.OK) & joined.found & ~joined.resized & digests
     chosen = list(zip(samples.rows[is_read].tolist(), joined.positions[is_read], strict=True))
     kept = status != Status.WITHDRAWN

@@ -38,14 +38,16 @@ def run_evaluate(
         print_json(result.to_json())
         return
     console = new_console()
-    table = new_table("network", "images", "classes", "top-1", "top-5", "loss")
     found = result.evaluation
+    scores: dict[str, float | None] = {found.score_name: found.score}
+    if found.top1 is not None:
+        scores["top-5"] = found.top5
+    table = new_table("network", "images", "classes", *scores, "loss")
     table.add_row(
         result.model,
         str(found.images),
         f"{result.classes_with_images} of {result.classes}",
-        percent_text(found.top1),
-        percent_text(found.top5),
+        *map(percent_text, scores.values()),
         f"{found.loss:.3f}",
     )
     console.print(table)

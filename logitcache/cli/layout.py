@@ -29,7 +29,7 @@ __all__ = [
 # Columns of output to a file or a pipe; wider than any table.
 _UNBROKEN = 10_000
 
-_RIGHT = {"accuracy", "stored", "dense float32", "ratio", "top-1", "steps", "images"}
+_RIGHT = {"accuracy", "stored", "dense float32", "ratio", "top-1", "mAP", "steps", "images"}
 
 
 def percent_text(value: float | None) -> str:

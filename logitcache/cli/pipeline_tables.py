@@ -79,15 +79,23 @@ def _student_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str,
             str(first["set_images"]),
             str(labels if uses_labels else 0),
             str(first["steps"]),
-            _spread([(value["evaluation"] or {}).get("top1") for value in values]),
+            _score([value["evaluation"] or {} for value in values]),
         )
     ]
 
 
+def _score(evaluations: list[dict[str, Any]]) -> str:
+    """Return the top-1 accuracy, or ``mAP`` and its value where labels are sets."""
+    precision = [each.get("mean_average_precision") for each in evaluations]
+    if any(value is not None for value in precision):
+        return f"mAP {_spread(precision)}"
+    return _spread([each.get("top1") for each in evaluations])
+
+
 def _evaluation_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     found = [value["evaluation"] for value in values]
-    top1, top5 = (_spread([each[name] for each in found]) for name in ("top1", "top5"))
-    return [(stage.name, values[0]["model"], values[0]["data"], top1, top5)]
+    scores = _score(found), _spread([each["top5"] for each in found])
+    return [(stage.name, values[0]["model"], values[0]["data"], *scores)]
 
 
 def _other_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -104,7 +112,10 @@ _TABLES: dict[str, tuple[tuple[str, ...], Rows]] = {
         ("weights", "teacher", "weight", "accuracy alone", "ensemble accuracy"),
         _weight_rows,
     ),
-    "train": (("network", "trained on", "images", "labels used", "steps", "top-1"), _student_rows),
+    "train": (
+        ("network", "trained on", "images", "labels used", "steps", "top-1"),
+        _student_rows,
+    ),
     "evaluate": (("evaluation", "network", "data", "top-1", "top-5"), _evaluation_rows),
 }
 """By kind of stage: columns, and the rows of a stage from its results, one per seed."""

@@ -98,7 +98,8 @@ class ProgressLine:
         if progress.phase == "exporting":
             self._show(progress.step, progress.steps, "", phase="exporting the network")
             return
-        known = [] if progress.top1 is None else [f"top-1 {progress.top1:.1%}"]
+        found = progress.evaluation
+        known = [] if found is None else [f"{found.score_name} {found.score:.1%}"]
         if progress.loss is not None:
             known += [
                 f"loss {progress.loss:.3f}",

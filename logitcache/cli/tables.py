@@ -72,16 +72,17 @@ def print_precompute(summary: Summary) -> None:
 
 def print_train(result: TrainResult) -> None:
     """Print the result of a training run."""
-    table = _table(
-        "output", "images", "labels used", "steps", "top-1", "loss", "images/s", "data wait"
-    )
     evaluation = result.evaluation
+    score = evaluation.score_name if evaluation else "top-1"
+    table = _table(
+        "output", "images", "labels used", "steps", score, "loss", "images/s", "data wait"
+    )
     table.add_row(
         result.out,
         str(result.set_images),
         str(result.labeled),
         str(result.steps),
-        _percent(evaluation.top1 if evaluation else None),
+        _percent(evaluation.score if evaluation else None),
         f"{evaluation.loss:.3f}" if evaluation else "-",
         f"{result.images / max(1e-9, result.seconds):.0f}",
         f"{result.data_wait:.0%}",

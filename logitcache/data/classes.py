@@ -16,6 +16,7 @@ import numpy as np
 
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import DataMismatch, first_of
+from logitcache.label_sets import label_sets_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
+    from logitcache.label_sets import LabelSets
 
 __all__ = [
     "UNKNOWN_CLASS",
@@ -30,6 +32,7 @@ __all__ = [
     "class_name",
     "class_positions",
     "label_table",
+    "map_label_sets",
     "map_labels",
     "sorted_classes",
 ]
@@ -101,8 +104,35 @@ def map_labels(source: Source, class_names: Sequence[str], whose: str) -> NDArra
     Raises:
         DataMismatch: The source has images of classes that are not in the list.
     """
-    mapped = label_table(source.class_names, class_names)[np.asarray(source.labels)]
-    unknown = np.unique(np.asarray(source.labels)[mapped == UNKNOWN_CLASS]).tolist()
+    return _mapped(np.asarray(source.labels), source, class_names, whose)
+
+
+def map_label_sets(source: Source, class_names: Sequence[str], whose: str) -> LabelSets | None:
+    """Return the label sets of a source with the numbers of another list of classes.
+
+    Args:
+        source: As for :func:`map_labels`.
+        class_names: The list that the returned numbers refer to.
+        whose: Owner of the list, for messages.
+
+    Returns:
+        None if an image has at most one class.
+
+    Raises:
+        DataMismatch: The source has images of classes that are not in the list.
+    """
+    sets = label_sets_of(source)
+    if sets is None:
+        return None
+    _mapped(sets.ids, source, class_names, whose)
+    return sets.mapped(label_table(source.class_names, class_names))
+
+
+def _mapped(
+    labels: NDArray[np.int32], source: Source, class_names: Sequence[str], whose: str
+) -> NDArray[np.int32]:
+    mapped: NDArray[np.int32] = label_table(source.class_names, class_names)[labels]
+    unknown = np.unique(labels[mapped == UNKNOWN_CLASS]).tolist()
     if unknown:
         raise _unknown_classes(source, [source.class_names[c] for c in unknown], class_names, whose)
     return mapped
@@ -142,6 +172,7 @@ class RelabeledSource:
         self.keys = source.keys
         self.sizes = source.sizes
         self.labels = map_labels(source, class_names, whose)
+        self.label_sets = map_label_sets(source, class_names, whose)
         self.class_names = list(class_names)
         self.left_out = left_out_of(source)
         self.notes = notes_of(source)

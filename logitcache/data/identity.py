@@ -14,6 +14,7 @@ from unicodedata import category, normalize
 
 from logitcache.data.lookup import KeyIndex, key_hash
 from logitcache.errors import DataError
+from logitcache.label_sets import label_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -130,8 +131,8 @@ def row_order(
 
 
 def listing_digest(source: Source, rows: NDArray[np.signedinteger]) -> str:
-    """Return the sha256, in hex, over key and label of the images at some positions, in order."""
+    """Return the sha256, in hex, over key and labels of the images at some positions, in order."""
     sha256 = hashlib.sha256()
-    for index in rows:
-        sha256.update(f"{source.keys[index]}\0{source.labels[index]}\0".encode())
+    for index, label in zip(rows, label_texts(source, rows), strict=True):
+        sha256.update(f"{source.keys[index]}\0{label}\0".encode())
     return sha256.hexdigest()

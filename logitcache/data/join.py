@@ -19,6 +19,7 @@ from logitcache.data.classes import label_table
 from logitcache.data.identity import content_digest
 from logitcache.data.lookup import KeyIndex, key_hash, position_dtype
 from logitcache.errors import DataMismatch
+from logitcache.label_sets import label_sets_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
+    from logitcache.label_sets import LabelSets
 
 __all__ = ["ImageJoin", "Joined", "NamedKeys", "check_content", "is_same_content"]
 
@@ -39,8 +41,8 @@ class Joined:
     Attributes:
         positions: Position of each in the source, int64 (N,); -1 where the source lacks it.
         resized: Which images have another number of bytes, bool (N,).
-        relabeled: Which images have a class of another name, bool (N,); an image without a class
-            on either side counts as equal.
+        relabeled: Which images have classes of other names, bool (N,); an image without labels on
+            either side counts as equal.
     """
 
     positions: NDArray[np.int64]
@@ -74,6 +76,7 @@ class ImageJoin:
         hashes: NDArray[np.uint64] | None = None,
         sizes: NDArray[np.int64] | None = None,
         labels: NDArray[np.int32] | None = None,
+        label_sets: LabelSets | None = None,
     ) -> Joined:
         """Find known images.
 
@@ -83,6 +86,7 @@ class ImageJoin:
             sizes: Bytes of each image, -1 where unknown; not compared if None.
             labels: Class of each image as the cache numbers it, -1 without one; not compared if
                 None.
+            label_sets: Classes of each image, where the cache has sets of them.
         """
         if hashes is None:
             hashes = np.fromiter(map(key_hash, keys), np.uint64, len(keys))
@@ -97,7 +101,17 @@ class ImageJoin:
         if labels is not None and self._to_cache is not None:
             own, expected = self._to_cache[np.asarray(self._source.labels)[at]], labels[found]
             relabeled[found] = (own != -1) & (expected >= 0) & (own != expected)
+            relabeled[found] |= self._other_sets(at, label_sets, found)
         return Joined(positions, resized, relabeled)
+
+    def _other_sets(
+        self, at: NDArray[np.int64], label_sets: LabelSets | None, found: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Return which images of the source have other known label sets, bool (N,)."""
+        own = label_sets_of(self._source)
+        if own is None or label_sets is None or self._to_cache is None:
+            return np.zeros(len(at), dtype=np.bool_)
+        return own.take(at).mapped(self._to_cache).differ(label_sets.take(found))
 
     def added(self) -> NDArray[np.signedinteger]:
         """Return the positions of the images of the source that were never found, ascending."""

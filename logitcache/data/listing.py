@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from logitcache.label_sets import LabelSets
+
 __all__ = [
     "LISTING",
     "ClassFolder",
@@ -89,10 +91,11 @@ class Listing:
 
     Attributes:
         files: Files, ordered by key.
-        labels: Class number of each file; -1 without classes.
+        labels: Class number of each file; -1 without classes, and for label sets.
         class_names: Names of the classes, in the order of their numbers.
         left_out: Numbers of files that are not listed, by reason.
         notes: Notes for the user on how folders became classes.
+        label_sets: Classes of each file, where a file may have several; None otherwise.
     """
 
     files: list[ListedFile]
@@ -100,6 +103,7 @@ class Listing:
     class_names: list[str]
     left_out: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    label_sets: LabelSets | None = None
 
 
 def list_folder(root: Path, version: int = LISTING, class_folder: ClassFolder = "auto") -> Listing:

@@ -18,6 +18,7 @@ from logitcache.config import Config
 from logitcache.data.decode import decode
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import UnreadableImage
+from logitcache.label_sets import label_sets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +115,7 @@ class PackingSource:
         self._table = table
         self.description = f"{originals.description}, {config.kind}:{config.side}"
         self.class_names = originals.class_names
+        self.label_sets = label_sets_of(originals)
         self.left_out = left_out_of(originals)
         self.notes = notes_of(originals)
 

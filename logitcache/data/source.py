@@ -19,8 +19,9 @@ class Source(Protocol):
     Contract: everything is fixed at construction; :meth:`read` is thread-safe, returns the same
     value for the same index every time and never another image's; instances can be pickled.
 
-    Two more attributes are optional: ``left_out``, the numbers of files that are not among the
-    images, by reason; and ``notes`` for the user about the classes.
+    Three more attributes are optional: ``label_sets``, the :class:`.LabelSets` of images that may
+    have several classes, whose ``labels`` are all -1; ``left_out``, the numbers of files that are
+    not among the images, by reason; and ``notes`` for the user about the classes.
     """
 
     @property

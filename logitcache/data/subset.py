@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from logitcache.data.source import left_out_of, notes_of
+from logitcache.label_sets import label_sets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
@@ -31,6 +33,8 @@ class SubsetSource:
         self.keys = [source.keys[index] for index in indices]
         self.sizes = source.sizes[list(indices)]
         self.labels = source.labels[list(indices)]
+        sets = label_sets_of(source)
+        self.label_sets = None if sets is None else sets.take(np.asarray(indices, dtype=np.int64))
         self.left_out = left_out_of(source)
         self.notes = notes_of(source)
         self._source = source

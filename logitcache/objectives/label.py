@@ -1,4 +1,7 @@
-"""Cross-entropy with labels."""
+"""Cross-entropy with labels; binary cross-entropy where an image may have several.
+
+Shapes: B batch, C classes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from pydantic import Field
 from torch.nn import functional
 
 from logitcache.batch import Outputs
+from logitcache.objectives.alignment import wide
 from logitcache.objectives.term import LogitsTermConfig
+from logitcache.objectives.weights import other_classes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +29,8 @@ class LabelConfig(LogitsTermConfig):
     Attributes:
         weight: Weight of this term in the sum.
         head: Student layer with the logits; the output of the network by default.
-        smoothing: Label smoothing: share of the target that is spread over all classes.
+        smoothing: Label smoothing: share of the target that is spread over all classes; of label
+            sets, the share that is spread over presence and absence of each class.
     """
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -41,6 +47,13 @@ class Label:
     mixed images, y is lambda times that of the image's own label plus 1 - lambda times that of the
     partner's, and a row is averaged over if both labels are known. Zero if no row is.
 
+    Where an image may have several classes::
+
+        L = -mean over labeled rows of sum_c y_c log sigmoid(z_c) + (1 - y_c) log sigmoid(-z_c)
+
+    where y_c is 1 for the classes of the image, else 0; with smoothing (1 - s) y_c + s / 2. For
+    mixed images, y is mixed as above.
+
     Args:
         config: Settings of the term.
     """
@@ -54,6 +67,9 @@ class Label:
         known = _known(targets)
         if not bool(known.any()):
             return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
+        if targets.label_sets is not None:
+            loss_B = self._binary(wide(logits_BC), targets.label_sets)
+            return (loss_B * known).sum() / known.sum()
         if targets.partner_labels is None or targets.lam is None:
             return self._loss(logits_BC, targets.labels, "mean")
         own = self._loss(logits_BC, targets.labels, "none")
@@ -64,6 +80,23 @@ class Label:
     def count(self, targets: TargetBatch) -> Tensor:
         """Return the number of rows whose labels are all known."""
         return _known(targets).sum()
+
+    def _binary(self, logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
+        """Return the binary cross-entropy of every row, summed over the classes.
+
+        Raises:
+            UsageError: The student has fewer classes than the labels.
+        """
+        more = logits_BC.shape[1] - labels_BC.shape[1]
+        if more < 0:
+            raise other_classes(logits_BC.shape[1], labels_BC.shape[1])
+        # outputs without a class of the data are never present; NaN is masked by the caller
+        y_BC = functional.pad(labels_BC.nan_to_num(), (0, more))
+        smoothing = self.config.smoothing
+        target_BC = ((1 - smoothing) * y_BC + smoothing / 2).to(logits_BC.dtype)
+        return functional.binary_cross_entropy_with_logits(
+            logits_BC, target_BC, reduction="none"
+        ).sum(1)
 
     def _loss(self, logits_BC: Tensor, labels_B: Tensor, reduction: str) -> Tensor:
         """Return the cross-entropy, 0 in rows whose label is -1."""
@@ -78,6 +111,8 @@ class Label:
 
 def _known(targets: TargetBatch) -> Tensor:
     """Return which rows have the labels of all images they show, bool (B,)."""
+    if targets.label_sets is not None:
+        return ~targets.label_sets.isnan().any(1)
     known = targets.labels >= 0
     if targets.partner_labels is None or targets.lam is None:
         return known

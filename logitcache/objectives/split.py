@@ -100,7 +100,8 @@ class Split:
 
         Raises:
             UsageError: A teacher of the configuration is not in the batch, sparse targets are used
-                at a temperature other than one, or images are mixed and ``mixed`` is ``refuse``.
+                at a temperature other than one, images are mixed and ``mixed`` is ``refuse``,
+                or have label sets.
         """
         chosen_B, of_partner_B = self._labels(targets)
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
@@ -124,8 +125,15 @@ class Split:
         """Return the label of every row (B,), and which of them are the partner's, bool (B,).
 
         Raises:
-            UsageError: Images are mixed, and the configuration refuses them.
+            UsageError: Images are mixed, which the configuration refuses, or have label sets.
         """
+        if targets.label_sets is not None:
+            raise UsageError(
+                "the objective split needs one label per image, but these images have label sets",
+                where="objectives.split",
+                expected="images with one class each",
+                hint="use the objectives soft and label",
+            )
         if targets.partner_labels is None or targets.lam is None:
             return targets.labels, None
         if self.config.mixed == "refuse":

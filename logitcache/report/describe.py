@@ -366,7 +366,7 @@ def _view(view_id: str, recipe: dict[str, Any]) -> ViewDescription:
 
 def _unreadable(location: Location, manifest: Manifest) -> int:
     """Return the number of unreadable images, from the ``status`` array unit by unit."""
-    placement, objects = sample_placement(manifest.unit_rows), CommittedObjects(location)
+    placement, objects = sample_placement(manifest), CommittedObjects(location)
     segments = [(segment.start, segment.rows) for segment in manifest.segments]
     count = 0
     for unit in placement.units(segments, manifest.unit_rows):

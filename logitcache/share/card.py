@@ -144,15 +144,18 @@ def _index(cache: Cache) -> bytes | None:
         from pyarrow import parquet
     except ImportError:
         return None
-    schema = pa.schema(
-        [("key", pa.string()), ("row", pa.int64()), ("label", pa.int32()), ("digest", pa.string())]
-    )
+    one = cache.manifest.data.label_width is None
+    label = ("label", pa.int32()) if one else ("labels", pa.list_(pa.int32()))
+    schema = pa.schema([("key", pa.string()), ("row", pa.int64()), label, ("digest", pa.string())])
     out = io.BytesIO()
     with parquet.ParquetWriter(out, schema, compression="zstd") as writer:
         for samples in cache.all_samples():
             at = samples.readable - samples.start
             digests = [samples.digests[row].tobytes().hex() for row in at]
-            columns = [list(samples.keys[at]), samples.readable, samples.labels[at], digests]
+            labels: Any = samples.labels[at]
+            if samples.label_sets is not None:
+                labels = [samples.label_sets[int(row)] for row in at]
+            columns = [list(samples.keys[at]), samples.readable, labels, digests]
             arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return out.getvalue()

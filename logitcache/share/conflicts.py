@@ -13,8 +13,11 @@ from logitcache.share.rows import NO_ROW
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from logitcache.cache.format.group import Group
     from logitcache.cache.format.manifest import TeacherRecord
+    from logitcache.label_sets import LabelSets
     from logitcache.share.gathering import RowOrigins
     from logitcache.share.plan import CachePlan, ViewPlan
     from logitcache.share.rows import RowPlan
@@ -30,7 +33,7 @@ __all__ = [
     "same_units",
 ]
 
-_DATA = ("class_names", "listing", "decoding")
+_DATA = ("class_names", "listing", "decoding", "label_width")
 
 
 def declared_conflicts(
@@ -86,7 +89,8 @@ def image_conflicts(sources: Sequence[SourceCache], rows: RowPlan) -> Iterator[s
             bad = [own.status[ours], other.status[theirs]]
             differing = {
                 "content": (own.digests[ours] != other.digests[theirs]).any(axis=1),
-                "label": own.labels[ours] != other.labels[theirs],
+                "label": (own.labels[ours] != other.labels[theirs])
+                | _other_sets(own.label_sets, ours, other.label_sets, theirs),
                 "status": (bad[0] == Status.UNREADABLE) != (bad[1] == Status.UNREADABLE),
             }
             for what, rows_differ in differing.items():
@@ -97,6 +101,20 @@ def image_conflicts(sources: Sequence[SourceCache], rows: RowPlan) -> Iterator[s
                         f"{source}: {len(found)} images have another {what} than in "
                         f"{sources[before]}, for example {key}"
                     )
+
+
+def _other_sets(
+    own: LabelSets | None,
+    ours: NDArray[np.signedinteger],
+    other: LabelSets | None,
+    theirs: NDArray[np.signedinteger],
+) -> NDArray[np.bool_]:
+    """Return which rows have other label sets, or labels on one side only: bool (N,)."""
+    if own is None or other is None:
+        return np.zeros(len(ours), np.bool_)
+    first, second = own.take(ours), other.take(theirs)
+    differing_N: NDArray[np.bool_] = first.differ(second) | (first.known != second.known)
+    return differing_N
 
 
 def output_conflicts(plan: CachePlan) -> Iterator[str]:

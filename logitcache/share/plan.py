@@ -20,6 +20,7 @@ from logitcache.cache.format.names import (
 from logitcache.cache.format.partners import mixed_views, partner_placement
 from logitcache.cache.format.samples import sample_placement
 from logitcache.errors import UsageError
+from logitcache.label_sets import label_texts
 from logitcache.share.rows import NO_ROW, RowPlan
 
 if TYPE_CHECKING:
@@ -256,12 +257,12 @@ def _segments(sources: Sequence[SourceCache], rows: RowPlan) -> tuple[Segment, .
 def _listing(sources: Sequence[SourceCache], rows: RowPlan, start: int, count: int) -> str:
     """Return the digest over key, NUL, label, NUL of the rows of a segment."""
     keys = np.empty(count, dtype=object)
-    labels = np.full(count, -1, np.int64)
+    labels = np.full(count, "-1", dtype=object)
     for number, source in enumerate(sources):
         theirs = rows.taken_from(number, start, start + count)
         here = np.flatnonzero(theirs != NO_ROW)
         keys[here] = source.samples.keys[theirs[here]]
-        labels[here] = source.samples.labels[theirs[here]]
+        labels[here] = list(label_texts(source.samples, theirs[here]))
     pairs = zip(keys, labels, strict=True)
     return sha256(b"".join(f"{key}\0{label}\0".encode() for key, label in pairs))
 
@@ -312,8 +313,11 @@ def _parts(
     blocks = [source.cache.unit_rows for source in sources]
     parts = [
         ViewPlan(
-            sample_placement(rows.unit_rows),
-            {number: sample_placement(size) for number, size in enumerate(blocks)},
+            sample_placement(sources[0].cache.manifest.changed(unit_rows=rows.unit_rows)),
+            {
+                number: sample_placement(source.cache.manifest)
+                for number, source in enumerate(sources)
+            },
         )
     ]
     images = _images(sources, rows)

@@ -144,6 +144,13 @@ def _tests(source: SourceCache, selection: RowSelection) -> list[tuple[str, _Tes
     """Return functions of arrays of the samples, by name of the array; each has to hold."""
     tests: list[tuple[str, _Test]] = []
     if selection.classes:
+        if source.cache.manifest.data.label_width is not None:
+            raise UsageError(
+                "images with label sets cannot be selected by class",
+                where=source.location,
+                expected="images with one class each",
+                hint="select them by their keys: --keys FILE",
+            )
         numbers = _class_numbers(source, selection.classes)
         tests.append(("label", lambda labels: np.isin(labels, numbers)))
     if selection.share is not None:

@@ -84,7 +84,7 @@ class SourceCache:
     @cached_property
     def samples(self) -> Samples:
         """Samples of all rows; about 60 bytes and a key for each row."""
-        placement = sample_placement(self.cache.unit_rows)
+        placement = sample_placement(self.cache.manifest)
         self._count(placement, list(self.commits(placement).values()), placement.specs)
         return self.cache.samples
 
@@ -134,7 +134,7 @@ class SourceCache:
 
     def sample_unit(self, unit: int, names: Iterable[str]) -> Encoded:
         """Return some arrays of the samples of a unit, as they are stored."""
-        return self.rows(sample_placement(self.cache.unit_rows), unit, names)
+        return self.rows(sample_placement(self.cache.manifest), unit, names)
 
     def _count(self, placement: Placement, commits: list[Commit], names: Iterable[str]) -> None:
         paths = [placement.path(name) for name in names]

@@ -24,7 +24,7 @@ from logitcache.targets.batch_parts import DecodedTargets, concatenate
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_rows import CheckedReader
 from logitcache.targets.image_source import images_of
-from logitcache.targets.mixing_pairs import find_pairs
+from logitcache.targets.mixing_pairs import find_pairs, label_set_targets
 from logitcache.targets.row_targets import RowTargets
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.data.class_map import ClassMaps
     from logitcache.data.readers import ImageSet
+    from logitcache.label_sets import LabelSets
     from logitcache.targets.mixing_pairs import Pairs
 
 __all__ = ["CachedDataset"]
@@ -145,9 +146,7 @@ class CachedDataset(Dataset[Item]):
             cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift
         ).in_classes(classes)
         self._blocks = max(1, len(cache.units()))  # all are kept: rows come in any order
-        for of_rows in (self.rows.digests, self.rows.labels):
-            if of_rows is not None:
-                of_rows.keep = self._blocks
+        self.rows.keep_units(self._blocks)
         self._images = CheckedReader(self.rows)
         self._decode = Decoder(self._images, self.rows.table)
         self._view_id, self._pairs = self._shown(view)
@@ -180,6 +179,13 @@ class CachedDataset(Dataset[Item]):
     def labels(self) -> NDArray[np.int64]:
         """Labels of all images, int64 (N,), -1 for none; for samplers that balance classes."""
         return self.rows.labels_of(np.arange(len(self)))
+
+    @property
+    def label_sets(self) -> LabelSets | None:
+        """Sets of classes of all images; None where an image has at most one class."""
+        if not self.rows.has_label_sets:
+            return None
+        return self.rows.label_sets_of(np.arange(len(self)))
 
     def __getitem__(self, index: int) -> Item:
         item: Item = self.__getitems__([index])[0]
@@ -259,6 +265,7 @@ class CachedDataset(Dataset[Item]):
             partner_labels=partner_labels,
             lam=lam,
             features=decoded.features,
+            label_sets=label_set_targets(self.rows, self._pairs, positions_B, lam),
         )
 
     def _shown(self, name: int | str) -> tuple[str, Pairs | None]:
@@ -304,6 +311,7 @@ def _joined(parts: Sequence[TargetBatch]) -> TargetBatch:
         partner_labels=_cat([part.partner_labels for part in parts]) if mixed else None,
         lam=_cat([part.lam for part in parts]) if mixed else None,
         features=decoded.features,
+        label_sets=None if first.label_sets is None else _cat([p.label_sets for p in parts]),
     )
 
 

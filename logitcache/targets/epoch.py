@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from logitcache.batch import TargetBatch
+from logitcache.targets.mixing_pairs import label_set_targets
 from logitcache.targets.order import epoch_rows, epoch_windows
 from logitcache.targets.prefetch import ReadAhead
 from logitcache.targets.reader import DecodedTargets, TargetWindow, concatenate
@@ -135,6 +136,7 @@ class Epoch:
             for number in range(len(parts[0].windows))
         ]
         labels = self._rows.labels_of(positions)
+        sets_BC = label_set_targets(self._rows, self._pairs, positions, lam)
         targets = concatenate(of_views) if of_views else DecodedTargets({}, {})
         alignment = self._targets.alignment if self._targets else None
         if alignment is not None and not alignment.is_settled:
@@ -149,6 +151,7 @@ class Epoch:
             lam=lam,
             features=targets.features,
             views=tuple(self._views),
+            label_sets=None if sets_BC is None else sets_BC.repeat(len(self._views), 1),
         )
 
     def _whole_batches(self, at_last: Callable[[], None] | None) -> Iterator[list[Part]]:

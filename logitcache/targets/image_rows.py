@@ -18,6 +18,8 @@ from logitcache.data.identity import row_order
 from logitcache.data.join import ImageJoin, NamedKeys, check_content
 from logitcache.data.lookup import key_hashes, position_dtype
 from logitcache.errors import DataMismatch, UnreadableImage
+from logitcache.label_sets import label_sets_of
+from logitcache.targets.label_targets import CachedLabelSets
 from logitcache.targets.row_ids import AllRows, RowIds, row_ids_of
 from logitcache.targets.unit_cache import UnitCache
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.samples import Samples
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
+    from logitcache.label_sets import LabelSets
     from logitcache.targets.class_space import ClassSpace
 
 __all__ = ["CheckedReader", "ImageRows", "match_rows", "number_rows"]
@@ -52,6 +55,7 @@ class ImageRows:
         labels: Labels in the cache, by row; None if the labels of the source are used.
         classes: The classes of the student, whose numbers the labels are mapped to; None if they
             are those of the images.
+        label_sets: Label sets in the cache, by row; None without them.
         table: Version of the decoding table.
         left_out: Images of the source that have no row.
         missing: Images of the cache that the source lacks; only if a subset is allowed.
@@ -68,6 +72,7 @@ class ImageRows:
     class_names: Sequence[str] = ()
     labels: UnitCache | None = None
     classes: ClassSpace | None = None
+    label_sets: CachedLabelSets | None = None
     table: int = DECODING
     left_out: int = 0
     missing: int = 0
@@ -105,6 +110,39 @@ class ImageRows:
         labels: NDArray[np.int64] = mapped.astype(np.int64)
         return labels if self.visible is None else np.where(self.visible[positions_B], labels, -1)
 
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether an image may have several classes."""
+        own = self.labels is None and label_sets_of(self.source) is not None
+        return own or self.label_sets is not None
+
+    def label_sets_of(self, positions_B: NDArray[np.int64]) -> LabelSets:
+        """Return the label sets of some images, unknown for hidden ones."""
+        if self.label_sets is None:
+            sets = label_sets_of(self.source)
+            assert sets is not None
+            found = sets.take(self.indices[positions_B])
+        else:
+            found = self.label_sets.take(self.numbers.take(positions_B))
+        table = None if self.classes is None else self.classes.label_table
+        found = found if table is None else found.merged(table)
+        if self.visible is None:
+            return found
+        return found.take(np.where(self.visible[positions_B], np.arange(len(positions_B)), -1))
+
+    def is_labeled(self, positions_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which images have labels that are not hidden, bool (B,)."""
+        if self.has_label_sets:
+            return self.label_sets_of(positions_B).known
+        return self.labels_of(positions_B) >= 0
+
+    def keep_units(self, count: int) -> None:
+        """Set the number of units whose digests and labels stay in memory."""
+        sets = None if self.label_sets is None else self.label_sets.units
+        for of_rows in (self.digests, self.labels, sets):
+            if of_rows is not None:
+                of_rows.keep = count
+
     def key(self, position: int) -> str:
         """Return the name of an image."""
         return self.source.keys[int(self.indices[position])]
@@ -117,7 +155,7 @@ class ImageRows:
     @property
     def labeled(self) -> int:
         """Number of images with a label that is not hidden."""
-        return sum(int((self.labels_of(positions) >= 0).sum()) for positions in self.parts())
+        return sum(int(self.is_labeled(positions).sum()) for positions in self.parts())
 
     def counts(self) -> dict[str, int]:
         """Return the number of images that are not shown, by reason."""
@@ -200,8 +238,13 @@ class _Match:
         """Search for the images of some rows; blocks are given in ascending order."""
         here = samples.rows - samples.start
         keys, shown = samples.keys[here], samples.status[here] == Status.OK
+        sets = samples.label_sets
         joined = self._join.find(
-            keys, samples.hashes[here], samples.sizes[here], samples.labels[here]
+            keys,
+            samples.hashes[here],
+            samples.sizes[here],
+            samples.labels[here],
+            None if sets is None else sets.take(here),
         )
         self.readable += int(shown.sum())
         self.unreadable += samples.unreadable
@@ -226,6 +269,7 @@ class _Match:
             complete=not self.missing.count and not self.withdrawn,
             class_names=cache.class_names or self._source.class_names,
             labels=labels if cache.class_names else None,
+            label_sets=CachedLabelSets.of(cache),
             table=cache.decoding,
             left_out=len(self._join.added()),
             missing=self.missing.count,

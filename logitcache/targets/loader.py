@@ -96,9 +96,8 @@ class Loader:
         self._views = views
         self._images_of: dict[str, int] = {}
         self._size = settings.size
-        for of_rows in (rows.digests, rows.labels):
-            if targets is not None and of_rows is not None:
-                of_rows.keep = targets.blocks_alive
+        if targets is not None:
+            rows.keep_units(targets.blocks_alive)
         self._reader = CheckedReader(rows)
         self._renderer: ViewRenderer | WorkerRenderer | None = None
         self._thread: ThreadPoolExecutor | None = None

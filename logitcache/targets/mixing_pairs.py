@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from logitcache.data.lookup import position_dtype
+from logitcache.targets.label_targets import mixed_sets
 from logitcache.targets.unit_cache import UnitCache
 from logitcache.views.algorithm import mix_shares
 from logitcache.views.mix import match_partners
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from logitcache.targets.reader import TargetsReader
     from logitcache.views.spec import View
 
-__all__ = ["Pairs", "find_pairs", "shares_of"]
+__all__ = ["Pairs", "find_pairs", "label_set_targets", "shares_of"]
 
 
 _BLOCK = 1 << 16  # images that are matched among themselves where no cache has the partners
@@ -74,6 +75,24 @@ class Pairs:
     def positions_of(self, positions_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the position of each image's partner, int64 (B,), -1 where it is not available."""
         return self.rows.find(self.partners_of(self.rows.numbers.take(positions_B)))
+
+
+def label_set_targets(
+    rows: ImageRows, pairs: Pairs | None, positions_B: NDArray[np.int64], lam_B: Tensor | None
+) -> Tensor | None:
+    """Return the label sets of images as targets, float32 (B, C); None without label sets.
+
+    Args:
+        rows: The images.
+        pairs: Mixing partners; None without mixing.
+        positions_B: Positions of the images.
+        lam_B: Share of each own image, float32 (B,); None without mixing.
+    """
+    if not rows.has_label_sets:
+        return None
+    own = rows.label_sets_of(positions_B)
+    partners = None if pairs is None else rows.label_sets_of(pairs.positions_of(positions_B))
+    return mixed_sets(own, partners, lam_B, len(rows.class_names))
 
 
 def shares_of(view: View, hashes_B: NDArray[np.uint64], *, alone_B: NDArray[np.bool_]) -> Tensor:

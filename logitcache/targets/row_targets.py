@@ -21,6 +21,7 @@ from logitcache.data.lookup import KeyIndex, key_hash
 from logitcache.errors import UsageError, first_of
 from logitcache.targets.batch_parts import decode_rows
 from logitcache.targets.class_space import ClassSpace
+from logitcache.targets.label_targets import CachedLabelSets, mixed_sets
 from logitcache.targets.mixing_pairs import shares_of
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.unit_cache import UnitCache
@@ -84,6 +85,9 @@ class RowTargets:
         }
         self._status = self._sample(partial(_status, cache))
         self._labels = self._sample(partial(cache.sample_unit, "label"))
+        self._label_sets = CachedLabelSets.of(cache)
+        if self._label_sets is not None:
+            self._label_sets.units.keep = max(1, len(cache.units()))
         self._hashes = self._sample(partial(cache.sample_unit, "hash"))
         self._partners = {
             view_id: self._sample(partial(cache.unit_partners, view_id))
@@ -206,7 +210,7 @@ class RowTargets:
             view_id: Id of one of the views.
         """
         view, decoded = self._views[view_id], self.decoded(rows_B, view_id)
-        partner_labels = lam = None
+        partner_labels = partners_B = lam = None
         if view.mixing is not None:
             partners_B = self._partners[view_id].take(rows_B)
             self._check_partners(rows_B, partners_B, view_id)
@@ -219,6 +223,7 @@ class RowTargets:
             partner_labels=partner_labels,
             lam=lam,
             features=decoded.features,
+            label_sets=self._sets_of(rows_B, partners_B, lam),
         )
 
     def _labels_of(self, rows_B: NDArray[np.int64]) -> Tensor:
@@ -226,6 +231,22 @@ class RowTargets:
         labels_B, table = self._labels.take(rows_B), self._classes.label_table
         mapped_B = labels_B if table is None else table[labels_B]
         return torch.from_numpy(mapped_B.astype(np.int64))
+
+    def _sets_of(
+        self, rows_B: NDArray[np.int64], partners_B: NDArray[np.int64] | None, lam_B: Tensor | None
+    ) -> Tensor | None:
+        """Return the label sets of some rows as targets, float32 (B, C); None without them."""
+        if self._label_sets is None:
+            return None
+        table = self._classes.label_table
+        own, partners = (
+            None if rows is None else self._label_sets.take(rows) for rows in (rows_B, partners_B)
+        )
+        assert own is not None
+        if table is not None:
+            own, partners = own.merged(table), None if partners is None else partners.merged(table)
+        classes = len(self._classes.names or self._cache.class_names)
+        return mixed_sets(own, partners, lam_B, classes)
 
     def _units(self, group: RowGroup) -> int:
         """Return the number of units of a view."""

@@ -192,6 +192,13 @@ def _teachers(config: FitWeightsConfig, cache: Cache) -> list[str]:
 def _rows(config: FitWeightsConfig, cache: Cache) -> NDArray[np.int64]:
     """Return the labeled rows to fit the weights on, ascending."""
     samples = cache.samples
+    if samples.label_sets is not None:
+        raise UsageError(
+            "weights of teachers are fitted by one label per image, but these have label sets",
+            where=cache.url,
+            expected="images with one class each",
+            hint="set the weights of the teachers in the objective",
+        )
     readable = samples.readable
     labeled = readable[samples.labels[readable] >= 0]
     if config.seen is not None:

@@ -84,10 +84,8 @@ def _front_matter(
     if config.data is not None:
         front["datasets"] = [_dataset_name(config.data)]
     if evaluation is not None and config.val is not None:
-        front["metrics"] = ["accuracy"]
-        metrics = [{"type": "accuracy", "name": "top-1 accuracy", "value": evaluation.top1}]
-        if evaluation.top5 is not None:
-            metrics.append({"type": "accuracy", "name": "top-5 accuracy", "value": evaluation.top5})
+        metrics = _metrics(evaluation)
+        front["metrics"] = sorted({metric["type"] for metric in metrics})
         name = _dataset_name(config.val)
         front["model-index"] = [
             {
@@ -102,6 +100,20 @@ def _front_matter(
             }
         ]
     return front
+
+
+def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the measurements as the Hugging Face Hub names them."""
+    values = {
+        ("accuracy", "top-1 accuracy"): evaluation.top1,
+        ("accuracy", "top-5 accuracy"): evaluation.top5,
+        ("mean_average_precision", "mean average precision"): evaluation.mean_average_precision,
+    }
+    return [
+        {"type": kind, "name": name, "value": value}
+        for (kind, name), value in values.items()
+        if value is not None
+    ]
 
 
 def _base_model(config: TrainConfig) -> str | None:
@@ -132,9 +144,10 @@ def _what(
         lines.append("It was not evaluated.")
     else:
         top5 = "" if evaluation.top5 is None else f", top-5 {evaluation.top5:.2%}"
+        binary = "" if evaluation.top1 is not None else "binary "
         lines.append(
-            f"Results: top-1 {evaluation.top1:.2%}{top5}, "
-            f"cross-entropy {evaluation.loss:.4f} nats, on {evaluation.images} images."
+            f"Results: {evaluation.score_name} {evaluation.score:.2%}{top5}, "
+            f"{binary}cross-entropy {evaluation.loss:.4f} nats, on {evaluation.images} images."
         )
     return "\n\n".join(lines)
 

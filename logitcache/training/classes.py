@@ -13,6 +13,7 @@ import torch
 from logitcache.data.classes import RelabeledSource, class_positions
 from logitcache.data.readers import open_source, open_source_for
 from logitcache.errors import DataError, DataMismatch, UsageError, first_of
+from logitcache.label_sets import label_sets_of
 from logitcache.networks.build import class_names_of
 
 if TYPE_CHECKING:
@@ -211,7 +212,8 @@ def check_labeled(source: Source) -> Source:
     Raises:
         DataError: None of them has one.
     """
-    if not (source.labels >= 0).any():
+    sets = label_sets_of(source)
+    if not (source.labels >= 0 if sets is None else sets.known).any():
         raise DataError(
             "the images have no labels to evaluate with",
             where=source.description,

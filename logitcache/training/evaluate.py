@@ -14,6 +14,7 @@ from logitcache.data.readers import DataConfig, open_source, open_source_for
 from logitcache.data.sample import sample_images
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import UsageError, first_of
+from logitcache.label_sets import label_sets_of
 from logitcache.networks.build import NetworkConfig, build_network, class_names_of, input_spec
 from logitcache.networks.device import resolve_device
 from logitcache.training.classes import check_labeled, check_name_count
@@ -116,7 +117,10 @@ def evaluate_network(
         spec = replace(spec, crop_pct=config.crop_pct)
     source, notes = _labeled_images(config, network)
     notes += sample_images(source, DECODING).notes
-    present = np.unique(np.asarray(source.labels)).tolist()
+    sets = label_sets_of(source)
+    labels = np.asarray(source.labels) if sets is None else sets.ids
+    known = labels >= 0 if sets is None else sets.known
+    present = np.unique(labels).tolist()
     absent = [name for label, name in enumerate(source.class_names) if label not in present]
     if absent:
         notes.append(f"{len(absent)} classes have no images here: {first_of(absent)}")
@@ -138,7 +142,7 @@ def evaluate_network(
         evaluation=evaluation,
         classes=len(source.class_names),
         classes_with_images=len(source.class_names) - len(absent),
-        unlabeled=int((np.asarray(source.labels) < 0).sum()),
+        unlabeled=int((~known).sum()),
         skipped=tuple(evaluator.skipped),
         unlisted=left_out_of(source),
         notes=(*notes_of(source), *notes),

@@ -1,4 +1,4 @@
-"""Accuracy of a network on a validation set.
+"""Accuracy of a network on a validation set; mean average precision where labels are sets.
 
 Shapes: B batch, C classes.
 """
@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from logitcache.label_sets import label_sets_of
 from logitcache.platforms import available_processors
 from logitcache.targets.image_rows import number_rows
 from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
+from logitcache.training.average_precision import mean_average_precision
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from logitcache.batch import TargetBatch
     from logitcache.data.source import Source
     from logitcache.networks.build import InputSpec
     from logitcache.training.distributed import DistributedContext
@@ -35,20 +38,38 @@ class Evaluation:
     """Accuracy and loss of a network on labeled images.
 
     Attributes:
-        top1: Top-1 accuracy, from 0 to 1.
-        top5: Top-5 accuracy, from 0 to 1; None for networks with five classes or fewer.
-        loss: Mean cross-entropy in nats.
+        top1: Top-1 accuracy, from 0 to 1; None where an image may have several classes.
+        top5: Top-5 accuracy, from 0 to 1; None for networks with five classes or fewer, too.
+        loss: Mean cross-entropy in nats; where an image may have several classes, binary
+            cross-entropy, summed over the classes.
         images: Number of labeled images.
+        mean_average_precision: Mean over the classes that have images, see
+            :mod:`.average_precision`; None where an image has one class.
     """
 
-    top1: float
+    top1: float | None
     top5: float | None
     loss: float
     images: int
+    mean_average_precision: float | None = None
+
+    @property
+    def score(self) -> float:
+        """Top-1 accuracy, or mean average precision where labels are sets; from 0 to 1."""
+        found = self.top1 if self.mean_average_precision is None else self.mean_average_precision
+        return float("nan") if found is None else found
+
+    @property
+    def score_name(self) -> str:
+        """Name of :attr:`score`."""
+        return "top-1" if self.mean_average_precision is None else "mAP"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the evaluation as JSON values."""
-        return asdict(self)
+        """Return the evaluation as JSON values; mean average precision only if it is known."""
+        values = asdict(self)
+        if self.mean_average_precision is None:
+            del values["mean_average_precision"]
+        return values
 
 
 def eval_views(spec: InputSpec) -> ViewsConfig:
@@ -133,18 +154,17 @@ class Evaluator:
         """
         was_training = network.training
         network.eval()
-        found, done = _Counts(), 0
+        found: _Counts | _SetScores = _Counts()
+        if label_sets_of(self.source) is not None:
+            found = _SetScores(len(self.source.class_names))
+        done = 0
         for batch, targets in self._loader.epoch(0):
             if on_progress is not None:
                 on_progress(done, len(self._loader.rows))
-            known = targets.labels >= 0
-            found.add(network(batch)[known].float(), targets.labels[known])
+            found.add(network(batch).float(), targets)
             done += len(batch)
         network.train(was_training)
-        # in float64 the counts are exact; a process without images takes part in the sum, too
-        sums = torch.tensor(astuple(found), dtype=torch.float64, device=self._device)
-        total = sums if self._ranks is None else self._ranks.total(sums)
-        return _Counts(*total.tolist()).means()
+        return found.evaluation(self._ranks, self._device)
 
 
 @dataclass
@@ -157,8 +177,10 @@ class _Counts:
     images: float = 0.0
     beyond_five: float = 0.0
 
-    def add(self, logits_BC: Tensor, labels_B: Tensor) -> None:
+    def add(self, logits_BC: Tensor, targets: TargetBatch) -> None:
         """Add the labeled images of a batch."""
+        known = targets.labels >= 0
+        logits_BC, labels_B = logits_BC[known], targets.labels[known]
         classes = logits_BC.shape[1]
         best_B5 = logits_BC.topk(min(5, classes), dim=1).indices == labels_B[:, None]
         self.top1 += int(best_B5[:, :1].sum())
@@ -167,8 +189,51 @@ class _Counts:
         self.images += len(labels_B)
         self.beyond_five += classes > 5
 
-    def means(self) -> Evaluation:
-        """Return the means."""
-        total = max(1.0, self.images)
-        top5 = self.top5 / total if self.beyond_five else None
-        return Evaluation(self.top1 / total, top5, self.loss / total, int(self.images))
+    def evaluation(self, ranks: DistributedContext | None, device: torch.device) -> Evaluation:
+        """Return the means over all processes."""
+        # in float64 the counts are exact; a process without images takes part in the sum, too
+        sums = torch.tensor(astuple(self), dtype=torch.float64, device=device)
+        found = _Counts(*(sums if ranks is None else ranks.total(sums)).tolist())
+        total = max(1.0, found.images)
+        top5 = found.top5 / total if found.beyond_five else None
+        return Evaluation(found.top1 / total, top5, found.loss / total, int(found.images))
+
+
+class _SetScores:
+    """Logits and label sets of all images: average precision is no mean over images.
+
+    Args:
+        classes: Number of classes of the labels.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._logits = [np.zeros((0, classes), dtype=np.float32)]
+        self._labels = [np.zeros((0, classes), dtype=np.float32)]
+
+    def add(self, logits_BC: Tensor, targets: TargetBatch) -> None:
+        """Add the labeled images of a batch."""
+        labels_BC = targets.label_sets
+        assert labels_BC is not None
+        known = ~labels_BC.isnan().any(1)
+        # outputs behind those of the classes have no labels
+        self._logits.append(logits_BC[known, : labels_BC.shape[1]].cpu().numpy())
+        self._labels.append(labels_BC[known].cpu().numpy())
+
+    def evaluation(self, ranks: DistributedContext | None, device: torch.device) -> Evaluation:
+        """Return the measurements over the images of all processes."""
+        own = np.concatenate(self._logits), np.concatenate(self._labels)
+        parts = [own] if ranks is None else ranks.gather(own)
+        logits_NC, labels_NC = (np.concatenate(each) for each in zip(*parts, strict=True))
+        losses = functional.binary_cross_entropy_with_logits(
+            torch.from_numpy(logits_NC).double(),
+            torch.from_numpy(labels_NC).double(),
+            reduction="sum",
+        )
+        images = len(labels_NC)
+        return Evaluation(
+            top1=None,
+            top5=None,
+            loss=float(losses) / max(1, images),
+            images=images,
+            mean_average_precision=mean_average_precision(logits_NC, labels_NC > 0),
+        )

@@ -132,6 +132,6 @@ def _drawn(rows: ImageRows, count: int, seed: int) -> NDArray[np.bool_]:
 def _words(rows: ImageRows, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
     """Yield the positions of labeled images and a random word of each, in blocks."""
     for part in rows.parts():
-        labeled = part[rows.labels_of(part) >= 0]
+        labeled = part[rows.is_labeled(part)]
         hashes = rows.hashes_of(labeled)
         yield labeled, words(seed, hashes, draw=0, purpose=Purpose.LABELLED_ROWS, count=1)[:, 0]

@@ -32,6 +32,7 @@ _COLUMNS = (
     "val_loss",
     "images_per_second",
     "data_wait",
+    "mean_average_precision",
 )
 
 

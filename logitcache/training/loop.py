@@ -370,7 +370,11 @@ class _Run:
         if self._evaluator is not None and (last or state.epoch % self._config.eval_every == 0):
             if written is not None and {"top1", "top5", "val_loss", "images"} <= written.keys():
                 state.evaluation = Evaluation(
-                    written["top1"], written["top5"], written["val_loss"], written["images"]
+                    written["top1"],
+                    written["top5"],
+                    written["val_loss"],
+                    written["images"],
+                    written.get("mean_average_precision"),
                 )
             else:
                 written = None
@@ -402,7 +406,7 @@ class _Run:
                 loss=loss,
                 images_per_second=rates["images_per_second"],
                 data_wait=rates["data_wait"],
-                top1=state.evaluation.top1 if state.evaluation else None,
+                evaluation=state.evaluation,
                 notes=tuple(self._notes),
             )
         )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from logitcache.training.evaluator import Evaluation
 
 __all__ = ["Clock", "Pace", "TrainProgress"]
 
@@ -24,7 +27,7 @@ class TrainProgress:
         loss: Loss of the last batch; None before the first batch.
         images_per_second: Throughput since the run started or resumed.
         data_wait: Share of that time spent waiting for batches.
-        top1: Top-1 accuracy of the last evaluation.
+        evaluation: The last evaluation.
         notes: All notes for the user so far.
     """
 
@@ -38,7 +41,7 @@ class TrainProgress:
     loss: float | None
     images_per_second: float
     data_wait: float
-    top1: float | None
+    evaluation: Evaluation | None
     notes: tuple[str, ...] = ()
 
 

@@ -77,7 +77,7 @@ def _commit_the_rest(writer: CacheWriter, group: TeacherGroup) -> None:
         for unit in units:
             if (slot, unit) != (0, 0):
                 write_commit(writer.location, _moved(real, group.placement(view), unit))
-    placement = sample_placement(group.unit_rows)
+    placement = sample_placement(writer.manifest)
     names = [placement.path(name) for name in placement.specs]
     known = next(iter(real.arrays.values()))
     samples = replace(real, group=SAMPLES, arrays=dict.fromkeys(names, known))

@@ -163,7 +163,7 @@ def top1(folder: Path) -> float:
     result = read_result(folder)
     assert result is not None
     assert result.evaluation is not None
-    return 100 * result.evaluation.top1
+    return 100 * result.evaluation.score
 
 
 @torch.inference_mode()

@@ -191,8 +191,8 @@ TEXT, IMAGE = datasets.Value("string"), datasets.Image()
             r"labels of the images is not clear[\s\S]*x, y[\s\S]*label_column",
         ),
         (
-            {"image": encoded(1), "label": [[0, 1]]},
-            {"label": datasets.List(CLASSES)},
+            {"image": encoded(1), "label": [[0.5, 1.0]]},
+            {"label": datasets.List(datasets.Value("float32"))},
             {},
             r"'label' of the data set has no classes[\s\S]*List",
         ),

@@ -196,7 +196,7 @@ def test_values_of_parquet_that_are_no_text(images: Path, tmp_path: Path) -> Non
     ("values", "message"),
     [
         ([1.0, 2.0], r"column 'label'[\s\S]*type double[\s\S]*label_column"),
-        ([["a"], ["b", "c"]], "type list<"),
+        ([[1.0], [2.0, 3.0]], "type double"),
         ([b"a", b"b"], "type binary"),
     ],
 )
@@ -244,7 +244,7 @@ def test_parquet_without_pyarrow(
     ("lines", "message"),
     [
         (['{"path": 1.5}'], r"'path' is neither[\s\S]*line 1[\s\S]*type float"),
-        (['{"path": "x", "label": ["a"]}'], r"'label' is neither[\s\S]*type list"),
+        (['{"path": "x", "label": [["a"]]}'], r"'label' is neither[\s\S]*line 1[\s\S]*type list"),
         (['{"path": "x", "label": true}'], r"type bool"),
         (['{"path": "x"}', "[1]"], r"line 2[\s\S]*JSON of type list"),
         (['{"path": "x"}', "", "{"], r"line 3[\s\S]*one JSON object per line"),

@@ -134,7 +134,7 @@ def test_a_folder_inside_of_the_shards(tmp_path: Path) -> None:
         ([{"0.jpg": JPEG, "0.cls": b"a\nb"}], r"label of the shards[\s\S]*3 characters: a\\nb"),
         ([{"0.jpg": JPEG, "0.cls": b"x" * 2000}], "2000 characters"),
         ([{"0.jpg": JPEG, "0.json": b"[1]"}], "JSON of type list"),
-        ([{"0.jpg": JPEG, "0.json": b'{"label": [1, 2]}'}], "label: a value of type list"),
+        ([{"0.jpg": JPEG, "0.json": b'{"label": [1, [2]]}'}], "label: a value of type list"),
         ([{"0.jpg": JPEG, "0.json": b'{"label": true}'}], "a value of type bool"),
         ([{"0.jpg": JPEG, "0.json": b'{"label": 1, "class": 2}'}], r"not clear[\s\S]*label_column"),
         ([{"0.jpg": JPEG, "0.json": b"[" * 100_000}], "label of the shards"),

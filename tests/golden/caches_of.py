@@ -15,6 +15,7 @@ wide           more than 65536 classes, so 32-bit class ids; no image and no net
 transform      the transform encoding (from 0.2); no image and no network
 packed         a cache with its images, one of them unreadable (from 0.2)
 unsealed       a run that was stopped before it was complete
+label_sets     images with any number of classes; a view that mixes them (from 0.2)
 odd            the odd files of ``odd_images.py``, decoded by the table of its time
 =============  =====================================================================================
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import shutil
 import struct
@@ -42,6 +44,7 @@ from logitcache.cache.format.groups import row_groups
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.write.exclude import withdraw_images
 from logitcache.data.packing import ImagesConfig
+from logitcache.data.readers import DataConfig
 from logitcache.encoding.basis import Basis, principal_directions
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.sparse import SparseEncoding
@@ -264,6 +267,9 @@ def expected(cache: Cache, *, images: str | None = None, size: int = 8) -> dict[
     for view_id in cache.views:
         if f"views/{view_id}" in cache.revision.ledgers:
             found[f"partners|{view_id}"] = cache.partners(view_id)
+    if samples.label_sets is not None:
+        count, ids = samples.label_sets.rows(cache.manifest.data.label_width or 0)
+        found |= {"samples/label_count": count, "samples/label_ids": ids}
     if cache.image_bytes is not None:
         images_of = map(cache.image_bytes.read, range(cache.rows_end))
         digests = [hashlib.sha256(image).hexdigest() for image in images_of]
@@ -280,9 +286,11 @@ def _epochs(cache: Cache, images: str | None, size: int) -> dict[str, Any]:
     with loader(cache, images, batch_size=8, size=size, features=features, threads=1) as batches:
         for epoch in range(len(cache.views)):
             rows, labels, partners, shares, pixels = [], [], [], [], hashlib.sha256()
+            sets = []
             for shown, targets in batches.epoch(epoch):
                 rows.append(targets.rows.numpy())
                 labels.append(targets.labels.numpy())
+                sets += [] if targets.label_sets is None else [targets.label_sets.numpy()]
                 if targets.partner_labels is not None and targets.lam is not None:
                     partners.append(targets.partner_labels.numpy())
                     shares.append(targets.lam.numpy())
@@ -290,6 +298,8 @@ def _epochs(cache: Cache, images: str | None, size: int) -> dict[str, Any]:
             found[f"epoch|{epoch}|rows"] = np.concatenate(rows)
             found[f"epoch|{epoch}|labels"] = np.concatenate(labels)
             found[f"epoch|{epoch}|pixels"] = np.array(pixels.hexdigest())
+            if sets:
+                found[f"epoch|{epoch}|label_sets"] = np.concatenate(sets)
             if partners:
                 found[f"epoch|{epoch}|partner_labels"] = np.concatenate(partners)
                 found[f"epoch|{epoch}|lam"] = np.concatenate(shares)
@@ -363,6 +373,22 @@ def write_odd_images(root: Path) -> None:
             (root / kind / name).write_bytes(content)
 
 
+def make_label_sets() -> None:
+    """Write a cache of images with 0 to 4 classes, some without labels."""
+    paths = sorted(Path("images").rglob("*.png"))
+    lines = []
+    for number, path in enumerate(paths):
+        several = [CLASSES[(number + step * step) % 12] for step in range(number % 5)]
+        label = None if number % 7 == 3 else several
+        lines.append({"path": path.relative_to("images").as_posix(), "label": label})
+    Path("sets.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    views = {"count": 1, "mixup_alpha": 0.8, "eval": True}
+    encoding = {"kind": "dense", "dense_values": "uint8"}
+    config = config_of({"cnn": teacher("cnn")}, views, encoding)
+    data = DataConfig(name="sets.jsonl", root="images")
+    build_cache(config.model_copy(update={"data": data}))
+
+
 def make_wide() -> None:
     """Write a cache of 70 000 classes out of numbers."""
     rows, classes = 20, 70_000
@@ -398,6 +424,7 @@ MAKERS = {
     "wide": make_wide,
     "transform": make_transform,
     "odd": make_odd,
+    "label_sets": make_label_sets,
 }
 
 

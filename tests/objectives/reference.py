@@ -21,6 +21,34 @@ def kl(q: Row, log_s: Row) -> float:
     return math.fsum(a * (math.log(a) - b) for a, b in zip(q, log_s, strict=True) if a > 0)
 
 
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
+
+
+def log_sigmoid(value: float) -> float:
+    return -math.log1p(math.exp(-value)) if value >= 0 else value - math.log1p(math.exp(value))
+
+
+def binary_cross_entropy(z: Row, y: Row, smoothing: float = 0.0) -> float:
+    """-sum over classes of y log sigmoid(z) + (1 - y) log sigmoid(-z)."""
+    total = []
+    for value, share in zip(z, y, strict=True):
+        target = (1 - smoothing) * share + smoothing / 2
+        total.append(-target * log_sigmoid(value) - (1 - target) * log_sigmoid(-value))
+    return math.fsum(total)
+
+
+def binary_divergence(z: Row, t: Row, temperature: float) -> float:
+    """T^2 times the sum over classes of KL of two Bernoulli distributions at temperature T."""
+    total = []
+    for own, other in zip(z, t, strict=True):
+        student, teacher = own / temperature, other / temperature
+        for sign in (1, -1):
+            p = sigmoid(sign * teacher)
+            total.append(p * (log_sigmoid(sign * teacher) - log_sigmoid(sign * student)))
+    return temperature**2 * math.fsum(total)
+
+
 def dense(z: Row, teacher_log_p: Row, temperature: float) -> float:
     """T^2 KL of two dense distributions, both at temperature T."""
     student = log_softmax([value / temperature for value in z])

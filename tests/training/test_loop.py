@@ -269,7 +269,7 @@ def test_it_learns_digits_from_a_cache_of_answers_it_never_saw_labels_of(tmp_pat
         values = {**shared, "out": str(tmp_path / name), **fields}
         result = train_student(TrainConfig.parse(values, name))
         assert result.evaluation is not None
-        return result.evaluation.top1
+        return result.evaluation.score
 
     labeled = {"count": 200, "images": "labeled"}
     teacher = train("teacher", labels=labeled, views=views, steps=60)

@@ -39,7 +39,7 @@ def data_placements(manifest: Manifest, mixed: Iterable[str]) -> list[Placement]
         manifest: What is declared.
         mixed: Ids of the views with partners.
     """
-    placements = [sample_placement(manifest.unit_rows)]
+    placements = [sample_placement(manifest)]
     placements += [image_placement(manifest.images)] if manifest.images else []
     return placements + [partner_placement(view_id, manifest.unit_rows) for view_id in mixed]
 

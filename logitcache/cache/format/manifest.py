@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from logitcache.cache.format.documents import parse_group, validation_detail
-from logitcache.cache.format.names import ATTRIBUTE, FEATURES, FORMATS, check_name
+from logitcache.cache.format.names import ATTRIBUTE, FEATURES, FORMATS, LABEL_SETS, check_name
 from logitcache.cache.format.teacher_lock import Lock, LockedFields
 from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
 from logitcache.errors import CacheDamaged, CacheError, UnsupportedFormat, UsageError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
 
 __all__ = [
+    "MAX_LABEL_WIDTH",
     "MAX_UNITS",
     "DataRecord",
     "DerivationRecord",
@@ -36,8 +37,8 @@ __all__ = [
 ]
 
 _MAX_ROWS = 2**40
-MAX_UNITS = 2**15
-"""Units of a view: its ledger, which names all of them, is held in memory."""
+MAX_UNITS = 2**15  # of a view: its ledger, which names all of them, is held in memory
+MAX_LABEL_WIDTH = 1024  # classes of an image
 _SHA256 = re.compile(r"[0-9a-fA-F]{12,64}")
 _Count = Annotated[int, Field(ge=0, le=_MAX_ROWS)]
 
@@ -76,6 +77,7 @@ class DataRecord(_Record):
         fingerprint: SHA-256 over the keys and digests of all rows; None before the first seal.
         listing: Version of the rules by which its files are listed.
         decoding: Version of the table by which its images are decoded.
+        label_width: Room for the classes of an image; None if it has one class at most.
     """
 
     description: str
@@ -83,6 +85,13 @@ class DataRecord(_Record):
     fingerprint: str | None = None
     listing: int = Field(default=1, ge=1, le=2)
     decoding: int = Field(default=1, ge=1, le=2)
+    label_width: int | None = Field(default=None, ge=1, le=MAX_LABEL_WIDTH)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names that the root has to require of readers."""
+        needed = {f"decoding-{self.decoding}": self.decoding > 1, LABEL_SETS: self.label_width}
+        return tuple(name for name, is_needed in needed.items() if is_needed)
 
 
 class ImagesRecord(_Record):
@@ -254,6 +263,8 @@ class Manifest(_Record):
                 check_name(tap, "tap")
             for table in record.tables:
                 check_name(table, "table")
+        if (LABEL_SETS in self.requires) != (self.data.label_width is not None):
+            raise ValueError(f"{LABEL_SETS} are required without data.label_width, or the reverse")
         end = 0
         for segment in self.segments:
             if segment.start % self.unit_rows or segment.start < end:

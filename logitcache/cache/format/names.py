@@ -4,6 +4,7 @@ Layout::
 
     zarr.json                                     attributes["logitcache"]: the root manifest
     samples/{key,hash,digest,bytes,label,status}  one row per image
+    samples/{label_count,label_ids}               where an image may have several classes
     images/{content,end,source_bytes,source_digest}  encoded images, in caches that have them
     teachers/<name>/<array>                       teacher outputs, by view slot and row
     teachers/<name>/features/<tap>/<array>        activations of a layer
@@ -45,6 +46,7 @@ __all__ = [
     "HEADLESS",
     "IMAGES",
     "INDEX",
+    "LABEL_SETS",
     "MANIFEST",
     "MANIFEST_CLAIM",
     "MAX_CLASSES",
@@ -86,8 +88,11 @@ FORMATS = (1, 2)
 """Formats of the root document: 2 is 1 with the field ``requires``."""
 HEADLESS = "headless"
 """Name that the root requires of readers where a teacher has no logits."""
+LABEL_SETS = "label-sets"
+"""Name that the root requires of readers where an image may have several classes."""
 FEATURES = {
     "decoding-2": "images are decoded by table 2 of docs/views.md",
+    LABEL_SETS: "images have sets of classes instead of one class",
     "dropping": "commits of teachers or taps that the root does not name are still to be removed",
     "tables": "teachers have tables: groups without views and rows",
     "transform": "teachers have outputs in the transform encoding",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.read.reader import Cache
+    from logitcache.label_sets import LabelSets
 
 __all__ = ["CachedImages"]
 
@@ -69,6 +70,12 @@ class CachedImages:
     def labels(self) -> NDArray[np.int32]:
         """Class of every image, int32 (N,); -1 without one."""
         return self._cache.samples.labels[self._rows]
+
+    @cached_property
+    def label_sets(self) -> LabelSets | None:
+        """Classes of every image; None where an image has one class at most."""
+        sets = self._cache.samples.label_sets
+        return None if sets is None else sets.take(self._rows)
 
     def read(self, index: int) -> bytes:
         """Return the encoded bytes of an image.

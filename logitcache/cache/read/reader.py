@@ -22,7 +22,7 @@ from logitcache.cache.format.groups import (
 from logitcache.cache.format.images import image_placement
 from logitcache.cache.format.ledger import Commit, Ledger, Revision, read_revision
 from logitcache.cache.format.manifest import Manifest, check_revision, read_manifest
-from logitcache.cache.format.names import NO_VIEW, SAMPLE_ARRAYS, SAMPLES, TEACHERS, Status
+from logitcache.cache.format.names import NO_VIEW, SAMPLES, TEACHERS, Status
 from logitcache.cache.format.partners import partner_placement, partner_rows
 from logitcache.cache.format.placement import Placement, read_ledger, units_of
 from logitcache.cache.format.samples import Samples, sample_fault, sample_placement, samples_from
@@ -240,7 +240,7 @@ class Cache:
 
     def units(self) -> list[int]:
         """Return the numbers of the units that contain rows, ascending."""
-        return sample_placement(self.unit_rows).units(self.revision.segments, self.unit_rows)
+        return sample_placement(self.manifest).units(self.revision.segments, self.unit_rows)
 
     def all_samples(self) -> Iterator[Samples]:
         """Yield the samples unit by unit, one of them in memory at a time."""
@@ -256,6 +256,11 @@ class Cache:
         """
         assert name in self._sample_names
         return self._read_samples([unit], [name])[name]
+
+    def label_sets_unit(self, unit: int) -> NDArray[np.int32]:
+        """Return the number of classes of the rows of a unit, and the classes: (U, 1 + W)."""
+        arrays = self._read_samples([unit], ["label_count", "label_ids"])
+        return np.column_stack([arrays["label_count"], arrays["label_ids"]])
 
     def readable_unit(self, unit: int) -> NDArray[np.bool_]:
         """Return which rows of a unit are readable images that were not withdrawn, bool (U,)."""
@@ -274,7 +279,7 @@ class Cache:
     @cached_property
     def _sample_names(self) -> tuple[str, ...]:
         """Names of the arrays of the samples; their metadata are checked once."""
-        names = (*SAMPLE_ARRAYS, "key")
+        names = tuple(sample_placement(self.manifest).specs)
         self._check_metadata(SAMPLES, names)
         return names
 
@@ -317,7 +322,7 @@ class Cache:
         return self._objects.read(placement, commits, names, ledger.commits.values())
 
     def _read_samples(self, units: Sequence[int], names: Sequence[str]) -> Encoded:
-        read = self._read(sample_placement(self.unit_rows), units, names)
+        read = self._read(sample_placement(self.manifest), units, names)
         fault = sample_fault(read, len(self.class_names))
         if fault is not None:
             what = "the arrays of the samples contain impossible values"

@@ -42,9 +42,9 @@ from logitcache.cache.format.manifest import (
 )
 from logitcache.cache.format.names import (
     FORMAT,
+    FORMATS,
     IMAGES,
     NO_VIEW,
-    SAMPLE_ARRAYS,
     SAMPLES,
     VIEWS,
 )
@@ -126,7 +126,9 @@ class CacheWriter:
             hint = "choose another --cache, or remove what is in it"
             raise CacheError(what, where=location, hint=hint)
         manifest = Manifest(
-            format=FORMAT,  # the lowest that can describe the cache
+            # the lowest that can describe the cache; only fields that are set are written
+            format=FORMATS[-1] if data.required else FORMAT,
+            **({"requires": data.required} if data.required else {}),
             unit_rows=unit_rows,
             segments=(segment,),
             data=data,
@@ -135,8 +137,6 @@ class CacheWriter:
             versions=dict(versions),
             revision=None,
         )
-        if data.decoding > 1:
-            manifest = manifest.requiring(f"decoding-{data.decoding}")
         if derived_from is not None:
             manifest = manifest.changed(derived_from=derived_from)
         if images is not None:
@@ -248,7 +248,7 @@ class CacheWriter:
             DataError: The names of images are longer than readers accept.
         """
         check_key_bytes(arrays["key"])
-        self._commit(sample_placement(self.manifest.unit_rows), unit, arrays, Conditions())
+        self._commit(sample_placement(self.manifest), unit, arrays, Conditions())
 
     def write_images(self, unit: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write and commit one unit of the images, unless that is done."""
@@ -299,9 +299,8 @@ class CacheWriter:
 
     def read_samples(self, start: int, stop: int) -> Samples:
         """Read rows of the samples, whose units must be committed."""
-        arrays = self._read_rows(
-            sample_placement(self.manifest.unit_rows), start, stop, [*SAMPLE_ARRAYS, "key"]
-        )
+        placement = sample_placement(self.manifest)
+        arrays = self._read_rows(placement, start, stop, list(placement.specs))
         fault = sample_fault(arrays, len(self.manifest.data.class_names))
         if fault is not None:
             what = "the arrays of the samples contain impossible values"

@@ -51,11 +51,12 @@ __all__ = [
 
 _FOLDER = Reader(open_folder, "a folder")
 _TABLES = "a .csv, .tsv, .jsonl or .parquet table of paths"
-_COLUMNS = frozenset({"root", "path_column", "label_column", "split_column", "class_list"})
+_LABELS = frozenset({"label_column", "label_separator", "class_list"})
+_COLUMNS = frozenset({"root", "path_column", "split_column"}) | _LABELS
 _SHARDS = "WebDataset shards x-{000..099}.tar or wds/<folder>"
-_SHARD_SETTINGS = frozenset({"root", "image_column", "label_column", "class_list"})
+_SHARD_SETTINGS = frozenset({"root", "image_column"}) | _LABELS
 _SAVED = "a folder of Hugging Face datasets (save_to_disk)"
-_HUGGING_FACE = frozenset({"path_column", "image_column", "label_column", "class_list"})
+_HUGGING_FACE = frozenset({"path_column", "image_column"}) | _LABELS
 
 READERS: dict[str, Reader] = {
     ".tar": Reader(open_tar, "an uncompressed .tar file", settings=frozenset({"root"})),

@@ -30,6 +30,7 @@ class ListedSource:
         self.description = description
         self.class_names = listing.class_names
         self.labels = np.array(listing.labels, dtype=np.int32)
+        self.label_sets = listing.label_sets
         self.keys = [file.key for file in listing.files]
         self.sizes = np.array([file.size for file in listing.files], dtype=np.int64)
         self.left_out: Mapping[str, int] = listing.left_out

@@ -15,7 +15,7 @@ import numpy as np
 from logitcache.data.classes import class_name
 from logitcache.data.identity import normalize_key
 from logitcache.data.readers.columns import IMAGES, LABELS, PATHS, find_column
-from logitcache.data.readers.labels import number_labels, unlabeled_note
+from logitcache.data.readers.label_values import LabelValues, NumberedLabels, column_names
 from logitcache.data.readers.paths import user_path
 from logitcache.errors import DataError, UnreadableImage, UsageError, first_of
 
@@ -63,7 +63,8 @@ class HuggingFaceSource:
         self._images = encoded.cast_column(self._column, Image(decode=False))
         try:
             paths, self.sizes = _paths_and_sizes(self._images, self._column, description)
-            labels, self.class_names = _labels(dataset, config, description)
+            numbered = _labels(dataset, config, description)
+            self.class_names, labels = numbered.class_names, numbered.labels
             self.keys = _keys(dataset, config, paths, [[*self.class_names, ""][n] for n in labels])
         except _damaged() as error:
             raise DataError(
@@ -73,7 +74,8 @@ class HuggingFaceSource:
                 hint="download or save it again",
             ) from error
         self.labels = np.array(labels, dtype=np.int32)
-        self.notes = [*notes, *unlabeled_note(labels, "the data set")]
+        self.label_sets = numbered.sets
+        self.notes = [*notes, *numbered.notes]
 
     def read(self, index: int) -> bytes:
         """Return the encoded bytes of one image.
@@ -241,50 +243,69 @@ def _paths_and_sizes(images: Any, column: str, where: str) -> tuple[list[str], N
     return paths, np.array(sizes, dtype=np.int64)
 
 
-def _label_column(dataset: Any, name: str | None, where: str) -> str | None:
-    """Return the name of the column of classes; None without one."""
+def _label_columns(dataset: Any, config: ReaderConfig, where: str) -> list[str]:
+    """Return the names of the columns of classes; nothing without one."""
     columns = _columns(dataset)
-    position = find_column(columns, LABELS, name, where)
-    if position is not None:
-        return columns[position]
-    others = _columns(dataset, "ClassLabel")
+    at = [find_column(columns, LABELS, name, where) for name in column_names(config)]
+    found = [columns[position] for position in at if position is not None]
+    others = [] if found else _columns(dataset, "ClassLabel")
     if len(others) > 1:  # such as fine and coarse classes
         find_column(others, LABELS._replace(required=True), None, where)
-    return others[0] if others else None
+    return found or others
 
 
-def _labels(dataset: Any, config: ReaderConfig, where: str) -> tuple[list[int], list[str]]:
-    """Return the class number of every image, -1 without one, and the names of the classes."""
+def _labels(dataset: Any, config: ReaderConfig, where: str) -> NumberedLabels:
+    """Return the classes of every image as numbers, and the names of the classes."""
+    columns = _label_columns(dataset, config, where)
+    values, orders = [], []
+    for column in columns:
+        read, order = _column_labels(dataset, column, where, several=len(columns) > 1)
+        values.append(read)
+        orders.append(order)
+    rows = list(zip(*values, strict=True)) or [()] * len(dataset)
+    found = LabelValues(rows, columns, config, lambda at: f"{where}, row {at}")
+    numbered = found.numbered(where, "the data set", config.class_list)
+    if config.class_list is not None or orders[:1] in ([], [None]) or len(orders) > 1:
+        return numbered
+    # a ClassLabel has an order of its own, and classes without images
+    return numbered.ordered([class_name(name) for name in orders[0] or ()])
+
+
+def _column_labels(
+    dataset: Any, column: str, where: str, *, several: bool
+) -> tuple[list[Any], list[str] | None]:
+    """Return the labels of a column, and the names of a ``ClassLabel`` in their order."""
     from datasets import ClassLabel
 
-    column = _label_column(dataset, config.label_column, where)
-    if column is None:
-        return [-1] * len(dataset), []
     kind = dataset.features[column]
+    inner = getattr(kind, "feature", kind[0] if isinstance(kind, list) else kind)
     values = _values(dataset, column)
-    if isinstance(kind, ClassLabel):
-        numbers = [-1 if value is None else int(value) for value in values]
-        unknown = sorted({number for number in numbers if not -1 <= number < len(kind.names)})
+    flat = [label for value in values for label in (value if isinstance(value, list) else [value])]
+    if isinstance(inner, ClassLabel):
+        names = list(inner.names)
+        unknown = sorted({int(n) for n in flat if n is not None and not -1 <= n < len(names)})
         if unknown:
             raise DataError(
                 f"labels of the column {column!r} are no classes of it",
                 where=where,
-                expected=f"numbers from 0 to {len(kind.names) - 1}: {first_of(kind.names)}",
+                expected=f"numbers from 0 to {len(names) - 1}: {first_of(names)}",
                 got=first_of([str(number) for number in unknown]),
             )
-        if config.class_list is None:
-            return numbers, [class_name(name) for name in kind.names]
-        values = [None if number < 0 else kind.names[number] for number in numbers]
-    if any(isinstance(v, bool) or not isinstance(v, str | int | None) for v in values):
+        named = dict(enumerate(names))
+        return [
+            [named.get(n) for n in value] if isinstance(value, list) else named.get(value)
+            for value in values
+        ], names
+    usable: Any = str | int | None
+    if any((isinstance(v, bool) and not several) or not isinstance(v, usable) for v in flat):
         raise DataError(
             f"the column {column!r} of the data set has no classes",
             where=where,
-            expected="one class for each image: a ClassLabel, a text or a whole number",
+            expected="a ClassLabel, a text or a whole number for each image, or a list of them",
             got=f"values of type {kind}",
             hint="choose another column: --set data.label_column=NAME",
         )
-    texts = ["" if value is None else str(value).strip() for value in values]
-    return number_labels(texts, texts, config.class_list, where)
+    return values, None
 
 
 def _values(dataset: Any, column: str) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from logitcache.data.readers.table import Row, open_rows, positions_of
+from logitcache.data.readers.table import Columns, Row, Table, find_columns, open_rows
 from logitcache.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def open_json_lines(config: ReaderConfig, listing: int) -> FileSource:
     return open_rows(config, _read, "line")
 
 
-def _read(path: Path, config: ReaderConfig) -> list[Row]:
+def _read(path: Path, config: ReaderConfig) -> Table:
     rows: list[Row] = []
-    columns: list[str | None] = []
+    columns: Columns | None = None
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -36,15 +36,17 @@ def _read(path: Path, config: ReaderConfig) -> list[Row]:
                     continue
                 where = f"{path}, line {number}"
                 values = _object(line, where)
-                if not rows:
-                    header = list(values)
-                    at = positions_of(header, config, path)
-                    columns = [None if position is None else header[position] for position in at]
-                name, label, split = (_text(values, column, where) for column in columns)
-                rows.append(Row(number, name, label, split if columns[2] is not None else None))
+                if columns is None:
+                    columns = find_columns(list(values), config, path)
+                name = _text(values, columns.header[columns.path], where)
+                labels = tuple(values.get(label) for label in columns.label_names)
+                split = None
+                if columns.split is not None:
+                    split = _text(values, columns.header[columns.split], where)
+                rows.append(Row(number, name, labels, split))
     except UnicodeDecodeError as error:
         raise _unreadable(path, error) from None
-    return rows
+    return Table(rows, [] if columns is None else columns.label_names)
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
@@ -57,9 +59,9 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return values
 
 
-def _text(values: dict[str, Any], column: str | None, where: str) -> str:
+def _text(values: dict[str, Any], column: str, where: str) -> str:
     """Return a text or a whole number as text; empty for null and for no such value."""
-    value = None if column is None else values.get(column)
+    value = values.get(column)
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
         raise DataError(
             f"{column!r} is neither a text nor a whole number",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from logitcache.data.readers.table import Row, open_rows, positions_of
+from logitcache.data.readers.table import Row, Table, find_columns, open_rows
 from logitcache.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def open_parquet(config: ReaderConfig, listing: int) -> FileSource:
     return open_rows(config, _read, "row")
 
 
-def _read(path: Path, config: ReaderConfig) -> list[Row]:
+def _read(path: Path, config: ReaderConfig) -> Table:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -39,15 +39,18 @@ def _read(path: Path, config: ReaderConfig) -> list[Row]:
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            at = positions_of(schema.names, config, path)
-            names = [schema.names[position] for position in at if position is not None]
-            for name in names:  # before anything is read: a column of images may be large
+            columns = find_columns(schema.names, config, path)
+            split = None if columns.split is None else schema.names[columns.split]
+            texts = [name for name in (schema.names[columns.path], split) if name is not None]
+            # before anything is read: a column of images may be large
+            for name in texts:
                 _check_type(name, schema.field(name).type, path)
-            table = file.read(columns=names)
-        paths, labels, splits = (
-            [""] * len(table) if position is None else _texts(table[schema.names[position]])
-            for position in at
-        )
+            for name in columns.label_names:
+                _check_label_type(name, schema.field(name).type, path, len(columns.labels) > 1)
+            table = file.read(columns=[*texts, *columns.label_names])
+        paths = _texts(table[texts[0]])
+        splits = [None] * len(paths) if split is None else _texts(table[split])
+        values = [table[name].to_pylist() for name in columns.label_names]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             "the table of images cannot be read",
@@ -55,10 +58,19 @@ def _read(path: Path, config: ReaderConfig) -> list[Row]:
             expected="a parquet file",
             got=str(error).partition("\n")[0],
         ) from None
-    return [
-        Row(number, name, label, split if at[2] is not None else None)
-        for number, (name, label, split) in enumerate(zip(paths, labels, splits, strict=True), 1)
-    ]
+    labels = zip(*values, strict=True) if values else ((),) * len(paths)
+    rows = zip(range(1, len(paths) + 1), paths, labels, splits, strict=True)
+    return Table([Row(*row) for row in rows], columns.label_names)
+
+
+def _check_label_type(name: str, kind: Any, path: Path, several: bool) -> None:
+    """Refuse a column whose values are no classes; of several columns, flags are some, too."""
+    from pyarrow import types
+
+    inner = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
+    if several and (types.is_boolean(kind) or types.is_floating(kind)):
+        return
+    _check_type(name, inner, path)
 
 
 def _check_type(name: str, kind: Any, path: Path) -> None:
@@ -77,6 +89,6 @@ def _check_type(name: str, kind: Any, path: Path) -> None:
         )
 
 
-def _texts(column: Any) -> list[str]:
+def _texts(column: Any) -> list[Any]:
     """Return values as text; empty for null."""
     return ["" if value is None else str(value).strip() for value in column.to_pylist()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from logitcache.config import Config
 from logitcache.data.listing import ClassFolder
@@ -39,7 +41,10 @@ class ReaderConfig(Config):
         label_column: Column of the classes; by default one with a usual name, such as ``label`` or
             ``class``, and no labels without one. For shards, ``cls`` or ``txt`` for the content of
             such files, or a field of ``.json`` files; by default ``cls``, or else a field with a
-            usual name, or else class folders.
+            usual name, or else class folders. Lists are several classes of an image; and so is a
+            list of columns here: names of classes, or columns of 0 and 1, a class each.
+        label_separator: Character between the names of several classes in a text, such as ``;`` or
+            ``|``. An empty text is an image without labels; the character alone is no class.
         split_column: Column of the splits in a table; by default ``split``, if there is one.
         class_list: Text file with the name of one class per line; labels are names in it, or
             numbers from 0 in its order. By default the classes are the labels themselves.
@@ -50,7 +55,8 @@ class ReaderConfig(Config):
     class_folder: ClassFolder = "auto"
     root: str | None = None
     path_column: str | None = None
-    label_column: str | None = None
+    label_column: str | Annotated[list[str], Field(min_length=1)] | None = None
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
     image_column: str | None = None
     split_column: str | None = None
     class_list: str | None = None

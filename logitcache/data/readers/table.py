@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from logitcache.data.identity import normalize_key
 from logitcache.data.listing import ListedFile, Listing
 from logitcache.data.readers.columns import LABELS, PATHS, SPLIT, find_column
 from logitcache.data.readers.files import FileSource
-from logitcache.data.readers.labels import number_labels, unlabeled_note
+from logitcache.data.readers.label_values import LabelValues, column_names
 from logitcache.data.readers.paths import holds, user_path
 from logitcache.errors import DataError, first_of
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from logitcache.data.readers.reader import ReaderConfig
 
-__all__ = ["Row", "open_delimited", "open_rows", "positions_of"]
+__all__ = ["Columns", "Row", "Table", "find_columns", "open_delimited", "open_rows"]
 
 _SPLITS = {
     "train": ("train", "training"),
@@ -39,14 +39,42 @@ class Row(NamedTuple):
     Attributes:
         number: Number of its line in the file, or of the row, from 1.
         path: Path of the image.
-        label: Name of its class; empty without one.
+        labels: Values of its label columns.
         split: Name of its split; None if the table has no column of splits.
     """
 
     number: int
     path: str
-    label: str
+    labels: tuple[Any, ...]
     split: str | None
+
+
+class Columns(NamedTuple):
+    """Positions of the columns of a table.
+
+    Attributes:
+        header: Names of all columns.
+        path: Column of the paths.
+        labels: Columns of the classes.
+        split: Column of the splits, if there is one.
+    """
+
+    header: tuple[str, ...]
+    path: int
+    labels: tuple[int, ...]
+    split: int | None
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the columns of the classes."""
+        return [self.header[position] for position in self.labels]
+
+
+class Table(NamedTuple):
+    """Rows of a table, and the names of its label columns."""
+
+    rows: list[Row]
+    label_columns: list[str]
 
 
 def open_delimited(config: ReaderConfig, listing: int) -> FileSource:
@@ -56,7 +84,7 @@ def open_delimited(config: ReaderConfig, listing: int) -> FileSource:
 
 
 def open_rows(
-    config: ReaderConfig, read: Callable[[Path, ReaderConfig], list[Row]], unit: str
+    config: ReaderConfig, read: Callable[[Path, ReaderConfig], Table], unit: str
 ) -> FileSource:
     """List the images of a table.
 
@@ -75,35 +103,52 @@ def open_rows(
     """
     path = user_path(config.name)
     root = path.parent if config.root is None else user_path(config.root)
-    rows = read(path, config)
+    table = read(path, config)
+    rows = table.rows
     if not rows:
         raise DataError("the table has no images", where=path, expected="a header and rows")
     chosen = _of_split(rows, config.split, path)
-    files = _files(chosen, path, root, unit)
-    labels, names = number_labels(
-        [file.folder for file in files], (row.label for row in rows), config.class_list, path
+    files = _files(rows, chosen, path, root, unit)
+    values = LabelValues(
+        [row.labels for row in rows],
+        table.label_columns,
+        config,
+        lambda at: f"{path}, {unit} {rows[at].number}",
     )
+    numbered = values.numbered(path, "the table", config.class_list, files.values())
     left_out = {"rows of other splits": len(rows) - len(chosen)} if len(rows) > len(chosen) else {}
-    notes = unlabeled_note(labels, "the table")
-    return FileSource(root, Listing(files, labels, names, left_out, notes), f"table {path}")
+    listing = Listing(
+        list(files),
+        numbered.labels,
+        numbered.class_names,
+        left_out,
+        numbered.notes,
+        numbered.sets,
+    )
+    return FileSource(root, listing, f"table {path}")
 
 
-def positions_of(header: Sequence[str], config: ReaderConfig, path: Path) -> list[int | None]:
-    """Return the positions of the columns of paths, classes and splits; None for no column."""
-    return [
-        find_column(header, PATHS, config.path_column, path),
-        find_column(header, LABELS, config.label_column, path),
+def find_columns(header: Sequence[str], config: ReaderConfig, path: Path) -> Columns:
+    """Return the positions of the columns of paths, classes and splits."""
+    at = find_column(header, PATHS, config.path_column, path)
+    assert at is not None  # required
+    labels = [find_column(header, LABELS, name, path) for name in column_names(config)]
+    return Columns(
+        tuple(header),
+        at,
+        tuple(label for label in labels if label is not None),
         find_column(header, SPLIT, config.split_column, path),
-    ]
+    )
 
 
-def _read_delimited(path: Path, config: ReaderConfig) -> list[Row]:
+def _read_delimited(path: Path, config: ReaderConfig) -> Table:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=_DELIMITERS[path.suffix.lower()], strict=True)
             header = [name.strip() for name in next(reader, [])]
-            at = positions_of(header, config, path)
-            return [_row(reader.line_num, values, header, at, path) for values in reader if values]
+            columns = find_columns(header, config, path)
+            rows = [_row(reader.line_num, values, columns, path) for values in reader if values]
+            return Table(rows, columns.label_names)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             "the table of images cannot be read",
@@ -113,25 +158,23 @@ def _read_delimited(path: Path, config: ReaderConfig) -> list[Row]:
         ) from None
 
 
-def _row(
-    line: int, values: Sequence[str], header: Sequence[str], at: Sequence[int | None], path: Path
-) -> Row:
-    if len(values) != len(header):
+def _row(line: int, values: Sequence[str], columns: Columns, path: Path) -> Row:
+    if len(values) != len(columns.header):
         raise DataError(
             "a row of the table has another number of values than its header",
             where=f"{path}, line {line}",
-            expected=f"{len(header)} values",
+            expected=f"{len(columns.header)} values",
             got=f"{len(values)} values",
         )
-    name, label, split = ("" if one is None else values[one].strip() for one in at)
-    return Row(line, name, label, split if at[2] is not None else None)
+    split = None if columns.split is None else values[columns.split].strip()
+    return Row(line, values[columns.path].strip(), tuple(values[n] for n in columns.labels), split)
 
 
-def _of_split(rows: Sequence[Row], split: str, path: Path) -> list[Row]:
-    """Return the rows of a split; all rows of a table without splits."""
+def _of_split(rows: Sequence[Row], split: str, path: Path) -> list[int]:
+    """Return the positions of the rows of a split; all rows of a table without splits."""
     if rows[0].split is None:
-        return list(rows)
-    chosen = [row for row in rows if (row.split or "").lower() in _SPLITS[split]]
+        return list(range(len(rows)))
+    chosen = [at for at, row in enumerate(rows) if (row.split or "").lower() in _SPLITS[split]]
     if not chosen:
         counts = Counter(row.split for row in rows)
         raise DataError(
@@ -144,11 +187,14 @@ def _of_split(rows: Sequence[Row], split: str, path: Path) -> list[Row]:
     return chosen
 
 
-def _files(rows: Iterable[Row], path: Path, root: Path, unit: str) -> list[ListedFile]:
-    """Return the files of rows, ordered by key."""
-    files: dict[str, ListedFile] = {}
+def _files(
+    rows: Sequence[Row], chosen: Iterable[int], path: Path, root: Path, unit: str
+) -> dict[ListedFile, int]:
+    """Return the files of chosen rows, ordered by key, with the positions of their rows."""
+    files: dict[str, tuple[ListedFile, int]] = {}
     missing, twice = [], []
-    for row in rows:
+    for at in chosen:
+        row = rows[at]
         key = _key(row, path, root, unit)
         place = root / row.path.replace("\\", "/")
         if not holds(place.is_file):
@@ -156,7 +202,7 @@ def _files(rows: Iterable[Row], path: Path, root: Path, unit: str) -> list[Liste
         elif key in files:
             twice.append(f"{row.path} ({unit} {row.number})")
         else:
-            files[key] = ListedFile(key, row.label, place.stat().st_size, str(place))
+            files[key] = ListedFile(key, "", place.stat().st_size, str(place)), at
     if missing:
         raise DataError(
             f"{len(missing)} images of the table do not exist",
@@ -172,7 +218,7 @@ def _files(rows: Iterable[Row], path: Path, root: Path, unit: str) -> list[Liste
             expected="one row per image",
             got=first_of(twice),
         )
-    return [files[key] for key in sorted(files)]
+    return dict(files[key] for key in sorted(files))
 
 
 def _key(row: Row, path: Path, root: Path, unit: str) -> str:

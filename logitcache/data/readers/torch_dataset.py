@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from PIL import Image
@@ -14,11 +15,14 @@ from logitcache.data.classes import class_name
 from logitcache.data.identity import content_digest, normalize_key
 from logitcache.data.readers.columns import IMAGES, LABELS
 from logitcache.errors import DataError, UsageError, first_of
+from logitcache.label_sets import LabelSets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
+
+    Labels: TypeAlias = (
+        "Sequence[int] | NDArray[Any] | Sequence[Collection[int] | NDArray[Any] | None]"
+    )
 
 __all__ = ["DatasetSource"]
 
@@ -37,8 +41,10 @@ class DatasetSource:
             other processes, it must be picklable.
         keys: Stable and unique name of every image; ``train/000000000`` and so on by default, which
             is right as long as the order of the data set stays the same.
-        labels: Class of every image, (N,), -1 without one; by default the attribute ``targets`` or
-            ``labels`` of the data set, or else those of the items, all of which are read once.
+        labels: Class of every image, (N,), -1 without one. Where an image may have several: 0 or 1
+            for every image and class, (N, C), or a sequence of collections of classes, None for an
+            image without labels. By default the attribute ``targets`` or ``labels`` of the data
+            set, or else those of the items, all of which are read once.
         class_names: Names of the classes; by default the attribute ``classes``, or else the
             numbers.
         description: Description of the set; the type of the data set by default.
@@ -53,7 +59,7 @@ class DatasetSource:
         dataset: Any,
         *,
         keys: Sequence[str] | None = None,
-        labels: Sequence[int] | NDArray[np.integer] | None = None,
+        labels: Labels | None = None,
         class_names: Sequence[str] | None = None,
         description: str | None = None,
     ) -> None:
@@ -64,8 +70,14 @@ class DatasetSource:
         self.sizes = np.full(count, -1, dtype=np.int64)
         self.keys = self._keys(keys, count)
         self._check_repeatable()
-        self.labels = self._labels(labels, count)
-        self.class_names = self._class_names(class_names)
+        found = self._found_labels(labels, count)
+        self.label_sets, columns = self._sets(found)
+        self.labels = (
+            self._labels(found, count)
+            if self.label_sets is None
+            else np.full(count, -1, dtype=np.int32)
+        )
+        self.class_names = self._class_names(class_names, columns)
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Return one image, encoded or as pixels (H, W) or (H, W, 3) in uint8.
@@ -124,14 +136,44 @@ class DatasetSource:
                     hint="remove random transforms: views are augmented by logitcache",
                 )
 
-    def _labels(
-        self, labels: Sequence[int] | NDArray[np.integer] | None, count: int
-    ) -> NDArray[np.int32]:
-        if labels is None:
-            attributes = (getattr(self._dataset, name, None) for name in ("targets", "labels"))
-            labels = next((a for a in attributes if a is not None and len(a) == count), None)
-        if labels is None:
-            labels = self._labels_of_items(count)
+    def _found_labels(self, labels: Labels | None, count: int) -> Any:
+        """Return the given labels, or those of the data set."""
+        if labels is not None:
+            return labels
+        attributes = (getattr(self._dataset, name, None) for name in ("targets", "labels"))
+        found = next((a for a in attributes if a is not None and len(a) == count), None)
+        return self._labels_of_items(count) if found is None else found
+
+    def _sets(self, labels: Any) -> tuple[LabelSets | None, int]:
+        """Return label sets, and the number of classes where it is known; None for one class.
+
+        Arrays and tensors are 0 or 1 for each class, other collections are numbers of classes.
+        """
+        flags = _as_array(labels)
+        if flags is not None and flags.ndim == 2 and flags.shape[1] > 1:
+            rows: list[Any] = list(flags)
+        elif isinstance(labels, Sequence) and any(_is_collection(one) for one in labels):
+            rows = [None if one is None or _is_minus_one(one) else one for one in labels]
+        else:
+            return None, 0
+        arrays = [_as_array(row) for row in rows]
+        lengths = {len(array) for array in arrays if array is not None and array.ndim == 1}
+        wrong = next((row for row in rows if not _is_label_set(row)), None)
+        if len(rows) != len(self.keys) or len(lengths) > 1 or wrong is not None:
+            raise UsageError(
+                "the label sets are not one set of classes per image",
+                where=self.description,
+                expected=f"for each of {len(self.keys)} images 0 or 1 for every class as an array, "
+                "or a collection of numbers of classes, or None",
+                got=f"{len(rows)} labels" if wrong is None else f"{wrong!r}"[:100],
+            )
+        sets = [
+            row if array is None else np.flatnonzero(array).tolist()
+            for row, array in zip(rows, arrays, strict=True)
+        ]
+        return LabelSets.of(sets), max(lengths, default=0)
+
+    def _labels(self, labels: Any, count: int) -> NDArray[np.int32]:
         found = np.asarray(labels)
         if found.shape != (count,) or found.dtype.kind not in "iu" or found.min() < -1:
             raise UsageError(
@@ -157,20 +199,22 @@ class DatasetSource:
             found.append(-1 if label is None or label is _NO_LABEL else label)
         return found
 
-    def _class_names(self, names: Sequence[str] | None) -> list[str]:
-        most = int(self.labels.max())
+    def _class_names(self, names: Sequence[str] | None, columns: int) -> list[str]:
+        used = self.labels if self.label_sets is None else self.label_sets.ids
+        most = max(columns, int(used.max()) + 1 if len(used) else 0) - 1
+        least = int(used.min()) if self.label_sets is not None and len(used) else 0
         if names is None:
             names = getattr(self._dataset, "classes", None)
         if names is None and most >= 0:
             self.notes.append("the classes of the data set have no names: numbers are used")
             names = [str(number) for number in range(most + 1)]
         found = [class_name(str(name)) for name in names or ()] if most >= 0 else []
-        if most >= len(found) > 0:
+        if most >= len(found) > 0 or least < 0:
             raise UsageError(
                 "a label is in no list of classes",
                 where=self.description,
                 expected=f"numbers from 0 to {len(found) - 1}: {first_of(found)}",
-                got=most,
+                got=least if least < 0 else most,
             )
         return found
 
@@ -199,6 +243,30 @@ class DatasetSource:
                 "tensors from the loader",
             )
         return pixels
+
+
+def _as_array(value: object) -> NDArray[Any] | None:
+    """Return an array or a tensor as an array; None for all else."""
+    if _is_tensor(value):
+        value = cast("Any", value).detach().cpu().numpy()
+    return value if isinstance(value, np.ndarray) and value.dtype.kind in "iufb" else None
+
+
+def _is_label_set(value: Any) -> bool:
+    """Return whether a label is 0 or 1 for each class, numbers of classes, or None."""
+    array = _as_array(value)
+    if array is not None:
+        return array.ndim == 1 and bool(np.isin(array, (0, 1)).all())
+    numbers = value is not None and _is_collection(value)
+    return value is None or (numbers and all(isinstance(n, Integral) for n in value))
+
+
+def _is_collection(value: object) -> bool:
+    return isinstance(value, list | tuple | set | frozenset | np.ndarray) or _is_tensor(value)
+
+
+def _is_minus_one(value: object) -> bool:
+    return isinstance(value, int) and value == -1  # what an item without a label becomes
 
 
 def _is_tensor(value: object) -> bool:

@@ -11,7 +11,7 @@ import tarfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from logitcache.data.image_files import (
 from logitcache.data.listing import Listing, counted, left_out_text, list_found, name_found
 from logitcache.data.readers.columns import LABELS, find_column
 from logitcache.data.readers.files import ListedSource
-from logitcache.data.readers.labels import number_labels, unlabeled_note
+from logitcache.data.readers.label_values import LabelValues, column_names
 from logitcache.data.readers.shards import find_shards
 from logitcache.errors import DataError, first_of
 
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from logitcache.data.readers.reader import ReaderConfig
 
-    LabelReader = Callable[[bytes, str], str | None]
+    Label = str | list[str] | None
+    LabelReader = Callable[[bytes, str], tuple[Label, ...] | None]
 
 __all__ = ["WebDatasetSource", "open_webdataset"]
 
@@ -63,12 +64,14 @@ class _Samples:
 
     Attributes:
         images: Images, in the order of the shards.
-        labels: Label of each sample, by kind of the members that have the labels.
+        labels: Labels of each sample, by kind of the members that have the labels.
         skipped: Numbers of members that are left out, by reason.
     """
 
     images: list[_Image] = field(default_factory=list)
-    labels: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    labels: dict[str, dict[str, tuple[Label, ...]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -111,7 +114,7 @@ def open_webdataset(config: ReaderConfig, listing: int) -> WebDatasetSource:
     """
     pattern = config.name.removeprefix("wds/")
     shards = find_shards(pattern)
-    samples, readers = _Samples(), _label_readers(config.label_column)
+    samples, readers = _Samples(), _label_readers(column_names(config))
     for number, shard in enumerate(shards):
         _scan(shard, number, listing, readers, samples)
     images = _chosen(samples, config.image_column, pattern)
@@ -134,18 +137,32 @@ def _listing(
     labels = next((samples.labels[kind] for kind in readers if kind in samples.labels), None)
     if labels is None:
         if config.label_column is not None:
+            named = ", ".join(map(str, column_names(config)))
             raise DataError(
-                f"no sample of the shards has a label {config.label_column!r}",
+                f"no sample of the shards has a label {named!r}",
                 where=pattern,
-                expected=f".{config.label_column} files, or .json files with this field",
+                expected=f".{named} files, or .json files with this field",
                 got=left_out_text(counted(skipped)) or "images alone",
             )
         return list_found(found, pattern, version, config.class_folder, skipped, root)
     files = name_found(found, pattern, version, "first", skipped, root)
-    texts = [labels.get(images[int(file.place)].sample, "") for file in files]
-    numbers, names = number_labels(texts, texts, config.class_list, pattern)
-    notes = unlabeled_note(numbers, "the shards")
-    return Listing(files, numbers, names, counted(skipped), notes)
+    columns = column_names(config)
+    of = [images[int(file.place)].sample for file in files]
+    values = LabelValues(
+        [labels.get(sample, (None,) * len(columns)) for sample in of],
+        [name or "label" for name in columns],
+        config,
+        lambda at: f"{of[at]} in {pattern}",
+    )
+    numbered = values.numbered(pattern, "the shards", config.class_list)
+    return Listing(
+        files,
+        numbered.labels,
+        numbered.class_names,
+        counted(skipped),
+        numbered.notes,
+        numbered.sets,
+    )
 
 
 def _scan(
@@ -189,15 +206,15 @@ def _scan(
                 samples.labels[kind][sample] = label
 
 
-def _label_readers(column: str | None) -> dict[str, LabelReader]:
+def _label_readers(columns: Sequence[str | None]) -> dict[str, LabelReader]:
     """Return what reads labels, by the ending of members, those that are preferred first."""
-    if column in {"cls", "txt"}:
-        return {str(column): _text_label}
-    readers: dict[str, LabelReader] = {} if column is not None else {"cls": _text_label}
-    return readers | {"json": partial(_json_label, column)}
+    if columns[0] in {"cls", "txt"} and len(columns) == 1:
+        return {str(columns[0]): _text_label}
+    readers: dict[str, LabelReader] = {} if columns[0] is not None else {"cls": _text_label}
+    return readers | {"json": partial(_json_labels, columns)}
 
 
-def _text_label(content: bytes, where: str) -> str:
+def _text_label(content: bytes, where: str) -> tuple[str]:
     """Return the content of a member."""
     try:
         text = content.decode().strip()
@@ -205,34 +222,44 @@ def _text_label(content: bytes, where: str) -> str:
         raise _bad_label(where, error) from None
     if len(text) > _MOST_CHARACTERS or not text.isprintable():
         raise _bad_label(where, f"{len(text)} characters: {text[:50]}")
-    return text
+    return (text,)
 
 
-def _json_label(column: str | None, content: bytes, where: str) -> str | None:
-    """Return a field of a JSON document; None if it has no such field."""
+def _json_labels(
+    columns: Sequence[str | None], content: bytes, where: str
+) -> tuple[Label, ...] | None:
+    """Return fields of a JSON document; None if it has no such field."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise _bad_label(where, error) from None
     if not isinstance(document, dict):
         raise _bad_label(where, f"JSON of type {type(document).__name__}")
-    if column is not None and column not in document:
+    if any(column is not None and column not in document for column in columns):
         return None
     fields = list(document)
-    position = find_column(fields, LABELS, column, where)
-    if position is None:
-        return None
-    value = document[fields[position]]
-    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
-        raise _bad_label(where, f"{fields[position]}: a value of type {type(value).__name__}")
-    return "" if value is None else str(value).strip()
+    at = [find_column(fields, LABELS, column, where) for column in columns]
+    found = [fields[position] for position in at if position is not None]
+    return tuple(_json_label(name, document[name], where, len(found)) for name in found) or None
+
+
+def _json_label(field: str, value: Any, where: str, fields: int) -> Label:
+    """Return the value of a field as text, or as a list of texts."""
+    each = value if isinstance(value, list) else [value]
+    for one in each:
+        flag = fields > 1 and isinstance(one, bool | float)
+        if not flag and (isinstance(one, bool) or not isinstance(one, str | int | None)):
+            raise _bad_label(where, f"{field}: a value of type {type(one).__name__}")
+    texts = ["" if one is None else str(one).strip() for one in each]
+    return texts if isinstance(value, list) else (None if value is None else texts[0])
 
 
 def _bad_label(where: str, got: object) -> DataError:
     return DataError(
         "a label of the shards cannot be read",
         where=where,
-        expected="name or number of one class in UTF-8, as the whole file or a field of JSON",
+        expected="name or number of a class in UTF-8, as the whole file or a field of JSON, which "
+        "may be a list of them",
         got=got,
         hint="choose other labels: --set data.label_column=cls, txt, or a field of .json files",
     )

@@ -16,6 +16,7 @@ import numpy as np
 from logitcache.cache.format.names import canonical_json, sha256
 from logitcache.data.identity import content_digest, key_hash
 from logitcache.errors import ClusterError, UnreadableImage
+from logitcache.label_sets import label_texts
 from logitcache.precompute.environment import versions
 from logitcache.precompute.plan.teacher_lock import lock_differences
 
@@ -37,7 +38,7 @@ _SAMPLED_IMAGES = 64
 _BUCKETS = 1024
 _MOST_DISPUTED = 4
 
-Entry = tuple[str, int, int]
+Entry = tuple[str, int, str]
 """Key, size in bytes and label of an image."""
 
 
@@ -173,7 +174,8 @@ def _digest(source: Source, indices: list[int]) -> str:
 
 
 def _entry(source: Source, index: int) -> Entry:
-    return str(source.keys[index]), int(source.sizes[index]), int(source.labels[index])
+    (label,) = label_texts(source, np.array([index]))
+    return str(source.keys[index]), int(source.sizes[index]), label
 
 
 def _images(source: Source) -> dict[str, Any]:

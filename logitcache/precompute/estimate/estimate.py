@@ -20,6 +20,7 @@ from logitcache.cache.format.names import (
 from logitcache.data.packing import packing_of
 from logitcache.data.readers import open_source
 from logitcache.encoding.choice import fits_basis
+from logitcache.label_sets import label_sets_of
 from logitcache.networks.device import resolve_device
 from logitcache.precompute.estimate.break_even import break_even_epochs
 from logitcache.precompute.estimate.footprint import GroupPlan, cache_footprint, group_footprint
@@ -311,7 +312,8 @@ class _Cost:
         self._shown = next(iter(seconds.values()))
         self._unit_rows = default_unit_rows(len(source.keys), config.unit_rows)
         self._capacity = -(-len(source.keys) // self._unit_rows) * self._unit_rows
-        labels = self._shown.labels if source.class_names else None
+        one_label = bool(source.class_names) and label_sets_of(source) is None
+        labels = self._shown.labels if one_label else None
         own = {name for name, member in ensemble.members.items() if member.class_names is not None}
         self._answers = {
             name: EncodedOutputs(

@@ -77,16 +77,14 @@ def declare_teacher(
         check_declared(writer, name, member, encoding)
         writer.extend_group(name, view_ids)
         return _other_versions(name, record)
+    data = writer.manifest.data
     # the number of a label says nothing about the outputs of a teacher with other classes
-    labeled = writer.manifest.data.class_names and member.class_names is None
-    optional = [
-        array
-        for array, wanted in (
-            ("lse", config.encoding.lse),
-            ("label_logp", config.encoding.label_log_probs and labeled),
-        )
-        if wanted
-    ]
+    one_label = bool(data.class_names) and data.label_width is None and member.class_names is None
+    wanted = {
+        "lse": config.encoding.lse,
+        "label_logp": config.encoding.label_log_probs and one_label,
+    }
+    optional = [array for array, kept in wanted.items() if kept]
     row_bytes = sum(spec.row_bytes for spec in encoding.specs().values())
     unit_rows = group_unit_rows(writer.manifest.unit_rows, row_bytes)
     group = TeacherGroup(

@@ -16,6 +16,7 @@ from logitcache.cache.read.reader import open_cache
 from logitcache.data.packing import ImagesConfig, packing_of
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import CacheDamaged, CacheUnsealed, UnreadableImage, UsageError
+from logitcache.label_sets import label_sets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,6 +133,7 @@ class StoredImages:
         self._rows[indices[rows]] = rows
         self.description = originals.description
         self.class_names = originals.class_names
+        self.label_sets = label_sets_of(originals)
         self.left_out = left_out_of(originals)
         self.notes = notes_of(originals)
 

@@ -19,6 +19,7 @@ from logitcache.cache.format.names import (
     check_new_name,
     default_unit_rows,
 )
+from logitcache.cache.format.samples import label_width
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.restore import rewrite_unsealed
 from logitcache.cache.write.drop import finish_drops
@@ -28,6 +29,7 @@ from logitcache.data.identity import key_hash, row_order
 from logitcache.data.listing import LISTING
 from logitcache.data.packing import packing_of
 from logitcache.errors import UsageError
+from logitcache.label_sets import label_sets_of
 from logitcache.precompute.environment import versions
 from logitcache.precompute.plan.declaration import (
     check_classes,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.groups import RowGroup
     from logitcache.data.packing import PackingSource
     from logitcache.data.source import Source
+    from logitcache.label_sets import LabelSets
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.rows import Positions
     from logitcache.teachers.ensemble import Ensemble
@@ -143,7 +146,9 @@ class Plan:
                 status=known.status,
                 digests=known.digests,
                 sizes=known.sizes,
+                label_sets=self._stored_as(known.label_sets),
             )
+        sets = label_sets_of(self.source)
         keys = np.array([self.source.keys[i] if i >= 0 else "" for i in indices], dtype=object)
         return Block(
             start=start,
@@ -154,7 +159,13 @@ class Plan:
             status=np.where(here, Status.OK, Status.PADDING).astype(np.uint8),
             digests=np.zeros((rows, 16), dtype=np.uint8),
             sizes=np.zeros(rows, dtype=np.int64),
+            label_sets=self._stored_as(None if sets is None else sets.take(indices)),
         )
+
+    def _stored_as(self, sets: LabelSets | None) -> tuple[LabelSets, int] | None:
+        """Return label sets with the width that the cache stores them in."""
+        width = self.writer.manifest.data.label_width
+        return None if sets is None or width is None else (sets, width)
 
     def partners(self, view: View, block: Block) -> NDArray[np.int64]:
         """Return the offset of each row's partner in the block, int64 (U,); -1 if it has none.
@@ -269,6 +280,7 @@ def _open_or_create(
 def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Positions]:
     rows = row_order(source)
     unit_rows = default_unit_rows(len(rows), config.unit_rows)
+    width = label_width(label_sets_of(source), len(source.class_names), source.description)
     writer = CacheWriter.create(
         locate(config.cache),
         unit_rows=unit_rows,
@@ -278,6 +290,8 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Posi
             class_names=tuple(source.class_names),
             listing=LISTING,
             decoding=DECODING,
+            # only fields that are set are written
+            **({} if width is None else {"label_width": width}),
         ),
         versions=versions(),
         images=None if config.images is None else images_record(config.images, unit_rows),

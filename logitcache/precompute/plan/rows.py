@@ -11,7 +11,7 @@ from logitcache.cache.format.images import image_placement
 from logitcache.cache.format.ledger import is_intact
 from logitcache.cache.format.manifest import Segment, read_manifest
 from logitcache.cache.format.names import NO_VIEW, SAMPLES
-from logitcache.cache.format.samples import sample_placement
+from logitcache.cache.format.samples import check_label_width, sample_placement
 from logitcache.data.decode import DECODING
 from logitcache.data.identity import listing_digest, row_order
 from logitcache.data.join import ImageJoin, NamedKeys
@@ -19,6 +19,7 @@ from logitcache.data.lookup import position_dtype
 from logitcache.data.packing import PackingSource, packing_of
 from logitcache.data.readers import open_source, open_source_for
 from logitcache.errors import CacheDamaged, DataMismatch, first_of
+from logitcache.label_sets import label_sets_of
 from logitcache.precompute.plan.packing import check_packing, sealed_images
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def rows_of_cache(
         if block not in damaged and block not in missing:
             known.add(start, stop)
         elif _has_keys(writer, damaged.get(block)):
-            keys = writer.read_array(sample_placement(rows), "key", start, stop)
+            keys = writer.read_array(sample_placement(manifest), "key", start, stop)
             here = np.flatnonzero(keys != "")
             known.find(start + here, keys[here])
         else:
@@ -300,7 +301,18 @@ def _match_unfinished(writer: CacheWriter, source: Source) -> Positions:
 
 
 def _check_classes(writer: CacheWriter, source: Source) -> None:
-    names = writer.manifest.data.class_names
+    names, width = writer.manifest.data.class_names, writer.manifest.data.label_width
+    sets = label_sets_of(source)
+    if (sets is None) != (width is None):
+        kinds = {True: "at most one class for each image", False: "sets of classes"}
+        raise DataMismatch(
+            "the labels of these images are of another kind than those of the cache",
+            where=writer.location,
+            expected=kinds[width is None],
+            got=f"{kinds[sets is None]}: {source.description}",
+            hint="pass the images and label settings that the cache was created with",
+        )
+    check_label_width(sets, width, source.description)
     if tuple(source.class_names) != names:
         raise DataMismatch(
             "the cache was created from data with other classes",

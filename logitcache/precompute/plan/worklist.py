@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from logitcache.cache.format.names import SAMPLE_ARRAYS, Status
+from logitcache.cache.format.samples import label_set_arrays
 from logitcache.encoding.arrays import Encoded, filled
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from logitcache.label_sets import LabelSets
 
 __all__ = ["Missing", "WorkItem", "in_words", "worklist"]
 
@@ -135,6 +138,8 @@ class Block:
         keys: Key of each row, object (U,).
         hashes: Hash of each key, uint64 (U,).
         labels: Label of each row, int32 (U,); -1 without one.
+        label_sets: Classes of each row, and the width that they are stored in; None where a row has
+            one class at most.
         status: Status of each row, uint8 (U,); see :class:`.Status`.
         digests: Content digest of each image, uint8 (U, 16); filled while images are read.
         sizes: Bytes of each image, int64 (U,); filled while images are read.
@@ -148,6 +153,7 @@ class Block:
     status: NDArray[np.uint8]
     digests: NDArray[np.uint8]
     sizes: NDArray[np.int64]
+    label_sets: tuple[LabelSets, int] | None = None
 
     def samples(self) -> Encoded:
         """Return the block as arrays of the samples group."""
@@ -160,4 +166,4 @@ class Block:
         arrays["digest"][readable] = self.digests[readable]
         arrays["status"] = self.status
         arrays["key"] = self.keys
-        return arrays
+        return arrays if self.label_sets is None else arrays | label_set_arrays(*self.label_sets)
