@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         EncodedLogits,
         Features,
         Outputs,
+        SigmoidLogits,
         SparseLogits,
         TargetBatch,
     )
@@ -89,6 +90,7 @@ __all__ = [
     "Outputs",
     "PrecomputeConfig",
     "RowSelection",
+    "SigmoidLogits",
     "Soft",
     "SoftConfig",
     "SparseLogits",
@@ -137,6 +139,7 @@ _HOMES = {
     "Outputs": "batch",
     "PrecomputeConfig": "precompute.config",
     "RowSelection": "share.row_selection",
+    "SigmoidLogits": "batch",
     "Soft": "objectives.soft",
     "SoftConfig": "objectives.soft",
     "SparseLogits": "batch",

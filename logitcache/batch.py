@@ -23,6 +23,7 @@ __all__ = [
     "EncodedLogits",
     "Features",
     "Outputs",
+    "SigmoidLogits",
     "SparseLogits",
     "TargetBatch",
     "TeacherLogits",
@@ -146,7 +147,43 @@ class EncodedLogits:
         return _mapped(self, _to(device))
 
 
-TeacherLogits = SparseLogits | DenseLogits | EncodedLogits
+@dataclass(frozen=True)
+class SigmoidLogits:
+    """Teacher outputs with an independent probability for each class.
+
+    Attributes:
+        logits: Log-odds, float32 (B, C): the probability of a class is their sigmoid.
+    """
+
+    logits: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, C."""
+        return self.logits.shape[1]
+
+    @property
+    def outside(self) -> None:
+        """None: classes outside of a class map are left out, the others do not depend on them."""
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log-probability of each class, float32 (B, C); their probabilities have no sum."""
+        return torch.nn.functional.logsigmoid(self.logits)
+
+    def top_classes(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the k most probable classes: log-probabilities and ids, both (B, k).
+
+        Rows that were not computed are NaN and -1.
+        """
+        return _top(self.log_probs, k, None)
+
+    def to(self, device: torch.device) -> SigmoidLogits:
+        """Return a copy on a device."""
+        return _mapped(self, _to(device))
+
+
+TeacherLogits = SparseLogits | DenseLogits | EncodedLogits | SigmoidLogits
 
 
 @dataclass(frozen=True)

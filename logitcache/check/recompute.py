@@ -17,7 +17,8 @@ import torch
 from logitcache.data.join import ImageJoin, check_content
 from logitcache.encoding.feature_noise import magnitudes, relative_difference
 from logitcache.encoding.features import FeatureEncoding
-from logitcache.encoding.logits import log_softmax, non_finite_rows
+from logitcache.encoding.heads import HEADS
+from logitcache.encoding.logits import non_finite_rows
 from logitcache.errors import DataMismatch, NonFiniteLogits, UnreadableImage
 from logitcache.platforms import available_processors
 from logitcache.teachers.member import KeptTap
@@ -55,12 +56,14 @@ class Outputs:
         scale: Largest absolute logit of each row, float64 (N,): rounding errors grow with it; 0
             without logits.
         taps: Activations before they are reduced, by tap.
+        head: Head of the teacher; with ``sigmoid``, ``log_probs`` are the logits.
     """
 
     log_probs: NDArray[np.float64]
     lse: NDArray[np.float64]
     scale: NDArray[np.float64]
     taps: dict[str, NDArray[np.float32]]
+    head: str = "softmax"
 
     @property
     def has_logits(self) -> bool:
@@ -70,7 +73,8 @@ class Outputs:
     def take(self, chosen: NDArray[np.int64] | slice) -> Outputs:
         """Return some of the rows."""
         taps = {tap: values[chosen] for tap, values in self.taps.items()}
-        return Outputs(self.log_probs[chosen], self.lse[chosen], self.scale[chosen], taps)
+        rows = (self.log_probs[chosen], self.lse[chosen], self.scale[chosen])
+        return Outputs(*rows, taps, self.head)
 
     def moved(self, shares: Mapping[str, float], generator: np.random.Generator) -> Outputs:
         """Return the outputs with noise: logits and activations are moved up or down at random.
@@ -83,7 +87,7 @@ class Outputs:
         if self.has_logits:
             share_N1 = (shares[LOGITS] * self.scale)[:, None]
             moves_NC = share_N1 * generator.choice([-1.0, 1.0], self.log_probs.shape)
-            log_probs_NC, lse_N = log_softmax(self.log_probs + moves_NC)
+            log_probs_NC, lse_N = HEADS[self.head].normalize(self.log_probs + moves_NC)
         # scalars and signs of float32: the sum stays in float32 as the activations are
         taps = {
             tap: values
@@ -92,7 +96,7 @@ class Outputs:
             * generator.choice(np.array([-1, 1], np.float32), values.shape)
             for tap, values in self.taps.items()
         }
-        return Outputs(log_probs_NC, self.lse + lse_N, self.scale, taps)
+        return Outputs(log_probs_NC, self.lse + lse_N, self.scale, taps, self.head)
 
     def differences(self, other: Outputs) -> dict[str, NDArray[np.float64]]:
         """Return the largest difference of each row, relative to its size: (N,) by name.
@@ -176,7 +180,7 @@ class Recomputation:
             )
         log_probs_NC, lse_N = logits_NC.astype(np.float64), np.zeros(rows)
         if self._member.has_logits:
-            log_probs_NC, lse_N = log_softmax(logits_NC)
+            log_probs_NC, lse_N = HEADS[self._member.head].normalize(logits_NC)
         return Outputs(
             log_probs=log_probs_NC,
             lse=lse_N,
@@ -184,6 +188,7 @@ class Recomputation:
             taps={
                 tap: np.concatenate([kept[tap]() for _, kept in parts])[:rows] for tap in self._kept
             },
+            head=self._member.head,
         )
 
 

@@ -99,6 +99,7 @@ def _sparse_text(settings: Mapping[str, Any]) -> str:
 _ENCODINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "sparse": _sparse_text,
     "dense": lambda settings: f"dense {settings['values']}",
+    "logits": lambda settings: f"log-odds, dense {settings['values']}",
     "transform": lambda settings: (
         f"transform, {settings['directions']} directions, {settings['refined']} classes refined"
     ),

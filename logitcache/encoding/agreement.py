@@ -43,15 +43,16 @@ def row_closeness(
         Agreement and overlap are 0 where a row was not computed or is damaged.
     """
     own, other = _decode(encoding, now), _decode(encoding, stored)
-    p_NC, q_NC = _bounded_log_probs(own), _bounded_log_probs(other)
-    weight_NC = np.exp(p_NC)
+    p_NC, q_NC = (_bounded(each.dense_log_probs()) for each in (own, other))
+    p_NO, q_NO = (_bounded(each.outcome_log_probs()) for each in (own, other))
+    weight_NO = np.exp(p_NO)
     both_N = own.computed & other.computed
     k = encoding.top_k if isinstance(encoding, SparseEncoding) else _DENSE_IDS
     k = min(k, encoding.num_classes - 1)
     common_N = (top_k_mask(p_NC, k) & top_k_mask(q_NC, k)).sum(axis=1)
     return {
         "agreement": (both_N & (own.top_class() == other.top_class())).astype(np.float64),
-        "kl": np.where(weight_NC > 0, weight_NC * (p_NC - q_NC), 0.0).sum(axis=1),
+        "kl": np.where(weight_NO > 0, weight_NO * (p_NO - q_NO), 0.0).sum(axis=1),
         "overlap": np.where(both_N, common_N / k, 0.0),
     }
 
@@ -71,6 +72,6 @@ def _decode(encoding: Encoding, arrays: Encoded) -> Decoded:
         return encoding.decode(arrays)
 
 
-def _bounded_log_probs(decoded: Decoded) -> NDArray[np.float64]:
-    """Return log-probabilities of all classes (N, C) that make every KL divergence finite."""
-    return np.nan_to_num(np.maximum(decoded.dense_log_probs(), _LEAST), nan=_LEAST)
+def _bounded(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log-probabilities that make every KL divergence finite."""
+    return np.nan_to_num(np.maximum(log_probs, _LEAST), nan=_LEAST)

@@ -15,6 +15,7 @@ from logitcache.encoding.basis import MAX_BASIS_CLASSES, Basis, principal_direct
 from logitcache.encoding.budget import Choice, Limit, choose_within, parse_budget, parse_max_kl
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.fidelity import measure_fidelity
+from logitcache.encoding.sigmoid import SigmoidEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.encoding.transform import MAX_REFINED, TransformEncoding
 from logitcache.errors import UsageError
@@ -111,6 +112,12 @@ class EncodingConfig(Config):
         return self
 
     @property
+    def stores_all_classes(self) -> bool:
+        """Whether no setting asks for fewer classes or for a fitted encoding."""
+        sparse = self.kind == "sparse" or self.top_k is not None or self.mass is not None
+        return not sparse and not self.is_fitted
+
+    @property
     def is_fitted(self) -> bool:
         """Whether the encoding depends on a sample of a teacher's outputs."""
         return self.kind == "transform" or self.limit is not None
@@ -194,7 +201,13 @@ def is_as_configured(config: EncodingConfig, stored: Encoding) -> bool:
     return all(settings.get(name) == value for name, value in wanted.items())
 
 
-def choose(config: EncodingConfig, num_classes: int, stored: Encoding | None = None) -> Encoding:
+def choose(
+    config: EncodingConfig,
+    num_classes: int,
+    stored: Encoding | None = None,
+    *,
+    head: str = "softmax",
+) -> Encoding:
     """Return the encoding for a teacher of ``num_classes`` classes that needs no sample.
 
     It is dense where a sparse one would not be smaller: K >= C, or few classes and K not set.
@@ -203,7 +216,10 @@ def choose(config: EncodingConfig, num_classes: int, stored: Encoding | None = N
         config: The settings.
         num_classes: C.
         stored: Encoding of the teacher in a cache, whose bits are the default.
+        head: Head of the teacher; outputs of ``sigmoid`` are always dense.
     """
+    if head == SigmoidEncoding.head:
+        return SigmoidEncoding(num_classes, config.dense_values)
     top_k = config.top_k or _DEFAULT_K
     few = config.kind == "auto" and config.top_k is None and num_classes <= _DENSE_UP_TO
     if config.kind == "dense" or few or top_k >= num_classes:

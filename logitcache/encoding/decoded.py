@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["NO_CLASS", "Decoded", "DecodedDense", "DecodedSparse", "at_temperature", "spread_tail"]
+__all__ = [
+    "NO_CLASS",
+    "Decoded",
+    "DecodedDense",
+    "DecodedSigmoid",
+    "DecodedSparse",
+    "at_temperature",
+    "presence_and_absence",
+    "spread_tail",
+]
 
 NO_CLASS = -1
 """The top class of a row that was not computed."""
@@ -70,6 +79,13 @@ class Decoded(ABC):
     @abstractmethod
     def dense_log_probs(self, b: float = 1.0) -> NDArray[np.float64]:
         """Return normalized log-probabilities of all classes at temperature 1 / b: (N, C)."""
+
+    def outcome_log_probs(self, b: float = 1.0) -> NDArray[np.float64]:
+        """Return log-probabilities of all outcomes at temperature 1 / b; those of the classes.
+
+        The KL divergence of two rows is a sum over the outcomes.
+        """
+        return self.dense_log_probs(b)
 
     def probs(self) -> NDArray[np.float32]:
         """Return probabilities of all classes at T = 1: float32 (N, C)."""
@@ -115,6 +131,55 @@ class DecodedDense(Decoded):
         """Return normalized log-probabilities of all classes at temperature 1 / b: (N, C)."""
         log_probs_NC = np.where(self.computed[:, None], self.log_probs, np.nan)
         return at_temperature(log_probs_NC.astype(np.float64), b)
+
+    def tail_mass(self) -> NDArray[np.float64]:
+        """Return zeros, NaN for rows that were not computed: (N,)."""
+        return np.where(self.computed, 0.0, np.nan)
+
+    def _class_ids(self, columns_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        return columns_N
+
+
+@dataclass(frozen=True)
+class DecodedSigmoid(Decoded):
+    """Log-odds of each class; the classes are independent, so probabilities have no sum.
+
+    Attributes:
+        log_probs: Log-probabilities of the presence of each class at T = 1, float32 (N, C).
+        logits: Log-odds, float32 (N, C).
+    """
+
+    logits: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, logits_NC: NDArray[np.float32]) -> DecodedSigmoid:
+        """Return rows from their logits."""
+        log_probs_NC = _log_sigmoid(logits_NC.astype(np.float64))
+        return cls(log_probs_NC.astype(np.float32), logits_NC.shape[1], logits_NC)
+
+    @property
+    def computed(self) -> NDArray[np.bool_]:
+        """Which rows contain logits, bool (N,)."""
+        return _all_below_inf(self.logits)
+
+    def take(self, rows: slice) -> DecodedSigmoid:
+        """Return some of the rows."""
+        return replace(self, log_probs=self.log_probs[rows], logits=self.logits[rows])
+
+    def dense_log_probs(self, b: float = 1.0) -> NDArray[np.float64]:
+        """Return log-probabilities of the presence of each class at temperature 1 / b: (N, C)."""
+        return self.outcome_log_probs(b)[:, : self.num_classes]
+
+    def outcome_log_probs(self, b: float = 1.0) -> NDArray[np.float64]:
+        """Return log-probabilities of the presence, then of the absence of each class: (N, 2C)."""
+        logits_NC = np.where(self.computed[:, None], self.logits, np.nan)
+        return presence_and_absence(logits_NC.astype(np.float64), b)
+
+    def entropy(self) -> NDArray[np.float64]:
+        """Return the sum of the entropies of all classes at T = 1 in nats: (N,)."""
+        log_probs = self.outcome_log_probs()
+        entropy_N: NDArray[np.float64] = -(np.exp(log_probs) * log_probs).sum(axis=1)
+        return entropy_N
 
     def tail_mass(self) -> NDArray[np.float64]:
         """Return zeros, NaN for rows that were not computed: (N,)."""
@@ -188,6 +253,17 @@ def at_temperature(log_probs_NC: NDArray[np.float64], b: float) -> NDArray[np.fl
     return normalized
 
 
+def presence_and_absence(logits_NC: NDArray[np.float64], b: float) -> NDArray[np.float64]:
+    """Return log-probabilities of the presence and then of the absence of each class: (N, 2C).
+
+    Args:
+        logits_NC: Log-odds.
+        b: 1 / T.
+    """
+    scaled = b * logits_NC
+    return _log_sigmoid(np.concatenate([scaled, -scaled], axis=1))
+
+
 def spread_tail(
     log_probs_NC: NDArray[np.float64],
     present_NC: NDArray[np.bool_],
@@ -210,6 +286,12 @@ def spread_tail(
     each_N1 = (log_mass_N - np.log(absent_N))[:, None]
     scaled_NC = np.where(present_NC, b * np.where(present_NC, log_probs_NC, 0.0), each_N1)
     return at_temperature(scaled_NC, 1.0)
+
+
+def _log_sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    # unlike np.logaddexp, without a warning for NaN
+    found: NDArray[np.float64] = np.minimum(logits, 0.0) - np.log1p(np.exp(-np.abs(logits)))
+    return found
 
 
 def _all_below_inf(values: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DenseEncoding"]
+__all__ = ["DenseEncoding", "levels_of", "range_of"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class DenseEncoding:
     num_classes: int
     values: Literal["float16", "uint8"] = "float16"
 
+    head: ClassVar[str] = "softmax"
+    """Head of the teachers whose outputs it stores, see :data:`.HEADS`."""
     truncates: ClassVar[bool] = False
     """Whether classes are left out."""
 
@@ -64,8 +66,8 @@ class DenseEncoding:
         clipped = np.clip(log_probs_NC, -65504.0, 0.0)
         if self.values == "float16":
             return {"logp": clipped.astype(np.float16)}
-        range_N2 = _range_of(clipped)
-        return {"logp": _levels_of(clipped, range_N2), "logp_range": range_N2}
+        range_N2 = range_of(clipped)
+        return {"logp": levels_of(clipped, range_N2), "logp_range": range_N2}
 
     def decode(self, arrays: Mapping[str, NDArray[Any]]) -> DecodedDense:
         """Read rows back, normalized."""
@@ -100,8 +102,8 @@ class DenseEncoding:
         low_NC, high_NC = (np.clip(bound_NC, -65504.0, 0.0) for bound_NC in (low_NC, high_NC))
         # levels are relative to the stored range, which is compared on its own
         range_N2, levels_NC = arrays["logp_range"], arrays["logp"]
-        ranged_N2 = between(_range_of(low_NC), range_N2, _range_of(high_NC))
-        least_NC, most_NC = (_levels_of(bound_NC, range_N2) for bound_NC in (low_NC, high_NC))
+        ranged_N2 = between(range_of(low_NC), range_N2, range_of(high_NC))
+        least_NC, most_NC = (levels_of(bound_NC, range_N2) for bound_NC in (low_NC, high_NC))
         return whole_rows(ranged_N2) & whole_rows(between(least_NC, levels_NC, most_NC))
 
     def settings(self) -> dict[str, Any]:
@@ -113,13 +115,13 @@ class DenseEncoding:
         return {"kind": "dense", "values": self.values}
 
 
-def _range_of(clipped_NC: NDArray[np.float64]) -> NDArray[np.float16]:
+def range_of(clipped_NC: NDArray[np.float64]) -> NDArray[np.float16]:
     """Return the lowest number of each row rounded down, and the highest rounded up: (N, 2)."""
     low_N, high_N = -float16_above(-clipped_NC.min(axis=1)), float16_above(clipped_NC.max(axis=1))
     return np.stack([low_N, high_N], axis=1)
 
 
-def _levels_of(clipped_NC: NDArray[np.float64], range_N2: NDArray[np.float16]) -> NDArray[np.uint8]:
+def levels_of(clipped_NC: NDArray[np.float64], range_N2: NDArray[np.float16]) -> NDArray[np.uint8]:
     """Return the level of each number in a range, 0 to 255; 0 for an empty range."""
     low_N1, high_N1 = np.split(range_N2.astype(np.float64), 2, axis=1)
     span_N1 = high_N1 - low_N1

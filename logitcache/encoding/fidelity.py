@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.encoding.decoded import at_temperature, spread_tail
+from logitcache.encoding.decoded import spread_tail
+from logitcache.encoding.heads import HEADS
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.encoding.tail import log_masses
 
@@ -123,7 +124,7 @@ def row_losses(
 
     Args:
         encoding: The encoding.
-        log_probs_NC: Exact log-probabilities.
+        log_probs_NC: Exact log-probabilities; for ``sigmoid``, logits.
         encoded: The same rows, encoded.
         temperatures: Temperatures at which the distributions are compared.
 
@@ -178,8 +179,9 @@ def _part_losses(
     }
     for temperature in temperatures:
         b = 1.0 / temperature
-        stored_NC = decoded.dense_log_probs(b)
-        own_NC, student_NC = (at_temperature(exact_NC, share * b) for share in (1.0, _STUDENT))
+        stored_NC = decoded.outcome_log_probs(b)
+        outcomes = HEADS[encoding.head].outcomes
+        own_NC, student_NC = (outcomes(exact_NC, share * b) for share in (1.0, _STUDENT))
         cut_NC = own_NC  # a dense encoding leaves no class out
         if isinstance(encoding, SparseEncoding):
             present_NC = encoding.kept(exact_NC)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.encoding.basis import parse_basis
 from logitcache.encoding.dense import DenseEncoding
+from logitcache.encoding.sigmoid import SigmoidEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.encoding.transform import MAX_REFINED_BYTES, TransformEncoding
 from logitcache.errors import CacheError
@@ -18,12 +19,17 @@ __all__ = ["ENCODINGS", "Encoding", "parse_encoding"]
 
 _LARGEST_STEP = 1024.0
 
-Encoding = SparseEncoding | DenseEncoding | TransformEncoding
+Encoding = SparseEncoding | DenseEncoding | TransformEncoding | SigmoidEncoding
 
 
 def _dense(values: Mapping[str, Any], num_classes: int) -> Encoding | None:
     stored = values.get("values")
     return DenseEncoding(num_classes, stored) if stored in ("float16", "uint8") else None
+
+
+def _logits(values: Mapping[str, Any], num_classes: int) -> Encoding | None:
+    stored = values.get("values")
+    return SigmoidEncoding(num_classes, stored) if stored in ("float16", "uint8") else None
 
 
 def _sparse(values: Mapping[str, Any], num_classes: int) -> Encoding | None:
@@ -54,6 +60,7 @@ def _transform(values: Mapping[str, Any], num_classes: int) -> Encoding | None:
 ENCODINGS: dict[str, Callable[[Mapping[str, Any], int], Encoding | None]] = {
     "sparse": _sparse,
     "dense": _dense,
+    "logits": _logits,
     "transform": _transform,
 }
 """Readers of the attributes of an encoding by its ``kind``; None for attributes that do not fit."""

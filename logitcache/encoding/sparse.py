@@ -54,6 +54,8 @@ class SparseEncoding:
     bits: int = 8
     mass: float | None = None
 
+    head: ClassVar[str] = "softmax"
+    """Head of the teachers whose outputs it stores, see :data:`.HEADS`."""
     truncates: ClassVar[bool] = True
     """Whether classes are left out."""
 

@@ -60,6 +60,8 @@ class TransformEncoding:
     fine: int
     refined_step: float
 
+    head: ClassVar[str] = "softmax"
+    """Head of the teachers whose outputs it stores, see :data:`.HEADS`."""
     truncates: ClassVar[bool] = False
     """Whether classes are left out."""
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from torch.nn import functional
 
-from logitcache.batch import Outputs
+from logitcache.batch import Outputs, SigmoidLogits
+from logitcache.errors import UsageError
 from logitcache.objectives.alignment import wide
 from logitcache.objectives.term import LogitsTermConfig
 from logitcache.objectives.weights import other_classes
@@ -31,9 +32,13 @@ class LabelConfig(LogitsTermConfig):
         head: Student layer with the logits; the output of the network by default.
         smoothing: Label smoothing: share of the target that is spread over all classes; of label
             sets, the share that is spread over presence and absence of each class.
+        binary: Whether the loss is a binary cross-entropy of each class, for images with one label,
+            too; by default for label sets, and where all teachers of the batch have a sigmoid for
+            each class.
     """
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
+    binary: bool | None = None
 
 
 class Label:
@@ -67,8 +72,9 @@ class Label:
         known = _known(targets)
         if not bool(known.any()):
             return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
-        if targets.label_sets is not None:
-            loss_B = self._binary(wide(logits_BC), targets.label_sets)
+        if self._is_binary(targets):
+            labels_BC = _indicators(targets, logits_BC.shape[1])
+            loss_B = self._binary(wide(logits_BC), labels_BC)
             return (loss_B * known).sum() / known.sum()
         if targets.partner_labels is None or targets.lam is None:
             return self._loss(logits_BC, targets.labels, "mean")
@@ -80,6 +86,25 @@ class Label:
     def count(self, targets: TargetBatch) -> Tensor:
         """Return the number of rows whose labels are all known."""
         return _known(targets).sum()
+
+    def _is_binary(self, targets: TargetBatch) -> bool:
+        """Return whether the loss is binary.
+
+        Raises:
+            UsageError: It is configured not to be, but images have label sets.
+        """
+        teachers = targets.teachers.values()
+        if targets.label_sets is None and self.config.binary is None:
+            return bool(teachers) and all(isinstance(one, SigmoidLogits) for one in teachers)
+        if targets.label_sets is not None and self.config.binary is False:
+            raise UsageError(
+                "cross-entropy over the classes needs one label per image, but these have sets",
+                where="objectives.label.binary",
+                expected="true for label sets",
+                got="false",
+                hint="remove binary",
+            )
+        return targets.label_sets is not None or bool(self.config.binary)
 
     def _binary(self, logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
         """Return the binary cross-entropy of every row, summed over the classes.
@@ -107,6 +132,17 @@ class Label:
             label_smoothing=self.config.smoothing,
             reduction=reduction,
         )
+
+
+def _indicators(targets: TargetBatch, classes: int) -> Tensor:
+    """Return 1 for the classes of each image, else 0, mixed for mixed images: (B, C)."""
+    if targets.label_sets is not None:
+        return targets.label_sets
+    own_BC = functional.one_hot(targets.labels.clamp(min=0), classes).float()
+    if targets.partner_labels is None or targets.lam is None:
+        return own_BC
+    other_BC = functional.one_hot(targets.partner_labels.clamp(min=0), classes).float()
+    return targets.lam[:, None] * own_BC + (1 - targets.lam[:, None]) * other_BC
 
 
 def _known(targets: TargetBatch) -> Tensor:

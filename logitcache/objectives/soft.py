@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from logitcache.batch import Outputs, SparseLogits
+from logitcache.batch import Outputs, SigmoidLogits, SparseLogits
 from logitcache.encoding.tail import quadratic
 from logitcache.objectives.alignment import wide
 from logitcache.objectives.outside import Outside, within_classes
@@ -24,7 +24,7 @@ from logitcache.objectives.sparse_cross_entropy import (
     may_read,
 )
 from logitcache.objectives.term import AskingTermConfig
-from logitcache.objectives.weights import other_classes, teacher_weights
+from logitcache.objectives.weights import check_one_head, other_classes, teacher_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,10 @@ class Soft:
 
         L = T^2 sum_n w_n mean over rows of sum_c q_c (log q_c - log softmax(z / T)_c)
 
-    with q the n-th teacher's distribution at temperature T.
+    with q the n-th teacher's distribution at temperature T. Of teachers with ``head: sigmoid``, the
+    sum of binary divergences, with q_c = sigmoid(t_c / T) and s_c = sigmoid(z_c / T)::
+
+        sum_c q_c log(q_c / s_c) + (1 - q_c) log((1 - q_c) / (1 - s_c))
 
     Args:
         config: Settings of the term.
@@ -80,10 +83,12 @@ class Soft:
         """Return the loss, a scalar.
 
         Raises:
-            UsageError: A teacher of the configuration is not in the batch.
+            UsageError: A teacher of the configuration is not in the batch, or some have a softmax
+                and others a sigmoid.
         """
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
         weights = teacher_weights(self.config.teachers, targets.teachers)
+        check_one_head(weights, targets.teachers)
         total = logits_BC.new_zeros((), dtype=torch.float32)
         for name, weight in weights.items():
             rows_B = soft_divergence(
@@ -126,9 +131,20 @@ def soft_divergence(
     b = 1.0 / temperature
     if isinstance(teacher, SparseLogits):
         divergence_B = _sparse_divergence(wide(logits_BC), teacher, b, tail)
+    elif isinstance(teacher, SigmoidLogits):
+        divergence_B = _binary_divergence(wide(logits_BC), teacher, b)
     else:
         divergence_B = _dense_divergence(wide(logits_BC), teacher, b, outside)
     return divergence_B if temperature == 1.0 else temperature**2 * divergence_B
+
+
+def _binary_divergence(logits_BC: Tensor, teacher: SigmoidLogits, b: float) -> Tensor:
+    """Return the sum of the KL divergences of all classes, each of presence and absence."""
+    t_BC, z_BC = b * teacher.logits.to(logits_BC.dtype), b * logits_BC
+    q_BC = t_BC.sigmoid()
+    cross_BC = functional.binary_cross_entropy_with_logits(z_BC, q_BC, reduction="none")
+    own_BC = functional.binary_cross_entropy_with_logits(t_BC, q_BC, reduction="none")
+    return (cross_BC - own_BC).sum(1)
 
 
 def _dense_divergence(

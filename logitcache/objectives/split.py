@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from logitcache.batch import Outputs, SparseLogits
+from logitcache.batch import Outputs, SigmoidLogits, SparseLogits
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import wide
 from logitcache.objectives.outside import Outside, within_classes
@@ -224,6 +224,14 @@ def _parts_of(
 ) -> _Parts:
     if log_s_BC.shape[1] != teacher.num_classes:
         raise other_classes(log_s_BC.shape[1], teacher.num_classes)
+    if isinstance(teacher, SigmoidLogits):
+        raise UsageError(
+            "the objective split needs a distribution over classes, but a teacher has a sigmoid "
+            "for each class",
+            where="objectives.split",
+            expected="teachers with head: softmax",
+            hint="use the objective soft",
+        )
     if isinstance(teacher, SparseLogits):
         if temperature != 1.0:
             raise UsageError(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from logitcache.batch import SigmoidLogits
 from logitcache.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from logitcache.batch import TeacherLogits
 
-__all__ = ["other_classes", "teacher_weights"]
+__all__ = ["check_one_head", "other_classes", "teacher_weights"]
 
 
 def teacher_weights(
@@ -36,6 +37,26 @@ def teacher_weights(
         if name not in present:
             raise UsageError(f"no teacher {name!r} in this batch", hint=nearest(name, present))
     return weights
+
+
+def check_one_head(names: Iterable[str], teachers: Mapping[str, TeacherLogits]) -> None:
+    """Check that teachers have a softmax, or all of them a sigmoid for each class.
+
+    Args:
+        names: Names of the teachers of a term.
+        teachers: Outputs of teachers in the batch, by name.
+
+    Raises:
+        UsageError: Both are among them: the same logits cannot be compared with both.
+    """
+    sigmoid = {name: isinstance(teachers[name], SigmoidLogits) for name in names}
+    if len(set(sigmoid.values())) > 1:
+        raise UsageError(
+            "teachers with softmax and with sigmoid heads cannot be compared with the same logits",
+            expected="teachers of one kind in a term",
+            got=", ".join(f"{n}: {'sigmoid' if is_ else 'softmax'}" for n, is_ in sigmoid.items()),
+            hint="choose teachers of one kind by teachers, or use two terms with two heads",
+        )
 
 
 def other_classes(student: int, teacher: int) -> UsageError:

@@ -108,6 +108,17 @@ class PrecomputeConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _sigmoid_is_dense(self) -> Self:
+        independent = [name for name, one in self.teachers.items() if one.head == "sigmoid"]
+        if independent and not self.encoding.stores_all_classes:
+            raise ValueError(
+                f"teacher {independent[0]!r} with head: sigmoid has independent classes, which are "
+                "stored dense only: remove kind, top_k, mass, budget and max_kl of encoding "
+                "(dense_values: uint8 takes half of the bytes), or run this teacher on its own"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_cluster(self) -> Self:
         if self.workers is not None and self.scheduler is not None:
             raise ValueError(

@@ -9,7 +9,6 @@ Shapes: N rows of a unit, C classes, T teachers.
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from dask.base import compute
 from logitcache.cache.format.names import Status
 from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.read.reader import Cache, open_cache
+from logitcache.encoding.heads import HEADS
 from logitcache.errors import CacheError, first_of
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class _Totals:
         predicted, entropy, tail = (answers_N3[:, column] for column in range(3))
         here = (label_N >= -1) & (predicted >= 0)
         right = here & (predicted == label_N)
-        top = math.log(group.num_classes)
+        top = HEADS[group.encoding.head].max_entropy(group.num_classes)
         return {
             "predicted": _counts(predicted.astype(np.int64), here, group.num_classes),
             "entropies": da.histogram(entropy, _BINS, (0, top), weights=here.astype(np.int64))[0],
@@ -339,7 +339,8 @@ def _counts(values_N: da.Array, where_N: da.Array, classes: int) -> da.Array:
 
 def _teacher(group: TeacherGroup, totals: _TeacherTotals) -> TeacherSurvey:
     share = np.cumsum(totals.entropies) / max(1, totals.entropies.sum())
-    edges = np.linspace(0, math.log(group.num_classes), _BINS + 1)[1:]
+    most = HEADS[group.encoding.head].max_entropy(group.num_classes)
+    edges = np.linspace(0, most, _BINS + 1)[1:]
     quantiles = {f"{q:.0%}": float(edges[int(np.searchsorted(share, q))]) for q in _QUANTILES}
     pairs = zip(totals.right.tolist(), totals.shown.tolist(), strict=True)
     return TeacherSurvey(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from logitcache.batch import DenseLogits, EncodedLogits, SparseLogits
+from logitcache.batch import DenseLogits, EncodedLogits, SigmoidLogits, SparseLogits
 from logitcache.cache.format.groups import FeatureGroup, TeacherGroup, groups_of
-from logitcache.encoding.decoded import DecodedSparse
+from logitcache.encoding.decoded import DecodedSigmoid, DecodedSparse
 from logitcache.encoding.transform import TransformEncoding
 from logitcache.targets.feature_groups import decode_features, join_features
 from logitcache.targets.transform_decoder import TransformDecoder
@@ -143,6 +143,8 @@ def _decode_logits(
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return EncodedLogits(tensors, group.num_classes, decoder)
     decoded = group.encoding.decode(arrays)
+    if isinstance(decoded, DecodedSigmoid):
+        return SigmoidLogits(torch.from_numpy(decoded.logits))
     log_probs = torch.from_numpy(decoded.log_probs)
     if not isinstance(decoded, DecodedSparse):
         return DenseLogits(log_probs)
@@ -168,6 +170,10 @@ def _join_dense(parts: Sequence[DenseLogits]) -> DenseLogits:
     )
 
 
+def _join_sigmoid(parts: Sequence[SigmoidLogits]) -> SigmoidLogits:
+    return SigmoidLogits(torch.cat([part.logits for part in parts]))
+
+
 def _join_encoded(parts: Sequence[EncodedLogits]) -> EncodedLogits:
     names = parts[0].arrays
     arrays = {name: torch.cat([part.arrays[name] for part in parts]) for name in names}
@@ -188,6 +194,7 @@ def _join_sparse(parts: Sequence[SparseLogits]) -> SparseLogits:
 _JOINED: dict[type, Callable[[Sequence[Any]], TeacherLogits]] = {
     DenseLogits: _join_dense,
     EncodedLogits: _join_encoded,
+    SigmoidLogits: _join_sigmoid,
     SparseLogits: _join_sparse,
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from logitcache.batch import SparseLogits, TargetBatch
+from logitcache.batch import SigmoidLogits, SparseLogits, TargetBatch
 from logitcache.encoding.tail import quadratic
 from logitcache.errors import UsageError, first_of, nearest
 
@@ -198,7 +198,8 @@ class FollowedBatches:
         for batch in self._batches:
             images, targets = _checked(batch)
             self._teacher.bind(images, targets)
-            yield images, targets.labels
+            sets = targets.label_sets
+            yield images, targets.labels if sets is None else sets
         self._teacher.unbind()
 
 
@@ -249,13 +250,16 @@ class _Bound:
 def dense_logits(teacher: TeacherLogits, temperature: float = 1.0) -> Tensor:
     """Return logits of all classes, up to a constant of each row: float32 (B, C).
 
-    Those of sparse targets are log-probabilities of the stored classes, and equal values for all
-    others, so that softmax(logits / T) has the mass of :func:`.spread_tail` there.
+    Those of teachers with ``head: sigmoid`` are the log-odds. Those of sparse targets are
+    log-probabilities of the stored classes, and equal values for all others, so that
+    softmax(logits / T) has the mass of :func:`.spread_tail` there.
 
     Args:
         teacher: Sparse or dense targets.
         temperature: T > 0; without effect on dense targets.
     """
+    if isinstance(teacher, SigmoidLogits):
+        return teacher.logits
     if not isinstance(teacher, SparseLogits):
         return teacher.log_probs
     b = 1.0 / temperature

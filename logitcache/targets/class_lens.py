@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from logitcache.batch import DenseLogits, EncodedLogits, SparseLogits
+from logitcache.batch import DenseLogits, EncodedLogits, SigmoidLogits, SparseLogits
+from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,6 +95,24 @@ class LogitsLens:
         """Return the log-probabilities of groups as outputs with the mass outside of the map."""
         return DenseLogits(log_probs_BG[:, :-1], log_probs_BG[:, -1])
 
+    def selected(self, logits_BC: Tensor) -> Tensor:
+        """Return the logits of independent classes in the order of the student's, (B, S).
+
+        Raises:
+            UsageError: A class of the student consists of several classes of the teacher: the
+                probability of any of them does not follow from theirs.
+        """
+        if (self._counts_G[:-1] != 1).any():
+            raise UsageError(
+                "classes of a teacher with head: sigmoid cannot be merged",
+                where="class_map",
+                expected="one class of the teacher for each class of the student",
+                got=f"{int(self._counts_G[:-1].max())} classes for one",
+                hint="leave out all but one of them in the class map",
+            )
+        columns = torch.argsort(self._targets_C, stable=True)[: self.classes]
+        return logits_BC[:, columns.to(logits_BC.device)]
+
     def sparse_groups(self, logits: SparseLogits) -> Tensor:
         """Return the log-probabilities of groups of sparse outputs, float32 (B, S + 1)."""
         log_p_BK = logits.log_probs.double()
@@ -136,6 +155,7 @@ _MAPPED: dict[type, Callable[[LogitsLens, Any], TeacherLogits]] = {
     DenseLogits: lambda lens, logits: lens.dense(lens.reduced(logits.log_probs)),
     EncodedLogits: _encoded,
     SparseLogits: lambda lens, logits: lens.dense(lens.sparse_groups(logits)),
+    SigmoidLogits: lambda lens, logits: SigmoidLogits(lens.selected(logits.logits)),
 }
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from logitcache.encoding.heads import HEADS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -58,10 +60,13 @@ def outside_notes(cache: Cache, space: ClassSpace, view: str) -> list[str]:
     for name, lens in space.lenses.items():
         if not lens.outside.any():
             continue
-        mass_C, rows = mean_probs(cache, cache.teacher(name), view)
+        group, left = cache.teacher(name), f"{lens.outside.sum()} of {len(lens.targets)} classes"
+        if not HEADS[group.encoding.head].sums_to_one:
+            notes.append(f"teacher {name}: {left} are outside of the class map and left out")
+            continue
+        mass_C, rows = mean_probs(cache, group, view)
         notes.append(
-            f"teacher {name}: {int(lens.outside.sum())} of {len(lens.targets)} classes are outside "
-            f"of the class map, with {mass_C[lens.outside].sum():.1%} of its probability (mean "
-            f"over {rows} rows)"
+            f"teacher {name}: {left} are outside of the class map, with "
+            f"{mass_C[lens.outside].sum():.1%} of its probability (mean over {rows} rows)"
         )
     return notes

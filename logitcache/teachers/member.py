@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Head", "KeptTap", "Member", "Pending", "Precision", "TeacherConfig"]
 
-Head = Literal["softmax", "none"]
+Head = Literal["softmax", "sigmoid", "none"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Pending = Callable[[], "NDArray[np.float32]"]
 """Function that waits for an output of a network and returns it, from any thread."""
@@ -49,8 +49,10 @@ class TeacherConfig(NetworkConfig):
     """Configuration of a teacher: a network and its label space.
 
     Attributes:
-        head: ``softmax``, or ``none`` for a backbone without classes: its features are cached, and
-            no logits. A classifier in the weights is left out.
+        head: ``softmax``; ``sigmoid`` for a network that was trained with a binary loss for each
+            class, whose logits are log-odds and stored dense; or ``none`` for a backbone without
+            classes: its features are cached, and no logits. A classifier in the weights is left
+            out.
         class_map: Output of the teacher for each class of the data; logits are restricted to these
             outputs before they are normalized. By default classes are mapped by name if the network
             has class names; ``position`` if the outputs are in the order of the data's classes;
@@ -129,6 +131,7 @@ class Member:
 
     Attributes:
         name: Name of the teacher in the cache.
+        head: Head of its configuration.
         has_logits: Whether its logits are cached; otherwise they have no columns.
         input: Input size and normalization of the network.
         size_is_known: Whether the input size comes from the weights or the user; otherwise it is
@@ -160,6 +163,7 @@ class Member:
                 f"or an exported network: --teacher {name}=local-dir:FOLDER",
             )
         self.name = name
+        self.head = config.head
         self.has_logits = config.head != "none"
         network = build_network(config, None if self.has_logits else 0)
         self.input: InputSpec = input_spec(network, config.size)
@@ -191,7 +195,7 @@ class Member:
             "precision": precision,
             "class_map": class_map,
             **config.execution,
-            **({} if self.has_logits else {"head": config.head}),
+            **({} if config.head == "softmax" else {"head": config.head}),
         }
         self._lock: dict[str, Any] = json.loads(json.dumps(lock))  # compared with JSON
         self.source = config.weights or config.model

@@ -65,7 +65,7 @@ def edit_root(cache: Path, change: Values) -> None:
     (cache / "zarr.json").write_text(json.dumps(document))
 
 
-@pytest.mark.requirement("F2.5.2", "F4.11", "F4.12", "F4.13", "F12.2")
+@pytest.mark.requirement("F2.5.4", "F4.11", "F4.12", "F4.13", "F12.2")
 def test_sets_are_stored_as_the_format_defines_them(values: Values, images: Path) -> None:
     cache, sets = values["cache"], sets_of(images)
     root = root_of(cache)
@@ -103,7 +103,7 @@ def test_a_reader_returns_the_sets(values: Values, images: Path) -> None:
     assert {None, ()} <= {None if one is None else tuple(one) for one in sets.values()}
 
 
-@pytest.mark.requirement("F2.2", "F2.5.2")
+@pytest.mark.requirement("F2.2", "F2.5.4")
 def test_a_reader_that_does_not_know_label_sets_refuses_them(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:

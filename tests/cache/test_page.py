@@ -530,8 +530,8 @@ def test_a_root_has_a_largest_size() -> None:
 
 
 @pytest.mark.requirement("F10.1")
-@pytest.mark.parametrize("head", ["sigmoid", "none"])
-def test_a_group_with_a_reserved_head_is_refused(tmp_path: Path, head: str) -> None:
+@pytest.mark.parametrize("head", ["ranking", "none"])
+def test_a_group_with_an_unknown_head_is_refused(tmp_path: Path, head: str) -> None:
     start_cache(tmp_path, ROWS)
     declare(CacheWriter.open(locate(tmp_path)), "a", DenseEncoding(10))
     key = "teachers/a/zarr.json"

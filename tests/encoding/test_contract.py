@@ -10,6 +10,7 @@ import pytest
 from logitcache.encoding.basis import Basis, principal_directions
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.logits import log_softmax
+from logitcache.encoding.sigmoid import SigmoidEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.encoding.transform import TransformEncoding
 from logitcache.testing import EncodingContract
@@ -31,6 +32,8 @@ class TestEncodings(EncodingContract):
             SparseEncoding(20, 4, "float16"),
             SparseEncoding(20, 8, mass=0.9),
             SparseEncoding(70_000, 3),
+            SigmoidEncoding(20),
+            SigmoidEncoding(20, "uint8"),
             TransformEncoding(20, BASIS, refined=7, fine=2, refined_step=0.5),
             TransformEncoding(20, BASIS, refined=20, fine=20, refined_step=0.5),
             TransformEncoding(20, BASIS, refined=1, fine=0, refined_step=0.5),

@@ -16,6 +16,7 @@ transform      the transform encoding (from 0.2); no image and no network
 packed         a cache with its images, one of them unreadable (from 0.2)
 unsealed       a run that was stopped before it was complete
 label_sets     images with any number of classes; a view that mixes them (from 0.2)
+sigmoid        log-odds of teachers with a sigmoid, of both types (from 0.2)
 odd            the odd files of ``odd_images.py``, decoded by the table of its time
 =============  =====================================================================================
 """
@@ -389,6 +390,13 @@ def make_label_sets() -> None:
     build_cache(config.model_copy(update={"data": data}))
 
 
+def make_sigmoid() -> None:
+    """Write a cache of log-odds as float16 and as bytes."""
+    for name, values in (("half", "float16"), ("byte", "uint8")):
+        teachers = {name: teacher("cnn", head="sigmoid")}
+        build_cache(config_of(teachers, {"count": 1}, {"dense_values": values}))
+
+
 def make_wide() -> None:
     """Write a cache of 70 000 classes out of numbers."""
     rows, classes = 20, 70_000
@@ -425,6 +433,7 @@ MAKERS = {
     "transform": make_transform,
     "odd": make_odd,
     "label_sets": make_label_sets,
+    "sigmoid": make_sigmoid,
 }
 
 

@@ -35,8 +35,9 @@ from logitcache.encoding.arrays import ArraySpec, encode_in_parts
 from logitcache.encoding.feature_fidelity import feature_fidelity_of, row_feature_losses
 from logitcache.encoding.features import FeatureEncoding, parse_features
 from logitcache.encoding.fidelity import fidelity_of, row_losses
+from logitcache.encoding.heads import HEADS
 from logitcache.encoding.kinds import Encoding, parse_encoding
-from logitcache.encoding.logits import label_log_probs, log_softmax
+from logitcache.encoding.logits import label_log_probs
 from logitcache.errors import CacheDamaged
 from logitcache.views.recipe import ViewId
 
@@ -94,7 +95,7 @@ class _Attributes(BaseModel):
 class _TeacherAttributes(_Attributes):
     """The attributes of a group of teacher outputs."""
 
-    head: Literal["softmax"]
+    head: Literal["softmax", "sigmoid"]
     num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)]
     optional: list[str] = Field(max_length=16)
     class_names_sha256: str
@@ -133,10 +134,18 @@ class TeacherGroup(RowGroup):
     def parse(cls, name: str, values: object, where: str) -> TeacherGroup:
         """Read the attributes of a teacher's group."""
         found = _TeacherAttributes.model_validate(values)
+        encoding = parse_encoding(found.encoding, found.num_classes, where)
+        if encoding.head != found.head:
+            raise CacheDamaged(
+                "the encoding of a group does not fit its head",
+                where=f"{where} head",
+                expected=encoding.head,
+                got=found.head,
+            )
         return cls(
             teacher=name,
             num_classes=found.num_classes,
-            encoding=parse_encoding(found.encoding, found.num_classes, where),
+            encoding=encoding,
             optional=tuple(array for array in found.optional if array in OPTIONAL_ARRAYS),
             unit_rows=found.unit_rows,
             slots=tuple(found.view_ids),
@@ -169,7 +178,7 @@ class TeacherGroup(RowGroup):
         """Return the attributes as JSON values."""
         return {
             "format": FORMAT,
-            "head": "softmax",
+            "head": self.encoding.head,
             "num_classes": self.num_classes,
             "encoding": self.encoding.to_json(),
             "optional": list(self.optional),
@@ -210,7 +219,7 @@ class TeacherGroup(RowGroup):
         )
 
     def _encode_rows(self, outputs_N: NDArray[np.float32], labels_N: NDArray[np.int32]) -> Encoded:
-        log_probs_NC, lse_N = log_softmax(outputs_N)
+        log_probs_NC, lse_N = HEADS[self.encoding.head].normalize(outputs_N)
         encoded = self.encoding.encode(log_probs_NC)
         if "lse" in self.optional:
             encoded["lse"] = lse_N.astype("float32")
@@ -222,7 +231,8 @@ class TeacherGroup(RowGroup):
         self, outputs_N: NDArray[np.float32], encoded: Encoded
     ) -> dict[str, NDArray[np.float64]]:
         """Return what encoding raw logits (N, C) loses of each row."""
-        return row_losses(self.encoding, log_softmax(outputs_N)[0], encoded)
+        values_NC, _ = HEADS[self.encoding.head].normalize(outputs_N)
+        return row_losses(self.encoding, values_NC, encoded)
 
     def fidelity(self, sums: Mapping[str, float]) -> dict[str, Any]:
         """Return the teacher's ``fidelity``."""

@@ -96,13 +96,14 @@ FEATURES = {
     "dropping": "commits of teachers or taps that the root does not name are still to be removed",
     "tables": "teachers have tables: groups without views and rows",
     "transform": "teachers have outputs in the transform encoding",
+    "sigmoid": "teachers have a sigmoid for each class instead of a softmax over all",
     HEADLESS: "teachers have features alone, and no group of logits",
     "teacher-classes": "teachers have other classes than the images",
     "images": "the images are in the cache, and samples describe these",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
 }
 """What the root may require of its readers, with the meaning; any other name is refused."""
-GROUP_FEATURES = ("tables", "teacher-classes", "transform")
+GROUP_FEATURES = ("tables", "teacher-classes", "transform", "sigmoid")
 """Those that are required as long as a group needs them."""
 ATTRIBUTE = "logitcache"
 MAX_CLASSES = 2**26

@@ -35,7 +35,8 @@ class LockedFields(BaseModel):
         arguments: Further arguments of the architecture, ``kwargs`` in the lock.
         channels_last: Whether images are in this memory format.
         compile: Whether the network is compiled.
-        head: ``none`` for a teacher whose features alone are cached, without logits.
+        head: ``none`` for a teacher whose features alone are cached, without logits; ``sigmoid``
+            for one whose classes are independent of each other.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -50,7 +51,7 @@ class LockedFields(BaseModel):
     )
     channels_last: _Flag = False
     compile: _Flag = False
-    head: Literal["softmax", "none"] = "softmax"
+    head: Literal["softmax", "sigmoid", "none"] = "softmax"
 
 
 def _checked(lock: dict[str, Any]) -> dict[str, Any]:

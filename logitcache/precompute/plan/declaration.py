@@ -81,8 +81,8 @@ def declare_teacher(
     # the number of a label says nothing about the outputs of a teacher with other classes
     one_label = bool(data.class_names) and data.label_width is None and member.class_names is None
     wanted = {
-        "lse": config.encoding.lse,
-        "label_logp": config.encoding.label_log_probs and one_label,
+        "lse": config.encoding.lse and member.head == "softmax",
+        "label_logp": config.encoding.label_log_probs and one_label and member.head == "softmax",
     }
     optional = [array for array, kept in wanted.items() if kept]
     row_bytes = sum(spec.row_bytes for spec in encoding.specs().values())

@@ -78,7 +78,7 @@ def stored_encoding(
     stored = writer.teachers()[name].encoding if name in writer.teachers() else None
     wanted = config.encoding
     if stored is None or not wanted.is_fitted:
-        return choose(wanted, member.num_classes, stored)
+        return choose(wanted, member.num_classes, stored, head=member.head)
     if not is_as_configured(wanted, stored):
         settings = {"kind": wanted.kind, "step": wanted.step, "refined": wanted.refined}
         raise _stored_otherwise(writer, name, stored, settings)

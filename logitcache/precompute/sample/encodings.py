@@ -16,7 +16,9 @@ from logitcache.encoding.choice import choose, choose_on_sample, fits_basis, hel
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.feature_fidelity import feature_fidelity_of, row_feature_losses
 from logitcache.encoding.fidelity import add_up, measure_fidelity
-from logitcache.encoding.logits import label_log_probs, log_softmax
+from logitcache.encoding.heads import HEADS
+from logitcache.encoding.logits import label_log_probs
+from logitcache.encoding.sigmoid import SigmoidEncoding
 from logitcache.encoding.sparse import SparseEncoding
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class EncodedOutputs:
         name: Name of the teacher.
         logits_NC: Raw logits.
         labels_N: Labels, -1 for rows without one; None if the image set has no labels.
+        head: Head of the teacher.
 
     Attributes:
         accuracy: Accuracy on the labeled rows; None without labels.
@@ -56,15 +59,17 @@ class EncodedOutputs:
         name: str,
         logits_NC: NDArray[np.float32],
         labels_N: NDArray[np.int32] | None,
+        head: str = "softmax",
     ) -> None:
-        self._log_probs_NC, lse_N = log_softmax(logits_NC)
+        self._log_probs_NC, lse_N = HEADS[head].normalize(logits_NC)
         self._extra: Encoded = {}
-        if config.lse:
+        one_class = head == "softmax"
+        if config.lse and one_class:
             self._extra["lse"] = lse_N.astype(np.float32)
-        if config.label_log_probs and labels_N is not None:
+        if config.label_log_probs and one_class and labels_N is not None:
             self._extra["label_logp"] = label_log_probs(self._log_probs_NC, labels_N)
         self.accuracy = None if labels_N is None else _accuracy(logits_NC, labels_N)
-        self.chosen = self._choose(config, name)
+        self.chosen = self._choose(config, name, head)
         if fits_basis(config, self.chosen.num_classes):
             rest_N = held_out(len(lse_N))
             self._log_probs_NC = self._log_probs_NC[rest_N]
@@ -85,9 +90,9 @@ class EncodedOutputs:
         """Return the losses of an encoding, as ``docs/format.md`` defines them."""
         return measure_fidelity(encoding, self._log_probs_NC).to_json()
 
-    def _choose(self, config: EncodingConfig, name: str) -> Encoding:
+    def _choose(self, config: EncodingConfig, name: str, head: str) -> Encoding:
         if not config.is_fitted:
-            return choose(config, self._log_probs_NC.shape[1])
+            return choose(config, self._log_probs_NC.shape[1], head=head)
         where = f"teacher {name!r}"
         return choose_on_sample(config, self._log_probs_NC, packed_bytes, where).encoding
 
@@ -144,6 +149,8 @@ def _accuracy(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int32]) -> fl
 
 def _tried(chosen: Encoding) -> list[Encoding]:
     classes = chosen.num_classes
+    if isinstance(chosen, SigmoidEncoding):
+        return [SigmoidEncoding(classes, "uint8"), SigmoidEncoding(classes)]
     tried: list[Encoding] = [
         SparseEncoding(classes, top_k, bits=bits)
         for top_k in _TOP_KS
