@@ -117,7 +117,7 @@ def accuracy(train: str, val: str, out: Path, arm: str, seed: int) -> float:
     }
     result = train_student(TrainConfig.parse(values, "train"), resume=True)
     assert result.evaluation is not None
-    return 100 * result.evaluation.top1
+    return 100 * result.evaluation.score
 
 
 def compare(train: str, val: str, out: Path) -> None:
