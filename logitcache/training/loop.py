@@ -369,8 +369,10 @@ class _Run:
         last = state.step >= self._steps
         if self._evaluator is not None and (last or state.epoch % self._config.eval_every == 0):
             if written is not None and {"top1", "top5", "val_loss", "images"} <= written.keys():
-                measured = [written[name] for name in ("top1", "top5", "val_loss", "images")]
-                state.evaluation = Evaluation(*measured, written.get("mean_average_precision"))
+                state.evaluation = Evaluation(
+                    written["top1"], written["top5"], written["val_loss"], written["images"],
+                    written.get("mean_average_precision"),
+                )  # fmt: skip
             else:
                 written = None
                 self._ranks.share_buffers(state.final_network)
