@@ -317,12 +317,9 @@ class _Cost:
         own = {name for name, member in ensemble.members.items() if member.class_names is not None}
         self._answers = {
             name: EncodedOutputs(
-                config.encoding,
-                name,
-                self._shown.logits[name],
-                None if name in own else labels,
+                config.encoding, name, self._shown.logits[name], None if name in own else labels,
                 ensemble.members[name].head,
-            )
+            )  # fmt: skip
             for name in ensemble.with_logits
         }
         self._taps = {
