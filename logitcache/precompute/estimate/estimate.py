@@ -315,11 +315,12 @@ class _Cost:
         one_label = bool(source.class_names) and label_sets_of(source) is None
         labels = self._shown.labels if one_label else None
         own = {name for name, member in ensemble.members.items() if member.class_names is not None}
+        heads = {name: member.head for name, member in ensemble.members.items()}
+        wanted, logits = config.encoding, self._shown.logits
         self._answers = {
             name: EncodedOutputs(
-                config.encoding, name, self._shown.logits[name], None if name in own else labels,
-                ensemble.members[name].head,
-            )  # fmt: skip
+                wanted, name, logits[name], None if name in own else labels, heads[name]
+            )
             for name in ensemble.with_logits
         }
         self._taps = {
