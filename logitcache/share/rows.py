@@ -91,13 +91,15 @@ class RowPlan:
             unit: Number of the unit of the new cache.
             unit_rows: Rows of a unit, in both.
         """
-        wanted = self.taken_from(number, unit * unit_rows, (unit + 1) * unit_rows)
+        start, stop = unit * unit_rows, (unit + 1) * unit_rows
+        wanted = self.taken_from(number, start, stop)
+        has_image = np.any([rows[start:stop] != NO_ROW for rows in self.rows], axis=0)
+        if not has_image.any():
+            return _padding_unit(source, unit_rows)
+        if (has_image & (wanted == NO_ROW)).any():  # some rows are those of other sources
+            return None
         first = int(wanted[0])
-        if (wanted == NO_ROW).all():  # padding, or rows of other sources
-            stop = (unit + 1) * unit_rows
-            empty = all((rows[stop - unit_rows : stop] == NO_ROW).all() for rows in self.rows)
-            return _padding_unit(source, unit_rows) if empty else None
-        if first % unit_rows:  # of NO_ROW as well: images come before padding
+        if first % unit_rows:
             return None
         theirs = np.arange(first, first + unit_rows)
         same = np.where(source.has_image[first : first + unit_rows], theirs, NO_ROW)
