@@ -326,7 +326,9 @@ def test_a_revision_names_all_documents_by_their_digests(cache: Path) -> None:
         "metadata",
         "manifest_sha256",
         "copies_sha256",
+        "parents",
     }
+    assert revision["parents"] == [sha256((cache / "revisions/1.json").read_bytes())]
     assert (revision["number"], revision["segments"]) == (2, [[0, ROWS]])
     for name, pointer in revision["ledgers"].items():
         assert pointer["key"] == f"ledger/{name}.1.json"

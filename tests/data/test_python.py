@@ -313,9 +313,6 @@ def test_without_images(base: Values, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"'data' is missing[\s\S]*pass data"):
             verb(config)
     assert not (tmp_path / "cache").exists()
-    for values in ({}, {"data": None}):
-        with pytest.raises(UsageError, match=r"'data' is missing\n  where:    precompute.data\n"):
-            PrecomputeConfig.parse({**base, "cache": "c", **values}, "precompute")
 
 
 def test_the_page_on_images_shows_what_runs(
