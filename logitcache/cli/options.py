@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logitcache.data.class_map import EVERY_TEACHER
 from logitcache.errors import UsageError, nearest
 from logitcache.networks.forms import form_of
 from logitcache.text import encodable
@@ -169,6 +168,8 @@ def class_maps(files: Sequence[str]) -> dict[str, str] | None:
     Raises:
         UsageError: A teacher has two files.
     """
+    from logitcache.data.class_map import EVERY_TEACHER  # numpy is not needed for the help
+
     found: dict[str, str] = {}
     for text in files:
         name, separator, file = text.partition("=")

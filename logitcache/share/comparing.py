@@ -135,6 +135,10 @@ def compare_caches(
 
     Values of units with equal digests are not read.
 
+    Args:
+        first: A cache: a folder, URL or location.
+        second: Another one.
+
     Raises:
         CacheError: See :func:`~logitcache.cache.read.reader.open_cache`.
     """

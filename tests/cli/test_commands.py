@@ -104,7 +104,7 @@ def test_a_file_flags_and_assignments_in_this_order(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["precompute", "--cache", "c"], 2, "precompute.data"),
+        (["precompute", "--cache", "c"], 2, "precompute.teachers"),
         (["precompute", "--teacher", "resnet50"], 2, "NAME=MODEL[@WEIGHTS]"),
         (["precompute", "--teacher", "a=x", "--teacher", "a=y"], 2, "same name"),
         (

@@ -90,7 +90,7 @@ def test_what_does_not_exist_is_refused(images: Path, cache: Path, tmp_path: Pat
     sheet = ("sheet", "--data", images, "--out", tmp_path / "x.png")
     assert "for the views of a cache only" in refused(*sheet, "--teacher", "cnn")
     assert "did you mean 'cnn'" in refused(*sheet, "--cache", cache, "--teacher", "cn")
-    assert "a cache and its images" in refused("check", "--cache", cache)
+    assert "does not contain its images" in refused("check", "--cache", cache)
 
 
 @pytest.mark.requirement("V1.2", "V8.2")
