@@ -79,7 +79,7 @@ def test_stems_are_initialized_as_published() -> None:
     for module in convolutions:
         weight = module.weight
         fan_in = weight[0].numel()
-        assert float(weight.std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
+        assert float(weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
         assert float(weight.abs().max()) > 2 * (2 / fan_in) ** 0.5  # no uniform distribution
 
 
