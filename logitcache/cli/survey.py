@@ -40,7 +40,7 @@ def run_survey(cache: str, scheduler: str | None, *, revision: str | None, as_js
 def print_survey(survey: Survey) -> None:
     """Print the tables of a survey."""
     console = new_console()
-    console.print(f"{survey.url}: revision {survey.revision}, {sum(survey.labels)} labeled images")
+    console.print(f"{survey.url}: revision {survey.revision}, {survey.labeled} labeled images")
     teachers = new_table(
         "teacher", "accuracy", "entropy, nats", "10th to 90th percentile", "tail mass"
     )

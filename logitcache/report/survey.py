@@ -44,8 +44,8 @@ class ViewSurvey:
     Attributes:
         view: Id of the view.
         rows: Number of readable images.
-        accuracy: Top-1 accuracy on the labeled images; None without labels, and in views that mix
-            images, which have two labels.
+        accuracy: Top-1 accuracy on the labeled images; None without labels, for images with label
+            sets, and in views that mix images, which have two labels.
         entropy: Mean entropy of its outputs, in nats.
         tail_mass: Mean probability of the classes that are not stored; None where all are.
     """
@@ -67,7 +67,7 @@ class TeacherSurvey:
         entropy_quantiles: Entropy in nats below which 10, 50 and 90 % of its outputs are, with a
             resolution of a 64th of log C.
         class_accuracy: Accuracy on the images of each class, over all views that do not mix; None
-            for a class without images.
+            for a class without images, and for images with label sets.
         views: Surveys of the views.
     """
 
@@ -86,7 +86,9 @@ class Survey:
         url: Location of the cache.
         revision: Number of the revision.
         class_names: Names of the classes.
-        labels: Number of readable images of each class.
+        labels: Number of readable images of each class; with label sets, an image counts for each
+            of its classes.
+        labeled: Number of readable images whose classes are known; a label set may be empty.
         teachers: Surveys of the teachers.
         agreement: Share of outputs with the same most probable class, by pair of teachers.
     """
@@ -95,6 +97,7 @@ class Survey:
     revision: int
     class_names: list[str]
     labels: list[int]
+    labeled: int
     teachers: list[TeacherSurvey]
     agreement: dict[str, float]
 
@@ -163,7 +166,9 @@ class _Totals:
         self._at = (cache.url, cache.revision_sha256)
         self._mixed = set(mixed_views(cache.manifest))
         self._classes = len(cache.class_names)
+        self._one_label = cache.manifest.data.label_width is None
         self._labels = np.zeros(self._classes, dtype=np.int64)
+        self._labeled = 0
         self._pairs: dict[str, tuple[int, int]] = {}
         self._teachers = {
             name: _TeacherTotals(
@@ -181,7 +186,7 @@ class _Totals:
         label_N = self._label_array()
         answers = {name: self._answer_array(name, view_id) for name in seen}
         sums: dict[str, Any] = {
-            "labels": _counts(label_N, label_N >= 0, self._classes),
+            "labels": self._label_counts(),
             "rows": (label_N >= -1).sum(),
             "teachers": {name: self._sums(name, answers[name], label_N) for name in seen},
             "pairs": {
@@ -190,7 +195,7 @@ class _Totals:
             },
         }
         (found,) = compute(sums)
-        self._labels = found["labels"]
+        self._labeled, self._labels = int(found["labels"][0]), found["labels"][1:]
         rows = int(found["rows"])
         for pair, same in found["pairs"].items():
             before, of = self._pairs.get(pair, (0, 0))
@@ -206,6 +211,7 @@ class _Totals:
             revision=cache.revision.number,
             class_names=list(cache.class_names),
             labels=self._labels.tolist(),
+            labeled=self._labeled,
             teachers=[_teacher(cache.teachers[n], t) for n, t in self._teachers.items()],
             agreement={pair: same / max(1, of) for pair, (same, of) in self._pairs.items()},
         )
@@ -214,9 +220,9 @@ class _Totals:
         totals, group = self._teachers[name], self._cache.teachers[name]
         totals.predicted += values["predicted"]
         totals.entropies += values["entropies"].astype(np.int64)
-        labeled = int(self._labels.sum())
         # labels are not among the classes of a teacher that has its own
-        judged = labeled > 0 and view_id not in self._mixed and group.class_names is None
+        one_label = self._one_label and view_id not in self._mixed
+        judged = one_label and self._labeled > 0 and group.class_names is None
         if judged:
             totals.right += values["right"]
             totals.shown += self._labels
@@ -225,7 +231,7 @@ class _Totals:
             ViewSurvey(
                 view=view_id,
                 rows=rows,
-                accuracy=int(values["right"].sum()) / labeled if judged else None,
+                accuracy=int(values["right"].sum()) / self._labeled if judged else None,
                 entropy=float(values["entropy"]) / max(1, rows),
                 tail_mass=float(values["tail"]) / max(1, rows) if sparse else None,
             )
@@ -266,6 +272,18 @@ class _Totals:
             _labels, *self._at, chunks=chunks, dtype=np.int64, meta=_META_N
         )
         return label_N
+
+    def _label_counts(self) -> da.Array:
+        """Return the number of labeled images, and of images of each class: int64 (1 + C,)."""
+        blocks = self._capacity // self._cache.unit_rows
+        counts: da.Array = da.map_blocks(
+            _label_counts,
+            *self._at,
+            chunks=((1,) * blocks, (1 + self._classes,)),
+            dtype=np.int64,
+            meta=_META_N3.astype(np.int64),
+        ).sum(axis=0)
+        return counts
 
     @property
     def _capacity(self) -> int:
@@ -321,6 +339,25 @@ def _labels(
     assert block_id is not None
     samples = _opened(url, revision).samples_of(block_id[0])
     return np.where(samples.status == Status.OK, samples.labels, -2).astype(np.int64)
+
+
+def _label_counts(
+    url: str, revision: int, *, block_id: tuple[int, ...] | None = None
+) -> NDArray[np.int64]:
+    """Return the labeled images of one block, and those of each class: int64 (1, 1 + C)."""
+    assert block_id is not None
+    cache = _opened(url, revision)
+    samples = cache.samples_of(block_id[0])
+    readable = samples.readable - samples.start
+    if samples.label_sets is not None:
+        sets = samples.label_sets.take(readable)
+        labeled, ids = sets.known.sum(), sets.ids
+    else:
+        labels = samples.labels[readable]
+        ids = labels[labels >= 0]
+        labeled = len(ids)
+    counts_C = np.bincount(ids, minlength=len(cache.class_names))
+    return np.concatenate([[labeled], counts_C]).astype(np.int64)[None]
 
 
 def _same_class(one_N3: da.Array, other_N3: da.Array, where_N: da.Array) -> da.Array:

@@ -24,7 +24,8 @@ __all__ = ["RowSelection", "parse_share", "read_keys", "selected_rows"]
 
 _SHARE = re.compile(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?")
 _HASHES = 2.0**64
-_Test = Callable[[NDArray[Any]], NDArray[np.bool_]]
+_Test = Callable[..., NDArray[np.bool_]]
+_Named = tuple[tuple[str, ...], _Test]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class RowSelection:
     """Conditions that a row has to meet, all of them.
 
     Attributes:
-        classes: Names of classes; images of all classes, and those without a label, if empty.
+        classes: Names of classes; of images with label sets, those with at least one of them.
+            Images of all classes, and those without a label, if empty.
         keys: Keys of images; None for any.
         patterns: Patterns of keys as ``train/cat/*``, of which one has to match; any key if empty.
         share: (low, high), the part of the range of the hashes of keys, from 0 to 1.
@@ -119,9 +121,9 @@ def selected_rows(source: SourceCache, selection: RowSelection) -> NDArray[np.bo
     unknown = set(selection.keys or ())
     size = source.cache.unit_rows
     for unit in source.cache.units() if tests else ():
-        arrays = source.sample_unit(unit, {name for name, _ in tests})
-        for name, test in tests:
-            selected[unit * size : (unit + 1) * size] &= test(arrays[name])
+        arrays = source.sample_unit(unit, {name for names, _ in tests for name in names})
+        for names, test in tests:
+            selected[unit * size : (unit + 1) * size] &= test(*(arrays[name] for name in names))
         unknown -= set(arrays["key"] if unknown else ())
     if unknown:
         raise UsageError(
@@ -140,36 +142,43 @@ def selected_rows(source: SourceCache, selection: RowSelection) -> NDArray[np.bo
     return selected
 
 
-def _tests(source: SourceCache, selection: RowSelection) -> list[tuple[str, _Test]]:
-    """Return functions of arrays of the samples, by name of the array; each has to hold."""
-    tests: list[tuple[str, _Test]] = []
+def _tests(source: SourceCache, selection: RowSelection) -> list[_Named]:
+    """Return functions of arrays of the samples, with names of the arrays; each has to hold."""
+    tests: list[_Named] = []
     if selection.classes:
-        if source.cache.manifest.data.label_width is not None:
-            raise UsageError(
-                "images with label sets cannot be selected by class",
-                where=source.location,
-                expected="images with one class each",
-                hint="select them by their keys: --keys FILE",
-            )
         numbers = _class_numbers(source, selection.classes)
-        tests.append(("label", lambda labels: np.isin(labels, numbers)))
+        if source.cache.manifest.data.label_width is None:
+            tests.append((("label",), lambda labels: np.isin(labels, numbers)))
+        else:
+            tests.append((("label_count", "label_ids"), _any_of(numbers)))
     if selection.share is not None:
         low, high = selection.share
-        tests.append(("hash", lambda hashes: _between(hashes, low, high)))
+        tests.append((("hash",), lambda hashes: _between(hashes, low, high)))
     if selection.keys is not None:
         keys = selection.keys
-        tests.append(("key", _each(lambda key: key in keys)))
+        tests.append((("key",), _each(lambda key: key in keys)))
     if selection.patterns:
         pattern = re.compile("|".join(translate(pattern) for pattern in selection.patterns))
-        tests.append(("key", _each(lambda key: pattern.match(key) is not None)))
+        tests.append((("key",), _each(lambda key: pattern.match(key) is not None)))
     if not selection.excluded and source.cache.withdrawn:
         gone = source.cache.withdrawn
-        tests.append(("key", _each(lambda key: key not in gone)))
+        tests.append((("key",), _each(lambda key: key not in gone)))
     return tests
 
 
 def _each(test: Callable[[str], bool]) -> _Test:
     return lambda keys: np.fromiter((test(key) for key in keys), np.bool_, len(keys))
+
+
+def _any_of(numbers: list[int]) -> _Test:
+    """Return a function that tests which label sets have at least one of some classes."""
+
+    def test(count_N: NDArray[np.int32], ids_NW: NDArray[np.int32]) -> NDArray[np.bool_]:
+        used_NW = np.arange(ids_NW.shape[1]) < count_N[:, None]  # zeros fill the rest
+        found_N: NDArray[np.bool_] = (np.isin(ids_NW, numbers) & used_NW).sum(axis=1) > 0
+        return found_N
+
+    return test
 
 
 def _between(hashes: NDArray[Any], low: float, high: float) -> NDArray[np.bool_]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from logitcache.encoding.kinds import parse_encoding
@@ -15,9 +18,6 @@ from logitcache.precompute.estimate.break_even import break_even_epochs
 from logitcache.precompute.estimate.estimate import Estimate, estimate_cache
 from logitcache.report.describe import describe
 from tests.conftest import jpeg, shape_image, write_teacher
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 IMAGES = 300
 
@@ -61,12 +61,15 @@ def config(values: dict[str, Any], **fields: object) -> PrecomputeConfig:
         {},
         {"encoding": {"kind": "dense", "dense_values": "uint8", "lse": False}, "unit_rows": 64},
         {"views": {"count": 2, "mixup_alpha": 0.8, "cutmix_alpha": 1.0}},
+        {"data": "label sets"},
     ],
-    ids=["sparse", "dense", "mixed"],
+    ids=["sparse", "dense", "mixed", "label sets"],
 )
 def test_bytes_and_files_are_those_of_the_cache(
     values: dict[str, Any], tmp_path: Path, fields: dict[str, Any]
 ) -> None:
+    if fields.get("data") == "label sets":
+        fields = {**fields, "data": write_sets(Path(values["data"]), tmp_path)}
     found = estimate_cache(config(values, **fields))
     asked = next(row for row in found.by_views if row.views == found.views)
     build_cache(config(values, **fields, cache=str(tmp_path / "c")))
@@ -87,6 +90,19 @@ def test_bytes_and_files_are_those_of_the_cache(
                 _with_bookkeeping(tmp_path / "c", f"two/features/{tap.tap}", tap.stored_bytes),
                 rel=0.05,
             )
+
+
+def write_sets(images: Path, folder: Path) -> dict[str, Any]:
+    """Return a set of the same images with up to eight of 60 classes each."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for path in sorted(images.iterdir()):
+        ids = generator.choice(60, generator.integers(9), replace=False)
+        rows.append(json.dumps({"path": path.name, "label": [f"c{n:02d}" for n in ids]}))
+    (folder / "t.jsonl").write_text("\n".join(rows))
+    (folder / "t.txt").write_text("\n".join(f"c{n:02d}" for n in range(60)))
+    settings = {"root": str(images), "class_list": str(folder / "t.txt")}
+    return {"name": str(folder / "t.jsonl"), **settings}
 
 
 def _with_bookkeeping(cache: Path, group: str, stored: int) -> int:

@@ -17,11 +17,16 @@ from logitcache.encoding.decoded import DecodedSparse
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import CacheDamaged, CacheUnsealed
+from logitcache.precompute.build import build_cache
+from logitcache.precompute.config import PrecomputeConfig
 from logitcache.report.survey import survey
 from tests.cache.building import CLASS_NAMES, VIEW, make_cache, start_cache
+from tests.conftest import write_teacher
+from tests.label_set_images import TAGS, sets_of, write_listing
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from logitcache.encoding.kinds import Encoding
 
@@ -67,6 +72,7 @@ def test_a_survey_is_what_plain_loops_find(path: Path) -> None:
     for teacher in found.teachers:
         rows = everything[teacher.teacher]
         assert found.labels == [sum(row[0] == c for row in rows) for c in range(len(CLASS_NAMES))]
+        assert found.labeled == sum(found.labels)
         assert teacher.predicted == [sum(row[1] == c for row in rows) for c in range(3)]
         right = [sum(row[0] == row[1] == c for row in rows) for c in range(3)]
         expected = [r / n for r, n in zip(right, found.labels[:3], strict=True)]
@@ -111,3 +117,26 @@ def test_what_is_not_sealed_is_not_surveyed(tmp_path: Path) -> None:
     start_cache(tmp_path / "c", 20)
     with pytest.raises(CacheUnsealed):
         survey(str(tmp_path / "c"))
+
+
+def test_images_with_label_sets_count_for_each_of_their_classes(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = write_teacher(tmp_path / "teacher", classes=len(TAGS), model="cnn")
+    values: dict[str, Any] = {
+        "cache": str(tmp_path / "c"),
+        "data": write_listing(images, tmp_path / "t.jsonl"),
+        "teachers": {"t": {"model": f"local-dir:{teacher}", "head": "sigmoid"}},
+        "views": {"count": 2},
+        "unit_rows": 16,
+    }
+    build_cache(PrecomputeConfig.parse(values, ""))
+    found, sets = survey(values["cache"]), sets_of(images)
+    known = [tags for tags in sets.values() if tags is not None]
+    assert 0 < found.labeled == len(known) < len(sets)
+    assert found.labels == [sum(tag in tags for tags in known) for tag in TAGS]
+    (t,) = found.teachers
+    assert [view.accuracy for view in t.views] == [None, None]
+    assert t.class_accuracy == [None] * len(TAGS)
+    run_survey(values["cache"], None, revision=None, as_json=False)
+    assert f"{len(known)} labeled images" in capsys.readouterr().out

@@ -56,10 +56,11 @@ _LEAST_WIDTH = 4
 
 def sample_specs(manifest: Manifest) -> dict[str, ArraySpec | None]:
     """Return the arrays of the samples of a cache by name; None for strings."""
-    return {**SAMPLE_ARRAYS, **_label_specs(manifest.data.label_width), "key": None}
+    return {**SAMPLE_ARRAYS, **label_specs(manifest.data.label_width), "key": None}
 
 
-def _label_specs(width: int | None) -> dict[str, ArraySpec]:
+def label_specs(width: int | None) -> dict[str, ArraySpec]:
+    """Return the arrays of label sets by name; nothing where there are none."""
     if width is None:
         return {}
     return {

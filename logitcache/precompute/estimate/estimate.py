@@ -307,8 +307,8 @@ class _Cost:
         taps: Mapping[str, FeatureEncoding],
         seconds: Mapping[str, SampleRun],
     ) -> None:
-        self._config, self._views, self._ensemble = config, views, ensemble
-        self._keys, self._seconds = source.keys, seconds
+        self._config, self._source, self._views = config, source, views
+        self._ensemble, self._keys, self._seconds = ensemble, source.keys, seconds
         self._shown = next(iter(seconds.values()))
         self._unit_rows = default_unit_rows(len(source.keys), config.unit_rows)
         self._capacity = -(-len(source.keys) // self._unit_rows) * self._unit_rows
@@ -405,7 +405,7 @@ class _Cost:
         groups = [self._answers_plan(n, one.chosen, count) for n, one in self._answers.items()]
         found = cache_footprint(
             [*groups, *(self._tap_plan(name, count) for name in self._taps)],
-            self._keys,
+            self._source,
             self._capacity,
             self._unit_rows,
             mixed_views=mixed,

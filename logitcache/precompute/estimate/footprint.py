@@ -5,15 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from logitcache.cache.format.arrays import packed_bytes
 from logitcache.cache.format.ledger import Commit, StoredArray
 from logitcache.cache.format.names import SAMPLE_ARRAYS, canonical_json
+from logitcache.cache.format.samples import label_set_arrays, label_specs, label_width
+from logitcache.label_sets import label_sets_of
 from logitcache.precompute.environment import versions
 from logitcache.precompute.run.compared_rows import SAMPLED_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from logitcache.data.source import Source
     from logitcache.encoding.arrays import ArraySpec
+    from logitcache.label_sets import LabelSets
 
 __all__ = ["Footprint", "GroupPlan", "cache_footprint", "group_footprint"]
 
@@ -27,6 +34,7 @@ _ARRAY_DOCUMENT, _GROUP_DOCUMENT, _ROOT_DOCUMENT = (
 _RECIPE = 1100  # bytes per view, in the manifest and in its copy
 _SAMPLE_ROW = 24 + 8 + 1  # bytes of digest, hash and status per row; labels and sizes compress
 _FINGERPRINTS, _PATCH_SIDE, _FINGERPRINT_OVERHEAD = 64, 48, 260
+_COMPRESSED_SETS = 4096
 _MEASURED = {f"{name}@{t}": 1 / 3 for name in ("kl_truncated", "error2") for t in range(7)}
 _VIEW_ID = "v" + "0" * 16
 _SHA = "0" * 64
@@ -93,7 +101,7 @@ def group_footprint(group: GroupPlan, rows: int, capacity: int) -> Footprint:
 
 def cache_footprint(
     groups: Sequence[GroupPlan],
-    keys: Sequence[str],
+    source: Source,
     capacity: int,
     unit_rows: int,
     *,
@@ -104,36 +112,52 @@ def cache_footprint(
 
     Args:
         groups: Groups of teacher outputs and features.
-        keys: Names of the images.
+        source: The images.
         capacity: Number of rows including padding, a multiple of the rows of a block.
         unit_rows: Rows of a block, U.
         mixed_views: Number of views that mix images.
         fingerprint_side: Side of the squares that view fingerprints are rendered at, in pixels.
     """
     blocks = capacity // unit_rows
-    total = _samples_footprint(keys, blocks)
+    rows = len(source.keys)
+    total = _samples_footprint(source, blocks)
     for group in groups:
-        total += group_footprint(group, len(keys), capacity)
+        total += group_footprint(group, rows, capacity)
     partners = GroupPlan("views", 1, unit_rows, {"partner": SAMPLE_ARRAYS["status"]}, 2.0)
     for _ in range(mixed_views):
-        total += group_footprint(partners, len(keys), capacity)
+        total += group_footprint(partners, rows, capacity)
     probe = min(_PATCH_SIDE, fingerprint_side) ** 2 * 4 + _FINGERPRINT_OVERHEAD
-    probes = 2 * min(_FINGERPRINTS, len(keys)) * probe
+    probes = 2 * min(_FINGERPRINTS, rows) * probe
     recipes = _RECIPE * max((group.views for group in groups), default=0)
     once = Footprint(probes + recipes + _ROOT_DOCUMENT, 4 + _parents(groups, mixed_views))
     return total + once
 
 
-def _samples_footprint(keys: Sequence[str], blocks: int) -> Footprint:
-    arrays = [*SAMPLE_ARRAYS, "key"]
+def _samples_footprint(source: Source, blocks: int) -> Footprint:
+    keys, sets = source.keys, label_sets_of(source)
+    width = label_width(sets, len(source.class_names), source.description)
+    arrays = [*SAMPLE_ARRAYS, *label_specs(width), "key"]
     some = keys[:: max(1, len(keys) // SAMPLED_ROWS)]
     key_bytes = len(keys) * sum(len(key.encode()) for key in some) // max(1, len(some))
     plan = GroupPlan("samples", 1, 1, dict.fromkeys(arrays, SAMPLE_ARRAYS["status"]), 0.0)
     commits = 2 * blocks * _commit_bytes(plan, blocks)
     return Footprint(
-        bytes=len(keys) * _SAMPLE_ROW + key_bytes + commits + _documents(len(arrays)),
+        bytes=len(keys) * _SAMPLE_ROW
+        + key_bytes
+        + _label_bytes(sets, width)
+        + commits
+        + _documents(len(arrays)),
         files=blocks * (len(arrays) + 1) + 1 + len(arrays) + 1,
     )
+
+
+def _label_bytes(sets: LabelSets | None, width: int | None) -> int:
+    """Return the bytes of label sets, from some of them that are compressed."""
+    if sets is None or not len(sets):
+        return 0
+    some = sets.take(np.arange(0, len(sets), -(-len(sets) // _COMPRESSED_SETS)))
+    packed = packed_bytes(label_specs(width), {**label_set_arrays(some, width)})
+    return round(packed * len(sets) / len(some))
 
 
 def _commit_bytes(group: GroupPlan, units: int) -> int:
