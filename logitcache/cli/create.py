@@ -346,7 +346,9 @@ def timm_train(
     script: Annotated[Path, typer.Option(help="Path of timm's train.py.")] = Path("train.py"),
     data: Annotated[
         str | None,
-        typer.Option(help="Images of the cache; by default the training folder of the script."),
+        typer.Option(
+            help="Images; by default those in the cache, or else the script's training folder."
+        ),
     ] = None,
     use_views: Annotated[
         str | None,

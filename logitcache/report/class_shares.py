@@ -15,6 +15,7 @@ from logitcache.targets.outside_mass import mean_probs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from logitcache.cache.format.samples import Samples
     from logitcache.cache.read.reader import Cache
     from logitcache.data.class_map import ClassLens, ClassMaps
 
@@ -67,8 +68,10 @@ class ClassShares:
         url: Location of the cache.
         class_names: Classes of the student.
         teachers: Probabilities of each teacher that is mapped.
-        labels: Number of readable images, by class of the student.
-        unlabeled: Number of readable images without a label, or with one outside of the map.
+        labels: Number of readable images, by class of the student; with label sets, an image counts
+            for each of its classes.
+        unlabeled: Number of readable images without a class of the student: without a label, or
+            with labels outside of the map alone.
     """
 
     url: str
@@ -99,11 +102,7 @@ def class_shares(url: str, class_map: ClassMaps, *, revision: str | None = None)
     space = ClassSpace.of(cache, list(cache.teachers), class_map)
     counts = np.zeros(len(space.names) + 1, dtype=np.int64)
     for samples in cache.all_samples():
-        labels = samples.labels[samples.readable - samples.start]
-        table = space.label_table
-        counts += np.bincount(
-            (labels if table is None else table[labels]) + 1, minlength=len(counts)
-        )
+        counts += _label_counts(samples, space)
     return ClassShares(
         url=cache.url,
         class_names=list(space.names),
@@ -140,6 +139,20 @@ def teacher_shares(cache: Cache, teacher: str, space: ClassSpace) -> TeacherShar
         outside=ClassShare("outside", counts_G[-1], float(merged_G[-1])),
         largest=[ClassShare(own[c], 1, float(mass_C[c])) for c in largest],
     )
+
+
+def _label_counts(samples: Samples, space: ClassSpace) -> NDArray[np.int64]:
+    """Return the number of images without a class of the student, and with each: (S + 1,)."""
+    here, table = samples.readable - samples.start, space.label_table
+    if samples.label_sets is None:
+        labels = samples.labels[here]
+        found = (labels if table is None else table[labels]) + 1
+        return np.bincount(found, minlength=len(space.names) + 1)
+    sets = samples.label_sets.take(here)
+    sets = sets if table is None else sets.merged(table)
+    counts = np.bincount(sets.ids + 1, minlength=len(space.names) + 1)
+    counts[0] = (sets.counts == 0).sum()
+    return counts
 
 
 def _merged(lens: ClassLens, mass_C: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from logitcache.batch import SigmoidLogits, SparseLogits, TargetBatch
 from logitcache.encoding.tail import quadratic
 from logitcache.errors import UsageError, first_of, nearest
+from logitcache.targets.class_space import ClassSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from logitcache.batch import TeacherLogits
     from logitcache.cache.read.reader import Cache
+    from logitcache.data.class_map import ClassMaps
 
 __all__ = ["CachedTeacher", "FollowedBatches", "dense_logits"]
 
@@ -44,22 +46,27 @@ class CachedTeacher(nn.Module):
     Images may be moved to a device, cast, and normalized again. It has no parameters and no
     gradient.
 
+    Logits cannot have the mass outside of a class map, so a teacher whose outputs are mapped to
+    other classes is refused, with one exception: with ``head: sigmoid`` classes are independent,
+    and those of the map are returned.
+
     Args:
         cache: An open cache.
         teacher: Name of the teacher; may be left out if the cache has a single one.
         temperature: Temperature T of the script's loss, for sparse targets only: the classes that
             are not stored get equal logits, so that their mass at T is the stored one.
+        class_map: The class map of the batches, if they have one; see :func:`.loader`.
         check_images: Whether images are compared with those of the batch; if not, only their number
             is. Needed for a teacher that is called with images of another size.
 
     Attributes:
         name: Name of the teacher.
-        num_classes: Number of classes, C.
+        num_classes: Number of classes, C; with a class map that of the student.
         temperature: Temperature T at which the mass of the classes that are not stored is right.
 
     Raises:
-        UsageError: There is no such teacher, the cache has several and none is named, or the
-            temperature is not positive.
+        UsageError: There is no such teacher, the cache has several and none is named, its outputs
+            are mapped to other classes, or the temperature is not positive.
     """
 
     def __init__(
@@ -68,13 +75,14 @@ class CachedTeacher(nn.Module):
         teacher: str | None = None,
         *,
         temperature: float = 1.0,
+        class_map: ClassMaps | None = None,
         check_images: bool = True,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise UsageError("the temperature has to be positive", got=temperature)
         self.name = _chosen(cache, teacher)
-        self.num_classes = cache.teachers[self.name].num_classes
+        self.num_classes = _num_classes(cache, self.name, class_map)
         self.temperature = temperature
         self._checks_images = check_images
         self._bound: _Bound | None = None
@@ -102,8 +110,8 @@ class CachedTeacher(nn.Module):
             targets: Targets of these images.
 
         Raises:
-            UsageError: The targets do not have this teacher, have another number of rows, or are
-                mapped to other classes.
+            UsageError: The targets do not have this teacher, or have another number of rows or of
+                classes.
         """
         if self.name not in targets.teachers:
             raise UsageError(
@@ -118,14 +126,16 @@ class CachedTeacher(nn.Module):
                 got=len(images),
             )
         logits = targets.teachers[self.name]
-        if not isinstance(logits, SparseLogits) and logits.outside is not None:
+        mapped = not isinstance(logits, SparseLogits) and logits.outside is not None
+        if mapped:
+            raise _mapped_elsewhere(self.name, self.num_classes, logits.num_classes)
+        if logits.num_classes != self.num_classes:
             raise UsageError(
-                "these targets are mapped to other classes; logits cannot have the mass outside",
+                "the targets of the batch have other classes than the cached teacher",
                 where=f"teacher {self.name!r}",
-                expected=f"{self.num_classes} classes, as in the cache",
-                got=f"{logits.num_classes} classes of a class map",
-                hint="remove class_map from the loader, or use an objective of logitcache on the "
-                "targets",
+                expected=f"{self.num_classes} classes",
+                got=f"{logits.num_classes} classes",
+                hint="give the loader and CachedTeacher the same class_map",
             )
         self._bound = _Bound(images, targets)
 
@@ -155,7 +165,8 @@ class CachedTeacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of the images, up to a constant of each row: float32 (B, C).
 
-        They are log-probabilities at T = 1. With sparse targets, see ``temperature``.
+        They are log-probabilities at T = 1, and log-odds with ``head: sigmoid``. With sparse
+        targets, see ``temperature``.
 
         Args:
             images: The images of the current batch (B, 3, S, S).
@@ -303,6 +314,33 @@ def _chosen(cache: Cache, teacher: str | None) -> str:
         f"the cache has no logits of a teacher {teacher!r}",
         where=cache.url,
         hint=nearest(teacher, names),
+    )
+
+
+def _num_classes(cache: Cache, name: str, class_map: ClassMaps | None) -> int:
+    """Return the number of classes of a teacher in batches.
+
+    Raises:
+        UsageError: Its outputs are mapped to other classes, and are no independent log-odds.
+    """
+    group = cache.teachers[name]
+    lens = ClassSpace.of(cache, [name], class_map).lenses.get(name)
+    if lens is None:
+        return group.num_classes
+    if group.encoding.head != "sigmoid":
+        raise _mapped_elsewhere(name, group.num_classes, lens.classes)
+    return lens.classes
+
+
+def _mapped_elsewhere(name: str, own: int, mapped: int) -> UsageError:
+    return UsageError(
+        "outputs are mapped to other classes; logits cannot have the mass outside",
+        where=f"teacher {name!r}",
+        expected=f"{own} classes, as in the cache",
+        got=f"{mapped} classes of the student",
+        hint="use an objective of logitcache on the targets; or remove class_map from the loader; "
+        "a teacher that was computed with class_map: own is always mapped to the classes of the "
+        "images",
     )
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from logitcache.batch import DenseLogits, EncodedLogits, SigmoidLogits, SparseLogits
-from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,18 +97,9 @@ class LogitsLens:
     def selected(self, logits_BC: Tensor) -> Tensor:
         """Return the logits of independent classes in the order of the student's, (B, S).
 
-        Raises:
-            UsageError: A class of the student consists of several classes of the teacher: the
-                probability of any of them does not follow from theirs.
+        Each of the student's consists of one class: :class:`.ClassSpace` refuses other maps.
         """
-        if (self._counts_G[:-1] != 1).any():
-            raise UsageError(
-                "classes of a teacher with head: sigmoid cannot be merged",
-                where="class_map",
-                expected="one class of the teacher for each class of the student",
-                got=f"{int(self._counts_G[:-1].max())} classes for one",
-                hint="leave out all but one of them in the class map",
-            )
+        assert (self._counts_G[:-1] == 1).all()
         columns = torch.argsort(self._targets_C, stable=True)[: self.classes]
         return logits_BC[:, columns.to(logits_BC.device)]
 

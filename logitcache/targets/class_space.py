@@ -118,6 +118,9 @@ class _Builder:
         if shared is not None:
             labels = map_classes(shared, self._data, names, self._where(EVERY_TEACHER))
             lenses |= {name: labels for name in self._teachers if name not in self._own}
+        for name, lens in lenses.items():
+            if self._cache.teacher(name).encoding.head == "sigmoid":
+                self._check_independent(name, lens, names)
         return ClassSpace(names, lenses, labels, self._data)
 
     def _map_of(self, teacher: str) -> ClassMap | None:
@@ -173,6 +176,30 @@ class _Builder:
                 )
             chosen = {name: [name] for name in names}
         return map_classes(chosen, own, names, self._where(teacher))
+
+    def _check_independent(self, teacher: str, lens: ClassLens, names: Sequence[str]) -> None:
+        """Check that each class of the student is one class of a teacher with head: sigmoid.
+
+        Raises:
+            UsageError: The probability of any of several classes does not follow from theirs, and
+                that of no class is unknown.
+        """
+        counts = np.bincount(lens.targets, minlength=lens.classes + 1)[:-1]
+        several = [names[number] for number in np.flatnonzero(counts > 1)]
+        lacking = [names[number] for number in np.flatnonzero(counts == 0)]
+        if several or lacking:
+            raise UsageError(
+                "classes of a teacher with head: sigmoid cannot be merged"
+                if several
+                else "a teacher with head: sigmoid lacks classes of the student",
+                where=f"teacher {teacher!r}, {self._where(teacher)}",
+                expected="one class of the teacher for each class of the student",
+                got=first_of([f"{name} with {counts[names.index(name)]}" for name in several])
+                or f"none for {first_of(lacking)}",
+                hint="leave out all but one of them in the class map"
+                if several
+                else "leave these classes out of the class map",
+            )
 
     def _where(self, teacher: str) -> str:
         given = teacher if teacher in self._maps else EVERY_TEACHER

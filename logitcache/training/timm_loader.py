@@ -96,7 +96,7 @@ class CacheForTimm:
     Args:
         cache: An open cache.
         teacher: The cached teacher.
-        data: Images; None for the training folder of the script.
+        data: Images; None for those in the cache, or else the training folder of the script.
         views: Views of the cache to train on; all by default.
         on_report: Called with each line of the report on what is taken from the cache.
 
@@ -161,7 +161,7 @@ class CacheForTimm:
         ranks = distributed.get_world_size() if arguments.get("distributed") else 1
         found = self.train_loader = loader(
             self._cache,
-            self._data or _folder_of(dataset),
+            self._images(dataset),
             batch_size=batch_size * ranks,
             size=_square(input_size),
             teachers=[self._teacher.name],
@@ -180,6 +180,16 @@ class CacheForTimm:
         return CachedTimmLoader(
             self._teacher.follow(found), dataset, torch.float32 if img_dtype is None else img_dtype
         )
+
+    def _images(self, dataset: Any) -> str | None:
+        """Return the images that were given; without any None for those in the cache, if it has any.
+
+        Raises:
+            UsageError: There are none, and the script reads no folder.
+        """
+        if self._data is not None or self._cache.image_bytes is not None:
+            return self._data
+        return _folder_of(dataset)
 
     def _describe(self, found: Loader, views: Sequence[View], arguments: Mapping[str, Any]) -> None:
         """Report what is taken from the cache."""
@@ -256,10 +266,16 @@ def _check_classes(found: Loader, dataset: Any) -> None:
     """Check that all images have labels, and that the script numbers the classes as the cache does.
 
     Raises:
-        DataError: Some images have no label.
+        DataError: Some images have no label, or they have label sets.
         DataMismatch: The classes have other numbers.
     """
     rows = found.rows
+    if rows.has_label_sets:
+        raise DataError(
+            "timm's script takes one label for each image, and these have label sets",
+            where=rows.source.description,
+            hint="use logitcache train, or logitcache.CachedTeacher in a script of your own",
+        )
     if rows.labeled < len(rows):
         raise DataError(
             "timm's script needs a label of every image",

@@ -56,7 +56,7 @@ def run_timm_script(
         script: Path of train.py.
         arguments: Arguments of the script.
         cache: Folder or URL of the cache.
-        data: The images; the training folder of the script by default.
+        data: The images; by default those in the cache, or else the training folder of the script.
         views: Views of the cache to train on: numbers, ranges or ids; all by default.
         revision: sha256 of the required revision, or its first 12 or more digits.
         on_report: Called with each line of the report on what is taken from the cache.

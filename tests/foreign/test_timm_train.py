@@ -26,6 +26,7 @@ from logitcache.training.timm_script import run_timm_script
 from tests.conftest import write_images, write_teacher
 from tests.foreign.timm_train import Setting, compare, prepare, train
 from tests.guides import ROOT
+from tests.label_set_images import TAGS, write_listing
 
 STAND_IN = Path(__file__).with_name("stand_in_train.py")
 GENUINE = os.environ.get("TIMM_TRAIN_PY")
@@ -149,7 +150,7 @@ def loader(setting: Setting, dataset: Any, **arguments: Any) -> Any:
     served = CacheForTimm(
         cache,
         CachedTeacher(cache),
-        data=str(setting.images / "train"),
+        data=arguments.pop("data", str(setting.images / "train")),
         views=["1"],
         on_report=lambda line: None,
     )
@@ -189,7 +190,9 @@ def test_other_images_than_the_views_are_refused(
         loader(setting, SimpleNamespace(), **arguments)
 
 
-def build(setting: Setting, tmp_path: Path, data: Path, **views: Any) -> Setting:
+def build(
+    setting: Setting, tmp_path: Path, data: Path, images: str | None = None, **views: Any
+) -> Setting:
     """Return the setting with another cache, of a teacher that is written for it."""
     teacher = write_teacher(tmp_path / "teacher", classes=3, model="cnn")
     values = {
@@ -197,6 +200,7 @@ def build(setting: Setting, tmp_path: Path, data: Path, **views: Any) -> Setting
         "data": str(data),
         "teachers": {"cnn": {"model": f"local-dir:{teacher}"}},
         "views": {"count": 2, **views},
+        "images": images,
     }
     logitcache.build_cache(logitcache.PrecomputeConfig.parse(values, ""))
     return setting._replace(cache=tmp_path / "cache")
@@ -214,6 +218,25 @@ def test_images_without_labels_are_refused(setting: Setting, tmp_path: Path) -> 
     (tmp_path / "train").symlink_to(flat, target_is_directory=True)
     with pytest.raises(DataError, match="12 of 12 images without a label"):
         loader(unlabeled, SimpleNamespace())
+
+
+def test_images_with_label_sets_are_refused(setting: Setting, tmp_path: Path) -> None:
+    teacher = write_teacher(tmp_path / "teacher", classes=len(TAGS), model="cnn")
+    data = write_listing(write_images(tmp_path / "photos", 4), tmp_path / "t.jsonl")
+    values: dict[str, Any] = {"data": data}
+    values["teachers"] = {"t": {"model": f"local-dir:{teacher}"}}
+    values |= {"cache": str(tmp_path / "cache"), "images": "packed:16", "views": {"count": 2}}
+    logitcache.build_cache(logitcache.PrecomputeConfig.parse(values, ""))
+    with pytest.raises(DataError, match="one label for each image, and these have label sets"):
+        loader(setting._replace(cache=tmp_path / "cache"), SimpleNamespace(), data=None)
+
+
+def test_images_in_the_cache_need_no_training_folder(setting: Setting, tmp_path: Path) -> None:
+    packed = build(setting, tmp_path, setting.images / "train", images="packed:16")
+    found = loader(packed, SimpleNamespace(), data=None)
+    assert sum(len(images) for images, _ in found) == 32, "the last batch is left out"
+    with pytest.raises(DataMismatch, match="these are the original images"):
+        loader(packed, SimpleNamespace(), data=str(setting.images / "train"))
 
 
 def test_a_data_set_that_is_no_folder_needs_data(setting: Setting) -> None:

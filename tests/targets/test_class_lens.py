@@ -17,7 +17,6 @@ from logitcache.data.class_map import ClassLens, map_classes
 from logitcache.encoding.basis import Basis, principal_directions
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.transform import TransformEncoding
-from logitcache.errors import UsageError
 from logitcache.targets.class_lens import LogitsLens
 from logitcache.targets.transform_decoder import TransformDecoder
 
@@ -148,12 +147,9 @@ def test_a_class_that_the_teacher_lacks_has_no_probability() -> None:
     assert float(found.outside.exp()) == 0.0
 
 
-def test_independent_classes_are_selected_and_not_merged() -> None:
+def test_independent_classes_are_selected() -> None:
     logits = torch.tensor([[1.0, -2.0, 3.0, 0.5]])
     chosen = map_classes({"a": ["q"], "b": ["p"]}, list("pqrs"), ("a", "b"), "map")
     mapped = LogitsLens(chosen)(SigmoidLogits(logits))
     assert isinstance(mapped, SigmoidLogits)
     assert mapped.logits.tolist() == [[-2.0, 1.0]]
-    merged = map_classes({"a": ["q", "r"], "b": ["p"]}, list("pqrs"), ("a", "b"), "map")
-    with pytest.raises(UsageError, match="sigmoid cannot be merged"):
-        LogitsLens(merged)(SigmoidLogits(logits))

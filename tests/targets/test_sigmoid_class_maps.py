@@ -1,0 +1,129 @@
+"""Class maps of teachers with ``head: sigmoid`` and of label sets; mixed views and scripts, too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import logitcache
+from logitcache import DataConfig, open_cache
+from logitcache.batch import SigmoidLogits
+from logitcache.errors import UsageError
+from logitcache.precompute.build import build_cache
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.report.class_shares import class_shares
+from tests.conftest import write_teacher
+from tests.label_set_images import TAGS, sets_of, write_listing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FEWER = {"*": {"pet": ["cat"], "building": ["house"]}}
+MERGED = {"*": {"pet": ["cat", "dog"], "building": ["house"]}}
+
+
+@pytest.fixture(scope="module")
+def values(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the configuration of a cache of log-odds and of log-probabilities that is written."""
+    root = tmp_path_factory.mktemp("maps")
+    teacher = write_teacher(root / "teacher", classes=len(TAGS), model="cnn")
+    model = {"model": f"local-dir:{teacher}"}
+    values = {
+        "cache": str(root / "cache"),
+        "data": write_listing(images, root / "t.jsonl"),
+        "teachers": {
+            "t": {**model, "head": "sigmoid"},
+            "own": {**model, "head": "sigmoid", "class_map": "own", "class_names": list(TAGS)},
+            "s": model,
+        },
+        "views": {"count": 1, "mixup_alpha": 0.8},
+        "min_accuracy": 0,
+        "unit_rows": 16,
+    }
+    build_cache(PrecomputeConfig.parse(values, ""))
+    return values
+
+
+def batches(values: dict[str, Any], class_map: Any, teachers: list[str]) -> logitcache.Loader:
+    return logitcache.loader(
+        open_cache(values["cache"]),
+        DataConfig(**values["data"]),
+        batch_size=16,
+        size=8,
+        teachers=teachers,
+        class_map=class_map,
+    )
+
+
+def test_label_sets_of_mixed_views_are_mapped(values: dict[str, Any], images: Path) -> None:
+    """The share of an image in the classes of the map, from its own tags and its partner's."""
+    cache, sets = open_cache(values["cache"]), sets_of(images)
+    keys, partners = cache.samples.keys, cache.partners(next(iter(cache.views)))
+
+    def has(row: int) -> torch.Tensor:
+        tags = sets[keys[row]]
+        if tags is None:
+            return torch.full((2,), torch.nan)
+        return torch.tensor([float("house" in tags), float("cat" in tags or "dog" in tags)])
+
+    seen = 0
+    for _, targets in batches(values, MERGED, ["s"]):
+        assert targets.label_sets is not None
+        assert targets.lam is not None
+        expected = [
+            has(row) if share == 1 else share * has(row) + (1 - share) * has(partners[row])
+            for row, share in zip(targets.rows.tolist(), targets.lam.tolist(), strict=True)
+        ]
+        torch.testing.assert_close(targets.label_sets, torch.stack(expected), equal_nan=True)
+        seen += len(expected)
+    assert seen == len(sets)
+
+
+def test_classes_of_a_sigmoid_teacher_are_selected(values: dict[str, Any]) -> None:
+    pairs = zip(batches(values, None, ["t"]), batches(values, FEWER, ["t"]), strict=True)
+    for (_, whole), (_, mapped) in pairs:
+        logits, chosen = whole.teachers["t"], mapped.teachers["t"]
+        assert isinstance(logits, SigmoidLogits)
+        assert isinstance(chosen, SigmoidLogits)
+        columns = [TAGS.index("house"), TAGS.index("cat")]  # building, pet
+        torch.testing.assert_close(chosen.logits, logits.logits[:, columns], rtol=0, atol=0)
+
+
+def test_maps_that_a_sigmoid_teacher_cannot_follow_are_refused(values: dict[str, Any]) -> None:
+    """Before any batch is read."""
+    with pytest.raises(UsageError, match=r"cannot be merged[\s\S]*teacher 't'[\s\S]*pet with 2"):
+        batches(values, MERGED, ["t"])
+    with pytest.raises(UsageError, match=r"lacks classes[\s\S]*none for bird, dog"):
+        batches(values, {"own": {"cat": ["cat"], "house": ["house"]}}, ["own"])
+
+
+def test_a_cached_teacher_has_the_classes_of_the_map_if_they_are_independent(
+    values: dict[str, Any],
+) -> None:
+    cache = open_cache(values["cache"])
+    teacher = logitcache.CachedTeacher(cache, "t", class_map=FEWER)
+    assert teacher.num_classes == 2
+    assert logitcache.CachedTeacher(cache, "t").num_classes == len(TAGS)
+    images, targets = next(iter(batches(values, FEWER, ["t"])))
+    teacher.bind(images, targets)
+    mapped = targets.teachers["t"]
+    assert isinstance(mapped, SigmoidLogits)
+    assert torch.equal(teacher(images), mapped.logits)
+    with pytest.raises(UsageError, match=r"other classes than[\s\S]*4 classes[\s\S]*2 classes"):
+        logitcache.CachedTeacher(cache, "t").bind(images, targets)
+    with pytest.raises(UsageError, match=r"mapped to other classes[\s\S]*4 classes[\s\S]*2 class"):
+        logitcache.CachedTeacher(cache, "s", class_map=FEWER)
+
+
+def test_images_with_label_sets_are_counted_in_the_classes_of_a_map(
+    values: dict[str, Any], images: Path
+) -> None:
+    found = class_shares(values["cache"], FEWER)
+    known = [tags for tags in sets_of(images).values() if tags is not None]
+    assert found.class_names == ["building", "pet"]
+    assert found.labels == [sum(tag in tags for tags in known) for tag in ("house", "cat")]
+    assert found.unlabeled == sum(not {"house", "cat"} & set(tags) for tags in known) + (
+        len(sets_of(images)) - len(known)
+    )
