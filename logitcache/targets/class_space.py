@@ -185,8 +185,9 @@ class _Builder:
                 that of no class is unknown.
         """
         counts = np.bincount(lens.targets, minlength=lens.classes + 1)[:-1]
-        several = [names[number] for number in np.flatnonzero(counts > 1)]
-        lacking = [names[number] for number in np.flatnonzero(counts == 0)]
+        counted = dict(zip(names, counts.tolist(), strict=True))
+        several = [f"{name} with {count}" for name, count in counted.items() if count > 1]
+        lacking = [name for name, count in counted.items() if count == 0]
         if several or lacking:
             raise UsageError(
                 "classes of a teacher with head: sigmoid cannot be merged"
@@ -194,8 +195,7 @@ class _Builder:
                 else "a teacher with head: sigmoid lacks classes of the student",
                 where=f"teacher {teacher!r}, {self._where(teacher)}",
                 expected="one class of the teacher for each class of the student",
-                got=first_of([f"{name} with {counts[names.index(name)]}" for name in several])
-                or f"none for {first_of(lacking)}",
+                got=first_of(several) or f"none for {first_of(lacking)}",
                 hint="leave out all but one of them in the class map"
                 if several
                 else "leave these classes out of the class map",

@@ -182,7 +182,7 @@ class CacheForTimm:
         )
 
     def _images(self, dataset: Any) -> str | None:
-        """Return the images that were given; without any None for those in the cache, if it has any.
+        """Return the given images; None for those in the cache, if it has any and none are given.
 
         Raises:
             UsageError: There are none, and the script reads no folder.

@@ -271,7 +271,16 @@ def _chosen(samples: _Samples, extension: str | None, pattern: str) -> list[_Ima
         wanted = extension.lower().removeprefix(".")
         others = Counter(image.extension for image in samples.images if image.extension != wanted)
         samples.skipped.update({f".{other} files": count for other, count in others.items()})
-        return [image for image in samples.images if image.extension == wanted]
+        chosen = [image for image in samples.images if image.extension == wanted]
+        if others and not chosen:
+            raise DataError(
+                f"no sample of the shards has an image .{wanted}",
+                where=pattern,
+                expected=f"an image .{wanted} in each sample, as image_column says",
+                got=first_of([f".{other}" for other in sorted(others)]),
+                hint=f"choose another extension: --set data.image_column={min(others)}",
+            )
+        return chosen
     extensions: dict[str, set[str]] = defaultdict(set)
     for image in samples.images:
         extensions[image.sample].add(image.extension)
