@@ -187,6 +187,7 @@ class RelabeledSource:
         """
         changed = copy(self)
         changed.labels, changed.class_names = table[self.labels], list(class_names)
+        changed.label_sets = None if self.label_sets is None else self.label_sets.merged(table)
         return changed
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:

@@ -144,17 +144,20 @@ def _called(factory: Any, config: NetworkConfig) -> Any:
 
 
 def _failed(what: str, model: str, error: BaseException) -> NetworkError:
-    """Return an error with the line of the user's code where it was raised."""
+    """Return an error with the line of the user's code where it was raised, if any was run."""
     frames = traceback.extract_tb(error.__traceback__)
     inner = [frame for frame in frames if not frame.filename.startswith("<frozen")]
     file, line = inner[-1].filename, inner[-1].lineno
     if isinstance(error, SyntaxError):
         file, line = error.filename or file, error.lineno
+    called = file != __file__  # else the call itself failed: the arguments do not fit
     return NetworkError(
         what,
-        where=f"{model}: {visible(file)}, line {line}",
+        where=f"{model}: {visible(file)}, line {line}" if called else model,
         got=f"{type(error).__name__}: {short_text(error)}",
-        hint="fix it there; its arguments are kwargs",
+        hint="fix it there; its arguments are kwargs"
+        if called
+        else "give its arguments: --set teachers.NAME.kwargs.ARGUMENT=VALUE",
     )
 
 

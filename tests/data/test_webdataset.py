@@ -112,6 +112,12 @@ def test_several_images_of_a_sample(tmp_path: Path) -> None:
     assert left_out_of(source) == {".seg.png files": 1}
 
 
+def test_an_extension_that_no_image_has(tmp_path: Path) -> None:
+    write(tmp_path / "x.tar", {"0.jpg": JPEG, "0.cls": b"1"})
+    with pytest.raises(DataError, match=r"no sample[\s\S]*image \.webp[\s\S]*=jpg"):
+        opened(tmp_path, image_column="webp")
+
+
 def test_a_folder_inside_of_the_shards(tmp_path: Path) -> None:
     write(tmp_path / "x.tar", {"set/cat/0.jpg": JPEG, "set/dog/1.jpg": JPEG, "other/2.jpg": JPEG})
     source = opened(tmp_path, root="set")

@@ -157,6 +157,13 @@ def test_an_error_of_the_factory_has_its_line(module: str, tmp_path: Path) -> No
     assert str(caught.value.where).endswith(f"{module}.py, line {line}")
 
 
+def test_arguments_that_a_factory_lacks_are_named(module: str) -> None:
+    with pytest.raises(NetworkError, match=r"missing 2 required positional") as caught:
+        build(f"{module}:Tiny")
+    assert caught.value.where == f"{module}:Tiny"
+    assert "kwargs" in str(caught.value.hint)
+
+
 def test_another_size_than_the_network_takes(module: str) -> None:
     with pytest.raises(NetworkError, match="the network cannot be run") as caught:
         build(f"{module}:embedding", 0, size=2)

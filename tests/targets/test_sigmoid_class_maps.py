@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,8 @@ from logitcache.errors import UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.report.class_shares import class_shares
+from logitcache.training.config import TrainConfig
+from logitcache.training.loop import train_student
 from tests.conftest import write_teacher
 from tests.label_set_images import TAGS, sets_of, write_listing
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FEWER = {"*": {"pet": ["cat"], "building": ["house"]}}
+STUDENT = {"model": "resnet10t", "kwargs": {"channels": [8] * 4, "stem_width": 8}, "size": 16}
 MERGED = {"*": {"pet": ["cat", "dog"], "building": ["house"]}}
 
 
@@ -127,3 +131,25 @@ def test_images_with_label_sets_are_counted_in_the_classes_of_a_map(
     assert found.unlabeled == sum(not {"house", "cat"} & set(tags) for tags in known) + (
         len(sets_of(images)) - len(known)
     )
+
+
+@pytest.mark.parametrize(("teacher", "class_map"), [("t", FEWER), ("s", MERGED)])
+def test_a_student_is_trained_and_validated_in_the_classes_of_a_map(
+    values: dict[str, Any], tmp_path: Path, teacher: str, class_map: Any
+) -> None:
+    """Label sets of a mixed view, mapped for training and validation."""
+    config = {
+        **{name: values["data"] for name in ("data", "val")},
+        "cache": values["cache"],
+        "student": STUDENT,
+        "out": str(tmp_path / "out"),
+        "epochs": 1,
+        "batch_size": 16,
+        "class_map": class_map,
+        "objectives": [{"soft": {"teachers": {teacher: 1.0}}}, {"label": {"weight": 0.5}}],
+    }
+    result = train_student(TrainConfig.parse(config, ""))
+    assert result.evaluation is not None
+    assert result.evaluation.mean_average_precision is not None
+    names = json.loads((tmp_path / "out/export/config.json").read_text())["label_names"]
+    assert names == ["building", "pet"]
