@@ -33,15 +33,15 @@ def run_class_shares(
 def print_class_shares(shares: ClassShares) -> None:
     """Print a table of the classes of the student for each teacher."""
     console = new_console()
-    labeled = sum(shares.labels)
     console.print(
-        f"{shares.url}: {len(shares.class_names)} classes of a student; {labeled} labeled images, "
-        f"{shares.unlabeled} without a label in these classes"
+        f"{shares.url}: {len(shares.class_names)} classes of a student; {shares.labeled} labeled "
+        f"images, {shares.unlabeled} without a label in these classes"
     )
     for teacher in shares.teachers:
         console.print(_table(teacher))
-        classes = f"{teacher.outside.classes} classes outside of the map"
-        line = f"{teacher.teacher}: {classes} have {percent_text(teacher.outside.mass)}"
+        mass = teacher.outside.mass
+        share = "are left out" if mass is None else f"have {percent_text(mass)}"
+        line = f"{teacher.teacher}: {teacher.outside.classes} classes outside of the map {share}"
         largest = ", ".join(f"{one.name} {percent_text(one.mass)}" for one in teacher.largest)
         console.print(f"{line}; largest: {largest}" if largest else line)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.read.reader import open_cache
+from logitcache.encoding.heads import HEADS
 from logitcache.errors import UsageError
 from logitcache.targets.class_space import ClassSpace
 from logitcache.targets.outside_mass import mean_probs
@@ -31,12 +32,13 @@ class ClassShare:
     Attributes:
         name: Name of the class.
         classes: Number of classes of the teacher.
-        mass: Their probability, on average.
+        mass: Their probability, on average; None for several classes of a teacher with ``head:
+            sigmoid``, whose probabilities have no sum.
     """
 
     name: str
     classes: int
-    mass: float
+    mass: float | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class ClassShares:
         teachers: Probabilities of each teacher that is mapped.
         labels: Number of readable images, by class of the student; with label sets, an image counts
             for each of its classes.
+        labeled: Number of readable images with a class of the student.
         unlabeled: Number of readable images without a class of the student: without a label, or
             with labels outside of the map alone.
     """
@@ -78,6 +81,7 @@ class ClassShares:
     class_names: list[str]
     teachers: list[TeacherShares]
     labels: list[int]
+    labeled: int
     unlabeled: int
 
     def to_json(self) -> dict[str, Any]:
@@ -100,14 +104,16 @@ def class_shares(url: str, class_map: ClassMaps, *, revision: str | None = None)
     """
     cache = open_cache(url, revision=revision)
     space = ClassSpace.of(cache, list(cache.teachers), class_map)
-    counts = np.zeros(len(space.names) + 1, dtype=np.int64)
+    counts, readable = np.zeros(len(space.names) + 1, dtype=np.int64), 0
     for samples in cache.all_samples():
+        readable += len(samples.readable)
         counts += _label_counts(samples, space)
     return ClassShares(
         url=cache.url,
         class_names=list(space.names),
         teachers=[teacher_shares(cache, name, space) for name in space.lenses],
         labels=counts[1:].tolist(),
+        labeled=readable - int(counts[0]),
         unlabeled=int(counts[0]),
     )
 
@@ -126,7 +132,7 @@ def teacher_shares(cache: Cache, teacher: str, space: ClassSpace) -> TeacherShar
     own = group.class_names or cache.class_names
     outside = np.flatnonzero(lens.outside)
     largest = outside[np.argsort(-mass_C[outside], kind="stable")[:_LARGEST]]
-    merged_G = _merged(lens, mass_C)
+    merged_G, has_sum = _merged(lens, mass_C), HEADS[group.encoding.head].sums_to_one
     counts_G = np.bincount(lens.targets, minlength=lens.classes + 1).tolist()
     return TeacherShares(
         teacher=teacher,
@@ -136,7 +142,7 @@ def teacher_shares(cache: Cache, teacher: str, space: ClassSpace) -> TeacherShar
             ClassShare(name, count, float(mass))
             for name, count, mass in zip(space.names, counts_G[:-1], merged_G[:-1], strict=True)
         ],
-        outside=ClassShare("outside", counts_G[-1], float(merged_G[-1])),
+        outside=ClassShare("outside", counts_G[-1], float(merged_G[-1]) if has_sum else None),
         largest=[ClassShare(own[c], 1, float(mass_C[c])) for c in largest],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import logitcache
 from logitcache import DataConfig, open_cache
 from logitcache.batch import SigmoidLogits
+from logitcache.cli.class_shares import print_class_shares
 from logitcache.errors import UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
@@ -122,7 +124,7 @@ def test_a_cached_teacher_has_the_classes_of_the_map_if_they_are_independent(
 
 
 def test_images_with_label_sets_are_counted_in_the_classes_of_a_map(
-    values: dict[str, Any], images: Path
+    values: dict[str, Any], images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = class_shares(values["cache"], FEWER)
     known = [tags for tags in sets_of(images).values() if tags is not None]
@@ -131,6 +133,14 @@ def test_images_with_label_sets_are_counted_in_the_classes_of_a_map(
     assert found.unlabeled == sum(not {"house", "cat"} & set(tags) for tags in known) + (
         len(sets_of(images)) - len(known)
     )
+    assert found.labeled + found.unlabeled == len(sets_of(images))
+    masses = {teacher.teacher: teacher.outside.mass for teacher in found.teachers}
+    assert masses["t"] is None, "independent probabilities have no sum"
+    assert masses["s"] == pytest.approx(0.5, abs=0.2)
+    print_class_shares(found)
+    text = capsys.readouterr().out
+    assert f"{found.labeled} labeled images, {found.unlabeled} without a label" in text
+    assert "t: 2 classes outside of the map are left out; largest:" in text
 
 
 @pytest.mark.parametrize(("teacher", "class_map"), [("t", FEWER), ("s", MERGED)])
@@ -139,7 +149,8 @@ def test_a_student_is_trained_and_validated_in_the_classes_of_a_map(
 ) -> None:
     """Label sets of a mixed view, mapped for training and validation."""
     config = {
-        **{name: values["data"] for name in ("data", "val")},
+        "data": values["data"],
+        "val": values["data"],
         "cache": values["cache"],
         "student": STUDENT,
         "out": str(tmp_path / "out"),
@@ -153,3 +164,27 @@ def test_a_student_is_trained_and_validated_in_the_classes_of_a_map(
     assert result.evaluation.mean_average_precision is not None
     names = json.loads((tmp_path / "out/export/config.json").read_text())["label_names"]
     assert names == ["building", "pet"]
+
+
+def test_label_sets_in_the_cache_are_mapped_for_several_views_of_an_image(
+    values: dict[str, Any], images: Path, tmp_path: Path
+) -> None:
+    """Images in the cache, a view and its rotation in one batch: labels and outputs of each row."""
+    views = {"count": 1, "derive": ["rot90(1)"]}
+    packed = {**values, "cache": str(tmp_path / "c"), "images": "packed:16", "views": views}
+    build_cache(PrecomputeConfig.parse(packed, ""))
+    cache, sets = open_cache(tmp_path / "c"), sets_of(images)
+    shown = logitcache.loader(
+        cache, teachers=["t"], class_map=FEWER, show=["base", "rot90(1)"], batch_size=16, size=8
+    )
+    for pixels, targets in shown:
+        rows = targets.rows.tolist()
+        assert targets.label_sets is not None
+        assert len(pixels) == len(rows) == len(targets.label_sets)
+        for row, found in zip(rows, targets.label_sets.tolist(), strict=True):
+            tags = sets[cache.samples.keys[row]]
+            if tags is None:
+                assert all(math.isnan(value) for value in found)
+            else:
+                assert found == [float("house" in tags), float("cat" in tags)]
+        assert targets.teachers["t"].num_classes == 2
