@@ -204,6 +204,17 @@ def test_arguments_that_do_not_fit(arguments: Values, message: str) -> None:
         logitcache.DatasetSource(Items(list(pixels(2))), **arguments)
 
 
+def test_an_error_of_the_data_set_has_its_index() -> None:
+    class Broken(Items):
+        def __getitem__(self, index: int) -> Any:
+            if index == 1:
+                raise KeyError("no such row")
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match=r"raised an error[\s\S]*index 1[\s\S]*no such row"):
+        logitcache.DatasetSource(Broken(list(pixels(2)))).read(1)
+
+
 @pytest.fixture(scope="module")
 def base(teachers: dict[str, dict[str, str]]) -> Values:
     return {"teachers": {"red": teachers["red"]}, "views": {"count": 2}, "unit_rows": 16}

@@ -14,7 +14,7 @@ from PIL import Image
 from logitcache.data.classes import class_name
 from logitcache.data.identity import content_digest, normalize_key
 from logitcache.data.readers.columns import IMAGES, LABELS
-from logitcache.errors import DataError, UsageError, first_of
+from logitcache.errors import DataError, LogitcacheError, UsageError, first_of
 from logitcache.label_sets import LabelSets
 
 if TYPE_CHECKING:
@@ -83,10 +83,23 @@ class DatasetSource:
         """Return one image, encoded or as pixels (H, W) or (H, W, 3) in uint8.
 
         Raises:
-            DataError: The item is no image.
+            DataError: The data set raises an error, or the item is no image.
         """
         with self._lock:
-            return self._image(self._dataset[index], index)
+            return self._image(self._item(index), index)
+
+    def _item(self, index: int) -> Any:
+        try:
+            return self._dataset[index]
+        except LogitcacheError:
+            raise
+        except Exception as error:  # code of the user may raise anything
+            raise DataError(
+                "the data set raised an error",
+                where=f"{self.description}, index {index}",
+                got=f"{type(error).__name__}: {str(error)[:200]}",
+                hint="correct the item or the code of the data set; what is computed is kept",
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -186,14 +199,14 @@ class DatasetSource:
         return found.astype(np.int32)
 
     def _labels_of_items(self, count: int) -> list[Any]:
-        if _parts(self._dataset[0])[1] is _NO_LABEL:
+        if _parts(self._item(0))[1] is _NO_LABEL:
             return [-1] * count
         self.notes.append(
             f"all {count} items were read for their labels; pass labels=… to avoid this"
         )
         found = []
         for index in range(count):
-            label = _parts(self._dataset[index])[1]
+            label = _parts(self._item(index))[1]
             if (_is_tensor(label) or isinstance(label, np.ndarray)) and label.ndim == 0:
                 label = label.item()
             found.append(-1 if label is None or label is _NO_LABEL else label)
