@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from logitcache.cache.format.arrays import packed_bytes
+from logitcache.cache.format.samples import label_set_arrays, label_specs, label_width
 from logitcache.encoding.kinds import parse_encoding
 from logitcache.errors import DataError, UsageError
+from logitcache.label_sets import LabelSets
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate.break_even import break_even_epochs
 from logitcache.precompute.estimate.estimate import Estimate, estimate_cache
+from logitcache.precompute.estimate.footprint import cache_footprint
 from logitcache.report.describe import describe
 from tests.conftest import jpeg, shape_image, write_teacher
 
@@ -204,3 +209,21 @@ def test_a_sample_without_a_readable_image_is_an_error(
         estimate_cache(config(values, **given))
     assert caught.value.expected == "at least one of 9 images, spread evenly over the image set"
     assert caught.value.hint is not None
+
+
+def test_bytes_of_label_sets_are_those_of_all_sets_compressed() -> None:
+    generator = np.random.default_rng(0)
+    rows = 20_000
+    sets = LabelSets.of(generator.choice(80, generator.integers(7)) for _ in range(rows))
+    keys = [f"{row:06d}.jpg" for row in range(rows)]
+    given: Any = {"keys": keys, "class_names": [f"c{n}" for n in range(80)], "description": ""}
+    sizes: Any = {"capacity": 20_480, "unit_rows": 4096, "mixed_views": 0, "fingerprint_side": 8}
+    with_sets, without = (
+        cache_footprint([], SimpleNamespace(**given, label_sets=each), **sizes)
+        for each in (sets, None)
+    )
+    width = label_width(sets, 80, "")
+    stored = packed_bytes(label_specs(width), {**label_set_arrays(sets, width)})
+    assert stored > 50_000
+    assert with_sets.bytes - without.bytes == pytest.approx(stored, rel=0.2)
+    assert with_sets.files - without.files == 2 * (5 + 1)
