@@ -188,10 +188,11 @@ def _print_difference(found: CacheDifference) -> None:
         echo(text)
     for value in found.values:
         if value.differing:
+            mean = "unknown" if value.mean is None else f"{value.mean:.2g}"
             noise = "unknown" if value.noise is None else f"{value.noise:.2g}"
             echo(
                 f"{value.group}, view {value.view}: {value.differing} of {value.rows} rows differ, "
-                f"{value.measure} {value.mean:.2g}, noise floor {noise}"
+                f"{value.measure} {mean}, noise floor {noise}"
             )
     same = sum(not value.differing for value in found.values)
     echo(f"{same} of {len(found.values)} shared views have equal values")

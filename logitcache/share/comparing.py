@@ -19,6 +19,7 @@ from logitcache.cache.format.groups import (
     groups_of,
 )
 from logitcache.share.conflicts import (
+    differing_data,
     differing_fields,
     differing_records,
     equal_rows,
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheDifference", "ValueDifference", "compare_caches"]
 
-_DATA = ("class_names", "listing", "decoding")
-
 
 @dataclass(frozen=True)
 class ValueDifference:
@@ -60,7 +59,8 @@ class ValueDifference:
         differing: Number of those with other stored values.
         measure: What ``mean`` and ``noise`` are: ``KL`` in nats at T = 1, or the relative
             ``error`` of features.
-        mean: Difference over all rows.
+        mean: Difference over all rows, of features over the units that differ; None where the
+            outputs have other shapes, or the features of the first cache are all zero.
         noise: What the encodings of both lose, as measured when they were computed; None where that
             is not known.
     """
@@ -70,13 +70,15 @@ class ValueDifference:
     rows: int
     differing: int
     measure: str
-    mean: float
+    mean: float | None
     noise: float | None
 
     @property
     def is_noise(self) -> bool:
         """Whether the values are equal, or differ by no more than the noise floor."""
-        return self.differing == 0 or (self.noise is not None and self.mean <= self.noise)
+        if self.differing == 0:
+            return True
+        return self.mean is not None and self.noise is not None and self.mean <= self.noise
 
 
 @dataclass(frozen=True)
@@ -171,13 +173,12 @@ def compare_caches(
 def _fields(pair: _Pair, ours: Mapping[str, Group], theirs: Mapping[str, Group]) -> Iterator[str]:
     """Yield differences of data, images, teachers and encodings."""
     first, second = (source.cache.manifest for source in pair.sources)
-    for field in _DATA:
-        if getattr(first.data, field) != getattr(second.data, field):
-            yield f"data.{field} differs"
+    for field in differing_data(first.data, second.data):
+        yield f"data.{field} differs"
     if first.images != second.images:
         yield "images in the cache are encoded in another way, or are in one of them only"
     yield from image_conflicts(pair.sources, pair.rows)
-    for name in first.teachers.keys() & second.teachers.keys():
+    for name in sorted(first.teachers.keys() & second.teachers.keys()):
         for what in differing_records(*pair.records(name)):
             yield f"teacher {name!r} has another {what}"
     for name, group in ours.items():
@@ -246,7 +247,10 @@ def _differing(shared: NDArray[np.bool_], both: list[Encoded]) -> int:
 
 
 def _compare_logits(pair: _Pair, part: ViewPlan, groups: Mapping[int, Group]) -> ValueDifference:
-    """Compare distributions at T = 1 by the mean KL divergence of the second from the first."""
+    """Compare distributions at T = 1 by the mean KL divergence of the second from the first.
+
+    With sigmoid heads it is the sum of the divergences of all classes.
+    """
     encodings = [groups_of({"": groups[n]}, TeacherGroup)[""].encoding for n in (0, 1)]
     rows = differing = compared = 0
     total = 0.0
@@ -258,7 +262,7 @@ def _compare_logits(pair: _Pair, part: ViewPlan, groups: Mapping[int, Group]) ->
         differing += _differing(shared, both)
         some = [{n: array[shared] for n, array in arrays.items()} for arrays in both]
         decoded = [encoding.decode(a) for encoding, a in zip(encodings, some, strict=True)]
-        p, q = (found.dense_log_probs() for found in decoded)
+        p, q = (found.outcome_log_probs() for found in decoded)
         known = decoded[0].computed & decoded[1].computed
         if p.shape != q.shape or not known.any():
             continue
@@ -266,13 +270,14 @@ def _compare_logits(pair: _Pair, part: ViewPlan, groups: Mapping[int, Group]) ->
         with np.errstate(invalid="ignore"):  # 0 times the logarithm of 0
             total += float(np.nansum(np.exp(p) * (p - q)))
         compared += int(known.sum())
-    losses = [record.fidelity for record in pair.records(groups[0].teacher)]
+    records = [record.fidelity for record in pair.records(groups[0].teacher)]
+    losses = [record and record.temperatures.get("1") for record in records]
+    known_losses = [loss.kl_truncation + loss.kl_coding for loss in losses if loss is not None]
     noise = None
-    if losses[0] is not None and losses[1] is not None:
-        kinds = [loss.temperatures["1"] for loss in losses if loss is not None]
+    if len(known_losses) == 2:
         # near each other, KL is half a squared distance, and distances add up at most
-        noise = sum(math.sqrt(max(0.0, loss.kl_truncation + loss.kl_coding)) for loss in kinds) ** 2
-    mean = total / max(1, compared)
+        noise = sum(math.sqrt(max(0.0, loss)) for loss in known_losses) ** 2
+    mean = total / compared if compared else None
     return ValueDifference(groups[0].name, part.placement.view, rows, differing, "KL", mean, noise)
 
 
@@ -297,7 +302,9 @@ def _compare_features(pair: _Pair, part: ViewPlan, groups: Mapping[int, Group]) 
     noise = None
     if known[0] is not None and known[1] is not None:
         noise = sum(loss.coding for loss in known if loss is not None)
-    mean = float(np.sqrt(error / energy)) if energy else 0.0
+    mean: float | None = float(np.sqrt(error / energy)) if energy else None
+    if not differing:
+        mean = 0.0
     return ValueDifference(
         groups[0].name, part.placement.view, rows, differing, "error", mean, noise
     )

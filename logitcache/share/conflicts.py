@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.format.group import Group
-    from logitcache.cache.format.manifest import TeacherRecord
+    from logitcache.cache.format.manifest import DataRecord, TeacherRecord
     from logitcache.label_sets import LabelSets
     from logitcache.share.gathering import RowOrigins
     from logitcache.share.plan import CachePlan, ViewPlan
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "declared_conflicts",
+    "differing_data",
     "differing_fields",
     "differing_records",
     "equal_rows",
@@ -45,9 +46,8 @@ def declared_conflicts(
     groups = dict(chosen[0])
     for source, own in zip(sources[1:], chosen[1:], strict=True):
         manifest = source.cache.manifest
-        for field in _DATA:
-            if getattr(manifest.data, field) != getattr(first.data, field):
-                yield f"{source}: data.{field} differs from that of {sources[0]}"
+        for field in differing_data(first.data, manifest.data):
+            yield f"{source}: data.{field} differs from that of {sources[0]}"
         for name in sorted({teacher_of(name) for name in own}):
             record = manifest.teachers[name]
             for what in differing_records(records.setdefault(name, record), record):
@@ -56,6 +56,11 @@ def declared_conflicts(
             before = groups.setdefault(name, group)
             for field in differing_fields(before.to_json(), group.to_json()):
                 yield f"{source}: {name} has another {field}"
+
+
+def differing_data(ours: DataRecord, theirs: DataRecord) -> list[str]:
+    """Return the fields in which classes and rules of listing or reading images differ."""
+    return [field for field in _DATA if getattr(ours, field) != getattr(theirs, field)]
 
 
 def differing_records(ours: TeacherRecord, theirs: TeacherRecord) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from typer.testing import CliRunner
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cli.app import app
+from logitcache.encoding.dense import DenseEncoding
+from logitcache.encoding.features import FeatureEncoding
+from logitcache.encoding.sigmoid import SigmoidEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
@@ -76,7 +80,9 @@ def test_values_are_compared_by_the_mean_divergence_of_shared_rows(
     assert by_group["dense"].mean == pytest.approx(np.mean(expected), rel=1e-6)
     assert by_group["dense"].noise is None
     assert by_group["dense/features/b"].measure == "error"
-    assert by_group["dense/features/b"].mean > 0.5
+    error = by_group["dense/features/b"].mean
+    assert error is not None
+    assert error > 0.5
 
 
 def outputs_by_key(path: Path) -> dict[str, Any]:
@@ -119,6 +125,7 @@ def test_the_same_outputs_in_two_encodings_differ_by_no_more_than_the_noise_floo
     assert found.fields == ("cnn has another encoding",)
     assert value.differing > 0
     assert value.noise is not None
+    assert value.mean is not None
     assert 0 < value.mean <= value.noise
     assert value.is_noise
     assert not found.is_same
@@ -138,3 +145,45 @@ def test_the_command_prints_the_difference_and_exits_with_4(whole: Path, tmp_pat
     document = run.invoke(app, ["diff", str(whole), str(tmp_path / "other"), "--json"])
     assert document.exit_code == 4
     assert json.loads(document.stdout)["images"] == [39, 1, 0]
+
+
+def test_sigmoid_heads_are_compared_by_the_presence_and_absence_of_each_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "TEACHERS", {"dense": SigmoidEncoding(CLASSES, "float16")})
+    part = {"teachers": ["dense"], "taps": [], "views": [FIRST]}
+    build(tmp_path / "a", Part([KEYS], **part))
+    build(tmp_path / "b", Part([KEYS], seed="x", **part))
+    [value] = compare_caches(tmp_path / "a", tmp_path / "b").values
+    logits = []
+    for name in ("a", "b"):
+        cache = open_cache(tmp_path / name)
+        stored = cache.read("dense", FIRST, 0, cache.rows_end)["logit"].astype(np.float64)
+        logits.append(stored[cache.samples.readable].tolist())
+    expected = []
+    for ours, theirs in zip(*logits, strict=True):
+        p, q = ([1 / (1 + math.exp(-x)) for x in row] for row in (ours, theirs))
+        pairs = [*zip(p, q, strict=True), *((1 - a, 1 - b) for a, b in zip(p, q, strict=True))]
+        expected.append(sum(a * math.log(a / b) for a, b in pairs))
+    assert value.mean == pytest.approx(np.mean(expected), rel=1e-6)
+
+
+def test_outputs_of_other_shapes_are_different_without_a_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part: dict[str, Any] = {"teachers": ["dense"], "taps": ["b"], "views": [FIRST]}
+    build(tmp_path / "a", Part([KEYS], **part))
+    monkeypatch.setattr(caches, "CLASSES", 10)
+    monkeypatch.setattr(caches, "TABLE", caches.TABLE[:10])
+    monkeypatch.setattr(caches, "TEACHERS", {"dense": DenseEncoding(10, "float16")})
+    monkeypatch.setattr(caches, "TAPS", {"b": FeatureEncoding("vector", (4,))})
+    build(tmp_path / "b", Part([KEYS], **part))
+    found = compare_caches(tmp_path / "a", tmp_path / "b")
+    assert "dense has another num_classes" in found.fields
+    for value in found.values:
+        assert value.differing > 0
+        assert value.mean is None
+        assert not replace(value, noise=1.0).is_noise
+    run = CliRunner().invoke(app, ["diff", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert run.exit_code == 4
+    assert "KL unknown" in run.output
