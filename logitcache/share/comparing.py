@@ -271,7 +271,7 @@ def _compare_logits(pair: _Pair, part: ViewPlan, groups: Mapping[int, Group]) ->
             total += float(np.nansum(np.exp(p) * (p - q)))
         compared += int(known.sum())
     records = [record.fidelity for record in pair.records(groups[0].teacher)]
-    losses = [record and record.temperatures.get("1") for record in records]
+    losses = [record.temperatures.get("1") for record in records if record is not None]
     known_losses = [loss.kl_truncation + loss.kl_coding for loss in losses if loss is not None]
     noise = None
     if len(known_losses) == 2:

@@ -151,7 +151,7 @@ def test_sigmoid_heads_are_compared_by_the_presence_and_absence_of_each_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(caches, "TEACHERS", {"dense": SigmoidEncoding(CLASSES, "float16")})
-    part = {"teachers": ["dense"], "taps": [], "views": [FIRST]}
+    part: dict[str, Any] = {"teachers": ["dense"], "taps": [], "views": [FIRST]}
     build(tmp_path / "a", Part([KEYS], **part))
     build(tmp_path / "b", Part([KEYS], seed="x", **part))
     [value] = compare_caches(tmp_path / "a", tmp_path / "b").values
