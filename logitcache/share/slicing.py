@@ -10,7 +10,7 @@ import numpy as np
 from logitcache.cache.format.groups import row_groups
 from logitcache.cache.format.names import kind_of, tap_of, teacher_of
 from logitcache.cache.read.view_selection import choose_views
-from logitcache.cache.store.open import locate
+from logitcache.cache.store.open import is_within, locate
 from logitcache.errors import UsageError, nearest
 from logitcache.share.assemble import assemble
 from logitcache.share.documents import fingerprint_counts
@@ -113,13 +113,13 @@ def slice_cache(
 
 
 def refuse_same_place(sources: Sequence[SourceCache], location: Location) -> None:
-    """Raise an error if a cache would be written over one of its sources."""
+    """Raise an error if a cache would be written over one of its sources, or into its folder."""
     for source in sources:
-        if str(source.location) == str(location):
+        if is_within(location, source.location):
             raise UsageError(
-                "the destination is a source",
+                "the destination is a source, or in the folder of one",
                 where=location,
-                expected="another folder or URL",
+                expected=f"a folder or URL outside of {source.location}",
                 hint="sources are never changed; logitcache drop removes parts of a cache",
             )
 

@@ -22,9 +22,9 @@ from logitcache.cache.format.names import (
     sha256,
 )
 from logitcache.cache.read.signature import signed_revision
-from logitcache.cache.store.open import locate
+from logitcache.cache.store.open import is_within, locate
 from logitcache.cache.write.claims import MANIFEST, Claims
-from logitcache.errors import CacheDamaged, Interrupted, StorageError
+from logitcache.errors import CacheDamaged, Interrupted, StorageError, UsageError
 from logitcache.share.destination import MARKER, Destination
 from logitcache.share.snapshot import part_of, read_snapshot
 
@@ -104,10 +104,17 @@ def push(
         CacheDamaged: An object is not the one that was sealed, or there is no such revision.
         CacheError: The destination holds something else than an earlier revision.
         SignatureError: The source is not signed by the key, or differs from what was signed.
-        UsageError: No such teacher, not as many views, or a URL that cannot be written to.
+        UsageError: No such teacher, not as many views, a URL that cannot be written to, or a
+            place in the folder of the source.
         Interrupted: It was stopped.
     """
     source, target = locate(cache), locate(url, write=True)
+    if is_within(target, source):
+        raise UsageError(
+            "the destination is the source, or in its folder",
+            where=target,
+            expected=f"a folder or URL outside of {source}",
+        )
     if signed_by is not None:
         revision = signed_revision(source, signed_by, revision)
     snapshot = read_snapshot(source, revision)
@@ -217,6 +224,7 @@ class _Copy:
             finally:
                 for future in pending:
                     future.cancel()
+        self._on_progress(self._done, self._total)  # units that were there are counted since
 
     def documents(self) -> None:
         """Write ledgers and documents, then the revision, and the root last."""

@@ -19,6 +19,7 @@ from logitcache.errors import DataMismatch, UsageError
 from logitcache.share.merging import merge_caches
 from logitcache.share.row_selection import RowSelection
 from logitcache.share.slicing import slice_cache
+from logitcache.share.transfer import push
 from tests.share import caches
 from tests.share.caches import MIXED, VIEWS, Part, build, computed_files, files_of, keys_of
 
@@ -189,9 +190,18 @@ def test_conflicts_of_images_classes_and_teachers_are_named(
         assert not (tmp_path / "merged").exists()
 
 
-def test_one_cache_or_a_source_as_destination_is_refused(tmp_path: Path) -> None:
+def test_one_cache_and_a_destination_in_a_source_are_refused(tmp_path: Path) -> None:
     build(tmp_path / "a", Part([KEYS[:16]], **SMALL))
     with pytest.raises(UsageError, match="two caches or more"):
         merge_caches([tmp_path / "a"], tmp_path / "merged")
-    with pytest.raises(UsageError, match="destination is a source"):
-        merge_caches([tmp_path / "a", tmp_path / "a"], tmp_path / "a")
+    before = files_of(tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a", target_is_directory=True)
+    for path in (tmp_path / "a", tmp_path / "link", tmp_path / "x/../a", tmp_path / "a/inside"):
+        with pytest.raises(UsageError, match="destination is a source"):
+            merge_caches([tmp_path / "a", tmp_path / "a"], path)
+        with pytest.raises(UsageError, match="destination is a source"):
+            slice_cache(tmp_path / "a", path)
+        with pytest.raises(UsageError, match="destination is the source"):
+            push(tmp_path / "a", path)
+    assert files_of(tmp_path / "a") == before
+    slice_cache(tmp_path / "a", tmp_path / "ab")  # a name that only begins like the source's

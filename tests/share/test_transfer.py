@@ -79,8 +79,10 @@ def test_a_copy_has_the_same_files_and_is_written_once(young: Path, tmp_path: Pa
     first = push(young, tmp_path / "copy")
     assert files(tmp_path / "copy") == files(young)
     assert (first.present, first.revision) == (0, digest_of(young))
-    again = push(young, tmp_path / "copy")
+    done: list[tuple[int, int]] = []
+    again = push(young, tmp_path / "copy", on_progress=lambda *counts: done.append(counts))
     assert (again.objects, again.bytes) == (0, 0)
+    assert done[-1] == (again.present_bytes, again.present_bytes)
     assert again.present_bytes == sum(
         len(content) for key, content in files(young).items() if "/c/" in key
     )

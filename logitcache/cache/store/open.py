@@ -18,7 +18,7 @@ from logitcache.cache.store.urls import parse_url
 if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
 
-__all__ = ["locate"]
+__all__ = ["is_within", "locate"]
 
 
 def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Location:
@@ -38,3 +38,14 @@ def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Lo
     if isinstance(place, Path):
         return LocalLocation(place)
     return RemoteLocation(os.fspath(url), write=write)
+
+
+def is_within(location: Location, other: Location) -> bool:
+    """Return whether a location is another one, or a folder in it; links are followed."""
+    inner, outer = (f"{_place(one)}/" for one in (location, other))
+    return inner.startswith(outer)
+
+
+def _place(location: Location) -> str:
+    text = str(location)
+    return text.rstrip("/") if "://" in text else Path(text).resolve().as_posix()
