@@ -47,6 +47,11 @@ class RowSelection:
     share: tuple[float, float] | None = None
     excluded: bool = field(default=True, kw_only=True)
 
+    def __post_init__(self) -> None:
+        """Check the share."""
+        if self.share is not None and not 0 <= self.share[0] < self.share[1] <= 1:
+            raise _unusable_share(str(self.share))
+
     @property
     def is_everything(self) -> bool:
         """Whether every row meets it."""
@@ -79,11 +84,15 @@ def parse_share(text: str) -> tuple[float, float]:
         low, high = (0.0, float(found[1])) if found[2] is None else map(float, found.groups())
         if 0 <= low < high <= 1:
             return low, high
-    raise UsageError(
+    raise _unusable_share(repr(text[:80]))
+
+
+def _unusable_share(got: str) -> UsageError:
+    return UsageError(
         "the share cannot be used",
         where="--share",
         expected="a number above 0 and up to 1 as 0.1, or a range as 0.1-0.5",
-        got=repr(text[:80]),
+        got=got,
     )
 
 
@@ -94,7 +103,7 @@ def read_keys(path: Path) -> frozenset[str]:
         UsageError: It cannot be read, or has no key.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()  # editors of Windows write a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             "the list of images cannot be read",

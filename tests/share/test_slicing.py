@@ -19,7 +19,7 @@ from logitcache.data.subset import SubsetSource
 from logitcache.errors import CacheDamaged, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.share.row_selection import RowSelection, parse_share
+from logitcache.share.row_selection import RowSelection, parse_share, read_keys
 from logitcache.share.slicing import slice_cache
 from logitcache.targets.fingerprint_check import check_fingerprints
 from logitcache.targets.loader import loader
@@ -274,6 +274,17 @@ def test_what_does_not_exist_is_refused_before_anything_is_written(
 def test_a_share_outside_of_0_to_1_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="share"):
         parse_share(text)
+
+
+@pytest.mark.parametrize("share", [(0.5, 0.2), (-1.0, 2.0), (0.0, float("nan"))])
+def test_a_selection_with_another_share_is_refused(share: tuple[float, float]) -> None:
+    with pytest.raises(UsageError, match="share"):
+        RowSelection(share=share)
+
+
+def test_keys_are_read_from_a_list_of_any_editor(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_bytes("\ufeffcat/1.jpg\r\n\r\n./cat/2.jpg\r\n".encode())
+    assert read_keys(tmp_path / "keys.txt") == {"cat/1.jpg", "cat/2.jpg"}
 
 
 def test_a_remote_cache_is_sliced_into_another_remote_one(whole: Path, tmp_path: Path) -> None:
