@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from logitcache.cache.format.data_arrays import DATA
 from logitcache.cache.format.documents import numbers, parse_json
 from logitcache.cache.format.envelope import signature_key
 from logitcache.cache.format.groups import group_names, read_group, row_groups
@@ -32,6 +33,7 @@ from logitcache.cache.format.names import (
     ATTRIBUTE,
     CARD_DOCUMENTS,
     INDEX,
+    TEACHERS,
     WITHDRAWN,
     canonical_json,
     copies_key,
@@ -55,7 +57,8 @@ __all__ = ["Snapshot", "part_of", "read_snapshot", "root_document"]
 
 _MOST_INDEX_BYTES = 2**30
 _OF_THE_WHOLE = CARD_DOCUMENTS[1:]  # a part keeps the facts that people have stated alone
-_OTHER_DOCUMENTS = frozenset({"probes", WITHDRAWN, *CARD_DOCUMENTS})
+_GROUPS = tuple(f"{name}/" for name in sorted({*DATA, TEACHERS}))
+_NUMBERED_DOCUMENTS = ("probes/", f"{WITHDRAWN}/")
 
 
 @dataclass(frozen=True)
@@ -290,7 +293,8 @@ def _exclusions(location: Location, later: Collection[str]) -> dict[str, bytes]:
 def _check_keys(location: Location, revision: Revision) -> None:
     """Refuse keys at which a revision must not have a document or ledger."""
     for key in revision.metadata:
-        if not (key.endswith("/zarr.json") or key.partition("/")[0] in _OTHER_DOCUMENTS):
+        of_a_group = key.startswith(_GROUPS) and key.endswith("/zarr.json")
+        if not (of_a_group or key in CARD_DOCUMENTS or key.startswith(_NUMBERED_DOCUMENTS)):
             what = "a revision lists a document that is not part of a cache"
             raise CacheDamaged(what, where=location, got=key[:200])
     for pointer in revision.ledgers.values():

@@ -9,7 +9,7 @@ import pytest
 
 from logitcache.cache.store.local import LocalLocation
 from logitcache.cache.store.open import locate
-from logitcache.errors import StorageError, UsageError
+from logitcache.errors import CacheDamaged, StorageError, UsageError
 
 
 def test_what_is_written_is_there_whole(tmp_path: Path) -> None:
@@ -79,3 +79,11 @@ def test_files_and_their_folder_are_synced_before_and_after_the_rename(
 @pytest.mark.parametrize("path", [r"C:\caches\flowers", "C:/caches/flowers", r"\\server\share\x"])
 def test_a_path_of_windows_is_no_url(path: str) -> None:
     assert isinstance(locate(path), LocalLocation)
+
+
+@pytest.mark.parametrize("key", ["C:/x/zarr.json", "c:zarr.json", "../x", "/x", "a\\x", "a\0"])
+def test_a_key_that_leads_out_of_a_cache_is_refused_on_every_system(
+    tmp_path: Path, key: str
+) -> None:
+    with pytest.raises(CacheDamaged, match="leads out of the cache"):
+        LocalLocation(tmp_path).write(key, b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -15,7 +16,9 @@ import pytest
 from logitcache.cache.format.ledger import (
     Ledger,
     parse_ledger,
+    read_copies,
     read_revision,
+    write_copies,
     write_ledger,
     write_revision,
 )
@@ -324,6 +327,34 @@ def test_a_ledger_cannot_name_objects_outside_of_its_group(young: Path, tmp_path
     with pytest.raises(CacheDamaged, match="outside of its group"):
         push(source, tmp_path / "copy")
     assert not (tmp_path / "copy/README.md").exists()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["claims/zarr.json", "C:/x/zarr.json", "../x/zarr.json", "/x/zarr.json", "probes", "zarr.json"],
+)
+def test_a_revision_cannot_name_documents_that_a_cache_does_not_have(
+    young: Path, tmp_path: Path, key: str
+) -> None:
+    """A source may come from anybody; this one is consistent and has another document."""
+    source = tmp_path / "source"
+    shutil.copytree(young, source)
+    location = locate(source, write=True)
+    manifest = read_manifest(location)
+    assert manifest.revision is not None
+    revision = read_revision(location, manifest.revision)
+    copies = read_copies(location, revision)
+    assert copies is not None
+    copies = replace(copies, documents={**copies.documents, key: "{}"})
+    metadata = {**revision.metadata, key: hashlib.sha256(b"{}").hexdigest()}
+    digest = write_copies(location, revision.number, copies)
+    changed = replace(revision, metadata=metadata, copies_sha256=digest)
+    root = (source / "zarr.json").read_text()
+    pointer = write_revision(location, changed)
+    (source / "zarr.json").write_text(root.replace(manifest.revision.sha256, pointer))
+    with pytest.raises(CacheDamaged, match="not part of a cache"):
+        push(source, tmp_path / "copy")
+    assert not list((tmp_path / "copy").rglob("*.json"))
 
 
 def test_no_more_is_in_memory_than_the_budget(

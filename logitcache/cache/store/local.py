@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import stat
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
@@ -276,7 +276,8 @@ def checked_key(key: str, location: object) -> str:
         CacheDamaged: It leads out of it.
     """
     parts = PurePosixPath(key).parts
-    if ".." in parts or key.startswith("/") or "\0" in key or "\\" in key:
+    has_drive = bool(PureWindowsPath(key).drive)  # joined to a folder, it replaces the folder
+    if ".." in parts or key.startswith("/") or "\0" in key or "\\" in key or has_drive:
         what, expected = "a key leads out of the cache", "a relative path without '..'"
         raise CacheDamaged(what, where=location, expected=expected, got=repr(key)[:200])
     return key
