@@ -109,7 +109,7 @@ def test_an_update_writes_only_what_is_new(young: Path, grown: Path, tmp_path: P
 
 @pytest.mark.parametrize("golden", SEALED, ids=named)
 def test_caches_of_every_released_version_are_copied(golden: Path, tmp_path: Path) -> None:
-    source = unpack(golden.with_suffix(".tar.xz"), tmp_path)
+    source = unpack(golden.with_suffix(".tar.xz"), tmp_path / "golden")
     push(source, tmp_path / "copy")
     ours, theirs = files(tmp_path / "copy"), files(source)
     revision = open_cache(source).revision
