@@ -123,7 +123,7 @@ class CacheWriter:
         """
         if not location.is_empty():
             what = "this folder is neither a cache nor empty"
-            hint = "choose another --cache, or remove what is in it"
+            hint = "choose an empty folder, or remove what is in it"
             raise CacheError(what, where=location, hint=hint)
         manifest = Manifest(
             # the lowest that can describe the cache; only fields that are set are written
