@@ -94,8 +94,8 @@ class Destination:
     def present_units(self, name: str, ledger: Ledger) -> set[int]:
         """Return the units of a view that are whole here.
 
-        A commit is written after its shards, so its content vouches for them. In a folder the sizes
-        of the files are compared as well.
+        A commit is written after its shards, so an equal commit means that they are complete. In a
+        folder the sizes of the files are compared as well.
 
         Args:
             name: ``<group>/<view>``.

@@ -255,6 +255,8 @@ def test_autocast_and_half_precision_leave_the_loss_in_float32(mode: Tail) -> No
     torch.testing.assert_close(gradient, of_wide.bfloat16())
 
 
+# the compiler of torch 2.6 creates such a function itself
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("mode", MODES)
 def test_it_is_compiled_as_one_graph(mode: Tail) -> None:
     z, teacher = random_logits(4, 9, 35), sparse_of(random_logits(4, 9, 36), 3)

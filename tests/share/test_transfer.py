@@ -125,8 +125,10 @@ def test_an_earlier_revision_is_copied_by_its_digest(
 ) -> None:
     pull(grown, tmp_path / "copy", revision=digest_of(young)[:12])
     ours, theirs = files(tmp_path / "copy"), files(young)
-    # the root is written from the second copy, whose fields have another order
-    assert json.loads(ours.pop("zarr.json")) == json.loads(theirs.pop("zarr.json"))
+    # the root is written from the second copy, whose fields have another order; some
+    # versions of zarr write a field without a value as well
+    roots = [json.loads(of.pop("zarr.json")) for of in (ours, theirs)]
+    assert roots[0] == {name: value for name, value in roots[1].items() if value is not None}
     assert ours == theirs
     assert verify(tmp_path / "copy").ok
     pull(grown, tmp_path / "copy")
