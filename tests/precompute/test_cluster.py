@@ -166,7 +166,8 @@ def test_a_stopped_worker_loses_its_item_and_what_it_commits_later_changes_nothi
         plan.writer.seal("fingerprint", {})
         made = snapshot(tmp_path / "c")
     finally:
-        os.kill(stopped[0], signal.SIGCONT)
+        for process in stopped:
+            os.kill(process, signal.SIGCONT)
     left = {name for name in made.keys() - whole.keys() if name.endswith(".partial")}
     assert {name: content for name, content in made.items() if name not in left} == whole
     wait_for_all_workers(client)
