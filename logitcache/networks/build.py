@@ -41,6 +41,7 @@ __all__ = [
     "class_names_of",
     "input_spec",
     "is_own_model",
+    "num_classes_of",
     "size_is_default",
     "size_is_known",
 ]
@@ -169,6 +170,11 @@ def is_own_model(architecture: str) -> bool:
     return model_entrypoint(architecture).__module__.startswith("logitcache.")
 
 
+def num_classes_of(network: nn.Module) -> int:
+    """Return the number of outputs of a network's classifier, 0 without one."""
+    return int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
+
+
 def class_names_of(network: nn.Module) -> list[str] | None:
     """Return the names of a network's classes in order; None where they are not known.
 
@@ -179,7 +185,7 @@ def class_names_of(network: nn.Module) -> list[str] | None:
         network: A network of :func:`build_network`.
     """
     cfg: Any = network.pretrained_cfg
-    classes = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
+    classes = num_classes_of(network)
     names = cfg.get("label_names")
     if isinstance(names, dict):
         by_id = {str(index): name for index, name in names.items()}

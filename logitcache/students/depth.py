@@ -14,7 +14,7 @@ from torch import nn
 
 from logitcache.config import Config
 from logitcache.errors import UsageError
-from logitcache.networks.build import build_network
+from logitcache.networks.build import build_network, num_classes_of
 
 if TYPE_CHECKING:
     from logitcache.networks.build import NetworkConfig
@@ -92,7 +92,7 @@ def keep_blocks(network: nn.Module, depth: DepthConfig, config: NetworkConfig) -
     # the network knows arguments that timm derived from the weights, such as the image size
     kwargs = {**get_model_args(network), **config.kwargs, "depth": len(kept)}
     fewer = config.model_copy(update={"kwargs": kwargs})
-    classes = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
+    classes = num_classes_of(network)
     shallow = build_network(fewer, classes, untrained=True)
     new = {f"{_BLOCKS}.{old}.": f"{_BLOCKS}.{index}." for index, old in enumerate(kept)}
     state = {}

@@ -15,6 +15,7 @@ from torch import nn
 
 from logitcache.config import Config
 from logitcache.errors import UsageError
+from logitcache.networks.build import num_classes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,10 +85,10 @@ def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.M
     Raises:
         UsageError: The network has several classifiers, or one that cannot be normalized.
     """
-    reset: Callable[[int], None] = network.reset_classifier  # type: ignore[assignment]  # timm's
+    reset: Callable[[int], None] = network.reset_classifier  # type: ignore[assignment]  # a method of timm
     network.requires_grad_(False)
     if isinstance(_classifier(network), nn.Module):
-        reset(int(network.num_classes))  # type: ignore[arg-type]  # a module's attributes are untyped
+        reset(num_classes_of(network))
     classifier = _classifier(network)
     if not isinstance(classifier, nn.Module):
         raise UsageError(

@@ -20,6 +20,7 @@ from logitcache.networks.build import (
     check_model_name,
     class_names_of,
     input_spec,
+    num_classes_of,
     size_is_known,
 )
 from logitcache.networks.digest import weights_digest
@@ -167,7 +168,7 @@ class Member:
         self.has_logits = config.head != "none"
         network = build_network(config, None if self.has_logits else 0)
         self.input: InputSpec = input_spec(network, config.size)
-        self._outputs = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
+        self._outputs = num_classes_of(network)
         self.size_is_known = size_is_known(network, config)
         class_map: list[int] | None = None
         self.notes: list[str] = []

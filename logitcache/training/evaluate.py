@@ -15,7 +15,13 @@ from logitcache.data.sample import sample_images
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import UsageError, first_of
 from logitcache.label_sets import label_sets_of
-from logitcache.networks.build import NetworkConfig, build_network, class_names_of, input_spec
+from logitcache.networks.build import (
+    NetworkConfig,
+    build_network,
+    class_names_of,
+    input_spec,
+    num_classes_of,
+)
 from logitcache.networks.device import resolve_device
 from logitcache.training.classes import check_labeled, check_name_count
 from logitcache.training.evaluator import Evaluation, Evaluator
@@ -156,7 +162,7 @@ def _labeled_images(config: EvaluateConfig, network: nn.Module) -> tuple[Source,
         DataMismatch: The images have classes that the network lacks.
         UsageError: The network's classes have no names, or their number is wrong.
     """
-    outputs = int(network.num_classes)  # type: ignore[arg-type]  # a module's attributes are untyped
+    outputs = num_classes_of(network)
     if config.class_names == "position":
         source = check_labeled(open_source(config.data))
         if len(source.class_names) != outputs:
