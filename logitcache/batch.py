@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = [
+    "PIXELS",
     "DenseLogits",
     "EncodedLogits",
     "Features",
@@ -28,6 +29,9 @@ __all__ = [
     "TargetBatch",
     "TeacherLogits",
 ]
+
+PIXELS = "pixels"
+"""Name of the images of the target views among the features of a batch."""
 
 _Record = TypeVar("_Record")
 
@@ -291,9 +295,10 @@ class TargetBatch:
         partner_labels: Labels of the images that are mixed in, int64 (B,), as ``labels``; None if
             the view mixes no images.
         lam: Share of each row's own image in the mixture, float32 (B,); None without mixing.
-        features: Activations of teacher layers, by ``<teacher>/<tap>``.
-        views: Names of the views of the batch; rows are ordered view by view, the same number of
-            each. Empty after :meth:`take`.
+        features: Activations of teacher layers, by ``<teacher>/<tap>``; and where they are asked
+            for, normalized images of the views that the targets belong to, by :data:`PIXELS`.
+        views: Names of the views that the student is shown; rows are ordered view by view, the same
+            number of each. Empty after :meth:`take`.
         label_sets: Labels where an image may have several, float32 (B, C): 1 for the classes of a
             row's image and 0 for all others, NaN in rows without labels and where they are hidden.
             Of mixed images ``lam`` times those of the own image and 1 - ``lam`` times those of the
@@ -353,6 +358,17 @@ class TargetBatch:
         return torch.cat([torch.arange(start, start + size) for start in starts]).to(
             self.labels.device
         )
+
+    def of_views(self, names: Sequence[str]) -> TargetBatch:
+        """Return the rows of some views, view by view.
+
+        Args:
+            names: Names of the views.
+
+        Raises:
+            UsageError: The batch has no such view.
+        """
+        return replace(self.take(self.rows_of_views(names)), views=tuple(names))
 
     def take(self, index: Tensor) -> TargetBatch:
         """Return some rows, without the names of the views.

@@ -148,7 +148,9 @@ def _default(field: FieldInfo) -> str:
     value = field.default if factory is None else factory()
     if value is None or isinstance(value, BaseModel) or value in ({}, [], (), ""):
         return ""
-    return f"`{list(value)}`" if isinstance(value, tuple) else f"`{value}`"
+    if isinstance(value, list | tuple):
+        value = [one.model_dump() if isinstance(one, BaseModel) else one for one in value]
+    return f"`{value}`"
 
 
 def _plain(text: str) -> str:

@@ -183,7 +183,7 @@ class WeightedSum(nn.Module):
                 found[name] = objective(student, targets)
             else:
                 index = targets.rows_of_views(names)
-                found[name] = objective(student.take(index), targets.take(index))
+                found[name] = objective(student.take(index), targets.of_views(names))
         return found
 
     def counts(self, targets: TargetBatch) -> dict[str, int | Tensor]:
@@ -191,7 +191,7 @@ class WeightedSum(nn.Module):
         found: dict[str, int | Tensor] = {}
         for name, objective in self._terms.items():
             names = self._views[name]
-            own = targets if names is None else targets.take(targets.rows_of_views(names))
+            own = targets if names is None else targets.of_views(names)
             found[name] = objective.count(own) if isinstance(objective, CountsRows) else len(own)
         return found
 

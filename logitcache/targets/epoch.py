@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from logitcache.batch import TargetBatch
+from logitcache.batch import PIXELS, Features, TargetBatch
 from logitcache.targets.mixing_pairs import label_set_targets
 from logitcache.targets.order import epoch_rows, epoch_windows
 from logitcache.targets.prefetch import ReadAhead
@@ -17,16 +17,18 @@ from logitcache.views.render import BatchRequest
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from logitcache.targets.image_rows import ImageRows
     from logitcache.targets.mixing_pairs import Pairs
     from logitcache.targets.order import Window
     from logitcache.targets.selection import Targets
     from logitcache.targets.settings import LoaderSettings
+    from logitcache.targets.view_group import ViewGroup
     from logitcache.views.spec import View
 
 __all__ = ["Epoch", "Part", "batch_requests", "chosen_rows"]
@@ -37,7 +39,7 @@ class Part:
     """The rows of a batch that belong to one window.
 
     Attributes:
-        windows: Targets of the window for every view of the group; empty without targets.
+        windows: Targets of the window for every view whose targets are read; empty without targets.
         rows: Row numbers, int64.
     """
 
@@ -51,7 +53,7 @@ class Epoch:
     Args:
         number: Index of the epoch, from 0.
         first_batch: Index of the batch to start with.
-        views: The views of a batch, by name; the first one decides how units are read.
+        group: The views of a batch; the first one decides how units are read.
         pairs: Mixing partners; None if the view mixes no images.
         images: Number of images that the epoch shows.
         rows: The images and their labels.
@@ -65,7 +67,7 @@ class Epoch:
         number: int,
         first_batch: int,
         *,
-        views: Mapping[str, View],
+        group: ViewGroup,
         pairs: Pairs | None,
         images: int,
         rows: ImageRows,
@@ -75,7 +77,7 @@ class Epoch:
     ) -> None:
         self.number = number
         self.first_batch = first_batch
-        self._views = dict(views)
+        self.group = group
         self._pairs = pairs
         self._images = images
         self._rows = rows
@@ -106,7 +108,7 @@ class Epoch:
             yield _slice(parts, rank, ranks)
 
     def requests(self, parts: list[Part], size: int) -> list[BatchRequest]:
-        """Return one request per view to render the images of a batch at a size in pixels."""
+        """Return one request per rendered view for the images of a batch at a size in pixels."""
         hashes_of, pairs = self._rows.hashes_of, self._pairs
         positions = self._rows.positions(_rows_of(parts))
         partners = None if pairs is None else pairs.positions_of(positions)
@@ -119,7 +121,7 @@ class Epoch:
                 partner_hashes=None if partners is None else hashes_of(partners),
                 sizes=(size,),
             )
-            for view in self._views.values()
+            for view in self.group.rendered(pixels=self.settings.pixels)
         ]
 
     def target_batch(self, parts: list[Part]) -> TargetBatch:
@@ -130,11 +132,13 @@ class Epoch:
             (None, None) if self._pairs is None else self._pairs.mixture(positions)
         )
         on_device = self.settings.decodes_on_device
-        # one record per view, each over all windows that the batch has rows of
-        of_views = [
+        # one record per view that is read, each over all windows that the batch has rows of
+        read = [
             concatenate([p.windows[number].gather(p.rows, on_device=on_device) for p in parts])
             for number in range(len(parts[0].windows))
         ]
+        views = self.group.read
+        of_views = [read[views.index(view)] for view in self.group.targets] if read else []
         labels = self._rows.labels_of(positions)
         sets_BC = label_set_targets(self._rows, self._pairs, positions, lam)
         targets = concatenate(of_views) if of_views else DecodedTargets({}, {})
@@ -143,16 +147,35 @@ class Epoch:
             # one view is enough: rows of another image are wrong in all views of the group
             shown = [labels] if partner_labels is None else [labels, partner_labels.numpy()]
             alignment.see(rows, np.stack(shown, axis=1), of_views[0].teachers)
+        shows = len(self.group.shown)
         return TargetBatch(
-            rows=torch.from_numpy(np.tile(rows, len(self._views))),
-            labels=torch.from_numpy(np.tile(labels, len(self._views))),
+            rows=torch.from_numpy(np.tile(rows, shows)),
+            labels=torch.from_numpy(np.tile(labels, shows)),
             teachers=targets.teachers,
             partner_labels=partner_labels,
             lam=lam,
             features=targets.features,
-            views=tuple(self._views),
-            label_sets=None if sets_BC is None else sets_BC.repeat(len(self._views), 1),
+            views=tuple(self.group.shown),
+            label_sets=None if sets_BC is None else sets_BC.repeat(shows, 1),
         )
+
+    def batch(
+        self, images: Mapping[View, Tensor], targets: TargetBatch
+    ) -> tuple[Tensor, TargetBatch]:
+        """Return the images that the student is shown, and targets with pixels if they are needed.
+
+        Args:
+            images: Normalized images of every rendered view, (B, 3, S, S).
+            targets: Targets of the batch, on the same device.
+        """
+        shown = tuple(self.group.shown.values())
+        batch = _concatenated(images[view] for view in shown)
+        if not self.settings.pixels:
+            return batch, targets
+        same = shown == self.group.targets  # then the memory is shared
+        pixels = batch if same else _concatenated(images[view] for view in self.group.targets)
+        own = Features(pixels, "NCHW", grid=pixels.shape[-1])
+        return batch, replace(targets, features={**targets.features, PIXELS: own})
 
     def _whole_batches(self, at_last: Callable[[], None] | None) -> Iterator[list[Part]]:
         """Cut the windows into batches; a batch may consist of parts of several windows."""
@@ -189,7 +212,7 @@ class Epoch:
         self, targets: Targets, thread: Executor
     ) -> ReadAhead[Window, tuple[TargetWindow, ...]]:
         """Return the background reader of the windows."""
-        views = list(self._views.values())
+        views = self.group.read
         reader, unit_rows = targets.reader, targets.unit_rows(views[0])
         windows = epoch_windows(
             self._rows.numbers,
@@ -232,6 +255,11 @@ def _slice(parts: list[Part], rank: int, ranks: int) -> list[Part]:
             found.append(Part(part.windows, rows))
         start, stop = start - len(part.rows), stop - len(part.rows)
     return found
+
+
+def _concatenated(images: Iterable[Tensor]) -> Tensor:
+    first, *others = images
+    return torch.cat([first, *others]) if others else first
 
 
 def _rows_of(parts: list[Part]) -> NDArray[np.int64]:

@@ -26,7 +26,7 @@ from logitcache.targets.order import view_of_epoch
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings
 from logitcache.targets.transfer import Transfer
-from logitcache.targets.view_group import BASE, view_group
+from logitcache.targets.view_group import BASE, ViewGroup, shown_views
 from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
@@ -222,21 +222,22 @@ class Loader:
         entered, size = self._enter(epoch, first_batch), self._size
         begin_next = partial(self._begin, epoch + 1) if followed else None
         waiting: deque[list[Part]] = deque()
-        images: list[Tensor] = []
+        images: dict[View, Tensor] = {}
+        count = len(entered.group.rendered(pixels=self.settings.pixels))
         requests = batch_requests(entered, size, begin_next, waiting)
         for rendered in self._rendering().batches(requests):
             pixels = rendered.pixels[size]
             shown = self._without(rendered) if rendered.failures else None
             # converted at once: the renderer may use its memory again for the next view
-            images.append(self._transfer.images(pixels if shown is None else pixels[shown]))
-            if len(images) < len(self.settings.show):
+            view = rendered.request.view
+            images[view] = self._transfer.images(pixels if shown is None else pixels[shown])
+            if len(images) < count:
                 continue
             parts = waiting.popleft()
             if shown is not None:  # an image that cannot be decoded fails in every view
                 parts = chosen_rows(parts, shown)
-            batch = images[0] if len(images) == 1 else torch.cat(images)
-            yield batch, self._transfer.targets(entered.target_batch(parts))
-            images = []
+            yield entered.batch(images, self._transfer.targets(entered.target_batch(parts)))
+            images = {}
 
     def images_of(self, epoch: int) -> int:
         """Return the number of images of an epoch: all whose mixing partner is available.
@@ -312,21 +313,14 @@ class Loader:
 
     def _prepared(self, epoch: int, first_batch: int) -> Epoch:
         settings = self.settings.placed()
-        if settings.least > 0 and len(self.rows) < settings.least * (settings.ranks or 1):
-            raise UsageError(
-                "there are too few images for this number of processes",
-                where=self.rows.source.description,
-                expected=f"at least {settings.least} for each of {settings.ranks} processes",
-                got=f"{len(self.rows)} images",
-                hint="start fewer processes",
-            )
+        settings.check_images(len(self.rows), self.rows.source.description)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="targets")
-        view, show = self.view(epoch), settings.show
+        view = self.view(epoch)
         return Epoch(
             epoch,
             first_batch,
-            views=dict(zip(show, view_group(view, show), strict=True)),
+            group=ViewGroup.of(view, settings.show),
             pairs=self._pairs(view),
             images=self.images_of(epoch),
             rows=self.rows,
@@ -366,7 +360,8 @@ def loader(
     features: Sequence[str] = (),
     class_map: ClassMaps | None = None,
     views: Sequence[str] = (),
-    show: Sequence[str] = (BASE,),
+    show: Sequence[str | Mapping[str, str]] = (BASE,),
+    pixels: bool = False,
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     seed: int = 0,
@@ -398,8 +393,10 @@ def loader(
             name of the teacher a file or ``{class: [classes of the teacher]}``.
         views: Views of the cache: ids, numbers from 0, or ranges such as ``0-3``; by default all
             views that all of these teachers and layers have.
-        show: Names of the views of a batch: ``base``, and views derived from it, as ``rot90(1)``. A
+        show: The views of a batch: ``base``, and views derived from it, as ``rot90(1)``; or a view
+            with the targets of another one, ``{"student": "lowres(4)", "targets": "base"}``. A
             batch has ``batch_size`` images for each of them, ordered view by view.
+        pixels: Whether targets have the images of their views, too: ``targets.features["pixels"]``.
         mean: Mean to subtract, per channel, for pixel values in [0, 1].
         std: Standard deviation to divide by, per channel, for pixel values in [0, 1].
         seed: Random seed of the order of images and views.
@@ -425,7 +422,7 @@ def loader(
         ViewDrift: This machine renders the views differently.
         UsageError: An unknown teacher or class, or a batch size, image size or rank out of range.
     """
-    source = images_of(cache, data)
+    source, group = images_of(cache, data), shown_views(show)
     settings = LoaderSettings(
         batch_size=batch_size,
         size=size,
@@ -440,10 +437,11 @@ def loader(
         device=torch.device(device) if device is not None else None,
         rank=rank,
         ranks=ranks,
-        show=tuple(show),
+        show=group,
+        pixels=pixels,
     )
     targets = Targets.of(
-        cache, teachers, features, views, show, target_memory=target_memory, class_map=class_map
+        cache, teachers, features, views, group, target_memory=target_memory, class_map=class_map
     )
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return Loader(rows.in_classes(targets.reader.classes), settings, targets=targets)

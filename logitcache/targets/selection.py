@@ -16,7 +16,7 @@ from logitcache.targets.class_space import ClassSpace
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_source import images_of
 from logitcache.targets.reader import TargetsReader
-from logitcache.targets.view_group import BASE, check_show, view_group
+from logitcache.targets.view_group import BASE, ViewGroup, shown_views
 from logitcache.views.spec import parse_view
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from logitcache.data.class_map import ClassMaps
     from logitcache.data.readers import ImageSet
     from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.view_group import ShownView
     from logitcache.views.spec import View
 
 __all__ = ["DEFAULT_TARGET_MEMORY", "Targets", "cached_targets"]
@@ -62,7 +63,7 @@ class Targets:
         teachers: Sequence[str] | None = None,
         features: Sequence[str] = (),
         views: Sequence[str] = (),
-        show: Sequence[str] = (BASE,),
+        show: Sequence[ShownView] = shown_views([BASE]),
         *,
         target_memory: int = DEFAULT_TARGET_MEMORY,
         shuffled: bool = False,
@@ -76,7 +77,7 @@ class Targets:
             features: Layers with cached features, as ``<teacher>/<tap>``.
             views: Views of the cache, as :func:`.choose_views` reads them; by default all views
                 that all of these teachers and layers have.
-            show: Names of the views of a batch, see :mod:`.view_group`.
+            show: The views of a batch, see :mod:`.view_group`.
             target_memory: Maximum memory for targets in bytes, which limits how many rows are
                 shuffled together.
             shuffled: Whether every row gets the targets of another row, as a control experiment.
@@ -113,7 +114,8 @@ class Targets:
         classes = ClassSpace.of(cache, names, class_map)
         reader = TargetsReader(cache, names, features, shuffled=shuffled, classes=classes)
         left = target_memory - reader.held_bytes
-        affordable = left // (_WINDOWS_ALIVE * (len(show) * reader.row_bytes + _ROW_BYTES))
+        read = len({view.targets for view in show})
+        affordable = left // (_WINDOWS_ALIVE * (read * reader.row_bytes + _ROW_BYTES))
         alignment = None if shuffled else Alignment.of(cache, names, classes.label_table)
         return cls(reader, parsed, max(1, affordable), alignment)
 
@@ -132,22 +134,21 @@ class Targets:
 
 
 def _with_whole_groups(
-    cache: Cache, views: dict[str, View], show: Sequence[str], complete: Sequence[str]
+    cache: Cache, views: dict[str, View], show: Sequence[ShownView], complete: Sequence[str]
 ) -> dict[str, View]:
-    """Return the views for which all views of the group are cached."""
-    check_show(show)
-    if list(show) == [BASE]:
+    """Return the views for which all target views of the group are cached."""
+    if all(view.targets == BASE for view in show):
         return views
     whole = {
         view_id: view
         for view_id, view in views.items()
-        if all(member.id in complete for member in view_group(view, show))
+        if all(member.id in complete for member in ViewGroup.of(view, show).read)
     }
     if not whole:
         raise UsageError(
             "no view of the cache has all of these derived views",
             where=cache.url,
-            expected=", ".join(show),
+            expected=", ".join(view.targets for view in show),
             hint="precompute these derived views (views.derive), or set show to others",
         )
     return whole

@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import distributed
 
 from logitcache.errors import UsageError
-from logitcache.targets.view_group import BASE, check_show
+from logitcache.targets.view_group import BASE, ShownView, shown_views
 from logitcache.views.operations import MAX_SIDE
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class LoaderSettings:
         rank: Index of this process; each process gets its slice of every batch. None to take it
             from ``torch.distributed``, or else from the environment variable ``RANK``.
         ranks: Number of processes; None to take it from the same place (``WORLD_SIZE``).
-        show: Names of the views of a batch, see :mod:`.view_group`. A batch then has ``batch_size``
-            images for each of them.
+        show: The views of a batch, see :mod:`.view_group`. A batch then has ``batch_size`` images
+            for each of them.
+        pixels: Whether targets have the images of their views, too.
 
     Raises:
         UsageError: A value is out of range, only one of rank and ranks is given, or image_memory
@@ -64,10 +65,10 @@ class LoaderSettings:
     device: torch.device | None = None
     rank: int | None = None
     ranks: int | None = None
-    show: tuple[str, ...] = (BASE,)
+    show: tuple[ShownView, ...] = shown_views([BASE])
+    pixels: bool = False
 
     def __post_init__(self) -> None:
-        check_show(self.show)
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -115,6 +116,25 @@ class LoaderSettings:
         rank, ranks = _place()
         _check_place(rank, ranks)
         return replace(self, rank=rank, ranks=ranks)
+
+    def check_images(self, images: int, where: str) -> None:
+        """Check that there are images for every process.
+
+        Args:
+            images: Number of images.
+            where: Their source, for the message.
+
+        Raises:
+            UsageError: There are too few.
+        """
+        if self.least > 0 and images < self.least * (self.ranks or 1):
+            raise UsageError(
+                "there are too few images for this number of processes",
+                where=where,
+                expected=f"at least {self.least} for each of {self.ranks} processes",
+                got=f"{images} images",
+                hint="start fewer processes",
+            )
 
     def batches(self, images: int) -> int:
         """Return the number of batches of an epoch with that many images."""

@@ -13,6 +13,7 @@ from logitcache.errors import redacted
 from logitcache.objectives.aliases import long_forms
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.students.build import StudentConfig
+from logitcache.targets.view_group import BASE, Show, shown_views
 from logitcache.views.operations import CROP_SHARE
 from logitcache.views.spec import ViewsConfig
 
@@ -146,8 +147,9 @@ class TrainConfig(Config):
         revision: sha256 of the required revision of the cache, or its first 12 or more digits.
         signed_by: File with the public key that has to have signed the current revision of the
             cache, see docs/sharing.md.
-        show: Names of the views of a batch: ``base``, and views derived from it, such as
-            ``rot90(1)``; a batch has ``batch_size`` images for each of them.
+        show: The views of a batch: ``base``, and views derived from it, such as ``rot90(1)``; or a
+            view of the student with the targets of another one, ``{student: lowres(4), targets:
+            base}``. A batch has ``batch_size`` images for each of them.
         use_views: Views of the cache, by id, number from 0, or range such as ``0-3``; by default
             all views that the teachers of the objectives have.
         shuffle_targets: Whether every image gets the targets of another one, as a control
@@ -205,7 +207,7 @@ class TrainConfig(Config):
     labels: LabelsConfig = LabelsConfig()
     on_bad_image: Literal["error", "skip"] = "error"
     views: ViewsConfig | None = None
-    show: list[str] = Field(default=["base"], min_length=1)
+    show: Show = Field(default_factory=lambda: list(shown_views([BASE])))
     use_views: list[str] = Field(default_factory=list)
     shuffle_targets: bool = False
     subset: bool = False
@@ -261,7 +263,12 @@ class TrainConfig(Config):
     def _separated(cls, value: object) -> object:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
-    @field_validator("use_views", "show", mode="before")
+    @field_validator("show", mode="before")
+    @classmethod
+    def _as_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str | dict) else value
+
+    @field_validator("use_views", mode="before")
     @classmethod
     def _as_names(cls, value: object) -> object:
         if isinstance(value, str | int):
@@ -311,11 +318,12 @@ class TrainConfig(Config):
                     f"{term.name} captures activations of the student, which a compiled network "
                     "does not return: remove compile"
                 )
-            unknown = sorted(set(term.term.views or ()) - set(self.show))
+            shown = [view.student for view in self.show]
+            unknown = sorted(set(term.term.views or ()) - set(shown))
             if unknown:
                 raise ValueError(
                     f"{term.name}.views: {unknown[0]} is not among the views of a batch: "
-                    f"{', '.join(self.show)}"
+                    f"{', '.join(shown)}"
                 )
         return self
 

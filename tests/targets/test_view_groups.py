@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
-from logitcache.batch import DenseLogits, Outputs, TargetBatch
+from logitcache.batch import PIXELS, DenseLogits, Outputs, TargetBatch
 from logitcache.cache.read.reader import Cache, open_cache
 from logitcache.data.readers import open_source
 from logitcache.errors import Interrupted, UsageError
@@ -17,7 +18,7 @@ from logitcache.precompute.config import PrecomputeConfig
 from logitcache.targets.image_rows import number_rows
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.settings import LoaderSettings
-from logitcache.targets.view_group import check_show, view_group
+from logitcache.targets.view_group import ViewGroup, shown_views
 from logitcache.training.loop import train_student
 from logitcache.views.spec import ViewsConfig
 from tests.conftest import jpeg, shape_image
@@ -94,6 +95,51 @@ def test_a_batch_has_the_same_images_in_every_view_with_their_targets(
             assert sorted(rows) == cache.samples.readable.tolist()
 
 
+def resized(images: torch.Tensor, *sides: int) -> torch.Tensor:
+    """Return images as bytes, resized to each side in turn."""
+    bytes_B3SS = images.round().to(torch.uint8)
+    for side in sides:
+        bytes_B3SS = v2.functional.resize(
+            bytes_B3SS, [side, side], v2.InterpolationMode.BICUBIC, antialias=True
+        )
+    return bytes_B3SS.float()
+
+
+def test_a_student_may_be_shown_another_view_than_its_targets_are_of(
+    cache: Cache, images: Path
+) -> None:
+    """Only target views have to be cached. A low resolution is a resize of the same crop."""
+    show = [
+        {"student": "lowres(2)", "targets": "base"},
+        {"student": "rot90(2)", "targets": "base"},
+        {"student": "base", "targets": "rot90(1)"},
+    ]
+    bytes_of = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+    with opened(cache, images, show=["base", "rot90(1)"], **bytes_of) as found:
+        plain = list(found.epoch(0))
+    with opened(cache, images, show=show, pixels=True, **bytes_of) as found:
+        shown = list(found.epoch(0))
+    for batch, (pixels, targets) in zip(plain, shown, strict=True):
+        (base, of_base), (turned, of_turned) = parts(batch)
+        answers = [part.teachers["cnn"].log_probs for part in (of_base, of_base, of_turned)]
+        assert targets.views == ("lowres(2)", "rot90(2)", "base")
+        assert torch.equal(targets.teachers["cnn"].log_probs, torch.cat(answers))
+        assert torch.equal(targets.rows, of_base.rows.repeat(3))
+        low, half_turned, same = pixels.chunk(3)
+        assert torch.equal(low.round(), resized(base, 4, 8))
+        assert torch.equal(half_turned, torch.rot90(base, 2, (-2, -1)))
+        assert torch.equal(same, base)
+        wanted = targets.features[PIXELS]
+        assert torch.equal(wanted.values, torch.cat([base, base, turned]))
+        assert (wanted.layout, wanted.grid) == ("NCHW", 8)
+
+
+def test_pixels_of_the_shown_views_take_no_memory(cache: Cache, images: Path) -> None:
+    with opened(cache, images, show=SHOW, pixels=True) as found:
+        pixels, targets = next(found.epoch(0))
+    assert targets.features[PIXELS].values is pixels
+
+
 def test_only_base_views_are_walked(cache: Cache, images: Path) -> None:
     with opened(cache, images, show=SHOW) as found:
         walked = {found.view(epoch).id for epoch in range(4)}
@@ -137,7 +183,8 @@ def test_an_image_that_cannot_be_decoded_is_left_out_of_every_view(
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"no image" if number == 2 else jpeg(shape_image(number)))
     rows = number_rows(open_source(str(tmp_path)))
-    settings = LoaderSettings(batch_size=4, size=8, on_bad_image="skip", show=("base", "rot90(1)"))
+    show = shown_views(["base", "rot90(1)"])
+    settings = LoaderSettings(batch_size=4, size=8, on_bad_image="skip", show=show)
     with Loader(rows, settings, views=ViewsConfig(count=1)) as found:
         ((pixels, targets),) = list(found.epoch(0))
     assert pixels.shape[0] == 6
@@ -151,14 +198,17 @@ def test_an_image_that_cannot_be_decoded_is_left_out_of_every_view(
 @pytest.mark.parametrize(
     ("show", "message"),
     [
-        ([], "have to be distinct"),
+        ([], "at least 1 item"),
         (["base", "base"], "have to be distinct"),
         (["base", "rot91(1)"], "rot91"),
         (["base", "rot90(3)"], "no view of the cache has all"),
+        ([{"student": "rot90(1)"}], "option 'targets' is missing"),
+        ([{"student": "base", "targets": "rot90(3)"}], "no view of the cache has all"),
+        ([{"student": "base", "targets": "base"}, "base"], "have to be distinct"),
     ],
 )
 def test_views_that_cannot_be_shown_are_refused(
-    cache: Cache, images: Path, show: list[str], message: str
+    cache: Cache, images: Path, show: list[Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         opened(cache, images, show=show)
@@ -166,10 +216,10 @@ def test_views_that_cannot_be_shown_are_refused(
 
 def test_mixed_views_are_refused() -> None:
     view = ViewsConfig.parse({"count": 1, "mixup_alpha": 0.8}, "views").random_view(1)
-    assert view_group(view, ["base"]) == (view,)
-    with pytest.raises(UsageError, match="cannot mix images"):
-        view_group(view, SHOW)
-    check_show(SHOW)
+    assert ViewGroup.of(view, shown_views(["base"])).shown == {"base": view}
+    for show in (SHOW, [{"student": "lowres(2)", "targets": "base"}]):
+        with pytest.raises(UsageError, match="cannot mix images"):
+            ViewGroup.of(view, shown_views(show))
 
 
 def test_a_term_can_be_of_some_views() -> None:
@@ -198,6 +248,8 @@ def test_a_term_can_be_of_some_views() -> None:
         "label": 1,
         "soft": 4,
     }
+    taken = targets.of_views(["rot90(2)", "base"])
+    assert (taken.views, taken.rows.tolist()) == (("rot90(2)", "base"), [4, 5, 0, 1])
     with pytest.raises(UsageError, match="no view 'rot90'"):
         targets.rows_of_views(["rot90"])
 
