@@ -2,8 +2,8 @@
 
 Its options cover the mimicking and generation losses of ViTKD (Yang et al., 2022), the distance of
 last tokens of WeCoLoRA (Grigore et al., WACV 2025), NFD (2022), DPK (2023), the hierarchical
-context loss (Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021) and DMAE's
-distance of unit vectors.
+context loss (Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021), TransKD (2022)
+and DMAE's distance of unit vectors.
 
 Shapes: B batch, N positions, D channels of the student, E of the teacher.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,8 +21,13 @@ from logitcache.config import Former
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import Pair, aligned, as_map, as_tokens, cached_features
 from logitcache.objectives.distance import Metric, Normalize, Reduction, difference, standardized
-from logitcache.objectives.projector import PROJECTORS, ProjectorConfig, build_projector
-from logitcache.objectives.term import Needs, TermConfig
+from logitcache.objectives.projector import (
+    PROJECTORS,
+    ProjectorConfig,
+    build_projector,
+    projected,
+)
+from logitcache.objectives.term import Needs, PairConfig, TermConfig, as_pairs
 
 if TYPE_CHECKING:
     from logitcache.batch import Features, Outputs, TargetBatch
@@ -35,22 +40,20 @@ class MatchConfig(TermConfig):
 
     Attributes:
         weight: Weight of this term in the sum.
-        teacher: Name of the teacher.
-        tap: Name of the teacher layer in the cache.
-        student: Name of the student layer; the same as ``tap`` by default.
+        pairs: Pairs of teacher and student layers, from shallow to deep. A single pair may be
+            written without this key, as teacher, tap and student.
         metric: Elementwise distance: ``l1``, ``l2``, ``huber`` or ``cosine``.
         reduction: ``mean`` over all values; or ``sum`` over the values of a row, and the mean over
             rows.
         normalize: ``l2`` for unit vectors of channels (an energy map as a whole); ``standardize``
             for mean 0 and standard deviation 1 of every channel over the map; ``none``.
-        projector: Trained map from the student's channels to the teacher's.
+        projector: Trained map from the student's channels to the teacher's, one for each pair or,
+            for ``fusion``, one for all.
         prefix: Whether class tokens and registers are compared, if both have the same number.
         levels: Sides of the grids to which both are averaged and compared again, largest first.
     """
 
-    teacher: str
-    tap: str
-    student: str | None = None
+    pairs: list[PairConfig] = Field(min_length=1)
     metric: Metric = "l2"
     reduction: Reduction = "mean"
     normalize: Normalize = "none"
@@ -62,16 +65,6 @@ class MatchConfig(TermConfig):
     levels: list[PositiveInt] = Field(default_factory=list)
 
     @property
-    def features(self) -> str:
-        """Name of the teacher's features in a batch."""
-        return f"{self.teacher}/{self.tap}"
-
-    @property
-    def held(self) -> str:
-        """Name of the student layer."""
-        return self.student or self.tap
-
-    @property
     def asks_maps(self) -> bool:
         """Whether patches are compared as a map, without prefix tokens."""
         whole = self.normalize == "standardize" or bool(self.levels)
@@ -79,8 +72,13 @@ class MatchConfig(TermConfig):
 
     @property
     def needs(self) -> Needs:
-        """Required targets and layers: one layer of the teacher and one of the student."""
-        return Needs(features=(self.features,), taps=(self.held,))
+        """Required targets and layers: those of all pairs."""
+        return PairConfig.needs_of(self.pairs)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one(cls, value: object) -> object:
+        return as_pairs(value)
 
 
 class Match(nn.Module):
@@ -96,6 +94,8 @@ class Match(nn.Module):
     patch if n of P are cached, so that the expected loss over draws is that of all patches; in a
     generator c_i is 1 at hidden positions and 0 elsewhere. ViTKD's published weights, 3e-5 and 6e-6
     (its beta / lambda), are for sums.
+
+    The losses of several pairs are added.
 
     With levels, the loss of each level that is smaller than the map is added with half the weight
     of the level before, and the sum is divided by the sum of the weights. As in the code of the
@@ -120,11 +120,13 @@ class Match(nn.Module):
         Raises:
             UsageError: The shapes do not fit each other, or the options do not fit the features.
         """
-        teacher = cached_features(targets, self.config.features)
-        self._check(teacher)
-        pair = self._pair(outputs.tap(self.config.held), teacher)
-        self.projector = build_projector(self.config.projector, pair, self._where)
+        for pair in self.config.pairs:
+            self._check(cached_features(targets, pair.features), pair)
+        pairs = self._pairs(outputs, targets)
+        self.projector = build_projector(self.config.projector, pairs, self._where)
+        self.eval()  # batch norm cannot learn from one row
         self(outputs, targets)  # raises the errors that only the comparison itself can find
+        self.train()
 
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
@@ -134,12 +136,45 @@ class Match(nn.Module):
                 where=self._where,
                 hint="call fit(outputs, targets) before the optimizer is built",
             )
-        teacher = cached_features(targets, self.config.features)
-        pair = self._pair(outputs.tap(self.config.held), teacher)
-        projected, counts = self.projector(pair)
-        student = self._normalized(projected)
-        # a map that was standardized before it was cached is not standardized twice
-        wanted = pair.teacher if teacher.standardized else self._normalized(pair.teacher)
+        pairs = self._pairs(outputs, targets)
+        losses = [
+            self._loss(student, counts, pair, standardized=teacher.standardized)
+            for (student, counts), pair, teacher in zip(
+                projected(self.config.projector, self.projector, pairs),
+                pairs,
+                self._teachers(targets),
+                strict=True,
+            )
+        ]
+        return sum(losses[1:], start=losses[0])
+
+    @property
+    def _where(self) -> str:
+        return "objectives.match of " + ", ".join(pair.features for pair in self.config.pairs)
+
+    def _teachers(self, targets: TargetBatch) -> list[Features]:
+        return [cached_features(targets, pair.features) for pair in self.config.pairs]
+
+    def _pairs(self, outputs: Outputs, targets: TargetBatch) -> list[Pair]:
+        prefix = self.config.prefix and not self.config.asks_maps
+        return [
+            aligned(outputs.tap(pair.held), teacher, prefix=prefix, where=self._where)
+            for pair, teacher in zip(self.config.pairs, self._teachers(targets), strict=True)
+        ]
+
+    def _loss(
+        self, projected_BND: Tensor, counts: Tensor, pair: Pair, *, standardized: bool
+    ) -> Tensor:
+        """Return the loss of one pair, a scalar.
+
+        Args:
+            projected_BND: The projected student.
+            counts: Number of positions that each position represents.
+            pair: The pair.
+            standardized: Whether the cached map was standardized, which is not done twice.
+        """
+        student = self._normalized(projected_BND)
+        wanted = pair.teacher if standardized else self._normalized(pair.teacher)
         loss = self._reduced(student, wanted, counts)
         total = 1.0
         smaller = [
@@ -152,14 +187,6 @@ class Match(nn.Module):
             loss = loss + share * self._reduced(here, there, ones)
             total += share
         return loss / total
-
-    @property
-    def _where(self) -> str:
-        return f"objectives.match of {self.config.features}"
-
-    def _pair(self, student: Features, teacher: Features) -> Pair:
-        prefix = self.config.prefix and not self.config.asks_maps
-        return aligned(student, teacher, prefix=prefix, where=self._where)
 
     def _normalized(self, values_BND: Tensor) -> Tensor:
         if self.config.normalize == "standardize":
@@ -177,31 +204,31 @@ class Match(nn.Module):
         weights_BN = counts.expand(len(each_BND), -1)
         return (each_BND.mean(2) * weights_BN).sum() / weights_BN.sum()
 
-    def _check(self, teacher: Features) -> None:
-        """Raise an error for options that do not fit the cached features."""
-        config = self.config
+    def _check(self, teacher: Features, pair: PairConfig) -> None:
+        """Raise an error for options that do not fit the cached features of a pair."""
+        config, where = self.config, f"objectives.match of {pair.features}"
         whole = config.normalize == "standardize" or bool(config.levels)
         if teacher.standardized and config.normalize != "standardize":
             raise UsageError(
                 "the cached maps are standardized, but the student's would not be",
-                where=self._where,
+                where=where,
                 hint="set normalize: standardize",
             )
         if whole and (teacher.positions is not None or teacher.layout == "vector"):
             raise UsageError(
                 "the options normalize: standardize and levels need cached features of whole maps",
-                where=self._where,
+                where=where,
                 got=f"a {teacher.layout}"
                 if teacher.positions is None
                 else f"{teacher.positions.shape[1]} positions of each map",
                 hint="precompute this layer without tokens and reduce, or remove the option",
             )
         if config.levels and teacher.grid is None:
-            raise UsageError("levels needs a square map", where=self._where, hint="remove levels")
+            raise UsageError("levels needs a square map", where=where, hint="remove levels")
         if teacher.principal and PROJECTORS[config.projector.kind].keeps_channels:
             raise UsageError(
                 "the cached features are principal components, not channels",
-                where=self._where,
+                where=where,
                 hint="set projector: linear",
             )
 

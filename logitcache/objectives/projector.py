@@ -7,7 +7,7 @@ patches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -16,6 +16,7 @@ from torch import nn
 from logitcache.config import Config, key_of
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import as_map, as_tokens, drawn_positions
+from logitcache.objectives.fusion import SelectiveFusion
 from logitcache.objectives.prior import Prior
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "ProjectorConfig",
     "ProjectorKind",
     "build_projector",
+    "projected",
 ]
 
 
@@ -48,12 +50,17 @@ class ProjectorKind:
         whole_maps: Whether it needs patches as a map, without prefix tokens.
         keeps_channels: Whether it may leave the student's channels unchanged, so that it cannot be
             used with cached principal components.
+        joint: Whether one module projects all pairs of a term: it is built from their list, and
+            maps a list of pairs to a list of results.
     """
 
-    build: Callable[[ProjectorConfig, Pair, str], nn.Module]
+    build: Callable[[ProjectorConfig, Any, str], nn.Module]
     whole_maps: bool = False
     keeps_channels: bool = False
+    joint: bool = False
 
+
+_FUSION_WIDTH = 64  # of TransKD
 
 # Outside the class: pydantic 2.7 looks up the names of an annotation when the class is made, before
 # the table exists.
@@ -67,9 +74,12 @@ class ProjectorConfig(Config):
     Attributes:
         kind: ``linear`` for a linear layer at every position (a 1x1 convolution); ``mlp`` for two
             of them with a ReLU in between; ``generator`` for ViTKD's, see :class:`Generator`;
-            ``prior`` for DPK's, see :class:`~logitcache.objectives.prior.Prior`; ``none``; ``auto``
-            for linear if the numbers of channels differ, else none.
-        hidden: Number of hidden channels of an ``mlp``; that of the teacher by default.
+            ``prior`` for DPK's, see :class:`~logitcache.objectives.prior.Prior`; ``fusion`` for
+            TransKD's over all pairs, see
+            :class:`~logitcache.objectives.fusion.SelectiveFusion`; ``none``; ``auto`` for linear if
+            the numbers of channels differ, else none.
+        hidden: Number of hidden channels of an ``mlp``, that of the teacher by default; and of a
+            ``fusion``, 64 by default.
         masked: Share of the positions that a ``generator`` has to predict.
         ratio: Share of the positions that a ``prior`` takes from the teacher; by default one minus
             the alignment (CKA) of student and teacher in the batch.
@@ -208,6 +218,19 @@ def _auto(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
     return (_none if same else _linear)(config, pair, where)
 
 
+def _fusion(config: ProjectorConfig, pairs: list[Pair], where: str) -> nn.Module:
+    for pair in pairs:
+        if pair.grid is None or pair.positions is not None:
+            raise UsageError(
+                "the projector fusion needs whole maps on square grids",
+                where=where,
+                got=f"{pair.teacher.shape[1]} positions that are not a square map",
+                hint="precompute these layers without tokens and reduce, or choose other layers",
+            )
+    channels = [(pair.student.shape[2], pair.teacher.shape[2]) for pair in pairs]
+    return SelectiveFusion(channels, config.hidden or _FUSION_WIDTH)
+
+
 PROJECTORS: dict[str, ProjectorKind] = {
     "auto": ProjectorKind(_auto, keeps_channels=True),
     "none": ProjectorKind(_none, keeps_channels=True),
@@ -215,19 +238,41 @@ PROJECTORS: dict[str, ProjectorKind] = {
     "mlp": ProjectorKind(_mlp),
     "generator": ProjectorKind(_generator, whole_maps=True),
     "prior": ProjectorKind(_prior, whole_maps=True),
+    "fusion": ProjectorKind(_fusion, whole_maps=True, joint=True),
 }
 """Projectors by name; a new projector is one entry here."""
 
 
-def build_projector(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
-    """Build the projector of a configuration.
+def build_projector(config: ProjectorConfig, pairs: list[Pair], where: str) -> nn.Module:
+    """Build the projector of a configuration: one module, or one for each of several pairs.
 
     Args:
         config: Its kind and options.
-        pair: An example of student and teacher features.
+        pairs: Examples of student and teacher features.
         where: Name of the term, for messages.
 
     Raises:
         UsageError: The projector cannot be built for these shapes.
     """
-    return PROJECTORS[config.kind].build(config, pair, where)
+    kind = PROJECTORS[config.kind]
+    if kind.joint:
+        return kind.build(config, pairs, where)
+    first, *others = (kind.build(config, pair, where) for pair in pairs)
+    return nn.ModuleList([first, *others]) if others else first
+
+
+def projected(
+    config: ProjectorConfig, projector: nn.Module, pairs: list[Pair]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the projected student and the weights of positions of every pair.
+
+    Args:
+        config: The configuration that the projector was built from.
+        projector: A projector of :func:`build_projector`.
+        pairs: Student and teacher features.
+    """
+    if PROJECTORS[config.kind].joint:
+        found: list[tuple[Tensor, Tensor]] = projector(pairs)
+        return found
+    modules = [projector] if len(pairs) == 1 else projector.children()
+    return [module(pair) for module, pair in zip(modules, pairs, strict=True)]

@@ -26,7 +26,7 @@ from logitcache.objectives.alignment import (
 )
 from logitcache.objectives.distance import Reduction
 from logitcache.objectives.similarity import angle, cka, distance, gram
-from logitcache.objectives.term import Needs, TermConfig
+from logitcache.objectives.term import Needs, PairConfig, TermConfig, as_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,33 +35,9 @@ if TYPE_CHECKING:
 
     from logitcache.batch import Features, Outputs, TargetBatch
 
-__all__ = ["PairConfig", "Relation", "RelationConfig", "SidesConfig"]
+__all__ = ["Relation", "RelationConfig", "SidesConfig"]
 
 _Scale = Literal["none", "l2", "width"]
-
-
-class PairConfig(Config):
-    """A teacher layer and the student layer that is compared with it.
-
-    Attributes:
-        teacher: Name of the teacher.
-        tap: Name of the teacher layer in the cache.
-        student: Name of the student layer; the same as ``tap`` by default.
-    """
-
-    teacher: str
-    tap: str
-    student: str | None = None
-
-    @property
-    def features(self) -> str:
-        """Name of the teacher's features in a batch."""
-        return f"{self.teacher}/{self.tap}"
-
-    @property
-    def held(self) -> str:
-        """Name of the student layer."""
-        return self.student or self.tap
 
 
 class SidesConfig(Config):
@@ -114,10 +90,7 @@ class RelationConfig(TermConfig):
     @property
     def needs(self) -> Needs:
         """Required targets and layers: those of all pairs."""
-        return Needs(
-            features=tuple(sorted({pair.features for pair in self.pairs})),
-            taps=tuple(sorted({pair.held for pair in self.pairs})),
-        )
+        return PairConfig.needs_of(self.pairs)
 
     @property
     def needs_whole_batch(self) -> bool:
@@ -127,11 +100,7 @@ class RelationConfig(TermConfig):
     @model_validator(mode="before")
     @classmethod
     def _from_one(cls, value: object) -> object:
-        if not isinstance(value, dict) or "pairs" in value or "tap" not in value:
-            return value
-        own = PairConfig.model_fields.keys()
-        rest = {name: field for name, field in value.items() if name not in own}
-        return {**rest, "pairs": [{n: field for n, field in value.items() if n in own}]}
+        return as_pairs(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,14 +1,26 @@
-"""Base classes of the terms of an objective: weight schedules and required targets."""
+"""Base classes of the terms of an objective: weights, required targets, and pairs of layers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from logitcache.config import Config
 
-__all__ = ["AskingTermConfig", "LogitsTermConfig", "Needs", "TermConfig", "Weight"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "AskingTermConfig",
+    "LogitsTermConfig",
+    "Needs",
+    "PairConfig",
+    "TermConfig",
+    "Weight",
+    "as_pairs",
+]
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,51 @@ class AskingTermConfig(LogitsTermConfig):
         """Required targets and student layers: the head, and the logits of the teachers."""
         names = None if self.teachers is None else tuple(sorted(self.teachers))
         return super().needs | Needs(teachers=names)
+
+
+class PairConfig(Config):
+    """A teacher layer and the student layer that is compared with it.
+
+    Attributes:
+        teacher: Name of the teacher.
+        tap: Name of the teacher layer in the cache.
+        student: Name of the student layer; the same as ``tap`` by default.
+    """
+
+    teacher: str
+    tap: str
+    student: str | None = None
+
+    @property
+    def features(self) -> str:
+        """Name of the teacher's features in a batch."""
+        return f"{self.teacher}/{self.tap}"
+
+    @property
+    def held(self) -> str:
+        """Name of the student layer."""
+        return self.student or self.tap
+
+    @staticmethod
+    def needs_of(pairs: Sequence[PairConfig]) -> Needs:
+        """Return the targets and layers of some pairs."""
+        return Needs(
+            features=tuple(sorted({pair.features for pair in pairs})),
+            taps=tuple(sorted({pair.held for pair in pairs})),
+        )
+
+
+def as_pairs(value: object) -> object:
+    """Return the settings of a term in which a single pair is in the list ``pairs``, too.
+
+    Args:
+        value: Settings, possibly with ``teacher``, ``tap`` and ``student`` next to the others.
+    """
+    if not isinstance(value, dict) or "pairs" in value or "tap" not in value:
+        return value
+    own = PairConfig.model_fields.keys()
+    rest = {name: field for name, field in value.items() if name not in own}
+    return {**rest, "pairs": [{name: field for name, field in value.items() if name in own}]}
 
 
 def _both(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:

@@ -82,7 +82,8 @@ class TrainableStudent(nn.Module):
     def smallest_batch(self, size: int) -> int:
         """Return the smallest number of images of a training batch: 1, or 2 for some batch norms.
 
-        A batch norm over maps of a single position needs two images to compute a variance.
+        A batch norm over maps of a single position, in the network or in a projector, needs two
+        images to compute a variance.
 
         Args:
             size: Side of the images in pixels.
@@ -93,7 +94,10 @@ class TrainableStudent(nn.Module):
         try:
             # the probe must not change the run: random numbers and statistics are put back
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                self.network(torch.zeros(1, 3, size, size))
+                outputs = self.outputs(self(torch.zeros(1, 3, size, size)))
+                self.objective.check(outputs, self._example)
+        except UsageError:  # of this size; check_size explains it
+            return 1
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

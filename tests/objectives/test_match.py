@@ -395,4 +395,4 @@ def test_what_is_not_there_is_named() -> None:
     with pytest.raises(UsageError, match=r"'x'\n.*did you mean 'xx'"):
         match(outputs_of(xx=held), targets_of(x=held))
     with pytest.raises(UsageError, match=r"call fit\(outputs, targets\)"):
-        loss_of(Match(MatchConfig(teacher="t", tap="x")), held, held)
+        loss_of(Match(MatchConfig.parse({"teacher": "t", "tap": "x"}, "match")), held, held)

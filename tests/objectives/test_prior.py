@@ -59,7 +59,8 @@ def test_value_and_gradient_are_those_of_the_plain_loops(
 
 
 def pair_of(match: Match, s: Tensor, t: Tensor) -> Any:
-    return match._pair(tokens(s), tokens(t))
+    (pair,) = match._pairs(outputs_of(x=tokens(s)), targets_of(x=tokens(t)))
+    return pair
 
 
 def test_the_ratio_is_one_minus_the_alignment_of_the_batch() -> None:

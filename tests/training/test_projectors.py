@@ -41,6 +41,11 @@ def match(projector: object) -> dict[str, Any]:
 MLP = match({"kind": "mlp", "hidden": 12})
 GENERATOR = match("generator")
 PRIOR = match({"kind": "prior", "blocks": 1})
+PAIRS = [
+    {"teacher": "red", "tap": "stem", "student": "blocks.0"},
+    {"teacher": "red", "tap": "layer1", "student": "blocks.1"},
+]
+FUSION: dict[str, Any] = {"match": {"pairs": PAIRS, "projector": "fusion", "weight": 0.5}}
 LAYERS = {"taps": ["stem", "layer1"], "students": ["blocks.0"]}
 ROUTE: dict[str, Any] = {"route": {"teacher": "red", **LAYERS, "width": 8}}
 
@@ -94,8 +99,15 @@ def assert_equal(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.parametrize(
     ("term", "stops"),
-    [(MLP, [3]), (MLP, [4, 5]), (GENERATOR, [3]), (GENERATOR, [4, 5]), (PRIOR, [3]), (ROUTE, [3])],
-    ids=["mlp-3", "mlp-4-5", "generator-3", "generator-4-5", "prior-3", "route-3"],
+    [
+        pytest.param(MLP, [3], id="mlp-3"),
+        pytest.param(MLP, [4, 5], id="mlp-4-5"),
+        pytest.param(GENERATOR, [3], id="generator-3"),
+        pytest.param(GENERATOR, [4, 5], id="generator-4-5"),
+        pytest.param(PRIOR, [3], id="prior-3"),
+        pytest.param(ROUTE, [3], id="route-3"),
+        pytest.param(FUSION, [3], id="fusion-3"),
+    ],
 )
 def test_a_resumed_projector_is_the_very_same(
     images: Path, cache: Path, tmp_path: Path, term: dict[str, Any], stops: list[int]
@@ -116,6 +128,20 @@ def test_a_resumed_projector_is_the_very_same(
     after = trained(tmp_path / "cut")
     own = [name for name in after if name.startswith(OWN)]
     assert not any(torch.equal(before[-1][name], after[name]) for name in own), "they are trained"
+
+
+def test_a_batch_of_one_image_is_joined_for_the_batch_norm_of_a_projector(
+    images: Path, cache: Path, tmp_path: Path
+) -> None:
+    """The network has no batch norm, so it could learn from one image."""
+    notes = {}
+    for name, term in {"fusion": FUSION, "mlp": MLP}.items():
+        values = config(tmp_path / name, images, cache, objectives=[term], epochs=1, batch_size=59)
+        notes[name] = train_student(TrainConfig.parse(values, "")).notes
+    joined = {
+        name: any("too small for batch norm" in note for note in notes[name]) for name in notes
+    }
+    assert joined == {"fusion": True, "mlp": False}
 
 
 @pytest.mark.parametrize(
