@@ -1,8 +1,9 @@
 """Intermediate activations of a network, captured by layer name in one forward pass.
 
 A tap is the name of a module in ``named_modules`` (``layer3``, ``blocks.11``, ``norm``), whose
-output is captured; ``pre_logits``, timm's name for the input of the classifier; or ``output``, what
-the network itself returns, unless a module has this name. Forward hooks
+output is captured; ``pre_logits``, timm's name for the input of the classifier; ``output``, what
+the network itself returns, unless a module has this name; or a relation between patches inside of
+an attention module of timm, such as ``blocks.11.attn.scores`` (``attention.py``). Forward hooks
 capture the activations of any network, teacher or student, without a change of the logits; timm's
 ``forward_intermediates`` returns the same (a test compares them).
 
@@ -14,15 +15,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from logitcache.errors import UsageError, nearest
+from logitcache.networks.attention import ATTENTION_TAPS, attention_tap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+    from torch.utils.hooks import RemovableHandle
 
 __all__ = [
     "OUTPUT",
@@ -38,6 +42,23 @@ Layout = Literal["NCHW", "NLC", "vector"]
 
 PRE_LOGITS = "pre_logits"
 OUTPUT = "output"
+
+
+@dataclass(frozen=True)
+class _Site:
+    """Where and how the activations of a tap are captured.
+
+    Attributes:
+        module: The module that is hooked.
+        read: Returns the activations, from the module, its first input and its output.
+        before: Whether the module is hooked before it runs, as it may change its input in place.
+        prefix_tokens: Number of leading tokens, where the network does not determine it.
+    """
+
+    module: nn.Module
+    read: Callable[[nn.Module, Any, Any], Any]
+    before: bool = False
+    prefix_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +115,12 @@ class TappedNetwork(nn.Module):
     def __init__(self, network: nn.Module, taps: Iterable[str], *, size: int) -> None:
         super().__init__()
         self.network = network
-        self._modules_of = {tap: _module_of(network, tap) for tap in taps}
-        self.shapes = _shapes(network, self._modules_of, size)
+        self._sites = {tap: _site_of(network, tap) for tap in taps}
+        self.shapes = _shapes(network, self._sites, size)
 
     def forward(self, images_B3SS: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits, and by tap its values (B, ...) in the layout of :attr:`shapes`."""
-        logits, caught = _run(self.network, self._modules_of, images_B3SS)
+        logits, caught = _run(self.network, self._sites, images_B3SS)
         for tap, shape in self.shapes.items():
             if shape.channels_last:
                 caught[tap] = caught[tap].permute(0, 3, 1, 2)
@@ -125,11 +146,11 @@ def tap_shapes(network: nn.Module, taps: Iterable[str], size: int) -> dict[str, 
     Raises:
         UsageError: There is no such module, or it does not return a tensor with a row per image.
     """
-    return _shapes(network, {tap: _module_of(network, tap) for tap in taps}, size)
+    return _shapes(network, {tap: _site_of(network, tap) for tap in taps}, size)
 
 
-def _module_of(network: nn.Module, tap: str) -> nn.Module:
-    """Return the module of a tap."""
+def _site_of(network: nn.Module, tap: str) -> _Site:
+    """Return where a tap is captured."""
     if tap != OUTPUT and getattr(network, "is_program", False):
         raise UsageError(
             "the layers of an exported program cannot be captured",
@@ -145,16 +166,38 @@ def _module_of(network: nn.Module, tap: str) -> nn.Module:
                 hint=f"{OUTPUT} is what the network returns; or give the name of a module",
             )
         if isinstance(classifier, nn.Module):
-            return classifier
+            return _Site(classifier, lambda _, x, __: x, before=True)
         raise UsageError(
             "the network has several classifiers, so pre_logits is ambiguous",
             hint="give the name of a module: " + ", ".join(suggested_taps(network)),
         )
     modules: dict[str, nn.Module] = dict(network.named_modules())
-    if tap in modules and tap:
-        return modules[tap]
-    if tap == OUTPUT:
-        return network
+    if (tap in modules and tap) or tap == OUTPUT:
+        return _Site(modules.get(tap, network), lambda _, __, output: output)
+    found = attention_tap(modules, tap)
+    if found is not None:
+        attention, relation = found
+        first = int(getattr(network, "num_prefix_tokens", 0))
+        return _Site(attention, partial(_patches, relation, first), prefix_tokens=0)
+    return _unknown(network, tap, modules)
+
+
+def _patches(
+    relation: Callable[[Any, Tensor], Tensor], first: int, module: nn.Module, x: Tensor, _: Tensor
+) -> Tensor:
+    """Return a relation between patches, without prefix tokens on both axes."""
+    return relation(module, x)[:, first:, first:]
+
+
+def _unknown(network: nn.Module, tap: str, modules: dict[str, nn.Module]) -> NoReturn:
+    """Raise the error for a tap that the network does not have."""
+    if tap.rpartition(".")[2] in ATTENTION_TAPS:
+        raise UsageError(
+            f"the network has no attention module of timm with the tap {tap!r}",
+            expected="<attention>." + " or <attention>.".join(ATTENTION_TAPS),
+            hint="<attention> is the name of a timm.layers.Attention, such as blocks.11.attn; "
+            "attention with rotary embeddings, in windows or of other kinds is not supported",
+        )
     raise UsageError(
         f"the network has no module {tap!r} to take features from",
         hint=f"{nearest(tap, modules.keys())} Usual taps are " + ", ".join(suggested_taps(network)),
@@ -162,25 +205,20 @@ def _module_of(network: nn.Module, tap: str) -> nn.Module:
 
 
 def _run(
-    network: nn.Module, modules: dict[str, nn.Module], images: Tensor
+    network: nn.Module, sites: dict[str, _Site], images: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a network once, and capture the outputs of its taps.
+    """Run a network once, and capture the activations of its taps.
 
     Hooks exist during the call only, so a copy of the network, such as an average, has none.
     """
     caught: dict[str, Any] = {}
-    handles = [
-        module.register_forward_pre_hook(partial(_catch_input, caught, tap))
-        if tap == PRE_LOGITS
-        else module.register_forward_hook(partial(_catch_output, caught, tap))
-        for tap, module in modules.items()
-    ]
+    handles = [_hook(site, partial(caught.__setitem__, tap)) for tap, site in sites.items()]
     try:
         answer: Tensor = network(images)
     finally:
         for handle in handles:
             handle.remove()
-    for tap in modules:
+    for tap in sites:
         found = caught.get(tap)
         if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(images):
             raise UsageError(
@@ -188,40 +226,44 @@ def _run(
                 got=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
                 hint="usual taps are " + ", ".join(suggested_taps(network)),
             )
-    return answer, {tap: caught[tap] for tap in modules}
+    return answer, {tap: caught[tap] for tap in sites}
 
 
-def _catch_output(
-    caught: dict[str, Any], tap: str, _module: nn.Module, _inputs: Any, output: Any
-) -> None:
-    # a copy, since a following activation may work in place
-    caught[tap] = output.clone() if isinstance(output, Tensor) else output
+def _hook(site: _Site, keep: Callable[[Any], None]) -> RemovableHandle:
+    """Hook the module of a tap, and keep what it reads of every call."""
+
+    def catch(module: nn.Module, inputs: Any, output: Any = None) -> None:
+        found = site.read(module, inputs[0] if inputs else None, output)
+        # a copy, since a following activation may work in place
+        keep(found.clone() if isinstance(found, Tensor) else found)
+
+    if site.before:
+        return site.module.register_forward_pre_hook(catch)
+    return site.module.register_forward_hook(catch)
 
 
-def _catch_input(caught: dict[str, Any], tap: str, _module: nn.Module, inputs: Any) -> None:
-    caught[tap] = inputs[0].clone() if isinstance(inputs[0], Tensor) else inputs[0]
-
-
-def _shapes(network: nn.Module, modules: dict[str, nn.Module], size: int) -> dict[str, TapShape]:
+def _shapes(network: nn.Module, sites: dict[str, _Site], size: int) -> dict[str, TapShape]:
     first = next(network.parameters())
     training = network.training
     network.eval()  # batch norm cannot learn from a batch of one
     try:
         with torch.no_grad():
-            _, caught = _run(network, modules, first.new_zeros(1, 3, size, size))
+            _, caught = _run(network, sites, first.new_zeros(1, 3, size, size))
     finally:
         network.train(training)
-    return {tap: _shape_of(network, tap, values[0]) for tap, values in caught.items()}
+    return {tap: _shape_of(network, tap, sites[tap], values[0]) for tap, values in caught.items()}
 
 
-def _shape_of(network: nn.Module, tap: str, row: Tensor) -> TapShape:
+def _shape_of(network: nn.Module, tap: str, site: _Site, row: Tensor) -> TapShape:
     shape = tuple(row.shape)
     if row.ndim == 1:
         return TapShape("vector", shape)
     if row.ndim == 2:
-        declared = int(getattr(network, "num_prefix_tokens", 0))
-        fits = shape[0] > declared and (not declared or _root(shape[0] - declared) is not None)
-        prefix = declared if fits else 0
+        prefix = site.prefix_tokens
+        if prefix is None:
+            declared = int(getattr(network, "num_prefix_tokens", 0))
+            fits = shape[0] > declared and (not declared or _root(shape[0] - declared) is not None)
+            prefix = declared if fits else 0
         return TapShape("NLC", shape, _root(shape[0] - prefix), prefix)
     if row.ndim == 3:
         a, b, c = shape

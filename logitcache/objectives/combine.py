@@ -12,9 +12,11 @@ from torch import nn
 from logitcache.batch import Outputs
 from logitcache.config import Config
 from logitcache.errors import nearest
+from logitcache.objectives.adversarial import Adversarial, AdversarialConfig
 from logitcache.objectives.aliases import ALIASES, long_forms
 from logitcache.objectives.feature_match import Match, MatchConfig
 from logitcache.objectives.label import Label, LabelConfig
+from logitcache.objectives.projector import share_projectors
 from logitcache.objectives.relational import Relation, RelationConfig
 from logitcache.objectives.route import Route, RouteConfig
 from logitcache.objectives.soft import Soft, SoftConfig
@@ -44,6 +46,7 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
     "match": Match,
     "relation": Relation,
     "route": Route,
+    "adversarial": Adversarial,
 }
 
 
@@ -80,6 +83,7 @@ class ObjectiveConfig(Config):
         match: Feature distillation: activations of a student layer against those of a teacher.
         relation: Relational distillation: relations of activations against those of a teacher.
         route: Feature distillation with learned pairs of layers: attention to layers of a teacher.
+        adversarial: Feature distillation by a discriminator between student and teacher.
     """
 
     label: LabelConfig | None = None
@@ -88,6 +92,7 @@ class ObjectiveConfig(Config):
     match: MatchConfig | None = None
     relation: RelationConfig | None = None
     route: RouteConfig | None = None
+    adversarial: AdversarialConfig | None = None
 
     @property
     def name(self) -> str:
@@ -152,6 +157,7 @@ class WeightedSum(nn.Module):
             fit = getattr(objective, "fit", None)
             if fit is not None:
                 fit(outputs, targets)
+        share_projectors(self._terms.values())
 
     def check(self, outputs: Outputs, targets: TargetBatch) -> None:
         """Check that the terms on features can be computed for outputs of other shapes.

@@ -25,6 +25,7 @@ from logitcache.objectives.projector import (
     PROJECTORS,
     ProjectorConfig,
     build_projector,
+    check_channels,
     projected,
 )
 from logitcache.objectives.term import Needs, PairConfig, TermConfig, as_pairs
@@ -225,12 +226,7 @@ class Match(nn.Module):
             )
         if config.levels and teacher.grid is None:
             raise UsageError("levels needs a square map", where=where, hint="remove levels")
-        if teacher.principal and PROJECTORS[config.projector.kind].keeps_channels:
-            raise UsageError(
-                "the cached features are principal components, not channels",
-                where=where,
-                hint="set projector: linear",
-            )
+        check_channels(config.projector, teacher, where)
 
 
 def _pooled(values_BPD: Tensor, grid: int | None, side: int) -> Tensor:

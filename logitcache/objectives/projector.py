@@ -7,6 +7,7 @@ patches.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -16,14 +17,17 @@ from torch import nn
 from logitcache.config import Config, key_of
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import as_map, as_tokens, drawn_positions
+from logitcache.objectives.attention import PositionProducts
 from logitcache.objectives.fusion import SelectiveFusion
+from logitcache.objectives.group_linear import GroupLinear
 from logitcache.objectives.prior import Prior
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
+    from logitcache.batch import Features
     from logitcache.objectives.alignment import Pair
 
 __all__ = [
@@ -33,7 +37,9 @@ __all__ = [
     "ProjectorConfig",
     "ProjectorKind",
     "build_projector",
+    "check_channels",
     "projected",
+    "share_projectors",
 ]
 
 
@@ -76,14 +82,24 @@ class ProjectorConfig(Config):
             of them with a ReLU in between; ``generator`` for ViTKD's, see :class:`Generator`;
             ``prior`` for DPK's, see :class:`~logitcache.objectives.prior.Prior`; ``fusion`` for
             TransKD's over all pairs, see
-            :class:`~logitcache.objectives.fusion.SelectiveFusion`; ``none``; ``auto`` for linear if
-            the numbers of channels differ, else none.
-        hidden: Number of hidden channels of an ``mlp``, that of the teacher by default; and of a
-            ``fusion``, 64 by default.
+            :class:`~logitcache.objectives.fusion.SelectiveFusion`; ``group-linear`` for a linear
+            layer for each neighborhood of positions; ``attention-scores`` and ``value-products``
+            for inner products of convolutions at all pairs of positions, see
+            :class:`~logitcache.objectives.attention.PositionProducts`; ``none``; ``auto`` for
+            linear if the numbers of channels differ, else none.
+        hidden: Number of hidden channels of an ``mlp``, that of the teacher by default; of a
+            ``fusion``, 64 by default; and of the convolutions of ``attention-scores`` and
+            ``value-products``, that of the student by default.
         masked: Share of the positions that a ``generator`` has to predict.
-        ratio: Share of the positions that a ``prior`` takes from the teacher; by default one minus
-            the alignment (CKA) of student and teacher in the batch.
+        ratio: Share of the positions that a ``prior`` takes from the teacher, by default one minus
+            the alignment (CKA) of student and teacher in the batch; share of the pairs of positions
+            that ``attention-scores`` and ``value-products`` take from the teacher, none by default.
         blocks: Number of transformer blocks of a ``prior``.
+        side: Side of the neighborhoods of ``group-linear``.
+        dropout: Probability with which an input of ``group-linear`` is set to zero.
+        shared: Name of a projector that several terms use: all with this name have the same
+            weights, so their other options and shapes have to be equal. None for a projector of its
+            own.
     """
 
     kind: ProjectorName = "auto"
@@ -91,6 +107,9 @@ class ProjectorConfig(Config):
     masked: float = Field(default=0.5, gt=0, lt=1)
     ratio: float | None = Field(default=None, ge=0, le=1)
     blocks: int = Field(default=2, ge=1)
+    side: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    shared: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -178,12 +197,7 @@ def _mlp(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
 
 
 def _generator(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
-    if pair.grid is None:
-        raise UsageError(
-            "the projector generator needs features on a square grid",
-            where=where,
-            hint="choose layers with square maps, or another projector",
-        )
+    _square(pair, "generator", where)
     return Generator(pair.student.shape[2], pair.teacher.shape[2], config.masked)
 
 
@@ -198,6 +212,39 @@ def _prior(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
             hint="precompute this layer without tokens and reduce, or choose another projector",
         )
     return Prior(pair.student.shape[2], channels, positions, config.blocks, config.ratio)
+
+
+def _group_linear(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
+    grid = _square(pair, "group-linear", where)
+    channels, wanted = pair.student.shape[2], pair.teacher.shape[2]
+    return GroupLinear(channels, wanted, grid, config.side, config.dropout)
+
+
+def _products(config: ProjectorConfig, pair: Pair, where: str, *, same: bool) -> nn.Module:
+    grid, channels = _square(pair, config.kind, where), pair.student.shape[2]
+    if pair.teacher.shape[2] != grid**2:
+        raise UsageError(
+            f"the projector {config.kind} needs a relation between all pairs of positions",
+            where=where,
+            expected=f"a tap with {grid**2} values at each of {grid**2} positions, such as "
+            "blocks.11.attn.scores or blocks.11.attn.value_products",
+            got=f"{pair.teacher.shape[2]} values at each position",
+            hint="choose another tap of the teacher, or another projector",
+        )
+    return PositionProducts(
+        channels, config.hidden or channels, same=same, ratio=config.ratio or 0.0
+    )
+
+
+def _square(pair: Pair, kind: str, where: str) -> int:
+    """Return the side of the square grid of positions, which a projector needs."""
+    if pair.grid is None:
+        raise UsageError(
+            f"the projector {kind} needs features on a square grid",
+            where=where,
+            hint="choose layers with square maps, or another projector",
+        )
+    return pair.grid
 
 
 def _none(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
@@ -239,6 +286,9 @@ PROJECTORS: dict[str, ProjectorKind] = {
     "generator": ProjectorKind(_generator, whole_maps=True),
     "prior": ProjectorKind(_prior, whole_maps=True),
     "fusion": ProjectorKind(_fusion, whole_maps=True, joint=True),
+    "group-linear": ProjectorKind(_group_linear, whole_maps=True),
+    "attention-scores": ProjectorKind(partial(_products, same=False), whole_maps=True),
+    "value-products": ProjectorKind(partial(_products, same=True), whole_maps=True),
 }
 """Projectors by name; a new projector is one entry here."""
 
@@ -276,3 +326,64 @@ def projected(
         return found
     modules = [projector] if len(pairs) == 1 else projector.children()
     return [module(pair) for module, pair in zip(modules, pairs, strict=True)]
+
+
+def check_channels(config: ProjectorConfig, teacher: Features, where: str) -> None:
+    """Check that a projector does not leave channels as they are where the teacher's are others.
+
+    Args:
+        config: Its kind and options.
+        teacher: Cached activations of the teacher layer.
+        where: Name of the term, for messages.
+
+    Raises:
+        UsageError: The cached activations are principal components.
+    """
+    if teacher.principal and PROJECTORS[config.kind].keeps_channels:
+        raise UsageError(
+            "the cached features are principal components, not channels",
+            where=where,
+            hint="set projector: linear",
+        )
+
+
+def share_projectors(objectives: Iterable[Any]) -> None:
+    """Give all objectives whose projectors have the same name the projector of the first.
+
+    Args:
+        objectives: Objectives; those with ``config.projector`` have a module ``projector``.
+
+    Raises:
+        UsageError: Projectors of the same name have other options or shapes.
+    """
+    owners: dict[str, tuple[ProjectorConfig, nn.Module]] = {}
+    for objective in objectives:
+        config = getattr(getattr(objective, "config", None), "projector", None)
+        if not isinstance(config, ProjectorConfig) or config.shared is None:
+            continue
+        own: nn.Module = objective.projector
+        if isinstance(own, nn.ModuleList):
+            raise UsageError(
+                f"the name {config.shared!r} cannot be that of several projectors",
+                where="objectives",
+                expected="a term with a single pair of layers",
+                hint="write a term for each pair, or remove shared",
+            )
+        first, owner = owners.setdefault(config.shared, (config, own))
+        if owner is own:
+            continue
+        if config != first or _shapes(own) != _shapes(owner):
+            raise UsageError(
+                f"projectors of the name {config.shared!r} cannot have the same weights",
+                where="objectives",
+                expected=f"{first.kind} with the shapes {_shapes(owner)}",
+                got=f"{config.kind} with the shapes {_shapes(own)}",
+                hint="give them the same options and layers of the same sizes, or other names",
+            )
+        # a method, not the module: registered twice, its weights would be saved twice
+        del objective.projector
+        objective.projector = owner.__call__
+
+
+def _shapes(projector: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(parameter.shape) for parameter in projector.parameters()]

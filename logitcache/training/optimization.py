@@ -27,6 +27,9 @@ _WARMUP_DIVISOR = 100
 def build_optimizer(network: nn.Module, config: OptimizerConfig) -> optim.Optimizer:
     """Build an optimizer, without weight decay on biases and normalization layers, as timm does.
 
+    Parameters in ``network.lr_scales()``, if the network has this method, have a multiple of the
+    learning rate; it is applied by the schedule, as timm's decay by layers is.
+
     Raises:
         UsageError: timm has no optimizer of this name, or it does not accept these arguments.
     """
@@ -34,7 +37,7 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> optim.Optimi
     if config.name not in known:
         raise UsageError(f"unknown optimizer {config.name!r}", hint=nearest(config.name, known))
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             network,
             opt=config.name,
             lr=config.lr,
@@ -48,6 +51,23 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> optim.Optimi
             where="optimizer.kwargs",
             got=error,
         ) from None
+    scales = getattr(network, "lr_scales", dict[str, float])()
+    named = dict(network.named_parameters())
+    for scale in sorted(set(scales.values())):
+        _scale_lr(optimizer, [named[name] for name in scales if scales[name] == scale], scale)
+    return optimizer
+
+
+def _scale_lr(optimizer: optim.Optimizer, chosen: list[nn.Parameter], scale: float) -> None:
+    """Give some parameters of an optimizer groups of their own, with a multiple of ``lr_scale``."""
+    ids = {id(parameter) for parameter in chosen}
+    for group in list(optimizer.param_groups):
+        own = [parameter for parameter in group["params"] if id(parameter) in ids]
+        if own:
+            group["params"] = [p for p in group["params"] if id(p) not in ids]
+            scaled = {**group, "params": own, "lr_scale": scale * group.get("lr_scale", 1.0)}
+            optimizer.param_groups.append(scaled)
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 
 def build_schedule(

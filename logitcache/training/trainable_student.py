@@ -189,3 +189,12 @@ class TrainableStudent(nn.Module):
             if module is not self and own is not None:
                 names |= {f"{prefix}.{name}" for name in own()}
         return names
+
+    def lr_scales(self) -> dict[str, float]:
+        """Return the scales of the learning rate of parameters with another one, by name."""
+        scales: dict[str, float] = {}
+        for prefix, module in self.named_modules():
+            own: Any = getattr(module, "lr_scales", None)
+            if module is not self and own is not None:
+                scales |= {f"{prefix}.{name}": scale for name, scale in own().items()}
+        return scales

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SYSTEMS = [
     *("libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"),
-    *("pursuhint", "dpk", "rtk", "transkd"),
+    *("pursuhint", "dpk", "rtk", "transkd", "cakd"),
 ]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd"}
 """Stages that several systems share, and a pipeline that has each."""
@@ -39,6 +39,8 @@ OTHER_SCALE = {
     "dpk": "a student that is less like its teacher is given more of it",
 }
 """Systems whose losses with right and with shuffled targets cannot be compared, and why."""
+CONTESTED = {"adversarial"}
+"""Terms that need not fall, since the student is trained to increase them."""
 COMPARED = ["labels", "kd", "tuned", "probe", "probe-copy", "probe-tuned"]
 """Stages that a system is compared with in docs/results.md: here they only have to run."""
 
@@ -111,10 +113,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def own_losses(folder: Path) -> list[dict[str, float]]:
     """Return the unweighted losses of a system's own terms in every epoch.
 
-    These are all but labels and plain soft targets, or the latter where there are no others.
+    These are all but labels, contested terms and plain soft targets, or the latter where there are
+    no others.
     """
     events = read_journal(folder)
-    terms = [name for name in events[0] if name.partition("_")[0] in TERMS.keys() - {"label"}]
+    compared = TERMS.keys() - {"label"} - CONTESTED
+    terms = [name for name in events[0] if name.partition("_")[0] in compared]
     own = [name for name in terms if not name.startswith("soft")] or terms
     return [{name: event[name] for name in own} for event in events]
 

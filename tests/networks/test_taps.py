@@ -128,3 +128,53 @@ def test_every_suggestion_can_be_tapped() -> None:
         names = suggested_taps(network)
         assert names[-1] == PRE_LOGITS
         assert set(tap_shapes(network, names, 32)) == set(names)
+
+
+SHAPES = [
+    {"num_heads": 2},
+    {"num_heads": 3, "qk_norm": True, "reg_tokens": 4},
+    {"num_heads": 2, "class_token": False, "global_pool": "avg"},
+]
+
+
+@pytest.mark.requirement("F8.15")
+@pytest.mark.parametrize("kwargs", SHAPES)
+@pytest.mark.parametrize("fused", [True, False])
+def test_relations_are_those_of_the_queries_keys_and_values_of_an_attention(
+    kwargs: dict[str, Any], fused: bool
+) -> None:
+    """Of patches alone, whether attention is fused or not; by loops over heads."""
+    network: Any = _build("vit_tiny_patch16_224", **{**TINY_VIT, **kwargs})
+    attention = network.blocks[1].attn
+    attention.fused_attn = fused
+    taken: list[Tensor] = []
+    attention.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    taps = ["blocks.1.attn.scores", "blocks.1.attn.value_products", "blocks.1.attn.qkv"]
+    tapped = TappedNetwork(network, taps, size=32)
+    with torch.no_grad():
+        logits, found = tapped(_images())
+        assert torch.equal(logits, network(_images()))
+        q, k, v = attention.qkv(taken[-1]).chunk(3, dim=2)
+    torch.testing.assert_close(found[taps[2]], torch.cat([q, k, v], 2))
+    heads, first = attention.num_heads, network.num_prefix_tokens
+    width = q.shape[2] // heads
+    scores, values = (torch.zeros(3, 16, 16) for _ in range(2))
+    for h in range(heads):
+        own = slice(h * width, (h + 1) * width)
+        queries, keys = attention.q_norm(q[:, first:, own]), attention.k_norm(k[:, first:, own])
+        scores += queries @ keys.transpose(1, 2) / width**0.5 / heads
+        values += v[:, first:, own] @ v[:, first:, own].transpose(1, 2) / width**0.5 / heads
+    torch.testing.assert_close(found[taps[0]], scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[taps[1]], values, rtol=1e-4, atol=1e-5)
+    for tap in taps[:2]:
+        shape = tapped.shapes[tap]
+        assert (shape.layout, shape.shape, shape.grid, shape.prefix_tokens) == (
+            *("NLC", (16, 16), 4),
+            0,
+        )
+
+
+def test_a_relation_of_what_is_no_attention_is_explained() -> None:
+    with pytest.raises(UsageError, match="no attention module of timm") as error:
+        TappedNetwork(_build("resnet10t", **TINY_CNN), ["layer1.scores"], size=32)
+    assert "<attention>.value_products" in str(error.value)

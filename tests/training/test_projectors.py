@@ -6,9 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import timm
 import torch
 
 from logitcache.errors import Interrupted
+from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 Teachers = dict[str, dict[str, Any]]
 EPOCHS, STEPS = 3, 12  # 60 images in batches of 16, 16, 16 and 12
-OWN = ("objective.match.projector.", "objective.route.")
+OWN = ("objective.match.projector.", "objective.route.", "objective.adversarial.")
 
 
 def vit(**kwargs: object) -> dict[str, Any]:
@@ -48,6 +50,19 @@ PAIRS = [
 FUSION: dict[str, Any] = {"match": {"pairs": PAIRS, "projector": "fusion", "weight": 0.5}}
 LAYERS = {"taps": ["stem", "layer1"], "students": ["blocks.0"]}
 ROUTE: dict[str, Any] = {"route": {"teacher": "red", **LAYERS, "width": 8}}
+
+ADVERSARIAL: dict[str, Any] = {
+    "adversarial": {
+        "teacher": "red",
+        "tap": "layer1",
+        "student": "blocks.0",
+        "projector": {"kind": "group-linear", "side": 1, "dropout": 0.3},
+        "hidden": 8,
+        "lr_scale": 0.1,
+        "weight": {"value": 0.5, "initial": 0.1, "start": 0.1, "length": 0.5},
+    }
+}
+UNDROPPED = {"adversarial": {**ADVERSARIAL["adversarial"], "projector": "linear"}}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +102,7 @@ def trained(out: Path) -> dict[str, Tensor]:
 
 def losses(out: Path) -> list[float]:
     """Return the means of the epochs, of all terms and of their sum."""
-    names = ("loss", "soft", "match", "route")
+    names = ("loss", "soft", "match", "route", "adversarial")
     return [event[name] for event in read_journal(out) for name in names if name in event]
 
 
@@ -107,12 +122,13 @@ def assert_equal(ours: Path, theirs: Path) -> None:
         pytest.param(PRIOR, [3], id="prior-3"),
         pytest.param(ROUTE, [3], id="route-3"),
         pytest.param(FUSION, [3], id="fusion-3"),
+        pytest.param(ADVERSARIAL, [3], id="adversarial-3"),
     ],
 )
 def test_a_resumed_projector_is_the_very_same(
     images: Path, cache: Path, tmp_path: Path, term: dict[str, Any], stops: list[int]
 ) -> None:
-    """Stopped inside an epoch and at its end; generator and prior draw positions in every step."""
+    """Stopped inside an epoch and at its end; most draw random numbers in every step."""
     fields = {"objectives": ["soft", term], "student": vit(drop_path_rate=0.2), "ema": 0.9}
     train_student(TrainConfig.parse(config(tmp_path / "whole", images, cache, **fields), ""))
     cut = TrainConfig.parse(config(tmp_path / "cut", images, cache, **fields), "")
@@ -128,6 +144,9 @@ def test_a_resumed_projector_is_the_very_same(
     after = trained(tmp_path / "cut")
     own = [name for name in after if name.startswith(OWN)]
     assert not any(torch.equal(before[-1][name], after[name]) for name in own), "they are trained"
+    exported = timm.create_model(f"local-dir:{tmp_path / 'cut' / 'export'}", pretrained=True)
+    plain = build_network(NetworkConfig(**vit()), 3)
+    assert exported.state_dict().keys() == plain.state_dict().keys(), "and none is exported"
 
 
 def test_a_batch_of_one_image_is_joined_for_the_batch_norm_of_a_projector(
@@ -145,7 +164,9 @@ def test_a_batch_of_one_image_is_joined_for_the_batch_norm_of_a_projector(
 
 
 @pytest.mark.parametrize(
-    "objectives", [["soft", MLP], [MLP], ["soft", ROUTE]], ids=["both", "match alone", "route"]
+    "objectives",
+    [["soft", MLP], [MLP], ["soft", ROUTE], ["soft", UNDROPPED]],
+    ids=["both", "match alone", "route", "adversarial"],
 )
 def test_two_processes_train_the_projector_of_one(
     images: Path, cache: Path, tmp_path: Path, objectives: list[Any]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from timm.models import group_parameters
 
-from logitcache.batch import DenseLogits, TargetBatch
+from logitcache.batch import DenseLogits, Features, TargetBatch
 from logitcache.errors import Interrupted, UsageError
 from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.objectives.combine import ObjectiveConfig, build_objective
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PLAIN_VIT: dict[str, Any] = {**VIT, "kwargs": {**VIT["kwargs"], "drop_path_rate": 0.0}}  # type: ignore[dict-item]  # a mapping
 CNN = {"model": "resnet10t", "size": 16, "kwargs": {"stem_width": 16, "channels": [16] * 4}}
+
+ADVERSARIAL: dict[str, Any] = {"teacher": "t", "tap": "norm", "hidden": 4}
 
 
 def resumes_exactly(tmp_path: Path, images: Path, **fields: Any) -> list[dict[str, Any]]:
@@ -166,7 +168,8 @@ def trainable(model: str = "vit_tiny_patch16_224", objective: object = "label") 
     kwargs: Any = PLAIN_VIT["kwargs"]
     network = build_network(NetworkConfig(model=model, kwargs={**kwargs, "num_classes": 3}))
     terms = build_objective([ObjectiveConfig.model_validate(objective)])
-    return TrainableStudent(network, terms, size=8, features={})
+    features = {"t/norm": Features(torch.zeros(1, 5, 16), "NLC", grid=2, prefix_tokens=1)}
+    return TrainableStudent(network, terms, size=8, features=features)
 
 
 def test_layers_have_the_learning_rates_that_timm_gives_them() -> None:
@@ -185,6 +188,24 @@ def test_layers_have_the_learning_rates_that_timm_gives_them() -> None:
     assert last >= 3  # embedding, two blocks, head
     for name, layer in layers.items():
         assert found[name] == pytest.approx(0.1 * 0.5 ** (last - layer)), name
+
+
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_a_part_of_an_objective_has_a_multiple_of_the_learning_rate(decay: float | None) -> None:
+    """All others have what they have without it, and the schedule keeps the ratio."""
+    rates = []
+    for scale in (0.01, 1.0):
+        torch.manual_seed(0)
+        student = trainable(objective={"adversarial": {**ADVERSARIAL, "lr_scale": scale}})
+        optimizer = build_optimizer(student, OptimizerConfig(lr=0.1, layer_decay=decay))
+        schedule = build_schedule(optimizer, ScheduleConfig(name="cosine", warmup=0), 10, 0.1)
+        schedule.step_update(3)
+        names = {id(parameter): name for name, parameter in student.named_parameters()}
+        rates.append({names[id(p)]: g["lr"] for g in optimizer.param_groups for p in g["params"]})
+    assert rates[0].keys() == rates[1].keys() == set(names.values())
+    for name, rate in rates[1].items():
+        scaled = name.startswith("objective.adversarial.discriminator.")
+        assert rates[0][name] == pytest.approx(0.01 * rate if scaled else rate), name
 
 
 def test_a_network_without_layers_has_no_decay_of_layers() -> None:
