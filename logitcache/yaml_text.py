@@ -12,9 +12,10 @@ import yaml
 from yaml.composer import ComposerError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["load_yaml", "load_yaml_file"]
+__all__ = ["dump_yaml", "load_yaml", "load_yaml_file"]
 
 _MOST_BYTES = 2 * 2**20
 _MOST_VALUES = 100_000  # keys count as values
@@ -51,6 +52,12 @@ def load_yaml(text: str) -> Any:
         raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError("the document is nested too deeply") from None
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Return plain values as YAML, in their order."""
+    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    return text
 
 
 class _BoundedLoader(yaml.SafeLoader):

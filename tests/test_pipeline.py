@@ -59,6 +59,17 @@ def test_a_stage_uses_the_result_of_an_earlier_one(tmp_path: Path) -> None:
     assert ran(tmp_path, {}) == []  # all is done
 
 
+def test_the_output_folder_has_the_pipeline_it_is_of_without_passwords(tmp_path: Path) -> None:
+    ran(tmp_path, {})
+    again = PipelineConfig.parse(read_yaml(tmp_path / "pipeline.yaml"), "again")
+    assert Pipeline(again).stages == pipeline(tmp_path).stages
+    labels: dict[str, Any] = {"data": "s3://me:secret@bucket/x", "objectives": {"label": None}}
+    pipeline(tmp_path, [{"name": "s", "train": labels}]).run(lambda _: {})
+    written = read_yaml(tmp_path / "pipeline.yaml")
+    expected = {**labels, "data": "s3://***@bucket/x"}
+    assert written["stages"] == [{"name": "s", "train": expected}]
+
+
 def test_what_is_inside_of_a_result_has_a_longer_path(tmp_path: Path) -> None:
     """Lists by number, mappings by name, as a value and as the key of a mapping."""
     result = {"taps": ["a", "b"], "groups": {"a": 1}}

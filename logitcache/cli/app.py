@@ -22,6 +22,7 @@ from logitcache.cli.garbage import garbage_app
 from logitcache.cli.interrupt import interruptible
 from logitcache.cli.launch import launched_rank
 from logitcache.cli.maintain import LOOK, maintain_app
+from logitcache.cli.report import report_app
 from logitcache.cli.tools import tools_app
 from logitcache.cli.transfer import transfer_app
 from logitcache.cli.views import views_app
@@ -39,6 +40,7 @@ app = typer.Typer(
 
 app.add_typer(create_app)  # without a name: its commands are the program's own
 app.add_typer(maintain_app)
+app.add_typer(report_app)
 app.add_typer(garbage_app)
 app.add_typer(transfer_app)
 app.add_typer(derive_app)

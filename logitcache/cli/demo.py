@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from logitcache.cli.interrupt import StopRequest
-from logitcache.cli.layout import new_console
+from logitcache.cli.layout import new_console, print_report_command
 from logitcache.cli.options import print_json
 from logitcache.cli.pipeline_tables import print_pipeline
 from logitcache.cli.run import load_pipelines
@@ -50,6 +50,7 @@ def run_demo(out: Path, *, seeds: int, as_json: bool) -> None:
     console.print(
         f"The teachers' weights were deleted before the students were trained. Files: {out}"
     )
+    print_report_command(console, str(out))
 
 
 def _run_once(pipeline: Pipeline) -> list[StageResult]:

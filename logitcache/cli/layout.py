@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from logitcache.data.listing import left_out_text
+from logitcache.errors import redacted
+from logitcache.report.quantities import bytes_text, encoding_text, percent_text
 from logitcache.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from rich.text import Text
 
@@ -23,6 +26,7 @@ __all__ = [
     "new_table",
     "percent_text",
     "print_line",
+    "print_report_command",
     "print_unlisted",
 ]
 
@@ -30,20 +34,6 @@ __all__ = [
 _UNBROKEN = 10_000
 
 _RIGHT = {"accuracy", "stored", "dense float32", "ratio", "top-1", "mAP", "steps", "images"}
-
-
-def percent_text(value: float | None) -> str:
-    """Return a fraction as a percentage, a dash for None."""
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def bytes_text(count: float) -> str:
-    """Return a number of bytes in B, kB, MB, GB or TB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
 
 
 def new_table(first: str, *others: str) -> Table:
@@ -82,33 +72,15 @@ def new_console() -> Console:
     return console if console.is_terminal else PlainConsole(width=_UNBROKEN)
 
 
-def encoding_text(settings: Mapping[str, Any]) -> str:
-    """Return an encoding of logits in a few words.
-
-    Args:
-        settings: Its settings, as JSON values.
-    """
-    return _ENCODINGS[settings["kind"]](settings)
-
-
-def _sparse_text(settings: Mapping[str, Any]) -> str:
-    values = f"{settings['bits']} bits" if settings["values"] == "codes" else settings["values"]
-    return f"top {settings['top_k']}, {values}"
-
-
-_ENCODINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "sparse": _sparse_text,
-    "dense": lambda settings: f"dense {settings['values']}",
-    "logits": lambda settings: f"log-odds, dense {settings['values']}",
-    "transform": lambda settings: (
-        f"transform, {settings['directions']} directions, {settings['refined']} classes refined"
-    ),
-}
-
-
 def print_line(console: Console, text: str) -> None:
     """Print one line without wrapping it."""
     console.print(text, soft_wrap=True)
+
+
+def print_report_command(console: Console, path: str) -> None:
+    """Print the command that makes the report of a cache or run, as a faint last line."""
+    command = f"report: logitcache report {shlex.quote(redacted(path))}"
+    console.print(command, style="dim", soft_wrap=True)
 
 
 def print_unlisted(console: Console, whose: str, unlisted: Mapping[str, int]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cli.layout import bytes_text, new_console, new_table, percent_text
-from logitcache.objectives.aliases import long_forms
+from logitcache.cli.layout import new_console, new_table
+from logitcache.report.quantities import bytes_text, spread_text
+from logitcache.report.trained_on import objective_terms, trained_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from logitcache.pipeline.run import Stage, StageResult
 
@@ -43,7 +44,7 @@ def _cache_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, .
         (
             stage.name,
             name,
-            _spread([next(iter(v["accuracy"].get(name, {}).values()), None) for v in values]),
+            spread_text([next(iter(v["accuracy"].get(name, {}).values()), None) for v in values]),
             str(values[0]["views"]),
             bytes_text(size["stored"]),
             bytes_text(size["dense_float32"]),
@@ -59,8 +60,8 @@ def _weight_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, 
             stage.name,
             name,
             _mean_and_spread([value["teachers"][name] for value in values]),
-            _spread([value["single"][name] for value in values]),
-            _spread([value["accuracy"] for value in values]),
+            spread_text([value["single"][name] for value in values]),
+            spread_text([value["accuracy"] for value in values]),
         )
         for name in values[0]["teachers"]
     ]
@@ -70,12 +71,12 @@ def _student_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str,
     first = values[0]
     labels = first.get("labeled", first.get("labelled", 0))  # the latter in results of version 0.1
     uses_labels = not stage.values.get("cache") or any(
-        {"label", "split"} & term.keys() for term in _terms(stage.values)
+        {"label", "split"} & term.keys() for term in objective_terms(stage.values)
     )
     return [
         (
             f"{stage.name} ({stage.values['student']['model']})",
-            _learns_from(stage.values),
+            trained_on(stage.values),
             str(first["set_images"]),
             str(labels if uses_labels else 0),
             str(first["steps"]),
@@ -88,13 +89,13 @@ def _score(evaluations: list[dict[str, Any]]) -> str:
     """Return the top-1 accuracy, or ``mAP`` and its value where labels are sets."""
     precision = [each.get("mean_average_precision") for each in evaluations]
     if any(value is not None for value in precision):
-        return f"mAP {_spread(precision)}"
-    return _spread([each.get("top1") for each in evaluations])
+        return f"mAP {spread_text(precision)}"
+    return spread_text([each.get("top1") for each in evaluations])
 
 
 def _evaluation_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     found = [value["evaluation"] for value in values]
-    scores = _score(found), _spread([each["top5"] for each in found])
+    scores = _score(found), spread_text([each["top5"] for each in found])
     return [(stage.name, values[0]["model"], values[0]["data"], *scores)]
 
 
@@ -120,49 +121,6 @@ _TABLES: dict[str, tuple[tuple[str, ...], Rows]] = {
 }
 """By kind of stage: columns, and the rows of a stage from its results, one per seed."""
 _OTHER: tuple[tuple[str, ...], Rows] = (("stage", "kind", "result"), _other_rows)
-
-
-def _learns_from(train: Mapping[str, Any]) -> str:
-    """Return a description of the targets of a training run."""
-    if not train.get("cache"):
-        return "labels"
-    parts = dict.fromkeys(_learns_from_term(term) for term in _terms(train))
-    shuffled = ", shuffled" if train.get("shuffle_targets") else ""
-    return " and ".join(parts) + shuffled
-
-
-def _learns_from_term(term: Mapping[str, Any]) -> str:
-    kind, settings = next(iter(term.items()))
-    settings = settings or {}
-    if kind == "label":
-        return "labels"
-    pairs = settings.get("pairs") or [settings]
-    if all("teacher" in pair for pair in pairs):  # a term on features
-        names = " + ".join(dict.fromkeys(str(pair["teacher"]) for pair in pairs))
-        return f"{settings.get('form', 'features')} of {names}"
-    teachers = settings.get("teachers")
-    names = " + ".join(teachers) if isinstance(teachers, dict) else "all teachers"
-    form = settings.get("form", "nkd") if kind == "split" else ""
-    return f"{form} of cache of {names}" if form else f"cache of {names}"
-
-
-def _terms(train: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the objectives of a training run as mappings with one key."""
-    default: Any = "soft" if train.get("cache") else "label"
-    terms = train.get("objectives") or default
-    listed = terms if isinstance(terms, list) else [terms]
-    in_full: list[Any] = [term for entry in listed for term in long_forms(entry)]
-    return [{term: {}} if isinstance(term, str) else term for term in in_full]
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    """Return the mean and, for several values, the standard deviation, in percent."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    if len(known) == 1:
-        return percent_text(known[0])
-    return f"{100 * mean(known):.1f} ± {100 * stdev(known):.1f} %"
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.launch import refuse_ranks
+from logitcache.cli.layout import new_console, print_report_command
 from logitcache.cli.options import print_json
 from logitcache.cli.pipeline_tables import print_pipeline
 from logitcache.cli.stages import stage_runner
@@ -42,6 +43,13 @@ def run_pipeline(
         print_json({"pipeline": name, "runs": documents})
     else:
         print_pipeline(runs)
+        print_report_command(new_console(), str(folder_of(pipelines)))
+
+
+def folder_of(pipelines: Sequence[Pipeline]) -> Path:
+    """Return the output folder that the pipelines of all seeds have in common."""
+    first = pipelines[0].out
+    return first if len(pipelines) == 1 else first.parent
 
 
 def load_pipelines(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.fidelity import print_fidelity
 from logitcache.cli.layout import bytes_text as _bytes
-from logitcache.cli.layout import encoding_text, print_unlisted
+from logitcache.cli.layout import encoding_text, print_report_command, print_unlisted
 from logitcache.cli.layout import new_console as _console
 from logitcache.cli.layout import new_table as _table
 from logitcache.cli.layout import percent_text as _percent
@@ -107,6 +107,7 @@ def print_train(result: TrainResult) -> None:
     print_unlisted(console, "val", result.unlisted_val)
     for note in result.notes:
         console.print(f"note: {note}")
+    print_report_command(console, result.out)
 
 
 def print_cache(cache: CacheDescription) -> None:
@@ -149,6 +150,7 @@ def print_cache(cache: CacheDescription) -> None:
     if any(teacher.features for teacher in cache.teachers):
         console.print(_taps(cache))
     print_fidelity(console, cache.teachers)
+    print_report_command(console, cache.url)
 
 
 def _logits(teacher: TeacherDescription) -> list[str]:
@@ -221,6 +223,7 @@ def print_status(cache: CacheDescription) -> None:
         console.print("complete, but not sealed: run the same precompute command again")
     else:
         console.print(f"complete, revision {cache.revision}, sha256 {cache.revision_sha256}")
+    print_report_command(console, cache.url)
 
 
 def print_verify(report: VerifyReport) -> None:

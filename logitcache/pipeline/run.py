@@ -33,17 +33,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logitcache.errors import UsageError, nearest
+from logitcache.errors import UsageError, nearest, redacted
 from logitcache.files import read_json, warn_damaged, write_file
 from logitcache.pipeline.settings import merged
 from logitcache.pipeline.stage_kinds import STAGE_KINDS
+from logitcache.yaml_text import dump_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from logitcache.pipeline.config import PipelineConfig, StageConfig
 
-__all__ = ["Pipeline", "Stage", "StageResult"]
+__all__ = ["DONE", "PIPELINE", "Pipeline", "Stage", "StageResult"]
+
+DONE = ".done.json"
+"""Ending of the file that marks a stage as finished and contains its result."""
+PIPELINE = "pipeline.yaml"
+"""File with the configuration of a pipeline in its output folder."""
 
 _REFERENCE = "stage:"
 
@@ -117,6 +123,8 @@ class Pipeline:
     ) -> list[StageResult]:
         """Run the stages in order, and read the results of finished ones.
 
+        The configuration of the pipeline is written into the output folder.
+
         Args:
             run_stage: Runs a stage and returns its result as JSON values.
             only: Names of the stages to run; all by default.
@@ -128,8 +136,15 @@ class Pipeline:
             if name not in {stage.name for stage in self.stages}:
                 known = [stage.name for stage in self.stages]
                 raise UsageError(f"the pipeline has no stage {name!r}", hint=nearest(name, known))
+        self._write_settings()
         chosen = [stage for stage in self.stages if not only or stage.name in only]
         return [self._run_stage(stage, run_stage) for stage in chosen]
+
+    def _write_settings(self) -> None:
+        """Write the configuration into the output folder, without passwords of URLs."""
+        values = self.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        values |= {"out": str(self.out), "seed": self.seed}
+        write_file(self.out / PIPELINE, dump_yaml(_without_credentials(values)))
 
     def _run_stage(self, stage: Stage, run_stage: Callable[[Stage], dict[str, Any]]) -> StageResult:
         # references to results are resolved first, so that a new result changes the digest
@@ -144,7 +159,7 @@ class Pipeline:
 
     def _marker(self, name: str) -> Path:
         """Return the file that marks a stage as finished and contains its result."""
-        return self.out / f"{name}.done.json"
+        return self.out / f"{name}{DONE}"
 
     def _with_results(self, value: Any, where: str) -> Any:
         """Replace ``stage:NAME/FIELD`` everywhere by the result of the stage."""
@@ -194,6 +209,15 @@ class Pipeline:
     def _output(self, stage: StageConfig) -> str:
         """Return what ``stage:NAME`` refers to."""
         return STAGE_KINDS[stage.kind].output.format(folder=self.out / stage.name)
+
+
+def _without_credentials(value: Any) -> Any:
+    """Return values whose URLs have no user, password or values of a query."""
+    if isinstance(value, Mapping):
+        return {key: _without_credentials(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_credentials(item) for item in value]
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _inside(result: dict[str, Any], path: str, stage: str, where: str) -> Any:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from logitcache.files import read_json, warn_damaged, write_file
 from logitcache.training.evaluator import Evaluation
 
-__all__ = ["TrainResult", "forget_result", "read_result", "write_result"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TrainResult", "forget_result", "parse_result", "read_result", "write_result"]
 
 _RESULT = "result.json"
 
@@ -85,10 +88,19 @@ def read_result(out: Path | str) -> TrainResult | None:
     """Read the result of a run, None if it is not finished or the file is damaged."""
     path = Path(out) / _RESULT
     values = read_json(path)
-    if values is None:
-        return None
+    return None if values is None else parse_result(values, path)
+
+
+def parse_result(values: Mapping[str, Any], path: Path) -> TrainResult | None:
+    """Return the result that JSON values describe, None if they are damaged.
+
+    Args:
+        values: The values, as :meth:`TrainResult.to_json` returns them.
+        path: The file that they come from, for the warning.
+    """
     if "labelled" in values:  # as version 0.1 wrote it
-        values["labeled"] = values.pop("labelled")
+        values = {**values, "labeled": values["labelled"]}
+        del values["labelled"]
     try:
         evaluation = TypeAdapter(Evaluation | None).validate_python(values.get("evaluation"))
         found = TypeAdapter(TrainResult).validate_python({**values, "evaluation": evaluation})

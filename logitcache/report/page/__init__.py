@@ -1,0 +1,1 @@
+"""Reports on caches, training runs and pipeline folders, as one page of HTML or Markdown."""

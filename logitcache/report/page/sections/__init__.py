@@ -1,0 +1,34 @@
+"""Sections of a report: one idea each, in the order of the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitcache.report.page.sections.accuracy import accuracy
+from logitcache.report.page.sections.caches import caches
+from logitcache.report.page.sections.curves import curves
+from logitcache.report.page.sections.problems import problems
+from logitcache.report.page.sections.provenance import provenance
+from logitcache.report.page.sections.repeat import repeat
+from logitcache.report.page.sections.summary import summary
+from logitcache.report.page.sections.time import time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logitcache.report.page.blocks import Section
+    from logitcache.report.page.contents import Contents
+
+__all__ = ["SECTIONS"]
+
+SECTIONS: dict[str, Callable[[Contents], Section | None]] = {
+    "summary": summary,
+    "problems": problems,
+    "accuracy": accuracy,
+    "curves": curves,
+    "caches": caches,
+    "time": time,
+    "provenance": provenance,
+    "repeat": repeat,
+}
+"""Functions that return a section, None if it has nothing to show; in the order of the page."""

@@ -1,0 +1,194 @@
+"""Pages as they are parsed: references, ids, alternative texts, values, escaping."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+import pytest
+
+from logitcache.errors import CacheDamaged, CacheError, UsageError
+from logitcache.report.describe import describe
+from logitcache.report.page.report import make_report
+from logitcache.report.page.sections import SECTIONS
+from logitcache.report.quantities import bytes_text
+from tests.cli.conftest import logitcache
+from tests.report.page.conftest import HOSTILE, SCORES, Page, write_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Outcome
+    from tests.report.page.conftest import Element
+
+__all__ = ["logitcache"]
+
+TAGS = {
+    *("html", "head", "meta", "title", "link", "style", "body", "a", "header", "h1", "h2", "h3"),
+    *("p", "nav", "ul", "li", "main", "section", "footer", "strong", "div", "table", "caption"),
+    *("thead", "tbody", "tr", "th", "td", "figure", "figcaption", "details", "summary", "pre"),
+    *("code", "svg", "desc", "line", "text", "polyline", "circle", "rect", "g", "img"),
+}
+
+
+@pytest.fixture(scope="module")
+def text(pipeline: Path) -> str:
+    return make_report([str(pipeline)]).text
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Element:
+    return Page(text).root
+
+
+def test_a_page_refers_to_nothing_outside_of_itself(text: str, page: Element) -> None:
+    for element in page.all():
+        assert element.tag in TAGS
+        for name in ("href", "src"):
+            assert element.attributes.get(name, "#").startswith(("#", "data:"))
+        assert not [name for name in element.attributes if name.startswith("on")]
+    style = page.all("style")[0].text
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in text
+
+
+def test_all_ids_are_unique_and_all_references_lead_to_one(page: Element) -> None:
+    ids = [e.attributes["id"] for e in page.all() if "id" in e.attributes]
+    assert len(ids) == len(set(ids)) > 20
+    for element in page.all():
+        for name in ("aria-labelledby", "href"):
+            for reference in element.attributes.get(name, "").split():
+                if name != "href" or reference.startswith("#"):
+                    assert reference.lstrip("#") in ids
+
+
+def test_everything_that_is_drawn_has_a_text(page: Element) -> None:
+    assert len(page.all("h1")) == 1
+    plots = [svg for svg in page.all("svg") if "aria-hidden" not in svg.attributes]
+    assert len(plots) >= 6
+    for svg in plots:
+        assert svg.attributes["role"] == "img"
+        assert [child.tag for child in svg.children][:2] == ["title", "desc"]
+        assert all(child.text.strip() for child in svg.children[:2])
+    assert all(image.attributes.get("alt") for image in page.all("img"))
+    for table in page.all("table"):
+        assert table.children[0].tag == "caption"
+        assert table.children[0].text
+    for heading in page.all("th"):
+        assert heading.attributes["scope"] in {"row", "col"}
+
+
+def test_values_are_those_that_the_library_computes(page: Element, pipeline: Path) -> None:
+    cells = {row.children[0].text: row.text for row in page.all("tr") if len(row.children) > 5}
+    for name, scores in SCORES.items():
+        assert f"{100 * mean(scores):.1f} ± {100 * stdev(scores):.1f} %" in cells[name]
+    found = describe(pipeline / "seed-0" / "cache")
+    for teacher in found.teachers:
+        assert bytes_text(teacher.stored_bytes) in cells[f"cache/{teacher.name}"]
+    summary = next(s for s in page.all("section") if s.attributes["aria-labelledby"] == "summary")
+    gain = 100 * (mean(SCORES["student"]) - mean(SCORES["labels"]))
+    assert f"{gain:.1f} percentage points above" in summary.text
+    assert "2 caches and 6 training runs of 3 networks" in summary.text
+
+
+def test_curves_have_the_points_of_the_log(page: Element) -> None:
+    figure = next(f for f in page.all("figure") if "trained on cache" in f.text)
+    lines = [line for line in figure.all("polyline") if "points" in line.attributes]
+    assert len(lines) == 2, "one for each seed"
+    points = [tuple(map(float, p.split(","))) for p in lines[0].attributes["points"].split()]
+    assert len(points) == 3
+    heights = [y for _, y in points]
+    # losses 2, 1 and 2/3: the second step is a third of the first one
+    assert (heights[2] - heights[1]) / (heights[1] - heights[0]) == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_names_from_data_are_text_in_html_and_markdown(pipeline: Path, tmp_path: Path) -> None:
+    folder = tmp_path / HOSTILE
+    write_run(folder, 0.5)
+    for form, expected in (("html", "&lt;img src=x"), ("md", r"\<img src=x")):
+        text = make_report([str(folder), str(pipeline)], form=form).text
+        assert expected in text
+    page = Page(make_report([str(folder)]).text).root
+    assert not page.all("img")
+    assert any(HOSTILE in cell.text for cell in page.all("th"))
+    control = tmp_path / "a\x1b[31mb"
+    write_run(control, 0.5)
+    assert "\x1b" not in make_report([str(control)]).text
+
+
+def test_markdown_has_the_tables_and_no_html(pipeline: Path) -> None:
+    text = make_report([str(pipeline)], form="md").text
+    assert "| network | architecture |" in text
+    assert f"{100 * mean(SCORES['student']):.1f} ±" in text
+    assert not re.search(r"^<", text, re.MULTILINE)
+    for line in text.splitlines():
+        if line.startswith("| ---"):
+            columns = line.count("|")
+    assert columns > 2
+
+
+def test_a_page_is_made_of_what_can_be_read(
+    pipeline: Path, tmp_path: Path, logitcache: Callable[..., Outcome]
+) -> None:
+    damaged, unfinished = tmp_path / "damaged", write_run(tmp_path / "unfinished", None)
+    shutil.copytree(pipeline / "seed-0" / "cache", damaged)
+    (damaged / "zarr.json").write_text("{")
+    out = tmp_path / "page.html"
+    paths = (damaged, unfinished, tmp_path / "nothing", pipeline)
+    outcome = logitcache("report", *paths, "--out", out)
+    assert outcome.code == make_report([str(path) for path in paths]).problems[0][1].exit_code != 0
+    assert "2 caches, 7 training runs" in outcome.out
+    page = Page(out.read_text()).root
+    notes = [p.text for p in page.all("p") if p.attributes.get("class") == "note"]
+    assert any(str(damaged) in note for note in notes)
+    assert any("nothing to report on here" in note and "nothing" in note for note in notes)
+    assert any("ends at step 3" in note or "end at step 3" in note for note in notes)
+    assert "--resume" in "".join(notes)
+
+
+def test_a_section_that_fails_is_a_note(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise CacheDamaged("a unit is damaged", where="c", got="unit 3")
+
+    monkeypatch.setitem(SECTIONS, "time", fails)
+    made = make_report([str(pipeline)])
+    assert "This section could not be made: a unit is damaged: unit 3" in made.text
+    assert [where for where, _ in made.problems] == ["section Time"]
+    assert "percentage points above" in made.text
+
+
+def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="no cache and no training run in this folder"):
+        make_report([str(tmp_path / "folder")])
+    with pytest.raises(UsageError, match="nothing to report on here"):
+        make_report([str(tmp_path / "missing")])
+    with pytest.raises(CacheError):
+        make_report(["memory://nothing-here"])
+
+
+def test_settings_of_another_version_cost_only_themselves(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 0.5)
+    (folder / "config.yaml").write_text("out: x\nnew_field: 1\n")
+    made = make_report([str(folder)])
+    assert "new_field" in made.text
+    assert "50.0 %" in made.text
+    assert len(made.problems) == 1
+
+
+def test_commands_end_with_the_one_that_makes_the_report(
+    pipeline: Path, logitcache: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    cache = pipeline / "seed-0" / "cache"
+    for command in ("inspect", "status"):
+        last = logitcache(command, cache).out.splitlines()[-1]
+        assert last == f"report: logitcache report {cache}"
+    out = tmp_path / "r.html"
+    outcome = logitcache("report", cache, "--out", out, "--json")
+    assert outcome.json["caches"] == 1
+    assert out.exists()
+    assert logitcache("report", cache, "--format", "md").out.startswith("# logitcache report")
