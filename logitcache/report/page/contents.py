@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from logitcache.report.trained_on import trained_on
 
@@ -185,5 +186,5 @@ class Contents:
         return f"{origin.name}, {origin.seed}" if origin.seed else origin.name
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < float("inf") and value == value
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
