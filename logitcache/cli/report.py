@@ -54,7 +54,8 @@ def report(
     if as_json:
         print_json({"out": None if file is None else str(file), **made.to_json()})
     elif file is None:
-        typer.echo(made.text, nl=False)
+        for line in made.text.removesuffix("\n").split("\n"):
+            echo(line)
     else:
         echo(f"{file}: {made.caches} caches, {made.runs} training runs")
     for where, error in made.problems:
