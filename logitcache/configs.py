@@ -10,6 +10,7 @@ from logitcache.encoding.choice import EncodingConfig
 from logitcache.networks.build import NetworkConfig
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.objectives.feature_match import MatchConfig
+from logitcache.objectives.fuse import FuseConfig
 from logitcache.objectives.label import LabelConfig
 from logitcache.objectives.relational import RelationConfig
 from logitcache.objectives.route import RouteConfig
@@ -32,6 +33,7 @@ __all__ = [
     "EncodingConfig",
     "EvaluateConfig",
     "FitWeightsConfig",
+    "FuseConfig",
     "ImagesConfig",
     "LabelConfig",
     "MatchConfig",

@@ -15,6 +15,7 @@ from logitcache.errors import nearest
 from logitcache.objectives.adversarial import Adversarial, AdversarialConfig
 from logitcache.objectives.aliases import ALIASES, long_forms
 from logitcache.objectives.feature_match import Match, MatchConfig
+from logitcache.objectives.fuse import Fuse, FuseConfig
 from logitcache.objectives.label import Label, LabelConfig
 from logitcache.objectives.projector import share_projectors
 from logitcache.objectives.relational import Relation, RelationConfig
@@ -47,6 +48,7 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
     "relation": Relation,
     "route": Route,
     "adversarial": Adversarial,
+    "fuse": Fuse,
 }
 
 
@@ -84,6 +86,7 @@ class ObjectiveConfig(Config):
         relation: Relational distillation: relations of activations against those of a teacher.
         route: Feature distillation with learned pairs of layers: attention to layers of a teacher.
         adversarial: Feature distillation by a discriminator between student and teacher.
+        fuse: Distillation from a classifier over the features of student and teachers together.
     """
 
     label: LabelConfig | None = None
@@ -93,6 +96,7 @@ class ObjectiveConfig(Config):
     relation: RelationConfig | None = None
     route: RouteConfig | None = None
     adversarial: AdversarialConfig | None = None
+    fuse: FuseConfig | None = None
 
     @property
     def name(self) -> str:

@@ -72,7 +72,7 @@ class Label:
         known = _known(targets)
         if not bool(known.any()):
             return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
-        if self._is_binary(targets):
+        if self.is_binary(targets):
             labels_BC = _indicators(targets, logits_BC.shape[1])
             loss_B = self._binary(wide(logits_BC), labels_BC)
             return (loss_B * known).sum() / known.sum()
@@ -87,8 +87,8 @@ class Label:
         """Return the number of rows whose labels are all known."""
         return _known(targets).sum()
 
-    def _is_binary(self, targets: TargetBatch) -> bool:
-        """Return whether the loss is binary.
+    def is_binary(self, targets: TargetBatch) -> bool:
+        """Return whether the loss is the sum of binary cross-entropies of each class.
 
         Raises:
             UsageError: It is configured not to be, but images have label sets.
@@ -126,7 +126,7 @@ class Label:
     def _loss(self, logits_BC: Tensor, labels_B: Tensor, reduction: str) -> Tensor:
         """Return the cross-entropy, 0 in rows whose label is -1."""
         return functional.cross_entropy(
-            logits_BC.float(),
+            wide(logits_BC),
             labels_B,
             ignore_index=-1,
             label_smoothing=self.config.smoothing,

@@ -63,7 +63,9 @@ class TrainableStudent(nn.Module):
         self._example = TargetBatch(
             torch.zeros(1, dtype=torch.long), unlabeled, {}, features=features
         )
-        objective.fit(self.outputs((torch.zeros(1, 1), zeros)), self._example)
+        classes = int(getattr(network, "num_classes", 0))
+        logits_BC = torch.zeros(1, max(1, classes))
+        objective.fit(self.outputs((logits_BC, zeros)), self._example)
 
     def forward(self, images_B3SS: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and, if there are tapped layers, their activations."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SYSTEMS = [
     *("libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"),
-    *("pursuhint", "dpk", "rtk", "transkd", "cakd"),
+    *("pursuhint", "dpk", "rtk", "transkd", "cakd", "mfef"),
 ]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd"}
 """Stages that several systems share, and a pipeline that has each."""

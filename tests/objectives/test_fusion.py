@@ -51,21 +51,6 @@ def teachers() -> dict[str, Features]:
     }
 
 
-def normed(rows: list[reference.Row], state: dict[str, Any]) -> list[reference.Row]:
-    """Batch norm over all rows and positions."""
-    every = [a for row in rows for a in row]
-    out = [[list(a) for a in row] for row in rows]
-    for c in range(len(every[0])):
-        column = [a[c] for a in every]
-        mean = math.fsum(column) / len(column)
-        variance = math.fsum((x - mean) ** 2 for x in column) / len(column)
-        for row in out:
-            for a in row:
-                a[c] = (a[c] - mean) / math.sqrt(variance + 1e-5) * state["weight"][c]
-                a[c] += state["bias"][c]
-    return out
-
-
 def up(row: reference.Row, side: int) -> reference.Row:
     grid = math.isqrt(len(row))
     return [
@@ -76,58 +61,50 @@ def up(row: reference.Row, side: int) -> reference.Row:
 def by_loops(match: Match, student: dict[str, Tensor], teacher: dict[str, Features]) -> float:
     state = {name: value.tolist() for name, value in match.state_dict().items()}
 
-    def part(name: str) -> dict[str, Any]:
-        prefix = f"projector.{name}."
-        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    def at(name: str) -> Any:
+        return state[f"projector.{name}"]
 
-    def pointwise(row: reference.Row, weight: Any, bias: Any = None) -> reference.Row:
-        flat = [[channel[0][0] for channel in w] for w in weight]
+    def pointwise(row: reference.Row, name: str, bias: Any = None) -> reference.Row:
+        flat = [[channel[0][0] for channel in w] for w in at(name)]
         return reference.linear(row, flat, bias or [0.0] * len(flat))
+
+    def normed(rows: list[reference.Row], name: str) -> list[reference.Row]:
+        return reference.batch_norm(rows, at(f"{name}.weight"), at(f"{name}.bias"))
+
+    def mixed(
+        rows: list[reference.Row], below: list[reference.Row], name: str
+    ) -> list[reference.Row]:
+        deeper = [up(row, math.isqrt(len(rows[0]))) for row in below]
+        sums = [reference.added(a, b) for a, b in zip(rows, deeper, strict=True)]
+        squeezed = [pointwise([reference.mean_of(row)], f"{name}.squeeze.1.weight") for row in sums]
+        out = []
+        hidden = normed(squeezed, f"{name}.squeeze.2")
+        for own, other, row in zip(rows, deeper, hidden, strict=True):
+            (scores,) = pointwise(
+                reference.relu(row), f"{name}.scores.weight", at(f"{name}.scores.bias")
+            )
+            exp = [math.exp(score) for score in scores]
+            width = len(exp) // 2
+            w = [exp[c] / (exp[c] + exp[width + c]) for c in range(width)]
+            out.append(
+                [
+                    [w[c] * a[c] + (1 - w[c]) * b[c] for c in range(width)]
+                    for a, b in zip(own, other, strict=True)
+                ]
+            )
+        return out
 
     total, below = 0.0, None
     for index, tap in reversed(list(enumerate(student))):
-        entry, exit_ = part(f"entries.{index}"), part(f"exits.{index}")
         rows = [values.flatten(1).T.tolist() for values in student[tap]]
         rows = normed(
-            [pointwise(row, entry["0.weight"]) for row in rows],
-            {"weight": entry["1.weight"], "bias": entry["1.bias"]},
+            [pointwise(row, f"entries.{index}.0.weight") for row in rows], f"entries.{index}.1"
         )
-        if below is not None:
-            side = math.isqrt(len(rows[0]))
-            deeper = [up(row, side) for row in below]
-            share = part(f"shares.{index}")
-            means = []
-            for own, other in zip(rows, deeper, strict=True):
-                both = [
-                    [x + y for x, y in zip(a, b, strict=True)]
-                    for a, b in zip(own, other, strict=True)
-                ]
-                mean = [math.fsum(column) / len(both) for column in zip(*both, strict=True)]
-                means.append(pointwise([mean], share["squeeze.1.weight"]))
-            hidden = normed(
-                means, {"weight": share["squeeze.2.weight"], "bias": share["squeeze.2.bias"]}
-            )
-            mixed = []
-            for own, other, (values,) in zip(rows, deeper, hidden, strict=True):
-                (scores,) = pointwise(
-                    reference.relu([values]), share["scores.weight"], share["scores.bias"]
-                )
-                width = len(scores) // 2
-                w = [
-                    math.exp(scores[c]) / (math.exp(scores[c]) + math.exp(scores[width + c]))
-                    for c in range(width)
-                ]
-                mixed.append(
-                    [
-                        [w[c] * a[c] + (1 - w[c]) * b[c] for c in range(width)]
-                        for a, b in zip(own, other, strict=True)
-                    ]
-                )
-            rows = mixed
-        below = rows
+        below = rows if below is None else mixed(rows, below, f"shares.{index}")
+        none = [0.0] * WANTED[tap]
         made = normed(
-            [reference.convolve(row, exit_["0.weight"], [0.0] * WANTED[tap]) for row in rows],
-            {"weight": exit_["1.weight"], "bias": exit_["1.bias"]},
+            [reference.convolve(row, at(f"exits.{index}.0.weight"), none) for row in below],
+            f"exits.{index}.1",
         )
         wanted = [values.flatten(1).T.tolist() for values in teacher[tap].values]
         total += reference.match(made, wanted, "l2", "mean", [1.0] * len(made[0]))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Teachers = dict[str, dict[str, Any]]
 EPOCHS, STEPS = 3, 12  # 60 images in batches of 16, 16, 16 and 12
-OWN = ("objective.match.projector.", "objective.route.", "objective.adversarial.")
+OWN = tuple(f"objective.{name}." for name in ("match.projector", "route", "adversarial", "fuse"))
 
 
 def vit(**kwargs: object) -> dict[str, Any]:
@@ -48,6 +48,7 @@ PAIRS = [
     {"teacher": "red", "tap": "layer1", "student": "blocks.1"},
 ]
 FUSION: dict[str, Any] = {"match": {"pairs": PAIRS, "projector": "fusion", "weight": 0.5}}
+FUSE: dict[str, Any] = {"fuse": {"pairs": PAIRS, "scales": 2, "weight": 0.5}}
 LAYERS = {"taps": ["stem", "layer1"], "students": ["blocks.0"]}
 ROUTE: dict[str, Any] = {"route": {"teacher": "red", **LAYERS, "width": 8}}
 
@@ -102,7 +103,7 @@ def trained(out: Path) -> dict[str, Tensor]:
 
 def losses(out: Path) -> list[float]:
     """Return the means of the epochs, of all terms and of their sum."""
-    names = ("loss", "soft", "match", "route", "adversarial")
+    names = ("loss", "soft", "match", "route", "adversarial", "fuse")
     return [event[name] for event in read_journal(out) for name in names if name in event]
 
 
@@ -123,6 +124,7 @@ def assert_equal(ours: Path, theirs: Path) -> None:
         pytest.param(ROUTE, [3], id="route-3"),
         pytest.param(FUSION, [3], id="fusion-3"),
         pytest.param(ADVERSARIAL, [3], id="adversarial-3"),
+        pytest.param(FUSE, [3], id="fuse-3"),
     ],
 )
 def test_a_resumed_projector_is_the_very_same(

@@ -1,0 +1,171 @@
+"""Distillation from a classifier over the features of student and teachers, trained with them.
+
+After "Multi-scale Feature Extraction and Fusion for Online Knowledge Distillation" (MFEF), 2022:
+its peers are students that learn from each other; here they are one student and cached teachers.
+See :mod:`logitcache.objectives.fused_head`.
+
+Shapes: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from logitcache.batch import DenseLogits, Outputs, SigmoidLogits
+from logitcache.errors import UsageError
+from logitcache.objectives.alignment import Pair, aligned, as_map, cached_features
+from logitcache.objectives.fused_head import FusedHead
+from logitcache.objectives.label import Label
+from logitcache.objectives.soft import Soft, SoftConfig
+from logitcache.objectives.term import LogitsTermConfig, Needs, PairConfig, as_pairs
+
+if TYPE_CHECKING:
+    from logitcache.batch import TargetBatch
+
+__all__ = ["Fuse", "FuseConfig"]
+
+
+class FuseConfig(LogitsTermConfig):
+    """Distillation from a classifier over the features of student and teachers together.
+
+    Attributes:
+        weight: Weight of this term in the sum.
+        head: Student layer with the logits; the output of the network by default.
+        pairs: Pairs of teacher and student layers, which have to be cached as whole maps on the
+            same grid. A single pair may be written without this key, as teacher, tap and student.
+        temperature: Temperature T of the distillation.
+        scales: Number of groups of channels of the multi-scale extraction; 1 for none.
+        attention: Whether each map goes through attention to channels and positions.
+        width: Number of channels of the fusion; by default that of the first student layer.
+    """
+
+    pairs: list[PairConfig] = Field(min_length=1)
+    temperature: float = Field(default=3.0, gt=0)
+    scales: PositiveInt = 4
+    attention: bool = True
+    width: PositiveInt | None = None
+
+    @property
+    def needs(self) -> Needs:
+        """Required targets and layers: the head, and those of all pairs."""
+        return super().needs | PairConfig.needs_of(self.pairs)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one(cls, value: object) -> object:
+        return as_pairs(value)
+
+
+class Fuse(nn.Module):
+    """Cross-entropy of a fused classifier, and the student's divergence from it.
+
+    ::
+
+        L = mean over rows of  CE(y, u) + T^2 KL(softmax(u / T) || softmax(z / T))
+
+    with u the logits of the fused classifier, z those of the student and y the label, without
+    which a row has the second part alone. The first part trains the classifier and, through its
+    layers, the student; u has no gradient in the second. For label sets both parts are binary, as
+    in ``label`` and ``soft``. Student layers that are in several pairs are used once.
+
+    Args:
+        config: The layers, and how they are fused.
+    """
+
+    def __init__(self, config: FuseConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.fused: nn.Module | None = None
+        self._label = Label()
+        self._soft = Soft(SoftConfig(temperature=config.temperature, head=config.head))
+
+    def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
+        """Create the classifier, and check that the layers can be fused.
+
+        Args:
+            outputs: Example of outputs of the student, one row.
+            targets: Example of targets, one row.
+
+        Raises:
+            UsageError: The layers are not maps on one grid, or their channels cannot be divided.
+        """
+        pairs = self._pairs(outputs, targets)
+        for pair, config in zip(pairs, self.config.pairs, strict=True):
+            if pair.grid is None or pair.positions is not None or pair.grid != pairs[0].grid:
+                raise UsageError(
+                    "a classifier over several layers needs whole maps on one square grid",
+                    where=f"objectives.fuse of {config.features}",
+                    expected="a map"
+                    if pairs[0].grid is None
+                    else f"a grid of side {pairs[0].grid}",
+                    got=f"{pair.teacher.shape[1]} positions",
+                    hint="precompute these layers with pool: N, without tokens and reduce",
+                )
+        channels = [each.shape[1] for each in self._maps(pairs)]
+        if any(own % self.config.scales for own in channels):
+            raise UsageError(
+                "the channels of a layer cannot be divided into groups of equal size",
+                where=f"{self._where}, scales",
+                expected="a divisor of " + ", ".join(map(str, channels)),
+                got=self.config.scales,
+                hint="set scales: 1 for no multi-scale extraction",
+            )
+        self.fused = FusedHead(
+            channels,
+            self.config.width or channels[0],
+            outputs.logits_of(self.config.head).shape[1],
+            scales=self.config.scales,
+            attention=self.config.attention,
+        )
+        self.eval()  # batch norm cannot learn from one row
+        self(outputs, targets)  # raises the errors that only the comparison itself can find
+        self.train()
+
+    def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
+        """Return the loss, a scalar."""
+        fused_BC = self.logits(outputs, targets)
+        labeled = self._label.count(targets) / max(1, len(targets))
+        taught_BC = fused_BC.detach()
+        binary = self._label.is_binary(targets)
+        teacher = SigmoidLogits(taught_BC) if binary else DenseLogits(taught_BC.log_softmax(1))
+        return labeled * self._label(Outputs(fused_BC), targets) + self._soft(
+            outputs, replace(targets, teachers={"fused": teacher})
+        )
+
+    def logits(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
+        """Return the logits of the fused classifier, (B, C)."""
+        if self.fused is None:
+            raise UsageError(
+                "the classifier of this objective has not been created yet",
+                where=self._where,
+                hint="call fit(outputs, targets) before the optimizer is built",
+            )
+        logits_BC: Tensor = self.fused(self._maps(self._pairs(outputs, targets)))
+        return logits_BC
+
+    @property
+    def _where(self) -> str:
+        return "objectives.fuse of " + ", ".join(pair.features for pair in self.config.pairs)
+
+    def _pairs(self, outputs: Outputs, targets: TargetBatch) -> list[Pair]:
+        return [
+            aligned(
+                outputs.tap(pair.held),
+                cached_features(targets, pair.features),
+                prefix=False,
+                where=self._where,
+            )
+            for pair in self.config.pairs
+        ]
+
+    def _maps(self, pairs: list[Pair]) -> list[Tensor]:
+        """Return the maps of each student layer once, then those of the teachers."""
+        students = {
+            config.held: pair.student for config, pair in zip(self.config.pairs, pairs, strict=True)
+        }
+        values = [*students.values(), *(pair.teacher for pair in pairs)]
+        return [as_map(value, pairs[0].grid or 1) for value in values]
