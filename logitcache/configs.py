@@ -20,6 +20,7 @@ from logitcache.pipeline.config import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.students.build import StudentConfig
 from logitcache.teachers.member import TeacherConfig
+from logitcache.tools.class_means import ClassMeansConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.training.config import TrainConfig
@@ -28,6 +29,7 @@ from logitcache.views.spec import ViewsConfig
 
 __all__ = [
     "CardConfig",
+    "ClassMeansConfig",
     "Config",
     "DataConfig",
     "EncodingConfig",

@@ -16,6 +16,7 @@ from logitcache.check.repair import RepairConfig
 from logitcache.check.verify import VerifyConfig
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.tools.class_means import ClassMeansConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.training.config import TrainConfig
@@ -41,6 +42,7 @@ _ROOTS: dict[str, type[Config]] = {
     "run": PipelineConfig,
     "fit_weights": FitWeightsConfig,
     "pick_hints": PickHintsConfig,
+    "class_means": ClassMeansConfig,
 }
 
 _HEAD = """# Configuration

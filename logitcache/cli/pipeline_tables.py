@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.layout import new_console, new_table
 from logitcache.report.quantities import bytes_text, spread_text
-from logitcache.report.trained_on import objective_terms, trained_on
+from logitcache.report.trained_on import ON_LABELS, objective_terms, trained_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ def _student_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str,
     first = values[0]
     labels = first.get("labeled", first.get("labelled", 0))  # the latter in results of version 0.1
     uses_labels = not stage.values.get("cache") or any(
-        {"label", "split"} & term.keys() for term in objective_terms(stage.values)
+        {*ON_LABELS, "split"} & term.keys() for term in objective_terms(stage.values)
     )
     return [
         (

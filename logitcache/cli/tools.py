@@ -93,3 +93,33 @@ def pick_hints(
     echo(f"mean distance from the centers: {found.distance:.4f}, on {found.rows} images")
     features = " ".join(f"--feature {found.teacher}={tap}" for tap in found.taps)
     echo(f"written to {out}; to cache these layers: logitcache precompute … {features}")
+
+
+@tools_app.command("class-means")
+def class_means(
+    cache: Annotated[
+        str, typer.Option(help="Folder or URL of a cache with vectors of a teacher and labels.")
+    ],
+    feature: Annotated[
+        str, typer.Option(help="Name of the cached vectors, for example TEACHER/pre_logits.")
+    ],
+    out: Annotated[
+        str, typer.Option(help="File to write the table to, in the format of safetensors.")
+    ] = "class-means.safetensors",
+    as_json: Json = False,
+) -> None:
+    """Write a class table: the mean of the cached vectors of each class."""
+    from logitcache.cli.options import gather, print_json
+    from logitcache.tools.class_means import ClassMeansConfig
+    from logitcache.tools.class_means import class_means as average
+
+    flags = {"cache": cache, "feature": feature, "out": out}
+    found = average(ClassMeansConfig.parse(gather(None, flags, []), "tools class-means"))
+    if as_json:
+        print_json(found.to_json())
+        return
+    echo(
+        f"{len(found.classes)} classes, {found.channels} numbers each, from "
+        f"{sum(found.classes.values())} images"
+    )
+    echo(f"written to {out}; to use it: student: {{surgery: {{adapter: {{table: {out}}}}}}}")

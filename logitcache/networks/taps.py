@@ -104,6 +104,7 @@ class TappedNetwork(nn.Module):
         network: Any network; images (B, 3, S, S) to logits (B, C).
         taps: Names of taps; see the module.
         size: Side of the image by which layouts are determined.
+        example: An input of one row instead of that image, for a network of other inputs.
 
     Attributes:
         shapes: Layout and shape of each tap at that size.
@@ -112,11 +113,13 @@ class TappedNetwork(nn.Module):
         UsageError: There is no such module, or it does not return a tensor with a row per image.
     """
 
-    def __init__(self, network: nn.Module, taps: Iterable[str], *, size: int) -> None:
+    def __init__(
+        self, network: nn.Module, taps: Iterable[str], *, size: int, example: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self._sites = {tap: _site_of(network, tap) for tap in taps}
-        self.shapes = _shapes(network, self._sites, size)
+        self.shapes = _shapes(network, self._sites, size, example)
 
     def forward(self, images_B3SS: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits, and by tap its values (B, ...) in the layout of :attr:`shapes`."""
@@ -159,7 +162,9 @@ def _site_of(network: nn.Module, tap: str) -> _Site:
             hint="export a program that returns these activations, and set head: none",
         )
     if tap == PRE_LOGITS:
-        classifier: Any = network.get_classifier()  # type: ignore[operator]  # timm's networks have one
+        # a module without one is a classifier itself, such as one that is trained on cached vectors
+        own: Any = getattr(network, "get_classifier", lambda: network)
+        classifier = own()
         if classifier is None:
             raise UsageError(
                 "the network has no classifier, so pre_logits is not defined",
@@ -242,13 +247,16 @@ def _hook(site: _Site, keep: Callable[[Any], None]) -> RemovableHandle:
     return site.module.register_forward_hook(catch)
 
 
-def _shapes(network: nn.Module, sites: dict[str, _Site], size: int) -> dict[str, TapShape]:
+def _shapes(
+    network: nn.Module, sites: dict[str, _Site], size: int, example: Tensor | None = None
+) -> dict[str, TapShape]:
     first = next(network.parameters())
+    image = first.new_zeros(1, 3, size, size) if example is None else example.to(first)
     training = network.training
     network.eval()  # batch norm cannot learn from a batch of one
     try:
         with torch.no_grad():
-            _, caught = _run(network, sites, first.new_zeros(1, 3, size, size))
+            _, caught = _run(network, sites, image)
     finally:
         network.train(training)
     return {tap: _shape_of(network, tap, sites[tap], values[0]) for tap, values in caught.items()}

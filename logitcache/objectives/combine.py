@@ -14,6 +14,7 @@ from logitcache.config import Config
 from logitcache.errors import nearest
 from logitcache.objectives.adversarial import Adversarial, AdversarialConfig
 from logitcache.objectives.aliases import ALIASES, long_forms
+from logitcache.objectives.episode import Episode, EpisodeConfig
 from logitcache.objectives.feature_match import Match, MatchConfig
 from logitcache.objectives.fuse import Fuse, FuseConfig
 from logitcache.objectives.label import Label, LabelConfig
@@ -49,6 +50,7 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
     "route": Route,
     "adversarial": Adversarial,
     "fuse": Fuse,
+    "episode": Episode,
 }
 
 
@@ -87,6 +89,7 @@ class ObjectiveConfig(Config):
         route: Feature distillation with learned pairs of layers: attention to layers of a teacher.
         adversarial: Feature distillation by a discriminator between student and teacher.
         fuse: Distillation from a classifier over the features of student and teachers together.
+        episode: Few-shot episodes: class means of one half of a batch classify the other half.
     """
 
     label: LabelConfig | None = None
@@ -97,6 +100,7 @@ class ObjectiveConfig(Config):
     route: RouteConfig | None = None
     adversarial: AdversarialConfig | None = None
     fuse: FuseConfig | None = None
+    episode: EpisodeConfig | None = None
 
     @property
     def name(self) -> str:

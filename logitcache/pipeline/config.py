@@ -37,6 +37,7 @@ class StageConfig(_OneOfKinds):
         train: Fields of a :class:`~logitcache.training.config.TrainConfig`.
         fit_weights: Fields of a :class:`~logitcache.tools.fit_weights.FitWeightsConfig`.
         pick_hints: Fields of a :class:`~logitcache.tools.pick_hints.PickHintsConfig`.
+        class_means: Fields of a :class:`~logitcache.tools.class_means.ClassMeansConfig`.
         evaluate: Fields of a :class:`~logitcache.training.evaluate.EvaluateConfig`.
     """
 
@@ -74,6 +75,7 @@ class PipelineConfig(_SharedByKinds):
         train: Settings shared by train stages.
         fit_weights: Settings shared by fit_weights stages.
         pick_hints: Settings shared by pick_hints stages.
+        class_means: Settings shared by class_means stages.
         evaluate: Settings shared by evaluate stages.
         stages: The stages, in order.
     """

@@ -82,6 +82,12 @@ STAGE_KINDS: dict[str, StageKind] = {
         output="{folder}/hints.yaml",
         given={"out": "{output}"},
     ),
+    "class_means": StageKind(
+        config="logitcache.tools.class_means:ClassMeansConfig",
+        function="logitcache.tools.class_means:class_means",
+        output="{folder}/class-means.safetensors",
+        given={"out": "{output}"},
+    ),
     "evaluate": StageKind(
         config="logitcache.training.evaluate:EvaluateConfig",
         function="logitcache.training.evaluate:evaluate_network",

@@ -9,7 +9,11 @@ from logitcache.objectives.aliases import long_forms
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["objective_terms", "trained_on"]
+__all__ = ["ON_LABELS", "objective_terms", "trained_on"]
+
+
+ON_LABELS = {"label", "episode"}
+"""Terms on labels alone."""
 
 
 def trained_on(train: Mapping[str, Any]) -> str:
@@ -28,7 +32,7 @@ def trained_on(train: Mapping[str, Any]) -> str:
 def _of_term(term: Mapping[str, Any]) -> str:
     kind, settings = next(iter(term.items()))
     settings = settings or {}
-    if kind == "label":
+    if kind in ON_LABELS:
         return "labels"
     pairs = settings.get("pairs") or [settings]
     if all("teacher" in pair for pair in pairs):  # a term on features

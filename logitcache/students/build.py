@@ -8,7 +8,9 @@ fewer blocks; the weights of that teacher are loaded, but it is never run.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from logitcache.errors import UsageError
 from logitcache.networks.build import NetworkConfig, build_network
@@ -16,9 +18,11 @@ from logitcache.networks.forms import FORMS, form_of
 from logitcache.students.surgery import SURGERIES, SurgeryConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
-__all__ = ["StudentConfig", "build_student", "converted"]
+__all__ = ["StudentConfig", "build_student", "completed", "converted"]
 
 
 class StudentConfig(NetworkConfig):
@@ -26,9 +30,13 @@ class StudentConfig(NetworkConfig):
 
     Attributes:
         surgery: Changes of the network before training; none by default.
+        head_on: Cached vectors that the classifier is trained on, as ``<teacher>/<tap>``, instead
+            of the images: the network has to be that teacher, and the tap the input of its
+            classifier (``pre_logits``). All other weights keep their values.
     """
 
     surgery: SurgeryConfig = SurgeryConfig()
+    head_on: Annotated[str, Field(pattern=r"^[^/]+/.+$")] | None = None
 
 
 def build_student(config: StudentConfig, num_classes: int | None = None) -> nn.Module:
@@ -53,6 +61,19 @@ def build_student(config: StudentConfig, num_classes: int | None = None) -> nn.M
     network = build_network(config, num_classes)
     for name, settings in config.surgery.chosen.items():
         network = SURGERIES[name].prepare(network, settings, config)
+    return network
+
+
+def completed(network: nn.Module, config: StudentConfig, names: Sequence[str] | None) -> nn.Module:
+    """Finish the surgeries of a student once the names of its classes are known.
+
+    Args:
+        network: The student of :func:`build_student`; may be changed in place.
+        config: The network and its surgeries.
+        names: Names of its classes in order; None if they are not known.
+    """
+    for name, settings in config.surgery.chosen.items():
+        network = SURGERIES[name].complete(network, settings, names)
     return network
 
 

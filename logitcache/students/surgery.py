@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import create_model, model_validator
 
 from logitcache.config import Config
+from logitcache.networks.adapter import adapted
+from logitcache.students.adapter import AdapterConfig, add_adapter, set_class_table
 from logitcache.students.depth import DepthConfig, keep_blocks
 from logitcache.students.linear_probe import ProbeConfig, add_probe, fold_probe
 from logitcache.students.lora import LoraConfig, add_lora, merge_lora
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -25,7 +27,7 @@ __all__ = ["SURGERIES", "Surgery", "SurgeryConfig"]
 
 @dataclass(frozen=True)
 class Surgery:
-    """A change of a network, as a pair of functions.
+    """A change of a network, as functions before and after training.
 
     Attributes:
         config: Class of its settings; YAML gives them as the value of its name.
@@ -34,17 +36,23 @@ class Surgery:
             be the same one.
         convert: Turns a trained network into one that timm can load, possibly in place; networks
             without this surgery are returned unchanged.
+        complete: Called after ``prepare``, once the names of the classes are known (None if they
+            are not), with network, settings and names; returns the network.
     """
 
     config: type[Config]
     prepare: Callable[[nn.Module, Any, NetworkConfig], nn.Module]
     convert: Callable[[nn.Module], nn.Module] = lambda network: network
+    complete: Callable[[nn.Module, Any, Sequence[str] | None], nn.Module] = (
+        lambda network, settings, names: network
+    )
 
 
 SURGERIES: dict[str, Surgery] = {
     "depth": Surgery(DepthConfig, keep_blocks),
     "lora": Surgery(LoraConfig, add_lora, merge_lora),
     "probe": Surgery(ProbeConfig, add_probe, fold_probe),
+    "adapter": Surgery(AdapterConfig, add_adapter, adapted, set_class_table),
 }
 """Surgeries by name, in the order of preparation; conversion is in reverse order."""
 
@@ -66,6 +74,7 @@ class SurgeryConfig(_OneField):
         depth: Depth pruning: the blocks to keep; all by default.
         lora: Low-rank updates of the linear layers of every block; all other weights are frozen.
         probe: Linear probe: a new classifier; all other weights are frozen.
+        adapter: Residual adapter before the classifier; the network before it is frozen.
     """
 
     @model_validator(mode="before")
@@ -80,6 +89,9 @@ class SurgeryConfig(_OneField):
     def _one_learner(self) -> Self:
         if self.chosen.keys() >= {"probe", "lora"}:
             raise ValueError("a probe trains its classifier only: remove lora, or remove probe")
+        for other in ("lora", "probe"):
+            if self.chosen.keys() >= {"adapter", other}:
+                raise ValueError(f"an adapter freezes the network before it: remove {other}")
         return self
 
     @property

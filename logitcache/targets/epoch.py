@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from logitcache.targets.order import Window
     from logitcache.targets.selection import Targets
     from logitcache.targets.settings import LoaderSettings
+    from logitcache.targets.transfer import Transfer
     from logitcache.targets.view_group import ViewGroup
     from logitcache.views.spec import View
 
-__all__ = ["Epoch", "Part", "batch_requests", "chosen_rows"]
+__all__ = ["Epoch", "Part", "batch_requests", "chosen_rows", "vector_batches"]
 
 
 @dataclass(frozen=True)
@@ -277,3 +278,19 @@ def batch_requests(
     for parts in epoch.batches(at_last):
         waiting.append(parts)
         yield from epoch.requests(parts, size)
+
+
+def vector_batches(
+    epoch: Epoch, name: str, at_last: Callable[[], None] | None, transfer: Transfer
+) -> Iterator[tuple[Tensor, TargetBatch]]:
+    """Yield batches that have cached vectors in place of images.
+
+    Args:
+        epoch: The epoch.
+        name: Name of the vectors, ``<teacher>/<tap>``.
+        at_last: Called when all windows have been requested, before the last one is used.
+        transfer: Copies targets to the device.
+    """
+    for parts in epoch.batches(at_last):
+        targets = transfer.targets(epoch.target_batch(parts))
+        yield targets.features[name].values, targets

@@ -17,7 +17,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from logitcache.errors import DataError, UsageError
-from logitcache.targets.epoch import Epoch, batch_requests, chosen_rows
+from logitcache.targets.epoch import Epoch, batch_requests, chosen_rows, vector_batches
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_rows import CheckedReader, ImageRows
 from logitcache.targets.image_source import images_of
@@ -224,6 +224,9 @@ class Loader:
         waiting: deque[list[Part]] = deque()
         images: dict[View, Tensor] = {}
         count = len(entered.group.rendered(pixels=self.settings.pixels))
+        if self.settings.vectors is not None:
+            yield from vector_batches(entered, self.settings.vectors, begin_next, self._transfer)
+            return
         requests = batch_requests(entered, size, begin_next, waiting)
         for rendered in self._rendering().batches(requests):
             pixels = rendered.pixels[size]

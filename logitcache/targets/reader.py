@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from logitcache.batch import Features
     from logitcache.cache.format.groups import RowGroup
+    from logitcache.cache.format.teacher_lock import LockedFields
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
     from logitcache.targets.batch_parts import Decoder
@@ -192,6 +193,14 @@ class TargetsReader:
     def partners(self, view_id: str) -> UnitCache:
         """Return the row that each row is mixed with, by unit; see :meth:`.Cache.partners`."""
         return UnitCache(partial(self._cache.unit_partners, view_id), self._cache.unit_rows)
+
+    def lock_of(self, name: str) -> LockedFields:
+        """Return what the cache has of the teacher of a group.
+
+        Args:
+            name: Name of the group: a teacher, or ``<teacher>/<tap>``.
+        """
+        return self._cache.manifest.teachers[self.groups[name].teacher].locked
 
     @property
     def provenance(self) -> dict[str, Any]:

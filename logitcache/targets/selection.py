@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from logitcache.cache.read.cached_images import CachedRows
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES
 from logitcache.cache.read.signature import signed_revision
@@ -14,6 +15,7 @@ from logitcache.errors import UsageError, first_of
 from logitcache.targets.alignment import Alignment
 from logitcache.targets.class_space import ClassSpace
 from logitcache.targets.fingerprint_check import checked_rows
+from logitcache.targets.image_rows import match_rows
 from logitcache.targets.image_source import images_of
 from logitcache.targets.reader import TargetsReader
 from logitcache.targets.view_group import BASE, ViewGroup, shown_views
@@ -173,6 +175,7 @@ def cached_targets(
     url: str,
     data: ImageSet | None,
     *,
+    images: bool = True,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
     local_copy: str | None = None,
@@ -186,6 +189,8 @@ def cached_targets(
     Args:
         url: Folder or URL of the cache.
         data: The images; None for those in the cache.
+        images: Whether the images are needed; if not, ``data`` is not opened, and nothing is
+            rendered.
         subset: Whether images of the cache may be missing.
         tolerate_pixel_drift: Largest accepted difference between pixel values, 0 to 255, of view
             fingerprints rendered on this machine and in the cache.
@@ -202,6 +207,9 @@ def cached_targets(
         url, local_copy=local_copy, local_copy_bytes=local_copy_bytes, revision=revision
     )
     targets = Targets.of(cache, **selection)
+    if not images:
+        rows = match_rows(cache, CachedRows(cache))
+        return rows.in_classes(targets.reader.classes), targets
     source = images_of(cache, data)
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return rows.in_classes(targets.reader.classes), targets

@@ -45,6 +45,8 @@ class LoaderSettings:
         show: The views of a batch, see :mod:`.view_group`. A batch then has ``batch_size`` images
             for each of them.
         pixels: Whether targets have the images of their views, too.
+        vectors: Cached features that batches have in place of images, as ``<teacher>/<tap>``; no
+            image is then read.
 
     Raises:
         UsageError: A value is out of range, only one of rank and ranks is given, or image_memory
@@ -67,6 +69,7 @@ class LoaderSettings:
     ranks: int | None = None
     show: tuple[ShownView, ...] = shown_views([BASE])
     pixels: bool = False
+    vectors: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

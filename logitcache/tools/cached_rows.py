@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
+from logitcache.config import Config
 from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +19,19 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
 
-__all__ = ["shared_view", "stored_rows"]
+__all__ = ["SeenConfig", "shared_view", "stored_rows"]
+
+
+class SeenConfig(Config):
+    """Images whose labels a training run used: its ``labels``.
+
+    Attributes:
+        count: Number of images, ``labels.count`` of that run.
+        seed: Random seed of their draw, ``labels.seed`` or else ``seed`` of that run.
+    """
+
+    count: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
 
 
 def shared_view(cache: Cache, teachers: Sequence[str], features: Sequence[str] = ()) -> str:

@@ -23,7 +23,7 @@ from logitcache.config import Config
 from logitcache.draws import Purpose, chosen
 from logitcache.errors import UsageError, first_of
 from logitcache.files import write_file
-from logitcache.tools.cached_rows import shared_view, stored_rows
+from logitcache.tools.cached_rows import SeenConfig, shared_view, stored_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,18 +35,6 @@ __all__ = ["FitWeightsConfig", "FittedWeights", "best_weights", "fit_weights"]
 
 _TIE = 1e-6  # weight of the log-likelihood relative to the error rate
 _GENERATIONS = 200
-
-
-class SeenConfig(Config):
-    """Images whose labels a training run used: its ``labels``.
-
-    Attributes:
-        count: Number of images, ``labels.count`` of that run.
-        seed: Random seed of their draw, ``labels.seed`` or else ``seed`` of that run.
-    """
-
-    count: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0, lt=2**64)]
 
 
 class FitWeightsConfig(Config):

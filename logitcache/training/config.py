@@ -307,6 +307,14 @@ class TrainConfig(Config):
             raise ValueError("signed_by is a key of a cache: give a cache, or remove signed_by")
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
+        if self.student.head_on is not None:
+            if self.cache is None:
+                raise ValueError("student.head_on trains on the vectors of a cache: give a cache")
+            if self.size or self.channels_last or self.show != list(shown_views([BASE])):
+                raise ValueError(
+                    "student.head_on trains on cached vectors, not on images: remove size, "
+                    "channels_last and show"
+                )
         for term in self.terms:
             if self.accumulate > 1 and term.term.needs_whole_batch:
                 raise ValueError(

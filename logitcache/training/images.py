@@ -61,11 +61,13 @@ def training_images(
     data = ImageSets.of(config, data, None).data
     if config.cache is None:
         return _with_labels(number_rows(open_source(data)), config), None
+    vectors = config.student.head_on
     rows, targets = cached_targets(
         config.cache,
         data,
         teachers=needs.teachers,
-        features=needs.features,
+        features=sorted({*needs.features, *([vectors] if vectors else [])}),
+        images=vectors is None,
         views=config.use_views,
         show=config.show,
         target_memory=config.target_memory,

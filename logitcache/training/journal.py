@@ -11,15 +11,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logitcache.files import warn_damaged, write_file
+import yaml
+
+from logitcache.files import make_folder, warn_damaged, write_file
+from logitcache.training.result import forget_result
+from logitcache.training.trackers import Trackers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from logitcache.training.trackers import Trackers
+    from logitcache.training.config import TrainConfig
 
-__all__ = ["Journal", "read_journal"]
+__all__ = ["Journal", "open_journal", "read_journal"]
 
+_CONFIG = "config.yaml"
 _EVENTS = "journal.jsonl"
 _EPOCHS = "journal.csv"
 _COLUMNS = (
@@ -34,6 +39,20 @@ _COLUMNS = (
     "data_wait",
     "mean_average_precision",
 )
+
+
+def open_journal(config: TrainConfig, step: int) -> Journal:
+    """Create the folder of a run, write its configuration, and open its training log.
+
+    Args:
+        config: Configuration of the run.
+        step: Number of steps of the run so far.
+    """
+    out = Path(config.out)
+    make_folder(out)
+    write_file(out / _CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    forget_result(out)
+    return Journal(out, step=step, trackers=Trackers(config, out, step))
 
 
 def read_journal(out: Path | str) -> list[dict[str, Any]]:

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import Interrupted, UsageError
-from logitcache.files import make_folder, write_file
 from logitcache.networks.build import input_spec
 from logitcache.objectives.combine import build_objective
-from logitcache.students.build import build_student, converted
+from logitcache.students.build import build_student, completed, converted
 from logitcache.training.batches import (
     batches_in,
     epochs_in,
@@ -40,14 +38,14 @@ from logitcache.training.gradient import BatchGradient
 from logitcache.training.hooks import Hooks, Step
 from logitcache.training.image_sizes import ImageSizes
 from logitcache.training.images import ImageSets, training_images
-from logitcache.training.journal import Journal
+from logitcache.training.journal import open_journal
 from logitcache.training.notes import class_notes, image_notes, temperature_notes
 from logitcache.training.onnx import check_onnx_installed, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
-from logitcache.training.result import TrainResult, forget_result, write_result
+from logitcache.training.result import TrainResult, write_result
 from logitcache.training.state import RunState, previous_run
-from logitcache.training.trackers import Trackers, check_trackers_installed
-from logitcache.training.trainable_student import TrainableStudent
+from logitcache.training.trackers import check_trackers_installed
+from logitcache.training.trainable_student import TrainableStudent, trained_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +64,6 @@ __all__ = ["train_student"]
 
 _REPORT_SECONDS = 0.5  # between progress reports; each reads the loss and so waits for the device
 _NAMES = 3  # images that a note lists
-_CONFIG = "config.yaml"
 _EXPORT = "export"
 _ONNX = "model.onnx"
 
@@ -127,15 +124,6 @@ def train_student(
     return result
 
 
-def _open_folder(config: TrainConfig, step: int) -> Journal:
-    """Create the folder of a run, write its configuration, and open its training log."""
-    out = Path(config.out)
-    make_folder(out)
-    write_file(out / _CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    forget_result(out)
-    return Journal(out, step=step, trackers=Trackers(config, out, step))
-
-
 class _Run:
     """The components and the state of one training run.
 
@@ -176,20 +164,22 @@ class _Run:
         teachers = targets.reader.num_classes if targets else None
         logits, validated = self._objective.needs.student_logits, images.val is not None
         classes = class_count(config, rows, teachers, logits_needed=logits, validated=validated)
+        self._class_names = class_names(config, rows, classes)
         network = build_student(config.student, classes)
-        self._network = network
+        network = self._network = completed(network, config.student, self._class_names)
         self._spec = input_spec(network, config.final_size)
         if config.crop_pct is not None:
             self._spec = replace(self._spec, crop_pct=config.crop_pct)
-        self._class_names = class_names(config, rows, classes)
         self._notes += reorder_classifier(network, config.student, self._class_names)
         self._notes += image_notes(network, config.student, self._spec.size, rows)
         cached = targets.reader.features if targets else {}
+        part, example = trained_part(network, config.student, targets)
         self._trainable = TrainableStudent(
-            network,
+            part,
             self._objective,
             size=self._spec.size,
             features=cached if answer_features is None else answer_features,
+            example=example,
         )
         self._gradient = BatchGradient(config, self._trainable, self._objective, ranks)
         self._loader, note = training_loader(
@@ -229,7 +219,7 @@ class _Run:
             self._notes = [*previous.notes, *self._notes]
         else:  # only after all weights are initialized: from here on ranks draw different numbers
             ranks.reseed(config.seed, 0)
-        self._journal = _open_folder(config, self._state.step) if ranks.is_first else None
+        self._journal = open_journal(config, self._state.step) if ranks.is_first else None
         self._finite = FiniteLoss(ranks, config.precision)
         self._clock = Clock()
         self._pace = Pace(_REPORT_SECONDS)

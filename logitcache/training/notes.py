@@ -77,6 +77,8 @@ def image_notes(
         Notes on images that are probably not decoded as intended, and on an input size that is the
         default of the model and much larger than the images.
     """
+    if config.head_on is not None:  # no image is opened
+        return ()
     sample = sample_images(rows.source, rows.table)
     notes, side = sample.notes, sample.side
     if size_is_default(network, config) and side is not None and size >= _MUCH_LARGER * side:

@@ -18,14 +18,39 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from logitcache.batch import Features, Outputs, TargetBatch
 from logitcache.errors import UsageError
 from logitcache.networks.taps import TappedNetwork
+from logitcache.students.vector_head import check_same_network, vector_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from logitcache.networks.taps import TapShape
     from logitcache.objectives.combine import WeightedSum
+    from logitcache.students.build import StudentConfig
+    from logitcache.targets.selection import Targets
 
-__all__ = ["TrainableStudent"]
+__all__ = ["TrainableStudent", "trained_part"]
+
+
+def trained_part(
+    network: nn.Module, config: StudentConfig, targets: Targets | None
+) -> tuple[nn.Module, Tensor | None]:
+    """Return what is trained: the network, or its classifier with an example of a cached vector.
+
+    Args:
+        network: The student.
+        config: Its configuration.
+        targets: Cached targets; None without a cache.
+
+    Raises:
+        UsageError: The vectors are those of another network, or do not fit the classifier.
+    """
+    if config.head_on is None or targets is None:
+        return network, None
+    example = targets.reader.features[config.head_on].values
+    head = vector_head(network, config.head_on, example)
+    teacher = targets.reader.lock_of(config.head_on)
+    check_same_network(config, teacher.weights_sha256, headless=teacher.head == "none")
+    return head, example
 
 
 class TrainableStudent(nn.Module):
@@ -37,6 +62,7 @@ class TrainableStudent(nn.Module):
         size: Side S of the images in pixels.
         features: Examples of one row of the teacher features that the objective needs, by
             ``<teacher>/<tap>``.
+        example: An input of one row, for a network whose inputs are not images.
 
     Raises:
         UsageError: The network lacks a layer of the objective, or its activations do not fit those
@@ -50,10 +76,12 @@ class TrainableStudent(nn.Module):
         *,
         size: int,
         features: Mapping[str, Features],
+        example: Tensor | None = None,
     ) -> None:
         super().__init__()
         taps = objective.needs.taps
-        tapped = TappedNetwork(network, taps, size=size) if taps else None
+        tapped = TappedNetwork(network, taps, size=size, example=example) if taps else None
+        self._input = example
         self._shapes: dict[str, TapShape] = {} if tapped is None else tapped.shapes
         self.network: nn.Module = network if tapped is None else tapped
         self.objective = objective
@@ -96,7 +124,7 @@ class TrainableStudent(nn.Module):
         try:
             # the probe must not change the run: random numbers and statistics are put back
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                outputs = self.outputs(self(torch.zeros(1, 3, size, size)))
+                outputs = self.outputs(self(self._example_input(size)))
                 self.objective.check(outputs, self._example)
         except UsageError:  # of this size; check_size explains it
             return 1
@@ -109,6 +137,9 @@ class TrainableStudent(nn.Module):
             for name, buffer in self.named_buffers():
                 buffer.copy_(buffers[name])
         return 1
+
+    def _example_input(self, size: int) -> Tensor:
+        return torch.zeros(1, 3, size, size) if self._input is None else self._input
 
     def check_size(self, size: int) -> None:
         """Check that network and objective accept images of another size.

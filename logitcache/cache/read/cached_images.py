@@ -1,4 +1,4 @@
-"""The images in a cache as an image set."""
+"""The images of a cache as an image set, with the pixels where the cache contains them."""
 
 from __future__ import annotations
 
@@ -19,37 +19,26 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.label_sets import LabelSets
 
-__all__ = ["CachedImages"]
+__all__ = ["CachedImages", "CachedRows"]
 
 
-class CachedImages:
-    """The images in a cache as an image set: a :class:`logitcache.data.source.Source`.
+class CachedRows:
+    """The images of a cache as an image set without pixels: keys, sizes and labels alone.
 
     Withdrawn images are left out. Instances can be pickled; a copy in another process opens files
     and connections for itself.
 
     Args:
         cache: A sealed cache.
-
-    Raises:
-        UsageError: It contains no images.
     """
 
     def __init__(self, cache: Cache) -> None:
-        images = cache.image_bytes
-        if images is None:
-            raise UsageError(
-                "this cache does not contain its images",
-                where=cache.url,
-                hint="give the images that it was computed from (--data, or data=…); "
-                "precompute --images packed stores them in a new cache",
-            )
-        self._cache, self._images = cache, images
+        self._cache = cache
         known = cache.samples
         self._rows = np.flatnonzero(
             (known.status == Status.OK) | (known.status == Status.UNREADABLE)
         )
-        self.description = f"images in {cache.url}"
+        self.description = f"images of {cache.url}"
         self.class_names: Sequence[str] = cache.class_names
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,6 +65,41 @@ class CachedImages:
         """Classes of every image; None where an image has one class at most."""
         sets = self._cache.samples.label_sets
         return None if sets is None else sets.take(self._rows)
+
+    def read(self, index: int) -> bytes:
+        """Raise an error: images are not read from here.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
+            "the images of this cache are not available here",
+            where=f"{self._cache.url}, {self.keys[index]}",
+        )
+
+
+class CachedImages(CachedRows):
+    """The images in a cache as an image set: a :class:`logitcache.data.source.Source`.
+
+    Args:
+        cache: A sealed cache.
+
+    Raises:
+        UsageError: It contains no images.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        images = cache.image_bytes
+        if images is None:
+            raise UsageError(
+                "this cache does not contain its images",
+                where=cache.url,
+                hint="give the images that it was computed from (--data, or data=…); "
+                "precompute --images packed stores them in a new cache",
+            )
+        super().__init__(cache)
+        self._images = images
+        self.description = f"images in {cache.url}"
 
     def read(self, index: int) -> bytes:
         """Return the encoded bytes of an image.

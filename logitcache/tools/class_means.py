@@ -1,0 +1,154 @@
+"""Class table from a cache: the mean of the cached vectors of each class.
+
+Source: the prototypes of Snell et al., "Prototypical Networks for Few-shot Learning", NeurIPS 2017.
+A classifier over unit vectors takes the table in place of text embeddings.
+
+Shapes: N rows, D channels, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+from safetensors.numpy import save
+
+from logitcache.cache.read.reader import open_cache
+from logitcache.config import Config
+from logitcache.draws import Purpose, chosen
+from logitcache.errors import UsageError, first_of
+from logitcache.files import write_file
+from logitcache.tools.cached_rows import SeenConfig, shared_view, stored_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from logitcache.cache.read.reader import Cache
+
+__all__ = ["ClassMeans", "ClassMeansConfig", "class_means"]
+
+
+class ClassMeansConfig(Config):
+    """Settings of a table of class means.
+
+    Attributes:
+        cache: Folder or URL of a cache with vectors and labels.
+        feature: Name of the cached vectors, ``<teacher>/<tap>``.
+        out: File to write the table to, in the format of safetensors.
+        labels: Images whose labels are used; all labeled images by default.
+    """
+
+    cache: str
+    feature: Annotated[str, Field(pattern=r"^[^/]+/.+$")]
+    out: str
+    labels: SeenConfig | None = None
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """A table of class means.
+
+    Attributes:
+        feature: Name of the cached vectors.
+        classes: Number of images of each class.
+        channels: Length of the vectors.
+        cache: Folder or URL of the cache.
+    """
+
+    feature: str
+    classes: dict[str, int]
+    channels: int
+    cache: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description of the table as JSON values."""
+        return asdict(self)
+
+
+def class_means(config: ClassMeansConfig) -> ClassMeans:
+    """Compute the mean of the unit vectors of each class, and write the table to a file.
+
+    Each mean is scaled to unit length. The view is ``eval``, or else the first one of the cache.
+
+    Raises:
+        UsageError: The features are unknown or no vectors, images have no labels or several, or a
+            class has no image.
+    """
+    cache = open_cache(config.cache)
+    group = cache.tap(config.feature)
+    if group.encoding.layout != "vector":
+        raise UsageError(
+            "class means need one vector for each image",
+            where=f"{cache.url}, features {config.feature}",
+            got=group.encoding.layout,
+            hint="cache pre_logits, or the mean of a layer (reduce: mean)",
+        )
+    rows = _labeled_rows(config, cache)
+    view = shared_view(cache, [], [config.feature])
+    vectors_ND = group.encoding.decode(stored_rows(cache, group, view, rows))
+    labels_N = cache.samples.labels[rows]
+    counts_C = np.bincount(labels_N, minlength=len(cache.class_names))
+    lacking = [name for name, n in zip(cache.class_names, counts_C, strict=True) if n == 0]
+    if lacking:
+        raise UsageError(
+            f"{len(lacking)} of {len(counts_C)} classes have no image to average",
+            where=cache.url,
+            got=first_of(lacking),
+            hint="use more labels (labels.count), or another seed",
+        )
+    means_CD = unit_means(vectors_ND, labels_N, len(counts_C))
+    table = dict(zip(cache.class_names, means_CD, strict=True))
+    write_file(Path(config.out), save(table))
+    return ClassMeans(
+        feature=config.feature,
+        classes=dict(zip(cache.class_names, counts_C.tolist(), strict=True)),
+        channels=means_CD.shape[1],
+        cache=config.cache,
+    )
+
+
+def unit_means(
+    vectors_ND: NDArray[np.float32], labels_N: NDArray[np.int32], classes: int
+) -> NDArray[np.float32]:
+    """Return the mean direction of the vectors of each class, (C, D), of unit length.
+
+    Args:
+        vectors_ND: Vectors of any length.
+        labels_N: Their classes, each of which occurs.
+        classes: Number of classes C.
+    """
+    units_ND = _unit(vectors_ND.astype(np.float64))
+    sums_CD = np.zeros((classes, vectors_ND.shape[1]))
+    np.add.at(sums_CD, labels_N, units_ND)
+    return _unit(sums_CD).astype(np.float32)
+
+
+def _unit(vectors_ND: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    found: NDArray[np.float64] = vectors_ND / np.maximum(lengths_N1, np.finfo(np.float32).tiny)
+    return found
+
+
+def _labeled_rows(config: ClassMeansConfig, cache: Cache) -> NDArray[np.int64]:
+    """Return the rows whose labels are used, ascending."""
+    samples = cache.samples
+    labeled = samples.readable[samples.labels[samples.readable] >= 0]
+    if samples.label_sets is not None or not len(labeled):
+        raise UsageError(
+            "class means need images with one label each",
+            where=cache.url,
+            got="images with label sets" if samples.label_sets is not None else "no labels",
+            hint="precompute images with labels",
+        )
+    if config.labels is not None:
+        drawn = chosen(
+            config.labels.seed,
+            samples.hashes[labeled],
+            config.labels.count,
+            purpose=Purpose.LABELLED_ROWS,
+        )
+        labeled = np.sort(labeled[drawn])
+    return labeled
