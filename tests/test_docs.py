@@ -6,10 +6,11 @@ import ast
 import importlib
 import re
 import tomllib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from logitcache import errors
 from tests.guides import ROOT, files_of
 
 if TYPE_CHECKING:
@@ -115,6 +116,27 @@ def test_open_tables_are_dictionaries_of_the_package() -> None:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         }
         assert isinstance(assigned.get(name), ast.Dict), f"{path} has no dictionary {name}"
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = (ROOT / ".site" / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named_pages = set(re.findall(r"- (?:[\w ]+: )?([\w./-]+\.md)$", navigation, re.M))
+    folders = re.findall(r"- (?:[\w ]+: )?([\w/-]+/)$", navigation, re.M)
+    made = {"index.md", "commands.md", "python.md"}  # by .site/generated.py
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert named_pages - made <= pages
+    assert {p for p in pages - named_pages if not p.startswith(tuple(folders))} == set()
+
+
+def test_every_class_of_errors_has_a_row() -> None:
+    rows = re.findall(r"^\| (?:\S )?`(\w+)` \| (\S+)", (DOCS / "errors.md").read_text(), re.M)
+    classes: dict[str, Any] = {
+        name: found for name in errors.__all__ if isinstance(found := getattr(errors, name), type)
+    }
+    assert sorted(name for name, _ in rows) == sorted(classes)
+    for name, code in rows:
+        if name != "Interrupted":  # whose code depends on what was kept
+            assert code == str(classes[name].exit_code), name
 
 
 def test_entries_of_the_matrix_are_described() -> None:

@@ -63,7 +63,8 @@ def main(*arguments: str) -> None:
                 print(f"{hostile.name}: {str(error)[-1500:]}", file=sys.stderr)
             if isinstance(outcomes, dict):
                 found = outcomes["verify"]
-                message = message_of(found, root / "cache").replace("|", "\\|")
+                message = message_of(found, root / "cache")
+                message = re.sub(r"[|\[\]]", r"\\\g<0>", message)  # neither columns nor links
                 print(f"| {hostile.kind} | {hostile.name} | {found.code} | {message} |")
             shutil.rmtree(root, ignore_errors=True)
     if server is not None:
