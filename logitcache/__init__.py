@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from logitcache.data.readers.torch_dataset import DatasetSource
     from logitcache.encoding.choice import EncodingConfig
     from logitcache.errors import LogitcacheError
+    from logitcache.exchange.exporting import export_outputs
+    from logitcache.exchange.importing import import_outputs
     from logitcache.label_sets import LabelSets
     from logitcache.networks.build import NetworkConfig, build_network
     from logitcache.objectives.combine import ObjectiveConfig, build_objective
@@ -106,6 +108,8 @@ __all__ = [
     "describe",
     "estimate",
     "evaluate_network",
+    "export_outputs",
+    "import_outputs",
     "loader",
     "merge_caches",
     "open_cache",
@@ -155,6 +159,8 @@ _HOMES = {
     "describe": "report.describe",
     "estimate": "precompute.estimate.estimate:estimate_cache",
     "evaluate_network": "training.evaluate",
+    "export_outputs": "exchange.exporting",
+    "import_outputs": "exchange.importing",
     "loader": "targets.loader",
     "merge_caches": "share.merging",
     "open_cache": "targets.cache_targets",

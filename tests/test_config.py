@@ -42,7 +42,6 @@ def test_an_unknown_key_is_named_with_its_nearest(path: tuple[str, ...], offered
     [
         ({"steps": None}, "either epochs or steps"),
         ({"epochs": 2}, "either epochs or steps"),
-        ({"cache": "c", "views": {"count": 1}}, "a cache has its own views"),
         ({"shuffle_targets": True}, "no targets to shuffle"),
         ({"objectives": [{"soft": {}, "label": {}}]}, "one key"),
         ({"batch_size": 0}, "greater than or equal to 1"),

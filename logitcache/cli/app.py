@@ -18,6 +18,7 @@ from logitcache.cache.store.retry import PATIENCE, parse_patience
 from logitcache.cli.create import create_app
 from logitcache.cli.derive import derive_app
 from logitcache.cli.echo import accept_all_characters, echo
+from logitcache.cli.exchange import exchange_app
 from logitcache.cli.garbage import garbage_app
 from logitcache.cli.interrupt import interruptible
 from logitcache.cli.launch import launched_rank
@@ -44,6 +45,7 @@ app.add_typer(report_app)
 app.add_typer(garbage_app)
 app.add_typer(transfer_app)
 app.add_typer(derive_app)
+app.add_typer(exchange_app)
 app.add_typer(views_app, name="views", rich_help_panel=LOOK)
 app.add_typer(tools_app, name="tools", rich_help_panel=LOOK)
 

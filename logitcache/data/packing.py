@@ -134,6 +134,10 @@ class PackingSource:
         """Class of every image, int32 (N,)."""
         return self.originals.labels
 
+    def with_originals(self, originals: Source) -> PackingSource:
+        """Return a source that packs other images in the same way."""
+        return PackingSource(originals, self.packing, self._table)
+
     def read(self, index: int) -> bytes:
         """Return an image, packed.
 

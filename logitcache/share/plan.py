@@ -13,6 +13,7 @@ from logitcache.cache.format.manifest import DerivationRecord, PartRecord, Segme
 from logitcache.cache.format.names import (
     GROUP_FEATURES,
     HEADLESS,
+    UNKNOWN_VIEWS,
     sha256,
     tap_of,
     teacher_of,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CachePlan", "ViewPlan", "make_plan"]
 
-_DECLARED = {*GROUP_FEATURES, HEADLESS, "dropping", "dropped-views"}
+_DECLARED = {*GROUP_FEATURES, HEADLESS, UNKNOWN_VIEWS, "dropping", "dropped-views"}
 """Features that the writer requires itself where they are needed, or that the new cache lacks."""
 
 

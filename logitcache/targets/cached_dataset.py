@@ -272,11 +272,12 @@ class CachedDataset(Dataset[Item]):
         """Return the id of a view and its mixing partners.
 
         Raises:
-            UsageError: There is no such view, it cannot be rendered at this size, or images to mix
-                in are missing from the data.
+            UsageError: There is no such view, its pixels are not known, it cannot be rendered at
+                this size, or images to mix in are missing from the data.
         """
         view_id = self._targets.view_id(name)
         view = self._targets.view(view_id)
+        view.check_known()
         view.check_sizes([self._settings.size])
         pairs = find_pairs(view, self.rows, self._reader)
         if pairs is None:

@@ -24,7 +24,7 @@ from logitcache.targets.image_source import images_of
 from logitcache.targets.mixing_pairs import Pairs, find_pairs
 from logitcache.targets.order import view_of_epoch
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
-from logitcache.targets.settings import LoaderSettings
+from logitcache.targets.settings import LoaderSettings, check_state
 from logitcache.targets.transfer import Transfer
 from logitcache.targets.view_group import BASE, ViewGroup, shown_views
 from logitcache.views.workers import make_renderer
@@ -175,14 +175,7 @@ class Loader:
             UsageError: The state belongs to a loader with other images, or in another order.
         """
         own = {"version": _STATE_VERSION, **self._order()}
-        differing = [name for name in own if state.get(name) != own[name]]
-        if differing:
-            raise UsageError(
-                "the saved state belongs to a loader with different batches",
-                expected=", ".join(f"{name} {own[name]}" for name in differing),
-                got=", ".join(f"{name} {state.get(name)}" for name in differing),
-                hint="create the loader with the same arguments as when the state was saved",
-            )
+        check_state(state, own)
         self._next = (int(state["epoch"]), int(state["batch"]))
         self._position = None
 
@@ -319,16 +312,16 @@ class Loader:
         settings.check_images(len(self.rows), self.rows.source.description)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="targets")
-        view = self.view(epoch)
+        view, show, targets = self.view(epoch), settings.show, self._targets
         return Epoch(
             epoch,
             first_batch,
-            group=ViewGroup.of(view, settings.show),
+            group=targets.group(view, epoch, show) if targets else ViewGroup.of(view, show),
             pairs=self._pairs(view),
             images=self.images_of(epoch),
             rows=self.rows,
             settings=settings,
-            targets=self._targets,
+            targets=targets,
             thread=self._thread,
         )
 
@@ -362,6 +355,7 @@ def loader(
     teachers: Sequence[str] | None = None,
     features: Sequence[str] = (),
     class_map: ClassMaps | None = None,
+    student_views: ViewsConfig | None = None,
     views: Sequence[str] = (),
     show: Sequence[str | Mapping[str, str]] = (BASE,),
     pixels: bool = False,
@@ -394,6 +388,8 @@ def loader(
         features: Layers with cached features, as ``<teacher>/<tap>``.
         class_map: Class of the student for classes of the teachers: a file with two columns, or by
             name of the teacher a file or ``{class: [classes of the teacher]}``.
+        student_views: Views that students see where those of the teachers are not known, since
+            their outputs were imported; random crops and flips by default.
         views: Views of the cache: ids, numbers from 0, or ranges such as ``0-3``; by default all
             views that all of these teachers and layers have.
         show: The views of a batch: ``base``, and views derived from it, as ``rot90(1)``; or a view
@@ -444,7 +440,14 @@ def loader(
         pixels=pixels,
     )
     targets = Targets.of(
-        cache, teachers, features, views, group, target_memory=target_memory, class_map=class_map
+        cache,
+        teachers,
+        features,
+        views,
+        group,
+        target_memory=target_memory,
+        class_map=class_map,
+        student_views=student_views,
     )
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return Loader(rows.in_classes(targets.reader.classes), settings, targets=targets)

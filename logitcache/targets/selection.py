@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.read.cached_images import CachedRows
@@ -19,7 +19,7 @@ from logitcache.targets.image_rows import match_rows
 from logitcache.targets.image_source import images_of
 from logitcache.targets.reader import TargetsReader
 from logitcache.targets.view_group import BASE, ViewGroup, shown_views
-from logitcache.views.spec import parse_view
+from logitcache.views.spec import ViewsConfig, parse_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,12 +51,14 @@ class Targets:
             group of views, those for which all views of the group are cached.
         window_rows: Maximum number of rows that are shuffled together, at least one unit.
         alignment: Test for outputs of other images; None if rows are shuffled as a control.
+        student_views: Views that students see where those of the teachers are not known.
     """
 
     reader: TargetsReader
     views: dict[str, View]
     window_rows: int
     alignment: Alignment | None = None
+    student_views: ViewsConfig = field(default_factory=ViewsConfig)
 
     @classmethod
     def of(
@@ -70,6 +72,7 @@ class Targets:
         target_memory: int = DEFAULT_TARGET_MEMORY,
         shuffled: bool = False,
         class_map: ClassMaps | None = None,
+        student_views: ViewsConfig | None = None,
     ) -> Targets:
         """Return targets of a cache.
 
@@ -84,10 +87,12 @@ class Targets:
                 shuffled together.
             shuffled: Whether every row gets the targets of another row, as a control experiment.
             class_map: Class maps that lead to the classes of the student, see :class:`.ClassSpace`.
+            student_views: Views that students see where those of the teachers are not known, since
+                their outputs were imported; random crops and flips by default.
 
         Raises:
             UsageError: An unknown teacher, layer or view, no view that all of them have, or a
-                class map that does not fit.
+                class map or views of the student that do not fit.
         """
         names = list(cache.teachers) if teachers is None else list(teachers)
         if teachers is None and not names and not features:
@@ -112,6 +117,7 @@ class Targets:
                 got=", ".join([*names, *features]),
                 hint="choose fewer teachers, or precompute their missing views",
             )
+        _check_student_views(cache, parsed, student_views)
         parsed = _with_whole_groups(cache, parsed, show, complete)
         classes = ClassSpace.of(cache, names, class_map)
         reader = TargetsReader(cache, names, features, shuffled=shuffled, classes=classes)
@@ -119,7 +125,22 @@ class Targets:
         read = len({view.targets for view in show})
         affordable = left // (_WINDOWS_ALIVE * (read * reader.row_bytes + _ROW_BYTES))
         alignment = None if shuffled else Alignment.of(cache, names, classes.label_table)
-        return cls(reader, parsed, max(1, affordable), alignment)
+        return cls(reader, parsed, max(1, affordable), alignment, student_views or ViewsConfig())
+
+    def group(self, view: View, epoch: int, show: Sequence[ShownView]) -> ViewGroup:
+        """Return the views of a batch with the targets of a view of the cache.
+
+        If the pixels of that view are not known, students see one of their own, another one each
+        epoch.
+
+        Raises:
+            UsageError: See :meth:`.ViewGroup.of`.
+        """
+        if view.is_known:
+            return ViewGroup.of(view, show)
+        own = self.student_views
+        base = own.random_view(epoch + 1) if own.count else own.eval_view()
+        return ViewGroup(ViewGroup.of(base, show).shown, (view,) * len(show))
 
     def window_units(self, unit_rows: int) -> int:
         """Return the number of units per window, for units of that many rows."""
@@ -133,6 +154,30 @@ class Targets:
     def unit_rows(self, view: View) -> int:
         """Return the number of rows per unit of a window: a whole block if images are mixed."""
         return self.reader.unit_rows if view.mixing is None else self.reader.block_rows
+
+
+def _check_student_views(
+    cache: Cache, views: dict[str, View], student_views: ViewsConfig | None
+) -> None:
+    """Refuse views of the student that do not fit the targets.
+
+    Raises:
+        UsageError: All views of the teachers are known, or the views of the student mix images.
+    """
+    if student_views is None:
+        return
+    if all(view.is_known for view in views.values()):
+        raise UsageError(
+            "the cache has its own views, which students see as well",
+            where=cache.url,
+            hint="remove the settings of views, or the cache",
+        )
+    if any(view.mixing is not None for view in student_views.views()):
+        raise UsageError(
+            "the views of the student mix images, and the cache has outputs for single images only",
+            where=cache.url,
+            hint="remove mixup and cutmix from the settings of views",
+        )
 
 
 def _with_whole_groups(

@@ -14,9 +14,11 @@ from logitcache.targets.view_group import BASE, ShownView, shown_views
 from logitcache.views.operations import MAX_SIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
-__all__ = ["LoaderSettings"]
+__all__ = ["LoaderSettings", "check_state"]
 
 _LEAST = {"batch_size": 1, "size": 1, "threads": 1, "workers": 0, "least": 0, "image_memory": 0}
 
@@ -159,6 +161,26 @@ class LoaderSettings:
         ranks = self.placed().ranks
         assert ranks is not None
         return whole > 0 and rest < self.least * ranks
+
+
+def check_state(state: Mapping[str, object], own: Mapping[str, object]) -> None:
+    """Check that the saved state of a loader belongs to one with the same batches.
+
+    Args:
+        state: The saved state.
+        own: The settings that define the batches of this loader.
+
+    Raises:
+        UsageError: It does not.
+    """
+    differing = [name for name in own if state.get(name) != own[name]]
+    if differing:
+        raise UsageError(
+            "the saved state belongs to a loader with different batches",
+            expected=", ".join(f"{name} {own[name]}" for name in differing),
+            got=", ".join(f"{name} {state.get(name)}" for name in differing),
+            hint="create the loader with the same arguments as when the state was saved",
+        )
 
 
 def _place() -> tuple[int, int]:

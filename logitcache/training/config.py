@@ -140,7 +140,8 @@ class TrainConfig(Config):
         labels: Labels that the student is trained with.
         on_bad_image: ``error``, or ``skip`` to leave out training and validation images that cannot
             be decoded; the result has their number.
-        views: Augmentation of the images without a cache.
+        views: Augmentation of the images without a cache, or with one whose teachers saw views
+            that are not known, since their outputs were imported.
         class_map: Class of the student for classes of the teachers: a file with two columns, or by
             name of the teacher (``*`` for all) a file or the classes of the teacher by class of the
             student. The run stores the content of files.
@@ -295,8 +296,6 @@ class TrainConfig(Config):
                 f"size.end ({self.size.end}) differs from student.size ({self.student.size}): "
                 "remove one of them"
             )
-        if self.cache is not None and self.views is not None:
-            raise ValueError("a cache has its own views: remove views, or remove cache")
         if self.cache is None and self.use_views:
             raise ValueError("use_views chooses among the views of a cache: give a cache")
         if self.cache is None and self.class_map is not None:

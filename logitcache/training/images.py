@@ -73,6 +73,7 @@ def training_images(
         target_memory=config.target_memory,
         shuffled=config.shuffle_targets,
         class_map=config.class_map,
+        student_views=config.views,
         subset=config.subset,
         tolerate_pixel_drift=config.tolerate_pixel_drift,
         local_copy=config.local_copy,

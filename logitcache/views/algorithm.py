@@ -78,7 +78,12 @@ _STEPS: dict[type, Callable[[Any, Sequence[float]], list[Step]]] = {
 
 
 def view_floats(view: View, hashes_N: NDArray[np.uint64]) -> list[NDArray[np.float64]]:
-    """Return the unit floats of each operation of a view: one (N, words) array per operation."""
+    """Return the unit floats of each operation of a view: one (N, words) array per operation.
+
+    Raises:
+        UsageError: The pixels of the view are not known.
+    """
+    view.check_known()
     return [_floats(view, operation, hashes_N) for operation in view.operations]
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "RandomResizedCrop",
     "Rot90",
     "SquashCrop",
+    "Unknown",
     "VerticalFlip",
     "operation_from_json",
     "operation_to_json",
@@ -350,7 +351,17 @@ class Mask:
     fill: Color = FILL
 
 
-CROPS = (RandomResizedCrop, CentralCrop, SquashCrop, BorderCrop)
+@dataclass(frozen=True)
+class Unknown:
+    """Pixels that no recipe describes: outputs were computed elsewhere and imported.
+
+    It is the only operation of its view. Students see other views of the same images.
+    """
+
+    name: ClassVar[str] = "unknown"
+
+
+CROPS = (RandomResizedCrop, CentralCrop, SquashCrop, BorderCrop, Unknown)
 """Operations that result in a square; the first one of every recipe."""
 
 Operation = (
@@ -369,14 +380,15 @@ Operation = (
     | Rot90
     | LowRes
     | Mask
+    | Unknown
 )
 
-OPERATIONS: dict[str, type[Operation]] = {kind.name: kind for kind in Operation.__args__}
-"""Every operation by its name in a recipe."""
+_KINDS: dict[str, type[Operation]] = {kind.name: kind for kind in Operation.__args__}
 
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(kind) for name, kind in OPERATIONS.items()
-}
+OPERATIONS = {name: kind for name, kind in _KINDS.items() if kind is not Unknown}
+"""Every operation that is rendered, by its name in a recipe."""
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in _KINDS.items()}
 
 
 def operation_to_json(operation: Operation) -> dict[str, Any]:
@@ -392,9 +404,9 @@ def operation_from_json(values: Mapping[str, Any]) -> Operation:
         ValueError: It is unknown, malformed or out of range; pydantic's ValidationError is one.
     """
     name = values.get("op")
-    if not isinstance(name, str) or name not in OPERATIONS:
+    if not isinstance(name, str) or name not in _KINDS:
         raise ValueError(f"unknown operation {str(name)[:_LONGEST]!r}")
-    kind = OPERATIONS[name]
+    kind = _KINDS[name]
     given = {field: value for field, value in values.items() if field != "op"}
     unknown = sorted(given.keys() - {field.name for field in fields(kind)})
     if unknown:

@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
-__all__ = ["Draw", "Recipe", "Seed", "ViewId", "recipe_id"]
+__all__ = ["Draw", "Recipe", "Seed", "ViewId", "is_unknown", "recipe_id"]
 
 _MOST_CHARACTERS = 65536  # of a recipe; the longest one has some thousands
+_UNKNOWN = "unknown"
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 ViewId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -48,6 +49,11 @@ def _with_outline(values: dict[str, Any]) -> dict[str, Any]:
 
 Recipe = Annotated[dict[str, Any], AfterValidator(_with_outline)]
 """Unchanged JSON values that have the outline of a recipe."""
+
+
+def is_unknown(recipe: dict[str, Any]) -> bool:
+    """Return whether the pixels of a view are not known; see :class:`.Unknown`."""
+    return any(operation["op"] == _UNKNOWN for operation in recipe["operations"])
 
 
 def recipe_id(values: object) -> str:

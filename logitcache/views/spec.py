@@ -46,6 +46,7 @@ from logitcache.views.operations import (
     RandomResizedCrop,
     Rot90,
     SquashCrop,
+    Unknown,
     VerticalFlip,
     operation_from_json,
     operation_to_json,
@@ -114,6 +115,11 @@ class View:
         return any(not isinstance(operation, _FIXED) for operation in self.operations)
 
     @property
+    def is_known(self) -> bool:
+        """Whether its pixels are known; outputs of other views were imported."""
+        return not any(isinstance(operation, Unknown) for operation in self.operations)
+
+    @property
     def mixing(self) -> Mixing | None:
         """The operation that mixes in another image of the unit; None without one."""
         return next((o for o in self.operations if isinstance(o, Mixing)), None)
@@ -129,6 +135,11 @@ class View:
         before = self.operations[: self.operations.index(self.mixing)]
         return replace(self, operations=before)
 
+    @classmethod
+    def unknown(cls, number: int) -> View:
+        """Return the view with a number from 1 whose pixels are not known."""
+        return cls((Unknown(),), draw=number)
+
     def derived(self, operation: Operation) -> View:
         """Return this view with one more operation; the draws are shared."""
         return View(
@@ -138,6 +149,21 @@ class View:
             interpolation=self.interpolation,
             base=self.id,
         )
+
+    def check_known(self) -> None:
+        """Refuse a view whose pixels are not known.
+
+        Raises:
+            UsageError: They are not.
+        """
+        if not self.is_known:
+            raise UsageError(
+                "the pixels of this view are not known, so it cannot be rendered",
+                where=f"view {self.id}",
+                got="outputs that were computed elsewhere and imported",
+                hint="logitcache train and logitcache.loader show other views of the same images; "
+                "Cache.targets returns the outputs for images from your own code",
+            )
 
     def check_sizes(self, sizes: Sequence[int]) -> None:
         """Refuse sizes at which the view cannot be rendered.
@@ -431,6 +457,8 @@ def _check_order(operations: tuple[Operation, ...]) -> None:
     crops = [isinstance(operation, CROPS) for operation in operations]
     if crops[:1] != [True] or sum(crops) > 1:
         raise ValueError(f"expected a single crop as the first operation, not {', '.join(names)}")
+    if Unknown.name in names and len(names) > 1:
+        raise ValueError(f"{Unknown.name} is the only operation of a view, not {', '.join(names)}")
     mixing = names.index(Mixing.name) if Mixing.name in names else len(names)
     late = (Rot90, LowRes, Mask)
     if not all(isinstance(operation, late) for operation in operations[mixing + 1 :]):

@@ -56,6 +56,7 @@ __all__ = [
     "SAMPLES",
     "SAMPLE_ARRAYS",
     "TEACHERS",
+    "UNKNOWN_VIEWS",
     "VIEWS",
     "WITHDRAWN",
     "Status",
@@ -88,6 +89,8 @@ FORMATS = (1, 2)
 """Formats of the root document: 2 is 1 with the field ``requires``."""
 HEADLESS = "headless"
 """Name that the root requires of readers where a teacher has no logits."""
+UNKNOWN_VIEWS = "unknown-views"
+"""Name that the root requires of readers where outputs of unknown views were imported."""
 LABEL_SETS = "label-sets"
 """Name that the root requires of readers where an image may have several classes."""
 FEATURES = {
@@ -100,6 +103,7 @@ FEATURES = {
     HEADLESS: "teachers have features alone, and no group of logits",
     "teacher-classes": "teachers have other classes than the images",
     "images": "the images are in the cache, and samples describe these",
+    UNKNOWN_VIEWS: "the pixels of some views are not known",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
 }
 """What the root may require of its readers, with the meaning; any other name is refused."""

@@ -46,6 +46,7 @@ from logitcache.cache.format.names import (
     IMAGES,
     NO_VIEW,
     SAMPLES,
+    UNKNOWN_VIEWS,
     VIEWS,
 )
 from logitcache.cache.format.partners import (
@@ -69,6 +70,7 @@ from logitcache.cache.write.encoding_losses import with_measurements
 from logitcache.cache.write.seal import metadata_keys, write_reseal, write_seal
 from logitcache.cache.write.unit_commit import Conditions, commit_unit
 from logitcache.errors import CacheDamaged, CacheError
+from logitcache.views.recipe import is_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -166,6 +168,8 @@ class CacheWriter:
         manifest = self.manifest.changed(views={**recipes, **self.manifest.views})
         if manifest.views == self.manifest.views:
             return
+        if any(map(is_unknown, manifest.views.values())):
+            manifest = manifest.requiring(UNKNOWN_VIEWS)
         for view_id in mixed_views(manifest, recipes.keys() - self.manifest.views.keys()):
             create_partners(self._store, manifest, view_id)
         self.publish(manifest)

@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.format.groups import RowGroup
-    from logitcache.data.packing import PackingSource
+    from logitcache.cache.store.base import Location
+    from logitcache.data.packing import ImagesConfig, PackingSource
     from logitcache.data.source import Source
     from logitcache.label_sets import LabelSets
     from logitcache.precompute.config import PrecomputeConfig
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.views.spec import View
 
-__all__ = ["Plan", "join_plan", "make_plan"]
+__all__ = ["Plan", "create_cache", "join_plan", "make_plan", "sample_items"]
 
 _UNKNOWN_ROW = -1
 _READ_ROWS = 64
@@ -261,7 +262,7 @@ def _open_or_create(
 ) -> tuple[CacheWriter, Positions]:
     location = locate(config.cache)
     if location.is_empty():
-        return _create(config, source)
+        return create_cache(location, source, config.unit_rows, config.images)
     writer = CacheWriter.open(location)
     notes += rewrite_unsealed(writer)
     finish_drops(writer)
@@ -277,12 +278,25 @@ def _open_or_create(
     return writer, match_or_extend(writer, source)
 
 
-def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Positions]:
+def create_cache(
+    location: Location, source: Source, unit_rows: int | None, images: ImagesConfig | None
+) -> tuple[CacheWriter, Positions]:
+    """Create a cache for the images of a source, without teachers and views.
+
+    Args:
+        location: An empty location.
+        source: The images.
+        unit_rows: Rows per block; by default depending on the number of images.
+        images: Encoding of the images that are stored in it; None for none.
+
+    Returns:
+        Its writer, and the position in the source of every row; -1 for padding.
+    """
     rows = row_order(source)
-    unit_rows = default_unit_rows(len(rows), config.unit_rows)
+    unit_rows = default_unit_rows(len(rows), unit_rows)
     width = label_width(label_sets_of(source), len(source.class_names), source.description)
     writer = CacheWriter.create(
-        locate(config.cache),
+        location,
         unit_rows=unit_rows,
         segment=segment_of(source, rows, start=0),
         data=DataRecord(
@@ -294,12 +308,23 @@ def _create(config: PrecomputeConfig, source: Source) -> tuple[CacheWriter, Posi
             **({} if width is None else {"label_width": width}),
         ),
         versions=versions(),
-        images=None if config.images is None else images_record(config.images, unit_rows),
+        images=None if images is None else images_record(images, unit_rows),
     )
     writer.location.sweep()  # files of a run that was killed before it wrote the manifest
     indices = no_positions(writer.manifest.capacity, len(source.keys))
     indices[: len(rows)] = rows
     return writer, indices
+
+
+def sample_items(writer: CacheWriter, view_id: str) -> list[WorkItem]:
+    """Return the missing samples as items without units of teachers.
+
+    Args:
+        writer: Writer of the cache.
+        view_id: The view in which images are decoded.
+    """
+    missing = writer.missing_units(SAMPLES, NO_VIEW, writer.manifest.unit_rows)
+    return [WorkItem(view_id, block, samples=True) for block in sorted(missing)]
 
 
 def _missing_items(

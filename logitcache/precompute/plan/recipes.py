@@ -58,9 +58,10 @@ def check_recipes(config: PrecomputeConfig, location: Location) -> list[str]:
 
 
 def _known(location: Location) -> dict[str, dict[str, Any]]:
-    """Return the recipes of a cache by id, parsed and with every field."""
-    views = read_manifest(location).views
-    return {v: parse_view(r, f"{location}, view {v}").to_json() for v, r in views.items()}
+    """Return the recipes of a cache by id, parsed and with every field; no unknown views."""
+    recipes = read_manifest(location).views
+    views = {v: parse_view(r, f"{location}, view {v}") for v, r in recipes.items()}
+    return {view_id: view.to_json() for view_id, view in views.items() if view.is_known}
 
 
 def _recipe(values: Mapping[str, Any]) -> str:

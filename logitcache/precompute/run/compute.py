@@ -6,7 +6,7 @@ import contextlib
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -22,22 +22,29 @@ from logitcache.precompute.run.background import Background
 from logitcache.precompute.run.claim_queue import ClaimQueue
 from logitcache.precompute.run.packing import ImagePacker
 from logitcache.precompute.run.source_renderer import SourceRenderer
-from logitcache.precompute.run.unit import Work, compute_item
+from logitcache.precompute.run.unit import Teachers, Work, compute_item
 from logitcache.teachers.ensemble import Tap
 from logitcache.views.render import IMAGE_MEMORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.claims import Claims, Wait
     from logitcache.cache.write.writer import CacheWriter
     from logitcache.precompute.plan.plan import Plan
     from logitcache.precompute.plan.worklist import Block, WorkItem
-    from logitcache.teachers.ensemble import Ensemble
     from logitcache.teachers.member import Precision
 
-__all__ = ["Progress", "UnitRunner", "WorkerProgress", "compute_plan", "stopped", "waiting"]
+__all__ = [
+    "Progress",
+    "TeacherSet",
+    "UnitRunner",
+    "WorkerProgress",
+    "compute_plan",
+    "stopped",
+    "waiting",
+]
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,19 @@ class Progress:
     waiting: str = ""
 
 
+class TeacherSet(Teachers, Protocol):
+    """The teachers of a run; see :class:`logitcache.teachers.ensemble.Ensemble`."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Sides of the squares that they are given, in pixels."""
+        ...
+
+    def keep(self, taps: Mapping[str, Tap]) -> None:
+        """Keep the outputs of some layers, by name of the group."""
+        ...
+
+
 class UnitRunner:
     """Runner of the items of a plan in this process.
 
@@ -102,7 +122,7 @@ class UnitRunner:
     def __init__(
         self,
         plan: Plan,
-        ensemble: Ensemble,
+        ensemble: TeacherSet,
         claims: Claims,
         *,
         precision: Precision,
@@ -221,7 +241,7 @@ def _given_back(written: deque[WorkItem], queue: ClaimQueue) -> Iterator[WorkIte
 
 def compute_plan(
     plan: Plan,
-    ensemble: Ensemble,
+    ensemble: TeacherSet,
     claims: Claims,
     *,
     precision: Precision,

@@ -1,0 +1,1 @@
+"""Import and export of teacher outputs in the formats of other programs."""
