@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCardData
 from logitcache.cache.format.card import NOT_STATED
 from logitcache.markdown import block, code, markdown
 from logitcache.text import visible
+from logitcache.views.operations import Unknown
 
 if TYPE_CHECKING:
     from logitcache.cache.format.card import CardConfig
@@ -231,6 +232,11 @@ def _limits(card: Card) -> str:
     lines = [
         "- Targets hold for the views above: a student is trained on the same augmented pixels.",
     ]
+    if any(view.operations == [Unknown.name] for view in cache.views):
+        lines.append(
+            "- Outputs were imported from another program: of views with the operation "
+            f"`{Unknown.name}`, the pixels that the teacher was given are not known."
+        )
     if cache.images_in_cache is None:
         lines.append(
             "- The images are not in the cache. They have to be obtained from their source, are "

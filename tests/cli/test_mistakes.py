@@ -91,6 +91,7 @@ def _write_weights(root: Path) -> None:
     torch.save({"model": {"encoder.weight": torch.zeros(3, 3)}}, root / "strange.pth")
     save_file({"conv1.weight": torch.zeros(2, 3, 7, 7)}, root / "small.safetensors")
     np.save(root / "array.npy", np.zeros(3))
+    np.savez(root / "outputs.npz", logits=np.zeros((7, 3)))
     pickled = io.BytesIO()
     torch.save({"x": Path("x")}, pickled)  # an object that weights_only refuses
     (root / "pickled.pth").write_bytes(pickled.getvalue())
@@ -110,6 +111,7 @@ TRAIN = [
     *("train", "--out", "{new}", "--data", "{images}", "--steps", "2", "--batch-size", "8"),
     *("--student", "resnet10t", "--set", TINY, "--set", "student.size=32", "--threads", "1"),
 ]
+IMPORT = ["import", "--cache", "{new}", "--data", "{images}", "--teacher", "t"]
 SHOWN = ["--cache", "{cache}"]
 NAMES = ["--set", "class_names=[bird, cat, dog]"]
 
@@ -200,6 +202,22 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["slice", "{cache}", "{new}", "--keys", "{root}/none.txt"], USAGE, "none.txt"),
     (["merge", "{cache}", "{new}"], USAGE, ""),
     (["merge", "{cache}", "{other}", "{new}"], DATA, "no cache here"),
+    ([*IMPORT, "{root}/none.npz"], USAGE, "none.npz"),
+    ([*IMPORT, "{other}"], USAGE, "format of these outputs"),
+    ([*IMPORT, "{array}"], USAGE, "--values"),
+    ([*IMPORT, "{array}", "--values", "logit"], USAGE, "unknown kind of numbers"),
+    ([*IMPORT, "{array}", "--values", "logits"], DATA, "shape"),
+    ([*IMPORT, "{array}", "--format", "torch"], USAGE, "tinyvit"),
+    ([*IMPORT, "{garbage}", "--format", "npz"], DATA, "garbage.pth"),
+    ([*IMPORT, "{outputs}", "--keys", "{root}/none.txt"], USAGE, "none.txt"),
+    ([*IMPORT, "{outputs}"], DATA, "7 rows"),
+    ([*IMPORT, "{outputs}", "--on-bad-image", "ignore"], USAGE, "error or skip"),
+    ([*IMPORT, "{outputs}", "--images", "tiles"], USAGE, "tiles"),
+    (["export", "{other}", "{new}", "--format", "npz"], DATA, "no cache here"),
+    (["export", "{cache}", "{new}", "--format", "npy"], USAGE, "tinyvit"),
+    (["export", "{cache}", "{other}", "--format", "tinyvit"], USAGE, "already"),
+    (["export", "{cache}", "{new}", "--format", "npz", "--teacher", "rde"], USAGE, "red"),
+    (["export", "{cache}", "{new}", "--format", "npz", "--top-k", "4"], USAGE, "1 to 3"),
     (["diff", "{cache}", "{other}"], DATA, "no cache here"),
     (["diff", "{file}", "{cache}"], DATA, "no cache here"),
     (["gc", "{other}"], DATA, "no cache here"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 import logitcache
+from logitcache.cache.format.card import CardConfig
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
@@ -31,18 +31,21 @@ from logitcache.exchange.exporting import export_outputs
 from logitcache.exchange.importing import import_outputs
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.share.card import write_card
 from logitcache.share.merging import merge_caches
 from logitcache.share.slicing import slice_cache
 from logitcache.share.transfer import pull
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
-from logitcache.views.spec import View, ViewsConfig
+from logitcache.views.algorithm import view_floats
+from logitcache.views.spec import View, ViewsConfig, parse_view
 from tests.conftest import CLASSES, write_images
 from tests.exchange.outputs import logits_of, probabilities_of, write_epoch
 from tests.share.caches import files_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -145,6 +148,9 @@ def test_a_cache_of_imported_outputs_is_a_cache_like_any_other(
     assert report.fingerprints is None or report.fingerprints.checked == 0
     described = logitcache.describe(imported)
     assert [view.operations for view in described.views] == [["unknown"]] * 2
+    shutil.copytree(imported, tmp_path / "own")
+    write_card(tmp_path / "own", CardConfig())
+    assert "not known" in (tmp_path / "own" / "README.md").read_text()
     pull(imported, tmp_path / "copy")
     assert files_of(tmp_path / "copy") == files_of(imported)
     slice_cache(imported, tmp_path / "first", views=["0"])
@@ -154,7 +160,7 @@ def test_a_cache_of_imported_outputs_is_a_cache_like_any_other(
     assert logitcache.compare_caches(imported, tmp_path / "both").values != ()
 
 
-@pytest.mark.requirement("F2.5.6", "V2.1.1")
+@pytest.mark.requirement("F2.5.6", "F12.8.3", "V2.1.1")
 def test_readers_have_to_know_views_without_pixels(imported: Path, tmp_path: Path) -> None:
     manifest = read_manifest(locate(imported))
     assert "unknown-views" in manifest.requires
@@ -162,8 +168,16 @@ def test_readers_have_to_know_views_without_pixels(imported: Path, tmp_path: Pat
     assert "unknown-views" in read_manifest(locate(tmp_path / "slice")).requires
     (view, *_) = manifest.views.values()
     assert view["operations"] == [{"op": "unknown"}]
+    assert parse_view(view, "x") == View.unknown(1)
     with pytest.raises(UsageError, match="not known"):
-        View.unknown(1).check_known()
+        view_floats(View.unknown(1), np.zeros(1, np.uint64))
+    crop = ViewsConfig().eval_view().to_json()["operations"]
+    mixed = {**view, "operations": [*view["operations"], *crop]}
+    with pytest.raises(CacheError, match="malformed"):
+        parse_view(mixed, "x")
+    lock = manifest.teachers["big"].lock
+    assert lock["imported"].keys() == {"format", "sha256", "values", "classes"}
+    assert lock["imported"]["sha256"] == lock["imported"]["sha256"].lower()
 
 
 def training(imported: Path, images: Path, **more: Any) -> TrainConfig:
@@ -197,9 +211,7 @@ def test_students_train_on_imported_outputs_in_views_of_their_own(
     assert weights[0] != weights[2]
 
 
-def test_views_derived_from_those_of_the_student_may_be_shown(
-    imported: Path, images: Path
-) -> None:
+def test_views_derived_from_those_of_the_student_may_be_shown(imported: Path, images: Path) -> None:
     cache = logitcache.open_cache(imported)
     show = ["base", {"student": "rot90(1)", "targets": "base"}]
     own = ViewsConfig(count=0, eval=True)
@@ -257,7 +269,7 @@ def test_views_that_are_known_are_not_replaced(
 
 
 def test_a_map_style_data_set_names_the_alternatives(imported: Path, images: Path) -> None:
-    with pytest.raises(UsageError, match="Cache.targets"):
+    with pytest.raises(UsageError, match=r"Cache\.targets"):
         logitcache.CachedDataset(logitcache.open_cache(imported), str(images))
 
 
@@ -283,7 +295,10 @@ def test_logits_keep_their_logsumexp(images: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose([lse[at[key]] for key in KEYS], exact, rtol=1e-6)
     assert_stored(tmp_path / "c", "t", probabilities_of(logits))
     assert summary.accuracy == np.mean(
-        [CLASSES[row] == key.partition("/")[0] for key, row in zip(KEYS, logits.argmax(1))]
+        [
+            CLASSES[row] == key.partition("/")[0]
+            for key, row in zip(KEYS, logits.argmax(1), strict=True)
+        ]
     )
 
 
@@ -374,9 +389,8 @@ def test_an_interrupted_import_continues(images: Path, records: Path, tmp_path: 
     run(tmp_path / "whole")
     interrupted = 0
     for _ in range(40):
-        calls = iter(range(3))
         try:
-            run(tmp_path / "parts", lambda: next(calls, None) is None)
+            run(tmp_path / "parts", _after(3))
         except Interrupted:
             interrupted += 1
         else:
@@ -384,6 +398,12 @@ def test_an_interrupted_import_continues(images: Path, records: Path, tmp_path: 
     assert interrupted >= 3
     whole, parts = files_of(tmp_path / "whole"), files_of(tmp_path / "parts")
     assert whole == parts
+
+
+def _after(calls: int) -> Callable[[], bool]:
+    """Return a request to stop that comes after a number of calls."""
+    left = iter(range(calls))
+    return lambda: next(left, None) is None
 
 
 def test_images_without_outputs_are_left_out_on_request(images: Path, tmp_path: Path) -> None:
@@ -501,8 +521,3 @@ def test_natural_order_of_folders_is_not_assumed(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.zeros((6, 3)))
     with pytest.raises(UsageError, match="--class-names"):
         import_outputs(tmp_path / "t.npy", tmp_path / "c", str(data), teacher="t", values="logits")
-
-
-def test_students_views_are_checked_when_targets_are_opened() -> None:
-    assert ViewsConfig().random_view(1).is_known
-    assert not View.unknown(3).is_known
