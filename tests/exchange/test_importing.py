@@ -44,7 +44,7 @@ from tests.exchange.outputs import logits_of, probabilities_of, write_epoch
 from tests.share.caches import files_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -202,7 +202,7 @@ def training(imported: Path, images: Path, **more: Any) -> TrainConfig:
 def test_students_train_on_imported_outputs_in_views_of_their_own(
     imported: Path, images: Path, tmp_path: Path
 ) -> None:
-    weights = []
+    weights: list[bytes] = []
     for views in (None, {"count": 1}, {"count": 0, "eval": True}):
         out = tmp_path / str(len(weights))
         train_student(training(imported, images, out=str(out), views=views))
@@ -213,7 +213,7 @@ def test_students_train_on_imported_outputs_in_views_of_their_own(
 
 def test_views_derived_from_those_of_the_student_may_be_shown(imported: Path, images: Path) -> None:
     cache = logitcache.open_cache(imported)
-    show = ["base", {"student": "rot90(1)", "targets": "base"}]
+    show: Sequence[str | Mapping[str, str]] = ["base", {"student": "rot90(1)", "targets": "base"}]
     own = ViewsConfig(count=0, eval=True)
     with logitcache.loader(
         cache, str(images), batch_size=20, size=16, threads=1, show=show, student_views=own
