@@ -100,6 +100,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "targets",
         "data",
         "views",
+        "encoding.choice",
         "objectives.aliases",
         "pipeline",
         "training",
@@ -120,6 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "yaml_text": set(),
     "cli": {
         "pipeline",
+        "encoding.choice",
         "objectives.aliases",
         "networks.forms",
         "tools",

@@ -29,6 +29,7 @@ from logitcache.targets.row_targets import RowTargets
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings
 from logitcache.targets.transfer import Transfer
+from logitcache.views.algorithm import check_known
 from logitcache.views.render import BatchRequest, Decoder, Drawn, empty_batch, fill
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ class CachedDataset(Dataset[Item]):
         """
         view_id = self._targets.view_id(name)
         view = self._targets.view(view_id)
-        view.check_known()
+        check_known(view)
         view.check_sizes([self._settings.size])
         pairs = find_pairs(view, self.rows, self._reader)
         if pairs is None:

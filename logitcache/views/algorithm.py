@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from logitcache.draws import Purpose, unit_floats, words
+from logitcache.errors import UsageError
 from logitcache.views.arithmetic import exp2, log2
 from logitcache.views.color import draw_blur, draw_grey, draw_jitter
 from logitcache.views.erase import draw_erasing, draw_mask, erasing_words
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from logitcache.views.parameters import Crop
     from logitcache.views.spec import View
 
-__all__ = ["address_of", "mix_shares", "parameters", "view_floats"]
+__all__ = ["address_of", "check_known", "mix_shares", "parameters", "view_floats"]
 
 _ATTEMPTS = 10
 
@@ -77,13 +78,29 @@ _STEPS: dict[type, Callable[[Any, Sequence[float]], list[Step]]] = {
 """Functions from an operation and its unit floats to steps."""
 
 
+def check_known(view: View) -> None:
+    """Refuse a view whose pixels are not known.
+
+    Raises:
+        UsageError: They are not.
+    """
+    if not view.is_known:
+        raise UsageError(
+            "the pixels of this view are not known, so it cannot be rendered",
+            where=f"view {view.id}",
+            got="outputs that were computed elsewhere and imported",
+            hint="logitcache train and logitcache.loader show other views of the same images; "
+            "Cache.targets returns the outputs for images from your own code",
+        )
+
+
 def view_floats(view: View, hashes_N: NDArray[np.uint64]) -> list[NDArray[np.float64]]:
     """Return the unit floats of each operation of a view: one (N, words) array per operation.
 
     Raises:
         UsageError: The pixels of the view are not known.
     """
-    view.check_known()
+    check_known(view)
     return [_floats(view, operation, hashes_N) for operation in view.operations]
 
 

@@ -150,21 +150,6 @@ class View:
             base=self.id,
         )
 
-    def check_known(self) -> None:
-        """Refuse a view whose pixels are not known.
-
-        Raises:
-            UsageError: They are not.
-        """
-        if not self.is_known:
-            raise UsageError(
-                "the pixels of this view are not known, so it cannot be rendered",
-                where=f"view {self.id}",
-                got="outputs that were computed elsewhere and imported",
-                hint="logitcache train and logitcache.loader show other views of the same images; "
-                "Cache.targets returns the outputs for images from your own code",
-            )
-
     def check_sizes(self, sizes: Sequence[int]) -> None:
         """Refuse sizes at which the view cannot be rendered.
 
