@@ -7,6 +7,7 @@ from logitcache.config import Config
 from logitcache.data.packing import ImagesConfig
 from logitcache.data.readers import DataConfig
 from logitcache.encoding.choice import EncodingConfig
+from logitcache.exchange.config import ImportConfig
 from logitcache.networks.build import NetworkConfig
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.objectives.feature_match import MatchConfig
@@ -37,6 +38,7 @@ __all__ = [
     "FitWeightsConfig",
     "FuseConfig",
     "ImagesConfig",
+    "ImportConfig",
     "LabelConfig",
     "MatchConfig",
     "NetworkConfig",

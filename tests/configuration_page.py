@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from logitcache.check.repair import RepairConfig
 from logitcache.check.verify import VerifyConfig
+from logitcache.exchange.config import ImportConfig
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.tools.class_means import ClassMeansConfig
@@ -37,6 +38,7 @@ _ROOTS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "precompute": PrecomputeConfig,
+    "import": ImportConfig,
     "verify": VerifyConfig,
     "repair": RepairConfig,
     "run": PipelineConfig,

@@ -100,7 +100,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "targets",
         "data",
         "views",
-        "encoding.choice",
         "objectives.aliases",
         "pipeline",
         "training",
@@ -121,7 +120,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "yaml_text": set(),
     "cli": {
         "pipeline",
-        "encoding.choice",
         "objectives.aliases",
         "networks.forms",
         "tools",
@@ -142,6 +140,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "check",
         "data",
         "encoding",
+        "exchange",
         "networks",
         "objectives",
         "pipeline",

@@ -19,14 +19,14 @@ from logitcache.cli.flags import (
     MaxKl,
     OnBadImage,
     Revision,
+    Sets,
     Threads,
     TopK,
     UnitRows,
+    settings_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from logitcache.exchange.importing import ImportSummary
 
 __all__ = ["exchange_app"]
@@ -39,13 +39,15 @@ _SHARE = "Share"
 @exchange_app.command("import", rich_help_panel=_SHARE)
 def import_command(
     outputs: Annotated[
-        Path,
+        str,
         typer.Argument(
             help="Folder of record files of TinyViT, or a file .npz, .npy or .parquet with outputs."
         ),
     ],
     cache: Annotated[str, typer.Option(help="New cache, or one of the same images.")],
-    teacher: Annotated[str, typer.Option(metavar="NAME", help="Name of the teacher in the cache.")],
+    teacher_name: Annotated[
+        str, typer.Option("--teacher", metavar="NAME", help="Name of the teacher in the cache.")
+    ],
     data: Data = None,
     format_: Annotated[
         str | None,
@@ -63,7 +65,7 @@ def import_command(
         ),
     ] = None,
     keys: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
             help="Names of the images in the order of the outputs, one path relative to the data "
@@ -71,7 +73,7 @@ def import_command(
         ),
     ] = None,
     class_names: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
             help="Names of the classes in the order of the outputs, one per line; by default "
@@ -82,8 +84,8 @@ def import_command(
         int | None, typer.Option(help="Number of classes, if neither outputs nor images tell.")
     ] = None,
     subset: Annotated[
-        bool, typer.Option("--subset", help="Leave out images without outputs.")
-    ] = False,
+        bool | None, typer.Option("--subset", help="Leave out images without outputs.")
+    ] = None,
     images: Images = None,
     encoding: Encoding = None,
     top_k: TopK = None,
@@ -94,6 +96,7 @@ def import_command(
     on_bad_image: OnBadImage = None,
     license_: License = None,
     creator: Creator = None,
+    sets: Sets = None,
     as_json: Json = False,
 ) -> None:
     """Write teacher outputs of another program into a cache.
@@ -102,33 +105,17 @@ def import_command(
     views of their own. What else is not known is listed. Every image is read
     once. The same command continues a run that was interrupted.
     """
-    from logitcache.cache.format.card import CardConfig
+    flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
+    from logitcache.cli.options import gather
     from logitcache.cli.progress import ProgressLine
-    from logitcache.data.packing import ImagesConfig
-    from logitcache.encoding.choice import EncodingConfig
+    from logitcache.exchange.config import ImportConfig
     from logitcache.exchange.importing import import_outputs
 
-    encodings = {"kind": encoding, "top_k": top_k, "budget": budget, "max_kl": max_kl}
-    stated = {"license": license_, "creator": creator}
+    config = ImportConfig.parse(gather(None, flags, sets or []), "import")
     with StopRequest() as stop, ProgressLine("import", quiet=as_json) as line:
         summary = import_outputs(
-            outputs,
-            cache,
-            data,
-            teacher=teacher,
-            format=format_,
-            values=values,  # type: ignore[arg-type]  # import_outputs checks it
-            keys=keys,
-            class_names=class_names,
-            num_classes=num_classes,
-            subset=subset,
-            encoding=EncodingConfig.parse(_given(encodings), "encoding"),
-            images=None if images is None else ImagesConfig.parse(images, "images"),
-            unit_rows=unit_rows,
-            threads=threads,
-            skip_bad_images=_skips(on_bad_image),
-            card=CardConfig.parse(_given(stated), "card"),
+            config,
             on_progress=lambda progress: line.units(progress.images, progress.total),
             should_stop=stop,
         )
@@ -205,23 +192,6 @@ def export_command(
         echo(f"note: {summary.left_out} images without outputs are left out")
     for note in summary.notes:
         echo(f"note: {note}")
-
-
-def _given(values: Mapping[str, object]) -> dict[str, object]:
-    """Return the options that were given."""
-    return {name: value for name, value in values.items() if value}
-
-
-def _skips(on_bad_image: str | None) -> bool:
-    from logitcache.errors import UsageError
-
-    if on_bad_image not in (None, "error", "skip"):
-        raise UsageError(
-            "the option has another value than error or skip",
-            where="--on-bad-image",
-            got=on_bad_image,
-        )
-    return on_bad_image == "skip"
 
 
 def _print_import(summary: ImportSummary, *, as_json: bool) -> None:

@@ -54,6 +54,7 @@ _FIELDS = {
     "compile_student": "compile",
     "creator": "card.creator",
     "encoding": "encoding.kind",
+    "format_": "format",
     "labels": "labels.count",
     "layer_decay": "optimizer.layer_decay",
     "license_": "card.license",
@@ -64,6 +65,7 @@ _FIELDS = {
     "size": "network.size",
     "student": "student.model",
     "teacher": "teachers",
+    "teacher_name": "teacher",
     "top_k": "encoding.top_k",
     "views": "views.count",
 }

@@ -16,6 +16,7 @@ import numpy as np
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.read.view_selection import choose_views
+from logitcache.encoding.heads import HEADS
 from logitcache.encoding.topk import top_k_ids
 from logitcache.errors import UsageError, nearest
 from logitcache.exchange.formats import FORMATS
@@ -99,28 +100,13 @@ def export_outputs(
         UsageError: A name or number is not possible, or something exists at ``out``.
         CacheDamaged: An object of the cache is not the one that was committed.
     """
-    writable = {name: one for name, one in FORMATS.items() if one.write is not None}
-    if format not in writable:
-        raise UsageError(
-            f"outputs cannot be written in the format {format!r}",
-            where="--format",
-            expected=" or ".join(writable),
-            hint=nearest(format, writable),
-        )
     target = Path(out)
-    if target.exists():
-        raise UsageError(
-            "there is a file or folder at the destination already",
-            where=target,
-            hint="choose another one, or remove it",
-        )
+    write = _writer(format, target)
     opened = open_cache(cache, revision=revision)
     exported = _outputs(opened, teacher, views, top_k, FORMATS[format].top_k, on_progress)
     keys = opened.samples.keys[opened.samples.rows].tolist() if positions else []
     order = [keys[index] for index in image_folder_order(keys)]
     settings = WriteSettings({key: n for n, key in enumerate(order)} if positions else None)
-    write = writable[format].write
-    assert write is not None
     _write(target, lambda path: write(exported, path, settings))
     return ExportSummary(
         out=str(target),
@@ -133,6 +119,29 @@ def export_outputs(
         bytes=sum(file.stat().st_size for file in _files(target)),
         notes=_notes(format),
     )
+
+
+def _writer(format_: str, target: Path) -> Callable[[ExportedOutputs, Path, WriteSettings], None]:
+    """Return the function that writes a format.
+
+    Raises:
+        UsageError: There is none, or something exists at the destination.
+    """
+    writers = {name: one.write for name, one in FORMATS.items() if one.write is not None}
+    if format_ not in writers:
+        raise UsageError(
+            f"outputs cannot be written in the format {format_!r}",
+            where="--format",
+            expected=" or ".join(writers),
+            hint=nearest(format_, writers),
+        )
+    if target.exists():
+        raise UsageError(
+            "there is a file or folder at the destination already",
+            where=target,
+            hint="choose another one, or remove it",
+        )
+    return writers[format_]
 
 
 def _outputs(
@@ -148,32 +157,13 @@ def _outputs(
     Raises:
         UsageError: There is no such teacher or view, or a number of classes is out of range.
     """
-    if teacher is None and len(cache.teachers) != 1:
-        raise UsageError(
-            "it is not known which teacher to export",
-            where=cache.url,
-            expected=f"--teacher {' or '.join(cache.teachers) or '(none has logits)'}",
-        )
-    name = next(iter(cache.teachers)) if teacher is None else teacher
+    name = _teacher(cache, teacher)
     group = cache.teacher(name)
-    if not _sums_to_one(group):
-        raise UsageError(
-            f"teacher {name!r} has independent classes, and these formats have distributions",
-            where=cache.url,
-            hint="choose a teacher with a softmax",
-        )
     own = cache.views_of([name])
     chosen = choose_views(list(cache.views), list(views)) if views else own
     for view in chosen:
         group.slot(view)
-    classes = group.num_classes
-    kept: int | None = top_k or (min(default, classes) if default else None)
-    if kept is None and group.encoding.truncates:
-        kept = int(group.encoding.to_json()["top_k"])
-    if kept is not None and not 1 <= kept <= classes:
-        expected = f"1 to {classes}"
-        what = "a teacher has fewer classes than are to be written"
-        raise UsageError(what, where="--top-k", expected=expected, got=kept)
+    kept = _kept(group, top_k, default)
     samples = cache.samples
     names = group.class_names if group.class_names is not None else tuple(cache.class_names)
     return ExportedOutputs(
@@ -181,17 +171,53 @@ def _outputs(
         revision=cache.revision_sha256,
         views=tuple(chosen),
         keys=samples.keys[samples.readable].tolist(),
-        num_classes=classes,
+        num_classes=group.num_classes,
         top_k=kept,
         class_names=names,
         rows=partial(_rows, cache, group, chosen, kept, on_progress),
     )
 
 
-def _sums_to_one(group: TeacherGroup) -> bool:
-    from logitcache.encoding.heads import HEADS
+def _teacher(cache: Cache, teacher: str | None) -> str:
+    """Return the name of the teacher to export.
 
-    return HEADS[group.encoding.head].sums_to_one
+    Raises:
+        UsageError: It is not stated, or its outputs are no distributions.
+    """
+    if teacher is None and len(cache.teachers) != 1:
+        raise UsageError(
+            "it is not known which teacher to export",
+            where=cache.url,
+            expected=f"--teacher {' or '.join(cache.teachers) or '(none has logits)'}",
+        )
+    name = next(iter(cache.teachers)) if teacher is None else teacher
+    if not HEADS[cache.teacher(name).encoding.head].sums_to_one:
+        raise UsageError(
+            f"teacher {name!r} has independent classes, and these formats have distributions",
+            where=cache.url,
+            hint="choose a teacher with a softmax",
+        )
+    return name
+
+
+def _kept(group: TeacherGroup, top_k: int | None, default: int | None) -> int | None:
+    """Return the number of classes to write; None for all.
+
+    Raises:
+        UsageError: The teacher has fewer.
+    """
+    classes = group.num_classes
+    kept = top_k or (min(default, classes) if default else None)
+    if kept is None and group.encoding.truncates:
+        kept = int(group.encoding.to_json()["top_k"])
+    if kept is not None and not 1 <= kept <= classes:
+        raise UsageError(
+            "the teacher has fewer classes than are to be written",
+            where="--top-k",
+            expected=f"1 to {classes}",
+            got=kept,
+        )
+    return kept
 
 
 def _rows(

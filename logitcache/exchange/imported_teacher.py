@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,6 @@ from logitcache.views.spec import View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from logitcache.data.source import Source
     from logitcache.encoding.choice import EncodingConfig
     from logitcache.encoding.kinds import Encoding
+    from logitcache.exchange.config import ImportConfig
     from logitcache.exchange.outputs import OutputFile
 
 __all__ = ["ImportedTeacher", "declare_imported"]
@@ -65,24 +66,17 @@ class ImportedTeacher:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls,
-        file: OutputFile,
-        source: Source,
-        name: str,
-        names_file: Path | None,
-        num_classes: int | None,
-        config: EncodingConfig,
-    ) -> ImportedTeacher:
+    def of(cls, file: OutputFile, source: Source, config: ImportConfig) -> ImportedTeacher:
         """Return the teacher with its classes, mapped to those of the images by name.
 
         Raises:
             UsageError: It is not known which output belongs to which class.
         """
-        stated = None if names_file is None else tuple(read_lines(names_file))
+        listed = config.class_names
+        stated = None if listed is None else tuple(read_lines(Path(listed)))
         own = tuple(source.class_names)
-        names, notes = _names(file, own, stated, num_classes)
-        classes = len(names) if names else num_classes or file.num_classes
+        names, notes = _names(file, own, stated, config.num_classes)
+        classes = len(names) if names else config.num_classes or file.num_classes
         if classes is None:
             raise UsageError(
                 "the number of classes is not known",
@@ -91,11 +85,11 @@ class ImportedTeacher:
             )
         _check_classes(file, classes)
         if not names or names == own:
-            return cls(name, file, classes, None, None, config, notes)
+            return cls(config.teacher, file, classes, None, None, config.encoding, notes)
         if set(names) == set(own):
             order = np.array([names.index(one) for one in own], dtype=np.int64)
-            return cls(name, file, classes, order, None, config, notes)
-        return cls(name, file, classes, None, names, config, notes)
+            return cls(config.teacher, file, classes, order, None, config.encoding, notes)
+        return cls(config.teacher, file, classes, None, names, config.encoding, notes)
 
     @property
     def view_ids(self) -> tuple[str, ...]:

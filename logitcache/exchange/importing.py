@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from logitcache.cache.format.card import CardConfig, state_facts
+from logitcache.cache.format.card import state_facts
 from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.restore import rewrite_unsealed
@@ -23,12 +23,11 @@ from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.packing import PackingSource
 from logitcache.data.source import notes_of
 from logitcache.data.subset import SubsetSource
-from logitcache.encoding.choice import EncodingConfig
-from logitcache.errors import DataMismatch, UsageError, first_of
+from logitcache.errors import DataMismatch, first_of
 from logitcache.exchange.formats import open_outputs
 from logitcache.exchange.imported_teacher import ImportedTeacher, declare_imported
 from logitcache.exchange.matching import match_images
-from logitcache.exchange.outputs import VALUES, ReadSettings
+from logitcache.exchange.outputs import ReadSettings
 from logitcache.exchange.writing import write_outputs
 from logitcache.precompute.plan.packing import images_as_stored
 from logitcache.precompute.plan.plan import Plan, create_cache, sample_items
@@ -38,17 +37,16 @@ from logitcache.precompute.run.summary import accuracy_of, count_images, images_
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from logitcache.cache.store.base import Location
-    from logitcache.data.packing import ImagesConfig
     from logitcache.data.readers import ImageSet
     from logitcache.data.source import Source
+    from logitcache.exchange.config import ImportConfig
     from logitcache.exchange.matching import Match
-    from logitcache.exchange.outputs import OutputFile, Values
+    from logitcache.exchange.outputs import OutputFile
     from logitcache.precompute.run.compute import Progress
 
 __all__ = ["ImportSummary", "import_outputs"]
@@ -111,23 +109,9 @@ class _Images:
 
 
 def import_outputs(
-    outputs: str | os.PathLike[str],
-    cache: str | os.PathLike[str] | Location,
-    data: ImageSet | None = None,
+    config: ImportConfig,
     *,
-    teacher: str,
-    format: str | None = None,
-    values: Values | None = None,
-    keys: str | os.PathLike[str] | None = None,
-    class_names: str | os.PathLike[str] | None = None,
-    num_classes: int | None = None,
-    subset: bool = False,
-    encoding: EncodingConfig | None = None,
-    images: ImagesConfig | None = None,
-    unit_rows: int | None = None,
-    threads: int | None = None,
-    skip_bad_images: bool = False,
-    card: CardConfig | None = None,
+    data: ImageSet | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> ImportSummary:
@@ -136,23 +120,8 @@ def import_outputs(
     A call that was interrupted can be repeated. Every image is read once, for its digest.
 
     Args:
-        outputs: A folder of record files of TinyViT, or a file ``.npz``, ``.npy`` or ``.parquet``.
-        cache: A new cache, or one of the same images.
-        data: The images, as for :func:`.build_cache`; by default those in the cache.
-        teacher: Name of the teacher in the cache.
-        format: Format of the outputs; recognized by default.
-        values: What the numbers are, where the file does not tell: ``logits``, ``log_probs`` or
-            ``probabilities``.
-        keys: Text file with the names of the images, one per line, where the file has none.
-        class_names: Text file with the names of the classes in the order of the outputs.
-        num_classes: Number of classes, where neither the file nor the images tell.
-        subset: Whether images without outputs are left out, instead of being an error.
-        encoding: Encoding in the cache; as many classes as the file has by default.
-        images: Images to store in a new cache.
-        unit_rows: Rows per unit of a new cache.
-        threads: Number of decoding threads; all processors by default.
-        skip_bad_images: Whether unreadable images are left out, instead of being an error.
-        card: Facts for the card of the cache.
+        config: Configuration of the import.
+        data: The images, instead of ``config.data``.
         on_progress: Called after every batch of images and unit of outputs.
         should_stop: Called just as often; if it returns true, the import stops, and what is
             complete is kept.
@@ -163,73 +132,71 @@ def import_outputs(
         DataMismatch: Images have no outputs.
         CacheError: The cache has another teacher of this name.
     """
-    if values is not None and values not in VALUES:
-        raise UsageError("unknown kind of numbers", where="--values", expected=" or ".join(VALUES))
-    settings = ReadSettings(values, None if keys is None else Path(keys))
-    file = open_outputs(Path(outputs), format, settings)
-    location = locate(cache, write=True)
-    found = _images(file, location, data, images, subset=subset)
-    names = None if class_names is None else Path(class_names)
-    wanted = ImportedTeacher.of(
-        file, found.source, teacher, names, num_classes, encoding or EncodingConfig()
-    )
+    settings = ReadSettings(config.values, None if config.keys is None else Path(config.keys))
+    file = open_outputs(Path(config.outputs), config.format, settings)
+    location = locate(config.cache, write=True)
+    found = _images(file, location, config, data)
+    teacher = ImportedTeacher.of(file, found.source, config)
     claims = Claims(location, on_wait=waiting(location, on_progress, should_stop))
     with claims.exclusive(MANIFEST):
-        writer, indices = _opened(location, found.source, unit_rows, images)
-        group = declare_imported(writer, wanted)
+        writer, indices = _opened(location, found.source, config)
+        group = declare_imported(writer, teacher)
         plan = _sample_plan(writer, found.source, indices)
         compute_plan(
             plan,
             _NoTeachers(),
             claims,
             precision="float32",
-            threads=threads,
-            skip_bad_images=skip_bad_images,
+            threads=config.threads,
+            skip_bad_images=config.on_bad_image == "skip",
             on_progress=on_progress,
             should_stop=should_stop,
         )
         rows = np.where(indices >= 0, found.rows[indices], -1)
-        write_outputs(writer, group, wanted, rows, on_progress, should_stop)
-        state_facts(location, card or CardConfig())
-        pointer = writer.seal(images_fingerprint(writer), accuracy_of(writer))
+        write_outputs(writer, group, teacher, rows, on_progress, should_stop)
+        state_facts(location, config.card)
+        writer.seal(images_fingerprint(writer), accuracy_of(writer))
         claims.sweep()
-    known = writer.manifest.teachers[teacher].accuracy
+    return _summary(writer, teacher, found, plan.notes)
+
+
+def _summary(
+    writer: CacheWriter, teacher: ImportedTeacher, found: _Images, notes: Sequence[str]
+) -> ImportSummary:
+    known, pointer = writer.manifest.teachers[teacher.name].accuracy, writer.manifest.revision
+    assert pointer is not None
     return ImportSummary(
-        cache=str(location),
-        teacher=teacher,
-        format=file.format,
+        cache=str(writer.location),
+        teacher=teacher.name,
+        format=teacher.file.format,
         images=count_images(writer)[0],
-        views=file.views,
-        classes=wanted.num_classes,
+        views=teacher.file.views,
+        classes=teacher.num_classes,
         left_out=found.left_out,
         unused=found.match.unused,
         accuracy=next(iter(known.values()), None),
-        unknown=wanted.unknown,
+        unknown=teacher.unknown,
         revision=pointer.number,
         revision_sha256=pointer.sha256,
-        notes=(*notes_of(found.source), *wanted.notes, *_notes(found), *plan.notes),
+        notes=(*notes_of(found.source), *teacher.notes, *_notes(found), *notes),
     )
 
 
 def _images(
-    file: OutputFile,
-    location: Location,
-    data: ImageSet | None,
-    images: ImagesConfig | None,
-    *,
-    subset: bool,
+    file: OutputFile, location: Location, config: ImportConfig, data: ImageSet | None
 ) -> _Images:
     """Return the images that have outputs.
 
     Raises:
-        DataMismatch: Others have none, and ``subset`` is false.
+        DataMismatch: Others have none, and they are not to be left out.
     """
-    source = open_images(data, location, images)
+    images = config.data if data is None else data
+    source = open_images(images, location, config.images)
     match = match_images(file, source.keys, source.description)
     lacking = np.flatnonzero(match.rows < 0)
     if not len(lacking):
         return _Images(source, match.rows, 0, match)
-    if not subset:
+    if not config.subset:
         raise DataMismatch(
             f"{len(lacking)} of {len(source.keys)} images have no outputs",
             where=file.path,
@@ -249,11 +216,11 @@ def _some_of(source: Source, kept: NDArray[np.int64]) -> Source:
 
 
 def _opened(
-    location: Location, source: Source, unit_rows: int | None, images: ImagesConfig | None
+    location: Location, source: Source, config: ImportConfig
 ) -> tuple[CacheWriter, NDArray[np.signedinteger]]:
     """Open or create the cache; return its writer, and the position of every row in the source."""
     if location.is_empty():
-        return create_cache(location, source, unit_rows, images)
+        return create_cache(location, source, config.unit_rows, config.images)
     read_manifest(location)
     writer = CacheWriter.open(location)
     rewrite_unsealed(writer)

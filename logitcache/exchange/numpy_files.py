@@ -112,6 +112,34 @@ def array_outputs(
     Raises:
         DataError: Shapes or data types do not fit.
     """
+    _check_arrays(path, values, class_ids, keys, kind, class_names)
+    values_VNK = values if values.ndim == 3 else values[None]
+    ids_VNK = class_ids if class_ids is None or class_ids.ndim == 3 else class_ids[None]
+    width = values_VNK.shape[2]
+    return OutputFile(
+        format=format_,
+        path=path,
+        keys=keys,
+        rows=values_VNK.shape[1],
+        views=len(values_VNK),
+        values=kind,
+        top_k=None if ids_VNK is None else width,
+        num_classes=width if ids_VNK is None else len(class_names or ()) or None,
+        class_names=class_names,
+        digest=_digest(path),
+        read=partial(_read, values_VNK, ids_VNK),
+    )
+
+
+def _check_arrays(
+    path: Path,
+    values: NDArray[Any],
+    class_ids: NDArray[Any] | None,
+    keys: Sequence[str],
+    kind: Values,
+    class_names: tuple[str, ...] | None,
+) -> None:
+    """Raise an error if shapes or data types do not fit."""
     faults = {
         f"an array of {values.dtype}": values.dtype.kind != "f",
         f"outputs of the shape {values.shape}": values.ndim not in (2, 3) or 0 in values.shape,
@@ -132,22 +160,6 @@ def array_outputs(
             "classes), and a key for each image",
             got=found[0],
         )
-    values_VNK = values if values.ndim == 3 else values[None]
-    ids_VNK = class_ids if class_ids is None or class_ids.ndim == 3 else class_ids[None]
-    width = values_VNK.shape[2]
-    return OutputFile(
-        format=format_,
-        path=path,
-        keys=keys,
-        rows=values_VNK.shape[1],
-        views=len(values_VNK),
-        values=kind,
-        top_k=None if ids_VNK is None else width,
-        num_classes=width if ids_VNK is None else len(class_names or ()) or None,
-        class_names=class_names,
-        digest=_digest(path),
-        read=partial(_read, values_VNK, ids_VNK),
-    )
 
 
 def _read(

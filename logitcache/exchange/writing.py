@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.groups import TeacherGroup
     from logitcache.cache.write.writer import CacheWriter
+    from logitcache.encoding.arrays import Encoded
     from logitcache.exchange.imported_teacher import ImportedTeacher
 
 __all__ = ["write_outputs"]
@@ -62,16 +63,29 @@ def write_outputs(
             raise stopped(writer)
         if on_progress is not None:
             on_progress(Progress(done * group.unit_rows, total))
-        start = unit * group.unit_rows
-        stop = start + group.unit_rows
-        samples = writer.read_samples(start, stop)
-        shown = np.flatnonzero(samples.status == Status.OK)
-        arrays = filled(group.specs(), group.unit_rows)
-        sample = FidelitySample(writer.manifest, group, view)
-        if len(shown):
-            logits = teacher.logits(number, rows[start:stop][shown], samples.keys[shown].tolist())
-            encoded = group.encode(logits, samples.labels[shown])
-            sample.add(unit, shown, logits, encoded)
-            for name, array in encoded.items():
-                arrays[name][shown] = array
-        writer.write_unit(group, view, unit, arrays, conditions, sample.take(unit))
+        arrays, measured = _encoded(writer, group, teacher, rows, number, view, unit)
+        writer.write_unit(group, view, unit, arrays, conditions, measured)
+
+
+def _encoded(
+    writer: CacheWriter,
+    group: TeacherGroup,
+    teacher: ImportedTeacher,
+    rows: NDArray[np.int64],
+    number: int,
+    view: str,
+    unit: int,
+) -> tuple[Encoded, dict[str, float]]:
+    """Return the arrays of a unit, and the sums of the encoding losses of its sampled rows."""
+    start, stop = unit * group.unit_rows, (unit + 1) * group.unit_rows
+    samples = writer.read_samples(start, stop)
+    shown = np.flatnonzero(samples.status == Status.OK)
+    arrays = filled(group.specs(), group.unit_rows)
+    sample = FidelitySample(writer.manifest, group, view)
+    if len(shown):
+        logits = teacher.logits(number, rows[start:stop][shown], samples.keys[shown].tolist())
+        encoded = group.encode(logits, samples.labels[shown])
+        sample.add(unit, shown, logits, encoded)
+        for name, array in encoded.items():
+            arrays[name][shown] = array
+    return arrays, sample.take(unit)

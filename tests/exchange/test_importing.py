@@ -27,8 +27,9 @@ from logitcache.errors import (
     LogitcacheError,
     UsageError,
 )
+from logitcache.exchange.config import ImportConfig
 from logitcache.exchange.exporting import export_outputs
-from logitcache.exchange.importing import import_outputs
+from logitcache.exchange.importing import ImportSummary, import_outputs
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.share.card import write_card
@@ -51,6 +52,20 @@ if TYPE_CHECKING:
 
 KEYS = [f"{name}/{index:03d}.jpg" for name in CLASSES for index in range(20)]
 EXACT = EncodingConfig(kind="dense", dense_values="float16")
+
+
+def run(
+    outputs: Path,
+    cache: Path,
+    data: Path,
+    teacher: str = "t",
+    should_stop: Callable[[], bool] | None = None,
+    **settings: Any,
+) -> ImportSummary:
+    """Import outputs; settings are fields of the configuration."""
+    places = {"outputs": str(outputs), "cache": str(cache), "data": str(data), "teacher": teacher}
+    listed = {k: str(v) if k == "class_names" else v for k, v in settings.items()}
+    return import_outputs(ImportConfig.parse({**places, **listed}, ""), should_stop=should_stop)
 
 
 def stored_logs(cache: Path, teacher: str, view: int = 0) -> dict[str, NDArray[Any]]:
@@ -99,9 +114,7 @@ def imported(
     images: Path, records: Path, names: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("imported") / "cache"
-    summary = import_outputs(
-        records, path, str(images), teacher="big", class_names=names, unit_rows=16
-    )
+    summary = run(records, path, images, teacher="big", class_names=names, unit_rows=16)
     assert (summary.images, summary.views, summary.classes) == (60, 2, 10)
     assert summary.format == "tinyvit"
     return path
@@ -120,9 +133,7 @@ def rest_spread(probs: NDArray[np.float64], top_k: int) -> NDArray[np.float64]:
 def test_records_of_tinyvit_are_stored_as_their_probabilities(
     images: Path, records: Path, names: Path, tmp_path: Path
 ) -> None:
-    import_outputs(
-        records, tmp_path / "c", str(images), teacher="big", class_names=names, encoding=EXACT
-    )
+    run(records, tmp_path / "c", images, teacher="big", class_names=names, encoding=EXACT)
     for epoch in range(2):
         exact = probabilities_of(logits_of(KEYS, 10, epoch))
         assert_stored(tmp_path / "c", "big", rest_spread(exact, 4), epoch)
@@ -284,7 +295,7 @@ def test_own_code_gets_the_outputs_of_any_image(imported: Path) -> None:
 def test_logits_keep_their_logsumexp(images: Path, tmp_path: Path) -> None:
     logits = logits_of(KEYS, 3)
     path = write_npz(tmp_path / "t.npz", keys=KEYS, logits=logits, class_names=list(CLASSES))
-    summary = import_outputs(path, tmp_path / "c", str(images), teacher="t")
+    summary = run(path, tmp_path / "c", images)
     assert not any("logsumexp" in text for text in summary.unknown)
     opened = open_cache(tmp_path / "c")
     assert opened.teachers["t"].optional == ("lse", "label_logp")
@@ -306,7 +317,7 @@ def test_classes_are_assigned_by_name(images: Path, tmp_path: Path) -> None:
     logits = logits_of(KEYS, 3)
     order = ("dog", "bird", "cat")
     path = write_npz(tmp_path / "t.npz", keys=KEYS, logits=logits, class_names=order)
-    import_outputs(path, tmp_path / "c", str(images), teacher="t")
+    run(path, tmp_path / "c", images)
     columns = [order.index(name) for name in CLASSES]
     assert_stored(tmp_path / "c", "t", probabilities_of(logits)[:, columns])
     assert open_cache(tmp_path / "c").teachers["t"].class_names is None
@@ -319,13 +330,11 @@ def test_positions_are_those_of_an_image_folder(images: Path, tmp_path: Path, na
         order = np.random.default_rng(0).permutation(len(KEYS))
         folder = tmp_path / "logits_top2_epoch0"
         write_epoch(folder, [str(n) for n in order], probs[order], 2)
-        summary = import_outputs(folder, tmp_path / "c", str(images), teacher="t", encoding=EXACT)
+        summary = run(folder, tmp_path / "c", images, encoding=EXACT)
         expected = rest_spread(probs, 2)
     else:
         np.save(tmp_path / "t.npy", probs)
-        summary = import_outputs(
-            tmp_path / "t.npy", tmp_path / "c", str(images), teacher="t", values="probabilities"
-        )
+        summary = run(tmp_path / "t.npy", tmp_path / "c", images, values="probabilities")
         expected = probs
     assert any("by position" in note for note in summary.notes)
     assert any("in the order of their names" in note for note in summary.notes)
@@ -343,7 +352,7 @@ def test_what_was_exported_is_imported_with_equal_probabilities(
     build_cache(PrecomputeConfig.parse(values, ""))
     out = tmp_path / ("records" if format_ == "tinyvit" else f"outputs.{format_}")
     export_outputs(source, out, format=format_, top_k=top_k)
-    import_outputs(out, tmp_path / "c", str(images), teacher="t", encoding=EXACT)
+    run(out, tmp_path / "c", images, encoding=EXACT)
     for view in range(2):
         exact = np.exp(np.array([stored_logs(source, "cnn", view)[key] for key in KEYS]))
         assert_stored(tmp_path / "c", "t", rest_spread(exact, top_k) if top_k else exact, view)
@@ -359,7 +368,7 @@ def test_outputs_are_added_to_a_cache_that_was_computed(
     before = stored_logs(cache, "cnn")
     logits = logits_of(KEYS, 3)
     path = write_npz(tmp_path / "t.npz", keys=KEYS, logits=logits)
-    import_outputs(path, cache, str(images), teacher="t")
+    run(path, cache, images)
     assert verify(cache).ok
     assert_stored(cache, "t", probabilities_of(logits))
     after = stored_logs(cache, "cnn")
@@ -375,22 +384,12 @@ def test_an_interrupted_import_continues(images: Path, records: Path, tmp_path: 
     listed = tmp_path / "names.txt"
     listed.write_text("\n".join([*CLASSES, *(f"c{n}" for n in range(7))]))
 
-    def run(path: Path, should_stop: Callable[[], bool] | None = None) -> None:
-        import_outputs(
-            records,
-            path,
-            str(images),
-            teacher="big",
-            class_names=listed,
-            unit_rows=16,
-            should_stop=should_stop,
-        )
-
-    run(tmp_path / "whole")
+    settings: Any = {"teacher": "big", "class_names": listed, "unit_rows": 16}
+    run(records, tmp_path / "whole", images, **settings)
     interrupted = 0
     for _ in range(40):
         try:
-            run(tmp_path / "parts", _after(3))
+            run(records, tmp_path / "parts", images, should_stop=_after(3), **settings)
         except Interrupted:
             interrupted += 1
         else:
@@ -410,17 +409,17 @@ def test_images_without_outputs_are_left_out_on_request(images: Path, tmp_path: 
     some = [*KEYS[:50], "no/image.jpg"]
     path = write_npz(tmp_path / "t.npz", keys=some, logits=logits_of(some, 3))
     with pytest.raises(DataMismatch, match="10 of 60 images have no outputs"):
-        import_outputs(path, tmp_path / "c", str(images), teacher="t")
+        run(path, tmp_path / "c", images)
     assert not (tmp_path / "c").exists()
     for _ in range(2):  # the second call finds everything done
-        summary = import_outputs(path, tmp_path / "c", str(images), teacher="t", subset=True)
+        summary = run(path, tmp_path / "c", images, subset=True)
     assert (summary.images, summary.left_out, summary.unused) == (50, 10, 1)
 
 
 def test_a_cache_with_images_needs_no_other_file(images: Path, tmp_path: Path) -> None:
     path = write_npz(tmp_path / "t.npz", keys=KEYS[:40], logits=logits_of(KEYS[:40], 3))
     packed = ImagesConfig(side=24)
-    import_outputs(path, tmp_path / "c", str(images), teacher="t", images=packed, subset=True)
+    run(path, tmp_path / "c", images, images=packed, subset=True)
     config = training(tmp_path / "c", images, out=str(tmp_path / "o"), data=None)
     assert train_student(config).set_images == 40
 
@@ -428,10 +427,10 @@ def test_a_cache_with_images_needs_no_other_file(images: Path, tmp_path: Path) -
 def test_another_file_is_not_the_same_teacher(images: Path, tmp_path: Path) -> None:
     for seed in range(2):
         write_npz(tmp_path / f"{seed}.npz", keys=KEYS, logits=logits_of(KEYS, 3, seed))
-    import_outputs(tmp_path / "0.npz", tmp_path / "c", str(images), teacher="t")
+    run(tmp_path / "0.npz", tmp_path / "c", images)
     before = files_of(tmp_path / "c")
     with pytest.raises(CacheError, match="another teacher named 't'"):
-        import_outputs(tmp_path / "1.npz", tmp_path / "c", str(images), teacher="t")
+        run(tmp_path / "1.npz", tmp_path / "c", images)
     assert files_of(tmp_path / "c") == before
 
 
@@ -479,7 +478,7 @@ def test_a_file_that_cannot_be_used_leaves_no_teacher(
     arrays, error, words = BAD_ARRAYS[name]
     path = write_npz(tmp_path / "t.npz", **arrays)
     with pytest.raises(error, match=words):
-        import_outputs(path, tmp_path / "c", str(images), teacher="t")
+        run(path, tmp_path / "c", images)
     with pytest.raises(LogitcacheError):
         open_cache(tmp_path / "c")
 
@@ -510,9 +509,9 @@ def test_damaged_files_are_refused(images: Path, records: Path, tmp_path: Path) 
     for name, words in cases.items():
         values: Any = "logits" if name.endswith("npy") else None
         with pytest.raises(DataError, match=words):
-            import_outputs(tmp_path / name, tmp_path / "c", str(images), teacher="t", values=values)
+            run(tmp_path / name, tmp_path / "c", images, values=values)
     with pytest.raises(UsageError, match="--values"):
-        import_outputs(tmp_path / "pickled.npy", tmp_path / "c", str(images), teacher="t")
+        run(tmp_path / "pickled.npy", tmp_path / "c", images)
     assert not (tmp_path / "c").exists()
 
 
@@ -520,4 +519,4 @@ def test_natural_order_of_folders_is_not_assumed(tmp_path: Path) -> None:
     data = write_images(tmp_path / "data", 2, ("c1", "c2", "c10"))
     np.save(tmp_path / "t.npy", np.zeros((6, 3)))
     with pytest.raises(UsageError, match="--class-names"):
-        import_outputs(tmp_path / "t.npy", tmp_path / "c", str(data), teacher="t", values="logits")
+        run(tmp_path / "t.npy", tmp_path / "c", data, values="logits")
