@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from logitcache.errors import DataError, UsageError
+from logitcache.errors import DataError
 from logitcache.targets.epoch import Epoch, batch_requests, chosen_rows, vector_batches
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_rows import CheckedReader, ImageRows
@@ -26,7 +26,7 @@ from logitcache.targets.order import view_of_epoch
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings, check_state
 from logitcache.targets.transfer import Transfer
-from logitcache.targets.view_group import BASE, ViewGroup, shown_views
+from logitcache.targets.view_group import BASE, ViewGroup, shown_views, student_view
 from logitcache.views.workers import make_renderer
 
 if TYPE_CHECKING:
@@ -174,8 +174,7 @@ class Loader:
         Raises:
             UsageError: The state belongs to a loader with other images, or in another order.
         """
-        own = {"version": _STATE_VERSION, **self._order()}
-        check_state(state, own)
+        check_state(state, {"version": _STATE_VERSION, **self._order()})
         self._next = (int(state["epoch"]), int(state["batch"]))
         self._position = None
 
@@ -191,9 +190,7 @@ class Loader:
         """Return the view that an epoch shows."""
         if self._targets is None:
             assert self._views is not None
-            if self._views.count == 0:
-                return self._views.eval_view()
-            return self._views.random_view(epoch + 1)
+            return student_view(self._views, epoch)
         ids = list(self._targets.views)
         return self._targets.views[ids[view_of_epoch(self.settings.seed, epoch, len(ids))]]
 

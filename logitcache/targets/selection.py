@@ -18,7 +18,7 @@ from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_rows import match_rows
 from logitcache.targets.image_source import images_of
 from logitcache.targets.reader import TargetsReader
-from logitcache.targets.view_group import BASE, ViewGroup, shown_views
+from logitcache.targets.view_group import BASE, ViewGroup, shown_views, student_view
 from logitcache.views.spec import ViewsConfig, parse_view
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ class Targets:
         """
         if view.is_known:
             return ViewGroup.of(view, show)
-        own = self.student_views
-        base = own.random_view(epoch + 1) if own.count else own.eval_view()
+        base = student_view(self.student_views, epoch)
         return ViewGroup(ViewGroup.of(base, show).shown, (view,) * len(show))
 
     def window_units(self, unit_rows: int) -> int:

@@ -25,9 +25,9 @@ from logitcache.views.notation import parse_derived
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from logitcache.views.spec import View
+    from logitcache.views.spec import View, ViewsConfig
 
-__all__ = ["BASE", "Show", "ShownView", "ViewGroup", "shown_views"]
+__all__ = ["BASE", "Show", "ShownView", "ViewGroup", "shown_views", "student_view"]
 
 BASE = "base"
 """Name of the view that the others of a group are derived from."""
@@ -93,6 +93,14 @@ def shown_views(show: Sequence[object]) -> tuple[ShownView, ...]:
         UsageError: There is no view, a duplicate or an unknown name.
     """
     return tuple(_Group.parse({"show": list(show)}, "loader").show)
+
+
+def student_view(views: ViewsConfig, epoch: int) -> View:
+    """Return the view of an epoch where the cache has none: random view ``epoch`` + 1.
+
+    It is the ``eval`` view each time if no random view is configured.
+    """
+    return views.random_view(epoch + 1) if views.count else views.eval_view()
 
 
 @dataclass(frozen=True)
