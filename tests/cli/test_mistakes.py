@@ -169,6 +169,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["inspect", "{file}"], DATA, "no cache here"),
     (["inspect", "ftp://host/x"], USAGE, "ftp"),
     (["status", "{other}"], DATA, "no cache here"),
+    (["report", "{root}/none"], USAGE, "nothing to report on"),
     (["verify", "{other}"], DATA, "no cache here"),
     (["verify", "{damaged}"], FAILED, ""),
     (["verify", "{cache}", "--data", "{changed}"], FAILED, ""),
