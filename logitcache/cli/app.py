@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -22,6 +23,7 @@ from logitcache.cli.exchange import exchange_app
 from logitcache.cli.garbage import garbage_app
 from logitcache.cli.interrupt import interruptible
 from logitcache.cli.launch import launched_rank
+from logitcache.cli.logs import configure
 from logitcache.cli.maintain import LOOK, maintain_app
 from logitcache.cli.report import report_app
 from logitcache.cli.tools import tools_app
@@ -62,7 +64,21 @@ def _of_all_commands(
             f"by default. The environment variable {PATIENCE} sets the same.",
         ),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print no progress; results and errors alone.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Print what is decided, and why, to stderr."),
+    ] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Append progress, decisions and errors to this file, with times."
+        ),
+    ] = None,
 ) -> None:
+    configure(quiet=quiet, verbose=verbose, file=log_file, arguments=sys.argv[1:])
     if retry_seconds is not None:
         parse_patience(retry_seconds, "--retry-seconds")
         os.environ[PATIENCE] = retry_seconds  # for child processes too
@@ -125,5 +141,6 @@ def _exit_with(error: LogitcacheError) -> NoReturn:
     """Print an error, with the rank if there are several processes, and leave with its code."""
     rank = launched_rank()
     who = f"process {rank}: " if rank else ""
+    logging.getLogger("logitcache.cli").error("%s", error.render())
     print(f"{who}error: {error.render()}", file=sys.stderr)
     sys.exit(error.exit_code)

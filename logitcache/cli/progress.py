@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from logitcache.cli.layout import PlainConsole
+from logitcache.cli.logs import PROGRESS, is_quiet
 from logitcache.text import visible
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class ProgressLine:
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
         self._title = title
-        self._console = PlainConsole(stderr=True, quiet=quiet)
+        self._console = PlainConsole(stderr=True, quiet=quiet or is_quiet())
         self._started = time.monotonic()
         self._printed = -_PLAIN_SECONDS
         # where the current phase began, to estimate when it ends
@@ -151,8 +152,9 @@ class ProgressLine:
             self._print(f"{self._title}: {what}")
 
     def _print(self, text: str) -> None:
-        """Print one line without wrapping it."""
+        """Print one line without wrapping it, and log it."""
         self._console.print(text, highlight=False, soft_wrap=True)
+        PROGRESS.info("%s", text)
 
     def _show_worker(self, worker: WorkerProgress) -> None:
         """Show the progress of one worker on a separate line below the bar."""
@@ -195,11 +197,15 @@ class ProgressLine:
             count=f"{done}/{total}",
             rates=text,
         )
-        if not self._console.is_terminal and now - self._printed > _PLAIN_SECONDS:
-            self._printed = now
-            self._print(f"{title}: {done}/{total}" + (f", {text}" if text else ""))
-            return True
-        return False
+        if now - self._printed <= _PLAIN_SECONDS:
+            return False
+        self._printed = now
+        line = f"{title}: {done}/{total}" + (f", {text}" if text else "")
+        if self._console.is_terminal:
+            PROGRESS.info("%s", line)  # where the bar shows it
+            return False
+        self._print(line)
+        return True
 
 
 def _duration(seconds: float) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from logitcache.errors import UsageError
 
 __all__ = ["resolve_device"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -16,11 +20,17 @@ def resolve_device(name: str) -> torch.device:
         UsageError: This machine has no such device.
     """
     if name != "auto":
-        return _usable(name)
+        device = _usable(name)
+        _LOG.info("device %s, as configured", device)
+        return device
     accelerator = (
         torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     )
-    return accelerator or torch.device("cpu")
+    if accelerator is None:
+        _LOG.info("device cpu: PyTorch finds no accelerator")
+        return torch.device("cpu")
+    _LOG.info("device %s: the accelerator that PyTorch finds", accelerator)
+    return accelerator
 
 
 def _usable(name: str) -> torch.device:

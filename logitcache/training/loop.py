@@ -39,7 +39,7 @@ from logitcache.training.hooks import Hooks, Step
 from logitcache.training.image_sizes import ImageSizes
 from logitcache.training.images import ImageSets, training_images
 from logitcache.training.journal import open_journal
-from logitcache.training.notes import class_notes, image_notes, temperature_notes
+from logitcache.training.notes import class_notes, image_notes, log_schedule, temperature_notes
 from logitcache.training.onnx import check_onnx_installed, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.result import TrainResult, write_result
@@ -219,6 +219,7 @@ class _Run:
             self._notes = [*previous.notes, *self._notes]
         else:  # only after all weights are initialized: from here on ranks draw different numbers
             ranks.reseed(config.seed, 0)
+        log_schedule(config, self._steps, self._epochs, rows, targets, processes=ranks.count)
         self._journal = open_journal(config, self._state.step) if ranks.is_first else None
         self._finite = FiniteLoss(ranks, config.precision)
         self._clock = Clock()

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from logitcache.students.build import StudentConfig
     from logitcache.targets.image_rows import ImageRows
     from logitcache.targets.selection import Targets
+    from logitcache.training.config import TrainConfig
 
-__all__ = ["class_notes", "image_notes", "temperature_notes"]
+__all__ = ["class_notes", "image_notes", "log_schedule", "temperature_notes"]
 
 _LOG = logging.getLogger(__name__)
 _MUCH_LARGER = 2
@@ -88,3 +89,35 @@ def image_notes(
             f"{(size / side) ** 2:.0f} times faster"
         )
     return tuple(notes)
+
+
+def log_schedule(
+    config: TrainConfig,
+    steps: int,
+    epochs: int,
+    rows: ImageRows,
+    targets: Targets | None,
+    *,
+    processes: int,
+) -> None:
+    """Log what a run is going to do.
+
+    Args:
+        config: Settings of the run.
+        steps: Number of optimizer steps.
+        epochs: Number of epochs that these take.
+        rows: The training images.
+        targets: Cached targets; None without a cache.
+        processes: Number of processes that train together.
+    """
+    shown = "labels alone" if targets is None else f"views {', '.join(targets.views)}"
+    _LOG.info(
+        "%d steps of %d images on %d processes, %d epochs of %d images, %s, precision %s",
+        steps,
+        config.batch_size,
+        processes,
+        epochs,
+        len(rows),
+        shown,
+        config.precision,
+    )

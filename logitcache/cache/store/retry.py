@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import random
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from logitcache.cache.store.failures import Failure
 
 __all__ = ["PATIENCE", "RetryPolicy", "end_waits", "environment_policy", "parse_patience"]
+
+_LOG = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -78,6 +81,7 @@ class RetryPolicy:
                 on_retry(failure, now - until + self.patience_seconds)
                 wait = random.uniform(0, min(longest, self.longest_seconds))
                 wait = min(wait + (retry_after(error) or 0.0), until - now)
+                _LOG.info("a request failed: %s; next attempt in %.1f s", failure.value, wait)
             sleep(wait)
             longest = min(longest * 2, self.longest_seconds)
 

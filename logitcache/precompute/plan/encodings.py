@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import packed_bytes
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from logitcache.views.spec import View
 
 __all__ = ["check_declared", "choice_note", "choose_encodings", "stored_encoding"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def choose_encodings(
@@ -78,7 +81,12 @@ def stored_encoding(
     stored = writer.teachers()[name].encoding if name in writer.teachers() else None
     wanted = config.encoding
     if stored is None or not wanted.is_fitted:
-        return choose(wanted, member.num_classes, stored, head=member.head)
+        encoding = choose(wanted, member.num_classes, stored, head=member.head)
+        why = "as stored" if stored else "configured, or the default for this number of classes"
+        _LOG.info(
+            "teacher %s: %d classes, %s: %s", name, member.num_classes, encoding.settings(), why
+        )
+        return encoding
     if not is_as_configured(wanted, stored):
         settings = {"kind": wanted.kind, "step": wanted.step, "refined": wanted.refined}
         raise _stored_otherwise(writer, name, stored, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,8 @@ __all__ = [
     "stopped",
     "waiting",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,14 @@ class UnitRunner:
             }
         )
         batch_rows = max(batches.values(), default=plan.smallest_batch)
+        threads = threads or available_processors()
+        _LOG.info(
+            "%d decoding threads, batches of %s images, up to %.1f GB of decoded images, %s",
+            threads,
+            batches or batch_rows,
+            image_memory / 1e9,
+            precision,
+        )
         self._plan, self._claims = plan, claims
         self._block: Block | None = None
         self._renderer = SourceRenderer(
@@ -147,7 +158,7 @@ class UnitRunner:
             plan.views,
             ensemble.sizes,
             batch_rows=batch_rows,
-            threads=threads or available_processors(),
+            threads=threads,
             partners=plan.partners,
             table=plan.decoding,
             image_memory=image_memory,
@@ -159,7 +170,7 @@ class UnitRunner:
                 plan.writer,
                 plan.originals,
                 plan.indices,
-                threads=threads or available_processors(),
+                threads=threads,
                 skip_bad_images=skip_bad_images,
                 after_images=after_batch,
             )
