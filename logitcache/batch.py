@@ -28,6 +28,7 @@ __all__ = [
     "SparseLogits",
     "TargetBatch",
     "TeacherLogits",
+    "VisiblePatches",
 ]
 
 PIXELS = "pixels"
@@ -191,6 +192,19 @@ TeacherLogits = SparseLogits | DenseLogits | EncodedLogits | SigmoidLogits
 
 
 @dataclass(frozen=True)
+class VisiblePatches:
+    """The patches of each image that networks are run on, in a view that drops the others.
+
+    Attributes:
+        indices: Indices of the patches in row-major order, int64 (B, n), ascending.
+        grid: Patches along a side, those that are dropped included.
+    """
+
+    indices: Tensor
+    grid: int
+
+
+@dataclass(frozen=True)
 class Features:
     """Activations of a layer, and the reductions that were applied to them.
 
@@ -200,8 +214,8 @@ class Features:
         grid: Side of the square grid of positions before any were dropped: H of a map, the root of
             the number of patch tokens; None for vectors and for positions that are not a square.
         prefix_tokens: Number of leading tokens that are not patches: class token, registers.
-        positions: Indices of the cached patch tokens in the grid, in row-major order, int64 (B, n);
-            None if all are cached.
+        positions: Indices of the patch tokens in the grid that ``values`` has, in row-major order,
+            int64 (B, n); None if it has all.
         reduction: ``none``; ``mean`` over positions; ``energy``: mean square over channels, a map
             (B, 1, H, W) with the layout ``NCHW``.
         standardized: Whether every channel of a map has mean 0 and standard deviation 1 over H, W.
@@ -303,6 +317,7 @@ class TargetBatch:
             row's image and 0 for all others, NaN in rows without labels and where they are hidden.
             Of mixed images ``lam`` times those of the own image and 1 - ``lam`` times those of the
             partner. None where an image has at most one label; else ``labels`` are all -1.
+        visible: Patches that networks are run on; None for all.
     """
 
     rows: Tensor
@@ -313,6 +328,7 @@ class TargetBatch:
     features: Mapping[str, Features] = field(default_factory=dict)
     views: tuple[str, ...] = ("base",)
     label_sets: Tensor | None = None
+    visible: VisiblePatches | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -26,6 +26,7 @@ _PRECOMPUTE = {
     "teachers",
     "networks.device",
     "networks.forms",
+    "networks.taps",
     "precompute.environment",
 }
 
@@ -50,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache.read": {"label_sets", *_FORMAT},
     "cache.write": {"views.recipe", *_READ},
     "cache.verify": {"views.spec", *_WRITE},
-    "teachers": {"networks", "encoding", "data.classes"},
+    "teachers": {"networks", "encoding", "data.classes", "views.tokens"},
     "precompute": set(),
     "precompute.config": {"cache.format.card", "data", "encoding", "teachers", "views"},
     "precompute.environment": {"views.environment"},

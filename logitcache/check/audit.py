@@ -184,8 +184,8 @@ def audit_teacher(
     if not pairs:
         raise UsageError("the cache has no readable image to compare", where=cache.url)
     comparison = RowComparison(cache, member, shown)
-    for chunk, pixels in shown.chunks(runs, comparison.batch):
-        comparison.add(chunk, pixels)
+    for chunk, images in shown.chunks(runs, comparison.batch):
+        comparison.add(chunk, images)
         if on_progress is not None:
             on_progress(comparison.samples, count)
     return TeacherAudit(

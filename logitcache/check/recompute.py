@@ -6,7 +6,7 @@ Shapes: N rows, S side of the square, C classes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import tee
 from typing import TYPE_CHECKING, Any
@@ -25,20 +25,24 @@ from logitcache.teachers.member import KeptTap
 from logitcache.teachers.reduce import reduced
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import parse_view
+from logitcache.views.tokens import shown_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
     from logitcache.teachers.member import Member
+    from logitcache.views.operations import Drop
+    from logitcache.views.render import RenderedBatch
+    from logitcache.views.tokens import ShownPatches
 
     Run = tuple[str, NDArray[np.int64]]
     """A view and rows of it, ascending."""
 
-__all__ = ["LOGITS", "Outputs", "Recomputation", "ShownRows"]
+__all__ = ["LOGITS", "Outputs", "Recomputation", "ShownImages", "ShownRows"]
 
 LOGITS = "logits"
 """Name of the logits among the names of taps."""
@@ -115,6 +119,44 @@ class Outputs:
         return found
 
 
+@dataclass(frozen=True)
+class ShownImages:
+    """Rendered rows, and what a teacher is run on of each.
+
+    Attributes:
+        pixels: Pixels, uint8 (N, 3, S, S).
+        patches: Patches that the teacher is run on; None for all.
+    """
+
+    pixels: NDArray[np.uint8]
+    patches: ShownPatches | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, rows: slice | NDArray[np.int64]) -> ShownImages:
+        """Return some of the rows."""
+        patches = None if self.patches is None else self.patches.take(rows)
+        # a copy, since torch takes no arrays with negative strides
+        return ShownImages(np.ascontiguousarray(self.pixels[rows]), patches)
+
+    def padded(self, rows: int) -> ShownImages:
+        """Return the rows with more of zeros behind them, of which the last patches are shown."""
+        pixels = np.concatenate(
+            [self.pixels, np.zeros((rows, *self.pixels.shape[1:]), self.pixels.dtype)]
+        )
+        if self.patches is None:
+            return ShownImages(pixels)
+        last = self.patches.take(np.full(rows, len(self) - 1, dtype=np.int64)).indices
+        indices = np.concatenate([self.patches.indices, last])
+        return ShownImages(pixels, replace(self.patches, indices=indices))
+
+    def changed(self) -> ShownImages:
+        """Return the rows with every pixel changed by one level."""
+        # the exclusive or cannot overflow
+        return replace(self, pixels=self.pixels ^ np.uint8(1))
+
+
 class Recomputation:
     """Forward passes of one teacher, in batches of one shape.
 
@@ -136,19 +178,18 @@ class Recomputation:
         row_bytes = 4 * sum(math.prod(shape.shape) for shape in self._shapes.values())
         self.batch = max(1, min(batch, _FORWARD_BYTES // max(1, row_bytes)))
 
-    def outputs(self, pixels_N3SS: NDArray[np.uint8]) -> Outputs:
+    def outputs(self, shown: ShownImages) -> Outputs:
         """Return the outputs for some images.
 
         Raises:
             NonFiniteLogits: The teacher returned NaN or infinity.
         """
-        return self._forwarded(pixels_N3SS, self.batch)
+        return self._forwarded(shown, self.batch)
 
-    def outputs_elsewhere(self, pixels_N3SS: NDArray[np.uint8]) -> Outputs:
+    def outputs_elsewhere(self, shown: ShownImages) -> Outputs:
         """Return the outputs at another batch composition: other neighbors, another batch size."""
-        # a copy, since torch takes no arrays with negative strides
-        reversed_N3SS = pixels_N3SS[::-1].copy()
-        return self._forwarded(reversed_N3SS, self.batch // 2 + 1).take(slice(None, None, -1))
+        backwards = slice(None, None, -1)
+        return self._forwarded(shown.take(backwards), self.batch // 2 + 1).take(backwards)
 
     def reduce(
         self,
@@ -161,16 +202,13 @@ class Recomputation:
         positions = None if positions_Nn is None else torch.from_numpy(positions_Nn)
         return reduced(torch.from_numpy(values_N), self._shapes[tap], encoding, positions).numpy()
 
-    def _forwarded(self, pixels_N3SS: NDArray[np.uint8], batch: int) -> Outputs:
+    def _forwarded(self, shown: ShownImages, batch: int) -> Outputs:
         """Forward batches of one shape; the last one is padded with zeros."""
         # another shape may select other kernels, which round differently
-        rows = len(pixels_N3SS)
-        padding = np.zeros((-rows % batch, *pixels_N3SS.shape[1:]), np.uint8)
-        padded = np.concatenate([pixels_N3SS, padding])
-        parts = [
-            self._member.start(padded[start : start + batch], self._kept)
-            for start in range(0, len(padded), batch)
-        ]
+        rows = len(shown)
+        padded = shown.padded(-rows % batch)
+        cut = [padded.take(slice(at, at + batch)) for at in range(0, len(padded), batch)]
+        parts = [self._member.start(part.pixels, self._kept, part.patches) for part in cut]
         logits_NC = np.concatenate([logits() for logits, _ in parts])[:rows]
         if len(non_finite_rows(logits_NC)):
             raise NonFiniteLogits(
@@ -192,11 +230,22 @@ class Recomputation:
         )
 
 
-def _chunks(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
-    """Split rows into chunks of a size; the last one may have fewer."""
+def _chunks(
+    runs: Iterable[Run], size: int, patches_of: Callable[[str], object]
+) -> Iterator[list[Run]]:
+    """Split rows into chunks of a size; the last one, or one before other patches, may be smaller.
+
+    Args:
+        runs: Views and rows.
+        size: Rows of a chunk.
+        patches_of: Returns what has to be equal for the views of a chunk.
+    """
     chunk: list[Run] = []
     room = size
     for view_id, rows in runs:
+        if chunk and patches_of(chunk[-1][0]) != patches_of(view_id):
+            yield chunk
+            chunk, room = [], size
         left = rows
         while len(left):
             chunk.append((view_id, left[:room]))
@@ -237,14 +286,12 @@ class ShownRows:
         is_readable[readable] = True
         return readable[is_readable[self._cache.partners(view_id)[readable]]]
 
-    def pixels(self, view_id: str, rows_N: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the pixels of some rows of a view, uint8 (N, 3, S, S)."""
-        ((_, pixels),) = self.chunks([(view_id, rows_N)], len(rows_N))
-        return pixels
+    def images(self, view_id: str, rows_N: NDArray[np.int64]) -> ShownImages:
+        """Return some rows of a view."""
+        ((_, shown),) = self.chunks([(view_id, rows_N)], len(rows_N))
+        return shown
 
-    def chunks(
-        self, runs: Iterable[Run], size: int
-    ) -> Iterator[tuple[list[Run], NDArray[np.uint8]]]:
+    def chunks(self, runs: Iterable[Run], size: int) -> Iterator[tuple[list[Run], ShownImages]]:
         """Render rows chunk by chunk, some of them ahead.
 
         Args:
@@ -252,14 +299,14 @@ class ShownRows:
             size: Rows of a chunk; the last one may have fewer.
 
         Yields:
-            Views and rows of a chunk, and its pixels, uint8 (N, 3, S, S).
+            Views and rows of a chunk, and its images.
 
         Raises:
             DataMismatch: An image is missing or not the one that the cache was computed from.
         """
         images = self._images
         # the renderer takes requests ahead of the chunks that are yielded
-        ahead, chunks = tee(_chunks(runs, size))
+        ahead, chunks = tee(_chunks(runs, size, self._drop_of))
         requests = (images.request(*run) for chunk in ahead for run in chunk)
         table = self._cache.decoding
         with ViewRenderer(
@@ -270,7 +317,21 @@ class ShownRows:
                 batches = [next(rendered) for _ in chunk]
                 for error in (e for b in batches for e in b.failures.values()):
                     raise images.named(error)
-                yield chunk, np.concatenate([b.pixels[self._size] for b in batches])
+                yield chunk, _joined(batches, self._size)
+
+    def _drop_of(self, view_id: str) -> Drop | None:
+        return parse_view(self._cache.views[view_id], f"view {view_id}").dropping
+
+
+def _joined(batches: Sequence[RenderedBatch], size: int) -> ShownImages:
+    """Return the rows of several views that show equally many patches."""
+    pixels = np.concatenate([batch.pixels[size] for batch in batches])
+    shown = [shown_patches(batch.request.view, batch.request.hashes) for batch in batches]
+    some = [patches for patches in shown if patches is not None]
+    if not some:
+        return ShownImages(pixels)
+    indices = np.concatenate([patches.indices for patches in some])
+    return ShownImages(pixels, replace(some[0], indices=indices))
 
 
 class _Images:

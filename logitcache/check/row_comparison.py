@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.groups import FeatureGroup, RowGroup, TeacherGroup
     from logitcache.cache.read.reader import Cache
-    from logitcache.check.recompute import Outputs, Run, ShownRows
+    from logitcache.check.recompute import Outputs, Run, ShownImages, ShownRows
     from logitcache.encoding.arrays import Encoded
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.teachers.member import Member
@@ -149,18 +149,18 @@ class RowComparison:
         self.mismatched = self._floor_rows = self.samples = 0
         self.batch = self._teacher.batch
 
-    def add(self, runs: Sequence[Run], pixels_N3SS: NDArray[np.uint8]) -> None:
+    def add(self, runs: Sequence[Run], shown: ShownImages) -> None:
         """Compare some rows."""
-        stored, now = self._rows.read(runs), self._teacher.outputs(pixels_N3SS)
+        stored, now = self._rows.read(runs), self._teacher.outputs(shown)
         noise = _Noise({}, {})
         if self._floor_rows < _FLOOR_ROWS:
-            noise = _Noise(self._measure_floor(now, pixels_N3SS), {})
+            noise = _Noise(self._measure_floor(now, shown), {})
         first = _EXACT if self._is_exact else self._rounding
         matches = self._matches(stored, now, first, noise)
         doubtful = np.flatnonzero(~_everywhere(matches))
         if len(doubtful):
             some, outputs = stored.take(doubtful), now.take(doubtful)
-            noise = self._noise_of(outputs, pixels_N3SS[doubtful])
+            noise = self._noise_of(outputs, shown.take(doubtful))
             again = self._matches(some, outputs, first, noise)
             if self._is_exact and not _everywhere(again).all():
                 self._allow_rounding(again, some, outputs, noise)
@@ -174,28 +174,25 @@ class RowComparison:
         rows |= {name: self._floor_rows for name in rows if name.endswith("_floor")}
         return {name: total / rows[name] for name, total in self._sums.items()}
 
-    def _measure_floor(
-        self, now: Outputs, pixels_N3SS: NDArray[np.uint8]
-    ) -> dict[str, NDArray[np.float64]]:
+    def _measure_floor(self, now: Outputs, shown: ShownImages) -> dict[str, NDArray[np.float64]]:
         """Compare the teacher with itself at another batch composition."""
-        other = self._teacher.outputs_elsewhere(pixels_N3SS)
+        other = self._teacher.outputs_elsewhere(shown)
         if self._group is not None:
             encoding = self._group.encoding
             close = row_closeness(
                 encoding, encoding.encode(now.log_probs), encoding.encode(other.log_probs)
             )
             self._add_up({f"{name}_floor": values for name, values in close.items()})
-        self._floor_rows += len(pixels_N3SS)
+        self._floor_rows += len(shown)
         differences = now.differences(other)
         for name, values in differences.items():
             self._floors[name] += values.tolist()
         return differences
 
-    def _noise_of(self, now: Outputs, pixels_N3SS: NDArray[np.uint8]) -> _Noise:
+    def _noise_of(self, now: Outputs, shown: ShownImages) -> _Noise:
         """Measure the noise of these rows: at another composition, and of other pixels."""
-        floor = now.differences(self._teacher.outputs_elsewhere(pixels_N3SS))
-        # the exclusive or changes every pixel by one level and cannot overflow
-        return _Noise(floor, now.differences(self._teacher.outputs(pixels_N3SS ^ np.uint8(1))))
+        floor = now.differences(self._teacher.outputs_elsewhere(shown))
+        return _Noise(floor, now.differences(self._teacher.outputs(shown.changed())))
 
     def _allow_rounding(
         self,
@@ -225,9 +222,9 @@ class RowComparison:
         rows = rows[slice(*np.searchsorted(rows, [start, start + self._unit_rows]))]
         generator = np.random.default_rng(unit)
         peers = np.sort(generator.permutation(rows)[:_PEERS])
-        pixels = self._shown.pixels(view_id, peers)
-        stored, now = self._rows.read([(view_id, peers)]), self._teacher.outputs(pixels)
-        noise = self._noise_of(now, pixels)
+        shown = self._shown.images(view_id, peers)
+        stored, now = self._rows.read([(view_id, peers)]), self._teacher.outputs(shown)
+        noise = self._noise_of(now, shown)
         unmeasured = _Noise({}, {})
         shares = {n: float(self._relative_eps(n, _VISIBLE, unmeasured)) for n in self._floors}
         moved = self._encoded(stored, now.moved(shares, generator))

@@ -65,6 +65,7 @@ def feature_encoding(
     grid: int | None,
     prefix_tokens: int,
     where: str,
+    shown: tuple[int, int] | None = None,
 ) -> FeatureEncoding:
     """Return the encoding of a tap, without what is fitted on a sample.
 
@@ -75,13 +76,13 @@ def feature_encoding(
         grid: Side of the square grid of its positions; None if they do not form one.
         prefix_tokens: Number of its leading tokens that are not patches.
         where: The tap, for error messages.
+        shown: Patches along a side, and the number of those that the network is run on; None for
+            all patches.
 
     Raises:
         UsageError: The tap does not support what is requested.
     """
-    rows = _Rows(layout, shape, grid, prefix_tokens)
-    _check_supported(config, rows, where)
-    rows = _subsampled(config, _reduced(config, rows), where)
+    rows = _stored(config, _Rows(layout, shape, grid, prefix_tokens), shown, where)
     return FeatureEncoding(
         layout=rows.layout,
         shape=_projected(config, rows),
@@ -152,6 +153,39 @@ def _projected(config: FeatureConfig, rows: _Rows) -> tuple[int, ...]:
     if rows.layout == "NCHW":
         return (config.principal, *rows.shape[1:])
     return (*rows.shape[:-1], config.principal)
+
+
+def _stored(config: FeatureConfig, rows: _Rows, shown: tuple[int, int] | None, where: str) -> _Rows:
+    """Return the rows after all reductions but ``principal``."""
+    _check_supported(config, rows, where)
+    if shown is not None:
+        return _of_shown(config, rows, shown, where)
+    return _subsampled(config, _reduced(config, rows), where)
+
+
+def _of_shown(config: FeatureConfig, rows: _Rows, shown: tuple[int, int], where: str) -> _Rows:
+    """Return the rows of a network that is run on some of the patches, after ``reduce``.
+
+    Raises:
+        UsageError: The layer or a setting needs all patches.
+    """
+    grid, patches = shown
+    whole = [n for n in ("pool", "tokens", "standardize") if getattr(config, n)]
+    whole += ["reduce energy"] if config.reduce == "energy" else []
+    if rows.layout == "NCHW" or (rows.layout == "NLC" and rows.grid != grid) or whole:
+        raise UsageError(
+            "these features cannot be cached in views that drop patches",
+            where=where,
+            expected=f"tokens of a grid of {grid} x {grid} patches, without {', '.join(whole)}"
+            if whole
+            else f"tokens of a grid of {grid} x {grid} patches, or a vector",
+            got=f"{rows.layout} {rows.shape}",
+            hint="choose a block of a vision transformer, or set patch_drop_rate: 0",
+        )
+    rows = _reduced(config, rows)
+    if rows.layout == "vector":
+        return rows
+    return rows._replace(shape=(rows.prefix_tokens + patches, rows.channels), kept=patches)
 
 
 def _check_supported(config: FeatureConfig, rows: _Rows, where: str) -> None:

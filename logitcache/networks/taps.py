@@ -13,6 +13,7 @@ Shapes: B batch, D channels, L tokens.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -24,7 +25,7 @@ from logitcache.errors import UsageError, nearest
 from logitcache.networks.attention import ATTENTION_TAPS, attention_tap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch.utils.hooks import RemovableHandle
 
@@ -105,6 +106,7 @@ class TappedNetwork(nn.Module):
         taps: Names of taps; see the module.
         size: Side of the image by which layouts are determined.
         example: An input of one row instead of that image, for a network of other inputs.
+        stop: Whether a forward pass ends at the last of the taps; the logits then have no columns.
 
     Attributes:
         shapes: Layout and shape of each tap at that size.
@@ -114,16 +116,23 @@ class TappedNetwork(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, taps: Iterable[str], *, size: int, example: Tensor | None = None
+        self,
+        network: nn.Module,
+        taps: Iterable[str],
+        *,
+        size: int,
+        example: Tensor | None = None,
+        stop: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self._sites = {tap: _site_of(network, tap) for tap in taps}
-        self.shapes = _shapes(network, self._sites, size, example)
+        self.shapes, calls = _shapes(network, self._sites, size, example)
+        self._calls = calls if stop else None
 
     def forward(self, images_B3SS: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits, and by tap its values (B, ...) in the layout of :attr:`shapes`."""
-        logits, caught = _run(self.network, self._sites, images_B3SS)
+        logits, caught, _ = _run(self.network, self._sites, images_B3SS, self._calls)
         for tap, shape in self.shapes.items():
             if shape.channels_last:
                 caught[tap] = caught[tap].permute(0, 3, 1, 2)
@@ -149,7 +158,7 @@ def tap_shapes(network: nn.Module, taps: Iterable[str], size: int) -> dict[str, 
     Raises:
         UsageError: There is no such module, or it does not return a tensor with a row per image.
     """
-    return _shapes(network, {tap: _site_of(network, tap) for tap in taps}, size)
+    return _shapes(network, {tap: _site_of(network, tap) for tap in taps}, size)[0]
 
 
 def _site_of(network: nn.Module, tap: str) -> _Site:
@@ -209,29 +218,58 @@ def _unknown(network: nn.Module, tap: str, modules: dict[str, nn.Module]) -> NoR
     )
 
 
+class _Complete(Exception):
+    """Raised in a forward pass when everything that is wanted of it is captured."""
+
+
+class _Caught:
+    """Activations of one forward pass.
+
+    Args:
+        until: Number of calls of the module of each tap after which the pass is left; None to
+            complete it.
+    """
+
+    def __init__(self, until: Mapping[str, int] | None) -> None:
+        self.values: dict[str, Any] = {}
+        self.calls: Counter[str] = Counter()
+        self._until = until
+
+    def add(self, tap: str, value: Any) -> None:
+        self.values[tap] = value
+        self.calls[tap] += 1
+        if self.calls == self._until:
+            raise _Complete
+
+
 def _run(
-    network: nn.Module, sites: dict[str, _Site], images: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a network once, and capture the activations of its taps.
+    network: nn.Module,
+    sites: dict[str, _Site],
+    images: Tensor,
+    until: Mapping[str, int] | None = None,
+) -> tuple[Tensor, dict[str, Tensor], Mapping[str, int]]:
+    """Run a network once, and capture the activations of its taps; count the calls of each.
 
     Hooks exist during the call only, so a copy of the network, such as an average, has none.
     """
-    caught: dict[str, Any] = {}
-    handles = [_hook(site, partial(caught.__setitem__, tap)) for tap, site in sites.items()]
+    caught = _Caught(until)
+    handles = [_hook(site, partial(caught.add, tap)) for tap, site in sites.items()]
     try:
         answer: Tensor = network(images)
+    except _Complete:
+        answer = images.new_empty(len(images), 0)
     finally:
         for handle in handles:
             handle.remove()
     for tap in sites:
-        found = caught.get(tap)
+        found = caught.values.get(tap)
         if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(images):
             raise UsageError(
                 f"tap {tap!r} does not return a tensor with a row for each image",
                 got=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
                 hint="usual taps are " + ", ".join(suggested_taps(network)),
             )
-    return answer, {tap: caught[tap] for tap in sites}
+    return answer, {tap: caught.values[tap] for tap in sites}, caught.calls
 
 
 def _hook(site: _Site, keep: Callable[[Any], None]) -> RemovableHandle:
@@ -249,17 +287,19 @@ def _hook(site: _Site, keep: Callable[[Any], None]) -> RemovableHandle:
 
 def _shapes(
     network: nn.Module, sites: dict[str, _Site], size: int, example: Tensor | None = None
-) -> dict[str, TapShape]:
+) -> tuple[dict[str, TapShape], Mapping[str, int]]:
+    """Return the layouts and shapes of taps, and how often a forward pass calls their modules."""
     first = next(network.parameters())
     image = first.new_zeros(1, 3, size, size) if example is None else example.to(first)
     training = network.training
     network.eval()  # batch norm cannot learn from a batch of one
     try:
         with torch.no_grad():
-            _, caught = _run(network, sites, image)
+            _, caught, calls = _run(network, sites, image)
     finally:
         network.train(training)
-    return {tap: _shape_of(network, tap, sites[tap], values[0]) for tap, values in caught.items()}
+    shapes = {t: _shape_of(network, t, sites[t], values[0]) for t, values in caught.items()}
+    return shapes, calls
 
 
 def _shape_of(network: nn.Module, tap: str, site: _Site, row: Tensor) -> TapShape:

@@ -95,21 +95,42 @@ def aligned(student: Features, teacher: Features, *, prefix: bool, where: str) -
         return Pair(wide(values)[:, None], wide(teacher.values)[:, None], 0, None, None)
     if student.layout == "vector":
         raise unfit(student, teacher, where, "choose a student layer with maps or tokens")
+    if student.positions is not None:
+        return _of_same_patches(student, teacher, prefix, where)
     if teacher.reduction == "energy":
         student = energy_of(student)
     student_prefix, student_patches = _split(student)
     teacher_prefix, teacher_patches = _split(teacher)
     patches = _on_grid(student_patches, student, teacher, where)
-    kept = student_prefix.shape[1] if prefix else 0
-    if kept == 0 or kept != teacher_prefix.shape[1]:
-        return Pair(patches, teacher_patches, 0, teacher.grid, teacher.positions)
-    return Pair(
-        torch.cat([student_prefix, patches], 1),
-        torch.cat([teacher_prefix, teacher_patches], 1),
-        kept,
-        teacher.grid,
-        teacher.positions,
-    )
+    own, other = (student_prefix, patches), (teacher_prefix, teacher_patches)
+    return _with_prefix(own, other, prefix, teacher.grid, teacher.positions)
+
+
+def _with_prefix(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    prefix: bool,
+    grid: int | None,
+    positions: Tensor | None,
+) -> Pair:
+    """Return a pair with the prefix tokens, if they are compared and both have as many."""
+    kept = student[0].shape[1] if prefix else 0
+    if kept == 0 or kept != teacher[0].shape[1]:
+        return Pair(student[1], teacher[1], 0, grid, positions)
+    return Pair(torch.cat(student, 1), torch.cat(teacher, 1), kept, grid, positions)
+
+
+def _of_same_patches(student: Features, teacher: Features, prefix: bool, where: str) -> Pair:
+    """Return the activations where both networks were run on the same patches of an image.
+
+    They are compared as they are: n positions without a grid.
+    """
+    here, there = student.positions, teacher.positions
+    same = here is not None and there is not None and here.shape == there.shape
+    if not same or student.grid != teacher.grid:
+        hint = "choose features of a cache whose views drop the same patches (patch_drop_rate)"
+        raise unfit(student, teacher, where, hint)
+    return _with_prefix(_split(student), _split(teacher), prefix, None, None)
 
 
 def as_vectors(held: Features) -> Tensor:

@@ -19,6 +19,7 @@ from logitcache.objectives.feature_match import Match, MatchConfig
 from logitcache.objectives.fuse import Fuse, FuseConfig
 from logitcache.objectives.label import Label, LabelConfig
 from logitcache.objectives.projector import share_projectors
+from logitcache.objectives.reconstruct import Reconstruct, ReconstructConfig
 from logitcache.objectives.relational import Relation, RelationConfig
 from logitcache.objectives.route import Route, RouteConfig
 from logitcache.objectives.soft import Soft, SoftConfig
@@ -51,6 +52,7 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
     "adversarial": Adversarial,
     "fuse": Fuse,
     "episode": Episode,
+    "reconstruct": Reconstruct,
 }
 
 
@@ -90,6 +92,7 @@ class ObjectiveConfig(Config):
         adversarial: Feature distillation by a discriminator between student and teacher.
         fuse: Distillation from a classifier over the features of student and teachers together.
         episode: Few-shot episodes: class means of one half of a batch classify the other half.
+        reconstruct: Masked autoencoder: pixels of dropped patches, by a decoder.
     """
 
     label: LabelConfig | None = None
@@ -101,6 +104,7 @@ class ObjectiveConfig(Config):
     adversarial: AdversarialConfig | None = None
     fuse: FuseConfig | None = None
     episode: EpisodeConfig | None = None
+    reconstruct: ReconstructConfig | None = None
 
     @property
     def name(self) -> str:

@@ -20,10 +20,34 @@ from logitcache.objectives.similarity import cka
 if TYPE_CHECKING:
     from logitcache.objectives.alignment import Pair
 
-__all__ = ["Prior"]
+__all__ = ["Prior", "transformer_blocks"]
 
 _HEADS = (8, 4, 2, 1)
 _EXPANSION = 4
+
+
+def transformer_blocks(width: int, heads: int, count: int) -> nn.Sequential:
+    """Return blocks of attention and an MLP with norms before them: (B, L, D) to (B, L, D).
+
+    Args:
+        width: Number of channels, D.
+        heads: Number of heads of the attention.
+        count: Number of blocks.
+    """
+    return nn.Sequential(
+        *(
+            nn.TransformerEncoderLayer(
+                width,
+                heads,
+                _EXPANSION * width,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(count)
+        )
+    )
 
 
 class Prior(nn.Module):
@@ -61,20 +85,8 @@ class Prior(nn.Module):
         self.align = nn.Linear(channels, wanted)
         self.embedding = nn.Parameter(torch.zeros(positions, wanted))
         nn.init.trunc_normal_(self.embedding, std=0.02)
-        self.blocks = nn.Sequential(
-            *(
-                nn.TransformerEncoderLayer(
-                    wanted,
-                    next(heads for heads in _HEADS if wanted % heads == 0),
-                    _EXPANSION * wanted,
-                    dropout=0.0,
-                    activation="gelu",
-                    batch_first=True,
-                    norm_first=True,
-                )
-                for _ in range(blocks)
-            )
-        )
+        heads = next(heads for heads in _HEADS if wanted % heads == 0)
+        self.blocks = transformer_blocks(wanted, heads, blocks)
         self.norm = nn.LayerNorm(wanted)
         self.out = nn.Linear(wanted, wanted)
         self._ratio = ratio

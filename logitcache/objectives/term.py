@@ -32,12 +32,14 @@ class Needs:
         features: Required teacher features, as ``<teacher>/<tap>``.
         taps: Names of the required student layers.
         student_logits: Whether the output of the student's classifier is required.
+        pixels: Whether the images of the student are required, as targets.
     """
 
     teachers: tuple[str, ...] | None = ()
     features: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
     student_logits: bool = False
+    pixels: bool = False
 
     @property
     def asks_teachers(self) -> bool:
@@ -55,6 +57,7 @@ class Needs:
             _both(self.features, other.features),
             _both(self.taps, other.taps),
             self.student_logits or other.student_logits,
+            self.pixels or other.pixels,
         )
 
 

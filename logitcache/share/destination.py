@@ -29,6 +29,7 @@ from logitcache.cache.format.names import (
     revision_key,
     sha256,
 )
+from logitcache.cache.format.view_requirements import with_views
 from logitcache.cache.read.metadata_check import has_grown
 from logitcache.errors import CacheDamaged, CacheError
 from logitcache.share.snapshot import Snapshot, root_document
@@ -209,7 +210,7 @@ class Destination:
 
 def _with_views(manifest: Manifest, snapshot: Snapshot) -> Manifest:
     """Return a manifest with the views of the new revision besides its own."""
-    return manifest.changed(views={**snapshot.manifest.views, **manifest.views})
+    return with_views(manifest, {**snapshot.manifest.views, **manifest.views})
 
 
 def _is_ancestor(pointer: RevisionPointer, revision: Revision, snapshot: Snapshot) -> bool:

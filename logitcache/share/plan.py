@@ -14,6 +14,7 @@ from logitcache.cache.format.names import (
     GROUP_FEATURES,
     HEADLESS,
     UNKNOWN_VIEWS,
+    VISIBLE_PATCHES,
     sha256,
     tap_of,
     teacher_of,
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CachePlan", "ViewPlan", "make_plan"]
 
-_DECLARED = {*GROUP_FEATURES, HEADLESS, UNKNOWN_VIEWS, "dropping", "dropped-views"}
+_DECLARED = {
+    *GROUP_FEATURES, HEADLESS, UNKNOWN_VIEWS, VISIBLE_PATCHES, "dropping", "dropped-views"
+}  # fmt: skip
 """Features that the writer requires itself where they are needed, or that the new cache lacks."""
 
 

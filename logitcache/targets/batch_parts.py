@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from logitcache.batch import DenseLogits, EncodedLogits, SigmoidLogits, SparseLogits
+from logitcache.batch import (
+    DenseLogits,
+    EncodedLogits,
+    SigmoidLogits,
+    SparseLogits,
+    VisiblePatches,
+)
 from logitcache.cache.format.groups import FeatureGroup, TeacherGroup, groups_of
 from logitcache.encoding.decoded import DecodedSigmoid, DecodedSparse
 from logitcache.encoding.transform import TransformEncoding
 from logitcache.targets.feature_groups import decode_features, join_features
 from logitcache.targets.transform_decoder import TransformDecoder
-from logitcache.views.tokens import kept_tokens
+from logitcache.views.tokens import kept_tokens, shown_patches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -38,6 +44,7 @@ __all__ = [
     "concatenate",
     "decode_rows",
     "device_decoders",
+    "visible_patches",
 ]
 
 DEVICE_DECODERS: dict[type, Callable[[Any], Decoder]] = {
@@ -121,6 +128,23 @@ def concatenate(parts: Sequence[DecodedTargets]) -> DecodedTargets:
         for name in part.of(parts[0]):
             part.of(joined)[name] = part.join([part.of(targets)[name] for targets in parts])
     return joined
+
+
+def visible_patches(
+    views: Iterable[View], hashes_B: Callable[[], NDArray[np.uint64]]
+) -> VisiblePatches | None:
+    """Return the patches of some rows that networks are run on, view by view; None for all.
+
+    Args:
+        views: Views of one group, which drop the same patches.
+        hashes_B: Returns the key hashes of the rows, uint64 (B,).
+    """
+    drawn = (shown_patches(view, hashes_B()) for view in views if view.dropping is not None)
+    shown = [patches for patches in drawn if patches is not None]
+    if not shown:
+        return None
+    indices = np.concatenate([patches.indices for patches in shown])
+    return VisiblePatches(torch.from_numpy(indices), shown[0].grid)
 
 
 def device_decoders(groups: Mapping[str, RowGroup]) -> dict[str, Decoder]:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, default_collate
 
 from logitcache.batch import TargetBatch
 from logitcache.errors import UsageError
-from logitcache.targets.batch_parts import DecodedTargets, concatenate
+from logitcache.targets.batch_parts import DecodedTargets, concatenate, visible_patches
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_rows import CheckedReader
 from logitcache.targets.image_source import images_of
@@ -267,6 +267,9 @@ class CachedDataset(Dataset[Item]):
             lam=lam,
             features=decoded.features,
             label_sets=label_set_targets(self.rows, self._pairs, positions_B, lam),
+            visible=visible_patches(
+                [self._targets.view(self._view_id)], lambda: self.rows.hashes_of(positions_B)
+            ),
         )
 
     def _shown(self, name: int | str) -> tuple[str, Pairs | None]:
@@ -306,6 +309,7 @@ def _joined(parts: Sequence[TargetBatch]) -> TargetBatch:
     first = parts[0]
     decoded = concatenate([DecodedTargets(dict(p.teachers), dict(p.features)) for p in parts])
     mixed = first.lam is not None
+    shown = [part.visible.indices for part in parts if part.visible is not None]
     return TargetBatch(
         rows=torch.cat([part.rows for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
@@ -314,6 +318,7 @@ def _joined(parts: Sequence[TargetBatch]) -> TargetBatch:
         lam=_cat([part.lam for part in parts]) if mixed else None,
         features=decoded.features,
         label_sets=None if first.label_sets is None else _cat([p.label_sets for p in parts]),
+        visible=None if first.visible is None else replace(first.visible, indices=torch.cat(shown)),
     )
 
 

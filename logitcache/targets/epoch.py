@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from logitcache.batch import PIXELS, Features, TargetBatch
+from logitcache.targets.batch_parts import visible_patches
 from logitcache.targets.mixing_pairs import label_set_targets
 from logitcache.targets.order import epoch_rows, epoch_windows
 from logitcache.targets.prefetch import ReadAhead
@@ -158,6 +159,9 @@ class Epoch:
             features=targets.features,
             views=tuple(self.group.shown),
             label_sets=None if sets_BC is None else sets_BC.repeat(shows, 1),
+            visible=visible_patches(
+                self.group.shown.values(), lambda: self._rows.hashes_of(positions)
+            ),
         )
 
     def batch(

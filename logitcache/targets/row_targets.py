@@ -19,7 +19,7 @@ from logitcache.cache.format.names import Status
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.lookup import KeyIndex, key_hash
 from logitcache.errors import UsageError, first_of
-from logitcache.targets.batch_parts import decode_rows
+from logitcache.targets.batch_parts import decode_rows, visible_patches
 from logitcache.targets.class_space import ClassSpace
 from logitcache.targets.label_targets import CachedLabelSets, mixed_sets
 from logitcache.targets.mixing_pairs import shares_of
@@ -224,6 +224,7 @@ class RowTargets:
             lam=lam,
             features=decoded.features,
             label_sets=self._sets_of(rows_B, partners_B, lam),
+            visible=visible_patches([view], lambda: self._hashes.take(rows_B)),
         )
 
     def _labels_of(self, rows_B: NDArray[np.int64]) -> Tensor:

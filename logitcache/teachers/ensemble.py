@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.teachers.member import Pending, Precision, TeacherConfig
+    from logitcache.views.tokens import ShownPatches
 
 __all__ = ["Ensemble", "Tap"]
 
@@ -84,18 +85,21 @@ class Ensemble:
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
         kept_patches: Mapping[str, NDArray[np.int64] | None],
+        shown: ShownPatches | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """Return logits (B, C) and features (B, ...) by name, from one forward pass per member.
 
         The arguments are those of :meth:`start`.
         """
-        return {name: wait() for name, wait in self.start(pixels, batches, kept_patches).items()}
+        started = self.start(pixels, batches, kept_patches, shown)
+        return {name: wait() for name, wait in started.items()}
 
     def start(
         self,
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
         kept_patches: Mapping[str, NDArray[np.int64] | None],
+        shown: ShownPatches | None = None,
     ) -> dict[str, Pending]:
         """Start one forward pass per member; return functions that wait for outputs, by name.
 
@@ -108,6 +112,7 @@ class Ensemble:
                 layers.
             kept_patches: Names of members, and names given to :meth:`keep`, with the indices of the
                 patches of each row to cache, int64 (B, n), None for all.
+            shown: Patches of each row that the networks are run on; None for all.
         """
         outputs: dict[str, Pending] = {}
         for teacher in dict.fromkeys(self._teacher_of(name) for name in kept_patches):
@@ -116,7 +121,9 @@ class Ensemble:
             images = pixels[self.members[teacher].input.size]
             step = batches[names[0]]
             parts = [
-                self._started(teacher, images, slice(start, start + step), taps, kept_patches)
+                self._started(
+                    teacher, images, slice(start, start + step), taps, kept_patches, shown
+                )
                 for start in range(0, len(images), step)
             ]
             outputs |= {name: partial(_joined, [part[name] for part in parts]) for name in names}
@@ -129,13 +136,15 @@ class Ensemble:
         rows: slice,
         taps: Mapping[str, Tap],
         kept_patches: Mapping[str, NDArray[np.int64] | None],
+        shown: ShownPatches | None,
     ) -> dict[str, Pending]:
         """Start one forward pass of one member; return its logits and features by name."""
         kept = {}
         for name, tap in taps.items():
             positions = kept_patches[name]
             kept[tap.tap] = KeptTap(tap.encoding, None if positions is None else positions[rows])
-        logits, features = self.members[teacher].start(images[rows], kept)
+        patches = None if shown is None else shown.take(rows)
+        logits, features = self.members[teacher].start(images[rows], kept, patches)
         return {teacher: logits, **{name: features[tap.tap] for name, tap in taps.items()}}
 
     def _teacher_of(self, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -24,6 +25,7 @@ from logitcache.networks.build import (
     size_is_known,
 )
 from logitcache.networks.digest import weights_digest
+from logitcache.networks.patch_drop import check_patch_drop, run_on_patches
 from logitcache.networks.taps import TappedNetwork, tap_shapes
 from logitcache.teachers.class_map import ClassMapChoice, choose_class_map, own_class_names
 from logitcache.teachers.reduce import reduced
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.networks.taps import TapShape
+    from logitcache.views.tokens import ShownPatches
 
 __all__ = ["Head", "KeptTap", "Member", "Pending", "Precision", "TeacherConfig"]
 
@@ -249,6 +252,14 @@ class Member:
         """
         return tap_shapes(self._network, taps, self.input.size)
 
+    def check_patch_drop(self, grid: int) -> None:
+        """Check that the network can be run on some of the patches of a grid.
+
+        Raises:
+            UsageError: It cannot, or it has another grid of patches.
+        """
+        check_patch_drop(self._network, grid, self.input.size, f"teacher {self.name!r}")
+
     def answer(self, pixels_B3SS: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return raw logits (B, C) for RGB pixels in uint8.
 
@@ -259,7 +270,10 @@ class Member:
 
     @torch.inference_mode()
     def start(
-        self, pixels_B3SS: NDArray[np.uint8], taps: Mapping[str, KeptTap]
+        self,
+        pixels_B3SS: NDArray[np.uint8],
+        taps: Mapping[str, KeptTap],
+        shown: ShownPatches | None = None,
     ) -> tuple[Pending, dict[str, Pending]]:
         """Start a forward pass; return its raw logits (B, C), and features of layers.
 
@@ -269,6 +283,7 @@ class Member:
         Args:
             pixels_B3SS: A batch of images with the size of :attr:`input`.
             taps: Features to return, by name of the layer.
+            shown: Patches that the network is run on; None for all.
         """
         # moved as bytes and normalized on the device, in float32 before autocast
         images = torch.from_numpy(pixels_B3SS)
@@ -279,8 +294,10 @@ class Member:
         normalized = normalized.contiguous(memory_format=self._format)
         half = self._precision != "float32"
         dtype = getattr(torch, self._precision) if half else torch.bfloat16
-        with torch.autocast(self._device.type, dtype=dtype, enabled=half):
-            logits, caught = self._forward(normalized, tuple(taps))
+        run = self._runner(tuple(taps))  # not below: it may run the network on an image of its own
+        half_precision = torch.autocast(self._device.type, dtype=dtype, enabled=half)
+        with half_precision, self._on_patches(shown):
+            logits, caught = run(normalized)
         kept = {tap: self._kept(tap, caught[tap], taps) for tap in taps}
         if not self.has_logits:
             return _pending(images.new_empty((len(images), 0), dtype=torch.float32)), kept
@@ -289,21 +306,39 @@ class Member:
             logits = logits[:, self._class_map.to(logits.device)]
         return _pending(logits), kept
 
-    def _forward(self, images: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _runner(
+        self, taps: tuple[str, ...]
+    ) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+        """Return the function from images to logits and activations of layers."""
         if not taps:
-            logits: Tensor = self._run(images)
-            return logits, {}
+            return lambda images: (self._run(images), {})
         if taps not in self._tapped:
-            self._tapped[taps] = TappedNetwork(self._network, taps, size=self.input.size)
-        logits, caught = self._tapped[taps](images)
-        return logits, caught
+            self._tapped[taps] = TappedNetwork(
+                self._network, taps, size=self.input.size, stop=not self.has_logits
+            )
+        return self._tapped[taps]
+
+    def _on_patches(self, shown: ShownPatches | None) -> AbstractContextManager[None]:
+        if shown is None:
+            return nullcontext()
+        indices = torch.from_numpy(shown.indices).to(self._device)
+        return run_on_patches(self._network, indices, shown.grid)
 
     def _kept(self, tap: str, values: Tensor, taps: Mapping[str, KeptTap]) -> Pending:
         wanted = taps[tap]
         positions = wanted.positions
         index = None if positions is None else torch.from_numpy(positions).to(self._device)
         shape = self._tapped[tuple(taps)].shapes[tap]
-        return _pending(reduced(values, shape, wanted.encoding, index))
+        kept = reduced(values, shape, wanted.encoding, index)
+        if wanted.encoding.kept is not None and kept.shape[1:] != wanted.encoding.shape:
+            raise UsageError(
+                "this layer returns other shapes where patches are dropped",
+                where=f"teacher {self.name!r}, tap {tap!r}",
+                expected=f"rows of shape {wanted.encoding.shape}",
+                got=f"rows of shape {tuple(kept.shape[1:])}",
+                hint="choose a block of the network, or set patch_drop_rate: 0",
+            )
+        return _pending(kept)
 
 
 def _pending(values: Tensor) -> Pending:

@@ -52,7 +52,8 @@ def reduced(
     if encoding.pool is not None:
         patches = _pooled(_as_map(patches, tap), encoding)
     tokens = patches.flatten(2).transpose(1, 2) if patches.ndim == 4 else patches
-    if positions_Bn is not None:
+    # where the network was run on the visible patches, these are all that there are
+    if positions_Bn is not None and positions_Bn.shape[1] < tokens.shape[1]:
         index = positions_Bn[:, :, None].expand(-1, -1, tokens.shape[2])
         tokens = tokens.gather(1, index)
     if prefix is not None and encoding.prefix_tokens:

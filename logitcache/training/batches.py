@@ -67,6 +67,7 @@ def training_loader(
         ranks=ranks.count,
         show=tuple(config.show),
         vectors=config.student.head_on,
+        pixels=any(term.term.needs.pixels for term in config.terms),
     )
     views = None if targets else config.views or ViewsConfig()
     loader = Loader(rows, settings, targets=targets, views=views)

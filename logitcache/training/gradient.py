@@ -97,7 +97,10 @@ class BatchGradient:
         shares: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], Outputs]:
         """Add the gradient of some images; return their share of the losses, and the outputs."""
-        outputs = self._trainable.outputs(model(images.contiguous(memory_format=self._format)))
+        arranged, visible = images.contiguous(memory_format=self._format), targets.visible
+        # networks of users take the images alone
+        answer = model(arranged) if visible is None else model(arranged, visible)
+        outputs = self._trainable.outputs(answer, visible)
         means = self._objective.parts(outputs, targets)
         terms = {name: shares[name] * mean for name, mean in means.items()}
         loss = self._objective.total(terms, progress)
@@ -137,12 +140,15 @@ def _of_whole(
 def _joined(outputs: Sequence[Outputs], parts: Sequence[Tensor]) -> Outputs:
     """Return the outputs of all parts in the order of the rows of the batch."""
     order = torch.cat(list(parts)).argsort().to(outputs[0].logits.device)
-    features = {
-        name: replace(
-            first, values=torch.cat([each.features[name].values for each in outputs])[order]
+    features = {}
+    for name, first in outputs[0].features.items():
+        own = [each.features[name] for each in outputs]
+        kept = [each.positions for each in own if each.positions is not None]
+        features[name] = replace(
+            first,
+            values=torch.cat([each.values for each in own])[order],
+            positions=torch.cat(kept)[order] if kept else None,
         )
-        for name, first in outputs[0].features.items()
-    }
     return Outputs(torch.cat([each.logits for each in outputs])[order], features)
 
 

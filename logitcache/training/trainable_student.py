@@ -15,14 +15,16 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from logitcache.batch import Features, Outputs, TargetBatch
+from logitcache.batch import PIXELS, Features, Outputs, TargetBatch
 from logitcache.errors import UsageError
+from logitcache.networks.patch_drop import run_on_patches
 from logitcache.networks.taps import TappedNetwork
 from logitcache.students.vector_head import check_same_network, vector_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from logitcache.batch import VisiblePatches
     from logitcache.networks.taps import TapShape
     from logitcache.objectives.combine import WeightedSum
     from logitcache.students.build import StudentConfig
@@ -88,16 +90,31 @@ class TrainableStudent(nn.Module):
         zeros = {tap: torch.zeros(1, *shape.shape) for tap, shape in self._shapes.items()}
         # before the optimizer is built, which has to know all parameters
         unlabeled = torch.full((1,), -1)
+        examples = dict(features)
+        if objective.needs.pixels:
+            examples[PIXELS] = Features(torch.zeros(1, 3, size, size), "NCHW", grid=size)
         self._example = TargetBatch(
-            torch.zeros(1, dtype=torch.long), unlabeled, {}, features=features
+            torch.zeros(1, dtype=torch.long), unlabeled, {}, features=examples
         )
         classes = int(getattr(network, "num_classes", 0))
         logits_BC = torch.zeros(1, max(1, classes))
         objective.fit(self.outputs((logits_BC, zeros)), self._example)
 
-    def forward(self, images_B3SS: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Return the logits and, if there are tapped layers, their activations."""
-        answer: Tensor | tuple[Tensor, dict[str, Tensor]] = self.network(images_B3SS)
+    def forward(
+        self, images_B3SS: Tensor, visible: VisiblePatches | None = None
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits and, if there are tapped layers, their activations.
+
+        Args:
+            images_B3SS: Normalized images.
+            visible: Patches that the network is run on; None for all.
+        """
+        answer: Tensor | tuple[Tensor, dict[str, Tensor]]
+        if visible is None:
+            answer = self.network(images_B3SS)
+        else:
+            with run_on_patches(self._untapped, visible.indices, visible.grid, "student"):
+                answer = self.network(images_B3SS)
         return answer
 
     def train(self, mode: bool = True) -> Self:
@@ -178,18 +195,38 @@ class TrainableStudent(nn.Module):
         finally:
             self.train(was_training)
 
-    def outputs(self, answer: Tensor | tuple[Tensor, dict[str, Tensor]]) -> Outputs:
-        """Return the result of :meth:`forward` in the form that objectives take."""
+    def outputs(
+        self,
+        answer: Tensor | tuple[Tensor, dict[str, Tensor]],
+        visible: VisiblePatches | None = None,
+    ) -> Outputs:
+        """Return the result of :meth:`forward` in the form that objectives take.
+
+        Args:
+            answer: The result.
+            visible: The patches that it is of; None for all.
+        """
         if isinstance(answer, Tensor):
             return Outputs(answer)
         logits, activations = answer
         features = {}
         for tap, values in activations.items():
             shape = self._shapes[tap]
+            # a layer before the embeddings of positions has all patches
+            dropped = visible is not None and values.shape[1:] != shape.shape
             features[tap] = Features(
-                values, shape.layout, grid=shape.grid_of(values), prefix_tokens=shape.prefix_tokens
+                values,
+                shape.layout,
+                grid=visible.grid if visible and dropped else shape.grid_of(values),
+                prefix_tokens=shape.prefix_tokens,
+                positions=visible.indices if visible and dropped else None,
             )
         return Outputs(logits, features)
+
+    @property
+    def _untapped(self) -> Any:
+        """The network of the user."""
+        return self.network.network if self._shapes else self.network
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], tuple[float, ...]]:
         """Return the function from the name of a parameter to its layer, in the convention of timm.
@@ -202,7 +239,7 @@ class TrainableStudent(nn.Module):
         Raises:
             UsageError: The network has no layers for a decay of the learning rate.
         """
-        network: Any = self.network.network if self._shapes else self.network
+        network = self._untapped
         if not hasattr(network, "group_matcher"):
             raise UsageError(
                 "this network does not define layers for a decay of the learning rate",

@@ -13,12 +13,13 @@ from logitcache.draws import Purpose, unit_floats, words
 from logitcache.errors import UsageError
 from logitcache.views.arithmetic import exp2, log2
 from logitcache.views.color import draw_blur, draw_grey, draw_jitter
-from logitcache.views.erase import draw_erasing, draw_mask, erasing_words
+from logitcache.views.erase import draw_drop, draw_erasing, draw_mask, erasing_words
 from logitcache.views.mix import MIX_WORDS, draw_mix
 from logitcache.views.operations import (
     BorderCrop,
     CentralCrop,
     ColorJitter,
+    Drop,
     Grey,
     HorizontalFlip,
     LowRes,
@@ -60,6 +61,7 @@ _WORDS: dict[type, tuple[Purpose, Callable[[Any], int]]] = {
     RandomErasing: (Purpose.ERASING, erasing_words),
     Mixing: (Purpose.MIX, lambda _: MIX_WORDS),
     Mask: (Purpose.MASK, lambda operation: operation.grid**2),
+    Drop: (Purpose.MASK, lambda operation: operation.grid**2),
 }
 """Purpose and number of the words of each operation; those that are missing draw nothing."""
 
@@ -74,6 +76,7 @@ _STEPS: dict[type, Callable[[Any, Sequence[float]], list[Step]]] = {
     Rot90: lambda operation, _: [Step("rot90", (operation.turns,))],
     LowRes: lambda operation, _: [Step("lowres", (operation.factor,))],
     Mask: draw_mask,
+    Drop: draw_drop,
 }
 """Functions from an operation and its unit floats to steps."""
 

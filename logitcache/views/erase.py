@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from logitcache.views.operations import Mask, RandomErasing
+    from logitcache.views.operations import Drop, Mask, RandomErasing
 
-__all__ = ["PAINT_STEPS", "draw_erasing", "draw_mask", "erasing_words"]
+__all__ = ["PAINT_STEPS", "draw_drop", "draw_erasing", "draw_mask", "drawn_cells", "erasing_words"]
 
 _ATTEMPTS = 10
 _NOISE_AT_ONCE = 1 << 16  # words in memory together; whole blocks of four
@@ -86,9 +86,19 @@ def _paint(
 
 def draw_mask(operation: Mask, floats: Sequence[float]) -> list[Step]:
     """Return the mask step: it covers the cells with the smallest words, one word per cell."""
-    covered = round(operation.ratio * operation.grid**2)
-    cells = np.sort(np.argsort(np.asarray(floats), kind="stable")[:covered])
+    cells = drawn_cells(np.asarray(floats), round(operation.ratio * operation.grid**2))
     return [Step("mask", (operation.grid, *operation.fill, *cells.tolist()))]
+
+
+def draw_drop(operation: Drop, floats: Sequence[float]) -> list[Step]:
+    """Return the drop step, which names the dropped patches and leaves the pixels as they are."""
+    cells = drawn_cells(np.asarray(floats), operation.dropped)
+    return [Step("drop", (operation.grid, *cells.tolist()))]
+
+
+def drawn_cells(floats: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Return the cells with the smallest unit floats along the last axis, ascending."""
+    return np.sort(np.argsort(floats, axis=-1, kind="stable")[..., :count], axis=-1)
 
 
 def _erase(square_CSS: Tensor, *values: float) -> Tensor:
@@ -137,6 +147,10 @@ def _mask(square_CSS: Tensor, *values: float) -> Tensor:
     return out
 
 
+def _drop(square_CSS: Tensor, *_: float) -> Tensor:
+    return square_CSS  # networks leave out the patches, see networks/patch_drop.py
+
+
 def _window(square_CSS: Tensor, place: Sequence[float]) -> tuple[slice, slice]:
     side = square_CSS.shape[-1]
     top, left, bottom, right = (round(fraction * side) for fraction in place)
@@ -147,5 +161,5 @@ def _color(levels: Sequence[float]) -> Tensor:
     return torch.tensor([int(level) for level in levels], dtype=torch.uint8).view(3, 1, 1)
 
 
-PAINT_STEPS = {"erase": _erase, "noise": _noise, "mask": _mask}
+PAINT_STEPS = {"erase": _erase, "noise": _noise, "mask": _mask, "drop": _drop}
 """Functions of a square uint8 (3, S, S), by the name of their step."""

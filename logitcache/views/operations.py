@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, Strict, TypeAdapter
 
+from logitcache.views.recipe import DROP, UNKNOWN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,6 +36,7 @@ __all__ = [
     "BorderCrop",
     "CentralCrop",
     "ColorJitter",
+    "Drop",
     "Grey",
     "HorizontalFlip",
     "LowRes",
@@ -352,13 +355,35 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """Patches of the square that a network is run without; pixels do not change.
+
+    They are the cells that :class:`Mask` of the same ratio and grid paints over, if it paints over
+    any and not all.
+
+    Attributes:
+        ratio: Share of the patches.
+        grid: Patches along a side.
+    """
+
+    name: ClassVar[str] = DROP
+    ratio: Annotated[_Number, Field(gt=0, lt=1, allow_inf_nan=False)]
+    grid: Annotated[_Whole, Field(ge=2, le=64)] = 14
+
+    @property
+    def dropped(self) -> int:
+        """Number of patches that are dropped: at least one, and not all."""
+        return min(max(1, round(self.ratio * self.grid**2)), self.grid**2 - 1)
+
+
+@dataclass(frozen=True)
 class Unknown:
     """Pixels that no recipe describes: outputs were computed elsewhere and imported.
 
     It is the only operation of its view. Students see other views of the same images.
     """
 
-    name: ClassVar[str] = "unknown"
+    name: ClassVar[str] = UNKNOWN
 
 
 CROPS = (RandomResizedCrop, CentralCrop, SquashCrop, BorderCrop, Unknown)
@@ -380,6 +405,7 @@ Operation = (
     | Rot90
     | LowRes
     | Mask
+    | Drop
     | Unknown
 )
 

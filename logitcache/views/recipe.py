@@ -9,16 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
-__all__ = ["Draw", "Recipe", "Seed", "ViewId", "is_unknown", "recipe_id"]
+__all__ = [
+    "DROP",
+    "UNKNOWN",
+    "Interpolation",
+    "Recipe",
+    "RecipeFields",
+    "ViewId",
+    "recipe_id",
+]
 
 _MOST_CHARACTERS = 65536  # of a recipe; the longest one has some thousands
-_UNKNOWN = "unknown"
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
+DROP = "drop"
+"""Name of the operation that drops patches, which readers have to know about."""
+UNKNOWN = "unknown"
+"""Name of the operation of views whose pixels no recipe describes."""
+Interpolation = Literal["bicubic", "bilinear"]
+"""Interpolation of resizing."""
 ViewId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """The id of a view; it is part of paths, so nothing else is accepted."""
 Seed = Annotated[int, Strict(), Field(ge=0, le=2**64 - 1)]
@@ -51,9 +64,24 @@ Recipe = Annotated[dict[str, Any], AfterValidator(_with_outline)]
 """Unchanged JSON values that have the outline of a recipe."""
 
 
-def is_unknown(recipe: dict[str, Any]) -> bool:
-    """Return whether the pixels of a view are not known; see :class:`.Unknown`."""
-    return any(operation["op"] == _UNKNOWN for operation in recipe["operations"])
+class _Size(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    rule: Literal["square"]
+    interpolation: Interpolation
+
+
+class RecipeFields(BaseModel):
+    """All fields of a recipe of this version; operations are still JSON values."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    algorithm: int
+    base: ViewId | None
+    draw: Draw
+    operations: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=16)]
+    seed: Seed
+    size: _Size
 
 
 def recipe_id(values: object) -> str:

@@ -8,14 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from logitcache.config import Config
 from logitcache.errors import CacheError, UsageError
@@ -35,6 +28,7 @@ from logitcache.views.operations import (
     BorderCrop,
     CentralCrop,
     ColorJitter,
+    Drop,
     Grey,
     HorizontalFlip,
     LowRes,
@@ -51,7 +45,7 @@ from logitcache.views.operations import (
     operation_from_json,
     operation_to_json,
 )
-from logitcache.views.recipe import Draw, Seed, ViewId, recipe_id
+from logitcache.views.recipe import Interpolation, RecipeFields, recipe_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +59,6 @@ _MOST_VIEWS = 65536  # of a cache
 _LONGEST = 64  # characters of a value that a message repeats
 _FIXED = (CentralCrop, SquashCrop, BorderCrop, Rot90, LowRes)
 
-Interpolation = Literal["bicubic", "bilinear"]
 _Fraction = Annotated[float, SHARE]
 _Probability = Annotated[float, PROBABILITY]
 _Ratio = Annotated[float, RATIO]
@@ -123,6 +116,11 @@ class View:
     def mixing(self) -> Mixing | None:
         """The operation that mixes in another image of the unit; None without one."""
         return next((o for o in self.operations if isinstance(o, Mixing)), None)
+
+    @property
+    def dropping(self) -> Drop | None:
+        """The operation that drops patches; None if networks see all of them."""
+        return next((o for o in self.operations if isinstance(o, Drop)), None)
 
     @property
     def unmixed(self) -> View:
@@ -203,6 +201,8 @@ class ViewsConfig(Config):
         cutmix_minmax: Range of the sides of cutmix's box, instead of ``cutmix_alpha``.
         mix_prob: Probability that an image is mixed.
         switch_prob: Probability of cutmix where both mixup and cutmix are used.
+        patch_drop_rate: Share of the patches of every random view that networks are run without.
+        patch_drop_grid: Patches along a side, for ``patch_drop_rate`` above 0.
         derive: Views to derive from every random one: ``rot90(1)``, ``lowres(4)``, ``mask(0.6)``.
         interpolation: ``bicubic`` or ``bilinear``.
         crop_pct: Share of the shorter side that the ``eval`` crop keeps.
@@ -230,6 +230,8 @@ class ViewsConfig(Config):
     cutmix_minmax: tuple[_Fraction, _Fraction] | None = None
     mix_prob: _Probability = 1.0
     switch_prob: _Probability = 0.5
+    patch_drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    patch_drop_grid: Annotated[int, Field(ge=2, le=64)] = 14
     derive: list[str] = Field(default_factory=list)
     interpolation: Interpolation = "bicubic"
     crop_pct: Annotated[float, CROP_SHARE] = 0.875
@@ -284,7 +286,9 @@ class ViewsConfig(Config):
     def random_view(self, draw: int) -> View:
         """Return the random view of one draw, 1 <= draw < 2^32."""
         crop = RandomResizedCrop(self.scale, self.ratio)
-        operations = (crop, *self._flips(), *self._colors(), *self._erasing(), *self._mixing())
+        drops = [Drop(self.patch_drop_rate, self.patch_drop_grid)] if self.patch_drop_rate else []
+        changes = (*self._flips(), *self._colors(), *self._erasing(), *self._mixing())
+        operations = (crop, *changes, *drops)
         return View(operations, self.seed, draw, self.interpolation)
 
     def eval_view(self) -> View:
@@ -356,26 +360,6 @@ class ViewsConfig(Config):
         ]
 
 
-class _Size(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    rule: Literal["square"]
-    interpolation: Interpolation
-
-
-class _Recipe(BaseModel):
-    """A recipe whose operations are still JSON values."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    algorithm: int
-    base: ViewId | None
-    draw: Draw
-    operations: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=16)]
-    seed: Seed
-    size: _Size
-
-
 def parse_view(values: object, where: str) -> View:
     """Parse the recipe of a view.
 
@@ -399,7 +383,7 @@ def parse_view(values: object, where: str) -> View:
 
 
 def _parsed(values: object) -> View:
-    recipe = _Recipe.model_validate(values)
+    recipe = RecipeFields.model_validate(values)
     view = View(
         operations=tuple(operation_from_json(operation) for operation in recipe.operations),
         seed=recipe.seed,
@@ -445,6 +429,7 @@ def _check_order(operations: tuple[Operation, ...]) -> None:
     if Unknown.name in names and len(names) > 1:
         raise ValueError(f"{Unknown.name} is the only operation of a view, not {', '.join(names)}")
     mixing = names.index(Mixing.name) if Mixing.name in names else len(names)
-    late = (Rot90, LowRes, Mask)
+    late = (Rot90, LowRes, Mask, Drop)
     if not all(isinstance(operation, late) for operation in operations[mixing + 1 :]):
-        raise ValueError(f"expected only rot90, lowres and mask after mix, not {', '.join(names)}")
+        expected = "rot90, lowres, mask and drop"
+        raise ValueError(f"expected only {expected} after mix, not {', '.join(names)}")

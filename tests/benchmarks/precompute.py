@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.precompute.plan.plan import Plan
+    from logitcache.views.tokens import ShownPatches
 
 CLASSES, TOP_K = 1000, 50
 ROWS, UNIT, BATCH = 16384, 4096, 64
@@ -74,8 +75,9 @@ class _Known:
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
         kept_patches: Mapping[str, NDArray[np.int64] | None],
+        shown: ShownPatches | None = None,
     ) -> dict[str, Callable[[], NDArray[np.float32]]]:
-        del pixels, batches
+        del pixels, batches, shown
         start = self._next % UNIT
         self._next += BATCH
         logits_BC = self._logits_NC[start : start + BATCH]

@@ -418,8 +418,8 @@ def test_a_teacher_that_gives_nan_now_is_an_error(
 ) -> None:
     start = Member.start
 
-    def broken(self: Member, pixels: Any, taps: Any) -> Any:
-        logits, kept = start(self, pixels, taps)
+    def broken(self: Member, pixels: Any, taps: Any, shown: Any) -> Any:
+        logits, kept = start(self, pixels, taps, shown)
         return (lambda: logits() * np.float32(np.nan)), kept
 
     monkeypatch.setattr(Member, "start", broken)

@@ -168,8 +168,8 @@ def test_stopped_in_the_middle_it_goes_on(
 
 
 def slightly_otherwise(start: Any) -> Any:
-    def started(self: Any, pixels: Any, taps: Any) -> Any:
-        logits, kept = start(self, pixels, taps)
+    def started(self: Any, pixels: Any, taps: Any, shown: Any) -> Any:
+        logits, kept = start(self, pixels, taps, shown)
         return (lambda: logits() + np.float32(1e-3)), kept
 
     return started

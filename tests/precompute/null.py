@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
     from logitcache.errors import UnreadableImage
     from logitcache.precompute.plan.worklist import WorkItem
+    from logitcache.views.tokens import ShownPatches
 
 CLASSES, UNIT, BATCH, ROWS = 40, 32, 8, 100
 RECIPES = {view.id: view.to_json() for view in ViewsConfig(count=2).views()}
@@ -73,13 +74,14 @@ class NullTeachers:
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
         kept_patches: Mapping[str, NDArray[np.int64] | None],
+        shown: ShownPatches | None = None,
     ) -> dict[str, Callable[[], NDArray[np.float32]]]:
         outputs: dict[str, Callable[[], NDArray[np.float32]]] = {}
         for name in kept_patches:
             low, high, view = pixels[1][:, :, 0, 0].astype(np.int64).T
             rows = low + 256 * (high - 1)
-            shown = zip(rows, view, high, strict=True)
-            self.asked += [(int(r), int(v), name) for r, v, h in shown if h > 0]
+            asked = zip(rows, view, high, strict=True)
+            self.asked += [(int(r), int(v), name) for r, v, h in asked if h > 0]
             logits = logits_of(rows, view, name)
             if self._nan_row is not None:
                 logits[rows == self._nan_row] = np.nan
@@ -169,7 +171,7 @@ def run(
         teachers=answers or NullTeachers(),
         groups=groups,
         conditions={name: Conditions(BATCH, "float32", 1) for name in groups},
-        views={},
+        views={view.id: view for view in ViewsConfig(count=2).views()},
         batch_rows=BATCH,
         skip_bad_images=skip_bad_images,
         after_batch=after_batch,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.write.writer import CacheWriter
     from logitcache.precompute.plan.worklist import WorkItem
+    from logitcache.views.tokens import ShownPatches
 
 WAIT_SECONDS = 20.0
 FIRST, SECOND = null.VIEWS[:2]
@@ -171,10 +172,11 @@ def test_an_item_is_written_while_the_next_is_computed(
             pixels: Mapping[int, NDArray[np.uint8]],
             batches: Mapping[str, int],
             kept_patches: Mapping[str, NDArray[np.int64] | None],
+            shown: ShownPatches | None = None,
         ) -> dict[str, Callable[[], NDArray[np.float32]]]:
             if len(self.asked) >= null.UNIT:  # of the first item all are answered
                 asked.set()
-            return super().start(pixels, batches, kept_patches)
+            return super().start(pixels, batches, kept_patches, shown)
 
     def write_when_the_next_is_asked(*arguments: object) -> None:
         assert asked.wait(WAIT_SECONDS), "the next item waits for this one"

@@ -210,8 +210,8 @@ def test_nan_in_a_tap_is_an_error(
 
     start = Member.start
 
-    def poisoned(self: Member, pixels: Any, taps: Any) -> Any:
-        logits, kept = start(self, pixels, taps)
+    def poisoned(self: Member, pixels: Any, taps: Any, shown: Any) -> Any:
+        logits, kept = start(self, pixels, taps, shown)
         if len(taps) > 1:
             kept["layer1"]()[0, 0, 0, 0] = np.nan
         return logits, kept

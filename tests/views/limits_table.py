@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from logitcache.views.operations import MAX_SIDE, OPERATIONS
-from logitcache.views.spec import _Recipe
+from logitcache.views.recipe import RecipeFields
 
 __all__ = ["PAGE", "page", "properties", "table"]
 
@@ -22,7 +22,7 @@ _OF_A_RECIPE = ("seed", "draw", "operations")
 
 def table() -> str:
     """Return the table."""
-    recipe = TypeAdapter(_Recipe).json_schema()["properties"]
+    recipe = TypeAdapter(RecipeFields).json_schema()["properties"]
     rows = [("recipe", name, recipe[name]) for name in _OF_A_RECIPE]
     rows += [
         (kind.name, name, schema)

@@ -9,7 +9,7 @@ import torch
 from logitcache.views import geometry
 from logitcache.views.golden import check_vectors, golden_files
 from logitcache.views.randaugment import LEVELS
-from tests.golden import policies
+from tests.golden import drops, policies
 from tests.golden import views as golden
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @pytest.mark.requirement("V1.2", "V4.5", "V4.21")
 def test_every_vector_holds_on_this_machine() -> None:
     report = check_vectors(golden_files())
-    written = [len(json.loads(path.read_text())) for path in (golden.PATH, policies.PATH)]
+    written = [
+        len(json.loads(path.read_text())) for path in (golden.PATH, policies.PATH, drops.PATH)
+    ]
     assert report.vectors == sum(written)
     assert report.sound, report.to_json()
 

@@ -58,6 +58,7 @@ __all__ = [
     "TEACHERS",
     "UNKNOWN_VIEWS",
     "VIEWS",
+    "VISIBLE_PATCHES",
     "WITHDRAWN",
     "Status",
     "canonical_json",
@@ -91,6 +92,8 @@ HEADLESS = "headless"
 """Name that the root requires of readers where a teacher has no logits."""
 UNKNOWN_VIEWS = "unknown-views"
 """Name that the root requires of readers where outputs of unknown views were imported."""
+VISIBLE_PATCHES = "visible-patches"
+"""Name that the root requires of readers where a view drops patches."""
 LABEL_SETS = "label-sets"
 """Name that the root requires of readers where an image may have several classes."""
 FEATURES = {
@@ -104,6 +107,7 @@ FEATURES = {
     "teacher-classes": "teachers have other classes than the images",
     "images": "the images are in the cache, and samples describe these",
     UNKNOWN_VIEWS: "the pixels of some views are not known",
+    VISIBLE_PATCHES: "views have patches that networks are not run on",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
 }
 """What the root may require of its readers, with the meaning; any other name is refused."""

@@ -25,6 +25,7 @@ from logitcache.cache.format.names import (
     teacher_group,
 )
 from logitcache.cache.format.partners import partner_group
+from logitcache.cache.format.view_requirements import with_views
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.cache.store.open import locate
 from logitcache.cache.store.zarr_store import RecordingStore
@@ -229,7 +230,7 @@ def manifest_without(
             where=where,
             hint="to remove all outputs, remove the folder of the cache",
         )
-    manifest = manifest.changed(teachers=left, views=kept)
+    manifest = with_views(manifest.changed(teachers=left), kept)
     declared = {name: groups[name] for name in group_names(manifest)}
     for name, group in row_groups(declared).items():
         if not set(group.view_ids) - views:

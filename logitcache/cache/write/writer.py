@@ -46,7 +46,6 @@ from logitcache.cache.format.names import (
     IMAGES,
     NO_VIEW,
     SAMPLES,
-    UNKNOWN_VIEWS,
     VIEWS,
 )
 from logitcache.cache.format.partners import (
@@ -63,6 +62,7 @@ from logitcache.cache.format.samples import (
     sample_placement,
     samples_from,
 )
+from logitcache.cache.format.view_requirements import with_views
 from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.objects import CommittedObjects
 from logitcache.cache.store.zarr_store import RecordingStore
@@ -70,7 +70,6 @@ from logitcache.cache.write.encoding_losses import with_measurements
 from logitcache.cache.write.seal import metadata_keys, write_reseal, write_seal
 from logitcache.cache.write.unit_commit import Conditions, commit_unit
 from logitcache.errors import CacheDamaged, CacheError
-from logitcache.views.recipe import is_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -165,11 +164,9 @@ class CacheWriter:
 
     def add_views(self, recipes: Mapping[str, dict[str, Any]]) -> None:
         """Declare views by id; known ones are left as they are."""
-        manifest = self.manifest.changed(views={**recipes, **self.manifest.views})
+        manifest = with_views(self.manifest, {**recipes, **self.manifest.views})
         if manifest.views == self.manifest.views:
             return
-        if any(map(is_unknown, manifest.views.values())):
-            manifest = manifest.requiring(UNKNOWN_VIEWS)
         for view_id in mixed_views(manifest, recipes.keys() - self.manifest.views.keys()):
             create_partners(self._store, manifest, view_id)
         self.publish(manifest)

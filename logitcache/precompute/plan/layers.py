@@ -29,9 +29,10 @@ from logitcache.encoding.principal_components import Principal
 from logitcache.errors import CacheError, LogitcacheError, UsageError, redacted
 from logitcache.precompute.sample.trial import sample_features
 from logitcache.teachers.ensemble import Tap
+from logitcache.views.tokens import patches_shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,9 +41,11 @@ if TYPE_CHECKING:
     from logitcache.data.source import Source
     from logitcache.encoding.feature_choice import FeatureConfig
     from logitcache.encoding.features import FeatureEncoding
+    from logitcache.networks.taps import TapShape
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.teachers.ensemble import Ensemble
     from logitcache.teachers.member import Member
+    from logitcache.views.spec import View
 
 __all__ = [
     "choose_taps",
@@ -75,6 +78,7 @@ def choose_taps(
         FeatureOverflow: The features are too large for the data type of the encoding.
     """
     chosen = {}
+    views = _checked_views(config, ensemble)
     for teacher, member in ensemble.members.items():
         wanted = config.teachers[teacher].features
         for tap, shape in member.tap_shapes(wanted).items():
@@ -82,13 +86,8 @@ def choose_taps(
             if name not in declared:
                 taken = [str(tap_of(n)) for n in declared if tap_of(n) and teacher_of(n) == teacher]
                 check_new_name(tap, "tap", [*taken, *wanted])
-            requested = feature_encoding(
-                wanted[tap],
-                shape.layout,
-                shape.shape,
-                grid=shape.grid,
-                prefix_tokens=shape.prefix_tokens,
-                where=f"teacher {teacher!r}, tap {tap!r}",
+            requested = _encoding(
+                wanted[tap], shape, views, where=f"teacher {teacher!r}, tap {tap!r}"
             )
             if name in declared:
                 chosen[name] = _as_declared(config.cache, declared[name], requested)
@@ -201,6 +200,15 @@ def _unit_rows(writer: CacheWriter, encoding: FeatureEncoding) -> int:
     return group_unit_rows(writer.manifest.unit_rows, row_bytes)
 
 
+def _checked_views(config: PrecomputeConfig, ensemble: Ensemble) -> list[View]:
+    """Return the views, after a check that teachers can be run on the patches that they show."""
+    views = config.views.views()
+    for grid in {view.dropping.grid for view in views if view.dropping is not None}:
+        for member in ensemble.members.values():
+            member.check_patch_drop(grid)
+    return views
+
+
 def _as_declared(cache: str, group: RowGroup, requested: FeatureEncoding) -> FeatureEncoding:
     """Return the stored encoding of a declared layer, if it fits the requested settings."""
     assert isinstance(group, FeatureGroup)
@@ -231,7 +239,10 @@ def _fitted(
 ) -> FeatureEncoding:
     """Complete an encoding on a sample: principal directions, and whether to compress."""
     wanted = config.teachers[teacher].features[tap]
-    plain = requested if wanted.principal is None else _unprojected(ensemble, teacher, tap, wanted)
+    views = config.views.views()
+    plain = requested
+    if wanted.principal is not None:
+        plain = _unprojected(ensemble, teacher, tap, wanted, views)
     sample = sample_features(source, ensemble, Tap(teacher, tap, plain), config.batch)
     if wanted.principal is not None:
         rows_ND = _channel_rows(plain, sample)
@@ -249,16 +260,25 @@ def _fitted(
 
 
 def _unprojected(
-    ensemble: Ensemble, teacher: str, tap: str, wanted: FeatureConfig
+    ensemble: Ensemble, teacher: str, tap: str, wanted: FeatureConfig, views: Sequence[View]
 ) -> FeatureEncoding:
     shape = ensemble.members[teacher].tap_shapes([tap])[tap]
+    plain = wanted.model_copy(update={"principal": None})
+    return _encoding(plain, shape, views, where=f"teacher {teacher!r}, tap {tap!r}")
+
+
+def _encoding(
+    wanted: FeatureConfig, shape: TapShape, views: Sequence[View], *, where: str
+) -> FeatureEncoding:
+    """Return the requested encoding of a layer, without what is fitted on a sample."""
     return feature_encoding(
-        wanted.model_copy(update={"principal": None}),
+        wanted,
         shape.layout,
         shape.shape,
         grid=shape.grid,
         prefix_tokens=shape.prefix_tokens,
-        where=f"teacher {teacher!r}, tap {tap!r}",
+        where=where,
+        shown=patches_shown(views[: wanted.views]),
     )
 
 

@@ -19,7 +19,7 @@ from logitcache.encoding.logits import non_finite_rows
 from logitcache.errors import NonFiniteLogits, UnreadableImage
 from logitcache.precompute.plan.worklist import Block
 from logitcache.precompute.run.compared_rows import FidelitySample
-from logitcache.views.tokens import kept_tokens
+from logitcache.views.tokens import kept_tokens, shown_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.plan.worklist import WorkItem
     from logitcache.precompute.run.background import Background
     from logitcache.views.spec import View
+    from logitcache.views.tokens import ShownPatches
 
 __all__ = ["Batch", "Block", "Renderer", "Teachers", "compute_item"]
 
@@ -64,13 +65,14 @@ class Renderer(Protocol):
 
 
 class Teachers(Protocol):
-    """Teachers that map pixels to logits and features."""
+    """Teachers that map pixels, or some of the patches, to logits and features."""
 
     def start(
         self,
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],
         kept_patches: Mapping[str, NDArray[np.int64] | None],
+        shown: ShownPatches | None = None,
     ) -> Mapping[str, Callable[[], NDArray[np.float32]]]:
         """Start forward passes; return functions that wait for their outputs, by group.
 
@@ -91,7 +93,7 @@ class Work:
         teachers: Teachers that map pixels to logits and features.
         groups: Requested groups of teacher outputs and features, by name.
         conditions: Conditions recorded in the commits of each group, by name.
-        views: Views by id; they determine which tokens are kept.
+        views: Views by id; they determine which patches are shown and which are kept.
         batch_rows: Rows rendered at a time, a multiple of every canonical batch.
         skip_bad_images: Whether unreadable images are marked instead of being an error.
         after_batch: Called with the number of images of each batch; may raise to stop.
@@ -132,7 +134,8 @@ def compute_item(work: Work, item: WorkItem, block: Block, background: Backgroun
         names = [name for name, units in open_units.items() if units.wants(batch.start)]
         kept_patches = {name: _kept_tokens(work, item, block, batch, name) for name in names}
         sizes = {name: work.conditions[name].canonical_batch for name in names}
-        outputs = work.teachers.start(batch.pixels, sizes, kept_patches)
+        shown = shown_patches(work.views[item.view_id], _hashes(work, block, batch))
+        outputs = work.teachers.start(batch.pixels, sizes, kept_patches, shown)
         for name in names:
             # the background thread waits for the device, which has the next forward pass by then;
             # numpy and blosc release the interpreter lock, so encoding overlaps with it, too
@@ -152,9 +155,14 @@ def _kept_tokens(
     kept = work.groups[name].kept_patches
     if kept is None:
         return None
+    return kept_tokens(work.views[item.view_id], _hashes(work, block, batch), *kept)
+
+
+def _hashes(work: Work, block: Block, batch: Batch) -> NDArray[np.uint64]:
+    """Return the hashes of the keys of the rows of a batch."""
     offset = batch.start - block.start
-    hashes = block.hashes[offset : offset + work.batch_rows]
-    return kept_tokens(work.views[item.view_id], hashes, *kept)
+    hashes: NDArray[np.uint64] = block.hashes[offset : offset + work.batch_rows]
+    return hashes
 
 
 def _starts(work: Work, item: WorkItem, block: Block) -> list[int]:

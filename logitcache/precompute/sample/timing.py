@@ -17,6 +17,7 @@ from logitcache.precompute.sample.batch_size import fastest_of_two
 from logitcache.precompute.sample.trial import spread_requests, unreadable_sample
 from logitcache.teachers.ensemble import Tap
 from logitcache.views.render import ViewRenderer
+from logitcache.views.tokens import shown_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -141,7 +142,9 @@ def _answer(
         name: None if tokens is None else np.tile(np.arange(tokens), (rows, 1))
         for name, tokens in kept.items()
     }
-    return ensemble.answer(batch.pixels, dict.fromkeys(kept_patches, rows), kept_patches)
+    shown = shown_patches(batch.request.view, batch.request.hashes)
+    sizes = dict.fromkeys(kept_patches, rows)
+    return ensemble.answer(batch.pixels, sizes, kept_patches, shown)
 
 
 def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> float:

@@ -17,6 +17,7 @@ from logitcache.platforms import available_processors
 from logitcache.views.mix import match_partners
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import ViewsConfig
+from logitcache.views.tokens import shown_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,8 +106,9 @@ def sample_log_probs(
     with ViewRenderer(source.read, [size], threads=available_processors()) as renderer:
         for rendered in renderer.batches(requests):
             count = len(rendered.request.indices)
-            outputs = ensemble.answer(rendered.pixels, {name: count}, {name: None})[name]
-            found.append(np.delete(outputs, list(rendered.failures), axis=0))
+            shown = shown_patches(rendered.request.view, rendered.request.hashes)
+            outputs = ensemble.answer(rendered.pixels, {name: count}, {name: None}, shown)
+            found.append(np.delete(outputs[name], list(rendered.failures), axis=0))
     outputs_NC = np.concatenate(found)
     if not len(outputs_NC):
         raise unreadable_sample(source, sum(len(request.indices) for request in requests))
