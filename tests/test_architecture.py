@@ -103,6 +103,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "views",
         "objectives.aliases",
         "pipeline",
+        "precompute.estimate.break_even",
         "training",
         *_READ,
     },

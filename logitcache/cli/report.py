@@ -35,6 +35,22 @@ def report(
         Literal["html", "md"],
         typer.Option("--format", help="A page for browsers, or Markdown for a pull request."),
     ] = "html",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images of the caches, to be shown; by default those in the caches or of the runs."
+        ),
+    ] = None,
+    rows: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Images to read of each cache, counted once per view; 0 to read only metadata.",
+        ),
+    ] = 65536,
+    images: Annotated[
+        int, typer.Option(min=0, max=100, help="Images in each list of hard images.")
+    ] = 6,
     as_json: Json = False,
 ) -> None:
     """Write one page with the results of caches, training runs and pipelines.
@@ -44,10 +60,14 @@ def report(
     error.
     """
     from logitcache.cli.options import print_json
+    from logitcache.cli.progress import ProgressLine
     from logitcache.files import write_file
+    from logitcache.report.page.cache_outputs import ReportSettings
     from logitcache.report.page.report import make_report
 
-    made = make_report(paths, form=form)
+    with ProgressLine("report") as line:
+        settings = ReportSettings(rows=rows, images=images, data=data, on_progress=line.units)
+        made = make_report(paths, form=form, settings=settings)
     file = out or (_PAGE if form == "html" else None)
     if file is not None:
         write_file(file, made.text)

@@ -5,7 +5,7 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,10 +18,12 @@ from logitcache.targets.image_rows import number_rows
 from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.training.average_precision import mean_average_precision
+from logitcache.training.prediction_counts import PredictionCounts, write_predictions
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -93,6 +95,8 @@ class Evaluator:
         threads: Number of threads that decode images; all processors by default.
         ranks: Processes that evaluate together, each its share of the images; None for one.
         on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
+        out: Folder into which the first process writes :class:`.PredictionCounts` after every
+            evaluation of images with one class each; None to write nothing.
 
     Attributes:
         source: The images.
@@ -108,8 +112,10 @@ class Evaluator:
         threads: int | None = None,
         ranks: DistributedContext | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
+        out: Path | None = None,
     ) -> None:
         self.source = source
+        self._out = out
         self._ranks = ranks
         processors = ranks.processors if ranks else available_processors()
         settings = LoaderSettings(
@@ -154,7 +160,7 @@ class Evaluator:
         """
         was_training = network.training
         network.eval()
-        found: _Counts | _SetScores = _Counts()
+        found: _Counts | _SetScores = _Counts(PredictionCounts(self.source.class_names))
         if label_sets_of(self.source) is not None:
             found = _SetScores(len(self.source.class_names))
         done = 0
@@ -164,13 +170,20 @@ class Evaluator:
             found.add(network(batch).float(), targets)
             done += len(batch)
         network.train(was_training)
+        if self._out is not None:
+            found.write(self._out, self._ranks)
         return found.evaluation(self._ranks, self._device)
 
 
 @dataclass
 class _Counts:
-    """Sums over images, which can be added up over processes."""
+    """Sums over images, which can be added up over processes.
 
+    Attributes:
+        predictions: The predictions themselves, as counts.
+    """
+
+    predictions: PredictionCounts
     top1: float = 0.0
     top5: float = 0.0
     loss: float = 0.0
@@ -188,12 +201,23 @@ class _Counts:
         self.loss += float(functional.cross_entropy(logits_BC, labels_B, reduction="sum"))
         self.images += len(labels_B)
         self.beyond_five += classes > 5
+        confidence_B, predicted_B = logits_BC.softmax(dim=1).max(dim=1)
+        arrays = (each.cpu().numpy() for each in (labels_B, predicted_B, confidence_B))
+        self.predictions.add(*arrays)
+
+    def write(self, out: Path, ranks: DistributedContext | None) -> None:
+        """Write the predictions of all processes."""
+        parts = [self.predictions] if ranks is None else ranks.gather(self.predictions)
+        if ranks is None or ranks.is_first:
+            write_predictions(out, PredictionCounts.total(parts))
 
     def evaluation(self, ranks: DistributedContext | None, device: torch.device) -> Evaluation:
         """Return the means over all processes."""
         # in float64 the counts are exact; a process without images takes part in the sum, too
-        sums = torch.tensor(astuple(self), dtype=torch.float64, device=device)
-        found = _Counts(*(sums if ranks is None else ranks.total(sums)).tolist())
+        own = (self.top1, self.top5, self.loss, self.images, self.beyond_five)
+        sums = torch.tensor(own, dtype=torch.float64, device=device)
+        added = (sums if ranks is None else ranks.total(sums)).tolist()
+        found = _Counts(self.predictions, *added)
         total = max(1.0, found.images)
         top5 = found.top5 / total if found.beyond_five else None
         return Evaluation(found.top1 / total, top5, found.loss / total, int(found.images))
@@ -218,6 +242,9 @@ class _SetScores:
         # outputs behind those of the classes have no labels
         self._logits.append(logits_BC[known, : labels_BC.shape[1]].cpu().numpy())
         self._labels.append(labels_BC[known].cpu().numpy())
+
+    def write(self, out: Path, ranks: DistributedContext | None) -> None:
+        """Write nothing: an image may have several classes."""
 
     def evaluation(self, ranks: DistributedContext | None, device: torch.device) -> Evaluation:
         """Return the measurements over the images of all processes."""

@@ -213,6 +213,7 @@ class _Run:
                 threads=config.threads,
                 ranks=ranks,
                 on_bad_image=config.on_bad_image,
+                out=Path(config.out),
             )
         if previous is not None:
             self._state.restore(previous)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Cell", "SheetRow", "write_sheet"]
+__all__ = ["Cell", "SheetRow", "png_bytes", "write_sheet"]
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 _MARGIN, _TEXT_WIDTH, _LINE, _HEADER = 8, 150, 14, 32
@@ -48,6 +49,13 @@ class SheetRow:
 
     title: str
     cells: Sequence[Cell]
+
+
+def png_bytes(square: NDArray[np.uint8]) -> bytes:
+    """Return a picture, uint8 (3, S, S), as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(square.transpose(1, 2, 0).copy()).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def write_sheet(path: Path, columns: Sequence[Sequence[str]], rows: Sequence[SheetRow]) -> None:

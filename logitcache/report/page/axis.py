@@ -79,7 +79,9 @@ class Axis:
         return math.log10(max(value, self.low))
 
     def _powers(self) -> list[float]:
-        """Return powers of ten, or on a short axis also 2 and 5 times them."""
+        """Return powers of ten; on shorter axes also 2 and 5 times them, or equal distances."""
+        if self.high < 4 * self.low:
+            return _round_values(self.low, self.high)
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         factors = (1.0,) if last - first > 3 else _STEPS[:3]
         values = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]

@@ -1,4 +1,4 @@
-"""Parts of a section of a report: text, notes, tables and commands.
+"""Parts of a section of a report: text, notes, tables, pictures and commands.
 
 A block has a template of the same name in ``templates/blocks/``, and a form in Markdown. Text from
 caches and runs is escaped where it is written, never before.
@@ -15,7 +15,17 @@ from logitcache.text import visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Block", "Commands", "Note", "Paragraph", "Section", "Table"]
+__all__ = [
+    "Block",
+    "Card",
+    "Cards",
+    "Commands",
+    "HeatTable",
+    "Note",
+    "Paragraph",
+    "Section",
+    "Table",
+]
 
 
 class Block(Protocol):
@@ -114,3 +124,84 @@ class Commands:
         """Return the block in Markdown."""
         text = "".join(f"{visible(line)}\n" for line in self.lines)
         return f"{markdown(self.caption)}\n\n{block('sh', text)}"
+
+
+@dataclass(frozen=True)
+class HeatTable:
+    """A matrix of shares, as a table with shaded cells.
+
+    Attributes:
+        caption: What it shows.
+        names: Headings of the rows.
+        columns: Headings of the columns.
+        shares: Values of each row, from 0 to 1.
+    """
+
+    template: ClassVar[str] = "heat_table"
+
+    caption: str
+    names: Sequence[str]
+    columns: Sequence[str]
+    shares: Sequence[Sequence[float]]
+
+    def texts(self) -> list[list[str]]:
+        """Return the shares in percent, nothing for those below half a percent."""
+        return [[f"{100 * s:.0f}" if s >= 0.005 else "" for s in row] for row in self.shares]
+
+    def markdown(self) -> str:
+        """Return the block in Markdown."""
+        rows = [[name, *row] for name, row in zip(self.names, self.texts(), strict=True)]
+        return Table(self.caption, ["class", *self.columns], rows).markdown()
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture with what is known about it.
+
+    Attributes:
+        title: Its name.
+        picture: Its address, which contains it; None if it is not available.
+        alternative: What it shows, for those who do not see it.
+        facts: Lines below it.
+        lists: Name, and names, values and marks of the entries of each list below.
+    """
+
+    title: str
+    picture: str | None
+    alternative: str
+    facts: Sequence[str]
+    lists: Sequence[tuple[str, Sequence[tuple[str, str, str]]]]
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Pictures next to each other.
+
+    Attributes:
+        title: Heading.
+        text: A sentence below it.
+        cards: The pictures.
+    """
+
+    template: ClassVar[str] = "cards"
+
+    title: str
+    text: str
+    cards: Sequence[Card]
+
+    def markdown(self) -> str:
+        """Return the block in Markdown: a table without the pictures."""
+        rows = [
+            [
+                card.title,
+                "; ".join(card.facts),
+                "; ".join(f"{name}: {_first(entries)}" for name, entries in card.lists),
+            ]
+            for card in self.cards
+        ]
+        columns = ["image", "facts", "predictions"]
+        return Table(f"{self.title}. {self.text}", columns, rows, (1, 2)).markdown()
+
+
+def _first(entries: Sequence[tuple[str, str, str]]) -> str:
+    return " ".join(entries[0][:2]) if entries else "-"

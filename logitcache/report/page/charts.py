@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from logitcache.report.page.axis import Axis
-    from logitcache.report.page.blocks import Table
+    from logitcache.report.page.blocks import Block, Table
 
 __all__ = ["Bars", "Charts", "Curves", "IntervalRow", "Intervals", "Series"]
 
@@ -229,7 +229,7 @@ class Charts:
 
     template: ClassVar[str] = "charts"
 
-    charts: Sequence[Curves | Intervals | Bars]
+    charts: Sequence[Block]
 
     def markdown(self) -> str:
         """Return the block in Markdown."""

@@ -5,22 +5,37 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from logitcache.data.readers import DataConfig
+from logitcache.errors import LogitcacheError
+from logitcache.report.page.cache_outputs import CacheOutputs, ReportSettings
+from logitcache.report.page.pictures import show_rows
 from logitcache.report.trained_on import trained_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from logitcache.cache.format.card import CardConfig
-    from logitcache.errors import LogitcacheError
+    from logitcache.data.readers import ImageSet
     from logitcache.report.describe import CacheDescription
+    from logitcache.report.output_sample import OutputSample
+    from logitcache.report.page.pictures import Shown
     from logitcache.training.result import TrainResult
 
-__all__ = ["LABELS", "CacheContents", "Contents", "Network", "Origin", "Run", "StageTime"]
+__all__ = [
+    "CacheContents",
+    "Contents",
+    "Network",
+    "Origin",
+    "Run",
+    "StageTime",
+    "is_from",
+]
 
-LABELS = "labels"
-"""What a network without a cache is trained on."""
+_PIXELS = 64
+_PICKLES = "torch/"
 
 
 @dataclass(frozen=True)
@@ -136,11 +151,13 @@ class StageTime:
         origin: Where it comes from.
         seconds: Its duration.
         data_wait: Share of it that was spent waiting for batches; None where nothing waits.
+        outputs: Number of images times views that it computed outputs for.
     """
 
     origin: Origin
     seconds: float
     data_wait: float | None
+    outputs: int = 0
 
 
 @dataclass
@@ -153,13 +170,17 @@ class Contents:
         runs: The training runs.
         times: Durations of stages.
         problems: What could not be read: a path or the title of a section, and why.
+        settings: What is read of caches.
     """
 
     paths: Sequence[str]
+    settings: ReportSettings = field(default_factory=ReportSettings)
     caches: list[CacheContents] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     times: list[StageTime] = field(default_factory=list)
     problems: list[tuple[str, LogitcacheError]] = field(default_factory=list)
+    _outputs: dict[str, CacheOutputs] = field(default_factory=dict)
+    _samples: dict[str, OutputSample | None] = field(default_factory=dict)
 
     @property
     def networks(self) -> list[Network]:
@@ -181,9 +202,82 @@ class Contents:
             first.setdefault(cache.origin.group, cache)
         return list(first.values())
 
+    def sample_of(self, cache: CacheContents) -> OutputSample | None:
+        """Return a sample of the outputs of a cache; None if they cannot be read."""
+        path = cache.origin.path
+        if path not in self._samples:
+            self._samples[path] = self._read_sample(cache)
+        return self._samples[path]
+
+    @property
+    def sampled(self) -> str:
+        """What measurements on the outputs of caches were made on, in one sentence for each."""
+        texts = []
+        for cache in self.first_caches:
+            sample = self._samples.get(cache.origin.path)
+            if sample is not None:
+                of = f"{sample.population} outputs of each teacher of “{cache.origin.name}”"
+                texts.append(
+                    f"Measured on all {of}." if sample.is_complete
+                    else f"Measured on a sample: {len(sample)} of the {of}."
+                )  # fmt: skip
+        return " ".join(texts)
+
+    def shown(
+        self, cache: CacheContents, wanted: Sequence[tuple[int, str]]
+    ) -> dict[tuple[int, str], Shown]:
+        """Return images of a cache in views, with pictures if the images are available."""
+        outputs = self._outputs_of(cache)
+        size = max((t.input_size for t in cache.description.teachers), default=0) or _PIXELS
+        try:
+            return outputs.shown(wanted, self._images_of(cache), size=size)
+        except LogitcacheError as error:
+            if self.settings.data is not None:
+                self.problems.append((self.settings.data, error))
+            return show_rows(outputs.cache, wanted, {})
+
+    def report_damage(self, path: str, detail: str) -> None:
+        """Add a file that cannot be read to the problems, once."""
+        if path not in [where for where, _ in self.problems]:
+            self.problems.append((path, LogitcacheError("a file is damaged", got=detail)))
+
+    def _outputs_of(self, cache: CacheContents) -> CacheOutputs:
+        path = cache.origin.path
+        return self._outputs.setdefault(path, CacheOutputs(path, self.settings))
+
+    def _read_sample(self, cache: CacheContents) -> OutputSample | None:
+        if cache.description.revision is None or not self.settings.rows:
+            return None
+        try:
+            return self._outputs_of(cache).sample
+        except LogitcacheError as error:
+            self.problems.append((cache.description.url, error))
+            return None
+
+    def _images_of(self, cache: CacheContents) -> ImageSet | None:
+        """Return the images of a cache: those of the settings, in it, or of a run from it."""
+        if self.settings.data is not None or cache.description.images_in_cache is not None:
+            return self.settings.data
+        for run in self.runs:
+            data = run.settings.get("data")
+            # torchvision's sets are pickles, which run code when they are read
+            if is_from(run, cache) and isinstance(data, dict) and "name" in data:
+                found = DataConfig.model_validate(data)
+                return None if found.name.startswith(_PICKLES) else found
+        return None
+
     def name_of(self, origin: Origin) -> str:
         """Return the name of a cache or run, with its seed if there are several."""
         return f"{origin.name}, {origin.seed}" if origin.seed else origin.name
+
+
+def is_from(run: Run, cache: CacheContents) -> bool:
+    """Return whether a run has its targets from a cache; in a pipeline, from that of its seed."""
+    location = str(run.settings.get("cache") or "")
+    if run.origin.pipeline:
+        same = (run.origin.pipeline, run.origin.seed) == (cache.origin.pipeline, cache.origin.seed)
+        return same and PurePath(location.removeprefix("stage:")).name == cache.origin.name
+    return location == cache.origin.path
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -22,6 +22,8 @@ from logitcache.training.result import parse_result, read_result
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from logitcache.report.page.cache_outputs import ReportSettings
+
 __all__ = ["KINDS", "PathKind", "read_paths"]
 
 _SETTINGS = "config.yaml"
@@ -43,16 +45,17 @@ class PathKind:
     read: Callable[[Origin, Contents, int], None]
 
 
-def read_paths(paths: Sequence[str]) -> Contents:
+def read_paths(paths: Sequence[str], settings: ReportSettings) -> Contents:
     """Return what some paths lead to; those that cannot be read become problems.
 
     Args:
         paths: Caches, training runs, or folders of them.
+        settings: What is read of caches.
 
     Raises:
         LogitcacheError: None of the paths can be read; the error of the first one.
     """
-    contents = Contents(paths)
+    contents = Contents(paths, settings)
     for path in paths:
         try:
             _read(Origin(path, Path(redacted(path)).name or path), contents, _LEVELS)
@@ -146,9 +149,9 @@ def _read_child(
     result = result if isinstance(result, dict) else {}
     if _is_cache(child.path) or _is_run(child.path):
         _read(child, contents, levels)
-        seconds = result.get("seconds")
-        if "sizes" in result and isinstance(seconds, int | float):
-            contents.times.append(StageTime(child, float(seconds), None))
+        seconds, computed = result.get("seconds"), result.get("computed")
+        if isinstance(seconds, int | float) and isinstance(computed, int):
+            contents.times.append(StageTime(child, float(seconds), None, computed))
     elif "set_images" in result:  # a network whose folder was removed
         found = parse_result(result, Path(f"{child.path}{DONE}"))
         contents.runs.append(Run(child, stage or {}, (), found))

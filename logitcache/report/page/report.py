@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.errors import LogitcacheError, redacted
 from logitcache.report.page.blocks import Note, Section
+from logitcache.report.page.cache_outputs import ReportSettings
 from logitcache.report.page.kinds import read_paths
 from logitcache.report.page.render import as_html, as_markdown
 from logitcache.report.page.sections import SECTIONS
@@ -24,6 +25,9 @@ FORMATS: dict[str, Callable[[str, str, Mapping[str, Section], str], str]] = {
     "md": as_markdown,
 }
 """Functions that write a report, by the name of its format."""
+
+
+_PROBLEMS = "problems"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ class Report:
         return {"caches": self.caches, "runs": self.runs, "problems": problems}
 
 
-def make_report(paths: Sequence[str], *, form: str = "html") -> Report:
+def make_report(
+    paths: Sequence[str], *, form: str = "html", settings: ReportSettings | None = None
+) -> Report:
     """Make a report on caches, training runs and folders of them.
 
     A path or a section that fails becomes a note in the report, and the rest is made.
@@ -56,13 +62,15 @@ def make_report(paths: Sequence[str], *, form: str = "html") -> Report:
     Args:
         paths: Folders or URLs.
         form: Format: a key of :data:`FORMATS`.
+        settings: What is read of caches.
 
     Raises:
         LogitcacheError: None of the paths can be read.
     """
-    contents = read_paths(paths)
-    # the summary of problems needs those of the other sections
-    made = {name: _section(name, contents) for name in [*SECTIONS][::-1]}
+    contents = read_paths(paths, settings or ReportSettings())
+    # the problems of all sections are listed on top, so that section is made last
+    order = sorted(SECTIONS, key=_PROBLEMS.__eq__)
+    made = {name: _section(name, contents) for name in order}
     sections = {name: found for name in SECTIONS if (found := made[name]) is not None}
     title = f"logitcache report: {', '.join(_shown(path) for path in paths)}"
     subtitle = "Precomputed teacher outputs and the networks that were trained."

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from logitcache.cache.read.reader import open_cache
 from logitcache.errors import CacheDamaged, CacheError, UsageError
 from logitcache.report.describe import describe
+from logitcache.report.gallery import open_gallery
+from logitcache.report.page.cache_outputs import ReportSettings
 from logitcache.report.page.report import make_report
 from logitcache.report.page.sections import SECTIONS
-from logitcache.report.quantities import bytes_text
+from logitcache.report.quantities import bytes_text, number_text
+from logitcache.report.survey import survey
+from logitcache.training.prediction_counts import PredictionCounts, write_predictions
 from tests.cli.conftest import logitcache
 from tests.report.page.conftest import HOSTILE, SCORES, Page, write_run
 
@@ -30,7 +39,20 @@ TAGS = {
     *("html", "head", "meta", "title", "link", "style", "body", "a", "header", "h1", "h2", "h3"),
     *("p", "nav", "ul", "li", "main", "section", "footer", "strong", "div", "table", "caption"),
     *("thead", "tbody", "tr", "th", "td", "figure", "figcaption", "details", "summary", "pre"),
-    *("code", "svg", "desc", "line", "text", "polyline", "circle", "rect", "g", "img"),
+    *(
+        "ol",
+        "span",
+        "code",
+        "svg",
+        "desc",
+        "line",
+        "text",
+        "polyline",
+        "circle",
+        "rect",
+        "g",
+        "img",
+    ),
 }
 
 
@@ -192,3 +214,86 @@ def test_commands_end_with_the_one_that_makes_the_report(
     assert outcome.json["caches"] == 1
     assert out.exists()
     assert logitcache("report", cache, "--format", "md").out.startswith("# logitcache report")
+
+
+def test_images_are_the_very_views_of_the_cache(pipeline: Path, hostile_images: Path) -> None:
+    cache = pipeline / "seed-0" / "cache"
+    settings = ReportSettings(images=2, data=str(hostile_images))
+    page = Page(make_report([str(cache)], settings=settings).text).root
+    cards = [li for li in page.all("li") if li.attributes.get("class") == "card"]
+    assert len(cards) >= 4
+    opened = open_cache(cache)
+    for card in cards:
+        (picture,) = card.all("img")
+        key = card.all("p")[0].text
+        number = int(card.all("p")[1].text.rpartition("view ")[2])
+        gallery = open_gallery(
+            str(hostile_images), str(cache), {}, keys=[key], rows=[], wanted=[str(number)], images=1
+        )
+        content = base64.b64decode(picture.attributes["src"].partition("base64,")[2])
+        shown = np.asarray(Image.open(io.BytesIO(content))).transpose(2, 0, 1)
+        assert (shown == gallery.squares(gallery.views[0], 8)[0]).all()
+        row = int(gallery.rows.numbers.take(gallery.positions)[0])
+        for teacher, entries in zip(opened.teachers, card.all("ol"), strict=True):
+            stored = opened.read(teacher, gallery.views[0].id, row, row + 1)
+            group = opened.teachers[teacher]
+            decoded = group.encoding.decode({n: stored[n] for n in group.encoding.specs()})
+            assert f"{100 * np.exp(decoded.log_probs).max():.1f} %" in entries.children[0].text
+
+
+def test_without_images_they_are_named(pipeline: Path) -> None:
+    text = make_report([str(pipeline / "seed-0" / "cache")]).text
+    assert "logitcache report --data FOLDER" in text
+    assert "/000.jpg" in text or "/001.jpg" in text
+    assert "<img" not in text
+
+
+def test_measurements_of_teachers_and_students_are_those_of_the_library(
+    pipeline: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(pipeline, folder)
+    counts = PredictionCounts(["a", "b"])
+    counts.add(np.array([0, 1, 1, 1]), np.array([0, 1, 0, 1]), np.array([0.9, 0.8, 0.7, 0.6]))
+    write_predictions(folder / "seed-0" / "student", counts)
+    page = Page(make_report([str(folder)]).text).root
+    cells = {r.children[0].text: [c.text for c in r.children] for r in page.all("tr") if r.children}
+    assert cells["student"][2:] != []
+    calibration = next(
+        [c.text for c in row.children]
+        for row in page.all("tr")
+        if row.children[0].text == "student" and "validation images" in row.text
+    )
+    assert calibration[2:5] == ["4", "75.0 %", "75.0 %"]
+    assert calibration[5] == f"{100 * counts.calibration_error:.1f} %"
+    found = survey(str(folder / "seed-0" / "cache"))
+    pair = cells["cnn and red"]
+    assert pair[1] == f"{100 * found.agreement['cnn red']:.1f} %"
+    for teacher in found.teachers:
+        mean_tail = mean(view.tail_mass or 0.0 for view in teacher.views)
+        assert cells[f"cache/{teacher.teacher}, top 2"][1] == f"{100 * mean_tail:.1f} %"
+        by_class = cells[HOSTILE][2 + ["cnn", "red"].index(teacher.teacher)]
+        share = teacher.class_accuracy[found.class_names.index(HOSTILE)]
+        assert by_class == f"{100 * (share or 0.0):.1f} %"
+    fidelity = describe(folder / "seed-0" / "cache").teachers[0].fidelity
+    assert fidelity is not None
+    loss = fidelity["temperatures"]["1"]
+    kl = number_text(loss["kl_truncation"] + loss["kl_coding"])
+    assert any(r.children[0].text == "cache/cnn" and kl in r.text for r in page.all("tr"))
+
+
+def test_a_damaged_unit_is_named_once_and_the_rest_is_made(pipeline: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    shutil.copytree(pipeline / "seed-0" / "cache", folder)
+    shard = next((folder / "teachers" / "red").rglob("c/0/0/0"))
+    shard.write_bytes(b"\0" * shard.stat().st_size)
+    made = make_report([str(folder)])
+    assert len(made.problems) == 1
+    assert "Provenance" in made.text
+    assert "Reliability" not in made.text
+
+
+def test_a_cache_without_samples_is_described_from_its_metadata(pipeline: Path) -> None:
+    made = make_report([str(pipeline)], settings=ReportSettings(rows=0))
+    assert "Reliability" not in made.text
+    assert "Loss of the encodings" in made.text
