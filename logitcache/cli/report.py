@@ -65,8 +65,8 @@ def report(
     from logitcache.report.page.cache_outputs import ReportSettings
     from logitcache.report.page.report import make_report
 
-    with ProgressLine("report") as line:
-        settings = ReportSettings(rows=rows, images=images, data=data, on_progress=line.units)
+    with ProgressLine("report") as progress:
+        settings = ReportSettings(rows=rows, images=images, data=data, on_progress=progress.units)
         made = make_report(paths, form=form, settings=settings)
     file = out or (_PAGE if form == "html" else None)
     if file is not None:

@@ -254,7 +254,7 @@ class _Numbers:
         readable = sum(int(self._cache.readable_unit(u).sum()) for u in self._cache.units())
         teachers = {
             name: TeacherRows(
-                *(columns.pop(f"{name} {field}") for field in _FIELDS),
+                **{field: columns.pop(f"{name} {field}") for field in _FIELDS},
                 is_judged=name in self._judged,
             )
             for name in self._cache.teachers

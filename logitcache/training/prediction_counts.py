@@ -123,15 +123,15 @@ class PredictionCounts:
         """
         try:
             names = [str(name) for name in values["class_names"]]
-            bins = [np.array(values[name], dtype=np.float64) for name in _ARRAYS]
+            bins = {name: np.array(values[name], dtype=np.float64) for name in _ARRAYS}
             pairs = Counter({(int(a), int(b)): int(n) for a, b, n in values["pairs"]})
         except (KeyError, TypeError) as error:
             raise ValueError(str(error)) from None
-        if any(array.shape != (_BINS,) or not np.isfinite(array).all() for array in bins):
+        if any(array.shape != (_BINS,) or not np.isfinite(array).all() for array in bins.values()):
             raise ValueError(f"expected {_BINS} finite numbers for each bin of confidence")
         if any(min(pair) < 0 for pair in pairs):
             raise ValueError("a class has a negative number")
-        return cls(names, *bins, pairs)
+        return cls(names, **bins, pairs=pairs)
 
 
 def write_predictions(out: Path, counts: PredictionCounts) -> None:

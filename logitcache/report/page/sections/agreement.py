@@ -88,7 +88,8 @@ def _classes(sample: OutputSample) -> Table | None:
 
 
 def _right(sample: OutputSample, rows: TeacherRows) -> NDArray[np.bool_]:
-    return rows.predicted == sample.labels
+    right_N: NDArray[np.bool_] = rows.predicted == sample.labels
+    return right_N
 
 
 def _count(sample: OutputSample, where_N: NDArray[np.bool_]) -> NDArray[np.int64]:
