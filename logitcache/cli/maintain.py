@@ -123,6 +123,14 @@ def evaluate(
         ),
     ],
     data: Annotated[str, typer.Option(help="Images with labels, as for train --val.")],
+    class_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Class of the images for classes of the network: a file with the columns class of "
+            "the network (name or WordNet id) and class of the images.",
+        ),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the input in pixels; the network's own by default.")
     ] = None,

@@ -195,3 +195,55 @@ def test_a_pretrained_classifier_is_put_into_the_order_of_the_run(export: Path) 
     assert reorder_classifier(plain, config, CLASSES) == []
     (note,) = reorder_classifier(plain, config, ["ant", "bee", "cow"])
     assert "bird, cat, dog" in note
+
+
+def test_a_class_map_adds_merged_classes_and_leaves_others_out(
+    export: Path, images: Path, tmp_path: Path
+) -> None:
+    """Images of pets and birds, for a network of birds, cats and dogs."""
+    for name, members in {"pet": ["cat", "dog"], "bird": ["bird"]}.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for member in members:
+            for path in (images / member).iterdir():
+                shutil.copy(path, tmp_path / "data" / name / f"{member}{path.name}")
+    (tmp_path / "map.csv").write_text("cat,pet\ndog,pet\nbird,bird\n")
+    values = {"network": {"model": f"local-dir:{export}"}, "data": str(tmp_path / "data")}
+    merged = evaluate_network(
+        EvaluateConfig.parse({**values, "class_map": str(tmp_path / "map.csv")}, "")
+    )
+    # a dog that looks like a bird, and a bird that looks like a cat, are wrong; a cat that looks
+    # like a dog is a pet
+    assert merged.evaluation.top1 == pytest.approx(1 - (WRONG["bird"] + WRONG["dog"]) / 30)
+    assert merged.classes == 2
+    assert "0.0% of the probability is outside of the class map" in merged.notes
+
+    values |= {"class_map": {"pet": "dog", "bird": "bird"}, "crop_pct": 1.0}
+    apart = evaluate_network(EvaluateConfig.parse(values, ""))
+    network = build_network(NetworkConfig(model=f"local-dir:{export}")).eval()
+    spec = input_spec(network, None)
+    losses, outside = [], []
+    for name, label in (("bird", 0), ("pet", 2)):  # in the network's order: bird, cat, dog
+        for path in sorted((tmp_path / "data" / name).iterdir()):
+            pixels = decode(path.read_bytes()).double() / 255
+            mean, std = (
+                torch.tensor(each).double()[:, None, None] for each in (spec.mean, spec.std)
+            )
+            image = ((pixels - mean) / std).float()
+            with torch.inference_mode():
+                p = network(image[None]).double().softmax(1)[0].tolist()
+            losses.append(-np.log(p[label] / (p[0] + p[2])))
+            outside.append(p[1])
+    assert apart.evaluation.loss == pytest.approx(np.mean(losses), rel=1e-4)
+    assert f"{np.mean(outside):.1%} of the probability is outside of the class map" in apart.notes
+
+
+def test_a_class_map_names_classes_of_the_network_and_of_the_images(
+    export: Path, images: Path
+) -> None:
+    values = {"network": {"model": f"local-dir:{export}"}, "data": str(images)}
+    for class_map, error, words in (
+        ({"bird": ["brid"]}, UsageError, "'brid', which is not a class of the teacher"),
+        ({"bird": ["bird"]}, DataMismatch, "the class map"),
+    ):
+        with pytest.raises(error, match=words):
+            evaluate_network(EvaluateConfig.parse({**values, "class_map": class_map}, ""))
