@@ -207,7 +207,10 @@ def test_a_class_map_adds_merged_classes_and_leaves_others_out(
             for path in (images / member).iterdir():
                 shutil.copy(path, tmp_path / "data" / name / f"{member}{path.name}")
     (tmp_path / "map.csv").write_text("cat,pet\ndog,pet\nbird,bird\n")
-    values = {"network": {"model": f"local-dir:{export}"}, "data": str(tmp_path / "data")}
+    values: dict[str, Any] = {
+        "network": {"model": f"local-dir:{export}"},
+        "data": str(tmp_path / "data"),
+    }
     merged = evaluate_network(
         EvaluateConfig.parse({**values, "class_map": str(tmp_path / "map.csv")}, "")
     )
