@@ -76,6 +76,18 @@ def slice_command(
             "0.1, or 0.1-0.2 for another tenth.",
         ),
     ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Largest number of classes to store of each teacher: encodes outputs again."
+        ),
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            min=4, max=8, help="Largest number of bits of a sparse code: encodes outputs again."
+        ),
+    ] = None,
     without_excluded: Annotated[
         bool,
         typer.Option("--without-excluded", help="Leave out images excluded from training."),
@@ -107,6 +119,8 @@ def slice_command(
             teachers=teacher or [],
             features=[] if without_features else feature,
             rows=rows,
+            top_k=top_k,
+            bits=bits,
             revision=revision,
             on_progress=lambda progress: line.units(*progress),
             on_wait=lambda wait: echo(f"slice: {wait}", err=True),

@@ -141,23 +141,36 @@ def import_outputs(
     with claims.exclusive(MANIFEST):
         writer, indices = _opened(location, found.source, config)
         group = declare_imported(writer, teacher)
-        plan = _sample_plan(writer, found.source, indices)
-        compute_plan(
-            plan,
-            _NoTeachers(),
-            claims,
-            precision="float32",
-            threads=config.threads,
-            skip_bad_images=config.on_bad_image == "skip",
-            on_progress=on_progress,
-            should_stop=should_stop,
+        notes = _read_images(
+            _sample_plan(writer, found.source, indices), config, claims, on_progress, should_stop
         )
         rows = np.where(indices >= 0, found.rows[indices], -1)
         write_outputs(writer, group, teacher, rows, on_progress, should_stop)
         state_facts(location, config.card)
         writer.seal(images_fingerprint(writer), accuracy_of(writer))
         claims.sweep()
-    return _summary(writer, teacher, found, plan.notes)
+    return _summary(writer, teacher, found, notes)
+
+
+def _read_images(
+    plan: Plan,
+    config: ImportConfig,
+    claims: Claims,
+    on_progress: Callable[[Progress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> list[str]:
+    """Decode and digest the images whose samples are missing, and write these; return notes."""
+    compute_plan(
+        plan,
+        _NoTeachers(),
+        claims,
+        precision="float32",
+        threads=config.threads,
+        skip_bad_images=config.on_bad_image == "skip",
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+    return plan.notes
 
 
 def _summary(

@@ -60,6 +60,8 @@ class GatheredRows:
             for number, placement in part.sources.items()
             if numbers is None or number in numbers
         }
+        # of the sources: their encoding may be another one than that of the new cache
+        self._has_pages = any(p.page(name) for p in self._sources.values() for name in p.specs)
         self._kept: dict[tuple[int, int], Encoded] = {}
 
     def of(self, unit: int) -> tuple[Encoded, Conditions]:
@@ -86,11 +88,13 @@ class GatheredRows:
                     if name not in taken:
                         taken[name] = _filled(theirs, name, size)
                     taken[name][mine] = array[offsets]
+        if taken and self._part.convert is not None:
+            taken = self._part.convert(taken)
         if not taken:  # of padding alone
             taken = {name: _filled(placement, name, size) for name in placement.specs}
             number, theirs = next(iter(self._sources.items()))
             commits = [next(iter(self._plan.sources[number].commits(theirs).values()))]
-        if any(map(placement.page, taken)):
+        if self._has_pages:
             taken |= joined_images(taken["content"].tolist(), f"{placement.group}, unit {unit}")
         return taken, _conditions(commits)
 

@@ -23,10 +23,11 @@ from logitcache.cache.format.partners import mixed_views, partner_placement
 from logitcache.cache.format.samples import sample_placement
 from logitcache.errors import UsageError
 from logitcache.label_sets import label_texts
+from logitcache.share.reencoding import converter, without_fidelity
 from logitcache.share.rows import NO_ROW, RowPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from logitcache.cache.format.group import Group
     from logitcache.cache.format.manifest import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         TeacherRecord,
     )
     from logitcache.cache.format.placement import Placement
+    from logitcache.encoding.arrays import Encoded
     from logitcache.share.source import SourceCache
 
 __all__ = ["CachePlan", "ViewPlan", "make_plan"]
@@ -56,6 +58,8 @@ class ViewPlan:
         measured: Whether units that are copied keep the measured encoding losses of their commits.
         mixes: Whether it has mixing partners, which are offsets in a block.
         by_class: Whether its rows are classes instead of images.
+        convert: Function that encodes rows of the sources as the new cache stores them; None where
+            they stay as they are.
     """
 
     placement: Placement
@@ -63,6 +67,7 @@ class ViewPlan:
     measured: bool = False
     mixes: bool = False
     by_class: bool = False
+    convert: Callable[[Encoded], Encoded] | None = None
 
     def units(self, rows: RowPlan) -> list[int]:
         """Return its units, ascending."""
@@ -73,6 +78,8 @@ class ViewPlan:
     ) -> tuple[int, int] | None:
         """Return number and unit of a source with the same rows; None without one."""
         size = self.placement.unit_rows
+        if self.convert is not None:
+            return None
         for number, placement in self.sources.items():
             if self.by_class:
                 return number, unit
@@ -163,7 +170,7 @@ def make_plan(
         segments=_segments(sources, rows),
         data=first.data.model_copy(update={"fingerprint": None}),
         views=views,
-        records=_records(sources, groups),
+        records=without_fidelity(_records(sources, groups), sources[0].cache.groups, groups),
         groups=groups,
         parts=tuple(_parts(sources, rows, chosen, groups)),
         requires=_requires(sources),
@@ -363,6 +370,7 @@ def _parts_of(
                 {n: theirs.placement(view) for n, theirs in original.items()},
                 measured=first,
                 by_class=not row_groups({name: group}),
+                convert=converter(next(iter(original.values())), group),
             )
         )
     return parts

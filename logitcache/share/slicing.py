@@ -15,6 +15,7 @@ from logitcache.errors import UsageError, nearest
 from logitcache.share.assemble import assemble
 from logitcache.share.documents import fingerprint_counts
 from logitcache.share.plan import make_plan
+from logitcache.share.reencoding import reencoded_groups
 from logitcache.share.row_selection import RowSelection, selected_rows
 from logitcache.share.rows import RowPlan
 from logitcache.share.source import SourceCache
@@ -77,6 +78,8 @@ def slice_cache(
     teachers: Sequence[str] = (),
     features: Sequence[str] | None = None,
     rows: RowSelection | None = None,
+    top_k: int | None = None,
+    bits: int | None = None,
     revision: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_wait: Callable[[Wait], None] | None = None,
@@ -84,7 +87,8 @@ def slice_cache(
     """Write a part of a cache as a cache of its own.
 
     The arrays are those of a cache that was computed with these images, views and teachers only.
-    Units whose rows are all taken are copied as bytes. A call that was interrupted can be repeated.
+    Units whose rows are all taken are copied as bytes; with fewer classes or bits, they are encoded
+    again. A call that was interrupted can be repeated.
 
     Args:
         source: A sealed cache, which is only read.
@@ -93,6 +97,8 @@ def slice_cache(
         teachers: Names of teachers, with their features and tables; all by default.
         features: Features of these teachers, as ``<teacher>/<tap>``; all by default.
         rows: Which images; all by default.
+        top_k: Largest number of classes to store of each teacher; those of the source by default.
+        bits: Largest number of bits of a sparse code, 4 to 8; those of the source by default.
         revision: sha256 of the revision that the source must have, or its first 12 digits or more.
         on_progress: Called after every unit.
         on_wait: Called while another process holds the lock of the destination.
@@ -106,8 +112,12 @@ def slice_cache(
     refuse_same_place([opened], location)
     some = choose_views(list(opened.cache.views), list(views))
     groups, notes = _chosen_groups(opened, some, teachers, features)
+    groups, more = reencoded_groups(groups, opened.cache.unit_rows, top_k, bits)
+    notes += more
     selection = rows or RowSelection()
-    plan = make_plan([opened], _rows(opened, selection), [groups], "slice", selection.to_json())
+    sizes = {name: n for name, n in (("top_k", top_k), ("bits", bits)) if n is not None}
+    options = {**selection.to_json(), **sizes}
+    plan = make_plan([opened], _rows(opened, selection), [groups], "slice", options)
     done = assemble(plan, location, on_progress=on_progress, on_wait=on_wait)
     return summary_of(plan, location, done, notes)
 

@@ -199,6 +199,8 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["slice", "{other}", "{new}"], DATA, "no cache here"),
     (["slice", "{cache}", "{new}", "--teacher", "rde"], USAGE, "red"),
     (["slice", "{cache}", "{new}", "--class", "cta"], USAGE, "cat"),
+    (["slice", "{cache}", "{new}", "--top-k", "3"], USAGE, "no teacher stores more"),
+    (["slice", "{cache}", "{new}", "--bits", "9"], USAGE, "bits"),
     (["slice", "{cache}", "{other}", "--teacher", "red"], DATA, "other"),
     (["slice", "{cache}", "{new}", "--keys", "{root}/none.txt"], USAGE, "none.txt"),
     (["merge", "{cache}", "{new}"], USAGE, ""),

@@ -61,9 +61,9 @@ def make_sources(folder: Path) -> None:
 
 
 def run_slice(folder: Path, out: Path) -> None:
-    """Copy some units as bytes, and encode others again."""
+    """Copy some units as bytes, and encode others again, some of them with fewer classes."""
     rows = RowSelection(share=(0, 0.8))
-    slice_cache(folder / "whole", out, views=["0"], rows=rows)
+    slice_cache(folder / "whole", out, views=["0"], rows=rows, top_k=2)
 
 
 def run_merge(folder: Path, out: Path) -> None:
