@@ -125,7 +125,7 @@ def _larger_tail(
     moved_N2 = np.stack([np.exp(logs_NK).sum(axis=1), np.exp(logs_NK / 4).sum(axis=1)], axis=1)
     with np.errstate(divide="ignore"):
         larger_N2 = np.logaddexp(tail_N2.astype(np.float64), np.log(moved_N2))
-    larger_N2 = np.where(moved_NK.any(axis=1)[:, None], larger_N2, tail_N2)
+    larger_N2 = np.where(moved_NK.any(axis=1, keepdims=True), larger_N2, tail_N2)
     larger_N2[:, 0] = np.minimum(larger_N2[:, 0], 0.0)
     stored: NDArray[np.float16] = np.maximum(larger_N2, NO_TAIL).astype(np.float16)
     return stored

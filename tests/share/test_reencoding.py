@@ -115,7 +115,7 @@ def test_an_interrupted_slice_continues(whole: Path, tmp_path: Path) -> None:
     ],
 )
 def test_sizes_that_are_not_possible(
-    whole: Path, tmp_path: Path, options: dict[str, int], words: str
+    whole: Path, tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
         slice_cache(whole, tmp_path / "slice", **options)
