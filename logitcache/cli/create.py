@@ -397,13 +397,29 @@ def run(
             min=1, help="Number of runs with different seeds, for mean and standard deviation."
         ),
     ] = 1,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what the stages would do, their bytes and steps, and how the pipeline "
+            "differs from its paper. Neither images nor weights have to exist.",
+        ),
+    ] = False,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
     """Run the stages of a pipeline; finished stages are skipped."""
     from logitcache.cli.run import run_pipeline
 
-    run_pipeline(pipeline, out=out, only=only or [], seeds=seeds, sets=sets or [], as_json=as_json)
+    run_pipeline(
+        pipeline,
+        out=out,
+        only=only or [],
+        seeds=seeds,
+        sets=sets or [],
+        dry_run=dry_run,
+        as_json=as_json,
+    )
 
 
 def _text(path: Path | None) -> str | None:

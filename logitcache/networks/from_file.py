@@ -15,6 +15,7 @@ import torch
 from timm.data.model_config import resolve_input_data_config
 
 from logitcache.errors import NetworkError
+from logitcache.networks.published_layouts import TRANSLATIONS
 from logitcache.networks.weights import (
     COUNTERS,
     MANY_CLASSES,
@@ -78,7 +79,7 @@ def network_from_file(
     if not implied.keys() <= wanted.keys():
         wanted = {**implied, **wanted}
         layout = _layout(create, wanted)
-    filters = [] if defined_in is None else filters_of(defined_in)
+    filters = [*([] if defined_in is None else filters_of(defined_in)), *TRANSLATIONS]
     fitted = fit_weights(checkpoint, layout, filters, resample=resample)
     if headless:
         network = create(**wanted)

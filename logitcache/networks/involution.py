@@ -13,6 +13,7 @@ P = H W its positions, Q positions of the input.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 __all__ = ["GROUP_CHANNELS", "ConvNormAct", "Involution", "involve"]
 
@@ -140,6 +142,13 @@ def _tap_of(height: int, width: int, side: int, stride: int) -> Tensor:
         return tap.reshape(height * width * stride**2, height * width)
 
 
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Return a context without autocast; the device ``meta``, of shapes alone, has none."""
+    if not torch.amp.is_autocast_available(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
 class ConvNormAct(nn.Sequential):
     """Convolution, batch norm, ReLU, under the names ``conv`` and ``bn`` of mmcv."""
 
@@ -191,7 +200,7 @@ class Involution(nn.Module):
                 f"involution of stride {self.stride} got a map of {tuple(x_BCHW.shape[-2:])}: "
                 "use images whose sides are multiples of the total stride of the network (32)"
             )
-        with torch.autocast(x_BCHW.device.type, enabled=False):
+        with _without_autocast(x_BCHW.device.type):
             x = x_BCHW if x_BCHW.dtype == torch.float64 else x_BCHW.float()
             kernel = self.conv2(self.conv1(self.pool(x)))
             return involve(x, _grouped(kernel, self.groups), self.stride)

@@ -9,7 +9,7 @@ from pydantic import Field, create_model, model_validator
 from logitcache.config import Config
 from logitcache.pipeline.stage_kinds import STAGE_KINDS
 
-__all__ = ["PipelineConfig"]
+__all__ = ["DataSetConfig", "PaperConfig", "PipelineConfig"]
 
 _Values = dict[str, Any]
 
@@ -61,6 +61,38 @@ class StageConfig(_OneOfKinds):
         return settings
 
 
+class PaperConfig(Config):
+    """What a pipeline follows, for the output of a dry run.
+
+    Attributes:
+        title: Title or short name of the paper.
+        reference: Venue, or identifier on arXiv.
+        result: Published result of this setting; ``unknown`` if it was not available.
+        source: Where the result and the settings were read.
+        differs: How the pipeline differs from what was published, one sentence each.
+        unknown: Settings that were not available, and are chosen here, one sentence each.
+    """
+
+    title: str
+    reference: str
+    result: str
+    source: str
+    differs: list[str] = Field(default_factory=list)
+    unknown: list[str] = Field(default_factory=list)
+
+
+class DataSetConfig(Config):
+    """Size of an image set that a dry run computes with where ``data`` does not exist.
+
+    Attributes:
+        images: Number of training images.
+        classes: Number of classes.
+    """
+
+    images: int = Field(ge=1)
+    classes: int = Field(ge=2)
+
+
 class PipelineConfig(_SharedByKinds):
     """A pipeline file.
 
@@ -71,6 +103,8 @@ class PipelineConfig(_SharedByKinds):
         seed: Random seed of every training run; ``logitcache run --seeds`` sets it.
         data: Images of every stage.
         val: Validation images.
+        data_set: Size of ``data``, for a dry run without the images.
+        paper: The paper that the pipeline follows, for a dry run.
         precompute: Settings shared by precompute stages.
         train: Settings shared by train stages.
         fit_weights: Settings shared by fit_weights stages.
@@ -86,6 +120,8 @@ class PipelineConfig(_SharedByKinds):
     seed: int = 0
     data: Any
     val: Any = None
+    data_set: DataSetConfig | None = None
+    paper: PaperConfig | None = None
     stages: list[StageConfig] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from logitcache.pipeline.config import PipelineConfig, StageConfig
 
-__all__ = ["DONE", "PIPELINE", "Pipeline", "Stage", "StageResult"]
+__all__ = ["DONE", "PIPELINE", "Pipeline", "Stage", "StageResult", "with_results"]
 
 DONE = ".done.json"
 """Ending of the file that marks a stage as finished and contains its result."""
@@ -148,7 +148,7 @@ class Pipeline:
 
     def _run_stage(self, stage: Stage, run_stage: Callable[[Stage], dict[str, Any]]) -> StageResult:
         # references to results are resolved first, so that a new result changes the digest
-        stage = replace(stage, values=self._with_results(stage.values, f"stages.{stage.name}"))
+        stage = with_results(stage, self._result_of)
         marker = self._marker(stage.name)
         done = _read_marker(marker)
         if done is not None and done["digest"] == stage.digest:
@@ -161,26 +161,9 @@ class Pipeline:
         """Return the file that marks a stage as finished and contains its result."""
         return self.out / f"{name}{DONE}"
 
-    def _with_results(self, value: Any, where: str) -> Any:
-        """Replace ``stage:NAME/FIELD`` everywhere by the result of the stage."""
-        if isinstance(value, Mapping):
-            return {
-                self._with_results(k, where): self._with_results(v, f"{where}.{k}")
-                for k, v in value.items()
-            }
-        if isinstance(value, list):
-            return [self._with_results(item, where) for item in value]
-        if not isinstance(value, str) or not value.startswith(_REFERENCE):
-            return value
-        name, _, field = value.removeprefix(_REFERENCE).partition("/")
+    def _result_of(self, name: str) -> dict[str, Any] | None:
         done = _read_marker(self._marker(name))
-        if done is None:
-            raise UsageError(
-                f"stage {name!r}, whose result is used here, has not run yet",
-                where=where,
-                hint=f"run it first: --only {name}",
-            )
-        return _inside(done["result"], field, name, where)
+        return None if done is None else done["result"]
 
     def _resolve(self) -> list[Stage]:
         made: dict[str, str] = {}
@@ -191,7 +174,7 @@ class Pipeline:
             values = _replace_references(values, made, f"stages.{config.name}")
             total = len(self.config.stages)
             stages.append(Stage(config.name, config.kind, values, number, total))
-            made[config.name] = self._output(config)
+            made[config.name] = self.output_of(config)
         return stages
 
     def _common(self, stage: StageConfig) -> dict[str, Any]:
@@ -201,12 +184,12 @@ class Pipeline:
             "val": self.config.val,
             "seed": self.seed,
             "{folder}": str(self.out / stage.name),
-            "{output}": self._output(stage),
+            "{output}": self.output_of(stage),
         }
         given = STAGE_KINDS[stage.kind].given
         return {field: of_pipeline[source] for field, source in given.items()}
 
-    def _output(self, stage: StageConfig) -> str:
+    def output_of(self, stage: Stage | StageConfig) -> str:
         """Return what ``stage:NAME`` refers to."""
         return STAGE_KINDS[stage.kind].output.format(folder=self.out / stage.name)
 
@@ -218,6 +201,41 @@ def _without_credentials(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_credentials(item) for item in value]
     return redacted(value) if isinstance(value, str) else value
+
+
+def with_results(stage: Stage, result_of: Callable[[str], dict[str, Any] | None]) -> Stage:
+    """Return a stage with ``stage:NAME/FIELD`` replaced everywhere by the result of that stage.
+
+    Args:
+        stage: The stage.
+        result_of: Returns the result of a stage by its name; None if it has not run.
+
+    Raises:
+        UsageError: A stage has not run, or its result has no such field.
+    """
+    values = _with_results(stage.values, result_of, f"stages.{stage.name}")
+    return replace(stage, values=values)
+
+
+def _with_results(value: Any, result_of: Callable[[str], dict[str, Any] | None], where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            _with_results(k, result_of, where): _with_results(v, result_of, f"{where}.{k}")
+            for k, v in value.items()
+        }
+    if isinstance(value, list):
+        return [_with_results(item, result_of, where) for item in value]
+    if not isinstance(value, str) or not value.startswith(_REFERENCE):
+        return value
+    name, _, field = value.removeprefix(_REFERENCE).partition("/")
+    result = result_of(name)
+    if result is None:
+        raise UsageError(
+            f"stage {name!r}, whose result is used here, has not run yet",
+            where=where,
+            hint=f"run it first: --only {name}",
+        )
+    return _inside(result, field, name, where)
 
 
 def _inside(result: dict[str, Any], path: str, stage: str, where: str) -> Any:

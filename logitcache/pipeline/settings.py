@@ -91,14 +91,17 @@ def _joined_key(value: object) -> str | None:
     return None
 
 
-def shipped_pipelines() -> list[Path]:
-    """Return the files of the built-in pipelines, of a wheel or of a source checkout."""
+def shipped_pipelines() -> dict[str, Path]:
+    """Return the built-in pipelines by name, of a wheel or of a source checkout.
+
+    The name is the path without its ending, ``vitkd`` or ``full/vitkd``.
+    """
     here = Path(__file__).parents[1]
     for folder in (here / "pipelines", here.parent / "pipelines"):
-        found = sorted(folder.glob("*.yaml"))
+        found = sorted(folder.rglob("*.yaml"))
         if found:
-            return found
-    return []
+            return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
+    return {}
 
 
 def find_pipeline(name: str) -> Path:
@@ -109,15 +112,15 @@ def find_pipeline(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    shipped = {path.stem: path for path in shipped_pipelines()}
-    stem = Path(name).stem
-    if stem in shipped:
-        return shipped[stem]
+    shipped = shipped_pipelines()
+    wanted = name.removesuffix(".yaml").removeprefix("pipelines/")
+    if wanted in shipped:
+        return shipped[wanted]
     raise UsageError(
         "there is no such pipeline",
         where=name,
         expected="a YAML file, or the name of a built-in pipeline",
-        hint=nearest(stem, shipped),
+        hint=nearest(wanted, shipped),
     )
 
 

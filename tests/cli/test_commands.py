@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from logitcache.config import Config
     from tests.cli.conftest import Outcome
 
 Teachers = dict[str, dict[str, str]]
@@ -315,27 +314,18 @@ def test_only_some_stages(logitcache: Callable[..., Outcome], images: Path, tmp_
     assert (wrong.code, "did you mean 'red'" in wrong.err) == (2, True)
 
 
-@pytest.mark.parametrize("path", shipped_pipelines(), ids=lambda p: p.stem)
-def test_every_shipped_pipeline_is_well_formed(path: Path) -> None:
+@pytest.mark.parametrize("name", shipped_pipelines())
+def test_every_shipped_pipeline_is_well_formed(name: str) -> None:
     from logitcache.pipeline.config import PipelineConfig
     from logitcache.pipeline.run import Pipeline
     from logitcache.pipeline.settings import read_yaml
-    from logitcache.precompute.config import PrecomputeConfig
-    from logitcache.tools.fit_weights import FitWeightsConfig
-    from logitcache.tools.pick_hints import PickHintsConfig
-    from logitcache.training.config import TrainConfig
+    from logitcache.pipeline.stage_kinds import STAGE_KINDS
 
-    kinds: dict[str, type[Config]] = {
-        "precompute": PrecomputeConfig,
-        "train": TrainConfig,
-        "fit_weights": FitWeightsConfig,
-        "pick_hints": PickHintsConfig,
-    }
-    pipeline = Pipeline(PipelineConfig.parse(read_yaml(path), path.name))
+    pipeline = Pipeline(PipelineConfig.parse(read_yaml(shipped_pipelines()[name]), name))
     for stage in pipeline.stages:
         written = json.dumps(stage.values).replace('"stage:weights/teachers"', '{"large": 1.0}')
         written = re.sub(r"stage:hints/taps/(\d)", r"layer\1", written)
-        kinds[stage.kind].parse(json.loads(written), stage.name)
+        STAGE_KINDS[stage.kind].config_class().parse(json.loads(written), stage.name)
 
 
 def test_not_yaml(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import timm
 import torch
 import torchvision
 
+from logitcache.errors import NetworkError
 from logitcache.networks.build import NetworkConfig, build_network
 from tests.networks.naive_rednet import published_checkpoint
 from tests.networks.test_weights import VIT, assert_same, load_saved, state_of, under
@@ -80,3 +81,45 @@ def test_a_published_rednet_keeps_its_classifier_under_any_prefix(
     torch.save({"state_dict": state, "meta": {"epoch": 1}}, tmp_path / "w.pth")
     network = build_network(NetworkConfig(model="rednet26", weights=str(tmp_path / "w.pth")))
     assert torch.equal(network.state_dict()["fc.weight"], state[f"{prefix}head.fc.weight"])
+
+
+def in_names_of_efficientnet_pytorch(state: State) -> State:
+    """Return the weights of an EfficientNet of timm under the names of efficientnet-pytorch."""
+    blocks = list(dict.fromkeys(re.findall(r"blocks\.(\d+)\.(\d+)\.", " ".join(state))))
+    layers = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    renamed = {}
+    for name, tensor in state.items():
+        layer, _, field = name.rpartition(".")
+        found = re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(.+)", layer)
+        if found is None:
+            renamed[f"{layers.get(layer, '_fc')}.{field}"] = tensor
+            continue
+        stage, index, inner = found.groups()
+        expanded = f"blocks.{stage}.{index}.conv_pwl.weight" in state
+        names = (
+            {"conv_pw": "_expand_conv", "bn1": "_bn0", "bn2": "_bn1", "bn3": "_bn2"}
+            if expanded
+            else {"conv_pw": "_project_conv", "bn1": "_bn1", "bn2": "_bn2"}
+        )
+        names |= {"conv_dw": "_depthwise_conv", "conv_pwl": "_project_conv"}
+        names |= {"se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+        renamed[f"_blocks.{blocks.index((stage, index))}.{names[inner]}.{field}"] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize("model", ["tf_efficientnet_lite0", "tf_efficientnet_b0"])
+def test_files_of_efficientnet_pytorch_give_the_same_logits(model: str, tmp_path: Path) -> None:
+    theirs = timm.create_model(model, num_classes=5).eval()
+    state = in_names_of_efficientnet_pytorch(theirs.state_dict())
+    torch.save(state, tmp_path / "w.pth")
+    ours = build_network(NetworkConfig(model=model, weights=str(tmp_path / "w.pth"))).eval()
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=0)
+
+
+def test_an_efficientnet_with_other_padding_refuses_the_file(tmp_path: Path) -> None:
+    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=5)
+    torch.save(in_names_of_efficientnet_pytorch(theirs.state_dict()), tmp_path / "w.pth")
+    with pytest.raises(NetworkError, match="do not fit"):
+        build_network(NetworkConfig(model="efficientnet_lite0", weights=str(tmp_path / "w.pth")))

@@ -1,0 +1,142 @@
+"""What the stages of a pipeline would do, as a dry run finds out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from logitcache.data.readers import open_source
+from logitcache.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from logitcache.data.readers import DataConfig
+    from logitcache.encoding.features import FeatureEncoding
+    from logitcache.pipeline.config import DataSetConfig
+
+__all__ = ["CacheShape", "Earlier", "ImageCount", "StageOutline"]
+
+
+@dataclass(frozen=True)
+class ImageCount:
+    """Size of an image set.
+
+    Attributes:
+        images: Number of images.
+        classes: Number of classes.
+        counted: Whether the images exist; otherwise the numbers are those of ``data_set``.
+    """
+
+    images: int
+    classes: int
+    counted: bool
+
+
+@dataclass(frozen=True)
+class StageOutline:
+    """What one stage would do.
+
+    Attributes:
+        name: Name of the stage.
+        kind: Kind of the stage.
+        what: The networks, in a few words.
+        images: Number of images; None for a stage without images.
+        views: Number of views in the cache; None for other stages.
+        epochs: Number of epochs of a training; None for other stages.
+        steps: Number of optimizer steps of a training; None for other stages.
+        row_bytes: Bytes per image and view of each group of a cache, without compression of
+            features.
+        bytes: Bytes of the whole cache; None for other stages.
+        flops: Floating-point operations of all forward and backward passes.
+        notes: Notes for the user.
+    """
+
+    name: str
+    kind: str
+    what: str = ""
+    images: int | None = None
+    views: int | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    row_bytes: dict[str, float] = field(default_factory=dict)
+    bytes: int | None = None
+    flops: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the outline as JSON values."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What a cache would contain.
+
+    Attributes:
+        images: Number of images.
+        classes: Number of classes of each teacher, by name.
+        features: Encoding of each layer, by ``<teacher>/<tap>``.
+        views: Number of views.
+    """
+
+    images: ImageCount
+    classes: Mapping[str, int]
+    features: Mapping[str, FeatureEncoding]
+    views: int
+
+
+@dataclass
+class Earlier:
+    """What the stages before one would have made.
+
+    Attributes:
+        data_set: Size of an image set that does not exist.
+        networks: Trained networks, by what ``stage:NAME`` refers to.
+        caches: Caches, by what ``stage:NAME`` refers to.
+        results: Stand-ins for results of stages, by name of the stage.
+    """
+
+    data_set: DataSetConfig | None = None
+    networks: dict[str, nn.Module] = field(default_factory=dict)
+    caches: dict[str, CacheShape] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def count(self, data: DataConfig) -> ImageCount:
+        """Return the size of an image set.
+
+        Raises:
+            UsageError: It does not exist, and the pipeline does not have its size.
+        """
+        try:
+            source = open_source(data)
+        except (DataError, UsageError) as error:  # a name without a slash is an unknown set
+            if self.data_set is None:
+                raise UsageError(
+                    "the images do not exist, and the pipeline does not have their number",
+                    where=f"data: {data.name}",
+                    got=error.what,
+                    hint="set it: --set 'data_set={images: N, classes: C}'",
+                ) from None
+            images = self.data_set.images
+            limited = images if data.limit is None else min(images, data.limit)
+            return ImageCount(limited, self.data_set.classes, counted=False)
+        return ImageCount(len(source.keys), len(source.class_names), counted=True)
+
+    def cache(self, name: str, where: str) -> CacheShape:
+        """Return a cache that an earlier stage would have made.
+
+        Raises:
+            UsageError: No earlier stage makes it.
+        """
+        if name not in self.caches:
+            raise UsageError(
+                "a dry run knows the caches of earlier stages only",
+                where=f"{where}.cache",
+                expected=" or ".join(self.caches) or "a cache of an earlier stage",
+                got=name,
+                hint="refer to a stage: cache: stage:NAME",
+            )
+        return self.caches[name]

@@ -1,0 +1,271 @@
+"""Outlines of the kinds of stages, and of a whole pipeline."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from logitcache.cache.format.groups import OPTIONAL_ARRAYS
+from logitcache.dry_run.networks import (
+    exported_shape,
+    forward_flops,
+    input_size,
+    network_shape,
+    shown,
+    student_shape,
+)
+from logitcache.dry_run.outline import CacheShape, Earlier, ImageCount, StageOutline
+from logitcache.encoding.choice import choose, fits_basis
+from logitcache.encoding.feature_choice import feature_encoding
+from logitcache.errors import UsageError
+from logitcache.networks.build import num_classes_of
+from logitcache.networks.taps import tap_shapes
+from logitcache.objectives.combine import build_objective
+from logitcache.pipeline.run import with_results
+from logitcache.pipeline.stage_kinds import STAGE_KINDS
+from logitcache.targets.feature_groups import example_features
+from logitcache.training.trainable_student import TrainableStudent
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from logitcache.encoding.features import FeatureEncoding
+    from logitcache.pipeline.run import Pipeline, Stage
+    from logitcache.precompute.config import PrecomputeConfig
+    from logitcache.teachers.member import TeacherConfig
+    from logitcache.tools.class_means import ClassMeansConfig
+    from logitcache.tools.fit_weights import FitWeightsConfig
+    from logitcache.tools.pick_hints import PickHintsConfig
+    from logitcache.training.config import TrainConfig
+    from logitcache.training.evaluate import EvaluateConfig
+
+__all__ = ["OUTLINES", "outline_pipeline"]
+
+_BACKWARD = 2
+"""Forward passes that a backward pass costs."""
+
+
+class Outline(Protocol):
+    """A function that finds out what a stage would do."""
+
+    def __call__(self, config: Any, stage: Stage, output: str, earlier: Earlier) -> StageOutline:
+        """Return the outline, and add what the stage would make to the earlier stages' results.
+
+        Args:
+            config: Configuration of the stage's component.
+            stage: The stage.
+            output: What ``stage:NAME`` refers to.
+            earlier: What the stages before would have made; it is extended.
+        """
+        ...
+
+
+def outline_pipeline(pipeline: Pipeline) -> list[StageOutline]:
+    """Return what every stage of a pipeline would do.
+
+    Configurations are parsed, networks are built without memory for weights, layers are looked up,
+    and terms of the loss are fitted to the shapes of their features. Neither images nor weights
+    have to exist.
+
+    Raises:
+        LogitcacheError: A stage cannot be run as it is configured.
+    """
+    earlier = Earlier(pipeline.config.data_set)
+    found = []
+    for unresolved in pipeline.stages:
+        stage = with_results(unresolved, earlier.results.get)
+        config = STAGE_KINDS[stage.kind].config_class().parse(stage.values, f"stages.{stage.name}")
+        outline = OUTLINES.get(stage.kind, _resolved)
+        found.append(outline(config, stage, pipeline.output_of(stage), earlier))
+    return found
+
+
+def _resolved(config: Any, stage: Stage, output: str, earlier: Earlier) -> StageOutline:
+    return StageOutline(stage.name, stage.kind)
+
+
+def _precompute(
+    config: PrecomputeConfig, stage: Stage, output: str, earlier: Earlier
+) -> StageOutline:
+    if config.data is None:
+        raise UsageError("a dry run needs data", where=f"stages.{stage.name}.data")
+    images = earlier.count(config.data)
+    views = len(config.views.views())
+    row_bytes: dict[str, float] = {}
+    stored, flops, what, notes = 0.0, 0.0, [], []
+    classes: dict[str, int] = {}
+    features: dict[str, FeatureEncoding] = {}
+    for name, teacher in config.teachers.items():
+        network = network_shape(teacher, earlier.networks)
+        size = input_size(network, teacher)
+        what.append(f"{name} ({shown(network)}) at {size}")
+        flops += float(forward_flops(network, size)) * views * images.images
+        if teacher.head != "none":
+            classes[name] = _teacher_classes(teacher, network, images.classes)
+            row_bytes[name] = _logit_bytes(config, teacher, classes[name])
+            stored += row_bytes[name] * views * images.images
+            if fits_basis(config.encoding, classes[name]):
+                notes.append(f"bytes of {name}: for dense logits; the encoding is fitted later")
+        for tap, encoding in _features(teacher, network, size, name).items():
+            features[f"{name}/{tap}"] = encoding
+            own = sum(spec.row_bytes for spec in encoding.specs().values())
+            row_bytes[f"{name}/features/{tap}"] = own
+            stored += own * (teacher.features[tap].views or views) * images.images
+    earlier.caches[output] = CacheShape(images, classes, features, views)
+    return StageOutline(
+        stage.name,
+        stage.kind,
+        what="; ".join(what),
+        images=images.images,
+        views=views,
+        row_bytes=row_bytes,
+        bytes=round(stored),
+        flops=flops,
+        notes=(*notes, *_not_counted(images, config.data.name)),
+    )
+
+
+def _teacher_classes(teacher: TeacherConfig, network: nn.Module, classes: int) -> int:
+    if teacher.class_map is None or isinstance(teacher.class_map, str):
+        return num_classes_of(network)
+    return len(teacher.class_map)
+
+
+def _logit_bytes(config: PrecomputeConfig, teacher: TeacherConfig, classes: int) -> float:
+    """Return the bytes of the logits of one image and view, about as many after compression."""
+    encoding = choose(config.encoding, classes, head=teacher.head)
+    kept = {"lse": config.encoding.lse, "label_logp": config.encoding.label_log_probs}
+    specs = [*encoding.specs().values(), *(OPTIONAL_ARRAYS[n] for n, on in kept.items() if on)]
+    return encoding.compressed_share * sum(spec.row_bytes for spec in specs)
+
+
+def _features(
+    teacher: TeacherConfig, network: nn.Module, size: int, name: str
+) -> dict[str, FeatureEncoding]:
+    return {
+        tap: feature_encoding(
+            teacher.features[tap],
+            shape.layout,
+            shape.shape,
+            grid=shape.grid,
+            prefix_tokens=shape.prefix_tokens,
+            where=f"teacher {name!r}, tap {tap!r}",
+        )
+        for tap, shape in tap_shapes(network, teacher.features, size).items()
+    }
+
+
+def _not_counted(images: ImageCount, name: str) -> tuple[str, ...]:
+    return () if images.counted else (f"{name} does not exist here: its size is that of data_set",)
+
+
+def _train(config: TrainConfig, stage: Stage, output: str, earlier: Earlier) -> StageOutline:
+    cache = None if config.cache is None else earlier.cache(config.cache, f"stages.{stage.name}")
+    images = _training_images(config, cache, earlier)
+    objective = build_objective(config.terms)
+    _check_needs(stage, objective.needs.teachers, objective.needs.features, cache)
+    classes = next(iter(cache.classes.values()), images.classes) if cache else images.classes
+    network = student_shape(config.student, earlier.networks, classes)
+    size = config.final_size or input_size(network, config.student)
+    flops = forward_flops(network, size)
+    examples = {name: example_features(e) for name, e in cache.features.items()} if cache else {}
+    TrainableStudent(network, objective, size=size, features=examples)
+    per_epoch = math.ceil(images.images / config.batch_size)
+    steps = config.steps or per_epoch * (config.epochs or 1)
+    epochs = config.epochs or steps / per_epoch
+    earlier.networks[output] = exported_shape(network)
+    return StageOutline(
+        stage.name,
+        stage.kind,
+        what=f"{shown(network)} at {size}",
+        images=images.images,
+        epochs=epochs,
+        steps=steps,
+        flops=float(flops) * images.images * epochs * len(config.show) * (1 + _BACKWARD),
+        notes=() if config.data is None else _not_counted(images, config.data.name),
+    )
+
+
+def _training_images(config: TrainConfig, cache: CacheShape | None, earlier: Earlier) -> ImageCount:
+    """Return the size of the images that are shown: of some, only labeled ones."""
+    if config.data is None:
+        assert cache is not None  # checked by the configuration
+        images = cache.images
+    else:
+        images = earlier.count(config.data)
+    count = config.labels.count
+    if config.labels.images == "all" or count is None:
+        return images
+    return replace(images, images=min(images.images, count))
+
+
+def _check_needs(
+    stage: Stage,
+    teachers: tuple[str, ...] | None,
+    features: tuple[str, ...],
+    cache: CacheShape | None,
+) -> None:
+    """Refuse terms of the loss whose targets would not be in the cache."""
+    logits = set(cache.classes) if cache else set()
+    taps = set(cache.features) if cache else set()
+    missing = [name for name in teachers or () if name not in logits]
+    missing += [name for name in features if name not in taps]
+    if missing or (teachers is None and not logits):
+        raise UsageError(
+            "the cache would lack targets of the objectives",
+            where=f"stages.{stage.name}.objectives",
+            expected=", ".join([*sorted(logits), *sorted(taps)]) or "a cache with teachers",
+            got=", ".join(missing) or "all teachers",
+        )
+
+
+def _evaluate(config: EvaluateConfig, stage: Stage, output: str, earlier: Earlier) -> StageOutline:
+    network = network_shape(config.network, earlier.networks)
+    return StageOutline(stage.name, stage.kind, what=shown(network))
+
+
+def _class_means(
+    config: ClassMeansConfig, stage: Stage, output: str, earlier: Earlier
+) -> StageOutline:
+    known = earlier.cache(config.cache, f"stages.{stage.name}").features
+    if config.feature not in known:
+        raise UsageError(
+            "the cache would lack these vectors",
+            where=f"stages.{stage.name}.feature",
+            expected=" or ".join(known) or "a cache with features",
+            got=config.feature,
+        )
+    return StageOutline(stage.name, stage.kind)
+
+
+def _fit_weights(
+    config: FitWeightsConfig, stage: Stage, output: str, earlier: Earlier
+) -> StageOutline:
+    known = list(earlier.cache(config.cache, f"stages.{stage.name}").classes)
+    teachers = config.teachers or known
+    earlier.results[stage.name] = {"teachers": dict.fromkeys(teachers, 1 / len(teachers))}
+    return StageOutline(stage.name, stage.kind, notes=("the weights are known after the run",))
+
+
+def _pick_hints(
+    config: PickHintsConfig, stage: Stage, output: str, earlier: Earlier
+) -> StageOutline:
+    features = earlier.cache(config.cache, f"stages.{stage.name}").features
+    taps = config.taps or [name.partition("/")[2] for name in features]
+    step = (len(taps) - 1) / max(1, config.count - 1)
+    chosen = [taps[round(index * step)] for index in range(config.count)]
+    earlier.results[stage.name] = {"taps": chosen}
+    note = f"the layers are known after the run; assumed here: {', '.join(chosen)}"
+    return StageOutline(stage.name, stage.kind, notes=(note,))
+
+
+OUTLINES: dict[str, Outline] = {
+    "precompute": _precompute,
+    "train": _train,
+    "evaluate": _evaluate,
+    "fit_weights": _fit_weights,
+    "pick_hints": _pick_hints,
+    "class_means": _class_means,
+}
+"""Functions by kind of stage; of other kinds the settings are parsed and nothing more."""

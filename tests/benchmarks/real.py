@@ -1,0 +1,188 @@
+"""Students of a real teacher, cached and live: the experiment of ``pipelines/real.yaml``.
+
+Images are divided into two tables, those that the teacher learns from with their labels, and a pool
+of others that it never sees with a label. The pipeline then runs for several seeds. The teacher and
+the caches are made once, with the first seed; seeds of the students are paired across arms::
+
+    python -m tests.benchmarks.real split cifar10/train
+    python -m tests.benchmarks.real run cifar10 --weights efficientnet-lite0-57934424.pth
+    python -m tests.benchmarks.real live cifar10 --weights ...
+    python -m tests.benchmarks.real table cifar10 --weights ...
+
+``split`` writes ``labeled.csv`` and ``pool.csv`` next to the folder of the images. ``run`` trains
+the students from labels and caches, ``live`` those of the teacher that is run again in every step,
+on the views that are cached. What is finished is not repeated. ``table`` prints the accuracies, and
+paired differences with 95 % intervals over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+import torch
+from scipy.stats import t as student_t
+
+from logitcache.cli.interrupt import StopRequest
+from logitcache.cli.stages import stage_runner
+from logitcache.data.identity import key_hash
+from logitcache.data.readers import open_source
+from logitcache.pipeline.config import PipelineConfig
+from logitcache.pipeline.run import Pipeline
+from logitcache.pipeline.settings import find_pipeline, override, read_yaml
+from logitcache.training.result import read_result
+from tests.benchmarks.live import train_live
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LABELED, POOL = 1000, 1500
+LIVE = "from-dense"
+BOUND = 1.0
+"""Largest difference, in points, at which cached and live students count as equivalent."""
+COMPARED = [
+    ("from-dense", "labels"),
+    ("from-dense", "shuffled"),
+    ("from-sparse", "from-dense"),
+    ("from-transform", "from-dense"),
+    ("from-dense", f"{LIVE}-live"),
+]
+
+
+def split(folder: Path) -> None:
+    """Write the tables of the teacher's images and of the pool, in the order of hashes of keys."""
+    source = open_source(str(folder))
+    order = sorted(range(len(source.keys)), key=lambda index: key_hash(source.keys[index]))
+    parts = {"labeled": order[:LABELED], "pool": order[LABELED : LABELED + POOL]}
+    for name, indices in parts.items():
+        with (folder.parent / f"{name}.csv").open("w", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["file", "label"])
+            for index in sorted(indices):
+                label = source.class_names[source.labels[index]]
+                table.writerow([f"{folder.name}/{source.keys[index]}", label])
+
+
+def pipeline_of(images: str, weights: str, out: Path, seed: int) -> Pipeline:
+    """Return the pipeline of one seed, whose teacher and caches are those of the first one."""
+    sets = [
+        f"data={images}/pool.csv",
+        f"val.name={images}/val",
+        f"stages.teacher.train.data={images}/labeled.csv",
+        f"stages.teacher.train.val.name={images}/val",
+        f"stages.teacher.train.student.weights={weights}",
+        "train.threads=1",
+        "train.device=cpu",
+    ]
+    values = override(read_yaml(find_pipeline("real")), sets)
+    return Pipeline(PipelineConfig.parse(values, "real"), out=str(out / f"seed-{seed}"), seed=seed)
+
+
+def is_shared(kind: str, name: str) -> bool:
+    """Return whether a stage is run for the first seed only."""
+    return kind == "precompute" or name == "teacher"
+
+
+def run(pipeline: Pipeline, first: Pipeline) -> None:
+    """Run the stages of one seed; those that all seeds share are run in the folder of the first."""
+    shared = [stage.name for stage in first.stages if is_shared(stage.kind, stage.name)]
+    own = [stage.name for stage in pipeline.stages if stage.name not in shared]
+    with StopRequest() as stop:
+        first.run(stage_runner(stop), shared)
+        link(pipeline, first, shared)
+        for name in own:
+            pipeline.run(stage_runner(stop), [name])
+            print(pipeline.out.name, name, f"{top1(pipeline.out / name):.2f}", flush=True)
+
+
+def link(pipeline: Pipeline, first: Pipeline, shared: Sequence[str]) -> None:
+    """Make the shared stages visible in the folder of another seed."""
+    pipeline.out.mkdir(parents=True, exist_ok=True)
+    for name in shared if pipeline.out != first.out else ():
+        place = pipeline.out / name
+        if not place.exists():
+            place.symlink_to((first.out / name).absolute(), target_is_directory=True)
+
+
+def top1(folder: Path) -> float:
+    """Return the accuracy of a finished run in percent."""
+    result = read_result(folder)
+    assert result is not None
+    assert result.evaluation is not None
+    return 100 * result.evaluation.score
+
+
+def table(pipelines: Sequence[Pipeline]) -> list[str]:
+    """Return rows of accuracies, and rows of paired differences over the seeds that have both."""
+    folders = [pipeline.out for pipeline in pipelines]
+    names = [s.name for s in pipelines[0].stages if not is_shared(s.kind, s.name)]
+    lines = [f"teacher: {top1(folders[0] / 'teacher'):.2f}", "| student | top-1 | seeds |"]
+    for name in [*names, f"{LIVE}-live"]:
+        values = [top1(f / name) for f in folders if (f / name / "result.json").exists()]
+        if len(values) > 1:
+            seeds = ", ".join(f"{value:.2f}" for value in values)
+            lines.append(f"| {name} | {mean(values):.2f} ± {stdev(values):.2f} | {seeds} |")
+    lines.append("| difference | mean | 95 % interval | seeds |")
+    for one, other in COMPARED:
+        both = [f for f in folders if (f / one).exists() and (f / other / "result.json").exists()]
+        if len(both) > 1:
+            lines.append(f"| {one} less {other} | {paired(both, one, other)} |")
+    return lines
+
+
+def paired(folders: Sequence[Path], one: str, other: str) -> str:
+    """Return the mean difference, its interval, and the differences of all seeds."""
+    found = [top1(folder / one) - top1(folder / other) for folder in folders]
+    half = half_width(found, 0.975)
+    seeds = ", ".join(f"{value:+.2f}" for value in found)
+    text = f"{mean(found):+.2f} | {mean(found) - half:+.2f} to {mean(found) + half:+.2f} | {seeds}"
+    if not other.endswith("-live"):
+        return text
+    reach = abs(mean(found)) + half_width(found, 0.95)  # two one-sided tests at the level 0.05
+    verdict = "equivalent" if reach < BOUND else "not shown to be equivalent"
+    return f"{text}; {verdict} within {BOUND} (90 % interval reaches {reach:.2f})"
+
+
+def half_width(values: Sequence[float], quantile: float) -> float:
+    """Return half of the width of Student's interval of a mean."""
+    size = len(values)
+    return float(student_t.ppf(quantile, size - 1)) * stdev(values) / math.sqrt(size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.real",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=["split", "run", "live", "table"])
+    parser.add_argument("images", type=Path, help="folder with train, val and the tables")
+    parser.add_argument("--weights", default="efficientnet-lite0-57934424.pth")
+    parser.add_argument("--out", type=Path, default=Path("runs/real"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    if arguments.action == "split":
+        split(arguments.images)
+        return
+    torch.set_num_threads(1)
+    pipelines = [
+        pipeline_of(str(arguments.images), arguments.weights, arguments.out, seed)
+        for seed in arguments.seeds
+    ]
+    if arguments.action == "run":
+        for pipeline in pipelines:
+            run(pipeline, pipelines[0])
+    if arguments.action == "live":
+        shared = [s.name for s in pipelines[0].stages if is_shared(s.kind, s.name)]
+        for pipeline in pipelines:
+            link(pipeline, pipelines[0], shared)
+            train_live(pipeline, LIVE, fresh_views=False)
+    print(*table(pipelines), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

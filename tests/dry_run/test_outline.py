@@ -1,0 +1,127 @@
+"""Dry runs: numbers against formulas, and errors of pipelines that could not be run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from logitcache.dry_run.networks import forward_flops, network_shape, shown
+from logitcache.dry_run.stages import OUTLINES, outline_pipeline
+from logitcache.errors import UsageError
+from logitcache.networks.build import NetworkConfig, build_network
+from logitcache.pipeline.config import PipelineConfig
+from logitcache.pipeline.run import Pipeline
+from logitcache.pipeline.stage_kinds import STAGE_KINDS
+
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+def outline(stages: list[dict[str, Any]], **values: Any) -> dict[str, Any]:
+    config = {"name": "p", "out": "runs/none", "data": "nowhere", "stages": stages, **values}
+    parsed = PipelineConfig.parse(config, "p.yaml")
+    return {stage.name: stage for stage in outline_pipeline(Pipeline(parsed))}
+
+
+def stages(**student: Any) -> list[dict[str, Any]]:
+    network = {"model": "vit_tiny_patch16_224", "kwargs": VIT}
+    teacher = {"model": "stage:vit", "features": {"blocks.1": {"values": "int8"}}}
+    cache = {"teachers": {"vit": teacher}, "views": {"count": 3}, "encoding": {"kind": "dense"}}
+    learns = {"student": network, "cache": "stage:cache", "steps": 7, **student}
+    return [
+        {"name": "vit", "train": {"student": network, "epochs": 2, "batch_size": 64}},
+        {"name": "cache", "precompute": cache},
+        {"name": "student", "train": learns},
+    ]
+
+
+def test_numbers_follow_from_images_views_and_batches() -> None:
+    found = outline(stages(), data_set={"images": 1000, "classes": 20})
+    assert (found["vit"].steps, found["vit"].images) == (2 * 16, 1000)
+    assert found["student"].epochs == pytest.approx(7 / 8)
+    # dense float16 of 20 classes with lse and the label's; 17 tokens of 32 bytes and a scale each
+    logits, tokens = (
+        found["cache"].row_bytes["vit"],
+        found["cache"].row_bytes["vit/features/blocks.1"],
+    )
+    assert tokens == 17 * 32 + 17 * 2
+    assert found["cache"].bytes == round(3 * 1000 * (logits + tokens))
+    assert "nowhere does not exist here" in found["cache"].notes[0]
+
+
+def test_operations_of_a_vision_transformer_equal_the_formula() -> None:
+    config = NetworkConfig(model="vit_tiny_patch16_224", kwargs=VIT)
+    network = network_shape(config, {}, num_classes=10)
+    tokens, width = 17, 32
+    patches = 16 * 3 * 8 * 8 * width
+    block = tokens * width * 12 * width + 2 * tokens * tokens * width
+    assert forward_flops(network, 32) == 2 * (patches + 2 * block + width * 10)
+
+
+@pytest.mark.parametrize("model", ["rednet26", "civt_tiny_patch16_224", "tiny_vit_5m_224"])
+def test_a_network_without_memory_has_the_parameters_of_the_real_one(model: str) -> None:
+    config = NetworkConfig(model=model)
+    shape = network_shape(config, {}, num_classes=7)
+    assert {p.device.type for p in shape.parameters()} == {"meta"}
+    real = build_network(config, 7, untrained=True)
+    assert shown(shape) == shown(real)
+    assert {n: p.shape for n, p in shape.named_parameters()} == {
+        n: p.shape for n, p in real.named_parameters()
+    }
+
+
+def test_weights_are_not_read() -> None:
+    config = NetworkConfig(model="resnet18", weights="no such file.pth")
+    assert isinstance(network_shape(config, {}), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objectives": [{"match": {"teacher": "vit", "tap": "blocks.0"}}]}, "lack targets"),
+        ({"objectives": [{"soft": {"teachers": {"cnn": 1.0}}}]}, "lack targets"),
+        ({"student": {"model": "resnet1"}}, "unknown model"),
+        ({"student": {"model": "local-dir:elsewhere"}}, "earlier stages only"),
+        ({"cache": "runs/elsewhere"}, "earlier stages only"),
+    ],
+)
+def test_what_could_not_be_run_is_an_error(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        outline(stages(**change), data_set={"images": 100, "classes": 10})
+
+
+def test_images_that_do_not_exist_need_a_number() -> None:
+    with pytest.raises(UsageError, match="the pipeline does not have their number"):
+        outline(stages())
+
+
+def test_networks_of_other_stages_are_evaluated() -> None:
+    whole = [*stages()[:1], {"name": "score", "evaluate": {"network": {"model": "stage:vit"}}}]
+    found = outline(whole, val="nowhere", data_set={"images": 100, "classes": 10})
+    assert found["score"].what == found["vit"].what.partition(" at ")[0]
+
+
+def test_every_kind_of_stage_has_an_outline() -> None:
+    assert OUTLINES.keys() == STAGE_KINDS.keys()
+
+
+def test_networks_of_stages_pass_through_surgeries() -> None:
+    whole = [*stages()[:2]]
+    student = {"model": "stage:vit", "surgery": {"depth": 2, "lora": {"rank": 2}}}
+    match = {"teacher": "vit", "tap": "blocks.1", "student": "blocks.0", "metric": "l1"}
+    learns = {
+        "student": student,
+        "cache": "stage:cache",
+        "steps": 1,
+        "objectives": [{"match": match}],
+    }
+    probe = {"student": {"model": "stage:student", "surgery": {"probe": True}}, "steps": 1}
+    whole += [{"name": "student", "train": learns}, {"name": "probe", "train": probe}]
+    found = outline(whole, data_set={"images": 100, "classes": 10})
+    kept = build_network(
+        NetworkConfig(model="vit_tiny_patch16_224", kwargs={**VIT, "depth": 1}), 10, untrained=True
+    )
+    assert found["probe"].what == f"{shown(kept)} at 32"
+    assert torch.get_default_device().type == "cpu"
