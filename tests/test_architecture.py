@@ -196,7 +196,7 @@ HOMES: dict[str, set[str]] = {
     "zarr": {"cache.format", "cache.store", "cache.write"},
     "numcodecs": {"cache.format"},
     "google_crc32c": {"cache.format"},
-    "fsspec": {"cache.store"},
+    "fsspec": {"cache.store", "data.readers"},
     "cryptography": {"cache.format"},
     "huggingface_hub": {"report"},
     "aiohttp": {"cache.store"},

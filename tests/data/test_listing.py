@@ -321,12 +321,9 @@ def test_a_file_that_is_no_set_says_why(
     ("name", "said"),
     [
         ("s3://bucket/photos", "cannot be read from a URL"),
-        ("https://x.org/photos.tar", "https:// URLs are for caches only"),
-        (
-            "https://user:secret@x.org/x-{00..09}.tar",
-            r"from a URL\n  where:    https://\*\*\*@x.org",
-        ),
-        ("wds/s3://bucket/x.tar", "shards cannot be read from a URL"),
+        ("https://x.org/photos.tar", "of https:// URLs, caches and WebDataset shards"),
+        ("https://user:secret@x.org/photos.zip", r"where:    https://\*\*\*@x.org"),
+        ("wds/s3://bucket/folder", "a folder behind a URL cannot be listed"),
         ("tfds/cifar10", "data sets of tfds/ are not supported"),
     ],
 )

@@ -227,7 +227,8 @@ def _missing(name: str) -> DataError | UsageError:
     expected = _forms([_FOLDER, *READERS.values()])
     if "://" in name:
         scheme = name.partition("://")[0]
-        hint = f"copy the images to this machine; {scheme}:// URLs are for caches only"
+        hint = "copy the images to this machine; "
+        hint += f"of {scheme}:// URLs, caches and WebDataset shards (wds/URL.tar) are read"
         return UsageError(
             "images cannot be read from a URL", where=redacted(name), expected=expected, hint=hint
         )

@@ -1,4 +1,4 @@
-"""Names of shards: ``shards-{000000..000099}.tar``."""
+"""Names of shards: ``shards-{000000..000099}.tar``, on this machine or behind a URL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from logitcache.data.readers.paths import holds, user_path
+from logitcache.data.readers.shard_copies import copy_of_shard
 from logitcache.errors import DataError, UsageError, first_of, redacted
 
 if TYPE_CHECKING:
@@ -24,17 +25,21 @@ _MOST_SHARDS = 100_000
 def find_shards(pattern: str) -> list[Path]:
     """Return the paths of the shards of a pattern, or of all tar files of a folder.
 
+    Shards behind a URL are copied to this machine first.
+
     Raises:
-        UsageError: It is no pattern.
+        UsageError: It is no pattern, or a URL that cannot be read.
         DataError: Shards do not exist, or the folder has none.
+        StorageError: A server fails.
     """
     if "://" in pattern:
-        raise UsageError(
-            "shards cannot be read from a URL",
-            where=redacted(pattern),
-            expected="shards in a folder of this machine",
-            hint="copy them to this machine",
-        )
+        if not pattern.lower().endswith(".tar"):
+            raise UsageError(
+                "a folder behind a URL cannot be listed",
+                where=redacted(pattern),
+                expected="the URL of a shard, or a pattern: https://host/x-{000..099}.tar",
+            )
+        return [copy_of_shard(url) for url in expand_braces(pattern)]
     place = user_path(pattern)
     if holds(place.is_dir):
         found = sorted(path for path in place.iterdir() if path.suffix.lower() == ".tar")
