@@ -18,13 +18,14 @@ __all__ = ["register_with_timm"]
 _TIMM = "timm"
 _MODELS = (
     "logitcache.networks.adapter",
+    "logitcache.networks.branches",
     "logitcache.networks.civt",
     "logitcache.networks.rednet",
 )
 
 
 def register_with_timm() -> None:
-    """Let ``timm.create_model`` know the own models: now if timm is loaded, else once it is."""
+    """Let ``timm.create_model`` know this package's models: now, or once timm is loaded."""
     if _TIMM in sys.modules:
         _register()
     elif not any(isinstance(finder, _AfterTimm) for finder in sys.meta_path):

@@ -3,7 +3,8 @@
 A tap is the name of a module in ``named_modules`` (``layer3``, ``blocks.11``, ``norm``), whose
 output is captured; ``pre_logits``, timm's name for the input of the classifier; ``output``, what
 the network itself returns, unless a module has this name; or a relation between patches inside of
-an attention module of timm, such as ``blocks.11.attn.scores`` (``attention.py``). Forward hooks
+an attention module of timm, such as ``blocks.11.attn.scores`` (``attention.py``). A branch, such as
+``branches.layer1`` (``branches.py``), is run where it is a tap, and only there. Forward hooks
 capture the activations of any network, teacher or student, without a change of the logits; timm's
 ``forward_intermediates`` returns the same (a test compares them).
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from logitcache.errors import UsageError, nearest
 from logitcache.networks.attention import ATTENTION_TAPS, attention_tap
+from logitcache.networks.branches import Branch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -186,6 +188,11 @@ def _site_of(network: nn.Module, tap: str) -> _Site:
             hint="give the name of a module: " + ", ".join(suggested_taps(network)),
         )
     modules: dict[str, nn.Module] = dict(network.named_modules())
+    branch = modules.get(tap)
+    if isinstance(branch, Branch):
+        # of a copy, since a following activation may work in place
+        source = network.get_submodule(branch.source)
+        return _Site(source, lambda _, __, output: branch(output.clone()))
     if (tap in modules and tap) or tap == OUTPUT:
         return _Site(modules.get(tap, network), lambda _, __, output: output)
     found = attention_tap(modules, tap)

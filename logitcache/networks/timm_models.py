@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from timm.models import model_entrypoint
 
 from logitcache.errors import NetworkError, UsageError, nearest
-from logitcache.networks import adapter, civt, rednet
+from logitcache.networks import adapter, branches, civt, rednet
 from logitcache.networks.config import PRETRAINED
 from logitcache.networks.forms import FORMS, HUB, LOCAL
 from logitcache.networks.from_file import network_from_file
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_from_timm", "check_timm_name", "unfetched"]
 
-OWN_MODELS = (adapter, civt, rednet)
+OWN_MODELS = (adapter, branches, civt, rednet)
 """Modules whose import registers models with timm."""
 
 

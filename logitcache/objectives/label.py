@@ -5,9 +5,10 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 from torch.nn import functional
 
 from logitcache.batch import Outputs, SigmoidLogits
@@ -35,10 +36,19 @@ class LabelConfig(LogitsTermConfig):
         binary: Whether the loss is a binary cross-entropy of each class, for images with one label,
             too; by default for label sets, and where all teachers of the batch have a sigmoid for
             each class.
+        joint: Whether the classes of the head are pairs of a class and a view of the batch, in the
+            order of ``show``: with V views, the joint class of label y in view k is y V + k.
     """
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     binary: bool | None = None
+    joint: bool = False
+
+    @model_validator(mode="after")
+    def _one_label(self) -> Self:
+        if self.joint and self.binary:
+            raise ValueError("joint labels are one class per image: remove binary, or remove joint")
+        return self
 
 
 class Label:
@@ -59,6 +69,9 @@ class Label:
     where y_c is 1 for the classes of the image, else 0; with smoothing (1 - s) y_c + s / 2. For
     mixed images, y is mixed as above.
 
+    With joint labels, softmax(z) is a distribution over pairs of a class and a view. Its sum over
+    the views is one over the classes alone, in the order of the labels.
+
     Args:
         config: Settings of the term.
     """
@@ -68,10 +81,15 @@ class Label:
 
     def __call__(self, outputs: Outputs | Tensor, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
-        logits_BC = Outputs.of(outputs).logits_of(self.config.head)
+        student = Outputs.of(outputs)
+        logits_BC = student.logits_of(self.config.head)
         known = _known(targets)
         if not bool(known.any()):
             return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
+        if self.config.joint:
+            classes = None if self.config.head is None else student.logits.shape[1]
+            labels_B = _joint_labels(targets, logits_BC.shape[1], classes)
+            return self._loss(logits_BC, labels_B, "mean")
         if self.is_binary(targets):
             labels_BC = _indicators(targets, logits_BC.shape[1])
             loss_B = self._binary(wide(logits_BC), labels_BC)
@@ -132,6 +150,31 @@ class Label:
             label_smoothing=self.config.smoothing,
             reduction=reduction,
         )
+
+
+def _joint_labels(targets: TargetBatch, outputs: int, classes: int | None) -> Tensor:
+    """Return the number of the pair of each row's label and view, int64 (B,), -1 without a label.
+
+    Args:
+        targets: Labels and views.
+        outputs: Number of outputs of the head.
+        classes: Number of classes; None if the head is the output of the network.
+
+    Raises:
+        UsageError: The outputs are not pairs with these views, or rows have no single label.
+    """
+    views = max(1, len(targets.views))
+    fits = outputs % views == 0 if classes is None else outputs == views * classes
+    if targets.label_sets is not None or targets.partner_labels is not None or not fits:
+        raise UsageError(
+            "joint labels need one label per image, and an output for each class and view",
+            where="objectives.label.joint",
+            expected=f"{views} outputs for each class (views: {', '.join(targets.views)})",
+            got="mixed images or label sets" if fits else f"{outputs} outputs",
+            hint=f"give the head {views} times the classes (branches: {{classes: x{views}}})",
+        )
+    number_B = torch.arange(len(targets), device=targets.labels.device) // (len(targets) // views)
+    return torch.where(targets.labels >= 0, targets.labels * views + number_B, -1)
 
 
 def _indicators(targets: TargetBatch, classes: int) -> Tensor:

@@ -24,7 +24,12 @@ from logitcache.objectives.sparse_cross_entropy import (
     may_read,
 )
 from logitcache.objectives.term import AskingTermConfig
-from logitcache.objectives.weights import check_one_head, other_classes, teacher_weights
+from logitcache.objectives.weights import (
+    check_one_head,
+    logits_of_teachers,
+    other_classes,
+    teacher_weights,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +50,9 @@ class SoftConfig(AskingTermConfig):
         weight: Weight of this term in the sum.
         head: Student layer with the logits; the output of the network by default.
         teachers: Weight of each teacher by name; by default equal weights that sum to one.
+        logits: Cached layer with the logits of a teacher, by name of the teacher, such as a further
+            classifier; for the others, and by default, its output. Without ``teachers``, these are
+            the teachers of the term.
         temperature: Temperature T; sparse targets are encoded for T = 1.
         tail: Treatment of the probability of the classes that sparse targets do not store:
             ``uniform`` spreads it over them, ``bucket`` compares it as one class, ``renorm`` drops
@@ -87,13 +95,14 @@ class Soft:
                 and others a sigmoid.
         """
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
-        weights = teacher_weights(self.config.teachers, targets.teachers)
-        check_one_head(weights, targets.teachers)
+        teachers = logits_of_teachers(self.config, targets)
+        weights = teacher_weights(self.config.teachers, teachers)
+        check_one_head(weights, teachers)
         total = logits_BC.new_zeros((), dtype=torch.float32)
         for name, weight in weights.items():
             rows_B = soft_divergence(
                 logits_BC,
-                targets.teachers[name],
+                teachers[name],
                 temperature=self.config.temperature,
                 tail=self.config.tail,
                 outside=self.config.outside,

@@ -22,7 +22,7 @@ from logitcache.objectives.alignment import wide
 from logitcache.objectives.outside import Outside, within_classes
 from logitcache.objectives.sparse_cross_entropy import log_absent_mass
 from logitcache.objectives.term import AskingTermConfig
-from logitcache.objectives.weights import other_classes, teacher_weights
+from logitcache.objectives.weights import logits_of_teachers, other_classes, teacher_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,14 +105,15 @@ class Split:
         """
         chosen_B, of_partner_B = self._labels(targets)
         logits_BC = Outputs.of(outputs).logits_of(self.config.head)
-        weights = teacher_weights(self.config.teachers, targets.teachers)
+        teachers = logits_of_teachers(self.config, targets)
+        weights = teacher_weights(self.config.teachers, teachers)
         labeled = chosen_B >= 0
         if not bool(labeled.any()):
             return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
         labels_B = chosen_B.clamp(min=0)
         total = logits_BC.new_zeros((), dtype=torch.float32)
         for name, weight in weights.items():
-            teacher = _without_own_label(targets.teachers[name], of_partner_B)
+            teacher = _without_own_label(teachers[name], of_partner_B)
             rows_B = self._rows(wide(logits_BC), labels_B, teacher)
             total = total + weight * (rows_B * labeled).sum() / labeled.sum()
         return total

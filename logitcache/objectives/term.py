@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -149,15 +149,33 @@ class AskingTermConfig(LogitsTermConfig):
 
     Attributes:
         teachers: Weight of each teacher by name; by default equal weights that sum to one.
+        logits: Cached layer with the logits of a teacher, by name of the teacher, such as a further
+            classifier; for the others, and by default, its output. Without ``teachers``, these are
+            the teachers of the term.
     """
 
     teachers: dict[str, float] | None = Field(default=None, min_length=1)
+    logits: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _of_known_teachers(self) -> Self:
+        unknown = sorted(self.logits.keys() - (self.teachers or self.logits).keys())
+        if unknown:
+            raise ValueError(f"logits of {unknown[0]!r}, which is not among the teachers")
+        return self
+
+    @property
+    def asked(self) -> tuple[str, ...] | None:
+        """Names of the teachers whose output is used, sorted; None for all teachers."""
+        if self.teachers is None:
+            return () if self.logits else None
+        return tuple(sorted(self.teachers.keys() - self.logits.keys()))
 
     @property
     def needs(self) -> Needs:
         """Required targets and student layers: the head, and the logits of the teachers."""
-        names = None if self.teachers is None else tuple(sorted(self.teachers))
-        return super().needs | Needs(teachers=names)
+        layers = tuple(sorted(f"{name}/{tap}" for name, tap in self.logits.items()))
+        return super().needs | Needs(teachers=self.asked, features=layers)
 
 
 class PairConfig(Config):

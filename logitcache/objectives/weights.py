@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from logitcache.batch import SigmoidLogits
+from logitcache.batch import DenseLogits, SigmoidLogits
 from logitcache.errors import UsageError, nearest
+from logitcache.objectives.alignment import cached_features, wide
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from logitcache.batch import TeacherLogits
+    from logitcache.batch import TargetBatch, TeacherLogits
+    from logitcache.objectives.term import AskingTermConfig
 
-__all__ = ["check_one_head", "other_classes", "teacher_weights"]
+__all__ = ["check_one_head", "logits_of_teachers", "other_classes", "teacher_weights"]
+
+
+def logits_of_teachers(config: AskingTermConfig, targets: TargetBatch) -> Mapping[str, Any]:
+    """Return the logits that a term compares with, by name of the teacher.
+
+    They are outputs of teachers, or cached vectors of other layers as dense logits.
+
+    Args:
+        config: The term.
+        targets: Targets with these outputs and layers.
+
+    Raises:
+        UsageError: A layer is missing, or is not a vector of logits.
+    """
+    if not config.logits:
+        return targets.teachers
+    return {
+        **{name: targets.teachers[name] for name in config.asked or () if name in targets.teachers},
+        **{name: _vector_logits(targets, name, tap) for name, tap in config.logits.items()},
+    }
+
+
+def _vector_logits(targets: TargetBatch, teacher: str, tap: str) -> DenseLogits:
+    cached = cached_features(targets, f"{teacher}/{tap}")
+    if cached.layout != "vector" or cached.principal:
+        raise UsageError(
+            "a cached layer is not a vector of logits",
+            where=f"objectives, logits: {{{teacher}: {tap}}}",
+            expected="a vector of one number for each class, not reduced to principal components",
+            got=f"{cached.layout} {tuple(cached.values.shape[1:])}",
+            hint="cache the layer of a classifier",
+        )
+    return DenseLogits(wide(cached.values).log_softmax(1))
 
 
 def teacher_weights(

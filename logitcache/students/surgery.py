@@ -10,7 +10,9 @@ from pydantic import create_model, model_validator
 
 from logitcache.config import Config
 from logitcache.networks.adapter import adapted
+from logitcache.networks.branches import remove_branches
 from logitcache.students.adapter import AdapterConfig, add_adapter, set_class_table
+from logitcache.students.branches import BranchesConfig, prepare_branches
 from logitcache.students.depth import DepthConfig, keep_blocks
 from logitcache.students.linear_probe import ProbeConfig, add_probe, fold_probe
 from logitcache.students.lora import LoraConfig, add_lora, merge_lora
@@ -53,6 +55,7 @@ SURGERIES: dict[str, Surgery] = {
     "lora": Surgery(LoraConfig, add_lora, merge_lora),
     "probe": Surgery(ProbeConfig, add_probe, fold_probe),
     "adapter": Surgery(AdapterConfig, add_adapter, adapted, set_class_table),
+    "branches": Surgery(BranchesConfig, prepare_branches, remove_branches),
 }
 """Surgeries by name, in the order of preparation; conversion is in reverse order."""
 
@@ -75,6 +78,7 @@ class SurgeryConfig(_OneField):
         lora: Low-rank updates of the linear layers of every block; all other weights are frozen.
         probe: Linear probe: a new classifier; all other weights are frozen.
         adapter: Residual adapter before the classifier; the network before it is frozen.
+        branches: Further classifiers on intermediate stages, for training alone.
     """
 
     @model_validator(mode="before")

@@ -182,17 +182,18 @@ def _check_student_views(
 def _with_whole_groups(
     cache: Cache, views: dict[str, View], show: Sequence[ShownView], complete: Sequence[str]
 ) -> dict[str, View]:
-    """Return the views for which all target views of the group are cached."""
-    if all(view.targets == BASE for view in show):
-        return views
+    """Return the base views for which all target views of the group are cached."""
+    if all(view.student == view.targets == BASE for view in show):
+        return views  # a view that is derived itself may be shown alone
     whole = {
         view_id: view
         for view_id, view in views.items()
-        if all(member.id in complete for member in ViewGroup.of(view, show).read)
+        if view.base is None
+        and all(member.id in complete for member in ViewGroup.of(view, show).read)
     }
     if not whole:
         raise UsageError(
-            "no view of the cache has all of these derived views",
+            "no base view of the cache has all of these derived views",
             where=cache.url,
             expected=", ".join(view.targets for view in show),
             hint="precompute these derived views (views.derive), or set show to others",

@@ -427,7 +427,7 @@ class _Run:
             set_images=len(rows),
             without_partner=without_partner(self._loader, self._state.epoch),
             labeled=rows.labeled,
-            parameters=sum(p.numel() for p in self._state.final_network.parameters()),
+            parameters=sum(p.numel() for p in converted(self._state.final_network).parameters()),
             seconds=self._clock.seconds,
             data_wait=self._clock.rates()["data_wait"],
             processes=self._ranks.count,

@@ -17,12 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from logitcache.batch import PIXELS, Features, Outputs, TargetBatch
 from logitcache.errors import UsageError
+from logitcache.networks.branches import branch_names
 from logitcache.networks.patch_drop import run_on_patches
 from logitcache.networks.taps import TappedNetwork
 from logitcache.students.vector_head import check_same_network, vector_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from logitcache.batch import VisiblePatches
     from logitcache.networks.taps import TapShape
@@ -82,6 +83,7 @@ class TrainableStudent(nn.Module):
     ) -> None:
         super().__init__()
         taps = objective.needs.taps
+        _check_branches(network, taps)
         tapped = TappedNetwork(network, taps, size=size, example=example) if taps else None
         self._input = example
         self._shapes: dict[str, TapShape] = {} if tapped is None else tapped.shapes
@@ -268,3 +270,19 @@ class TrainableStudent(nn.Module):
             if module is not self and own is not None:
                 scales |= {f"{prefix}.{name}": scale for name, scale in own().items()}
         return scales
+
+
+def _check_branches(network: nn.Module, taps: Sequence[str]) -> None:
+    """Refuse branches that no objective uses: they would have no gradient.
+
+    Raises:
+        UsageError: There is one.
+    """
+    unused = [name for name in branch_names(network) if name not in taps]
+    if unused:
+        raise UsageError(
+            "no objective uses a branch of the student",
+            where="objectives",
+            expected=f"a term with head: {unused[0]}",
+            hint="add such a term, or remove the branch",
+        )

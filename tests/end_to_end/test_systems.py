@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import timm
 import torch
+import yaml
 from filelock import FileLock
 
+from logitcache.cache.read.reader import open_cache
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.run import load_pipelines
 from logitcache.cli.stages import stage_runner
 from logitcache.objectives.combine import TERMS
+from logitcache.targets.loader import loader
+from logitcache.training.config import TrainConfig
+from logitcache.training.gradient import BatchGradient
 from logitcache.training.journal import read_journal
+from logitcache.training.loop import train_student
 from logitcache.training.result import read_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from logitcache.batch import TargetBatch
     from logitcache.pipeline.run import Pipeline, StageResult
 
 SYSTEMS = [
     *("libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"),
     *("pursuhint", "dpk", "rtk", "transkd", "cakd", "mfef"),
-    *("sgva", "dmae"),
+    *("sgva", "dmae", "hssakd"),
 ]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd", "mae": "dmae"}
 """Stages that several systems share, and a pipeline that has each."""
-TEACHER_STEPS = {"cnn": 160, "rednet": 80, "vit": 160, "mae": 120}
+TEACHER_STEPS = {"cnn": 160, "rednet": 80, "vit": 160, "mae": 120, "branched": 60}
 """Enough for a student to learn from them; the pipelines themselves train longer."""
 
 CHANCE = 0.1
@@ -46,6 +53,8 @@ BETTER_THAN = {"sgva": "tower"}
 """Systems whose student has to be better than another stage, the network that it started from."""
 JUDGED = {"dmae": "finetuned"}
 """Stages whose accuracy is that of the system, where it is not the student's own."""
+LABEL_FREE = {"tinyvit", "wecolora", "assistants", "rkd", "dmae"}
+"""Systems whose papers train without labels, too."""
 COMPARED = [
     *("labels", "kd", "tuned", "probe", "probe-copy", "probe-tuned"),
     *("alone", "finetuned-alone"),
@@ -118,22 +127,93 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(network.state_dict())
 
 
-def own_losses(folder: Path) -> list[dict[str, float]]:
-    """Return the unweighted losses of a system's own terms in every epoch.
-
-    These are all but labels, contested terms and plain soft targets, or the latter where there are
-    no others.
+def own_terms(names: Iterable[str]) -> list[str]:
+    """Return a system's own terms: all but labels and contested ones, and but plain soft targets
+    where there are others.
     """
-    events = read_journal(folder)
     compared = TERMS.keys() - {"label"} - CONTESTED
-    terms = [name for name in events[0] if name.partition("_")[0] in compared]
-    own = [name for name in terms if not name.startswith("soft")] or terms
-    return [{name: event[name] for name in own} for event in events]
+    terms = [name for name in names if name.partition("_")[0] in compared]
+    return [name for name in terms if not name.startswith("soft")] or terms
+
+
+def own_losses(folder: Path) -> list[dict[str, float]]:
+    """Return the unweighted losses of a system's own terms in every epoch."""
+    events = read_journal(folder)
+    return [{name: event[name] for name in own_terms(events[0])} for event in events]
+
+
+def gradients(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Return the gradient of every weighted term in the first step of a run, as one vector.
+
+    It is that of the trained part of the student, without the parameters of the objective.
+    """
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    config = TrainConfig.parse({**values, "out": str(folder / "step"), "val": None}, "train")
+    found: dict[str, torch.Tensor] = {}
+
+    def step(self: Any, _: object, images: torch.Tensor, targets: TargetBatch, __: float) -> None:
+        visible = targets.visible
+        outputs = self._trainable.outputs(self._trainable(images, visible), visible)
+        weights = [w for w in self._trainable.network.parameters() if w.requires_grad]
+        for name, part in self._objective.parts(outputs, targets).items():
+            each = torch.autograd.grad(
+                self._objective.total({name: part}),
+                weights,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            found[name] = torch.cat([gradient.flatten() for gradient in each])
+        raise StopIteration
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchGradient, "__call__", step)
+        with pytest.raises(StopIteration):
+            train_student(config)
+    return found
+
+
+def check_joint(pipeline: Pipeline) -> None:
+    """Check the joint distributions of the cache: over classes and over rotations."""
+    layer, views = "cnn/branches.layer2", ["base", "rot90(1)", "rot90(2)", "rot90(3)"]
+    with loader(
+        open_cache(pipeline.out / "cache"),
+        "digits",
+        teachers=[],
+        features=[layer],
+        show=views,
+        size=8,
+        threads=1,
+    ) as found:
+        _, targets = next(found.epoch(0))
+    joint_BCV = targets.features[layer].values.softmax(1).view(-1, 10, len(views))
+    right = joint_BCV.sum(2).argmax(1) == targets.labels
+    assert float(right.float().mean()) > 2 * CHANCE
+    place = torch.arange(len(views)).repeat_interleave(len(right) // len(views))
+    assert float((joint_BCV.sum(1).argmax(1) == place).float().mean()) > 2 / len(views)
+
+
+EVIDENCE: dict[str, Callable[[Pipeline], None]] = {"hssakd": check_joint}
+"""Further checks of a finished pipeline, by system."""
+
+
+def check_first_step(name: str, found: dict[str, torch.Tensor]) -> None:
+    """Check what each term contributes to the gradient of the student in a first step."""
+    assert all(torch.isfinite(gradient).all() for gradient in found.values())
+    whole = torch.stack(list(found.values())).sum(0)
+    for term in own_terms(found):
+        without = whole - found[term]
+        assert not torch.allclose(without, whole), f"removing {term} changes nothing"
+    if name in LABEL_FREE:
+        labels = [gradient for term, gradient in found.items() if term.startswith("label")]
+        assert (whole - sum(labels, torch.zeros(()))).any(), "labels of weight 0 leave no gradient"
 
 
 @pytest.mark.parametrize("pipeline", SYSTEMS, indirect=True)
 @pytest.mark.usefixtures("no_teachers")
-def test_a_system_learns_from_its_cache(pipeline: Pipeline) -> None:
+def test_a_system_learns_from_its_cache(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, students = split_at_cache(pipeline)
     run(pipeline, students)
     losses = [event["loss"] for event in read_journal(pipeline.out / "student")]
@@ -163,6 +243,9 @@ def test_a_system_learns_from_its_cache(pipeline: Pipeline) -> None:
     assert shuffled.evaluation.loss != pytest.approx(result.evaluation.loss, rel=1e-3)
     mine, theirs = (weights(pipeline.out / name) for name in ("student", "shuffled"))
     assert any(not torch.allclose(mine[name], theirs[name], rtol=1e-2) for name in mine)
+    check_first_step(pipeline.config.name, gradients(pipeline.out / "student", monkeypatch))
+    if pipeline.config.name in EVIDENCE:
+        EVIDENCE[pipeline.config.name](pipeline)
     for name in set(students) & set(COMPARED):
         compared = read_result(pipeline.out / name)
         assert compared is not None

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn import functional
 
 from logitcache.batch import TargetBatch
+from logitcache.errors import UsageError
 from logitcache.objectives.combine import ObjectiveConfig, build_objective
 from logitcache.objectives.label import Label, LabelConfig
 from tests.objectives import reference
@@ -69,3 +74,70 @@ def test_the_teachers_that_are_asked_for() -> None:
     assert teachers("soft", "label") is None
     named = {"soft": {"teachers": {"b": 1, "a": 1}}}
     assert teachers(named, {"soft": {"teachers": {"c": 1}}}) == ("a", "b", "c")
+
+
+VIEWS = ("base", "rot90(1)", "rot90(2)")
+
+
+def joint_batch(labels: list[int]) -> TargetBatch:
+    """Return a batch of the same images in all views, view by view."""
+    return replace(batch(labels * len(VIEWS)), views=VIEWS)
+
+
+def test_joint_labels_are_pairs_of_class_and_view() -> None:
+    """Row i of view k has the class y_i V + k; value and gradient as in plain loops."""
+    labels, classes = [3, -1, 0], 4
+    z = torch.randn(9, 12, dtype=torch.float64, generator=torch.manual_seed(2), requires_grad=True)
+    loss = Label(LabelConfig(joint=True))(z, joint_batch(labels))
+    expected, wanted = [], torch.zeros(9, 12, dtype=torch.float64)
+    for view in range(3):
+        for image, label in enumerate(labels):
+            row = view * len(labels) + image
+            if label < 0:
+                continue
+            scores = z[row].tolist()
+            expected.append(reference.cross_entropy(scores, label * 3 + view, 0.0))
+            for output, log_p in enumerate(reference.log_softmax(scores)):
+                hit = output == label * 3 + view
+                wanted[row, output] = (math.exp(log_p) - hit) / 6
+    assert float(loss.detach()) == pytest.approx(sum(expected) / 6, rel=1e-6)
+    torch.autograd.backward(loss)
+    assert z.grad is not None
+    torch.testing.assert_close(z.grad, wanted, atol=1e-6, rtol=1e-5)
+    assert int(Label(LabelConfig(joint=True)).count(joint_batch(labels))) == 6
+    assert classes * len(VIEWS) == z.shape[1]
+
+
+def test_the_sum_over_views_of_a_joint_distribution_is_one_over_classes() -> None:
+    """A head p(y) r(k | y) has the cross-entropy of the class plus that of the view."""
+    generator = torch.manual_seed(3)
+    classes_BC = torch.randn(6, 4, dtype=torch.float64, generator=generator)
+    views_BCV = torch.randn(6, 4, 3, dtype=torch.float64, generator=generator).log_softmax(2)
+    joint = (classes_BC.log_softmax(1)[:, :, None] + views_BCV).flatten(1)
+    summed_BC = joint.softmax(1).view(6, 4, 3).sum(2)
+    torch.testing.assert_close(summed_BC, classes_BC.softmax(1))
+    targets = joint_batch([2, 1])
+    chosen = views_BCV[torch.arange(6), targets.labels, torch.arange(3).repeat_interleave(2)]
+    whole = Label(LabelConfig(joint=True))(joint, targets)
+    torch.testing.assert_close(whole, Label()(classes_BC, targets) - chosen.mean().float())
+
+
+def test_joint_labels_of_some_views_count_these_alone() -> None:
+    z = torch.randn(6, 8, generator=torch.manual_seed(4))
+    term = {"label": {"joint": True, "views": ["rot90(1)", "base"]}}
+    found = build_objective([ObjectiveConfig.model_validate(term)])(z, joint_batch([2, 1]))
+    rows = torch.tensor([2, 3, 0, 1])
+    expected = functional.cross_entropy(z[rows], torch.tensor([4, 2, 5, 3]))
+    torch.testing.assert_close(found, expected)
+
+
+def test_joint_labels_need_one_label_and_an_output_for_each_pair() -> None:
+    with pytest.raises(UsageError, match="an output for each class and view"):
+        Label(LabelConfig(joint=True))(torch.zeros(6, 8), joint_batch([2, 1]))
+    mixed = replace(
+        batch([2, 1]), partner_labels=torch.tensor([0, 0]), lam=torch.tensor([0.5, 1.0])
+    )
+    with pytest.raises(UsageError, match="mixed images"):
+        Label(LabelConfig(joint=True))(torch.zeros(2, 8), mixed)
+    with pytest.raises(UsageError, match="remove binary"):
+        LabelConfig(joint=True, binary=True)

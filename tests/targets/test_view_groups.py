@@ -15,6 +15,7 @@ from logitcache.errors import Interrupted, UsageError
 from logitcache.objectives.combine import ObjectiveConfig, build_objective
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.targets.alignment import Alignment
 from logitcache.targets.image_rows import number_rows
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.settings import LoaderSettings
@@ -140,6 +141,19 @@ def test_pixels_of_the_shown_views_take_no_memory(cache: Cache, images: Path) ->
     assert targets.features[PIXELS].values is pixels
 
 
+def test_the_alarm_for_outputs_of_other_images_is_for_base_views(
+    cache: Cache, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teacher may be wrong about turned images, and its accuracy is known for the first view."""
+    compared: list[int] = []
+    monkeypatch.setattr(Alignment, "is_settled", False)
+    monkeypatch.setattr(Alignment, "see", lambda _, rows, *__: compared.append(len(rows)))
+    for show, count in ((["rot90(1)"], 0), ([{"student": "rot90(1)", "targets": "base"}], 1)):
+        with opened(cache, images, show=show) as found:
+            next(found.epoch(0))
+        assert len(compared) == count
+
+
 def test_only_base_views_are_walked(cache: Cache, images: Path) -> None:
     with opened(cache, images, show=SHOW) as found:
         walked = {found.view(epoch).id for epoch in range(4)}
@@ -201,9 +215,9 @@ def test_an_image_that_cannot_be_decoded_is_left_out_of_every_view(
         ([], "at least 1 item"),
         (["base", "base"], "have to be distinct"),
         (["base", "rot91(1)"], "rot91"),
-        (["base", "rot90(3)"], "no view of the cache has all"),
+        (["base", "rot90(3)"], "no base view of the cache has all"),
         ([{"student": "rot90(1)"}], "option 'targets' is missing"),
-        ([{"student": "base", "targets": "rot90(3)"}], "no view of the cache has all"),
+        ([{"student": "base", "targets": "rot90(3)"}], "no base view of the cache has all"),
         ([{"student": "base", "targets": "base"}, "base"], "have to be distinct"),
     ],
 )

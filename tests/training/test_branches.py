@@ -1,0 +1,138 @@
+"""Students with branches: joint labels in several views, resumed, averaged, exported without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import timm
+import torch
+
+from logitcache.cache.read.reader import open_cache
+from logitcache.data.readers import open_source
+from logitcache.errors import Interrupted, UsageError
+from logitcache.networks.build import NetworkConfig, build_network, input_spec
+from logitcache.precompute.build import build_cache
+from logitcache.precompute.config import PrecomputeConfig
+from logitcache.training.config import TrainConfig
+from logitcache.training.evaluator import Evaluator
+from logitcache.training.loop import train_student
+from tests.processes import run_ranks
+from tests.training.test_loop import assert_equal_runs, stop_after, weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RESNET: dict[str, Any] = {
+    "model": "resnet10t",
+    "kwargs": {"channels": [8, 8, 16, 16], "stem_width": 8},
+    "size": 32,
+}
+CONVNEXT: dict[str, Any] = {
+    "model": "convnext_atto",
+    "kwargs": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]},
+    "size": 32,
+}
+"""A network without batch norm, whose processes compute what one computes."""
+SHOW = ["base", "rot90(1)", "rot90(2)", "rot90(3)"]
+
+
+def config(out: Path, images: Path, **fields: Any) -> TrainConfig:
+    stage = fields.pop("stage", "layer1")
+    student = {**fields.pop("student", RESNET)}
+    values = {
+        "out": str(out),
+        "data": str(images),
+        "val": str(images),
+        "student": {**student, "surgery": {"branches": {"at": [stage], "classes": "x4"}}},
+        "show": SHOW,
+        "objectives": [
+            {"label": {"views": ["base"]}},
+            {"label": {"head": f"branches.{stage}", "joint": True}},
+        ],
+        "steps": 6,
+        "batch_size": 16,
+        "crop_pct": 1.0,
+        "threads": 1,
+        "ema": 0.5,
+        **fields,
+    }
+    return TrainConfig.parse(values, "train")
+
+
+def test_a_run_with_branches_resumes_and_exports_a_network_without_them(
+    images: Path, tmp_path: Path
+) -> None:
+    """Accuracy, parameters and weights are those of the exported network."""
+    result = train_student(config(tmp_path / "whole", images))
+    with pytest.raises(Interrupted):
+        train_student(config(tmp_path / "parts", images), should_stop=stop_after(3))
+    train_student(config(tmp_path / "parts", images), resume=True)
+    assert_equal_runs(tmp_path / "parts", tmp_path / "whole")
+    plain = timm.create_model(RESNET["model"], num_classes=3, **RESNET["kwargs"])
+    exported = weights(tmp_path / "whole")
+    assert {name: value.shape for name, value in exported.items()} == {
+        name: value.shape for name, value in plain.state_dict().items()
+    }
+    assert result.parameters == sum(p.numel() for p in plain.parameters())
+    folder = f"local-dir:{tmp_path / 'whole' / 'export'}"
+    network = build_network(NetworkConfig(model=folder))
+    spec = input_spec(network)
+    evaluator = Evaluator(
+        open_source(str(images)), spec, batch_size=16, device=torch.device("cpu"), threads=1
+    )
+    assert evaluator(network) == result.evaluation
+    evaluator.close()
+
+
+def test_a_teacher_with_branches_is_cached_and_imitated(images: Path, tmp_path: Path) -> None:
+    teacher = config(tmp_path / "teacher", images).model_dump(mode="json")
+    teacher["student"]["surgery"]["branches"]["export"] = True
+    train_student(TrainConfig.parse(teacher, "train"))
+    values = {
+        "cache": str(tmp_path / "cache"),
+        "data": str(images),
+        "views": {"count": 1, "derive": SHOW[1:]},
+        "unit_rows": 16,
+        "teachers": {
+            "t": {
+                "model": f"local-dir:{tmp_path / 'teacher' / 'export'}",
+                "features": {"branches.layer1": {}},
+            }
+        },
+    }
+    build_cache(PrecomputeConfig.parse(values, ""))
+    cache = open_cache(tmp_path / "cache")
+    assert cache.tap("t/branches.layer1").encoding.shape == (12,)
+    own = {"head": "branches.layer1", "logits": {"t": "branches.layer1"}, "temperature": 3}
+    student = config(
+        tmp_path / "student",
+        images,
+        cache=str(tmp_path / "cache"),
+        objectives=[{"label": {"views": ["base"]}}, {"soft": {"temperature": 3}}, {"soft": own}],
+    )
+    assert train_student(student).steps == 6
+
+
+def run(rank: int, values: dict[str, Any]) -> None:
+    del rank
+    train_student(TrainConfig.parse(values, "train"))
+
+
+def test_two_processes_train_what_one_trains(images: Path, tmp_path: Path) -> None:
+    fields = {"student": CONVNEXT, "stage": "stages.1", "val": None, "steps": 4}
+    train_student(config(tmp_path / "one", images, **fields))
+    values = config(tmp_path / "two", images, **fields).model_dump(mode="json")
+    assert run_ranks(2, run, values) == [None, None]
+    ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
+
+
+def test_a_branch_without_an_objective_is_refused(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no objective uses a branch"):
+        train_student(config(tmp_path, images, objectives=["label"]))
+
+
+def test_outputs_that_are_no_pairs_with_the_views_are_refused(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="an output for each class and view"):
+        train_student(config(tmp_path, images, show=SHOW[:2]))
