@@ -33,6 +33,7 @@ __all__ = [
     "drawn_positions",
     "energy_of",
     "flattened",
+    "on_own_grids",
     "unfit",
     "wide",
 ]
@@ -43,7 +44,8 @@ class Pair:
     """Activations of a student and a teacher on the same grid; a vector is one position.
 
     Attributes:
-        student: Activations of the student (B, p + P, D), at all positions.
+        student: Activations of the student (B, p + P, D), at all positions; those of its own square
+            grid for a projector that changes the grid.
         teacher: Activations of the teacher (B, p + n, E), at the cached positions.
         prefix: Number of prefix tokens, p.
         grid: Side of the square grid of positions; None if they are not a square.
@@ -72,6 +74,22 @@ class Pair:
             patches = self.student.shape[1] - self.prefix
             counts[:, self.prefix :] = patches / self.positions.shape[1]
         return counts
+
+
+def on_own_grids(student: Features, teacher: Features, *, where: str) -> Pair:
+    """Return the activations of a student and a teacher, each on its own square grid of patches.
+
+    Args:
+        student: Activations of the student layer.
+        teacher: Cached activations of the teacher layer.
+        where: Name of the term, for messages.
+
+    Raises:
+        UsageError: One of them is not on a square grid.
+    """
+    if student.grid is None or teacher.grid is None:
+        raise unfit(student, teacher, where, "choose layers with square grids")
+    return Pair(_split(student)[1], _split(teacher)[1], 0, teacher.grid, teacher.positions)
 
 
 def aligned(student: Features, teacher: Features, *, prefix: bool, where: str) -> Pair:

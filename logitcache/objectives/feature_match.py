@@ -10,6 +10,7 @@ Shapes: B batch, N positions, D channels of the student, E of the teacher.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -19,7 +20,14 @@ from torch.nn import functional
 
 from logitcache.config import Former
 from logitcache.errors import UsageError
-from logitcache.objectives.alignment import Pair, aligned, as_map, as_tokens, cached_features
+from logitcache.objectives.alignment import (
+    Pair,
+    aligned,
+    as_map,
+    as_tokens,
+    cached_features,
+    on_own_grids,
+)
 from logitcache.objectives.distance import Metric, Normalize, Reduction, difference, standardized
 from logitcache.objectives.projector import (
     PROJECTORS,
@@ -42,7 +50,7 @@ class MatchConfig(TermConfig):
     Attributes:
         weight: Weight of this term in the sum.
         pairs: Pairs of teacher and student layers, from shallow to deep. A single pair may be
-            written without this key, as teacher, tap and student.
+            written without this key, as teacher, tap and student, or against and student.
         metric: Elementwise distance: ``l1``, ``l2``, ``huber`` or ``cosine``.
         reduction: ``mean`` over all values; or ``sum`` over the values of a row, and the mean over
             rows.
@@ -157,9 +165,11 @@ class Match(nn.Module):
         return [cached_features(targets, pair.features) for pair in self.config.pairs]
 
     def _pairs(self, outputs: Outputs, targets: TargetBatch) -> list[Pair]:
+        own_grid = PROJECTORS[self.config.projector.kind].own_grid
         prefix = self.config.prefix and not self.config.asks_maps
+        align = on_own_grids if own_grid else partial(aligned, prefix=prefix)
         return [
-            aligned(outputs.tap(pair.held), teacher, prefix=prefix, where=self._where)
+            align(outputs.tap(pair.held), teacher, where=self._where)
             for pair, teacher in zip(self.config.pairs, self._teachers(targets), strict=True)
         ]
 

@@ -6,6 +6,7 @@ patches.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from logitcache.objectives.alignment import as_map, as_tokens, drawn_positions
 from logitcache.objectives.attention import PositionProducts
 from logitcache.objectives.fusion import SelectiveFusion
 from logitcache.objectives.group_linear import GroupLinear
+from logitcache.objectives.pixel_shuffle import PixelShuffle
 from logitcache.objectives.prior import Prior
 
 if TYPE_CHECKING:
@@ -58,12 +60,15 @@ class ProjectorKind:
             used with cached principal components.
         joint: Whether one module projects all pairs of a term: it is built from their list, and
             maps a list of pairs to a list of results.
+        own_grid: Whether it maps the student from its own grid to the teacher's; for others the
+            student is resized before.
     """
 
     build: Callable[[ProjectorConfig, Any, str], nn.Module]
     whole_maps: bool = False
     keeps_channels: bool = False
     joint: bool = False
+    own_grid: bool = False
 
 
 _FUSION_WIDTH = 64  # of TransKD
@@ -85,7 +90,9 @@ class ProjectorConfig(Config):
             :class:`~logitcache.objectives.fusion.SelectiveFusion`; ``group-linear`` for a linear
             layer for each neighborhood of positions; ``attention-scores`` and ``value-products``
             for inner products of convolutions at all pairs of positions, see
-            :class:`~logitcache.objectives.attention.PositionProducts`; ``none``; ``auto`` for
+            :class:`~logitcache.objectives.attention.PositionProducts`; ``pixel-shuffle`` for a map
+            with more positions than the student's, see
+            :class:`~logitcache.objectives.pixel_shuffle.PixelShuffle`; ``none``; ``auto`` for
             linear if the numbers of channels differ, else none.
         hidden: Number of hidden channels of an ``mlp``, that of the teacher by default; of a
             ``fusion``, 64 by default; and of the convolutions of ``attention-scores`` and
@@ -236,6 +243,21 @@ def _products(config: ProjectorConfig, pair: Pair, where: str, *, same: bool) ->
     )
 
 
+def _pixel_shuffle(config: ProjectorConfig, pair: Pair, where: str) -> nn.Module:
+    grid, side = _square(pair, config.kind, where), math.isqrt(pair.student.shape[1])
+    if grid % side or pair.positions is not None:
+        raise UsageError(
+            "the projector pixel-shuffle needs a grid that is a multiple of the student's",
+            where=where,
+            expected=f"a whole map with a side that {side} divides",
+            got=f"a map with a side of {grid}"
+            if pair.positions is None
+            else f"{pair.positions.shape[1]} positions of each map",
+            hint="choose other layers, or another projector",
+        )
+    return PixelShuffle(pair.student.shape[2], pair.teacher.shape[2], grid // side)
+
+
 def _square(pair: Pair, kind: str, where: str) -> int:
     """Return the side of the square grid of positions, which a projector needs."""
     if pair.grid is None:
@@ -289,6 +311,7 @@ PROJECTORS: dict[str, ProjectorKind] = {
     "group-linear": ProjectorKind(_group_linear, whole_maps=True),
     "attention-scores": ProjectorKind(partial(_products, same=False), whole_maps=True),
     "value-products": ProjectorKind(partial(_products, same=True), whole_maps=True),
+    "pixel-shuffle": ProjectorKind(_pixel_shuffle, whole_maps=True, own_grid=True),
 }
 """Projectors by name; a new projector is one entry here."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from logitcache.batch import PIXELS
 from logitcache.config import Config
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Needs:
         features: Required teacher features, as ``<teacher>/<tap>``.
         taps: Names of the required student layers.
         student_logits: Whether the output of the student's classifier is required.
-        pixels: Whether the images of the student are required, as targets.
+        pixels: Whether the images of the target views are required, as targets.
     """
 
     teachers: tuple[str, ...] | None = ()
@@ -179,34 +180,49 @@ class AskingTermConfig(LogitsTermConfig):
 
 
 class PairConfig(Config):
-    """A teacher layer and the student layer that is compared with it.
+    """A teacher layer, or the image itself, and the student layer that is compared with it.
 
     Attributes:
         teacher: Name of the teacher.
         tap: Name of the teacher layer in the cache.
         student: Name of the student layer; the same as ``tap`` by default.
+        against: ``features`` of a teacher; or ``pixels``, the normalized image of the view that the
+            targets belong to, without ``teacher`` and ``tap``.
     """
 
-    teacher: str
-    tap: str
+    teacher: str | None = None
+    tap: str | None = None
     student: str | None = None
+    against: Literal["features", "pixels"] = "features"
+
+    @model_validator(mode="after")
+    def _against_one(self) -> Self:
+        given = [self.teacher is not None, self.tap is not None]
+        if self.against == "features" and not all(given):
+            raise ValueError("give teacher and tap, the layer to compare with, or against: pixels")
+        if self.against == "pixels" and (any(given) or self.student is None):
+            raise ValueError("against: pixels needs the student layer alone, no teacher and no tap")
+        return self
 
     @property
     def features(self) -> str:
-        """Name of the teacher's features in a batch."""
-        return f"{self.teacher}/{self.tap}"
+        """Name in a batch of what the student layer is compared with."""
+        return PIXELS if self.against == "pixels" else f"{self.teacher}/{self.tap}"
 
     @property
     def held(self) -> str:
         """Name of the student layer."""
-        return self.student or self.tap
+        held = self.student or self.tap
+        assert held is not None  # checked above
+        return held
 
     @staticmethod
     def needs_of(pairs: Sequence[PairConfig]) -> Needs:
         """Return the targets and layers of some pairs."""
         return Needs(
-            features=tuple(sorted({pair.features for pair in pairs})),
+            features=tuple(sorted({pair.features for pair in pairs} - {PIXELS})),
             taps=tuple(sorted({pair.held for pair in pairs})),
+            pixels=any(pair.against == "pixels" for pair in pairs),
         )
 
 
@@ -214,9 +230,9 @@ def as_pairs(value: object) -> object:
     """Return the settings of a term in which a single pair is in the list ``pairs``, too.
 
     Args:
-        value: Settings, possibly with ``teacher``, ``tap`` and ``student`` next to the others.
+        value: Settings, possibly with those of a pair next to the others.
     """
-    if not isinstance(value, dict) or "pairs" in value or "tap" not in value:
+    if not isinstance(value, dict) or "pairs" in value or not {"tap", "against"} & value.keys():
         return value
     own = PairConfig.model_fields.keys()
     rest = {name: field for name, field in value.items() if name not in own}

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
     from logitcache.views.spec import View, ViewsConfig
 
-__all__ = ["BASE", "Show", "ShownView", "ViewGroup", "shown_views", "student_view"]
+__all__ = [
+    "BASE",
+    "Show",
+    "ShownView",
+    "ViewGroup",
+    "ViewName",
+    "shown_views",
+    "student_view",
+]
 
 BASE = "base"
 """Name of the view that the others of a group are derived from."""

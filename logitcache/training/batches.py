@@ -66,8 +66,8 @@ def training_loader(
         rank=ranks.rank,
         ranks=ranks.count,
         show=tuple(config.show),
-        vectors=config.student.head_on,
         pixels=any(term.term.needs.pixels for term in config.terms),
+        vectors=config.student.head_on,
     )
     views = None if targets else config.views or ViewsConfig()
     loader = Loader(rows, settings, targets=targets, views=views)

@@ -12,6 +12,7 @@ from logitcache.files import write_file
 from logitcache.markdown import block, code, markdown
 from logitcache.networks.build import is_own_model
 from logitcache.networks.forms import HUB
+from logitcache.targets.view_group import BASE
 from logitcache.text import visible
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def write_card(
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {markdown(architecture)}",
-        _what(architecture, parameters, spec, evaluation),
+        _what(architecture, parameters, spec, evaluation, config.val_view),
         _how_to_load(architecture, folder),
         _teachers(cache),
         _recipe(config, steps),
@@ -133,7 +134,11 @@ def _dataset_name(data: DataConfig) -> str:
 
 
 def _what(
-    architecture: str, parameters: int, spec: InputSpec, evaluation: Evaluation | None
+    architecture: str,
+    parameters: int,
+    spec: InputSpec,
+    evaluation: Evaluation | None,
+    view: str,
 ) -> str:
     lines = [
         f"{code(architecture)}, {parameters:,} parameters, for RGB images of {spec.size} pixels, "
@@ -145,9 +150,11 @@ def _what(
     else:
         top5 = "" if evaluation.top5 is None else f", top-5 {evaluation.top5:.2%}"
         binary = "" if evaluation.top1 is not None else "binary "
+        shown = "" if view == BASE else f" as {code(view)}"
         lines.append(
             f"Results: {evaluation.score_name} {evaluation.score:.2%}{top5}, "
-            f"{binary}cross-entropy {evaluation.loss:.4f} nats, on {evaluation.images} images."
+            f"{binary}cross-entropy {evaluation.loss:.4f} nats, "
+            f"on {evaluation.images} images{shown}."
         )
     return "\n\n".join(lines)
 

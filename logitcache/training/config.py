@@ -13,7 +13,7 @@ from logitcache.errors import redacted
 from logitcache.objectives.aliases import long_forms
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.students.build import StudentConfig
-from logitcache.targets.view_group import BASE, Show, shown_views
+from logitcache.targets.view_group import BASE, Show, ViewName, shown_views
 from logitcache.views.operations import CROP_SHARE
 from logitcache.views.spec import ViewsConfig
 
@@ -151,6 +151,8 @@ class TrainConfig(Config):
         show: The views of a batch: ``base``, and views derived from it, such as ``rot90(1)``; or a
             view of the student with the targets of another one, ``{student: lowres(4), targets:
             base}``. A batch has ``batch_size`` images for each of them.
+        val_view: View that validation images are shown in: ``base`` for the center crop, or one
+            derived from it, such as ``lowres(4)`` for a student that has seen no others.
         use_views: Views of the cache, by id, number from 0, or range such as ``0-3``; by default
             all views that the teachers of the objectives have.
         shuffle_targets: Whether every image gets the targets of another one, as a control
@@ -209,6 +211,7 @@ class TrainConfig(Config):
     on_bad_image: Literal["error", "skip"] = "error"
     views: ViewsConfig | None = None
     show: Show = Field(default_factory=lambda: list(shown_views([BASE])))
+    val_view: ViewName = BASE
     use_views: list[str] = Field(default_factory=list)
     shuffle_targets: bool = False
     subset: bool = False
@@ -306,14 +309,28 @@ class TrainConfig(Config):
             raise ValueError("signed_by is a key of a cache: give a cache, or remove signed_by")
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
-        if self.student.head_on is not None:
-            if self.cache is None:
-                raise ValueError("student.head_on trains on the vectors of a cache: give a cache")
-            if self.size or self.channels_last or self.show != list(shown_views([BASE])):
-                raise ValueError(
-                    "student.head_on trains on cached vectors, not on images: remove size, "
-                    "channels_last and show"
-                )
+        return self
+
+    @model_validator(mode="after")
+    def _vectors_alone(self) -> Self:
+        if self.student.head_on is None:
+            return self
+        if self.cache is None:
+            raise ValueError("student.head_on trains on the vectors of a cache: give a cache")
+        if self.size or self.channels_last or self.show != list(shown_views([BASE])):
+            raise ValueError(
+                "student.head_on trains on cached vectors, not on images: remove size, "
+                "channels_last and show"
+            )
+        if any(term.term.needs.pixels for term in self.terms):
+            raise ValueError(
+                "student.head_on trains on cached vectors, not on images: remove the terms "
+                "against pixels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Self:
         for term in self.terms:
             if self.accumulate > 1 and term.term.needs_whole_batch:
                 raise ValueError(

@@ -31,6 +31,7 @@ from logitcache.networks.build import (
 )
 from logitcache.networks.device import resolve_device
 from logitcache.targets.class_lens import LogitsLens
+from logitcache.targets.view_group import BASE, ViewName
 from logitcache.training.classes import check_labeled, check_name_count
 from logitcache.training.evaluator import Evaluation, Evaluator
 from logitcache.views.operations import CROP_SHARE
@@ -63,6 +64,8 @@ class EvaluateConfig(Config):
         device: ``auto``, or the name of a torch device.
         threads: Number of threads that decode images; all processors by default.
         on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
+        view: View that the images are shown in: ``base`` for the center crop, or one derived from
+            it, such as ``lowres(4)``.
     """
 
     network: NetworkConfig
@@ -74,6 +77,7 @@ class EvaluateConfig(Config):
     device: str = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["error", "skip"] = "error"
+    view: ViewName = BASE
 
     @field_validator("class_map", mode="before")
     @classmethod
@@ -159,6 +163,7 @@ def evaluate_network(
         device=device,
         threads=config.threads,
         on_bad_image=config.on_bad_image,
+        view=config.view,
     )
     try:
         evaluation = evaluator((network if mapped is None else mapped).to(device), on_progress)

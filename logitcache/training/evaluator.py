@@ -17,6 +17,7 @@ from logitcache.platforms import available_processors
 from logitcache.targets.image_rows import number_rows
 from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
+from logitcache.targets.view_group import BASE, shown_views
 from logitcache.training.average_precision import mean_average_precision
 from logitcache.training.prediction_counts import PredictionCounts, write_predictions
 from logitcache.views.spec import ViewsConfig
@@ -97,6 +98,7 @@ class Evaluator:
         on_bad_image: ``error``, or ``skip`` to leave out images that cannot be decoded.
         out: Folder into which the first process writes :class:`.PredictionCounts` after every
             evaluation of images with one class each; None to write nothing.
+        view: View that the images are shown in: ``base`` for timm's, or one derived from it.
 
     Attributes:
         source: The images.
@@ -113,6 +115,7 @@ class Evaluator:
         ranks: DistributedContext | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
         out: Path | None = None,
+        view: str = BASE,
     ) -> None:
         self.source = source
         self._out = out
@@ -130,6 +133,7 @@ class Evaluator:
             ranks=1,
             least=0,
             on_bad_image=on_bad_image,
+            show=shown_views([view]),
         )
         self._device = device
         views = eval_views(spec)

@@ -214,6 +214,7 @@ class _Run:
                 ranks=ranks,
                 on_bad_image=config.on_bad_image,
                 out=Path(config.out),
+                view=config.val_view,
             )
         if previous is not None:
             self._state.restore(previous)

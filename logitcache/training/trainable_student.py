@@ -8,6 +8,7 @@ Shapes: B batch, C classes, S side of the images in pixels.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -92,15 +93,12 @@ class TrainableStudent(nn.Module):
         zeros = {tap: torch.zeros(1, *shape.shape) for tap, shape in self._shapes.items()}
         # before the optimizer is built, which has to know all parameters
         unlabeled = torch.full((1,), -1)
-        examples = dict(features)
-        if objective.needs.pixels:
-            examples[PIXELS] = Features(torch.zeros(1, 3, size, size), "NCHW", grid=size)
         self._example = TargetBatch(
-            torch.zeros(1, dtype=torch.long), unlabeled, {}, features=examples
+            torch.zeros(1, dtype=torch.long), unlabeled, {}, features=features
         )
         classes = int(getattr(network, "num_classes", 0))
         logits_BC = torch.zeros(1, max(1, classes))
-        objective.fit(self.outputs((logits_BC, zeros)), self._example)
+        objective.fit(self.outputs((logits_BC, zeros)), self._example_targets(size))
 
     def forward(
         self, images_B3SS: Tensor, visible: VisiblePatches | None = None
@@ -144,7 +142,7 @@ class TrainableStudent(nn.Module):
             # the probe must not change the run: random numbers and statistics are put back
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 outputs = self.outputs(self(self._example_input(size)))
-                self.objective.check(outputs, self._example)
+                self.objective.check(outputs, self._example_targets(size))
         except UsageError:  # of this size; check_size explains it
             return 1
         except ValueError as error:
@@ -159,6 +157,14 @@ class TrainableStudent(nn.Module):
 
     def _example_input(self, size: int) -> Tensor:
         return torch.zeros(1, 3, size, size) if self._input is None else self._input
+
+    def _example_targets(self, size: int) -> TargetBatch:
+        """Return targets of one row, with an image if the objective needs it."""
+        if not self.objective.needs.pixels:
+            return self._example
+        pixels = Features(torch.zeros(1, 3, size, size), "NCHW", grid=size)
+        features = {**self._example.features, PIXELS: pixels}
+        return replace(self._example, features=features)
 
     def check_size(self, size: int) -> None:
         """Check that network and objective accept images of another size.
@@ -175,7 +181,7 @@ class TrainableStudent(nn.Module):
         try:
             with torch.no_grad():
                 outputs = self.outputs(self(torch.zeros(1, 3, size, size)))
-                self.objective.check(outputs, self._example)
+                self.objective.check(outputs, self._example_targets(size))
         except UsageError as error:
             raise UsageError(
                 error.what,

@@ -34,17 +34,25 @@ if TYPE_CHECKING:
 SYSTEMS = [
     *("libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"),
     *("pursuhint", "dpk", "rtk", "transkd", "cakd", "mfef"),
-    *("sgva", "dmae", "hssakd"),
+    *("sgva", "dmae", "hssakd", "tas"),
 ]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd", "mae": "dmae"}
 """Stages that several systems share, and a pipeline that has each."""
-TEACHER_STEPS = {"cnn": 160, "rednet": 80, "vit": 160, "mae": 120, "branched": 60}
+TEACHER_STEPS = {
+    "cnn": 160,
+    "rednet": 80,
+    "vit": 160,
+    "mae": 120,
+    "branched": 60,
+    "assistant": 60,
+}
 """Enough for a student to learn from them; the pipelines themselves train longer."""
 
 CHANCE = 0.1
 OTHER_SCALE = {
     "nkd": "a teacher that is wrong about the label weighs that label less",
     "dpk": "a student that is less like its teacher is given more of it",
+    "tas": "its own term compares with pixels, which are not shuffled",
 }
 """Systems whose losses with right and with shuffled targets cannot be compared, and why."""
 CONTESTED = {"adversarial"}
@@ -193,7 +201,13 @@ def check_joint(pipeline: Pipeline) -> None:
     assert float((joint_BCV.sum(1).argmax(1) == place).float().mean()) > 2 / len(views)
 
 
-EVIDENCE: dict[str, Callable[[Pipeline], None]] = {"hssakd": check_joint}
+def check_soft(pipeline: Pipeline) -> None:
+    """Check that the student comes closer to its teacher than to shuffled outputs."""
+    right, shuffled = (read_journal(pipeline.out / name)[-1] for name in ("student", "shuffled"))
+    assert right["soft"] < shuffled["soft"]
+
+
+EVIDENCE: dict[str, Callable[[Pipeline], None]] = {"hssakd": check_joint, "tas": check_soft}
 """Further checks of a finished pipeline, by system."""
 
 

@@ -120,7 +120,14 @@ def run(rank: int, values: dict[str, Any]) -> None:
 
 
 def test_two_processes_train_what_one_trains(images: Path, tmp_path: Path) -> None:
-    fields = {"student": CONVNEXT, "stage": "stages.1", "val": None, "steps": 4}
+    """Four views, a branch with joint labels, and the image as a target of the first stage."""
+    pixels = {"against": "pixels", "student": "stages.0", "projector": "pixel-shuffle"}
+    objectives = [
+        {"label": {"views": ["base"]}},
+        {"label": {"head": "branches.stages.1", "joint": True}},
+        {"match": {**pixels, "metric": "l1"}},
+    ]
+    fields = {"student": CONVNEXT, "stage": "stages.1", "objectives": objectives, "val": None}
     train_student(config(tmp_path / "one", images, **fields))
     values = config(tmp_path / "two", images, **fields).model_dump(mode="json")
     assert run_ranks(2, run, values) == [None, None]
