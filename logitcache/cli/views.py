@@ -62,7 +62,7 @@ def show(
     for image in shown:
         echo(f"{image['key']}: row {image['row']}, {image['height']} x {image['width']}")
         for drawn in image["views"]:
-            echo(f"  {drawn['view']} draw {drawn['draw']}")
+            echo(f"  view {drawn['number']} ({drawn['view']}): draw {drawn['draw']}")
             for name, value in _described(drawn):
                 echo(f"    {name + ':':<9}{value}")
 
@@ -83,8 +83,13 @@ def sheet(
     config: _Config = None,
     sets: _Sets = None,
 ) -> None:
-    """Render views of a few images into one PNG file, with teacher outputs of each."""
-    from logitcache.report.gallery import draw_sheet
+    """Render views of a few images into one PNG file.
+
+    Next to each view are the operations that were drawn for the image, the
+    image that is mixed in, and the most probable classes of a teacher; the
+    label and a wrong first class are marked.
+    """
+    from logitcache.report.contact_sheet import draw_sheet
 
     gallery = _gallery(data, cache, key, None, view, config, sets, images=images)
     draw_sheet(gallery, out, size=size, teacher=teacher)

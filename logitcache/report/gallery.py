@@ -1,8 +1,8 @@
-"""Sheets of views of a few images, from a cache or from settings."""
+"""Views of a few images, from a cache or from settings: parameters and pixels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,20 +21,18 @@ from logitcache.views.algorithm import parameters, view_floats
 from logitcache.views.environment import rendering_versions
 from logitcache.views.golden import check_vectors, golden_files
 from logitcache.views.render import BatchRequest, ViewRenderer
-from logitcache.views.sheet import Cell, SheetRow, write_sheet
 from logitcache.views.spec import View, ViewsConfig, parse_view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from logitcache.data.source import Source
+    from logitcache.views.parameters import Parameters
 
-__all__ = ["Gallery", "check_machine", "draw_sheet", "open_gallery"]
+__all__ = ["Gallery", "check_machine", "open_gallery"]
 
-_TOP = 5
 _MOST_VIEWS = 12
 
 
@@ -48,6 +46,7 @@ class Gallery:
         positions: Positions of the chosen images in ``rows``, int64 (B,).
         views: The chosen views.
         cache: Cache of the views; None for configured ones.
+        numbers: Numbers of the views by id, in the cache or in the configuration.
     """
 
     source: Source
@@ -55,6 +54,7 @@ class Gallery:
     positions: NDArray[np.int64]
     views: list[View]
     cache: Cache | None
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
     def key(self, position: int) -> str:
         """Return the name of an image."""
@@ -89,9 +89,27 @@ class Gallery:
             raise reader.named(error)
         return rendered.pixels[size]
 
+    def label(self, position: int) -> int:
+        """Return the class of an image, -1 without one."""
+        return int(self.rows.labels_of(np.array([position]))[0])
+
+    def image(self, position: int) -> NDArray[np.uint8]:
+        """Return a decoded image, uint8 (3, H, W)."""
+        return np.asarray(decode(CheckedReader(self.rows)(position), self.rows.table))
+
+    def drawn(self, view: View, position: int, height: int, width: int) -> Parameters:
+        """Return the parameters of an image of this size in a view."""
+        floats = view_floats(view, self.rows.hashes_of(np.array([position])))
+        return parameters(view, [row[0].tolist() for row in floats], height, width)
+
+    def partner(self, view: View, position: int) -> int | None:
+        """Return the position of the image that is mixed in, None without one."""
+        pairs = self.pairs(view)
+        found = -1 if pairs is None else int(pairs.positions_of(np.array([position]))[0])
+        return found if found >= 0 else None
+
     def _of_image(self, position: int) -> dict[str, Any]:
-        image = decode(CheckedReader(self.rows)(position), self.rows.table)
-        height, width = image.shape[1:]
+        height, width = self.image(position).shape[1:]
         return {
             "key": self.key(position),
             "row": int(self.rows.numbers.take(np.array([position]))[0]),
@@ -101,17 +119,15 @@ class Gallery:
         }
 
     def _drawn(self, view: View, position: int, height: int, width: int) -> dict[str, Any]:
-        floats = view_floats(view, self.rows.hashes_of(np.array([position])))
-        how = parameters(view, [row[0].tolist() for row in floats], height, width)
-        pairs = self.pairs(view)
-        partner = -1 if pairs is None else int(pairs.positions_of(np.array([position]))[0])
+        partner = self.partner(view, position)
         return {
             "view": view.id,
+            "number": self.numbers[view.id],
             "draw": view.draw,
             "seed": view.seed,
             "operations": [operation.name for operation in view.operations],
-            "parameters": how.to_json(),
-            "partner": self.key(partner) if partner >= 0 else None,
+            "parameters": self.drawn(view, position, height, width).to_json(),
+            "partner": None if partner is None else self.key(partner),
         }
 
 
@@ -153,9 +169,10 @@ def open_gallery(
     else:
         known = match_rows(opened, source, subset=True)
         shown = [parse_view(recipe, opened.url) for recipe in opened.views.values()]
-    gallery = Gallery(source, known, np.arange(min(images, len(known))), shown, opened)
+    numbers = {view.id: number for number, view in enumerate(shown)}
+    gallery = Gallery(source, known, np.arange(min(images, len(known))), shown, opened, numbers)
     positions = _positions(gallery, keys, rows) if keys or rows else gallery.positions
-    return Gallery(source, known, positions, _choose(shown, wanted), opened)
+    return replace(gallery, positions=positions, views=_choose(shown, wanted))
 
 
 def _positions(gallery: Gallery, keys: Sequence[str], rows: Sequence[int]) -> NDArray[np.int64]:
@@ -177,71 +194,6 @@ def _choose(views: list[View], wanted: Sequence[str]) -> list[View]:
     by_id = {view.id: view for view in views}
     chosen = choose_views(list(by_id), wanted)
     return [by_id[view_id] for view_id in (chosen if wanted else chosen[:_MOST_VIEWS])]
-
-
-def draw_sheet(gallery: Gallery, out: Path, *, size: int, teacher: str | None) -> None:
-    """Draw the views of a gallery, with the outputs of a teacher for each.
-
-    Args:
-        gallery: Images and views.
-        out: PNG file to write.
-        size: Side of a view in pixels.
-        teacher: Name of the teacher; the first one of the cache by default.
-    """
-    classes = {view.id: _top_classes(gallery, view, teacher) for view in gallery.views}
-    squares = {view.id: gallery.squares(view, size) for view in gallery.views}
-    columns = [(view.id, _title(view)) for view in gallery.views]
-    rows = [
-        SheetRow(
-            gallery.key(int(position)) + _label(gallery, int(position)),
-            [Cell(squares[v.id][index], classes[v.id][index]) for v in gallery.views],
-        )
-        for index, position in enumerate(gallery.positions)
-    ]
-    write_sheet(out, columns, rows)
-
-
-def _title(view: View) -> str:
-    if not view.is_random:
-        return "eval"
-    return f"draw {view.draw}{', ' + view.operations[-1].name if view.base else ''}"
-
-
-def _label(gallery: Gallery, position: int) -> str:
-    label, names = int(gallery.rows.labels_of(np.array([position]))[0]), gallery.rows.class_names
-    return f"  [{names[label]}]" if label >= 0 and label < len(names) else ""
-
-
-def _top_classes(gallery: Gallery, view: View, teacher: str | None) -> list[list[str]]:
-    """Return the most probable classes of each chosen image, as lines; empty without a cache."""
-    cache = gallery.cache
-    if cache is None:
-        if teacher is not None:
-            raise UsageError(
-                "teacher outputs can be shown for the views of a cache only",
-                where=f"--teacher {teacher}",
-                hint="give --cache, or leave out --teacher",
-            )
-        return [[] for _ in gallery.positions]
-    name = teacher or next(iter(cache.teachers), None)
-    if name is None:  # features alone
-        return [[] for _ in gallery.positions]
-    if view.id not in cache.views_of([name]):
-        return [[f"no outputs of {name}"] for _ in gallery.positions]
-    rows = gallery.rows.numbers.take(gallery.positions)
-    reader = TargetsReader(cache, [name])
-    units = tuple(sorted({int(row) // reader.unit_rows for row in rows}))
-    outputs = reader.read(view, units, reader.unit_rows).gather(rows).teachers[name]
-    log_probs_BK, ids_BK = outputs.top_classes(_TOP)
-    names = cache.teacher(name).class_names or cache.class_names
-    return [
-        [
-            f"{p:5.1%} {names[c] if c < len(names) else f'class {c}'}"
-            for p, c in zip(shares, ids, strict=True)
-            if c >= 0
-        ]
-        for shares, ids in zip(log_probs_BK.exp().tolist(), ids_BK.tolist(), strict=True)
-    ]
 
 
 def check_machine(cache: str | None, data: str | None, tolerance: int) -> dict[str, Any]:

@@ -73,9 +73,46 @@ def test_a_sheet_has_a_cell_per_image_and_view(images: Path, cache: Path, tmp_pa
     assert views("sheet", *arguments, "--set", "count=2", "--out", out).exit_code == 0
     alone = Image.open(out)
     alone.load()
-    assert with_answers.width > alone.width > 80
-    assert alone.height > 120
+    assert with_answers.width == alone.width > 80
+    assert with_answers.height > alone.height > 120
     assert len(set(with_answers.convert("L").tobytes())) > 50
+
+
+def test_a_sheet_names_operations_partners_and_marks_predictions(
+    images: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "logitcache.report.contact_sheet.write_sheet",
+        lambda path, columns, rows: drawn.update(columns=columns, rows=rows),
+    )
+    arguments = ["--data", images, "--cache", cache, "--images", 12]
+    views("sheet", *arguments, "--out", tmp_path / "x.png", "--size", 8)
+    assert [column[0] for column in drawn["columns"]] == ["view 0, draw 1", "view 1, draw 1"]
+    assert "rand_augment" in drawn["columns"][0][1]
+    assert drawn["columns"][1][1].endswith("rot90")
+    shown = views("show", *arguments[:4], "--row", 3, "--json").stdout
+    (image,) = json.loads(shown)["images"]
+    (row,) = [row for row in drawn["rows"] if row.title.startswith(image["key"])]
+    steps = [step[0] for step in image["views"][0]["parameters"]["steps"]]
+    texts = [line.text for line in row.cells[0].lines if line.is_faint]
+    assert [text.split()[0] for text in texts[: len(steps)]] == steps
+    partner = image["views"][0]["partner"]
+    assert texts[-1] == partner
+    inset = Image.fromarray(row.cells[0].inset.transpose(1, 2, 0))
+    with Image.open(images / partner) as original:
+        assert inset.size == original.size
+    marks = {"right": 0, "wrong": 0}
+    for row in drawn["rows"]:
+        label = row.title.partition("[")[2].rstrip("]")
+        for cell in row.cells:
+            lines = [line for line in cell.lines if not line.is_faint]
+            names = [line.text.split()[-1] for line in lines]
+            expected = ["right" if name == label else "" for name in names]
+            expected[0] = "right" if names[0] == label else "wrong"
+            assert [line.mark for line in lines] == expected
+            marks[expected[0]] += 1
+    assert min(marks.values()) > 0
 
 
 def test_what_does_not_exist_is_refused(images: Path, cache: Path, tmp_path: Path) -> None:

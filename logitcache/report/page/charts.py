@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bars", "Charts", "Curves", "IntervalRow", "Intervals", "Series"]
 
-_WIDTH, _HEIGHT = 420, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 40
+_WIDTH, _HEIGHT = 420, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 24, 40
 _ROW, _FOOT = 34, 40  # of charts with a row for each name
 _MOST_POINTS = 200
 _COLORS = 8

@@ -211,17 +211,17 @@ class Contents:
 
     @property
     def sampled(self) -> str:
-        """What measurements on the outputs of caches were made on, in one sentence for each."""
-        texts = []
-        for cache in self.first_caches:
-            sample = self._samples.get(cache.origin.path)
-            if sample is not None:
-                of = f"{sample.population} outputs of each teacher of “{cache.origin.name}”"
-                texts.append(
-                    f"Measured on all {of}." if sample.is_complete
-                    else f"Measured on a sample: {len(sample)} of the {of}."
-                )  # fmt: skip
-        return " ".join(texts)
+        """What measurements on the outputs of caches were made on, in a sentence or two."""
+        found = [(cache, self._samples.get(cache.origin.path)) for cache in self.first_caches]
+        parts = [
+            f"{len(sample)} of {sample.population} outputs of each teacher of “{cache.origin.name}”"
+            for cache, sample in found
+            if sample is not None and not sample.is_complete
+        ]
+        if parts:
+            return f"Measured on a sample: {', '.join(parts)}."
+        counts = {str(len(sample)) for _, sample in found if sample is not None}
+        return f"Measured on all outputs of each teacher ({', '.join(sorted(counts))})."
 
     def shown(
         self, cache: CacheContents, wanted: Sequence[tuple[int, str]]

@@ -33,13 +33,15 @@ class Predictor:
 def predictors(contents: Contents) -> list[Predictor]:
     """Return the teachers of all caches, then the networks whose runs recorded predictions."""
     found = []
+    several = len(contents.first_caches) > 1
     for cache in contents.first_caches:
         sample = contents.sample_of(cache)
         if sample is None:
             continue
         for name, counts in of_teachers(sample).items():
             where = f"views of “{cache.origin.name}”"
-            found.append(Predictor(f"{name} (teacher)", where, counts))
+            full = f"{cache.origin.name}/{name}" if several else name
+            found.append(Predictor(f"{full} (teacher)", where, counts))
     for network in contents.networks:
         recorded = _of_network(contents, network)
         if recorded is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import math
 import re
 import shutil
 from statistics import mean, stdev
@@ -14,6 +16,8 @@ import pytest
 from PIL import Image
 
 from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.open import locate
+from logitcache.encoding.dense import DenseEncoding
 from logitcache.errors import CacheDamaged, CacheError, UsageError
 from logitcache.report.describe import describe
 from logitcache.report.gallery import open_gallery
@@ -23,6 +27,7 @@ from logitcache.report.page.sections import SECTIONS
 from logitcache.report.quantities import bytes_text, number_text
 from logitcache.report.survey import survey
 from logitcache.training.prediction_counts import PredictionCounts, write_predictions
+from tests.cache.building import make_cache
 from tests.cli.conftest import logitcache
 from tests.report.page.conftest import HOSTILE, SCORES, Page, write_run
 
@@ -297,3 +302,31 @@ def test_a_cache_without_samples_is_described_from_its_metadata(pipeline: Path) 
     made = make_report([str(pipeline)], settings=ReportSettings(rows=0))
     assert "Reliability" not in made.text
     assert "Loss of the encodings" in made.text
+
+
+def test_a_remote_cache_is_reported_and_passwords_are_not_shown(tmp_path: Path) -> None:
+    url = "memory://page/c"
+    logits = 3 * np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
+    make_cache(locate(url, write=True), {"t": (DenseEncoding(3, "float16"), logits)}, 40)
+    made = make_report([url, "s3://user:secret@bucket/missing?token=hidden"])
+    assert made.caches == 1
+    assert "Calibration" in made.text
+    assert "s3://***@bucket" in made.text
+    assert "secret" not in made.text
+    assert "hidden" not in made.text
+    assert len(made.problems) == 1
+
+
+def test_break_even_is_that_of_the_plan(pipeline: Path, tmp_path: Path) -> None:
+    """A cache of two views costs two forward passes, and reading it a little more than nothing."""
+    folder = tmp_path / "runs"
+    shutil.copytree(pipeline, folder)
+    result = {"computed": 72, "seconds": 7.2e6, "sizes": {}}
+    marker = folder / "seed-0" / "cache.done.json"
+    marker.write_text(json.dumps({"digest": "", "result": result}))
+    page = Page(make_report([str(folder)]).text).root
+    row = next(r for r in page.all("tr") if "100000000.00 ms" in r.text)
+    epochs = [cell.text for cell in row.children[4:]]
+    expected = [math.floor(2 / share) + 1 for share in (1, 0.75, 0.5, 0.25)]
+    # two runs from this cache were shown 180 images of 60
+    assert epochs == [*map(str, expected), "6"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["agreement"]
 
-_MOST_CLASSES = 20
+_MOST_CLASSES = 10
 
 
 def agreement(contents: Contents) -> Section | None:

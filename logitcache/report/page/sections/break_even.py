@@ -10,7 +10,6 @@ from logitcache.report.page.contents import is_from
 from logitcache.report.quantities import seconds_text
 
 if TYPE_CHECKING:
-    from logitcache.report.page.blocks import Block
     from logitcache.report.page.contents import CacheContents, Contents, Run, StageTime
 
 __all__ = ["break_even"]
@@ -20,38 +19,43 @@ _SHARES = (1.0, 0.75, 0.5, 0.25)
 
 def break_even(contents: Contents) -> Section | None:
     """Return the break-even of caches whose computation was timed by a pipeline."""
-    blocks: list[Block] = []
     times = {one.origin.path: one for one in contents.times if one.outputs}
+    rows = []
     for cache in contents.first_caches:
         time, sample = times.get(cache.origin.path), contents.sample_of(cache)
         if time is not None and sample is not None:
-            blocks += _blocks(contents, cache, time, sample.read_seconds)
-    if not blocks:
+            rows.append(_row(contents, cache, time, sample.read_seconds))
+    if not rows:
         return None
-    return Section("Break-even", blocks)
-
-
-def _blocks(
-    contents: Contents, cache: CacheContents, time: StageTime, read_seconds: float
-) -> list[Block]:
-    images = max(1, cache.description.images)
-    each = time.seconds / max(1, time.outputs)
-    trained = sum(_epochs(run) for run in contents.runs if is_from(run, cache))
     text = (
-        f"Computing “{cache.origin.name}” took {seconds_text(time.seconds)}: {1e3 * each:.2f} ms "
-        f"for each image and view. Reading the outputs of an image takes {1e6 * read_seconds:.0f} "
-        "microseconds here. How much of the computing was forward passes of the teachers is not "
-        "recorded, so the table has several shares; logitcache plan measures it. Networks of this "
-        f"report trained {trained:.0f} epochs from the cache."
+        "With live teachers, the forward passes are repeated in every epoch of every student. A "
+        "cache takes less time from the number of epochs in the table on, counted over all "
+        "students. How much of computing a cache was forward passes is not recorded, so there is "
+        "a column for each of several shares; logitcache plan measures it."
     )
-    rows = []
-    for share in _SHARES:
-        epochs = break_even_epochs(time.seconds / images, share * each, read_seconds)
-        rows.append([f"{share:.0%}", "never" if epochs is None else str(epochs)])
-    caption = "Break-even: epochs of all students together."
+    columns = ["cache", "computing", "per image and view", "reading an image"]
+    shares = [f"epochs if {share:.0%}" for share in _SHARES]
+    caption = "Break-even, and the epochs that networks of this report trained from a cache."
+    return Section(
+        "Break-even",
+        [Paragraph(text), Table(caption, [*columns, *shares, "epochs trained"], rows)],
+    )
+
+
+def _row(
+    contents: Contents, cache: CacheContents, time: StageTime, read_seconds: float
+) -> list[str]:
+    per_image = time.seconds / max(1, cache.description.images)
+    each = time.seconds / time.outputs
+    epochs = [break_even_epochs(per_image, share * each, read_seconds) for share in _SHARES]
+    trained = sum(_epochs(run) for run in contents.runs if is_from(run, cache))
     return [
-        Paragraph(text),
-        Table(caption, ["share of forward passes", "student epochs"], rows),
+        cache.origin.name,
+        seconds_text(time.seconds),
+        f"{1e3 * each:.2f} ms",
+        f"{1e3 * read_seconds:.3f} ms",
+        *("never" if number is None else str(number) for number in epochs),
+        f"{trained:.0f}",
     ]
 
 

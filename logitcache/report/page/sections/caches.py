@@ -39,7 +39,7 @@ def caches(contents: Contents) -> Section | None:
         columns = ["teacher", "network", "stored", "views", "top-1", "bytes", "bytes per row"]
         caption = "Teachers; top-1 is the accuracy on the labeled images of one view."
         blocks.append(Table(caption, [*columns, "size vs. float32"], teachers, text_columns=(1, 2)))
-    blocks.append(Charts([_bytes_chart(cache) for cache in found]))
+    blocks.append(Charts([_bytes_chart(found)]))
     return Section("Caches", blocks)
 
 
@@ -101,14 +101,18 @@ def _groups(cache: CacheDescription) -> list[tuple[str, float]]:
     return groups
 
 
-def _bytes_chart(cache: CacheContents) -> Bars:
-    groups = _groups(cache.description)
+def _bytes_chart(found: list[CacheContents]) -> Bars:
+    groups = [
+        (f"{cache.origin.name}/{name}", size)
+        for cache in found
+        for name, size in _groups(cache.description)
+    ]
     largest = max((size for _, size in groups), default=1.0)
     return Bars(
-        f"Bytes of {cache.origin.name}",
+        "Bytes by group",
         "Stored bytes of teacher outputs, features and images.",
         Axis("bytes", 0.0, max(1.0, largest), bytes_text),
         table=Table("Bytes by group.", ["group", "bytes"], [[n, bytes_text(s)] for n, s in groups]),
-        rows=[(f"{name}, {bytes_text(size)}", [size]) for name, size in groups],
+        rows=[(f"{name}: {bytes_text(size)}", [size]) for name, size in groups],
         parts=["bytes"],
     )

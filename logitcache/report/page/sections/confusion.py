@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["confusion"]
 
-_MOST_CLASSES, _MOST_PAIRS = 20, 10
+_MOST_CLASSES, _MOST_PAIRS = 20, 5
 
 
 def confusion(contents: Contents) -> Section | None:

@@ -63,7 +63,7 @@ def _chart(found: list[tuple[CacheContents, TeacherDescription]]) -> Curves:
                 if temperature in _losses(teacher)
             ),
             number,
-            has_line=len(found) > 1,
+            has_line=False,
             has_marks=True,
         )
         for number, temperature in enumerate(temperatures)
