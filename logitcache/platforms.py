@@ -31,6 +31,7 @@ __all__ = [
     "replace_file",
     "sync_folder",
     "tune_allocator",
+    "user_cache",
 ]
 
 _IS_WINDOWS = os.name == "nt"
@@ -49,6 +50,12 @@ def available_processors() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
         return os.cpu_count() or 1
+
+
+def user_cache() -> Path:
+    """Return the folder of this program below the user's folder for caches."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "logitcache"
 
 
 def boot_identity() -> str:

@@ -62,7 +62,12 @@ def push(
 
 @transfer_app.command(rich_help_panel=_SHARE)
 def pull(
-    url: Annotated[str, typer.Argument(help="URL of a sealed cache: s3, gs, http(s), hf.")],
+    url: Annotated[
+        str,
+        typer.Argument(
+            help="Sealed cache: a URL (s3, gs, http(s), hf), demo:digits or shelf:NAME."
+        ),
+    ],
     cache: Annotated[str, typer.Argument(help="Destination: a folder.")],
     revision: _Revision = None,
     views: _Views = None,

@@ -12,16 +12,16 @@ import threading
 import time
 import uuid
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from logitcache.cache.format.names import sha256 as sha256_of
 from logitcache.files import PARTIAL
-from logitcache.platforms import replace_file
+from logitcache.platforms import replace_file, user_cache
 from logitcache.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["DEFAULT_COPY_BYTES", "ShardCache", "default_copies"]
 
@@ -38,8 +38,7 @@ class _File(NamedTuple):
 
 def default_copies() -> Path:
     """Return the default folder of copies, in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "logitcache" / "shards"
+    return user_cache() / "shards"
 
 
 class ShardCache:

@@ -1,8 +1,9 @@
 """Locations by URL.
 
 One grammar: a path or ``file://``, ``memory://NAME``, ``s3://BUCKET/PREFIX``, ``gs://…``,
-``http(s)://…`` and ``hf://…``. Credentials come from the standard environment or profile of each
-store and are never written anywhere; those in a URL are shown as ``***``.
+``http(s)://…`` and ``hf://…``; and the names ``demo:NAME`` and ``shelf:NAME``. Credentials come
+from the standard environment or profile of each store and are never written anywhere; those in a
+URL are shown as ``***``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from logitcache.cache.store.local import LocalLocation
 from logitcache.cache.store.remote import RemoteLocation
+from logitcache.cache.store.shelf import named_cache
 from logitcache.cache.store.urls import parse_url
 
 if TYPE_CHECKING:
@@ -29,15 +31,16 @@ def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Lo
         write: Whether the cache will be written to.
 
     Raises:
-        UsageError: Not a URL, an unknown scheme, a missing extra, a read-only scheme, or
+        UsageError: Not a URL, an unknown scheme or name, a missing extra, a read-only scheme, or
             ``memory://`` where there are several processes.
     """
     if not isinstance(url, str | os.PathLike):
         return url
-    place = parse_url(url)
+    named = named_cache(os.fspath(url), write=write) or url
+    place = parse_url(named)
     if isinstance(place, Path):
         return LocalLocation(place)
-    return RemoteLocation(os.fspath(url), write=write)
+    return RemoteLocation(os.fspath(named), write=write)
 
 
 def is_within(location: Location, other: Location) -> bool:
