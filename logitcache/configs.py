@@ -9,9 +9,11 @@ from logitcache.data.readers import DataConfig
 from logitcache.encoding.choice import EncodingConfig
 from logitcache.exchange.config import ImportConfig
 from logitcache.networks.build import NetworkConfig
+from logitcache.objectives.adversarial import AdversarialConfig
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.objectives.feature_match import MatchConfig
 from logitcache.objectives.fuse import FuseConfig
+from logitcache.objectives.gate import GateConfig
 from logitcache.objectives.label import LabelConfig
 from logitcache.objectives.relational import RelationConfig
 from logitcache.objectives.route import RouteConfig
@@ -23,12 +25,14 @@ from logitcache.students.build import StudentConfig
 from logitcache.teachers.member import TeacherConfig
 from logitcache.tools.class_means import ClassMeansConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
+from logitcache.tools.pick_bits import PickBitsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.evaluate import EvaluateConfig
 from logitcache.views.spec import ViewsConfig
 
 __all__ = [
+    "AdversarialConfig",
     "CardConfig",
     "ClassMeansConfig",
     "Config",
@@ -37,12 +41,14 @@ __all__ = [
     "EvaluateConfig",
     "FitWeightsConfig",
     "FuseConfig",
+    "GateConfig",
     "ImagesConfig",
     "ImportConfig",
     "LabelConfig",
     "MatchConfig",
     "NetworkConfig",
     "ObjectiveConfig",
+    "PickBitsConfig",
     "PickHintsConfig",
     "PipelineConfig",
     "PrecomputeConfig",

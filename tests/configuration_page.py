@@ -19,6 +19,7 @@ from logitcache.pipeline.config import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.tools.class_means import ClassMeansConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
+from logitcache.tools.pick_bits import PickBitsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.evaluate import EvaluateConfig
@@ -45,6 +46,7 @@ _ROOTS: dict[str, type[Config]] = {
     "fit_weights": FitWeightsConfig,
     "pick_hints": PickHintsConfig,
     "class_means": ClassMeansConfig,
+    "pick_bits": PickBitsConfig,
 }
 
 _HEAD = """# Configuration

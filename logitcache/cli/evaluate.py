@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.layout import new_console, new_table, percent_text, print_line, print_unlisted
-from logitcache.cli.options import gather, network, print_json
+from logitcache.cli.options import gather, network_or_folder, print_json
 from logitcache.cli.progress import ProgressLine
 from logitcache.errors import first_of
 from logitcache.training.evaluate import EvaluateConfig, evaluate_network
@@ -28,9 +27,7 @@ def run_evaluate(
         sets: ``a.b=value`` assignments to its fields.
         as_json: Whether to print one JSON document instead of a table.
     """
-    is_folder = Path(model).expanduser().is_dir()
-    named = {"model": f"local-dir:{model}"} if is_folder else network(model)
-    values = gather({"network": named}, flags, sets)
+    values = gather({"network": network_or_folder(model)}, flags, sets)
     config = EvaluateConfig.parse(values, "evaluate")
     with ProgressLine("evaluate") as line:
         result = evaluate_network(config, on_progress=line.count)

@@ -235,6 +235,12 @@ def _encodable(value: Any) -> Any:
     return value
 
 
+def network_or_folder(model: str) -> dict[str, Any]:
+    """Return the fields of a :class:`.NetworkConfig` for a folder or ``MODEL[@WEIGHTS]``."""
+    is_folder = Path(model).expanduser().is_dir()
+    return {"model": f"local-dir:{model}"} if is_folder else network(model)
+
+
 def network(model: str) -> dict[str, Any]:
     """Return the fields of a :class:`.NetworkConfig` for ``MODEL[@WEIGHTS]``."""
     name, separator, weights = model.partition("@")

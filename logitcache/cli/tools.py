@@ -1,4 +1,4 @@
-"""``logitcache tools``: commands that derive settings from a cache."""
+"""``logitcache tools``: commands that derive settings from a cache or a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ tools_app = typer.Typer(no_args_is_help=True)
 
 @tools_app.callback()  # typer would turn an app with a single command into that command
 def _several() -> None:
-    """Derive settings of a training run from a cache."""
+    """Derive settings of a training run from a cache or a network."""
 
 
 @tools_app.command("fit-weights")
@@ -123,3 +123,33 @@ def class_means(
         f"{sum(found.classes.values())} images"
     )
     echo(f"written to {out}; to use it: student: {{surgery: {{adapter: {{table: {out}}}}}}}")
+
+
+@tools_app.command("pick-bits")
+def pick_bits(
+    network: Annotated[
+        str,
+        typer.Option(help="Folder of an exported network, or MODEL@WEIGHTS or MODEL@pretrained."),
+    ],
+    out: Annotated[str, typer.Option(help="YAML file to write the bits to.")] = "bits.yaml",
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Mean squared error of the weights of a layer; 1e-7 by default."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose the number of bits of the weights of each layer of a trained network."""
+    from logitcache.cli.options import gather, network_or_folder, print_json
+    from logitcache.tools.pick_bits import PickBitsConfig
+    from logitcache.tools.pick_bits import pick_bits as pick
+
+    flags = {"out": out, "threshold": threshold}
+    values = gather({"network": network_or_folder(network)}, flags, [])
+    found = pick(PickBitsConfig.parse(values, "tools pick-bits"))
+    if as_json:
+        print_json(found.to_json())
+        return
+    for name, bits in found.bits.items():
+        echo(f"{name}: {bits} bits, mean squared error {found.errors[name]:.2g}")
+    echo(f"{found.mean_bits:.2f} bits a weight, of {found.weights} weights")
+    echo(f"written to {out}; to use them: student: {{surgery: {{fake_quant: {{bits: …}}}}}}")

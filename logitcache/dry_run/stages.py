@@ -21,6 +21,7 @@ from logitcache.encoding.feature_choice import feature_encoding
 from logitcache.errors import UsageError
 from logitcache.networks.build import num_classes_of
 from logitcache.networks.taps import tap_shapes
+from logitcache.networks.weight_layers import MOST_BITS, weight_layers
 from logitcache.objectives.combine import build_objective
 from logitcache.pipeline.run import with_results
 from logitcache.pipeline.stage_kinds import STAGE_KINDS
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from logitcache.teachers.member import TeacherConfig
     from logitcache.tools.class_means import ClassMeansConfig
     from logitcache.tools.fit_weights import FitWeightsConfig
+    from logitcache.tools.pick_bits import PickBitsConfig
     from logitcache.tools.pick_hints import PickHintsConfig
     from logitcache.training.config import TrainConfig
     from logitcache.training.evaluate import EvaluateConfig
@@ -260,6 +262,13 @@ def _pick_hints(
     return StageOutline(stage.name, stage.kind, notes=(note,))
 
 
+def _pick_bits(config: PickBitsConfig, stage: Stage, output: str, earlier: Earlier) -> StageOutline:
+    network = network_shape(config.network, earlier.networks)
+    earlier.results[stage.name] = {"bits": dict.fromkeys(weight_layers(network), MOST_BITS)}
+    note = f"the bits are known after the run; assumed here: {MOST_BITS} for every layer"
+    return StageOutline(stage.name, stage.kind, what=shown(network), notes=(note,))
+
+
 OUTLINES: dict[str, Outline] = {
     "precompute": _precompute,
     "train": _train,
@@ -267,5 +276,6 @@ OUTLINES: dict[str, Outline] = {
     "fit_weights": _fit_weights,
     "pick_hints": _pick_hints,
     "class_means": _class_means,
+    "pick_bits": _pick_bits,
 }
 """Functions by kind of stage; of other kinds the settings are parsed and nothing more."""

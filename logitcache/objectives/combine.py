@@ -17,6 +17,7 @@ from logitcache.objectives.aliases import ALIASES, long_forms
 from logitcache.objectives.episode import Episode, EpisodeConfig
 from logitcache.objectives.feature_match import Match, MatchConfig
 from logitcache.objectives.fuse import Fuse, FuseConfig
+from logitcache.objectives.gate import Gate, GateConfig
 from logitcache.objectives.label import Label, LabelConfig
 from logitcache.objectives.projector import share_projectors
 from logitcache.objectives.reconstruct import Reconstruct, ReconstructConfig
@@ -53,6 +54,7 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
     "fuse": Fuse,
     "episode": Episode,
     "reconstruct": Reconstruct,
+    "gate": Gate,
 }
 
 
@@ -93,6 +95,7 @@ class ObjectiveConfig(Config):
         fuse: Distillation from a classifier over the features of student and teachers together.
         episode: Few-shot episodes: class means of one half of a batch classify the other half.
         reconstruct: Masked autoencoder: pixels of dropped patches, by a decoder.
+        gate: Feature distillation with a learned gate for each pair of layers.
     """
 
     label: LabelConfig | None = None
@@ -105,6 +108,7 @@ class ObjectiveConfig(Config):
     fuse: FuseConfig | None = None
     episode: EpisodeConfig | None = None
     reconstruct: ReconstructConfig | None = None
+    gate: GateConfig | None = None
 
     @property
     def name(self) -> str:

@@ -20,14 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from logitcache.errors import UsageError
-from logitcache.objectives.alignment import (
-    aligned,
-    as_vectors,
-    cached_features,
-    energy_of,
-    unfit,
-    wide,
-)
+from logitcache.objectives.alignment import as_vectors, cached_features, wide
+from logitcache.objectives.energy import check_whole, energy_differences
 from logitcache.objectives.term import Needs, TermConfig
 
 if TYPE_CHECKING:
@@ -115,10 +109,7 @@ class Route(nn.Module):
         students, teachers = self._layers(outputs, targets)
         for student in students:
             for teacher in teachers:
-                if teacher.reduction != "none" or teacher.positions is not None:
-                    raise unfit(
-                        student, teacher, self._where, "precompute it without reduce and tokens"
-                    )
+                check_whole(student, teacher, self._where)
         width = self.config.width
         self.queries.extend(nn.Linear(as_vectors(s).shape[1], width) for s in students)
         self.keys.extend(nn.Linear(as_vectors(t).shape[1], width) for t in teachers)
@@ -134,7 +125,7 @@ class Route(nn.Module):
             )
         students, teachers = self._layers(outputs, targets)
         rows = [
-            torch.stack([self._distances(student, teacher) for teacher in teachers], 1)
+            torch.stack([energy_differences(student, t, self._where).sum(1) for t in teachers], 1)
             for student in students
         ]
         distances_BST = torch.stack(rows, 1)
@@ -164,15 +155,6 @@ class Route(nn.Module):
     ) -> tuple[list[Features], list[Features]]:
         students = [outputs.tap(name) for name in self.config.held]
         return students, [cached_features(targets, name) for name in self.config.features]
-
-    def _distances(self, student: Features, teacher: Features) -> Tensor:
-        """Return the squared distance of the energy maps of every row, (B,)."""
-        if teacher.layout == "vector":
-            raise unfit(student, teacher, self._where, "choose teacher layers with maps or tokens")
-        pair = aligned(student, energy_of(teacher), prefix=False, where=self._where)
-        maps = (functional.normalize(side[..., 0], dim=1) for side in (pair.student, pair.teacher))
-        ours_BP, theirs_BP = maps
-        return (ours_BP - theirs_BP).square().sum(1)
 
 
 def _projected(layers: nn.ModuleList, held: list[Features]) -> Tensor:

@@ -38,6 +38,7 @@ class StageConfig(_OneOfKinds):
         fit_weights: Fields of a :class:`~logitcache.tools.fit_weights.FitWeightsConfig`.
         pick_hints: Fields of a :class:`~logitcache.tools.pick_hints.PickHintsConfig`.
         class_means: Fields of a :class:`~logitcache.tools.class_means.ClassMeansConfig`.
+        pick_bits: Fields of a :class:`~logitcache.tools.pick_bits.PickBitsConfig`.
         evaluate: Fields of a :class:`~logitcache.training.evaluate.EvaluateConfig`.
     """
 
@@ -110,6 +111,7 @@ class PipelineConfig(_SharedByKinds):
         fit_weights: Settings shared by fit_weights stages.
         pick_hints: Settings shared by pick_hints stages.
         class_means: Settings shared by class_means stages.
+        pick_bits: Settings shared by pick_bits stages.
         evaluate: Settings shared by evaluate stages.
         stages: The stages, in order.
     """

@@ -88,6 +88,12 @@ STAGE_KINDS: dict[str, StageKind] = {
         output="{folder}/class-means.safetensors",
         given={"out": "{output}"},
     ),
+    "pick_bits": StageKind(
+        config="logitcache.tools.pick_bits:PickBitsConfig",
+        function="logitcache.tools.pick_bits:pick_bits",
+        output="{folder}/bits.yaml",
+        given={"out": "{output}"},
+    ),
     "evaluate": StageKind(
         config="logitcache.training.evaluate:EvaluateConfig",
         function="logitcache.training.evaluate:evaluate_network",

@@ -14,6 +14,12 @@ from logitcache.networks.branches import remove_branches
 from logitcache.students.adapter import AdapterConfig, add_adapter, set_class_table
 from logitcache.students.branches import BranchesConfig, prepare_branches
 from logitcache.students.depth import DepthConfig, keep_blocks
+from logitcache.students.fake_quant import (
+    FakeQuantConfig,
+    fake_quantize,
+    quantize,
+    quantized_note,
+)
 from logitcache.students.linear_probe import ProbeConfig, add_probe, fold_probe
 from logitcache.students.lora import LoraConfig, add_lora, merge_lora
 
@@ -40,6 +46,8 @@ class Surgery:
             without this surgery are returned unchanged.
         complete: Called after ``prepare``, once the names of the classes are known (None if they
             are not), with network, settings and names; returns the network.
+        note: Returns what a user of the exported network has to know, from the settings; None for
+            nothing.
     """
 
     config: type[Config]
@@ -48,6 +56,7 @@ class Surgery:
     complete: Callable[[nn.Module, Any, Sequence[str] | None], nn.Module] = (
         lambda network, settings, names: network
     )
+    note: Callable[[Any], str | None] = lambda settings: None
 
 
 SURGERIES: dict[str, Surgery] = {
@@ -56,6 +65,7 @@ SURGERIES: dict[str, Surgery] = {
     "probe": Surgery(ProbeConfig, add_probe, fold_probe),
     "adapter": Surgery(AdapterConfig, add_adapter, adapted, set_class_table),
     "branches": Surgery(BranchesConfig, prepare_branches, remove_branches),
+    "fake_quant": Surgery(FakeQuantConfig, fake_quantize, quantize, note=quantized_note),
 }
 """Surgeries by name, in the order of preparation; conversion is in reverse order."""
 
@@ -79,6 +89,7 @@ class SurgeryConfig(_OneField):
         probe: Linear probe: a new classifier; all other weights are frozen.
         adapter: Residual adapter before the classifier; the network before it is frozen.
         branches: Further classifiers on intermediate stages, for training alone.
+        fake_quant: Fake quantization: weights, and possibly activations, are rounded.
     """
 
     @model_validator(mode="before")
@@ -96,6 +107,11 @@ class SurgeryConfig(_OneField):
         for other in ("lora", "probe"):
             if self.chosen.keys() >= {"adapter", other}:
                 raise ValueError(f"an adapter freezes the network before it: remove {other}")
+        if self.chosen.keys() >= {"fake_quant", "lora"}:
+            raise ValueError(
+                "low-rank updates merged into rounded weights would not be rounded: remove "
+                "lora, or remove fake_quant"
+            )
         return self
 
     @property
@@ -103,3 +119,9 @@ class SurgeryConfig(_OneField):
         """Settings of the surgeries that were chosen, by name, in the order of the table."""
         settings = {name: getattr(self, name) for name in SURGERIES}
         return {name: value for name, value in settings.items() if value is not None}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user of the exported network has to know."""
+        found = (SURGERIES[name].note(settings) for name, settings in self.chosen.items())
+        return [note for note in found if note is not None]

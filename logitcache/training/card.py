@@ -60,7 +60,7 @@ def write_card(
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {markdown(architecture)}",
-        _what(architecture, parameters, spec, evaluation, config.val_view),
+        _what(architecture, parameters, spec, evaluation, config),
         _how_to_load(architecture, folder),
         _teachers(cache),
         _recipe(config, steps),
@@ -138,7 +138,7 @@ def _what(
     parameters: int,
     spec: InputSpec,
     evaluation: Evaluation | None,
-    view: str,
+    config: TrainConfig,
 ) -> str:
     lines = [
         f"{code(architecture)}, {parameters:,} parameters, for RGB images of {spec.size} pixels, "
@@ -150,12 +150,13 @@ def _what(
     else:
         top5 = "" if evaluation.top5 is None else f", top-5 {evaluation.top5:.2%}"
         binary = "" if evaluation.top1 is not None else "binary "
-        shown = "" if view == BASE else f" as {code(view)}"
+        shown = "" if config.val_view == BASE else f" as {code(config.val_view)}"
         lines.append(
             f"Results: {evaluation.score_name} {evaluation.score:.2%}{top5}, "
             f"{binary}cross-entropy {evaluation.loss:.4f} nats, "
             f"on {evaluation.images} images{shown}."
         )
+    lines += [f"Note: {markdown(note)}." for note in config.student.surgery.notes]
     return "\n\n".join(lines)
 
 

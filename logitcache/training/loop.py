@@ -39,7 +39,7 @@ from logitcache.training.hooks import Hooks, Step
 from logitcache.training.image_sizes import ImageSizes
 from logitcache.training.images import ImageSets, training_images
 from logitcache.training.journal import open_journal
-from logitcache.training.notes import class_notes, image_notes, log_schedule, temperature_notes
+from logitcache.training.notes import class_notes, log_schedule, student_notes, temperature_notes
 from logitcache.training.onnx import check_onnx_installed, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.result import TrainResult, write_result
@@ -171,7 +171,7 @@ class _Run:
         if config.crop_pct is not None:
             self._spec = replace(self._spec, crop_pct=config.crop_pct)
         self._notes += reorder_classifier(network, config.student, self._class_names)
-        self._notes += image_notes(network, config.student, self._spec.size, rows)
+        self._notes += student_notes(network, config.student, self._spec.size, rows)
         cached = targets.reader.features if targets else {}
         part, example = trained_part(network, config.student, targets)
         self._trainable = TrainableStudent(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from logitcache.targets.selection import Targets
     from logitcache.training.config import TrainConfig
 
-__all__ = ["class_notes", "image_notes", "log_schedule", "temperature_notes"]
+__all__ = ["class_notes", "log_schedule", "student_notes", "temperature_notes"]
 
 _LOG = logging.getLogger(__name__)
 _MUCH_LARGER = 2
@@ -63,10 +63,10 @@ def temperature_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig])
     return tuple(dict.fromkeys(notes))
 
 
-def image_notes(
+def student_notes(
     network: nn.Module, config: StudentConfig, size: int, rows: ImageRows
 ) -> tuple[str, ...]:
-    """Decode a few images and compare their size with the student's input size.
+    """Return the notes on a student's surgeries and on the images, of which a few are decoded.
 
     Args:
         network: The student.
@@ -75,13 +75,14 @@ def image_notes(
         rows: The images.
 
     Returns:
-        Notes on images that are probably not decoded as intended, and on an input size that is the
-        default of the model and much larger than the images.
+        Notes on what the export of a student will lack, on images that are probably not decoded as
+        intended, and on an input size that is the default of the model and much larger than the
+        images.
     """
     if config.head_on is not None:  # no image is opened
-        return ()
+        return tuple(config.surgery.notes)
     sample = sample_images(rows.source, rows.table)
-    notes, side = sample.notes, sample.side
+    notes, side = [*config.surgery.notes, *sample.notes], sample.side
     if size_is_default(network, config) and side is not None and size >= _MUCH_LARGER * side:
         notes.append(
             f"the images have a side of {side} pixels and are resized to {size}, the default of "

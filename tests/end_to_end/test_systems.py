@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SYSTEMS = [
     *("libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"),
     *("pursuhint", "dpk", "rtk", "transkd", "cakd", "mfef"),
-    *("sgva", "dmae", "hssakd", "tas"),
+    *("sgva", "dmae", "hssakd", "tas", "ghost"),
 ]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd", "mae": "dmae"}
 """Stages that several systems share, and a pipeline that has each."""

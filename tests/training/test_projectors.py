@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Teachers = dict[str, dict[str, Any]]
 EPOCHS, STEPS = 3, 12  # 60 images in batches of 16, 16, 16 and 12
-OWN = tuple(f"objective.{name}." for name in ("match.projector", "route", "adversarial", "fuse"))
+TERMS = ("route", "adversarial", "fuse", "gate")
+OWN = tuple(f"objective.{name}." for name in ("match.projector", *TERMS))
 
 
 def vit(**kwargs: object) -> dict[str, Any]:
@@ -51,7 +52,7 @@ FUSION: dict[str, Any] = {"match": {"pairs": PAIRS, "projector": "fusion", "weig
 FUSE: dict[str, Any] = {"fuse": {"pairs": PAIRS, "scales": 2, "weight": 0.5}}
 LAYERS = {"taps": ["stem", "layer1"], "students": ["blocks.0"]}
 ROUTE: dict[str, Any] = {"route": {"teacher": "red", **LAYERS, "width": 8}}
-
+GATE: dict[str, Any] = {"gate": {"pairs": PAIRS, "width": 8, "weight": 400}}
 ADVERSARIAL: dict[str, Any] = {
     "adversarial": {
         "teacher": "red",
@@ -103,7 +104,7 @@ def trained(out: Path) -> dict[str, Tensor]:
 
 def losses(out: Path) -> list[float]:
     """Return the means of the epochs, of all terms and of their sum."""
-    names = ("loss", "soft", "match", "route", "adversarial", "fuse")
+    names = ("loss", "soft", "match", *TERMS)
     return [event[name] for event in read_journal(out) for name in names if name in event]
 
 
@@ -125,13 +126,16 @@ def assert_equal(ours: Path, theirs: Path) -> None:
         pytest.param(FUSION, [3], id="fusion-3"),
         pytest.param(ADVERSARIAL, [3], id="adversarial-3"),
         pytest.param(FUSE, [3], id="fuse-3"),
+        pytest.param(GATE, [3], id="gate-3"),
     ],
 )
 def test_a_resumed_projector_is_the_very_same(
     images: Path, cache: Path, tmp_path: Path, term: dict[str, Any], stops: list[int]
 ) -> None:
     """Stopped inside an epoch and at its end; most draw random numbers in every step."""
-    fields = {"objectives": ["soft", term], "student": vit(drop_path_rate=0.2), "ema": 0.9}
+    surgery = {"fake_quant": 4} if term is GATE else {}
+    student = {**vit(drop_path_rate=0.2), "surgery": surgery}
+    fields = {"objectives": ["soft", term], "student": student, "ema": 0.9}
     train_student(TrainConfig.parse(config(tmp_path / "whole", images, cache, **fields), ""))
     cut = TrainConfig.parse(config(tmp_path / "cut", images, cache, **fields), "")
     before: list[dict[str, Tensor]] = []

@@ -1,0 +1,30 @@
+"""Convolution and linear layers of a network by name, and how many bits their weights may have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+__all__ = ["FEWEST_BITS", "MOST_BITS", "weight_layers"]
+
+FEWEST_BITS, MOST_BITS = 2, 8
+"""Of a quantized weight."""
+
+
+def weight_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """Return the convolution and linear layers of a network by name, without its classifiers.
+
+    Args:
+        network: Any network; classifiers are those of timm's ``get_classifier``.
+    """
+    get: Any = getattr(network, "get_classifier", lambda: None)
+    found = get()
+    classifiers = found if isinstance(found, tuple | list) else [found]
+    modules = [c.modules() for c in classifiers if isinstance(c, nn.Module)]
+    inside = {id(module) for each in modules for module in each}
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and id(module) not in inside
+    }

@@ -1,0 +1,173 @@
+"""Choice of the number of bits of each layer of a network, from its weights.
+
+Source: GHOST (see ``objectives/gate.py``): the weights of a layer are clustered by k-means with 2^n
+clusters, and the smallest n is chosen whose mean squared distance from the centers is below a
+threshold. Weights are numbers, so they are sorted once, and clusters are intervals of them: a step
+of k-means is a search for the limits and a difference of cumulative sums, for millions of weights
+as fast as for a few. The start is that of high-resolution quantizers (Panter and Dite, 1951):
+centers are as dense as the cube root of the density of the weights.
+
+Shapes: N weights, k clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import Field
+
+from logitcache.config import Config
+from logitcache.errors import UsageError
+from logitcache.files import write_file
+from logitcache.networks.build import NetworkConfig, build_network
+from logitcache.networks.weight_layers import FEWEST_BITS, MOST_BITS, weight_layers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["LayerBits", "PickBitsConfig", "clustering_errors", "pick_bits"]
+
+BITS = tuple(range(FEWEST_BITS, MOST_BITS + 1))
+_STEPS = 100
+_PARTS = 4  # of the numbers, for each cluster: where the density is measured
+_CHANGE = 1e-4  # relative, of the error; as in scikit-learn, of the centers
+
+
+class PickBitsConfig(Config):
+    """Settings of the choice of bits: network and threshold.
+
+    Attributes:
+        network: The network, with its weights.
+        out: YAML file to write the bits to.
+        threshold: Mean squared distance of a weight from the center of its cluster that a layer may
+            have; 1e-7 in GHOST. A layer that has more with 8 bits gets 8.
+    """
+
+    network: NetworkConfig
+    out: str
+    threshold: Annotated[float, Field(gt=0)] = 1e-7
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """Number of bits of the weights of each layer.
+
+    Attributes:
+        bits: Number of bits by name of the layer.
+        errors: Mean squared distance of a weight of the layer from its center, at this number.
+        mean_bits: Mean number of bits of a weight.
+        weights: Number of weights of all layers.
+        threshold: The threshold.
+        model: Name of the network.
+    """
+
+    bits: dict[str, int]
+    errors: dict[str, float]
+    mean_bits: float
+    weights: int
+    threshold: float
+    model: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return asdict(self)
+
+
+def pick_bits(config: PickBitsConfig) -> LayerBits:
+    """Choose the number of bits of each layer of a network and write them to a file.
+
+    Raises:
+        UsageError: The network has no weights of its own, or no convolution or linear layer.
+        NetworkError: The weights do not fit, cannot be read, or cannot be downloaded.
+    """
+    if not config.network.is_trained:
+        raise UsageError(
+            "bits are chosen from trained weights, and the network has new ones",
+            where="pick_bits.network",
+            got=config.network.model,
+            hint="give weights, or the folder of an exported network",
+        )
+    layers = weight_layers(build_network(config.network))
+    if not layers:
+        raise UsageError(
+            "the network has no convolution or linear layer",
+            where="pick_bits.network",
+            got=config.network.model,
+        )
+    bits: dict[str, int] = {}
+    errors: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for name, layer in layers.items():
+        weights_N = layer.weight.detach().flatten().double().numpy()
+        found = clustering_errors(weights_N)
+        enough = (n for n in BITS if found[n] < config.threshold)
+        bits[name] = next(enough, MOST_BITS)
+        errors[name] = float(f"{found[bits[name]]:.4g}")
+        counts[name] = len(weights_N)
+    total = sum(counts.values())
+    chosen = LayerBits(
+        bits=bits,
+        errors=errors,
+        mean_bits=round(sum(bits[name] * counts[name] for name in bits) / total, 4),
+        weights=total,
+        threshold=config.threshold,
+        model=config.network.model,
+    )
+    write_file(Path(config.out), yaml.safe_dump(chosen.to_json(), sort_keys=False))
+    return chosen
+
+
+def clustering_errors(weights_N: NDArray[np.float64]) -> dict[int, float]:
+    """Return the mean squared distance of numbers from the centers of 2^n clusters, by n.
+
+    Args:
+        weights_N: The numbers.
+    """
+    sorted_N = np.sort(weights_N)
+    sums = np.concatenate([[0.0], np.cumsum(sorted_N)])
+    squares = np.concatenate([[0.0], np.cumsum(sorted_N**2)])
+    return {n: _error(sorted_N, sums, squares, 2**n) for n in BITS}
+
+
+def _error(
+    sorted_N: NDArray[np.float64],
+    sums: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    clusters: int,
+) -> float:
+    """Return the mean squared distance from the centers that k-means finds."""
+    centers_k = _start(sorted_N, clusters)
+    error = np.inf
+    for _ in range(_STEPS):
+        limits = np.searchsorted(sorted_N, (centers_k[1:] + centers_k[:-1]) / 2)
+        limits = np.concatenate([[0], limits, [len(sorted_N)]])
+        counts_k = np.diff(limits)
+        sums_k = np.diff(sums[limits])
+        within_k = np.diff(squares[limits]) - sums_k**2 / np.maximum(counts_k, 1)
+        centers_k = sums_k / np.maximum(counts_k, 1)
+        before, error = error, max(0.0, float(within_k.sum())) / len(sorted_N)
+        empty = np.flatnonzero(counts_k == 0)
+        if before - error <= _CHANGE * error and (not len(empty) or error == 0):
+            break
+        # a cluster without weights divides one of those with the largest sums of squares
+        divided = np.argsort(-within_k)[: len(empty)]
+        deviations = np.sqrt(np.maximum(within_k, 0) / np.maximum(counts_k, 1))
+        centers_k[empty] = centers_k[divided] + deviations[divided]
+        centers_k.sort()
+    return error
+
+
+def _start(sorted_N: NDArray[np.float64], clusters: int) -> NDArray[np.float64]:
+    """Return centers as dense as the cube root of the density of the numbers, ascending."""
+    last = len(sorted_N) - 1
+    parts = max(1, min(last, _PARTS * clusters))
+    quantiles = sorted_N[np.linspace(0, last, parts + 1).round().astype(np.int64)]
+    # the density in a part is the inverse of its width, and a part holds 1 / parts of the numbers
+    mass = np.concatenate([[0.0], np.cumsum(np.diff(quantiles) ** (2 / 3))])
+    wanted = (np.arange(clusters) + 0.5) / clusters * mass[-1]
+    centers_k: NDArray[np.float64] = np.interp(wanted, mass, quantiles)
+    return centers_k
