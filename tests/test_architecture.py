@@ -137,6 +137,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         "dry_run",
         "pipeline",
+        "yaml_text",
         "objectives.aliases",
         "networks.forms",
         "tools",

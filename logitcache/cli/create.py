@@ -33,6 +33,7 @@ from logitcache.cli.flags import (
     Precision,
     Revision,
     Sets,
+    ShowSettings,
     SignedBy,
     Teacher,
     Threads,
@@ -151,6 +152,7 @@ def precompute(
     ] = None,
     config: Config = None,
     sets: Sets = None,
+    dry_run: ShowSettings = False,
     as_json: Json = False,
 ) -> None:
     """Run teachers on augmented views of images and cache their outputs.
@@ -161,7 +163,7 @@ def precompute(
     """
     flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import gather, print_json, with_teacher_options
+    from logitcache.cli.options import gather, print_json, print_settings, with_teacher_options
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_precompute
 
@@ -172,6 +174,9 @@ def precompute(
     from logitcache.precompute.config import PrecomputeConfig
 
     parsed = PrecomputeConfig.parse(values, "precompute")
+    if dry_run:
+        print_settings("precompute", parsed, as_json=as_json)
+        return
     tune_allocator()  # only here: a library must not change the allocator of a user's process
     with StopRequest() as stop, ProgressLine("precompute") as line:
         summary = build_cache(parsed, on_progress=line.precompute, should_stop=stop)
@@ -306,6 +311,7 @@ def train(
     ] = False,
     config: Config = None,
     sets: Sets = None,
+    dry_run: ShowSettings = False,
     as_json: Json = False,
 ) -> None:
     """Train a student from a cache, or any network from labels.
@@ -315,7 +321,7 @@ def train(
     """
     flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
-    from logitcache.cli.options import gather, print_json, saved_config
+    from logitcache.cli.options import gather, print_json, print_settings, saved_config
     from logitcache.cli.progress import ProgressLine
     from logitcache.cli.tables import print_train
 
@@ -325,6 +331,9 @@ def train(
     from logitcache.training.loop import train_student
 
     parsed = TrainConfig.parse(values, "train")
+    if dry_run:
+        print_settings("train", parsed, as_json=as_json)
+        return
     rank = launched_rank()
     with StopRequest() as stop, ProgressLine("train", quiet=rank > 0) as line:
         result = train_student(parsed, resume=resume, on_progress=line.train, should_stop=stop)

@@ -36,6 +36,7 @@ __all__ = [
     "Precision",
     "Revision",
     "Sets",
+    "ShowSettings",
     "SignedBy",
     "Teacher",
     "Threads",
@@ -48,7 +49,9 @@ __all__ = [
 
 
 # parameters that set no field, and fields that are named differently from their parameter
-_NO_FIELDS = {"as_json", "compiled", "config", "configs", "feature", "model", "resume", "sets"}
+_NO_FIELDS = {
+    *("as_json", "compiled", "config", "configs", "dry_run", "feature", "model", "resume", "sets")
+}
 _FIELDS = {
     "budget": "encoding.budget",
     "compile_student": "compile",
@@ -107,6 +110,14 @@ VerifySets = Annotated[
         metavar="A.B=VALUE",
         help="Set any field of data and teachers, for example data.limit=9 or "
         "teachers.cnn.size=64; repeatable.",
+    ),
+]
+ShowSettings = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print all settings of the run as YAML, defaults included, which --config reads; "
+        "nothing is opened or computed.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]

@@ -14,6 +14,8 @@ from logitcache.text import encodable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from logitcache.config import Config
+
 __all__ = [
     "SCHEMA_VERSION",
     "class_maps",
@@ -22,6 +24,7 @@ __all__ = [
     "network",
     "objectives",
     "print_json",
+    "print_settings",
     "saved_config",
     "teachers",
     "with_teacher_options",
@@ -222,6 +225,23 @@ def print_json(document: Mapping[str, Any]) -> None:
     text = json.dumps(_encodable({"schema_version": SCHEMA_VERSION, **document}), indent=2)
     # json escapes all control characters but DEL, which a terminal obeys
     sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
+
+
+def print_settings(command: str, config: Config, *, as_json: bool) -> None:
+    """Print all settings of a run, as a file for its ``--config``.
+
+    Args:
+        command: Name of the command.
+        config: The settings.
+        as_json: Whether to print one JSON document instead of YAML.
+    """
+    values = config.model_dump(mode="json")
+    if as_json:
+        print_json({"command": command, "settings": values})
+        return
+    from logitcache.yaml_text import dump_yaml
+
+    sys.stdout.write(f"# logitcache {command} --config FILE\n{dump_yaml(values)}")
 
 
 def _encodable(value: Any) -> Any:

@@ -410,3 +410,21 @@ def test_excluded_images_are_counted(
     trained = logitcache(*train, "--steps", 1, "--out", tmp_path / "student", "--batch-size", 16)
     assert trained.code == 0, trained.err
     assert "2 images were excluded and were not used" in trained.out
+
+
+def test_a_dry_run_prints_settings_that_config_reads(
+    logitcache: Callable[..., Outcome], flags: list[object], tmp_path: Path
+) -> None:
+    shown = logitcache("precompute", *flags, "--set", "views.hflip=0.25", "--dry-run")
+    assert shown.code == 0, shown.err
+    assert not (tmp_path / "cache").exists()
+    (tmp_path / "settings.yaml").write_text(shown.out)
+    again = logitcache("precompute", "--config", tmp_path / "settings.yaml", "--dry-run")
+    assert again.out == shown.out
+    settings = logitcache("precompute", *flags, "--dry-run", "--json").json["settings"]
+    assert settings["views"]["count"] == 2
+    assert settings["device"] == "auto", "defaults are included"
+    train = ["train", "--data", "photos", "--student", "vit_tiny_patch16_224", "--epochs", "3"]
+    (tmp_path / "train.yaml").write_text(logitcache(*train, "--out", "run", "--dry-run").out)
+    found = logitcache("train", "--config", tmp_path / "train.yaml", "--dry-run", "--json").json
+    assert (found["command"], found["settings"]["epochs"]) == ("train", 3)
