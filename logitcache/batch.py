@@ -318,6 +318,8 @@ class TargetBatch:
             Of mixed images ``lam`` times those of the own image and 1 - ``lam`` times those of the
             partner. None where an image has at most one label; else ``labels`` are all -1.
         visible: Patches that networks are run on; None for all.
+        parts: Which rows belong to a part of a joined image set, bool (B,), by its name; only the
+            parts that were asked for.
     """
 
     rows: Tensor
@@ -329,9 +331,23 @@ class TargetBatch:
     views: tuple[str, ...] = ("base",)
     label_sets: Tensor | None = None
     visible: VisiblePatches | None = None
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def rows_of_parts(self, names: Sequence[str]) -> Tensor:
+        """Return the indices of the rows of some parts of a joined image set, int64, ascending.
+
+        Raises:
+            UsageError: The batch does not have the rows of this part.
+        """
+        for name in names:
+            if name not in self.parts:
+                raise UsageError(
+                    f"the batch has no part {name!r}", hint=nearest(name, self.parts or ("",))
+                )
+        return torch.stack([self.parts[name] for name in names]).any(0).nonzero()[:, 0]
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> TargetBatch:
         """Return a copy on a device.

@@ -11,6 +11,7 @@ from logitcache.exchange.config import ImportConfig
 from logitcache.networks.build import NetworkConfig
 from logitcache.objectives.adversarial import AdversarialConfig
 from logitcache.objectives.combine import ObjectiveConfig
+from logitcache.objectives.episode import EpisodeConfig
 from logitcache.objectives.feature_match import MatchConfig
 from logitcache.objectives.fuse import FuseConfig
 from logitcache.objectives.gate import GateConfig
@@ -27,6 +28,7 @@ from logitcache.tools.class_means import ClassMeansConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
 from logitcache.tools.pick_bits import PickBitsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
+from logitcache.tools.synthesize import SynthesizeConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.evaluate import EvaluateConfig
 from logitcache.views.spec import ViewsConfig
@@ -38,6 +40,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EncodingConfig",
+    "EpisodeConfig",
     "EvaluateConfig",
     "FitWeightsConfig",
     "FuseConfig",
@@ -58,6 +61,7 @@ __all__ = [
     "SoftConfig",
     "SplitConfig",
     "StudentConfig",
+    "SynthesizeConfig",
     "TeacherConfig",
     "TrainConfig",
     "VerifyConfig",

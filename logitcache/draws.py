@@ -49,6 +49,7 @@ class Purpose(IntEnum):
     LABELLED_ROWS = 67
     SHUFFLED_TARGETS = 68
     RANK_STREAM = 69
+    SYNTHETIC_IMAGE = 70
 
 
 def words(

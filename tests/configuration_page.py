@@ -21,6 +21,7 @@ from logitcache.tools.class_means import ClassMeansConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
 from logitcache.tools.pick_bits import PickBitsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
+from logitcache.tools.synthesize import SynthesizeConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.evaluate import EvaluateConfig
 
@@ -47,6 +48,7 @@ _ROOTS: dict[str, type[Config]] = {
     "pick_hints": PickHintsConfig,
     "class_means": ClassMeansConfig,
     "pick_bits": PickBitsConfig,
+    "synthesize": SynthesizeConfig,
 }
 
 _HEAD = """# Configuration

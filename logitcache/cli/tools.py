@@ -153,3 +153,35 @@ def pick_bits(
         echo(f"{name}: {bits} bits, mean squared error {found.errors[name]:.2g}")
     echo(f"{found.mean_bits:.2f} bits a weight, of {found.weights} weights")
     echo(f"written to {out}; to use them: student: {{surgery: {{fake_quant: {{bits: …}}}}}}")
+
+
+@tools_app.command("synthesize")
+def synthesize(
+    data: Annotated[str, typer.Option(help="Images that they are made from.")],
+    out: Annotated[str, typer.Option(help="Folder to write PNG files to; it is replaced.")],
+    count: Annotated[
+        int | None, typer.Option(help="Number of images; by default one for each image.")
+    ] = None,
+    warp: Annotated[float | None, typer.Option(help="Strength of the warp, from 0 to 1.")] = None,
+    mix: Annotated[
+        float | None, typer.Option(help="Largest share of another image of the class, to 0.5.")
+    ] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="Standard deviation of noise, from 0 to 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write synthetic images: others warped, mixed within their class, with noise."""
+    from logitcache.cli.options import gather, print_json
+    from logitcache.tools.synthesize import SynthesizeConfig
+    from logitcache.tools.synthesize import synthesize as make
+
+    flags = {"data": data, "out": out, "count": count, "warp": warp, "mix": mix}
+    flags |= {"noise": noise, "seed": seed}
+    found = make(SynthesizeConfig.parse(gather(None, flags, []), "tools synthesize"))
+    if as_json:
+        print_json(found.to_json())
+        return
+    echo(f"{found.images} images, made from {found.made_from} of {found.data}")
+    echo(f"written to {out}; with others: data: {{parts: {{real: {data}, synthetic: {out}}}}}")

@@ -1,12 +1,19 @@
-"""Strict reading of PNG files: detection of damaged image data."""
+"""PNG files: detection of damaged image data, and encoding."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["check_png", "without_text"]
+from PIL import Image
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["check_png", "encoded_png", "without_text"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHECKED = {b"IHDR", b"PLTE", b"IDAT"}
@@ -38,6 +45,13 @@ def check_png(encoded: bytes) -> None:
         raise ValueError("the checksum of the PNG header or palette does not match")
     if b"IDAT" in damaged and not _data_are_whole(encoded):
         raise ValueError("the image data of the PNG are damaged")
+
+
+def encoded_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels (H, W, 3) as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def without_text(encoded: bytes) -> bytes:

@@ -17,6 +17,7 @@ from logitcache.objectives.aliases import ALIASES, long_forms
 from logitcache.objectives.episode import Episode, EpisodeConfig
 from logitcache.objectives.feature_match import Match, MatchConfig
 from logitcache.objectives.fuse import Fuse, FuseConfig
+from logitcache.objectives.gap import Gap, GapConfig
 from logitcache.objectives.gate import Gate, GateConfig
 from logitcache.objectives.label import Label, LabelConfig
 from logitcache.objectives.projector import share_projectors
@@ -55,6 +56,7 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
     "episode": Episode,
     "reconstruct": Reconstruct,
     "gate": Gate,
+    "gap": Gap,
 }
 
 
@@ -96,6 +98,7 @@ class ObjectiveConfig(Config):
         episode: Few-shot episodes: class means of one half of a batch classify the other half.
         reconstruct: Masked autoencoder: pixels of dropped patches, by a decoder.
         gate: Feature distillation with a learned gate for each pair of layers.
+        gap: Gap between the losses of two parts of an image set.
     """
 
     label: LabelConfig | None = None
@@ -109,6 +112,7 @@ class ObjectiveConfig(Config):
     episode: EpisodeConfig | None = None
     reconstruct: ReconstructConfig | None = None
     gate: GateConfig | None = None
+    gap: GapConfig | None = None
 
     @property
     def name(self) -> str:
@@ -155,12 +159,12 @@ class WeightedSum(nn.Module):
     def __init__(self, terms: Sequence[tuple[str, TermConfig, Objective]]) -> None:
         super().__init__()
         self._weights = {name: config.weight for name, config, _ in terms}
-        self._views = {name: config.views for name, config, _ in terms}
+        self._configs = {name: config for name, config, _ in terms}
         self._terms = {name: objective for name, _, objective in terms}
         for name, objective in self._terms.items():
             if isinstance(objective, nn.Module):
                 self.add_module(name, objective)
-        self.needs = reduce(or_, (config.needs for _, config, _ in terms), Needs())
+        self.needs = reduce(or_, (config.all_needs for _, config, _ in terms), Needs())
 
     def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
         """Create the parameters of all terms, and check that outputs and targets fit.
@@ -200,22 +204,29 @@ class WeightedSum(nn.Module):
         student = Outputs.of(outputs)
         found = {}
         for name, objective in self._terms.items():
-            names = self._views[name]
-            if names is None:
-                found[name] = objective(student, targets)
-            else:
-                index = targets.rows_of_views(names)
-                found[name] = objective(student.take(index), targets.of_views(names))
+            index, own = self._rows(name, targets)
+            mine = student if index is None else student.take(index)
+            # a batch may have no row of some part; the loss still depends on the logits
+            found[name] = objective(mine, own) if len(own) else student.logits.sum() * 0.0
         return found
 
     def counts(self, targets: TargetBatch) -> dict[str, int | Tensor]:
         """Return the number of rows that each term averages over, by name."""
         found: dict[str, int | Tensor] = {}
         for name, objective in self._terms.items():
-            names = self._views[name]
-            own = targets if names is None else targets.of_views(names)
+            _, own = self._rows(name, targets)
             found[name] = objective.count(own) if isinstance(objective, CountsRows) else len(own)
         return found
+
+    def _rows(self, name: str, targets: TargetBatch) -> tuple[Tensor | None, TargetBatch]:
+        """Return the rows that a term is computed on (None for all), and their targets."""
+        views, parts = self._configs[name].views, self._configs[name].parts
+        index = None if views is None else targets.rows_of_views(views)
+        own = targets if views is None else targets.of_views(views)
+        if parts is not None:
+            rows = own.rows_of_parts(parts)
+            index, own = rows if index is None else index[rows], own.take(rows)
+        return index, own
 
     def total(self, parts: dict[str, Tensor], progress: float = 1.0) -> Tensor:
         """Return the weighted sum of :meth:`parts`.

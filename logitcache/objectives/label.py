@@ -5,6 +5,7 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -14,8 +15,8 @@ from torch.nn import functional
 from logitcache.batch import Outputs, SigmoidLogits
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import wide
-from logitcache.objectives.term import LogitsTermConfig
-from logitcache.objectives.weights import other_classes
+from logitcache.objectives.term import LogitsTermConfig, Needs
+from logitcache.objectives.weights import other_classes, teacher_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,17 +39,28 @@ class LabelConfig(LogitsTermConfig):
             each class.
         joint: Whether the classes of the head are pairs of a class and a view of the batch, in the
             order of ``show``: with V views, the joint class of label y in view k is y V + k.
+        pseudo: Name of a teacher whose most likely class is the label, instead of that of the
+            image, which is then not read.
+        above: Smallest probability of that class; images with a smaller one have no label.
     """
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     binary: bool | None = None
     joint: bool = False
+    pseudo: str | None = None
+    above: float = Field(default=0.5, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _one_label(self) -> Self:
         if self.joint and self.binary:
             raise ValueError("joint labels are one class per image: remove binary, or remove joint")
         return self
+
+    @property
+    def needs(self) -> Needs:
+        """Required targets and student layers: the head, and the teacher of pseudo labels."""
+        teachers = () if self.pseudo is None else (self.pseudo,)
+        return super().needs | Needs(teachers=teachers)
 
 
 class Label:
@@ -61,6 +73,9 @@ class Label:
     where y is 1 at the label; with smoothing s it is (1 - s) + s / C there and s / C elsewhere. For
     mixed images, y is lambda times that of the image's own label plus 1 - lambda times that of the
     partner's, and a row is averaged over if both labels are known. Zero if no row is.
+
+    With ``pseudo``, a row's label is the class c with the largest probability p_c of a cached
+    teacher at T = 1, where p_c >= ``above``; other rows have none.
 
     Where an image may have several classes::
 
@@ -83,6 +98,7 @@ class Label:
         """Return the loss, a scalar."""
         student = Outputs.of(outputs)
         logits_BC = student.logits_of(self.config.head)
+        targets = self._labeled(targets)
         known = _known(targets)
         if not bool(known.any()):
             return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
@@ -103,7 +119,30 @@ class Label:
 
     def count(self, targets: TargetBatch) -> Tensor:
         """Return the number of rows whose labels are all known."""
-        return _known(targets).sum()
+        return _known(self._labeled(targets)).sum()
+
+    def _labeled(self, targets: TargetBatch) -> TargetBatch:
+        """Return targets whose labels are the pseudo labels of a teacher, if it is configured.
+
+        Raises:
+            UsageError: The teacher is not in the batch, or has a sigmoid for each class.
+        """
+        name = self.config.pseudo
+        if name is None:
+            return targets
+        teacher_weights({name: 1.0}, targets.teachers)
+        teacher = targets.teachers[name]
+        if isinstance(teacher, SigmoidLogits):
+            raise UsageError(
+                "pseudo labels are the most likely class of a softmax",
+                where="objectives.label.pseudo",
+                got=f"teacher {name} with head: sigmoid",
+                hint="use soft with this teacher",
+            )
+        log_probs_B1, classes_B1 = teacher.top_classes(1)
+        sure_B = log_probs_B1[:, 0].exp() >= self.config.above
+        labels_B = classes_B1[:, 0].masked_fill(~sure_B, -1)
+        return replace(targets, labels=labels_B, partner_labels=None, lam=None, label_sets=None)
 
     def is_binary(self, targets: TargetBatch) -> bool:
         """Return whether the loss is the sum of binary cross-entropies of each class.

@@ -34,6 +34,7 @@ class Needs:
         taps: Names of the required student layers.
         student_logits: Whether the output of the student's classifier is required.
         pixels: Whether the images of the target views are required, as targets.
+        parts: Parts of a joined image set whose rows have to be known.
     """
 
     teachers: tuple[str, ...] | None = ()
@@ -41,6 +42,7 @@ class Needs:
     taps: tuple[str, ...] = ()
     student_logits: bool = False
     pixels: bool = False
+    parts: tuple[str, ...] = ()
 
     @property
     def asks_teachers(self) -> bool:
@@ -59,6 +61,7 @@ class Needs:
             _both(self.taps, other.taps),
             self.student_logits or other.student_logits,
             self.pixels or other.pixels,
+            _both(self.parts, other.parts),
         )
 
 
@@ -113,15 +116,23 @@ class TermConfig(Config):
     Attributes:
         weight: Weight of this term in the sum: a number or a schedule, see :class:`Weight`.
         views: Names of the views of a batch that this term is computed on; all by default.
+        parts: Names of the parts of a joined image set that this term is computed on; all by
+            default. Other sets have parts, too: the folders at the beginning of the keys.
     """
 
     weight: Weight = Weight()
     views: list[str] | None = Field(default=None, min_length=1)
+    parts: list[str] | None = Field(default=None, min_length=1)
 
     @property
     def needs(self) -> Needs:
         """Required targets and student layers."""
         return Needs()
+
+    @property
+    def all_needs(self) -> Needs:
+        """Required targets and student layers, and the parts that the term is computed on."""
+        return self.needs | Needs(parts=tuple(sorted(self.parts or ())))
 
     @property
     def needs_whole_batch(self) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from logitcache.config import Config
+from logitcache.pipeline.repeat import expanded
 from logitcache.pipeline.stage_kinds import STAGE_KINDS
 
 __all__ = ["DataSetConfig", "PaperConfig", "PipelineConfig"]
@@ -39,6 +40,7 @@ class StageConfig(_OneOfKinds):
         pick_hints: Fields of a :class:`~logitcache.tools.pick_hints.PickHintsConfig`.
         class_means: Fields of a :class:`~logitcache.tools.class_means.ClassMeansConfig`.
         pick_bits: Fields of a :class:`~logitcache.tools.pick_bits.PickBitsConfig`.
+        synthesize: Fields of a :class:`~logitcache.tools.synthesize.SynthesizeConfig`.
         evaluate: Fields of a :class:`~logitcache.training.evaluate.EvaluateConfig`.
     """
 
@@ -112,8 +114,10 @@ class PipelineConfig(_SharedByKinds):
         pick_hints: Settings shared by pick_hints stages.
         class_means: Settings shared by class_means stages.
         pick_bits: Settings shared by pick_bits stages.
+        synthesize: Settings shared by synthesize stages.
         evaluate: Settings shared by evaluate stages.
-        stages: The stages, in order.
+        stages: The stages, in order; or blocks ``{name, repeat, stages}`` of stages that are run
+            several times, see :mod:`logitcache.pipeline.repeat`.
     """
 
     name: str
@@ -125,6 +129,11 @@ class PipelineConfig(_SharedByKinds):
     data_set: DataSetConfig | None = None
     paper: PaperConfig | None = None
     stages: list[StageConfig] = Field(min_length=1)
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _written_out(cls, value: object) -> object:
+        return expanded(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -94,6 +94,12 @@ STAGE_KINDS: dict[str, StageKind] = {
         output="{folder}/bits.yaml",
         given={"out": "{output}"},
     ),
+    "synthesize": StageKind(
+        config="logitcache.tools.synthesize:SynthesizeConfig",
+        function="logitcache.tools.synthesize:synthesize",
+        output="{folder}/images",
+        given={"data": "data", "out": "{output}"},
+    ),
     "evaluate": StageKind(
         config="logitcache.training.evaluate:EvaluateConfig",
         function="logitcache.training.evaluate:evaluate_network",

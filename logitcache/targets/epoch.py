@@ -164,6 +164,10 @@ class Epoch:
             visible=visible_patches(
                 self.group.shown.values(), lambda: self._rows.hashes_of(positions)
             ),
+            parts={
+                name: torch.from_numpy(np.tile(self._rows.in_part(positions, name), shows))
+                for name in self.settings.parts
+            },
         )
 
     def batch(

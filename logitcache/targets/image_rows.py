@@ -17,7 +17,7 @@ from logitcache.data.decode import DECODING
 from logitcache.data.identity import row_order
 from logitcache.data.join import ImageJoin, NamedKeys, check_content
 from logitcache.data.lookup import key_hashes, position_dtype
-from logitcache.errors import DataMismatch, UnreadableImage
+from logitcache.errors import DataMismatch, UnreadableImage, UsageError
 from logitcache.label_sets import label_sets_of
 from logitcache.targets.label_targets import CachedLabelSets
 from logitcache.targets.row_ids import AllRows, RowIds, row_ids_of
@@ -147,6 +147,28 @@ class ImageRows:
         """Return the name of an image."""
         return self.source.keys[int(self.indices[position])]
 
+    def in_part(self, positions_B: NDArray[np.int64], name: str) -> NDArray[np.bool_]:
+        """Return which images belong to a part of a joined set: their keys begin with its name."""
+        begin = f"{name}/"
+        return np.array([self.key(p).startswith(begin) for p in positions_B.tolist()], np.bool_)
+
+    def checked_parts(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return names of parts after a check that all of them have images.
+
+        Raises:
+            UsageError: A part has none.
+        """
+        for name in names:
+            if not any(key.startswith(f"{name}/") for key in self.source.keys):
+                raise UsageError(
+                    f"no image belongs to a part {name!r}",
+                    where=self.source.description,
+                    expected=f"keys that begin with {name}/",
+                    got=f"for example {self.source.keys[0]}",
+                    hint="join the sets: data: {parts: {NAME: SET, NAME: SET}}",
+                )
+        return tuple(names)
+
     def parts(self) -> Iterator[NDArray[np.int64]]:
         """Yield all positions in blocks, to bound memory."""
         for start in range(0, len(self), _AT_ONCE):
@@ -184,7 +206,9 @@ def number_rows(source: Source) -> ImageRows:
     return ImageRows(source, AllRows(len(order)), order, class_names=source.class_names)
 
 
-def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRows:
+def match_rows(
+    cache: Cache, source: Source, *, subset: bool = False, counterparts: bool = False
+) -> ImageRows:
     """Find the images of a cache in a source, by key and file size, unit by unit.
 
     Images that could not be decoded when the cache was computed are left out. Labels are those of
@@ -194,11 +218,12 @@ def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRo
         cache: The cache.
         source: The images, in any order, below any root.
         subset: Whether images of the cache may be missing.
+        counterparts: Whether the images are others than those of the cache, with the same keys.
 
     Raises:
         DataMismatch: Images are missing, or have a different file size or class.
     """
-    match = _Match(source, cache.rows_end, cache.class_names)
+    match = _Match(source, cache.rows_end, cache.class_names, counterparts=counterparts)
     for samples in cache.all_samples():
         match.add(samples)
     missing, changed = match.missing, match.changed
@@ -226,8 +251,11 @@ def match_rows(cache: Cache, source: Source, *, subset: bool = False) -> ImageRo
 class _Match:
     """Search for the rows of a cache in a source, in blocks of rows."""
 
-    def __init__(self, source: Source, rows: int, class_names: Sequence[str]) -> None:
+    def __init__(
+        self, source: Source, rows: int, class_names: Sequence[str], *, counterparts: bool
+    ) -> None:
         self._source = source
+        self._counterparts = counterparts
         self._join = ImageJoin(source, class_names)
         self._rows = np.empty(rows, dtype=position_dtype(rows))
         self._indices = np.empty(rows, dtype=position_dtype(len(source.keys)))
@@ -242,7 +270,7 @@ class _Match:
         joined = self._join.find(
             keys,
             samples.hashes[here],
-            samples.sizes[here],
+            None if self._counterparts else samples.sizes[here],
             samples.labels[here],
             None if sets is None else sets.take(here),
         )
@@ -265,7 +293,9 @@ class _Match:
             self._source,
             row_ids_of(self._rows[: self.found]),
             self._indices[: self.found],
-            UnitCache(partial(cache.sample_unit, "digest"), cache.unit_rows),
+            None
+            if self._counterparts
+            else UnitCache(partial(cache.sample_unit, "digest"), cache.unit_rows),
             complete=not self.missing.count and not self.withdrawn,
             class_names=cache.class_names or self._source.class_names,
             labels=labels if cache.class_names else None,

@@ -221,6 +221,7 @@ def cached_targets(
     data: ImageSet | None,
     *,
     images: bool = True,
+    counterparts: bool = False,
     subset: bool = False,
     tolerate_pixel_drift: int = 0,
     local_copy: str | None = None,
@@ -236,6 +237,8 @@ def cached_targets(
         data: The images; None for those in the cache.
         images: Whether the images are needed; if not, ``data`` is not opened, and nothing is
             rendered.
+        counterparts: Whether the images are others than those of the cache, with the same keys.
+            Their content and the view fingerprints are then not compared.
         subset: Whether images of the cache may be missing.
         tolerate_pixel_drift: Largest accepted difference between pixel values, 0 to 255, of view
             fingerprints rendered on this machine and in the cache.
@@ -256,5 +259,8 @@ def cached_targets(
         rows = match_rows(cache, CachedRows(cache))
         return rows.in_classes(targets.reader.classes), targets
     source = images_of(cache, data)
+    if counterparts:
+        rows = match_rows(cache, source, subset=subset, counterparts=True)
+        return rows.in_classes(targets.reader.classes), targets
     rows = checked_rows(cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift)
     return rows.in_classes(targets.reader.classes), targets

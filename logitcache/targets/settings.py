@@ -47,6 +47,7 @@ class LoaderSettings:
         show: The views of a batch, see :mod:`.view_group`. A batch then has ``batch_size`` images
             for each of them.
         pixels: Whether targets have the images of their views, too.
+        parts: Parts of a joined image set, or first folders of keys, whose rows targets name.
         vectors: Cached features that batches have in place of images, as ``<teacher>/<tap>``; no
             image is then read.
 
@@ -71,6 +72,7 @@ class LoaderSettings:
     ranks: int | None = None
     show: tuple[ShownView, ...] = shown_views([BASE])
     pixels: bool = False
+    parts: tuple[str, ...] = ()
     vectors: str | None = None
 
     def __post_init__(self) -> None:

@@ -66,6 +66,7 @@ def training_loader(
         rank=ranks.rank,
         ranks=ranks.count,
         show=tuple(config.show),
+        parts=rows.checked_parts(sorted({p for t in config.terms for p in t.term.all_needs.parts})),
         pixels=any(term.term.needs.pixels for term in config.terms),
         vectors=config.student.head_on,
     )

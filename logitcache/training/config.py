@@ -157,6 +157,9 @@ class TrainConfig(Config):
             all views that the teachers of the objectives have.
         shuffle_targets: Whether every image gets the targets of another one, as a control
             experiment.
+        counterparts: Whether the images are counterparts of those that the cache was computed from:
+            others with the same keys, such as restyled ones. The student is shown these, in the
+            same views, with the targets of the teachers for the others.
         subset: Whether images of the cache may be missing.
         tolerate_pixel_drift: Largest accepted difference between pixel values, 0 to 255, of the
             view fingerprints in the cache and on this machine.
@@ -214,6 +217,7 @@ class TrainConfig(Config):
     val_view: ViewName = BASE
     use_views: list[str] = Field(default_factory=list)
     shuffle_targets: bool = False
+    counterparts: bool = False
     subset: bool = False
     tolerate_pixel_drift: int = Field(default=0, ge=0, le=255)
     epochs: _Positive | None = None
@@ -307,6 +311,10 @@ class TrainConfig(Config):
             raise ValueError("revision is that of a cache: give a cache, or remove revision")
         if self.cache is None and self.signed_by is not None:
             raise ValueError("signed_by is a key of a cache: give a cache, or remove signed_by")
+        if self.counterparts and (self.cache is None or self.data is None):
+            raise ValueError(
+                "counterparts are images with the keys of a cache: give data and cache"
+            )
         if self.cache is None and self.shuffle_targets:
             raise ValueError("there are no targets to shuffle: give a cache")
         return self

@@ -68,6 +68,7 @@ def training_images(
         teachers=needs.teachers,
         features=sorted({*needs.features, *([vectors] if vectors else [])}),
         images=vectors is None,
+        counterparts=config.counterparts,
         views=config.use_views,
         show=config.show,
         target_memory=config.target_memory,

@@ -7,12 +7,13 @@ returns the *next* image where one cannot be decoded.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from logitcache.data.classes import RelabeledSource
 from logitcache.data.identity import key_hash
+from logitcache.data.joined import JoinedSource, UnlabeledSource
 from logitcache.data.listing import LISTING
 from logitcache.data.readers.adapters import as_source
 from logitcache.data.readers.arrays import open_digits
@@ -57,6 +58,14 @@ _SHARDS = "WebDataset shards x-{000..099}.tar or wds/<folder>"
 _SHARD_SETTINGS = frozenset({"root", "image_column"}) | _LABELS
 _SAVED = "a folder of Hugging Face datasets (save_to_disk)"
 _HUGGING_FACE = frozenset({"path_column", "image_column"}) | _LABELS
+_JOINED = "joined"
+
+
+def _open_joined(config: ReaderConfig, listing: int) -> Source:
+    """Return several image sets as one."""
+    parts: dict[str, DataConfig] = getattr(config, "parts", None) or {}
+    return JoinedSource({name: open_source(p, listing=listing) for name, p in parts.items()})
+
 
 READERS: dict[str, Reader] = {
     ".tar": Reader(open_tar, "an uncompressed .tar file", settings=frozenset({"root"})),
@@ -72,6 +81,7 @@ READERS: dict[str, Reader] = {
     "/dataset_dict.json": Reader(open_saved, _SAVED, splits=True, settings=_HUGGING_FACE),
     "digits": Reader(open_digits, "digits", splits=True),
     "torch/": Reader(open_torchvision, "torch/<set>:<folder>", splits=True),
+    _JOINED: Reader(_open_joined, "joined, with parts", settings=frozenset({"parts"})),
 }
 """Readers by name of the set (``digits``), by the start of its name (``torch/``), by the ending of
 its file (``.tar``) or of a pattern with braces (``{}.tar``), or by a file that its folder contains
@@ -87,13 +97,21 @@ class DataConfig(ReaderConfig):
 
     Attributes:
         limit: Number of images to use, chosen by the hash of their keys; all by default.
+        unlabeled: Whether labels are not read, as if the images had none.
+        parts: Image sets of a ``joined`` set, by name; keys of images begin with the name.
     """
 
     limit: int | None = Field(default=None, ge=1)
+    unlabeled: bool = False
+    parts: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], DataConfig] | None = Field(
+        default=None, min_length=1
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("parts") is not None:
+            return {"name": _JOINED, **value}
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -103,6 +121,8 @@ class DataConfig(ReaderConfig):
             if getattr(self, field) is not None:
                 forms = _forms(r for r in READERS.values() if field in r.settings)
                 raise ValueError(f"{field} can only be set for {forms}")
+        if self.name == _JOINED and self.parts is None:
+            raise ValueError("a joined set needs parts: {NAME: SET, NAME: SET}")
         return self
 
 
@@ -133,6 +153,8 @@ def open_source(data: ImageSet | None, *, listing: int = LISTING) -> Source:
         return as_source(data)
     config = DataConfig(name=data) if isinstance(data, str) else data
     source = _list(config, listing)
+    if config.unlabeled:
+        source = UnlabeledSource(source)
     if config.limit is None or config.limit >= len(source.keys):
         return source
     by_hash = sorted(range(len(source.keys)), key=lambda index: key_hash(source.keys[index]))

@@ -25,7 +25,8 @@ class ReaderConfig(Config):
         name: A folder, a ``.tar`` or ``.zip`` file, a table of paths and classes (``.csv``,
             ``.tsv``, ``.jsonl`` or ``.parquet``), WebDataset shards (``x-{000..099}.tar``, or
             ``wds/<folder>`` for all tar files of a folder), a Hugging Face data set (a folder of
-            ``save_to_disk``, or ``hfds/<name>``), ``digits``, or ``torch/<set>:<folder>``.
+            ``save_to_disk``, or ``hfds/<name>``), ``digits``, ``torch/<set>:<folder>``, or
+            ``joined`` for several sets as one (``parts``).
         split: ``train`` or ``val``, for sets that have splits: tables with a column of splits,
             Hugging Face data sets, ``digits``, ``torch/``. ``train`` by default, and ``val`` for
             the images that a training is evaluated on.
