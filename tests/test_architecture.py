@@ -132,6 +132,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "teachers",
         "tools",
         "training",
+        "views",
     },
     "yaml_text": set(),
     "cli": {

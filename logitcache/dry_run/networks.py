@@ -18,7 +18,7 @@ from logitcache.students.surgery import SURGERIES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from logitcache.networks.build import NetworkConfig
     from logitcache.students.build import StudentConfig
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "exported_shape",
     "forward_flops",
+    "image_shape",
     "input_size",
     "network_shape",
     "shown",
@@ -77,10 +78,13 @@ def student_shape(
     return network
 
 
-def exported_shape(network: nn.Module) -> nn.Module:
-    """Return what a trained student is exported as: a network without its surgeries."""
+def exported_shape(network: nn.Module, size: int) -> nn.Module:
+    """Return what a trained student is exported as: without its surgeries, for images of a size."""
     with torch.device("meta"):
-        return converted(network)
+        exported = converted(network)
+    cfg: Any = exported.pretrained_cfg
+    cfg["input_size"] = (3, size, size)
+    return exported
 
 
 def input_size(network: nn.Module, config: NetworkConfig) -> int:
@@ -88,21 +92,26 @@ def input_size(network: nn.Module, config: NetworkConfig) -> int:
     return input_spec(network, config.size).size
 
 
-def forward_flops(network: nn.Module, size: int) -> int:
-    """Return the operations of one forward pass of one image: two for each multiplication.
+def forward_flops(network: nn.Module, row: Tensor) -> int:
+    """Return the operations of one forward pass of one row: two for each multiplication.
 
     Convolutions and products of matrices count, as in PyTorch's counter; nothing else does.
 
     Args:
         network: A network on the device ``meta``.
-        size: Side of the image in pixels.
+        row: Its input, on this device: see :func:`image_shape`.
     """
     training = network.training
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        network.eval()(torch.zeros(1, 3, size, size, device="meta"))
+        network.eval()(row)
     network.train(training)
     return int(counter.get_total_flops())
+
+
+def image_shape(size: int) -> Tensor:
+    """Return one square image (1, 3, size, size) without memory."""
+    return torch.zeros(1, 3, size, size, device="meta")
 
 
 def shown(network: nn.Module) -> str:

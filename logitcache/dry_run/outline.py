@@ -79,13 +79,13 @@ class CacheShape:
         images: Number of images.
         classes: Number of classes of each teacher, by name.
         features: Encoding of each layer, by ``<teacher>/<tap>``.
-        views: Number of views.
+        shown_patches: Share of the patches that networks are run on, in the mean of the views.
     """
 
     images: ImageCount
     classes: Mapping[str, int]
     features: Mapping[str, FeatureEncoding]
-    views: int
+    shown_patches: float
 
 
 @dataclass

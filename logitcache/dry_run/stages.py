@@ -10,6 +10,7 @@ from logitcache.cache.format.groups import OPTIONAL_ARRAYS
 from logitcache.dry_run.networks import (
     exported_shape,
     forward_flops,
+    image_shape,
     input_size,
     network_shape,
     shown,
@@ -25,10 +26,15 @@ from logitcache.networks.weight_layers import MOST_BITS, weight_layers
 from logitcache.objectives.combine import build_objective
 from logitcache.pipeline.run import with_results
 from logitcache.pipeline.stage_kinds import STAGE_KINDS
+from logitcache.students.vector_head import vector_head
 from logitcache.targets.feature_groups import example_features
 from logitcache.training.trainable_student import TrainableStudent
+from logitcache.views.spec import ViewsConfig
+from logitcache.views.tokens import patches_shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from logitcache.encoding.features import FeatureEncoding
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from logitcache.tools.pick_hints import PickHintsConfig
     from logitcache.training.config import TrainConfig
     from logitcache.training.evaluate import EvaluateConfig
+    from logitcache.views.spec import View
 
 __all__ = ["OUTLINES", "outline_pipeline"]
 
@@ -93,34 +100,37 @@ def _precompute(
     if config.data is None:
         raise UsageError("a dry run needs data", where=f"stages.{stage.name}.data")
     images = earlier.count(config.data)
-    views = len(config.views.views())
+    views = config.views.views()
+    shown_patches = _share_of_patches(views)
+    passes = shown_patches * len(views) * images.images
     row_bytes: dict[str, float] = {}
     stored, flops, what, notes = 0.0, 0.0, [], []
     classes: dict[str, int] = {}
     features: dict[str, FeatureEncoding] = {}
     for name, teacher in config.teachers.items():
-        network = network_shape(teacher, earlier.networks)
+        without_head = teacher.head == "none" and teacher.model not in earlier.networks
+        network = network_shape(teacher, earlier.networks, 0 if without_head else None)
         size = input_size(network, teacher)
         what.append(f"{name} ({shown(network)}) at {size}")
-        flops += float(forward_flops(network, size)) * views * images.images
+        flops += forward_flops(network, image_shape(size)) * passes
         if teacher.head != "none":
             classes[name] = _teacher_classes(teacher, network, images.classes)
             row_bytes[name] = _logit_bytes(config, teacher, classes[name])
-            stored += row_bytes[name] * views * images.images
+            stored += row_bytes[name] * len(views) * images.images
             if fits_basis(config.encoding, classes[name]):
                 notes.append(f"bytes of {name}: for dense logits; the encoding is fitted later")
-        for tap, encoding in _features(teacher, network, size, name).items():
+        for tap, encoding in _features(teacher, network, size, views, name).items():
             features[f"{name}/{tap}"] = encoding
             own = sum(spec.row_bytes for spec in encoding.specs().values())
             row_bytes[f"{name}/features/{tap}"] = own
-            stored += own * (teacher.features[tap].views or views) * images.images
-    earlier.caches[output] = CacheShape(images, classes, features, views)
+            stored += own * (teacher.features[tap].views or len(views)) * images.images
+    earlier.caches[output] = CacheShape(images, classes, features, shown_patches)
     return StageOutline(
         stage.name,
         stage.kind,
         what="; ".join(what),
         images=images.images,
-        views=views,
+        views=len(views),
         row_bytes=row_bytes,
         bytes=round(stored),
         flops=flops,
@@ -142,8 +152,14 @@ def _logit_bytes(config: PrecomputeConfig, teacher: TeacherConfig, classes: int)
     return encoding.compressed_share * sum(spec.row_bytes for spec in specs)
 
 
+def _share_of_patches(views: Sequence[View]) -> float:
+    """Return the share of the patches that networks are run on, in the mean of the views."""
+    drops = [view.dropping for view in views if view.dropping is not None]
+    return 1 - sum(drop.dropped / drop.grid**2 for drop in drops) / len(views)
+
+
 def _features(
-    teacher: TeacherConfig, network: nn.Module, size: int, name: str
+    teacher: TeacherConfig, network: nn.Module, size: int, views: Sequence[View], name: str
 ) -> dict[str, FeatureEncoding]:
     return {
         tap: feature_encoding(
@@ -153,6 +169,7 @@ def _features(
             grid=shape.grid,
             prefix_tokens=shape.prefix_tokens,
             where=f"teacher {name!r}, tap {tap!r}",
+            shown=patches_shown(views[: teacher.features[tap].views]),
         )
         for tap, shape in tap_shapes(network, teacher.features, size).items()
     }
@@ -170,13 +187,20 @@ def _train(config: TrainConfig, stage: Stage, output: str, earlier: Earlier) -> 
     classes = next(iter(cache.classes.values()), images.classes) if cache else images.classes
     network = student_shape(config.student, earlier.networks, classes)
     size = config.final_size or input_size(network, config.student)
-    flops = forward_flops(network, size)
+    fresh = config.views or ViewsConfig()
+    shown_patches = cache.shown_patches if cache else _share_of_patches(fresh.views())
     examples = {name: example_features(e) for name, e in cache.features.items()} if cache else {}
-    TrainableStudent(network, objective, size=size, features=examples)
+    part, row = network, image_shape(size)
+    vectors = config.student.head_on
+    if vectors is not None and vectors in examples:  # the classifier alone is run
+        row = examples[vectors].values.to("meta")
+        part = vector_head(network, vectors, row)
+    TrainableStudent(part, objective, size=size, features=examples, example=row)
     per_epoch = math.ceil(images.images / config.batch_size)
     steps = config.steps or per_epoch * (config.epochs or 1)
     epochs = config.epochs or steps / per_epoch
-    earlier.networks[output] = exported_shape(network)
+    passes = images.images * epochs * len(config.show) * (1 + _BACKWARD)
+    earlier.networks[output] = exported_shape(network, size)
     return StageOutline(
         stage.name,
         stage.kind,
@@ -184,7 +208,7 @@ def _train(config: TrainConfig, stage: Stage, output: str, earlier: Earlier) -> 
         images=images.images,
         epochs=epochs,
         steps=steps,
-        flops=float(flops) * images.images * epochs * len(config.show) * (1 + _BACKWARD),
+        flops=forward_flops(part, row) * shown_patches * passes,
         notes=() if config.data is None else _not_counted(images, config.data.name),
     )
 

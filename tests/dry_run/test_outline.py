@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from logitcache.dry_run.networks import forward_flops, network_shape, shown
+from logitcache.dry_run.networks import forward_flops, image_shape, network_shape, shown
 from logitcache.dry_run.stages import OUTLINES, outline_pipeline
 from logitcache.errors import UsageError
 from logitcache.networks.build import NetworkConfig, build_network
@@ -57,7 +57,7 @@ def test_operations_of_a_vision_transformer_equal_the_formula() -> None:
     tokens, width = 17, 32
     patches = 16 * 3 * 8 * 8 * width
     block = tokens * width * 12 * width + 2 * tokens * tokens * width
-    assert forward_flops(network, 32) == 2 * (patches + 2 * block + width * 10)
+    assert forward_flops(network, image_shape(32)) == 2 * (patches + 2 * block + width * 10)
 
 
 @pytest.mark.parametrize("model", ["rednet26", "civt_tiny_patch16_224", "tiny_vit_5m_224"])
@@ -70,6 +70,24 @@ def test_a_network_without_memory_has_the_parameters_of_the_real_one(model: str)
     assert {n: p.shape for n, p in shape.named_parameters()} == {
         n: p.shape for n, p in real.named_parameters()
     }
+
+
+def test_teachers_that_see_some_patches_store_and_compute_less() -> None:
+    whole = stages()
+    cache = whole[1]["precompute"]
+    before = outline(whole, data_set={"images": 100, "classes": 10})["cache"]
+    cache["views"] |= {"patch_drop_rate": 0.75, "patch_drop_grid": 4}
+    found = outline(whole, data_set={"images": 100, "classes": 10})["cache"]
+    assert found.row_bytes["vit/features/blocks.1"] == 5 * 32 + 5 * 2  # the class token and 4 of 16
+    assert found.flops == pytest.approx(before.flops / 4)
+
+
+def test_a_student_on_cached_vectors_runs_its_classifier_alone() -> None:
+    whole = stages()
+    whole[1]["precompute"]["teachers"]["vit"]["features"] = {"pre_logits": {}}
+    whole[2]["train"]["student"] = {"model": "stage:vit", "head_on": "vit/pre_logits"}
+    found = outline(whole, data_set={"images": 128, "classes": 10})["student"]
+    assert found.flops == pytest.approx(2 * 32 * 10 * 128 * 7 * 3)
 
 
 def test_weights_are_not_read() -> None:
