@@ -162,6 +162,30 @@ def test_the_index_has_the_rows_that_students_are_trained_on(cache: Path) -> Non
     assert index["sha256"] == sha256(content)
 
 
+@pytest.mark.requirement("F11.27.6")
+def test_an_index_that_is_not_the_one_of_the_card_is_damage(cache: Path, tmp_path: Path) -> None:
+    write_card(cache, FACTS)
+    path = cache / "index.parquet"
+    content = path.read_bytes()
+    for damaged in (content[:-1], content.replace(b"img", b"gmi", 1), None):
+        if damaged is None:
+            path.unlink()
+        else:
+            path.write_bytes(damaged)
+        (fault,) = verify(cache).faults
+        assert (fault.key, fault.recompute) == ("index.parquet", False)
+        assert "logitcache card" in fault.detail
+    assert restore_documents(locate(cache, write=True), verify(cache).faults) == []
+    number = write_card(cache).number
+    assert path.read_bytes() == content
+    assert (verify(cache).ok, number) == (True, 2)
+    # where croissant.json is damaged too, its digest is worth nothing
+    (cache / "croissant.json").write_text("{}")
+    assert [found.key for found in verify(cache).faults] == ["croissant.json"]
+    pull(cache, tmp_path / "part", teachers=["a"])
+    assert verify(tmp_path / "part").ok
+
+
 @pytest.mark.filterwarnings("ignore")  # its dependencies are deprecated in several places
 def test_croissant_is_read_by_its_own_library(cache: Path) -> None:
     croissant = pytest.importorskip("mlcroissant")

@@ -27,6 +27,7 @@ from logitcache.cache.store.open import locate
 from logitcache.cache.verify.inventory import Expected, expected_views
 from logitcache.cache.verify.orphans import Orphans, find_orphans
 from logitcache.cache.verify.restore import recovered_manifest
+from logitcache.cache.verify.row_index import index_faults
 from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
 from logitcache.platforms import available_processors
 from logitcache.views.spec import parse_view
@@ -147,6 +148,7 @@ def verify(
             *_recipe_faults(manifest),
             *expected.faults,
             *(f for f in withdrawal_faults(location) if f.key not in known),
+            *index_faults(location, manifest),
             *checker.faults,
         ),
         litter=tuple(find_orphans(location, manifest, checker.named)),
