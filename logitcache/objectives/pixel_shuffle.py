@@ -31,7 +31,7 @@ class PixelShuffle(nn.Module):
 
     ::
 
-        y_e(s h + i, s w + j) = prelu_e((W x(h, w) + b)_(e s^2 + i s + j)),   0 <= i, j < s
+        y_e(s h + i, s w + j) = prelu_e((W x(h, w))_(e s^2 + i s + j)),   0 <= i, j < s
 
     The student stays on its own grid; the teacher's is s times larger.
 
@@ -44,7 +44,9 @@ class PixelShuffle(nn.Module):
     def __init__(self, channels: int, wanted: int, factor: int) -> None:
         super().__init__()
         self.network = nn.Sequential(
-            nn.Conv2d(channels, wanted * factor**2, 1), nn.PixelShuffle(factor), nn.PReLU(wanted)
+            nn.Conv2d(channels, wanted * factor**2, 1, bias=False),
+            nn.PixelShuffle(factor),
+            nn.PReLU(wanted),
         )
 
     def forward(self, pair: Pair) -> tuple[Tensor, Tensor]:

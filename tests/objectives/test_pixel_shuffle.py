@@ -52,7 +52,7 @@ def enlarged(loss: Match, image: int, channel: int, row: int, column: int) -> tu
     convolution, _, activation = projector.network
     i, j = row % FACTOR, column % FACTOR
     output = channel * FACTOR**2 + i * FACTOR + j
-    total = float(convolution.bias[output])
+    total = 0.0
     for d in range(D):
         weight = float(convolution.weight[output, d, 0, 0])
         total += weight * float(MAP[image, d, row // FACTOR, column // FACTOR])
@@ -102,7 +102,6 @@ def test_a_map_that_holds_the_image_has_no_loss() -> None:
     projector: Any = loss.double().projector
     with torch.no_grad():
         projector.network[0].weight.copy_(torch.eye(27)[:, :, None, None])
-        projector.network[0].bias.zero_()
     assert float(loss(outputs(held), targets(image)).detach()) == 0
 
 

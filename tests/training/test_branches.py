@@ -125,7 +125,7 @@ def test_two_processes_train_what_one_trains(images: Path, tmp_path: Path) -> No
     objectives = [
         {"label": {"views": ["base"]}},
         {"label": {"head": "branches.stages.1", "joint": True}},
-        {"match": {**pixels, "metric": "l1"}},
+        {"match": pixels},
     ]
     fields = {"student": CONVNEXT, "stage": "stages.1", "objectives": objectives, "val": None}
     train_student(config(tmp_path / "one", images, **fields))
