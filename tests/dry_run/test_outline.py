@@ -121,8 +121,8 @@ def test_networks_of_other_stages_are_evaluated() -> None:
     assert found["score"].what == found["vit"].what.partition(" at ")[0]
 
 
-def test_every_kind_of_stage_has_an_outline() -> None:
-    assert OUTLINES.keys() == STAGE_KINDS.keys()
+def test_outlines_are_of_kinds_of_stages() -> None:
+    assert OUTLINES.keys() <= STAGE_KINDS.keys()
 
 
 def test_networks_of_stages_pass_through_surgeries() -> None:
