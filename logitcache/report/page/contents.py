@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -171,6 +171,7 @@ class Contents:
         times: Durations of stages.
         problems: What could not be read: a path or the title of a section, and why.
         settings: What is read of caches.
+        unread: Number of runs with a setting that this version does not know, by its name.
     """
 
     paths: Sequence[str]
@@ -179,6 +180,7 @@ class Contents:
     runs: list[Run] = field(default_factory=list)
     times: list[StageTime] = field(default_factory=list)
     problems: list[tuple[str, LogitcacheError]] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
     _outputs: dict[str, CacheOutputs] = field(default_factory=dict)
     _samples: dict[str, OutputSample | None] = field(default_factory=dict)
 

@@ -105,14 +105,25 @@ def _read_run(origin: Origin, contents: Contents, levels: int) -> None:
     result = read_result(folder)
     settings: Mapping[str, Any] = {}
     try:
-        settings = read_yaml(folder / _SETTINGS)
-        TrainConfig.parse(settings, _SETTINGS)
+        settings = _settings(folder / _SETTINGS, contents)
     except UsageError as error:
-        settings = {}
         contents.problems.append((str(folder / _SETTINGS), error))
     contents.runs.append(Run(origin, settings, read_journal(folder), result))
     if result is not None:
         contents.times.append(StageTime(origin, result.seconds, result.data_wait))
+
+
+def _settings(path: Path, contents: Contents) -> Mapping[str, Any]:
+    """Return the settings of a run; those that only other versions know are counted.
+
+    Raises:
+        UsageError: A setting has a value that this version does not know.
+    """
+    values = read_yaml(path)
+    known = {name: value for name, value in values.items() if name in TrainConfig.model_fields}
+    contents.unread.update(values.keys() - known.keys())
+    TrainConfig.parse(known, path.name)
+    return known
 
 
 def _read_folder(origin: Origin, contents: Contents, levels: int) -> None:

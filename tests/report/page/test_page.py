@@ -199,11 +199,17 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
 
 
 def test_settings_of_another_version_cost_only_themselves(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", 0.5)
-    (folder / "config.yaml").write_text("out: x\nnew_field: 1\n")
-    made = make_report([str(folder)])
-    assert "new_field" in made.text
-    assert "50.0 %" in made.text
+    newer, broken = write_run(tmp_path / "newer", 0.5), write_run(tmp_path / "broken", 0.25)
+    with (newer / "config.yaml").open("a") as file:
+        file.write("new_field: 1\n")
+    made = make_report([str(newer)])
+    assert "new_field (1 runs)" in made.text
+    assert "resnet10t" in made.text, "the other settings are read"
+    assert made.problems == []
+    (broken / "config.yaml").write_text("out: x\nsteps: many\n")
+    made = make_report([str(broken)])
+    assert "25.0 %" in made.text
+    assert "not recorded" in made.text
     assert len(made.problems) == 1
 
 

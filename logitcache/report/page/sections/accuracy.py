@@ -27,13 +27,9 @@ def accuracy(contents: Contents) -> Section | None:
     ends = [end for row in rows for end in (row.low, row.high, *row.values)]
     axis = Axis("accuracy", max(0.0, min(ends) - 0.02), min(1.0, max(ends) + 0.02), percent_tick)
     names = sorted({_score_name(network) for network in networks})
-    several = any(len(network.scores) > 1 for network in networks)
     chart = Intervals(
         f"Results ({' or '.join(names)})",
-        "Rings are single runs, the dot is their mean. "
-        + ("The line is the 95 % confidence interval of the mean over seeds" if several else "")
-        + ("; for a network with one run, " if several else "The line is ")
-        + "the 95 % interval for the number of images it was evaluated on.",
+        f"Rings are single runs, the dot is their mean. The line is {_meaning(networks)}.",
         axis,
         rows,
     )
@@ -42,6 +38,18 @@ def accuracy(contents: Contents) -> Section | None:
     if control:
         blocks.insert(0, Paragraph(control))
     return Section("Accuracy", blocks)
+
+
+def _meaning(networks: list[Network]) -> str:
+    """Return what the intervals are."""
+    counts = {min(2, len(network.scores)) for network in networks}
+    over_seeds = "the 95 % confidence interval of the mean over seeds"
+    over_images = "the 95 % interval for the number of images it was evaluated on"
+    if counts == {1}:
+        return over_images
+    return (
+        over_seeds if counts == {2} else f"{over_seeds}; for a network with one run, {over_images}"
+    )
 
 
 def _row(network: Network, number: int) -> IntervalRow:

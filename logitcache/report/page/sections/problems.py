@@ -28,4 +28,7 @@ def problems(contents: Contents) -> Section | None:
         for run in contents.runs
         if run.result is None
     ]
+    if contents.unread:
+        names = ", ".join(f"{name} ({count} runs)" for name, count in contents.unread.items())
+        notes.append(Note(f"Settings of another version of logitcache are not read: {names}"))
     return Section("What is missing", notes) if notes else None
