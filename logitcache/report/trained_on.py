@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["ON_LABELS", "objective_terms", "trained_on"]
 
 
-ON_LABELS = {"label", "episode"}
+ON_LABELS = {"label", "episode", "gap"}
 """Terms on labels alone."""
 
 
@@ -32,6 +32,8 @@ def trained_on(train: Mapping[str, Any]) -> str:
 def _of_term(term: Mapping[str, Any]) -> str:
     kind, settings = next(iter(term.items()))
     settings = settings or {}
+    if settings.get("pseudo"):
+        return f"pseudo labels of {settings['pseudo']}"
     if kind in ON_LABELS:
         return "labels"
     pairs = settings.get("pairs") or [settings]
