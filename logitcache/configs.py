@@ -16,6 +16,8 @@ from logitcache.objectives.feature_match import MatchConfig
 from logitcache.objectives.fuse import FuseConfig
 from logitcache.objectives.gate import GateConfig
 from logitcache.objectives.label import LabelConfig
+from logitcache.objectives.prototypes.assign import AssignConfig
+from logitcache.objectives.prototypes.attend import AttendConfig
 from logitcache.objectives.relational import RelationConfig
 from logitcache.objectives.route import RouteConfig
 from logitcache.objectives.soft import SoftConfig
@@ -26,6 +28,7 @@ from logitcache.students.build import StudentConfig
 from logitcache.teachers.member import TeacherConfig
 from logitcache.tools.class_means import ClassMeansConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
+from logitcache.tools.learn_prototypes import LearnPrototypesConfig
 from logitcache.tools.pick_bits import PickBitsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.tools.synthesize import SynthesizeConfig
@@ -35,6 +38,8 @@ from logitcache.views.spec import ViewsConfig
 
 __all__ = [
     "AdversarialConfig",
+    "AssignConfig",
+    "AttendConfig",
     "CardConfig",
     "ClassMeansConfig",
     "Config",
@@ -48,6 +53,7 @@ __all__ = [
     "ImagesConfig",
     "ImportConfig",
     "LabelConfig",
+    "LearnPrototypesConfig",
     "MatchConfig",
     "NetworkConfig",
     "ObjectiveConfig",

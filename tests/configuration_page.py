@@ -19,6 +19,7 @@ from logitcache.pipeline.config import PipelineConfig
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.tools.class_means import ClassMeansConfig
 from logitcache.tools.fit_weights import FitWeightsConfig
+from logitcache.tools.learn_prototypes import LearnPrototypesConfig
 from logitcache.tools.pick_bits import PickBitsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.tools.synthesize import SynthesizeConfig
@@ -49,6 +50,7 @@ _ROOTS: dict[str, type[Config]] = {
     "class_means": ClassMeansConfig,
     "pick_bits": PickBitsConfig,
     "synthesize": SynthesizeConfig,
+    "learn_prototypes": LearnPrototypesConfig,
 }
 
 _HEAD = """# Configuration

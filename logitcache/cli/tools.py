@@ -185,3 +185,52 @@ def synthesize(
         return
     echo(f"{found.images} images, made from {found.made_from} of {found.data}")
     echo(f"written to {out}; with others: data: {{parts: {{real: {data}, synthetic: {out}}}}}")
+
+
+@tools_app.command("learn-prototypes")
+def learn_prototypes(
+    cache: Annotated[
+        str, typer.Option(help="Folder or URL of a cache with whole maps or tokens of a layer.")
+    ],
+    out: Annotated[
+        str, typer.Option(help="File to write the prototypes to, in the format of safetensors.")
+    ] = "prototypes.safetensors",
+    teacher: Annotated[
+        str | None, typer.Option(help="Name of the teacher, if the cache has several.")
+    ] = None,
+    tap: Annotated[
+        str | None, typer.Option(help="Name of the layer, if the cache has several.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Number of prototypes; 64 by default.")] = None,
+    passes: Annotated[
+        int | None, typer.Option(help="Number of passes over the tokens; 10 by default.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Maximum number of images to learn from; 10000 by default.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed of the sample of images and of the start.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn prototypes of the local features of a teacher, by soft clustering of cached tokens."""
+    from logitcache.cli.interrupt import StopRequest
+    from logitcache.cli.options import gather, print_json
+    from logitcache.cli.progress import ProgressLine
+    from logitcache.tools.learn_prototypes import LearnPrototypesConfig
+    from logitcache.tools.learn_prototypes import learn_prototypes as learn
+
+    flags = {"cache": cache, "out": out, "teacher": teacher, "tap": tap, "count": count}
+    flags |= {"passes": passes, "rows": rows, "seed": seed}
+    config = LearnPrototypesConfig.parse(gather(None, flags, []), "tools learn-prototypes")
+    with StopRequest() as stop, ProgressLine("learn-prototypes") as line:
+        found = learn(config, on_progress=line.count, should_stop=stop)
+    if as_json:
+        print_json(found.to_json())
+        return
+    echo(
+        f"{found.count} prototypes of {found.teacher}/{found.tap}, {found.channels} channels each, "
+        f"explain {found.explained:.1%} of the variance of {found.tokens} tokens"
+    )
+    use = f"attend: {{file: {out}, student: LAYER}}"
+    echo(f"written to {out}; to use them: objectives: [label, {use}]")

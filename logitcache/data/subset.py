@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from logitcache.data.classes import RelabeledSource, class_positions
 from logitcache.data.source import left_out_of, notes_of
+from logitcache.errors import UsageError, nearest
 from logitcache.label_sets import label_sets_of
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from logitcache.data.source import Source
 
-__all__ = ["SubsetSource"]
+__all__ = ["SubsetSource", "of_classes"]
 
 
 class SubsetSource:
@@ -43,3 +45,33 @@ class SubsetSource:
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Return one image as the source stores it."""
         return self._source.read(self._indices[index])
+
+
+def of_classes(source: Source, names: Sequence[str]) -> Source:
+    """Return the images of some classes, with these classes alone, in their order.
+
+    Args:
+        source: The images; those without a label and of other classes are left out.
+        names: Names of the classes.
+
+    Raises:
+        UsageError: There is no such class, or an image may have several.
+    """
+    if label_sets_of(source) is not None:
+        raise UsageError(
+            "images are chosen by their one class, but these may have several",
+            where="data.classes",
+            got=source.description,
+            hint="remove classes; class_map at training time chooses classes of teachers",
+        )
+    positions = class_positions(names, source.class_names)
+    for name, position in zip(names, positions, strict=True):
+        if position is None:
+            raise UsageError(
+                f"the images have no class {name!r}",
+                where="data.classes",
+                hint=nearest(name, source.class_names),
+            )
+    wanted = np.isin(source.labels, np.array(positions, dtype=np.int64))
+    chosen = SubsetSource(source, np.flatnonzero(wanted).tolist())
+    return RelabeledSource(chosen, names, "data.classes")

@@ -97,12 +97,14 @@ class Earlier:
         networks: Trained networks, by what ``stage:NAME`` refers to.
         caches: Caches, by what ``stage:NAME`` refers to.
         results: Stand-ins for results of stages, by name of the stage.
+        files: Files that terms of the loss read, which stages would have written.
     """
 
     data_set: DataSetConfig | None = None
     networks: dict[str, nn.Module] = field(default_factory=dict)
     caches: dict[str, CacheShape] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
 
     def count(self, data: DataConfig) -> ImageCount:
         """Return the size of an image set.

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from logitcache.teachers.member import TeacherConfig
     from logitcache.tools.class_means import ClassMeansConfig
     from logitcache.tools.fit_weights import FitWeightsConfig
+    from logitcache.tools.learn_prototypes import LearnPrototypesConfig
     from logitcache.tools.pick_bits import PickBitsConfig
     from logitcache.tools.pick_hints import PickHintsConfig
     from logitcache.training.config import TrainConfig
@@ -195,7 +196,9 @@ def _train(config: TrainConfig, stage: Stage, output: str, earlier: Earlier) -> 
     if vectors is not None and vectors in examples:  # the classifier alone is run
         row = examples[vectors].values.to("meta")
         part = vector_head(network, vectors, row)
-    TrainableStudent(part, objective, size=size, features=examples, example=row)
+    unread = [term for term in config.terms if not earlier.files.isdisjoint(term.term.reads)]
+    fitted = build_objective([term for term in config.terms if term not in unread])
+    TrainableStudent(part, fitted, size=size, features=examples, example=row)
     per_epoch = math.ceil(images.images / config.batch_size)
     steps = config.steps or per_epoch * (config.epochs or 1)
     epochs = config.epochs or steps / per_epoch
@@ -209,7 +212,13 @@ def _train(config: TrainConfig, stage: Stage, output: str, earlier: Earlier) -> 
         epochs=epochs,
         steps=steps,
         flops=forward_flops(part, row) * shown_patches * passes,
-        notes=() if config.data is None else _not_counted(images, config.data.name),
+        notes=(
+            *(() if config.data is None else _not_counted(images, config.data.name)),
+            *(
+                f"{term.name} is not fitted to shapes: its file comes from a stage"
+                for term in unread
+            ),
+        ),
     )
 
 
@@ -293,6 +302,23 @@ def _pick_bits(config: PickBitsConfig, stage: Stage, output: str, earlier: Earli
     return StageOutline(stage.name, stage.kind, what=shown(network), notes=(note,))
 
 
+def _learn_prototypes(
+    config: LearnPrototypesConfig, stage: Stage, output: str, earlier: Earlier
+) -> StageOutline:
+    known = earlier.cache(config.cache, f"stages.{stage.name}").features
+    taps = [name for name in known if config.teacher in {None, name.partition("/")[0]}]
+    wanted = [name for name in taps if config.tap in {None, name.partition("/")[2]}]
+    if len(wanted) != 1:
+        raise UsageError(
+            "the prototypes of one layer are learned",
+            where=f"stages.{stage.name}.tap",
+            expected="one of " + ", ".join(known) if known else "a cache with features",
+            got=", ".join(wanted) or f"{config.teacher or ''}/{config.tap or ''}",
+        )
+    earlier.files.add(output)
+    return StageOutline(stage.name, stage.kind, what=wanted[0])
+
+
 OUTLINES: dict[str, Outline] = {
     "precompute": _precompute,
     "train": _train,
@@ -301,5 +327,6 @@ OUTLINES: dict[str, Outline] = {
     "pick_hints": _pick_hints,
     "class_means": _class_means,
     "pick_bits": _pick_bits,
+    "learn_prototypes": _learn_prototypes,
 }
 """Functions by kind of stage; of other kinds the settings are parsed and nothing more."""

@@ -27,6 +27,7 @@ __all__ = [
     "Pair",
     "aligned",
     "as_map",
+    "as_patches",
     "as_tokens",
     "as_vectors",
     "cached_features",
@@ -154,6 +155,11 @@ def _of_same_patches(student: Features, teacher: Features, prefix: bool, where: 
 def as_vectors(held: Features) -> Tensor:
     """Return one vector per row, (B, D): the mean over positions without prefix tokens."""
     return held.values if held.layout == "vector" else _split(held)[1].mean(1)
+
+
+def as_patches(held: Features) -> Tensor:
+    """Return the positions of maps or tokens without prefix tokens, (B, P, D)."""
+    return _split(held)[1]
 
 
 def as_map(patches_BPD: Tensor, grid: int) -> Tensor:

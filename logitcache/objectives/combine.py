@@ -21,6 +21,8 @@ from logitcache.objectives.gap import Gap, GapConfig
 from logitcache.objectives.gate import Gate, GateConfig
 from logitcache.objectives.label import Label, LabelConfig
 from logitcache.objectives.projector import share_projectors
+from logitcache.objectives.prototypes.assign import Assign, AssignConfig
+from logitcache.objectives.prototypes.attend import Attend, AttendConfig
 from logitcache.objectives.reconstruct import Reconstruct, ReconstructConfig
 from logitcache.objectives.relational import Relation, RelationConfig
 from logitcache.objectives.route import Route, RouteConfig
@@ -53,6 +55,8 @@ TERMS: dict[str, Callable[[Any], Objective]] = {
     "route": Route,
     "adversarial": Adversarial,
     "fuse": Fuse,
+    "assign": Assign,
+    "attend": Attend,
     "episode": Episode,
     "reconstruct": Reconstruct,
     "gate": Gate,
@@ -95,6 +99,8 @@ class ObjectiveConfig(Config):
         route: Feature distillation with learned pairs of layers: attention to layers of a teacher.
         adversarial: Feature distillation by a discriminator between student and teacher.
         fuse: Distillation from a classifier over the features of student and teachers together.
+        assign: Feature distillation by assignment to prototypes of a teacher.
+        attend: Distillation from a classifier of features that attend to prototypes of a teacher.
         episode: Few-shot episodes: class means of one half of a batch classify the other half.
         reconstruct: Masked autoencoder: pixels of dropped patches, by a decoder.
         gate: Feature distillation with a learned gate for each pair of layers.
@@ -109,6 +115,8 @@ class ObjectiveConfig(Config):
     route: RouteConfig | None = None
     adversarial: AdversarialConfig | None = None
     fuse: FuseConfig | None = None
+    assign: AssignConfig | None = None
+    attend: AttendConfig | None = None
     episode: EpisodeConfig | None = None
     reconstruct: ReconstructConfig | None = None
     gate: GateConfig | None = None

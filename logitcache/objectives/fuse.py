@@ -9,22 +9,19 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from logitcache.batch import DenseLogits, Outputs, SigmoidLogits
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import Pair, aligned, as_map, cached_features
+from logitcache.objectives.auxiliary_classifier import AuxiliaryClassifierLoss
 from logitcache.objectives.fused_head import FusedHead
-from logitcache.objectives.label import Label
-from logitcache.objectives.soft import Soft, SoftConfig
 from logitcache.objectives.term import LogitsTermConfig, Needs, PairConfig, as_pairs
 
 if TYPE_CHECKING:
-    from logitcache.batch import TargetBatch
+    from logitcache.batch import Outputs, TargetBatch
 
 __all__ = ["Fuse", "FuseConfig"]
 
@@ -61,16 +58,10 @@ class FuseConfig(LogitsTermConfig):
 
 
 class Fuse(nn.Module):
-    """Cross-entropy of a fused classifier, and the student's divergence from it.
+    """Distillation from a classifier over the maps of student and teachers, trained with them.
 
-    ::
-
-        L = mean over rows of  CE(y, u) + T^2 KL(softmax(u / T) || softmax(z / T))
-
-    with u the logits of the fused classifier, z those of the student and y the label, without
-    which a row has the second part alone. The first part trains the classifier and, through its
-    layers, the student; u has no gradient in the second. For label sets both parts are binary, as
-    in ``label`` and ``soft``. Student layers that are in several pairs are used once.
+    The loss is that of :class:`.AuxiliaryClassifierLoss`. Student layers that are in several pairs
+    are used once.
 
     Args:
         config: The layers, and how they are fused.
@@ -80,8 +71,7 @@ class Fuse(nn.Module):
         super().__init__()
         self.config = config
         self.fused: nn.Module | None = None
-        self._label = Label()
-        self._soft = Soft(SoftConfig(temperature=config.temperature, head=config.head))
+        self._loss = AuxiliaryClassifierLoss(config.temperature, config.head)
 
     def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
         """Create the classifier, and check that the layers can be fused.
@@ -127,14 +117,7 @@ class Fuse(nn.Module):
 
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
-        fused_BC = self.logits(outputs, targets)
-        labeled = self._label.count(targets) / max(1, len(targets))
-        taught_BC = fused_BC.detach()
-        binary = self._label.is_binary(targets)
-        teacher = SigmoidLogits(taught_BC) if binary else DenseLogits(taught_BC.log_softmax(1))
-        return labeled * self._label(Outputs(fused_BC), targets) + self._soft(
-            outputs, replace(targets, teachers={"fused": teacher})
-        )
+        return self._loss(self.logits(outputs, targets), outputs, targets)
 
     def logits(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the logits of the fused classifier, (B, C)."""

@@ -135,6 +135,11 @@ class TermConfig(Config):
         return self.needs | Needs(parts=tuple(sorted(self.parts or ())))
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """Files that the term reads when it is fitted, such as those of earlier stages."""
+        return ()
+
+    @property
     def needs_whole_batch(self) -> bool:
         """Whether the term is not a mean over rows, so that it cannot be computed in parts."""
         return False

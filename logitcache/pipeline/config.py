@@ -41,6 +41,8 @@ class StageConfig(_OneOfKinds):
         class_means: Fields of a :class:`~logitcache.tools.class_means.ClassMeansConfig`.
         pick_bits: Fields of a :class:`~logitcache.tools.pick_bits.PickBitsConfig`.
         synthesize: Fields of a :class:`~logitcache.tools.synthesize.SynthesizeConfig`.
+        learn_prototypes: Fields of a
+            :class:`~logitcache.tools.learn_prototypes.LearnPrototypesConfig`.
         evaluate: Fields of a :class:`~logitcache.training.evaluate.EvaluateConfig`.
     """
 
@@ -115,6 +117,7 @@ class PipelineConfig(_SharedByKinds):
         class_means: Settings shared by class_means stages.
         pick_bits: Settings shared by pick_bits stages.
         synthesize: Settings shared by synthesize stages.
+        learn_prototypes: Settings shared by learn_prototypes stages.
         evaluate: Settings shared by evaluate stages.
         stages: The stages, in order; or blocks ``{name, repeat, stages}`` of stages that are run
             several times, see :mod:`logitcache.pipeline.repeat`.

@@ -100,6 +100,14 @@ STAGE_KINDS: dict[str, StageKind] = {
         output="{folder}/images",
         given={"data": "data", "out": "{output}"},
     ),
+    "learn_prototypes": StageKind(
+        config="logitcache.tools.learn_prototypes:LearnPrototypesConfig",
+        function="logitcache.tools.learn_prototypes:learn_prototypes",
+        output="{folder}/prototypes.safetensors",
+        given={"out": "{output}"},
+        progress="count",
+        stoppable=True,
+    ),
     "evaluate": StageKind(
         config="logitcache.training.evaluate:EvaluateConfig",
         function="logitcache.training.evaluate:evaluate_network",

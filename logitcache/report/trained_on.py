@@ -14,6 +14,8 @@ __all__ = ["ON_LABELS", "objective_terms", "trained_on"]
 
 ON_LABELS = {"label", "episode", "gap"}
 """Terms on labels alone."""
+ON_PROTOTYPES = {"attend"}
+"""Terms on prototypes of a file, without outputs of a teacher for the images."""
 
 
 def trained_on(train: Mapping[str, Any]) -> str:
@@ -22,7 +24,8 @@ def trained_on(train: Mapping[str, Any]) -> str:
     Args:
         train: Settings of the run, as a user writes them or as the run saves them.
     """
-    if not train.get("cache"):
+    kinds = {kind for term in objective_terms(train) for kind in term}
+    if not train.get("cache") and not kinds & ON_PROTOTYPES:
         return "labels"
     parts = dict.fromkeys(_of_term(term) for term in objective_terms(train))
     shuffled = ", shuffled" if train.get("shuffle_targets") else ""
@@ -36,6 +39,8 @@ def _of_term(term: Mapping[str, Any]) -> str:
         return f"pseudo labels of {settings['pseudo']}"
     if kind in ON_LABELS:
         return "labels"
+    if kind in ON_PROTOTYPES:
+        return "prototypes"
     pairs = settings.get("pairs") or [settings]
     if all("teacher" in pair for pair in pairs):  # a term on features
         names = " + ".join(dict.fromkeys(str(pair["teacher"]) for pair in pairs))

@@ -1,4 +1,4 @@
-"""Encoded rows of one view of a group, for tools that read a sample of a cache."""
+"""Sample of a cache for tools: rows, a view that all have, and the encoded values of a group."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from logitcache.config import Config
-from logitcache.errors import UsageError
+from logitcache.draws import Purpose, chosen
+from logitcache.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,59 @@ def shared_view(cache: Cache, teachers: Sequence[str], features: Sequence[str] =
             hint="choose fewer of them, or precompute their missing views",
         )
     return "eval" if "eval" in views else views[0]
+
+
+def feature_teacher(cache: Cache, name: str | None, where: str) -> str:
+    """Return the name of the teacher whose features are read.
+
+    Args:
+        cache: The cache.
+        name: Its name; None for the only one that has features.
+        where: Name of the option, for messages.
+
+    Raises:
+        UsageError: The cache has no features, none of this teacher, or those of several.
+    """
+    names = list(dict.fromkeys(group.teacher for group in cache.features.values()))
+    if not names:
+        raise UsageError(
+            "the cache has no features, so there are no layers to choose from",
+            where=cache.url,
+            hint="precompute them: teachers.<name>.features: {<tap>: {reduce: mean}}",
+        )
+    if name is None and len(names) > 1:
+        raise UsageError(
+            "the cache has features of several teachers",
+            where=where,
+            expected="the name of one",
+            got=", ".join(names),
+        )
+    found = name or names[0]
+    if found not in names:
+        raise UsageError(
+            f"no features of a teacher {found!r} in this cache",
+            where=cache.url,
+            hint=nearest(found, names),
+        )
+    return found
+
+
+def sampled_rows(cache: Cache, most: int, seed: int) -> NDArray[np.int64]:
+    """Return readable rows, ascending; if there are more than so many, a random sample of them.
+
+    Args:
+        cache: The cache.
+        most: Maximum number of rows.
+        seed: Random seed of the sample.
+    """
+    readable = cache.samples.readable
+    drawn = chosen(
+        seed,
+        cache.samples.hashes[readable],
+        most,
+        purpose=Purpose.LABELLED_ROWS,  # a draw by key, as that of labeled images
+    )
+    return np.sort(readable[drawn])
 
 
 def stored_rows(cache: Cache, group: RowGroup, view: str, rows: NDArray[np.int64]) -> Encoded:

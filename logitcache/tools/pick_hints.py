@@ -24,10 +24,14 @@ from pydantic import Field
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.config import Config
-from logitcache.draws import Purpose, chosen
-from logitcache.errors import UsageError, nearest
+from logitcache.errors import UsageError
 from logitcache.files import write_file
-from logitcache.tools.cached_rows import shared_view, stored_rows
+from logitcache.tools.cached_rows import (
+    feature_teacher,
+    sampled_rows,
+    shared_view,
+    stored_rows,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +103,7 @@ def pick_hints(config: PickHintsConfig) -> HintPoints:
             many sets to try, the layers share no view, or a layer was cached as its energy.
     """
     cache = open_cache(config.cache)
-    teacher = _teacher(config, cache)
+    teacher = feature_teacher(cache, config.teacher, "pick_hints.teacher")
     names = _candidates(config, cache, teacher)
     features = [f"{teacher}/{tap}" for tap in names]
     view = shared_view(cache, [], features)
@@ -183,32 +187,6 @@ def medoids(distances_LL: NDArray[np.float64], count: int) -> list[int]:
     return best
 
 
-def _teacher(config: PickHintsConfig, cache: Cache) -> str:
-    """Return the name of the teacher whose layers are candidates."""
-    names = list(dict.fromkeys(group.teacher for group in cache.features.values()))
-    if not names:
-        raise UsageError(
-            "the cache has no features, so there are no layers to choose from",
-            where=config.cache,
-            hint="precompute them: teachers.<name>.features: {<tap>: {reduce: mean}}",
-        )
-    if config.teacher is None and len(names) > 1:
-        raise UsageError(
-            "the cache has features of several teachers",
-            where="pick_hints.teacher",
-            expected="the name of one",
-            got=", ".join(names),
-        )
-    name = config.teacher or names[0]
-    if name not in names:
-        raise UsageError(
-            f"no features of a teacher {name!r} in this cache",
-            where=config.cache,
-            hint=nearest(name, names),
-        )
-    return name
-
-
 def _candidates(config: PickHintsConfig, cache: Cache, teacher: str) -> list[str]:
     """Return the candidate layers."""
     own = [group.tap for group in cache.features.values() if group.teacher == teacher]
@@ -228,18 +206,12 @@ def _candidates(config: PickHintsConfig, cache: Cache, teacher: str) -> list[str
 
 def _rows(config: PickHintsConfig, cache: Cache) -> NDArray[np.int64]:
     """Return the rows to compare layers on, ascending."""
-    readable = cache.samples.readable
-    drawn = chosen(
-        config.seed,
-        cache.samples.hashes[readable],
-        config.rows,
-        purpose=Purpose.LABELLED_ROWS,  # a draw by key, as that of labeled images
-    )
-    if len(drawn) < _FEWEST_ROWS:
+    rows = sampled_rows(cache, config.rows, config.seed)
+    if len(rows) < _FEWEST_ROWS:
         raise UsageError(
-            "layers cannot be compared on fewer than two images", where=cache.url, got=len(drawn)
+            "layers cannot be compared on fewer than two images", where=cache.url, got=len(rows)
         )
-    return np.sort(readable[drawn])
+    return rows
 
 
 def _means(

@@ -52,6 +52,30 @@ class TestSubset(SourceContract):
         return open_source(DataConfig(name=str(images), limit=15))
 
 
+class TestClasses(SourceContract):
+    @pytest.fixture
+    def source(self, images: Path) -> Source:
+        return open_source(DataConfig(name=str(images), classes=["dog", "bird"]))
+
+
+def test_images_of_some_classes_have_these_alone_in_the_order_given(images: Path) -> None:
+    every = open_source(str(images))
+    some = open_source(DataConfig(name=str(images), classes=["dog", "bird"]))
+    assert list(some.class_names) == ["dog", "bird"]
+    kept = [key for key in every.keys if not key.startswith("cat/")]
+    assert list(some.keys) == kept
+    assert some.labels.tolist() == [1 if key.startswith("bird/") else 0 for key in kept]
+    few = open_source(DataConfig(name=str(images), classes=["dog", "bird"], limit=7))
+    assert len(few.keys) == 7
+    assert set(few.keys) < set(kept)
+
+
+def test_a_class_that_no_image_has_is_named(images: Path) -> None:
+    with pytest.raises(UsageError, match="no class 'dig'") as caught:
+        open_source(DataConfig(name=str(images), classes=["cat", "dig"]))
+    assert "did you mean 'dog'" in str(caught.value.hint)
+
+
 def tar_of(folder: Path, path: Path) -> Path:
     with tarfile.open(path, "w") as tar:
         tar.add(folder, arcname=".")

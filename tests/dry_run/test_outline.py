@@ -125,6 +125,20 @@ def test_outlines_are_of_kinds_of_stages() -> None:
     assert OUTLINES.keys() <= STAGE_KINDS.keys()
 
 
+def test_files_of_earlier_stages_do_not_have_to_exist() -> None:
+    """Terms that read them are left out of the fit; their layers are looked up all the same."""
+    learned = {"name": "prototypes", "learn_prototypes": {"cache": "stage:cache"}}
+    attend = {"attend": {"student": "blocks.0", "file": "stage:prototypes"}}
+    train = {**stages()[2]["train"], "objectives": ["label", attend]}
+    whole = [*stages()[:2], learned, {"name": "student", "train": train}]
+    found = outline(whole, data_set={"images": 100, "classes": 10})
+    assert found["prototypes"].what == "vit/blocks.1"
+    assert any("attend is not fitted" in note for note in found["student"].notes)
+    learned["learn_prototypes"] = {"cache": "stage:cache", "tap": "blocks.9"}
+    with pytest.raises(UsageError, match="prototypes of one layer"):
+        outline(whole, data_set={"images": 100, "classes": 10})
+
+
 def test_networks_of_stages_pass_through_surgeries() -> None:
     whole = [*stages()[:2]]
     student = {"model": "stage:vit", "surgery": {"depth": 2, "lora": {"rank": 2}}}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SYSTEMS = [
     *("libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"),
-    *("pursuhint", "dpk", "rtk", "transkd", "cakd", "mfef"),
+    *("pursuhint", "dpk", "rtk", "transkd", "cakd", "mfef", "prockd"),
     *("sgva", "dmae", "hssakd", "tas", "ghost", "ota", "ssda"),
 ]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd", "mae": "dmae"}

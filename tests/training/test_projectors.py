@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 from logitcache.errors import Interrupted
 from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.tools.learn_prototypes import LearnPrototypesConfig, learn_prototypes
 from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
 from logitcache.training.config import TrainConfig
 from logitcache.training.journal import read_journal
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 Teachers = dict[str, dict[str, Any]]
 EPOCHS, STEPS = 3, 12  # 60 images in batches of 16, 16, 16 and 12
-TERMS = ("route", "adversarial", "fuse", "gate")
+TERMS = ("route", "adversarial", "fuse", "gate", "assign", "attend")
 OWN = tuple(f"objective.{name}." for name in ("match.projector", *TERMS))
 
 
@@ -153,6 +155,34 @@ def test_a_resumed_projector_is_the_very_same(
     exported = timm.create_model(f"local-dir:{tmp_path / 'cut' / 'export'}", pretrained=True)
     plain = build_network(NetworkConfig(**vit()), 3)
     assert exported.state_dict().keys() == plain.state_dict().keys(), "and none is exported"
+
+
+def test_a_resumed_attention_is_the_very_same_and_its_prototypes_stay(
+    images: Path, cache: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "prototypes.safetensors"
+    values = {"cache": str(cache), "out": str(file), "tap": "layer1", "count": 4, "passes": 2}
+    learn_prototypes(LearnPrototypesConfig.parse(values, ""))
+    assign = {"teacher": "red", "tap": "layer1", "student": "blocks.0", "file": str(file)}
+    attend = {"student": "blocks.1", "file": str(file), "width": 8}
+    terms = ["label", {"assign": assign}, {"attend": attend}]
+    whole, cut = (
+        TrainConfig.parse(config(tmp_path / name, images, cache, objectives=terms), "")
+        for name in ("whole", "cut")
+    )
+    train_student(whole)
+    with pytest.raises(Interrupted):
+        train_student(cut, should_stop=partial(next, iter([False, False, True])))
+    train_student(cut, resume=True)
+    assert_equal(tmp_path / "cut", tmp_path / "whole")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    weights = trained(tmp_path / "cut")
+    for prefix in ("attend.attention", "assign"):
+        kept = weights[f"objective.{prefix}.table.centers"]
+        assert torch.equal(kept, load_file(file)["centers"])
+    exported = load_file(tmp_path / "cut" / "export" / "model.safetensors")
+    own = {name.removeprefix("network.network.") for name in weights if "objective" not in name}
+    assert exported.keys() == own, "what is trained with the student leaves nothing in the export"
 
 
 def test_a_batch_of_one_image_is_joined_for_the_batch_norm_of_a_projector(

@@ -28,7 +28,7 @@ from logitcache.data.readers.tar import open_tar
 from logitcache.data.readers.torchvision import open_torchvision
 from logitcache.data.readers.webdataset import open_webdataset
 from logitcache.data.readers.zip import open_zip
-from logitcache.data.subset import SubsetSource
+from logitcache.data.subset import SubsetSource, of_classes
 from logitcache.errors import DataError, UsageError, redacted
 
 if TYPE_CHECKING:
@@ -96,11 +96,14 @@ class DataConfig(ReaderConfig):
     """Settings of an image set.
 
     Attributes:
+        classes: Names of the classes to use, in this order; images of other classes, and those
+            without a label, are left out. All by default.
         limit: Number of images to use, chosen by the hash of their keys; all by default.
         unlabeled: Whether labels are not read, as if the images had none.
         parts: Image sets of a ``joined`` set, by name; keys of images begin with the name.
     """
 
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
     limit: int | None = Field(default=None, ge=1)
     unlabeled: bool = False
     parts: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], DataConfig] | None = Field(
@@ -153,6 +156,8 @@ def open_source(data: ImageSet | None, *, listing: int = LISTING) -> Source:
         return as_source(data)
     config = DataConfig(name=data) if isinstance(data, str) else data
     source = _list(config, listing)
+    if config.classes is not None:
+        source = of_classes(source, config.classes)
     if config.unlabeled:
         source = UnlabeledSource(source)
     if config.limit is None or config.limit >= len(source.keys):
