@@ -13,6 +13,8 @@ from logitcache.errors import UsageError
 from logitcache.networks.build import input_spec
 from logitcache.students.build import StudentConfig, build_student, converted
 from logitcache.students.fake_quant import FakeQuantized, quantized_weight, rounded
+from logitcache.training.card import write_card
+from logitcache.training.config import TrainConfig
 from logitcache.training.export import export_network
 
 if TYPE_CHECKING:
@@ -181,6 +183,16 @@ def test_what_an_export_lacks_is_noted() -> None:
     assert "rounded to 4 bits" in both
     assert "not by the exported network, whose accuracy is another one" in both
     assert StudentConfig.parse(CNN, "student").surgery.notes == []
+
+
+def test_the_model_card_has_the_note(tmp_path: Path) -> None:
+    values = {**CNN, "surgery": {"fake_quant": {"bits": 4, "activations": 4}}}
+    config = TrainConfig.parse({"out": "run", "data": "digits", "student": values, "steps": 1}, "")
+    made = student(CNN, bits=4, activations=4)
+    facts: dict[str, Any] = {"architecture": "resnet10t", "parameters": 1, "steps": 1}
+    write_card(tmp_path, config, input_spec(made), **facts, evaluation=None, cache=None)
+    text = (tmp_path / "README.md").read_text()
+    assert "not by the exported network, whose accuracy is another one" in text
 
 
 @pytest.mark.parametrize(
