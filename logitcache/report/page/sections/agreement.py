@@ -29,7 +29,8 @@ def agreement(contents: Contents) -> Section | None:
         sample = contents.sample_of(cache)
         if sample is None:
             continue
-        blocks += [t for t in (_pairs(cache.origin.name, sample), _classes(sample)) if t]
+        name = cache.origin.name
+        blocks += [table for table in (_pairs(name, sample), _classes(name, sample)) if table]
     if not blocks:
         return None
     return Section("Agreement of teachers", [Paragraph(contents.sampled), *blocks])
@@ -54,7 +55,7 @@ def _pairs(name: str, sample: OutputSample) -> Table | None:
     return Table(f"Agreement of the teachers of “{name}”.", columns, rows)
 
 
-def _classes(sample: OutputSample) -> Table | None:
+def _classes(cache: str, sample: OutputSample) -> Table | None:
     """Return the classes on which teachers agree least with the labels and with each other."""
     judged = {name: rows for name, rows in sample.teachers.items() if rows.is_judged}
     labeled = sample.labels >= 0
@@ -78,12 +79,8 @@ def _classes(sample: OutputSample) -> Table | None:
     ]
     all_same = ["all predict the same"] if len(judged) > 1 else []
     left = len(present) - len(worst)
-    which = (
-        f"The {len(worst)} of {len(present)} classes with the lowest accuracy"
-        if left
-        else "Classes"
-    )
-    caption = f"{which}: share of outputs that predict the label."
+    which = f", the {len(worst)} of {len(present)} with the lowest accuracy" if left else ""
+    caption = f"Classes of “{cache}”{which}: share of outputs that predict the label."
     return Table(caption, ["class", "outputs", *judged, *all_same], rows)
 
 
