@@ -320,6 +320,8 @@ class TargetBatch:
         visible: Patches that networks are run on; None for all.
         parts: Which rows belong to a part of a joined image set, bool (B,), by its name; only the
             parts that were asked for.
+        chosen: Number of the view that a sampler has chosen for each row, int64 (B,); -1 for rows
+            in the original view. None without a sampler.
     """
 
     rows: Tensor
@@ -332,6 +334,7 @@ class TargetBatch:
     label_sets: Tensor | None = None
     visible: VisiblePatches | None = None
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    chosen: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

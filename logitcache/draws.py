@@ -50,6 +50,7 @@ class Purpose(IntEnum):
     SHUFFLED_TARGETS = 68
     RANK_STREAM = 69
     SYNTHETIC_IMAGE = 70
+    VIEW_CHOICE = 71
 
 
 def words(

@@ -129,7 +129,7 @@ def test_a_wrong_indent_is_told() -> None:
 def test_what_no_flag_reaches_is_said() -> None:
     with pytest.raises(UsageError, match="set the whole list") as caught:
         TrainConfig.parse({**TRAIN, "objectives": ["match"]}, "train")
-    assert caught.value.where == "train.objectives.0.match.teacher"
+    assert caught.value.where == "train.objectives.0.match.pairs"
 
 
 @pytest.mark.parametrize(

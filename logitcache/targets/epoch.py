@@ -43,10 +43,12 @@ class Part:
     Attributes:
         windows: Targets of the window for every view whose targets are read; empty without targets.
         rows: Row numbers, int64.
+        chosen: Number of the view that is chosen for each row; None without a sampler.
     """
 
     windows: tuple[TargetWindow, ...]
     rows: NDArray[np.int64]
+    chosen: NDArray[np.int64] | None = None
 
 
 class Epoch:
@@ -109,6 +111,15 @@ class Epoch:
         for parts in self._whole_batches(at_last):
             yield _slice(parts, rank, ranks)
 
+    def with_views(self, parts: list[Part]) -> list[Part]:
+        """Return a batch with the views of its rows, if they are chosen row by row."""
+        return parts
+
+    def rendered(self, parts: list[Part]) -> tuple[View, ...]:
+        """Return the views that are rendered for a batch, in the order of their requests."""
+        del parts  # the same for all
+        return self.group.rendered(pixels=self.settings.pixels)
+
     def requests(self, parts: list[Part], size: int) -> list[BatchRequest]:
         """Return one request per rendered view for the images of a batch at a size in pixels."""
         hashes_of, pairs = self._rows.hashes_of, self._pairs
@@ -123,7 +134,7 @@ class Epoch:
                 partner_hashes=None if partners is None else hashes_of(partners),
                 sizes=(size,),
             )
-            for view in self.group.rendered(pixels=self.settings.pixels)
+            for view in self.rendered(parts)
         ]
 
     def target_batch(self, parts: list[Part]) -> TargetBatch:
@@ -246,7 +257,11 @@ def chosen_rows(parts: list[Part], chosen_B: NDArray[np.bool_]) -> list[Part]:
     """Return only some rows of a batch, bool (B,)."""
     edges = np.cumsum([len(part.rows) for part in parts])[:-1]
     split = zip(parts, np.split(chosen_B, edges), strict=True)
-    return [Part(part.windows, part.rows[chosen]) for part, chosen in split if chosen.any()]
+    return [
+        Part(part.windows, part.rows[mask], None if part.chosen is None else part.chosen[mask])
+        for part, mask in split
+        if mask.any()
+    ]
 
 
 def _slice(parts: list[Part], rank: int, ranks: int) -> list[Part]:
@@ -286,8 +301,9 @@ def batch_requests(
     its pixels arrive, which they do in the order of the requests.
     """
     for parts in epoch.batches(at_last):
-        waiting.append(parts)
-        yield from epoch.requests(parts, size)
+        shown = epoch.with_views(parts)
+        waiting.append(shown)
+        yield from epoch.requests(shown, size)
 
 
 def vector_batches(

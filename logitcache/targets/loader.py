@@ -17,12 +17,13 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from logitcache.errors import DataError
-from logitcache.targets.epoch import Epoch, batch_requests, chosen_rows, vector_batches
+from logitcache.targets.epoch import batch_requests, chosen_rows, vector_batches
 from logitcache.targets.fingerprint_check import checked_rows
 from logitcache.targets.image_rows import CheckedReader, ImageRows
 from logitcache.targets.image_source import images_of
 from logitcache.targets.mixing_pairs import Pairs, find_pairs
 from logitcache.targets.order import view_of_epoch
+from logitcache.targets.sampling.sampled_epoch import epoch_kind
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings, check_state
 from logitcache.targets.transfer import Transfer
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from logitcache.data.class_map import ClassMaps
     from logitcache.data.readers import ImageSet
     from logitcache.errors import UnreadableImage
-    from logitcache.targets.epoch import Part
+    from logitcache.targets.epoch import Epoch, Part
     from logitcache.views.render import RenderedBatch, ViewRenderer
     from logitcache.views.spec import View, ViewsConfig
     from logitcache.views.workers import WorkerRenderer
@@ -213,7 +214,6 @@ class Loader:
         begin_next = partial(self._begin, epoch + 1) if followed else None
         waiting: deque[list[Part]] = deque()
         images: dict[View, Tensor] = {}
-        count = len(entered.group.rendered(pixels=self.settings.pixels))
         if self.settings.vectors is not None:
             yield from vector_batches(entered, self.settings.vectors, begin_next, self._transfer)
             return
@@ -224,7 +224,7 @@ class Loader:
             # converted at once: the renderer may use its memory again for the next view
             view = rendered.request.view
             images[view] = self._transfer.images(pixels if shown is None else pixels[shown])
-            if len(images) < count:
+            if len(images) < len(entered.rendered(waiting[0])):
                 continue
             parts = waiting.popleft()
             if shown is not None:  # an image that cannot be decoded fails in every view
@@ -310,7 +310,7 @@ class Loader:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="targets")
         view, show, targets = self.view(epoch), settings.show, self._targets
-        return Epoch(
+        return epoch_kind(targets)(
             epoch,
             first_batch,
             group=targets.group(view, epoch, show) if targets else ViewGroup.of(view, show),

@@ -150,6 +150,11 @@ class TargetsReader:
         return next(iter(found.values()), None)
 
     @property
+    def rows_end(self) -> int:
+        """Number of rows of the cache, padding included."""
+        return self._cache.rows_end
+
+    @property
     def block_rows(self) -> int:
         """Number of rows per block; images are mixed with images of the same block only."""
         return self._cache.unit_rows

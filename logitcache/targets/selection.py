@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from logitcache.data.class_map import ClassMaps
     from logitcache.data.readers import ImageSet
     from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.sampling.view_scores import ViewSampler
     from logitcache.targets.view_group import ShownView
     from logitcache.views.spec import View
 
@@ -52,6 +53,8 @@ class Targets:
         window_rows: Maximum number of rows that are shuffled together, at least one unit.
         alignment: Test for outputs of other images; None if rows are shuffled as a control.
         student_views: Views that students see where those of the teachers are not known.
+        sampler: Chooses a view for every row, which is shown next to one of ``views``; None to show
+            these alone.
     """
 
     reader: TargetsReader
@@ -59,6 +62,7 @@ class Targets:
     window_rows: int
     alignment: Alignment | None = None
     student_views: ViewsConfig = field(default_factory=ViewsConfig)
+    sampler: ViewSampler | None = None
 
     @classmethod
     def of(

@@ -13,6 +13,8 @@ from logitcache.errors import redacted
 from logitcache.objectives.aliases import long_forms
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.students.build import StudentConfig
+from logitcache.targets.sampling.sampled_epoch import CHOSEN
+from logitcache.targets.sampling.view_scores import SamplerConfig
 from logitcache.targets.view_group import BASE, Show, ViewName, shown_views
 from logitcache.views.operations import CROP_SHARE
 from logitcache.views.spec import ViewsConfig
@@ -155,6 +157,9 @@ class TrainConfig(Config):
             derived from it, such as ``lowres(4)`` for a student that has seen no others.
         use_views: Views of the cache, by id, number from 0, or range such as ``0-3``; by default
             all views that the teachers of the objectives have.
+        sampler: Choice of a view of the cache for every image, which is shown next to the original
+            view; the views of a batch are then ``chosen`` and ``base``. By default an epoch shows
+            one view of the cache.
         shuffle_targets: Whether every image gets the targets of another one, as a control
             experiment.
         counterparts: Whether the images are counterparts of those that the cache was computed from:
@@ -216,6 +221,7 @@ class TrainConfig(Config):
     show: Show = Field(default_factory=lambda: list(shown_views([BASE])))
     val_view: ViewName = BASE
     use_views: list[str] = Field(default_factory=list)
+    sampler: SamplerConfig | None = None
     shuffle_targets: bool = False
     counterparts: bool = False
     subset: bool = False
@@ -338,6 +344,21 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _sampled(self) -> Self:
+        if self.sampler is None:
+            return self
+        if self.cache is None:
+            raise ValueError("sampler chooses among the views of a cache: give a cache")
+        if self.show != list(shown_views([BASE])) or self.on_bad_image != "error":
+            raise ValueError(
+                "sampler shows a chosen view next to the original one: remove show, and "
+                "on_bad_image: skip"
+            )
+        if self.student.head_on is not None:
+            raise ValueError("sampler shows images: remove student.head_on")
+        return self
+
+    @model_validator(mode="after")
     def _terms_fit(self) -> Self:
         for term in self.terms:
             if self.accumulate > 1 and term.term.needs_whole_batch:
@@ -351,6 +372,7 @@ class TrainConfig(Config):
                     "does not return: remove compile"
                 )
             shown = [view.student for view in self.show]
+            shown = shown if self.sampler is None else [CHOSEN, BASE]
             unknown = sorted(set(term.term.views or ()) - set(shown))
             if unknown:
                 raise ValueError(

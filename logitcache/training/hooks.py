@@ -58,7 +58,10 @@ class Hook(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors, numbers, strings and lists or dicts of these, as PyTorch modules do."""
+        """Return tensors, numbers, strings and lists or dicts of these, as PyTorch modules do.
+
+        Called in every process.
+        """
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -75,6 +78,20 @@ class Hooks:
 
     def __init__(self, hooks: Mapping[str, Hook] | None) -> None:
         self._hooks = dict(hooks or {})
+
+    def add(self, name: str, hook: Hook) -> None:
+        """Add a hook of the run itself.
+
+        Raises:
+            UsageError: The user has a hook of this name.
+        """
+        if name in self._hooks:
+            raise UsageError(
+                f"a hook has the name {name!r}, which a hook of the run itself has",
+                where="hooks",
+                hint="choose another name",
+            )
+        self._hooks[name] = hook
 
     def __bool__(self) -> bool:
         return bool(self._hooks)

@@ -10,6 +10,7 @@ from logitcache.data.readers import open_source
 from logitcache.draws import Purpose, words
 from logitcache.errors import UsageError
 from logitcache.targets.image_rows import ImageRows, number_rows
+from logitcache.targets.sampling.sampled_epoch import with_sampler
 from logitcache.targets.selection import cached_targets
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def training_images(
         revision=config.revision,
         signed_by=config.signed_by,
     )
+    if config.sampler is not None:
+        targets = with_sampler(targets, config.sampler, config.cache)
     return _with_labels(rows, config), targets
 
 

@@ -43,6 +43,7 @@ from logitcache.training.notes import class_notes, log_schedule, student_notes, 
 from logitcache.training.onnx import check_onnx_installed, export_onnx
 from logitcache.training.progress import Clock, Pace, TrainProgress
 from logitcache.training.result import TrainResult, write_result
+from logitcache.training.sampler_hook import SamplerHook
 from logitcache.training.state import RunState, previous_run
 from logitcache.training.trackers import check_trackers_installed
 from logitcache.training.trainable_student import TrainableStudent, trained_part
@@ -158,6 +159,8 @@ class _Run:
         self._accelerator = ranks.accelerator
         device = self._accelerator.device
         rows, targets = training_images(config, self._objective.needs, images.data)
+        if targets is not None and targets.sampler is not None:
+            hooks.add("sampler", SamplerHook(targets.sampler, ranks))
         self._notes = [*notes_of(rows.source), *temperature_notes(targets, config.terms)]
         self._notes += class_notes(targets, rows)
         self._provenance = targets.reader.provenance if targets else None

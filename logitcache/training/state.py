@@ -189,8 +189,9 @@ class RunState:
         """Write a checkpoint; collective, so every process has to call this."""
         sums = self._totals()
         random = join_random_states(self._ranks.gather(random_state()))
+        hooks = self._hooks.state_dict()  # in every process: a hook may exchange what it has
         if self._ranks.is_first:
-            self._write(sums, random)
+            self._write(sums, random, hooks)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Set the complete state to that of a checkpoint."""
@@ -236,7 +237,9 @@ class RunState:
         """Return the sums of losses of all processes over the batches of this epoch."""
         return {name: float(self._ranks.total(own)) for name, own in self._sums.items()}
 
-    def _write(self, sums: dict[str, float], random: dict[str, Tensor]) -> None:
+    def _write(
+        self, sums: dict[str, float], random: dict[str, Tensor], hooks: dict[str, dict[str, Any]]
+    ) -> None:
         modules = {"model": self._trainable.state_dict()}
         if self._ema is not None:
             modules["ema"] = self._ema.module.state_dict()
@@ -255,6 +258,6 @@ class RunState:
             modules=modules,
             optimizer=self.optimizer.state_dict(),
             random=random,
-            hooks=self._hooks.state_dict(),
+            hooks=hooks,
         )
         write_checkpoint(Path(self._config.out), checkpoint)

@@ -35,6 +35,7 @@ SYSTEMS = [
     *("libkd", "vitkd", "wecolora", "tinyvit", "nkd", "rkd", "nfd", "gram", "assistants"),
     *("pursuhint", "dpk", "rtk", "transkd", "cakd", "mfef", "prockd"),
     *("sgva", "dmae", "hssakd", "tas", "ghost", "ota", "ssda"),
+    *("tst",),
 ]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd", "mae": "dmae"}
 """Stages that several systems share, and a pipeline that has each."""
@@ -69,7 +70,7 @@ LABEL_FREE = {"tinyvit", "wecolora", "assistants", "rkd", "dmae"}
 """Systems whose papers train without labels, too."""
 COMPARED = [
     *("labels", "kd", "tuned", "probe", "probe-copy", "probe-tuned"),
-    *("alone", "finetuned-alone"),
+    *("alone", "finetuned-alone", "any"),
 ]
 """Stages that a system is compared with in docs/results.md: here they only have to run."""
 
