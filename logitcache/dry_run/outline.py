@@ -95,6 +95,7 @@ class Earlier:
     Attributes:
         data_set: Size of an image set that does not exist.
         networks: Trained networks, by what ``stage:NAME`` refers to.
+        images: Image sets that stages would write, by what ``stage:NAME`` refers to.
         caches: Caches, by what ``stage:NAME`` refers to.
         results: Stand-ins for results of stages, by name of the stage.
         files: Files that terms of the loss read, which stages would have written.
@@ -102,6 +103,7 @@ class Earlier:
 
     data_set: DataSetConfig | None = None
     networks: dict[str, nn.Module] = field(default_factory=dict)
+    images: dict[str, ImageCount] = field(default_factory=dict)
     caches: dict[str, CacheShape] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
@@ -112,6 +114,14 @@ class Earlier:
         Raises:
             UsageError: It does not exist, and the pipeline does not have its size.
         """
+        if data.parts is not None:
+            parts = [self.count(part) for part in data.parts.values()]
+            classes = max(part.classes for part in parts)
+            return ImageCount(
+                sum(part.images for part in parts), classes, all(part.counted for part in parts)
+            )
+        if data.name in self.images:
+            return self.images[data.name]
         try:
             source = open_source(data)
         except (DataError, UsageError) as error:  # a name without a slash is an unknown set

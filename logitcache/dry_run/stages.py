@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from logitcache.tools.learn_prototypes import LearnPrototypesConfig
     from logitcache.tools.pick_bits import PickBitsConfig
     from logitcache.tools.pick_hints import PickHintsConfig
+    from logitcache.tools.synthesize import SynthesizeConfig
     from logitcache.training.config import TrainConfig
     from logitcache.training.evaluate import EvaluateConfig
     from logitcache.views.spec import View
@@ -274,6 +275,14 @@ def _class_means(
     return StageOutline(stage.name, stage.kind)
 
 
+def _synthesize(
+    config: SynthesizeConfig, stage: Stage, output: str, earlier: Earlier
+) -> StageOutline:
+    made = earlier.count(config.data)
+    earlier.images[output] = replace(made, images=config.count or made.images)
+    return StageOutline(stage.name, stage.kind, images=earlier.images[output].images)
+
+
 def _fit_weights(
     config: FitWeightsConfig, stage: Stage, output: str, earlier: Earlier
 ) -> StageOutline:
@@ -326,6 +335,7 @@ OUTLINES: dict[str, Outline] = {
     "fit_weights": _fit_weights,
     "pick_hints": _pick_hints,
     "class_means": _class_means,
+    "synthesize": _synthesize,
     "pick_bits": _pick_bits,
     "learn_prototypes": _learn_prototypes,
 }

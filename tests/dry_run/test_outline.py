@@ -90,6 +90,16 @@ def test_a_student_on_cached_vectors_runs_its_classifier_alone() -> None:
     assert found.flops == pytest.approx(2 * 32 * 10 * 128 * 7 * 3)
 
 
+def test_images_that_a_stage_would_write_are_counted() -> None:
+    whole = stages()
+    made = {"data": {"name": "nowhere", "limit": 50}, "count": 300}
+    parts = {"real": made["data"], "made": {"name": "stage:made", "unlabeled": True}}
+    whole[1]["precompute"]["data"] = {"parts": parts}
+    whole.insert(1, {"name": "made", "synthesize": made})
+    found = outline(whole, data_set={"images": 1000, "classes": 10})
+    assert (found["made"].images, found["cache"].images) == (300, 350)
+
+
 def test_weights_are_not_read() -> None:
     config = NetworkConfig(model="resnet18", weights="no such file.pth")
     assert isinstance(network_shape(config, {}), nn.Module)
