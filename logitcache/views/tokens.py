@@ -12,8 +12,6 @@ import numpy as np
 
 from logitcache.draws import Purpose, unit_floats, words
 from logitcache.errors import UsageError
-from logitcache.views.algorithm import address_of
-from logitcache.views.erase import drawn_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +50,10 @@ def shown_patches(view: View, hashes_N: NDArray[np.uint64]) -> ShownPatches | No
     drop = view.dropping
     if drop is None:
         return None
+    # imports torch, which units of work do not need that drop no patches
+    from logitcache.views.algorithm import address_of
+    from logitcache.views.erase import drawn_cells
+
     purpose, count = address_of(drop)
     floats_NP = unit_floats(
         words(view.seed, hashes_N, draw=view.draw, purpose=purpose, count=count)
