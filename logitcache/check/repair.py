@@ -52,7 +52,7 @@ from logitcache.precompute.run.compute import compute_plan, waiting
 from logitcache.precompute.run.packing import ImagePacker
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.teachers.member import Precision, TeacherConfig
-from logitcache.views.spec import parse_view
+from logitcache.views.spec import ViewsConfig, parse_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -311,16 +311,19 @@ def _plan(
     groups = {n: g for n, g in writer.row_groups().items() if teacher_of(n) in ensemble.members}
     wanted: dict[str, dict[str, set[int]]] = {name: {} for name in groups}
     samples = writer.missing_units(SAMPLES, NO_VIEW, writer.manifest.unit_rows)
-    for group, view, unit in units:
+    for group, view_id, unit in units:
         name = group.removeprefix(f"{TEACHERS}/")
         if name in wanted:
-            wanted[name].setdefault(view, set()).add(unit)
+            wanted[name].setdefault(view_id, set()).add(unit)
     damaged = {view for views in wanted.values() for view in views}
     order = [view for view in writer.manifest.views if view in damaged]
-    order = order or list(writer.manifest.views)[:1]  # a plan of samples alone needs a view, too
+    recipes = dict(writer.manifest.views)
+    if not order:
+        # for samples alone images are only decoded; views of the cache may have unknown pixels
+        view = ViewsConfig().eval_view()
+        recipes[view.id], order = view.to_json(), [view.id]
     missing = {name: Missing(group.unit_rows, wanted[name]) for name, group in groups.items()}
     blocks = samples & {unit for group, _, unit in units if group == SAMPLES}
-    recipes = writer.manifest.views
     mixed = mixed_views(writer.manifest, order)
     return Plan(
         writer=writer,

@@ -17,6 +17,7 @@ from logitcache.cache.format.manifest import read_manifest
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.integrity import verify
+from logitcache.check.repair import RepairConfig, repair_cache
 from logitcache.data.packing import ImagesConfig
 from logitcache.encoding.choice import EncodingConfig
 from logitcache.errors import (
@@ -169,6 +170,18 @@ def test_a_cache_of_imported_outputs_is_a_cache_like_any_other(
     merge_caches([tmp_path / "first", tmp_path / "second"], tmp_path / "both")
     assert stored_logs(tmp_path / "both", "big", 1).keys() == set(KEYS)
     assert logitcache.compare_caches(imported, tmp_path / "both").values != ()
+
+
+def test_damaged_samples_are_repaired_from_the_images(
+    imported: Path, images: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(imported, tmp_path / "c")
+    before = files_of(tmp_path / "c")
+    for shard in (tmp_path / "c/samples/bytes/c").iterdir():
+        shard.write_bytes(b"")
+    config = RepairConfig.parse({"cache": str(tmp_path / "c"), "data": str(images)}, "repair")
+    assert repair_cache(config).remaining == ()
+    assert files_of(tmp_path / "c") == before
 
 
 @pytest.mark.requirement("F2.5.6", "F12.8.3", "V2.1.1")
