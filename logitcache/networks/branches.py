@@ -60,8 +60,21 @@ class Branch(nn.Module):
         self.classifier = nn.Linear(channels, outputs)
 
     def forward(self, map_BDHW: Tensor) -> Tensor:
-        """Return logits (B, outputs) for maps of the stage."""
-        logits: Tensor = self.classifier(self.stages(map_BDHW).mean((2, 3)))
+        """Return logits (B, outputs) for maps of the stage.
+
+        Raises:
+            UsageError: The stages do not return maps.
+        """
+        found, channels = self.stages(map_BDHW), self.classifier.in_features
+        if found.ndim != 4 or found.shape[1] != channels:  # B, D, H, W
+            raise UsageError(
+                "branches need a network with stages of maps (B, D, H, W)",
+                where=f"{BRANCHES}.{self.source}",
+                expected=f"maps of {channels} channels behind {self.source}",
+                got=tuple(found.shape),
+                hint="choose a convolutional network of timm",
+            )
+        logits: Tensor = self.classifier(found.mean((2, 3)))
         return logits
 
 
@@ -161,8 +174,8 @@ def _once_more(name: str, stage: nn.Module, build: Callable[[], nn.Module]) -> n
         raise UsageError(
             "the last stage has no block without a stride to build its branch of",
             where="branches.at",
-            expected=f"two blocks or more in {name}",
-            got=f"{len(blocks)}",
+            expected=f"{name} as a sequence of two blocks or more",
+            got=f"{type(stage).__name__} of {len(blocks)} modules",
             hint="choose earlier stages",
         )
     like = blocks[1:]

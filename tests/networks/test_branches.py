@@ -119,6 +119,18 @@ def test_stages_without_a_known_branch_are_refused(network: str, at: str, messag
             add_branches(build, [at], 4, lambda: timm.create_model(network))
 
 
+def test_networks_of_tokens_are_refused() -> None:
+    kwargs: dict[str, Any] = {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+    def build() -> Any:
+        return timm.create_model("vit_tiny_patch16_224", num_classes=5, **kwargs)
+
+    network = build()
+    add_branches(network, ["blocks.0"], 4, build)
+    with pytest.raises(UsageError, match="stages of maps"):
+        TappedNetwork(network, ["branches.blocks.0"], size=32)
+
+
 def test_branches_are_added_once() -> None:
     with pytest.raises(UsageError, match="already has branches"):
         add_branches(branched(["layer1"]), ["layer2"], 4, plain_again)
