@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from logitcache import errors
+from tests.end_to_end.test_systems import SYSTEMS
 from tests.guides import ROOT, files_of
 
 if TYPE_CHECKING:
@@ -126,6 +127,14 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     assert named_pages - made <= pages
     assert {p for p in pages - named_pages if not p.startswith(tuple(folders))} == set()
+
+
+def test_the_guide_has_a_row_for_every_system() -> None:
+    rows = re.findall(
+        r"^\| .* \| `(\w+)` \| [^|]+ \|$", (DOCS / "choosing-a-system.md").read_text(), re.M
+    )
+    assert len(rows) == 24
+    assert set(SYSTEMS) <= set(rows) <= {path.stem for path in (ROOT / "pipelines").glob("*.yaml")}
 
 
 def test_every_class_of_errors_has_a_row() -> None:
