@@ -1,6 +1,6 @@
 """Pages of the site that are made while it is built, and links that leave ``docs/``.
 
-A hook of MkDocs (``hooks`` in ``mkdocs.yml``). The home page is README.md; ``commands.md`` is made
+A hook of MkDocs (``hooks`` in ``mkdocs.yml``). The home page is README.md; ``options.md`` is made
 from the command line, ``python.md`` from the public names, so neither can be out of date.
 """
 
@@ -43,7 +43,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, and the script, that are not files of ``docs/``."""
-    pages = {"index.md": home_page(), "commands.md": commands_page(), "python.md": python_page()}
+    pages = {"index.md": home_page(), "options.md": options_page(), "python.md": python_page()}
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     for path in SHIM.iterdir():
@@ -83,10 +83,10 @@ def home_page() -> str:
     return re.sub(r"\[([^\]]*)\]\((?:logitcache|tests|pipelines)/[^)]*\)", r"\1", text)
 
 
-def commands_page() -> str:
+def options_page() -> str:
     """Return the reference of the command line."""
     root = typer.main.get_command(app)
-    parts = ["# Command line", "", _sentences(root.help), ""]
+    parts = ["# Options of all commands", "", _sentences(root.help), ""]
     for path, command in [("logitcache", root), *_commands(root, "logitcache")]:
         context = command.context_class(command, info_name=path)
         usage = " ".join([path, *command.collect_usage_pieces(context)])

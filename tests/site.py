@@ -44,7 +44,7 @@ def missing(folder: Path) -> Iterator[str]:
     """Yield the public names, errors, flags and settings that the reference does not have."""
     python, commands, error_page, settings = (
         (folder / f"{name}.html").read_text()
-        for name in ("python", "commands", "errors", "configuration")
+        for name in ("python", "options", "errors", "configuration")
     )
     for name in logitcache.__all__:
         if not re.search(rf"logitcache\.{name}\b", python):
