@@ -15,6 +15,7 @@ from logitcache.cache.write.unit_commit import Conditions
 from logitcache.precompute.run.background import Background
 from logitcache.precompute.run.claim_queue import ClaimQueue
 from logitcache.precompute.run.unit import Work, compute_item
+from logitcache.views.spec import ViewsConfig
 from tests.precompute import null
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def work_of(writer: CacheWriter, teachers: null.NullTeachers) -> Work:
         teachers=teachers,
         groups=groups,
         conditions={name: Conditions(null.BATCH, "float32", 1) for name in groups},
-        views={},
+        views={view.id: view for view in ViewsConfig(count=2).views()},
         batch_rows=null.BATCH,
         skip_bad_images=False,
         after_batch=lambda _: None,
