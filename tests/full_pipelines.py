@@ -66,6 +66,8 @@ def _shrink(stage: dict[str, Any], folder: Path) -> None:
         if "count" in own.get("labels", {}):
             own["labels"]["count"] = LABELS
         _with_random_weights(own["student"], folder)
+    if "pick_bits" in stage:
+        _with_random_weights(stage["pick_bits"]["network"], folder)
     if "fit_weights" in stage:
         stage["fit_weights"]["seen"]["count"] = LABELS
 
