@@ -203,7 +203,7 @@ def _train(config: TrainConfig, stage: Stage, output: str, earlier: Earlier) -> 
     per_epoch = math.ceil(images.images / config.batch_size)
     steps = config.steps or per_epoch * (config.epochs or 1)
     epochs = config.epochs or steps / per_epoch
-    passes = images.images * epochs * len(config.show) * (1 + _BACKWARD)
+    passes = images.images * epochs * len(config.shown) * (1 + _BACKWARD)
     earlier.networks[output] = exported_shape(network, size)
     return StageOutline(
         stage.name,

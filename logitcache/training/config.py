@@ -371,15 +371,18 @@ class TrainConfig(Config):
                     f"{term.name} captures activations of the student, which a compiled network "
                     "does not return: remove compile"
                 )
-            shown = [view.student for view in self.show]
-            shown = shown if self.sampler is None else [CHOSEN, BASE]
-            unknown = sorted(set(term.term.views or ()) - set(shown))
+            unknown = sorted(set(term.term.views or ()) - set(self.shown))
             if unknown:
                 raise ValueError(
                     f"{term.name}.views: {unknown[0]} is not among the views of a batch: "
-                    f"{', '.join(shown)}"
+                    f"{', '.join(self.shown)}"
                 )
         return self
+
+    @property
+    def shown(self) -> list[str]:
+        """Names of the views in which a batch has each of its images."""
+        return [view.student for view in self.show] if self.sampler is None else [CHOSEN, BASE]
 
     @property
     def final_size(self) -> int | None:

@@ -90,6 +90,12 @@ def test_a_student_on_cached_vectors_runs_its_classifier_alone() -> None:
     assert found.flops == pytest.approx(2 * 32 * 10 * 128 * 7 * 3)
 
 
+def test_a_chosen_view_next_to_the_original_doubles_the_operations() -> None:
+    one = outline(stages(), data_set={"images": 100, "classes": 10})["student"]
+    two = outline(stages(sampler={}), data_set={"images": 100, "classes": 10})["student"]
+    assert (two.flops, two.steps) == (2 * one.flops, one.steps)
+
+
 def test_images_that_a_stage_would_write_are_counted() -> None:
     whole = stages()
     made = {"data": {"name": "nowhere", "limit": 50}, "count": 300}
