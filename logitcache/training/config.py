@@ -178,7 +178,8 @@ class TrainConfig(Config):
         optimizer: The optimizer.
         schedule: The learning-rate schedule.
         ema: Decay of an exponential moving average of the weights, which is evaluated and exported
-            instead of the weights; no average by default.
+            instead of the weights; no average by default. At step s the decay is at most
+            1 - s^(-2/3), so 0.99 is reached at step 1000.
         crop_pct: Share of the shorter side that the center crop of evaluation keeps; the network's
             own by default.
         precision: Mixed precision of accelerate: ``no``, ``bf16`` or ``fp16``.
