@@ -30,9 +30,10 @@ from logitcache.precompute.run.source_renderer import SourceRenderer
 from logitcache.precompute.run.unit import Batch, Work
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.views.render import IMAGE_MEMORY
+from logitcache.views.spec import parse_view
 from tests.benchmarks.measuring import Measurement, ratio_of_times
 from tests.benchmarks.synthetic import teacher_logits
-from tests.cache.building import VIEW, declare, samples_of, start_cache
+from tests.cache.building import RECIPE, VIEW, declare, samples_of, start_cache
 from tests.conftest import jpeg, shape_image, write_teacher
 from tests.precompute.null import compute_alone
 
@@ -98,7 +99,7 @@ def _row_cost() -> Measurement:
                 teachers=teachers,
                 groups={"t": group},
                 conditions={"t": Conditions(BATCH, "float32", 1)},
-                views={},
+                views={VIEW: parse_view(RECIPE, VIEW)},
                 batch_rows=BATCH,
                 skip_bad_images=False,
                 after_batch=lambda _: None,

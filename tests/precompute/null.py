@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from logitcache.views.tokens import ShownPatches
 
 CLASSES, UNIT, BATCH, ROWS = 40, 32, 8, 100
-RECIPES = {view.id: view.to_json() for view in ViewsConfig(count=2).views()}
+VIEWS_BY_ID = {view.id: view for view in ViewsConfig(count=2).views()}
+RECIPES = {view_id: view.to_json() for view_id, view in VIEWS_BY_ID.items()}
 VIEWS = list(RECIPES)
 
 
@@ -171,7 +172,7 @@ def run(
         teachers=answers or NullTeachers(),
         groups=groups,
         conditions={name: Conditions(BATCH, "float32", 1) for name in groups},
-        views={view.id: view for view in ViewsConfig(count=2).views()},
+        views=VIEWS_BY_ID,
         batch_rows=BATCH,
         skip_bad_images=skip_bad_images,
         after_batch=after_batch,

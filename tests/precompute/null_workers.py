@@ -80,7 +80,7 @@ class NullRunner:
             teachers=null.NullTeachers(),
             groups=self._groups,
             conditions={name: Conditions(null.BATCH, "float32", 1) for name in self._groups},
-            views={},
+            views=null.VIEWS_BY_ID,
             batch_rows=null.BATCH,
             skip_bad_images=False,
             after_batch=batch_done,

@@ -31,11 +31,11 @@ def small_device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     tried: list[int] = []
     start = Member.start
 
-    def limited(self: Member, pixels: Any, taps: Any) -> Any:
+    def limited(self: Member, pixels: Any, taps: Any, shown: Any) -> Any:
         tried.append(len(pixels))
         if len(pixels) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return start(self, pixels, taps)
+        return start(self, pixels, taps, shown)
 
     monkeypatch.setattr(Member, "start", limited)
     return tried
@@ -66,7 +66,7 @@ def test_a_resumed_run_keeps_the_recorded_batch(
 def test_no_room_for_a_single_image_is_told(
     images: Path, teachers: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refusing(self: Member, pixels: Any, taps: Any) -> Any:
+    def refusing(self: Member, pixels: Any, taps: Any, shown: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(Member, "start", refusing)
@@ -80,11 +80,11 @@ def test_memory_that_runs_out_later_keeps_what_is_committed(
 ) -> None:
     start, left = Member.start, [9]
 
-    def failing(self: Member, pixels: Any, taps: Any) -> Any:
+    def failing(self: Member, pixels: Any, taps: Any, shown: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return start(self, pixels, taps)
+        return start(self, pixels, taps, shown)
 
     monkeypatch.setattr(Member, "start", failing)
     with pytest.raises(NetworkError, match=r"out of device memory[\s\S]*committed data is intact"):
@@ -102,7 +102,7 @@ def test_the_fastest_batch_is_found(teachers: Teachers, monkeypatch: pytest.Monk
     ensemble = Ensemble(configs, device=torch.device("cpu"), precision="float32")
     now = [0.0]
 
-    def clocked(self: Member, pixels: Any, taps: Any) -> Any:
+    def clocked(self: Member, pixels: Any, taps: Any, shown: Any) -> Any:
         now[0] += 0.001 * len(pixels) * max(1.0, 64 / len(pixels))
         return partial(np.zeros, (len(pixels), 3), dtype=np.float32), {}
 

@@ -350,10 +350,10 @@ def test_nan_is_named_and_earlier_units_are_kept(
 
     start, calls = Member.start, 0
 
-    def poisoned(self: Member, pixels: Any, taps: Any) -> Any:
+    def poisoned(self: Member, pixels: Any, taps: Any, shown: Any) -> Any:
         nonlocal calls
         calls += 1
-        logits, kept = start(self, pixels, taps)
+        logits, kept = start(self, pixels, taps, shown)
         return ((lambda: logits() * np.nan) if calls > 8 else logits), kept
 
     monkeypatch.setattr(Member, "start", poisoned)
@@ -433,11 +433,11 @@ def test_every_forward_has_one_shape_and_padding_is_zeros(
 
     start, empty, sizes = Member.start, [], set()
 
-    def watched(self: Member, pixels: Any, taps: Any) -> Any:
+    def watched(self: Member, pixels: Any, taps: Any, shown: Any) -> Any:
         sizes.add(len(pixels))
-        shown = np.asarray(pixels).reshape(len(pixels), -1)
-        empty.append(int((shown == 0).all(axis=1).sum()))
-        return start(self, pixels, taps)
+        given = np.asarray(pixels).reshape(len(pixels), -1)
+        empty.append(int((given == 0).all(axis=1).sum()))
+        return start(self, pixels, taps, shown)
 
     monkeypatch.setattr(Member, "start", watched)
     victim = tmp_path / "images" / "cat" / "007.jpg"
