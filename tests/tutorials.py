@@ -61,7 +61,12 @@ def run_page(page: Path, folder: Path, port: int = 8000) -> str:
     done = subprocess.run(
         ["bash", "-c", script_of(page).replace("8000", str(port))],
         cwd=folder,
-        env={**os.environ, "PATH": os.pathsep.join(paths), "PYTEST_ADDOPTS": "-p no:cacheprovider"},
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join(paths),
+            "PYTEST_ADDOPTS": "-p no:cacheprovider",
+            "OMP_NUM_THREADS": "1",  # small networks, next to other tests
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
