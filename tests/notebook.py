@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.tutorials import PAGES
 
 __all__ = ["PAGE", "notebook"]
@@ -55,12 +57,16 @@ def _cell(kind: str, text: str) -> dict[str, Any]:
 def run(folder: Path) -> None:
     """Run the notebook in a folder where the tutorials before it have been run."""
     from nbclient import NotebookClient
-    from nbformat import from_dict
+    from nbformat import reads
 
-    client = NotebookClient(
-        from_dict(notebook(PAGE)), timeout=600, resources={"metadata": {"path": str(folder)}}
-    )
-    client.execute()
+    document = reads(json.dumps(notebook(PAGE)), as_version=4)
+    resources = {"metadata": {"path": str(folder)}}
+    try:
+        NotebookClient(document, timeout=600, resources=resources).execute()
+    finally:
+        for process in psutil.process_iter(["cwd"]):  # the web server, which the kernel leaves
+            if process.info["cwd"] == str(folder.resolve()):
+                process.terminate()
 
 
 def main(*arguments: str) -> None:
