@@ -32,7 +32,11 @@ def few_images(name: str, folder: Path, per_class: int = 2) -> Pipeline:
     """
     images = write_images(folder / "images", per_class, CLASSES)
     values = copy.deepcopy(read_yaml(find_pipeline(name)))
-    values["data"] = {**_mapping(values["data"]), "name": str(images)}
+    listed = {_mapping(values[key])["name"] for key in ("data", "val")} | {
+        *values.get("data_sets", {})
+    }
+    for key in ("data", "stages"):
+        values[key] = _renamed(values[key], dict.fromkeys(listed, str(images)))
     values["val"] = {"name": str(images), "limit": VALIDATED}
     values["train"].pop("epochs", None)
     values["train"] |= {"batch_size": BATCH, "steps": STEPS, "threads": 1, "device": "cpu"}
@@ -44,7 +48,16 @@ def few_images(name: str, folder: Path, per_class: int = 2) -> Pipeline:
 
 
 def _mapping(data: str | Mapping[str, Any]) -> dict[str, Any]:
-    return {} if isinstance(data, str) else dict(data)
+    return {"name": data} if isinstance(data, str) else dict(data)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Return settings of stages with other names of image sets."""
+    if isinstance(value, dict):
+        return {key: _renamed(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_renamed(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _shrink(stage: dict[str, Any], folder: Path) -> None:
@@ -66,6 +79,8 @@ def _shrink(stage: dict[str, Any], folder: Path) -> None:
         if "count" in own.get("labels", {}):
             own["labels"]["count"] = LABELS
         _with_random_weights(own["student"], folder)
+    if "synthesize" in stage and "count" in stage["synthesize"]:
+        stage["synthesize"]["count"] = LABELS
     if "pick_bits" in stage:
         _with_random_weights(stage["pick_bits"]["network"], folder)
     if "fit_weights" in stage:

@@ -94,6 +94,7 @@ class Earlier:
 
     Attributes:
         data_set: Size of an image set that does not exist.
+        data_sets: Sizes of image sets that do not exist, by name, instead of ``data_set``.
         networks: Trained networks, by what ``stage:NAME`` refers to.
         images: Image sets that stages would write, by what ``stage:NAME`` refers to.
         caches: Caches, by what ``stage:NAME`` refers to.
@@ -102,6 +103,7 @@ class Earlier:
     """
 
     data_set: DataSetConfig | None = None
+    data_sets: Mapping[str, DataSetConfig] = field(default_factory=dict)
     networks: dict[str, nn.Module] = field(default_factory=dict)
     images: dict[str, ImageCount] = field(default_factory=dict)
     caches: dict[str, CacheShape] = field(default_factory=dict)
@@ -125,16 +127,16 @@ class Earlier:
         try:
             source = open_source(data)
         except (DataError, UsageError) as error:  # a name without a slash is an unknown set
-            if self.data_set is None:
+            known = self.data_sets.get(data.name, self.data_set)
+            if known is None:
                 raise UsageError(
                     "the images do not exist, and the pipeline does not have their number",
                     where=f"data: {data.name}",
                     got=error.what,
                     hint="set it: --set 'data_set={images: N, classes: C}'",
                 ) from None
-            images = self.data_set.images
-            limited = images if data.limit is None else min(images, data.limit)
-            return ImageCount(limited, self.data_set.classes, counted=False)
+            limited = known.images if data.limit is None else min(known.images, data.limit)
+            return ImageCount(limited, known.classes, counted=False)
         return ImageCount(len(source.keys), len(source.class_names), counted=True)
 
     def cache(self, name: str, where: str) -> CacheShape:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from logitcache.data.readers import DataConfig
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.pipeline.run import Pipeline, Stage
     from logitcache.precompute.config import PrecomputeConfig
@@ -82,7 +83,7 @@ def outline_pipeline(pipeline: Pipeline) -> list[StageOutline]:
     Raises:
         LogitcacheError: A stage cannot be run as it is configured.
     """
-    earlier = Earlier(pipeline.config.data_set)
+    earlier = Earlier(pipeline.config.data_set, pipeline.config.data_sets)
     found = []
     for unresolved in pipeline.stages:
         stage = with_results(unresolved, earlier.results.get)
@@ -136,7 +137,7 @@ def _precompute(
         row_bytes=row_bytes,
         bytes=round(stored),
         flops=flops,
-        notes=(*notes, *_not_counted(images, config.data.name)),
+        notes=(*notes, *_not_counted(images, config.data)),
     )
 
 
@@ -177,8 +178,12 @@ def _features(
     }
 
 
-def _not_counted(images: ImageCount, name: str) -> tuple[str, ...]:
-    return () if images.counted else (f"{name} does not exist here: its size is that of data_set",)
+def _not_counted(images: ImageCount, data: DataConfig) -> tuple[str, ...]:
+    if images.counted:
+        return ()
+    if data.parts is None:
+        return (f"{data.name} does not exist here: its size is that of the file",)
+    return (f"not all of {', '.join(data.parts)} exist here: sizes follow from those of the file",)
 
 
 def _train(config: TrainConfig, stage: Stage, output: str, earlier: Earlier) -> StageOutline:
@@ -214,7 +219,7 @@ def _train(config: TrainConfig, stage: Stage, output: str, earlier: Earlier) -> 
         steps=steps,
         flops=forward_flops(part, row) * shown_patches * passes,
         notes=(
-            *(() if config.data is None else _not_counted(images, config.data.name)),
+            *(() if config.data is None else _not_counted(images, config.data)),
             *(
                 f"{term.name} is not fitted to shapes: its file comes from a stage"
                 for term in unread
@@ -280,7 +285,8 @@ def _synthesize(
 ) -> StageOutline:
     made = earlier.count(config.data)
     earlier.images[output] = replace(made, images=config.count or made.images)
-    return StageOutline(stage.name, stage.kind, images=earlier.images[output].images)
+    note = f"{stage.name}: bytes of the images are not counted"
+    return StageOutline(stage.name, stage.kind, images=earlier.images[output].images, notes=(note,))
 
 
 def _fit_weights(

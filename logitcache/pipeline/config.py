@@ -109,6 +109,7 @@ class PipelineConfig(_SharedByKinds):
         data: Images of every stage.
         val: Validation images.
         data_set: Size of ``data``, for a dry run without the images.
+        data_sets: Sizes of other image sets, by name, for a dry run without them.
         paper: The paper that the pipeline follows, for a dry run.
         precompute: Settings shared by precompute stages.
         train: Settings shared by train stages.
@@ -130,6 +131,7 @@ class PipelineConfig(_SharedByKinds):
     data: Any
     val: Any = None
     data_set: DataSetConfig | None = None
+    data_sets: dict[str, DataSetConfig] = Field(default_factory=dict)
     paper: PaperConfig | None = None
     stages: list[StageConfig] = Field(min_length=1)
 

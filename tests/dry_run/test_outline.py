@@ -104,6 +104,19 @@ def test_images_that_a_stage_would_write_are_counted() -> None:
     whole.insert(1, {"name": "made", "synthesize": made})
     found = outline(whole, data_set={"images": 1000, "classes": 10})
     assert (found["made"].images, found["cache"].images) == (300, 350)
+    assert found["made"].notes == ("made: bytes of the images are not counted",)
+    assert found["cache"].notes == (
+        "not all of real, made exist here: sizes follow from those of the file",
+    )
+
+
+def test_image_sets_that_do_not_exist_have_sizes_by_name() -> None:
+    whole = stages()
+    whole[1]["precompute"]["data"] = {"name": "other/train", "limit": 70}
+    sizes = {"data_set": {"images": 40, "classes": 4}}
+    found = outline(whole, **sizes, data_sets={"other/train": {"images": 90, "classes": 9}})
+    assert (found["vit"].images, found["cache"].images) == (40, 70)
+    assert outline(whole, **sizes)["cache"].images == 40
 
 
 def test_weights_are_not_read() -> None:
