@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -11,7 +12,7 @@ from torch import nn
 
 from logitcache.batch import Outputs
 from logitcache.config import Config
-from logitcache.errors import nearest
+from logitcache.errors import UsageError, nearest
 from logitcache.objectives.adversarial import Adversarial, AdversarialConfig
 from logitcache.objectives.aliases import ALIASES, long_forms
 from logitcache.objectives.episode import Episode, EpisodeConfig
@@ -31,7 +32,7 @@ from logitcache.objectives.split import Split, SplitConfig
 from logitcache.objectives.term import Needs, TermConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -181,10 +182,11 @@ class WeightedSum(nn.Module):
             outputs: Example of outputs of the student, one row.
             targets: Example of targets, one row.
         """
-        for objective in self._terms.values():
+        for name, objective in self._terms.items():
             fit = getattr(objective, "fit", None)
             if fit is not None:
-                fit(outputs, targets)
+                with _located(name, self._configs[name]):
+                    fit(outputs, targets)
         share_projectors(self._terms.values())
 
     def check(self, outputs: Outputs, targets: TargetBatch) -> None:
@@ -197,9 +199,10 @@ class WeightedSum(nn.Module):
         Raises:
             UsageError: The shapes do not fit each other.
         """
-        for objective in self._terms.values():
+        for name, objective in self._terms.items():
             if hasattr(objective, "fit"):
-                objective(outputs, targets)
+                with _located(name, self._configs[name]):
+                    objective(outputs, targets)
 
     def forward(
         self, outputs: Outputs | Tensor, targets: TargetBatch, progress: float = 1.0
@@ -215,7 +218,8 @@ class WeightedSum(nn.Module):
             index, own = self._rows(name, targets)
             mine = student if index is None else student.take(index)
             # a batch may have no row of some part; the loss still depends on the logits
-            found[name] = objective(mine, own) if len(own) else student.logits.sum() * 0.0
+            with _located(name, self._configs[name]):
+                found[name] = objective(mine, own) if len(own) else student.logits.sum() * 0.0
         return found
 
     def counts(self, targets: TargetBatch) -> dict[str, int | Tensor]:
@@ -246,6 +250,18 @@ class WeightedSum(nn.Module):
         weighted = (self._weights[name].at(progress) * part for name, part in parts.items())
         first, *rest = weighted
         return sum(rest, start=first)
+
+
+@contextmanager
+def _located(name: str, config: TermConfig) -> Iterator[None]:
+    """Name the term, and the head it is computed on, in errors that have no place yet."""
+    try:
+        yield
+    except UsageError as error:
+        if error.where is None:
+            head = getattr(config, "head", None)
+            error.where = f"objectives.{name}" + (f", head {head}" if head else "")
+        raise
 
 
 def build_objective(configs: Sequence[ObjectiveConfig]) -> WeightedSum:

@@ -100,6 +100,7 @@ def other_classes(student: int, teacher: int) -> UsageError:
         "student and teacher have different numbers of classes",
         expected=f"{teacher} logits",
         got=f"{student} logits",
-        hint="set student.kwargs.num_classes, or map the classes of the teacher to those of the "
-        "student: --class-map FILE",
+        hint="give the student, or its branch, as many outputs (num_classes; branches: "
+        "{classes: x1}), "
+        "or map the classes of the teacher to those of the student: --class-map FILE",
     )

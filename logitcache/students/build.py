@@ -8,9 +8,9 @@ fewer blocks; the weights of that teacher are loaded, but it is never run.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from logitcache.errors import UsageError
 from logitcache.networks.build import NetworkConfig, build_network
@@ -37,6 +37,19 @@ class StudentConfig(NetworkConfig):
 
     surgery: SurgeryConfig = SurgeryConfig()
     head_on: Annotated[str, Field(pattern=r"^[^/]+/.+$")] | None = None
+
+    @model_validator(mode="after")
+    def _vectors_of_this_network(self) -> Self:
+        """Refuse surgeries whose network would have other vectors than the cached ones."""
+        others = [name for name in self.surgery.chosen if not SURGERIES[name].classifier_only]
+        if self.head_on is not None and others:
+            fitting = [name for name, surgery in SURGERIES.items() if surgery.classifier_only]
+            raise ValueError(
+                f"head_on trains the classifier alone, on vectors of the network without the "
+                f"surgery {others[0]}: remove it, or head_on; with head_on, the surgery can be "
+                f"{' or '.join(fitting)}"
+            )
+        return self
 
 
 def build_student(config: StudentConfig, num_classes: int | None = None) -> nn.Module:

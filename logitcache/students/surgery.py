@@ -48,6 +48,8 @@ class Surgery:
             are not), with network, settings and names; returns the network.
         note: Returns what a user of the exported network has to know, from the settings; None for
             nothing.
+        classifier_only: Whether everything before the classifier is left as it is, so that cached
+            inputs of the classifier remain those of the network.
     """
 
     config: type[Config]
@@ -57,13 +59,14 @@ class Surgery:
         lambda network, settings, names: network
     )
     note: Callable[[Any], str | None] = lambda settings: None
+    classifier_only: bool = False
 
 
 SURGERIES: dict[str, Surgery] = {
     "depth": Surgery(DepthConfig, keep_blocks),
     "lora": Surgery(LoraConfig, add_lora, merge_lora),
-    "probe": Surgery(ProbeConfig, add_probe, fold_probe),
-    "adapter": Surgery(AdapterConfig, add_adapter, adapted, set_class_table),
+    "probe": Surgery(ProbeConfig, add_probe, fold_probe, classifier_only=True),
+    "adapter": Surgery(AdapterConfig, add_adapter, adapted, set_class_table, classifier_only=True),
     "branches": Surgery(BranchesConfig, prepare_branches, remove_branches),
     "fake_quant": Surgery(FakeQuantConfig, fake_quantize, quantize, note=quantized_note),
 }

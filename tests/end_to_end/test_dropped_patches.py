@@ -227,6 +227,7 @@ def test_networks_that_cannot_drop_patches_are_refused(
     with pytest.raises(UsageError, match="cannot be run on some of the patches") as caught:
         build_cache(config(tmp_path / "cache", images, {"cnn": teachers["cnn"]}, views=VIEWS))
     assert "teacher 'cnn'" in str(caught.value)
+    assert not (tmp_path / "cache").exists(), "other views can be cached there"
     cnn = {"model": "resnet10t", "kwargs": {"channels": [16] * 4, "stem_width": 16}, "size": 32}
     term = {"match": {"teacher": "vit", "tap": "blocks.0", "student": "layer4"}}
     with pytest.raises(UsageError, match="cannot be run on some of the patches") as caught:

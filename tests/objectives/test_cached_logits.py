@@ -103,6 +103,14 @@ def test_layers_that_are_no_logits_are_refused(
         Soft(SoftConfig(head=HEAD, logits={"t": HEAD}))(outputs(STUDENT), targets(values, layout))
 
 
+def test_an_error_of_a_term_names_the_term_and_its_head() -> None:
+    terms = [{"soft": {"head": HEAD}}, {"soft": {"head": HEAD, "logits": {"t": HEAD}}}]
+    objective = build_objective([ObjectiveConfig.parse(term, "") for term in terms])
+    with pytest.raises(UsageError, match="different numbers of classes") as caught:
+        objective(outputs(STUDENT), targets(torch.zeros(4, 11), "vector"))
+    assert caught.value.where == f"objectives.soft_2, head {HEAD}"
+
+
 def test_logits_of_a_teacher_that_has_no_weight_are_refused() -> None:
     with pytest.raises(UsageError, match="logits of 'u', which is not among the teachers"):
         SoftConfig(teachers={"t": 1.0}, logits={"u": HEAD})

@@ -172,3 +172,20 @@ def test_other_vectors_and_other_networks_are_refused(
 def test_settings_of_images_are_refused(fields: dict[str, Any], root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"head_on trains on"):
         run(config(root, tmp_path / "run", **fields))
+
+
+@pytest.mark.parametrize(
+    "surgery",
+    [
+        {"fake_quant": 4},
+        {"depth": {"every": 2}},
+        {"lora": {"rank": 2}},
+        {"branches": {"at": ["layer1"], "classes": "x1"}},
+    ],
+)
+def test_a_surgery_before_the_classifier_is_refused(surgery: dict[str, Any], root: Path) -> None:
+    """The cached vectors would not be those of the network that is evaluated and exported."""
+    values = config(root, root / "run")
+    student = {**values["student"], "surgery": surgery}
+    with pytest.raises(UsageError, match=f"without the surgery {next(iter(surgery))}"):
+        TrainConfig.parse({**values, "student": student}, "train")

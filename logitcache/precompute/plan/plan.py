@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
     from logitcache.data.packing import ImagesConfig, PackingSource
     from logitcache.data.source import Source
+    from logitcache.encoding.features import FeatureEncoding
     from logitcache.label_sets import LabelSets
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.precompute.plan.rows import Positions
@@ -204,10 +205,9 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
         view.check_sizes(ensemble.sizes)
     chosen = choose_encodings(config, source, ensemble, list(views.values()))
     notes = [choice_note(name, choice) for name, choice in chosen.items()]
-    writer, indices = _open_or_create(config, source, notes)
+    writer, indices, taps = _open_or_create(config, source, ensemble, notes)
     # views before the groups that have slots for them, so that no reader meets an unknown view
     writer.add_views({view_id: view.to_json() for view_id, view in views.items()})
-    taps = choose_taps(config, writer.row_groups(), source, ensemble)
     for name, member in ensemble.members.items():
         batch = smallest_unit(writer, name, taps, config.batch)
         if not member.has_logits:
@@ -258,11 +258,14 @@ def join_plan(config: PrecomputeConfig, source: Source, groups: Collection[str])
 
 
 def _open_or_create(
-    config: PrecomputeConfig, source: Source, notes: list[str]
-) -> tuple[CacheWriter, Positions]:
+    config: PrecomputeConfig, source: Source, ensemble: Ensemble, notes: list[str]
+) -> tuple[CacheWriter, Positions, dict[str, FeatureEncoding]]:
+    """Return the writer, the positions of its rows in the source, and the requested layers."""
     location = locate(config.cache)
     if location.is_empty():
-        return create_cache(location, source, config.unit_rows, config.images)
+        # networks are run first: one that is refused leaves no cache with the views of this run
+        taps = choose_taps(config, {}, source, ensemble)
+        return *create_cache(location, source, config.unit_rows, config.images), taps
     writer = CacheWriter.open(location)
     notes += rewrite_unsealed(writer)
     finish_drops(writer)
@@ -275,7 +278,8 @@ def _open_or_create(
             got=f"unit_rows {config.unit_rows}",
             hint="omit unit_rows, or create a new cache",
         )
-    return writer, match_or_extend(writer, source)
+    taps = choose_taps(config, writer.row_groups(), source, ensemble)
+    return writer, match_or_extend(writer, source), taps
 
 
 def create_cache(
