@@ -158,7 +158,7 @@ def pick_bits(
 @tools_app.command("synthesize")
 def synthesize(
     data: Annotated[str, typer.Option(help="Images that they are made from.")],
-    out: Annotated[str, typer.Option(help="Folder to write PNG files to; it is replaced.")],
+    out: Annotated[str, typer.Option(help="New folder for the PNG files.")],
     count: Annotated[
         int | None, typer.Option(help="Number of images; by default one for each image.")
     ] = None,

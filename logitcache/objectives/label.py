@@ -103,7 +103,8 @@ class Label:
         if not bool(known.any()):
             return logits_BC.sum() * 0.0  # depends on the logits, so that backward() can be called
         if self.config.joint:
-            classes = None if self.config.head is None else student.logits.shape[1]
+            # a network that is run up to a head has logits without columns
+            classes = None if self.config.head is None else student.logits.shape[1] or None
             labels_B = _joint_labels(targets, logits_BC.shape[1], classes)
             return self._loss(logits_BC, labels_B, "mean")
         if self.is_binary(targets):
@@ -182,6 +183,10 @@ class Label:
 
     def _loss(self, logits_BC: Tensor, labels_B: Tensor, reduction: str) -> Tensor:
         """Return the cross-entropy, 0 in rows whose label is -1."""
+        config = self.config
+        # plain labels of the network's own output were compared with its classes by name
+        if config.head is not None or config.joint or config.pseudo is not None:
+            _check_outputs(labels_B, logits_BC.shape[1])
         return functional.cross_entropy(
             wide(logits_BC),
             labels_B,
@@ -197,7 +202,8 @@ def _joint_labels(targets: TargetBatch, outputs: int, classes: int | None) -> Te
     Args:
         targets: Labels and views.
         outputs: Number of outputs of the head.
-        classes: Number of classes; None if the head is the output of the network.
+        classes: Number of classes; None if it is not known, as where the head is the network's
+            output.
 
     Raises:
         UsageError: The outputs are not pairs with these views, or rows have no single label.
@@ -216,13 +222,32 @@ def _joint_labels(targets: TargetBatch, outputs: int, classes: int | None) -> Te
     return torch.where(targets.labels >= 0, targets.labels * views + number_B, -1)
 
 
+def _check_outputs(labels_B: Tensor, outputs: int) -> None:
+    """Refuse labels without an output: an accelerator would stop the process at them.
+
+    Raises:
+        UsageError: A label is not below the number of outputs.
+    """
+    highest = int(labels_B.max())
+    if highest >= outputs:
+        raise UsageError(
+            "labels have no output of this head",
+            expected=f"{highest + 1} outputs or more",
+            got=f"{outputs} outputs",
+            hint="give the head an output for each class, for joint labels one for each class and "
+            "view (branches: {classes: x1})",
+        )
+
+
 def _indicators(targets: TargetBatch, classes: int) -> Tensor:
     """Return 1 for the classes of each image, else 0, mixed for mixed images: (B, C)."""
     if targets.label_sets is not None:
         return targets.label_sets
+    _check_outputs(targets.labels, classes)
     own_BC = functional.one_hot(targets.labels.clamp(min=0), classes).float()
     if targets.partner_labels is None or targets.lam is None:
         return own_BC
+    _check_outputs(targets.partner_labels, classes)
     other_BC = functional.one_hot(targets.partner_labels.clamp(min=0), classes).float()
     return targets.lam[:, None] * own_BC + (1 - targets.lam[:, None]) * other_BC
 

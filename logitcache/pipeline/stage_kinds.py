@@ -99,6 +99,7 @@ STAGE_KINDS: dict[str, StageKind] = {
         function="logitcache.tools.synthesize:synthesize",
         output="{folder}/images",
         given={"data": "data", "out": "{output}"},
+        options={"replace": True},  # images of a stage that was interrupted or changed
     ),
     "learn_prototypes": StageKind(
         config="logitcache.tools.learn_prototypes:LearnPrototypesConfig",

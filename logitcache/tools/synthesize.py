@@ -25,7 +25,7 @@ from logitcache.data.identity import key_hash
 from logitcache.data.png import encoded_png
 from logitcache.data.readers import DataConfig, open_source
 from logitcache.draws import Purpose, unit_floats, words
-from logitcache.errors import DataError
+from logitcache.errors import DataError, UsageError
 from logitcache.files import PARTIAL, make_folder
 from logitcache.label_sets import label_sets_of
 
@@ -88,13 +88,28 @@ class SyntheticImages:
         return asdict(self)
 
 
-def synthesize(config: SynthesizeConfig) -> SyntheticImages:
-    """Write synthetic images to a folder, which is replaced.
+def synthesize(config: SynthesizeConfig, *, replace: bool = False) -> SyntheticImages:
+    """Write synthetic images to a new folder.
+
+    Args:
+        config: The images, and how they are changed.
+        replace: Whether an existing folder is removed with all of its files, as the pipeline does
+            with the folder of a stage.
 
     Raises:
+        UsageError: The folder exists, is not empty, and is not to be replaced.
         DataError: Images are to be mixed, but have no labels or several.
         UnreadableImage: An image cannot be decoded.
     """
+    out = Path(config.out)
+    if not replace and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(
+            "synthetic images are written to a new folder",
+            where=out,
+            expected="a folder that does not exist, or an empty one",
+            got="an existing one, whose files would be removed" if out.is_dir() else "a file",
+            hint="choose another folder with --out, or remove this one",
+        )
     source = open_source(config.data)
     if label_sets_of(source) is not None:
         raise DataError(
@@ -108,7 +123,6 @@ def synthesize(config: SynthesizeConfig) -> SyntheticImages:
             where=source.description,
             hint="leave out mix, or give labeled images",
         )
-    out = Path(config.out)
     partial = out.with_name(f"{out.name}{PARTIAL}")
     make_folder(out.parent)
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed

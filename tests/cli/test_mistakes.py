@@ -195,6 +195,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["tools", "fit-weights", "--cache", "{cache}", "--teacher", "rde"], USAGE, "rde"),
     (["tools", "pick-bits", "--network", "resnet10t@{garbage}"], DATA, "garbage.pth"),
     (["tools", "synthesize", "--data", "{empty}", "--out", "{new}"], DATA, "no images found"),
+    (["tools", "synthesize", "--data", "{images}", "--out", "{images}"], USAGE, "new folder"),
     (["tools", "learn-prototypes", "--cache", "{other}"], DATA, "no cache here"),
     (["tools", "class-means", "--cache", "{other}", "--feature", "t/x"], DATA, "no cache here"),
     (["tools", "pick-hints", "--cache", "{other}"], DATA, "no cache here"),

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
-from logitcache.batch import TargetBatch
+from logitcache.batch import Features, Outputs, TargetBatch
 from logitcache.errors import UsageError
 from logitcache.objectives.combine import ObjectiveConfig, build_objective
 from logitcache.objectives.label import Label, LabelConfig
@@ -129,6 +130,39 @@ def test_joint_labels_of_some_views_count_these_alone() -> None:
     rows = torch.tensor([2, 3, 0, 1])
     expected = functional.cross_entropy(z[rows], torch.tensor([4, 2, 5, 3]))
     torch.testing.assert_close(found, expected)
+
+
+HEAD = "branches.layer1"
+
+
+def of_head(logits_BC: torch.Tensor, classes: int) -> Outputs:
+    """Return outputs of a network with logits (B, classes) and logits of a head."""
+    head = {HEAD: Features(logits_BC, "vector")}
+    return Outputs(torch.zeros(len(logits_BC), classes), head)
+
+
+@pytest.mark.parametrize(
+    ("config", "outputs"),
+    [
+        ({"head": HEAD}, of_head(torch.zeros(6, 2), 3)),
+        ({"head": HEAD, "binary": True}, of_head(torch.zeros(6, 2), 3)),
+        ({"joint": True}, Outputs(torch.zeros(6, 6))),  # 6 = 2 classes in 3 views
+        ({"head": HEAD, "joint": True}, of_head(torch.zeros(6, 6), 0)),
+    ],
+)
+def test_labels_without_an_output_are_refused(config: dict[str, Any], outputs: Outputs) -> None:
+    with pytest.raises(UsageError, match="labels have no output of this head"):
+        Label(LabelConfig(**config))(outputs, joint_batch([2, 1]))
+
+
+def test_joint_labels_of_a_network_that_is_run_up_to_the_head() -> None:
+    """Its logits have no columns, since no term needs them."""
+    z = torch.randn(6, 9, generator=torch.manual_seed(4))
+    alone, whole = (
+        Label(LabelConfig(joint=True, head=HEAD))(of_head(z, classes), joint_batch([2, 1]))
+        for classes in (0, 3)
+    )
+    assert torch.equal(alone, whole)
 
 
 def test_joint_labels_need_one_label_and_an_output_for_each_pair() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from logitcache.cli.app import main
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
-from logitcache.errors import DataError
+from logitcache.errors import DataError, UsageError
 from logitcache.tools.synthesize import SynthesizeConfig, synthesize
 from tests.conftest import write_images
 
@@ -101,8 +101,21 @@ def test_a_folder_is_replaced_as_a_whole(photos: str, tmp_path: Path) -> None:
     made(photos, tmp_path / "out", count=4)
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "left.png").write_bytes(b"of a process that was killed")
-    assert len(made(photos, tmp_path / "out", count=2)) == 2
+    values = {"data": photos, "out": str(tmp_path / "out"), "count": 2}
+    synthesize(SynthesizeConfig.parse(values, "synthesize"), replace=True)
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_files_of_the_user_are_not_removed(photos: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert made(photos, tmp_path / "folder", count=2), "an empty folder may exist"
+    (tmp_path / "file").write_text("text")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out, data in (("folder", photos), ("folder", str(tmp_path / "folder")), ("file", photos)):
+        with pytest.raises(UsageError, match="written to a new folder"):
+            made(data, tmp_path / out)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_images_without_labels_have_no_class_folders_and_cannot_be_mixed(
@@ -119,7 +132,7 @@ def test_the_command_writes_images(
 ) -> None:
     flags = ["--data", photos, "--out", str(tmp_path / "out"), "--count", "3", "--warp", "0.2"]
     printed = []
-    for more in ([], ["--json"]):
+    for more in ([], ["--json", "--out", str(tmp_path / "other")]):
         monkeypatch.setattr("sys.argv", ["logitcache", "tools", "synthesize", *flags, *more])
         with pytest.raises(SystemExit, match="0"):
             main()
