@@ -86,8 +86,13 @@ def on_own_grids(student: Features, teacher: Features, *, where: str) -> Pair:
         where: Name of the term, for messages.
 
     Raises:
-        UsageError: One of them is not on a square grid.
+        UsageError: One of them is not on a square grid, or has some of its patches alone.
     """
+    if student.positions is not None or teacher.positions is not None:
+        hint = (
+            "choose views that show all patches (patch_drop_rate: 0), and features without tokens"
+        )
+        raise unfit(student, teacher, where, hint)
     if student.grid is None or teacher.grid is None:
         raise unfit(student, teacher, where, "choose layers with square grids")
     return Pair(_split(student)[1], _split(teacher)[1], 0, teacher.grid, teacher.positions)

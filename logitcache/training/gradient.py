@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from logitcache.batch import Outputs
+from logitcache.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,6 +105,14 @@ class BatchGradient:
         means = self._objective.parts(outputs, targets)
         terms = {name: shares[name] * mean for name, mean in means.items()}
         loss = self._objective.total(terms, progress)
+        if not loss.requires_grad:
+            raise UsageError(
+                "the loss depends on no weight that is trained",
+                where="objectives",
+                expected="a term on the classifier, or on a layer behind the trained weights",
+                got=", ".join(terms),
+                hint="add such a term, or remove what freezes the network (head_on, surgery)",
+            )
         self._ranks.backward(loss, model.parameters())
         losses = {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
         return losses, _detached(outputs)

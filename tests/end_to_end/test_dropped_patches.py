@@ -241,6 +241,13 @@ def test_a_reconstruction_needs_views_that_drop_patches(data: Path, tmp_path: Pa
         train_student(values)
 
 
+def test_a_map_of_some_patches_is_not_enlarged(data: Path, cache: Path, tmp_path: Path) -> None:
+    match = {"against": "pixels", "student": "blocks.1", "projector": "pixel-shuffle"}
+    values = run(tmp_path / "run", data, cache, objectives=[{"match": match}])
+    with pytest.raises(UsageError, match=r"show all patches \(patch_drop_rate: 0\)"):
+        train_student(values)
+
+
 def killed(out: str, data: str, cache: str, at: int) -> None:
     """Train with a checkpoint every epoch, and kill this process at a step."""
     seen = [0]

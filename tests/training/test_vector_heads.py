@@ -189,3 +189,12 @@ def test_a_surgery_before_the_classifier_is_refused(surgery: dict[str, Any], roo
     student = {**values["student"], "surgery": surgery}
     with pytest.raises(UsageError, match=f"without the surgery {next(iter(surgery))}"):
         TrainConfig.parse({**values, "student": student}, "train")
+
+
+def test_a_loss_that_trains_nothing_is_refused(root: Path, tmp_path: Path) -> None:
+    """The cached vectors are compared with themselves: no weight is between them."""
+    match = {"match": {"teacher": "t", "tap": "pre_logits", "projector": "none"}}
+    student = {"model": f"local-dir:{root}/t", "head_on": "t/pre_logits", "surgery": {}}
+    values = {**config(root, tmp_path / "run", objectives=[match]), "student": student}
+    with pytest.raises(UsageError, match="depends on no weight that is trained"):
+        run(values)
