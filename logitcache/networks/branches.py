@@ -7,7 +7,7 @@ a linear layer.
 
 A branch is a module of the network, ``branches.<stage>``. The network itself does not run it;
 :class:`~logitcache.networks.taps.TappedNetwork` does, in the forward pass in which the branch is a
-tap. So the network has the outputs, and the cost, of one without branches where nobody asks for
+tap. So the network has the outputs, and the cost, of one without branches where nothing taps
 them, and a copy of it is independent.
 """
 
