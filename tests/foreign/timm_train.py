@@ -121,7 +121,8 @@ def train(
         "kd-temperature": TEMPERATURE,
         "seed": SEED,
         "device": "cpu",
-        "workers": 1,
+        # with several processes, a forked worker of timm's validation loader was seen to hang
+        "workers": 1 if ranks == 1 else 0,
         "output": out,
         "experiment": "run",
     }
