@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from logitcache.targets.loader import Loader, loader
     from logitcache.teachers.member import TeacherConfig
     from logitcache.training.config import TrainConfig
-    from logitcache.training.evaluate import EvaluateConfig, evaluate_network
+    from logitcache.training.evaluation.evaluate import EvaluateConfig, evaluate_network
     from logitcache.training.loop import train_student
     from logitcache.views.spec import ViewsConfig
 
@@ -131,7 +131,7 @@ _HOMES = {
     "DenseLogits": "batch",
     "EncodedLogits": "batch",
     "EncodingConfig": "encoding.choice",
-    "EvaluateConfig": "training.evaluate",
+    "EvaluateConfig": "training.evaluation.evaluate",
     "Features": "batch",
     "Label": "objectives.label",
     "LabelConfig": "objectives.label",
@@ -158,7 +158,7 @@ _HOMES = {
     "compare_caches": "share.comparing",
     "describe": "report.describe",
     "estimate": "precompute.estimate.estimate:estimate_cache",
-    "evaluate_network": "training.evaluate",
+    "evaluate_network": "training.evaluation.evaluate",
     "export_outputs": "exchange.exporting",
     "import_outputs": "exchange.importing",
     "loader": "targets.loader",

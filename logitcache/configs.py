@@ -33,7 +33,7 @@ from logitcache.tools.pick_bits import PickBitsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.tools.synthesize import SynthesizeConfig
 from logitcache.training.config import TrainConfig
-from logitcache.training.evaluate import EvaluateConfig
+from logitcache.training.evaluation.evaluate import EvaluateConfig
 from logitcache.views.spec import ViewsConfig
 
 __all__ = [

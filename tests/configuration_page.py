@@ -24,7 +24,7 @@ from logitcache.tools.pick_bits import PickBitsConfig
 from logitcache.tools.pick_hints import PickHintsConfig
 from logitcache.tools.synthesize import SynthesizeConfig
 from logitcache.training.config import TrainConfig
-from logitcache.training.evaluate import EvaluateConfig
+from logitcache.training.evaluation.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

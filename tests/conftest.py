@@ -15,7 +15,7 @@ from PIL import Image
 
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.platforms import available_processors
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -75,8 +75,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "precompute.build": {"precompute", *_WRITE, *_PRECOMPUTE},
     "check": {
-        "targets.fingerprint_check",
-        "targets.image_source",
+        "targets.images.fingerprint_check",
+        "targets.images.image_source",
         "precompute.plan",
         "precompute.run",
         *_VERIFY,

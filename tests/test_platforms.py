@@ -15,7 +15,7 @@ import pytest
 from logitcache import platforms
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.training.result import read_result
+from logitcache.training.run.result import read_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable

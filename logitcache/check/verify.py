@@ -17,8 +17,8 @@ from logitcache.check.images import check_images
 from logitcache.config import Config
 from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError, ViewDrift
-from logitcache.targets.fingerprint_check import check_fingerprints
-from logitcache.targets.image_source import images_of
+from logitcache.targets.images.fingerprint_check import check_fingerprints
+from logitcache.targets.images.image_source import images_of
 
 if TYPE_CHECKING:
     import os
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from logitcache.check.audit import TeacherAudit
     from logitcache.check.images import ImagesReport
     from logitcache.data.readers import ImageSet
-    from logitcache.targets.fingerprint_check import FingerprintReport
+    from logitcache.targets.images.fingerprint_check import FingerprintReport
 
     Progress = Callable[[str, int, int], None]
 

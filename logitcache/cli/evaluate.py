@@ -8,7 +8,7 @@ from logitcache.cli.layout import new_console, new_table, percent_text, print_li
 from logitcache.cli.options import gather, network_or_folder, print_json
 from logitcache.cli.progress import ProgressLine
 from logitcache.errors import first_of
-from logitcache.training.evaluate import EvaluateConfig, evaluate_network
+from logitcache.training.evaluation.evaluate import EvaluateConfig, evaluate_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

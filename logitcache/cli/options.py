@@ -101,7 +101,7 @@ def _read_saved(path: Path) -> dict[str, Any] | None:
             warn_damaged(path, f"{error.what}: {error.got or error.expected}")
     if not path.parent.is_dir():
         return None
-    from logitcache.training.checkpoint import read_last_config
+    from logitcache.training.run.checkpoint import read_last_config
 
     return read_last_config(path.parent)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from logitcache.precompute.run.compute import Progress as PrecomputeProgress
     from logitcache.precompute.run.compute import WorkerProgress
-    from logitcache.training.progress import TrainProgress
+    from logitcache.training.run.progress import TrainProgress
 
 __all__ = ["PhaseLines", "ProgressLine"]
 

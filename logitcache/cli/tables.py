@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from logitcache.check.repair import RepairSummary
     from logitcache.precompute.build import Summary
     from logitcache.report.describe import CacheDescription, TeacherDescription
-    from logitcache.training.result import TrainResult
+    from logitcache.training.run.result import TrainResult
 
 __all__ = [
     "print_audits",

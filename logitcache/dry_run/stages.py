@@ -27,8 +27,8 @@ from logitcache.objectives.combine import build_objective
 from logitcache.pipeline.run import with_results
 from logitcache.pipeline.stage_kinds import STAGE_KINDS
 from logitcache.students.vector_head import vector_head
-from logitcache.targets.feature_groups import example_features
-from logitcache.training.trainable_student import TrainableStudent
+from logitcache.targets.decoding.feature_groups import example_features
+from logitcache.training.optimization.trainable_student import TrainableStudent
 from logitcache.views.spec import ViewsConfig
 from logitcache.views.tokens import patches_shown
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from logitcache.tools.pick_hints import PickHintsConfig
     from logitcache.tools.synthesize import SynthesizeConfig
     from logitcache.training.config import TrainConfig
-    from logitcache.training.evaluate import EvaluateConfig
+    from logitcache.training.evaluation.evaluate import EvaluateConfig
     from logitcache.views.spec import View
 
 __all__ = ["OUTLINES", "outline_pipeline"]

@@ -43,7 +43,7 @@ class StageConfig(_OneOfKinds):
         synthesize: Fields of a :class:`~logitcache.tools.synthesize.SynthesizeConfig`.
         learn_prototypes: Fields of a
             :class:`~logitcache.tools.learn_prototypes.LearnPrototypesConfig`.
-        evaluate: Fields of a :class:`~logitcache.training.evaluate.EvaluateConfig`.
+        evaluate: Fields of a :class:`~logitcache.training.evaluation.evaluate.EvaluateConfig`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -110,8 +110,8 @@ STAGE_KINDS: dict[str, StageKind] = {
         stoppable=True,
     ),
     "evaluate": StageKind(
-        config="logitcache.training.evaluate:EvaluateConfig",
-        function="logitcache.training.evaluate:evaluate_network",
+        config="logitcache.training.evaluation.evaluate:EvaluateConfig",
+        function="logitcache.training.evaluation.evaluate:evaluate_network",
         output="{folder}",
         given={"data": "val"},
         progress="count",

@@ -10,8 +10,8 @@ import numpy as np
 from logitcache.cache.read.reader import open_cache
 from logitcache.encoding.heads import HEADS
 from logitcache.errors import UsageError
-from logitcache.targets.class_space import ClassSpace
-from logitcache.targets.outside_mass import mean_probs
+from logitcache.targets.classes.class_space import ClassSpace
+from logitcache.targets.classes.outside_mass import mean_probs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,9 +12,9 @@ from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.errors import UsageError, nearest
-from logitcache.targets.fingerprint_check import check_fingerprints
-from logitcache.targets.image_rows import CheckedReader, ImageRows, match_rows, number_rows
-from logitcache.targets.image_source import images_of
+from logitcache.targets.images.fingerprint_check import check_fingerprints
+from logitcache.targets.images.image_rows import CheckedReader, ImageRows, match_rows, number_rows
+from logitcache.targets.images.image_source import images_of
 from logitcache.targets.mixing_pairs import Pairs, find_pairs
 from logitcache.targets.reader import TargetsReader
 from logitcache.views.algorithm import parameters, view_floats

@@ -20,10 +20,10 @@ from torch.utils.data import Dataset, default_collate
 
 from logitcache.batch import TargetBatch
 from logitcache.errors import UsageError
-from logitcache.targets.batch_parts import DecodedTargets, concatenate, visible_patches
-from logitcache.targets.fingerprint_check import checked_rows
-from logitcache.targets.image_rows import CheckedReader
-from logitcache.targets.image_source import images_of
+from logitcache.targets.decoding.batch_parts import DecodedTargets, concatenate, visible_patches
+from logitcache.targets.images.fingerprint_check import checked_rows
+from logitcache.targets.images.image_rows import CheckedReader
+from logitcache.targets.images.image_source import images_of
 from logitcache.targets.mixing_pairs import find_pairs, label_set_targets
 from logitcache.targets.row_targets import RowTargets
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets

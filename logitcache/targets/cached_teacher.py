@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from logitcache.batch import SigmoidLogits, SparseLogits, TargetBatch
 from logitcache.encoding.tail import quadratic
 from logitcache.errors import UsageError, first_of, nearest
-from logitcache.targets.class_space import ClassSpace
+from logitcache.targets.classes.class_space import ClassSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

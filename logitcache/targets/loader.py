@@ -17,13 +17,13 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from logitcache.errors import DataError
-from logitcache.targets.epoch import batch_requests, chosen_rows, vector_batches
-from logitcache.targets.fingerprint_check import checked_rows
-from logitcache.targets.image_rows import CheckedReader, ImageRows
-from logitcache.targets.image_source import images_of
+from logitcache.targets.epochs.epoch import batch_requests, chosen_rows, vector_batches
+from logitcache.targets.epochs.order import view_of_epoch
+from logitcache.targets.epochs.sampled_epoch import epoch_kind
+from logitcache.targets.images.fingerprint_check import checked_rows
+from logitcache.targets.images.image_rows import CheckedReader, ImageRows
+from logitcache.targets.images.image_source import images_of
 from logitcache.targets.mixing_pairs import Pairs, find_pairs
-from logitcache.targets.order import view_of_epoch
-from logitcache.targets.sampling.sampled_epoch import epoch_kind
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.settings import LoaderSettings, check_state
 from logitcache.targets.transfer import Transfer
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from logitcache.data.class_map import ClassMaps
     from logitcache.data.readers import ImageSet
     from logitcache.errors import UnreadableImage
-    from logitcache.targets.epoch import Epoch, Part
+    from logitcache.targets.epochs.epoch import Epoch, Part
     from logitcache.views.render import RenderedBatch, ViewRenderer
     from logitcache.views.spec import View, ViewsConfig
     from logitcache.views.workers import WorkerRenderer

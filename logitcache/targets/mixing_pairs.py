@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from logitcache.data.lookup import position_dtype
-from logitcache.targets.label_targets import mixed_sets
+from logitcache.targets.classes.label_targets import mixed_sets
 from logitcache.targets.unit_cache import UnitCache
 from logitcache.views.algorithm import mix_shares
 from logitcache.views.mix import match_partners
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.images.image_rows import ImageRows
     from logitcache.targets.reader import TargetsReader
     from logitcache.views.spec import View
 

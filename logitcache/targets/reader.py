@@ -14,15 +14,15 @@ import numpy as np
 from logitcache.cache.format.groups import FeatureGroup, TeacherGroup, groups_of
 from logitcache.draws import Purpose, permutation
 from logitcache.errors import UsageError
-from logitcache.targets.batch_parts import (
+from logitcache.targets.classes.class_space import ClassSpace
+from logitcache.targets.classes.outside_mass import outside_notes
+from logitcache.targets.decoding.batch_parts import (
     DecodedTargets,
     concatenate,
     decode_rows,
     device_decoders,
 )
-from logitcache.targets.class_space import ClassSpace
-from logitcache.targets.feature_groups import example_features
-from logitcache.targets.outside_mass import outside_notes
+from logitcache.targets.decoding.feature_groups import example_features
 from logitcache.targets.temperature_notes import lossy_notes
 from logitcache.targets.unit_cache import UnitCache
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from logitcache.cache.format.teacher_lock import LockedFields
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
-    from logitcache.targets.batch_parts import Decoder
-    from logitcache.targets.class_lens import LogitsLens
+    from logitcache.targets.classes.class_lens import LogitsLens
+    from logitcache.targets.decoding.batch_parts import Decoder
     from logitcache.views.spec import View
 
 __all__ = ["DecodedTargets", "TargetWindow", "TargetsReader", "concatenate"]

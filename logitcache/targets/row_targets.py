@@ -19,9 +19,9 @@ from logitcache.cache.format.names import Status
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.data.lookup import KeyIndex, key_hash
 from logitcache.errors import UsageError, first_of
-from logitcache.targets.batch_parts import decode_rows, visible_patches
-from logitcache.targets.class_space import ClassSpace
-from logitcache.targets.label_targets import CachedLabelSets, mixed_sets
+from logitcache.targets.classes.class_space import ClassSpace
+from logitcache.targets.classes.label_targets import CachedLabelSets, mixed_sets
+from logitcache.targets.decoding.batch_parts import decode_rows, visible_patches
 from logitcache.targets.mixing_pairs import shares_of
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY, Targets
 from logitcache.targets.unit_cache import UnitCache
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.data.class_map import ClassMaps
     from logitcache.encoding.arrays import Encoded
-    from logitcache.targets.batch_parts import DecodedTargets
+    from logitcache.targets.decoding.batch_parts import DecodedTargets
     from logitcache.views.spec import View
 
 __all__ = ["RowTargets"]

@@ -12,11 +12,11 @@ from logitcache.cache.read.signature import signed_revision
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.cache.store.open import locate
 from logitcache.errors import UsageError, first_of
-from logitcache.targets.alignment import Alignment
-from logitcache.targets.class_space import ClassSpace
-from logitcache.targets.fingerprint_check import checked_rows
-from logitcache.targets.image_rows import match_rows
-from logitcache.targets.image_source import images_of
+from logitcache.targets.classes.class_space import ClassSpace
+from logitcache.targets.images.alignment import Alignment
+from logitcache.targets.images.fingerprint_check import checked_rows
+from logitcache.targets.images.image_rows import match_rows
+from logitcache.targets.images.image_source import images_of
 from logitcache.targets.reader import TargetsReader
 from logitcache.targets.view_group import BASE, ViewGroup, shown_views, student_view
 from logitcache.views.spec import ViewsConfig, parse_view
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.data.class_map import ClassMaps
     from logitcache.data.readers import ImageSet
-    from logitcache.targets.image_rows import ImageRows
-    from logitcache.targets.sampling.view_scores import ViewSampler
+    from logitcache.targets.images.image_rows import ImageRows
     from logitcache.targets.view_group import ShownView
+    from logitcache.targets.view_scores import ViewSampler
     from logitcache.views.spec import View
 
 __all__ = ["DEFAULT_TARGET_MEMORY", "Targets", "cached_targets"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from logitcache.networks.build import InputSpec
-    from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.images.image_rows import ImageRows
     from logitcache.targets.selection import Targets
     from logitcache.training.config import TrainConfig
     from logitcache.training.distributed import DistributedContext

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from logitcache.data.readers import ImageSet
     from logitcache.data.source import Source
     from logitcache.students.build import StudentConfig
-    from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.images.image_rows import ImageRows
     from logitcache.training.config import TrainConfig
 
 __all__ = [

@@ -13,9 +13,9 @@ from logitcache.errors import redacted
 from logitcache.objectives.aliases import long_forms
 from logitcache.objectives.combine import ObjectiveConfig
 from logitcache.students.build import StudentConfig
-from logitcache.targets.sampling.sampled_epoch import CHOSEN
-from logitcache.targets.sampling.view_scores import SamplerConfig
+from logitcache.targets.epochs.sampled_epoch import CHOSEN
 from logitcache.targets.view_group import BASE, Show, ViewName, shown_views
+from logitcache.targets.view_scores import SamplerConfig
 from logitcache.views.operations import CROP_SHARE
 from logitcache.views.spec import ViewsConfig
 

@@ -9,8 +9,8 @@ import numpy as np
 from logitcache.data.readers import open_source
 from logitcache.draws import Purpose, words
 from logitcache.errors import UsageError
-from logitcache.targets.image_rows import ImageRows, number_rows
-from logitcache.targets.sampling.sampled_epoch import with_sampler
+from logitcache.targets.epochs.sampled_epoch import with_sampler
+from logitcache.targets.images.image_rows import ImageRows, number_rows
 from logitcache.targets.selection import cached_targets
 
 if TYPE_CHECKING:

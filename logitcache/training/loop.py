@@ -23,7 +23,6 @@ from logitcache.training.batches import (
     training_loader,
     without_partner,
 )
-from logitcache.training.card import write_card
 from logitcache.training.classes import (
     class_count,
     class_names,
@@ -31,22 +30,23 @@ from logitcache.training.classes import (
     validation_images,
 )
 from logitcache.training.distributed import DistributedContext
-from logitcache.training.evaluator import Evaluation, Evaluator
-from logitcache.training.export import export_network
-from logitcache.training.finite_loss import FiniteLoss
-from logitcache.training.gradient import BatchGradient
+from logitcache.training.evaluation.evaluator import Evaluation, Evaluator
+from logitcache.training.export.card import write_card
+from logitcache.training.export.export import export_network
+from logitcache.training.export.onnx import check_onnx_installed, export_onnx
 from logitcache.training.hooks import Hooks, Step
-from logitcache.training.image_sizes import ImageSizes
 from logitcache.training.images import ImageSets, training_images
-from logitcache.training.journal import open_journal
 from logitcache.training.notes import class_notes, log_schedule, student_notes, temperature_notes
-from logitcache.training.onnx import check_onnx_installed, export_onnx
-from logitcache.training.progress import Clock, Pace, TrainProgress
-from logitcache.training.result import TrainResult, write_result
+from logitcache.training.optimization.finite_loss import FiniteLoss
+from logitcache.training.optimization.gradient import BatchGradient
+from logitcache.training.optimization.image_sizes import ImageSizes
+from logitcache.training.optimization.trainable_student import TrainableStudent, trained_part
+from logitcache.training.run.journal import open_journal
+from logitcache.training.run.progress import Clock, Pace, TrainProgress
+from logitcache.training.run.result import TrainResult, write_result
+from logitcache.training.run.state import RunState, previous_run
+from logitcache.training.run.trackers import check_trackers_installed
 from logitcache.training.sampler_hook import SamplerHook
-from logitcache.training.state import RunState, previous_run
-from logitcache.training.trackers import check_trackers_installed
-from logitcache.training.trainable_student import TrainableStudent, trained_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
     from logitcache.batch import Features, TargetBatch
     from logitcache.data.readers import ImageSet
-    from logitcache.training.checkpoint import Checkpoint
     from logitcache.training.config import TrainConfig
     from logitcache.training.hooks import Hook
+    from logitcache.training.run.checkpoint import Checkpoint
 
     Answer = Callable[[Tensor, TargetBatch], TargetBatch]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from logitcache.objectives.combine import ObjectiveConfig
     from logitcache.students.build import StudentConfig
-    from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.images.image_rows import ImageRows
     from logitcache.targets.selection import Targets
     from logitcache.training.config import TrainConfig
 

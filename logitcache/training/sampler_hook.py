@@ -13,7 +13,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from logitcache.targets.sampling.view_scores import ViewSampler
+    from logitcache.targets.view_scores import ViewSampler
     from logitcache.training.distributed import DistributedContext
     from logitcache.training.hooks import Step
 

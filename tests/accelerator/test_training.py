@@ -16,11 +16,11 @@ from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.transform import NOT_COMPUTED, TransformEncoding
 from logitcache.errors import Interrupted
 from logitcache.objectives.soft import Tail, soft_divergence
+from logitcache.targets.decoding.transform_decoder import TransformDecoder
 from logitcache.targets.loader import loader
-from logitcache.targets.transform_decoder import TransformDecoder
 from logitcache.training.config import TrainConfig
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
+from logitcache.training.run.journal import read_journal
 from tests.processes import Failed, run_ranks
 
 if TYPE_CHECKING:

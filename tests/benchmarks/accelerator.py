@@ -51,10 +51,10 @@ from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.plan.plan import make_plan
 from logitcache.precompute.run.compute import compute_plan
 from logitcache.precompute.run.source_renderer import SourceRenderer
+from logitcache.targets.decoding.transform_decoder import TransformDecoder
 from logitcache.targets.transfer import Transfer
-from logitcache.targets.transform_decoder import TransformDecoder
 from logitcache.teachers.ensemble import Ensemble
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 from logitcache.views.render import IMAGE_MEMORY
 from tests.benchmarks.__main__ import markdown
 from tests.benchmarks.logits import CLASSES

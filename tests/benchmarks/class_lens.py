@@ -31,7 +31,7 @@ from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.report.class_shares import class_shares
 from logitcache.training.config import TrainConfig
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 from logitcache.training.loop import train_student
 from tests.benchmarks.imagenet_logits import teacher
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 from tests.benchmarks.measuring import Measurement
 from tests.conftest import jpeg, shape_image
 

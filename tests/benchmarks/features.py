@@ -17,7 +17,7 @@ import torch
 from logitcache.encoding.features import FeatureEncoding
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate.estimate import estimate_cache
-from logitcache.targets.feature_groups import decode_features
+from logitcache.targets.decoding.feature_groups import decode_features
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
 from tests.benchmarks.measuring import Measurement, ratio_of_times

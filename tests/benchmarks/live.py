@@ -27,8 +27,8 @@ from logitcache.objectives.combine import build_objective
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.pipeline.run import Pipeline
 from logitcache.pipeline.settings import find_pipeline, override, read_yaml
-from logitcache.targets.feature_groups import example_features, features_of
-from logitcache.targets.image_rows import CheckedReader
+from logitcache.targets.decoding.feature_groups import example_features, features_of
+from logitcache.targets.images.image_rows import CheckedReader
 from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.teachers.ensemble import Ensemble, Tap
@@ -36,7 +36,7 @@ from logitcache.teachers.member import TeacherConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.images import training_images
 from logitcache.training.loop import train_student
-from logitcache.training.result import read_result
+from logitcache.training.run.result import read_result
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import ViewsConfig
 from logitcache.views.tokens import kept_tokens
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.objectives.term import Needs
     from logitcache.pipeline.run import Stage
-    from logitcache.training.result import TrainResult
+    from logitcache.training.run.result import TrainResult
     from logitcache.views.spec import View
 
 

@@ -29,8 +29,8 @@ from logitcache.precompute import build as local
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.run import compute
 from logitcache.precompute.run.unit import Batch
-from logitcache.targets.order import epoch_rows, epoch_windows
-from logitcache.targets.row_ids import AllRows
+from logitcache.targets.epochs.order import epoch_rows, epoch_windows
+from logitcache.targets.images.row_ids import AllRows
 from logitcache.targets.selection import cached_targets
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.training import loop

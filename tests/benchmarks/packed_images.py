@@ -31,7 +31,7 @@ from logitcache.cache.read.reader import open_cache
 from logitcache.data.lookup import key_hash
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.targets.image_source import images_of
+from logitcache.targets.images.image_source import images_of
 from logitcache.targets.loader import loader
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import parse_view

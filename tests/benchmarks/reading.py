@@ -10,10 +10,10 @@ import numpy as np
 from logitcache.batch import SparseLogits
 from logitcache.cache.format.names import default_unit_rows
 from logitcache.encoding.sparse import SparseEncoding
-from logitcache.targets.order import Window, epoch_windows
-from logitcache.targets.prefetch import ReadAhead
+from logitcache.targets.epochs.order import Window, epoch_windows
+from logitcache.targets.epochs.prefetch import ReadAhead
+from logitcache.targets.images.row_ids import AllRows
 from logitcache.targets.reader import TargetsReader
-from logitcache.targets.row_ids import AllRows
 from logitcache.targets.selection import DEFAULT_TARGET_MEMORY
 from logitcache.views.spec import parse_view
 from tests.benchmarks.logits import CLASSES, logits_of_rows

@@ -34,7 +34,7 @@ from logitcache.data.readers import open_source
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.pipeline.run import Pipeline
 from logitcache.pipeline.settings import find_pipeline, override, read_yaml
-from logitcache.training.result import read_result
+from logitcache.training.run.result import read_result
 from tests.benchmarks.live import train_live
 
 if TYPE_CHECKING:

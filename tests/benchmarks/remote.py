@@ -31,7 +31,7 @@ from tests.remote.traffic import stored_targets, traffic_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from logitcache.training.result import TrainResult
+    from logitcache.training.run.result import TrainResult
 
 VIEWS, UNIT, BATCH = 2, 128, 32
 STUDENT = {

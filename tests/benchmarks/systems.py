@@ -39,11 +39,11 @@ from logitcache.networks.taps import TappedNetwork
 from logitcache.pipeline.config import PipelineConfig
 from logitcache.pipeline.run import Pipeline
 from logitcache.pipeline.settings import find_pipeline, read_yaml
-from logitcache.targets.image_rows import number_rows
+from logitcache.targets.images.image_rows import number_rows
 from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
-from logitcache.training.evaluator import eval_views
-from logitcache.training.result import read_result
+from logitcache.training.evaluation.evaluator import eval_views
+from logitcache.training.run.result import read_result
 from tests.benchmarks.live import train_live
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from logitcache.cli.app import app
 from logitcache.cli.flags import settings_of
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training.config import TrainConfig
-from logitcache.training.evaluate import EvaluateConfig
+from logitcache.training.evaluation.evaluate import EvaluateConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.testing import ReaderContract
 from logitcache.training.config import TrainConfig
-from logitcache.training.evaluate import EvaluateConfig, evaluate_network
+from logitcache.training.evaluation.evaluate import EvaluateConfig, evaluate_network
 from logitcache.training.loop import train_student
 from tests.conftest import write_images
 from tests.data.forms import FORMS
@@ -23,7 +23,7 @@ from tests.reliability.kills import snapshot
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from logitcache.training.evaluator import Evaluation
+    from logitcache.training.evaluation.evaluator import Evaluation
 
 Values = dict[str, Any]
 CNN = {"model": "resnet10t", "kwargs": {"channels": [8] * 4, "stem_width": 8}, "size": 32}

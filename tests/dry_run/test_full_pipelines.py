@@ -15,7 +15,7 @@ from logitcache.cli.stages import stage_runner
 from logitcache.dry_run.stages import outline_pipeline
 from logitcache.pipeline import settings
 from logitcache.pipeline.settings import find_pipeline, shipped_pipelines
-from logitcache.training.journal import read_journal
+from logitcache.training.run.journal import read_journal
 from tests.full_pipelines import FULL, few_images
 from tests.full_scale_page import PAGE, section
 

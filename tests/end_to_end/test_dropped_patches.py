@@ -30,8 +30,8 @@ from logitcache.targets.cached_dataset import CachedDataset
 from logitcache.targets.loader import loader
 from logitcache.teachers.member import Member
 from logitcache.training.config import TrainConfig
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
+from logitcache.training.run.journal import read_journal
 from logitcache.views.spec import parse_view
 from logitcache.views.tokens import shown_patches
 from tests.precompute.test_building import config

@@ -17,8 +17,8 @@ from logitcache.cache.store.local import LocalLocation
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training.config import TrainConfig
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
+from logitcache.training.run.journal import read_journal
 from tests.cli.conftest import logitcache
 from tests.conftest import write_teacher
 from tests.label_set_images import TAGS, write_listing
@@ -28,7 +28,7 @@ from tests.reliability.kills import snapshot
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from logitcache.training.progress import TrainProgress
+    from logitcache.training.run.progress import TrainProgress
     from tests.cli.conftest import Outcome
 
 __all__ = ["logitcache"]

@@ -18,7 +18,7 @@ from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.training.config import TrainConfig
 from logitcache.training.images import training_images
-from logitcache.training.journal import read_journal
+from logitcache.training.run.journal import read_journal
 from tests.benchmarks.live import LiveTeachers, train_live, twin_loader
 from tests.benchmarks.systems import interval
 

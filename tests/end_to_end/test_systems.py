@@ -19,10 +19,10 @@ from logitcache.cli.stages import stage_runner
 from logitcache.objectives.combine import TERMS
 from logitcache.targets.loader import loader
 from logitcache.training.config import TrainConfig
-from logitcache.training.gradient import BatchGradient
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
-from logitcache.training.result import read_result
+from logitcache.training.optimization.gradient import BatchGradient
+from logitcache.training.run.journal import read_journal
+from logitcache.training.run.result import read_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

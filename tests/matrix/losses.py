@@ -66,7 +66,7 @@ import json, sys
 import torch
 torch.set_num_threads(1)
 from logitcache import TrainConfig, train_student
-from logitcache.training.state import RunState
+from logitcache.training.run.state import RunState
 losses, count = [], RunState.count
 def counting(self, parts):
     losses.append(float(parts["loss"].detach()))

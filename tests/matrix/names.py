@@ -46,7 +46,7 @@ def write_inputs(root: Path) -> None:
     import torch
 
     from logitcache.networks.build import NetworkConfig, build_network, input_spec
-    from logitcache.training.export import export_network
+    from logitcache.training.export.export import export_network
     from tests.conftest import write_images
 
     write_images(root / "images", 3, CLASSES)

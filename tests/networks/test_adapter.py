@@ -11,7 +11,7 @@ import torch
 
 from logitcache.networks.adapter import Adapter, AdapterHead, TableClassifier, adapted
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 
 if TYPE_CHECKING:
     from pathlib import Path

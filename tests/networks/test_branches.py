@@ -13,7 +13,7 @@ from logitcache.errors import NetworkError, UsageError
 from logitcache.networks.branches import add_branches, branch_names, export_branches
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.networks.taps import TappedNetwork
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 
 if TYPE_CHECKING:
     from pathlib import Path

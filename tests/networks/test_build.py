@@ -18,7 +18,7 @@ from logitcache.networks.build import (
     size_is_known,
 )
 from logitcache.networks.digest import weights_digest
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from torch import nn
 from logitcache.errors import NetworkError
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.networks.taps import TappedNetwork
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 
 if TYPE_CHECKING:
     from pathlib import Path

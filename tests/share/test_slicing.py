@@ -21,7 +21,7 @@ from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.share.row_selection import RowSelection, parse_share, read_keys
 from logitcache.share.slicing import slice_cache
-from logitcache.targets.fingerprint_check import check_fingerprints
+from logitcache.targets.images.fingerprint_check import check_fingerprints
 from logitcache.targets.loader import loader
 from tests.share.caches import MIXED, VIEWS, Part, build, computed_files, files_of, keys_of
 

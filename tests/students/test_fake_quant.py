@@ -13,9 +13,9 @@ from logitcache.errors import UsageError
 from logitcache.networks.build import input_spec
 from logitcache.students.build import StudentConfig, build_student, converted
 from logitcache.students.fake_quant import FakeQuantized, quantized_weight, rounded
-from logitcache.training.card import write_card
 from logitcache.training.config import TrainConfig
-from logitcache.training.export import export_network
+from logitcache.training.export.card import write_card
+from logitcache.training.export.export import export_network
 
 if TYPE_CHECKING:
     from pathlib import Path

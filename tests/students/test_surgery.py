@@ -16,8 +16,8 @@ from logitcache.students.build import StudentConfig, build_student, converted
 from logitcache.students.linear_probe import NormalizedLinear
 from logitcache.students.lora import LoraLinear, Target
 from logitcache.students.surgery import SURGERIES, Surgery
-from logitcache.training.export import export_network
-from logitcache.training.trainable_student import TrainableStudent
+from logitcache.training.export.export import export_network
+from logitcache.training.optimization.trainable_student import TrainableStudent
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from logitcache.encoding.decoded import DecodedSparse
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import DataMismatch
-from logitcache.targets.alignment import Alignment
+from logitcache.targets.images.alignment import Alignment
 from logitcache.targets.selection import Targets
 from tests.cache.building import (
     UNIT,

@@ -17,8 +17,8 @@ from logitcache.data.class_map import ClassLens, map_classes
 from logitcache.encoding.basis import Basis, principal_directions
 from logitcache.encoding.logits import log_softmax
 from logitcache.encoding.transform import TransformEncoding
-from logitcache.targets.class_lens import LogitsLens
-from logitcache.targets.transform_decoder import TransformDecoder
+from logitcache.targets.classes.class_lens import LogitsLens
+from logitcache.targets.decoding.transform_decoder import TransformDecoder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,7 @@ from logitcache.report.describe import describe
 from logitcache.report.survey import survey
 from logitcache.targets.cached_dataset import CachedDataset
 from logitcache.training.config import TrainConfig
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 from logitcache.training.loop import train_student
 from tests.conftest import CLASSES
 

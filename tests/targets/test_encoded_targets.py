@@ -20,10 +20,10 @@ from logitcache.encoding.transform import NOT_COMPUTED, TransformEncoding, _unpa
 from logitcache.objectives.combine import ObjectiveConfig, build_objective
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.targets import transform_decoder
+from logitcache.targets.decoding import transform_decoder
+from logitcache.targets.decoding.transform_decoder import TransformDecoder
 from logitcache.targets.loader import loader
 from logitcache.targets.settings import LoaderSettings
-from logitcache.targets.transform_decoder import TransformDecoder
 from tests.golden.caches_of import HERE, unpack
 
 if TYPE_CHECKING:

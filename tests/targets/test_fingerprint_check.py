@@ -23,8 +23,8 @@ from logitcache.draws import words
 from logitcache.errors import CacheDamaged, DataMismatch, ParameterDrift, PixelDrift
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.targets import fingerprint_check as checking
-from logitcache.targets.fingerprint_check import check_fingerprints
+from logitcache.targets.images import fingerprint_check as checking
+from logitcache.targets.images.fingerprint_check import check_fingerprints
 from logitcache.targets.loader import loader
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student

@@ -13,7 +13,7 @@ import logitcache
 from logitcache import CachedDataset, DataConfig, open_cache
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.targets.image_rows import match_rows, number_rows
+from logitcache.targets.images.image_rows import match_rows, number_rows
 from tests.conftest import write_teacher
 from tests.label_set_images import TAGS, sets_of, write_listing
 

@@ -13,7 +13,7 @@ from logitcache.cache.read.reader import Cache, open_cache
 from logitcache.data.decode import decode
 from logitcache.data.readers import open_source
 from logitcache.errors import CacheDamaged, DataMismatch, UsageError
-from logitcache.targets.image_rows import match_rows, number_rows
+from logitcache.targets.images.image_rows import match_rows, number_rows
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.selection import Targets
 from logitcache.targets.settings import LoaderSettings

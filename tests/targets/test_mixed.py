@@ -16,7 +16,7 @@ from logitcache.errors import CacheDamaged, UnreadableImage, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.run import source_renderer as feed
-from logitcache.targets.image_rows import match_rows, number_rows
+from logitcache.targets.images.image_rows import match_rows, number_rows
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.mixing_pairs import find_pairs
 from logitcache.targets.settings import LoaderSettings

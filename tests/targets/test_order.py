@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitcache.draws import Purpose
-from logitcache.targets.order import epoch_rows, epoch_windows, view_of_epoch
-from logitcache.targets.permutation import AT_ONCE, Shuffle
-from logitcache.targets.row_ids import AllRows, SomeRows, row_ids_of
+from logitcache.targets.epochs.order import epoch_rows, epoch_windows, view_of_epoch
+from logitcache.targets.epochs.permutation import AT_ONCE, Shuffle
+from logitcache.targets.images.row_ids import AllRows, SomeRows, row_ids_of
 
 
 @given(

@@ -14,7 +14,7 @@ from torch import distributed
 
 from logitcache.data.readers import open_source
 from logitcache.errors import UnreadableImage, UsageError
-from logitcache.targets.image_rows import number_rows
+from logitcache.targets.images.image_rows import number_rows
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.training.batches import images_in

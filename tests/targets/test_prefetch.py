@@ -17,8 +17,8 @@ from logitcache.cache.read.reader import open_cache
 from logitcache.errors import CacheDamaged
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.targets.epochs.prefetch import ReadAhead
 from logitcache.targets.loader import Loader, loader
-from logitcache.targets.prefetch import ReadAhead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

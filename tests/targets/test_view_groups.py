@@ -15,8 +15,8 @@ from logitcache.errors import Interrupted, UsageError
 from logitcache.objectives.combine import ObjectiveConfig, build_objective
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.targets.alignment import Alignment
-from logitcache.targets.image_rows import number_rows
+from logitcache.targets.images.alignment import Alignment
+from logitcache.targets.images.image_rows import number_rows
 from logitcache.targets.loader import Loader, loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.targets.view_group import ViewGroup, shown_views

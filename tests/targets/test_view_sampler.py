@@ -19,13 +19,13 @@ from logitcache.draws import Purpose, unit_floats, words
 from logitcache.errors import Interrupted, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.targets.epochs.sampled_epoch import label_log_probs
 from logitcache.targets.loader import loader
-from logitcache.targets.sampling.sampled_epoch import label_log_probs
-from logitcache.targets.sampling.view_scores import SamplerConfig, ViewScores
-from logitcache.training.checkpoint import read_last_checkpoint
+from logitcache.targets.view_scores import SamplerConfig, ViewScores
 from logitcache.training.config import TrainConfig
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
+from logitcache.training.run.checkpoint import read_last_checkpoint
+from logitcache.training.run.journal import read_journal
 from logitcache.views.spec import ViewsConfig
 from tests.processes import forking, run_ranks
 from tests.training.test_loop import VIT, assert_equal_runs, stop_after

@@ -15,7 +15,7 @@ from logitcache.errors import UsageError
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.students.build import StudentConfig, build_student
 from logitcache.tools.pick_bits import BITS, PickBitsConfig, clustering_errors, pick_bits
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 
 if TYPE_CHECKING:
     from pathlib import Path

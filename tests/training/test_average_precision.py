@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from logitcache.training.average_precision import average_precisions, mean_average_precision
+from logitcache.training.evaluation.average_precision import (
+    average_precisions,
+    mean_average_precision,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,7 @@ from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training.config import TrainConfig
-from logitcache.training.evaluator import Evaluator
+from logitcache.training.evaluation.evaluator import Evaluator
 from logitcache.training.loop import train_student
 from tests.processes import run_ranks
 from tests.training.test_loop import assert_equal_runs, stop_after, weights

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from logitcache.cli.app import app
 from logitcache.errors import StorageError
-from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
-from logitcache.training.result import read_result
+from logitcache.training.run.checkpoint import latest_checkpoint, read_checkpoint
+from logitcache.training.run.journal import read_journal
+from logitcache.training.run.result import read_result
 from tests.training.test_loop import assert_equal_runs, config
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from logitcache.students.build import build_student
 from logitcache.training import loop
 from logitcache.training.config import TrainConfig
 from logitcache.training.distributed import DistributedContext
-from logitcache.training.evaluator import Evaluator
-from logitcache.training.finite_loss import FiniteLoss
-from logitcache.training.journal import Journal, read_journal
+from logitcache.training.evaluation.evaluator import Evaluator
 from logitcache.training.loop import train_student
-from logitcache.training.result import read_result
-from logitcache.training.trainable_student import TrainableStudent
+from logitcache.training.optimization.finite_loss import FiniteLoss
+from logitcache.training.optimization.trainable_student import TrainableStudent
+from logitcache.training.run.journal import Journal, read_journal
+from logitcache.training.run.result import read_result
 from tests.conftest import jpeg, shape_image, write_images
 from tests.training.test_loop import assert_equal_runs, config, stop_after, weights
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from logitcache.training.progress import TrainProgress
+    from logitcache.training.run.progress import TrainProgress
 
 CNN = {"model": "resnet10t", "kwargs": {"channels": [16] * 4, "stem_width": 16}, "size": 32}
 

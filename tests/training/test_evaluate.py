@@ -16,8 +16,8 @@ from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.students.build import StudentConfig, build_student
 from logitcache.training.classes import reorder_classifier
 from logitcache.training.config import TrainConfig
-from logitcache.training.evaluate import EvaluateConfig, evaluate_network
-from logitcache.training.export import export_network
+from logitcache.training.evaluation.evaluate import EvaluateConfig, evaluate_network
+from logitcache.training.export.export import export_network
 from logitcache.training.loop import train_student
 from logitcache.views.geometry import crop_center
 from tests.conftest import jpeg, shape_image

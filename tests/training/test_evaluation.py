@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from logitcache.data.readers import open_source
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
-from logitcache.training.evaluator import Evaluator
-from logitcache.training.export import export_network
+from logitcache.training.evaluation.evaluator import Evaluator
+from logitcache.training.export.export import export_network
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,9 +17,9 @@ from logitcache.errors import UsageError
 from logitcache.networks.build import NetworkConfig, build_network, class_names_of, input_spec
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
-from logitcache.training.export import export_network
+from logitcache.training.export.export import export_network
 from logitcache.training.loop import train_student
-from logitcache.training.result import read_result
+from logitcache.training.run.result import read_result
 from tests.training.test_loop import config
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def test_without_the_libraries_onnx_is_refused_before_the_first_step(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "logitcache.training.onnx.importlib.util.find_spec",
+        "logitcache.training.export.onnx.importlib.util.find_spec",
         lambda name: None if name == "onnxscript" else found(name),
     )
     with pytest.raises(UsageError, match="not installed: onnxscript"):

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from logitcache.errors import Interrupted, StorageError, UsageError
-from logitcache.training.checkpoint import latest_checkpoint
 from logitcache.training.loop import train_student
+from logitcache.training.run.checkpoint import latest_checkpoint
 from tests.training.test_loop import assert_equal_runs, config, stop_after
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from logitcache.objectives.combine import ObjectiveConfig, build_objective
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training.config import SizeConfig, TrainConfig
-from logitcache.training.image_sizes import ImageSizes
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
-from logitcache.training.trainable_student import TrainableStudent
+from logitcache.training.optimization.image_sizes import ImageSizes
+from logitcache.training.optimization.trainable_student import TrainableStudent
+from logitcache.training.run.journal import read_journal
 from tests.training.test_loop import assert_equal_runs, config, stop_after
 
 if TYPE_CHECKING:

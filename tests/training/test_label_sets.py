@@ -12,21 +12,21 @@ import torch
 from logitcache import DataConfig, open_source
 from logitcache.errors import DataError, DataMismatch
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
-from logitcache.targets.image_rows import number_rows
+from logitcache.targets.images.image_rows import number_rows
 from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
-from logitcache.training.average_precision import mean_average_precision
 from logitcache.training.config import TrainConfig
-from logitcache.training.evaluate import EvaluateConfig, evaluate_network
-from logitcache.training.evaluator import eval_views
-from logitcache.training.journal import read_journal
+from logitcache.training.evaluation.average_precision import mean_average_precision
+from logitcache.training.evaluation.evaluate import EvaluateConfig, evaluate_network
+from logitcache.training.evaluation.evaluator import eval_views
 from logitcache.training.loop import train_student
-from logitcache.training.result import read_result
+from logitcache.training.run.journal import read_journal
+from logitcache.training.run.result import read_result
 from tests.label_set_images import TAGS, sets_of, write_listing
 from tests.objectives import reference
 
 if TYPE_CHECKING:
-    from logitcache.training.result import TrainResult
+    from logitcache.training.run.result import TrainResult
 
 STUDENT = {"model": "resnet10t", "kwargs": {"channels": [8] * 4, "stem_width": 8}, "size": 16}
 Values = dict[str, Any]

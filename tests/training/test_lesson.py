@@ -12,7 +12,7 @@ from logitcache.batch import Features, Outputs, TargetBatch
 from logitcache.errors import UsageError
 from logitcache.objectives.combine import ObjectiveConfig, WeightedSum, build_objective
 from logitcache.objectives.term import Needs, TermConfig
-from logitcache.training.trainable_student import TrainableStudent
+from logitcache.training.optimization.trainable_student import TrainableStudent
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,18 +25,18 @@ from logitcache.objectives.term import Needs
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.report.describe import describe
-from logitcache.training.checkpoint import latest_checkpoint
 from logitcache.training.config import TrainConfig
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
-from logitcache.training.result import read_result
+from logitcache.training.run.checkpoint import latest_checkpoint
+from logitcache.training.run.journal import read_journal
+from logitcache.training.run.result import read_result
 from tests.cache.building import start_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from logitcache.batch import TargetBatch
-    from logitcache.training.progress import TrainProgress
+    from logitcache.training.run.progress import TrainProgress
 
 Teachers = dict[str, dict[str, str]]
 
@@ -203,7 +203,7 @@ def test_the_export_is_what_was_evaluated(images: Path, tmp_path: Path) -> None:
     """The average of the weights where there is one, and the data configuration with it."""
     from logitcache.data.readers import open_source
     from logitcache.networks.build import NetworkConfig, build_network, input_spec
-    from logitcache.training.evaluator import Evaluator
+    from logitcache.training.evaluation.evaluator import Evaluator
 
     result = train_student(config(tmp_path, images, ema=0.8, epochs=2))
     network = build_network(NetworkConfig(model=f"local-dir:{tmp_path / 'export'}"))
@@ -400,7 +400,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(*args)
 
-    monkeypatch.setattr("logitcache.training.checkpoint.save_file", full)
+    monkeypatch.setattr("logitcache.training.run.checkpoint.save_file", full)
     with pytest.raises(StorageError, match=r"cannot be written[\s\S]*--resume"):
         train_student(config(cut, images))
     monkeypatch.undo()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from logitcache.data.readers import open_source
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
-from logitcache.training.evaluator import Evaluator
-from logitcache.training.prediction_counts import (
+from logitcache.training.evaluation.evaluator import Evaluator
+from logitcache.training.evaluation.prediction_counts import (
     PREDICTIONS,
     PredictionCounts,
     read_predictions,

@@ -15,10 +15,10 @@ from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.tools.learn_prototypes import LearnPrototypesConfig, learn_prototypes
-from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
 from logitcache.training.config import TrainConfig
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
+from logitcache.training.run.checkpoint import latest_checkpoint, read_checkpoint
+from logitcache.training.run.journal import read_journal
 from tests.processes import Failed, run_ranks
 from tests.training.test_ranks import Told, alone, train
 

@@ -22,17 +22,17 @@ from logitcache.errors import UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training import loop
-from logitcache.training.checkpoint import latest_checkpoint, read_checkpoint
 from logitcache.training.config import TrainConfig
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
+from logitcache.training.run.checkpoint import latest_checkpoint, read_checkpoint
+from logitcache.training.run.journal import read_journal
 from tests.processes import Failed, run_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import TargetBatch
-    from logitcache.training.progress import TrainProgress
+    from logitcache.training.run.progress import TrainProgress
 
 Teachers = dict[str, dict[str, str]]
 VIT: dict[str, Any] = {

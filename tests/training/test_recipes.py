@@ -15,11 +15,11 @@ from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.objectives.combine import ObjectiveConfig, build_objective
 from logitcache.training import distributed
 from logitcache.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
-from logitcache.training.gradient import part_rows
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
-from logitcache.training.optimization import build_optimizer, build_schedule, compiled
-from logitcache.training.trainable_student import TrainableStudent
+from logitcache.training.optimization.gradient import part_rows
+from logitcache.training.optimization.optimization import build_optimizer, build_schedule, compiled
+from logitcache.training.optimization.trainable_student import TrainableStudent
+from logitcache.training.run.journal import read_journal
 from tests.training.test_loop import VIT, assert_equal_runs, config, stop_after, weights
 
 if TYPE_CHECKING:

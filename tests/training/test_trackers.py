@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from logitcache.errors import Interrupted, UsageError
-from logitcache.training import trackers
 from logitcache.training.config import TrainConfig
-from logitcache.training.journal import read_journal
 from logitcache.training.loop import train_student
+from logitcache.training.run import trackers
+from logitcache.training.run.journal import read_journal
 from tests.training.test_loop import config, stop_after
 
 CNN = {"model": "resnet10t"}

@@ -1,7 +1,8 @@
 """A kind of cached group: the methods in which kinds differ, and what all of them share.
 
 A new kind is one file with a subclass of :class:`Group`, an entry in :data:`.GROUP_KINDS`, and, if
-its rows become part of a batch, an entry in the table of :mod:`logitcache.targets.batch_parts`.
+its rows become part of a batch, an entry in the table of
+:mod:`logitcache.targets.decoding.batch_parts`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from logitcache.report.describe import CacheDescription
     from logitcache.report.output_sample import OutputSample
     from logitcache.report.page.pictures import Shown
-    from logitcache.training.result import TrainResult
+    from logitcache.training.run.result import TrainResult
 
 __all__ = [
     "CacheContents",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logitcache.training.prediction_counts import PredictionCounts, read_predictions
+from logitcache.training.evaluation.prediction_counts import PredictionCounts, read_predictions
 
 if TYPE_CHECKING:
     from logitcache.report.output_sample import OutputSample

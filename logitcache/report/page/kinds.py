@@ -16,8 +16,8 @@ from logitcache.pipeline.settings import merged, read_yaml
 from logitcache.report.describe import describe
 from logitcache.report.page.contents import CacheContents, Contents, Origin, Run, StageTime
 from logitcache.training.config import TrainConfig
-from logitcache.training.journal import read_journal
-from logitcache.training.result import parse_result, read_result
+from logitcache.training.run.journal import read_journal
+from logitcache.training.run.result import parse_result, read_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

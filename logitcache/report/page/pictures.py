@@ -9,8 +9,8 @@ import numpy as np
 
 from logitcache.report.gallery import Gallery
 from logitcache.report.predictions import top_predictions
-from logitcache.targets.image_rows import match_rows
-from logitcache.targets.image_source import images_of
+from logitcache.targets.images.image_rows import match_rows
+from logitcache.targets.images.image_source import images_of
 from logitcache.views.sheet import png_bytes
 from logitcache.views.spec import parse_view
 

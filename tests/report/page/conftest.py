@@ -13,8 +13,8 @@ import yaml
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training.config import TrainConfig
-from logitcache.training.evaluator import Evaluation
-from logitcache.training.result import TrainResult, write_result
+from logitcache.training.evaluation.evaluator import Evaluation
+from logitcache.training.run.result import TrainResult, write_result
 from tests.conftest import write_images, write_teacher
 
 if TYPE_CHECKING:

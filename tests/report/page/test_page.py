@@ -26,7 +26,7 @@ from logitcache.report.page.report import make_report
 from logitcache.report.page.sections import SECTIONS
 from logitcache.report.quantities import bytes_text, number_text
 from logitcache.report.survey import survey
-from logitcache.training.prediction_counts import PredictionCounts, write_predictions
+from logitcache.training.evaluation.prediction_counts import PredictionCounts, write_predictions
 from tests.cache.building import make_cache
 from tests.cli.conftest import logitcache
 from tests.report.page.conftest import HOSTILE, SCORES, Page, write_run

@@ -30,10 +30,10 @@ from logitcache.networks.build import (
     num_classes_of,
 )
 from logitcache.networks.device import resolve_device
-from logitcache.targets.class_lens import LogitsLens
+from logitcache.targets.classes.class_lens import LogitsLens
 from logitcache.targets.view_group import BASE, ViewName
 from logitcache.training.classes import check_labeled, check_name_count
-from logitcache.training.evaluator import Evaluation, Evaluator
+from logitcache.training.evaluation.evaluator import Evaluation, Evaluator
 from logitcache.views.operations import CROP_SHARE
 
 if TYPE_CHECKING:

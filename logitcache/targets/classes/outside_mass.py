@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.groups import TeacherGroup
     from logitcache.cache.read.reader import Cache
-    from logitcache.targets.class_space import ClassSpace
+    from logitcache.targets.classes.class_space import ClassSpace
 
 __all__ = ["mean_probs", "outside_notes"]
 

@@ -14,7 +14,9 @@ import torch
 from timm.utils import ModelEmaV3
 
 from logitcache.errors import StorageError, UsageError
-from logitcache.training.checkpoint import (
+from logitcache.training.evaluation.evaluator import Evaluation
+from logitcache.training.optimization.optimization import build_optimizer, build_schedule, compiled
+from logitcache.training.run.checkpoint import (
     Checkpoint,
     join_random_states,
     latest_checkpoint,
@@ -23,9 +25,7 @@ from logitcache.training.checkpoint import (
     set_random_state,
     write_checkpoint,
 )
-from logitcache.training.evaluator import Evaluation
-from logitcache.training.optimization import build_optimizer, build_schedule, compiled
-from logitcache.training.result import TrainResult, read_result
+from logitcache.training.run.result import TrainResult, read_result
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from logitcache.training.config import TrainConfig
     from logitcache.training.distributed import DistributedContext
     from logitcache.training.hooks import Hooks
-    from logitcache.training.trainable_student import TrainableStudent
+    from logitcache.training.optimization.trainable_student import TrainableStudent
 
 __all__ = ["RunState", "previous_run"]
 

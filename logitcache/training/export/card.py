@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from logitcache.data.readers import DataConfig
     from logitcache.networks.build import InputSpec
     from logitcache.training.config import TrainConfig
-    from logitcache.training.evaluator import Evaluation
+    from logitcache.training.evaluation.evaluator import Evaluation
 
 __all__ = ["write_card"]
 

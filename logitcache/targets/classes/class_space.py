@@ -16,7 +16,7 @@ import numpy as np
 from logitcache.data.class_map import EVERY_TEACHER, ClassLens, class_maps, map_classes
 from logitcache.data.classes import class_positions, sorted_classes
 from logitcache.errors import UsageError, first_of, nearest
-from logitcache.targets.class_lens import LogitsLens
+from logitcache.targets.classes.class_lens import LogitsLens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ from logitcache.errors import (
     PixelDrift,
     UsageError,
 )
-from logitcache.targets.image_rows import match_rows
+from logitcache.targets.images.image_rows import match_rows
 from logitcache.targets.unit_cache import UnitCache
 from logitcache.views.environment import rendering_versions
 from logitcache.views.fingerprints import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
-    from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.images.image_rows import ImageRows
 
 __all__ = ["FingerprintReport", "check_fingerprints", "checked_rows"]
 

@@ -19,8 +19,8 @@ from logitcache.data.join import ImageJoin, NamedKeys, check_content
 from logitcache.data.lookup import key_hashes, position_dtype
 from logitcache.errors import DataMismatch, UnreadableImage, UsageError
 from logitcache.label_sets import label_sets_of
-from logitcache.targets.label_targets import CachedLabelSets
-from logitcache.targets.row_ids import AllRows, RowIds, row_ids_of
+from logitcache.targets.classes.label_targets import CachedLabelSets
+from logitcache.targets.images.row_ids import AllRows, RowIds, row_ids_of
 from logitcache.targets.unit_cache import UnitCache
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.data.source import Source
     from logitcache.label_sets import LabelSets
-    from logitcache.targets.class_space import ClassSpace
+    from logitcache.targets.classes.class_space import ClassSpace
 
 __all__ = ["CheckedReader", "ImageRows", "match_rows", "number_rows"]
 

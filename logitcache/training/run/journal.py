@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from logitcache.files import make_folder, warn_damaged, write_file
-from logitcache.training.result import forget_result
-from logitcache.training.trackers import Trackers
+from logitcache.training.run.result import forget_result
+from logitcache.training.run.trackers import Trackers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

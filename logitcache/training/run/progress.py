@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from logitcache.training.evaluator import Evaluation
+    from logitcache.training.evaluation.evaluator import Evaluation
 
 __all__ = ["Clock", "Pace", "TrainProgress"]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from logitcache.objectives.combine import WeightedSum
     from logitcache.training.config import TrainConfig
     from logitcache.training.distributed import DistributedContext
-    from logitcache.training.trainable_student import TrainableStudent
+    from logitcache.training.optimization.trainable_student import TrainableStudent
 
 __all__ = ["BatchGradient", "part_rows"]
 

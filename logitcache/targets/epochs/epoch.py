@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from logitcache.batch import PIXELS, Features, TargetBatch
-from logitcache.targets.batch_parts import visible_patches
+from logitcache.targets.decoding.batch_parts import visible_patches
+from logitcache.targets.epochs.order import epoch_rows, epoch_windows
+from logitcache.targets.epochs.prefetch import ReadAhead
 from logitcache.targets.mixing_pairs import label_set_targets
-from logitcache.targets.order import epoch_rows, epoch_windows
-from logitcache.targets.prefetch import ReadAhead
 from logitcache.targets.reader import DecodedTargets, TargetWindow, concatenate
 from logitcache.views.render import BatchRequest
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from logitcache.targets.image_rows import ImageRows
+    from logitcache.targets.epochs.order import Window
+    from logitcache.targets.images.image_rows import ImageRows
     from logitcache.targets.mixing_pairs import Pairs
-    from logitcache.targets.order import Window
     from logitcache.targets.selection import Targets
     from logitcache.targets.settings import LoaderSettings
     from logitcache.targets.transfer import Transfer

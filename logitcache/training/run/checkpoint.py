@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from logitcache.errors import StorageError
 from logitcache.files import PARTIAL, read_json, remove_folder, write_file
 from logitcache.platforms import sync_folder
-from logitcache.training.evaluator import Evaluation
+from logitcache.training.evaluation.evaluator import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,12 +14,12 @@ from torch.nn import functional
 
 from logitcache.label_sets import label_sets_of
 from logitcache.platforms import available_processors
-from logitcache.targets.image_rows import number_rows
+from logitcache.targets.images.image_rows import number_rows
 from logitcache.targets.loader import Loader
 from logitcache.targets.settings import LoaderSettings
 from logitcache.targets.view_group import BASE, shown_views
-from logitcache.training.average_precision import mean_average_precision
-from logitcache.training.prediction_counts import PredictionCounts, write_predictions
+from logitcache.training.evaluation.average_precision import mean_average_precision
+from logitcache.training.evaluation.prediction_counts import PredictionCounts, write_predictions
 from logitcache.views.spec import ViewsConfig
 
 if TYPE_CHECKING:

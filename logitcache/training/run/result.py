@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from logitcache.files import read_json, warn_damaged, write_file
-from logitcache.training.evaluator import Evaluation
+from logitcache.training.evaluation.evaluator import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

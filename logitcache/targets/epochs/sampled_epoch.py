@@ -17,11 +17,11 @@ import torch
 
 from logitcache.batch import PIXELS, Features, SparseLogits, TargetBatch
 from logitcache.errors import UsageError
-from logitcache.targets.epoch import Epoch, Part, chosen_rows
+from logitcache.targets.epochs.epoch import Epoch, Part, chosen_rows
 from logitcache.targets.mixing_pairs import label_set_targets
 from logitcache.targets.reader import DecodedTargets, concatenate
-from logitcache.targets.sampling.view_scores import SAMPLERS
 from logitcache.targets.view_group import BASE, ViewGroup
+from logitcache.targets.view_scores import SAMPLERS
 from logitcache.views.render import BatchRequest
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.batch import TeacherLogits
-    from logitcache.targets.sampling.view_scores import SamplerConfig, ViewSampler
     from logitcache.targets.selection import Targets
+    from logitcache.targets.view_scores import SamplerConfig, ViewSampler
     from logitcache.views.spec import View
 
 __all__ = ["CHOSEN", "epoch_kind", "label_log_probs", "with_sampler"]

@@ -18,8 +18,8 @@ from logitcache.batch import (
 from logitcache.cache.format.groups import FeatureGroup, TeacherGroup, groups_of
 from logitcache.encoding.decoded import DecodedSigmoid, DecodedSparse
 from logitcache.encoding.transform import TransformEncoding
-from logitcache.targets.feature_groups import decode_features, join_features
-from logitcache.targets.transform_decoder import TransformDecoder
+from logitcache.targets.decoding.feature_groups import decode_features, join_features
+from logitcache.targets.decoding.transform_decoder import TransformDecoder
 from logitcache.views.tokens import kept_tokens, shown_patches
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from logitcache.batch import Features, TeacherLogits
     from logitcache.cache.format.groups import RowGroup
     from logitcache.encoding.arrays import Encoded
-    from logitcache.targets.class_lens import LogitsLens
+    from logitcache.targets.classes.class_lens import LogitsLens
     from logitcache.views.spec import View
 
     Decoder = Callable[[Mapping[str, Tensor]], Tensor]

@@ -3,7 +3,7 @@
 An epoch shows one view, so that a view is read once, in whole shards. Blocks of units are permuted,
 and then the rows inside each window of blocks, so an epoch is shuffled with one window of targets
 in memory. Without targets, all rows are permuted. Permutations are computed, not stored: see
-:mod:`logitcache.targets.permutation`.
+:mod:`logitcache.targets.epochs.permutation`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitcache.draws import Purpose, permutation
-from logitcache.targets.permutation import AT_ONCE, Shuffle
-from logitcache.targets.row_ids import SomeRows
+from logitcache.targets.epochs.permutation import AT_ONCE, Shuffle
+from logitcache.targets.images.row_ids import SomeRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from logitcache.targets.row_ids import RowIds
+    from logitcache.targets.images.row_ids import RowIds
 
     PartnersOf = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 

@@ -1,0 +1,1 @@
+"""Class spaces: labels, class maps at read time and the probability outside."""

@@ -1,0 +1,1 @@
+"""Cached logits and features decoded into the parts of a batch."""

@@ -1,0 +1,1 @@
+"""Epochs: the order of units, views and rows, and the batches of one pass."""

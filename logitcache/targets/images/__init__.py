@@ -1,0 +1,1 @@
+"""Which rows of a cache belong to which images, and checks that they do."""

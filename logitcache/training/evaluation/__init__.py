@@ -1,0 +1,1 @@
+"""Evaluation of a network: accuracy, mean average precision, calibration counts."""

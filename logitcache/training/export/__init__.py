@@ -1,0 +1,1 @@
+"""Export of a trained student: weights, model card and ONNX."""

@@ -1,0 +1,1 @@
+"""One optimization step: gradients, schedules, and the trained modules."""

@@ -1,0 +1,1 @@
+"""Files of a training run: checkpoints, journal, result and trackers."""
