@@ -114,7 +114,7 @@ def candidates(num_classes: int, principal: PrincipalDirections | None = None) -
         principal: Principal directions of a sample; None to try no transform encoding.
     """
     sparse = [
-        SparseEncoding(num_classes, top_k, bits=bits)
+        SparseEncoding.new(num_classes, top_k, bits=bits)
         for top_k in _TOP_KS
         if top_k < num_classes
         for bits in _BITS

@@ -5,6 +5,7 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -215,7 +216,8 @@ def choose(
     Args:
         config: The settings.
         num_classes: C.
-        stored: Encoding of the teacher in a cache, whose bits are the default.
+        stored: Encoding of the teacher in a cache, whose bits are the default, and whose codes stay
+            relative or absolute.
         head: Head of the teacher; outputs of ``sigmoid`` are always dense.
     """
     if head == SigmoidEncoding.head:
@@ -226,4 +228,5 @@ def choose(
         return DenseEncoding(num_classes, config.dense_values)
     known: int = getattr(stored, "bits", _DEFAULT_BITS)
     bits = config.bits or known
-    return SparseEncoding(num_classes, top_k, config.sparse_values, bits, config.mass)
+    new = SparseEncoding.new(num_classes, top_k, config.sparse_values, bits, config.mass)
+    return replace(new, relative=getattr(stored, "relative", new.relative))

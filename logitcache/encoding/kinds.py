@@ -39,9 +39,11 @@ def _sparse(values: Mapping[str, Any], num_classes: int) -> Encoding | None:
     counts = (
         type(top_k) is int and type(bits) is int and 1 <= top_k < num_classes and 4 <= bits <= 8
     )
-    if stored not in ("codes", "float16") or not counts or not shared:
+    relative = values.get("relative", False)
+    scaled = type(relative) is bool and (stored == "codes" or not relative)
+    if stored not in ("codes", "float16") or not (counts and shared and scaled):
         return None
-    return SparseEncoding(num_classes, top_k, stored, bits, mass)
+    return SparseEncoding(num_classes, top_k, stored, bits, mass, relative)
 
 
 def _transform(values: Mapping[str, Any], num_classes: int) -> Encoding | None:

@@ -50,13 +50,13 @@ def _smaller_sparse(stored: SparseEncoding, top_k: int | None, bits: int | None)
     kept = stored if top_k is None else replace(stored, top_k=min(top_k, stored.top_k))
     if bits is None or (stored.values == "codes" and bits >= stored.bits):
         return kept
-    return replace(kept, values="codes", bits=bits)
+    return SparseEncoding.new(kept.num_classes, kept.top_k, "codes", bits, kept.mass)
 
 
 def _smaller_dense(stored: DenseEncoding, top_k: int | None, bits: int | None) -> Encoding:
     if top_k is None or top_k >= stored.num_classes:
         return stored
-    return SparseEncoding(stored.num_classes, top_k, "codes", bits or _BITS)
+    return SparseEncoding.new(stored.num_classes, top_k, "codes", bits or _BITS)
 
 
 _SMALLER: dict[type, Callable[[Any, int | None, int | None], Encoding]] = {
@@ -111,7 +111,8 @@ def _fewer_classes(
     if (stored.values, stored.bits) == (wanted.values, wanted.bits):
         return {**found, name: numbers_Nk}
     logs_Nk = code_log_probs(stored.levels)[numbers_Nk] if name == "codes" else numbers_Nk
-    codes_Nk = codes_of(np.where(used_Nk, logs_Nk, 0.0).astype(np.float64), wanted.levels)
+    logs_Nk = np.where(used_Nk, logs_Nk, -np.inf).astype(np.float64)
+    codes_Nk = codes_of(wanted.coded_log_probs(logs_Nk), wanted.levels)
     return {**found, "codes": np.where(used_Nk, codes_Nk, np.uint8(0))}
 
 

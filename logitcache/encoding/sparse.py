@@ -6,7 +6,7 @@ Shapes: N rows, C classes, K stored classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["SparseEncoding"]
 
 _MAX_UINT16_CLASSES = 65536
+_ABSOLUTE_BITS = 8  # of so many bits, codes of p are fine enough, and take fewer bytes
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class SparseEncoding:
         bits: Bits of a code, 4 to 8: 2^bits - 1 levels in a byte that compresses accordingly.
         mass: Share of the probability that is sufficient: fewer than K classes are kept where they
             have it. None to keep K of every row.
+        relative: Whether codes are those of p / max p of their row, which are finer where no class
+            is certain. Reading does not depend on it.
     """
 
     num_classes: int
@@ -53,6 +56,7 @@ class SparseEncoding:
     values: Literal["codes", "float16"] = "codes"
     bits: int = 8
     mass: float | None = None
+    relative: bool = False
 
     head: ClassVar[str] = "softmax"
     """Head of the teachers whose outputs it stores, see :data:`.HEADS`."""
@@ -64,6 +68,19 @@ class SparseEncoding:
 
     required: ClassVar[str] = ""
     """Name that the root has to require of readers; empty for encodings of logitcache 0.1."""
+
+    @classmethod
+    def new(
+        cls,
+        num_classes: int,
+        top_k: int,
+        values: Literal["codes", "float16"] = "codes",
+        bits: int = 8,
+        mass: float | None = None,
+    ) -> Self:
+        """Return the encoding for a teacher that no cache contains yet."""
+        relative = values == "codes" and bits < _ABSOLUTE_BITS
+        return cls(num_classes, top_k, values, bits, mass, relative)
 
     @property
     def levels(self) -> int:
@@ -108,11 +125,16 @@ class SparseEncoding:
             "tail": tail_of(log_probs_NC, present_NC),
         }
         if self.values == "codes":
-            arrays["codes"] = np.where(used_NK, codes_of(kept_NK, self.levels), np.uint8(0))
+            codes_NK = codes_of(self.coded_log_probs(kept_NK), self.levels)
+            arrays["codes"] = np.where(used_NK, codes_NK, np.uint8(0))
         else:
             clipped = np.clip(kept_NK, -65504.0, 0.0).astype(np.float16)
             arrays["logp_k"] = np.where(used_NK, clipped, np.float16(np.nan))
         return arrays
+
+    def coded_log_probs(self, kept_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return log p of the stored classes as codes have it: relative to the largest, or not."""
+        return kept_NK - kept_NK.max(axis=1, keepdims=True) if self.relative else kept_NK
 
     def decode(self, arrays: Mapping[str, NDArray[Any]]) -> DecodedSparse:
         """Decode rows; the present classes are scaled so that they sum to one with the tail.
@@ -210,10 +232,12 @@ class SparseEncoding:
         reach_N1: NDArray[np.float64],
     ) -> NDArray[np.bool_]:
         """Return which stored numbers are roundings of a number within reach."""
-        low_NK, high_NK = kept_NK - reach_N1, kept_NK + reach_N1
         if self.values == "float16":
+            low_NK, high_NK = kept_NK - reach_N1, kept_NK + reach_N1
             return float16_within(arrays["logp_k"], low_NK, high_NK, most=0.0)
-        codes_NK = arrays["codes"]
+        coded_NK, codes_NK = self.coded_log_probs(kept_NK), arrays["codes"]
+        reach_N1 = 2 * reach_N1 if self.relative else reach_N1  # the largest one moves, too
+        low_NK, high_NK = coded_NK - reach_N1, coded_NK + reach_N1
         least_NK, most_NK = codes_of(low_NK, self.levels), codes_of(high_NK, self.levels)
         return between(least_NK, codes_NK, most_NK)
 
@@ -250,4 +274,6 @@ class SparseEncoding:
         parameters = {"kind": "sparse", "top_k": self.top_k, "values": self.values}
         if self.values == "codes":
             parameters["bits"] = self.bits
+        if self.relative:
+            parameters["relative"] = True
         return parameters if self.mass is None else {**parameters, "mass": self.mass}

@@ -56,7 +56,7 @@ def measured(
     """Return bytes per row and the KL divergence by temperature, by encoding."""
     classes = log_probs_NC.shape[1]
     encodings: list[Encoding] = [
-        SparseEncoding(classes, top_k, bits=bits) for top_k in TOP_KS for bits in BITS
+        SparseEncoding.new(classes, top_k, bits=bits) for top_k in TOP_KS for bits in BITS
     ]
     principal = principal_directions(fitted_NC)
     bases = [Basis.of(principal, step) for step in STEPS]

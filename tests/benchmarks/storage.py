@@ -35,7 +35,7 @@ def measure() -> list[Measurement]:
     for (top_k, bits), bound in BOUNDS.items():
         with tempfile.TemporaryDirectory() as folder:
             writer = start_cache(Path(folder) / "c", count, unit=UNIT)
-            group = declare(writer, "t", SparseEncoding(CLASSES, top_k, bits=bits), UNIT)
+            group = declare(writer, "t", SparseEncoding.new(CLASSES, top_k, bits=bits), UNIT)
             write_teacher(writer, group, encode(group, logits_NC[:count], samples))
             location = locate(Path(folder) / "c")
             stored = location.bytes_below("teachers/t") + location.bytes_below("commits/teachers/t")

@@ -18,6 +18,7 @@ from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.exclude import withdraw_images
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.check.repair import RepairConfig, RepairSummary, repair_cache
+from logitcache.encoding import sparse
 from logitcache.errors import CacheDamaged, CacheError, DataMismatch, Interrupted, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
@@ -86,6 +87,32 @@ def test_a_fault_is_mended_to_the_byte(
     recomputed = {(f.group, f.view, f.unit) for f in summary.found if f.recompute}
     assert summary.recomputed == len(recomputed)
     assert all(f"{unit}" in Path(p).parts for p in units for _, _, unit in recomputed), units
+
+
+@pytest.mark.requirement("F6.5.1")
+@pytest.mark.parametrize("relative", [False, True])
+def test_codes_stay_relative_or_absolute_when_a_cache_is_extended_and_repaired(
+    images: Path,
+    teachers: Teachers,
+    tmp_path: Path,
+    relative: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Codes of 5 bits are absolute in caches that were begun before codes could be relative."""
+    red, encoding = {"red": teachers["red"]}, {"top_k": 2, "bits": 5}
+    cache, whole = tmp_path / "cache", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(sparse, "_ABSOLUTE_BITS", 8 if relative else 4)
+        precompute(whole, images, red, encoding=encoding)
+        precompute(cache, images, red, encoding=encoding, views={"count": 1})
+    assert open_cache(cache).teacher("red").encoding.to_json().get("relative", False) is relative
+    precompute(cache, images, red, encoding={"top_k": 2})
+    DAMAGES["missing object"].inject(cache, ARRAY)
+    assert repair(cache, images, red).remaining == ()
+    got, expected = snapshot(cache), snapshot(whole)
+    for name in expected:
+        if name.startswith("teachers/"):
+            assert got[name] == expected[name], name
 
 
 def test_many_faults_at_once(intact: Path, cache: Path, images: Path, teachers: Teachers) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from logitcache.cli.app import app
 from logitcache.cli.plan import print_estimate
+from logitcache.encoding.sparse import SparseEncoding
 from logitcache.errors import UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
@@ -46,7 +47,7 @@ def test_a_file_flags_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
     assert (found["views"], found["unit_rows"], found["images"]) == (4, 16, 60)
     chosen = [row for row in found["teachers"]["cnn"]["encodings"] if row["chosen"]]
-    assert chosen[0]["encoding"] == {"kind": "sparse", "top_k": 2, "values": "codes", "bits": 5}
+    assert chosen[0]["encoding"] == SparseEncoding.new(3, 2, bits=5).to_json()
     assert 0 <= found["teachers"]["cnn"]["accuracy"] <= 1
     assert found["missing_licenses"] == ["the images", "teacher cnn", "teacher red"]
     assert [row["views"] for row in found["by_views"]] == [1, 2, 4, 8]

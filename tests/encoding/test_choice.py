@@ -19,14 +19,16 @@ from logitcache.errors import CacheError
     [
         ({}, 10, DenseEncoding(10)),
         ({}, 256, DenseEncoding(256)),
-        ({}, 257, SparseEncoding(257, 50, bits=5)),
-        ({"top_k": 20}, 120, SparseEncoding(120, 20, bits=5)),
+        ({}, 257, SparseEncoding(257, 50, bits=5, relative=True)),
+        ({"top_k": 20}, 120, SparseEncoding(120, 20, bits=5, relative=True)),
         ({"top_k": 10}, 10, DenseEncoding(10)),
         ({"top_k": 11}, 10, DenseEncoding(10)),
         ({"kind": "dense"}, 1000, DenseEncoding(1000)),
-        ({"kind": "sparse"}, 100, SparseEncoding(100, 50, bits=5)),
+        ({"kind": "sparse"}, 100, SparseEncoding(100, 50, bits=5, relative=True)),
         ({"kind": "dense", "dense_values": "uint8"}, 9, DenseEncoding(9, "uint8")),
-        ({"top_k": 5, "bits": 4}, 9, SparseEncoding(9, 5, bits=4)),
+        ({"top_k": 5, "bits": 4}, 9, SparseEncoding(9, 5, bits=4, relative=True)),
+        ({"top_k": 5, "bits": 8}, 9, SparseEncoding(9, 5)),
+        ({"top_k": 5, "sparse_values": "float16"}, 9, SparseEncoding(9, 5, "float16", 5)),
     ],
 )
 def test_dense_where_sparse_would_gain_nothing(
@@ -35,12 +37,20 @@ def test_dense_where_sparse_would_gain_nothing(
     assert choose(EncodingConfig(**config), classes) == expected
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_codes_of_a_stored_teacher_stay_as_they_are(relative: bool) -> None:
+    stored = SparseEncoding(1000, 50, bits=5, relative=relative)
+    assert choose(EncodingConfig(), 1000, stored) == stored
+    assert choose(EncodingConfig(bits=5), 1000, stored) == stored
+
+
 @pytest.mark.parametrize(
     "encoding",
     [
         DenseEncoding(9),
         DenseEncoding(9, "uint8"),
         SparseEncoding(9, 3, bits=5),
+        SparseEncoding(9, 3, bits=5, relative=True),
         SparseEncoding(9, 3, "float16"),
         SparseEncoding(9, 3, mass=0.99),
     ],
@@ -56,6 +66,8 @@ def test_an_encoding_survives_json(encoding: SparseEncoding | DenseEncoding) -> 
         {},
         {"kind": "sparse"},
         {"kind": "sparse", "top_k": 3, "values": "codes", "mass": 2.0},
+        {"kind": "sparse", "top_k": 3, "values": "codes", "relative": 1},
+        {"kind": "sparse", "top_k": 3, "values": "float16", "relative": True},
     ],
 )
 def test_an_unknown_encoding_is_refused(values: dict[str, Any]) -> None:

@@ -44,6 +44,8 @@ def transform(classes: int) -> TransformEncoding:
 ENCODINGS: dict[str, Callable[[int], Encoding]] = {
     "codes of 8 bits": lambda classes: SparseEncoding(classes, 2),
     "codes of 5 bits": lambda classes: SparseEncoding(classes, 2, bits=5),
+    "relative codes": lambda classes: SparseEncoding(classes, 2, bits=5, relative=True),
+    "relative codes and mass": lambda classes: SparseEncoding.new(classes, 3, bits=5, mass=0.8),
     "float16 of k": lambda classes: SparseEncoding(classes, 2, "float16"),
     "mass": lambda classes: SparseEncoding(classes, 2, mass=0.7),
     "mass of float16": lambda classes: SparseEncoding(classes, 2, "float16", mass=0.5),

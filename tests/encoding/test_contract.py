@@ -29,6 +29,7 @@ class TestEncodings(EncodingContract):
             DenseEncoding(20, "uint8"),
             SparseEncoding(20, 4),
             SparseEncoding(20, 4, bits=5),
+            SparseEncoding(20, 4, bits=5, relative=True),
             SparseEncoding(20, 4, "float16"),
             SparseEncoding(20, 8, mass=0.9),
             SparseEncoding(70_000, 3),

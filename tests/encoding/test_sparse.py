@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitcache.encoding.codes import code_log_probs, codes_of
+from logitcache.encoding.fidelity import measure_fidelity
 from logitcache.encoding.sparse import SparseEncoding
 from logitcache.encoding.tail import NO_TAIL, log_masses, tail_of
 from tests.encoding.strategies import log_error_bound, log_probs_of, logits
@@ -180,6 +182,54 @@ def test_codes_are_rounded_eighth_roots() -> None:
             codes = codes_of(8 * np.log(roots / n), n)
         assert codes.tolist() == [1, 1, 1, 1, 3, n - 1, n, n]
         np.testing.assert_allclose(np.exp(code_log_probs(n)), (np.arange(n + 1) / n) ** 8)
+
+
+@pytest.mark.requirement("F6.5.1", "F6.8")
+@given(z=logits(), data=st.data())
+def test_relative_codes_are_those_of_p_over_the_largest_p(
+    z: NDArray[np.float32], data: st.DataObject
+) -> None:
+    log_probs = log_probs_of(z)
+    k = data.draw(st.integers(1, z.shape[1] - 1))
+    mass = data.draw(st.sampled_from([None, 0.5, 0.999]))
+    absolute = SparseEncoding(z.shape[1], k, bits=data.draw(st.integers(4, 8)), mass=mass)
+    relative = replace(absolute, relative=True)
+    before, arrays = absolute.encode(log_probs), relative.encode(log_probs)
+    assert before.keys() == arrays.keys()
+    for name in before.keys() - {"codes"}:
+        np.testing.assert_array_equal(arrays[name], before[name])
+    codes: NDArray[Any] = arrays["codes"]
+    ids, n = absolute.decode(before).class_ids, absolute.levels
+    for row, ids_K, codes_K in zip(log_probs, ids, codes, strict=True):
+        logs = [row[c] - max(row) for c, code in zip(ids_K, codes_K, strict=True) if code]
+        assert codes_K.max() == n, "the most probable class has the largest code"
+        for value, code in zip(logs, codes_K, strict=False):
+            assert abs(code - max(1.0, n * math.exp(value / 8))) <= 0.5 + 1e-9
+            error = abs(8 * math.log(code / n) - value)
+            assert value < -8 * math.log(n) or error <= log_error_bound(int(code)) + 1e-9
+
+
+@pytest.mark.requirement("F6.5.1", "F6.7")
+@given(z=logits(), bits=st.integers(4, 8))
+def test_reading_does_not_depend_on_whether_codes_are_relative(
+    z: NDArray[np.float32], bits: int
+) -> None:
+    relative = SparseEncoding(z.shape[1], 2, bits=bits, relative=True)
+    arrays = relative.encode(log_probs_of(z))
+    older = replace(relative, relative=False).decode(arrays)
+    found = relative.decode(arrays)
+    np.testing.assert_array_equal(found.log_probs, older.log_probs)
+    np.testing.assert_array_equal(found.class_ids, older.class_ids)
+
+
+def test_relative_codes_lose_less_where_no_class_is_certain() -> None:
+    z = np.random.default_rng(0).normal(0, 2.5, (400, 200)).astype(np.float32)
+    absolute = SparseEncoding(200, 50, bits=5)
+    losses = [
+        measure_fidelity(encoding, log_probs_of(z)).losses[1.0].coding
+        for encoding in (absolute, replace(absolute, relative=True))
+    ]
+    assert losses[1] < 0.75 * losses[0]
 
 
 @pytest.mark.requirement("F6.4", "F6.5")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEYS = keys_of(60)
-SMALL = {"dense": SparseEncoding(CLASSES, 2), "sparse": SparseEncoding(CLASSES, 2, "codes", 5)}
+SMALL = {"dense": SparseEncoding(CLASSES, 2), "sparse": SparseEncoding.new(CLASSES, 2, bits=5)}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_it_has_the_arrays_of_a_cache_that_is_computed_in_this_encoding(
     rows = RowSelection(keys=frozenset(chosen))
     summary = slice_cache(whole, tmp_path / "slice", rows=rows, top_k=2, bits=5)
     assert files_of(whole) == before
-    encodings = {"dense": SparseEncoding(CLASSES, 2, "codes", 5), "sparse": SMALL["sparse"]}
+    encodings = {"dense": SparseEncoding.new(CLASSES, 2, bits=5), "sparse": SMALL["sparse"]}
     monkeypatch.setattr(caches, "TEACHERS", encodings)
     # units have the default size, also where those of the source are smaller
     monkeypatch.setattr(caches, "UNIT_ROWS", dict.fromkeys(encodings, caches.UNIT))

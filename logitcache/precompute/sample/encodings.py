@@ -152,7 +152,7 @@ def _tried(chosen: Encoding) -> list[Encoding]:
     if isinstance(chosen, SigmoidEncoding):
         return [SigmoidEncoding(classes, "uint8"), SigmoidEncoding(classes)]
     tried: list[Encoding] = [
-        SparseEncoding(classes, top_k, bits=bits)
+        SparseEncoding.new(classes, top_k, bits=bits)
         for top_k in _TOP_KS
         if top_k < classes
         for bits in _BITS
