@@ -249,9 +249,9 @@ class Outputs:
     features: Mapping[str, Features] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, answer: Outputs | Tensor) -> Outputs:
+    def of(cls, output: Outputs | Tensor) -> Outputs:
         """Return outputs unchanged, and logits as outputs without features."""
-        return cls(answer) if isinstance(answer, Tensor) else answer
+        return cls(output) if isinstance(output, Tensor) else output
 
     def take(self, index: Tensor) -> Outputs:
         """Return the outputs for some rows.

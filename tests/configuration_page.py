@@ -106,13 +106,13 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
 
 def attributes(config: type[BaseModel]) -> dict[str, str]:
     """Return what the docstrings of a configuration and its bases say of each field."""
-    said: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for base in reversed(config.__mro__):
         _, _, listed = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
         for entry in re.split(r"\n(?=    \w+:)", f"\n{listed}")[1:]:
             name, _, text = entry.partition(":")
-            said[name.strip()] = " ".join(text.split())
-    return said
+            descriptions[name.strip()] = " ".join(text.split())
+    return descriptions
 
 
 def _below(
@@ -141,9 +141,9 @@ def _models_in(annotation: object) -> list[tuple[type[BaseModel], str]]:
 
 def _section(path: str, config: type[BaseModel]) -> str:
     level = "##" if path in _ROOTS else "###"
-    said = attributes(config)
+    descriptions = attributes(config)
     rows = [
-        f"| `{name}` | {_default(field)} | {_plain(said.get(name, ''))} |"
+        f"| `{name}` | {_default(field)} | {_plain(descriptions.get(name, ''))} |"
         for name, field in config.model_fields.items()
     ]
     return "\n".join(

@@ -220,7 +220,7 @@ HOMES: dict[str, set[str]] = {
 
 MODULES = sorted(ROOT.rglob("*.py"))
 SUB_ROOMS = {"cache", "precompute"}
-"""Packages whose sub-packages, and files beside them, have rows of their own in the table."""
+"""Packages whose sub-packages, and files next to them, have rows of their own in the table."""
 MOST_LINES = 450
 
 

@@ -38,7 +38,7 @@ def test_an_unknown_key_is_named_with_its_nearest(path: tuple[str, ...], offered
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"steps": None}, "either epochs or steps"),
         ({"epochs": 2}, "either epochs or steps"),
@@ -49,8 +49,8 @@ def test_an_unknown_key_is_named_with_its_nearest(path: tuple[str, ...], offered
         ({"data": {"name": "digits", "split": "test"}}, "'train' or 'val'"),
     ],
 )
-def test_values_that_cannot_be_are_refused(change: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_values_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         TrainConfig.parse({**TRAIN, **change}, "train")
 
 
@@ -95,7 +95,7 @@ def test_no_message_repeats_what_opens_a_store() -> None:
         with pytest.raises(UsageError) as caught:
             TrainConfig.parse({**values, **change}, "train")
         assert "hunter" not in str(caught.value)
-    assert "https://***@host" in str(caught.value)  # told, but for the secret
+    assert "https://***@host" in str(caught.value)  # shown without the secret
 
 
 def test_a_message_repeats_no_whole_section_and_no_long_value() -> None:

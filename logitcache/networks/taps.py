@@ -262,9 +262,9 @@ def _run(
     caught = _Caught(until)
     handles = [_hook(site, partial(caught.add, tap)) for tap, site in sites.items()]
     try:
-        answer: Tensor = network(images)
+        output: Tensor = network(images)
     except _Complete:
-        answer = images.new_empty(len(images), 0)
+        output = images.new_empty(len(images), 0)
     finally:
         for handle in handles:
             handle.remove()
@@ -276,7 +276,7 @@ def _run(
                 got=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
                 hint="usual taps are " + ", ".join(suggested_taps(network)),
             )
-    return answer, {tap: caught.values[tap] for tap in sites}, caught.calls
+    return output, {tap: caught.values[tap] for tap in sites}, caught.calls
 
 
 def _hook(site: _Site, keep: Callable[[Any], None]) -> RemovableHandle:

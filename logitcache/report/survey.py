@@ -184,13 +184,13 @@ class _Totals:
         """Add one view with all of its teachers, in one pass over their units."""
         seen = [n for n in self._cache.teachers if view_id in self._cache.views_of([n])]
         label_N = self._label_array()
-        answers = {name: self._answer_array(name, view_id) for name in seen}
+        outputs = {name: self._outputs_array(name, view_id) for name in seen}
         sums: dict[str, Any] = {
             "labels": self._label_counts(),
             "rows": (label_N >= -1).sum(),
-            "teachers": {name: self._sums(name, answers[name], label_N) for name in seen},
+            "teachers": {name: self._sums(name, outputs[name], label_N) for name in seen},
             "pairs": {
-                f"{a} {b}": _same_class(answers[a], answers[b], label_N >= -1)
+                f"{a} {b}": _same_class(outputs[a], outputs[b], label_N >= -1)
                 for a, b in itertools.combinations(seen, 2)
             },
         }
@@ -252,7 +252,7 @@ class _Totals:
             "tail": da.where(here, tail, 0.0).sum(),
         }
 
-    def _answer_array(self, name: str, view_id: str) -> da.Array:
+    def _outputs_array(self, name: str, view_id: str) -> da.Array:
         """Return top class, entropy and tail mass of every row, float64 (N, 3).
 
         Rows that were not computed have -1, NaN and NaN.
@@ -260,7 +260,7 @@ class _Totals:
         rows = self._cache.teachers[name].unit_rows
         chunks = ((rows,) * (self._capacity // rows), (3,))
         answers_N3: da.Array = da.map_blocks(
-            _answers, *self._at, name, view_id, chunks=chunks, dtype=np.float64, meta=_META_N3
+            _outputs, *self._at, name, view_id, chunks=chunks, dtype=np.float64, meta=_META_N3
         )
         return answers_N3
 
@@ -310,7 +310,7 @@ def _opened(url: str, revision: str) -> Cache:
     return cache
 
 
-def _answers(
+def _outputs(
     url: str,
     revision: int,
     teacher: str,

@@ -76,11 +76,11 @@ class Ensemble:
         """Set the layers whose features are computed.
 
         Args:
-            taps: Layers, by the names that :meth:`answer` uses.
+            taps: Layers, by the names that :meth:`run` uses.
         """
         self._taps = dict(taps)
 
-    def answer(
+    def run(
         self,
         pixels: Mapping[int, NDArray[np.uint8]],
         batches: Mapping[str, int],

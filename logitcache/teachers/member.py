@@ -260,7 +260,7 @@ class Member:
         """
         check_patch_drop(self._network, grid, self.input.size, f"teacher {self.name!r}")
 
-    def answer(self, pixels_B3SS: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, pixels_B3SS: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return raw logits (B, C) for RGB pixels in uint8.
 
         Args:

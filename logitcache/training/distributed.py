@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DistributedContext"]
 
-_PATIENCE = timedelta(minutes=10)  # timeout for a rank that is alive but does not answer
+_PATIENCE = timedelta(minutes=10)  # timeout for a rank that is alive but does not respond
 _MAX_SEED = 2**63
 Result = TypeVar("Result")
 
@@ -94,16 +94,16 @@ class DistributedContext:
         """
         if self._control is None:
             return function()
-        answer: list[Any] = [None]
+        message: list[Any] = [None]
         if self.is_first:
             try:
-                answer = [function()]
+                message = [function()]
             except LogitcacheError as error:  # sent, since the others wait in the broadcast
-                answer = [error]
-        distributed.broadcast_object_list(answer, src=0, group=self._control)
-        if isinstance(answer[0], LogitcacheError):
-            raise answer[0]
-        result: Result = answer[0]
+                message = [error]
+        distributed.broadcast_object_list(message, src=0, group=self._control)
+        if isinstance(message[0], LogitcacheError):
+            raise message[0]
+        result: Result = message[0]
         return result
 
     def any(self, *flags: bool) -> tuple[bool, ...]:

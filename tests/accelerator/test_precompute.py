@@ -72,7 +72,7 @@ def test_a_compiled_teacher_has_the_same_outputs(
             TeacherConfig.parse({**teachers[name], **options}, ""),
             device=torch.device(cuda),
             precision="float32",
-        ).answer(pixels)
+        ).run(pixels)
         for options in ({}, how)
     )
     np.testing.assert_allclose(plain, other, rtol=1e-3, atol=1e-3)

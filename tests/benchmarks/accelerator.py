@@ -284,13 +284,13 @@ class Precompute:
             image_memory=IMAGE_MEMORY,
         )
         batches = dict.fromkeys(self._ensemble.members, batch)
-        asked = dict.fromkeys(self._ensemble.members)
+        requested = dict.fromkeys(self._ensemble.members)
         block = plan.block(0)
         try:
             for view_id in plan.views:
                 starts = range(0, len(block.indices), batch)
                 for each in renderer.batches(view_id, starts, block):
-                    self._ensemble.answer(each.pixels, batches, asked)
+                    self._ensemble.run(each.pixels, batches, requested)
         finally:
             renderer.close()
 

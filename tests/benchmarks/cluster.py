@@ -29,7 +29,7 @@ class Bench:
     """Images and a teacher, and runs over them.
 
     Args:
-        folder: Where all of it lies.
+        folder: Folder of all files.
         per_class: Images of each of the three classes.
     """
 

@@ -5,7 +5,7 @@
     python -m tests.benchmarks.cost_model                       # on this processor
     python -m tests.benchmarks.cost_model --rate cnn=2900 --rate involution=1500 --decode 14000
 
-A worker shows an image to every teacher in turn; decoding and rendering go on beside it where they
+A worker runs every teacher on an image in turn; decoding and rendering run in parallel where they
 have processors of their own (``--decode``, images/s of those), and take turns with the teachers
 where they have not. Bytes are those of synthetic logits of that many classes, encoded and
 compressed as a shard is; objects are counted from the format.
@@ -89,39 +89,44 @@ def main() -> None:
     parser.add_argument("--decode", type=float, help="images/s of processors of its own")
     parser.add_argument("--efficiency", type=float, default=0.92, help="of workers side by side")
     parser.add_argument("--hourly", type=float, help="price of a worker and hour")
-    told = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    rates = {name: float(value) for name, _, value in (rate.partition("=") for rate in told.rate)}
+    rates = {
+        name: float(value) for name, _, value in (rate.partition("=") for rate in options.rate)
+    }
     measured = not rates
     rates = rates or {name: teacher_rate(model) for name, model in NETWORKS.items()}
     forwards = sum(1 / rate for rate in rates.values())
-    decoding = 1 / (told.decode or decode_rate())
-    seconds = max(forwards, decoding) if told.decode else forwards + decoding
+    decoding = 1 / (options.decode or decode_rate())
+    seconds = max(forwards, decoding) if options.decode else forwards + decoding
     where = "measured here, one processor" if measured else "as given"
     for name, rate in rates.items():
         print(f"{name}: {rate:.1f} images/s ({where})")
     print(f"decoding and rendering: {1 / decoding:.0f} images/s")
-    each = row_bytes(told.classes, told.top_k)
-    shown = told.images * told.views
-    unit = default_unit_rows(told.images)
-    blocks = -(-told.images // unit)
-    units = blocks * told.views * len(rates)
-    objects = units * arrays_of(told.top_k, told.classes)
+    each = row_bytes(options.classes, options.top_k)
+    shown = options.images * options.views
+    unit = default_unit_rows(options.images)
+    blocks = -(-options.images // unit)
+    units = blocks * options.views * len(rates)
+    objects = units * arrays_of(options.top_k, options.classes)
     objects += blocks * (len(SAMPLE_ARRAYS) + 2)
     print(f"{shown:.3g} images shown, each {1000 * seconds:.3g} ms of a worker")
     print(
         f"{each:.1f} B a row, view and teacher: {each * shown * len(rates) / 1e9:.0f} GB "
-        f"(dense float32: {4 * told.classes * shown * len(rates) / 1e12:.0f} TB)"
+        f"(dense float32: {4 * options.classes * shown * len(rates) / 1e12:.0f} TB)"
     )
-    print(f"{blocks} blocks of {unit} rows, {units} units, {blocks * told.views} items of work")
-    print(f"{objects} objects written, {2 * blocks * told.views} claims taken and given back")
-    print(f"a student reads {blocks * (arrays_of(told.top_k, told.classes) - 1)} objects an epoch")
+    print(f"{blocks} blocks of {unit} rows, {units} units, {blocks * options.views} items of work")
+    print(f"{objects} objects written, {2 * blocks * options.views} claims taken and given back")
+    print(
+        f"a student reads {blocks * (arrays_of(options.top_k, options.classes) - 1)} objects "
+        "an epoch"
+    )
     hours = shown * seconds / 3600
-    print(f"{hours:.0f} hours of workers; at {told.efficiency:.0%} of their rate side by side:")
+    print(f"{hours:.0f} hours of workers; at {options.efficiency:.0%} of their rate side by side:")
     for workers in (1, 8, 64, 512):
-        spent = hours / workers / (told.efficiency if workers > 1 else 1.0)
-        price = f", {spent * workers * told.hourly:.0f}" if told.hourly else ""
-        item = unit * seconds / (told.efficiency if workers > 1 else 1.0)
+        spent = hours / workers / (options.efficiency if workers > 1 else 1.0)
+        price = f", {spent * workers * options.hourly:.0f}" if options.hourly else ""
+        item = unit * seconds / (options.efficiency if workers > 1 else 1.0)
         print(f"  {workers:4d} workers: {spent:.0f} h ({spent / 24:.1f} days){price}", end="; ")
         print(f"an item takes {item / 60:.0f} min")
 

@@ -75,10 +75,10 @@ def planned(name: str, export: Path, option: dict[str, Any]) -> Measurement:
     found = estimate_cache(PrecomputeConfig.parse(config, "features"))
     tap = found.teachers[name].taps[TAPS[name]]
     shape = " x ".join(map(str, tap.encoding["shape"]))
-    said = ", ".join(f"{key} {value}" for key, value in option.items())
+    settings = ", ".join(f"{key} {value}" for key, value in option.items())
     fidelity = tap.fidelity
     return Measurement(
-        f"{name}, {TAPS[name]}: {said}",
+        f"{name}, {TAPS[name]}: {settings}",
         tap.row_bytes,
         "B",
         note=f"{shape}; error {fidelity['error']:.2g}, of it coding {fidelity['coding']:.2g}; "

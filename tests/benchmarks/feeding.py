@@ -1,4 +1,4 @@
-"""Formats of others beside ours: bytes, rates, and how long a training loop waits for each.
+"""Formats of other projects compared with ours: bytes, rates, waiting time of a training loop.
 
 The same 32768 rows (K = 50 of C = 1000, 8192 distinct ones over and over), each format written and
 read as its sources describe it; see :mod:`tests.benchmarks.peers`. *rate*: an epoch, shuffled as
@@ -78,8 +78,8 @@ class Student:
 
     def __call__(self, images: Tensor, ids_BK: Tensor, log_probs_BK: Tensor) -> None:
         log_s_BC = functional.log_softmax(self._network(images.float() / 255), 1)
-        asked = log_s_BC.gather(1, ids_BK) if ids_BK.shape[1] else log_s_BC
-        loss = -(log_probs_BK.exp() * asked).sum(1).mean()
+        log_s_BK = log_s_BC.gather(1, ids_BK) if ids_BK.shape[1] else log_s_BC
+        loss = -(log_probs_BK.exp() * log_s_BK).sum(1).mean()
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -100,9 +100,9 @@ def waiting(feed: Feed, student: Student) -> float:
     start, waited = time.perf_counter(), 0.0
     batches: Iterator[tuple[Tensor, Tensor, Tensor]] = iter(feed)
     while True:
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(batches, None)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - requested
         if batch is None:
             return waited / (time.perf_counter() - start)
         student(*batch)

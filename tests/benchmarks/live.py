@@ -1,8 +1,8 @@
-"""Train a stage of a pipeline again, with its teachers answering live: the control of a cache.
+"""Train a stage of a pipeline again, with teachers run live: the control of a cache.
 
-Same student, steps, batches and order. By default the same views too, so that only *when* the
-teachers were asked differs, and what storing costs; with ``--fresh-views`` every epoch draws a view
-of its own, as training with live teachers usually does::
+Same student, steps, batches and order. By default the same views too, so that the only
+differences are *when* the teachers are run, and what storage loses; with ``--fresh-views`` every
+epoch draws a view of its own, as training with live teachers usually does::
 
     python -m tests.benchmarks.live cifar10 from-both --out runs/cifar10 [--fresh-views]
 
@@ -56,23 +56,23 @@ if TYPE_CHECKING:
 
 
 class LiveTeachers:
-    """Answers every batch at once, each teacher from the same view at its own size.
+    """Live outputs for every batch, each teacher run on the same view at its own size.
 
     Args:
-        stage: The one that made the cache: who is asked.
-        needs: What the student learns from.
-        shown: A twin of the loader of the run: it knows the views of its epochs.
+        stage: The stage that computed the cache, with the teachers.
+        needs: What the objectives need.
+        shown: A copy of the loader of the run, for the views of its epochs.
     """
 
     def __init__(self, stage: Stage, needs: Needs, shown: Loader) -> None:
         cache = open_cache(stage.values["cache"])
         self._logits = tuple(cache.teachers) if needs.teachers is None else needs.teachers
         self._taps: dict[str, FeatureGroup] = {name: cache.tap(name) for name in needs.features}
-        asked = {*self._logits, *(teacher_of(group.name) for group in self._taps.values())}
+        names = {*self._logits, *(teacher_of(group.name) for group in self._taps.values())}
         configs = {
             name: TeacherConfig.model_validate(teacher)
             for name, teacher in stage.values["teachers"].items()
-            if name in asked
+            if name in names
         }
         self._ensemble = Ensemble(configs, device=torch.device("cpu"), precision="float32")
         self._ensemble.keep({name: _tap(group) for name, group in self._taps.items()})
@@ -86,13 +86,13 @@ class LiveTeachers:
 
     @property
     def features(self) -> dict[str, Features]:
-        """One row of every tap, as an example."""
+        """One example row of every tap."""
         return {name: example_features(group.encoding) for name, group in self._taps.items()}
 
     def __call__(self, _: Tensor, targets: TargetBatch) -> TargetBatch:
         view = self._shown.view(self._batches // len(self._shown))
         if view.mixing is not None:
-            raise SystemExit("live teachers are shown views that mix nothing")
+            raise SystemExit("live teachers do not support views that mix images")
         self._batches += 1
         self.forwards += len(self._ensemble.members)
         rows = self._shown.rows
@@ -102,9 +102,9 @@ class LiveTeachers:
         kept = {
             name: self._kept(group.encoding, view, hashes) for name, group in self._taps.items()
         }
-        asked = {**dict.fromkeys(self._logits), **kept}
-        said = self._ensemble.answer(pixels, dict.fromkeys(asked, len(hashes)), asked)
-        answered = {name: torch.from_numpy(values) for name, values in said.items()}
+        names = {**dict.fromkeys(self._logits), **kept}
+        outputs = self._ensemble.run(pixels, dict.fromkeys(names, len(hashes)), names)
+        answered = {name: torch.from_numpy(values) for name, values in outputs.items()}
         return replace(
             targets,
             teachers={name: DenseLogits(answered[name].log_softmax(1)) for name in self._logits},
@@ -115,7 +115,7 @@ class LiveTeachers:
         )
 
     def close(self) -> None:
-        """Stop what renders."""
+        """Stop the renderer."""
         self._renderer.close()
         self._shown.close()
 

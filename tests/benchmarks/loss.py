@@ -1,6 +1,6 @@
 """The soft loss on sparse targets, forward and backward, against ``F.cross_entropy``.
 
-At most 1.5 times its processor time at T = 1, and less than one (B, C) float beside what
+At most 1.5 times its processor time at T = 1, and less than one (B, C) float in addition to what
 cross-entropy needs. glibc is set to keep freed memory: otherwise both sides pay for page faults,
 cross-entropy for more of them, and how many is chance of the heap.
 """

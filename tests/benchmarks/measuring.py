@@ -1,7 +1,7 @@
 """Two things measured against each other in one process, in turns, and the rows they become.
 
 Machines are noisy: a ratio is the median of the ratios of neighboring rounds, and its spread, the
-quartiles, stands beside it.
+quartiles, stands next to it.
 """
 
 from __future__ import annotations

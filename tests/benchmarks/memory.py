@@ -1,7 +1,7 @@
 """Peak memory of precompute and of training by rows, beyond the window and the list of files.
 
 Every figure is the growth of a child's peak between N and ten times as many rows. Source, pictures
-and answers cost nothing: keys are made up when they are asked for, every image is the same, and the
+and answers cost nothing: keys are generated on access, every image is the same, and the
 teacher answers zeros without being run. All else is the real thing: plan, units, commits, seal and
 probes; matching, a training of some steps, and a walk through all windows of an epoch. What a
 reader keeps of a folder is measured apart.
@@ -55,7 +55,7 @@ _BILLION = 10**9
 
 
 class _Keys:
-    """Keys that are made up when they are asked for."""
+    """Keys that are generated on access."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -104,10 +104,10 @@ class _NoPictures:
 
 
 def _no_forward(
-    _: Ensemble, pixels: Mapping[int, NDArray[np.uint8]], batches: object, asked: Iterable[str]
+    _: Ensemble, pixels: Mapping[int, NDArray[np.uint8]], batches: object, requested: Iterable[str]
 ) -> dict[str, NDArray[np.float32]]:
     rows = len(next(iter(pixels.values())))
-    return {name: np.zeros((rows, _CLASSES), dtype=np.float32) for name in asked}
+    return {name: np.zeros((rows, _CLASSES), dtype=np.float32) for name in requested}
 
 
 def _precompute(source: _Source, folder: Path) -> None:
@@ -178,7 +178,7 @@ def _list(count: int, folder: Path) -> object:
 
 
 def _forget_peak() -> int:
-    """Let the kernel's account of the peak begin anew; return bytes resident now."""
+    """Reset the kernel's peak of resident memory; return the bytes resident now."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

@@ -1,4 +1,4 @@
-"""Precompute against the bare loop, and what a row costs beside its forward.
+"""Precompute compared with the bare loop, and the time of a row without its forward pass.
 
 The bare loop has the same loader (reading, digests, decoding, views) and the same teachers; what
 they say is dropped. Both sides take queue in one process. A row's own cost is processor time of all
@@ -198,12 +198,12 @@ def _bare_loop(plan: Plan, ensemble: Ensemble) -> None:
         image_memory=IMAGE_MEMORY,
     )
     batches = dict.fromkeys(ensemble.members, BATCH)
-    asked = dict.fromkeys(ensemble.members)
+    requested = dict.fromkeys(ensemble.members)
     try:
         for view_id in plan.views:
             block = plan.block(0)
             starts = range(0, len(block.indices), BATCH)
             for batch in renderer.batches(view_id, starts, block):
-                ensemble.answer(batch.pixels, batches, asked)
+                ensemble.run(batch.pixels, batches, requested)
     finally:
         renderer.close()

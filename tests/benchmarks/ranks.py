@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.benchmarks.measuring import Measurement
 from tests.processes import run_ranks
-from tests.training.test_ranks import Told, train
+from tests.training.test_ranks import Record, train
 
 SEEDS, STEPS, FIRST = 3, 120, 50
 STUDENTS: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ def _rows(name: str) -> list[Measurement]:
     ]
 
 
-def _run(name: str, seed: int, processes: int) -> Told:
+def _run(name: str, seed: int, processes: int) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         values = {
             "out": str(Path(folder) / "out"),
@@ -79,7 +79,7 @@ def _run(name: str, seed: int, processes: int) -> Told:
             "device": "cpu",
             "threads": 1,
         }
-        told = run_ranks(processes, train, values)
-    first = told[0]
-    assert isinstance(first, Told), first
+        records = run_ranks(processes, train, values)
+    first = records[0]
+    assert isinstance(first, Record), first
     return first

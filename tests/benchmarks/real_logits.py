@@ -7,7 +7,7 @@ teachers of the task of 120 classes (:mod:`tests.benchmarks.many_classes`)::
     logitcache run cifar120 --only cnn --only rednet --only dense --out runs/cifar120 ...
     python -m tests.benchmarks.real_logits runs/cifar120/dense
 
-"mass" is what lies outside the K classes, on average; "top" the mean largest probability.
+"mass" is the probability outside the K classes, on average; "top" the mean largest probability.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training from a cache that lies elsewhere: how long it waits, and what it asks for.
+"""Training from a remote cache: waiting time and requests.
 
 scikit-learn's digits, two views of one teacher in 11 units, one epoch a view: from a folder, over
 HTTP and from an S3 server, as they are, and with 30 ms before every answer and every tenth request
@@ -105,7 +105,7 @@ def _measure_server(name: str, url: str, server: FaultyServer, root: Path) -> li
             target=1.0,
             note=f"{found.target_bytes} of {size} B",
         ),
-        Measurement(f"{ill}: requests failed and asked again", found.failed, ""),
+        Measurement(f"{ill}: requests failed and retried", found.failed, ""),
         Measurement(f"{ill}: reads of samples", found.samples, ""),
         Measurement(f"{ill}: requests for documents", found.metadata, ""),
         Measurement(

@@ -3,7 +3,7 @@
 Steps: a ViT-Ti at 64 pixels, 32 images, C = 1000, K = 50; the cached side also gathers and decodes
 its batch of targets. Both sides see the same images, already normalized, and step the optimizer.
 
-Epochs: the same student over photographs of noise, rendered as always. Live teachers are asked in
+Epochs: the same student over photographs of noise, rendered as always. Live teachers are run in
 every step by ``timm.task.LogitDistillationTask``, a ResNet-18 and a RedNet-26 at the same size,
 answering with the mean of their logits; from the cache the student learns from both, one by one.
 What the cache took to make is in the note: an epoch's views are made once, and walked as often as

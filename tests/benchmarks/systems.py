@@ -10,9 +10,10 @@ repeated, so a command can be given again to go on or to print::
     python -m tests.benchmarks.systems heads libkd ...
     python -m tests.benchmarks.systems shares wecolora ...
 
-``table``: the student beside labels alone, plain soft targets and shuffled ones. ``live``: cached
-less live, from the same views and from fresh ones, with 1, 4 and 16 views in the cache. ``heads``:
-LIB-KD's heads, and its teachers one by one. ``shares``: WeCoLoRA with 1 and 10 % of the images.
+``table``: the student compared with labels alone, plain soft targets and shuffled ones. ``live``:
+cached less live, from the same views and from fresh ones, with 1, 4 and 16 views in the cache.
+``heads``: LIB-KD's heads, and its teachers one by one. ``shares``: WeCoLoRA with 1 and 10 % of the
+images.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Place:
         Args:
             system: Its name.
             seed: Of every training.
-            variant: What its folder is called beside the name.
+            variant: Suffix of its folder.
             change: Changes the values of the file.
         """
         images = TEACHER_IMAGES if system in FEW_SHOT else IMAGES
@@ -148,7 +149,7 @@ def run(place: Place, pipeline: Pipeline, seed: int, names: Sequence[str] = ()) 
 
 
 def _copy_teacher(place: Place, name: str, seed: int, folder: Path) -> None:
-    """Train a teacher if no system has yet, and put it beside a system's stages."""
+    """Train a teacher if no system has yet, and copy it to a system's stages."""
     owner = place.pipeline(TEACHERS[name], seed)
     shared = Pipeline(owner.config, out=str(owner.out.with_name("teachers")), seed=seed)
     shared.out.mkdir(parents=True, exist_ok=True)
@@ -293,8 +294,8 @@ def _only(values: dict[str, Any], teacher: str) -> None:
     stems = {"cnn": "convolution", "rednet": "involution"}
     for stage in values["stages"]:
         if "precompute" in stage:
-            asked = stage["precompute"]["teachers"]
-            stage["precompute"]["teachers"] = {teacher: asked[teacher]}
+            teachers = stage["precompute"]["teachers"]
+            stage["precompute"]["teachers"] = {teacher: teachers[teacher]}
         if stage["name"] == "student":
             own = stage["train"]
             own["student"] = copy.deepcopy(own["student"])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """A clock that goes on when it is told to, or by a step at every look."""
+    """A clock that is advanced by hand, or by a step at every reading."""
 
     def __init__(self, step: float = 0.0) -> None:
         self.now, self.step = 1000.0, step

@@ -32,10 +32,10 @@ def test_a_unit_is_about_a_sixteenth(rows: int, expected: int) -> None:
 
 
 @pytest.mark.requirement("F3.7")
-@pytest.mark.parametrize("asked", [0, 8, 48, 131072, -16])
-def test_unusable_units_are_refused(asked: int) -> None:
+@pytest.mark.parametrize("requested", [0, 8, 48, 131072, -16])
+def test_unusable_units_are_refused(requested: int) -> None:
     with pytest.raises(UsageError, match="number of rows in a unit"):
-        default_unit_rows(1000, asked)
+        default_unit_rows(1000, requested)
 
 
 @pytest.mark.requirement("F3.8")

@@ -34,10 +34,10 @@ def test_a_url_is_a_path_or_a_file_url(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(errno.ENOSPC, "no space left"), (errno.EIO, "refused")]
+    ("code", "message"), [(errno.ENOSPC, "no space left"), (errno.EIO, "refused")]
 )
 def test_a_failing_disk_leaves_nothing_half(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, message: str
 ) -> None:
     location = LocalLocation(tmp_path)
     location.write("kept", b"before")
@@ -46,7 +46,7 @@ def test_a_failing_disk_leaves_nothing_half(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StorageError, match=said):
+    with pytest.raises(StorageError, match=message):
         location.write("kept", b"after")
     monkeypatch.undo()
     assert location.read("kept") == b"before"

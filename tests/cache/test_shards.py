@@ -136,7 +136,7 @@ def test_every_flipped_bit_and_every_length_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ((2**64 - 1, 2**64 - 1), "inner chunk 0 of 1: it is missing"),
         ((2**63, 2**63), "inner chunk 0 of 1: it is missing"),
@@ -145,13 +145,13 @@ def test_every_flipped_bit_and_every_length_is_noticed(tmp_path: Path) -> None:
     ],
 )
 def test_an_index_that_holds_but_points_nowhere_is_refused(
-    tmp_path: Path, entry: tuple[int, int], said: str
+    tmp_path: Path, entry: tuple[int, int], message: str
 ) -> None:
     location, content = written(tmp_path, CODES, 16)
     stored = location.read("a/c/1/1/0") or b""
     index = np.array(entry, "<u8").tobytes()
     forged = stored[:-20] + index + google_crc32c.value(index).to_bytes(4, "little")
-    with pytest.raises(BadShardError, match=said):
+    with pytest.raises(BadShardError, match=message):
         decode_shard(forged, ShardLayout(16, 16, "blosc"), np.zeros_like(content))
 
 

@@ -97,7 +97,7 @@ def test_every_object_of_a_unit_is_in_its_commit(tmp_path: Path) -> None:
 
 @pytest.mark.requirement("F5.5", "F11.3")
 def test_a_unit_of_fill_alone_has_its_objects(tmp_path: Path) -> None:
-    """Otherwise it would look missing: Zarr writes no empty chunks unless told to."""
+    """Otherwise it would look missing: Zarr writes no empty chunks by default."""
     make_cache(tmp_path, {"a": (SPARSE, LOGITS[:17])}, 17, tuple(range(16)))
     assert (tmp_path / "teachers/a/codes/c/0/0/0").exists()
     assert open_cache(tmp_path).read("a", VIEW, 0, 16)["codes"].max() == 0

@@ -183,9 +183,9 @@ def test_stopped_in_the_middle_it_goes_on(
     for unit in range(4):
         (cache / f"teachers/red/codes/c/0/{unit}/0").write_bytes(b"")
     values = {"cache": str(cache), "data": str(images), "teachers": {"red": teachers["red"]}}
-    asked = iter(range(100))
+    requested = iter(range(100))
     with pytest.raises(Interrupted):
-        repair_cache(RepairConfig.parse(values, ""), should_stop=lambda: next(asked) > 3)
+        repair_cache(RepairConfig.parse(values, ""), should_stop=lambda: next(requested) > 3)
     assert 0 < len(verify(cache).faults) < 8
     assert repair(cache, images, {"red": teachers["red"]}).remaining == ()
     got, expected = snapshot(cache), snapshot(intact)

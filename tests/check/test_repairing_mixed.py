@@ -1,4 +1,4 @@
-"""Views that mix images: whom a row is mixed with, and probes, are damaged, named and mended."""
+"""Views that mix images: damaged partners and fingerprints are named and repaired."""
 
 from __future__ import annotations
 

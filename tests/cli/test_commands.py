@@ -101,7 +101,7 @@ def test_a_file_flags_and_assignments_in_this_order(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["precompute", "--cache", "c"], 2, "precompute.teachers"),
         (["precompute", "--teacher", "resnet50"], 2, "NAME=MODEL[@WEIGHTS]"),
@@ -139,7 +139,7 @@ def test_what_cannot_be_is_told_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     base = {
@@ -150,7 +150,7 @@ def test_what_cannot_be_is_told_without_a_traceback(
         arguments = [arguments[0], *base[arguments[0]], *arguments[1:]]
     outcome = logitcache(*arguments)
     assert outcome.code == code
-    assert said in outcome.err
+    assert message in outcome.err
     assert "Traceback" not in outcome.err
     assert list(tmp_path.iterdir()) == []
 
@@ -273,7 +273,7 @@ def test_a_pipeline_over_seeds_shows_mean_and_spread(
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"stages": [{"name": "a", "train": {"cache": "stage:b"}}]}, "no earlier stage 'b'"),
         ({"stages": [{"name": "a", "train": {}}, {"name": "a", "train": {}}]}, "two stages"),
@@ -287,10 +287,10 @@ def test_a_pipeline_that_cannot_be(
     images: Path,
     tmp_path: Path,
     fields: dict[str, object],
-    said: str,
+    message: str,
 ) -> None:
     outcome = logitcache("run", pipeline_file(tmp_path / "p.yaml", images, **fields))
-    assert (outcome.code, said in outcome.err) == (2, True), outcome.err
+    assert (outcome.code, message in outcome.err) == (2, True), outcome.err
 
 
 def test_a_pipeline_that_is_stopped_says_how_to_go_on(

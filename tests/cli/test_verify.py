@@ -151,7 +151,7 @@ def test_files_that_are_not_listed_are_counted(
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "said"),
+    ("more", "code", "message"),
     [
         (["--full"], 2, "--full and --views choose rows to compare with a teacher"),
         (["--views", "0"], 2, "--full and --views choose rows to compare with a teacher"),
@@ -169,11 +169,11 @@ def test_options_that_cannot_be(
     red: str,
     more: list[str],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     given = [red if text == "RED" else text for text in more]
     outcome = logitcache("verify", made / "cache", "--data", made / "images", *given)
-    assert (outcome.code, said in outcome.err) == (code, True), outcome.err
+    assert (outcome.code, message in outcome.err) == (code, True), outcome.err
 
 
 def test_images_of_every_view_are_chosen_by_number_range_and_id() -> None:
@@ -186,7 +186,7 @@ def test_images_of_every_view_are_chosen_by_number_range_and_id() -> None:
     assert choose_views(ids, ["2-4", " 3 "]) == [*ids[2:5], "3"], "an id comes before a number"
     assert choose_views(ids, ["v01c", "4"]) == [ids[4]], "each once"
     assert choose_views(ids, ["v0001", "v0000"]) == ["v0001", ids[0]]
-    for wanted, said in (
+    for wanted, message in (
         ("15", "numbers up to 14"),
         ("4-2", "no view '4-2'"),
         ("2-15", "no view '2-15'"),
@@ -195,5 +195,5 @@ def test_images_of_every_view_are_chosen_by_number_range_and_id() -> None:
         ("v0003", "'v0002'"),
         ("", "no view ''"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             choose_views(ids, [wanted])

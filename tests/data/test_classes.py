@@ -102,11 +102,11 @@ def test_a_folder_has_one_class_order_whatever_the_process(tmp_path: Path) -> No
         "source = open_source(sys.argv[1])\n"
         "print(ascii(list(source.class_names)), ascii(list(source.keys)))\n"
     )
-    said = set()
+    printed = set()
     for seed, locale, order in (("0", "C", "on"), ("1", "C.UTF-8", "back"), ("7", "POSIX", "on")):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": locale, "PYTHONUTF8": "1"}
         command = [sys.executable, "-c", script, str(tmp_path), order]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        said.add(done.stdout)
-    assert len(said) == 1
-    assert said.pop().startswith(ascii(expected))
+        printed.add(done.stdout)
+    assert len(printed) == 1
+    assert printed.pop().startswith(ascii(expected))

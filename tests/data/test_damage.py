@@ -225,7 +225,7 @@ def odd_float(top: float) -> Callable[[], bytes]:
 
 @pytest.mark.requirement("V5.18")
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (odd_16(4095), "12 bits"),
         (odd_16(65535), None),
@@ -234,12 +234,12 @@ def odd_float(top: float) -> Callable[[], bytes]:
     ],
 )
 def test_what_is_probably_not_meant_is_reported(
-    make: Callable[[], bytes], said: str | None
+    make: Callable[[], bytes], message: str | None
 ) -> None:
     found: list[str] = []
     decode(make(), on_odd=found.append)
-    assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
 
 
 @pytest.mark.requirement("V5.4")

@@ -96,7 +96,7 @@ def test_the_class_is_the_first_folder_below_the_root(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (
             ["train/cat/a.jpg", "val/cat/b.jpg"],
@@ -120,11 +120,11 @@ def test_the_class_is_the_first_folder_below_the_root(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_folders_that_cannot_be_classes_are_named(
-    tmp_path: Path, names: list[str], said: str, kind: str
+    tmp_path: Path, names: list[str], message: str, kind: str
 ) -> None:
     root = put(tmp_path / "data", *names)
     name = root if kind == "folder" else tar_of(root, tmp_path / "data.tar")
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         open_source(str(name))
 
 
@@ -300,7 +300,7 @@ def test_old_rules_list_a_folder_as_timm_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "said"),
+    ("name", "error", "message"),
     [
         ("train.json", DataError, "this kind of table is not read"),
         ("x.7z", DataError, "only tar and zip files are read"),
@@ -310,15 +310,15 @@ def test_old_rules_list_a_folder_as_timm_does(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_set_says_why(
-    tmp_path: Path, name: str, error: type[Exception], said: str
+    tmp_path: Path, name: str, error: type[Exception], message: str
 ) -> None:
     put(tmp_path, name)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         open_source(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("s3://bucket/photos", "cannot be read from a URL"),
         ("https://x.org/photos.tar", "of https:// URLs, caches and WebDataset shards"),
@@ -327,8 +327,8 @@ def test_a_file_that_is_no_set_says_why(
         ("tfds/cifar10", "data sets of tfds/ are not supported"),
     ],
 )
-def test_places_that_are_not_read_are_named(name: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_places_that_are_not_read_are_named(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         open_source(name)
 
 

@@ -140,7 +140,7 @@ def test_names_are_normalized(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "said"),
+    ("name", "error", "message"),
     [
         ("digitz", UsageError, "unknown image set"),
         ("/no/such/folder", DataError, "does not exist"),
@@ -149,8 +149,8 @@ def test_names_are_normalized(tmp_path: Path) -> None:
         ("torch/cifar10:/no/such/folder", DataError, "torchvision cannot find"),
     ],
 )
-def test_a_name_that_means_nothing(name: str, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_a_name_that_means_nothing(name: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         open_source(name)
 
 

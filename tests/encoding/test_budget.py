@@ -77,15 +77,15 @@ def test_a_limit_at_several_temperatures_is_met_at_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "said"),
+    ("limit", "message"),
     [
         (Limit(row_bytes=1), "fits into the byte budget"),
         (Limit(kl=1e-12), "meets the limit of the KL divergence"),
         (Limit(row_bytes=15, kl=0.001), "with 1"),
     ],
 )
-def test_what_cannot_be_kept_is_said(limit: Limit, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_a_limit_that_cannot_be_kept_is_an_error(limit: Limit, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         choose_within(limit, sample(), packed, "t")
 
 

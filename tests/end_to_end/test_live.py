@@ -82,20 +82,20 @@ def test_live_teachers_say_what_the_cache_says(pipeline: Pipeline) -> None:
     with Loader(rows, settings, targets=targets) as loader:
         for _ in range(2):
             for images, cached in loader:
-                said = live(images, cached)
-                assert said.teachers.keys() == cached.teachers.keys() == {"cnn", "red"}
-                for name, answer in said.teachers.items():
+                outputs = live(images, cached)
+                assert outputs.teachers.keys() == cached.teachers.keys() == {"cnn", "red"}
+                for name, answer in outputs.teachers.items():
                     stored = cached.teachers[name]
                     assert isinstance(answer, DenseLogits)
                     assert isinstance(stored, DenseLogits)
                     torch.testing.assert_close(
                         answer.log_probs, stored.log_probs, rtol=2e-3, atol=2e-3
                     )
-                for name, held in said.features.items():
+                for name, held in outputs.features.items():
                     torch.testing.assert_close(
                         held.values, cached.features[name].values, rtol=2e-3, atol=2e-3
                     )
-                positions = said.features["red/stem"].positions
+                positions = outputs.features["red/stem"].positions
                 stored_positions = cached.features["red/stem"].positions
                 assert positions is not None
                 assert stored_positions is not None

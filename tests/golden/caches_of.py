@@ -350,10 +350,10 @@ def make_packed() -> None:
 def make_unsealed() -> None:
     """Write what is left of a run that was stopped after some units."""
     teachers = {name: teacher(name) for name in NETWORKS}
-    asked = config_of(teachers, {"count": 2, "mixup_alpha": 0.5}, {"top_k": 5})
+    requested = config_of(teachers, {"count": 2, "mixup_alpha": 0.5}, {"top_k": 5})
     calls = iter(range(1000))
     with contextlib.suppress(Interrupted):
-        build_cache(asked, should_stop=lambda: next(calls) > 13)
+        build_cache(requested, should_stop=lambda: next(calls) > 13)
 
 
 def make_odd() -> None:

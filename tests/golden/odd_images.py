@@ -31,7 +31,7 @@ XMP = (
 
 
 def picture() -> Image.Image:
-    """Return a gradient with some noise: every part of it is told from every other."""
+    """Return a gradient with some noise, so that every part differs from every other."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     noise = np.random.default_rng(0).integers(0, 40, (HEIGHT, WIDTH, 3))
     planes = [x * 215 // (WIDTH - 1), y * 215 // (HEIGHT - 1), (x + y) * 3 % 215]

@@ -45,7 +45,7 @@ RENDERED = {"encodings": {"more": True, "bad": True}, "features": {}, "views": I
 
 
 def objects(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file of a cache but what every seal writes anew."""
+    """Return the sha256 of every file of a cache except what every seal rewrites."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")

@@ -40,7 +40,7 @@ SERVERS: dict[str, tuple[Callable[..., Answer], str, int]] = {
         "larger than the format allows",
         1,
     ),
-    "gzip that was not asked for": (
+    "gzip that was not requested": (
         always(200, {"Content-Encoding": "gzip"}, lambda: b"\x1f\x8b" + bytes(100)),
         "compresses",
         3,
@@ -110,7 +110,7 @@ def test_a_server_that_answers_200_to_everything_has_no_documents_without_end(ba
 
 @pytest.mark.parametrize("kind", ["short", "swapped"])
 def test_a_server_that_sends_something_else_is_found(base: Path, tmp_path: Path, kind: str) -> None:
-    """Half of a body is asked for again; another body has another digest."""
+    """Half of a body is requested again; another body has another digest."""
     shutil.copytree(base, tmp_path / "cache")
     files = from_folder(tmp_path / "cache")
 

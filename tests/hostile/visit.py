@@ -84,7 +84,7 @@ def read_everything(url: str) -> None:
 
 
 def extend(url: str) -> None:
-    """Do what precompute does before it asks a teacher."""
+    """Run the part of precompute before the first forward pass."""
     if "://" in url:
         return  # not every place can be written to
     writer = CacheWriter.open(locate(url, write=True))

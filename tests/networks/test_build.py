@@ -67,7 +67,7 @@ def test_digests_tell_weights_apart_but_not_devices_or_orders() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "error", "said"),
+    ("values", "error", "message"),
     [
         ({"model": "resnet51"}, UsageError, "resnet50"),
         ({"model": "local-dir:/no/such"}, NetworkError, "no exported network"),
@@ -80,9 +80,9 @@ def test_digests_tell_weights_apart_but_not_devices_or_orders() -> None:
     ],
 )
 def test_what_cannot_be_built_says_why(
-    values: dict[str, object], error: type[LogitcacheError], said: str
+    values: dict[str, object], error: type[LogitcacheError], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         build_network(NetworkConfig.model_validate(values))
 
 

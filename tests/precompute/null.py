@@ -42,7 +42,7 @@ VIEWS = list(RECIPES)
 
 
 class NullRenderer:
-    """Pixels that say which row they are; failures where it is told to."""
+    """Pixels that encode their row; failures where the test wants them."""
 
     def __init__(self, failures: Mapping[int, UnreadableImage] | None = None) -> None:
         self._failures = failures or {}
@@ -67,7 +67,7 @@ class NullTeachers:
     """Answers that are a function of the row, the view and the teacher."""
 
     def __init__(self, nan_row: int | None = None) -> None:
-        self.asked: list[tuple[int, int, str]] = []
+        self.requested: list[tuple[int, int, str]] = []
         self._nan_row = nan_row
 
     def start(
@@ -81,8 +81,8 @@ class NullTeachers:
         for name in kept_patches:
             low, high, view = pixels[1][:, :, 0, 0].astype(np.int64).T
             rows = low + 256 * (high - 1)
-            asked = zip(rows, view, high, strict=True)
-            self.asked += [(int(r), int(v), name) for r, v, h in asked if h > 0]
+            requested = zip(rows, view, high, strict=True)
+            self.requested += [(int(r), int(v), name) for r, v, h in requested if h > 0]
             logits = logits_of(rows, view, name)
             if self._nan_row is not None:
                 logits[rows == self._nan_row] = np.nan

@@ -62,7 +62,7 @@ class NullOpener:
 
 
 class NullRunner:
-    """Computes items; dies or fails where it is told to."""
+    """Computes items; exits or fails where the test wants it to."""
 
     def __init__(self, opener: NullOpener, after_batch: Callable[[int], None]) -> None:
         self._opener = opener

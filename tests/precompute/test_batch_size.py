@@ -50,8 +50,8 @@ def test_a_batch_is_halved_until_it_fits_and_recorded(
     assert "batches of 4 images: not enough device memory for 16" in summary.notes
     records = read_manifest(locate(tmp_path / "halved")).teachers
     assert {record.canonical_batch for record in records.values()} == {4}
-    build_cache(config(tmp_path / "asked", images, teachers, batch_size=4))
-    assert commits(tmp_path / "halved") == commits(tmp_path / "asked")
+    build_cache(config(tmp_path / "requested", images, teachers, batch_size=4))
+    assert commits(tmp_path / "halved") == commits(tmp_path / "requested")
 
 
 def test_a_resumed_run_keeps_the_recorded_batch(

@@ -60,7 +60,7 @@ def test_a_largest_loss_is_kept(photos: Path, many: Teachers, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("encoding", "said"),
+    ("encoding", "message"),
     [
         ({"budget": "1B"}, "fits into the byte budget"),
         ({"budget": "80KB"}, "such as 80B"),
@@ -69,9 +69,9 @@ def test_a_largest_loss_is_kept(photos: Path, many: Teachers, tmp_path: Path) ->
     ],
 )
 def test_what_cannot_be_leaves_nothing_behind(
-    photos: Path, many: Teachers, tmp_path: Path, encoding: dict[str, object], said: str
+    photos: Path, many: Teachers, tmp_path: Path, encoding: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         build_cache(config(tmp_path / "c", photos, many, encoding=encoding))
     assert not (tmp_path / "c").exists()
 

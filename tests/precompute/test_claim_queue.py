@@ -164,7 +164,7 @@ def test_the_next_view_of_a_block_that_is_being_written_is_ours_next(
 def test_an_item_is_written_while_the_next_is_computed(
     writer: CacheWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = threading.Event()
+    requested = threading.Event()
     write_unit = writer.write_unit
 
     class Teachers(null.NullTeachers):
@@ -175,12 +175,12 @@ def test_an_item_is_written_while_the_next_is_computed(
             kept_patches: Mapping[str, NDArray[np.int64] | None],
             shown: ShownPatches | None = None,
         ) -> dict[str, Callable[[], NDArray[np.float32]]]:
-            if len(self.asked) >= null.UNIT:  # of the first item all are answered
-                asked.set()
+            if len(self.requested) >= null.UNIT:  # of the first item all are answered
+                requested.set()
             return super().start(pixels, batches, kept_patches, shown)
 
     def write_when_the_next_is_asked(*arguments: object) -> None:
-        assert asked.wait(WAIT_SECONDS), "the next item waits for this one"
+        assert requested.wait(WAIT_SECONDS), "the next item waits for this one"
         write_unit(*arguments)  # type: ignore[arg-type]  # passed on as they come
 
     monkeypatch.setattr(writer, "write_unit", write_when_the_next_is_asked)

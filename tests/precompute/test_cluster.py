@@ -252,15 +252,15 @@ def test_a_gpu_is_one_workers_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "error", "said"),
+    ("address", "error", "message"),
     [
         ("tcp://127.0.0.1:9", ClusterError, "cannot connect"),
         ("nonsense://x:1", UsageError, "malformed address"),
         ("tcp://127.0.0.1:many", UsageError, "malformed address"),
     ],
 )
-def test_a_scheduler_that_is_not_there(address: str, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said), joined(address, seconds=0.5):
+def test_a_scheduler_that_is_not_there(address: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message), joined(address, seconds=0.5):
         pass
 
 

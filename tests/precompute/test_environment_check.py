@@ -1,4 +1,4 @@
-"""A worker proves that it has what the run was planned with, or is told what it lacks."""
+"""A worker has what the run was planned with, or its error names the differences."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_a_changed_file_is_refused_and_named(
 ) -> None:
     before = (photos / "cat" / "003.jpg").read_bytes()
     (photos / "cat" / "003.jpg").write_bytes(before + b"0")
-    said = f"cat/003.jpg has {len(before) + 1} bytes on the worker, {len(before)} here"
-    assert named_by_the_planner(refusal(opener), images) == [said]
+    message = f"cat/003.jpg has {len(before) + 1} bytes on the worker, {len(before)} here"
+    assert named_by_the_planner(refusal(opener), images) == [message]
 
 
 def test_missing_and_further_files_are_refused_and_named(
@@ -143,5 +143,5 @@ def test_other_libraries_are_refused(
 ) -> None:
     ours = versions()
     monkeypatch.setattr(room, "versions", lambda: {**ours, "torch": "1.0"})
-    told = str(refusal(opener))
-    assert f"versions.torch: 1.0 on this worker, {ours['torch']} in the plan" in told
+    message = str(refusal(opener))
+    assert f"versions.torch: 1.0 on this worker, {ours['torch']} in the plan" in message

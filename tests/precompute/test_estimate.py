@@ -1,4 +1,4 @@
-"""What is said of a cache before it is made, against the cache that is made then."""
+"""Estimates of a cache before it is computed, compared with the computed cache."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def test_bytes_and_files_are_those_of_the_cache(
     if fields.get("data") == "label sets":
         fields = {**fields, "data": write_sets(Path(values["data"]), tmp_path)}
     found = estimate_cache(config(values, **fields))
-    asked = next(row for row in found.by_views if row.views == found.views)
+    requested = next(row for row in found.by_views if row.views == found.views)
     build_cache(config(values, **fields, cache=str(tmp_path / "c")))
     made = [path for path in (tmp_path / "c").rglob("*") if path.is_file()]
-    assert asked.files == len(made)
-    assert asked.bytes == pytest.approx(sum(p.stat().st_size for p in made), rel=0.03)
+    assert requested.files == len(made)
+    assert requested.bytes == pytest.approx(sum(p.stat().st_size for p in made), rel=0.03)
     for teacher in describe(tmp_path / "c").teachers:
-        said = found.teachers[teacher.name].chosen
-        assert said is not None
-        assert said.encoding == teacher.encoding
-        assert said.bytes == pytest.approx(
+        estimate = found.teachers[teacher.name].chosen
+        assert estimate is not None
+        assert estimate.encoding == teacher.encoding
+        assert estimate.bytes == pytest.approx(
             _with_bookkeeping(tmp_path / "c", teacher.name, teacher.stored_bytes), rel=0.05
         )
         for tap in teacher.features:
@@ -133,8 +133,8 @@ def test_it_says_what_the_cache_will_say_of_itself(
         assert chosen is not None
         assert measured is not None
         for temperature, loss in measured["temperatures"].items():
-            said = chosen.fidelity["temperatures"][temperature]
-            assert said["kl_truncation"] == pytest.approx(loss["kl_truncation"], rel=0.2)
+            estimate = chosen.fidelity["temperatures"][temperature]
+            assert estimate["kl_truncation"] == pytest.approx(loss["kl_truncation"], rel=0.2)
         assert chosen.fidelity["top1"] == pytest.approx(measured["top1"], abs=0.15)
 
 
@@ -160,8 +160,8 @@ def test_time_is_that_of_one_decoding_and_of_every_view_of_all_images(found: Est
         gained = device.teach - found.fetch
         expected = math.ceil(seconds / gained) if gained > 0 else None
         assert row.break_even_epochs["cpu"] == expected
-    asked = sum(teacher.seconds["cpu"] for teacher in found.teachers.values())
-    assert device.teach == pytest.approx(asked)
+    forward = sum(teacher.seconds["cpu"] for teacher in found.teachers.values())
+    assert device.teach == pytest.approx(forward)
     assert device.store > device.teach * 0.5, "it has the forwards in it"
     assert device.decode >= 0
 

@@ -1,4 +1,4 @@
-"""A disk that is full or broken at any write: told cleanly, and finished by the same command."""
+"""A disk that is full or fails at any write: a clear error; the same command finishes the run."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_what_was_committed_is_intact_and_the_rest_is_resumed(
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", failing)
-    said = "no space left" if code == errno.ENOSPC else "the file system refused"
-    with pytest.raises(StorageError, match=rf"{said}[\s\S]*re-run the same command") as caught:
+    message = "no space left" if code == errno.ENOSPC else "the file system refused"
+    with pytest.raises(StorageError, match=rf"{message}[\s\S]*re-run the same command") as caught:
         null.run(path, TEACHERS)
     assert caught.value.exit_code == 3
     monkeypatch.undo()

@@ -42,14 +42,14 @@ FEATURES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def asked(teachers: dict[str, dict[str, str]]) -> Teachers:
+def configured(teachers: dict[str, dict[str, str]]) -> Teachers:
     return {"cnn": dict(teachers["cnn"]), "red": {**teachers["red"], "features": FEATURES}}
 
 
 @pytest.fixture(scope="module")
-def built(images: Path, asked: Teachers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(images: Path, configured: Teachers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("features") / "cache"
-    build_cache(config(path, images, asked))
+    build_cache(config(path, images, configured))
     return path
 
 
@@ -74,7 +74,7 @@ def _forwarded(
 
 @pytest.mark.requirement("F8.1", "F8.7", "F8.8")
 def test_it_holds_what_the_network_held_of_the_very_views(
-    built: Path, images: Path, asked: Teachers
+    built: Path, images: Path, configured: Teachers
 ) -> None:
     cache = open_cache(built)
     assert set(cache.features) == {f"red/{tap}" for tap in FEATURES}
@@ -88,7 +88,7 @@ def test_it_holds_what_the_network_held_of_the_very_views(
         for tap in FEATURES
     }
     for row in cache.samples.readable[::17]:
-        exact = _forwarded(cache, images, asked["red"], view_id, int(row))
+        exact = _forwarded(cache, images, configured["red"], view_id, int(row))
         whole = exact["layer1"].numpy()
         step = np.abs(whole).max(axis=0) / 127 * 1.01
         assert (np.abs(stored["layer1"][row] - whole) <= step).all()
@@ -152,34 +152,34 @@ def test_answers_are_the_same_without_taps(
 
 
 def test_a_run_that_was_interrupted_ends_in_the_same_bytes(
-    built: Path, images: Path, asked: Teachers, tmp_path: Path
+    built: Path, images: Path, configured: Teachers, tmp_path: Path
 ) -> None:
-    path, asks = tmp_path / "cache", 0
+    path, checks = tmp_path / "cache", 0
 
     def soon() -> bool:
-        nonlocal asks
-        asks += 1
-        return asks % 5 == 0
+        nonlocal checks
+        checks += 1
+        return checks % 5 == 0
 
     for _ in range(20):
         try:
-            build_cache(config(path, images, asked), should_stop=soon)
+            build_cache(config(path, images, configured), should_stop=soon)
             break
         except Interrupted:
             continue
     else:
         pytest.fail("it never ended")
-    assert asks > 10
+    assert checks > 10
     assert commits(path) == commits(built)
 
 
 def test_taps_added_later_are_the_same_and_answers_are_not_written_again(
-    built: Path, images: Path, asked: Teachers, teachers: Teachers, tmp_path: Path
+    built: Path, images: Path, configured: Teachers, teachers: Teachers, tmp_path: Path
 ) -> None:
     path = tmp_path / "cache"
     build_cache(config(path, images, teachers))
     before = commits(path)
-    build_cache(config(path, images, asked))
+    build_cache(config(path, images, configured))
     after = commits(path)
     assert {key: after[key] for key in before} == before
     assert after == commits(built)
@@ -204,7 +204,7 @@ def test_a_tap_that_is_not_there_costs_nothing(
 
 
 def test_nan_in_a_tap_is_an_error(
-    images: Path, asked: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, configured: Teachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from logitcache.teachers.member import Member
 
@@ -218,11 +218,11 @@ def test_nan_in_a_tap_is_an_error(
 
     monkeypatch.setattr(Member, "start", poisoned)
     with pytest.raises(NonFiniteLogits, match="teacher 'red', layer 'layer1'"):
-        build_cache(config(tmp_path / "cache", images, asked))
+        build_cache(config(tmp_path / "cache", images, configured))
 
 
 def test_damage_is_named_and_mended(
-    built: Path, images: Path, asked: Teachers, tmp_path: Path
+    built: Path, images: Path, configured: Teachers, tmp_path: Path
 ) -> None:
     path = tmp_path / "cache"
     shutil.copytree(built, path)
@@ -235,7 +235,7 @@ def test_damage_is_named_and_mended(
     report = verify(path)
     found = {fault.group for fault in report.faults}
     assert found == {"teachers/red/features/layer1", "teachers/red/features/pre_logits"}
-    teachers = {name: {"model": values["model"]} for name, values in asked.items()}
+    teachers = {name: {"model": values["model"]} for name, values in configured.items()}
     repair = RepairConfig.parse(
         {"cache": str(path), "data": str(images), "teachers": teachers}, "repair"
     )

@@ -54,14 +54,14 @@ def test_a_row_holds_the_answer_to_its_own_image(tmp_path: Path, unit_rows: int)
 def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     first = null.NullTeachers()
     null.run(tmp_path, {"t": null.UNIT}, answers=first, views=null.VIEWS[:1])
-    assert len(first.asked) == len(set(first.asked))
+    assert len(first.requested) == len(set(first.requested))
     again, wider, other = null.NullTeachers(), null.NullTeachers(), null.NullTeachers()
     null.run(tmp_path, {"t": null.UNIT}, answers=again, views=null.VIEWS[:1])
-    assert again.asked == []
+    assert again.requested == []
     null.run(tmp_path, {"t": null.UNIT}, answers=wider)
-    assert {view for _, view, _ in wider.asked} == {1}
+    assert {view for _, view, _ in wider.requested} == {1}
     null.run(tmp_path, {"t": null.UNIT, "u": 8}, answers=other)
-    assert {name for _, _, name in other.asked} == {"u"}
+    assert {name for _, _, name in other.requested} == {"u"}
 
 
 def test_a_wish_to_stop_keeps_what_is_whole(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ENCODING = SparseEncoding(null.CLASSES, 5)
 
 
-def said(rows: int = null.ROWS) -> Any:
+def exact_outputs(rows: int = null.ROWS) -> Any:
     every = np.arange(rows)
     return log_softmax(null.logits_of(every, np.zeros_like(every), "t"))[0]
 
@@ -44,7 +44,7 @@ def flat(values: Any, prefix: str = "") -> dict[str, float]:
 @pytest.mark.parametrize("unit_rows", [null.UNIT, null.UNIT // 4])
 def test_the_manifest_says_what_the_first_view_loses(tmp_path: Path, unit_rows: int) -> None:
     null.run(tmp_path, {"t": unit_rows})
-    expected = measure_fidelity(ENCODING, said()).to_json()
+    expected = measure_fidelity(ENCODING, exact_outputs()).to_json()
     (teacher,) = describe(tmp_path).teachers
     assert teacher.fidelity is not None
     # sums of units, rounded one by one: how close they come depends on the processor's exp and log
@@ -102,7 +102,7 @@ def test_the_sample_is_bounded_and_spread(tmp_path: Path, rows: int, unit_rows: 
 
 @pytest.mark.requirement("F13.2")
 def test_sums_are_the_same_in_parts_and_in_any_order() -> None:
-    exact = said()
+    exact = exact_outputs()
     encoded = ENCODING.encode(exact)
     whole = add_up([row_losses(ENCODING, exact, encoded)])
     parts = [

@@ -45,16 +45,16 @@ SHARD = "teachers/red/tables/class_embeddings/values/c/0/0"
 
 
 @pytest.fixture(scope="module")
-def asked(teachers: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
+def configured(teachers: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
     return {"cnn": dict(teachers["cnn"]), "red": {**teachers["red"], "class_embeddings": True}}
 
 
 @pytest.fixture(scope="module")
 def built(
-    images: Path, asked: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    images: Path, configured: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("tables") / "cache"
-    build_cache(config(path, images, asked))
+    build_cache(config(path, images, configured))
     return path
 
 
@@ -72,13 +72,13 @@ def weights(teacher: dict[str, Any]) -> np.ndarray:
 
 @pytest.mark.requirement("F2.5", "F9.5")
 def test_the_table_is_the_weight_of_the_classifier(
-    built: Path, asked: dict[str, dict[str, Any]]
+    built: Path, configured: dict[str, dict[str, Any]]
 ) -> None:
     cache = open_cache(built)
     assert list(cache.tables) == ["red/class_embeddings"]
     found = cache.table("red/class_embeddings")
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, weights(asked["red"]))
+    np.testing.assert_array_equal(found, weights(configured["red"]))
     assert list(cache.teachers) == ["cnn", "red"]
     assert not cache.features
     with pytest.raises(UsageError, match="did you mean 'red/class_embeddings'"):
@@ -88,10 +88,10 @@ def test_the_table_is_the_weight_of_the_classifier(
 
 @pytest.mark.requirement("F9.1")
 def test_a_further_run_changes_nothing(
-    copy: Path, images: Path, asked: dict[str, dict[str, Any]]
+    copy: Path, images: Path, configured: dict[str, dict[str, Any]]
 ) -> None:
     before = open_cache(copy).revision_sha256
-    build_cache(config(copy, images, asked))
+    build_cache(config(copy, images, configured))
     assert open_cache(copy).revision_sha256 == before
 
 
@@ -99,14 +99,14 @@ def test_a_further_run_changes_nothing(
 def test_it_is_added_to_a_sealed_cache(
     images: Path,
     teachers: dict[str, dict[str, str]],
-    asked: dict[str, dict[str, Any]],
+    configured: dict[str, dict[str, Any]],
     tmp_path: Path,
 ) -> None:
     build_cache(config(tmp_path / "c", images, {"red": teachers["red"]}))
     assert "tables" not in open_cache(tmp_path / "c").manifest.requires
-    build_cache(config(tmp_path / "c", images, {"red": asked["red"]}))
+    build_cache(config(tmp_path / "c", images, {"red": configured["red"]}))
     cache = open_cache(tmp_path / "c")
-    np.testing.assert_array_equal(cache.table("red/class_embeddings"), weights(asked["red"]))
+    np.testing.assert_array_equal(cache.table("red/class_embeddings"), weights(configured["red"]))
     assert verify(str(tmp_path / "c")).faults == ()
 
 
@@ -159,15 +159,15 @@ def test_views_are_dropped_without_it(copy: Path) -> None:
 
 @pytest.mark.requirement("F9.1")
 def test_more_images_leave_it_as_it_is(
-    copy: Path, images: Path, asked: dict[str, dict[str, Any]], tmp_path: Path
+    copy: Path, images: Path, configured: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copytree(images, tmp_path / "more")
     shutil.copy(next(images.rglob("*.jpg")), tmp_path / "more" / "cat" / "new.jpg")
     before = (copy / SHARD).read_bytes()
-    build_cache(config(copy, tmp_path / "more", asked))
+    build_cache(config(copy, tmp_path / "more", configured))
     assert (copy / SHARD).read_bytes() == before
     np.testing.assert_array_equal(
-        open_cache(copy).table("red/class_embeddings"), weights(asked["red"])
+        open_cache(copy).table("red/class_embeddings"), weights(configured["red"])
     )
     assert verify(str(copy)).faults == ()
 

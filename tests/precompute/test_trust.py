@@ -154,7 +154,7 @@ def test_a_lock_differs_field_by_field() -> None:
 
 @pytest.mark.requirement("F12.5")
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"size": 16}, r"input\.size 8[\s\S]*input\.size 16"),
         ({"precision": "bfloat16"}, r"precision float32[\s\S]*precision bfloat16"),
@@ -162,11 +162,11 @@ def test_a_lock_differs_field_by_field() -> None:
     ],
 )
 def test_another_setting_under_the_same_name_is_refused(
-    cache: Path, images: Path, teachers: Teachers, change: dict[str, Any], said: str
+    cache: Path, images: Path, teachers: Teachers, change: dict[str, Any], message: str
 ) -> None:
     teacher: Any = {**teachers["cnn"], **{k: v for k, v in change.items() if k != "precision"}}
     fields = {k: v for k, v in change.items() if k == "precision"}
-    with pytest.raises(CacheError, match=said):
+    with pytest.raises(CacheError, match=message):
         precompute(cache, images, {"cnn": teacher}, **fields)
 
 
@@ -281,7 +281,7 @@ def test_a_sound_cache_passes_its_audit(cache: Path, images: Path, teachers: Tea
         assert audit.kl is not None
         assert audit.kl < 1e-4
     assert dense.truncation == 0
-    assert (sparse.truncation or 0.0) > 10 * abs(sparse.coding or 1.0), "told apart"
+    assert (sparse.truncation or 0.0) > 10 * abs(sparse.coding or 1.0), "distinguished"
 
 
 def test_an_audit_finds_outputs_for_other_images(

@@ -56,15 +56,15 @@ def test_a_run_that_was_killed_as_process_1_of_a_container_resumes_at_once(
     cache = tmp_path / "cache"
     leave_claims(cache, views)
     waits: list[str] = []
-    asked = config(cache, few, teachers)
-    summary = build_cache(asked, on_progress=lambda seen: waits.append(seen.waiting))
+    requested = config(cache, few, teachers)
+    summary = build_cache(requested, on_progress=lambda seen: waits.append(seen.waiting))
     assert summary.computed == 36
     assert not any(waits)
     leave_claims(cache, views)
     assert {litter.why.partition(" (")[0] for litter in verify(cache).litter} == {
         "the claim of a run that was killed"
     }
-    assert build_cache(asked).computed == 0
+    assert build_cache(requested).computed == 0
     assert verify(cache).litter == ()
     assert not (cache / "claims").exists()
 
@@ -119,16 +119,16 @@ def test_a_run_that_waits_can_be_stopped(
 ) -> None:
     cache = tmp_path / "cache"
     seen: list[str] = []
-    asked = config(cache, few, teachers)
+    requested = config(cache, few, teachers)
     if kind == "item":
         leave_claims(cache, views, host="another", pid=77)
         (cache / "claims/manifest.json").unlink()
     else:
-        build_cache(asked)
+        build_cache(requested)
         leave_claims(cache, [], host="another", pid=77)
     with pytest.raises(Interrupted) as caught:
         build_cache(
-            asked,
+            requested,
             on_progress=lambda progress: seen.append(progress.waiting),
             should_stop=lambda: any(seen),
         )

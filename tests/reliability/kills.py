@@ -109,8 +109,8 @@ def _problems(
     after = committed(path)
     if any(after.get(name) != stamp for name, stamp in kept.items()):
         found.append("a committed unit was rewritten")
-    asked = {_unit_of(path, *question) for question in json.loads(log.read_text())["asked"]}
-    if any(str(unit) in kept for unit in asked):
+    requested = {_unit_of(path, *question) for question in json.loads(log.read_text())["requested"]}
+    if any(str(unit) in kept for unit in requested):
         found.append("a committed unit was computed again")
     got = snapshot(path)
     if got != expected:

@@ -112,7 +112,7 @@ class _Recorder:
 
     def note(self, answers: null.NullTeachers) -> None:
         """Leave behind what happened."""
-        self._log.write_text(json.dumps({"moments": self._moments, "asked": answers.asked}))
+        self._log.write_text(json.dumps({"moments": self._moments, "requested": answers.requested}))
 
 
 def _half(location: LocalLocation, key: str, content: bytes) -> None:

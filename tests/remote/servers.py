@@ -28,7 +28,7 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "serv
 
 
 class Request(NamedTuple):
-    """One line of the log: what was asked, and what was sent."""
+    """One line of the log: the request, and what was sent."""
 
     method: str
     path: str

@@ -1,4 +1,4 @@
-"""What a store can do to us: retried where that helps, and told so that it can be mended."""
+"""Failures of a store: retried where that helps, and reported so that they can be fixed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_write_whose_answer_is_lost_is_ours(
 
 
 @pytest.mark.parametrize(
-    ("behavior", "said"),
+    ("behavior", "message"),
     [
         (Behavior(failing=1.0), r"busy or failing[\s\S]*/c/zarr.json[\s\S]*status 503"),
         (Behavior(cut=1.0), r"was cut repeatedly[\s\S]*/c/zarr.json"),
@@ -92,7 +92,7 @@ def test_a_store_that_fails_for_good_is_named(
     bucket: FaultyServer,
     monkeypatch: pytest.MonkeyPatch,
     behavior: Behavior,
-    said: str,
+    message: str,
     kind: str,
 ) -> None:
     location = locate("s3://bucket/c" if kind == "s3" else f"{web.url}/c")
@@ -102,7 +102,7 @@ def test_a_store_that_fails_for_good_is_named(
     for server in (web, bucket):
         server.behavior = behavior
         server.clear()
-    with pytest.raises(StorageError, match=said) as caught:
+    with pytest.raises(StorageError, match=message) as caught:
         location.read("zarr.json")
     assert caught.value.exit_code == 3
     assert SECRET not in str(caught.value)

@@ -211,8 +211,8 @@ def test_a_secret_in_a_url_is_in_no_output(
     url = f"{web.url.replace('://', '://me:hidden-word@')}/c?sig=hidden-word"
     train(url, tmp_path / "out", images, epochs=1)
     assert "hidden-word" not in repr(open_cache(url))
-    said = capsys.readouterr()
-    assert "hidden-word" not in said.out + said.err
+    captured = capsys.readouterr()
+    assert "hidden-word" not in captured.out + captured.err
     for folder, _, files in os.walk(tmp_path):
         for name in files:
             with open(os.path.join(folder, name), "rb") as file:  # noqa: PTH123, PTH118

@@ -1,4 +1,4 @@
-"""What a server's log says, sorted by what was asked for."""
+"""Requests in a server's log, by what was requested."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def kill_collections(folder: Path, count: int, seed: int) -> dict[str, Any]:
 
 
 def _attempt(path: Path, generator: random.Random, ended: Counter[str]) -> list[str]:
-    """Collect once, beside a reader and a run; return what was lost."""
+    """Collect once while a reader and a run are active; return what was lost."""
     reader = open_cache(path)
     expected = content_of(open_cache(path))
     kill_at = generator.randrange(_MOST_MOMENTS)

@@ -109,8 +109,8 @@ def test_larger_units_are_kept_while_the_next_epoch_is_read(cache: Cache, images
             assert torch.equal(ours.rows, theirs.rows)
             held, kept = ours.features["red/layer1"], theirs.features["red/layer1"]
             assert torch.equal(held.values, kept.values)
-            for name, said in theirs.teachers.items():
-                assert torch.equal(ours.teachers[name].log_probs, said.log_probs)
+            for name, logits in theirs.teachers.items():
+                assert torch.equal(ours.teachers[name].log_probs, logits.log_probs)
 
 
 def _view_of(cache: Cache, images: Path, epoch: int, names: list[str]) -> str:
@@ -167,8 +167,8 @@ def test_memory_sets_the_window_and_counts_the_larger_units(cache: Cache) -> Non
     assert reader.held_bytes == UNIT * (3 * 2)  # float16 logits of three classes
     assert reader.row_bytes == 128 * 8 * 8 + 128 * 2 + 3 * 2
     assert Targets.of(cache, ["red"], ["red/layer1"], target_memory=1).window_rows == 1
-    beside = 40  # digest, partner, and place in the order
-    enough = 3 * 100 * (reader.row_bytes + beside) + reader.held_bytes
+    other_bytes = 40  # digest, partner, and place in the order
+    enough = 3 * 100 * (reader.row_bytes + other_bytes) + reader.held_bytes
     few = Targets.of(cache, ["red"], ["red/layer1"], target_memory=enough)
     assert few.window_rows == 100
 

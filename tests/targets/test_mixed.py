@@ -50,7 +50,7 @@ VIEWS = {
 
 
 class Spy:
-    """Keeps what the teachers are shown, by view and row; a second, larger size beside it."""
+    """Keeps what the teachers are shown, by view and row; in two sizes."""
 
     def __init__(self) -> None:
         self.shown: dict[tuple[str, int], NDArray[np.uint8]] = {}

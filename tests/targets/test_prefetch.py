@@ -62,7 +62,7 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 class Reads:
-    """What a loader asks its reader for.
+    """Requests of a loader to its reader.
 
     Args:
         found: The loader.
@@ -112,9 +112,9 @@ def assert_same(ours: Epoch, theirs: Epoch) -> None:
         assert targets.lam is not None
         assert wanted.lam is not None
         assert torch.equal(targets.lam, wanted.lam)
-        said, meant = targets.teachers["cnn"], wanted.teachers["cnn"]
-        assert isinstance(said, DenseLogits)
-        assert torch.equal(said.log_probs, meant.log_probs)
+        got, meant = targets.teachers["cnn"], wanted.teachers["cnn"]
+        assert isinstance(got, DenseLogits)
+        assert torch.equal(got.log_probs, meant.log_probs)
 
 
 @pytest.mark.parametrize(("memory", "workers"), [(1, 0), (3000, 0), (2**30, 0), (1, 1)])
@@ -151,7 +151,7 @@ def test_the_next_epoch_is_asked_for_before_the_last_batch_of_this_one_is_shown(
 def test_no_more_windows_are_alive_than_are_counted(
     opened: Callable[..., Loader], memory: int
 ) -> None:
-    """Batches are small beside a window, as they are wherever memory matters."""
+    """Batches are small compared with a window, as they are wherever memory matters."""
     from logitcache.targets import selection as module
 
     with opened(target_memory=memory, batch_size=2) as found:
@@ -169,7 +169,7 @@ def test_an_epoch_that_is_not_followed_reads_nothing_but_itself(
         reads = Reads(found)
         assert len(list(found.epoch(1))) == 9
         assert found._thread is not None
-        found._thread.submit(int).result()  # whatever was asked for has been read
+        found._thread.submit(int).result()  # all requests have been read
         assert reads.views == [found.view(1).id] * 4
 
 
@@ -219,7 +219,7 @@ def test_closing_waits_for_the_read_under_way_and_for_no_other(
 ) -> None:
     found = opened(target_memory=1)
     reads = Reads(found, free=2)
-    batches = found.epoch(0)  # kept: what it asked for is cancelled with it
+    batches = found.epoch(0)  # kept: its requests are cancelled with it
     next(batches)
     assert reads.begun(3)
     found._begin(5)
@@ -250,12 +250,12 @@ def test_reading_ahead_keeps_order_and_raises_at_its_item() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_who_walks_is_told_before_the_last_item_is_yielded(count: int) -> None:
-    told: list[str] = []
+    calls: list[str] = []
     with ThreadPoolExecutor(1) as thread:
         reading = ReadAhead(range(count), str, thread)
-        seen = [bool(told) for _ in reading.walk(lambda: told.append("last"))]
+        seen = [bool(calls) for _ in reading.walk(lambda: calls.append("last"))]
     assert seen == [False] * (count - 1) + [True] * (count > 0)
-    assert told == ["last"]
+    assert calls == ["last"]
 
 
 def test_what_is_dropped_is_not_read() -> None:

@@ -202,8 +202,8 @@ def test_a_file_of_dinov2_is_read(unlabeled: Path, tmp_path: Path) -> None:
     teacher = {**model, "weights": str(tmp_path / "dinov2.pth"), "head": "none"}
     features: dict[str, Any] = {"blocks.0": {}, "pre_logits": {}}
     views = {"count": 1}
-    asked: dict[str, Any] = {"dino": {**teacher, "features": features}}
-    build_cache(config(tmp_path / "c", unlabeled, asked, views=views))
+    requested: dict[str, Any] = {"dino": {**teacher, "features": features}}
+    build_cache(config(tmp_path / "c", unlabeled, requested, views=views))
     tokens = open_cache(tmp_path / "c").tap("dino/blocks.0").encoding
     assert (tokens.shape, tokens.grid, tokens.prefix_tokens) == ((21, 24), 4, 5)
 

@@ -166,18 +166,18 @@ def test_arguments_of_a_cache_are_not_passed_to_code_of_the_user(built: Path) ->
 def test_features_of_a_program_are_refused_before_anything_is_computed(
     images: Path, tmp_path: Path
 ) -> None:
-    asked = {"exported": {**teachers()["exported"], "features": {"program.body": {}}}}
+    requested = {"exported": {**teachers()["exported"], "features": {"program.body": {}}}}
     with pytest.raises(UsageError, match="layers of an exported program cannot be captured"):
-        build_cache(config(tmp_path / "c", images, asked))
+        build_cache(config(tmp_path / "c", images, requested))
 
 
 @pytest.mark.usefixtures("_here")
 def test_an_output_that_is_no_tensor_is_refused(images: Path, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {
+    requested: dict[str, Any] = {
         "w": {"model": f"{MODULE}:wordy", "head": "none", "features": {OUTPUT: {}}}
     }
     with pytest.raises(UsageError, match="tap 'output' does not return a tensor"):
-        build_cache(config(tmp_path / "c", images, asked))
+        build_cache(config(tmp_path / "c", images, requested))
 
 
 def test_a_student_learns_from_all_of_them(built: Path, images: Path, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_where_no_checkpoint_can_be_read_the_error_says_how_to_go_on(
     folders = sorted((run / "checkpoints").iterdir())
     for folder in folders:
         DAMAGE["tensors truncated"](folder)
-    for _ in range(2):  # nothing is renamed: the next try does not begin anew
+    for _ in range(2):  # nothing is renamed: the next try does not start over
         with pytest.raises(StorageError, match="no checkpoint of this run can be read") as caught:
             resume(run, images)
     assert "000000004: tensors.safetensors was changed after it was written" in str(

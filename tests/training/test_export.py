@@ -44,8 +44,10 @@ def cache(
     images: Path, teachers: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("export") / "cache"
-    asked = {"red": {**teachers["red"], "features": {"pre_logits": {}, "layer1": {"tokens": 5}}}}
-    values = {"cache": str(path), "data": str(images), "teachers": asked, "unit_rows": 16}
+    requested = {
+        "red": {**teachers["red"], "features": {"pre_logits": {}, "layer1": {"tokens": 5}}}
+    }
+    values = {"cache": str(path), "data": str(images), "teachers": requested, "unit_rows": 16}
     build_cache(PrecomputeConfig.parse({**values, "views": {"count": 1}}, ""))
     return path
 

@@ -98,11 +98,11 @@ def stop_after(steps: int) -> Any:
     """Return a wish to stop that comes after that many steps."""
     left = [steps]
 
-    def asked() -> bool:
+    def stop_requested() -> bool:
         left[0] -= 1
         return left[0] <= 0
 
-    return asked
+    return stop_requested
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])

@@ -20,7 +20,7 @@ from logitcache.training.loop import train_student
 from logitcache.training.run.checkpoint import latest_checkpoint, read_checkpoint
 from logitcache.training.run.journal import read_journal
 from tests.processes import Failed, run_ranks
-from tests.training.test_ranks import Told, alone, train
+from tests.training.test_ranks import Record, alone, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -228,7 +228,7 @@ def test_two_processes_go_on_with_the_very_same_projector(
 ) -> None:
     fields: dict[str, object] = {"objectives": ["soft", GENERATOR], "epochs": 2}
     whole = run_ranks(2, train, config(tmp_path / "whole", images, cache, **fields))
-    assert all(isinstance(told, Told) for told in whole), whole
+    assert all(isinstance(record, Record) for record in whole), whole
     cut = config(tmp_path / "cut", images, cache, **fields)
     stopped = run_ranks(2, train, cut, False, 3)
     assert [found.kind for found in stopped] == ["Interrupted"] * 2, stopped

@@ -53,7 +53,7 @@ def cache(images: Path, teachers: Teachers, tmp_path_factory: pytest.TempPathFac
 
 
 @dataclass
-class Told:
+class Record:
     """What a process saw of its run."""
 
     losses: list[float] = field(default_factory=list)
@@ -68,28 +68,30 @@ def train(
     stop_at: int = 0,
     stop_rank: int = 0,
     kill_at: int = 0,
-) -> Told:
-    """Train as one process of several; asked to stop, or killed, at some step."""
-    told = Told()
+) -> Record:
+    """Train as one process of several; stopped or killed at some step."""
+    record = Record()
     loop._REPORT_SECONDS = 0.0
 
     def see(progress: TrainProgress) -> None:
         if progress.loss is not None:
-            told.losses.append(progress.loss)
+            record.losses.append(progress.loss)
 
     def note(images: Tensor, targets: TargetBatch) -> TargetBatch:
-        told.rows.append(targets.rows.tolist())
-        if kill_at and rank == stop_rank and len(told.rows) == kill_at:
+        record.rows.append(targets.rows.tolist())
+        if kill_at and rank == stop_rank and len(record.rows) == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return targets
 
-    def asked() -> bool:
-        return bool(stop_at) and rank == stop_rank and len(told.rows) >= stop_at
+    def stop_requested() -> bool:
+        return bool(stop_at) and rank == stop_rank and len(record.rows) >= stop_at
 
     config = TrainConfig.parse(values, "")
-    result = train_student(config, resume=resume, on_progress=see, should_stop=asked, answer=note)
-    told.top1 = result.evaluation.top1 if result.evaluation else None
-    return told
+    result = train_student(
+        config, resume=resume, on_progress=see, should_stop=stop_requested, answer=note
+    )
+    record.top1 = result.evaluation.top1 if result.evaluation else None
+    return record
 
 
 def config(out: Path, images: Path, cache: Path, **fields: object) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def config(out: Path, images: Path, cache: Path, **fields: object) -> dict[str, 
     }
 
 
-def alone(values: dict[str, Any], **how: Any) -> Told:
+def alone(values: dict[str, Any], **how: Any) -> Record:
     before = loop._REPORT_SECONDS
     try:
         return train(0, values, **how)
@@ -164,7 +166,7 @@ def test_half_precision_and_batch_norm_train_together(
     fields = {"student": CNN, "precision": "bf16", "val": str(images), "crop_pct": 1.0, "epochs": 2}
     values = config(tmp_path, images, cache, **{**fields, "ema": None})
     first, second = run_ranks(2, train, values)
-    assert isinstance(first, Told), first
+    assert isinstance(first, Record), first
     assert first.losses == second.losses
     assert first.top1 == second.top1
     exported = weights(tmp_path)
@@ -204,8 +206,8 @@ def test_all_processes_fall_back_to_the_same_checkpoint(
     assert found.name == "000000010"
     (found / "tensors.safetensors").write_bytes(b"half")
     first, second = run_ranks(2, train, cut, True)
-    assert isinstance(first, Told), first
-    assert isinstance(second, Told), second
+    assert isinstance(first, Record), first
+    assert isinstance(second, Record), second
     both = [sorted(ours + theirs) for ours, theirs in zip(first.rows, second.rows, strict=True)]
     assert both == [sorted(rows) for rows in whole.rows[8:]]
     assert_close(tmp_path / "cut", tmp_path / "whole")

@@ -251,7 +251,7 @@ def test_the_names_of_a_policy_are_those_that_can_be_drawn() -> None:
 
 @pytest.mark.parametrize("name", sorted(LEVELS))
 def test_a_policy_at_full_strength_renders(name: str) -> None:
-    """Posterize at more than 20 asks for more than eight bits: it keeps all of them."""
+    """Posterize at more than 20 stands for more than eight bits: it keeps all of them."""
     strongest = {**operation_to_json(at_the("high", "rand_augment")), "names": [name] * 2}
     operation = operation_from_json({**strongest, "weights": None, "layers": 4, "p": 1.0})
     for std in (0.0, 100.0):

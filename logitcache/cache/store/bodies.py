@@ -160,16 +160,16 @@ async def _web_size(files: Any, url: str, where: str) -> int:
     session = await files.set_session()
     address, receiver = files.encode_url(url), Receiver(where, _MOST_COUNTED, lambda _: None)
     async with _in_time() as in_time:
-        async with session.head(address, headers=_IDENTITY, allow_redirects=True) as answer:
-            if answer.status not in _NO_HEAD:
-                _check_answer(answer, url, where)
-                if answer.content_length is not None:
-                    return int(answer.content_length)
-        async with session.get(address, headers=_IDENTITY) as answer:
-            _check_answer(answer, url, where)
-            if answer.content_length is not None:
-                return int(answer.content_length)
-            await _receive_pieces(answer, receiver, in_time)
+        async with session.head(address, headers=_IDENTITY, allow_redirects=True) as response:
+            if response.status not in _NO_HEAD:
+                _check_response(response, url, where)
+                if response.content_length is not None:
+                    return int(response.content_length)
+        async with session.get(address, headers=_IDENTITY) as response:
+            _check_response(response, url, where)
+            if response.content_length is not None:
+                return int(response.content_length)
+            await _receive_pieces(response, receiver, in_time)
     return receiver.received
 
 
@@ -178,13 +178,16 @@ async def _receive_web(files: Any, url: str, receiver: Receiver) -> None:
     headers = dict(_IDENTITY)
     if receiver.part is not None:
         headers["Range"] = receiver.part.header
-    async with _in_time() as in_time, session.get(files.encode_url(url), headers=headers) as answer:
-        if answer.status == 416 and receiver.part is not None:
+    async with (
+        _in_time() as in_time,
+        session.get(files.encode_url(url), headers=headers) as response,
+    ):
+        if response.status == 416 and receiver.part is not None:
             return  # the part begins beyond the end
-        _check_answer(answer, url, receiver.where)
-        partial = answer.status == 206 or _is_part(answer.headers.get("Content-Range"))
-        receiver.begin(partial=partial, declared=answer.content_length)
-        await _receive_pieces(answer, receiver, in_time)
+        _check_response(response, url, receiver.where)
+        partial = response.status == 206 or _is_part(response.headers.get("Content-Range"))
+        receiver.begin(partial=partial, declared=response.content_length)
+        await _receive_pieces(response, receiver, in_time)
 
 
 def _is_part(content_range: str | None) -> bool:
@@ -192,21 +195,23 @@ def _is_part(content_range: str | None) -> bool:
     return content_range is not None and content_range.startswith("bytes ")
 
 
-async def _receive_pieces(answer: Any, receiver: Receiver, in_time: Callable[[int], None]) -> None:
-    async for piece in answer.content.iter_any():
+async def _receive_pieces(
+    response: Any, receiver: Receiver, in_time: Callable[[int], None]
+) -> None:
+    async for piece in response.content.iter_any():
         receiver.add(piece)
         in_time(receiver.received)
 
 
-def _check_answer(answer: Any, url: str, where: str) -> None:
+def _check_response(response: Any, url: str, where: str) -> None:
     """Raise an error for an unusable response, from its head; the body is not read."""
-    if answer.status == 404:
+    if response.status == 404:
         raise FileNotFoundError(url)
-    answer.raise_for_status()
-    if not 200 <= answer.status < 300:  # a redirection without an address
-        got = f"HTTP status {answer.status}"
+    response.raise_for_status()
+    if not 200 <= response.status < 300:  # a redirection without an address
+        got = f"HTTP status {response.status}"
         raise StorageError("the store refused the request", where=where, got=got)
-    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"", "identity"}:
         raise StorageError(
             "this server compresses its responses",
@@ -222,16 +227,16 @@ async def _receive_s3(files: Any, path: str, receiver: Receiver) -> None:
     part = {} if receiver.part is None else {"Range": receiver.part.header}
     async with _in_time() as in_time:
         try:
-            answer = await files._call_s3("get_object", Bucket=bucket, Key=key, **part)
+            response = await files._call_s3("get_object", Bucket=bucket, Key=key, **part)
         except OSError as error:
             if part and http_status(error) == 416:
                 return
             raise
-        body = answer["Body"]
+        body = response["Body"]
         try:
-            partial = answer["ResponseMetadata"].get("HTTPStatusCode") == 206
-            partial = partial or _is_part(answer.get("ContentRange"))
-            receiver.begin(partial=partial, declared=answer.get("ContentLength"))
+            partial = response["ResponseMetadata"].get("HTTPStatusCode") == 206
+            partial = partial or _is_part(response.get("ContentRange"))
+            receiver.begin(partial=partial, declared=response.get("ContentLength"))
             while piece := await body.read(_PIECE):
                 receiver.add(piece)
                 in_time(receiver.received)

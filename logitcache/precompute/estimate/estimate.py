@@ -317,7 +317,7 @@ class _Cost:
         own = {name for name, member in ensemble.members.items() if member.class_names is not None}
         heads = {name: member.head for name, member in ensemble.members.items()}
         wanted, logits = config.encoding, self._shown.logits
-        self._answers = {
+        self._outputs = {
             name: EncodedOutputs(
                 wanted, name, logits[name], None if name in own else labels, heads[name]
             )
@@ -328,7 +328,7 @@ class _Cost:
             for name, encoding in taps.items()
         }
         tried: list[EncodedOutputs | EncodedFeatures] = [
-            *self._answers.values(),
+            *self._outputs.values(),
             *self._taps.values(),
         ]
         store = sum(one.store for one in tried)
@@ -358,12 +358,12 @@ class _Cost:
         return sorted({2**n for n in range(requested.bit_length() + 1)} | {requested})
 
     def _teacher(self, name: str) -> TeacherEstimate:
-        member, answers = self._ensemble.members[name], self._answers.get(name)
-        tried = [] if answers is None else answers.tried
+        member, outputs = self._ensemble.members[name], self._outputs.get(name)
+        tried = [] if outputs is None else outputs.tried
         return TeacherEstimate(
             architecture=str(member.lock["architecture"]),
-            num_classes=None if answers is None else member.num_classes,
-            accuracy=None if answers is None else answers.accuracy,
+            num_classes=None if outputs is None else member.num_classes,
+            accuracy=None if outputs is None else outputs.accuracy,
             seconds={device: found.teach[name] for device, found in self._seconds.items()},
             encodings=[self._encoding(name, encoding) for encoding in tried],
             taps={
@@ -372,12 +372,12 @@ class _Cost:
         )
 
     def _encoding(self, name: str, encoding: Encoding) -> EncodingEstimate:
-        answers = self._answers[name]
-        plan = self._answers_plan(name, encoding, len(self._views))
+        outputs = self._outputs[name]
+        plan = self._outputs_plan(name, encoding, len(self._views))
         return EncodingEstimate(
             encoding=encoding.settings(),
-            chosen=encoding == answers.chosen,
-            fidelity=answers.fidelity(encoding),
+            chosen=encoding == outputs.chosen,
+            fidelity=outputs.fidelity(encoding),
             **self._sizes(plan),
         )
 
@@ -402,7 +402,7 @@ class _Cost:
     def _with_views(self, count: int) -> ViewsEstimate:
         views, devices = self._views, self._devices
         mixed = sum(views[n % len(views)].mixing is not None for n in range(count))
-        groups = [self._answers_plan(n, one.chosen, count) for n, one in self._answers.items()]
+        groups = [self._outputs_plan(n, one.chosen, count) for n, one in self._outputs.items()]
         found = cache_footprint(
             [*groups, *(self._tap_plan(name, count) for name in self._taps)],
             self._source,
@@ -422,10 +422,10 @@ class _Cost:
             },
         )
 
-    def _answers_plan(self, name: str, encoding: Encoding, views: int) -> GroupPlan:
-        answers = self._answers[name]
-        row_bytes = answers.row_bytes(encoding)
-        plan = self._group(name, views, encoding.specs(), answers.specs(encoding), row_bytes)
+    def _outputs_plan(self, name: str, encoding: Encoding, views: int) -> GroupPlan:
+        outputs = self._outputs[name]
+        row_bytes = outputs.row_bytes(encoding)
+        plan = self._group(name, views, encoding.specs(), outputs.specs(encoding), row_bytes)
         fitted = encoding.to_json().keys() - encoding.settings().keys()
         attribute_bytes = sum(len(str(encoding.to_json()[key])) for key in fitted)
         return replace(plan, attribute_bytes=attribute_bytes)

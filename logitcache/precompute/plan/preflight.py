@@ -154,9 +154,9 @@ def check_images(
             continue
         size = member.input.size
         batch = np.zeros((_TIMED_IMAGES, 3, size, size), dtype=np.uint8)
-        member.answer(batch)
+        member.run(batch)
         started = time.perf_counter()
-        member.answer(batch)
+        member.run(batch)
         rate = _TIMED_IMAGES / (time.perf_counter() - started)
         notes.append(
             f"teacher {name}: the weights file has no input size; using {size} pixels, the default "

@@ -119,7 +119,7 @@ def fastest_of_two(forward: Callable[[], object]) -> float:
 def _forward(ensemble: Ensemble, names: Collection[str], batch: int) -> None:
     sides = {ensemble.members[name].input.size for name in names}
     pixels = {side: np.zeros((batch, 3, side, side), dtype=np.uint8) for side in sides}
-    ensemble.answer(pixels, dict.fromkeys(names, batch), dict.fromkeys(names))
+    ensemble.run(pixels, dict.fromkeys(names, batch), dict.fromkeys(names))
 
 
 def _forget() -> None:

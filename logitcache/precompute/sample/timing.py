@@ -95,16 +95,14 @@ def run_sample(
         image_memory=image_memory,
     ) as renderer:
         (first,) = renderer.batches(requests[:1])
-        _answer(
-            ensemble, first, kept
-        )  # warm-up: what a network does once, in its first forward pass
+        _run(ensemble, first, kept)  # warm-up: what a network does once, in its first forward pass
         renderer.forget_images()  # so that the images of the warm-up are decoded again
         started = time.perf_counter()
-        shown = [(b, _answer(ensemble, b, kept)) for b in renderer.batches(requests)]
+        shown = [(b, _run(ensemble, b, kept)) for b in renderer.batches(requests)]
         seconds = time.perf_counter() - started
         started = time.perf_counter()
         for again in renderer.batches(requests):
-            _answer(ensemble, again, kept)
+            _run(ensemble, again, kept)
         seconds_decoded = time.perf_counter() - started
     total = sum(len(request.indices) for request in requests)
     read = [np.setdiff1d(np.arange(len(b.request.indices)), list(b.failures)) for b, _ in shown]
@@ -127,7 +125,7 @@ def run_sample(
     )
 
 
-def _answer(
+def _run(
     ensemble: Ensemble, batch: RenderedBatch, kept: Mapping[str, int | None]
 ) -> dict[str, NDArray[np.float32]]:
     """Return logits and features of a batch, by name.
@@ -144,10 +142,10 @@ def _answer(
     }
     shown = shown_patches(batch.request.view, batch.request.hashes)
     sizes = dict.fromkeys(kept_patches, rows)
-    return ensemble.answer(batch.pixels, sizes, kept_patches, shown)
+    return ensemble.run(batch.pixels, sizes, kept_patches, shown)
 
 
 def _forward_seconds(ensemble: Ensemble, batch: RenderedBatch, name: str) -> float:
     """Return the seconds per image of a forward pass of one teacher, the minimum of two passes."""
-    seconds = fastest_of_two(lambda: _answer(ensemble, batch, {name: None}))
+    seconds = fastest_of_two(lambda: _run(ensemble, batch, {name: None}))
     return seconds / len(batch.request.indices)

@@ -56,7 +56,7 @@ def run_teachers(
         source: Image set.
         ensemble: The teachers.
         kept_patches: Names of teachers and layers, with the patches to keep of each of the N
-            images; see :meth:`.Ensemble.answer`.
+            images; see :meth:`.Ensemble.run`.
         indices_N: Positions of the images in the source.
         batch: Images per forward pass.
 
@@ -69,7 +69,7 @@ def run_teachers(
     threads = available_processors()
     with ViewRenderer(source.read, ensemble.sizes, threads=threads) as renderer:
         (rendered,) = renderer.batches([request])
-    outputs = ensemble.answer(rendered.pixels, dict.fromkeys(kept_patches, batch), kept_patches)
+    outputs = ensemble.run(rendered.pixels, dict.fromkeys(kept_patches, batch), kept_patches)
     return outputs, np.setdiff1d(np.arange(len(indices_N)), list(rendered.failures))
 
 
@@ -107,7 +107,7 @@ def sample_log_probs(
         for rendered in renderer.batches(requests):
             count = len(rendered.request.indices)
             shown = shown_patches(rendered.request.view, rendered.request.hashes)
-            outputs = ensemble.answer(rendered.pixels, {name: count}, {name: None}, shown)
+            outputs = ensemble.run(rendered.pixels, {name: count}, {name: None}, shown)
             found.append(np.delete(outputs[name], list(rendered.failures), axis=0))
     outputs_NC = np.concatenate(found)
     if not len(outputs_NC):

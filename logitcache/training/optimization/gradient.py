@@ -84,9 +84,9 @@ class BatchGradient:
             # processes exchange gradients once, with the last part
             last = number == len(parts) - 1
             with nullcontext() if last else self._ranks.accelerator.no_sync(model):
-                found, answer = self._backward(model, images[index], own, progress, weights)
+                found, output = self._backward(model, images[index], own, progress, weights)
             losses = {name: losses.get(name, 0.0) + value for name, value in found.items()}
-            outputs.append(answer)
+            outputs.append(output)
         return losses, _joined(outputs, parts)
 
     def _backward(
@@ -100,8 +100,8 @@ class BatchGradient:
         """Add the gradient of some images; return their share of the losses, and the outputs."""
         arranged, visible = images.contiguous(memory_format=self._format), targets.visible
         # networks of users take the images alone
-        answer = model(arranged) if visible is None else model(arranged, visible)
-        outputs = self._trainable.outputs(answer, visible)
+        output = model(arranged) if visible is None else model(arranged, visible)
+        outputs = self._trainable.outputs(output, visible)
         means = self._objective.parts(outputs, targets)
         terms = {name: shares[name] * mean for name, mean in means.items()}
         loss = self._objective.total(terms, progress)

@@ -109,13 +109,13 @@ class TrainableStudent(nn.Module):
             images_B3SS: Normalized images.
             visible: Patches that the network is run on; None for all.
         """
-        answer: Tensor | tuple[Tensor, dict[str, Tensor]]
+        output: Tensor | tuple[Tensor, dict[str, Tensor]]
         if visible is None:
-            answer = self.network(images_B3SS)
+            output = self.network(images_B3SS)
         else:
             with run_on_patches(self._untapped, visible.indices, visible.grid, "student"):
-                answer = self.network(images_B3SS)
-        return answer
+                output = self.network(images_B3SS)
+        return output
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen batch norms stay in evaluation mode, to keep their statistics."""
@@ -205,18 +205,18 @@ class TrainableStudent(nn.Module):
 
     def outputs(
         self,
-        answer: Tensor | tuple[Tensor, dict[str, Tensor]],
+        output: Tensor | tuple[Tensor, dict[str, Tensor]],
         visible: VisiblePatches | None = None,
     ) -> Outputs:
         """Return the result of :meth:`forward` in the form that objectives take.
 
         Args:
-            answer: The result.
+            output: The result.
             visible: The patches that it is of; None for all.
         """
-        if isinstance(answer, Tensor):
-            return Outputs(answer)
-        logits, activations = answer
+        if isinstance(output, Tensor):
+            return Outputs(output)
+        logits, activations = output
         features = {}
         for tap, values in activations.items():
             shape = self._shapes[tap]

@@ -1,1 +1,1 @@
-"""Formats in which others keep what teachers said, written here from their descriptions."""
+"""Formats of other projects for teacher outputs, implemented from their descriptions."""

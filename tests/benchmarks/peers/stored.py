@@ -31,7 +31,7 @@ Formats that keep every class give ids of width 0 and log-probabilities (B, C).
 
 @dataclass(frozen=True)
 class Stored:
-    """What a teacher said of one view.
+    """Outputs of a teacher for one view.
 
     Attributes:
         samples: Names of the images, and what else a cache keeps of them.
