@@ -37,6 +37,7 @@ NAMES = (
     "ranks",
     "remote",
     "scaling",
+    "sharing",
     "storage",
     "students",
     "tails",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
+    from logitcache.encoding.kinds import Encoding
     from logitcache.targets.reader import TargetWindow
 
 __all__ = [
@@ -53,11 +54,11 @@ _TEACHER = "t"
 _DISTINCT = 8192  # rows of logits; more are these over and over
 
 
-def repeated(rows: int) -> Encoded:
+def repeated(rows: int, encoding: Encoding = ENCODING) -> Encoded:
     """Return what a cache of that many rows holds."""
     logits_NC = logits_of_rows(min(rows, _DISTINCT))
     samples = samples_of(len(logits_NC), unit=len(logits_NC))
-    few = encode(group_of(_TEACHER, ENCODING), logits_NC, samples)
+    few = encode(group_of(_TEACHER, encoding), logits_NC, samples)
     return {name: np.resize(array, (rows, *array.shape[1:])) for name, array in few.items()}
 
 

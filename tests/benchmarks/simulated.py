@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from logitcache.cache.format.placement import Placement
+    from logitcache.encoding.kinds import Encoding
 
 __all__ = ["simulate"]
 
@@ -37,7 +38,7 @@ _CONDITIONS = Conditions(
 )
 
 
-def simulate(path: Path, rows: int, views: int) -> CacheWriter:
+def simulate(path: Path, rows: int, views: int, encoding: Encoding = ENCODING) -> CacheWriter:
     """Write a sealed cache of one teacher and some random views, and return its writer."""
     unit_rows = default_unit_rows(rows)
     recipes = [ViewsConfig(count=views).random_view(draw + 1) for draw in range(views)]
@@ -54,7 +55,7 @@ def simulate(path: Path, rows: int, views: int) -> CacheWriter:
     group = TeacherGroup(
         teacher="teacher",
         num_classes=CLASSES,
-        encoding=ENCODING,
+        encoding=encoding,
         optional=("lse", "label_logp"),
         unit_rows=unit_rows,
         slots=tuple(view.id for view in recipes),
@@ -62,7 +63,7 @@ def simulate(path: Path, rows: int, views: int) -> CacheWriter:
         class_names_sha256=sha256(canonical_json(list(writer.manifest.data.class_names))),
     )
     writer.add_teacher(TeacherRecord(lock=_LOCK, canonical_batch=256, source="simulated"), group)
-    writer.write_unit(group, group.view_ids[0], 0, repeated(unit_rows), _CONDITIONS)
+    writer.write_unit(group, group.view_ids[0], 0, repeated(unit_rows, encoding), _CONDITIONS)
     _commit_the_rest(writer, group)
     accuracy = dict.fromkeys(group.view_ids, 0.76)
     writer.seal(sha256(b"images"), {group.name: accuracy})
