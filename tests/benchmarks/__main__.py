@@ -42,6 +42,7 @@ NAMES = (
     "students",
     "tails",
     "targets",
+    "transform_loss",
     "view_rates",
 )
 

@@ -49,7 +49,7 @@ __all__ = [
     "whole",
 ]
 
-ENCODING = SparseEncoding(CLASSES, top_k=50)
+ENCODING = SparseEncoding.new(CLASSES, top_k=50, bits=5)  # the default of new caches
 _TEACHER = "t"
 _DISTINCT = 8192  # rows of logits; more are these over and over
 

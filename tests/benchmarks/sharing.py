@@ -82,9 +82,9 @@ def _bytes(outputs: int) -> list[Measurement]:
         merged = CountedLocation(folder / "merged")
         merge_caches(sources, merged)
         rows = _shares(f"merge of two halves, outputs per image: {outputs}", sources, merged)
-        source, part = (CountedLocation(folder / place) for place in ("whole", "tenth"))
-        slice_cache(source, part, rows=RowSelection(share=(0.0, 0.1)))
-        rows += _shares(f"slice of a tenth, outputs per image: {outputs}", [source], part)
+        source, tenth = (CountedLocation(folder / place) for place in ("whole", "tenth"))
+        slice_cache(source, tenth, rows=RowSelection(share=(0.0, 0.1)))
+        rows += _shares(f"slice of a tenth, outputs per image: {outputs}", [source], tenth)
     return rows
 
 
