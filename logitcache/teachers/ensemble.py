@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.teachers.member import KeptTap, Member
+from logitcache.teachers.member import KeptTap, Member, on_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from logitcache.encoding.features import FeatureEncoding
     from logitcache.teachers.member import Pending, Precision, TeacherConfig
@@ -61,6 +62,7 @@ class Ensemble:
             for name, config in configs.items()
         }
         self._taps: dict[str, Tap] = {}
+        self._device = device
 
     @property
     def sizes(self) -> list[int]:
@@ -115,10 +117,14 @@ class Ensemble:
             shown: Patches of each row that the networks are run on; None for all.
         """
         outputs: dict[str, Pending] = {}
+        moved: dict[int, Tensor] = {}  # members with inputs of one size share one copy
         for teacher in dict.fromkeys(self._teacher_of(name) for name in kept_patches):
             names = [name for name in kept_patches if self._teacher_of(name) == teacher]
             taps = {name: self._taps[name] for name in names if name != teacher}
-            images = pixels[self.members[teacher].input.size]
+            side = self.members[teacher].input.size
+            if side not in moved:
+                moved[side] = on_device(pixels[side], self._device)
+            images = moved[side]
             step = batches[names[0]]
             parts = [
                 self._started(
@@ -132,7 +138,7 @@ class Ensemble:
     def _started(
         self,
         teacher: str,
-        images: NDArray[np.uint8],
+        images: Tensor,
         rows: slice,
         taps: Mapping[str, Tap],
         kept_patches: Mapping[str, NDArray[np.int64] | None],

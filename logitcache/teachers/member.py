@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from logitcache.networks.taps import TapShape
     from logitcache.views.tokens import ShownPatches
 
-__all__ = ["Head", "KeptTap", "Member", "Pending", "Precision", "TeacherConfig"]
+__all__ = ["Head", "KeptTap", "Member", "Pending", "Precision", "TeacherConfig", "on_device"]
 
 Head = Literal["softmax", "sigmoid", "none"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -271,7 +271,7 @@ class Member:
     @torch.inference_mode()
     def start(
         self,
-        pixels_B3SS: NDArray[np.uint8],
+        pixels_B3SS: NDArray[np.uint8] | Tensor,
         taps: Mapping[str, KeptTap],
         shown: ShownPatches | None = None,
     ) -> tuple[Pending, dict[str, Pending]]:
@@ -281,15 +281,13 @@ class Member:
         queued behind them before the returned functions are called. Without logits, C is 0.
 
         Args:
-            pixels_B3SS: A batch of images with the size of :attr:`input`.
+            pixels_B3SS: A batch of images with the size of :attr:`input`, uint8; not copied if it
+                is on the device already.
             taps: Features to return, by name of the layer.
             shown: Patches that the network is run on; None for all.
         """
-        # moved as bytes and normalized on the device, in float32 before autocast
-        images = torch.from_numpy(pixels_B3SS)
-        if self._device.type == "cuda":
-            images = images.pin_memory()  # a copy from other memory blocks this thread
-        images = images.to(self._device, non_blocking=True)
+        images = on_device(pixels_B3SS, self._device)
+        # normalized on the device, in float32 before autocast
         normalized = (images.float() - self._mean_C11) / self._std_C11
         normalized = normalized.contiguous(memory_format=self._format)
         half = self._precision != "float32"
@@ -339,6 +337,16 @@ class Member:
                 hint="choose a block of the network, or set patch_drop_rate: 0",
             )
         return _pending(kept)
+
+
+def on_device(pixels_B3SS: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
+    """Return pixels on a device, uint8 as they are; a copy to a CUDA device is queued."""
+    if isinstance(pixels_B3SS, torch.Tensor):
+        return pixels_B3SS.to(device)
+    images = torch.from_numpy(pixels_B3SS)
+    if device.type == "cuda":
+        images = images.pin_memory()  # a copy from other memory blocks this thread
+    return images.to(device, non_blocking=True)
 
 
 def _pending(values: Tensor) -> Pending:

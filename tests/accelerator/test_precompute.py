@@ -11,11 +11,14 @@ import torch
 
 from logitcache.check.audit import audit_teachers
 from logitcache.data.readers import open_source
-from logitcache.teachers.member import Member, TeacherConfig
+from logitcache.teachers import ensemble
+from logitcache.teachers.member import Member, TeacherConfig, on_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 Teachers = dict[str, dict[str, str]]
 
@@ -58,6 +61,31 @@ def test_an_audit_on_a_processor_tolerates_the_noise_of_an_accelerator(
         str(cache), open_source(str(images)), teachers, samples=None, device="cpu"
     ):
         assert audit.mismatched == 0
+
+
+def test_members_of_one_size_share_one_copy_of_the_pixels(
+    device: str, teachers: Teachers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their outputs are those of each member alone, also where a batch is run in parts."""
+    copies: list[int] = []
+
+    def counted(pixels: NDArray[np.uint8], to: torch.device) -> torch.Tensor:
+        copies.append(pixels.shape[-1])
+        return on_device(pixels, to)
+
+    monkeypatch.setattr(ensemble, "on_device", counted)
+    configs = {name: TeacherConfig.parse(teachers[name], "") for name in ("cnn", "red")}
+    configs["large"] = TeacherConfig.parse({**teachers["cnn"], "size": 16}, "")
+    there = torch.device(device)
+    group = ensemble.Ensemble(configs, device=there, precision="float32")
+    draw = np.random.default_rng(0)
+    pixels = {s: draw.integers(0, 256, (8, 3, s, s), dtype=np.uint8) for s in group.sizes}
+    found = group.run(pixels, dict.fromkeys(configs, 4), dict.fromkeys(configs))
+    assert sorted(copies) == [8, 16]
+    for name, member in group.members.items():
+        images = pixels[member.input.size]
+        alone = np.concatenate([member.run(images[rows]) for rows in (slice(4), slice(4, 8))])
+        np.testing.assert_array_equal(found[name], alone)
 
 
 @pytest.mark.parametrize("how", [{"compile": True}, {"channels_last": True}], ids=str)
