@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -24,20 +25,29 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from logitcache.errors import UsageError, nearest, redacted
+from logitcache.yaml_text import load_yaml_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pydantic._internal._model_construction import ModelMetaclass as _ModelClass
 else:
     _ModelClass = type(BaseModel)  # it has no public name
 
-__all__ = ["Bytes", "Config", "Former", "is_plain", "key_of", "unless_from_python"]
+__all__ = [
+    "Bytes",
+    "Config",
+    "Former",
+    "is_plain",
+    "key_of",
+    "or_file_with",
+    "unless_from_python",
+]
 
 _PLAIN_VALUES = "values of files and flags"  # context of their validation
 _LONGEST = 200  # characters of a value that a message repeats
 # pydantic adds the branch of a union to the path of an error; users have never seen these names
-_OF_UNIONS = ("constrained-int", "literal['auto']")
+_OF_UNIONS = ("constrained-int", "dict[str,constrained-int]", "literal['auto']")
 _NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 
 _UNITS = {
@@ -75,6 +85,31 @@ def key_of(table: Callable[[], Mapping[str, object]]) -> AfterValidator:
         return name
 
     return AfterValidator(known)
+
+
+def or_file_with(field: str) -> BeforeValidator:
+    """Return the validator of a mapping that may be given as a file that contains it.
+
+    The content of the file takes its place, so that what is stored of a run is complete.
+
+    Args:
+        field: Name of the mapping in the YAML file, as ``logitcache tools`` writes it.
+    """
+
+    def content(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            values = load_yaml_file(Path(value))
+        except OSError as error:
+            raise ValueError(f"the file {value} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{value} is no YAML file: {' '.join(str(error).split())}") from None
+        if not isinstance(values, Mapping) or not isinstance(values.get(field), Mapping):
+            raise ValueError(f"the YAML file {value} has no mapping {field!r}")
+        return values[field]
+
+    return BeforeValidator(content)
 
 
 def is_plain(info: ValidationInfo) -> bool:
@@ -178,7 +213,7 @@ def _usage_error(
     """Return the error of this package for the first validation error of pydantic."""
     errors = error.errors()
     # an unknown name comes first: a misspelled option is reported as missing, too
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), _of_its_form(errors))
     path = [str(part) for part in first["loc"] if part not in _OF_UNIONS]
     place = ".".join([where, *path])
     if first["type"] == "extra_forbidden":
@@ -204,6 +239,16 @@ def _usage_error(
     return UsageError(
         first["msg"].removeprefix("Value error, "), where=place, got=_shown(first["input"])
     )
+
+
+def _of_its_form(errors: Sequence[Any]) -> Any:
+    """Return the first error; of a union, that of the branch that takes values of this form."""
+    *place, branch = errors[0]["loc"] or ("",)
+    if branch in _OF_UNIONS:
+        for error in errors:
+            if [*error["loc"]][: len(place)] == place and not error["type"].endswith("_type"):
+                return error
+    return errors[0]
 
 
 def _shown(value: object) -> str | None:

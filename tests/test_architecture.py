@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
     "markdown": {"text"},
     "moved": set(),
-    "config": set(),
+    "config": {"yaml_text"},
     "platforms": set(),
     "files": {"platforms"},
     "draws": set(),

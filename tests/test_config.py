@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
@@ -9,6 +9,9 @@ from logitcache.config import Config, Former
 from logitcache.errors import UsageError
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TRAIN = {"out": "x", "data": "digits", "student": {"model": "resnet10t"}, "steps": 1}
 
@@ -52,6 +55,29 @@ def test_an_unknown_key_is_named_with_its_nearest(path: tuple[str, ...], offered
 def test_values_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainConfig.parse({**TRAIN, **change}, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file"),
+        ("bits: [", "is no YAML file"),
+        ("errors: {fc: 1}", "has no mapping 'bits'"),
+        ("bits: 4", "has no mapping 'bits'"),
+        ("bits: {fc: 30}", "less than or equal to 8"),
+    ],
+)
+def test_a_file_in_place_of_a_mapping_has_to_contain_it(
+    content: str | None, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "bits.yaml"
+    if content is not None:
+        file.write_text(content)
+    student = {"model": "resnet10t", "surgery": {"fake_quant": {"bits": str(file)}}}
+    with pytest.raises(UsageError, match=said) as caught:
+        TrainConfig.parse({**TRAIN, "student": student}, "train")
+    where = str(caught.value.where)
+    assert where.removesuffix(".fc") == "train.student.surgery.fake_quant.bits"
 
 
 def test_a_missing_field_is_named() -> None:

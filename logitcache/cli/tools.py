@@ -152,7 +152,7 @@ def pick_bits(
     for name, bits in found.bits.items():
         echo(f"{name}: {bits} bits, mean squared error {found.errors[name]:.2g}")
     echo(f"{found.mean_bits:.2f} bits a weight, of {found.weights} weights")
-    echo(f"written to {out}; to use them: student: {{surgery: {{fake_quant: {{bits: …}}}}}}")
+    echo(f"written to {out}; to use them: student: {{surgery: {{fake_quant: {{bits: {out}}}}}}}")
 
 
 @tools_app.command("synthesize")

@@ -49,7 +49,8 @@ class SoftConfig(AskingTermConfig):
     Attributes:
         weight: Weight of this term in the sum.
         head: Student layer with the logits; the output of the network by default.
-        teachers: Weight of each teacher by name; by default equal weights that sum to one.
+        teachers: Weight of each teacher by name, or the file of ``logitcache tools fit-weights``
+            with these; by default equal weights that sum to one.
         logits: Cached layer with the logits of a teacher, by name of the teacher, such as a further
             classifier; for the others, and by default, its output. Without ``teachers``, these are
             the teachers of the term.

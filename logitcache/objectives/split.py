@@ -38,7 +38,8 @@ class SplitConfig(AskingTermConfig):
     Attributes:
         weight: Weight of this term in the sum.
         head: Student layer with the logits; the output of the network by default.
-        teachers: Weight of each teacher by name; by default equal weights that sum to one.
+        teachers: Weight of each teacher by name, or the file of ``logitcache tools fit-weights``
+            with these; by default equal weights that sum to one.
         form: Published loss: ``nkd`` or ``dkd``.
         target: Weight of the loss of the target class; 1 as published.
         others: Weight of the loss of the non-target classes; by default as published: 1.5 for nkd

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from logitcache.batch import PIXELS
-from logitcache.config import Config
+from logitcache.config import Config, or_file_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,13 +165,16 @@ class AskingTermConfig(LogitsTermConfig):
     """Base class of the configurations of terms on logits of teachers.
 
     Attributes:
-        teachers: Weight of each teacher by name; by default equal weights that sum to one.
+        teachers: Weight of each teacher by name, or the file of ``logitcache tools fit-weights``
+            with these; by default equal weights that sum to one.
         logits: Cached layer with the logits of a teacher, by name of the teacher, such as a further
             classifier; for the others, and by default, its output. Without ``teachers``, these are
             the teachers of the term.
     """
 
-    teachers: dict[str, float] | None = Field(default=None, min_length=1)
+    teachers: Annotated[dict[str, float] | None, or_file_with("teachers")] = Field(
+        default=None, min_length=1
+    )
     logits: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from logitcache.config import Config
+from logitcache.config import Config, or_file_with
 from logitcache.errors import UsageError, nearest
 from logitcache.networks.weight_layers import FEWEST_BITS, MOST_BITS, weight_layers
 
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 Bits = Annotated[int, Field(ge=FEWEST_BITS, le=MOST_BITS)]
+BitsByLayer = Annotated[dict[str, Bits], Field(min_length=1)]
 
 
 class FakeQuantConfig(Config):
@@ -41,7 +42,8 @@ class FakeQuantConfig(Config):
 
     Attributes:
         bits: Number of bits of the weights, 2 to 8: one number for all convolution and linear
-            layers but the classifier, or one for each layer by name, as ``pick-bits`` finds them.
+            layers but the classifier, or one for each layer by name; or the file of
+            ``logitcache tools pick-bits``, which has these.
         activations: Number of bits of the inputs of these layers, which are clamped to [0, 1]; by
             default they are not rounded. The first layer of the network has the images as its
             input, which are not rounded.
@@ -49,14 +51,14 @@ class FakeQuantConfig(Config):
             that they have its scale; otherwise they are in [-1, 1].
     """
 
-    bits: Bits | Annotated[dict[str, Bits], Field(min_length=1)]
+    bits: Annotated[Bits | BitsByLayer, or_file_with("bits")]
     activations: Bits | None = None
     rescale: bool = True
 
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: object) -> object:
-        return {"bits": value} if isinstance(value, int) else value
+        return {"bits": value} if isinstance(value, int | str) else value
 
 
 class FakeQuantized(nn.Module):

@@ -91,8 +91,9 @@ def test_what_is_written_is_what_soft_takes(
     assert set(written["teachers"]) == {"cnn", "red"}
     assert sum(written["teachers"].values()) == pytest.approx(1, abs=1e-3)
     assert written["accuracy"] >= max(*written["single"].values(), written["uniform"])
-    config = ObjectiveConfig.parse({"soft": {"teachers": written["teachers"]}}, "")
+    config = ObjectiveConfig.parse({"soft": {"teachers": str(out)}}, "")
     assert config.term.needs.teachers == ("cnn", "red")
+    assert config.model_dump(exclude_unset=True) == {"soft": {"teachers": written["teachers"]}}
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit, match="0"):
         main()

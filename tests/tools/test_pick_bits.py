@@ -107,15 +107,21 @@ def test_the_file_is_what_a_student_is_quantized_with(
     printed = json.loads(capsys.readouterr().out)
     written = yaml.safe_load(out.read_text())
     assert {"schema_version": 1, **written} == printed
-    surgery = {"fake_quant": {"bits": written["bits"]}}
+    surgery = {"fake_quant": {"bits": str(out)}}
     config = StudentConfig.parse({"model": network, "surgery": surgery}, "student")
+    assert config.surgery.fake_quant is not None
+    assert config.surgery.fake_quant.bits == written["bits"], "stored runs have the numbers"
     made: Any = build_student(config, 5)
     for name, bits in written["bits"].items():
         assert len(made.get_submodule(name).weight.unique()) <= 2**bits
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit, match="0"):
         main()
-    assert "bits a weight" in capsys.readouterr().out
+    *_, shown, used = capsys.readouterr().out.splitlines()
+    assert "bits a weight" in shown
+    line = used[used.index("student:") :]  # to be pasted as it is
+    pasted = {"model": network, **yaml.safe_load(line)["student"]}
+    assert StudentConfig.parse(pasted, "student") == config
 
 
 def test_new_weights_are_refused(tmp_path: Path) -> None:
