@@ -105,9 +105,10 @@ def or_file_with(field: str) -> BeforeValidator:
             raise ValueError(f"the file {value} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise ValueError(f"{value} is no YAML file: {' '.join(str(error).split())}") from None
-        if not isinstance(values, Mapping) or not isinstance(values.get(field), Mapping):
-            raise ValueError(f"the YAML file {value} has no mapping {field!r}")
-        return values[field]
+        found = values.get(field) if isinstance(values, Mapping) else None
+        if isinstance(found, Mapping):
+            return found
+        raise ValueError(f"the YAML file {value} has no mapping {field!r}")
 
     return BeforeValidator(content)
 

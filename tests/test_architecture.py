@@ -120,7 +120,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"batch", "data", "encoding", "objectives", "cache.store"},
     "pipeline": {"yaml_text"},
     "dry_run": {
+        "batch",
         "cache.format",
+        "cache.read.view_selection",
         "data",
         "encoding",
         "networks",

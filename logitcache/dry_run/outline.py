@@ -9,15 +9,24 @@ from logitcache.data.readers import open_source
 from logitcache.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
     from logitcache.data.readers import DataConfig
     from logitcache.encoding.features import FeatureEncoding
+    from logitcache.encoding.kinds import Encoding
     from logitcache.pipeline.config import DataSetConfig
+    from logitcache.views.spec import View
 
-__all__ = ["CacheShape", "Earlier", "ImageCount", "StageOutline"]
+__all__ = [
+    "CacheShape",
+    "Earlier",
+    "ImageCount",
+    "StageOutline",
+    "share_of_patches",
+    "uncounted",
+]
 
 
 @dataclass(frozen=True)
@@ -77,15 +86,15 @@ class CacheShape:
 
     Attributes:
         images: Number of images.
-        classes: Number of classes of each teacher, by name.
+        logits: Encoding of the outputs of each teacher, by name.
         features: Encoding of each layer, by ``<teacher>/<tap>``.
-        shown_patches: Share of the patches that networks are run on, in the mean of the views.
+        views: The views.
     """
 
     images: ImageCount
-    classes: Mapping[str, int]
+    logits: Mapping[str, Encoding]
     features: Mapping[str, FeatureEncoding]
-    shown_patches: float
+    views: tuple[View, ...]
 
 
 @dataclass
@@ -154,3 +163,18 @@ class Earlier:
                 hint="refer to a stage: cache: stage:NAME",
             )
         return self.caches[name]
+
+
+def uncounted(images: ImageCount, data: DataConfig) -> tuple[str, ...]:
+    """Return a note where the images of a stage do not exist."""
+    if images.counted:
+        return ()
+    if data.parts is None:
+        return (f"{data.name} does not exist here: its size is that of the file",)
+    return (f"not all of {', '.join(data.parts)} exist here: sizes follow from those of the file",)
+
+
+def share_of_patches(views: Sequence[View]) -> float:
+    """Return the share of the patches that networks are run on, in the mean of the views."""
+    drops = [view.dropping for view in views if view.dropping is not None]
+    return 1 - sum(drop.dropped / drop.grid**2 for drop in drops) / len(views)

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from logitcache.cache.format.groups import OPTIONAL_ARRAYS
 from logitcache.dry_run.networks import (
-    exported_shape,
     forward_flops,
     image_shape,
     input_size,
     network_shape,
     shown,
-    student_shape,
 )
-from logitcache.dry_run.outline import CacheShape, Earlier, ImageCount, StageOutline
+from logitcache.dry_run.outline import (
+    CacheShape,
+    Earlier,
+    StageOutline,
+    share_of_patches,
+    uncounted,
+)
+from logitcache.dry_run.training import outline_training
 from logitcache.encoding.choice import choose, fits_basis
+from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.feature_choice import feature_encoding
 from logitcache.errors import UsageError
 from logitcache.networks.build import num_classes_of
 from logitcache.networks.taps import tap_shapes
 from logitcache.networks.weight_layers import MOST_BITS, weight_layers
-from logitcache.objectives.combine import build_objective
 from logitcache.pipeline.run import with_results
 from logitcache.pipeline.stage_kinds import STAGE_KINDS
-from logitcache.students.vector_head import vector_head
-from logitcache.targets.decoding.feature_groups import example_features
-from logitcache.training.optimization.trainable_student import TrainableStudent
-from logitcache.views.spec import ViewsConfig
 from logitcache.views.tokens import patches_shown
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from logitcache.data.readers import DataConfig
     from logitcache.encoding.features import FeatureEncoding
+    from logitcache.encoding.kinds import Encoding
     from logitcache.pipeline.run import Pipeline, Stage
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.teachers.member import TeacherConfig
@@ -48,14 +48,10 @@ if TYPE_CHECKING:
     from logitcache.tools.pick_bits import PickBitsConfig
     from logitcache.tools.pick_hints import PickHintsConfig
     from logitcache.tools.synthesize import SynthesizeConfig
-    from logitcache.training.config import TrainConfig
     from logitcache.training.evaluation.evaluate import EvaluateConfig
     from logitcache.views.spec import View
 
 __all__ = ["OUTLINES", "outline_pipeline"]
-
-_BACKWARD = 2
-"""Forward passes that a backward pass costs."""
 
 
 class Outline(Protocol):
@@ -104,11 +100,10 @@ def _precompute(
         raise UsageError("a dry run needs data", where=f"stages.{stage.name}.data")
     images = earlier.count(config.data)
     views = config.views.views()
-    shown_patches = _share_of_patches(views)
-    passes = shown_patches * len(views) * images.images
+    passes = share_of_patches(views) * len(views) * images.images
     row_bytes: dict[str, float] = {}
     stored, flops, what, notes = 0.0, 0.0, [], []
-    classes: dict[str, int] = {}
+    logits: dict[str, Encoding] = {}
     features: dict[str, FeatureEncoding] = {}
     for name, teacher in config.teachers.items():
         without_head = teacher.head == "none" and teacher.model not in earlier.networks
@@ -117,17 +112,18 @@ def _precompute(
         what.append(f"{name} ({shown(network)}) at {size}")
         flops += forward_flops(network, image_shape(size)) * passes
         if teacher.head != "none":
-            classes[name] = _teacher_classes(teacher, network, images.classes)
-            row_bytes[name] = _logit_bytes(config, teacher, classes[name])
+            classes = _teacher_classes(teacher, network)
+            logits[name] = _encoding(config, teacher, classes)
+            row_bytes[name] = _logit_bytes(config, logits[name])
             stored += row_bytes[name] * len(views) * images.images
-            if fits_basis(config.encoding, classes[name]):
+            if fits_basis(config.encoding, classes):
                 notes.append(f"bytes of {name}: for dense logits; the encoding is fitted later")
         for tap, encoding in _features(teacher, network, size, views, name).items():
             features[f"{name}/{tap}"] = encoding
             own = sum(spec.row_bytes for spec in encoding.specs().values())
             row_bytes[f"{name}/features/{tap}"] = own
             stored += own * (teacher.features[tap].views or len(views)) * images.images
-    earlier.caches[output] = CacheShape(images, classes, features, shown_patches)
+    earlier.caches[output] = CacheShape(images, logits, features, tuple(views))
     return StageOutline(
         stage.name,
         stage.kind,
@@ -137,28 +133,28 @@ def _precompute(
         row_bytes=row_bytes,
         bytes=round(stored),
         flops=flops,
-        notes=(*notes, *_not_counted(images, config.data)),
+        notes=(*notes, *uncounted(images, config.data)),
     )
 
 
-def _teacher_classes(teacher: TeacherConfig, network: nn.Module, classes: int) -> int:
+def _teacher_classes(teacher: TeacherConfig, network: nn.Module) -> int:
     if teacher.class_map is None or isinstance(teacher.class_map, str):
         return num_classes_of(network)
     return len(teacher.class_map)
 
 
-def _logit_bytes(config: PrecomputeConfig, teacher: TeacherConfig, classes: int) -> float:
+def _encoding(config: PrecomputeConfig, teacher: TeacherConfig, classes: int) -> Encoding:
+    """Return the encoding of the logits of a teacher; dense where it is fitted to a sample."""
+    if fits_basis(config.encoding, classes):
+        return DenseEncoding(classes)
+    return choose(config.encoding, classes, head=teacher.head)
+
+
+def _logit_bytes(config: PrecomputeConfig, encoding: Encoding) -> float:
     """Return the bytes of the logits of one image and view, about as many after compression."""
-    encoding = choose(config.encoding, classes, head=teacher.head)
     kept = {"lse": config.encoding.lse, "label_logp": config.encoding.label_log_probs}
     specs = [*encoding.specs().values(), *(OPTIONAL_ARRAYS[n] for n, on in kept.items() if on)]
     return encoding.compressed_share * sum(spec.row_bytes for spec in specs)
-
-
-def _share_of_patches(views: Sequence[View]) -> float:
-    """Return the share of the patches that networks are run on, in the mean of the views."""
-    drops = [view.dropping for view in views if view.dropping is not None]
-    return 1 - sum(drop.dropped / drop.grid**2 for drop in drops) / len(views)
 
 
 def _features(
@@ -176,89 +172,6 @@ def _features(
         )
         for tap, shape in tap_shapes(network, teacher.features, size).items()
     }
-
-
-def _not_counted(images: ImageCount, data: DataConfig) -> tuple[str, ...]:
-    if images.counted:
-        return ()
-    if data.parts is None:
-        return (f"{data.name} does not exist here: its size is that of the file",)
-    return (f"not all of {', '.join(data.parts)} exist here: sizes follow from those of the file",)
-
-
-def _train(config: TrainConfig, stage: Stage, output: str, earlier: Earlier) -> StageOutline:
-    cache = None if config.cache is None else earlier.cache(config.cache, f"stages.{stage.name}")
-    images = _training_images(config, cache, earlier)
-    objective = build_objective(config.terms)
-    _check_needs(stage, objective.needs.teachers, objective.needs.features, cache)
-    classes = next(iter(cache.classes.values()), images.classes) if cache else images.classes
-    network = student_shape(config.student, earlier.networks, classes)
-    size = config.final_size or input_size(network, config.student)
-    fresh = config.views or ViewsConfig()
-    shown_patches = cache.shown_patches if cache else _share_of_patches(fresh.views())
-    examples = {name: example_features(e) for name, e in cache.features.items()} if cache else {}
-    part, row = network, image_shape(size)
-    vectors = config.student.head_on
-    if vectors is not None and vectors in examples:  # the classifier alone is run
-        row = examples[vectors].values.to("meta")
-        part = vector_head(network, vectors, row)
-    unread = [term for term in config.terms if not earlier.files.isdisjoint(term.term.reads)]
-    fitted = build_objective([term for term in config.terms if term not in unread])
-    TrainableStudent(part, fitted, size=size, features=examples, example=row)
-    per_epoch = math.ceil(images.images / config.batch_size)
-    steps = config.steps or per_epoch * (config.epochs or 1)
-    epochs = config.epochs or steps / per_epoch
-    passes = images.images * epochs * len(config.shown) * (1 + _BACKWARD)
-    earlier.networks[output] = exported_shape(network, size)
-    return StageOutline(
-        stage.name,
-        stage.kind,
-        what=f"{shown(network)} at {size}",
-        images=images.images,
-        epochs=epochs,
-        steps=steps,
-        flops=forward_flops(part, row) * shown_patches * passes,
-        notes=(
-            *(() if config.data is None else _not_counted(images, config.data)),
-            *(
-                f"{term.name} is not fitted to shapes: its file comes from a stage"
-                for term in unread
-            ),
-        ),
-    )
-
-
-def _training_images(config: TrainConfig, cache: CacheShape | None, earlier: Earlier) -> ImageCount:
-    """Return the size of the images that are shown: of some, only labeled ones."""
-    if config.data is None:
-        assert cache is not None  # checked by the configuration
-        images = cache.images
-    else:
-        images = earlier.count(config.data)
-    count = config.labels.count
-    if config.labels.images == "all" or count is None:
-        return images
-    return replace(images, images=min(images.images, count))
-
-
-def _check_needs(
-    stage: Stage,
-    teachers: tuple[str, ...] | None,
-    features: tuple[str, ...],
-    cache: CacheShape | None,
-) -> None:
-    """Refuse terms of the loss whose targets would not be in the cache."""
-    logits = set(cache.classes) if cache else set()
-    taps = set(cache.features) if cache else set()
-    missing = [name for name in teachers or () if name not in logits]
-    missing += [name for name in features if name not in taps]
-    if missing or (teachers is None and not logits):
-        raise UsageError(
-            "the cache would lack targets of the objectives",
-            where=f"stages.{stage.name}.objectives",
-            expected=", ".join([*sorted(logits), *sorted(taps)]) or "a cache with teachers",
-            got=", ".join(missing) or "all teachers",
-        )
 
 
 def _evaluate(config: EvaluateConfig, stage: Stage, output: str, earlier: Earlier) -> StageOutline:
@@ -292,7 +205,7 @@ def _synthesize(
 def _fit_weights(
     config: FitWeightsConfig, stage: Stage, output: str, earlier: Earlier
 ) -> StageOutline:
-    known = list(earlier.cache(config.cache, f"stages.{stage.name}").classes)
+    known = list(earlier.cache(config.cache, f"stages.{stage.name}").logits)
     teachers = config.teachers or known
     earlier.results[stage.name] = {"teachers": dict.fromkeys(teachers, 1 / len(teachers))}
     return StageOutline(stage.name, stage.kind, notes=("the weights are known after the run",))
@@ -336,7 +249,7 @@ def _learn_prototypes(
 
 OUTLINES: dict[str, Outline] = {
     "precompute": _precompute,
-    "train": _train,
+    "train": outline_training,
     "evaluate": _evaluate,
     "fit_weights": _fit_weights,
     "pick_hints": _pick_hints,

@@ -31,7 +31,7 @@ __all__ = [
     "BRANCHES",
     "Branch",
     "add_branches",
-    "branch_names",
+    "branches_of",
     "export_branches",
     "remove_branches",
     "with_branches",
@@ -51,11 +51,15 @@ class Branch(nn.Module):
         stages: What follows it: a network from its maps to maps (B, D, H, W).
         channels: Number of channels of these maps, D.
         outputs: Number of outputs.
+        own: Whether it is part of the network's model, instead of added to it for training.
     """
 
-    def __init__(self, source: str, stages: nn.Module, channels: int, outputs: int) -> None:
+    def __init__(
+        self, source: str, stages: nn.Module, channels: int, outputs: int, *, own: bool = False
+    ) -> None:
         super().__init__()
         self.source = source
+        self.own = own
         self.stages = stages
         self.classifier = nn.Linear(channels, outputs)
 
@@ -79,7 +83,12 @@ class Branch(nn.Module):
 
 
 def add_branches(
-    network: nn.Module, at: Sequence[str], outputs: int, build: Callable[[], nn.Module]
+    network: nn.Module,
+    at: Sequence[str],
+    outputs: int,
+    build: Callable[[], nn.Module],
+    *,
+    own: bool = False,
 ) -> None:
     """Add branches to a network, in place.
 
@@ -88,6 +97,7 @@ def add_branches(
         at: Names of the stages.
         outputs: Number of outputs of each branch.
         build: Builds a network of the same architecture with weights of its own.
+        own: Whether they are part of the network's model.
 
     Raises:
         UsageError: The network has no such stage, or one whose branch has no known form.
@@ -104,20 +114,22 @@ def add_branches(
         raise UsageError(
             "the network already has branches",
             where="branches.at",
-            got=", ".join(branch_names(network)) or f"a module {BRANCHES}",
+            got=", ".join(branches_of(network)) or f"a module {BRANCHES}",
             hint="leave out surgery.branches, or start from a network without them",
         )
     last, channels = str(info[-1]["module"]), int(info[-1]["num_chs"])
     network.add_module(BRANCHES, nn.Module())
     for name in at:
-        parent, _, own = f"{BRANCHES}.{name}".rpartition(".")
+        parent, _, child = f"{BRANCHES}.{name}".rpartition(".")
         holder = _submodule(network, parent)
-        holder.add_module(own, Branch(name, _behind(name, last, build), channels, outputs))
+        behind = _behind(name, last, build)
+        holder.add_module(child, Branch(name, behind, channels, outputs, own=own))
 
 
-def branch_names(network: nn.Module) -> list[str]:
-    """Return the names of the branches of a network, which are taps."""
-    return [name for name, module in network.named_modules() if isinstance(module, Branch)]
+def branches_of(network: nn.Module) -> dict[str, Branch]:
+    """Return the branches of a network by name; the names are those of taps."""
+    modules = network.named_modules()
+    return {name: module for name, module in modules if isinstance(module, Branch)}
 
 
 def export_branches(network: nn.Module, at: Sequence[str], outputs: int) -> None:
@@ -193,7 +205,7 @@ def _branched(network: str, branches: Sequence[str], outputs: int, **kwargs: Any
         raise ValueError(f"{network!r} is not a model of timm")
     build = partial(timm.create_model, network, **kwargs)
     built = build()
-    add_branches(built, branches, outputs, build)
+    add_branches(built, branches, outputs, build, own=True)
     return built
 
 

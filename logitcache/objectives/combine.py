@@ -213,14 +213,29 @@ class WeightedSum(nn.Module):
     def parts(self, outputs: Outputs | Tensor, targets: TargetBatch) -> dict[str, Tensor]:
         """Return the unweighted loss of each term, by name."""
         student = Outputs.of(outputs)
-        found = {}
+        return {name: self._loss(name, student, targets) for name in self._terms}
+
+    def check_logits(self, outputs: Outputs, targets: TargetBatch) -> None:
+        """Check that the terms without parameters, which are those on logits, can be computed.
+
+        Args:
+            outputs: Example of outputs of the student, one row for each view of a batch.
+            targets: Example of targets, as many rows.
+
+        Raises:
+            UsageError: The logits do not fit the targets.
+        """
         for name, objective in self._terms.items():
+            if not hasattr(objective, "fit"):
+                self._loss(name, outputs, targets)
+
+    def _loss(self, name: str, student: Outputs, targets: TargetBatch) -> Tensor:
+        """Return the unweighted loss of a term on the rows of its views and parts."""
+        with _located(name, self._configs[name]):
             index, own = self._rows(name, targets)
             mine = student if index is None else student.take(index)
             # a batch may have no row of some part; the loss still depends on the logits
-            with _located(name, self._configs[name]):
-                found[name] = objective(mine, own) if len(own) else student.logits.sum() * 0.0
-        return found
+            return self._terms[name](mine, own) if len(own) else student.logits.sum() * 0.0
 
     def counts(self, targets: TargetBatch) -> dict[str, int | Tensor]:
         """Return the number of rows that each term averages over, by name."""

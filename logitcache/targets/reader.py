@@ -21,6 +21,7 @@ from logitcache.targets.decoding.batch_parts import (
     concatenate,
     decode_rows,
     device_decoders,
+    example_logits,
 )
 from logitcache.targets.decoding.feature_groups import example_features
 from logitcache.targets.temperature_notes import lossy_notes
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from logitcache.batch import Features
+    from logitcache.batch import Features, TeacherLogits
     from logitcache.cache.format.groups import RowGroup
     from logitcache.cache.format.teacher_lock import LockedFields
     from logitcache.cache.read.reader import Cache
@@ -182,6 +183,13 @@ class TargetsReader:
             name: example_features(group.encoding)
             for name, group in groups_of(self.groups, FeatureGroup).items()
         }
+
+    @property
+    def logits(self) -> dict[str, TeacherLogits]:
+        """An example of one row of the outputs of every teacher, in the classes of the student."""
+        groups, lenses = groups_of(self.groups, TeacherGroup), self.classes.logits_lenses
+        examples = {name: example_logits(group.encoding) for name, group in groups.items()}
+        return {n: lenses[n](row) if n in lenses else row for n, row in examples.items()}
 
     def lossy_notes(self, temperature: float, teachers: Collection[str] | None = None) -> list[str]:
         """Return notes on the loss of sparse targets at a temperature; of all by default."""

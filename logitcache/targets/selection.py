@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from logitcache.targets.view_scores import ViewSampler
     from logitcache.views.spec import View
 
-__all__ = ["DEFAULT_TARGET_MEMORY", "Targets", "cached_targets"]
+__all__ = ["DEFAULT_TARGET_MEMORY", "Targets", "cached_targets", "whole_groups"]
 
 DEFAULT_TARGET_MEMORY = 2**30
 # the window in use, the one that is read ahead, and the one of batches that are being rendered
@@ -122,7 +122,7 @@ class Targets:
                 hint="choose fewer teachers, or precompute their missing views",
             )
         _check_student_views(cache, parsed, student_views)
-        parsed = _with_whole_groups(cache, parsed, show, complete)
+        parsed = whole_groups(parsed, show, complete, cache.url)
         classes = ClassSpace.of(cache, names, class_map)
         reader = TargetsReader(cache, names, features, shuffled=shuffled, classes=classes)
         left = target_memory - reader.held_bytes
@@ -183,10 +183,20 @@ def _check_student_views(
         )
 
 
-def _with_whole_groups(
-    cache: Cache, views: dict[str, View], show: Sequence[ShownView], complete: Sequence[str]
+def whole_groups(
+    views: dict[str, View], show: Sequence[ShownView], complete: Sequence[str], where: str
 ) -> dict[str, View]:
-    """Return the base views for which all target views of the group are cached."""
+    """Return the base views for which all target views of the group are cached.
+
+    Args:
+        views: Views that may be shown, by id.
+        show: The views of a batch.
+        complete: Ids of all views that are cached.
+        where: The cache, for messages.
+
+    Raises:
+        UsageError: There is none.
+    """
     if all(view.student == view.targets == BASE for view in show):
         return views  # a view that is derived itself may be shown alone
     whole = {
@@ -198,7 +208,7 @@ def _with_whole_groups(
     if not whole:
         raise UsageError(
             "no base view of the cache has all of these derived views",
-            where=cache.url,
+            where=where,
             expected=", ".join(view.targets for view in show),
             hint="precompute these derived views (views.derive), or set show to others",
         )

@@ -40,6 +40,7 @@ from logitcache.training.notes import class_notes, log_schedule, student_notes, 
 from logitcache.training.optimization.finite_loss import FiniteLoss
 from logitcache.training.optimization.gradient import BatchGradient
 from logitcache.training.optimization.image_sizes import ImageSizes
+from logitcache.training.optimization.target_form import TargetForm
 from logitcache.training.optimization.trainable_student import TrainableStudent, trained_part
 from logitcache.training.run.journal import open_journal
 from logitcache.training.run.progress import Clock, Pace, TrainProgress
@@ -184,6 +185,10 @@ class _Run:
             features=cached if answer_features is None else answer_features,
             example=example,
         )
+        self._notes += self._trainable.notes
+        if answer is None:
+            form = TargetForm.of(config, rows, targets)
+            self._trainable.check_targets(form, classes, self._spec.size)
         self._gradient = BatchGradient(config, self._trainable, self._objective, ranks)
         self._loader, note = training_loader(
             config,

@@ -132,11 +132,60 @@ def test_weights_are_not_read() -> None:
         ({"student": {"model": "resnet1"}}, "unknown model"),
         ({"student": {"model": "local-dir:elsewhere"}}, "earlier stages only"),
         ({"cache": "runs/elsewhere"}, "earlier stages only"),
+        ({"objectives": [{"soft": {"head": "blocks.0"}}]}, "is not a classifier head"),
+        ({"objectives": [{"soft": {"logits": {"vit": "blocks.1"}}}]}, "not a vector of logits"),
+        ({"show": ["base", "rot90(1)"]}, "no base view of the cache"),
+        ({"use_views": ["7"]}, "no view '7'"),
+        ({"sampler": {"original": 4}}, "a number below 3"),
+        ({"data": {"parts": {"a": "nowhere"}}, "objectives": [{"label": {"parts": ["b"]}}]}, "'b'"),
     ],
 )
 def test_what_could_not_be_run_is_an_error(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         outline(stages(**change), data_set={"images": 100, "classes": 10})
+
+
+@pytest.mark.parametrize(
+    ("change", "objective", "message"),
+    [
+        ({"views": {"count": 1, "mixup_alpha": 0.8}}, "split", "mixed images have two"),
+        ({"encoding": {"kind": "sparse", "top_k": 3}}, {"split": {"form": "dkd"}}, "sparse"),
+    ],
+)
+def test_targets_that_do_not_fit_a_term_are_an_error(
+    change: dict[str, Any], objective: object, message: str
+) -> None:
+    whole = stages(objectives=[objective])
+    whole[1]["precompute"] |= change
+    with pytest.raises(UsageError, match=message):
+        outline(whole, data_set={"images": 100, "classes": 10})
+
+
+def test_a_class_map_determines_the_classes_of_the_student() -> None:
+    merged = {"vit": {"odd": ["1", "3"], "even": ["0", "2"]}}
+    plain, mapped = (
+        outline(stages(**change), data_set={"images": 100, "classes": 10})["student"].flops
+        for change in ({}, {"class_map": merged, "objectives": ["soft", "label"]})
+    )
+    assert plain is not None
+    assert mapped is not None
+    assert plain - mapped == pytest.approx(2 * 32 * (10 - 2) * 700 * 3)
+
+
+def test_students_that_cannot_drop_patches_are_an_error() -> None:
+    whole = stages(student={"model": "resnet10t", "size": 32})
+    whole[1]["precompute"]["views"] |= {"patch_drop_rate": 0.75, "patch_drop_grid": 4}
+    with pytest.raises(UsageError, match="cannot be run on some of the patches"):
+        outline(whole, data_set={"images": 100, "classes": 10})
+
+
+def test_bytes_of_a_fitted_encoding_are_those_of_dense_logits() -> None:
+    whole = stages()
+    dense = outline(whole, data_set={"images": 100, "classes": 300})["cache"]
+    whole[1]["precompute"]["encoding"] = {"kind": "transform"}
+    fitted = outline(whole, data_set={"images": 100, "classes": 300})["cache"]
+    assert fitted.row_bytes["vit"] == dense.row_bytes["vit"]
+    assert "bytes of vit: for dense logits" in fitted.notes[0]
 
 
 def test_images_that_do_not_exist_need_a_number() -> None:

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from logitcache.errors import NetworkError, UsageError
-from logitcache.networks.branches import add_branches, branch_names, export_branches
+from logitcache.networks.branches import add_branches, branches_of, export_branches
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.networks.taps import TappedNetwork
 from logitcache.training.export.export import export_network
@@ -44,7 +44,7 @@ def shapes(module: torch.nn.Module) -> list[tuple[int, ...]]:
 
 def test_a_branch_has_the_remaining_stages_with_weights_of_its_own() -> None:
     network = branched(STAGES)
-    assert branch_names(network) == [f"branches.{name}" for name in STAGES]
+    assert list(branches_of(network)) == [f"branches.{name}" for name in STAGES]
     behind = network.branches.layer1.stages
     own = [network.layer2, network.layer3, network.layer4]
     assert shapes(behind) == [shape for stage in own for shape in shapes(stage)]
@@ -56,7 +56,7 @@ def test_a_branch_has_the_remaining_stages_with_weights_of_its_own() -> None:
 
 
 def test_a_branch_is_run_on_its_stage_where_it_is_a_tap() -> None:
-    taps = [*branch_names(branched(STAGES)), "layer1"]
+    taps = [*branches_of(branched(STAGES)), "layer1"]
     inner = branched(STAGES)
     network = TappedNetwork(inner, taps, size=32).eval()
     logits, caught = network(IMAGES)

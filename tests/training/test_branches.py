@@ -17,6 +17,7 @@ from logitcache.precompute.config import PrecomputeConfig
 from logitcache.training.config import TrainConfig
 from logitcache.training.evaluation.evaluator import Evaluator
 from logitcache.training.loop import train_student
+from logitcache.training.optimization.gradient import BatchGradient
 from tests.processes import run_ranks
 from tests.training.test_loop import assert_equal_runs, stop_after, weights
 
@@ -140,6 +141,31 @@ def test_a_branch_without_an_objective_is_refused(images: Path, tmp_path: Path) 
         train_student(config(tmp_path, images, objectives=["label"]))
 
 
-def test_outputs_that_are_no_pairs_with_the_views_are_refused(images: Path, tmp_path: Path) -> None:
+def test_a_network_of_its_own_branches_is_trained_further_without_them(
+    images: Path, tmp_path: Path
+) -> None:
+    """Branches that no term uses stay as they were, and are exported again."""
+    values = config(tmp_path / "first", images, steps=2, ema=None).model_dump(mode="json")
+    values["student"]["surgery"]["branches"]["export"] = True
+    train_student(TrainConfig.parse(values, "train"))
+    further = {"model": f"local-dir:{tmp_path / 'first' / 'export'}", "size": 32}
+    values |= {"student": further, "objectives": ["label"], "show": ["base"]}
+    result = train_student(TrainConfig.parse({**values, "out": str(tmp_path / "next")}, "train"))
+    assert any("branches.layer1" in note for note in result.notes)
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "next")
+    changed = {name.partition(".")[0] for name in before if not before[name].equal(after[name])}
+    assert {"conv1", "layer1", "layer4", "fc"} <= changed
+    assert "branches" not in changed
+    values["objectives"] = ["label", {"label": {"head": "branches.layer1", "joint": True}}]
+    values |= {"show": SHOW, "out": str(tmp_path / "both")}
+    train_student(TrainConfig.parse(values, "train"))
+    after = weights(tmp_path / "both")
+    assert any(not before[n].equal(after[n]) for n in before if n.startswith("branches."))
+
+
+def test_outputs_that_are_no_pairs_with_the_views_are_refused_before_the_first_step(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BatchGradient, "__call__", lambda *_: pytest.fail("a step was taken"))
     with pytest.raises(UsageError, match="an output for each class and view"):
         train_student(config(tmp_path, images, show=SHOW[:2]))

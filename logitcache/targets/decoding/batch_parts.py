@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from logitcache.batch import Features, TeacherLogits
     from logitcache.cache.format.groups import RowGroup
     from logitcache.encoding.arrays import Encoded
+    from logitcache.encoding.kinds import Encoding
     from logitcache.targets.classes.class_lens import LogitsLens
     from logitcache.views.spec import View
 
@@ -44,6 +45,7 @@ __all__ = [
     "concatenate",
     "decode_rows",
     "device_decoders",
+    "example_logits",
     "visible_patches",
 ]
 
@@ -157,6 +159,13 @@ def device_decoders(groups: Mapping[str, RowGroup]) -> dict[str, Decoder]:
     }
 
 
+def example_logits(encoding: Encoding) -> TeacherLogits:
+    """Return one row with equal probabilities, in the form of every row of a teacher."""
+    classes = encoding.num_classes
+    equal = -np.log(classes) if encoding.head == "softmax" else 0.0
+    return _logits_of(encoding, encoding.encode(np.full((1, classes), equal)))
+
+
 def _decode_logits(
     group: TeacherGroup,
     arrays: Encoded,
@@ -166,7 +175,12 @@ def _decode_logits(
     if decoder is not None:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return EncodedLogits(tensors, group.num_classes, decoder)
-    decoded = group.encoding.decode(arrays)
+    return _logits_of(group.encoding, arrays)
+
+
+def _logits_of(encoding: Encoding, arrays: Encoded) -> TeacherLogits:
+    """Decode rows (B, ...) of a teacher."""
+    decoded = encoding.decode(arrays)
     if isinstance(decoded, DecodedSigmoid):
         return SigmoidLogits(torch.from_numpy(decoded.logits))
     log_probs = torch.from_numpy(decoded.log_probs)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from logitcache.targets.view_scores import SamplerConfig, ViewSampler
     from logitcache.views.spec import View
 
-__all__ = ["CHOSEN", "epoch_kind", "label_log_probs", "with_sampler"]
+__all__ = ["CHOSEN", "epoch_kind", "label_log_probs", "original_and_others", "with_sampler"]
 
 CHOSEN = "chosen"
 """Name of the views that are chosen, among the views of a batch."""
@@ -52,7 +52,29 @@ def with_sampler(targets: Targets, config: SamplerConfig, where: str) -> Targets
     Raises:
         UsageError: There is no view to choose, or one mixes images or drops patches.
     """
-    views = list(targets.views.values())
+    original, others = original_and_others(list(targets.views.values()), config, where)
+    sampler = SAMPLERS[config.kind](config, tuple(others), targets.reader.rows_end)
+    return replace(
+        targets,
+        views={original.id: original},
+        window_rows=max(1, targets.window_rows // (1 + len(others))),
+        sampler=sampler,
+    )
+
+
+def original_and_others(
+    views: list[View], config: SamplerConfig, where: str
+) -> tuple[View, list[View]]:
+    """Return the original view and those to choose from.
+
+    Args:
+        views: All views.
+        config: Settings of the sampler.
+        where: The cache, for messages.
+
+    Raises:
+        UsageError: There is no view to choose, or one mixes images or drops patches.
+    """
     if config.original >= len(views) or len(views) < 2:
         raise UsageError(
             "a sampler needs the original view and others to choose from",
@@ -69,14 +91,8 @@ def with_sampler(targets: Targets, config: SamplerConfig, where: str) -> Targets
                 got=", ".join(operation.name for operation in view.operations),
                 hint="choose other views (use_views)",
             )
-    original = views.pop(config.original)
-    sampler = SAMPLERS[config.kind](config, tuple(views), targets.reader.rows_end)
-    return replace(
-        targets,
-        views={original.id: original},
-        window_rows=max(1, targets.window_rows // (1 + len(views))),
-        sampler=sampler,
-    )
+    number = config.original
+    return views[number], views[:number] + views[number + 1 :]
 
 
 def epoch_kind(targets: Targets | None) -> Callable[..., Epoch]:

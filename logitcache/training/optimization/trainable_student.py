@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from logitcache.batch import PIXELS, Features, Outputs, TargetBatch
-from logitcache.errors import UsageError
-from logitcache.networks.branches import branch_names
-from logitcache.networks.patch_drop import run_on_patches
+from logitcache.errors import UsageError, first_of
+from logitcache.networks.branches import branches_of
+from logitcache.networks.patch_drop import check_patch_drop, run_on_patches
 from logitcache.networks.taps import TappedNetwork
 from logitcache.students.vector_head import check_same_network, vector_head
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from logitcache.objectives.combine import WeightedSum
     from logitcache.students.build import StudentConfig
     from logitcache.targets.selection import Targets
+    from logitcache.training.optimization.target_form import TargetForm
 
 __all__ = ["TrainableStudent", "trained_part"]
 
@@ -68,6 +69,9 @@ class TrainableStudent(nn.Module):
             ``<teacher>/<tap>``.
         example: An input of one row, for a network whose inputs are not images.
 
+    Attributes:
+        notes: Notes on parts of the network that are not trained.
+
     Raises:
         UsageError: The network lacks a layer of the objective, or its activations do not fit those
             of the teacher.
@@ -84,9 +88,10 @@ class TrainableStudent(nn.Module):
     ) -> None:
         super().__init__()
         taps = objective.needs.taps
-        _check_branches(network, taps)
+        self.notes = _without_unused_branches(network, taps)
         tapped = TappedNetwork(network, taps, size=size, example=example) if taps else None
         self._input = example
+        self._grids: tuple[int, ...] = ()
         self._shapes: dict[str, TapShape] = {} if tapped is None else tapped.shapes
         self.network: nn.Module = network if tapped is None else tapped
         self.objective = objective
@@ -99,6 +104,29 @@ class TrainableStudent(nn.Module):
         classes = int(getattr(network, "num_classes", 0))
         logits_BC = torch.zeros(1, max(1, classes))
         objective.fit(self.outputs((logits_BC, zeros)), self._example_targets(size))
+
+    def check_targets(self, form: TargetForm, classes: int, size: int) -> None:
+        """Check that the terms on logits, and views that drop patches, fit the student.
+
+        Args:
+            form: What all batches of the run have in common.
+            classes: Number of outputs of the student; 0 without a classifier.
+            size: Side of the images in pixels.
+
+        Raises:
+            UsageError: A term needs other logits or other targets, or the network cannot drop
+                patches.
+        """
+        self._grids = form.grids
+        self._check_patches(size)
+        rows = len(form.views)
+        zeros = {tap: torch.zeros(rows, *shape.shape) for tap, shape in self._shapes.items()}
+        outputs = self.outputs((torch.zeros(rows, classes), zeros))
+        self.objective.check_logits(outputs, form.example(classes, self.objective.needs.parts))
+
+    def _check_patches(self, size: int) -> None:
+        for grid in self._grids:
+            check_patch_drop(self._untapped, grid, size, "student")
 
     def forward(
         self, images_B3SS: Tensor, visible: VisiblePatches | None = None
@@ -179,6 +207,7 @@ class TrainableStudent(nn.Module):
         was_training = self.training
         self.eval()  # batch norm cannot learn from a batch of one
         try:
+            self._check_patches(size)
             with torch.no_grad():
                 outputs = self.outputs(self(torch.zeros(1, 3, size, size)))
                 self.objective.check(outputs, self._example_targets(size))
@@ -278,17 +307,26 @@ class TrainableStudent(nn.Module):
         return scales
 
 
-def _check_branches(network: nn.Module, taps: Sequence[str]) -> None:
-    """Refuse branches that no objective uses: they would have no gradient.
+def _without_unused_branches(network: nn.Module, taps: Sequence[str]) -> list[str]:
+    """Freeze the network's own branches that no objective uses: they would have no gradient.
+
+    Returns:
+        A note on them, if there are any.
 
     Raises:
-        UsageError: There is one.
+        UsageError: A branch was added for training, and no objective uses it.
     """
-    unused = [name for name in branch_names(network) if name not in taps]
-    if unused:
-        raise UsageError(
-            "no objective uses a branch of the student",
-            where="objectives",
-            expected=f"a term with head: {unused[0]}",
-            hint="add such a term, or remove the branch",
-        )
+    unused = {name: found for name, found in branches_of(network).items() if name not in taps}
+    for name, branch in unused.items():
+        if not branch.own:
+            raise UsageError(
+                "no objective uses a branch of the student",
+                where="objectives",
+                expected=f"a term with head: {name}",
+                hint="add such a term, or remove the branch",
+            )
+        branch.requires_grad_(False)
+    if not unused:
+        return []
+    shown = first_of(list(unused))
+    return [f"no objective uses these branches, whose weights stay as they are: {shown}"]
