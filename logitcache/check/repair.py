@@ -276,17 +276,27 @@ def _ensembles(
 ) -> dict[Precision, Ensemble]:
     """Build the teachers of damaged units by precision, perhaps none, and check their locks."""
     needed = {group.split("/")[1] for group, _, _ in units if group not in DATA}
+    records = writer.manifest.teachers
+    imported = [name for name in sorted(needed) if "imported" in records[name].lock]
+    if imported:
+        raise UsageError(
+            "damaged outputs of a teacher cannot be computed again: they were imported",
+            where=writer.location,
+            got=", ".join(f"{name} ({records[name].source})" for name in imported),
+            hint="copy the damaged files from another copy of the cache; or drop the teacher "
+            f"(logitcache drop CACHE --teacher {imported[0]}) and import its file again",
+        )
     unnamed = sorted(needed - config.teachers.keys())
     if unnamed:
         raise UsageError(
             f"units of {len(unnamed)} teachers are damaged, but these teachers are not given",
             where=writer.location,
-            expected=", ".join(f"{n} ({writer.manifest.teachers[n].source})" for n in unnamed),
+            expected=", ".join(f"{name} ({records[name].source})" for name in unnamed),
             hint=" ".join(f"--teacher {name}=MODEL@WEIGHTS" for name in unnamed),
         )
     by_precision: dict[Precision, dict[str, TeacherConfig]] = {}
     for name in sorted(needed):
-        locked = writer.manifest.teachers[name].locked
+        locked = records[name].locked
         same = by_precision.setdefault(locked.precision or "float32", {})
         same[name] = as_locked(config.teachers[name], locked)
     device = resolve_device(config.device)
@@ -296,7 +306,7 @@ def _ensembles(
     }
     for ensemble in ensembles.values():
         for name, member in ensemble.members.items():
-            check_lock(writer.location, name, writer.manifest.teachers[name].lock, member.lock)
+            check_lock(writer.location, name, records[name].lock, member.lock)
     return ensembles
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.cli.layout import new_console, new_table
 from logitcache.report.quantities import bytes_text, spread_text
-from logitcache.report.trained_on import ON_LABELS, objective_terms, trained_on
+from logitcache.report.trained_on import reads_labels, trained_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,15 +70,12 @@ def _weight_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, 
 def _student_rows(stage: Stage, values: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     first = values[0]
     labels = first.get("labeled", first.get("labelled", 0))  # the latter in results of version 0.1
-    uses_labels = not stage.values.get("cache") or any(
-        {*ON_LABELS, "split"} & term.keys() for term in objective_terms(stage.values)
-    )
     return [
         (
             f"{stage.name} ({stage.values['student']['model']})",
             trained_on(stage.values),
             str(first["set_images"]),
-            str(labels if uses_labels else 0),
+            str(labels if reads_labels(stage.values) else 0),
             str(first["steps"]),
             _score([value["evaluation"] or {} for value in values]),
         )

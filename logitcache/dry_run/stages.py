@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,7 +34,7 @@ from logitcache.pipeline.stage_kinds import STAGE_KINDS
 from logitcache.views.tokens import patches_shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
@@ -85,8 +86,20 @@ def outline_pipeline(pipeline: Pipeline) -> list[StageOutline]:
         stage = with_results(unresolved, earlier.results.get)
         config = STAGE_KINDS[stage.kind].config_class().parse(stage.values, f"stages.{stage.name}")
         outline = OUTLINES.get(stage.kind, _resolved)
-        found.append(outline(config, stage, pipeline.output_of(stage), earlier))
+        with _located(f"stages.{stage.name}"):
+            found.append(outline(config, stage, pipeline.output_of(stage), earlier))
     return found
+
+
+@contextmanager
+def _located(stage: str) -> Iterator[None]:
+    """Name the stage in errors of its network or its terms, which know other places."""
+    try:
+        yield
+    except UsageError as error:
+        if not str(error.where).startswith(stage):
+            error.where = stage if error.where is None else f"{stage}: {error.where}"
+        raise
 
 
 def _resolved(config: Any, stage: Stage, output: str, earlier: Earlier) -> StageOutline:

@@ -20,6 +20,7 @@ from logitcache.dry_run.networks import (
 )
 from logitcache.dry_run.outline import StageOutline, share_of_patches, uncounted
 from logitcache.errors import UsageError, nearest
+from logitcache.networks.taps import TappedNetwork
 from logitcache.objectives.combine import build_objective
 from logitcache.students.vector_head import vector_head
 from logitcache.targets.decoding.batch_parts import example_logits
@@ -70,6 +71,8 @@ def outline_training(
         part = vector_head(network, vectors, row)
     unread = [term for term in config.terms if not earlier.files.isdisjoint(term.term.reads)]
     fitted = build_objective([term for term in config.terms if term not in unread])
+    if unread and needs.taps:  # layers are looked up all the same
+        TappedNetwork(part, needs.taps, size=size, example=row)
     student = TrainableStudent(part, fitted, size=size, features=features, example=row)
     form = _form(config, cache, images, needs, features, classes).with_views(views)
     student.check_targets(form if vectors is None else replace(form, grids=()), classes, size)
@@ -130,6 +133,7 @@ def _check_needs(config: TrainConfig, needs: Needs, cache: CacheShape | None, wh
             where=f"{where}.objectives",
             expected=", ".join([*sorted(logits), *sorted(taps)]) or "a cache with teachers",
             got=", ".join(missing) or "all teachers",
+            hint=nearest(missing[0], [*logits, *taps]) if missing and (logits or taps) else None,
         )
     joined = config.data.parts if config.data is not None else None
     for name in needs.parts:

@@ -33,8 +33,8 @@ def energy_differences(student: Features, teacher: Features, where: str) -> Tens
     Raises:
         UsageError: The maps cannot be compared.
     """
-    if teacher.layout == "vector":
-        raise unfit(student, teacher, where, "choose teacher layers with maps or tokens")
+    if student.layout == "vector":
+        raise unfit(student, teacher, where, "choose a student layer with maps or tokens")
     pair = aligned(student, energy_of(teacher), prefix=False, where=where)
     maps = (functional.normalize(side[..., 0], dim=1) for side in (pair.student, pair.teacher))
     ours_BP, theirs_BP = maps
@@ -45,7 +45,10 @@ def check_whole(student: Features, teacher: Features, where: str) -> None:
     """Check that both the mean and the energy can be computed of cached activations.
 
     Raises:
-        UsageError: Only a part or a reduction of the layer was cached.
+        UsageError: Only a part or a reduction of the teacher's layer was cached, or it is a vector.
     """
-    if teacher.reduction != "none" or teacher.positions is not None:
+    whole = teacher.reduction == "none" and teacher.positions is None
+    if not whole:
         raise unfit(student, teacher, where, "precompute it without reduce and tokens")
+    if teacher.layout == "vector":
+        raise unfit(student, teacher, where, "choose another layer of the teacher, with positions")

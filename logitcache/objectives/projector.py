@@ -7,6 +7,7 @@ patches.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -377,13 +378,16 @@ def share_projectors(objectives: Iterable[Any]) -> None:
         objectives: Objectives; those with ``config.projector`` have a module ``projector``.
 
     Raises:
-        UsageError: Projectors of the same name have other options or shapes.
+        UsageError: Projectors of the same name have other options or shapes, or only one term has a
+            projector of some name.
     """
     owners: dict[str, tuple[ProjectorConfig, nn.Module]] = {}
+    used: Counter[str] = Counter()
     for objective in objectives:
         config = getattr(getattr(objective, "config", None), "projector", None)
         if not isinstance(config, ProjectorConfig) or config.shared is None:
             continue
+        used[config.shared] += 1
         own: nn.Module = objective.projector
         if isinstance(own, nn.ModuleList):
             raise UsageError(
@@ -406,6 +410,15 @@ def share_projectors(objectives: Iterable[Any]) -> None:
         # a method, not the module: registered twice, its weights would be saved twice
         del objective.projector
         objective.projector = owner.__call__
+    for name, terms in used.items():
+        if terms == 1:
+            raise UsageError(
+                f"no other term has a projector of the name {name!r}",
+                where="objectives",
+                expected="two or more terms with this name",
+                got=", ".join(used),
+                hint="give both terms the same name, or remove shared",
+            )
 
 
 def _shapes(projector: nn.Module) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""What a network was trained on, in a few words: labels, or caches and their teachers."""
+"""What a network was trained on, in a few words: labels, images, or caches and their teachers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from logitcache.objectives.aliases import long_forms
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ON_LABELS", "objective_terms", "trained_on"]
+__all__ = ["objective_terms", "reads_labels", "trained_on"]
 
-
-ON_LABELS = {"label", "episode", "gap"}
-"""Terms on labels alone."""
-ON_PROTOTYPES = {"attend"}
-"""Terms on prototypes of a file, without outputs of a teacher for the images."""
+_WITHOUT_TEACHERS = {
+    **dict.fromkeys(("label", "episode", "gap"), "labels"),
+    "attend": "prototypes",
+    "reconstruct": "pixels",
+}
+"""What terms without outputs of a teacher are computed from."""
+_READ_LABELS = {"label", "episode", "gap", "split", "fuse", "attend"}
 
 
 def trained_on(train: Mapping[str, Any]) -> str:
@@ -24,12 +26,20 @@ def trained_on(train: Mapping[str, Any]) -> str:
     Args:
         train: Settings of the run, as a user writes them or as the run saves them.
     """
-    kinds = {kind for term in objective_terms(train) for kind in term}
-    if not train.get("cache") and not kinds & ON_PROTOTYPES:
-        return "labels"
     parts = dict.fromkeys(_of_term(term) for term in objective_terms(train))
     shuffled = ", shuffled" if train.get("shuffle_targets") else ""
     return " and ".join(parts) + shuffled
+
+
+def reads_labels(train: Mapping[str, Any]) -> bool:
+    """Return whether a training run uses the labels of its images.
+
+    Args:
+        train: Settings of the run, as a user writes them or as the run saves them.
+    """
+    terms = [next(iter(term.items())) for term in objective_terms(train)]
+    own = (kind for kind, settings in terms if not (settings or {}).get("pseudo"))
+    return bool(train.get("sampler")) or any(kind in _READ_LABELS for kind in own)
 
 
 def _of_term(term: Mapping[str, Any]) -> str:
@@ -37,11 +47,11 @@ def _of_term(term: Mapping[str, Any]) -> str:
     settings = settings or {}
     if settings.get("pseudo"):
         return f"pseudo labels of {settings['pseudo']}"
-    if kind in ON_LABELS:
-        return "labels"
-    if kind in ON_PROTOTYPES:
-        return "prototypes"
+    if kind in _WITHOUT_TEACHERS:
+        return _WITHOUT_TEACHERS[kind]
     pairs = settings.get("pairs") or [settings]
+    if all(pair.get("against") == "pixels" for pair in pairs):
+        return "pixels"
     if all("teacher" in pair for pair in pairs):  # a term on features
         names = " + ".join(dict.fromkeys(str(pair["teacher"]) for pair in pairs))
         return f"{settings.get('form', 'features')} of {names}"

@@ -272,7 +272,7 @@ def cached_targets(
     if not images:
         rows = match_rows(cache, CachedRows(cache))
         return rows.in_classes(targets.reader.classes), targets
-    source = images_of(cache, data)
+    source = images_of(cache, data, counterparts=counterparts)
     if counterparts:
         rows = match_rows(cache, source, subset=subset, counterparts=True)
         return rows.in_classes(targets.reader.classes), targets

@@ -184,6 +184,18 @@ def test_damaged_samples_are_repaired_from_the_images(
     assert files_of(tmp_path / "c") == before
 
 
+def test_damaged_outputs_that_were_imported_have_no_teacher_to_repair_them(
+    imported: Path, images: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(imported, tmp_path / "c")
+    shards = [path for path in (tmp_path / "c/teachers/big").rglob("c/*/*/*") if path.is_file()]
+    for shard in shards:
+        shard.write_bytes(b"")
+    config = RepairConfig.parse({"cache": str(tmp_path / "c"), "data": str(images)}, "repair")
+    with pytest.raises(UsageError, match=r"imported(.|\n)*another copy(.|\n)*--teacher big"):
+        repair_cache(config)
+
+
 @pytest.mark.requirement("F2.5.6", "F12.8.3", "V2.1.1")
 def test_readers_have_to_know_views_without_pixels(imported: Path, tmp_path: Path) -> None:
     manifest = read_manifest(locate(imported))

@@ -164,6 +164,14 @@ def test_projectors_that_differ_cannot_have_the_same_weights(
         total.fit(outputs_of(x=s), targets_of(x=x, y=y))
 
 
+def test_a_name_that_no_other_term_has_is_refused() -> None:
+    s, t = tokens(noise(1, 4, 3, seed=14).float()), tokens(noise(1, 4, 5, seed=13).float())
+    other = {**MATCH, "projector": {"kind": "linear", "shared": "q"}}
+    total = build_objective([ObjectiveConfig.model_validate({"match": c}) for c in (MATCH, other)])
+    with pytest.raises(UsageError, match="no other term has a projector of the name 'p'"):
+        total.fit(outputs_of(x=s), targets_of(x=t))
+
+
 def test_maps_and_tokens_of_another_grid() -> None:
     s, t = maps(noise(2, 3, 4, 4, seed=8)), tokens(noise(2, 5, 6, seed=9), prefix=1)
     loss = fitted(s, t)

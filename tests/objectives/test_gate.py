@@ -165,17 +165,28 @@ def test_a_pair_with_the_same_energy_has_no_loss() -> None:
     assert loss.item() == pytest.approx(0, abs=1e-15)
 
 
+WHOLE = maps(noise(ROWS, 3, 2, 2, seed=8))
+
+
 @pytest.mark.parametrize(
-    "teacher",
+    ("student", "teacher", "hint"),
     [
-        vector(noise(ROWS, 3, seed=5)),
-        maps(noise(ROWS, 1, 2, 2, seed=6), reduction="energy"),
-        tokens(noise(ROWS, 2, 3, seed=7), grid=2, positions=torch.tensor([[0, 1]] * ROWS)),
+        (WHOLE, vector(noise(ROWS, 3, seed=5)), "another layer of the teacher"),
+        (WHOLE, maps(noise(ROWS, 1, 2, 2, seed=6), reduction="energy"), "without reduce"),
+        (
+            WHOLE,
+            tokens(noise(ROWS, 2, 3, seed=7), grid=2, positions=torch.tensor([[0, 1]] * ROWS)),
+            "without reduce and tokens",
+        ),
+        (vector(noise(ROWS, 3, seed=5)), WHOLE, "a student layer with maps"),
     ],
 )
-def test_what_is_not_a_whole_map_is_refused(teacher: Features) -> None:
-    with pytest.raises(UsageError, match="do not fit the cached activations"):
-        gated({"a": maps(noise(ROWS, 3, 2, 2, seed=8))}, {"a": teacher})
+def test_what_is_not_a_whole_map_is_refused(
+    student: Features, teacher: Features, hint: str
+) -> None:
+    with pytest.raises(UsageError, match="do not fit the cached activations") as caught:
+        gated({"a": student}, {"a": teacher})
+    assert hint in str(caught.value.hint)
 
 
 def test_without_fit_the_error_describes_what_is_missing() -> None:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["images_of"]
 
 
-def images_of(cache: Cache, data: ImageSet | None) -> Source:
+def images_of(cache: Cache, data: ImageSet | None, *, counterparts: bool = False) -> Source:
     """Return the images that are matched with the rows of a cache.
 
     Args:
         cache: An open cache.
         data: Images as for ``--data``; None for those in the cache.
+        counterparts: Whether they are others with the same keys, which originals may be.
 
     Raises:
         UsageError: No images are given, and the cache contains none.
@@ -35,7 +36,7 @@ def images_of(cache: Cache, data: ImageSet | None) -> Source:
     if data is None:
         return CachedImages(cache)
     source = open_source_for(data, (), "", listing=cache.listing)
-    if cache.image_bytes is not None:
+    if cache.image_bytes is not None and not counterparts:
         _refuse_originals(cache, cache.image_bytes, source)
     return source
 

@@ -170,7 +170,7 @@ def _how_to_load(architecture: str, folder: Path) -> str:
 
 def _teachers(cache: Mapping[str, Any] | None) -> str:
     if cache is None:
-        return "## Teachers\n\nNone: it was trained on labels."
+        return "## Teachers\n\nNone: it was trained without a cache."
     rows = [
         f"| {markdown(name)} | {code(teacher['architecture'])} | "
         f"{code(teacher['weights_sha256'][:_DIGEST])} |"

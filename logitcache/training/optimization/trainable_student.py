@@ -88,8 +88,8 @@ class TrainableStudent(nn.Module):
     ) -> None:
         super().__init__()
         taps = objective.needs.taps
+        tapped = _tapped(network, taps, size, example)
         self.notes = _without_unused_branches(network, taps)
-        tapped = TappedNetwork(network, taps, size=size, example=example) if taps else None
         self._input = example
         self._grids: tuple[int, ...] = ()
         self._shapes: dict[str, TapShape] = {} if tapped is None else tapped.shapes
@@ -305,6 +305,19 @@ class TrainableStudent(nn.Module):
             if module is not self and own is not None:
                 scales |= {f"{prefix}.{name}": scale for name, scale in own().items()}
         return scales
+
+
+def _tapped(
+    network: nn.Module, taps: Sequence[str], size: int, example: Tensor | None
+) -> TappedNetwork | None:
+    """Return the network with the layers of the objective; None if it needs none."""
+    if not taps:
+        return None
+    try:
+        return TappedNetwork(network, taps, size=size, example=example)
+    except UsageError as error:
+        error.where = error.where or "objectives, layers of the student"
+        raise
 
 
 def _without_unused_branches(network: nn.Module, taps: Sequence[str]) -> list[str]:
