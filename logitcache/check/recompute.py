@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from logitcache.cache.format.squares import stored_views
 from logitcache.data.join import ImageJoin, check_content
 from logitcache.encoding.feature_noise import magnitudes, relative_difference
 from logitcache.encoding.features import FeatureEncoding
@@ -25,6 +26,7 @@ from logitcache.teachers.member import KeptTap
 from logitcache.teachers.reduce import reduced
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import parse_view
+from logitcache.views.stored import SquareNumbers
 from logitcache.views.tokens import shown_patches
 
 if TYPE_CHECKING:
@@ -349,6 +351,8 @@ class _Images:
         self._positions = np.full(cache.rows_end, -1, dtype=np.int64)
         joined = ImageJoin(source).find(samples.keys[rows], samples.hashes[rows])
         self._positions[rows] = joined.positions
+        self._squares = cache.squares
+        self._numbers = SquareNumbers(tuple(stored_views(cache.manifest)), cache.rows_end)
         self._partners_of = lru_cache(maxsize=2)(cache.unit_partners)
 
     def request(self, view_id: str, rows_N: NDArray[np.int64]) -> BatchRequest:
@@ -356,18 +360,25 @@ class _Images:
         view = parse_view(self._cache.views[view_id], f"{self._cache.url}, view {view_id}")
         hashes = self._samples.hashes
         if view.mixing is None:
-            return BatchRequest(view, rows_N, hashes[rows_N])
+            return self._shown(BatchRequest(view, rows_N, hashes[rows_N]))
         partners_N = np.empty_like(rows_N)
         unit_rows = self._cache.unit_rows
         for unit in np.unique(rows_N // unit_rows):
             mine = rows_N // unit_rows == unit
             partners_N[mine] = self._partners_of(view_id, int(unit))[rows_N[mine] % unit_rows]
-        return BatchRequest(
-            view, rows_N, hashes[rows_N], partners=partners_N, partner_hashes=hashes[partners_N]
+        return self._shown(
+            BatchRequest(
+                view, rows_N, hashes[rows_N], partners=partners_N, partner_hashes=hashes[partners_N]
+            )
         )
 
+    def _shown(self, request: BatchRequest) -> BatchRequest:
+        return request if self._squares is None else self._numbers.request(request)
+
     def read(self, row: int) -> bytes | NDArray[np.uint8]:
-        """Return the stored image of a row."""
+        """Return the stored image of a row, or the square of a number."""
+        if self._squares is not None:
+            return self._squares.read(*self._numbers.split(row))
         position, key = int(self._positions[row]), self._samples.keys[row]
         if position < 0:
             raise DataMismatch(
@@ -383,4 +394,5 @@ class _Images:
     def named(self, error: UnreadableImage) -> UnreadableImage:
         """Return an error with the name of the image instead of its row."""
         row: Any = error.where
+        row = row if self._squares is None else self._numbers.split(row)[1]
         return UnreadableImage(error.what, where=self._samples.keys[row], got=error.got)

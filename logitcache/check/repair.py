@@ -21,6 +21,7 @@ from logitcache.cache.format.names import (
     IMAGES,
     NO_VIEW,
     SAMPLES,
+    SQUARES,
     TEACHERS,
     VIEWS,
     commit_key,
@@ -50,6 +51,7 @@ from logitcache.precompute.plan.teacher_lock import as_locked, check_lock
 from logitcache.precompute.plan.worklist import Missing, worklist
 from logitcache.precompute.run.compute import compute_plan, waiting
 from logitcache.precompute.run.packing import ImagePacker
+from logitcache.precompute.run.squares import store_again
 from logitcache.teachers.ensemble import Ensemble
 from logitcache.teachers.member import Precision, TeacherConfig
 from logitcache.views.spec import ViewsConfig, parse_view
@@ -210,7 +212,7 @@ def _recompute(
     if not units:
         return set()
     damaged = sorted(unit for group, _, unit in units if group == IMAGES)
-    if data is None and writer.manifest.images is not None:
+    if data is None and (writer.manifest.images or writer.manifest.squares):
         _require_intact_images(writer, units)
     source = open_images(data, writer.location)
     blocks = {unit: commit for (group, _, unit), commit in units.items() if group == SAMPLES}
@@ -228,6 +230,7 @@ def _recompute(
     for precision, ensemble in ensembles.items():
         shown = images_as_stored(source, writer, indices)
         plan = _plan(writer, shown, indices, ensemble, units)
+        store_again(plan, units, threads=config.threads or 1)
         compute_plan(
             plan,
             ensemble,
@@ -252,12 +255,12 @@ def _recompute(
 
 def _require_intact_images(writer: CacheWriter, units: Mapping[_Unit, Commit | None]) -> None:
     """Raise an error if the images in the cache are needed and cannot be listed or read."""
-    damaged = [group for group, _, _ in units if group in {SAMPLES, IMAGES}]
+    damaged = [group for group, _, _ in units if group in {SAMPLES, IMAGES, SQUARES}]
     if damaged:
         raise UsageError(
             f"{len(damaged)} units of the samples and images in the cache are damaged",
             where=writer.location,
-            expected="the original images, which are packed again",
+            expected="the original images, which are encoded again",
             got="no images",
             hint="give them with --data, or copy these shards from another copy of the cache",
         )

@@ -131,9 +131,10 @@ Data = Annotated[str | None, typer.Option(help=IMAGES)]
 Images = Annotated[
     str | None,
     typer.Option(
-        metavar="packed[:SIDE]",
-        help="Store the images in a new cache, encoded once as JPEG with a short side of SIDE "
-        "pixels (256), so that students need the cache alone.",
+        metavar="packed[:SIDE]|views",
+        help="Store images in a new cache, so that students need the cache alone: each encoded "
+        "once as JPEG with a short side of SIDE pixels (256); or each rendered view, at the "
+        "teachers' input size.",
     ),
 ]
 Teacher = Annotated[

@@ -166,9 +166,10 @@ def _print_views(console: Console, found: Estimate) -> None:
 
 def _print_images(console: Console, images: ImagesEstimate) -> None:
     """Print what images in the cache cost, and what a student gains by them."""
+    each = " for each view" if images.by_view else ""
     console.print(
-        f"images in the cache ({images.settings}): {bytes_text(images.bytes)}, "
-        f"{images.image_bytes:.0f} bytes each, of {images.original_bytes:.0f}; packed in "
+        f"images in the cache ({images.settings}): {bytes_text(images.bytes)}{each}, "
+        f"{images.image_bytes:.0f} bytes each, of {images.original_bytes:.0f}; encoded in "
         f"{1e3 * images.pack:.2g} ms per image"
     )
     console.print(

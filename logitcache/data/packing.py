@@ -27,24 +27,28 @@ if TYPE_CHECKING:
 
     from logitcache.data.source import Source
 
-__all__ = ["ImagesConfig", "PackingSource", "pack", "packing_of"]
+__all__ = ["ImagesConfig", "PackingSource", "encode_jpeg", "pack", "packing_of"]
 
 _LONGEST = 65_500  # of libjpeg
 _FULL_COLOR = 64
+_SIDE = 256  # by default
 
 
 class ImagesConfig(Config):
-    """Images that are stored in the cache, written as ``packed`` or ``packed:256``.
+    """Images that are stored in the cache, written as ``packed``, ``packed:256`` or ``views``.
 
     Attributes:
-        kind: ``packed``: each image is decoded, resized and encoded once as JPEG. The teachers are
-            run on the views of these images, and students need no other ones.
-        side: Largest length of the shorter side in pixels; smaller images are not enlarged.
+        kind: ``packed``: each image is decoded, resized and encoded once as JPEG, and views are
+            rendered from it. ``views``: each view of each image is rendered once and encoded as
+            JPEG. The teachers are run on what is stored, and students need no other images.
+        side: ``packed``: largest length of the shorter side in pixels, 256 by default; smaller
+            images are not enlarged. ``views``: side of the squares; by default the input size of
+            the teachers, which must be the same for all.
         quality: JPEG quality.
     """
 
-    kind: Literal["packed"] = "packed"
-    side: int = Field(default=256, ge=8, le=4096)
+    kind: Literal["packed", "views"] = "packed"
+    side: int | None = Field(default=None, ge=8, le=4096)
     quality: int = Field(default=92, ge=50, le=100)
 
     @model_validator(mode="before")
@@ -57,8 +61,27 @@ class ImagesConfig(Config):
             raise ValueError(f"{value!r} has no side in pixels; write for example packed:256")
         return {"kind": kind, "side": int(side)} if colon else {"kind": kind}
 
+    @property
+    def are_views(self) -> bool:
+        """Whether rendered views are stored instead of images."""
+        return self.kind == "views"
+
+    @property
+    def short_side(self) -> int:
+        """Largest length of the shorter side of packed images."""
+        return self.side or _SIDE
+
+    def same_as(self, other: ImagesConfig | None) -> bool:
+        """Return whether the same is stored; views without a side have that of the other ones."""
+        if other is None:
+            return False
+        same_side = self.side is None if self.are_views else False
+        same_side = same_side or self.short_side == other.short_side
+        return (self.kind, self.quality) == (other.kind, other.quality) and same_side
+
     def __str__(self) -> str:
-        return f"{self.kind}:{self.side}, quality {self.quality}"
+        side = self.side if self.are_views else self.short_side
+        return f"{self.kind}:{side or 'SIDE'}, quality {self.quality}"
 
 
 def pack(image: bytes | NDArray[np.uint8], config: ImagesConfig, table: int) -> bytes:
@@ -75,8 +98,10 @@ def pack(image: bytes | NDArray[np.uint8], config: ImagesConfig, table: int) -> 
     pixels_HWC = np.ascontiguousarray(decode(image, table).permute(1, 2, 0).numpy())
     height, width = pixels_HWC.shape[:2]
     short = min(height, width)
-    if short > config.side:
-        height, width = (max(1, round(side * config.side / short)) for side in (height, width))
+    if short > config.short_side:
+        height, width = (
+            max(1, round(side * config.short_side / short)) for side in (height, width)
+        )
     if max(height, width) > _LONGEST:
         raise UnreadableImage(
             "the image is too long to be packed",
@@ -84,18 +109,23 @@ def pack(image: bytes | NDArray[np.uint8], config: ImagesConfig, table: int) -> 
             got=f"{width} x {height} pixels",
             hint="remove the image, or choose a smaller side",
         )
-    if short > config.side:
+    if short > config.short_side:
         resized = Image.fromarray(pixels_HWC).resize((width, height), Image.Resampling.BICUBIC)
         pixels_HWC = np.asarray(resized)
-    packed: bytes = simplejpeg.encode_jpeg(
+    return encode_jpeg(pixels_HWC, config.quality)
+
+
+def encode_jpeg(pixels_HWC: NDArray[np.uint8], quality: int) -> bytes:
+    """Return pixels as baseline JPEG bytes; see ``docs/views.md``."""
+    encoded: bytes = simplejpeg.encode_jpeg(
         pixels_HWC,
-        quality=config.quality,
+        quality=quality,
         colorspace="RGB",
         # half the resolution of color is much of a small image
-        colorsubsampling="444" if min(height, width) <= _FULL_COLOR else "420",
+        colorsubsampling="444" if min(pixels_HWC.shape[:2]) <= _FULL_COLOR else "420",
         fastdct=False,
     )
-    return packed
+    return encoded
 
 
 class PackingSource:
@@ -113,7 +143,7 @@ class PackingSource:
     def __init__(self, originals: Source, config: ImagesConfig, table: int) -> None:
         self.originals, self.packing = originals, config
         self._table = table
-        self.description = f"{originals.description}, {config.kind}:{config.side}"
+        self.description = f"{originals.description}, {config.kind}:{config.short_side}"
         self.class_names = originals.class_names
         self.label_sets = label_sets_of(originals)
         self.left_out = left_out_of(originals)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_serializer
+from pydantic import Field, field_serializer, field_validator
 
 from logitcache.cache.format.card import CardConfig
 from logitcache.config import Config, key_of
@@ -36,7 +36,8 @@ class ImportConfig(Config):
         class_names: Text file with the names of the classes in the order of the outputs.
         num_classes: Number of classes, where neither the file nor the images tell.
         subset: Whether images without outputs are left out, instead of being an error.
-        images: Images to store in a new cache, as ``packed:256``; none by default.
+        images: Images to store in a new cache, as ``packed:256``; none by default. Views cannot be
+            stored, since the pixels that the teacher was given are not known.
         encoding: Encoding in the cache; by default as many classes as the file has.
         unit_rows: Rows per unit, a power of two; fixed when the cache is created.
         threads: Number of decoding threads; all processors by default.
@@ -61,6 +62,16 @@ class ImportConfig(Config):
     threads: Annotated[int, Field(ge=1)] | None = None
     on_bad_image: Literal["error", "skip"] = "error"
     card: CardConfig = CardConfig()
+
+    @field_validator("images")
+    @classmethod
+    def _no_views(cls, images: ImagesConfig | None) -> ImagesConfig | None:
+        if images is not None and images.are_views:
+            raise ValueError(
+                "views cannot be stored, since the pixels that the teacher was given are unknown: "
+                "use packed:SIDE"
+            )
+        return images
 
     @field_serializer("cache")
     def _without_secrets(self, url: str) -> str:

@@ -23,7 +23,7 @@ from logitcache.cache.write.writer import CacheWriter
 from logitcache.data.packing import PackingSource
 from logitcache.data.source import notes_of
 from logitcache.data.subset import SubsetSource
-from logitcache.errors import DataMismatch, first_of
+from logitcache.errors import DataMismatch, UsageError, first_of
 from logitcache.exchange.formats import open_outputs
 from logitcache.exchange.imported_teacher import ImportedTeacher, declare_imported
 from logitcache.exchange.matching import match_images
@@ -234,7 +234,13 @@ def _opened(
     """Open or create the cache; return its writer, and the position of every row in the source."""
     if location.is_empty():
         return create_cache(location, source, config.unit_rows, config.images)
-    read_manifest(location)
+    if read_manifest(location).squares is not None:
+        raise UsageError(
+            "outputs cannot be imported into a cache that contains rendered views",
+            where=location,
+            got="outputs of views whose pixels are not known",
+            hint="import them into a cache of their own, with --images packed",
+        )
     writer = CacheWriter.open(location)
     rewrite_unsealed(writer)
     finish_drops(writer)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from logitcache.cache.format.card import state_facts
 from logitcache.cache.format.images import image_bytes
 from logitcache.cache.format.manifest import read_manifest
+from logitcache.cache.format.squares import square_bytes, stored_views
 from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import CLAIMS, MANIFEST, Claims
 from logitcache.data.decode import DECODING
@@ -41,6 +42,7 @@ from logitcache.teachers.ensemble import Ensemble
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from logitcache.cache.write.writer import CacheWriter
     from logitcache.data.readers import ImageSet
     from logitcache.precompute.config import PrecomputeConfig
 
@@ -61,7 +63,7 @@ class Summary:
         seconds: Duration of the computation, without planning and sealing.
         accuracy: Accuracy of each teacher on the labeled images, by view; empty without labels.
         sizes: Sizes of each teacher's outputs, and of each ``<teacher>/features/<tap>``.
-        image_bytes: Bytes of the images in the cache; None if it contains none.
+        image_bytes: Bytes of the images, or of their views, in the cache; None without any.
         revision: Number of the sealed revision.
         revision_sha256: SHA-256 of the revision, which determines every sealed byte.
         unlisted: Number of files of the image set that are not used as images, by reason.
@@ -207,6 +209,12 @@ def _compute(
     )
 
 
+def _image_bytes(writer: CacheWriter) -> int | None:
+    if writer.manifest.squares is not None:
+        return square_bytes(writer.location, stored_views(writer.manifest))
+    return image_bytes(writer.location) if writer.manifest.images else None
+
+
 def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
     writer = plan.writer
     missing = writer.missing()
@@ -232,7 +240,7 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
             name: size_of(writer, group, images - unreadable)
             for name, group in writer.row_groups().items()
         },
-        image_bytes=image_bytes(writer.location) if writer.manifest.images else None,
+        image_bytes=_image_bytes(writer),
         revision=pointer.number,
         revision_sha256=pointer.sha256,
         unlisted=left_out_of(plan.source),

@@ -26,7 +26,8 @@ class PrecomputeConfig(Config):
         cache: Folder or URL of the cache; it is created if it does not exist.
         data: Image set; required unless it is passed from Python, or the cache contains its images
             and no images are added.
-        images: Images to store in a new cache, as ``packed:256``; none by default.
+        images: What to store of the images in a new cache: ``packed:256``, or ``views`` for each
+            rendered view; nothing by default.
         teachers: Teachers by name. A teacher that is in the cache may be left out, unless images
             are added.
         views: Views of the images that the teachers are run on.

@@ -172,15 +172,21 @@ def _fidelity(card: Card) -> str:
     return f"{what}\n\n" + _table(["teacher", "T", "KL divergence, nats", "gradient error"], rows)
 
 
+_HELD = {
+    "packed": "its images, {held.megabytes:.1f} MB: encoded again as JPEG of quality "
+    "{held.quality}, at most {held.side} pixels on the shorter side",
+    "views": "the views of its images, {held.megabytes:.1f} MB: rendered at {held.side} pixels, "
+    "JPEG of quality {held.quality}",
+}
+"""What is said of each kind of images in a cache."""
+
+
 def _images(card: Card) -> str:
     cache, names = card.cache, card.cache.class_names
     lines = [f"- {cache.images} images"]
     held = cache.images_in_cache
     if held is not None:
-        lines.append(
-            f"- The cache carries its images, {held.stored_bytes / 1e6:.1f} MB: encoded again as "
-            f"JPEG of quality {held.quality}, at most {held.side} pixels on the shorter side"
-        )
+        lines.append(f"- The cache contains {_HELD[held.kind].format(held=held)}")
     if card.facts.source:
         lines.append(f"- Source: {markdown(card.facts.source)}")
     if cache.unreadable or cache.withdrawn:

@@ -21,12 +21,14 @@ from logitcache.cache.format.names import (
     IMAGES,
     NO_VIEW,
     SAMPLES,
+    SQUARES,
     Status,
     feature_name,
     revision_key,
     sha256,
 )
 from logitcache.cache.format.samples import sample_placement
+from logitcache.cache.format.squares import square_bytes, stored_views
 from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.objects import CommittedObjects
 from logitcache.cache.store.open import locate
@@ -71,11 +73,11 @@ class ViewDescription:
 
 @dataclass(frozen=True)
 class ImagesDescription:
-    """Description of the images in a cache.
+    """Description of the images, or of their views, in a cache.
 
     Attributes:
-        kind: ``packed``.
-        side: Largest length of the shorter side in pixels.
+        kind: ``packed`` or ``views``.
+        side: Largest length of the shorter side in pixels; side of the squares.
         quality: JPEG quality.
         units: Number of committed units.
         needed: Number of all units.
@@ -88,6 +90,11 @@ class ImagesDescription:
     units: int
     needed: int
     stored_bytes: int
+
+    @property
+    def megabytes(self) -> float:
+        """Bytes of the encoded images in millions."""
+        return self.stored_bytes / 1e6
 
 
 @dataclass(frozen=True)
@@ -291,7 +298,17 @@ def _signed_parent(location: Location, pointer: RevisionPointer | None) -> int |
 
 
 def _images(location: Location, manifest: Manifest) -> ImagesDescription | None:
-    images = manifest.images
+    images, squares = manifest.images, manifest.squares
+    if squares is not None:
+        views = stored_views(manifest)
+        return ImagesDescription(
+            kind="views",
+            side=squares.side,
+            quality=squares.quality,
+            units=sum(len(committed_units(location, SQUARES, view)) for view in views),
+            needed=len(views) * len(needed_units(manifest, squares.unit_rows, location)),
+            stored_bytes=square_bytes(location, views),
+        )
     if images is None:
         return None
     return ImagesDescription(

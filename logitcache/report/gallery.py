@@ -75,12 +75,14 @@ class Gallery:
         partners = None if pairs is None else pairs.positions_of(chosen)
         if partners is not None:  # an image whose partner is missing is not mixed
             partners = np.where(partners < 0, chosen, partners)
-        request = BatchRequest(
-            view,
-            chosen,
-            hashes_of(chosen),
-            partners=partners,
-            partner_hashes=None if partners is None else hashes_of(partners),
+        request = self.rows.shown(
+            BatchRequest(
+                view,
+                chosen,
+                hashes_of(chosen),
+                partners=partners,
+                partner_hashes=None if partners is None else hashes_of(partners),
+            )
         )
         reader = CheckedReader(self.rows)
         with ViewRenderer(reader, [size], threads=1, table=self.rows.table) as renderer:
@@ -167,12 +169,24 @@ def open_gallery(
     if opened is None:
         known, shown = number_rows(source), ViewsConfig.parse(values, "views").views()
     else:
+        _refuse_stored_views(opened)
         known = match_rows(opened, source, subset=True)
         shown = [parse_view(recipe, opened.url) for recipe in opened.views.values()]
     numbers = {view.id: number for number, view in enumerate(shown)}
     gallery = Gallery(source, known, np.arange(min(images, len(known))), shown, opened, numbers)
     positions = _positions(gallery, keys, rows) if keys or rows else gallery.positions
     return replace(gallery, positions=positions, views=_choose(shown, wanted))
+
+
+def _refuse_stored_views(cache: Cache) -> None:
+    """Raise an error if a cache contains its views: parameters depend on sizes of originals."""
+    if cache.squares is not None:
+        raise UsageError(
+            "the parameters of views cannot be shown without the original images",
+            where=cache.url,
+            got="a cache that contains rendered views",
+            hint="logitcache report shows images of it",
+        )
 
 
 def _positions(gallery: Gallery, keys: Sequence[str], rows: Sequence[int]) -> NDArray[np.int64]:

@@ -107,7 +107,7 @@ def _declared(plan: CachePlan, location: Location) -> CacheWriter:
             data=plan.data,
             versions=plan.versions,
             derived_from=plan.derived_from,
-            images=plan.images,
+            **plan.stored,
         )
     else:
         _refuse_other_cache(plan, location)

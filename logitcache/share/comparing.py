@@ -175,7 +175,7 @@ def _fields(pair: _Pair, ours: Mapping[str, Group], theirs: Mapping[str, Group])
     first, second = (source.cache.manifest for source in pair.sources)
     for field in differing_data(first.data, second.data):
         yield f"data.{field} differs"
-    if first.images != second.images:
+    if (first.images, first.squares) != (second.images, second.squares):
         yield "images in the cache are encoded in another way, or are in one of them only"
     yield from image_conflicts(pair.sources, pair.rows)
     for name in sorted(first.teachers.keys() & second.teachers.keys()):

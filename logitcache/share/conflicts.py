@@ -11,7 +11,7 @@ from logitcache.share.gathering import GatheredRows
 from logitcache.share.rows import NO_ROW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -158,9 +158,16 @@ def _differing_rows(plan: CachePlan, part: ViewPlan, unit: int) -> int:
             if not shared.any() or same_units(plan, part, before, number, unit):
                 continue
             first, second = (GatheredRows(plan, part, [n]).of(unit)[0] for n in (before, number))
-            equal = [equal_rows(first[name], second[name]) for name in first]
+            names = compared_arrays(part, first)
+            equal = [equal_rows(first[name], second[name]) for name in names]
             count += int((shared & ~np.logical_and.reduce(equal)).sum())
     return count
+
+
+def compared_arrays(part: ViewPlan, arrays: Collection[str]) -> list[str]:
+    """Return the arrays whose rows are compared: of encoded images their digests alone."""
+    has_pages = any(part.placement.page(name) for name in part.placement.specs)
+    return [name for name in arrays if not has_pages or name.endswith("digest")]
 
 
 def same_units(plan: RowOrigins, part: ViewPlan, before: int, number: int, unit: int) -> bool:

@@ -19,13 +19,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.format.data_arrays import DATA, data_placements
+from logitcache.cache.format.data_arrays import DATA, VIEW_ARRAYS, data_placements
 from logitcache.cache.format.documents import numbers, parse_json
 from logitcache.cache.format.groups import group_names, read_group
 from logitcache.cache.format.ledger import parse_ledger, parse_revision, read_revision
 from logitcache.cache.format.manifest import read_manifest
-from logitcache.cache.format.names import VIEWS, revision_key
-from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.format.names import revision_key
 from logitcache.cache.format.placement import parents_of
 from logitcache.cache.store.open import locate
 from logitcache.cache.write.claims import CLAIMS, MANIFEST, TRIAL, Claims, is_left, read_holder
@@ -248,7 +247,7 @@ class _Needed:
         numbered = _NUMBERED.fullmatch(key) or _LEDGER.fullmatch(key)
         if numbered is not None:  # later ones belong to a seal that was interrupted or put back
             return int(numbered[1]) <= self.current
-        if not key.startswith(("teachers/", f"{VIEWS}/", "commits/")):
+        if not key.startswith(("teachers/", *(f"{kind}/" for kind in VIEW_ARRAYS), "commits/")):
             return False
         parts = key.split("/")
         return not any("/".join(parts[:n]) + "/" in self.prefixes for n in range(1, len(parts)))
@@ -278,7 +277,7 @@ def _needed(location: Location, manifest: Manifest, revisions: list[Revision]) -
 
 def _declared(location: Location, manifest: Manifest) -> Iterator[Placement]:
     """Yield the placement of every declared view, sealed or not."""
-    yield from data_placements(manifest, mixed_views(manifest))
+    yield from data_placements(manifest)
     for name in group_names(manifest):
         group = read_group(location, name)
         yield from (group.placement(view) for view in group.ledger_views)

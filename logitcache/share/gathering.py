@@ -61,7 +61,12 @@ class GatheredRows:
             if numbers is None or number in numbers
         }
         # of the sources: their encoding may be another one than that of the new cache
-        self._has_pages = any(p.page(name) for p in self._sources.values() for name in p.specs)
+        self._folders = {
+            name.removesuffix("content")
+            for placement in self._sources.values()
+            for name in placement.specs
+            if placement.page(name)
+        }
         self._kept: dict[tuple[int, int], Encoded] = {}
 
     def of(self, unit: int) -> tuple[Encoded, Conditions]:
@@ -94,8 +99,10 @@ class GatheredRows:
             taken = {name: _filled(placement, name, size) for name in placement.specs}
             number, theirs = next(iter(self._sources.items()))
             commits = [next(iter(self._plan.sources[number].commits(theirs).values()))]
-        if self._has_pages:
-            taken |= joined_images(taken["content"].tolist(), f"{placement.group}, unit {unit}")
+        for folder in self._folders:
+            images = taken[f"{folder}content"].tolist()
+            joined = joined_images(images, f"{placement.ledger}, unit {unit}")
+            taken |= {f"{folder}{name}": array for name, array in joined.items()}
         return taken, _conditions(commits)
 
 

@@ -21,22 +21,23 @@ from logitcache.cache.format.names import (
 )
 from logitcache.cache.format.partners import mixed_views, partner_placement
 from logitcache.cache.format.samples import sample_placement
+from logitcache.cache.format.squares import square_placement, stored_views
 from logitcache.errors import UsageError
 from logitcache.label_sets import label_texts
 from logitcache.share.reencoding import converter, without_fidelity
 from logitcache.share.rows import NO_ROW, RowPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from logitcache.cache.format.group import Group
     from logitcache.cache.format.manifest import (
         DataRecord,
-        ImagesRecord,
         Manifest,
         TeacherRecord,
     )
     from logitcache.cache.format.placement import Placement
+    from logitcache.cache.format.records import StoredRecords
     from logitcache.encoding.arrays import Encoded
     from logitcache.share.source import SourceCache
 
@@ -104,7 +105,7 @@ class CachePlan:
         groups: Its groups by name.
         parts: Every view of samples, partners and groups, in the order in which it is written.
         requires: Features that its readers have to support besides those of its groups.
-        images: How the images in it are encoded; None if it contains none.
+        stored: What it contains of its images.
         versions: Libraries that made the first source.
         derived_from: Record of the sources.
     """
@@ -118,7 +119,7 @@ class CachePlan:
     groups: dict[str, Group]
     parts: tuple[ViewPlan, ...]
     requires: tuple[str, ...]
-    images: ImagesRecord | None
+    stored: StoredRecords
     versions: dict[str, str]
     derived_from: DerivationRecord
 
@@ -174,7 +175,7 @@ def make_plan(
         groups=groups,
         parts=tuple(_parts(sources, rows, chosen, groups)),
         requires=_requires(sources),
-        images=_images(sources, rows),
+        stored=_stored(sources, rows),
         versions=first.versions,
         derived_from=_derivation(sources, rows, groups, command, selection),
     )
@@ -182,25 +183,37 @@ def make_plan(
     return plan
 
 
-def _images(sources: Sequence[SourceCache], rows: RowPlan) -> ImagesRecord | None:
-    """Return how the images in the new cache are encoded.
+def _stored(sources: Sequence[SourceCache], rows: RowPlan) -> StoredRecords:
+    """Return what the new cache contains of its images: what all sources contain.
 
     Raises:
-        UsageError: The sources do not contain images of one kind, side and quality.
+        UsageError: The sources do not contain images, or views, of one side and quality.
     """
-    known = [source.cache.manifest.images for source in sources]
-    settings = {one and f"{one.kind}:{one.side}, quality {one.quality}" for one in known}
+    settings = {_stored_text(source.cache.manifest) for source in sources}
     if len(settings) > 1:
         raise UsageError(
             "the caches do not contain images of the same size and quality",
             where=", ".join(str(source) for source in sources),
             expected="images with the same settings in all of them, or in none",
-            got="; ".join("none" if s is None else str(s) for s in settings),
+            got="; ".join(sorted(settings)),
         )
-    sizes = [one.unit_rows for one in known if one is not None]
-    if not sizes or known[0] is None:
-        return None
-    return known[0].model_copy(update={"unit_rows": min([rows.unit_rows, *sizes])})
+    first = sources[0].cache.manifest
+    manifests = [source.cache.manifest for source in sources]
+    sizes = [one.images.unit_rows for one in manifests if one.images]
+    sizes += [one.squares.unit_rows for one in manifests if one.squares]
+    unit_rows = min([rows.unit_rows, *sizes])
+    if first.images is not None:
+        return {"images": first.images.model_copy(update={"unit_rows": unit_rows})}
+    if first.squares is not None:
+        return {"squares": first.squares.model_copy(update={"unit_rows": unit_rows})}
+    return {}
+
+
+def _stored_text(manifest: Manifest) -> str:
+    if manifest.squares is not None:
+        return f"views:{manifest.squares.side}, quality {manifest.squares.quality}"
+    images = manifest.images
+    return "none" if images is None else f"{images.kind}:{images.side}, quality {images.quality}"
 
 
 def _derivation(
@@ -331,18 +344,42 @@ def _parts(
             },
         )
     ]
-    images = _images(sources, rows)
-    if images is not None:
+    stored = _stored(sources, rows)
+    if "images" in stored:
         known = [source.cache.manifest.images for source in sources]
         placements = {n: image_placement(one) for n, one in enumerate(known) if one is not None}
-        parts.insert(0, ViewPlan(image_placement(images), placements))
+        parts.insert(0, ViewPlan(image_placement(stored["images"]), placements))
     seen = {view for group in groups.values() for view in group.view_ids}
     for view_id in mixed_views(_united_manifest(sources), seen):
         having = [n for n, own in enumerate(chosen) if _have(own.values(), view_id)]
         placements = {n: partner_placement(view_id, blocks[n]) for n in having}
         parts.append(ViewPlan(partner_placement(view_id, rows.unit_rows), placements, mixes=True))
+    if "squares" in stored:
+        manifest = _united_manifest(sources).changed(squares=stored["squares"])
+        parts = [*_squares(sources, chosen, manifest, seen), *parts]
     for name, group in groups.items():
         parts += _parts_of(name, group, sources, rows, chosen)
+    return parts
+
+
+def _squares(
+    sources: Sequence[SourceCache],
+    chosen: Sequence[Mapping[str, Group]],
+    manifest: Manifest,
+    seen: Collection[str],
+) -> list[ViewPlan]:
+    """Return the squares of every view that is stored."""
+    parts = []
+    for view_id in stored_views(manifest, seen):
+        placements = {
+            number: square_placement(view_id, source.cache.manifest)
+            for number, source in enumerate(sources)
+            if view_id
+            in stored_views(
+                source.cache.manifest, {v for g in chosen[number].values() for v in g.view_ids}
+            )
+        }
+        parts.append(ViewPlan(square_placement(view_id, manifest), placements))
     return parts
 
 

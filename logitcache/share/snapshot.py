@@ -188,7 +188,7 @@ def part_of(whole: Snapshot, views: int | None, teachers: Collection[str]) -> Sn
         return whole
     manifest = manifest_without(before, groups, where, gone, set(), dropped)
     absent = set(groups) - set(group_names(manifest))
-    revision = revision_without(whole.revision, absent, dropped)
+    revision = revision_without(whole.revision, absent, dropped, manifest)
     listed = {
         key: _without_slots(whole.documents[key], dropped)
         for key in revision.metadata

@@ -129,7 +129,8 @@ class SourceCache:
         for name in wanted:
             if placement.page(name):
                 pages = self._objects.pages(placement, commit, name)
-                read[name] = split_images(pages, read["end"])
+                end = f"{name.removesuffix('content')}end"
+                read[name] = split_images(pages, read[end])
         return read
 
     def sample_unit(self, unit: int, names: Iterable[str]) -> Encoded:

@@ -146,6 +146,7 @@ class CachedDataset(Dataset[Item]):
         self.rows = checked_rows(
             cache, source, subset=subset, tolerate_pixel_drift=tolerate_pixel_drift
         ).in_classes(classes)
+        self.rows.check_size(size)
         self._blocks = max(1, len(cache.units()))  # all are kept: rows come in any order
         self.rows.keep_units(self._blocks)
         self._images = CheckedReader(self.rows)
@@ -231,12 +232,14 @@ class CachedDataset(Dataset[Item]):
         """Return images, float32 or uint8, B tensors (3, S, S)."""
         hashes_of, size = self.rows.hashes_of, self._settings.size
         partners = None if self._pairs is None else self._pairs.positions_of(positions_B)
-        request = BatchRequest(
-            self._targets.view(self._view_id),
-            positions_B,
-            hashes_of(positions_B),
-            partners=partners,
-            partner_hashes=None if partners is None else hashes_of(partners),
+        request = self.rows.shown(
+            BatchRequest(
+                self._targets.view(self._view_id),
+                positions_B,
+                hashes_of(positions_B),
+                partners=partners,
+                partner_hashes=None if partners is None else hashes_of(partners),
+            )
         )
         # in this thread: a DataLoader has its own processes
         batch = empty_batch(request, (size,))

@@ -88,17 +88,16 @@ class Loader:
     ) -> None:
         if (targets is None) == (views is None):
             raise ValueError("a loader takes either targets or views, not both and not neither")
-        self.rows = rows
-        self.settings = settings
+        self.rows, self.settings = rows, settings
         self.skipped: dict[int, UnreadableImage] = {}
         self._next = (0, 0)  # epoch and batch that the next iterator starts with
         self._position: tuple[int, int] | None = None  # epoch and batch of the iterator in use
         self._targets = targets
-        self._views = views
+        self._views, self._size = views, settings.size
         self._images_of: dict[str, int] = {}
-        self._size = settings.size
         if targets is not None:
             rows.keep_units(targets.blocks_alive)
+        rows.check_size(settings.size)
         self._reader = CheckedReader(rows)
         self._renderer: ViewRenderer | WorkerRenderer | None = None
         self._thread: ThreadPoolExecutor | None = None
@@ -185,6 +184,7 @@ class Loader:
         Raises:
             UsageError: The size is out of range.
         """
+        self.rows.check_size(size)
         self._size = replace(self.settings, size=size).size
 
     def view(self, epoch: int) -> View:
@@ -222,7 +222,7 @@ class Loader:
             pixels = rendered.pixels[size]
             shown = self._without(rendered) if rendered.failures else None
             # converted at once: the renderer may use its memory again for the next view
-            view = rendered.request.view
+            view = entered.rendered(waiting[0])[len(images)]
             images[view] = self._transfer.images(pixels if shown is None else pixels[shown])
             if len(images) < len(entered.rendered(waiting[0])):
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.read.cached_images import CachedRows
@@ -270,7 +270,7 @@ def cached_targets(
     )
     targets = Targets.of(cache, **selection)
     if not images:
-        rows = match_rows(cache, CachedRows(cache))
+        rows = replace(match_rows(cache, CachedRows(cache)), squares=None)
         return rows.in_classes(targets.reader.classes), targets
     source = images_of(cache, data, counterparts=counterparts)
     if counterparts:

@@ -12,6 +12,7 @@ import torch
 from torch import distributed
 
 from logitcache.errors import DataError, DataMismatch, UsageError, first_of
+from logitcache.targets.image_source import contains_images
 from logitcache.targets.loader import loader
 from logitcache.views.operations import operation_to_json
 
@@ -187,7 +188,7 @@ class CacheForTimm:
         Raises:
             UsageError: There are none, and the script reads no folder.
         """
-        if self._data is not None or self._cache.image_bytes is not None:
+        if self._data is not None or contains_images(self._cache):
             return self._data
         return _folder_of(dataset)
 

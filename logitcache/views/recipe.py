@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 __all__ = [
+    "DERIVED",
     "DROP",
     "UNKNOWN",
     "Interpolation",
@@ -21,6 +22,7 @@ __all__ = [
     "RecipeFields",
     "ViewId",
     "recipe_id",
+    "root_id",
 ]
 
 _MOST_CHARACTERS = 65536  # of a recipe; the longest one has some thousands
@@ -28,6 +30,8 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 DROP = "drop"
 """Name of the operation that drops patches, which readers have to know about."""
+DERIVED = frozenset({"rot90", "lowres", "mask", DROP})
+"""Names of the operations that derive a view from another one, which has the same draws."""
 UNKNOWN = "unknown"
 """Name of the operation of views whose pixels no recipe describes."""
 Interpolation = Literal["bicubic", "bilinear"]
@@ -99,3 +103,12 @@ def recipe_id(values: object) -> str:
             f"a recipe has {len(canonical)} instead of at most {_MOST_CHARACTERS} characters"
         )
     return "v" + hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def root_id(recipe: dict[str, Any]) -> str:
+    """Return the id of the view that a view is derived from, by one operation or several.
+
+    That is its own id where it is not derived.
+    """
+    kept = [operation for operation in recipe["operations"] if operation["op"] not in DERIVED]
+    return recipe_id({**recipe, "operations": kept, "base": None})

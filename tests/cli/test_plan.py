@@ -108,3 +108,15 @@ def test_images_in_the_cache_are_estimated(
     assert abs(estimated["original_bytes"] - sum(sizes) / len(sizes)) < 1
     assert min(estimated["show"], estimated["show_original"], estimated["pack"]) > 0
     assert found["by_views"][0]["bytes"] > estimated["bytes"]
+    of_views = json.loads(plan(file, "--images", "views", "--json"))
+    squares = of_views["images_in_cache"]
+    assert squares["settings"] == "views:8, quality 92"
+    done = build_cache(
+        PrecomputeConfig.parse({**values, "cache": str(tmp_path / "v"), "images": "views"}, "")
+    )
+    assert done.image_bytes is not None
+    contents = (tmp_path / "v" / "squares").rglob("content/c/*/0")
+    stored = sum(path.stat().st_size for path in contents if path.is_file())
+    assert abs(squares["bytes"] * done.views - stored) < 0.3 * stored
+    with_views = {row["views"]: row["bytes"] for row in of_views["by_views"]}
+    assert with_views[done.views] > squares["bytes"] * done.views

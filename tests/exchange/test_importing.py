@@ -449,6 +449,20 @@ def test_a_cache_with_images_needs_no_other_file(images: Path, tmp_path: Path) -
     assert train_student(config).set_images == 40
 
 
+def test_views_of_imported_outputs_are_not_stored(
+    images: Path, teachers: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    path = write_npz(tmp_path / "t.npz", keys=KEYS, logits=logits_of(KEYS, 3))
+    with pytest.raises(UsageError, match="views cannot be stored"):
+        ImportConfig.parse(
+            {"outputs": str(path), "cache": "c", "teacher": "t", "images": "views"}, ""
+        )
+    values = {"cache": str(tmp_path / "c"), "data": str(images), "teachers": teachers}
+    build_cache(PrecomputeConfig.parse({**values, "images": "views", "unit_rows": 16}, ""))
+    with pytest.raises(UsageError, match="contains rendered views"):
+        run(path, tmp_path / "c", images)
+
+
 def test_another_file_is_not_the_same_teacher(images: Path, tmp_path: Path) -> None:
     for seed in range(2):
         write_npz(tmp_path / f"{seed}.npz", keys=KEYS, logits=logits_of(KEYS, 3, seed))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from logitcache.cache.format.partners import mixed_views
+from logitcache.cache.format.squares import stored_views
 from logitcache.cache.read.cached_images import CachedImages
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.open import locate
@@ -76,6 +77,11 @@ def read_everything(url: str) -> None:
         for unit in cache.units():
             cache.unit_partners(view, unit)
     cache.probes()
+    if cache.squares is not None:
+        for view in stored_views(cache.manifest):
+            for row in cache.samples.readable.tolist():
+                with contextlib.suppress(LogitcacheError):
+                    cache.squares.read(view, row)
     if cache.image_bytes is not None:
         images = CachedImages(cache)
         for index in range(len(images.keys)):

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from logitcache.cache.format.documents import parse_group, validation_detail
-from logitcache.cache.format.names import ATTRIBUTE, FEATURES, FORMATS, LABEL_SETS, check_name
+from logitcache.cache.format.names import (
+    ATTRIBUTE,
+    FEATURES,
+    FORMATS,
+    LABEL_SETS,
+    STORED_VIEWS,
+    check_name,
+)
+from logitcache.cache.format.records import (
+    Count,
+    FeatureFidelityRecord,
+    FidelityRecord,
+    ImagesRecord,
+    LossRecord,
+    Record,
+    SquaresRecord,
+)
 from logitcache.cache.format.teacher_lock import Lock, LockedFields
 from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
 from logitcache.errors import CacheDamaged, CacheError, UnsupportedFormat, UsageError
@@ -30,26 +46,19 @@ __all__ = [
     "PartRecord",
     "RevisionPointer",
     "Segment",
+    "SquaresRecord",
     "TeacherRecord",
     "check_revision",
     "parse_manifest",
     "read_manifest",
 ]
 
-_MAX_ROWS = 2**40
 MAX_UNITS = 2**15  # of a view: its ledger, which names all of them, is held in memory
 MAX_LABEL_WIDTH = 1024  # classes of an image
 _SHA256 = re.compile(r"[0-9a-fA-F]{12,64}")
-_Count = Annotated[int, Field(ge=0, le=_MAX_ROWS)]
 
 
-class _Record(BaseModel):
-    """A part of the manifest: immutable; what a newer version added is kept and ignored."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
-
-
-class Segment(_Record):
+class Segment(Record):
     """Rows that were added together.
 
     Attributes:
@@ -58,8 +67,8 @@ class Segment(_Record):
         listing_sha256: SHA-256 over the keys and labels of its rows, in order.
     """
 
-    start: _Count
-    rows: _Count
+    start: Count
+    rows: Count
     listing_sha256: str = ""
 
     @property
@@ -68,7 +77,7 @@ class Segment(_Record):
         return self.start + self.rows
 
 
-class DataRecord(_Record):
+class DataRecord(Record):
     """The image set that the cache was computed from.
 
     Attributes:
@@ -94,65 +103,7 @@ class DataRecord(_Record):
         return tuple(name for name, is_needed in needed.items() if is_needed)
 
 
-class ImagesRecord(_Record):
-    """How the images in a cache were encoded.
-
-    Attributes:
-        kind: ``packed``: every image was decoded, resized and encoded once as JPEG.
-        side: Largest length of the shorter side in pixels.
-        quality: JPEG quality.
-        unit_rows: Rows per unit of the images.
-    """
-
-    kind: Literal["packed"]
-    side: int = Field(ge=1, le=4096)
-    quality: int = Field(ge=1, le=100)
-    unit_rows: int = Field(ge=1, le=65536)
-
-
-class LossRecord(_Record):
-    """Encoding loss at one temperature; see :class:`logitcache.encoding.fidelity.Loss`.
-
-    Attributes:
-        kl_truncation: KL divergence by leaving classes out, in nats.
-        kl_coding: KL divergence by rounding, in nats.
-        gradient_error: Relative error of the gradient of the loss.
-    """
-
-    kl_truncation: FiniteFloat
-    kl_coding: FiniteFloat
-    gradient_error: FiniteFloat
-
-
-class FidelityRecord(_Record):
-    """Measured encoding loss of a teacher's outputs on a sample of their rows.
-
-    Attributes:
-        rows: Number of rows of the sample.
-        top1: Share of them whose most probable class is kept.
-        temperatures: Encoding loss by temperature, as text.
-    """
-
-    rows: _Count
-    top1: FiniteFloat
-    temperatures: dict[str, LossRecord] = Field(max_length=64)
-
-
-class FeatureFidelityRecord(_Record):
-    """Measured encoding loss of the features of a tap.
-
-    See :class:`logitcache.encoding.feature_fidelity.FeatureFidelity`.
-    """
-
-    rows: _Count
-    reduction: FiniteFloat | None
-    coding: FiniteFloat
-    error: FiniteFloat
-    cosine: FiniteFloat
-    gradient: FiniteFloat
-
-
-class TeacherRecord(_Record):
+class TeacherRecord(Record):
     """A teacher, field by field; its lock has to match that of a resumed run.
 
     Attributes:
@@ -188,7 +139,7 @@ class TeacherRecord(_Record):
         return "head" not in self.lock or self.locked.head != "none"
 
 
-class RevisionPointer(_Record):
+class RevisionPointer(Record):
     """Which revision is current, and its digest."""
 
     number: int = Field(ge=1, le=2**53)
@@ -198,7 +149,7 @@ class RevisionPointer(_Record):
         return f"revision {self.number}, sha256 {self.sha256}"
 
 
-class PartRecord(_Record):
+class PartRecord(Record):
     """A sealed cache that rows, views or teachers were taken from.
 
     Attributes:
@@ -207,10 +158,10 @@ class PartRecord(_Record):
     """
 
     revision: RevisionPointer
-    images: _Count
+    images: Count
 
 
-class DerivationRecord(_Record):
+class DerivationRecord(Record):
     """How a cache was made from others, without images and teachers; never compared by readers.
 
     Attributes:
@@ -224,7 +175,7 @@ class DerivationRecord(_Record):
     selection: dict[str, Any] = Field(default_factory=dict, max_length=64)
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """The root manifest.
 
     Attributes:
@@ -234,6 +185,7 @@ class Manifest(_Record):
         segments: Segments, in the order in which they were added.
         data: Image set.
         images: Encoding of the images that the cache contains; None if it contains none.
+        squares: Encoding of the rendered views that the cache contains; None if it contains none.
         views: Recipes by view id.
         teachers: Records by name.
         versions: Libraries and processor that computed the first unit.
@@ -248,6 +200,7 @@ class Manifest(_Record):
     segments: tuple[Segment, ...] = Field(max_length=65536)
     data: DataRecord
     images: ImagesRecord | None = None
+    squares: SquaresRecord | None = None
     views: dict[ViewId, Recipe] = Field(max_length=65536)
     teachers: dict[str, TeacherRecord] = Field(max_length=4096)
     versions: dict[str, str]
@@ -273,10 +226,15 @@ class Manifest(_Record):
                     f"{self.unit_rows} from {end}"
                 )
             end = segment.stop
-        if self.images is not None and self.unit_rows % self.images.unit_rows:
+        if self.images is not None and self.squares is not None:
+            raise ValueError("images and squares: a cache contains only one of them")
+        stored = self.images or self.squares
+        if stored is not None and self.unit_rows % stored.unit_rows:
             raise ValueError(
-                f"units of images of {self.images.unit_rows} rows do not divide {self.unit_rows}"
+                f"units of images of {stored.unit_rows} rows do not divide {self.unit_rows}"
             )
+        if (STORED_VIEWS in self.requires) != (self.squares is not None):
+            raise ValueError(f"{STORED_VIEWS} are required without squares, or the reverse")
         if end > MAX_UNITS * self.unit_rows:
             raise ValueError(f"{end} rows in units of {self.unit_rows} are over {MAX_UNITS} units")
         return self

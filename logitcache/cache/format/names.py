@@ -10,6 +10,7 @@ Layout::
     teachers/<name>/features/<tap>/<array>        activations of a layer
     teachers/<name>/tables/<table>/values         one row per class, the same for all images
     views/<id>/partner                            mixing partners, in views that mix
+    squares/<id>/{content,end,digest}             rendered views, in caches that have them
     commits/<group>/<view, - for samples>/<unit>.json
     ledger/<group>/<view>.<revision>.json
     revisions/<n>.json · revisions/<n>.copies.json
@@ -55,6 +56,8 @@ __all__ = [
     "NO_VIEW",
     "SAMPLES",
     "SAMPLE_ARRAYS",
+    "SQUARES",
+    "STORED_VIEWS",
     "TEACHERS",
     "UNKNOWN_VIEWS",
     "VIEWS",
@@ -94,6 +97,8 @@ UNKNOWN_VIEWS = "unknown-views"
 """Name that the root requires of readers where outputs of unknown views were imported."""
 VISIBLE_PATCHES = "visible-patches"
 """Name that the root requires of readers where a view drops patches."""
+STORED_VIEWS = "stored-views"
+"""Name that the root requires of readers where rendered views are in the cache."""
 LABEL_SETS = "label-sets"
 """Name that the root requires of readers where an image may have several classes."""
 FEATURES = {
@@ -106,6 +111,7 @@ FEATURES = {
     HEADLESS: "teachers have features alone, and no group of logits",
     "teacher-classes": "teachers have other classes than the images",
     "images": "the images are in the cache, and samples describe these",
+    STORED_VIEWS: "the views of the images are in the cache, rendered and encoded",
     UNKNOWN_VIEWS: "the pixels of some views are not known",
     VISIBLE_PATCHES: "views have patches that networks are not run on",
     "dropped-views": "groups have slots, and probes, of views that the root does not name",
@@ -122,6 +128,7 @@ MAX_CONTENT_BYTES = 2**28
 """Largest size of the encoded images of a unit."""
 IMAGES = "images"
 SAMPLES = "samples"
+SQUARES = "squares"
 TEACHERS = "teachers"
 VIEWS = "views"
 WITHDRAWN = "withdrawn"

@@ -75,6 +75,7 @@ class CachedRows:
         raise UsageError(
             "the images of this cache are not available here",
             where=f"{self._cache.url}, {self.keys[index]}",
+            hint="give the original images (--data)",
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class ImageBytes:
         placement: Placement of the images.
         commit_of: Returns the commit of a unit, which must exist.
         copies: Local copies of whole shards, if all of them fit; None to keep none.
+        folder: Beginning of the names of its arrays.
     """
 
     def __init__(
@@ -50,27 +51,37 @@ class ImageBytes:
         placement: Placement,
         commit_of: Callable[[int], Commit],
         copies: ShardCache | None = None,
+        folder: str = "",
     ) -> None:
         self._location, self._placement = location, placement
+        self._content, self._folder = f"{folder}{_CONTENT}", folder
         self._commit_of = commit_of
         self._objects = CommittedObjects(location, copies)
-        self._copies = None if copies is None else _Copies(location, placement, copies)
+        self._copies = (
+            None if copies is None else _Copies(location, placement, self._content, copies)
+        )
         self._ends: dict[int, NDArray[np.int64]] = {}
+        self._digests: dict[int, NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
 
     @classmethod
     def of(
-        cls, location: Location, placement: Placement, ledger: Ledger, copies: ShardCache | None
+        cls,
+        location: Location,
+        placement: Placement,
+        ledger: Ledger,
+        copies: ShardCache | None,
+        folder: str = "",
     ) -> ImageBytes:
         """Return the sealed images of a cache.
 
         Whole shards are copied only if there is room for those of all images: in a random order of
         images, each copy would be replaced before most of its images were read.
         """
-        path = placement.path(_CONTENT)
+        path = placement.path(f"{folder}{_CONTENT}")
         size = sum(commit.arrays[path].bytes for commit in ledger.commits.values())
         kept = copies if copies is not None and size <= copies.most_bytes else None
-        return cls(location, placement, ledger.commits.__getitem__, kept)
+        return cls(location, placement, ledger.commits.__getitem__, kept, folder)
 
     def read(self, row: int) -> bytes:
         """Return the bytes of an image; empty for a row without one.
@@ -85,12 +96,12 @@ class ImageBytes:
         start, stop = shard_range(begin, end)
         commit = self._commit_of(unit)
         part = None if self._copies is None else self._copies.read(commit, start, stop)
-        if part is None and stop <= commit.arrays[self._placement.path(_CONTENT)].bytes:
+        if part is None and stop <= commit.arrays[self._placement.path(self._content)].bytes:
             part = self._received(commit, start, stop)
         if part is None or len(part) != stop - start:
             raise CacheDamaged(
                 "the bytes of an image are not in its shard",
-                where=f"{self._location}/{self._placement.shard_key(_CONTENT, unit)}",
+                where=f"{self._location}/{self._placement.shard_key(self._content, unit)}",
                 expected=f"bytes {start} to {stop}",
                 got=f"{0 if part is None else len(part)} bytes",
                 hint="logitcache verify lists all damage",
@@ -99,14 +110,13 @@ class ImageBytes:
 
     def source_digest(self, row: int) -> bytes:
         """Return the digest of the image that an image was encoded from."""
-        name, (unit, offset) = "source_digest", divmod(row, self._placement.unit_rows)
-        found = self._objects.read(self._placement, [self._commit_of(unit)], [name])[name]
-        digest: bytes = found[offset].tobytes()
+        unit, offset = divmod(row, self._placement.unit_rows)
+        digest: bytes = self._array(unit, "source_digest")[offset].tobytes()
         return digest
 
     def _received(self, commit: Commit, start: int, stop: int) -> bytes | None:
         """Return a part of a shard; where a server sends no parts, that of its copy."""
-        key = self._placement.shard_key(_CONTENT, commit.unit)
+        key = self._placement.shard_key(self._content, commit.unit)
         try:
             return self._location.read(key, start, stop)
         except StorageError:
@@ -123,20 +133,36 @@ class ImageBytes:
         """
         with self._lock:
             if unit not in self._ends:
-                read = self._objects.read(self._placement, [self._commit_of(unit)], ["end"])
-                fault = image_fault(read)
+                end = self._array(unit, "end")
+                fault = image_fault({"end": end})
                 if fault is not None:
-                    where = f"{self._location}, images, unit {unit}"
+                    where = f"{self._location}, {self._placement.ledger}, unit {unit}"
                     raise CacheDamaged("the ends of images are impossible", where=where, got=fault)
-                self._ends[unit] = read["end"].astype(np.int64)
+                self._ends[unit] = end.astype(np.int64)
             return self._ends[unit]
+
+    def digest(self, row: int) -> bytes:
+        """Return the digest that an array next to the images has for one of them."""
+        unit, offset = divmod(row, self._placement.unit_rows)
+        with self._lock:
+            if unit not in self._digests:
+                self._digests[unit] = self._array(unit, "digest")
+            found: bytes = self._digests[unit][offset].tobytes()
+        return found
+
+    def _array(self, unit: int, name: str) -> NDArray[Any]:
+        name = f"{self._folder}{name}"
+        return self._objects.read(self._placement, [self._commit_of(unit)], [name])[name]
 
 
 class _Copies:
     """Copies of whole shards, made in the background by daemon threads."""
 
-    def __init__(self, location: Location, placement: Placement, copies: ShardCache) -> None:
+    def __init__(
+        self, location: Location, placement: Placement, content: str, copies: ShardCache
+    ) -> None:
         self._location, self._placement, self._copies = location, placement, copies
+        self._content = content
         self._wanted: queue.SimpleQueue[Commit] = queue.SimpleQueue()
         self._requested: set[int] = set()
         self._threads: list[threading.Thread] = []
@@ -144,7 +170,7 @@ class _Copies:
 
     def read(self, commit: Commit, start: int, stop: int) -> bytes | None:
         """Return a part of a shard from its copy; None, and start to copy it, without one."""
-        stored = commit.arrays[self._placement.path(_CONTENT)]
+        stored = commit.arrays[self._placement.path(self._content)]
         part = self._copies.read_part(stored.sha256, start, stop)
         if part is None:
             self._request(commit)
@@ -164,8 +190,8 @@ class _Copies:
 
     def copy(self, commit: Commit) -> bytes | None:
         """Read a whole shard and keep a copy; None if it is not the committed one."""
-        stored = commit.arrays[self._placement.path(_CONTENT)]
-        content = self._location.read(stored.key, most=self._placement.max_bytes(_CONTENT))
+        stored = commit.arrays[self._placement.path(self._content)]
+        content = self._location.read(stored.key, most=self._placement.max_bytes(self._content))
         if content is None or sha256(content) != stored.sha256:
             return None
         self._copies.keep(stored.sha256, content)

@@ -23,7 +23,23 @@ if TYPE_CHECKING:
     from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.store.base import Location
 
-__all__ = ["has_grown", "manifest_fault", "metadata_faults"]
+__all__ = ["check_segments", "has_grown", "manifest_fault", "metadata_faults"]
+
+
+def check_segments(location: Location, manifest: Manifest, revision: Revision) -> None:
+    """Compare the rows of a revision with those of the manifest, which may have more.
+
+    Raises:
+        CacheDamaged: They are other ones, or there are none.
+    """
+    segments = tuple((segment.start, segment.rows) for segment in manifest.segments)
+    if not revision.segments or segments[: len(revision.segments)] != revision.segments:
+        raise CacheDamaged(
+            "the revision has other rows than the manifest",
+            where=location,
+            expected=f"segments {str(revision.segments)[:200]}",
+            got=str(segments)[:200],
+        )
 
 
 def manifest_fault(location: Location, manifest: Manifest, revision: Revision) -> Fault | None:

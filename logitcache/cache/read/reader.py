@@ -26,11 +26,13 @@ from logitcache.cache.format.names import NO_VIEW, SAMPLES, TEACHERS, Status
 from logitcache.cache.format.partners import partner_placement, partner_rows
 from logitcache.cache.format.placement import Placement, read_ledger, units_of
 from logitcache.cache.format.samples import Samples, sample_fault, sample_placement, samples_from
+from logitcache.cache.format.squares import square_placement
 from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.image_bytes import ImageBytes
-from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
+from logitcache.cache.read.metadata_check import check_segments, manifest_fault, metadata_faults
 from logitcache.cache.read.objects import CommittedObjects
 from logitcache.cache.read.shard_cache import DEFAULT_COPY_BYTES, ShardCache, default_copies
+from logitcache.cache.read.stored_squares import StoredSquares
 from logitcache.cache.store.open import locate
 from logitcache.errors import CacheDamaged, CacheUnsealed, UsageError, first_of, nearest
 
@@ -75,11 +77,8 @@ class Cache:
         return type(self), (self._location, self.manifest, self.revision, self._copies)
 
     def __repr__(self) -> str:
-        teachers = ", ".join(self.manifest.teachers)
-        return (
-            f"<Cache {self.url}: {self.manifest.rows} images, "
-            f"{len(self.views)} views, teachers {teachers}>"
-        )
+        of = f"{self.manifest.rows} images, {len(self.views)} views"
+        return f"<Cache {self.url}: {of}, teachers {', '.join(self.manifest.teachers)}>"
 
     @property
     def url(self) -> str:
@@ -279,8 +278,7 @@ class Cache:
     @cached_property
     def _sample_names(self) -> tuple[str, ...]:
         """Names of the arrays of the samples; their metadata are checked once."""
-        names = tuple(sample_placement(self.manifest).specs)
-        self._check_metadata(SAMPLES, names)
+        self._check_metadata(SAMPLES, names := tuple(sample_placement(self.manifest).specs))
         return names
 
     def read(
@@ -355,11 +353,22 @@ class Cache:
     @cached_property
     def image_bytes(self) -> ImageBytes | None:
         """The images in the cache, by row; None if it contains none."""
-        if self.manifest.images is None:
-            return None
-        placement = image_placement(self.manifest.images)
-        self._check_metadata(placement.group, placement.specs)
-        return ImageBytes.of(self._location, placement, self._ledger(placement), self._copies)
+        images = self.manifest.images
+        return None if images is None else self._encoded(image_placement(images))
+
+    @cached_property
+    def squares(self) -> StoredSquares | None:
+        """The rendered views in the cache; None if it contains none."""
+        known = self.manifest.squares
+        return None if known is None else StoredSquares(known.side, self._square_bytes, self.url)
+
+    def _square_bytes(self, view_id: str) -> ImageBytes:
+        return self._encoded(square_placement(view_id, self.manifest), f"{view_id}/")
+
+    def _encoded(self, placement: Placement, folder: str = "") -> ImageBytes:
+        self._check_metadata(placement.holder, (n.removeprefix(folder) for n in placement.specs))
+        ledger = self._ledger(placement)
+        return ImageBytes.of(self._location, placement, ledger, self._copies, folder)
 
     def probes(self) -> list[FingerprintsDocument]:
         """Return the documents of view fingerprints, oldest first.
@@ -431,14 +440,7 @@ def open_cache(
             hint="run the same precompute command again; logitcache status shows what is missing",
         )
     sealed = read_revision(location, manifest.revision)
-    segments = tuple((segment.start, segment.rows) for segment in manifest.segments)
-    if not sealed.segments or segments[: len(sealed.segments)] != sealed.segments:
-        raise CacheDamaged(
-            "the revision has other rows than the manifest",
-            where=location,
-            expected=f"segments {str(sealed.segments)[:200]}",
-            got=str(segments)[:200],
-        )
+    check_segments(location, manifest, sealed)
     fault = manifest_fault(location, manifest, sealed)
     if fault is not None:
         raise fault.error(location)

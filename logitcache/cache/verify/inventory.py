@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from logitcache.cache.format.data_arrays import data_faults, data_placements
+from logitcache.cache.format.data_arrays import VIEW_ARRAYS, data_faults, data_placements
 from logitcache.cache.format.documents import numbers, parse_group, parse_json
 from logitcache.cache.format.groups import Group, check_group, group_names, read_group
 from logitcache.cache.format.ledger import (
@@ -29,21 +29,19 @@ from logitcache.cache.format.names import (
     NO_VIEW,
     SAMPLES,
     TEACHERS,
-    VIEWS,
     canonical_json,
     commit_key,
     copies_key,
     revision_key,
     teacher_group,
 )
-from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.format.placement import parents_of
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.read.metadata_check import manifest_fault, metadata_faults
 from logitcache.errors import CacheDamaged, CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -195,9 +193,8 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
                 )
         expected.views.append(View(location, placement, pointer, sealed, fault_of))
 
-    mixed = {path.split("/")[1] for path in ledgers if path.startswith(f"{VIEWS}/")}
     faults_of = data_faults(manifest)
-    for placement in data_placements(manifest, sorted(mixed.union(mixed_views(manifest)))):
+    for placement in _data(manifest, ledgers):
         add(placement, faults_of[placement.group])
     below = f"{TEACHERS}/"
     sealed_groups = {
@@ -230,6 +227,16 @@ def expected_views(location: Location, manifest: Manifest) -> Expected:
         key = revision_key(revision.number)
         expected.faults.append(Fault(Cause.REVISION, "it lists no ledger of the samples", key))
     return expected
+
+
+def _data(manifest: Manifest, ledgers: Iterable[str]) -> list[Placement]:
+    """Return the placements of samples, images and views, declared or with a sealed ledger."""
+    found = {placement.ledger: placement for placement in data_placements(manifest)}
+    for path in sorted(ledgers):
+        group, _, view_id = path.partition("/")
+        if group in VIEW_ARRAYS and path not in found:
+            found[path] = VIEW_ARRAYS[group].placement(view_id, manifest)
+    return list(found.values())
 
 
 def _sealed_segments(

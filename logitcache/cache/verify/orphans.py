@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from logitcache.cache.format.data_arrays import DATA
 from logitcache.cache.format.envelope import SIGNATURES
-from logitcache.cache.format.names import CARD_DOCUMENTS, INDEX
+from logitcache.cache.format.names import CARD_DOCUMENTS, INDEX, TEACHERS
 from logitcache.cache.store.temporary import is_temporary
 from logitcache.cache.write.claims import CLAIMS, TRIAL, is_left, read_holder
 
@@ -59,7 +60,7 @@ def _why(location: Location, key: str, current: int, named: Collection[str]) -> 
         return None if int(numbered[1]) <= current else "a document of a seal that was interrupted"
     if key in named or key.endswith("zarr.json") or top in _KEPT:
         return None
-    if top in {"samples", "images", "teachers", "views"} and "/c/" in key:
+    if top in {*DATA, TEACHERS} and "/c/" in key:
         return "a shard without a commit: its unit was interrupted or dropped"
     return "not a file of a cache"
 

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from logitcache.cache.format.arrays import create_array, resize, write_group
-from logitcache.cache.format.data_arrays import data_placements
+from logitcache.cache.format.data_arrays import VIEW_ARRAYS, data_placements
 from logitcache.cache.format.documents import parse_group, parse_json
 from logitcache.cache.format.groups import group_names, read_group
 from logitcache.cache.format.ledger import (
@@ -34,7 +34,6 @@ from logitcache.cache.format.manifest import (
 )
 from logitcache.cache.format.names import (
     ATTRIBUTE,
-    VIEWS,
     canonical_json,
     commit_prefix,
     copies_key,
@@ -45,7 +44,6 @@ from logitcache.cache.format.names import (
     teacher_group,
     teacher_of,
 )
-from logitcache.cache.format.partners import mixed_views
 from logitcache.cache.format.shards import parse_array
 from logitcache.cache.read.diagnose import Cause, Fault
 from logitcache.cache.store.zarr_store import RecordingStore
@@ -154,8 +152,12 @@ def _described(location: Location, manifest: Manifest) -> Revision:
     assert manifest.revision is not None
     number = manifest.revision.number
     groups = [read_group(location, name) for name in group_names(manifest)]
-    mixed = [view for view in mixed_views(manifest) if committed_units(location, VIEWS, view)]
-    data = data_placements(manifest, mixed)
+    data = [
+        placement
+        for placement in data_placements(manifest)
+        if placement.group not in VIEW_ARRAYS  # of views that no teacher sees nothing is committed
+        or committed_units(location, placement.group, placement.view)
+    ]
     paths = [placement.ledger for placement in data]
     paths += [f"{group.path}/{view}" for group in groups for view in group.ledger_views]
     keys = metadata_keys(location, data, groups)
@@ -202,7 +204,7 @@ def _restore_metadata(location: Location, fault: Fault) -> bool:
         return True  # it is the metadata of a group
     data = {
         placement.path(name): placement.length(name, manifest.capacity)
-        for placement in data_placements(manifest, mixed_views(manifest))
+        for placement in data_placements(manifest)
         for name in placement.specs
     }
     axis, length = (0, data[path]) if path in data else (1, manifest.capacity)
@@ -278,7 +280,7 @@ def rewrite_unsealed(writer: CacheWriter) -> list[str]:
     manifest = writer.manifest
     wanted: list[tuple[Placement, dict[str, Any], tuple[int, ...]]] = [
         (placement, {"unit_rows": placement.unit_rows}, (manifest.capacity,))
-        for placement in data_placements(manifest, mixed_views(manifest))
+        for placement in data_placements(manifest)
     ]
     for group in writer.groups().values():
         leading = group.leading_shape(manifest)

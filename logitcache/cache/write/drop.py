@@ -18,6 +18,7 @@ from logitcache.cache.format.ledger import Revision, read_revision
 from logitcache.cache.format.names import (
     GROUP_FEATURES,
     HEADLESS,
+    SQUARES,
     VIEWS,
     commit_prefix,
     revision_key,
@@ -25,6 +26,7 @@ from logitcache.cache.format.names import (
     teacher_group,
 )
 from logitcache.cache.format.partners import partner_group
+from logitcache.cache.format.squares import stored_views
 from logitcache.cache.format.view_requirements import with_views
 from logitcache.cache.read.view_selection import choose_views
 from logitcache.cache.store.open import locate
@@ -110,7 +112,7 @@ def drop_from_cache(
             manifest = manifest.changed(dropping=tuple(sorted(names))).requiring("dropping")
         if manifest.revision is not None:
             previous = read_revision(location, manifest.revision)
-            revision = revision_without(previous, names, set(gone))
+            revision = revision_without(previous, names, set(gone), manifest)
             manifest = manifest.changed(revision=write_changed(location, manifest, revision))
         writer.publish(manifest)
         finish_drops(writer)
@@ -146,6 +148,7 @@ def finish_drops(writer: CacheWriter) -> None:
             _remove_below(location, commit_prefix(group.path, view_id))
             _remove_below(location, commit_prefix(VIEWS, view_id))
         if gone:
+            _remove_squares(location, manifest)
             slots = tuple("" if slot in gone else slot for slot in group.slots)
             group = replace(group, slots=slots)
             write_attributes(RecordingStore(location), group.path, group.to_json())
@@ -249,23 +252,43 @@ def manifest_without(
     return manifest.requiring("dropped-views") if views else manifest
 
 
-def revision_without(revision: Revision, names: set[str], views: set[str]) -> Revision:
-    """Return a revision without some groups, by name, and without some views, by id."""
-    groups = tuple(f"{teacher_group(name)}/" for name in names)
-    partners = tuple(f"{partner_group(view_id)}/" for view_id in views)
+def revision_without(
+    revision: Revision, names: set[str], views: set[str], manifest: Manifest
+) -> Revision:
+    """Return a revision without some groups, by name, and without some views, by id.
+
+    Args:
+        revision: What is sealed.
+        names: Names of groups.
+        views: Ids of views.
+        manifest: What is left; squares that none of its views needs are left out, too.
+    """
+    squares = {path.split("/")[1] for path in revision.ledgers if path.startswith(f"{SQUARES}/")}
+    unneeded = squares.difference(stored_views(manifest))
+    below = [f"{teacher_group(name)}/" for name in names]
+    below += [f"{partner_group(view_id)}/" for view_id in views]
+    below += [f"{SQUARES}/{view_id}/" for view_id in unneeded]
 
     def kept(path: str) -> bool:
-        return not path.startswith((*groups, *partners))
+        return not path.startswith(tuple(below))
+
+    def kept_ledger(path: str) -> bool:
+        group, _, view_id = path.rpartition("/")
+        return kept(path) and view_id not in (unneeded if group == SQUARES else views)
 
     return replace(
         revision,
-        ledgers={
-            path: pointer
-            for path, pointer in revision.ledgers.items()
-            if kept(path) and path.rpartition("/")[2] not in views
-        },
+        ledgers={path: found for path, found in revision.ledgers.items() if kept_ledger(path)},
         metadata={key: digest for key, digest in revision.metadata.items() if kept(key)},
     )
+
+
+def _remove_squares(location: Location, manifest: Manifest) -> None:
+    """Remove the commits of squares that no declared view needs."""
+    needed = set(stored_views(manifest))
+    for key in list(location.keys(f"commits/{SQUARES}")):
+        if key.split("/")[2] not in needed:
+            location.delete(key)
 
 
 def _remove_below(location: Location, prefix: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from logitcache.cache.format.arrays import create_group, write_attributes
 from logitcache.cache.format.data_arrays import (
     create_data_arrays,
+    create_view_arrays,
     data_placements,
     resize_data_arrays,
 )
@@ -37,6 +38,7 @@ from logitcache.cache.format.manifest import (
     Manifest,
     RevisionPointer,
     Segment,
+    SquaresRecord,
     TeacherRecord,
     read_manifest,
 )
@@ -44,16 +46,10 @@ from logitcache.cache.format.names import (
     FORMAT,
     FORMATS,
     IMAGES,
-    NO_VIEW,
-    SAMPLES,
+    STORED_VIEWS,
     VIEWS,
 )
-from logitcache.cache.format.partners import (
-    create_partners,
-    encode_partners,
-    mixed_views,
-    partner_placement,
-)
+from logitcache.cache.format.partners import encode_partners, partner_placement
 from logitcache.cache.format.placement import Placement, units_of
 from logitcache.cache.format.samples import (
     Samples,
@@ -62,6 +58,7 @@ from logitcache.cache.format.samples import (
     sample_placement,
     samples_from,
 )
+from logitcache.cache.format.squares import square_arrays, square_placement
 from logitcache.cache.format.view_requirements import with_views
 from logitcache.cache.read.exclusions import read_withdrawn
 from logitcache.cache.read.objects import CommittedObjects
@@ -116,6 +113,7 @@ class CacheWriter:
         versions: Mapping[str, str],
         derived_from: DerivationRecord | None = None,
         images: ImagesRecord | None = None,
+        squares: SquaresRecord | None = None,
     ) -> CacheWriter:
         """Start a cache for the rows of one segment.
 
@@ -142,6 +140,8 @@ class CacheWriter:
             manifest = manifest.changed(derived_from=derived_from)
         if images is not None:
             manifest = manifest.changed(images=images).requiring(IMAGES)
+        if squares is not None:
+            manifest = manifest.changed(squares=squares).requiring(STORED_VIEWS)
         writer = cls(location, manifest)
         create_group(writer._store, "", manifest.to_json())
         create_data_arrays(location, writer._store, manifest)
@@ -157,7 +157,7 @@ class CacheWriter:
     def add_segment(self, segment: Segment) -> None:
         """Extend all arrays by the rows of a segment."""
         manifest = self.manifest.changed(segments=(*self.manifest.segments, segment))
-        resize_data_arrays(self._store, manifest, mixed_views(self.manifest))
+        resize_data_arrays(self._store, self.manifest, manifest)
         for group in self.groups().values():
             resize_group_arrays(self._store, manifest, group)
         self.publish(manifest)
@@ -167,8 +167,7 @@ class CacheWriter:
         manifest = with_views(self.manifest, {**recipes, **self.manifest.views})
         if manifest.views == self.manifest.views:
             return
-        for view_id in mixed_views(manifest, recipes.keys() - self.manifest.views.keys()):
-            create_partners(self._store, manifest, view_id)
+        create_view_arrays(self._store, self.manifest, manifest)
         self.publish(manifest)
 
     def add_teacher(self, record: TeacherRecord, group: TeacherGroup) -> None:
@@ -235,8 +234,9 @@ class CacheWriter:
         return needed_units(self.manifest, unit_rows, self.location)
 
     def has_commits(self) -> bool:
-        """Return whether anything is committed; images and samples are committed first."""
-        return any(committed_units(self.location, group, NO_VIEW) for group in (IMAGES, SAMPLES))
+        """Return whether anything is committed; arrays of images are committed first."""
+        data = data_placements(self.manifest)
+        return any(committed_units(self.location, one.group, one.view) for one in data)
 
     def missing_units(self, group: str, view: str, unit_rows: int) -> set[int]:
         """Return the units without a commit."""
@@ -255,6 +255,17 @@ class CacheWriter:
         """Write and commit one unit of the images, unless that is done."""
         assert self.manifest.images is not None
         self._commit(image_placement(self.manifest.images), unit, arrays, Conditions())
+
+    def write_squares(self, view_id: str, unit: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write and commit one unit of the squares of a view, unless that is done.
+
+        Args:
+            view_id: A view that is not derived.
+            unit: Number of the unit.
+            arrays: Rows of the unit by name of the array in :data:`.SQUARE_ARRAYS`.
+        """
+        placement = square_placement(view_id, self.manifest)
+        self._commit(placement, unit, square_arrays(view_id, arrays), Conditions())
 
     def write_partners(self, view_id: str, unit: int, offsets_U: NDArray[np.int64]) -> None:
         """Write and commit the mixing partners of the rows of a block, unless that is done.
@@ -379,7 +390,7 @@ class CacheWriter:
             )
         groups = self.row_groups().values()
         manifest = with_measurements(self.location, self.manifest, groups, fingerprint, accuracy)
-        placements = data_placements(self.manifest, self._mixed())
+        placements = data_placements(self.manifest, self._seen())
         metadata = metadata_keys(self.location, placements, self.groups().values())
         pointer = write_seal(self.location, manifest, self._required(), metadata, rewritten)
         if pointer != manifest.revision:
@@ -402,17 +413,16 @@ class CacheWriter:
 
     def _required(self) -> dict[tuple[str, str], set[int]]:
         """Return all units that the declarations require, by group and view."""
-        placements = data_placements(self.manifest, self._mixed())
+        placements = data_placements(self.manifest, self._seen())
         required = {(p.group, p.view): self.needed_units(p.unit_rows) for p in placements}
         for group in self.groups().values():
             units = group.needed_units(self.manifest)
             required |= {(group.path, view): units for view in group.ledger_views}
         return required
 
-    def _mixed(self) -> list[str]:
-        """Return the views that mix and that a teacher sees."""
-        seen = {view for group in self.groups().values() for view in group.view_ids}
-        return mixed_views(self.manifest, seen)
+    def _seen(self) -> set[str]:
+        """Return the views that a teacher sees."""
+        return {view for group in self.groups().values() for view in group.view_ids}
 
     def _create(self, group: Group) -> None:
         if any(committed_units(self.location, group.path, view) for view in group.ledger_views):

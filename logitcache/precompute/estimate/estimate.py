@@ -17,7 +17,6 @@ from logitcache.cache.format.names import (
     teacher_group,
     teacher_of,
 )
-from logitcache.data.packing import packing_of
 from logitcache.data.readers import open_source
 from logitcache.encoding.choice import fits_basis
 from logitcache.label_sets import label_sets_of
@@ -333,9 +332,8 @@ class _Cost:
         ]
         store = sum(one.store for one in tried)
         self._fetch = sum(one.fetch for one in tried)
-        packs, size = packing_of(source), min(ensemble.sizes)
-        self._images = (
-            None if packs is None else estimate_images(packs, views[0], size, self._unit_rows)
+        self._images = estimate_images(
+            source, config.images, views[-1], ensemble.sizes, self._unit_rows
         )
         self._devices = {name: _device(name, found, store) for name, found in seconds.items()}
 
@@ -413,7 +411,7 @@ class _Cost:
         )
         return ViewsEstimate(
             views=count,
-            bytes=found.bytes + (self._images.bytes if self._images else 0),
+            bytes=found.bytes + (self._images.bytes_of(count) if self._images else 0),
             files=found.files,
             minutes={n: len(self._keys) * d.precompute(count) / 60 for n, d in devices.items()},
             break_even_epochs={

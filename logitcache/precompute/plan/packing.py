@@ -8,11 +8,13 @@ import numpy as np
 
 from logitcache.cache.format.images import image_placement
 from logitcache.cache.format.ledger import read_commits
-from logitcache.cache.format.manifest import ImagesRecord
-from logitcache.cache.format.names import IMAGES, NO_VIEW, group_unit_rows
-from logitcache.cache.read.cached_images import CachedImages
+from logitcache.cache.format.names import group_unit_rows
+from logitcache.cache.format.records import ImagesRecord, SquaresRecord, StoredRecords
+from logitcache.cache.format.squares import square_placement
+from logitcache.cache.read.cached_images import CachedImages, CachedRows
 from logitcache.cache.read.image_bytes import ImageBytes
-from logitcache.cache.read.reader import open_cache
+from logitcache.cache.read.reader import Cache, open_cache
+from logitcache.cache.read.stored_squares import StoredSquares
 from logitcache.data.packing import ImagesConfig, packing_of
 from logitcache.data.source import left_out_of, notes_of
 from logitcache.errors import CacheDamaged, CacheUnsealed, UnreadableImage, UsageError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.ledger import Commit
     from logitcache.cache.format.manifest import Manifest
+    from logitcache.cache.format.placement import Placement
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.writer import CacheWriter
     from logitcache.data.packing import PackingSource
@@ -34,34 +37,43 @@ __all__ = [
     "StoredImages",
     "check_packing",
     "images_as_stored",
-    "images_record",
     "sealed_images",
+    "sealed_rows",
     "stored_bytes_of",
+    "stored_records",
+    "stored_squares_of",
+    "with_side",
 ]
 
 
-def images_record(config: ImagesConfig, unit_rows: int) -> ImagesRecord:
-    """Return the declaration of images in a new cache with blocks of that many rows."""
+def stored_records(config: ImagesConfig | None, unit_rows: int) -> StoredRecords:
+    """Return the declaration for a new cache with blocks of that many rows."""
+    if config is None:
+        return {}
+    side = config.short_side
     # a square of these pixels is a byte each, twice what a photograph takes
-    rows = group_unit_rows(unit_rows, config.side**2)
-    return ImagesRecord(kind=config.kind, side=config.side, quality=config.quality, unit_rows=rows)
+    rows = group_unit_rows(unit_rows, side**2)
+    if config.are_views:
+        return {"squares": SquaresRecord(side=side, quality=config.quality, unit_rows=rows)}
+    record = ImagesRecord(kind="packed", side=side, quality=config.quality, unit_rows=rows)
+    return {"images": record}
 
 
 def check_packing(
     manifest: Manifest, wanted: ImagesConfig | None, location: Location
 ) -> ImagesConfig | None:
-    """Return how the images of an existing cache are packed; None if it contains none.
+    """Return what an existing cache contains of its images; None if it contains nothing.
 
     Raises:
         UsageError: Other settings are requested.
     """
-    images = manifest.images
-    known = (
-        None
-        if images is None
-        else ImagesConfig(kind=images.kind, side=images.side, quality=images.quality)
-    )
-    if wanted is not None and wanted != known:
+    images, squares = manifest.images, manifest.squares
+    known = None
+    if images is not None:
+        known = ImagesConfig(kind="packed", side=images.side, quality=images.quality)
+    if squares is not None:
+        known = ImagesConfig(kind="views", side=squares.side, quality=squares.quality)
+    if wanted is not None and not wanted.same_as(known):
         raise UsageError(
             "the images of an existing cache cannot be changed: its teachers were run on them",
             where=location,
@@ -78,8 +90,21 @@ def sealed_images(location: Location) -> CachedImages:
     Raises:
         UsageError: The cache is not sealed: images may be missing from it.
     """
+    return CachedImages(_sealed(location))
+
+
+def sealed_rows(location: Location) -> CachedRows:
+    """Return the images of a cache without their pixels, to compute from stored views.
+
+    Raises:
+        UsageError: The cache is not sealed: views may be missing from it.
+    """
+    return CachedRows(_sealed(location))
+
+
+def _sealed(location: Location) -> Cache:
     try:
-        return CachedImages(open_cache(location))
+        return open_cache(location)
     except CacheUnsealed:
         raise UsageError(
             "option 'data' is missing, and the cache does not contain all of its images yet",
@@ -91,20 +116,64 @@ def sealed_images(location: Location) -> CachedImages:
 def stored_bytes_of(writer: CacheWriter) -> ImageBytes:
     """Return the committed images of a cache, sealed or not."""
     assert writer.manifest.images is not None
-    placement, location = image_placement(writer.manifest.images), writer.location
+    return _committed(writer.location, image_placement(writer.manifest.images))
+
+
+def stored_squares_of(writer: CacheWriter) -> StoredSquares | None:
+    """Return the committed squares of a cache, sealed or not; None if it contains none."""
+    manifest, location = writer.manifest, writer.location
+    if manifest.squares is None:
+        return None
+
+    def open_view(view_id: str) -> ImageBytes:
+        return _committed(location, square_placement(view_id, manifest), f"{view_id}/")
+
+    return StoredSquares(manifest.squares.side, open_view, str(location))
+
+
+def _committed(location: Location, placement: Placement, folder: str = "") -> ImageBytes:
     known: dict[int, Commit] = {}
 
     def commit_of(unit: int) -> Commit:
         if unit not in known:
-            found = read_commits(location, IMAGES, NO_VIEW, [unit])
+            found = read_commits(location, placement.group, placement.view, [unit])
             placement.check(found, str(location))
             if unit not in found:
-                where = f"{location}, {IMAGES}"
+                where = f"{location}, {placement.ledger}"
                 raise CacheDamaged("a unit is not committed", where=where, got=f"unit {unit}")
             known.update(found)
         return known[unit]
 
-    return ImageBytes(location, placement, commit_of)
+    return ImageBytes(location, placement, commit_of, folder=folder)
+
+
+def with_side(
+    images: ImagesConfig | None, manifest: Manifest | None, sizes: Sequence[int]
+) -> ImagesConfig | None:
+    """Return the settings of images in a cache, with the side of its views.
+
+    Args:
+        images: Requested settings.
+        manifest: What is declared; None for a new cache.
+        sizes: Input sizes of the teachers, in pixels.
+
+    Raises:
+        UsageError: A teacher has another input size than the stored views.
+    """
+    squares = None if manifest is None else manifest.squares
+    if squares is None and (images is None or not images.are_views or manifest is not None):
+        return images
+    side = squares.side if squares is not None else (images and images.side) or min(sizes)
+    other = [size for size in sizes if size != side]
+    if other:
+        raise UsageError(
+            "the views in a cache have one size, and a teacher has another one",
+            where="images",
+            expected=f"teachers of {side} pixels",
+            got=f"a teacher of {other[0]} pixels",
+            hint="use teachers of one input size, a cache for each size, or --images packed",
+        )
+    return images and images.model_copy(update={"side": side})
 
 
 def images_as_stored(

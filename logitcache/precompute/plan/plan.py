@@ -42,7 +42,12 @@ from logitcache.precompute.plan.encodings import (
     stored_encoding,
 )
 from logitcache.precompute.plan.layers import choose_taps, declare_taps, smallest_unit, write_tables
-from logitcache.precompute.plan.packing import images_as_stored, images_record
+from logitcache.precompute.plan.packing import (
+    images_as_stored,
+    stored_records,
+    stored_squares_of,
+    with_side,
+)
 from logitcache.precompute.plan.rows import match_or_extend, match_rows, no_positions, segment_of
 from logitcache.precompute.plan.worklist import Block, Missing, WorkItem, worklist
 from logitcache.views.mix import match_partners
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.format.groups import RowGroup
+    from logitcache.cache.read.stored_squares import StoredSquares
     from logitcache.cache.store.base import Location
     from logitcache.data.packing import ImagesConfig, PackingSource
     from logitcache.data.source import Source
@@ -125,6 +131,11 @@ class Plan:
         return self.writer.manifest.data.decoding
 
     @property
+    def squares(self) -> StoredSquares | None:
+        """The committed squares of the cache; None if it contains none."""
+        return stored_squares_of(self.writer)
+
+    @property
     def smallest_batch(self) -> int:
         """Images per batch if no teacher is run."""
         return min(_READ_ROWS, self.writer.manifest.unit_rows)
@@ -195,7 +206,10 @@ def make_plan(config: PrecomputeConfig, source: Source, ensemble: Ensemble) -> P
         CacheError: The location is not a cache, or the cache has another teacher of this name.
     """
     location = locate(config.cache)
-    known = () if location.is_empty() else read_manifest(location).teachers
+    manifest = None if location.is_empty() else read_manifest(location)
+    images = with_side(config.images, manifest, ensemble.sizes)
+    config = config.model_copy(update={"images": images})
+    known = () if manifest is None else manifest.teachers
     for name, member in ensemble.members.items():
         if name not in known:
             check_new_name(name, "teacher", [*known, *ensemble.members])
@@ -291,7 +305,7 @@ def create_cache(
         location: An empty location.
         source: The images.
         unit_rows: Rows per block; by default depending on the number of images.
-        images: Encoding of the images that are stored in it; None for none.
+        images: What is stored of them in it; None for nothing.
 
     Returns:
         Its writer, and the position in the source of every row; -1 for padding.
@@ -312,7 +326,7 @@ def create_cache(
             **({} if width is None else {"label_width": width}),
         ),
         versions=versions(),
-        images=None if images is None else images_record(images, unit_rows),
+        **stored_records(images, unit_rows),
     )
     writer.location.sweep()  # files of a run that was killed before it wrote the manifest
     indices = no_positions(writer.manifest.capacity, len(source.keys))

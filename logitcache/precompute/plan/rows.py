@@ -20,7 +20,7 @@ from logitcache.data.packing import PackingSource, packing_of
 from logitcache.data.readers import open_source, open_source_for
 from logitcache.errors import CacheDamaged, DataMismatch, first_of
 from logitcache.label_sets import label_sets_of
-from logitcache.precompute.plan.packing import check_packing, sealed_images
+from logitcache.precompute.plan.packing import check_packing, sealed_images, sealed_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,14 +71,22 @@ def open_images(
     manifest = read_manifest(location)
     known, packing = manifest.data, check_packing(manifest, images, location)
     if data is None and packing is not None:
-        return sealed_images(location)
+        return sealed_rows(location) if packing.are_views else sealed_images(location)
     source = open_source_for(data, known.class_names, "the cache", listing=known.listing)
-    return source if packing is None else PackingSource(source, packing, known.decoding)
+    return with_images(source, packing, known.decoding)
 
 
-def with_images(source: Source, images: ImagesConfig | None) -> Source:
-    """Return the images as a new cache contains them; as they are if it contains none."""
-    return source if images is None else PackingSource(source, images, DECODING)
+def with_images(source: Source, images: ImagesConfig | None, table: int = DECODING) -> Source:
+    """Return the images as a cache contains them; as they are if it contains none.
+
+    Args:
+        source: The images.
+        images: What the cache contains of them.
+        table: Version of the table that they are decoded by.
+    """
+    if images is None or images.are_views:
+        return source
+    return PackingSource(source, images, table)
 
 
 def no_positions(rows: int, images: int) -> Positions:

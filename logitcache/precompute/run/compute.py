@@ -23,6 +23,7 @@ from logitcache.precompute.run.background import Background
 from logitcache.precompute.run.claim_queue import ClaimQueue
 from logitcache.precompute.run.packing import ImagePacker
 from logitcache.precompute.run.source_renderer import SourceRenderer
+from logitcache.precompute.run.squares import SquareStore, StoredRenderer
 from logitcache.precompute.run.unit import Teachers, Work, compute_item
 from logitcache.teachers.ensemble import Tap
 from logitcache.views.render import IMAGE_MEMORY
@@ -153,15 +154,9 @@ class UnitRunner:
         )
         self._plan, self._claims = plan, claims
         self._block: Block | None = None
-        self._renderer = SourceRenderer(
-            plan.source,
-            plan.views,
-            ensemble.sizes,
-            batch_rows=batch_rows,
-            threads=threads,
-            partners=plan.partners,
-            table=plan.decoding,
-            image_memory=image_memory,
+        self._renderer = _renderer(plan, ensemble.sizes, batch_rows, threads, image_memory)
+        self._store = _square_store(
+            plan, batch_rows, threads, image_memory, skip_bad_images, after_batch
         )
         self._packer = (
             None
@@ -190,11 +185,14 @@ class UnitRunner:
     @property
     def notes(self) -> list[str]:
         """Notes for the user on images that were probably not decoded as intended."""
-        return oddity_notes(self._renderer.oddities, "the images that were decoded")
+        found = self._renderer.oddities if self._store is None else self._store.oddities
+        return oddity_notes(found, "the images that were decoded")
 
     def close(self) -> None:
         """Stop the threads."""
         self._renderer.close()
+        if self._store is not None:
+            self._store.close()
 
     def work_off(
         self, items: Iterable[WorkItem], while_waiting: Callable[[str], None]
@@ -236,10 +234,54 @@ class UnitRunner:
         if item.samples and self._packer is not None:
             self._packer.pack_block(block)  # before anything shows them to a teacher
         view = plan.views[item.view_id]
+        if self._store is not None:
+            self._store.store_block(view, block, describe=item.samples)
         if view.mixing is not None and item.units:
             partners = plan.partners(view, block)
             background.do(partial(plan.writer.write_partners, view.id, item.block, partners))
         compute_item(self._work, item, block, background)
+
+
+def _renderer(
+    plan: Plan, sizes: Sequence[int], batch_rows: int, threads: int, image_memory: int
+) -> SourceRenderer:
+    """Return the renderer of what teachers are shown: stored squares, or views of images."""
+    squares = plan.squares
+    if squares is not None:
+        return StoredRenderer(plan, squares, batch_rows=batch_rows, threads=threads)
+    return SourceRenderer(
+        plan.source,
+        plan.views,
+        sizes,
+        batch_rows=batch_rows,
+        threads=threads,
+        partners=plan.partners,
+        table=plan.decoding,
+        image_memory=image_memory,
+    )
+
+
+def _square_store(
+    plan: Plan,
+    batch_rows: int,
+    threads: int,
+    image_memory: int,
+    skip_bad_images: bool,
+    after_images: Callable[[int], None],
+) -> SquareStore | None:
+    """Return what stores the views of a plan; None if the cache does not contain them."""
+    if plan.writer.manifest.squares is None:
+        return None
+    return SquareStore(
+        plan.writer,
+        plan.source,
+        plan.views,
+        batch_rows=batch_rows,
+        threads=threads,
+        image_memory=image_memory,
+        skip_bad_images=skip_bad_images,
+        after_images=after_images,
+    )
 
 
 def _given_back(written: deque[WorkItem], queue: ClaimQueue) -> Iterator[WorkItem]:

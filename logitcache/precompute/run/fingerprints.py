@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from logitcache.cache.format.fingerprints import probed, write_fingerprints
 from logitcache.data.lookup import position_dtype
 from logitcache.precompute.environment import versions
 from logitcache.views.fingerprints import FingerprintImage, choose_fingerprints, make_fingerprint
+from logitcache.views.stored import finishing, stored_under
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from logitcache.precompute.plan.plan import Plan
     from logitcache.precompute.plan.worklist import Block
     from logitcache.views.fingerprints import Fingerprint
+    from logitcache.views.spec import View
 
 __all__ = ["keep_fingerprints"]
 
@@ -87,11 +90,19 @@ def _probe(plan: Plan, blocks: _Blocks, view_id: str, row: int, size: int) -> Fi
     partner = None
     if view.mixing is not None:
         offset = int(plan.partners(view, block)[row - block.start])
-        partner = _image(plan, block, offset) if block.start + offset != row else None
-    image = _image(plan, block, row - block.start)
-    return make_fingerprint(view, size, image, partner, plan.decoding)
+        partner = _image(plan, view, block, offset) if block.start + offset != row else None
+    image = _image(plan, view, block, row - block.start)
+    if plan.squares is None:
+        return make_fingerprint(view, size, image, partner, plan.decoding)
+    found = make_fingerprint(finishing(view), size, image, partner, plan.decoding)
+    return replace(found, view_id=view_id)
 
 
-def _image(plan: Plan, block: Block, offset: int) -> FingerprintImage:
-    stored = plan.source.read(int(block.indices[offset]))
-    return FingerprintImage(block.start + offset, stored, int(block.hashes[offset]))
+def _image(plan: Plan, view: View, block: Block, offset: int) -> FingerprintImage:
+    row, squares = block.start + offset, plan.squares
+    stored = (
+        plan.source.read(int(block.indices[offset]))
+        if squares is None
+        else squares.read(stored_under(view), row)
+    )
+    return FingerprintImage(row, stored, int(block.hashes[offset]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from logitcache.cache.read.reader import open_cache
 from logitcache.report.output_sample import DEFAULT_ROWS, OutputSample, sample_outputs
 from logitcache.report.page.pictures import Shown, render_views, show_rows
+from logitcache.targets.image_source import contains_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,6 +82,6 @@ class CacheOutputs:
         Raises:
             LogitcacheError: The images are not those of the cache.
         """
-        has_images = data is not None or self.cache.image_bytes is not None
+        has_images = data is not None or contains_images(self.cache)
         pngs = render_views(self.cache, data, wanted, size=size) if has_images else {}
         return show_rows(self.cache, wanted, pngs)

@@ -126,13 +126,15 @@ class Epoch:
         positions = self._rows.positions(_rows_of(parts))
         partners = None if pairs is None else pairs.positions_of(positions)
         return [
-            BatchRequest(
-                view,
-                positions,
-                hashes_of(positions),
-                partners=partners,
-                partner_hashes=None if partners is None else hashes_of(partners),
-                sizes=(size,),
+            self._rows.shown(
+                BatchRequest(
+                    view,
+                    positions,
+                    hashes_of(positions),
+                    partners=partners,
+                    partner_hashes=None if partners is None else hashes_of(partners),
+                    sizes=(size,),
+                )
             )
             for view in self.rendered(parts)
         ]

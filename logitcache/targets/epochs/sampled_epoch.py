@@ -136,9 +136,10 @@ class SampledEpoch(Epoch):
         numbers = np.unique(_chosen_of(parts)).tolist()
         masks = [_chosen_of(parts) == number for number in numbers]
         masks.append(np.ones(len(positions_B), dtype=np.bool_))
+        shown, hashes_of = self._rows.shown, self._rows.hashes_of
         return [
-            BatchRequest(
-                view, positions_B[mask], self._rows.hashes_of(positions_B[mask]), sizes=(size,)
+            shown(
+                BatchRequest(view, positions_B[mask], hashes_of(positions_B[mask]), sizes=(size,))
             )
             for view, mask in zip(self.rendered(parts), masks, strict=True)
         ]

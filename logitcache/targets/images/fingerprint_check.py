@@ -26,7 +26,8 @@ from logitcache.views.fingerprints import (
     fingerprint_difference,
     make_fingerprint,
 )
-from logitcache.views.spec import parse_view
+from logitcache.views.spec import View, parse_view
+from logitcache.views.stored import finishing, stored_under
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,11 +133,12 @@ class _Check:
         if (positions < 0).any():
             self._skipped += 1
             return
-        image, *others = (
-            self._image(*both) for both in zip(needed.tolist(), positions.tolist(), strict=True)
-        )
         where = f"{self._cache.url}, view {probe.view_id}"
         view = parse_view(self._cache.manifest.views[probe.view_id], where)
+        image, *others = (
+            self._image(view, *both)
+            for both in zip(needed.tolist(), positions.tolist(), strict=True)
+        )
         try:
             view.check_sizes([probe.size])
         except UsageError as error:
@@ -144,7 +146,8 @@ class _Check:
                 _MALFORMED, where=where, expected=error.expected, got=error.got
             ) from None
         partner = others[0] if others else None
-        now = make_fingerprint(view, probe.size, image, partner, self._cache.decoding)
+        shown = view if self._rows.squares is None else finishing(view)
+        now = make_fingerprint(shown, probe.size, image, partner, self._cache.decoding)
         difference = fingerprint_difference(probe, now)
         if difference is None:
             raise self._parameter_drift(probe, self._rows.key(int(positions[0])), versions)
@@ -166,8 +169,11 @@ class _Check:
             here=self._here,
         )
 
-    def _image(self, row: int, position: int) -> FingerprintImage:
+    def _image(self, view: View, row: int, position: int) -> FingerprintImage:
         rows = self._rows
+        if rows.squares is not None:
+            square = rows.squares.read(stored_under(view), row)
+            return FingerprintImage(row, square, key_hash(rows.key(position)))
         stored = self._source.read(int(rows.indices[position]))
         check_content(stored, self._digests.at(row), rows.key(position))
         return FingerprintImage(row, stored, key_hash(rows.key(position)))

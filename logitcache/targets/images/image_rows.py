@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.format.names import Status
+from logitcache.cache.format.squares import stored_views
 from logitcache.data.decode import DECODING
 from logitcache.data.identity import row_order
 from logitcache.data.join import ImageJoin, NamedKeys, check_content
@@ -22,6 +23,7 @@ from logitcache.label_sets import label_sets_of
 from logitcache.targets.classes.label_targets import CachedLabelSets
 from logitcache.targets.images.row_ids import AllRows, RowIds, row_ids_of
 from logitcache.targets.unit_cache import UnitCache
+from logitcache.views.stored import SquareNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.samples import Samples
     from logitcache.cache.read.reader import Cache
+    from logitcache.cache.read.stored_squares import StoredSquares
     from logitcache.data.source import Source
     from logitcache.label_sets import LabelSets
     from logitcache.targets.classes.class_space import ClassSpace
+    from logitcache.views.render import BatchRequest
 
 __all__ = ["CheckedReader", "ImageRows", "match_rows", "number_rows"]
 
@@ -57,6 +61,9 @@ class ImageRows:
             are those of the images.
         label_sets: Label sets in the cache, by row; None without them.
         table: Version of the decoding table.
+        squares: Views in the cache, which are shown instead of views of the images; None if it
+            contains none.
+        square_views: Ids of these views.
         left_out: Images of the source that have no row.
         missing: Images of the cache that the source lacks; only if a subset is allowed.
         unreadable: Images that could not be decoded when the cache was computed.
@@ -74,6 +81,8 @@ class ImageRows:
     classes: ClassSpace | None = None
     label_sets: CachedLabelSets | None = None
     table: int = DECODING
+    squares: StoredSquares | None = None
+    square_views: tuple[str, ...] = ()
     left_out: int = 0
     missing: int = 0
     unreadable: int = 0
@@ -142,6 +151,33 @@ class ImageRows:
         for of_rows in (self.digests, self.labels, sets):
             if of_rows is not None:
                 of_rows.keep = count
+
+    @property
+    def square_numbers(self) -> SquareNumbers:
+        """Numbers of the squares in the cache, by which a renderer requests them."""
+        return SquareNumbers(self.square_views, len(self))
+
+    def shown(self, request: BatchRequest) -> BatchRequest:
+        """Return a request to render a view of images as one to finish squares in the cache.
+
+        It is returned as it is where the cache contains none.
+        """
+        return request if self.squares is None else self.square_numbers.request(request)
+
+    def check_size(self, size: int) -> None:
+        """Refuse a size at which views in the cache cannot be shown.
+
+        Raises:
+            UsageError: The cache contains views of another size.
+        """
+        if self.squares is not None and size != self.squares.side:
+            raise UsageError(
+                "the cache contains its views in one size",
+                where=self.source.description,
+                expected=f"{self.squares.side} pixels",
+                got=f"{size} pixels",
+                hint=f"train at {self.squares.side} pixels, or compute a cache with packed images",
+            )
 
     def key(self, position: int) -> str:
         """Return the name of an image."""
@@ -301,6 +337,8 @@ class _Match:
             labels=labels if cache.class_names else None,
             label_sets=CachedLabelSets.of(cache),
             table=cache.decoding,
+            squares=None if self._counterparts else cache.squares,
+            square_views=tuple(stored_views(cache.manifest)),
             left_out=len(self._join.added()),
             missing=self.missing.count,
             unreadable=self.unreadable,
@@ -324,17 +362,22 @@ class CheckedReader:
     def named(self, error: UnreadableImage) -> UnreadableImage:
         """Return an error with the name of the image instead of its position."""
         position: Any = error.where
+        if self._rows.squares is not None:
+            position = self._rows.square_numbers.split(position)[1]
         return error.at(
             self._rows.key(position), "repair the file, or leave it out with --on-bad-image skip"
         )
 
     def __call__(self, position: int) -> bytes | NDArray[np.uint8]:
-        """Return the stored image.
+        """Return the stored image; of a cache that contains views, the square of a number.
 
         Raises:
             DataMismatch: It is not the image the cache was computed from.
         """
         rows = self._rows
+        if rows.squares is not None:
+            view_id, position = rows.square_numbers.split(position)
+            return rows.squares.read(view_id, int(rows.numbers.take(np.array([position]))[0]))
         image = rows.source.read(int(rows.indices[position]))
         if rows.digests is None or self._checked[position]:
             return image

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from logitcache.cache.read.cached_images import CachedImages
+from logitcache.cache.read.cached_images import CachedImages, CachedRows
 from logitcache.data.identity import content_digest
 from logitcache.data.join import ImageJoin
 from logitcache.data.readers import open_source_for
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from logitcache.data.readers import ImageSet
     from logitcache.data.source import Source
 
-__all__ = ["images_of"]
+__all__ = ["contains_images", "images_of"]
+
+
+def contains_images(cache: Cache) -> bool:
+    """Return whether students need no other images: they, or their views, are in the cache."""
+    return cache.image_bytes is not None or cache.squares is not None
 
 
 def images_of(cache: Cache, data: ImageSet | None, *, counterparts: bool = False) -> Source:
@@ -31,10 +36,18 @@ def images_of(cache: Cache, data: ImageSet | None, *, counterparts: bool = False
 
     Raises:
         UsageError: No images are given, and the cache contains none.
-        DataMismatch: The images are the originals of those in the cache.
+        DataMismatch: The images are the originals of what is in the cache.
     """
     if data is None:
-        return CachedImages(cache)
+        return CachedImages(cache) if cache.squares is None else CachedRows(cache)
+    if cache.squares is not None:
+        raise DataMismatch(
+            "the cache contains the views of its images, which its teachers were run on",
+            where=cache.url,
+            expected="the views in the cache",
+            got="other images",
+            hint="omit --data (in Python: data=None)",
+        )
     source = open_source_for(data, (), "", listing=cache.listing)
     if cache.image_bytes is not None and not counterparts:
         _refuse_originals(cache, cache.image_bytes, source)
