@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 
 from logitcache.errors import DataError, DataMismatch, UsageError, first_of
-from logitcache.targets.image_source import contains_images
+from logitcache.targets.images.image_source import contains_images
 from logitcache.targets.loader import loader
 from logitcache.views.operations import operation_to_json
 

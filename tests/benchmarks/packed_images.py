@@ -1,48 +1,171 @@
-"""Student input from images in a cache, against the original files: rates and bytes.
+"""Student input from images or views in a cache, against original files and timm: rates and bytes.
 
 ::
 
     python -m tests.benchmarks.packed_images [--cifar DIR] [--images 2000] [--rounds 5]
 
 The originals are JPEG files of 500 x 375 pixels at quality 90: random crops of scikit-learn's two
-photographs, and, with ``--cifar``, as many images of that folder, enlarged. Two caches are computed
-by the same tiny teacher, one with ``--images packed:256``. Both loaders run in every round, in
-alternating order, with the same views (crop and flip, 224 pixels, 2 threads), and only ratios
-within a round count; so do renderers alone, which read, decode and render to uint8. Loaders also
-read targets and convert the images to normalized float32, which takes as long for both. Processor
-time per image hardly depends on other work on the machine.
+photographs, and, with ``--cifar``, as many images of that folder, enlarged. With ``--cifar``, the
+small images of that folder are measured as they are, too, in views of 32 pixels.
+
+Three caches are computed by the same tiny teacher: without images, with ``--images packed``, and
+with ``--images views``. All sides run in every round, in alternating order, and only ratios within
+a round count. *Rendering* reads, decodes and renders to uint8: by our renderer with 2 threads, and
+by timm's transform in a DataLoader with 2 worker processes. *Input* gives normalized float32: our
+loader, with targets, and timm's transform with normalization. Processor time per image hardly
+depends on other work on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.data.lookup import key_hash
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
+from logitcache.targets.images.image_rows import CheckedReader, match_rows
 from logitcache.targets.images.image_source import images_of
 from logitcache.targets.loader import loader
 from logitcache.views.render import BatchRequest, ViewRenderer
 from logitcache.views.spec import parse_view
 from tests.benchmarks.measuring import Measurement
+from tests.benchmarks.view_rates import POLICIES, TimmDataset, core_seconds
 from tests.conftest import write_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
-IMAGES, ROUNDS, BATCH, SIZE, THREADS, BOUND = 2000, 5, 64, 224, 2, 1.5
+    Walk = Callable[[], tuple[float, float]]
+
+IMAGES, ROUNDS, BATCH, THREADS = 2000, 5, 64, 2
+SIZE, SMALL = 224, 32
 WIDTH, HEIGHT = 500, 375
+BOUNDS = {
+    ("rendering", "crop + flip", "packed", "originals"): 1.5,
+    ("rendering", "crop + flip", "views", "timm"): 4.0,
+    ("rendering", "crop + flip + RandAugment", "views", "timm"): 8.0,
+}
+"""Least ratios of rates: the first side over the second one."""
+PAIRS = (("packed", "originals"), ("packed", "timm"), ("views", "originals"), ("views", "timm"))
+
+
+class Files(Sequence[bytes]):
+    """Contents of files, read when they are asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._paths[index].read_bytes()
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is compared: original files, and caches of them by form of the images.
+
+    Attributes:
+        originals: Folder of the originals.
+        caches: Caches by form: ``originals`` has no images.
+        size: Side of the views in pixels.
+        policy: timm's augmentation options besides crop and flip.
+    """
+
+    originals: Path
+    caches: Mapping[str, Path]
+    size: int
+    policy: dict[str, Any]
+
+    def walks(self, what: str) -> dict[str, Walk]:
+        """Return what is timed, by side."""
+        ours = {"rendering": self._rendering, "input": self._input}[what]
+        found: dict[str, Walk] = {form: partial(ours, form) for form in self.caches}
+        found["timm"] = partial(self._timm, normalize=what == "input")
+        return found
+
+    def bytes_per_image(self, count: int) -> dict[str, float]:
+        """Return the bytes per image of files, and of all arrays of images in the caches."""
+        files = sum(path.stat().st_size for path in self.originals.rglob("*.jpg"))
+        views = len(open_cache(self.caches["views"]).views)
+        packed = _array_bytes(self.caches["packed"] / "images")
+        squares = _array_bytes(self.caches["views"] / "squares") / views
+        return {
+            "originals": files / count,
+            "packed": packed / count,
+            "views, for each view": squares / count,
+        }
+
+    def _data(self, form: str) -> str | None:
+        return str(self.originals) if form == "originals" else None
+
+    def _rendering(self, form: str) -> tuple[float, float]:
+        """Read, decode and render the first view, in a random order of images."""
+        cache = open_cache(self.caches[form])
+        rows = match_rows(cache, images_of(cache, self._data(form)))
+        view = parse_view(next(iter(cache.views.values())), "")
+        order = np.random.default_rng(0).permutation(len(rows))
+        parts = np.array_split(order, -(-len(order) // BATCH))
+        requests = (
+            rows.shown(BatchRequest(view, part, rows.hashes_of(part), sizes=(self.size,)))
+            for part in parts
+        )
+        with ViewRenderer(CheckedReader(rows), [self.size], threads=THREADS) as renderer:
+            return _timed(renderer.batches(requests), lambda batch: len(batch.request.indices))
+
+    def _input(self, form: str) -> tuple[float, float]:
+        """Walk an epoch of our loader."""
+        cache, size = open_cache(self.caches[form]), self.size
+        with loader(
+            cache, self._data(form), batch_size=BATCH, size=size, threads=THREADS
+        ) as batches:
+            return _timed(batches.epoch(0), lambda batch: len(batch[0]))
+
+    def _timm(self, *, normalize: bool) -> tuple[float, float]:
+        """Walk an epoch of timm's transform in worker processes."""
+        files = Files(sorted(self.originals.rglob("*.jpg")))
+        options = {"input_size": self.size, "normalize": normalize, **self.policy}
+        batches: Any = DataLoader(
+            TimmDataset(files, options),
+            batch_size=BATCH,
+            shuffle=True,
+            num_workers=THREADS,
+            multiprocessing_context="fork",
+        )
+        return _timed(iter(batches), len)
+
+
+def _timed(batches: Iterator[Any], size_of: Callable[[Any], int]) -> tuple[float, float]:
+    """Return seconds and processor seconds per image, the first batch left out of the former.
+
+    Processor time of child processes is known once they have ended, so it is of all batches.
+    """
+    used = core_seconds()
+    images = size_of(next(batches))
+    first, started = images, time.perf_counter()
+    for batch in batches:
+        images += size_of(batch)
+    seconds = time.perf_counter() - started
+    del batches
+    return seconds / (images - first), (core_seconds() - used) / images
+
+
+def _array_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("**/c/**/*") if path.is_file())
 
 
 def write_originals(folder: Path, count: int, cifar: Sequence[Path] = ()) -> None:
@@ -72,106 +195,78 @@ def write_originals(folder: Path, count: int, cifar: Sequence[Path] = ()) -> Non
         resized.save(path, "JPEG", quality=90)
 
 
-def build(cache: Path, data: Path, teacher: Path, images: str | None) -> None:
-    """Compute a cache of two views."""
-    values = {
-        "cache": str(cache),
-        "data": str(data),
-        "teachers": {"cnn": {"model": f"local-dir:{teacher}"}},
-        "views": {"count": 2},
-        "min_accuracy": 0,
-        "images": images,
-    }
-    build_cache(PrecomputeConfig.parse(values, ""))
+def copy_small(folder: Path, files: Sequence[Path]) -> None:
+    """Copy small images as they are, into two class folders."""
+    for index, source in enumerate(files):
+        path = folder / f"class-{index % 2}" / f"{index:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source.read_bytes())
 
 
-def epoch(cache: Path, data: Path | None) -> tuple[float, float]:
-    """Return seconds and processor seconds per image of an epoch, its first batch left out."""
-    images = 0
-    with loader(
-        open_cache(cache),
-        None if data is None else str(data),
-        batch_size=BATCH,
-        size=SIZE,
-        threads=THREADS,
-    ) as batches:
-        walk = batches.epoch(0)
-        next(walk)
-        started, used = time.perf_counter(), _processor_seconds()
-        for shown, _ in walk:
-            images += len(shown)
-        return (time.perf_counter() - started) / images, (_processor_seconds() - used) / images
-
-
-def rendering(cache: Path, data: Path | None) -> tuple[float, float]:
-    """Return seconds and processor seconds per image to read, decode and render the first view."""
-    opened = open_cache(cache)
-    source = images_of(opened, None if data is None else str(data))
-    view = parse_view(next(iter(opened.views.values())), "")
-    hashes = np.array([key_hash(key) for key in source.keys], dtype=np.uint64)
-    order = np.random.default_rng(0).permutation(len(hashes))
-    parts = np.array_split(order, -(-len(order) // BATCH))
-    with ViewRenderer(source.read, [SIZE], threads=THREADS) as renderer:
-        started, used = time.perf_counter(), _processor_seconds()
-        for _ in renderer.batches(BatchRequest(view, part, hashes[part]) for part in parts):
-            pass
-        seconds, spent = time.perf_counter() - started, _processor_seconds() - used
-    return seconds / len(order), spent / len(order)
-
-
-def _processor_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+def build(folder: Path, originals: Path, size: int, policy: dict[str, Any]) -> Sides:
+    """Compute the three caches of one view each."""
+    teacher = write_teacher(folder / "cnn", classes=2, model="cnn")
+    forms = {"originals": None, "packed": f"packed:{min(256, size + 32)}", "views": "views"}
+    for form, images in forms.items():
+        values = {
+            "cache": str(folder / form),
+            "data": str(originals),
+            "teachers": {"cnn": {"model": f"local-dir:{teacher}", "size": size}},
+            "views": {"count": 1, **policy},
+            "min_accuracy": 0,
+            "images": images,
+        }
+        build_cache(PrecomputeConfig.parse(values, ""))
+    return Sides(originals, {form: folder / form for form in forms}, size, policy)
 
 
 def compare(folder: Path, count: int, rounds: int, cifar: Sequence[Path]) -> list[Measurement]:
-    """Return rates and bytes of originals and of packed images."""
-    originals, plain, packed = (folder / name for name in ("originals", "plain", "packed"))
-    write_originals(originals, count, cifar)
-    teacher = write_teacher(folder / "cnn", classes=2, model="cnn")
-    build(plain, originals, teacher, None)
-    build(packed, originals, teacher, "packed:256")
-    sources: dict[str, tuple[Path, Path | None]] = {
-        "originals": (plain, originals),
-        "packed": (packed, None),
-    }
+    """Return rates and bytes of all sides, for photographs and small images."""
+    write_originals(folder / "photographs", count, cifar)
+    sets = {"photographs": (folder / "photographs", SIZE)}
+    if cifar:
+        copy_small(folder / "small", cifar[:count])
+        sets["small images"] = (folder / "small", SMALL)
     rows: list[Measurement] = []
-    for what, walk in {"read, decode, render": rendering, "loader": epoch}.items():
-        rows += _compared(what, walk, sources, rounds)
-    sizes = [path.stat().st_size for path in originals.rglob("*.jpg")]
-    stored = [path.stat().st_size for path in packed.glob("images/**/c/**/*") if path.is_file()]
-    rows.append(Measurement("originals: bytes per image", sum(sizes) / count, "B"))
-    rows.append(Measurement("packed: bytes per image, all arrays", sum(stored) / count, "B"))
+    for name, (originals, size) in sets.items():
+        for policy, options in POLICIES.items():
+            sides = build(folder / f"{name}-{policy}", originals, size, options)
+            for what in ("rendering", "input"):
+                rows += _compared(f"{name}, {policy}, {what}", sides.walks(what), rounds)
+            rows += [
+                Measurement(f"{name}, {policy}: bytes per image, {form}", each, "B")
+                for form, each in sides.bytes_per_image(count).items()
+            ]
     return rows
 
 
-def _compared(
-    what: str,
-    walk: Callable[[Path, Path | None], tuple[float, float]],
-    sources: Mapping[str, tuple[Path, Path | None]],
-    rounds: int,
-) -> list[Measurement]:
-    """Return the ratios of packed images to originals, and the medians of both."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
+def _compared(where: str, walks: Mapping[str, Walk], rounds: int) -> list[Measurement]:
+    """Return the ratios of rates between sides, and the medians of each."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in walks}
     for number in range(rounds):
-        for name in sorted(sources, reverse=bool(number % 2)):
-            found[name].append(walk(*sources[name]))
-    pairs = list(zip(found["originals"], found["packed"], strict=True))
-    rows = [
-        _ratio(f"{what}: packed to originals", [a[0] / b[0] for a, b in pairs]),
-        _ratio(f"{what}: the same, processor time", [a[1] / b[1] for a, b in pairs]),
-    ]
-    for name, walks in found.items():
-        rate = statistics.median(1 / seconds for seconds, _ in walks)
-        cost = statistics.median(1e3 * used for _, used in walks)
-        note = f"{cost:.2f} core ms"
-        rows.append(Measurement(f"{what}: {name}, images per second", rate, "", note=note))
+        for name in sorted(walks, reverse=bool(number % 2)):
+            found[name].append(walks[name]())
+    rows = []
+    for ours, other in PAIRS:
+        both = list(zip(found[other], found[ours], strict=True))
+        for kind, which in (("wall time", 0), ("processor time", 1)):
+            low, middle, high = statistics.quantiles(
+                [a[which] / b[which] for a, b in both], n=4, method="inclusive"
+            )
+            name = f"{where}: {ours} to {other}, {kind}"
+            bound = None if which else _bound(where, ours, other)
+            rows.append(Measurement(name, middle, "x", low, high, target=bound, at_most=False))
+    for name, timed in found.items():
+        rate = statistics.median(1 / seconds for seconds, _ in timed)
+        cost = statistics.median(1e3 * used for _, used in timed)
+        note = f"{cost:.3f} core ms"
+        rows.append(Measurement(f"{where}: {name}, images per second", rate, "", note=note))
     return rows
 
 
-def _ratio(name: str, ratios: list[float]) -> Measurement:
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return Measurement(name, middle, "x", low, high, target=BOUND, at_most=False)
+def _bound(where: str, ours: str, other: str) -> float | None:
+    _, policy, what = where.split(", ")
+    return BOUNDS.get((what, policy, ours, other)) if where.startswith("photo") else None
 
 
 def measure() -> list[Measurement]:

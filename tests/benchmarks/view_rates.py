@@ -71,8 +71,14 @@ class TimmDataset(Dataset[Any]):
 
     def __init__(self, files: Sequence[bytes], policy: dict[str, Any]) -> None:
         self._files = files
-        settings: dict[str, Any] = {"interpolation": "bicubic", "color_jitter": None, **policy}
-        self._transform: Any = create_transform(SIZE, is_training=True, normalize=False, **settings)
+        settings: dict[str, Any] = {
+            "input_size": SIZE,
+            "interpolation": "bicubic",
+            "color_jitter": None,
+            "normalize": False,
+            **policy,
+        }
+        self._transform: Any = create_transform(is_training=True, **settings)
 
     def __len__(self) -> int:
         return len(self._files)

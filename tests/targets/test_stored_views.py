@@ -20,9 +20,9 @@ from logitcache.errors import CacheDamaged, DataMismatch, PixelDrift, UsageError
 from logitcache.precompute.build import build_cache
 from logitcache.share.transfer import pull, push
 from logitcache.targets.cached_dataset import CachedDataset
-from logitcache.targets.fingerprint_check import check_fingerprints
-from logitcache.targets.image_rows import match_rows
-from logitcache.targets.image_source import images_of
+from logitcache.targets.images.fingerprint_check import check_fingerprints
+from logitcache.targets.images.image_rows import match_rows
+from logitcache.targets.images.image_source import images_of
 from logitcache.targets.loader import loader
 from tests.precompute.test_stored_views import square, stored
 from tests.remote.servers import Behavior, FaultyServer, from_folder

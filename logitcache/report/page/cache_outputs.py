@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from logitcache.cache.read.reader import open_cache
 from logitcache.report.output_sample import DEFAULT_ROWS, OutputSample, sample_outputs
 from logitcache.report.page.pictures import Shown, render_views, show_rows
-from logitcache.targets.image_source import contains_images
+from logitcache.targets.images.image_source import contains_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
