@@ -55,6 +55,8 @@ _ROOTS: dict[str, type[Config]] = {
 
 _HEAD = """# Configuration
 
+<!-- given: photos, cache, weights -->
+
 What `--set a.b=VALUE`, `--config FILE` and the stages of a pipeline take, command by command
 (`plan` takes what `precompute` takes; the images of every command are a `train.data`, a teacher of
 `verify` and `repair` is a `precompute.teachers.NAME`). A flag overrides the file, `--set` overrides
@@ -79,10 +81,10 @@ optimizer: {lr: 1.0e-3, weight_decay: 0.05}
 ```yaml
 # logitcache precompute --config cache.yaml
 data: photos/train
-cache: runs/cache
+cache: runs/augmented
 teachers:
-  cnn: {model: resnet50, weights: resnet50.safetensors}
-  vit: {model: "hf-hub:timm/vit_small_patch16_224.augreg_in1k", features: {norm: {values: int8}}}
+  cnn: {model: resnet50, weights: cnn.pth}
+  vit: {model: vit_small_patch16_224, weights: vit.safetensors, features: {norm: {values: int8}}}
 views: {count: 16, auto_augment: rand-m9-n2-mstd0.5-inc1}
 encoding: {top_k: 50}
 ```

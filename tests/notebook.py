@@ -14,11 +14,11 @@ from typing import Any
 
 import psutil
 
-from tests.tutorials import PAGES
+from tests.pages.blocks import TUTORIALS
 
 __all__ = ["PAGE", "notebook"]
 
-(PAGE,) = (page for page in PAGES if page.name.startswith("3-"))
+(PAGE,) = (page for page in TUTORIALS if page.name.startswith("3-"))
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 
 

@@ -77,7 +77,7 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_the_tree_names_every_room() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
-    (tree,) = re.findall(r"^```\n(logitcache/\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tree,) = re.findall(r"^```text\n(logitcache/\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
     named = set(re.findall(r"^ {2}(\S+)", tree, re.MULTILINE))
     package = ROOT / "logitcache"
     rooms = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
