@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+COMMAND = typer.main.get_command(app)
 _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:torchrun .*-m )?logitcache (.*)")
 
 
@@ -198,7 +199,7 @@ def check(arguments: str) -> None:
     Raises:
         UsageError: Of typer, for a command or an option that does not exist, or lacks its value.
     """
-    command: Any = typer.main.get_command(app)
+    command: Any = COMMAND
     words = shlex.split(arguments, comments=True)
     context = command.make_context("logitcache", words)
     while hasattr(command, "commands"):
