@@ -376,7 +376,7 @@ def timm_train(
     torchrun --nproc-per-node 2 -m logitcache timm-train …
     """
     from logitcache.cli.echo import echo
-    from logitcache.training.timm_script import run_timm_script
+    from logitcache.training.timm_train.script import run_timm_script
 
     run_timm_script(
         script,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from logitcache.batch import TargetBatch
 
-__all__ = ["Label", "LabelConfig"]
+__all__ = ["Label", "LabelConfig", "indicators"]
 
 
 class LabelConfig(LogitsTermConfig):
@@ -108,7 +108,7 @@ class Label:
             labels_B = _joint_labels(targets, logits_BC.shape[1], classes)
             return self._loss(logits_BC, labels_B, "mean")
         if self.is_binary(targets):
-            labels_BC = _indicators(targets, logits_BC.shape[1])
+            labels_BC = indicators(targets, logits_BC.shape[1])
             loss_B = self._binary(wide(logits_BC), labels_BC)
             return (loss_B * known).sum() / known.sum()
         if targets.partner_labels is None or targets.lam is None:
@@ -239,8 +239,16 @@ def _check_outputs(labels_B: Tensor, outputs: int) -> None:
         )
 
 
-def _indicators(targets: TargetBatch, classes: int) -> Tensor:
-    """Return 1 for the classes of each image, else 0, mixed for mixed images: (B, C)."""
+def indicators(targets: TargetBatch, classes: int) -> Tensor:
+    """Return 1 for the classes of each image, else 0, mixed for mixed images: float32 (B, C).
+
+    Args:
+        targets: A batch; rows without labels have no meaning, or are NaN with label sets.
+        classes: Number of classes, C.
+
+    Raises:
+        UsageError: A label is not below the number of classes.
+    """
     if targets.label_sets is not None:
         return targets.label_sets
     _check_outputs(targets.labels, classes)

@@ -1,7 +1,8 @@
 """A command of logitcache, with a record of the images that networks in training are called with.
 
 Started as ``python -m tests.foreign.recorded OUT ARGUMENTS...``. Each process appends a line for
-each call to ``OUT/rank-R.jsonl``: the class of the network, and the sha256 of every image.
+each call to ``OUT/rank-R.jsonl``: the class of the network, and the sha256 of every image; and a
+line for each fork of it to ``OUT/forks.txt``, which may copy a lock that a thread has.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,20 @@ def record(path: Path) -> None:
     register_module_forward_pre_hook(before)
 
 
+def record_forks(path: Path) -> None:
+    """Record every fork of this process from now on."""
+
+    def before() -> None:
+        with path.open("a") as file:
+            names = [thread.name for thread in threading.enumerate()]
+            file.write(f"{os.getpid()}: {', '.join(names)}\n")
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=before)
+
+
 if __name__ == "__main__":
     folder, sys.argv[1:] = Path(sys.argv[1]), sys.argv[2:]
     record(folder / f"rank-{os.environ.get('RANK', '0')}.jsonl")
+    record_forks(folder / "forks.txt")
     main()

@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 from timm import utils
-from timm.data import Mixup, create_dataset, create_loader, resolve_data_config
+from timm.data import (
+    FastCollateMixup,
+    Mixup,
+    create_dataset,
+    create_loader,
+    resolve_data_config,
+)
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models import create_model
 from timm.optim import create_optimizer_v2
 from timm.task import LogitDistillationTask
@@ -33,7 +40,12 @@ def parsed() -> argparse.Namespace:
     for name in ("lr", "task-loss-weight", "weight-decay", "warmup-epochs", "decay-epochs"):
         parser.add_argument(f"--{name}", type=float)
     parser.add_argument("--kd-temperature", type=float, default=4.0)
-    parser.add_argument("--mixup", type=float, default=0.0)
+    for name in ("mixup", "cutmix", "smoothing", "mixup-prob", "mixup-switch-prob"):
+        parser.add_argument(f"--{name}", type=float, default=0.0)
+    parser.add_argument("--cutmix-minmax", type=float, nargs=2)
+    parser.add_argument("--mixup-mode")
+    parser.add_argument("--mixup-off-epoch", type=int, default=0)
+    parser.add_argument("--bce-loss", action="store_true")
     parser.add_argument("--hflip", type=float, default=0.5)
     parser.add_argument("--model-kwargs", nargs="*", default={}, action=utils.ParseKwargs)
     for name in ("device", "sched", "opt"):
@@ -43,12 +55,14 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def loader(args: argparse.Namespace, config: dict[str, Any], device: Any, *, train: bool) -> Any:
+def loader(
+    args: argparse.Namespace, config: dict[str, Any], device: Any, collate: Any, *, train: bool
+) -> Any:
     split = args.train_split if train else args.val_split
     dataset = create_dataset(
         "", root=args.data_dir, split=split, is_training=train, class_map=args.class_map
     )
-    augmentation = {"hflip": args.hflip, "scale": (0.08, 1.0)} if train else {}
+    augmentation: dict[str, Any] = {"hflip": args.hflip, "scale": (0.08, 1.0)} if train else {}
     return create_loader(
         dataset,
         input_size=config["input_size"],
@@ -62,6 +76,7 @@ def loader(args: argparse.Namespace, config: dict[str, Any], device: Any, *, tra
         use_prefetcher=not args.no_prefetcher,
         img_dtype=torch.float32,
         batch_choice_seed=args.seed,
+        collate_fn=collate,
         **augmentation,
     )
 
@@ -69,8 +84,17 @@ def loader(args: argparse.Namespace, config: dict[str, Any], device: Any, *, tra
 def main() -> None:
     args = parsed()
     device = utils.init_distributed_device(args)
-    if args.mixup > 0:
-        Mixup(args.mixup, num_classes=args.num_classes)
+    mixed = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    mixing: dict[str, Any] = {
+        "mixup_alpha": args.mixup,
+        "cutmix_alpha": args.cutmix,
+        "num_classes": args.num_classes,
+    }
+    mix, collate = None, None
+    if mixed and args.no_prefetcher:
+        mix = Mixup(**mixing, label_smoothing=args.smoothing)
+    elif mixed:
+        collate = FastCollateMixup(**mixing, label_smoothing=args.smoothing)
     student = create_model(
         args.model,
         num_classes=args.num_classes,
@@ -78,12 +102,12 @@ def main() -> None:
         **args.model_kwargs,
     )
     config = resolve_data_config(vars(args), model=student)
-    batches = loader(args, config, device, train=True)
-    validation = loader(args, config, device, train=False) if args.val_split else None
+    batches = loader(args, config, device, collate, train=True)
+    validation = loader(args, config, device, None, train=False) if args.val_split else None
     task = LogitDistillationTask(
         student,
         args.kd_model_name,
-        criterion=nn.CrossEntropyLoss(),
+        criterion=criterion(args, mixed=mixed),
         task_loss_weight=args.task_loss_weight,
         temperature=args.kd_temperature,
         device=device,
@@ -102,7 +126,11 @@ def main() -> None:
             batches.sampler.set_epoch(epoch)
         task.train()
         losses = utils.AverageMeter()
+        if args.mixup_off_epoch and epoch >= args.mixup_off_epoch and batches.mixup_enabled:
+            batches.mixup_enabled = False
         for images, labels in batches:
+            if mix is not None:
+                images, labels = mix(images, labels)
             loss = task(images.to(device), labels.to(device))["loss"]
             loss.backward()
             optimizer.step()
@@ -116,6 +144,14 @@ def main() -> None:
             note(Path(args.output) / args.experiment, epoch, losses.avg)
     if args.distributed:
         torch.distributed.destroy_process_group()
+
+
+def criterion(args: argparse.Namespace, *, mixed: bool) -> nn.Module:
+    if args.bce_loss:
+        return BinaryCrossEntropy(smoothing=0.0 if mixed else args.smoothing)
+    if mixed:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
 
 
 def note(folder: Path, epoch: int, loss: float) -> None:

@@ -17,12 +17,14 @@ import pytest
 import timm
 import timm.data
 import torch
+from timm.data.mixup import mixup_target
 
 import logitcache
 from logitcache.errors import DataError, DataMismatch, UsageError
 from logitcache.targets.cached_teacher import CachedTeacher
-from logitcache.training.timm_loader import CacheForTimm
-from logitcache.training.timm_script import run_timm_script
+from logitcache.training.timm_train.loader import CacheForTimm
+from logitcache.training.timm_train.mixing import CachedMixing, soft_labels
+from logitcache.training.timm_train.script import run_timm_script
 from tests.conftest import write_images, write_teacher
 from tests.foreign.timm_train import Setting, compare, prepare, train
 from tests.guides import ROOT
@@ -44,6 +46,13 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return prepare(tmp_path_factory.mktemp("timm"), per_class=12)
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    """Return a setting whose views mix most images, by mixup or cutmix."""
+    root = tmp_path_factory.mktemp("mixed")
+    return prepare(root, per_class=12, mixup_alpha=0.8, cutmix_alpha=1.0, mix_prob=0.9)
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=["stand_in", "genuine"])
 def test_images_and_losses_are_those_of_a_plain_loop(
     script: Path, setting: Setting, tmp_path: Path
@@ -52,6 +61,7 @@ def test_images_and_losses_are_those_of_a_plain_loop(
     done = train(script, setting, tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     compared = compare(setting, tmp_path)
+    assert not (tmp_path / "forks.txt").exists(), "a worker was forked from a process with threads"
     assert compared["images"] == 2 * 32, "the script drops the last batch"
     assert compared["losses"][0] != compared["losses"][1]
     for line in (
@@ -69,6 +79,7 @@ def test_every_process_gets_its_part_of_each_batch(setting: Setting, tmp_path: P
     done = train(STAND_IN, setting, tmp_path, ranks=2)
     assert done.returncode == 0, done.stderr[-4000:]
     assert compare(setting, tmp_path, ranks=2)["images"] == 2 * 32
+    assert not (tmp_path / "forks.txt").exists(), "a worker was forked from a process with threads"
     assert done.stderr.count("logitcache: teacher:") == 1
 
 
@@ -88,6 +99,47 @@ def test_the_command_of_the_page_trains_a_student(
     assert flags[4] == "--"
     run_timm_script("train.py", flags[5:], cache="runs/cache")
     assert list((tmp_path / "runs/timm").rglob("summary.csv"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=["stand_in", "genuine"])
+def test_views_that_mix_images_have_soft_labels(
+    script: Path, mixed: Setting, tmp_path: Path
+) -> None:
+    """Two epochs; images by digest, and the losses on labels and on the teacher."""
+    done = train(script, mixed, tmp_path, extra=("--workers", "0"))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert compare(mixed, tmp_path)["images"] == 2 * 32
+    assert "--mixup 0.8 --cutmix 1 --mixup-prob 0.9 --mixup-switch-prob 0.5" in done.stderr
+    assert "labels are soft, with smoothing 0.1" in done.stderr
+
+
+def test_labels_of_mixed_images_are_those_of_mixup_of_timm() -> None:
+    labels, lam = torch.tensor([2, 0, 1, 1]), torch.tensor([0.25, 1.0, 0.0, 0.625])
+    targets = logitcache.TargetBatch(
+        torch.arange(4), labels, {}, partner_labels=labels.flip(0), lam=lam
+    )
+    for smoothing in (0.0, 0.1):
+        expected = mixup_target(labels, 3, lam[:, None], smoothing)
+        torch.testing.assert_close(soft_labels(targets, 3, smoothing), expected)
+
+
+@pytest.mark.parametrize("flags", [["--no-prefetcher"], ["--bce-loss"], ["--mixup", "0.1"]])
+def test_mixed_views_work_with_flags_of_the_script(mixed: Setting, flags: list[str]) -> None:
+    run(mixed, "--num-classes", "3", "--task-loss-weight", "0.5", *flags)
+
+
+def test_flags_that_views_with_mixing_cannot_serve_are_refused(
+    mixed: Setting, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"mix images in every epoch[\s\S]*--mixup-off-epoch"):
+        run(mixed, "--num-classes", "3", "--mixup-off-epoch", "1")
+    with pytest.raises(UsageError, match="mix images in every epoch"):
+        CachedMixing().mixup_enabled = False
+    script = tmp_path / "train.py"
+    script.write_text(STAND_IN.read_text().replace("mixed = args.mixup > 0", "mixed = False", 1))
+    script.write_text(script.read_text().replace("or args.cutmix > 0", ""))
+    with pytest.raises(UsageError, match=r"script takes one label for each image[\s\S]*--use-v"):
+        run(mixed, "--num-classes", "3", script=script)
 
 
 def run(setting: Setting, *arguments: str, script: Path = STAND_IN, **options: Any) -> None:
@@ -178,7 +230,7 @@ def test_the_loader_has_the_attributes_and_types_that_the_script_uses(setting: S
         ({"num_aug_splits": 2}, "--aug-splits"),
         ({"num_aug_repeats": 3}, "--aug-repeats"),
         ({"input_size_choices": [8, 16]}, "--train-img-sizes"),
-        ({"collate_fn": print}, "--mixup"),
+        ({"collate_fn": print}, "collate_fn"),
         ({"input_size": (3, 8, 16)}, "squares of three channels"),
         ({"input_size": (1, 8, 8)}, "squares of three channels"),
     ],
@@ -206,12 +258,6 @@ def build(
     return setting._replace(cache=tmp_path / "cache")
 
 
-def test_views_that_mix_images_are_refused(setting: Setting, tmp_path: Path) -> None:
-    mixed = build(setting, tmp_path, setting.images / "train", mixup_alpha=0.4)
-    with pytest.raises(UsageError, match=r"one label for each image[\s\S]*--use-views"):
-        loader(mixed, SimpleNamespace())
-
-
 def test_images_without_labels_are_refused(setting: Setting, tmp_path: Path) -> None:
     flat = write_images(tmp_path / "flat", 12, classes=("",))
     unlabeled = build(setting._replace(images=tmp_path), tmp_path, flat)
@@ -229,6 +275,20 @@ def test_images_with_label_sets_are_refused(setting: Setting, tmp_path: Path) ->
     logitcache.build_cache(logitcache.PrecomputeConfig.parse(values, ""))
     with pytest.raises(DataError, match="one label for each image, and these have label sets"):
         loader(setting._replace(cache=tmp_path / "cache"), SimpleNamespace(), data=None)
+
+
+def test_a_teacher_with_a_sigmoid_for_each_class_is_refused(
+    setting: Setting, tmp_path: Path
+) -> None:
+    teacher = {"model": f"local-dir:{write_teacher(tmp_path / 'teacher', classes=3, model='cnn')}"}
+    values: dict[str, Any] = {"data": str(setting.images / "train"), "views": {"count": 1}}
+    values |= {
+        "cache": str(tmp_path / "cache"),
+        "teachers": {"cnn": {**teacher, "head": "sigmoid"}},
+    }
+    logitcache.build_cache(logitcache.PrecomputeConfig.parse(values, ""))
+    with pytest.raises(UsageError, match=r"'cnn'[\s\S]*head: softmax[\s\S]*logitcache train"):
+        run(setting._replace(cache=tmp_path / "cache"), "--num-classes", "3")
 
 
 def test_images_in_the_cache_need_no_training_folder(setting: Setting, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import runpy
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import timm.data
 import timm.data.loader
@@ -22,7 +23,8 @@ from timm.models import register_model
 from logitcache.errors import UsageError
 from logitcache.targets.cache_targets import open_cache
 from logitcache.targets.cached_teacher import CachedTeacher
-from logitcache.training.timm_loader import CacheForTimm, not_in_views
+from logitcache.training.timm_train.loader import CacheForTimm, not_in_views
+from logitcache.training.timm_train.mixing import always_mixed
 from logitcache.yaml_text import load_yaml_file
 
 if TYPE_CHECKING:
@@ -67,10 +69,13 @@ def run_timm_script(
     """
     path = _existing(Path(script))
     opened = open_cache(cache, revision=revision)
-    name, temperature = _distillation(arguments)
-    teacher = TimmTeacher(opened, name, temperature=temperature)
+    flags = _flags(arguments)
+    teacher = TimmTeacher(opened, flags.name, temperature=flags.temperature)
     served = CacheForTimm(opened, teacher, data=data, views=views, on_report=on_report)
-    with _serving(served), _as_main(path, [*_without_name(arguments), _NAME, _TEACHER]):
+    if served.mixing is not None and flags.mixup_off_epoch:
+        raise always_mixed()
+    given = [*_without_name(arguments), *served.flags, _NAME, _TEACHER]
+    with _serving(served), _without_fork(), _as_main(path, given):
         try:
             runpy.run_path(str(path), run_name="__main__")
         finally:
@@ -135,11 +140,12 @@ def _serving(served: CacheForTimm) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in (timm.data, timm.data.loader):
             stack.enter_context(_replaced(module, "create_loader", cached_loader))
-        for name, flag in (
-            ("create_naflex_loader", "--naflex-loader"),
-            ("Mixup", "--mixup, --cutmix"),
+        for name, value in (
+            ("create_naflex_loader", _refused("--naflex-loader")),
+            ("Mixup", served.mix),
+            ("FastCollateMixup", served.mix),
         ):
-            stack.enter_context(_replaced(timm.data, name, _refused(flag)))
+            stack.enter_context(_replaced(timm.data, name, value))
         _served.append(served)
         stack.callback(_served.clear)
         yield
@@ -162,6 +168,24 @@ def _refused(flag: str) -> Callable[..., NoReturn]:
         raise not_in_views(flag)
 
     return refuse
+
+
+@contextlib.contextmanager
+def _without_fork() -> Iterator[None]:
+    """Let worker processes, as those of timm's validation loader, start without a fork.
+
+    A fork copies the locks of this process, but not the threads that would release them: a worker
+    that is forked while a thread of the training loader has one may wait for it forever.
+    """
+    before = multiprocessing.get_start_method(allow_none=True)
+    if (before or multiprocessing.get_all_start_methods()[0]) != "fork":
+        yield
+        return
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 @contextlib.contextmanager
@@ -193,8 +217,16 @@ def _existing(script: Path) -> Path:
     return script.resolve()
 
 
-def _distillation(arguments: Sequence[str]) -> tuple[str | None, float]:
-    """Return the name of the teacher and the temperature in the arguments of the script.
+class _Flags(NamedTuple):
+    """Arguments of the script that are read before it runs."""
+
+    name: str | None
+    temperature: float
+    mixup_off_epoch: int
+
+
+def _flags(arguments: Sequence[str]) -> _Flags:
+    """Return the name of the teacher and other values in the arguments of the script.
 
     Raises:
         UsageError: One of them is malformed.
@@ -203,17 +235,25 @@ def _distillation(arguments: Sequence[str]) -> tuple[str | None, float]:
     parser.add_argument("-c", "--config")
     parser.add_argument(_NAME)
     parser.add_argument(_TEMPERATURE, type=float)
+    parser.add_argument("--mixup-off-epoch", type=int)
     try:
-        given, _ = parser.parse_known_args(list(arguments))
-        values = load_yaml_file(Path(given.config)) if given.config else {}
-    except (argparse.ArgumentError, OSError, ValueError) as error:
+        given = vars(parser.parse_known_args(list(arguments))[0])
+        values = load_yaml_file(Path(given["config"])) if given["config"] else {}
+        found = {**(values if isinstance(values, dict) else {}), **_known(given)}
+        return _Flags(
+            found.get("kd_model_name"),
+            float(found.get("kd_temperature") or _DEFAULT_TEMPERATURE),
+            int(found.get("mixup_off_epoch") or 0),
+        )
+    except (argparse.ArgumentError, OSError, TypeError, ValueError) as error:
         raise UsageError(
             "the arguments of the script cannot be read", where="after --", got=str(error)
         ) from None
-    values = values if isinstance(values, dict) else {}
-    name = given.kd_model_name or values.get("kd_model_name")
-    temperature = given.kd_temperature or values.get("kd_temperature") or _DEFAULT_TEMPERATURE
-    return name, float(temperature)
+
+
+def _known(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that were given."""
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _without_name(arguments: Sequence[str]) -> list[str]:

@@ -14,6 +14,8 @@ from torch import distributed
 from logitcache.errors import DataError, DataMismatch, UsageError, first_of
 from logitcache.targets.images.image_source import contains_images
 from logitcache.targets.loader import loader
+from logitcache.targets.selection import Targets
+from logitcache.training.timm_train.mixing import CachedMixing, mixing_flags, soft_labels
 from logitcache.views.operations import operation_to_json
 
 if TYPE_CHECKING:
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from logitcache.batch import TargetBatch
     from logitcache.targets.cache_targets import Cache
-    from logitcache.targets.cached_teacher import CachedTeacher, FollowedBatches
+    from logitcache.targets.cached_teacher import CachedTeacher
     from logitcache.targets.loader import Loader
-    from logitcache.views.spec import View
 
 __all__ = ["CacheForTimm", "CachedTimmLoader", "not_in_views"]
 
@@ -49,7 +51,10 @@ _VIEW_ARGUMENTS = {
 _REFUSED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_aug_splits": ("--aug-splits", bool),
     "num_aug_repeats": ("--aug-repeats", bool),
-    "collate_fn": ("--mixup, --cutmix", lambda value: value is not None),
+    "collate_fn": (
+        "collate_fn",
+        lambda value: not (value is None or isinstance(value, CachedMixing)),
+    ),
     "input_size_choices": ("--train-img-sizes", lambda value: value is not None),
     "num_batches": ("--train-batches-per-epoch", lambda value: value is not None),
     "tf_preprocessing": ("tf_preprocessing", bool),
@@ -60,35 +65,63 @@ _REFUSED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 class CachedTimmLoader:
     """Batches ``(images, labels)`` of a cache, with the attributes of timm's training loader.
 
+    Labels are int64 (B,), or soft labels, float32 (B, C), where views mix images.
+
     Args:
-        batches: Batches that the cached teacher answers for.
+        batches: Batches of images and targets.
+        teacher: The cached teacher, which each batch is made the current one of.
         dataset: The training set of the script, which is not read.
         dtype: Type of the images.
+        mixing: What takes the place of timm's mixup; None if no view mixes images.
 
     Attributes:
         dataset: The training set of the script.
         batch_sampler: None: the epoch is set by ``sampler``.
-        mixup_enabled: False; the script sets it at the end of mixup.
     """
 
-    def __init__(self, batches: FollowedBatches, dataset: Any, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        batches: Loader,
+        teacher: CachedTeacher,
+        dataset: Any,
+        dtype: torch.dtype,
+        mixing: CachedMixing | None = None,
+    ) -> None:
         self._batches = batches
+        self._teacher = teacher
         self._dtype = dtype
+        self._mixing = mixing
         self.dataset = dataset
         self.batch_sampler = None
-        self.mixup_enabled = False
 
     @property
     def sampler(self) -> Any:
         """The object whose ``set_epoch`` selects the epoch."""
         return self._batches.sampler
 
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether labels are soft; the script sets it to False at the end of mixup."""
+        return self._mixing is not None
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, enabled: bool) -> None:
+        if self._mixing is not None:
+            self._mixing.mixup_enabled = enabled
+
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self._batches:
-            yield images.to(self._dtype), labels
+        for images, targets in self._batches:
+            self._teacher.bind(images, targets)
+            yield images.to(self._dtype), self._labels(targets)
+        self._teacher.unbind()
+
+    def _labels(self, targets: TargetBatch) -> Tensor:
+        if self._mixing is None:
+            return targets.labels
+        return soft_labels(targets, self._teacher.num_classes, self._mixing.label_smoothing)
 
 
 class CacheForTimm:
@@ -103,6 +136,10 @@ class CacheForTimm:
 
     Attributes:
         train_loader: The training loader, once the script has built it.
+        mixing: The mix of the first view that mixes images; None if none does.
+
+    Raises:
+        UsageError: The teacher has a sigmoid for each class, or there are no such views.
     """
 
     def __init__(
@@ -120,6 +157,26 @@ class CacheForTimm:
         self._data = data
         self._views = views
         self._report = on_report
+        self._mixing: CachedMixing | None = None
+        _check_head(cache, teacher.name)
+        chosen = Targets.of(cache, [teacher.name], views=views).views.values()
+        self.mixing = next((view.mixing for view in chosen if view.mixing is not None), None)
+
+    @property
+    def flags(self) -> list[str]:
+        """Arguments that the script needs for the views of the cache."""
+        return [] if self.mixing is None else mixing_flags(self.mixing)
+
+    def mix(self, **arguments: Any) -> CachedMixing:
+        """Return what takes the place of timm's mixup; arguments are those of ``timm.data.Mixup``.
+
+        Raises:
+            UsageError: No view mixes images.
+        """
+        if self.mixing is None:
+            raise not_in_views("--mixup, --cutmix")
+        self._mixing = CachedMixing(**arguments)
+        return self._mixing
 
     def teacher(self, num_classes: int | None) -> CachedTeacher:
         """Return the teacher of a script whose student has that many classes.
@@ -175,12 +232,24 @@ class CacheForTimm:
             device=device,
         )
         _check_classes(found, dataset)
-        views = [found.view(epoch) for epoch in range(found.state_dict()["views"])]
-        _check_unmixed(views)
-        self._describe(found, views, arguments)
-        return CachedTimmLoader(
-            self._teacher.follow(found), dataset, torch.float32 if img_dtype is None else img_dtype
-        )
+        self._check_mixing()
+        self._describe(found, arguments)
+        dtype = torch.float32 if img_dtype is None else img_dtype
+        return CachedTimmLoader(found, self._teacher, dataset, dtype, self._mixing)
+
+    def _check_mixing(self) -> None:
+        """Check that the script takes soft labels where views mix images.
+
+        Raises:
+            UsageError: It does not.
+        """
+        if self.mixing is not None and self._mixing is None:
+            raise UsageError(
+                "some views mix images, and the script takes one label for each image",
+                expected="a script that builds timm.data.Mixup or FastCollateMixup with its flag "
+                "--mixup or --cutmix, as timm's train.py does",
+                hint="choose views without mixing: --use-views; or use logitcache train",
+            )
 
     def _images(self, dataset: Any) -> str | None:
         """Return the given images; None for those in the cache, if it has any and none are given.
@@ -192,11 +261,17 @@ class CacheForTimm:
             return self._data
         return _folder_of(dataset)
 
-    def _describe(self, found: Loader, views: Sequence[View], arguments: Mapping[str, Any]) -> None:
+    def _describe(self, found: Loader, arguments: Mapping[str, Any]) -> None:
         """Report what is taken from the cache."""
+        views = [found.view(epoch) for epoch in range(found.state_dict()["views"])]
         operations = ", ".join(_text(operation_to_json(o)) for o in views[0].operations)
         self._report(f"images: {len(found.rows)} of {found.rows.source.description}")
         self._report(f"views: {len(views)} of the cache, one an epoch, for example {operations}")
+        if self._mixing is not None:
+            self._report(
+                f"mixing: that of the views, so the script has {' '.join(self.flags)}; "
+                f"labels are soft, with smoothing {self._mixing.label_smoothing:g}"
+            )
         replaced = [
             f"{flag} {_text(arguments[name])}"
             for name, flag in _VIEW_ARGUMENTS.items()
@@ -298,18 +373,21 @@ def _check_classes(found: Loader, dataset: Any) -> None:
         )
 
 
-def _check_unmixed(views: Sequence[View]) -> None:
-    """Refuse views that mix images, whose labels the script cannot take.
+def _check_head(cache: Cache, name: str) -> None:
+    """Refuse a teacher whose outputs are no logits of a softmax, as the script's loss takes them.
 
     Raises:
-        UsageError: One does.
+        UsageError: It has a sigmoid for each class.
     """
-    mixed = [view.id for view in views if view.mixing is not None]
-    if mixed:
+    if cache.teachers[name].encoding.head == "sigmoid":
         raise UsageError(
-            "timm's script takes one label for each image, and some views mix images",
-            got=first_of(mixed),
-            hint="choose views without mixing: --use-views; or use logitcache train",
+            "timm's distillation is a divergence of softmax outputs, and this teacher has a "
+            "sigmoid for each class",
+            where=f"{cache.url}, teacher {name!r}",
+            expected="a teacher with head: softmax",
+            got="head: sigmoid",
+            hint="use logitcache train, which has the binary divergence; if the network is only "
+            "used for its most likely class, precompute it with head: softmax",
         )
 
 
