@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 __all__ = ["TAGS", "sets_of", "write_listing"]
@@ -31,7 +32,10 @@ def sets_of(images: Path) -> dict[str, list[str] | None]:
 
 
 def write_listing(
-    images: Path, path: Path, sets: dict[str, list[str] | None] | None = None
+    images: Path,
+    path: Path,
+    sets: dict[str, list[str] | None] | None = None,
+    names: Sequence[str] = TAGS,
 ) -> dict[str, Any]:
     """Write a table of the images; return the settings of the set.
 
@@ -39,10 +43,11 @@ def write_listing(
         images: Folder of the images.
         path: The table, ``.jsonl``.
         sets: Classes by key; those of :func:`sets_of` by default.
+        names: Names of all classes, in order.
     """
     rows = (sets_of(images) if sets is None else sets).items()
     lines = [json.dumps({"path": key, "label": tags}) for key, tags in rows]
     path.write_text("\n".join(lines))
     classes = path.with_suffix(".txt")
-    classes.write_text("\n".join(TAGS))
+    classes.write_text("\n".join(names))
     return {"name": str(path), "root": str(images), "class_list": str(classes)}

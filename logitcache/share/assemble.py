@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from logitcache.cache.format.manifest import RevisionPointer
+    from logitcache.cache.format.placement import Placement
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.claims import Wait
     from logitcache.share.plan import CachePlan, ViewPlan
@@ -237,8 +238,13 @@ class _Copyable:
         if number not in self._same:
             theirs, ours = self._part.sources[number], self._part.placement
             source = self._plan.sources[number]
-            self._same[number] = all(
+            self._same[number] = _shapes(theirs) == _shapes(ours) and all(
                 theirs.layout(source.location, name) == ours.layout(self._location, name)
                 for name in ours.specs
             )
         return self._same[number]
+
+
+def _shapes(placement: Placement) -> dict[str, tuple[int, ...] | None]:
+    """Return the shape of a row of every array; None for an array of strings."""
+    return {name: spec and spec.shape for name, spec in placement.specs.items()}

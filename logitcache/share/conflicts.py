@@ -32,6 +32,7 @@ __all__ = [
     "image_conflicts",
     "output_conflicts",
     "same_units",
+    "widened",
 ]
 
 _DATA = ("class_names", "listing", "decoding", "label_width")
@@ -46,7 +47,7 @@ def declared_conflicts(
     groups = dict(chosen[0])
     for source, own in zip(sources[1:], chosen[1:], strict=True):
         manifest = source.cache.manifest
-        for field in differing_data(first.data, manifest.data):
+        for field in differing_data(widened(first.data, manifest.data), manifest.data):
             yield f"{source}: data.{field} differs from that of {sources[0]}"
         for name in sorted({teacher_of(name) for name in own}):
             record = manifest.teachers[name]
@@ -61,6 +62,17 @@ def declared_conflicts(
 def differing_data(ours: DataRecord, theirs: DataRecord) -> list[str]:
     """Return the fields in which classes and rules of listing or reading images differ."""
     return [field for field in _DATA if getattr(ours, field) != getattr(theirs, field)]
+
+
+def widened(data: DataRecord, other: DataRecord) -> DataRecord:
+    """Return a record of data with the room for the classes of an image that another one has.
+
+    Rows can be filled up to a wider room. One class at most and label sets are different labels, so
+    a record without room stays as it is, and so does one next to it.
+    """
+    if data.label_width is None or other.label_width is None:
+        return data
+    return data.model_copy(update={"label_width": other.label_width})
 
 
 def differing_records(ours: TeacherRecord, theirs: TeacherRecord) -> list[str]:

@@ -91,8 +91,12 @@ class GatheredRows:
                 offsets = rows[mine] - found * theirs.unit_rows
                 for name, array in arrays.items():
                     if name not in taken:
-                        taken[name] = _filled(theirs, name, size)
-                    taken[name][mine] = array[offsets]
+                        # as the source has it, where it is converted afterwards
+                        like = placement if self._part.convert is None else theirs
+                        taken[name] = _filled(like, name, size)
+                    # rows of label sets may be wider in the new cache: the rest is fill
+                    own = tuple(slice(length) for length in array.shape[1:])
+                    taken[name][mine, *own] = array[offsets]
         if taken and self._part.convert is not None:
             taken = self._part.convert(taken)
         if not taken:  # of padding alone

@@ -169,7 +169,7 @@ def make_plan(
         sources=tuple(sources),
         rows=rows,
         segments=_segments(sources, rows),
-        data=first.data.model_copy(update={"fingerprint": None}),
+        data=_data(sources),
         views=views,
         records=without_fidelity(_records(sources, groups), sources[0].cache.groups, groups),
         groups=groups,
@@ -181,6 +181,18 @@ def make_plan(
     )
     _refuse_divided_blocks(plan)
     return plan
+
+
+def _data(sources: Sequence[SourceCache]) -> DataRecord:
+    """Return the record of the images of a new cache, with room for the most classes of an image.
+
+    It is that of a cache that is computed of all images: a width is that of its widest image.
+    """
+    known = [source.cache.manifest.data for source in sources]
+    widths = [data.label_width for data in known if data.label_width is not None]
+    return known[0].model_copy(
+        update={"fingerprint": None, "label_width": max(widths, default=None)}
+    )
 
 
 def _stored(sources: Sequence[SourceCache], rows: RowPlan) -> StoredRecords:
@@ -335,9 +347,10 @@ def _parts(
 ) -> list[ViewPlan]:
     """Return every view of samples, partners and groups."""
     blocks = [source.cache.unit_rows for source in sources]
+    manifest = sources[0].cache.manifest.changed(unit_rows=rows.unit_rows, data=_data(sources))
     parts = [
         ViewPlan(
-            sample_placement(sources[0].cache.manifest.changed(unit_rows=rows.unit_rows)),
+            sample_placement(manifest),
             {
                 number: sample_placement(source.cache.manifest)
                 for number, source in enumerate(sources)
