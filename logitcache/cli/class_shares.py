@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["print_class_shares", "run_class_shares"]
 
 _MOST_CLASSES = 20
+_MUCH_OUTSIDE = 0.1  # of the probability
 
 
 def run_class_shares(
@@ -44,6 +45,12 @@ def print_class_shares(shares: ClassShares) -> None:
         line = f"{teacher.teacher}: {teacher.outside.classes} classes outside of the map {share}"
         largest = ", ".join(f"{one.name} {percent_text(one.mass)}" for one in teacher.largest)
         console.print(f"{line}; largest: {largest}" if largest else line)
+    if any((teacher.outside.mass or 0) > _MUCH_OUTSIDE for teacher in shares.teachers):
+        console.print(
+            "By default (outside: auto of soft and split) this probability is left out for images "
+            "with a label in these classes, and lowers the weight of all others; if these show the "
+            "classes, too, use outside: renorm"
+        )
 
 
 def _table(teacher: TeacherShares) -> object:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from logitcache.batch import Outputs, SigmoidLogits
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import wide
+from logitcache.objectives.outside import show_a_class
 from logitcache.objectives.term import LogitsTermConfig, Needs
 from logitcache.objectives.weights import other_classes, teacher_weights
 
@@ -264,7 +265,4 @@ def _known(targets: TargetBatch) -> Tensor:
     """Return which rows have the labels of all images they show, bool (B,)."""
     if targets.label_sets is not None:
         return ~targets.label_sets.isnan().any(1)
-    known = targets.labels >= 0
-    if targets.partner_labels is None or targets.lam is None:
-        return known
-    return known & ((targets.partner_labels >= 0) | (targets.lam == 1))
+    return show_a_class(targets)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from logitcache.batch import Outputs, SigmoidLogits, SparseLogits
 from logitcache.encoding.tail import quadratic
 from logitcache.objectives.alignment import wide
-from logitcache.objectives.outside import Outside, within_classes
+from logitcache.objectives.outside import Outside, show_a_class, within_classes
 from logitcache.objectives.sparse_cross_entropy import (
     divergence_from_bucket,
     divergence_from_spread,
@@ -60,13 +60,14 @@ class SoftConfig(AskingTermConfig):
             it (with a relative error of the gradient of 0.3 to 0.9 at T = 1, see
             ``docs/objectives.md``).
         outside: Treatment of the probability of the teacher's classes that a class map leaves out:
-            ``weight`` weights each image by the probability of its classes, ``uniform`` spreads it
-            over them, ``renorm`` drops it.
+            ``renorm`` drops it, ``weight`` weights each image by the probability of its classes,
+            ``uniform`` spreads it over them, ``auto`` is ``renorm`` for images with a label among
+            the student's classes and ``weight`` for all others.
     """
 
     temperature: float = Field(default=1.0, gt=0)
     tail: Tail = "uniform"
-    outside: Outside = "weight"
+    outside: Outside = "auto"
 
 
 class Soft:
@@ -107,6 +108,7 @@ class Soft:
                 temperature=self.config.temperature,
                 tail=self.config.tail,
                 outside=self.config.outside,
+                known_B=show_a_class(targets),
             )
             total = total + weight * rows_B.mean()
         return total
@@ -118,7 +120,8 @@ def soft_divergence(
     *,
     temperature: float = 1.0,
     tail: Tail = "uniform",
-    outside: Outside = "weight",
+    outside: Outside = "auto",
+    known_B: Tensor | None = None,
 ) -> Tensor:
     """Return T^2 KL(teacher || student) of every row, in nats.
 
@@ -132,6 +135,7 @@ def soft_divergence(
         temperature: T > 0.
         tail: For sparse targets, see :class:`SoftConfig`.
         outside: For targets with a class map, see :func:`.within_classes`.
+        known_B: Which images are known to show a class of the student, bool (B,); None for none.
 
     Returns:
         (B,), differentiable once with respect to the logits.
@@ -144,7 +148,7 @@ def soft_divergence(
     elif isinstance(teacher, SigmoidLogits):
         divergence_B = _binary_divergence(wide(logits_BC), teacher, b)
     else:
-        divergence_B = _dense_divergence(wide(logits_BC), teacher, b, outside)
+        divergence_B = _dense_divergence(wide(logits_BC), teacher, b, outside, known_B)
     return divergence_B if temperature == 1.0 else temperature**2 * divergence_B
 
 
@@ -158,11 +162,15 @@ def _binary_divergence(logits_BC: Tensor, teacher: SigmoidLogits, b: float) -> T
 
 
 def _dense_divergence(
-    logits_BC: Tensor, teacher: DenseLogits | EncodedLogits, b: float, outside: Outside
+    logits_BC: Tensor,
+    teacher: DenseLogits | EncodedLogits,
+    b: float,
+    outside: Outside,
+    known_B: Tensor | None,
 ) -> Tensor:
     log_s_BC = functional.log_softmax(logits_BC if b == 1.0 else b * logits_BC, dim=1)
     if teacher.outside is not None:
-        log_q_BC, weight_B = within_classes(teacher, b, outside, log_s_BC.dtype)
+        log_q_BC, weight_B = within_classes(teacher, b, outside, log_s_BC.dtype, known_B)
         divergence_B = functional.kl_div(log_s_BC, log_q_BC, reduction="none", log_target=True).sum(
             1
         )

@@ -19,7 +19,7 @@ from torch.nn import functional
 from logitcache.batch import Outputs, SigmoidLogits, SparseLogits
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import wide
-from logitcache.objectives.outside import Outside, within_classes
+from logitcache.objectives.outside import Outside, show_a_class, within_classes
 from logitcache.objectives.sparse_cross_entropy import log_absent_mass
 from logitcache.objectives.term import AskingTermConfig
 from logitcache.objectives.weights import logits_of_teachers, other_classes, teacher_weights
@@ -56,7 +56,7 @@ class SplitConfig(AskingTermConfig):
     target: float = Field(default=1.0, ge=0)
     others: float | None = Field(default=None, ge=0)
     temperature: float | None = Field(default=None, gt=0)
-    outside: Outside = "weight"
+    outside: Outside = "auto"
     mixed: Literal["refuse", "likelier"] = "refuse"
 
     @property
@@ -115,7 +115,7 @@ class Split:
         total = logits_BC.new_zeros((), dtype=torch.float32)
         for name, weight in weights.items():
             teacher = _without_own_label(teachers[name], of_partner_B)
-            rows_B = self._rows(wide(logits_BC), labels_B, teacher)
+            rows_B = self._rows(wide(logits_BC), labels_B, teacher, show_a_class(targets))
             total = total + weight * (rows_B * labeled).sum() / labeled.sum()
         return total
 
@@ -149,11 +149,13 @@ class Split:
         of_partner_B = (targets.lam < 0.5) & (targets.labels != targets.partner_labels)
         return torch.where(of_partner_B, targets.partner_labels, targets.labels), of_partner_B
 
-    def _rows(self, logits_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits) -> Tensor:
+    def _rows(
+        self, logits_BC: Tensor, labels_B: Tensor, teacher: TeacherLogits, known_B: Tensor
+    ) -> Tensor:
         """Return the loss of every row."""
         config, temperature = self.config, self.config.chosen_temperature
         log_s_BC = functional.log_softmax(logits_BC / temperature, 1)
-        parts = _parts_of(log_s_BC, labels_B, teacher, temperature, config.outside)
+        parts = _parts_of(log_s_BC, labels_B, teacher, temperature, config.outside, known_B)
         if config.form == "nkd":
             log_s_y_B = parts.log_s_y
             if temperature != 1.0:
@@ -223,6 +225,7 @@ def _parts_of(
     teacher: TeacherLogits,
     temperature: float,
     outside: Outside,
+    known_B: Tensor,
 ) -> _Parts:
     if log_s_BC.shape[1] != teacher.num_classes:
         raise other_classes(log_s_BC.shape[1], teacher.num_classes)
@@ -248,8 +251,8 @@ def _parts_of(
     if teacher.outside is None:
         log_q_BC = teacher.log_probs.to(dtype)
         return _parts_dense(log_s_BC, labels_B, functional.log_softmax(b * log_q_BC, 1), log_q_BC)
-    log_p_BC, weight_B = within_classes(teacher, b, outside, dtype)
-    log_q_BC, weight_at_one_B = within_classes(teacher, 1.0, outside, dtype)
+    log_p_BC, weight_B = within_classes(teacher, b, outside, dtype, known_B)
+    log_q_BC, weight_at_one_B = within_classes(teacher, 1.0, outside, dtype, known_B)
     if weight_at_one_B is not None:
         log_q_BC = log_q_BC + weight_at_one_B.log()[:, None]
     return replace(_parts_dense(log_s_BC, labels_B, log_p_BC, log_q_BC), weight=weight_B)

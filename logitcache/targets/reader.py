@@ -15,7 +15,7 @@ from logitcache.cache.format.groups import FeatureGroup, TeacherGroup, groups_of
 from logitcache.draws import Purpose, permutation
 from logitcache.errors import UsageError
 from logitcache.targets.classes.class_space import ClassSpace
-from logitcache.targets.classes.outside_mass import outside_notes
+from logitcache.targets.classes.outside_mass import OutsideShare, outside_shares
 from logitcache.targets.decoding.batch_parts import (
     DecodedTargets,
     concatenate,
@@ -199,9 +199,9 @@ class TargetsReader:
         names = groups.keys() if teachers is None else teachers
         return lossy_notes(groups, measured, dict.fromkeys(names, temperature))
 
-    def outside_notes(self, view_id: str) -> list[str]:
-        """Return notes on the probability that teachers have outside of their class maps."""
-        return outside_notes(self._cache, self.classes, view_id)
+    def outside_shares(self, view_id: str) -> list[OutsideShare]:
+        """Return the classes and the probability of teachers outside of their class maps."""
+        return outside_shares(self._cache, self.classes, view_id)
 
     def partners(self, view_id: str) -> UnitCache:
         """Return the row that each row is mixed with, by unit; see :meth:`.Cache.partners`."""

@@ -163,7 +163,7 @@ class _Run:
         if targets is not None and targets.sampler is not None:
             hooks.add("sampler", SamplerHook(targets.sampler, ranks))
         self._notes = [*notes_of(rows.source), *temperature_notes(targets, config.terms)]
-        self._notes += class_notes(targets, rows)
+        self._notes += class_notes(targets, rows, config.terms)
         self._provenance = targets.reader.provenance if targets else None
         teachers = targets.reader.num_classes if targets else None
         logits, validated = self._objective.needs.student_logits, images.val is not None

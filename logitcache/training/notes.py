@@ -24,21 +24,57 @@ __all__ = ["class_notes", "log_schedule", "student_notes", "temperature_notes"]
 
 _LOG = logging.getLogger(__name__)
 _MUCH_LARGER = 2
+_MUCH_OUTSIDE = 0.1  # of the probability
 
 
-def class_notes(targets: Targets | None, rows: ImageRows) -> list[str]:
+def class_notes(
+    targets: Targets | None, rows: ImageRows, terms: Sequence[ObjectiveConfig] = ()
+) -> list[str]:
     """Return notes on the probability and the labels that are outside of a class map.
+
+    Where much of the probability is outside, and images have no label that tells that they show a
+    class of the student, the settings that decide what becomes of it are named, and logged.
 
     Args:
         targets: Cached targets; None without a cache.
         rows: The images.
+        terms: Terms of the objective.
     """
     if targets is None:
         return []
-    notes = targets.reader.outside_notes(next(iter(targets.views)))
+    shares = targets.reader.outside_shares(next(iter(targets.views)))
+    notes = [share.note for share in shares]
     if rows.classes is not None and rows.classes.label_table is not None:
         notes.append(
             f"{rows.labeled} of {len(rows)} images have a label in the classes of the class map"
+        )
+    if any(share.mass is not None and share.mass > _MUCH_OUTSIDE for share in shares):
+        for note in _outside_advice(rows, terms):
+            _LOG.warning("%s", visible(note))
+            notes.append(note)
+    return notes
+
+
+def _outside_advice(rows: ImageRows, terms: Sequence[ObjectiveConfig]) -> list[str]:
+    """Return what terms do with much probability outside, unless it is left out of all images."""
+    unknown = len(rows) - rows.labeled
+    found = {
+        name: one.outside
+        for term in terms
+        for name, one in (("soft", term.soft), ("split", term.split))
+        if one is not None
+    }
+    notes = []
+    for name, outside in found.items():
+        # split has a loss for images with a label alone
+        settled = outside == "auto" and (name == "split" or not unknown)
+        if outside == "renorm" or settled:
+            continue
+        images = f"the {unknown} images without a label" if outside == "auto" else "all images"
+        done = "is spread over the classes" if outside == "uniform" else "lowers the weight"
+        notes.append(
+            f"outside: {outside} of the term {name}: this probability {done} of {images}; if they "
+            f"all show classes of the student, students are better with {name}: {{outside: renorm}}"
         )
     return notes
 

@@ -10,6 +10,7 @@ import torch
 from torch.autograd import gradcheck
 
 from logitcache.batch import DenseLogits, TargetBatch
+from logitcache.objectives.outside import show_a_class
 from logitcache.objectives.soft import Soft, SoftConfig, soft_divergence
 from logitcache.objectives.split import Split, SplitConfig
 from tests.objectives.reference import kl, log_softmax
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from logitcache.objectives.outside import Outside
 
-CHOICES: list[Outside] = ["weight", "uniform", "renorm"]
+CHOICES: list[Outside] = ["auto", "weight", "uniform", "renorm"]
 TEMPERATURES = [1.0, 2.0, 4.0]
 
 
@@ -51,13 +52,25 @@ def distribution(
     return [p / total for p in inside], weight
 
 
+def known(rows: int) -> Tensor:
+    """Return images that show a class of the student: every second one."""
+    return torch.arange(rows) % 2 == 0
+
+
 def soft_by_loops(z: Tensor, teacher: DenseLogits, temperature: float, outside: str) -> list[float]:
     assert teacher.outside is not None
     values = []
-    for row, log_p, other in zip(
-        z.tolist(), teacher.log_probs.tolist(), teacher.outside.tolist(), strict=True
+    for row, log_p, other, shows_class in zip(
+        z.tolist(),
+        teacher.log_probs.tolist(),
+        teacher.outside.tolist(),
+        known(len(z)).tolist(),
+        strict=True,
     ):
-        q, weight = distribution(log_p, other, temperature, outside)
+        kind = outside
+        if outside == "auto":
+            kind = "renorm" if shows_class else "weight"
+        q, weight = distribution(log_p, other, temperature, kind)
         student = log_softmax([value / temperature for value in row])
         values.append(weight * temperature**2 * kl(q, student))
     return values
@@ -65,25 +78,25 @@ def soft_by_loops(z: Tensor, teacher: DenseLogits, temperature: float, outside: 
 
 @pytest.mark.parametrize("outside", CHOICES)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("known", [None, 3])
+@pytest.mark.parametrize("classes", [None, 3])
 def test_soft_is_that_of_the_plain_loops(
-    outside: Outside, temperature: float, known: int | None
+    outside: Outside, temperature: float, classes: int | None
 ) -> None:
     """Also where the teacher lacks classes of the student."""
-    z, teacher = random(5, 6, 0), teacher_of(5, 6, 1, known)
-    got = soft_divergence(z, teacher, temperature=temperature, outside=outside)
+    z, teacher = random(5, 6, 0), teacher_of(5, 6, 1, classes)
+    got = soft_divergence(z, teacher, temperature=temperature, outside=outside, known_B=known(5))
     assert got.tolist() == pytest.approx(soft_by_loops(z, teacher, temperature, outside), rel=1e-10)
 
 
 @pytest.mark.parametrize("outside", CHOICES)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("known", [None, 3])
+@pytest.mark.parametrize("classes", [None, 3])
 def test_the_gradient_of_soft_is_that_of_the_plain_loops(
-    outside: Outside, temperature: float, known: int | None
+    outside: Outside, temperature: float, classes: int | None
 ) -> None:
-    z, teacher = random(3, 5, 2).requires_grad_(), teacher_of(3, 5, 3, known)
-    loss = soft_divergence(z, teacher, temperature=temperature, outside=outside).sum()
-    (got,) = torch.autograd.grad(loss, z)
+    z, teacher = random(3, 5, 2).requires_grad_(), teacher_of(3, 5, 3, classes)
+    loss_B = soft_divergence(z, teacher, temperature=temperature, outside=outside, known_B=known(3))
+    (got,) = torch.autograd.grad(loss_B.sum(), z)
     step = 1e-5
     for row in range(3):
         for column in range(5):
@@ -131,6 +144,32 @@ def test_an_image_of_something_else_gives_a_finite_loss(outside: Outside) -> Non
     assert gradient.isfinite().all()
 
 
+def test_by_default_the_labels_say_which_images_show_a_class_of_the_student() -> None:
+    """Without a label among the classes of the student, a row counts as the teacher sees it."""
+    z, teacher = random(4, 6, 13), teacher_of(4, 6, 14)
+    labels = torch.tensor([0, -1, 5, -1])
+    loss = Soft()(z, TargetBatch(torch.arange(4), labels, {"t": teacher}))
+    rows = {
+        outside: soft_divergence(z, teacher, outside=outside)
+        for outside in ("auto", "weight", "renorm")
+    }
+    expected = torch.where(labels >= 0, rows["renorm"], rows["weight"]).mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(rows["auto"], rows["weight"], rtol=0, atol=0)
+    labeled = TargetBatch(torch.arange(4), labels.clamp(min=0), {"t": teacher})
+    assert Soft()(z, labeled) == Soft(SoftConfig(outside="renorm"))(z, labeled)
+
+
+def test_mixed_images_show_a_class_if_both_do_and_label_sets_if_they_have_one() -> None:
+    rows, labels = torch.arange(4), torch.tensor([1, 1, -1, 1])
+    partners, lam = torch.tensor([0, -1, 0, -1]), torch.tensor([0.5, 0.5, 0.5, 1.0])
+    mixed = TargetBatch(rows, labels, {}, partner_labels=partners, lam=lam)
+    assert show_a_class(mixed).tolist() == [True, False, False, True]
+    sets = torch.tensor([[0.0, 1.0], [0.0, 0.0], [torch.nan, torch.nan], [0.5, 0.0]])
+    several = TargetBatch(rows, torch.full((4,), -1), {}, label_sets=sets)
+    assert show_a_class(several).tolist() == [True, False, False, True]
+
+
 def split_by_loops(
     z: Tensor, labels: list[int], teacher: DenseLogits, config: SplitConfig
 ) -> list[float]:
@@ -139,8 +178,10 @@ def split_by_loops(
     for row, y, log_p, other in zip(
         z.tolist(), labels, teacher.log_probs.tolist(), teacher.outside.tolist(), strict=True
     ):
-        q, weight = distribution(log_p, other, temperature, config.outside)
-        q_one, weight_one = distribution(log_p, other, 1.0, config.outside)
+        # split has rows with a label alone
+        kind = "renorm" if config.outside == "auto" else config.outside
+        q, weight = distribution(log_p, other, temperature, kind)
+        q_one, weight_one = distribution(log_p, other, 1.0, kind)
         s = [math.exp(v) for v in log_softmax([value / temperature for value in row])]
         rest_q, rest_s = 1 - q[y], math.fsum(p for c, p in enumerate(s) if c != y)
         others = [(q[c] / rest_q, math.log(s[c] / rest_s)) for c in range(len(row)) if c != y]

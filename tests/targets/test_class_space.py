@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -261,6 +262,40 @@ def test_unlabeled_images_take_the_classes_of_the_map(
         loader(open_cache(unnamed), str(flat), size=8, class_map={"*": OWN_MAP})
 
 
+@pytest.mark.parametrize(
+    ("objective", "advice"),
+    [
+        (
+            {},
+            r"outside: auto of the term soft.*weight of the 48 images.*soft: {outside: renorm}",
+        ),
+        ({"outside": "uniform"}, "outside: uniform.*is spread over the classes of all"),
+        ({"outside": "renorm"}, None),
+    ],
+)
+def test_much_probability_outside_of_a_map_is_explained(
+    objective: dict[str, str],
+    advice: str | None,
+    cache: Path,
+    images: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    term = {"soft": {"teachers": {"own": 1.0}, **objective}}
+    few = {name: owns[-1:] for name, owns in OWN_MAP.items()}
+    fields: dict[str, Any] = {"class_map": {"own": few}, "objectives": [term]}
+    fields["labels"] = {"count": 12}
+    result = train_student(train_config(tmp_path / "run", images, cache, **fields))
+    (share,) = [note for note in result.notes if "outside of the class map" in note]
+    assert float(share.split("with ")[1].split("%")[0]) > 10
+    found = [note for note in result.notes if note.startswith("outside:")]
+    if advice is None:
+        assert not found
+    else:
+        assert re.search(advice, found[0])
+        assert found[0] in caplog.text
+
+
 def test_a_student_has_the_classes_of_the_map_and_resumes_bit_for_bit(
     cache: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -272,6 +307,7 @@ def test_a_student_has_the_classes_of_the_map_and_resumes_bit_for_bit(
     result = train_student(whole)
     (note,) = [note for note in result.notes if "outside of the class map" in note]
     assert note.startswith("teacher own: 2 of 7 classes are outside")
+    assert "renorm" not in " ".join(result.notes), "all images have a label"
     cut = train_config(tmp_path / "cut", images, cache, **fields)
     stops = iter([False, False, True])
     with pytest.raises(Interrupted):

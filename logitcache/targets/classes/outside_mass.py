@@ -5,6 +5,7 @@ Shapes: C classes of the teacher.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.targets.classes.class_space import ClassSpace
 
-__all__ = ["mean_probs", "outside_notes"]
+__all__ = ["OutsideShare", "mean_probs", "outside_shares"]
 
 _ROWS, _AT_ONCE = 4096, 256
 
@@ -48,25 +49,53 @@ def mean_probs(cache: Cache, group: TeacherGroup, view: str) -> tuple[NDArray[np
     return total_C / max(1, count), count
 
 
-def outside_notes(cache: Cache, space: ClassSpace, view: str) -> list[str]:
-    """Return notes on the probability that teachers have outside of their class maps.
+@dataclass(frozen=True)
+class OutsideShare:
+    """Classes of a teacher that are outside of its class map.
+
+    Attributes:
+        teacher: Name of the teacher.
+        outside: Number of these classes.
+        classes: Number of all classes.
+        mass: Their probability, on average; None where the classes of the teacher are independent.
+        rows: Number of rows it is measured on.
+    """
+
+    teacher: str
+    outside: int
+    classes: int
+    mass: float | None
+    rows: int
+
+    @property
+    def note(self) -> str:
+        """A line for the user."""
+        left = f"teacher {self.teacher}: {self.outside} of {self.classes} classes are outside"
+        if self.mass is None:
+            return f"{left} of the class map and left out"
+        return (
+            f"{left} of the class map, with {self.mass:.1%} of its probability "
+            f"(mean over {self.rows} rows)"
+        )
+
+
+def outside_shares(cache: Cache, space: ClassSpace, view: str) -> list[OutsideShare]:
+    """Return the classes outside of class maps, of the teachers that have any.
 
     Args:
         cache: The cache.
         space: The classes of the student.
         view: Id of a view of all of these teachers.
     """
-    notes = []
+    found = []
     for name, lens in space.lenses.items():
         if not lens.outside.any():
             continue
-        group, left = cache.teacher(name), f"{lens.outside.sum()} of {len(lens.targets)} classes"
-        if not HEADS[group.encoding.head].sums_to_one:
-            notes.append(f"teacher {name}: {left} are outside of the class map and left out")
-            continue
-        mass_C, rows = mean_probs(cache, group, view)
-        notes.append(
-            f"teacher {name}: {left} are outside of the class map, with "
-            f"{mass_C[lens.outside].sum():.1%} of its probability (mean over {rows} rows)"
-        )
-    return notes
+        group, counts = cache.teacher(name), (int(lens.outside.sum()), len(lens.targets))
+        if HEADS[group.encoding.head].sums_to_one:
+            mass_C, rows = mean_probs(cache, group, view)
+            mass = float(mass_C[lens.outside].sum())
+            found.append(OutsideShare(name, *counts, mass, rows))
+        else:
+            found.append(OutsideShare(name, *counts, None, 0))
+    return found

@@ -213,6 +213,20 @@ def test_settings_of_another_version_cost_only_themselves(tmp_path: Path) -> Non
     assert len(made.problems) == 1
 
 
+def test_notes_of_the_runs_are_listed_once(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, 0.5) for name in ("one", "two", "three")]
+    for run, notes in zip(runs, (["much is <outside>"], ["much is <outside>"], []), strict=True):
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps({**result, "notes": notes}))
+    made = make_report([str(run) for run in runs])
+    assert "Notes of the runs" in made.text
+    (line,) = re.findall(r"much is &lt;outside&gt;.*", made.text)
+    assert "one" in line
+    assert "two" in line
+    assert "three" not in line
+    assert "Notes of the runs" not in make_report([str(runs[2])]).text
+
+
 def test_commands_end_with_the_one_that_makes_the_report(
     pipeline: Path, logitcache: Callable[..., Outcome], tmp_path: Path
 ) -> None:

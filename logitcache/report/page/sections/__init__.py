@@ -12,7 +12,7 @@ from logitcache.report.page.sections.confusion import confusion
 from logitcache.report.page.sections.curves import curves
 from logitcache.report.page.sections.fidelity import fidelity
 from logitcache.report.page.sections.images import images
-from logitcache.report.page.sections.problems import problems
+from logitcache.report.page.sections.problems import problems, run_notes
 from logitcache.report.page.sections.provenance import provenance
 from logitcache.report.page.sections.reliability import reliability
 from logitcache.report.page.sections.repeat import repeat
@@ -31,6 +31,7 @@ __all__ = ["SECTIONS"]
 SECTIONS: dict[str, Callable[[Contents], Section | None]] = {
     "summary": summary,
     "problems": problems,
+    "notes": run_notes,
     "accuracy": accuracy,
     "curves": curves,
     "reliability": reliability,

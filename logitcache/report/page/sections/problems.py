@@ -1,15 +1,17 @@
-"""What could not be read, and runs that are not finished."""
+"""What could not be read, runs that are not finished, and notes of those that are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from logitcache.errors import first_of
 from logitcache.report.page.blocks import Note, Section
 
 if TYPE_CHECKING:
+    from logitcache.report.page.blocks import Block
     from logitcache.report.page.contents import Contents
 
-__all__ = ["problems"]
+__all__ = ["problems", "run_notes"]
 
 
 def problems(contents: Contents) -> Section | None:
@@ -32,3 +34,13 @@ def problems(contents: Contents) -> Section | None:
         names = ", ".join(f"{name} ({count} runs)" for name, count in contents.unread.items())
         notes.append(Note(f"Settings of another version of logitcache are not read: {names}"))
     return Section("What is missing", notes) if notes else None
+
+
+def run_notes(contents: Contents) -> Section | None:
+    """Return the notes of the finished runs, each once."""
+    runs: dict[str, list[str]] = {}
+    for run in contents.runs:
+        for note in run.result.notes if run.result is not None else ():
+            runs.setdefault(note, []).append(run.origin.path)
+    notes: list[Block] = [Note(f"{note} ({first_of(paths)})") for note, paths in runs.items()]
+    return Section("Notes of the runs", notes) if notes else None
