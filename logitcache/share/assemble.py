@@ -247,4 +247,4 @@ class _Copyable:
 
 def _shapes(placement: Placement) -> dict[str, tuple[int, ...] | None]:
     """Return the shape of a row of every array; None for an array of strings."""
-    return {name: spec and spec.shape for name, spec in placement.specs.items()}
+    return {n: None if spec is None else spec.shape for n, spec in placement.specs.items()}

@@ -95,8 +95,8 @@ class GatheredRows:
                         like = placement if self._part.convert is None else theirs
                         taken[name] = _filled(like, name, size)
                     # rows of label sets may be wider in the new cache: the rest is fill
-                    own = tuple(slice(length) for length in array.shape[1:])
-                    taken[name][mine, *own] = array[offsets]
+                    place: tuple[Any, ...] = (mine, *(slice(n) for n in array.shape[1:]))
+                    taken[name][place] = array[offsets]
         if taken and self._part.convert is not None:
             taken = self._part.convert(taken)
         if not taken:  # of padding alone

@@ -184,15 +184,10 @@ def make_plan(
 
 
 def _data(sources: Sequence[SourceCache]) -> DataRecord:
-    """Return the record of the images of a new cache, with room for the most classes of an image.
-
-    It is that of a cache that is computed of all images: a width is that of its widest image.
-    """
+    """Return the record of the images, with room for the most classes that any image has."""
     known = [source.cache.manifest.data for source in sources]
-    widths = [data.label_width for data in known if data.label_width is not None]
-    return known[0].model_copy(
-        update={"fingerprint": None, "label_width": max(widths, default=None)}
-    )
+    width = max(data.label_width or 0 for data in known) or None
+    return known[0].model_copy(update={"fingerprint": None, "label_width": width})
 
 
 def _stored(sources: Sequence[SourceCache], rows: RowPlan) -> StoredRecords:
