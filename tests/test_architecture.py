@@ -202,7 +202,7 @@ HOMES: dict[str, set[str]] = {
     "google_crc32c": {"cache.format"},
     "fsspec": {"cache.store", "data.readers"},
     "cryptography": {"cache.format"},
-    "huggingface_hub": {"report"},
+    "huggingface_hub": {"cache.store", "report"},
     "aiohttp": {"cache.store"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -22,7 +22,7 @@ from logitcache.cache.format.names import (
     sha256,
 )
 from logitcache.cache.read.signature import signed_revision
-from logitcache.cache.store.open import is_within, locate
+from logitcache.cache.store.open import is_within, locate, locate_receiver
 from logitcache.cache.write.claims import MANIFEST, Claims
 from logitcache.errors import CacheDamaged, Interrupted, StorageError, UsageError
 from logitcache.share.destination import MARKER, Destination
@@ -108,7 +108,7 @@ def push(
             place in the folder of the source.
         Interrupted: It was stopped.
     """
-    source, target = locate(cache), locate(url, write=True)
+    source, target = locate(cache), locate_receiver(url)
     if is_within(target, source):
         raise UsageError(
             "the destination is the source, or in its folder",

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from logitcache.cache.store.hub import HubLocation
 from logitcache.cache.store.local import LocalLocation
 from logitcache.cache.store.remote import RemoteLocation
 from logitcache.cache.store.shelf import named_cache
@@ -20,7 +21,10 @@ from logitcache.cache.store.urls import parse_url
 if TYPE_CHECKING:
     from logitcache.cache.store.base import Location
 
-__all__ = ["is_within", "locate"]
+__all__ = ["is_within", "locate", "locate_receiver"]
+
+_RECEIVERS = {"hf": HubLocation}
+"""Locations that a cache is only copied to, by scheme; no run computes there."""
 
 
 def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Location:
@@ -41,6 +45,16 @@ def locate(url: str | os.PathLike[str] | Location, *, write: bool = False) -> Lo
     if isinstance(place, Path):
         return LocalLocation(place)
     return RemoteLocation(os.fspath(named), write=write)
+
+
+def locate_receiver(url: str | os.PathLike[str] | Location) -> Location:
+    """Return the location that a URL names, to copy a cache to it; see :func:`locate`."""
+    if not isinstance(url, str | os.PathLike):
+        return url
+    named = named_cache(os.fspath(url), write=True) or url
+    place = parse_url(named)
+    kind = None if isinstance(place, Path) else _RECEIVERS.get(place.scheme)
+    return locate(url, write=True) if kind is None else kind(os.fspath(named))
 
 
 def is_within(location: Location, other: Location) -> bool:

@@ -342,7 +342,8 @@ class RemoteLocation:
             raise UsageError(
                 f"caches on {self._scheme}:// can only be read",
                 where=self._shown,
-                hint="write the cache to a folder, s3:// or gs://, and copy or serve it from there",
+                hint="write the cache to a folder, s3:// or gs://, and copy it from there "
+                "(logitcache push) or serve it",
             )
 
     def _one_process(self) -> UsageError:

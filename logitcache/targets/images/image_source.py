@@ -40,7 +40,7 @@ def images_of(cache: Cache, data: ImageSet | None, *, counterparts: bool = False
     """
     if data is None:
         return CachedImages(cache) if cache.squares is None else CachedRows(cache)
-    if cache.squares is not None:
+    if cache.squares is not None and not counterparts:
         raise DataMismatch(
             "the cache contains the views of its images, which its teachers were run on",
             where=cache.url,

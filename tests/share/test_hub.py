@@ -1,0 +1,215 @@
+"""Caches are pushed to the Hugging Face Hub: a server that speaks its protocol stands for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from logitcache.cache.read.reader import open_cache
+from logitcache.cache.store.hub import HubLocation
+from logitcache.cache.store.open import locate_receiver
+from logitcache.cache.verify.integrity import verify
+from logitcache.cache.write.drop import drop_from_cache
+from logitcache.errors import CacheError, StorageError, UsageError
+from logitcache.share.transfer import pull, push
+from tests.share.caches import files_of
+from tests.share.hub_server import FakeHub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME, URL = "team/photos", "hf://datasets/team/photos/v1"
+MARKER = "transfer.json"
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the demo cache in a folder."""
+    path = tmp_path_factory.mktemp("demo") / "cache"
+    pull("demo:digits", path)
+    return path
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """Return a hub that all clients of this process use."""
+    with FakeHub() as found:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
+        template = found.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_x")
+        monkeypatch.setenv("LOGITCACHE_RETRY_SECONDS", "0.2")
+        # the client waits for a server that fails, as it does on the real one
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+        yield found
+
+
+def written(files: dict[str, bytes], folder: Path) -> Path:
+    """Write the cache of a state of a repository."""
+    for path, content in files.items():
+        if path.startswith("v1/"):
+            target = folder / path.removeprefix("v1/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    return folder
+
+
+def test_a_pushed_cache_equals_its_source(cache: Path, hub: FakeHub, tmp_path: Path) -> None:
+    done = push(cache, URL)
+    found = hub.repositories[NAME]
+    assert found.private is True
+    assert done.objects == len(found.files) - 1 - len(list(cache.glob("commits/**/*.json")))
+    root, marker = found.commits
+    assert root[1][-1] == "v1/zarr.json"
+    assert len(root[1]) > 30
+    assert marker[1] == [f"v1/{MARKER}"]
+    assert verify(URL).ok
+    assert open_cache(URL).revision_sha256 == open_cache(cache).revision_sha256
+    pull(URL, tmp_path / "back")
+    assert files_of(tmp_path / "back") == files_of(cache)
+    again = push(cache, URL)
+    assert (again.objects, len(found.commits)) == (0, 2)
+
+
+def test_a_reader_of_any_commit_finds_the_old_revision_or_the_new_one(
+    cache: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logitcache.cache.store.hub._MOST_OBJECTS", 7)
+    shutil.copytree(cache, tmp_path / "grown")
+    push(tmp_path / "grown", URL)
+    drop_from_cache(tmp_path / "grown", views=["1"])
+    push(tmp_path / "grown", URL)
+    seen = []
+    for number, state in enumerate(hub.repositories[NAME].states):
+        folder = written(state, tmp_path / str(number))
+        if not (folder / "zarr.json").exists():
+            continue
+        report = verify(folder)
+        assert report.ok, report.faults
+        assert report.revision is not None
+        seen.append(report.revision)
+    assert len(set(seen)) == 2
+    assert (seen[0], seen[-1]) == (1, open_cache(tmp_path / "grown").revision.number)
+    assert seen == sorted(seen, key=int)
+
+
+def test_a_push_that_fails_anywhere_is_continued_and_sends_nothing_twice(
+    cache: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logitcache.cache.store.hub._MOST_OBJECTS", 6)
+    for commits in range(1, 5):
+        hub.fail_after = commits
+        with pytest.raises(StorageError):
+            push(cache, URL)
+        assert "v1/zarr.json" not in hub.repositories[NAME].files
+    hub.fail_after = None
+    push(cache, URL)
+    assert verify(URL).ok
+    assert len(set(hub.uploads)) == len(hub.uploads) > 5
+    assert f"v1/{MARKER}" not in hub.repositories[NAME].files
+
+
+def test_a_killed_push_is_continued_and_sends_nothing_twice(cache: Path, hub: FakeHub) -> None:
+    """SIGKILL at three moments; what the hub has is not sent again."""
+    script = (
+        "import sys, logitcache.cache.store.hub as hub\n"
+        "from logitcache.share.transfer import push\n"
+        "hub._MOST_OBJECTS = 6\n"
+        "print('ready', flush=True)\n"
+        "push(*sys.argv[1:])\n"
+    )
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    for commits in (1, 2, 3):
+        hub.delay = 0.01
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(cache), URL],
+            env=environment,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        while hub.commits < commits and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        assert "v1/zarr.json" not in hub.repositories[NAME].files
+    hub.delay = 0.0
+    push(cache, URL)
+    assert verify(URL).ok
+    twice = len(hub.uploads) - len(set(hub.uploads))
+    assert twice <= 3, "at most the object that was on its way when a process was killed"
+
+
+def test_a_repository_that_changes_meanwhile_is_refused(
+    cache: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logitcache.cache.store.hub._MOST_OBJECTS", 6)
+    commit = hub.commit
+
+    def with_another(name: str, lines: list[dict[str, object]]) -> str | None:
+        head = commit(name, lines)
+        if hub.commits == 2:
+            commit(name, [{"key": "header", "value": {"summary": "by somebody else"}}])
+        return head
+
+    monkeypatch.setattr(hub, "commit", with_another)
+    with pytest.raises(StorageError, match="has changed since"):
+        push(cache, URL)
+    push(cache, URL)
+    assert verify(URL).ok
+
+
+def test_other_files_are_not_overwritten(cache: Path, hub: FakeHub) -> None:
+    push(cache, URL)
+    hub.repositories[NAME].files["v2/notes.txt"] = b"by hand"
+    with pytest.raises(CacheError, match="neither a cache nor empty"):
+        push(cache, "hf://datasets/team/photos/v2")
+    push(cache, "hf://datasets/team/photos/v3")
+    assert hub.repositories[NAME].files["v2/notes.txt"] == b"by hand"
+
+
+def test_objects_that_are_not_committed_yet_are_read(hub: FakeHub) -> None:
+    location = locate_receiver("hf://datasets/team/new")
+    assert isinstance(location, HubLocation)
+    assert location.is_empty()
+    location.write("a/b.json", b"content")
+    assert (location.read("a/b.json"), location.read("a/b.json", 0, 3)) == (b"content", b"con")
+    assert location.size("a/b.json") == 7
+    assert list(location.keys("a")) == ["a/b.json"]
+    assert location.names("a") == ["b.json"]
+    assert not location.create("a/b.json", b"other")
+    assert location.create("claims/unit.json", b"held")
+    assert location.names("claims") == ["unit.json"]
+    assert location.modified("claims/unit.json") is not None
+    location.delete("claims/unit.json")
+    assert location.size("claims/unit.json") is None
+    assert not hub.repositories
+    location.write("zarr.json", b"{}")
+    assert hub.commits == 1
+    assert "team/new" in hub.repositories
+    assert location.read("a/b.json") == b"content"
+
+
+@pytest.mark.parametrize("url", ["hf://datasets/team", "hf://datasets/a/b@main/c"])
+def test_addresses_without_a_repository_are_refused(cache: Path, url: str) -> None:
+    with pytest.raises(UsageError, match="no repository that can be written to"):
+        push(cache, url)
