@@ -33,6 +33,9 @@ from logitcache.errors import Interrupted, LogitcacheError, StorageError, UsageE
 
 __all__ = ["app", "main"]
 
+_HEAVY = {"demo", "plan", "precompute", "train", "timm-train", "run", "evaluate", "repair"}
+"""Commands that import PyTorch before they print anything."""
+
 app = typer.Typer(
     name="logitcache",
     help="Run each teacher once. Train any number of students from its cached outputs.",
@@ -79,6 +82,8 @@ def _of_all_commands(
     ] = None,
 ) -> None:
     configure(quiet=quiet, verbose=verbose, file=log_file, arguments=sys.argv[1:])
+    if context.invoked_subcommand in _HEAVY and not quiet:
+        _announce(context.invoked_subcommand)
     if retry_seconds is not None:
         parse_patience(retry_seconds, "--retry-seconds")
         os.environ[PATIENCE] = retry_seconds  # for child processes too
@@ -89,6 +94,12 @@ def _of_all_commands(
         raise typer.Exit
     if context.invoked_subcommand is None:
         raise UsageError("a command is missing", hint="run logitcache --help to list them")
+
+
+def _announce(command: str) -> None:
+    """Print on a terminal what takes the first seconds of a command."""
+    if sys.stderr.isatty() and not {"-h", "--help"} & set(sys.argv):
+        echo(f"{command}: loading PyTorch", err=True)
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from logitcache.cli.interrupt import StopRequest
-from logitcache.cli.layout import new_console, print_report_command
+from logitcache.cli.layout import PlainConsole, new_console, print_line, print_report_command
+from logitcache.cli.logs import is_quiet
 from logitcache.cli.options import print_json
 from logitcache.cli.pipeline_tables import print_pipeline
 from logitcache.cli.run import load_pipelines
@@ -71,6 +72,8 @@ def _run_without_teachers(pipeline: Pipeline, names: list[str]) -> None:
     command = [sys.executable, "-c", _WITHOUT_TEACHERS, "run", _PIPELINE, "--json"]
     command += ["--out", str(pipeline.out), "--set", f"seed={pipeline.seed}"]
     command += [part for name in names for part in ("--only", name)]
+    console = PlainConsole(stderr=True, quiet=is_quiet())
+    print_line(console, "The students are trained in a new process, without the teachers.")
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         error = LogitcacheError(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["PhaseLines", "ProgressLine"]
 
 _PLAIN_SECONDS = 15.0
+_GAPS = 3
+"""Columns between title, bar, count and text."""
 
 
 class _PlainColumn(TextColumn):
@@ -51,7 +53,7 @@ class ProgressLine:
         self._phase, self._phase_started, self._phase_first = "", self._started, 0
         self._bar = Progress(
             _PlainColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(_bar_width(self._console.width)),
             _PlainColumn("{task.fields[count]}"),
             _PlainColumn("{task.fields[rates]}"),
             console=self._console,
@@ -189,23 +191,38 @@ class ProgressLine:
             left = f"{_duration(seconds)} left"
         text = ", ".join(part for part in (left, rates) if part)
         title = f"{self._title}: {phase}" if phase else self._title
+        count = f"{done}/{total}"
         self._bar.update(
             self._task,
             description=title,
             completed=done,
             total=total,
-            count=f"{done}/{total}",
-            rates=text,
+            count=count,
+            rates=self._fitting(text, len(title) + len(count)),
         )
         if now - self._printed <= _PLAIN_SECONDS:
             return False
         self._printed = now
-        line = f"{title}: {done}/{total}" + (f", {text}" if text else "")
+        line = f"{title}: {count}" + (f", {text}" if text else "")
         if self._console.is_terminal:
             PROGRESS.info("%s", line)  # where the bar shows it
             return False
         self._print(line)
         return True
+
+    def _fitting(self, text: str, taken: int) -> str:
+        """Return the first parts of a text that fit next to the bar, and one at least."""
+        width = self._console.width
+        room = width - taken - _bar_width(width) - _GAPS
+        parts = text.split(", ")
+        while len(parts) > 1 and len(", ".join(parts)) > room:
+            parts.pop()
+        return ", ".join(parts)
+
+
+def _bar_width(width: int) -> int:
+    """Return the width of a bar, which leaves room for text in a narrow terminal."""
+    return 16 if width < 110 else 24 if width < 140 else 40
 
 
 def _duration(seconds: float) -> str:

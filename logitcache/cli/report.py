@@ -77,8 +77,13 @@ def report(
         for line in made.text.removesuffix("\n").split("\n"):
             echo(line)
     else:
-        echo(f"{file}: {made.caches} caches, {made.runs} training runs")
+        echo(f"{file}: {_number(made.caches, 'cache')}, {_number(made.runs, 'training run')}")
     for where, error in made.problems:
         echo(f"note: {where}: {error.brief}", err=True)
     if made.problems:
         raise typer.Exit(made.problems[0][1].exit_code)
+
+
+def _number(count: int, name: str) -> str:
+    """Return a number with a noun in singular or plural."""
+    return f"{count} {name}" + ("" if count == 1 else "s")

@@ -30,8 +30,11 @@ def break_even(contents: Contents) -> Section | None:
     text = (
         "With live teachers, the forward passes are repeated in every epoch of every student. A "
         "cache takes less time from the number of epochs in the table on, counted over all "
-        "students. How much of computing a cache was forward passes is not recorded, so there is "
-        "a column for each of several shares; logitcache plan measures it."
+        "students. It is based on the duration of the stage that computed the cache, as the "
+        "pipeline recorded it (decoding, forward passes and encoding; not planning), and on the "
+        "time to read an image's targets, measured while this page was made. How much of the "
+        "stage was forward passes is not recorded, so there is a column for each of several "
+        "shares; logitcache plan measures it."
     )
     columns = ["cache", "computing", "per image and view", "reading an image"]
     shares = [f"epochs if {share:.0%}" for share in _SHARES]

@@ -1,0 +1,76 @@
+"""Progress on a terminal: text that fits, and a line while PyTorch is imported."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from logitcache.cli import app
+from logitcache.cli.layout import PlainConsole
+from logitcache.cli.progress import ProgressLine
+from logitcache.training.run.progress import TrainProgress
+
+TITLE = "[6/8] from-rednet"
+STEP = TrainProgress("training", 104, 400, 104, 400, 103, 400, 0.0021, 455.0, 0.15, None)
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Return true."""
+        return True
+
+
+def use_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Replace stderr; in the test itself, since pytest replaces it before each of its steps."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("width", "last"), [(60, "left"), (80, "loss 0.002"), (100, "images/s"), (120, "data wait 15%")]
+)
+def test_a_line_of_training_fits_into_a_terminal(
+    width: int, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(width))
+    with ProgressLine(TITLE) as line:
+        line.train(TrainProgress("training", 0, 400, 0, 400, 0, 400, None, 0.0, 0.0, None))
+        line.train(STEP)
+        console = PlainConsole(file=io.StringIO(), width=width)
+        console.print(line._bar.get_renderable())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("\n") == 1
+    assert "…" not in shown or width < 80
+    if width >= 80:
+        assert f"{TITLE}: epoch 104/400" in shown
+        assert "104/400 0 s left" in shown
+        assert shown.strip().endswith(last)
+
+
+def test_a_terminal_shows_what_the_first_seconds_are_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = use_terminal(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["logitcache", "train"])
+    app._announce("train")
+    assert terminal.getvalue() == "train: loading PyTorch\n"
+
+
+def test_help_and_pipes_show_no_such_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = use_terminal(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["logitcache", "train", "--help"])
+    app._announce("train")
+    assert terminal.getvalue() == ""
+    monkeypatch.setattr(sys, "argv", ["logitcache", "train"])
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    app._announce("train")
+    assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
