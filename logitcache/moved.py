@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from importlib.abc import Loader
     from types import ModuleType
+else:
+    Loader = object  # importlib.abc takes longer to import than this package
 
 __all__ = ["MOVED", "forward", "install"]
 
@@ -62,8 +64,8 @@ def forward(module: str) -> Callable[[str], Any]:
     return getattr_
 
 
-class _MovedModules(MetaPathFinder, Loader):
-    """Finder of the modules of version 0.1 that no longer exist as files or packages."""
+class _MovedModules(Loader):
+    """Finder and loader of the modules of version 0.1 that no longer exist as files or packages."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -71,6 +73,9 @@ class _MovedModules(MetaPathFinder, Loader):
         """Return the spec of a module that has moved; None for any other."""
         package, _, name = fullname.partition(".")
         return ModuleSpec(fullname, self) if package == "logitcache" and name in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Return None, for a module as importlib creates it."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Set the function that looks up the former names of a module."""

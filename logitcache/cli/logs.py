@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from logitcache.errors import UsageError, redacted
@@ -54,6 +53,8 @@ def configure(
     if verbose or file is not None:
         _ROOT.setLevel(logging.INFO)
         command = redacted(shlex.join(["logitcache", *arguments]))
+        from importlib.metadata import version
+
         PROGRESS.info("logitcache %s: %s", version("logitcache"), command)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from importlib.abc import Loader, MetaPathFinder
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+else:
+    Loader = object  # importlib.abc takes longer to import than this package
 
 __all__ = ["register_with_timm"]
 
@@ -37,7 +39,7 @@ def _register() -> None:
         importlib.import_module(name)
 
 
-class _AfterTimm(MetaPathFinder):
+class _AfterTimm:
     """Import hook that registers the models after the first import of timm."""
 
     def find_spec(

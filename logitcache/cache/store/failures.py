@@ -11,7 +11,6 @@ import errno
 import re
 import socket
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +196,8 @@ def _seconds(value: str, now: str) -> float | None:
 
 
 def _moment(text: str) -> datetime | None:
+    from email.utils import parsedate_to_datetime  # not needed for help, which comes at once
+
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):  # no date
