@@ -142,12 +142,14 @@ class SparseEncoding:
         Raises:
             CacheDamaged: A class id or a code is out of range.
         """
-        fault = self.fault_of(arrays)
+        ids_NK = delta_decode(arrays["class_ids"])
+        fault = self._out_of_range(ids_NK, arrays.get("codes"))
         if fault is not None:
             raise CacheDamaged("stored targets cannot be decoded", got=fault)
         tail = arrays["tail"].astype(np.float32)
         if self.values == "codes":
-            log_probs = code_log_probs(self.levels)[arrays["codes"]]
+            # half the time of indexing with an array
+            log_probs = code_log_probs(self.levels).take(arrays["codes"])
         else:
             stored = arrays["logp_k"].astype(np.float64)
             log_probs = np.where(np.isnan(stored), -np.inf, stored)
@@ -158,7 +160,7 @@ class SparseEncoding:
         return DecodedSparse(
             log_probs=(log_probs + log_scale).astype(np.float32),
             num_classes=self.num_classes,
-            class_ids=delta_decode(arrays["class_ids"]),
+            class_ids=ids_NK,
             tail=tail,
         )
 
@@ -168,12 +170,19 @@ class SparseEncoding:
         Args:
             arrays: Some of the arrays by name.
         """
-        if "class_ids" in arrays:
-            most = int(delta_decode(arrays["class_ids"]).max(initial=0))
+        ids_NK = delta_decode(arrays["class_ids"]) if "class_ids" in arrays else None
+        return self._out_of_range(ids_NK, arrays.get("codes"))
+
+    def _out_of_range(
+        self, ids_NK: NDArray[np.int64] | None, codes_NK: NDArray[Any] | None
+    ) -> str | None:
+        """Return which class id or code is out of range, None without one."""
+        if ids_NK is not None:
+            most = int(ids_NK.max(initial=0))
             if most >= self.num_classes:
                 return f"class id {most} is out of range for {self.num_classes} classes"
-        if "codes" in arrays:
-            most = int(arrays["codes"].max(initial=0))
+        if codes_NK is not None:
+            most = int(codes_NK.max(initial=0))
             if most > self.levels:
                 return f"code {most} is out of range; the largest code is {self.levels}"
         return None
