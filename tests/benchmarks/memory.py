@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
+from collections import Counter
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ import torch
 from logitcache.cache.format.names import Status
 from logitcache.data.identity import content_digest, stored_bytes
 from logitcache.data.readers import open_source
-from logitcache.precompute import build as local
+from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.run import compute
 from logitcache.precompute.run.unit import Batch
@@ -33,13 +34,13 @@ from logitcache.targets.epochs.order import epoch_rows, epoch_windows
 from logitcache.targets.images.row_ids import AllRows
 from logitcache.targets.selection import cached_targets
 from logitcache.teachers.ensemble import Ensemble
-from logitcache.training import loop
 from logitcache.training.config import TrainConfig
+from logitcache.training.loop import train_student
 from tests.benchmarks.measuring import Measurement
 from tests.conftest import write_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -86,6 +87,8 @@ class _Source:
 class _NoPictures:
     """Renders nothing, and knows the digest of the only image."""
 
+    oddities: ClassVar[Counter[str]] = Counter()
+
     def __init__(self, *_: object, batch_rows: int, **__: object) -> None:
         digest = np.frombuffer(content_digest(_IMAGE), dtype=np.uint8)
         self._rows, self._digest = batch_rows, digest
@@ -104,24 +107,26 @@ class _NoPictures:
 
 
 def _no_forward(
-    _: Ensemble, pixels: Mapping[int, NDArray[np.uint8]], batches: object, requested: Iterable[str]
-) -> dict[str, NDArray[np.float32]]:
-    rows = len(next(iter(pixels.values())))
-    return {name: np.zeros((rows, _CLASSES), dtype=np.float32) for name in requested}
+    _: Ensemble,
+    pixels: Mapping[int, NDArray[np.uint8]],
+    batches: object,
+    requested: Iterable[str],
+    shown: object = None,
+) -> dict[str, Callable[[], NDArray[np.float32]]]:
+    logits = np.zeros((len(next(iter(pixels.values()))), _CLASSES), dtype=np.float32)
+    return dict.fromkeys(requested, lambda: logits)
 
 
 def _precompute(source: _Source, folder: Path) -> None:
     replaced: dict[Any, dict[str, Any]] = {
-        local: {"open_source": lambda _: source},
         compute: {"SourceRenderer": _NoPictures},
-        Ensemble: {"answer": _no_forward},
+        Ensemble: {"start": _no_forward},
     }
     for owner, attributes in replaced.items():
         for name, value in attributes.items():
             setattr(owner, name, value)
     values = {
         "cache": str(folder / "cache"),
-        "data": "thin air",
         "teachers": {"cnn": {"model": f"local-dir:{folder / 'teacher'}"}},
         "views": {"count": 0, "eval": True},
         "unit_rows": _UNIT,
@@ -129,14 +134,12 @@ def _precompute(source: _Source, folder: Path) -> None:
         "batch_size": 1024,
         "device": "cpu",
     }
-    local.build_cache(PrecomputeConfig.parse(values, ""))
+    build_cache(PrecomputeConfig.parse(values, ""), data=source)
 
 
 def _train(source: _Source, folder: Path) -> None:
-    setattr(loop, "open_source", lambda _: source)  # noqa: B010  # not a name that loop exports
     values = {
         "out": str(folder / "student"),
-        "data": "thin air",
         "cache": str(folder / "cache"),
         "student": {"model": f"local-dir:{folder / 'teacher'}", "size": 8},
         "objectives": ["soft", "label"],
@@ -145,7 +148,7 @@ def _train(source: _Source, folder: Path) -> None:
         "device": "cpu",
         "threads": 1,
     }
-    loop.train_student(TrainConfig.parse(values, ""))
+    train_student(TrainConfig.parse(values, ""), data=source)
 
 
 def _walk(source: _Source, folder: Path) -> None:
