@@ -159,6 +159,8 @@ def other_reason(name: str) -> str:
     if name in _METADATA:
         return f"{name} (to read labels from it, give it as the data)"
     ending = ending_of(name)
+    if ending == ".cls":
+        return ".cls files (labels of WebDataset shards, whose name begins with wds/)"
     return f"{ending} files" if ending else "files without an ending"
 
 

@@ -41,6 +41,13 @@ def check_timm_name(model: str) -> None:
     if model.startswith((LOCAL, HUB)):
         return
     name = model.partition(".")[0]
+    if model.lower().endswith(".onnx"):
+        raise UsageError(
+            "ONNX files are not run",
+            where=model,
+            expected="a program of torch.export (.pt2) or TorchScript (.torchscript)",
+            hint="export the network again where its code is: torch.export.save(program, 'x.pt2')",
+        )
     if not timm.is_model(name):
         others = ", ".join(form.notation for key, form in FORMS.items() if key != "timm")
         raise UsageError(

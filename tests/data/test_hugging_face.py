@@ -151,6 +151,15 @@ def test_keys_are_class_and_file_name_or_numbers(tmp_path: Path) -> None:
     assert list(source.keys) == ["n1/1.jpg", "n2/1.jpg"]
     source = opened(tmp_path / "4", {"image": encoded(2, "a.jpg", "b.jpg")}, {})
     assert (list(source.keys), list(source.class_names)) == (["a.jpg", "b.jpg"], [])
+    assert notes_of(source) == []
+
+
+def test_columns_that_may_have_the_classes_are_named(tmp_path: Path) -> None:
+    columns = {"image": encoded(2, "a.jpg", "b.jpg"), "kind": ["x", "y"]}
+    source = opened(tmp_path / "1", columns, {"kind": datasets.Value("string")})
+    (note,) = notes_of(source)
+    assert "no column label" in note
+    assert "from kind: --set data.label_column=NAME" in note
 
 
 def test_which_column_has_the_classes(tmp_path: Path) -> None:

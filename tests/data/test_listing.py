@@ -63,11 +63,13 @@ def test_a_class_of_another_format_is_a_class(tmp_path: Path) -> None:
 def test_what_is_no_image_is_counted_by_reason(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.jpg", "dog/a.jpg")
     put(tmp_path, "cat/a.heic", "cat/b.HEIC", "cat/notes.txt", "dog/README", "metadata.jsonl")
+    put(tmp_path, "dog/a.cls")
     put(tmp_path, "cat/._a.jpg", ".ipynb_checkpoints/a.jpg", "cat/.hidden/x.jpg")
     put(tmp_path, "__MACOSX/cat/._a.jpg")
     expected = {
         ".heic files": 2,
         ".txt files": 1,
+        ".cls files (labels of WebDataset shards, whose name begins with wds/)": 1,
         "files without an ending": 1,
         "metadata.jsonl (to read labels from it, give it as the data)": 1,
         "hidden names": 3,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from logitcache.data.readers import DataConfig, open_source
+from logitcache.data.source import notes_of
 from logitcache.errors import DataError, LogitcacheError, UsageError
 from logitcache.testing import SourceContract
 from logitcache.training.config import TrainConfig
@@ -208,6 +209,37 @@ def test_columns_of_parquet_that_are_no_classes(
     columns = arrow.table({"path": paths, "label": values})
     with pytest.raises(DataError, match=message):
         opened(write_parquet(tmp_path / "t.parquet", columns), images)
+
+
+def test_columns_that_may_have_the_classes_are_named(images: Path, tmp_path: Path) -> None:
+    """Without a label column, a table is unlabeled; that is never silent if it has more columns."""
+    rows, header = (
+        [(path, label, "x") for path, label in rows_of(images)],
+        ("file", "kind", "camera"),
+    )
+    lines = [json.dumps(dict(zip(header, row, strict=True))) for row in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"file": row[0]}) for row in rows))
+    for ending in (".csv", ".jsonl", ".parquet"):
+        table = tmp_path / f"t{ending}"
+        if not table.exists():
+            write(table, header, rows)
+        (note,) = notes_of(opened(table, images))
+        assert "no column label or class" in note
+        assert "from kind, camera: --set data.label_column=NAME" in note
+        alone = tmp_path / f"p{ending}"
+        if not alone.exists():
+            write(alone, ("file",), [row[:1] for row in rows])
+        assert notes_of(opened(alone, images)) == []
+
+
+def test_images_inside_of_parquet_are_read_by_another_library(images: Path, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    content = [{"bytes": b"1", "path": "a.jpg"}]
+    for column in (arrow.array(content), arrow.array([b"1"])):
+        path = write_parquet(tmp_path / "t.parquet", arrow.table({"image": column}))
+        with pytest.raises(DataError, match=r"neither texts[\s\S]*load_dataset\('parquet'"):
+            opened(path, images)
 
 
 def test_missing_images_of_parquet_are_named_by_row(images: Path, tmp_path: Path) -> None:

@@ -91,7 +91,9 @@ def test_which_labels_are_used(tmp_path: Path) -> None:
     assert notes_of(opened(tmp_path)) == ["1 images of the shards have no label"]
     assert classes(label_column="Label") == ["cat", "-"]
     assert classes(label_column="txt") == ["a cat", "a dog"]
-    assert left_out_of(opened(tmp_path)) == {".txt files": 2}
+    assert left_out_of(opened(tmp_path)) == {
+        ".txt files (data.label_column=txt reads labels from them)": 2
+    }
     write(tmp_path / "0.tar", {k: v for k, v in members.items() if not k.endswith("cls")})
     assert classes() == ["cat", "-"]
     write(tmp_path / "0.tar", {k: v for k, v in members.items() if k.endswith(("jpg", "txt"))})

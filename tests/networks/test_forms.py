@@ -68,6 +68,7 @@ def test_the_command_line_divides_names_by_their_form(text: str, fields: dict[st
         ("torchvision/fcn_resnet50", "no classification network 'fcn_resnet50'", "resnet50"),
         ("no_such_folder/vit.pt2", "the file of the program does not exist", "MODEL@FILE"),
         ("resnet50.pth", "the file of the program does not exist", "MODEL@FILE"),
+        ("runs/vit.onnx", "ONNX files are not run", "torch.export.save"),
     ],
 )
 def test_unknown_names_are_refused(name: str, message: str, hint: str) -> None:

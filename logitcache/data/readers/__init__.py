@@ -226,12 +226,11 @@ def _forms(readers: Iterable[Reader]) -> str:
     return f"{', '.join(forms)} or {last}" if forms else last
 
 
+_PACKED = (".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".rar")
 _NOT_READ = {
     **dict.fromkeys((".json", ".arrow", ".feather"), "this kind of table is not read"),
-    **dict.fromkeys(
-        (".gz", ".tgz", ".xz", ".bz2", ".zst"), "compressed files have no random access"
-    ),
-    **dict.fromkeys((".7z", ".rar"), "of archives, only tar and zip files are read"),
+    **dict.fromkeys(_PACKED[:5], "compressed files have no random access"),
+    **dict.fromkeys(_PACKED[5:], "of archives, only tar and zip files are read"),
     **dict.fromkeys((".h5", ".hdf5", ".lmdb", ".npz", ".npy"), "arrays are not read"),
 }
 _PREFIXES = ("hfids/", "tfds/")
@@ -239,13 +238,14 @@ _PREFIXES = ("hfids/", "tfds/")
 
 def _not_an_image_set(path: Path) -> DataError:
     """Return the error for a file that is not a tar file, by its ending."""
-    why = _NOT_READ.get(path.suffix.lower(), "no reader has this ending")
+    ending = path.suffix.lower()
+    why = _NOT_READ.get(ending, "no reader has this ending")
     return DataError(
         "the file is not an image set",
         where=path,
         expected=_forms([_FOLDER, *READERS.values()]),
         got=why,
-        hint="put the images into one folder per class",
+        hint="unpack it" if ending in _PACKED else "put the images into one folder per class",
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from logitcache.errors import UsageError, nearest
+from logitcache.errors import UsageError, first_of, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["IMAGES", "LABELS", "PATHS", "SPLIT", "Column", "find_column"]
+__all__ = ["IMAGES", "LABELS", "PATHS", "SPLIT", "Column", "find_column", "without_label_notes"]
 
 
 class Column(NamedTuple):
@@ -71,3 +71,18 @@ def find_column(
             hint=f"name it: --set data.{column.kind}_column=NAME",
         )
     return found[0] if found else None
+
+
+def without_label_notes(unused: Sequence[str], what: str) -> list[str]:
+    """Return a note if columns that are not used may have the classes that no column was found for.
+
+    Args:
+        unused: Names of the columns that are not used.
+        what: The table or data set.
+    """
+    if not unused:
+        return []
+    return [
+        f"{what} has no column {' or '.join(LABELS.usual)}, so its images have no labels; to read "
+        f"them from {first_of(unused)}: --set data.label_column=NAME"
+    ]

@@ -14,7 +14,7 @@ import numpy as np
 
 from logitcache.data.classes import class_name
 from logitcache.data.identity import normalize_key
-from logitcache.data.readers.columns import IMAGES, LABELS, PATHS, find_column
+from logitcache.data.readers.columns import IMAGES, LABELS, PATHS, find_column, without_label_notes
 from logitcache.data.readers.label_values import LabelValues, NumberedLabels, column_names
 from logitcache.data.readers.paths import user_path
 from logitcache.errors import DataError, UnreadableImage, UsageError, first_of
@@ -76,6 +76,10 @@ class HuggingFaceSource:
         self.labels = np.array(labels, dtype=np.int32)
         self.label_sets = numbered.sets
         self.notes = [*notes, *numbered.notes]
+        if not _label_columns(dataset, config, description):
+            used = {self._column, config.path_column}
+            unused = [name for name in _columns(dataset) if name not in used]
+            self.notes += without_label_notes(unused, "the data set")
 
     def read(self, index: int) -> bytes:
         """Return the encoded bytes of one image.

@@ -46,7 +46,9 @@ def _read(path: Path, config: ReaderConfig) -> Table:
                 rows.append(Row(number, name, labels, split))
     except UnicodeDecodeError as error:
         raise _unreadable(path, error) from None
-    return Table(rows, [] if columns is None else columns.label_names)
+    if columns is None:
+        return Table(rows, [], [])
+    return Table(rows, columns.label_names, columns.unused)
 
 
 def _object(line: str, where: str) -> dict[str, Any]:

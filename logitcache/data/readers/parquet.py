@@ -60,7 +60,13 @@ def _read(path: Path, config: ReaderConfig) -> Table:
         ) from None
     labels = zip(*values, strict=True) if values else ((),) * len(paths)
     rows = zip(range(1, len(paths) + 1), paths, labels, splits, strict=True)
-    return Table([Row(*row) for row in rows], columns.label_names)
+    return Table([Row(*row) for row in rows], columns.label_names, columns.unused)
+
+
+_INSIDE = (
+    "images inside of parquet files are read by Hugging Face datasets: "
+    "datasets.load_dataset('parquet', data_files=…).save_to_disk(FOLDER), then give FOLDER"
+)
 
 
 def _check_label_type(name: str, kind: Any, path: Path, several: bool) -> None:
@@ -85,7 +91,9 @@ def _check_type(name: str, kind: Any, path: Path) -> None:
             where=path,
             expected="paths as text, and classes as text or whole numbers",
             got=f"values of type {kind}",
-            hint="choose another column: --set data.path_column=NAME, or data.label_column=NAME",
+            hint=_INSIDE
+            if types.is_struct(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+            else "choose another column: --set data.path_column=NAME, or data.label_column=NAME",
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from logitcache.data.identity import normalize_key
 from logitcache.data.listing import ListedFile, Listing
-from logitcache.data.readers.columns import LABELS, PATHS, SPLIT, find_column
+from logitcache.data.readers.columns import LABELS, PATHS, SPLIT, find_column, without_label_notes
 from logitcache.data.readers.files import FileSource
 from logitcache.data.readers.label_values import LabelValues, column_names
 from logitcache.data.readers.paths import holds, user_path
@@ -69,12 +69,19 @@ class Columns(NamedTuple):
         """Names of the columns of the classes."""
         return [self.header[position] for position in self.labels]
 
+    @property
+    def unused(self) -> list[str]:
+        """Names of the columns that have neither paths, classes nor splits."""
+        used = {self.path, *self.labels, self.split}
+        return [name for position, name in enumerate(self.header) if position not in used]
+
 
 class Table(NamedTuple):
-    """Rows of a table, and the names of its label columns."""
+    """Rows of a table, and the names of its label columns and of those that are not used."""
 
     rows: list[Row]
     label_columns: list[str]
+    unused: list[str]
 
 
 def open_delimited(config: ReaderConfig, listing: int) -> FileSource:
@@ -117,12 +124,13 @@ def open_rows(
     )
     numbered = values.numbered(path, "the table", config.class_list, files.values())
     left_out = {"rows of other splits": len(rows) - len(chosen)} if len(rows) > len(chosen) else {}
+    notes = [] if table.label_columns else without_label_notes(table.unused, "the table")
     listing = Listing(
         list(files),
         numbered.labels,
         numbered.class_names,
         left_out,
-        numbered.notes,
+        [*notes, *numbered.notes],
         numbered.sets,
     )
     return FileSource(root, listing, f"table {path}")
@@ -148,7 +156,7 @@ def _read_delimited(path: Path, config: ReaderConfig) -> Table:
             header = [name.strip() for name in next(reader, [])]
             columns = find_columns(header, config, path)
             rows = [_row(reader.line_num, values, columns, path) for values in reader if values]
-            return Table(rows, columns.label_names)
+            return Table(rows, columns.label_names, columns.unused)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             "the table of images cannot be read",

@@ -45,6 +45,11 @@ __all__ = ["WebDatasetSource", "open_webdataset"]
 
 _MOST_LABEL_BYTES = 1 << 20
 _MOST_CHARACTERS = 1000
+_LABEL_REASONS = {
+    "json": ".json files without a label (data.label_column names another field)",
+    "txt": ".txt files (data.label_column=txt reads labels from them)",
+}
+"""Reasons for members that may have labels, but are left out, by ending."""
 
 
 class _Image(NamedTuple):
@@ -201,7 +206,7 @@ def _scan(
                 content = file.read(min(member.size, _MOST_LABEL_BYTES + 1))
                 label = readers[kind](content, f"{member.name} in {shard}")
             if label is None:
-                samples.skipped[other_reason(parts[-1])] += 1
+                samples.skipped[_LABEL_REASONS.get(kind) or other_reason(parts[-1])] += 1
             else:
                 samples.labels[kind][sample] = label
 
