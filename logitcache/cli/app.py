@@ -39,6 +39,7 @@ _HEAVY = {"demo", "plan", "precompute", "train", "timm-train", "run", "evaluate"
 app = typer.Typer(
     name="logitcache",
     help="Run each teacher once. Train any number of students from its cached outputs.",
+    epilog="logitcache demo shows all of it in three minutes. COMMAND --help lists options.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

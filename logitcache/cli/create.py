@@ -159,7 +159,9 @@ def precompute(
 
     The same command resumes an interrupted run: units that are already
     stored are not computed again. Further teachers, views or images extend
-    the cache.
+    the cache. For example:
+    logitcache precompute --cache runs/cache --data photos/train --views 8
+    --teacher cnn=local-dir:runs/cnn/export
     """
     flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
@@ -230,8 +232,8 @@ def train(
     schedule: Annotated[
         str | None,
         typer.Option(
-            help="Schedule of the learning rate: cosine, poly, tanh, constant, or multistep with "
-            "--set schedule.milestones=[0.6,0.8]."
+            help="Schedule of the learning rate: cosine, poly, tanh, constant, or multistep (at "
+            "the shares of schedule.milestones)."
         ),
     ] = None,
     seed: Annotated[
@@ -316,8 +318,10 @@ def train(
 ) -> None:
     """Train a student from a cache, or any network from labels.
 
-    No teacher is loaded. To train on several GPUs:
-    torchrun --nproc-per-node 2 -m logitcache train …
+    No teacher is loaded. For example:
+    logitcache train --cache runs/cache --data photos/train --val photos/val
+    --student resnet18 --epochs 30 --out runs/student.
+    On several GPUs: torchrun --nproc-per-node 2 -m logitcache train …
     """
     flags = settings_of(locals())
     from logitcache.cli.interrupt import StopRequest
@@ -417,7 +421,11 @@ def run(
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """Run the stages of a pipeline; finished stages are skipped."""
+    """Run the stages of a pipeline; finished stages are skipped.
+
+    For example: logitcache run tinyvit --set data=photos/train --set
+    val=photos/val --out runs/tinyvit
+    """
     from logitcache.cli.run import run_pipeline
 
     run_pipeline(

@@ -151,7 +151,7 @@ Feature = Annotated[
     typer.Option(
         metavar="NAME=TAP[,OPTION=VALUE…]",
         help="Also cache intermediate activations of a teacher's layer, for example "
-        "vit=blocks.11,values=int8; repeatable.",
+        "vit=norm,values=int8; repeatable.",
     ),
 ]
 Objective = Annotated[

@@ -38,9 +38,10 @@ _RIGHT = {"accuracy", "stored", "dense float32", "ratio", "top-1", "mAP", "steps
 
 def new_table(first: str, *others: str) -> Table:
     """Return an empty table with these columns; columns of numbers are right-aligned."""
-    table = Table(first)
-    for name in others:
-        table.add_column(name, justify="right" if name in _RIGHT else "left")
+    table = Table()
+    for name in (first, *others):  # long names go on in the next line and are never cut
+        side = "right" if name in _RIGHT and name != first else "left"
+        table.add_column(name, justify=side, overflow="fold")
     return table
 
 
