@@ -13,6 +13,8 @@ import pytest
 from logitcache import errors
 from tests.end_to_end.test_systems import SYSTEMS
 from tests.guides import ROOT, files_of
+from tests.pages.blocks import PAGES as ALL_PAGES
+from tests.pages.blocks import blocks_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +93,12 @@ def exists(name: str) -> bool:
             found = getattr(found, part)
         return True
     return False
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=named)
+def test_a_test_checks_every_block_of_code(page: Path) -> None:
+    """Its class is its language or a comment in front of it: CONTRIBUTING.md, code in pages."""
+    assert [block.place for block in blocks_of(page) if block.kind is None] == []
 
 
 def test_words_are_in_alphabetical_order_and_defined_somewhere() -> None:

@@ -40,8 +40,8 @@ def new_table(first: str, *others: str) -> Table:
     """Return an empty table with these columns; columns of numbers are right-aligned."""
     table = Table()
     for name in (first, *others):  # long names go on in the next line and are never cut
-        side = "right" if name in _RIGHT and name != first else "left"
-        table.add_column(name, justify=side, overflow="fold")
+        right = name in _RIGHT and name != first
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     return table
 
 
