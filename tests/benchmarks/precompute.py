@@ -1,7 +1,7 @@
 """Precompute compared with the bare loop, and the time of a row without its forward pass.
 
 The bare loop has the same loader (reading, digests, decoding, views) and the same teachers; what
-they say is dropped. Both sides take queue in one process. A row's own cost is processor time of all
+they say is dropped. Both sides take turns in one process. A row's own cost is processor time of all
 threads, with answers and pixels that cost nothing.
 """
 
