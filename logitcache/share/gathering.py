@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from logitcache.cache.format.images import joined_images
+from logitcache.cache.format.names import SAMPLES
 from logitcache.cache.write.unit_commit import Conditions
 from logitcache.share.rows import NO_ROW
 
@@ -91,10 +92,11 @@ class GatheredRows:
                 offsets = rows[mine] - found * theirs.unit_rows
                 for name, array in arrays.items():
                     if name not in taken:
-                        # as the source has it, where it is converted afterwards
-                        like = placement if self._part.convert is None else theirs
+                        # outputs as the source has them: a comparison decodes other encodings, and
+                        # smaller ones are converted below; label sets may be wider in the new
+                        # cache, and the rest is fill
+                        like = placement if placement.group == SAMPLES else theirs
                         taken[name] = _filled(like, name, size)
-                    # rows of label sets may be wider in the new cache: the rest is fill
                     place: tuple[Any, ...] = (mine, *(slice(n) for n in array.shape[1:]))
                     taken[name][place] = array[offsets]
         if taken and self._part.convert is not None:
