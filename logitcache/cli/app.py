@@ -83,7 +83,7 @@ def _of_all_commands(
     ] = None,
 ) -> None:
     configure(quiet=quiet, verbose=verbose, file=log_file, arguments=sys.argv[1:])
-    if context.invoked_subcommand in _HEAVY and not quiet:
+    if not quiet and context.invoked_subcommand is not None:
         _announce(context.invoked_subcommand)
     if retry_seconds is not None:
         parse_patience(retry_seconds, "--retry-seconds")
@@ -99,7 +99,8 @@ def _of_all_commands(
 
 def _announce(command: str) -> None:
     """Print on a terminal what takes the first seconds of a command."""
-    if sys.stderr.isatty() and not {"-h", "--help"} & set(sys.argv):
+    heavy = command in _HEAVY or (command == "verify" and "--data" in sys.argv)
+    if heavy and sys.stderr.isatty() and not {"-h", "--help"} & set(sys.argv):
         echo(f"{command}: loading PyTorch", err=True)
 
 

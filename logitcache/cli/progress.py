@@ -109,7 +109,11 @@ class ProgressLine:
                 f"{progress.images_per_second:.0f} images/s",
                 f"data wait {progress.data_wait:.0%}",
             ]
-        epoch = f"epoch {min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"
+        number = min(progress.epoch + 1, progress.epochs)
+        ended = progress.epoch * progress.steps == progress.step * progress.epochs
+        if progress.phase == "evaluating" and ended:
+            number = max(1, progress.epoch)  # the evaluation belongs to the epoch before it
+        epoch = f"epoch {number}/{progress.epochs}"
         phase = epoch if progress.phase == "training" else f"{epoch}, evaluating"
         self._show(
             progress.done,

@@ -75,3 +75,26 @@ def test_help_and_pipes_show_no_such_line(
     monkeypatch.setattr(sys, "stderr", pipe)
     app._announce("train")
     assert pipe.getvalue() == ""
+
+
+@pytest.mark.parametrize(("step", "epoch", "shown"), [(22, 1, 1), (30, 1, 2), (88, 4, 4)])
+def test_an_evaluation_belongs_to_the_epoch_that_it_follows(
+    step: int, epoch: int, shown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", pipe)
+    with ProgressLine("train") as line:
+        line.train(TrainProgress("evaluating", 64, 450, step, 88, epoch, 4, 0.5, 99.0, 0.1, None))
+    assert f"train: epoch {shown}/4, evaluating: 64/450" in pipe.getvalue()
+
+
+def test_verify_announces_what_it_needs_for_images_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = use_terminal(monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["logitcache", "verify", "cache"])
+    app._announce("verify")
+    assert terminal.getvalue() == ""
+    monkeypatch.setattr(sys, "argv", ["logitcache", "verify", "cache", "--data", "photos"])
+    app._announce("verify")
+    assert terminal.getvalue() == "verify: loading PyTorch\n"
