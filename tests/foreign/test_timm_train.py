@@ -29,6 +29,7 @@ from tests.conftest import write_images, write_teacher
 from tests.foreign.timm_train import Setting, compare, prepare, train
 from tests.guides import ROOT
 from tests.label_set_images import TAGS, write_listing
+from tests.processes import forking
 
 STAND_IN = Path(__file__).with_name("stand_in_train.py")
 GENUINE = os.environ.get("TIMM_TRAIN_PY")
@@ -95,6 +96,7 @@ def test_the_command_of_the_page_trains_a_student(
     (tmp_path / "runs/cache").symlink_to(setting.cache, target_is_directory=True)
     (tmp_path / "train.py").symlink_to(script)
     monkeypatch.chdir(tmp_path)
+    forking()  # the fork server that this starts is that of later tests, too
     assert flags[:4] == ["--cache", "runs/cache", "--script", "train.py"]
     assert flags[4] == "--"
     run_timm_script("train.py", flags[5:], cache="runs/cache")
