@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from logitcache.networks.build import NetworkConfig, build_network
@@ -41,8 +42,10 @@ def few_images(name: str, folder: Path, per_class: int = 2) -> Pipeline:
     values["train"].pop("epochs", None)
     values["train"] |= {"batch_size": BATCH, "steps": STEPS, "threads": 1, "device": "cpu"}
     values["train"] |= {"accumulate": 2} if "accumulate" in values["train"] else {}
-    for stage in values["stages"]:
-        _shrink(stage, folder)
+    known = values.pop("networks", {})
+    for entry in values["stages"]:
+        for stage in entry.get("stages", [entry]):  # a block that is repeated has stages
+            _shrink(stage, folder, known)
     config = PipelineConfig.parse(values, name)
     return Pipeline(config, out=str(folder / "out"))
 
@@ -60,8 +63,14 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
-def _shrink(stage: dict[str, Any], folder: Path) -> None:
-    """Change the settings of a stage, in place."""
+def _shrink(stage: dict[str, Any], folder: Path, known: Mapping[str, Any]) -> None:
+    """Change the settings of a stage, in place.
+
+    Args:
+        stage: The stage.
+        folder: Folder for weights and other files.
+        known: Networks of timm for those that only users have, by name.
+    """
     if "precompute" in stage:
         own = stage["precompute"]
         own |= {"batch_size": BATCH, "min_accuracy": 0.0, "threads": 1, "device": "cpu"}
@@ -69,6 +78,8 @@ def _shrink(stage: dict[str, Any], folder: Path) -> None:
         if "top_k" in own.get("encoding", {}):
             own["encoding"]["top_k"] = TOP_K
         for teacher in own["teachers"].values():
+            if teacher["model"] in known:
+                teacher |= {"model": known[teacher["model"]]["model"], "weights": "pretrained"}
             _with_random_weights(teacher, folder)
     if "train" in stage:
         own = stage["train"]
@@ -79,6 +90,9 @@ def _shrink(stage: dict[str, Any], folder: Path) -> None:
         if "count" in own.get("labels", {}):
             own["labels"]["count"] = LABELS
         _with_random_weights(own["student"], folder)
+        adapter = own["student"].get("surgery", {}).get("adapter", {})
+        if "table" in adapter:
+            adapter["table"] = str(_random_table(folder))
     if "synthesize" in stage and "count" in stage["synthesize"]:
         stage["synthesize"]["count"] = LABELS
     if "pick_bits" in stage:
@@ -98,3 +112,10 @@ def _with_random_weights(network: dict[str, Any], folder: Path) -> None:
         torch.save(build_network(plain, len(CLASSES), untrained=True).state_dict(), file)
     network["model"] = network["model"].partition(".")[0]  # the tag is one of timm's weights
     network["weights"] = str(file)
+
+
+def _random_table(folder: Path) -> Path:
+    """Return a file with a random vector for each class, as long as those of a ViT-B."""
+    vectors = np.random.default_rng(0).standard_normal((len(CLASSES), 768), np.float32)
+    np.savez(folder / "table.npz", **dict(zip(CLASSES, vectors, strict=True)))
+    return folder / "table.npz"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -139,9 +140,52 @@ def test_a_colon_without_a_space_is_no_pair(text: str, tmp_path: Path) -> None:
 
 def test_a_field_below_a_value_says_what_to_set() -> None:
     with pytest.raises(UsageError) as caught:
-        override({"data": "digits"}, ["data.name=photos"])
+        override({"data": "digits"}, ["data.name.x=photos"])
     assert caught.value.got == "'digits'"
-    assert caught.value.hint == "set that value instead: --set data=VALUE"
+    assert caught.value.hint == "set that value instead: --set data.name=VALUE"
+
+
+@pytest.mark.parametrize("before", ["digits", {"name": "digits", "limit": 9}])
+def test_images_are_named_in_either_form(before: object) -> None:
+    found = override({"data": before}, ["data.name=photos", "data.limit=9"])
+    assert found == {"data": {"name": "photos", "limit": 9}}
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (None, "photos"),
+        ("others", "others"),
+        ({"limit": 5}, {"name": "photos", "limit": 5}),
+        ({"name": "others"}, {"name": "others"}),
+        (
+            {"parts": {"real": {"limit": 5}, "made": {"name": "stage:made"}, "all": "others"}},
+            {
+                "parts": {
+                    "real": {"name": "photos", "limit": 5},
+                    "made": {"name": "made.out"},
+                    "all": "others",
+                }
+            },
+        ),
+    ],
+)
+def test_images_of_a_stage_without_a_name_are_those_of_the_pipeline(
+    own: object, expected: object
+) -> None:
+    """So that one setting, data.name, changes all of them."""
+    made = {"name": "made", "synthesize": {"out": "x"}}
+    stages = [made, {"name": "s", "train": {} if own is None else {"data": own}}]
+    values = {"name": "p", "out": "o", "data": "photos", "stages": stages}
+    found = Pipeline(PipelineConfig.parse(values, "p")).stages[1].values["data"]
+    text = json.dumps(found).replace("o/made/images", "made.out")
+    assert json.loads(text) == expected
+    whole = {**values, "data": {"name": "photos", "limit": 7}}
+    found = Pipeline(PipelineConfig.parse(whole, "p")).stages[1].values["data"]
+    if own == {"limit": 5}:
+        assert found == {"name": "photos", "limit": 5}
+    if own is None:
+        assert found == whole["data"]
 
 
 def test_a_fitted_mixture_has_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def network_shape(
 
     Args:
         config: Settings.
-        earlier: Networks of earlier stages by name.
+        earlier: Networks of earlier stages, and those that the pipeline describes, by name.
         num_classes: Number of classes; that of the earlier stage or of timm by default.
 
     Raises:
@@ -59,6 +59,7 @@ def network_shape(
                 "a dry run knows the networks of timm and of earlier stages only",
                 where=config.model,
                 expected=f"{FORMS['timm'].notation}, or stage:NAME",
+                hint="name a network of timm of the same size: --set 'networks={NAME: {model: …}}'",
             )
         plain = config.model_copy(update={"weights": None})
         return build_network(plain, num_classes, untrained=True)

@@ -26,7 +26,7 @@ from logitcache.encoding.choice import choose, fits_basis
 from logitcache.encoding.dense import DenseEncoding
 from logitcache.encoding.feature_choice import feature_encoding
 from logitcache.errors import UsageError
-from logitcache.networks.build import num_classes_of
+from logitcache.networks.build import NetworkConfig, num_classes_of
 from logitcache.networks.taps import tap_shapes
 from logitcache.networks.weight_layers import MOST_BITS, weight_layers
 from logitcache.pipeline.run import with_results
@@ -81,6 +81,9 @@ def outline_pipeline(pipeline: Pipeline) -> list[StageOutline]:
         LogitcacheError: A stage cannot be run as it is configured.
     """
     earlier = Earlier(pipeline.config.data_set, pipeline.config.data_sets)
+    for name, values in pipeline.config.networks.items():
+        known = NetworkConfig.parse(values, f"networks.{name}")
+        earlier.networks[name] = network_shape(known, {})
     found = []
     for unresolved in pipeline.stages:
         stage = with_results(unresolved, earlier.results.get)

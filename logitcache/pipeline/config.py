@@ -110,6 +110,8 @@ class PipelineConfig(_SharedByKinds):
         val: Validation images.
         data_set: Size of ``data``, for a dry run without the images.
         data_sets: Sizes of other image sets, by name, for a dry run without them.
+        networks: Networks of timm that a dry run takes for networks that only files or functions of
+            the user know, by name: fields of a :class:`~logitcache.networks.build.NetworkConfig`.
         paper: The paper that the pipeline follows, for a dry run.
         precompute: Settings shared by precompute stages.
         train: Settings shared by train stages.
@@ -132,6 +134,7 @@ class PipelineConfig(_SharedByKinds):
     val: Any = None
     data_set: DataSetConfig | None = None
     data_sets: dict[str, DataSetConfig] = Field(default_factory=dict)
+    networks: dict[str, _Values] = Field(default_factory=dict)
     paper: PaperConfig | None = None
     stages: list[StageConfig] = Field(min_length=1)
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitcache.errors import UsageError, nearest, redacted
 from logitcache.files import read_json, warn_damaged, write_file
-from logitcache.pipeline.settings import merged
+from logitcache.pipeline.settings import IMAGE_SETS, merged, with_images_of
 from logitcache.pipeline.stage_kinds import STAGE_KINDS
 from logitcache.yaml_text import dump_yaml
 
@@ -170,7 +170,12 @@ class Pipeline:
         stages = []
         for number, config in enumerate(self.config.stages, start=1):
             shared = getattr(self.config, config.kind)
-            values = merged(self._common(config), merged(shared, config.settings))
+            common, settings = self._common(config), merged(shared, config.settings)
+            images = {
+                name: with_images_of(common.get(name), settings[name])
+                for name in IMAGE_SETS & settings.keys()
+            }
+            values = {**merged(common, settings), **images}
             values = _replace_references(values, made, f"stages.{config.name}")
             total = len(self.config.stages)
             stages.append(Stage(config.name, config.kind, values, number, total))

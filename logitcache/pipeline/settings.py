@@ -9,7 +9,19 @@ from typing import Any
 from logitcache.errors import UsageError, nearest, redacted
 from logitcache.yaml_text import load_yaml, load_yaml_file
 
-__all__ = ["find_pipeline", "merged", "override", "read_yaml", "shipped_pipelines"]
+__all__ = [
+    "IMAGE_SETS",
+    "find_pipeline",
+    "merged",
+    "override",
+    "read_yaml",
+    "shipped_pipelines",
+    "with_images_of",
+]
+
+
+IMAGE_SETS = frozenset({"data", "val"})
+"""Sections that may be written as a string, which stands for ``name``."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -34,7 +46,8 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
     """Return values with ``a.b=c`` assignments applied; c is parsed as YAML.
 
     Stages are addressed by name: ``stages.cnn.train.steps=10``. A section that is given as a string
-    stands for its main field: ``data.limit=9`` keeps the name in ``data``.
+    stands for its main field: ``data.limit=9`` keeps the name in ``data``, and ``data.name=photos``
+    is the same as ``data=photos``.
 
     Raises:
         UsageError: An assignment has another form, or its path leads into a value.
@@ -149,10 +162,8 @@ def _assigned(values: Any, path: list[str], value: object, where: str) -> Any:
             hint=f"set that value instead: {where.rpartition(f'.{head}')[0]}=VALUE",
         )
     before = values.get(head, {})
-    main = _MAIN_FIELDS.get(head)
-    # to set the main field itself is to set the string, and the error below reports that
-    if isinstance(before, str) and main is not None and rest[:1] != [main]:
-        before = {main: before}
+    if isinstance(before, str) and head in IMAGE_SETS and rest:
+        before = {"name": before}
     inner = _assigned(before, rest, value, where) if rest else value
     return {**values, head: inner}
 
@@ -169,5 +180,21 @@ def merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-_MAIN_FIELDS = {"data": "name", "val": "name"}
-"""Sections that may be written as a string, and the field that the string sets."""
+def with_images_of(pipeline: object, own: Any) -> Any:
+    """Return the images of a stage with what they leave out taken from those of the pipeline.
+
+    ``{limit: 50}`` are 50 images of the pipeline; parts of a joined set without a name are of the
+    pipeline, too.
+
+    Args:
+        pipeline: The images of the pipeline.
+        own: The images of the stage.
+    """
+    if not isinstance(own, Mapping):
+        return own
+    if isinstance(own.get("parts"), Mapping):
+        return {**own, "parts": {n: with_images_of(pipeline, p) for n, p in own["parts"].items()}}
+    shared = {"name": pipeline} if isinstance(pipeline, str) else pipeline
+    if not isinstance(shared, Mapping) or "name" in own or "name" not in shared:
+        return own
+    return {**shared, **own}

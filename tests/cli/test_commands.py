@@ -126,7 +126,11 @@ def test_a_file_flags_and_assignments_in_this_order(
         (["train", "--objective", "soft=a"], 2, "not a number"),
         (["inspect", "nowhere"], 1, "no cache here"),
         (["train", "--set", "student.kwargs={img_size:32}"], 2, "img_size: 32"),
-        (["precompute", "--set", "data.name=d"], 2, "set that value instead: --set data=VALUE"),
+        (
+            ["precompute", "--set", "data.name.x=d"],
+            2,
+            "set that value instead: --set data.name=VALUE",
+        ),
         (["status", "nowhere"], 1, "no cache here"),
         (["run", "cifar11"], 2, "did you mean 'cifar10'"),
         (["nonsense"], 2, "No such command"),
