@@ -18,14 +18,16 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from logitcache.errors import UsageError
-from logitcache.objectives.alignment import as_vectors, cached_features, wide
-from logitcache.objectives.energy import check_whole, energy_differences
+from logitcache.objectives.alignment import as_vectors
+from logitcache.objectives.energy import (
+    EnergyObjective,
+    check_whole,
+    energy_differences,
+    projected_means,
+)
 from logitcache.objectives.term import Needs, PairConfig, TermConfig, as_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from logitcache.batch import Features, Outputs, TargetBatch
 
 __all__ = ["Gate", "GateConfig"]
@@ -55,7 +57,7 @@ class GateConfig(TermConfig):
         return as_pairs(value)
 
 
-class Gate(nn.Module):
+class Gate(EnergyObjective):
     """Distances of energy maps, of the pairs of layers whose gates are open.
 
     ::
@@ -74,22 +76,12 @@ class Gate(nn.Module):
     """
 
     def __init__(self, config: GateConfig) -> None:
-        super().__init__()
+        pairs = config.pairs
+        super().__init__("gate", [pair.features for pair in pairs], [pair.held for pair in pairs])
         self.config = config
-        self.queries = nn.ModuleList()
-        self.keys = nn.ModuleList()
 
-    def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
-        """Create queries and keys, and check that the layers can be compared.
-
-        Args:
-            outputs: Example of outputs of the student, one row.
-            targets: Example of targets, one row.
-
-        Raises:
-            UsageError: The shapes do not fit each other, or only a part of a layer was cached.
-        """
-        students, teachers = self._layers(outputs, targets)
+    def create(self, students: list[Features], teachers: list[Features]) -> None:
+        """Create a query and a key for each pair of layers; see :class:`.EnergyObjective`."""
         for student, teacher in zip(students, teachers, strict=True):
             check_whole(student, teacher, self._where)
         width = self.config.width
@@ -97,19 +89,10 @@ class Gate(nn.Module):
             for each in held:
                 linear = nn.Linear(as_vectors(each).shape[1], width)
                 layers.append(nn.Sequential(linear, nn.BatchNorm1d(width)))
-        self.eval()  # batch norm cannot learn from one row
-        self(outputs, targets)  # raises the errors that only the comparison itself can find
-        self.train()
 
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
-        if not len(self.queries):
-            raise UsageError(
-                "the queries and keys of this objective have not been created yet",
-                where=self._where,
-                hint="call fit(outputs, targets) before the optimizer is built",
-            )
-        students, teachers = self._layers(outputs, targets)
+        students, teachers = self.layers(outputs, targets)
         distances_BL = torch.stack(
             [
                 energy_differences(student, teacher, self._where).mean(1)
@@ -126,30 +109,14 @@ class Gate(nn.Module):
             students: Activations of the student layers.
             teachers: Cached activations of the teacher layers.
         """
-        queries_BLW = _projected(self.queries, teachers)
-        keys_BLW = _projected(self.keys, students).relu()
+        queries_BLW = projected_means(self.queries, teachers)
+        keys_BLW = projected_means(self.keys, students).relu()
         logits_BL = (queries_BLW * keys_BLW).sum(2) / math.sqrt(self.config.width)
         if self.training:
             logits_BL = logits_BL + _gumbel(logits_BL)
         open_BL = logits_BL.sigmoid()
         hard_BL = (open_BL > 0.5).to(open_BL.dtype)
         return hard_BL + (open_BL - open_BL.detach())
-
-    @property
-    def _where(self) -> str:
-        return "objectives.gate of " + ", ".join(pair.features for pair in self.config.pairs)
-
-    def _layers(
-        self, outputs: Outputs, targets: TargetBatch
-    ) -> tuple[list[Features], list[Features]]:
-        students = [outputs.tap(pair.held) for pair in self.config.pairs]
-        return students, [cached_features(targets, pair.features) for pair in self.config.pairs]
-
-
-def _projected(layers: Iterable[nn.Module], held: list[Features]) -> Tensor:
-    """Return the projected means of all layers, (B, L, width)."""
-    means = [layer(wide(as_vectors(each))) for layer, each in zip(layers, held, strict=True)]
-    return torch.stack(means, 1)
 
 
 def _gumbel(like: Tensor) -> Tensor:

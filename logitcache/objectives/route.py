@@ -19,9 +19,13 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from logitcache.errors import UsageError
-from logitcache.objectives.alignment import as_vectors, cached_features, wide
-from logitcache.objectives.energy import check_whole, energy_differences
+from logitcache.objectives.alignment import as_vectors
+from logitcache.objectives.energy import (
+    EnergyObjective,
+    check_whole,
+    energy_differences,
+    projected_means,
+)
 from logitcache.objectives.term import Needs, TermConfig
 
 if TYPE_CHECKING:
@@ -73,7 +77,7 @@ class RouteConfig(TermConfig):
         return Needs(features=tuple(sorted(self.features)), taps=tuple(sorted(self.held)))
 
 
-class Route(nn.Module):
+class Route(EnergyObjective):
     """Energy maps of a student against those of the teacher layers that it attends to.
 
     ::
@@ -91,39 +95,21 @@ class Route(nn.Module):
     """
 
     def __init__(self, config: RouteConfig) -> None:
-        super().__init__()
+        super().__init__("route", config.features, config.held)
         self.config = config
-        self.queries = nn.ModuleList()
-        self.keys = nn.ModuleList()
 
-    def fit(self, outputs: Outputs, targets: TargetBatch) -> None:
-        """Create queries and keys, and check that the layers can be compared.
-
-        Args:
-            outputs: Example of outputs of the student, one row.
-            targets: Example of targets, one row.
-
-        Raises:
-            UsageError: The shapes do not fit each other, or only a part of a layer was cached.
-        """
-        students, teachers = self._layers(outputs, targets)
+    def create(self, students: list[Features], teachers: list[Features]) -> None:
+        """Create a query for each student layer and a key for each of the teacher's."""
         for student in students:
             for teacher in teachers:
                 check_whole(student, teacher, self._where)
         width = self.config.width
         self.queries.extend(nn.Linear(as_vectors(s).shape[1], width) for s in students)
         self.keys.extend(nn.Linear(as_vectors(t).shape[1], width) for t in teachers)
-        self(outputs, targets)  # raises the errors that only the comparison itself can find
 
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
-        if not len(self.queries):
-            raise UsageError(
-                "the queries and keys of this objective have not been created yet",
-                where=self._where,
-                hint="call fit(outputs, targets) before the optimizer is built",
-            )
-        students, teachers = self._layers(outputs, targets)
+        students, teachers = self.layers(outputs, targets)
         rows = [
             torch.stack([energy_differences(student, t, self._where).sum(1) for t in teachers], 1)
             for student in students
@@ -138,26 +124,10 @@ class Route(nn.Module):
             students: Activations of the student layers.
             teachers: Cached activations of the teacher layers.
         """
-        queries_BSW = _projected(self.queries, students)
-        keys_BTW = _projected(self.keys, teachers)
+        queries_BSW = projected_means(self.queries, students)
+        keys_BTW = projected_means(self.keys, teachers)
         scores_BST = queries_BSW @ keys_BTW.transpose(1, 2) / math.sqrt(self.config.width)
         keep = self.config.keep or len(teachers)
         kept = scores_BST.topk(keep, 2)
         weights = torch.zeros_like(scores_BST)
         return weights.scatter(2, kept.indices, functional.softmax(kept.values, 2))
-
-    @property
-    def _where(self) -> str:
-        return "objectives.route of " + ", ".join(self.config.features)
-
-    def _layers(
-        self, outputs: Outputs, targets: TargetBatch
-    ) -> tuple[list[Features], list[Features]]:
-        students = [outputs.tap(name) for name in self.config.held]
-        return students, [cached_features(targets, name) for name in self.config.features]
-
-
-def _projected(layers: nn.ModuleList, held: list[Features]) -> Tensor:
-    """Return the projected means of all layers, (B, L, width)."""
-    means = [layer(wide(as_vectors(each))) for layer, each in zip(layers, held, strict=True)]
-    return torch.stack(means, 1)
