@@ -39,6 +39,7 @@ __all__ = [
     "build_network",
     "check_model_name",
     "class_names_of",
+    "classifier_of",
     "input_spec",
     "is_own_model",
     "num_classes_of",
@@ -168,6 +169,11 @@ def is_own_model(architecture: str) -> bool:
         architecture: Its registered name.
     """
     return model_entrypoint(architecture).__module__.startswith("logitcache.")
+
+
+def classifier_of(network: nn.Module) -> Any:
+    """Return what timm's networks take for their classifier: a module, or several."""
+    return network.get_classifier()  # type: ignore[operator]  # a module's attributes are untyped
 
 
 def num_classes_of(network: nn.Module) -> int:

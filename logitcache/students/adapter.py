@@ -14,6 +14,7 @@ from torch import nn
 from logitcache.config import Config
 from logitcache.errors import UsageError
 from logitcache.networks.adapter import Adapter, AdapterHead, TableClassifier
+from logitcache.networks.build import classifier_of
 from logitcache.students.class_table import read_class_table
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def set_class_table(
 
 def _classifier(network: nn.Module) -> tuple[str, nn.Linear]:
     """Return the name and the module of the classifier."""
-    found: Any = network.get_classifier()  # type: ignore[operator]  # timm's networks have one
+    found = classifier_of(network)
     for name, module in network.named_modules():
         if module is found and isinstance(module, nn.Linear):
             return name, module

@@ -7,7 +7,7 @@ is folded into the classifier for export. The initialization is that of their co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import model_validator
@@ -15,7 +15,7 @@ from torch import nn
 
 from logitcache.config import Config
 from logitcache.errors import UsageError
-from logitcache.networks.build import num_classes_of
+from logitcache.networks.build import classifier_of, num_classes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,9 +87,9 @@ def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.M
     """
     reset: Callable[[int], None] = network.reset_classifier  # type: ignore[assignment]  # a method of timm
     network.requires_grad_(False)
-    if isinstance(_classifier(network), nn.Module):
+    if isinstance(classifier_of(network), nn.Module):
         reset(num_classes_of(network))
-    classifier = _classifier(network)
+    classifier = classifier_of(network)
     if not isinstance(classifier, nn.Module):
         raise UsageError(
             "a linear probe needs a network with a single classifier",
@@ -120,7 +120,3 @@ def fold_probe(network: nn.Module) -> nn.Module:
         if isinstance(module, NormalizedLinear):
             network.set_submodule(name, module.folded())
     return network
-
-
-def _classifier(network: Any) -> object:
-    return network.get_classifier()

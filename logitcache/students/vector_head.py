@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from logitcache.errors import UsageError
-from logitcache.networks.build import build_network
+from logitcache.networks.build import build_network, classifier_of
 from logitcache.networks.digest import weights_digest
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def vector_head(network: nn.Module, name: str, example: torch.Tensor) -> nn.Modu
         UsageError: They are no vectors, the network has several classifiers, or one of other
             inputs.
     """
-    found: Any = network.get_classifier()  # type: ignore[operator]  # timm's networks have one
+    found = classifier_of(network)
     hint = "cache the input of the classifier: --feature TEACHER=pre_logits"
     if not isinstance(found, nn.Module):
         raise UsageError(

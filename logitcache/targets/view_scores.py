@@ -9,7 +9,7 @@ Shapes: N rows of the cache, B rows, V views.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from logitcache.views.spec import View
 
-__all__ = ["SAMPLERS", "SamplerConfig", "ViewSampler", "ViewScores"]
+__all__ = ["SAMPLERS", "SamplerConfig", "ScoredRows", "ViewSampler", "ViewScores"]
 
 SamplerName = Annotated[str, key_of(lambda: SAMPLERS)]
 """A name of a sampler, checked against :data:`SAMPLERS`."""
@@ -48,6 +48,21 @@ class SamplerConfig(Config):
     original: int = Field(default=0, ge=0)
 
 
+class ScoredRows(NamedTuple):
+    """Rows that a view is chosen for.
+
+    Attributes:
+        rows: Row numbers of the cache, int64 (B,).
+        hashes: Hashes of the keys of the rows, uint64 (B,).
+        teacher: Log-probability of each row's label by the teachers in each view, float64 (B, V); 0
+            without a label.
+    """
+
+    rows: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    teacher: NDArray[np.float64]
+
+
 class ViewSampler(Protocol):
     """A choice of one of several views for every row, which may depend on the student.
 
@@ -61,23 +76,13 @@ class ViewSampler(Protocol):
 
     views: tuple[View, ...]
 
-    def choose(
-        self,
-        seed: int,
-        epoch: int,
-        rows_B: NDArray[np.int64],
-        hashes_B: NDArray[np.uint64],
-        teacher_BV: NDArray[np.float64],
-    ) -> NDArray[np.int64]:
+    def choose(self, seed: int, epoch: int, scored: ScoredRows) -> NDArray[np.int64]:
         """Return the number of a view for each row, int64 (B,).
 
         Args:
             seed: Random seed.
             epoch: Index of the epoch, from 0.
-            rows_B: Row numbers of the cache.
-            hashes_B: Hashes of the keys of the rows.
-            teacher_BV: Log-probability of each row's label by the teachers in each view, 0 without
-                a label.
+            scored: The rows.
         """
         ...
 
@@ -133,18 +138,11 @@ class ViewScores:
         self._used_NV = np.zeros((rows, len(views)), dtype=np.float32)
         self._latest_NV = self._used_NV.copy()
 
-    def choose(
-        self,
-        seed: int,
-        epoch: int,
-        rows_B: NDArray[np.int64],
-        hashes_B: NDArray[np.uint64],
-        teacher_BV: NDArray[np.float64],
-    ) -> NDArray[np.int64]:
+    def choose(self, seed: int, epoch: int, scored: ScoredRows) -> NDArray[np.int64]:
         """Return the number of a view for each row; see :class:`ViewSampler`."""
-        scores_BV = (teacher_BV + self._used_NV[rows_B]) / self.config.tau
+        scores_BV = (scored.teacher + self._used_NV[scored.rows]) / self.config.tau
         weights_BV = np.exp(scores_BV - scores_BV.max(axis=1, keepdims=True))
-        drawn = words(seed, hashes_B, draw=epoch, purpose=Purpose.VIEW_CHOICE, count=1)
+        drawn = words(seed, scored.hashes, draw=epoch, purpose=Purpose.VIEW_CHOICE, count=1)
         floats_B1 = unit_floats(drawn)
         upto_BV = weights_BV.cumsum(axis=1)
         # the first view whose cumulated weight is above the float times the sum

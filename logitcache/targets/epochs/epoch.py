@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from logitcache.targets.view_group import ViewGroup
     from logitcache.views.spec import View
 
-__all__ = ["Epoch", "Part", "batch_requests", "chosen_rows", "vector_batches"]
+__all__ = ["Epoch", "Part", "batch_requests", "chosen_rows", "rows_of", "vector_batches"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Epoch:
     def requests(self, parts: list[Part], size: int) -> list[BatchRequest]:
         """Return one request per rendered view for the images of a batch at a size in pixels."""
         hashes_of, pairs = self._rows.hashes_of, self._pairs
-        positions = self._rows.positions(_rows_of(parts))
+        positions = self._rows.positions(rows_of(parts))
         partners = None if pairs is None else pairs.positions_of(positions)
         return [
             self._rows.shown(
@@ -141,46 +141,72 @@ class Epoch:
 
     def target_batch(self, parts: list[Part]) -> TargetBatch:
         """Return the labels and cached outputs of a batch, on the CPU."""
-        rows = _rows_of(parts)
-        positions = self._rows.positions(rows)
-        partner_labels, lam = (
-            (None, None) if self._pairs is None else self._pairs.mixture(positions)
-        )
-        on_device = self.settings.decodes_on_device
-        # one record per view that is read, each over all windows that the batch has rows of
-        read = [
-            concatenate([p.windows[number].gather(p.rows, on_device=on_device) for p in parts])
-            for number in range(len(parts[0].windows))
-        ]
+        rows_B = rows_of(parts)
+        positions_B = self._rows.positions(rows_B)
+        partners_B, lam = (None, None) if self._pairs is None else self._pairs.mixture(positions_B)
+        read = [self._decoded(parts, number) for number in range(len(parts[0].windows))]
         views = self.group.read
         of_views = [read[views.index(view)] for view in self.group.targets] if read else []
-        labels = self._rows.labels_of(positions)
-        sets_BC = label_set_targets(self._rows, self._pairs, positions, lam)
-        targets = concatenate(of_views) if of_views else DecodedTargets({}, {})
-        alignment = self._targets.alignment if self._targets else None
         # a teacher may well be wrong about turned or masked images
-        tested = self.group.targets[0].base is None
-        if alignment is not None and tested and not alignment.is_settled:
+        if of_views and self.group.targets[0].base is None:
             # one view is enough: rows of another image are wrong in all views of the group
-            shown = [labels] if partner_labels is None else [labels, partner_labels.numpy()]
-            alignment.see(rows, np.stack(shown, axis=1), of_views[0].teachers)
-        shows = len(self.group.shown)
-        return TargetBatch(
-            rows=torch.from_numpy(np.tile(rows, shows)),
-            labels=torch.from_numpy(np.tile(labels, shows)),
-            teachers=targets.teachers,
-            partner_labels=partner_labels,
+            self._compare(rows_B, of_views[0], partners_B)
+        return self._batch_of(
+            rows_B,
+            np.tile(np.arange(len(rows_B)), len(self.group.shown)),
+            concatenate(of_views) if of_views else DecodedTargets({}, {}),
+            partner_labels=partners_B,
             lam=lam,
-            features=targets.features,
             views=tuple(self.group.shown),
-            label_sets=None if sets_BC is None else sets_BC.repeat(shows, 1),
             visible=visible_patches(
-                self.group.shown.values(), lambda: self._rows.hashes_of(positions)
+                self.group.shown.values(), lambda: self._rows.hashes_of(positions_B)
             ),
+        )
+
+    def _decoded(self, parts: list[Part], number: int) -> DecodedTargets:
+        """Return the targets of a batch in one of the views that are read, over all windows."""
+        on_device = self.settings.decodes_on_device
+        return concatenate([p.windows[number].gather(p.rows, on_device=on_device) for p in parts])
+
+    def _compare(
+        self, rows_B: NDArray[np.int64], decoded: DecodedTargets, partners_B: Tensor | None = None
+    ) -> None:
+        """Show labels and outputs to the test for outputs of other images, until it is settled."""
+        alignment = self._targets.alignment if self._targets else None
+        if alignment is None or alignment.is_settled:
+            return
+        labels_B = self._rows.labels_of(self._rows.positions(rows_B))
+        shown = [labels_B] if partners_B is None else [labels_B, partners_B.numpy()]
+        alignment.see(rows_B, np.stack(shown, axis=1), decoded.teachers)
+
+    def _batch_of(
+        self,
+        rows_B: NDArray[np.int64],
+        order: NDArray[np.int64],
+        targets: DecodedTargets,
+        **fields: Any,
+    ) -> TargetBatch:
+        """Return a batch of some rows, each in one or several views.
+
+        Args:
+            rows_B: The rows.
+            order: Index of the row that each row of the batch is.
+            targets: Outputs of teachers, in the order of the batch.
+            fields: Further fields of the batch.
+        """
+        positions_B = self._rows.positions(rows_B)
+        sets_BC = label_set_targets(self._rows, self._pairs, positions_B, fields.get("lam"))
+        return TargetBatch(
+            rows=torch.from_numpy(rows_B[order]),
+            labels=torch.from_numpy(self._rows.labels_of(positions_B)[order]),
+            teachers=targets.teachers,
+            features=targets.features,
+            label_sets=None if sets_BC is None else sets_BC[torch.from_numpy(order)],
             parts={
-                name: torch.from_numpy(np.tile(self._rows.in_part(positions, name), shows))
+                name: torch.from_numpy(self._rows.in_part(positions_B, name)[order])
                 for name in self.settings.parts
             },
+            **fields,
         )
 
     def batch(
@@ -211,7 +237,7 @@ class Epoch:
                 missing = size - sum(len(part.rows) for part in parts)
                 parts.append(Part(windows, rows[:missing]))
                 rows = rows[missing:]
-                if len(_rows_of(parts)) == size:
+                if len(rows_of(parts)) == size:
                     yield parts
                     parts, batch = [], batch + 1
 
@@ -290,7 +316,8 @@ def _concatenated(images: Iterable[Tensor]) -> Tensor:
     return torch.cat([first, *others]) if others else first
 
 
-def _rows_of(parts: list[Part]) -> NDArray[np.int64]:
+def rows_of(parts: list[Part]) -> NDArray[np.int64]:
+    """Return the rows of a batch."""
     return np.concatenate([part.rows for part in parts])
 
 

@@ -17,11 +17,10 @@ import torch
 
 from logitcache.batch import PIXELS, Features, SparseLogits, TargetBatch
 from logitcache.errors import UsageError
-from logitcache.targets.epochs.epoch import Epoch, Part, chosen_rows
-from logitcache.targets.mixing_pairs import label_set_targets
-from logitcache.targets.reader import DecodedTargets, concatenate
+from logitcache.targets.epochs.epoch import Epoch, Part, chosen_rows, rows_of
+from logitcache.targets.reader import concatenate
 from logitcache.targets.view_group import BASE, ViewGroup
-from logitcache.targets.view_scores import SAMPLERS
+from logitcache.targets.view_scores import SAMPLERS, ScoredRows
 from logitcache.views.render import BatchRequest
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ class SampledEpoch(Epoch):
 
     def requests(self, parts: list[Part], size: int) -> list[BatchRequest]:
         """Return a request for each chosen view, of its rows, and one for the original view."""
-        positions_B = self._rows.positions(_rows_of(parts))
+        positions_B = self._rows.positions(rows_of(parts))
         numbers = np.unique(_chosen_of(parts)).tolist()
         masks = [_chosen_of(parts) == number for number in numbers]
         masks.append(np.ones(len(positions_B), dtype=np.bool_))
@@ -146,35 +145,20 @@ class SampledEpoch(Epoch):
 
     def target_batch(self, parts: list[Part]) -> TargetBatch:
         """Return the labels and cached outputs of a batch, on the CPU."""
-        rows_B, chosen_B = _rows_of(parts), _chosen_of(parts)
-        positions_B = self._rows.positions(rows_B)
-        labels_B = self._rows.labels_of(positions_B)
+        rows_B, chosen_B = rows_of(parts), _chosen_of(parts)
         decoded, order = [], []
         for number in np.unique(chosen_B).tolist():
             mask = chosen_B == number
             decoded.append(self._decoded(chosen_rows(parts, mask), number))
             order.append(np.flatnonzero(mask))
         original = self._decoded(parts, len(self._sampler.views))
-        alignment = self._targets.alignment if self._targets else None
-        if alignment is not None and not alignment.is_settled:
-            alignment.see(rows_B, labels_B[:, None], original.teachers)
-        targets = concatenate([*decoded, original])
-        by_view_B = np.concatenate(order)
-        every = np.concatenate([by_view_B, np.arange(len(rows_B))])
-        sets_BC = label_set_targets(self._rows, None, positions_B, None)
-        joined = TargetBatch(
-            rows=torch.from_numpy(rows_B[every]),
-            labels=torch.from_numpy(labels_B[every]),
-            teachers=targets.teachers,
-            features=targets.features,
-            label_sets=None if sets_BC is None else sets_BC[torch.from_numpy(every)],
-            parts={
-                name: torch.from_numpy(self._rows.in_part(positions_B[every], name))
-                for name in self.settings.parts
-            },
+        self._compare(rows_B, original)
+        by_view_B, every_B = np.concatenate(order), np.arange(len(rows_B))
+        joined = self._batch_of(
+            rows_B, np.concatenate([by_view_B, every_B]), concatenate([*decoded, original])
         )
         # from the order of views to that of the batch
-        back = np.concatenate([np.argsort(by_view_B), len(rows_B) + np.arange(len(rows_B))])
+        back = np.concatenate([np.argsort(by_view_B), len(rows_B) + every_B])
         numbers = np.concatenate([chosen_B, np.full(len(rows_B), -1)])
         return replace(
             joined.take(torch.from_numpy(back)),
@@ -206,18 +190,9 @@ class SampledEpoch(Epoch):
         views = range(len(self._sampler.views))
         found = [part.windows[number].gather(part.rows).teachers for number in views]
         teacher_VB = [_mean_log_probs(teachers, labels_B) for teachers in found]
-        return self._sampler.choose(
-            self.settings.seed,
-            self.number,
-            part.rows,
-            self._rows.hashes_of(positions_B),
-            np.stack(teacher_VB, axis=1),
-        )
-
-    def _decoded(self, parts: list[Part], number: int) -> DecodedTargets:
-        """Return the targets of rows in one of the views."""
-        on_device = self.settings.decodes_on_device
-        return concatenate([p.windows[number].gather(p.rows, on_device=on_device) for p in parts])
+        hashes_B = self._rows.hashes_of(positions_B)
+        scored = ScoredRows(part.rows, hashes_B, np.stack(teacher_VB, axis=1))
+        return self._sampler.choose(self.settings.seed, self.number, scored)
 
 
 def label_log_probs(teacher: TeacherLogits, labels_B: Tensor) -> Tensor:
@@ -244,10 +219,6 @@ def _mean_log_probs(teachers: Mapping[str, TeacherLogits], labels_B: Tensor) -> 
     mean_B = every.mean(0).clamp(min=-100.0)  # finite, also for a probability of 0
     found: NDArray[np.float64] = torch.where(labels_B >= 0, mean_B, 0.0).numpy()
     return found
-
-
-def _rows_of(parts: list[Part]) -> NDArray[np.int64]:
-    return np.concatenate([part.rows for part in parts])
 
 
 def _chosen_of(parts: list[Part]) -> NDArray[np.int64]:
