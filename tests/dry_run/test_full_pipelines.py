@@ -45,7 +45,8 @@ def test_a_full_pipeline_resolves_without_images_and_weights(name: str, tmp_path
         assert hours is None or hours in head
     trained = [stage for stage in stages if stage.kind == "train"]
     assert all((stage.steps or 0) > 100 for stage in trained)
-    assert any(stage.name == "student" for stage in trained)
+    # of a block that is repeated, each round has a student
+    assert any(stage.name.partition("-")[0] == "student" for stage in trained)
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -16,6 +16,7 @@ from logitcache.cache.read.reader import open_cache
 from logitcache.cli.interrupt import StopRequest
 from logitcache.cli.run import load_pipelines
 from logitcache.cli.stages import stage_runner
+from logitcache.errors import Interrupted
 from logitcache.objectives.combine import TERMS
 from logitcache.targets.loader import loader
 from logitcache.training.config import TrainConfig
@@ -23,6 +24,7 @@ from logitcache.training.loop import train_student
 from logitcache.training.optimization.gradient import BatchGradient
 from logitcache.training.run.journal import read_journal
 from logitcache.training.run.result import read_result
+from tests.training.test_loop import assert_equal_runs, stop_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +68,8 @@ OWN_TERMS = {"ssda": {"label_3"}}
 """Own terms of a system where they are labels: the pseudo labels."""
 JUDGED = {"dmae": "finetuned"}
 """Stages whose accuracy is that of the system, where it is not the student's own."""
+RESUMED = {"cakd", "mfef", "sgva", "transkd"}
+"""Systems whose terms have parameters of their own, or whose batches are vectors."""
 LABEL_FREE = {"tinyvit", "wecolora", "assistants", "rkd", "dmae"}
 """Systems whose papers train without labels, too."""
 COMPARED = [
@@ -229,6 +233,21 @@ def check_first_step(name: str, found: dict[str, torch.Tensor]) -> None:
         assert (whole - sum(labels, torch.zeros(()))).any(), "labels of weight 0 leave no gradient"
 
 
+def check_resume(folder: Path) -> None:
+    """Check that a student that is stopped after two steps ends as one that is not, bit for bit."""
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    values |= {"val": None, "epochs": None, "steps": 3}
+    whole, cut = (
+        TrainConfig.parse({**values, "out": str(folder / name)}, "train")
+        for name in ("whole", "cut")
+    )
+    train_student(whole)
+    with pytest.raises(Interrupted):
+        train_student(cut, should_stop=stop_after(2))
+    train_student(cut, resume=True)
+    assert_equal_runs(folder / "cut", folder / "whole")
+
+
 @pytest.mark.parametrize("pipeline", SYSTEMS, indirect=True)
 @pytest.mark.usefixtures("no_teachers")
 def test_a_system_learns_from_its_cache(
@@ -266,6 +285,8 @@ def test_a_system_learns_from_its_cache(
     mine, theirs = (weights(pipeline.out / name) for name in (student, "shuffled"))
     assert any(not torch.allclose(mine[name], theirs[name], rtol=1e-2) for name in mine)
     check_first_step(system, gradients(pipeline.out / student, monkeypatch))
+    if system in RESUMED:
+        check_resume(pipeline.out / student)
     if system in EVIDENCE:
         EVIDENCE[system](pipeline)
     for name in set(students) & set(COMPARED):
