@@ -214,7 +214,7 @@ HOMES: dict[str, set[str]] = {
     "PIL": {"data", "views"},
     "psutil": {"platforms"},
     "sklearn": {"data"},
-    "pyarrow": {"data", "exchange", "share"},
+    "pyarrow": {"check", "data", "exchange", "share"},
     "datasets": {"data"},
     "scipy": {"tools"},
     "yaml": {"yaml_text", "tools", "training"},

@@ -14,6 +14,7 @@ from logitcache.cache.store.open import locate
 from logitcache.cache.verify.integrity import VerifyReport
 from logitcache.cache.verify.integrity import verify as verify_bytes
 from logitcache.check.images import check_images
+from logitcache.check.row_index import index_difference
 from logitcache.config import Config
 from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError, ViewDrift
@@ -61,6 +62,7 @@ class CacheReport:
         audits: Comparison of stored rows with recomputed outputs, per teacher.
         fingerprints: View fingerprints, rendered again on this machine; None if not checked.
         drift: Difference of the rendered fingerprints, as an error to raise; None if there is none.
+        index: The first row of the index of rows that differs from the samples; None if none does.
     """
 
     bytes: VerifyReport
@@ -68,12 +70,13 @@ class CacheReport:
     audits: tuple[TeacherAudit, ...] = ()
     fingerprints: FingerprintReport | None = None
     drift: ViewDrift | None = None
+    index: str | None = None
 
     @property
     def ok(self) -> bool:
         """Whether nothing differs from what was committed."""
         made_from = (self.images is None or self.images.ok) and all(a.ok for a in self.audits)
-        return self.bytes.ok and made_from and self.drift is None
+        return self.bytes.ok and made_from and self.drift is None and self.index is None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -83,6 +86,7 @@ class CacheReport:
             "images": None if self.images is None else self.images.to_json(),
             "audits": [audit.to_json() for audit in self.audits],
             "probes": None if fingerprints is None else fingerprints.to_json(),
+            "index": self.index,
             "ok": self.ok,
         }
 
@@ -140,6 +144,8 @@ def verify(
     if not report.ok or (report.revision is None and data is None):
         return CacheReport(report)
     opened = open_cache(cache)
+    if not quick and (different := index_difference(locate(cache), opened)) is not None:
+        return CacheReport(report, index=different)
     if data is None and not contains_images(opened):
         if teachers:
             what = "teacher outputs cannot be recomputed without the images"

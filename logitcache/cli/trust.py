@@ -13,6 +13,7 @@ from logitcache.cli.options import gather, print_json
 from logitcache.cli.progress import PhaseLines, ProgressLine
 from logitcache.cli.tables import print_audits, print_images, print_repair, print_verify
 from logitcache.errors import UsageError
+from logitcache.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,6 +81,9 @@ def run_verify(
 
 def _print_report(report: CacheReport, config: VerifyConfig) -> None:
     print_verify(report.bytes)
+    if report.index is not None:
+        echo(f"index.parquet differs from the rows: {visible(report.index)}")
+        return
     if report.images is not None:
         print_images(report.images)
         if report.audits:

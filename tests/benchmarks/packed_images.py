@@ -220,24 +220,20 @@ def build(folder: Path, originals: Path, size: int, policy: dict[str, Any]) -> S
     return Sides(originals, {form: folder / form for form in forms}, size, policy)
 
 
-def compare(folder: Path, count: int, rounds: int, cifar: Sequence[Path]) -> list[Measurement]:
-    """Return rates and bytes of all sides, for photographs and small images."""
+def compare(folder: Path, count: int, rounds: int, cifar: Sequence[Path]) -> Iterator[Measurement]:
+    """Yield rates and bytes of all sides, for photographs and small images."""
     write_originals(folder / "photographs", count, cifar)
     sets = {"photographs": (folder / "photographs", SIZE)}
     if cifar:
         copy_small(folder / "small", cifar[:count])
         sets["small images"] = (folder / "small", SMALL)
-    rows: list[Measurement] = []
     for name, (originals, size) in sets.items():
         for policy, options in POLICIES.items():
             sides = build(folder / f"{name}-{policy}", originals, size, options)
             for what in ("rendering", "input"):
-                rows += _compared(f"{name}, {policy}, {what}", sides.walks(what), rounds)
-            rows += [
-                Measurement(f"{name}, {policy}: bytes per image, {form}", each, "B")
-                for form, each in sides.bytes_per_image(count).items()
-            ]
-    return rows
+                yield from _compared(f"{name}, {policy}, {what}", sides.walks(what), rounds)
+            for form, each in sides.bytes_per_image(count).items():
+                yield Measurement(f"{name}, {policy}: bytes per image, {form}", each, "B")
 
 
 def _compared(where: str, walks: Mapping[str, Walk], rounds: int) -> list[Measurement]:
@@ -272,7 +268,7 @@ def _bound(where: str, ours: str, other: str) -> float | None:
 def measure() -> list[Measurement]:
     """Return the rows of the table of all benchmarks: photographs alone, fewer of them."""
     with tempfile.TemporaryDirectory() as folder:
-        return compare(Path(folder), 512, 3, ())
+        return list(compare(Path(folder), 512, 3, ()))
 
 
 def main() -> None:
@@ -284,7 +280,7 @@ def main() -> None:
     cifar = sorted(arguments.cifar.rglob("*.jpg"))[: arguments.images] if arguments.cifar else []
     with tempfile.TemporaryDirectory() as folder:
         for row in compare(Path(folder), arguments.images, arguments.rounds, cifar):
-            print(row)
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -447,6 +450,46 @@ def test_a_cache_with_images_needs_no_other_file(images: Path, tmp_path: Path) -
     run(path, tmp_path / "c", images, images=packed, subset=True)
     config = training(tmp_path / "c", images, out=str(tmp_path / "o"), data=None)
     assert train_student(config).set_images == 40
+
+
+def test_an_import_that_is_killed_after_any_commit_is_continued(
+    images: Path, tmp_path: Path
+) -> None:
+    """SIGKILL right after some commit, five times, then the same command: the same bytes."""
+    path = write_npz(tmp_path / "t.npz", keys=KEYS, logits=logits_of(KEYS, 3))
+    values = {
+        "outputs": str(path),
+        "cache": str(tmp_path / "c"),
+        "data": str(images),
+        "teacher": "own",
+        "images": "packed:24",
+        "unit_rows": 16,
+    }
+    import_outputs(ImportConfig.parse({**values, "cache": str(tmp_path / "whole")}, ""))
+    script = (
+        "import json, os, signal, sys\n"
+        "from logitcache.cache.write import unit_commit as units\n"
+        "from logitcache.exchange.config import ImportConfig\n"
+        "from logitcache.exchange.importing import import_outputs\n"
+        "write = units.write_commit\n"
+        "def run(left):\n"
+        "    def counting(*args):\n"
+        "        nonlocal left\n"
+        "        write(*args)\n"
+        "        left -= 1\n"
+        "        if not left: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    units.write_commit = counting\n"
+        "    import_outputs(ImportConfig.parse(json.loads(sys.argv[1]), ''))\n"
+        "for left in (1, 1, 2, 2, 3):\n"
+        "    child = os.fork()\n"
+        "    if not child: run(left)\n"
+        "    assert os.waitpid(child, 0)[1] == signal.SIGKILL\n"
+    )
+    subprocess.run([sys.executable, "-c", script, json.dumps(values)], check=True)
+    assert read_manifest(locate(tmp_path / "c")).revision is None
+    import_outputs(ImportConfig.parse(values, ""))
+    assert files_of(tmp_path / "c") == files_of(tmp_path / "whole")
+    assert verify(tmp_path / "c").ok
 
 
 def test_views_of_imported_outputs_are_not_stored(

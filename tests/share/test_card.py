@@ -6,6 +6,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 from huggingface_hub import DatasetCard
 from pyarrow import parquet
@@ -17,6 +18,7 @@ from logitcache.cache.store.open import locate
 from logitcache.cache.verify.integrity import verify
 from logitcache.cache.verify.restore import restore_documents
 from logitcache.cache.write.exclude import withdraw_images
+from logitcache.check.verify import verify as verify_all
 from logitcache.errors import CacheDamaged
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
@@ -160,6 +162,40 @@ def test_the_index_has_the_rows_that_students_are_trained_on(cache: Path) -> Non
         if entry["name"] == "index.parquet"
     ]
     assert index["sha256"] == sha256(content)
+
+
+@pytest.mark.requirement("F11.27.7")
+@pytest.mark.parametrize("column", ["key", "row", "label", "digest", "lists nothing", "no table"])
+def test_rows_of_an_index_are_compared_with_the_samples(
+    cache: Path, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the card has the digest of the wrong index."""
+    write_card(cache, FACTS)
+    content = (cache / "index.parquet").read_bytes()
+    assert verify_all(cache).index is None
+    table = parquet.read_table(io.BytesIO(content))
+    wrong = {
+        "key": ["img/000000.jpg"] * len(table),
+        "row": [*range(1, len(table)), 10**9],
+        "label": [7] * len(table),
+        "digest": ["00" * 16] * len(table),
+    }
+    changed = b"no table"
+    if column != changed.decode():
+        changed_table = table.rename_columns(["key", "place", "label", "digest"])
+        if column in wrong:
+            values = pa.array(wrong[column], table.schema.field(column).type)
+            changed_table = table.set_column(table.schema.get_field_index(column), column, values)
+        out = io.BytesIO()
+        parquet.write_table(changed_table, out)
+        changed = out.getvalue()
+    monkeypatch.setattr("logitcache.share.card._index", lambda _: changed)
+    write_card(cache, FACTS)
+    assert verify(cache).ok
+    report = verify_all(cache)
+    assert not report.ok
+    assert report.index is not None
+    assert verify_all(cache, quick=True).index is None
 
 
 @pytest.mark.requirement("F11.27.6")

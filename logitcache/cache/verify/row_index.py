@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.store.base import Location
 
-__all__ = ["index_faults"]
+__all__ = ["index_faults", "sealed_index_digest"]
 
 _CROISSANT = CARD_DOCUMENTS[2]
 _MOST_INDEX_BYTES = 2**40
@@ -28,7 +28,7 @@ def index_faults(location: Location, manifest: Manifest) -> list[Fault]:
     Nothing where there is no index, or where the document that has its digest is damaged, which is
     a fault of its own.
     """
-    digest = _sealed_digest(location, manifest)
+    digest = sealed_index_digest(location, manifest)
     if digest is None:
         return []
     found = location.digest(INDEX, most=_MOST_INDEX_BYTES)
@@ -40,7 +40,7 @@ def index_faults(location: Location, manifest: Manifest) -> list[Fault]:
     return []
 
 
-def _sealed_digest(location: Location, manifest: Manifest) -> str | None:
+def sealed_index_digest(location: Location, manifest: Manifest) -> str | None:
     """Return the sha256 of the index in the sealed card; None where it has none."""
     if manifest.revision is None:
         return None
