@@ -63,7 +63,7 @@ def _difference(columns: dict[str, list[Any]], cache: Cache) -> str | None:
         sets = samples.label_sets
         known = (
             str(samples.keys[offset]),
-            int(samples.labels[offset]) if sets is None else list(sets[offset]),
+            int(samples.labels[offset]) if sets is None else sets[offset],
             samples.digests[offset].tobytes().hex(),
         )
         if (key, label, digest) != known:

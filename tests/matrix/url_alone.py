@@ -26,7 +26,8 @@ __all__ = ["FORMS", "compare", "train"]
 ROOT = Path(__file__).parents[2]
 FORMS = ("packed:24", "views")
 VIEWS = {"count": 2, "auto_augment": "rand-m9-mstd0.5-inc1", "mixup_alpha": 0.2}
-STUDENT = {"model": "resnet10t", "kwargs": {"channels": [16] * 4, "stem_width": 16}, "size": 8}
+KWARGS: dict[str, Any] = {"channels": [16] * 4, "stem_width": 16}
+STUDENT = {"model": "resnet10t", "kwargs": KWARGS, "size": 8}
 LATENCY, MOST_SECONDS = 0.03, 10.0
 
 
@@ -42,8 +43,8 @@ def train(url: str, out: str) -> dict[str, Any]:
     from logitcache.configs import TrainConfig
 
     torch.set_num_threads(1)
-    network = timm.create_model(STUDENT["model"], num_classes=3, **_kwargs())
-    soft = logitcache.Soft()
+    network = timm.create_model("resnet10t", num_classes=3, **KWARGS)
+    soft: Any = logitcache.Soft()
     with logitcache.loader(logitcache.open_cache(url), batch_size=16, size=8) as batches:
         images, targets = next(iter(batches))
         soft(network(images), targets).backward()
@@ -119,11 +120,6 @@ def _child(python: str, url: str, out: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def _kwargs() -> dict[str, Any]:
-    kwargs: Any = STUDENT["kwargs"]
-    return dict(kwargs)
 
 
 def main() -> None:
