@@ -13,7 +13,7 @@ from logitcache.cache.read.reader import open_cache
 from logitcache.precompute.build import build_cache
 from logitcache.precompute.config import PrecomputeConfig
 from tests.conftest import write_images, write_teacher
-from tests.pages.stand_ins import NETWORKS
+from tests.pages.small_networks import NETWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

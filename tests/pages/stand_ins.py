@@ -1,7 +1,8 @@
 """What makes the commands of pages end in seconds, in processes of :mod:`tests.pages.warm`.
 
 Large architectures are built small, with the same names of layers, and options that make runs
-short are added to commands. Everything else is run as it is written.
+short are added to commands. Everything else is run as it is written. Importing this module
+changes timm and the command line of the process, so only those processes import it.
 """
 
 from __future__ import annotations
@@ -12,24 +13,12 @@ from typing import TYPE_CHECKING, Any
 from timm.models import _registry, model_entrypoint
 
 from logitcache.cli import app
+from tests.pages.small_networks import NETWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NETWORKS", "shortened"]
-
-_RESNET = {"block_args": {}, "channels": [16, 16, 32, 32], "stem_width": 16}
-_VIT = {"embed_dim": 24, "num_heads": 2}
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet18": ("resnet10t", _RESNET),
-    "resnet50": ("resnet10t", _RESNET),
-    "rednet50": ("rednet26_small", {"layers": [1, 1, 1], "width": 32}),
-    "tf_efficientnet_lite0": ("resnet10t", _RESNET),
-    "vit_small_patch14_dinov2": ("vit_small_patch14_dinov2", _VIT),
-    "vit_tiny_patch16_224": ("vit_tiny_patch16_224", _VIT),
-    "vit_small_patch16_224": ("vit_tiny_patch16_224", _VIT),
-}
-"""Architectures that are built as another, small one, and its arguments."""
+__all__ = ["shortened"]
 
 _SHORTER = {
     "train": ["--batch-size", "16", "--accumulate", "1", "--set", "threads=1"],
