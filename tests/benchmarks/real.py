@@ -1,8 +1,9 @@
-"""Students of a real teacher, cached and live: the experiment of ``pipelines/real.yaml``.
+"""Students of a real teacher: the experiments of ``pipelines/real.yaml`` and ``claims.yaml``.
 
 Images are divided into two tables, those that the teacher learns from with their labels, and a pool
 of others that it never sees with a label. The pipeline then runs for several seeds. The teacher and
-the caches are made once, with the first seed; seeds of the students are paired across arms::
+the caches, like all stages that others build on, are made once, with the first seed; seeds of the
+students are paired across arms::
 
     python -m tests.benchmarks.real split cifar10/train
     python -m tests.benchmarks.real run cifar10 --weights efficientnet-lite0-57934424.pth
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import re
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
@@ -40,7 +42,6 @@ from tests.benchmarks.live import train_live
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LABELED, POOL = 1000, 1500
 LIVE = "from-dense"
 BOUND = 1.0
 """Largest difference, in points, at which cached and live students count as equivalent."""
@@ -50,14 +51,27 @@ COMPARED = [
     ("from-sparse", "from-dense"),
     ("from-transform", "from-dense"),
     ("from-dense", f"{LIVE}-live"),
+    ("few-dense", "few-labels"),
+    ("few-sparse", "few-dense"),
+    ("few-dense", "few-one-view"),
+    ("few-dense", "few-shuffled"),
+    ("soft-1", "labels"),
+    ("nkd", "soft-1"),
+    ("nkd", "soft-4"),
+    ("nkd", "nkd-0"),
+    ("maps-normalized", "maps-labels"),
+    ("maps-normalized", "maps-plain"),
+    ("fitted", "equal"),
+    ("fitted", "good-alone"),
 ]
+"""Pairs of stages of either pipeline; those that a pipeline does not have are left out."""
 
 
-def split(folder: Path) -> None:
+def split(folder: Path, labeled: int, pool: int) -> None:
     """Write the tables of the teacher's images and of the pool, in the order of hashes of keys."""
     source = open_source(str(folder))
     order = sorted(range(len(source.keys)), key=lambda index: key_hash(source.keys[index]))
-    parts = {"labeled": order[:LABELED], "pool": order[LABELED : LABELED + POOL]}
+    parts = {"labeled": order[:labeled], "pool": order[labeled : labeled + pool]}
     for name, indices in parts.items():
         with (folder.parent / f"{name}.csv").open("w", newline="") as stream:
             table = csv.writer(stream)
@@ -67,7 +81,7 @@ def split(folder: Path) -> None:
                 table.writerow([f"{folder.name}/{source.keys[index]}", label])
 
 
-def pipeline_of(images: str, weights: str, out: Path, seed: int) -> Pipeline:
+def pipeline_of(name: str, images: str, weights: str, out: Path, seed: int) -> Pipeline:
     """Return the pipeline of one seed, whose teacher and caches are those of the first one."""
     sets = [
         f"data={images}/pool.csv",
@@ -78,18 +92,19 @@ def pipeline_of(images: str, weights: str, out: Path, seed: int) -> Pipeline:
         "train.threads=1",
         "train.device=cpu",
     ]
-    values = override(read_yaml(find_pipeline("real")), sets)
-    return Pipeline(PipelineConfig.parse(values, "real"), out=str(out / f"seed-{seed}"), seed=seed)
+    values = override(read_yaml(find_pipeline(name)), sets)
+    return Pipeline(PipelineConfig.parse(values, name), out=str(out / f"seed-{seed}"), seed=seed)
 
 
-def is_shared(kind: str, name: str) -> bool:
-    """Return whether a stage is run for the first seed only."""
-    return kind == "precompute" or name == "teacher"
+def shared_stages(pipeline: Pipeline) -> list[str]:
+    """Return the stages that others build on, which are run for the first seed only."""
+    referred = set(re.findall(r'"stage:([^"/]+)', pipeline.config.model_dump_json()))
+    return [stage.name for stage in pipeline.stages if stage.name in referred]
 
 
 def run(pipeline: Pipeline, first: Pipeline) -> None:
     """Run the stages of one seed; those that all seeds share are run in the folder of the first."""
-    shared = [stage.name for stage in first.stages if is_shared(stage.kind, stage.name)]
+    shared = shared_stages(first)
     own = [stage.name for stage in pipeline.stages if stage.name not in shared]
     with StopRequest() as stop:
         first.run(stage_runner(stop), shared)
@@ -119,9 +134,10 @@ def top1(folder: Path) -> float:
 def table(pipelines: Sequence[Pipeline]) -> list[str]:
     """Return rows of accuracies, and rows of paired differences over the seeds that have both."""
     folders = [pipeline.out for pipeline in pipelines]
-    names = [s.name for s in pipelines[0].stages if not is_shared(s.kind, s.name)]
+    shared = shared_stages(pipelines[0])
+    names = [s.name for s in pipelines[0].stages if s.name not in shared]
     lines = [f"teacher: {top1(folders[0] / 'teacher'):.2f}", "| student | top-1 | seeds |"]
-    for name in [*names, f"{LIVE}-live"]:
+    for name in [*names, *([f"{LIVE}-live"] if LIVE in names else [])]:
         values = [top1(f / name) for f in folders if (f / name / "result.json").exists()]
         if len(values) > 1:
             seeds = ", ".join(f"{value:.2f}" for value in values)
@@ -161,25 +177,29 @@ def main() -> None:
     )
     parser.add_argument("action", choices=["split", "run", "live", "table"])
     parser.add_argument("images", type=Path, help="folder with train, val and the tables")
+    parser.add_argument("--pipeline", default="real")
+    parser.add_argument("--labeled", type=int, default=1000, help="of split: the teacher's images")
+    parser.add_argument("--pool", type=int, default=1500, help="of split: the students' images")
     parser.add_argument("--weights", default="efficientnet-lite0-57934424.pth")
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     if arguments.action == "split":
-        split(arguments.images)
+        split(arguments.images, arguments.labeled, arguments.pool)
         return
     torch.set_num_threads(1)
     pipelines = [
-        pipeline_of(str(arguments.images), arguments.weights, arguments.out, seed)
+        pipeline_of(
+            arguments.pipeline, str(arguments.images), arguments.weights, arguments.out, seed
+        )
         for seed in arguments.seeds
     ]
     if arguments.action == "run":
         for pipeline in pipelines:
             run(pipeline, pipelines[0])
     if arguments.action == "live":
-        shared = [s.name for s in pipelines[0].stages if is_shared(s.kind, s.name)]
         for pipeline in pipelines:
-            link(pipeline, pipelines[0], shared)
+            link(pipeline, pipelines[0], shared_stages(pipelines[0]))
             train_live(pipeline, LIVE, fresh_views=False)
     print(*table(pipelines), sep="\n")
 
