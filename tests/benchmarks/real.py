@@ -151,16 +151,21 @@ def table(pipelines: Sequence[Pipeline]) -> list[str]:
 
 
 def paired(folders: Sequence[Path], one: str, other: str) -> str:
-    """Return the mean difference, its interval, and the differences of all seeds."""
+    """Return the mean difference of two students, its interval, and the differences by seed."""
     found = [top1(folder / one) - top1(folder / other) for folder in folders]
-    half = half_width(found, 0.975)
-    seeds = ", ".join(f"{value:+.2f}" for value in found)
-    text = f"{mean(found):+.2f} | {mean(found) - half:+.2f} to {mean(found) + half:+.2f} | {seeds}"
+    text = differences(found)
     if not other.endswith("-live"):
         return text
     reach = abs(mean(found)) + half_width(found, 0.95)  # two one-sided tests at the level 0.05
     verdict = "equivalent" if reach < BOUND else "not shown to be equivalent"
     return f"{text}; {verdict} within {BOUND} (90 % interval reaches {reach:.2f})"
+
+
+def differences(found: Sequence[float]) -> str:
+    """Return the mean of paired differences, its 95 % interval, and the differences by seed."""
+    half = half_width(found, 0.975)
+    seeds = ", ".join(f"{value:+.2f}" for value in found)
+    return f"{mean(found):+.2f} | {mean(found) - half:+.2f} to {mean(found) + half:+.2f} | {seeds}"
 
 
 def half_width(values: Sequence[float], quantile: float) -> float:
