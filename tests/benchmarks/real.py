@@ -34,7 +34,7 @@ from logitcache.cli.stages import stage_runner
 from logitcache.data.identity import key_hash
 from logitcache.data.readers import open_source
 from logitcache.pipeline.config import PipelineConfig
-from logitcache.pipeline.run import Pipeline
+from logitcache.pipeline.run import DONE, Pipeline
 from logitcache.pipeline.settings import find_pipeline, override, read_yaml
 from logitcache.training.run.result import read_result
 from tests.benchmarks.live import train_live
@@ -115,12 +115,13 @@ def run(pipeline: Pipeline, first: Pipeline) -> None:
 
 
 def link(pipeline: Pipeline, first: Pipeline, shared: Sequence[str]) -> None:
-    """Make the shared stages visible in the folder of another seed."""
+    """Make the shared stages and their results visible in the folder of another seed."""
     pipeline.out.mkdir(parents=True, exist_ok=True)
-    for name in shared if pipeline.out != first.out else ():
+    names = [name + ending for name in shared for ending in ("", DONE)]
+    for name in names if pipeline.out != first.out else ():
         place = pipeline.out / name
         if not place.exists():
-            place.symlink_to((first.out / name).absolute(), target_is_directory=True)
+            place.symlink_to((first.out / name).absolute())
 
 
 def top1(folder: Path) -> float:
