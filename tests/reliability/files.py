@@ -54,7 +54,7 @@ class FileMoments:
             ("make", "mkdir"),
         ):
             patch.setattr(f"os.{name}", self._before(kind, getattr(os, name)))
-        for module in ("checkpoint", "export"):
+        for module in ("run.checkpoint", "export.export"):
             name = f"logitcache.training.{module}.save_file"
             patch.setattr(name, self._half_saved(__import__("safetensors.torch").torch.save_file))
 
