@@ -216,7 +216,7 @@ def test_a_teacher_that_knows_passes_and_a_floor_of_ones_own_counts(
     ensemble = Ensemble({}, device=torch.device("cpu"), precision="float32")
     config = TeacherConfig.parse(teachers["red"], "")
     ensemble.members["red"] = Member("red", config, device=torch.device("cpu"), precision="float32")
-    monkeypatch.setattr(Ensemble, "answer", knows)
+    monkeypatch.setattr(Ensemble, "run", knows)
     source = open_source(str(many))
     assert check_accuracy(source, ensemble, ["red"], 8, None) == {"red": 1.0}
     labels[:15] = (labels[:15] + 1) % 3
