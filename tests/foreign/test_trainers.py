@@ -122,6 +122,7 @@ def test_a_script_that_is_killed_continues_with_the_same_steps(
 ) -> None:
     folder = workplace(tmp_path / "run", section, cache_path, images)
     errors = run(folder, section, KILLED)
+    assert (folder / "steps-0.jsonl").exists(), errors[-3000:]
     before = steps_in(folder)
     assert len(before[0]) == KILLED - 1, errors[-3000:]
     before = [steps[: KILLED - 1] for steps in before]  # the other one may have gone further
