@@ -185,13 +185,11 @@ def make_plan(
 
 def _data(sources: Sequence[SourceCache]) -> DataRecord:
     """Return the record of the images, with room for the most classes that any image has."""
-    widest = max(
-        (source.cache.manifest.data for source in sources), key=lambda data: data.label_width or 0
-    )
+    known = [source.cache.manifest.data for source in sources]
+    width = max(data.label_width or 0 for data in known)
     # a field without a value stays unset, as in a cache that is computed
-    width = {} if widest.label_width is None else {"label_width": widest.label_width}
-    first = sources[0].cache.manifest.data
-    return first.model_copy(update={"fingerprint": None, **width})
+    room = {"label_width": width} if width else {}
+    return known[0].model_copy(update={"fingerprint": None, **room})
 
 
 def _stored(sources: Sequence[SourceCache], rows: RowPlan) -> StoredRecords:
