@@ -90,7 +90,8 @@ def options_page() -> str:
     for path, command in [("logitcache", root), *_commands(root, "logitcache")]:
         context = command.context_class(command, info_name=path)
         usage = " ".join([path, *command.collect_usage_pieces(context)])
-        rows = [_row(parameter, context) for parameter in command.params]
+        found = [each for each in command.get_params(context) if each.name != "help"]
+        rows = [_row(parameter) for parameter in found]
         parts += [f"## {path}", "", "```text", usage, "```", "", _sentences(command.help), ""]
         parts += ["| option or argument | value | purpose |", "|---|---|---|", *rows, ""]
     return "\n".join(parts)
@@ -146,11 +147,11 @@ def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _commands(child, f"{path} {name}")
 
 
-def _row(parameter: Any, context: Any) -> str:
+def _row(parameter: Any) -> str:
     """Return the row of an option or argument; the bars of a metavar divide no columns."""
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
-    metavar = parameter.metavar or parameter.display_type(context)
-    cells = [names, f"`{metavar}`", _sentences(getattr(parameter, "help", None))]
+    value = f"`{parameter.metavar}`" if parameter.metavar else ""
+    cells = [names, value, _sentences(getattr(parameter, "help", None))]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -113,6 +113,14 @@ def test_a_result_that_is_not_there_is_named(tmp_path: Path) -> None:
         pipeline(tmp_path, [{"name": "s", "train": {"a": "stage:weight/teachers"}}])
 
 
+def test_unfinished_stages_are_those_from_the_first_without_a_result(tmp_path: Path) -> None:
+    assert pipeline(tmp_path).unfinished() == ["cache", "weights", "student"]
+    ran(tmp_path, {"a": 1.0})
+    assert pipeline(tmp_path).unfinished() == []
+    (tmp_path / "weights.done.json").unlink()
+    assert pipeline(tmp_path).unfinished() == ["weights", "student"]
+
+
 @pytest.mark.parametrize("content", ["", '{"digest": "', "[]", "{}", '{"digest": 1, "result": 2}'])
 def test_a_stage_with_a_damaged_marker_is_not_done(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture

@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from logitcache.cache.store.retry import PATIENCE, parse_patience
+from logitcache.cli.commands import Commands
 from logitcache.cli.create import create_app
 from logitcache.cli.derive import derive_app
 from logitcache.cli.echo import accept_all_characters, echo
@@ -36,7 +37,7 @@ __all__ = ["app", "main"]
 _HEAVY = {"demo", "plan", "precompute", "train", "timm-train", "run", "evaluate", "repair"}
 """Commands that import PyTorch before they print anything."""
 
-app = typer.Typer(
+app = Commands(
     name="logitcache",
     help="Run each teacher once. Train any number of students from its cached outputs.",
     epilog="logitcache demo shows all of it in three minutes. COMMAND --help lists options.",

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from logitcache.cli.commands import Commands
 from logitcache.cli.flags import (
     AddViews,
     BatchSize,
@@ -46,7 +47,7 @@ from logitcache.cli.launch import launched_rank
 
 __all__ = ["create_app"]
 
-create_app = typer.Typer()
+create_app = Commands()
 
 _PANEL = "Create"
 
@@ -73,7 +74,7 @@ def plan(
     configs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[CONFIG]...",
+            metavar="CONFIG",
             help="YAML config files as for precompute; later files override earlier ones.",
         ),
     ] = None,

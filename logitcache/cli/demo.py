@@ -63,7 +63,8 @@ def _run_once(pipeline: Pipeline) -> list[StageResult]:
         pipeline.run(stage_runner(stop), first)
     for stage in pipeline.stages[:last_cache]:
         shutil.rmtree(pipeline.out / stage.name, ignore_errors=True)
-    _run_without_teachers(pipeline, second)
+    if pipeline.unfinished():
+        _run_without_teachers(pipeline, second)
     with StopRequest() as stop:  # every stage is finished, so this only reads the results
         return pipeline.run(stage_runner(stop), names)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logitcache.cli.commands import Commands
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import Json, Revision
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["derive_app"]
 
-derive_app = typer.Typer()
+derive_app = Commands()
 
 _SHARE = "Share"
 

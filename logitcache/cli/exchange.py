@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logitcache.cli.commands import Commands
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import (
     Budget,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["exchange_app"]
 
-exchange_app = typer.Typer()
+exchange_app = Commands()
 
 _SHARE = "Share"
 

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
+from logitcache.cli.commands import Commands
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import Json
 
 __all__ = ["garbage_app"]
 
-garbage_app = typer.Typer()
+garbage_app = Commands()
 
 _HOUR = 3600.0
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from logitcache.data.listing import left_out_text
 from logitcache.errors import redacted
@@ -15,8 +17,6 @@ from logitcache.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from rich.text import Text
 
 __all__ = [
     "PlainConsole",
@@ -59,9 +59,46 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print objects; a table is broken at spaces, or into lines in a narrow terminal."""
+        fitted = [_fitted(o, self.width) if isinstance(o, Table) else o for o in objects]
+        super().print(*fitted, **options)
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Return escaped text; rich calls this for lines and for the cells of tables."""
         return super().render_str(visible(text), **options)
+
+
+def _fitted(table: Table, width: int) -> Table | Text:
+    """Return a table whose columns are broken at spaces, or its rows as lines if it is too wide.
+
+    By itself, rich narrows the widest columns, whatever is in them, and cuts words.
+    """
+    headers = [str(column.header) for column in table.columns]
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    widest, widths = [], []
+    for column, header, texts in zip(table.columns, headers, cells, strict=True):
+        numbers = column.justify == "right"  # a number is not divided from its unit
+        parts = [*header.split(), *(texts if numbers else " ".join(texts).split()), ""]
+        widest.append(max(cell_len(text) for text in (header, *texts)))
+        widths.append(max(cell_len(part) for part in parts))
+    room = width - 3 * len(headers) - 1  # a border and two spaces for each column
+    if sum(widest) <= room:
+        return table
+    if sum(widths) > room:
+        return Text("\n".join(_record(headers, row) for row in zip(*cells, strict=True)))
+    while sum(widths) < room:  # one more for the column that lacks most
+        lacking = [full - now for full, now in zip(widest, widths, strict=True)]
+        widths[lacking.index(max(lacking))] += 1
+    for column, chosen in zip(table.columns, widths, strict=True):
+        column.width = chosen
+    return table
+
+
+def _record(headers: list[str], row: tuple[str, ...]) -> str:
+    """Return a row of a table as lines, for terminals that are too narrow for it."""
+    first, *others = [f"{name}: {visible(cell)}" for name, cell in zip(headers, row, strict=True)]
+    return "\n  ".join([first, *others])
 
 
 def new_console() -> Console:

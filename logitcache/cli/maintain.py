@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from logitcache.cli.commands import Commands
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import (
     ClassMap,
@@ -26,7 +27,7 @@ from logitcache.cli.options import teachers as read_teachers
 
 __all__ = ["LOOK", "maintain_app"]
 
-maintain_app = typer.Typer()
+maintain_app = Commands()
 
 LOOK = "Inspect"
 """Help panel of the commands that change no cache."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["PhaseLines", "ProgressLine"]
 
 _PLAIN_SECONDS = 15.0
+_SMALL_BYTES = 10**7
+"""Total below which bytes are shown in kilobytes."""
 _GAPS = 3
 """Columns between title, bar, count and text."""
 
@@ -73,6 +75,10 @@ class ProgressLine:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def finish(self) -> None:
+        """Print that the stage is finished, and its duration."""
+        self._print(f"{self._title}: finished in {_duration(time.monotonic() - self._started)}")
 
     def precompute(self, progress: PrecomputeProgress) -> None:
         """Show the progress of a precompute run."""
@@ -137,9 +143,11 @@ class ProgressLine:
         self._show(done, total, "views")
 
     def bytes(self, done: int, total: int) -> None:
-        """Show how many bytes of a total are done, in megabytes."""
+        """Show how many bytes of a total are done, in megabytes, or in kilobytes if it is small."""
+        size, unit = (10**6, "MB") if total >= _SMALL_BYTES else (10**3, "kB")
         seconds = max(1e-9, time.monotonic() - self._started)
-        self._show(done // 10**6, total // 10**6, f"{done / seconds / 1e6:.0f} MB/s")
+        rate = f"{done / seconds / size:.0f} {unit}/s"
+        self._show(-(-done // size), -(-total // size), rate, unit=f" {unit}")
 
     def _notice(self, notices: Sequence[str]) -> None:
         """Print the notices that have not been printed yet."""
@@ -174,7 +182,16 @@ class ProgressLine:
             count=f"{worker.images}/{worker.total or 1}",
         )
 
-    def _show(self, done: int, total: int, rates: str, *, phase: str = "", whole: str = "") -> bool:
+    def _show(
+        self,
+        done: int,
+        total: int,
+        rates: str,
+        *,
+        phase: str = "",
+        whole: str = "",
+        unit: str = "",
+    ) -> bool:
         """Show the progress; return whether a line was printed because stderr is no terminal.
 
         Args:
@@ -184,6 +201,7 @@ class ProgressLine:
             phase: Phase of the work, printed next to the title.
             whole: Name of what ``done`` counts; the estimate of the time left starts again when it
                 changes.
+            unit: Unit of both numbers, with a space in front.
         """
         now = time.monotonic()
         if whole != self._phase:
@@ -195,7 +213,7 @@ class ProgressLine:
             left = f"{_duration(seconds)} left"
         text = ", ".join(part for part in (left, rates) if part)
         title = f"{self._title}: {phase}" if phase else self._title
-        count = f"{done}/{total}"
+        count = f"{done}/{total}{unit}"
         self._bar.update(
             self._task,
             description=title,

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from logitcache.cli.commands import Commands
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import Json
 from logitcache.cli.maintain import LOOK
 
 __all__ = ["report_app"]
 
-report_app = typer.Typer()
+report_app = Commands()
 
 _PAGE = Path("report.html")
 
@@ -23,7 +24,7 @@ def report(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...",
+            metavar="PATH",
             help="Folders or URLs of caches, output folders of train, or output folders of run.",
         ),
     ],

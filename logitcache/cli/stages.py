@@ -38,6 +38,7 @@ def stage_runner(stop: StopRequest) -> Callable[[Stage], dict[str, Any]]:
             except Interrupted as stopped:
                 stopped.hint = "re-run the same command"  # a pipeline always resumes
                 raise
+            line.finish()
         found: dict[str, Any] = result.to_json()
         return found
 

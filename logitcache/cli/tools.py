@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
+from logitcache.cli.commands import Commands
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import Json
 
 __all__ = ["tools_app"]
 
-tools_app = typer.Typer(no_args_is_help=True)
+tools_app = Commands(no_args_is_help=True)
 
 
 @tools_app.callback()  # typer would turn an app with a single command into that command

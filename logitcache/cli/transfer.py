@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
+from logitcache.cli.commands import Commands
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import Creator, Json, License, Revision
 
 __all__ = ["transfer_app"]
 
-transfer_app = typer.Typer()
+transfer_app = Commands()
 
 _SHARE = "Share"
 

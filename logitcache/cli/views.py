@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from logitcache.cli.commands import Commands
 from logitcache.cli.echo import echo
 from logitcache.cli.flags import IMAGES, Json
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["views_app"]
 
-views_app = typer.Typer(
+views_app = Commands(
     help="Inspect augmented views: parameters, pixels, and reproducibility on this machine.",
     no_args_is_help=True,
 )

@@ -140,6 +140,13 @@ class Pipeline:
         chosen = [stage for stage in self.stages if not only or stage.name in only]
         return [self._run_stage(stage, run_stage) for stage in chosen]
 
+    def unfinished(self) -> list[str]:
+        """Return the names of the stages from the first one that is not finished."""
+        for index, stage in enumerate(self.stages):
+            if self._finished_result(with_results(stage, self._result_of)) is None:
+                return [later.name for later in self.stages[index:]]
+        return []
+
     def _write_settings(self) -> None:
         """Write the configuration into the output folder, without passwords of URLs."""
         values = self.config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
@@ -149,13 +156,18 @@ class Pipeline:
     def _run_stage(self, stage: Stage, run_stage: Callable[[Stage], dict[str, Any]]) -> StageResult:
         # references to results are resolved first, so that a new result changes the digest
         stage = with_results(stage, self._result_of)
-        marker = self._marker(stage.name)
-        done = _read_marker(marker)
-        if done is not None and done["digest"] == stage.digest:
-            return StageResult(stage, done["result"], skipped=True)
+        found = self._finished_result(stage)
+        if found is not None:
+            return StageResult(stage, found, skipped=True)
         values = run_stage(stage)
+        marker = self._marker(stage.name)
         write_file(marker, json.dumps({"digest": stage.digest, "result": values}, indent=2) + "\n")
         return StageResult(stage, values, skipped=False)
+
+    def _finished_result(self, stage: Stage) -> dict[str, Any] | None:
+        """Return the result of a stage, None if it has not been run with these settings."""
+        done = _read_marker(self._marker(stage.name))
+        return done["result"] if done is not None and done["digest"] == stage.digest else None
 
     def _marker(self, name: str) -> Path:
         """Return the file that marks a stage as finished and contains its result."""

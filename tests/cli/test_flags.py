@@ -69,6 +69,15 @@ def test_flags_are_those_of_the_list() -> None:
     assert flags() == LIST.read_text(), "review the change, then: python -m tests.cli.test_flags"
 
 
+def test_the_help_has_a_placeholder_for_each_value_and_none_for_switches() -> None:
+    for name, command in commands(typer.main.get_command(app)):
+        context = command.make_context(name, [], resilient_parsing=True)
+        for parameter in command.get_params(context):
+            assert parameter.metavar is not None, f"{name}: {parameter.name}"
+            is_switch = getattr(parameter, "is_flag", False)
+            assert (parameter.metavar == "") == is_switch, f"{name}: {parameter.name}"
+
+
 def test_every_flag_sets_a_field_that_exists() -> None:
     for line in LIST.read_text().splitlines():
         command, _, _, field, *_ = line.split(" | ")

@@ -54,6 +54,28 @@ def test_a_line_of_training_fits_into_a_terminal(
         assert shown.strip().endswith(last)
 
 
+def test_a_finished_stage_leaves_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressLine("[1/8] cnn") as line:
+        line.finish()
+    assert capsys.readouterr().err.endswith("[1/8] cnn: finished in 0 s\n")
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "shown"),
+    [
+        (250_001, 250_001, "verify: 251/251 kB"),
+        (0, 250_001, "verify: 0/251 kB"),
+        (12_000_000, 24_000_000, "verify: 12/24 MB"),
+    ],
+)
+def test_bytes_of_small_caches_are_not_shown_as_nothing(
+    done: int, total: int, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ProgressLine("verify") as line:
+        line.bytes(done, total)
+    assert f"{shown}, " in capsys.readouterr().err
+
+
 def test_a_terminal_shows_what_the_first_seconds_are_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
