@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["as_html", "as_markdown"]
 
 _PAGE = "page.html.j2"
+_UNIT = re.compile(r"(?<=\d) (?=%)")
 
 
 def as_html(title: str, subtitle: str, sections: Mapping[str, Section], footer: str) -> str:
@@ -55,8 +57,13 @@ def _templates() -> Environment:
     return Environment(
         loader=PackageLoader("logitcache.report.page"),
         autoescape=True,
-        finalize=visible,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _shown(value: object) -> str:
+    """Return a text with visible characters; no line ends between a number and its percent sign."""
+    return _UNIT.sub("\N{NO-BREAK SPACE}", visible(value))

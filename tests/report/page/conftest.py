@@ -47,13 +47,16 @@ class Element:
         return [each for each in below if not tag or each.tag == tag]
 
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
 class Page(HTMLParser):
-    """A parsed page that checks that its elements are nested."""
+    """A parsed page that checks that its elements are nested; its spaces are all of one kind."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.root = self._at = Element("page", {}, None)
-        self.feed(text)
+        self.feed(text.replace(NO_BREAK, " "))
         assert self._at is self.root, "an element is not closed"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

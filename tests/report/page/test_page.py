@@ -29,7 +29,7 @@ from logitcache.report.survey import survey
 from logitcache.training.evaluation.prediction_counts import PredictionCounts, write_predictions
 from tests.cache.building import make_cache
 from tests.cli.conftest import logitcache
-from tests.report.page.conftest import HOSTILE, SCORES, Page, write_run
+from tests.report.page.conftest import HOSTILE, NO_BREAK, SCORES, Page, write_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +122,19 @@ def test_values_are_those_that_the_library_computes(page: Element, pipeline: Pat
     assert "2 caches and 6 training runs of 3 networks" in summary.text
 
 
+def test_no_line_ends_between_a_number_and_its_percent_sign(text: str) -> None:
+    assert f"The line is the 95{NO_BREAK}% confidence" in text
+    assert not re.search(r">[^<]*\d %", text)
+
+
+def test_single_runs_have_one_column_and_no_deviation(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", 0.5)
+    text = make_report([str(tmp_path / "run")]).text
+    assert ">top-1</th>" in text
+    assert "mean ± sd" not in text
+    assert "standard deviation" not in text
+
+
 def test_curves_have_the_points_of_the_log(page: Element) -> None:
     figure = next(f for f in page.all("figure") if "trained on cache" in f.text)
     lines = [line for line in figure.all("polyline") if "points" in line.attributes]
@@ -208,7 +221,7 @@ def test_settings_of_another_version_cost_only_themselves(tmp_path: Path) -> Non
     assert made.problems == []
     (broken / "config.yaml").write_text("out: x\nsteps: many\n")
     made = make_report([str(broken)])
-    assert "25.0 %" in made.text
+    assert f"25.0{NO_BREAK}%" in made.text
     assert "not recorded" in made.text
     assert len(made.problems) == 1
 

@@ -83,26 +83,28 @@ def _score_name(network: Network) -> str:
 
 
 def _table(networks: list[Network]) -> Table:
+    several = any(len(network.scores) > 1 for network in networks)
     rows = []
     for network in networks:
         results = [run.result for run in network.runs if run.result is not None]
+        single = ", ".join(percent_text(score) for score in network.scores)
         rows.append(
             [
                 network.name,
                 network.model,
                 network.trained_on,
-                spread_text(network.scores),
-                ", ".join(percent_text(score) for score in network.scores),
+                *([spread_text(network.scores), single] if several else [single]),
                 ", ".join(dict.fromkeys(str(result.steps) for result in results)),
                 ", ".join(dict.fromkeys(str(result.set_images) for result in results)),
                 ", ".join(dict.fromkeys(str(result.parameters) for result in results)),
             ]
         )
-    columns = ["network", "architecture", "trained on", "mean ± sd", "single runs", "steps"]
+    scores = ["mean ± sd", "single runs"] if several else [_score_name(networks[0])]
+    sizes = ["steps", "training images", "parameters"]
+    spread = ", with the standard deviation over seeds" if several else ""
     return Table(
-        f"Results on held-out images ({_images(networks[0])}), with the standard deviation over "
-        "seeds.",
-        [*columns, "training images", "parameters"],
+        f"Results on held-out images ({_images(networks[0])}){spread}.",
+        ["network", "architecture", "trained on", *scores, *sizes],
         rows,
         text_columns=(1, 2),
     )

@@ -80,7 +80,7 @@ def _classes(cache: str, sample: OutputSample) -> Table | None:
     all_same = ["all predict the same"] if len(judged) > 1 else []
     left = len(present) - len(worst)
     which = f", the {len(worst)} of {len(present)} with the lowest accuracy" if left else ""
-    caption = f"Classes of “{cache}”{which}: share of outputs that predict the label."
+    caption = f"Classes of “{cache}”{which}: share of outputs that predict the label, lowest first."
     return Table(caption, ["class", "outputs", *judged, *all_same], rows)
 
 

@@ -28,7 +28,7 @@ def caches(contents: Contents) -> Section | None:
     blocks += [Note(text) for cache in found if (text := _incomplete(cache.description))]
     blocks.append(
         Table(
-            "Caches.",
+            "Images, classes, views and bytes of each cache.",
             ["cache", "images", "classes", "views", "state", "bytes in all"],
             [_cache_row(cache) for cache in found],
             text_columns=(4,),

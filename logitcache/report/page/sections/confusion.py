@@ -49,10 +49,14 @@ def _matrix(predictor: Predictor) -> HeatTable:
     return HeatTable(
         f"Confusion of {predictor.name}: share in percent of the images of a class (row) that is "
         "predicted as each class (column, by number).",
-        [f"{number}: {counts.class_names[number]}" for number in numbers],
+        [_numbered(number, counts.class_names[number]) for number in numbers],
         [str(number) for number in numbers],
         shares,
     )
+
+
+def _numbered(number: int, name: str) -> str:
+    return name if name == str(number) else f"{number}: {name}"
 
 
 def _table(found: list[Predictor]) -> Table:
