@@ -19,18 +19,20 @@ from logitcache.cache.write.claims import MANIFEST, Claims
 from logitcache.cache.write.unit_commit import commit_copy, commit_unit
 from logitcache.cache.write.writer import CacheWriter
 from logitcache.errors import UsageError
-from logitcache.precompute.run.summary import accuracy_of, images_fingerprint
+from logitcache.share.accuracy import AccuracyCount
 from logitcache.share.documents import copy_documents
 from logitcache.share.gathering import GatheredRows
+from logitcache.share.kept_reads import KeptDocuments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from logitcache.cache.format.manifest import RevisionPointer
     from logitcache.cache.format.placement import Placement
     from logitcache.cache.store.base import Location
     from logitcache.cache.write.claims import Wait
-    from logitcache.share.plan import CachePlan, ViewPlan
+    from logitcache.share.plan import CachePlan
+    from logitcache.share.view_plan import ViewPlan
 
 __all__ = ["Assembled", "Progress", "assemble"]
 
@@ -49,7 +51,7 @@ class Assembled(NamedTuple):
         revision: The sealed revision.
         copied: Number of units that were copied as bytes.
         encoded: Number of units that were gathered from rows of the sources and encoded again.
-        bytes_written: Bytes of their shards.
+        bytes_written: Bytes that were written, shards and documents.
     """
 
     revision: RevisionPointer
@@ -80,18 +82,16 @@ def assemble(
     claims = Claims(location, on_wait=on_wait)
     with claims.exclusive(MANIFEST):
         location.sweep()
-        writer = _declared(plan, location)
+        documents = KeptDocuments(location)
+        writer = _declared(plan, documents.location)
         run = _Run(plan, writer, on_progress)
         pointer = writer.manifest.revision
         if pointer is None:
             run.commit_all()
-            copy_documents(plan, location)
-            accuracy = plan.accuracy
-            if accuracy is None:
-                accuracy = accuracy_of(writer)
-            pointer = writer.seal(images_fingerprint(writer), accuracy)
+            copy_documents(plan, documents.location)
+            pointer = writer.seal(plan.facts.fingerprint, run.accuracy.result())
         claims.sweep()
-    return Assembled(pointer, run.copied, run.encoded, run.bytes_written)
+    return Assembled(pointer, run.copied, run.encoded, documents.bytes_written)
 
 
 def _declared(plan: CachePlan, location: Location) -> CacheWriter:
@@ -158,17 +158,24 @@ def _refuse_other_cache(plan: CachePlan, location: Location) -> None:
 
 
 class _Run:
-    """Copying of the units of a plan that are not committed yet."""
+    """Copying of the units of a plan that are not committed yet.
+
+    Attributes:
+        copied: Number of units that were copied as bytes.
+        encoded: Number of units that were encoded again.
+        accuracy: Accuracy of the teachers, over the units that are committed.
+    """
 
     def __init__(
         self, plan: CachePlan, writer: CacheWriter, on_progress: Callable[[Progress], None] | None
     ) -> None:
-        self._plan, self._location = plan, writer.location
+        self._plan, self._writer, self._location = plan, writer, writer.location
         self._store = RecordingStore(writer.location)
         self._on_progress = on_progress
         self._total = sum(len(part.units(plan.rows)) for part in plan.parts)
         self._done = 0
-        self.copied = self.encoded = self.bytes_written = 0
+        self.copied = self.encoded = 0
+        self.accuracy = AccuracyCount(plan, writer.manifest)
 
     def commit_all(self) -> None:
         """Commit every unit that has no commit, view after view."""
@@ -178,6 +185,7 @@ class _Run:
             done = committed_units(self._location, placement.group, placement.view)
             missing = [unit for unit in units if unit not in done]
             self._count(len(units) - len(missing))
+            self._measure_again(part, done.intersection(units))
             copyable = _Copyable(self._plan, part, self._location)
             whole = {unit: origin for unit in missing if (origin := copyable.origin(unit))}
             self._copy(part, whole)
@@ -188,8 +196,9 @@ class _Run:
 
     def _copy(self, part: ViewPlan, origins: Mapping[int, tuple[int, int]]) -> None:
         """Copy units as bytes, several at a time."""
+        group = self.accuracy.group_of(part)
 
-        def copy(item: tuple[int, tuple[int, int]]) -> int:
+        def copy(item: tuple[int, tuple[int, int]]) -> None:
             unit, (number, theirs) = item
             source, placement = self._plan.sources[number], part.sources[number]
             contents = source.shards(placement, theirs)
@@ -197,23 +206,35 @@ class _Run:
             if not part.measured:
                 commit = replace(commit, measured={})
             commit_copy(self._location, part.placement, unit, commit, contents)
-            return sum(map(len, contents.values()))
+            if group is not None:
+                self.accuracy.count(group, unit, source.decoded(placement, theirs, contents))
 
         for number in {number for number, _ in origins.values()}:
             self._plan.sources[number].commits(part.sources[number])  # read once, by one thread
         with ThreadPoolExecutor(self._location.in_flight, thread_name_prefix="copies") as pool:
-            for size in pool.map(copy, origins.items()):  # raises the first error
+            for _ in pool.map(copy, origins.items()):  # raises the first error
                 self.copied += 1
-                self.bytes_written += size
                 self._count(1)
 
     def _encode(self, part: ViewPlan, unit: int, rows: GatheredRows) -> None:
         arrays, conditions = rows.of(unit)
         commit_unit(self._location, self._store, part.placement, unit, arrays, conditions)
-        sizes = (self._location.size(part.placement.shard_key(n, unit)) or 0 for n in arrays)
+        group = self.accuracy.group_of(part)
+        if group is not None:
+            self.accuracy.count(group, unit, arrays)
         self.encoded += 1
-        self.bytes_written += sum(sizes)
         self._count(1)
+
+    def _measure_again(self, part: ViewPlan, units: Collection[int]) -> None:
+        """Count outputs of units that a run before this one has committed."""
+        group = self.accuracy.group_of(part)
+        if group is None:
+            return
+        view, names, size = part.placement.view, list(part.placement.specs), group.unit_rows
+        for unit in sorted(units):
+            start = unit * size
+            encoded = self._writer.read_rows(group, view, start, start + size, names)
+            self.accuracy.count(group, unit, encoded)
 
     def _count(self, units: int) -> None:
         self._done += units

@@ -27,11 +27,11 @@ from logitcache.share.conflicts import (
     same_units,
 )
 from logitcache.share.gathering import GatheredRows
-from logitcache.share.plan import ViewPlan
 from logitcache.share.rows import NO_ROW
 from logitcache.share.slicing import sealed_groups
 from logitcache.share.source import SourceCache
 from logitcache.share.union_rows import union_of_rows
+from logitcache.share.view_plan import ViewPlan
 
 if TYPE_CHECKING:
     import os

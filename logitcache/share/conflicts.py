@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitcache.cache.format.names import IMAGES, SAMPLES, Status, teacher_of
+from logitcache.label_sets import LabelSets
 from logitcache.share.gathering import GatheredRows
 from logitcache.share.rows import NO_ROW
 
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.group import Group
     from logitcache.cache.format.manifest import DataRecord, TeacherRecord
-    from logitcache.label_sets import LabelSets
     from logitcache.share.gathering import RowOrigins
-    from logitcache.share.plan import CachePlan, ViewPlan
+    from logitcache.share.plan import CachePlan
     from logitcache.share.rows import RowPlan
     from logitcache.share.source import SourceCache
+    from logitcache.share.view_plan import ViewPlan
 
 __all__ = [
     "declared_conflicts",
@@ -102,22 +103,37 @@ def image_conflicts(sources: Sequence[SourceCache], rows: RowPlan) -> Iterator[s
             if not len(shared):
                 continue
             ours, theirs = rows.rows[number][shared], rows.rows[before][shared]
-            own, other = source.samples, sources[before].samples
-            bad = [own.status[ours], other.status[theirs]]
-            differing = {
-                "content": (own.digests[ours] != other.digests[theirs]).any(axis=1),
-                "label": (own.labels[ours] != other.labels[theirs])
-                | _other_sets(own.label_sets, ours, other.label_sets, theirs),
-                "status": (bad[0] == Status.UNREADABLE) != (bad[1] == Status.UNREADABLE),
-            }
-            for what, rows_differ in differing.items():
+            for what, rows_differ in _differing_images(source, ours, sources[before], theirs):
                 found = np.flatnonzero(rows_differ)
                 if len(found):
-                    key = own.keys[ours[found[0]]]
+                    key = source.samples("key")[ours[found[0]]]
                     yield (
                         f"{source}: {len(found)} images have another {what} than in "
                         f"{sources[before]}, for example {key}"
                     )
+
+
+def _differing_images(
+    source: SourceCache,
+    ours: NDArray[np.int64],
+    other: SourceCache,
+    theirs: NDArray[np.int64],
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield what may differ, and which rows of two sources differ in it: bool (N,)."""
+    digests, labels, status = (
+        (source.samples(name)[ours], other.samples(name)[theirs])
+        for name in ("digest", "label", "status")
+    )
+    yield "content", (digests[0] != digests[1]).any(axis=1)
+    sets = _label_sets(source), _label_sets(other)
+    yield "label", (labels[0] != labels[1]) | _other_sets(sets[0], ours, sets[1], theirs)
+    yield "status", (status[0] == Status.UNREADABLE) != (status[1] == Status.UNREADABLE)
+
+
+def _label_sets(source: SourceCache) -> LabelSets | None:
+    if source.cache.manifest.data.label_width is None:
+        return None
+    return LabelSets.of_rows(source.samples("label_count"), source.samples("label_ids"))
 
 
 def _other_sets(

@@ -107,13 +107,11 @@ def _segments(
 def _exclusions(plan: CachePlan) -> list[tuple[list[str], str]]:
     """Return the exclusions of images of the new cache: keys and reason of each."""
     found = []
-    for number, source in enumerate(plan.sources):
+    for source in plan.sources:
         if not source.cache.withdrawn:
             continue
-        rows = plan.rows.rows[number]
-        taken = set(source.samples.keys[rows[rows >= 0]])
         for keys, reason in read_exclusions(source.location):
-            here = sorted(keys & taken)
+            here = sorted(keys & plan.facts.excluded)
             if here and (here, reason) not in found:
                 found.append((here, reason))
     return found

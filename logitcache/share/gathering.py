@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from logitcache.cache.format.ledger import Commit
     from logitcache.cache.format.placement import Placement
     from logitcache.encoding.arrays import Encoded
-    from logitcache.share.plan import ViewPlan
     from logitcache.share.rows import RowPlan
     from logitcache.share.source import SourceCache
+    from logitcache.share.view_plan import ViewPlan
 
 __all__ = ["GatheredRows", "RowOrigins"]
 

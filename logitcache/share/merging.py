@@ -8,6 +8,7 @@ from logitcache.cache.store.open import locate
 from logitcache.errors import DataMismatch, UsageError, first_of
 from logitcache.share.assemble import assemble
 from logitcache.share.conflicts import declared_conflicts, image_conflicts, output_conflicts
+from logitcache.share.kept_reads import KeptShards
 from logitcache.share.plan import make_plan
 from logitcache.share.slicing import DerivedSummary, refuse_same_place, sealed_groups, summary_of
 from logitcache.share.source import SourceCache
@@ -54,7 +55,8 @@ def merge_caches(
     if len(sources) < 2:
         raise UsageError("a merge needs two caches or more", got=f"{len(sources)}")
     location = locate(destination, write=True)
-    opened = [SourceCache(source) for source in sources]
+    kept = KeptShards()
+    opened = [SourceCache(source, kept=kept) for source in sources]
     refuse_same_place(opened, location)
     chosen = [sealed_groups(source) for source in opened]
     _refuse(declared_conflicts(opened, chosen))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from logitcache.cache.format.groups import row_groups
 from logitcache.cache.format.images import image_placement
 from logitcache.cache.format.manifest import DerivationRecord, PartRecord, Segment
@@ -15,7 +13,6 @@ from logitcache.cache.format.names import (
     HEADLESS,
     UNKNOWN_VIEWS,
     VISIBLE_PATCHES,
-    sha256,
     tap_of,
     teacher_of,
 )
@@ -23,12 +20,13 @@ from logitcache.cache.format.partners import mixed_views, partner_placement
 from logitcache.cache.format.samples import sample_placement
 from logitcache.cache.format.squares import square_placement, stored_views
 from logitcache.errors import UsageError
-from logitcache.label_sets import label_texts
+from logitcache.share.image_facts import ImageFacts, image_facts
 from logitcache.share.reencoding import converter, without_fidelity
 from logitcache.share.rows import NO_ROW, RowPlan
+from logitcache.share.view_plan import ViewPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from logitcache.cache.format.group import Group
     from logitcache.cache.format.manifest import (
@@ -36,59 +34,15 @@ if TYPE_CHECKING:
         Manifest,
         TeacherRecord,
     )
-    from logitcache.cache.format.placement import Placement
     from logitcache.cache.format.records import StoredRecords
-    from logitcache.encoding.arrays import Encoded
     from logitcache.share.source import SourceCache
 
-__all__ = ["CachePlan", "ViewPlan", "make_plan"]
+__all__ = ["CachePlan", "make_plan"]
 
 _DECLARED = {
     *GROUP_FEATURES, HEADLESS, UNKNOWN_VIEWS, VISIBLE_PATCHES, "dropping", "dropped-views"
 }  # fmt: skip
 """Features that the writer requires itself where they are needed, or that the new cache lacks."""
-
-
-@dataclass(frozen=True)
-class ViewPlan:
-    """One view of a group, and the sources that have rows of it.
-
-    Attributes:
-        placement: Placement of its arrays in the new cache.
-        sources: Placements in the sources, by number of the source, in order of preference.
-        measured: Whether units that are copied keep the measured encoding losses of their commits.
-        mixes: Whether it has mixing partners, which are offsets in a block.
-        by_class: Whether its rows are classes instead of images.
-        convert: Function that encodes rows of the sources as the new cache stores them; None where
-            they stay as they are.
-    """
-
-    placement: Placement
-    sources: Mapping[int, Placement]
-    measured: bool = False
-    mixes: bool = False
-    by_class: bool = False
-    convert: Callable[[Encoded], Encoded] | None = None
-
-    def units(self, rows: RowPlan) -> list[int]:
-        """Return its units, ascending."""
-        return self.placement.units(rows.segments, rows.unit_rows)
-
-    def whole_unit(
-        self, sources: Sequence[SourceCache], rows: RowPlan, unit: int
-    ) -> tuple[int, int] | None:
-        """Return number and unit of a source with the same rows; None without one."""
-        size = self.placement.unit_rows
-        if self.convert is not None:
-            return None
-        for number, placement in self.sources.items():
-            if self.by_class:
-                return number, unit
-            if placement.unit_rows == size:
-                theirs = rows.whole_unit(number, sources[number], unit, size)
-                if theirs is not None:
-                    return number, theirs
-        return None
 
 
 @dataclass(frozen=True)
@@ -108,6 +62,7 @@ class CachePlan:
         stored: What it contains of its images.
         versions: Libraries that made the first source.
         derived_from: Record of the sources.
+        facts: Facts about its images.
     """
 
     sources: tuple[SourceCache, ...]
@@ -122,6 +77,7 @@ class CachePlan:
     stored: StoredRecords
     versions: dict[str, str]
     derived_from: DerivationRecord
+    facts: ImageFacts
 
     @property
     def accuracy(self) -> dict[str, dict[str, float]] | None:
@@ -165,19 +121,22 @@ def make_plan(
         for name in dict.fromkeys(name for own in chosen for name in own)
     }
     views = _views(sources, groups)
+    samples = _samples(sources, rows)
+    facts = image_facts(sources, rows, samples)
     plan = CachePlan(
         sources=tuple(sources),
         rows=rows,
-        segments=_segments(sources, rows),
+        segments=_segments(sources, rows, facts),
         data=_data(sources),
         views=views,
         records=without_fidelity(_records(sources, groups), sources[0].cache.groups, groups),
         groups=groups,
-        parts=tuple(_parts(sources, rows, chosen, groups)),
+        parts=tuple(_parts(sources, rows, chosen, groups, samples)),
         requires=_requires(sources),
         stored=_stored(sources, rows),
         versions=first.versions,
         derived_from=_derivation(sources, rows, groups, command, selection),
+        facts=facts,
     )
     _refuse_divided_blocks(plan)
     return plan
@@ -276,28 +235,17 @@ def _requires(sources: Sequence[SourceCache]) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(named) if name not in _DECLARED)
 
 
-def _segments(sources: Sequence[SourceCache], rows: RowPlan) -> tuple[Segment, ...]:
+def _segments(
+    sources: Sequence[SourceCache], rows: RowPlan, facts: ImageFacts
+) -> tuple[Segment, ...]:
     """Return the segments with digests of their keys and labels."""
     known = sources[0].cache.manifest.segments
     if rows.is_complete(0, sources[0]) and rows.segments == sources[0].segments:
         return known[: len(rows.segments)]
     return tuple(
-        Segment(start=start, rows=count, listing_sha256=_listing(sources, rows, start, count))
-        for start, count in rows.segments
+        Segment(start=start, rows=count, listing_sha256=listing)
+        for (start, count), listing in zip(rows.segments, facts.listings, strict=True)
     )
-
-
-def _listing(sources: Sequence[SourceCache], rows: RowPlan, start: int, count: int) -> str:
-    """Return the digest over key, NUL, label, NUL of the rows of a segment."""
-    keys = np.empty(count, dtype=object)
-    labels = np.full(count, "-1", dtype=object)
-    for number, source in enumerate(sources):
-        theirs = rows.taken_from(number, start, start + count)
-        here = np.flatnonzero(theirs != NO_ROW)
-        keys[here] = source.samples.keys[theirs[here]]
-        labels[here] = list(label_texts(source.samples, theirs[here]))
-    pairs = zip(keys, labels, strict=True)
-    return sha256(b"".join(f"{key}\0{label}\0".encode() for key, label in pairs))
 
 
 def _records(
@@ -336,24 +284,23 @@ def _record(
     return type(record)(**{**kept, **changed})
 
 
+def _samples(sources: Sequence[SourceCache], rows: RowPlan) -> ViewPlan:
+    """Return the samples."""
+    manifest = sources[0].cache.manifest.changed(unit_rows=rows.unit_rows, data=_data(sources))
+    theirs = {n: sample_placement(source.cache.manifest) for n, source in enumerate(sources)}
+    return ViewPlan(sample_placement(manifest), theirs)
+
+
 def _parts(
     sources: Sequence[SourceCache],
     rows: RowPlan,
     chosen: Sequence[Mapping[str, Group]],
     groups: Mapping[str, Group],
+    samples: ViewPlan,
 ) -> list[ViewPlan]:
     """Return every view of samples, partners and groups."""
     blocks = [source.cache.unit_rows for source in sources]
-    manifest = sources[0].cache.manifest.changed(unit_rows=rows.unit_rows, data=_data(sources))
-    parts = [
-        ViewPlan(
-            sample_placement(manifest),
-            {
-                number: sample_placement(source.cache.manifest)
-                for number, source in enumerate(sources)
-            },
-        )
-    ]
+    parts = [samples]
     stored = _stored(sources, rows)
     if "images" in stored:
         known = [source.cache.manifest.images for source in sources]

@@ -120,27 +120,25 @@ def read_keys(path: Path) -> frozenset[str]:
 def selected_rows(source: SourceCache, selection: RowSelection) -> NDArray[np.bool_]:
     """Return which rows of a cache are selected, bool up to the end of its last block.
 
-    The samples are read unit by unit, and only the arrays that the conditions need.
+    The samples are read unit by unit: only the arrays that the conditions need, and only units
+    that may have a selected row. All keys are read where keys are given, to find unknown ones.
 
     Raises:
         UsageError: A class or a key does not exist, or nothing is selected.
+        CacheDamaged: An object of the samples is not the one that was committed.
     """
     selected = source.has_image.copy()
+    if selection.share is not None:
+        selected &= _near_share(source, selection.share)
+    _refuse_unknown_keys(source, selection.keys or frozenset())
     tests = _tests(source, selection)
-    unknown = set(selection.keys or ())
     size = source.cache.unit_rows
     for unit in source.cache.units() if tests else ():
-        arrays = source.sample_unit(unit, {name for names, _ in tests for name in names})
+        here = selected[unit * size : (unit + 1) * size]
         for names, test in tests:
-            selected[unit * size : (unit + 1) * size] &= test(*(arrays[name] for name in names))
-        unknown -= set(arrays["key"] if unknown else ())
-    if unknown:
-        raise UsageError(
-            f"{len(unknown)} of the {len(selection.keys or ())} keys are not in the cache",
-            where=source.location,
-            expected="paths of images relative to the data root",
-            got=first_of(sorted(unknown), 3),
-        )
+            if here.any():
+                arrays = source.sample_unit(unit, names)
+                here &= test(*(arrays[name] for name in names))
     if not selected.any():
         raise UsageError(
             "no image of the cache is selected",
@@ -149,6 +147,57 @@ def selected_rows(source: SourceCache, selection: RowSelection) -> NDArray[np.bo
             hint="logitcache inspect lists the classes; keys are paths relative to the data root",
         )
     return selected
+
+
+def _refuse_unknown_keys(source: SourceCache, keys: frozenset[str]) -> None:
+    unknown = set(keys)
+    for unit in source.cache.units():
+        if unknown:
+            unknown.difference_update(source.sample_unit(unit, ["key"])["key"])
+    if unknown:
+        raise UsageError(
+            f"{len(unknown)} of the {len(keys)} keys are not in the cache",
+            where=source.location,
+            expected="paths of images relative to the data root",
+            got=first_of(sorted(unknown), 3),
+        )
+
+
+def _near_share(source: SourceCache, share: tuple[float, float]) -> NDArray[np.bool_]:
+    """Return which rows are in units that may have a hash of a share, bool as ``has_image``.
+
+    Rows of a segment are ordered by hash, and hashes are evenly distributed.
+    """
+    size = source.cache.unit_rows
+    near = np.zeros(len(source.has_image), np.bool_)
+    for segment in source.segments:
+        first, last = (_unit_of(source, bound, segment) for bound in _bounds(share))
+        near[first * size : (last + 1) * size] = True
+    return near
+
+
+def _unit_of(source: SourceCache, bound: int, segment: tuple[int, int]) -> int:
+    """Return the last unit of a segment that begins below a hash; the first one without any.
+
+    The search begins where the hash is to be expected, and ends in most cases with one unit.
+    """
+    start, count = segment
+    size = source.cache.unit_rows
+    low, high = start // size, (start + count - 1) // size  # the unit is one of these
+    unit = (start + int(bound / _HASHES * count)) // size
+    while low < high:
+        unit = min(max(unit, low), high)
+        end = min((unit + 1) * size, start + count)
+        hashes = source.sample_unit(unit, ["hash"])["hash"][: end - unit * size]
+        if int(hashes[0]) >= bound:
+            if unit == low:
+                break
+            unit = high = unit - 1
+        elif int(hashes[-1]) >= bound:
+            return unit
+        else:
+            low, unit = unit, unit + 1
+    return low
 
 
 def _tests(source: SourceCache, selection: RowSelection) -> list[_Named]:
@@ -161,8 +210,8 @@ def _tests(source: SourceCache, selection: RowSelection) -> list[_Named]:
         else:
             tests.append((("label_count", "label_ids"), _any_of(numbers)))
     if selection.share is not None:
-        low, high = selection.share
-        tests.append((("hash",), lambda hashes: _between(hashes, low, high)))
+        share = selection.share
+        tests.append((("hash",), lambda hashes: _between(hashes, share)))
     if selection.keys is not None:
         keys = selection.keys
         tests.append((("key",), _each(lambda key: key in keys)))
@@ -190,12 +239,19 @@ def _any_of(numbers: list[int]) -> _Test:
     return test
 
 
-def _between(hashes: NDArray[Any], low: float, high: float) -> NDArray[np.bool_]:
+def _bounds(share: tuple[float, float]) -> tuple[int, int]:
+    """Return the first hash of a part of their range, and the one after the last."""
+    low, high = (int(bound * _HASHES) for bound in share)
+    return low, high
+
+
+def _between(hashes: NDArray[Any], share: tuple[float, float]) -> NDArray[np.bool_]:
     """Return which hashes are in a part of their range; parts that adjoin share no hash."""
-    bounds = [min(int(bound * _HASHES), 2**64 - 1) for bound in (low, high)]
-    first, last = (np.uint64(bound) for bound in bounds)
-    below: NDArray[np.bool_] = hashes < last if high < 1 else np.ones(len(hashes), np.bool_)
-    return (hashes >= first) & below
+    first, end = _bounds(share)
+    below: NDArray[np.bool_] = (
+        hashes < np.uint64(end) if end < 2**64 else np.ones(len(hashes), np.bool_)
+    )
+    return (hashes >= np.uint64(first)) & below
 
 
 def _class_numbers(source: SourceCache, names: tuple[str, ...]) -> list[int]:

@@ -95,7 +95,7 @@ class RowPlan:
         wanted = self.taken_from(number, start, stop)
         has_image = np.any([rows[start:stop] != NO_ROW for rows in self.rows], axis=0)
         if not has_image.any():
-            return _padding_unit(source, unit_rows)
+            return _padding_unit(source, unit_rows, unit)
         if (has_image & (wanted == NO_ROW)).any():  # some rows are those of other sources
             return None
         first = int(wanted[0])
@@ -120,8 +120,14 @@ def _padded(rows: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     return np.concatenate([rows, np.full(length - len(rows), NO_ROW, np.int64)])
 
 
-def _padding_unit(source: SourceCache, unit_rows: int) -> int | None:
-    """Return a unit of a source that is padding alone; None if there is none."""
+def _padding_unit(source: SourceCache, unit_rows: int, unit: int) -> int | None:
+    """Return a unit of a source that is padding alone, the one of this number if it is.
+
+    None if there is none.
+    """
     units = units_of_segments(source.segments, source.cache.unit_rows, unit_rows)
-    empty = (u for u in units if not source.has_image[u * unit_rows : (u + 1) * unit_rows].any())
+    own_first = sorted(units, key=lambda number: number != unit)
+    empty = (
+        n for n in own_first if not source.has_image[n * unit_rows : (n + 1) * unit_rows].any()
+    )
     return next(empty, None)

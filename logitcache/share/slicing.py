@@ -47,8 +47,8 @@ class DerivedSummary:
         features: Its features, as ``<teacher>/<tap>``.
         copied: Number of units that this run copied as bytes.
         encoded: Number of units that this run gathered from rows and encoded again.
-        bytes_read: Bytes of shards that this run read from the sources.
-        bytes_written: Bytes of shards that this run wrote.
+        bytes_read: Bytes of shards and documents that this run read from the sources.
+        bytes_written: Bytes of shards and documents that this run wrote.
         revision_sha256: SHA-256 of the revision of the new cache.
         notes: Notes for the user.
     """

@@ -56,11 +56,9 @@ def union_of_rows(sources: Sequence[SourceCache], *, append: bool) -> RowPlan:
         known |= dict.fromkeys(found.keys)
     parts = [part for found in segments for part in found if part]
     if len(known) > len(images[0].keys) and not append:
-        hashes = {
-            key: int(source.samples.hashes[row])
-            for source, found in zip(sources, images, strict=True)
-            for key, row in zip(found.keys, found.rows.tolist(), strict=True)
-        }
+        hashes: dict[str, int] = {}
+        for source, found in zip(sources, images, strict=True):
+            hashes |= zip(found.keys, source.samples("hash")[found.rows].tolist(), strict=True)
         parts = [sorted(known, key=lambda key: (hashes[key], key.encode()))]
     positions = [dict(zip(found.keys, found.rows.tolist(), strict=True)) for found in images]
     return RowPlan.of_parts(
@@ -74,7 +72,7 @@ def union_of_rows(sources: Sequence[SourceCache], *, append: bool) -> RowPlan:
 
 def _images_of(source: SourceCache) -> _Images:
     rows = np.flatnonzero(source.has_image)
-    return _Images(rows, source.samples.keys[rows].tolist())
+    return _Images(rows, source.samples("key")[rows].tolist())
 
 
 def _segments_of(source: SourceCache, images: _Images) -> list[list[str]]:

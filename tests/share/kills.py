@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from logitcache.cache.verify.integrity import verify
+from logitcache.cache.write.exclude import withdraw_images
 from logitcache.share.merging import merge_caches
 from logitcache.share.row_selection import RowSelection
 from logitcache.share.slicing import slice_cache
@@ -58,6 +59,8 @@ def make_sources(folder: Path) -> None:
     build(folder / "whole", Part([keys_of(40), keys_of(20, 40)], views=views, taps=["a"]))
     for name, keys in (("odd", keys_of(50)[1::2]), ("even", keys_of(50)[::2])):
         build(folder / name, Part([keys], views=views[:1], taps=["a"]))
+    for name in ("whole", "odd"):
+        withdraw_images(folder / name, [keys_of(50)[1], keys_of(50)[3]], "excluded")
 
 
 def run_slice(folder: Path, out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ from logitcache.share.slicing import slice_cache
 from logitcache.share.transfer import push
 from tests.share import caches
 from tests.share.caches import MIXED, VIEWS, Part, build, computed_files, files_of, keys_of
+from tests.share.counted import CountedLocation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,16 +89,27 @@ def test_views_teachers_and_taps_of_equal_images_are_copied_as_bytes(tmp_path: P
         c=Part(segments, [FIRST], ["dense"], ["b"]),
         d=Part(segments, [SECOND], ["dense"], ["a", "b"]),
     )
-    summary = merge_caches(sources, tmp_path / "merged")
+    counted, made = list(map(CountedLocation, sources)), CountedLocation(tmp_path / "merged")
+    summary = merge_caches(counted, made)
     assert summary.encoded == 0
     assert_computed(tmp_path / "merged", Part(segments), tmp_path)
-    sizes = [len(c) for n, c in files_of(tmp_path / "merged").items() if "/c/" in n]
-    assert summary.bytes_written == sum(sizes)
+    assert summary.bytes_written == made.bytes_written.total()
+    assert not made.reads
+    # samples with equal digests are read once, of any of the sources
+    reads = sum((Counter(source.shard_reads) for source in counted), Counter[str]())
+    shards = {name: c for name, c in files_of(tmp_path / "merged").items() if "/c/" in name}
+    samples = {name for name in shards if name.startswith("samples/")}
+    assert {key: reads[key] for key in samples} == dict.fromkeys(samples, 1)
+    read = sum(source.bytes_read[key] for source in counted for key in source.shard_reads)
+    assert read == sum(map(len, shards.values()))
 
 
 def test_rows_of_two_halves_are_those_of_the_whole(tmp_path: Path) -> None:
     sources = build_all(tmp_path, a=Part([KEYS[::2]]), b=Part([KEYS[1::2]]))
-    summary = merge_caches(sources, tmp_path / "merged")
+    counted, made = list(map(CountedLocation, sources)), CountedLocation(tmp_path / "merged")
+    summary = merge_caches(counted, made)
+    assert all(set(source.reads.values()) == {1} for source in counted)
+    assert not made.reads
     assert_computed(tmp_path / "merged", Part([KEYS]), tmp_path)
     assert summary.images == 60
     manifest = json.loads((tmp_path / "merged/zarr.json").read_bytes())["attributes"]["logitcache"]
@@ -112,14 +125,15 @@ def test_appended_rows_are_those_of_a_cache_that_has_grown(tmp_path: Path) -> No
     sources = build_all(
         tmp_path, a=Part([KEYS[:20]], views=views), b=Part([KEYS[20:30], KEYS[30:]], views=views)
     )
-    summary = merge_caches(sources, tmp_path / "merged", append=True)
+    counted = list(map(CountedLocation, sources))
+    summary = merge_caches(counted, tmp_path / "merged", append=True)
     assert summary.encoded == 0
     segments = [KEYS[:20], KEYS[20:30], KEYS[30:]]
     assert_computed(tmp_path / "merged", Part(segments, views), tmp_path)
     shards = sum(len(c) for n, c in files_of(tmp_path / "merged").items() if "/c/" in n)
-    samples = sum(len(c) for p in sources for n, c in files_of(p).items() if "samples" in n)
-    assert summary.bytes_written == shards
-    assert summary.bytes_read <= 1.05 * shards + samples
+    read = sum(one.bytes_read[key] for one in counted for key in one.shard_reads)
+    assert read <= shards
+    assert all(set(source.reads.values()) == {1} for source in counted)
     with pytest.raises(UsageError, match="only with whole blocks"):
         merge_caches(sources, tmp_path / "ordered")
     assert not (tmp_path / "ordered").exists()

@@ -24,12 +24,14 @@ from logitcache.share.slicing import slice_cache
 from logitcache.targets.images.fingerprint_check import check_fingerprints
 from logitcache.targets.loader import loader
 from tests.share.caches import MIXED, VIEWS, Part, build, computed_files, files_of, keys_of
+from tests.share.counted import CountedLocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 FIRST, SECOND = keys_of(40), keys_of(20, 40)
+ARRAYS = ("samples/hash", "samples/digest", "samples/key", "teachers/dense/logp")
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +85,16 @@ def test_views_teachers_and_taps_are_copied_as_bytes(
     whole: Path, tmp_path: Path, options: dict[str, Any], part: dict[str, Any]
 ) -> None:
     before = stamps(whole)
-    summary = slice_cache(whole, tmp_path / "slice", **options)
+    source, made = CountedLocation(whole), CountedLocation(tmp_path / "slice")
+    summary = slice_cache(source, made, **options)
     assert stamps(whole) == before
     assert_computed(tmp_path / "slice", Part([FIRST, SECOND], **part), tmp_path)
     assert summary.encoded == 0
-    shards = sum(p.stat().st_size for p in (tmp_path / "slice").glob("**/c/**/*") if p.is_file())
-    assert summary.bytes_read == summary.bytes_written == shards
+    shards = sum(map(len, shards_of(tmp_path / "slice").values()))
+    assert sum(source.bytes_read[key] for key in source.shard_reads) <= shards
+    assert not made.reads
+    assert summary.bytes_read == source.bytes_read.total()
+    assert summary.bytes_written == made.bytes_written.total()
 
 
 def _threes_or_dog(key: str) -> bool:
@@ -151,11 +157,39 @@ def test_a_share_by_hash_copies_whole_units(tmp_path: Path) -> None:
     content: dict[str, Any] = {"views": list(VIEWS)[:1], "teachers": ["dense"], "taps": []}
     build(tmp_path / "large", Part([keys_of(1200)], **content))
     rows = RowSelection(share=parse_share("0.5"))
-    summary = slice_cache(tmp_path / "large", tmp_path / "slice", rows=rows)
+    source = CountedLocation(tmp_path / "large")
+    summary = slice_cache(source, tmp_path / "slice", rows=rows)
     assert summary.copied > 15 * summary.encoded > 0
-    # hashes are read to select rows, keys and labels to digest the listing
-    selecting = 2 * sum(p.stat().st_size for p in (tmp_path / "large/samples").glob("*/c/*"))
-    assert summary.bytes_read <= 1.05 * summary.bytes_written + selecting
+    assert set(source.reads.values()) == {1}
+    made = shards_of(tmp_path / "slice")
+    units, read = (
+        [sum(key.startswith(f"{array}/c/") for key in keys) for array in ARRAYS]
+        for keys in (made, source.reads)
+    )
+    # the hashes of one more unit, at most, show where the share ends
+    assert read[1:] == units[1:]
+    assert units[0] <= read[0] <= units[0] + 1
+
+
+@pytest.mark.parametrize("share", ["0.5", "0.2-0.7", "0.31-0.32", "0.99-1", "0.0001"])
+@pytest.mark.parametrize("unit", [16, 64])
+def test_a_share_has_the_images_whose_hashes_are_in_it(
+    tmp_path: Path, share: str, unit: int
+) -> None:
+    """Only some of the hashes are read to find them; segments of one row and one unit have ends."""
+    segments = [keys_of(300), keys_of(1, 300), keys_of(unit, 301), keys_of(50, 400)]
+    content: dict[str, Any] = {"views": list(VIEWS)[:1], "teachers": ["dense"], "taps": []}
+    build(tmp_path / "whole", Part(segments, **content, unit=unit))
+    low, high = parse_share(share)
+    chosen = [[key for key in keys if low <= key_hash(key) / 2**64 < high] for keys in segments]
+    rows = RowSelection(share=(low, high))
+    if not any(chosen):
+        with pytest.raises(UsageError, match="no image of the cache is selected"):
+            slice_cache(tmp_path / "whole", tmp_path / "slice", rows=rows)
+        return
+    slice_cache(tmp_path / "whole", tmp_path / "slice", rows=rows)
+    part = Part([keys for keys in chosen if keys], **content, unit=unit)
+    assert_computed(tmp_path / "slice", part, tmp_path)
 
 
 def test_a_slice_of_a_slice_is_the_slice(whole: Path, tmp_path: Path) -> None:

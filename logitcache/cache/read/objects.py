@@ -8,7 +8,7 @@ another unit.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from logitcache.cache.format.names import sha256
 from logitcache.cache.format.shards import BadShardError, ShardLayout, decode_pages, decode_shard
@@ -16,18 +16,25 @@ from logitcache.cache.read.diagnose import diagnose
 from logitcache.errors import CacheDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from logitcache.cache.format.ledger import Commit
     from logitcache.cache.format.placement import Placement
-    from logitcache.cache.read.shard_cache import ShardCache
     from logitcache.cache.store.base import Location
     from logitcache.encoding.arrays import Encoded
 
 __all__ = ["CommittedObjects"]
+
+
+class _Copies(Protocol):
+    """Copies of shards by the sha256 of their bytes: on this machine, or in memory."""
+
+    def read(self, sha256: str) -> bytes | None: ...
+
+    def keep(self, sha256: str, content: bytes) -> None: ...
 
 
 class CommittedObjects:
@@ -35,10 +42,10 @@ class CommittedObjects:
 
     Args:
         location: The cache.
-        copies: Local copies of the shards of a remote cache; None to keep none.
+        copies: Copies of the shards, which are read instead of them; None to keep none.
     """
 
-    def __init__(self, location: Location, copies: ShardCache | None = None) -> None:
+    def __init__(self, location: Location, copies: _Copies | None = None) -> None:
         self._location = location
         self._copies = copies
         self._checked: dict[str, tuple[int, int, int]] = {}
@@ -78,14 +85,9 @@ class CommittedObjects:
 
         def decode(piece: tuple[Commit, str, NDArray[Any]]) -> None:
             commit, name, out = piece
-            content = self.content(placement, commit, name, others)
-            try:
-                decode_shard(content, self._layouts[placement.path(name)], out)
-            except BadShardError as error:
-                key = placement.shard_key(name, commit.unit)
-                raise CacheDamaged(
-                    "a shard cannot be decoded", where=f"{self._location}/{key}", got=error
-                ) from None
+            self._decode(
+                placement, commit, name, self.content(placement, commit, name, others), out
+            )
 
         threads = min(len(pieces), self._location.in_flight)
         if threads <= 1:
@@ -97,6 +99,21 @@ class CommittedObjects:
             for _ in pool.map(decode, pieces):  # raises the first error
                 pass
         return read
+
+    def decoded(
+        self, placement: Placement, commit: Commit, contents: Mapping[str, bytes]
+    ) -> Encoded:
+        """Decode shards of a unit that :meth:`content` returned, by name of the array.
+
+        Raises:
+            CacheDamaged: One cannot be decoded.
+        """
+        for name in contents:
+            self._layout(placement, name, commit.rows[1])
+        decoded = {name: placement.empty(name, placement.unit_rows) for name in contents}
+        for name, content in contents.items():
+            self._decode(placement, commit, name, content, decoded[name])
+        return decoded
 
     def pages(self, placement: Placement, commit: Commit, name: str) -> NDArray[np.uint8]:
         """Read the bytes of a unit of an array of pages, filled up to a whole page.
@@ -151,6 +168,17 @@ class CommittedObjects:
         if self._copies is not None:
             self._copies.keep(stored.sha256, content)
         return content
+
+    def _decode(
+        self, placement: Placement, commit: Commit, name: str, content: bytes, out: NDArray[Any]
+    ) -> None:
+        try:
+            decode_shard(content, self._layouts[placement.path(name)], out)
+        except BadShardError as error:
+            key = placement.shard_key(name, commit.unit)
+            raise CacheDamaged(
+                "a shard cannot be decoded", where=f"{self._location}/{key}", got=error
+            ) from None
 
     def _layout(self, placement: Placement, name: str, rows_end: int) -> None:
         path = placement.path(name)

@@ -11,7 +11,7 @@ from logitcache.cache.format.partners import mixed_views
 from logitcache.data.identity import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from logitcache.cache.format.samples import Samples
     from logitcache.cache.write.writer import CacheWriter
 
-__all__ = ["Size", "accuracy_of", "count_images", "images_fingerprint", "size_of"]
+__all__ = [
+    "Size",
+    "accuracy_of",
+    "count_images",
+    "images_fingerprint",
+    "measured_view",
+    "size_of",
+]
 
 _FLOAT32 = 4
 
@@ -64,13 +71,25 @@ def accuracy_of(writer: CacheWriter) -> dict[str, dict[str, float]]:
     measured: dict[str, dict[str, float]] = {}
     mixed = mixed_views(writer.manifest)
     for name, group in writer.teachers().items():
-        view_id = next((v for v in group.view_ids if v not in mixed), None)
-        if view_id is None or group.class_names is not None:
+        view_id = measured_view(group, mixed)
+        if view_id is None:
             measured[name] = {}
             continue
         value = _teacher_accuracy(writer, group, view_id)
         measured[name] = {} if value is None else {view_id: value}
     return measured
+
+
+def measured_view(group: TeacherGroup, mixed: Collection[str]) -> str | None:
+    """Return the view that the accuracy of a teacher is measured on; None without one.
+
+    Args:
+        group: Outputs of the teacher.
+        mixed: Ids of the views that mix images.
+    """
+    if group.class_names is not None:  # its classes are not those of the labels
+        return None
+    return next((view for view in group.view_ids if view not in mixed), None)
 
 
 def _teacher_accuracy(writer: CacheWriter, group: TeacherGroup, view_id: str) -> float | None:
