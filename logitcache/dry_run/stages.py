@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from logitcache.cache.format.groups import OPTIONAL_ARRAYS
@@ -21,6 +20,14 @@ from logitcache.dry_run.outline import (
     share_of_patches,
     uncounted,
 )
+from logitcache.dry_run.tools import (
+    outline_bits,
+    outline_hints,
+    outline_means,
+    outline_prototypes,
+    outline_synthesis,
+    outline_weights,
+)
 from logitcache.dry_run.training import outline_training
 from logitcache.encoding.choice import choose, fits_basis
 from logitcache.encoding.dense import DenseEncoding
@@ -28,7 +35,6 @@ from logitcache.encoding.feature_choice import feature_encoding
 from logitcache.errors import UsageError
 from logitcache.networks.build import NetworkConfig, num_classes_of
 from logitcache.networks.taps import tap_shapes
-from logitcache.networks.weight_layers import MOST_BITS, weight_layers
 from logitcache.pipeline.run import with_results
 from logitcache.pipeline.stage_kinds import STAGE_KINDS
 from logitcache.views.tokens import patches_shown
@@ -43,12 +49,6 @@ if TYPE_CHECKING:
     from logitcache.pipeline.run import Pipeline, Stage
     from logitcache.precompute.config import PrecomputeConfig
     from logitcache.teachers.member import TeacherConfig
-    from logitcache.tools.class_means import ClassMeansConfig
-    from logitcache.tools.fit_weights import FitWeightsConfig
-    from logitcache.tools.learn_prototypes import LearnPrototypesConfig
-    from logitcache.tools.pick_bits import PickBitsConfig
-    from logitcache.tools.pick_hints import PickHintsConfig
-    from logitcache.tools.synthesize import SynthesizeConfig
     from logitcache.training.evaluation.evaluate import EvaluateConfig
     from logitcache.views.spec import View
 
@@ -195,83 +195,15 @@ def _evaluate(config: EvaluateConfig, stage: Stage, output: str, earlier: Earlie
     return StageOutline(stage.name, stage.kind, what=shown(network))
 
 
-def _class_means(
-    config: ClassMeansConfig, stage: Stage, output: str, earlier: Earlier
-) -> StageOutline:
-    known = earlier.cache(config.cache, f"stages.{stage.name}").features
-    if config.feature not in known:
-        raise UsageError(
-            "the cache would lack these vectors",
-            where=f"stages.{stage.name}.feature",
-            expected=" or ".join(known) or "a cache with features",
-            got=config.feature,
-        )
-    return StageOutline(stage.name, stage.kind)
-
-
-def _synthesize(
-    config: SynthesizeConfig, stage: Stage, output: str, earlier: Earlier
-) -> StageOutline:
-    made = earlier.count(config.data)
-    earlier.images[output] = replace(made, images=config.count or made.images)
-    note = f"{stage.name}: bytes of the images are not counted"
-    return StageOutline(stage.name, stage.kind, images=earlier.images[output].images, notes=(note,))
-
-
-def _fit_weights(
-    config: FitWeightsConfig, stage: Stage, output: str, earlier: Earlier
-) -> StageOutline:
-    known = list(earlier.cache(config.cache, f"stages.{stage.name}").logits)
-    teachers = config.teachers or known
-    earlier.results[stage.name] = {"teachers": dict.fromkeys(teachers, 1 / len(teachers))}
-    return StageOutline(stage.name, stage.kind, notes=("the weights are known after the run",))
-
-
-def _pick_hints(
-    config: PickHintsConfig, stage: Stage, output: str, earlier: Earlier
-) -> StageOutline:
-    features = earlier.cache(config.cache, f"stages.{stage.name}").features
-    taps = config.taps or [name.partition("/")[2] for name in features]
-    step = (len(taps) - 1) / max(1, config.count - 1)
-    chosen = [taps[round(index * step)] for index in range(config.count)]
-    earlier.results[stage.name] = {"taps": chosen}
-    note = f"the layers are known after the run; assumed here: {', '.join(chosen)}"
-    return StageOutline(stage.name, stage.kind, notes=(note,))
-
-
-def _pick_bits(config: PickBitsConfig, stage: Stage, output: str, earlier: Earlier) -> StageOutline:
-    network = network_shape(config.network, earlier.networks)
-    earlier.results[stage.name] = {"bits": dict.fromkeys(weight_layers(network), MOST_BITS)}
-    note = f"the bits are known after the run; assumed here: {MOST_BITS} for every layer"
-    return StageOutline(stage.name, stage.kind, what=shown(network), notes=(note,))
-
-
-def _learn_prototypes(
-    config: LearnPrototypesConfig, stage: Stage, output: str, earlier: Earlier
-) -> StageOutline:
-    known = earlier.cache(config.cache, f"stages.{stage.name}").features
-    taps = [name for name in known if config.teacher in {None, name.partition("/")[0]}]
-    wanted = [name for name in taps if config.tap in {None, name.partition("/")[2]}]
-    if len(wanted) != 1:
-        raise UsageError(
-            "the prototypes of one layer are learned",
-            where=f"stages.{stage.name}.tap",
-            expected="one of " + ", ".join(known) if known else "a cache with features",
-            got=", ".join(wanted) or f"{config.teacher or ''}/{config.tap or ''}",
-        )
-    earlier.files.add(output)
-    return StageOutline(stage.name, stage.kind, what=wanted[0])
-
-
 OUTLINES: dict[str, Outline] = {
     "precompute": _precompute,
     "train": outline_training,
     "evaluate": _evaluate,
-    "fit_weights": _fit_weights,
-    "pick_hints": _pick_hints,
-    "class_means": _class_means,
-    "synthesize": _synthesize,
-    "pick_bits": _pick_bits,
-    "learn_prototypes": _learn_prototypes,
+    "fit_weights": outline_weights,
+    "pick_hints": outline_hints,
+    "class_means": outline_means,
+    "synthesize": outline_synthesis,
+    "pick_bits": outline_bits,
+    "learn_prototypes": outline_prototypes,
 }
 """Functions by kind of stage; of other kinds the settings are parsed and nothing more."""

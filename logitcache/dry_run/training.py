@@ -19,7 +19,7 @@ from logitcache.dry_run.networks import (
     student_shape,
 )
 from logitcache.dry_run.outline import StageOutline, share_of_patches, uncounted
-from logitcache.errors import UsageError, nearest
+from logitcache.errors import UsageError, first_of, nearest
 from logitcache.networks.taps import TappedNetwork
 from logitcache.objectives.combine import build_objective
 from logitcache.students.vector_head import vector_head
@@ -66,7 +66,8 @@ def outline_training(
     features = {name: example_features(e) for name, e in cache.features.items()} if cache else {}
     part, row = network, image_shape(size)
     vectors = config.student.head_on
-    if vectors is not None and vectors in features:  # the classifier alone is run
+    if vectors is not None:  # the classifier alone is run
+        _check_vectors(vectors, features, where)
         row = features[vectors].values.to("meta")
         part = vector_head(network, vectors, row)
     unread = [term for term in config.terms if not earlier.files.isdisjoint(term.term.reads)]
@@ -143,6 +144,18 @@ def _check_needs(config: TrainConfig, needs: Needs, cache: CacheShape | None, wh
                 where=f"{where}.objectives",
                 hint=nearest(name, joined),
             )
+
+
+def _check_vectors(name: str, features: Mapping[str, Features], where: str) -> None:
+    """Refuse a student on cached vectors that would not be there."""
+    if name not in features:
+        raise UsageError(
+            "the cache would lack the vectors that the student is trained on",
+            where=f"{where}.student.head_on",
+            expected=first_of(list(features)) if features else "a cache with features",
+            got=name,
+            hint=nearest(name, features) if features else "precompute this layer",
+        )
 
 
 def _views(config: TrainConfig, cache: CacheShape | None, where: str) -> list[View]:

@@ -4,16 +4,16 @@ Source: Peng et al., "SgVA-CLIP: Semantic-Guided Visual Adapting of Vision-Langu
 Few-Shot Image Classification", IEEE Transactions on Multimedia 2023; the adapter is that of its
 code, and the classifier over unit vectors that of CLIP, whose rows are text embeddings.
 
-Shapes: B batch, D channels, C classes, S side of the images in pixels.
+Shapes: B batch, D channels, C classes.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, get_model_args, register_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,9 +21,9 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AdaptedNetwork", "Adapter", "AdapterHead", "TableClassifier", "adapted"]
+__all__ = ["Adapter", "AdapterHead", "TableClassifier", "adapted"]
 
-_ADAPTED = "adapted_classifier"
+_MODEL = "adapted_classifier"
 
 
 class Adapter(nn.Module):
@@ -101,125 +101,72 @@ class AdapterHead(nn.Module):
         return self.classifier
 
 
-class AdaptedNetwork(nn.Module):
-    """A network of timm whose classifier is an :class:`AdapterHead`, with the interface of timm's.
-
-    Args:
-        trunk: Name of the network in timm.
-        trunk_args: Its arguments.
-        classifier: Name of the module in it that is replaced.
-        hidden: Number of channels of the adapter's hidden layer.
-        table: Whether the classifier is one over unit vectors.
-        num_classes: C.
-        in_chans: Channels of the images.
-    """
-
-    def __init__(
-        self,
-        trunk: str = "resnet10t",
-        trunk_args: Mapping[str, Any] | None = None,
-        classifier: str = "fc",
-        hidden: int = 1,
-        table: bool = True,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-    ) -> None:
-        super().__init__()
-        network = timm.create_model(
-            trunk, num_classes=num_classes, in_chans=in_chans, **dict(trunk_args or {})
-        )
-        last: Any = network.get_submodule(classifier)
-        head = TableClassifier(torch.zeros_like(last.weight), 1.0) if table else last
-        network.set_submodule(classifier, AdapterHead(Adapter(last.in_features, hidden), head))
-        self.trunk: Any = network
-        self.num_classes = num_classes
-        self.num_features: int = network.num_features  # type: ignore[assignment]  # timm's own
-
-    def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Map images (B, 3, S, S) to logits (B, C)."""
-        logits_BC: Tensor = self.trunk(images_B3SS)
-        return logits_BC
-
-    def forward_features(self, images_B3SS: Tensor) -> Tensor:
-        """Map images to the features before pooling."""
-        features: Tensor = self.trunk.forward_features(images_B3SS)
-        return features
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map features to logits (B, C), or to vectors (B, D) if ``pre_logits``."""
-        found: Tensor = self.trunk.forward_head(features, pre_logits=pre_logits)
-        return found
-
-    def get_classifier(self) -> nn.Module:
-        """Return the adapter with its classifier."""
-        found: nn.Module = self.trunk.get_classifier()
-        return found
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace adapter and classifier by a new linear layer for ``num_classes`` classes."""
-        self.num_classes = num_classes
-        self.trunk.reset_classifier(num_classes, global_pool)
-
-
 def adapted(network: nn.Module) -> nn.Module:
-    """Return a network with an adapter as one that timm can build and load.
+    """Let the exports of a network with an adapter be of a model that timm can build and load.
 
     Args:
-        network: A network of timm, whose classifier may be an :class:`AdapterHead`; other networks
-            are returned unchanged.
+        network: A network of timm, whose classifier may be an :class:`AdapterHead`; others are left
+            as they are.
+
+    Returns:
+        The network, whose architecture is ``adapted_classifier``.
     """
+    attributes: Any = network
     names = [name for name, module in network.named_modules() if isinstance(module, AdapterHead)]
-    if not names or isinstance(network, AdaptedNetwork):
+    if not names or attributes.pretrained_cfg["architecture"] == _MODEL:
         return network
     (name,) = names
-    cfg: Any = network.pretrained_cfg
     head: Any = network.get_submodule(name)
-    arguments = {**get_model_args(network)}
-    found: nn.Module = timm.create_model(
-        _ADAPTED,
-        num_classes=arguments.pop("num_classes"),
-        in_chans=arguments.pop("in_chans"),
-        trunk=cfg["architecture"],
-        trunk_args=arguments,
-        classifier=name,
-        hidden=head.adapter.linear1.out_features,
-        table=isinstance(head.classifier, TableClassifier),
-    )
-    found.load_state_dict({f"trunk.{key}": value for key, value in network.state_dict().items()})
-    return found.train(network.training)
-
-
-default_cfgs = generate_default_cfgs(
-    {
-        f"{_ADAPTED}.untrained": {
-            "url": "",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": None,
-            "crop_pct": 0.95,
-            "interpolation": "bicubic",
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "first_conv": (),
-            "classifier": "trunk.fc.classifier",
-            "paper_ids": "arXiv:2211.16191",
-        }
+    arguments = get_model_args(network)
+    attributes._model_args = {
+        **{name: arguments.pop(name) for name in ("num_classes", "in_chans")},
+        "trunk": attributes.pretrained_cfg["architecture"],
+        "trunk_args": arguments,
+        "classifier": name,
+        "hidden": head.adapter.linear1.out_features,
+        "table": isinstance(head.classifier, TableClassifier),
     }
-)
+    attributes.pretrained_cfg["architecture"] = _MODEL
+    return network
+
+
+default_cfgs = generate_default_cfgs({f"{_MODEL}.untrained": {"url": "", "num_classes": 1000}})
+
+
+def _adapted(
+    trunk: str,
+    trunk_args: Mapping[str, Any],
+    classifier: str,
+    hidden: int,
+    table: bool,
+    **kwargs: Any,
+) -> nn.Module:
+    # only registered names: the arguments of an export may come from anybody
+    if not timm.is_model(trunk) or trunk == _MODEL:
+        raise ValueError(f"{trunk!r} is not a model of timm")
+    network: nn.Module = timm.create_model(trunk, **{**kwargs, **trunk_args})
+    last: Any = network.get_submodule(classifier)
+    head = TableClassifier(torch.zeros_like(last.weight), 1.0) if table else last
+    network.set_submodule(classifier, AdapterHead(Adapter(last.in_features, hidden), head))
+    return network
 
 
 @register_model
 def adapted_classifier(
-    pretrained: bool = False, classifier: str = "fc", **kwargs: Any
+    pretrained: bool = False,
+    *,
+    trunk: str = "resnet18",
+    trunk_args: Mapping[str, Any] | None = None,
+    classifier: str = "fc",
+    hidden: int = 1024,
+    table: bool = False,
+    **kwargs: Any,
 ) -> nn.Module:
-    """A network of timm with an adapter before its classifier."""
-    overlay = {**(kwargs.pop("pretrained_cfg_overlay", None) or {})}
+    """Any network of timm with an adapter before its classifier, which may be a table."""
     network: nn.Module = build_model_with_cfg(
-        AdaptedNetwork,
-        _ADAPTED,
+        partial(_adapted, trunk, trunk_args or {}, classifier, hidden, table),
+        _MODEL,
         pretrained,
-        pretrained_cfg_overlay={"classifier": f"trunk.{classifier}.classifier", **overlay},
-        classifier=classifier,
         **kwargs,
     )
     return network

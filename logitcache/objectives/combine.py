@@ -7,6 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import torch
 from pydantic import model_validator
 from torch import nn
 
@@ -233,9 +234,20 @@ class WeightedSum(nn.Module):
         """Return the unweighted loss of a term on the rows of its views and parts."""
         with _located(name, self._configs[name]):
             index, own = self._rows(name, targets)
-            mine = student if index is None else student.take(index)
-            # a batch may have no row of some part; the loss still depends on the logits
-            return self._terms[name](mine, own) if len(own) else student.logits.sum() * 0.0
+            if not len(own):
+                return self._zero(name, student)
+            return self._terms[name](student if index is None else student.take(index), own)
+
+    def _zero(self, name: str, student: Outputs) -> Tensor:
+        """Return the loss of a term in a batch that has no row of its parts.
+
+        It depends on all outputs, and on the parameters of the term, as with rows: processes
+        exchange gradients of the same parameters in every step.
+        """
+        term = self._terms[name]
+        own = term.parameters() if isinstance(term, nn.Module) else ()
+        held = (each.values for each in student.features.values())
+        return torch.stack([tensor.sum() * 0.0 for tensor in (student.logits, *held, *own)]).sum()
 
     def counts(self, targets: TargetBatch) -> dict[str, int | Tensor]:
         """Return the number of rows that each term averages over, by name."""

@@ -50,6 +50,11 @@ class EpisodeConfig(TermConfig):
         """True: a row is compared with the others."""
         return True
 
+    @property
+    def needs_labels(self) -> bool:
+        """True: images without labels have no part."""
+        return True
+
 
 class Episode:
     """Cross-entropy of queries over the class means of a support set, in nats.

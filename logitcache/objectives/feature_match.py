@@ -84,6 +84,11 @@ class MatchConfig(TermConfig):
         """Required targets and layers: those of all pairs."""
         return PairConfig.needs_of(self.pairs)
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether the projector compares the rows of a batch."""
+        return PROJECTORS[self.projector.kind].compares_rows(self.projector)
+
     @model_validator(mode="before")
     @classmethod
     def _from_one(cls, value: object) -> object:

@@ -47,6 +47,11 @@ class GapConfig(LogitsTermConfig):
         """True: it is the square of a difference of means."""
         return True
 
+    @property
+    def needs_labels(self) -> bool:
+        """True: images without labels have no part."""
+        return True
+
 
 class Gap:
     """Squared difference of the cross-entropies of two parts of a batch.

@@ -63,6 +63,11 @@ class LabelConfig(LogitsTermConfig):
         teachers = () if self.pseudo is None else (self.pseudo,)
         return super().needs | Needs(teachers=teachers)
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether labels are those of the images, not pseudo labels."""
+        return self.pseudo is None
+
 
 class Label:
     """Cross-entropy with the labels, in nats, averaged over the rows that have one.

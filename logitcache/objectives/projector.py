@@ -63,6 +63,7 @@ class ProjectorKind:
             maps a list of pairs to a list of results.
         own_grid: Whether it maps the student from its own grid to the teacher's; for others the
             student is resized before.
+        compares_rows: Returns whether its result for a row depends on the other rows of a batch.
     """
 
     build: Callable[[ProjectorConfig, Any, str], nn.Module]
@@ -70,6 +71,7 @@ class ProjectorKind:
     keeps_channels: bool = False
     joint: bool = False
     own_grid: bool = False
+    compares_rows: Callable[[ProjectorConfig], bool] = lambda config: False
 
 
 _FUSION_WIDTH = 64  # of TransKD
@@ -307,7 +309,9 @@ PROJECTORS: dict[str, ProjectorKind] = {
     "linear": ProjectorKind(_linear),
     "mlp": ProjectorKind(_mlp),
     "generator": ProjectorKind(_generator, whole_maps=True),
-    "prior": ProjectorKind(_prior, whole_maps=True),
+    "prior": ProjectorKind(
+        _prior, whole_maps=True, compares_rows=lambda config: config.ratio is None
+    ),
     "fusion": ProjectorKind(_fusion, whole_maps=True, joint=True),
     "group-linear": ProjectorKind(_group_linear, whole_maps=True),
     "attention-scores": ProjectorKind(partial(_products, same=False), whole_maps=True),

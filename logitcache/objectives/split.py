@@ -60,6 +60,11 @@ class SplitConfig(AskingTermConfig):
     mixed: Literal["refuse", "likelier"] = "refuse"
 
     @property
+    def needs_labels(self) -> bool:
+        """True: the target class is the label."""
+        return True
+
+    @property
     def others_weight(self) -> float:
         """Weight of the loss of the non-target classes."""
         published = {"nkd": 1.5, "dkd": 8.0}

@@ -144,6 +144,11 @@ class TermConfig(Config):
         """Whether the term is not a mean over rows, so that it cannot be computed in parts."""
         return False
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the term is zero for images without labels."""
+        return False
+
 
 class LogitsTermConfig(TermConfig):
     """Base class of the configurations of terms on logits.

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.cache.read.reader import Cache
+    from logitcache.encoding.features import FeatureEncoding
 
-__all__ = ["ClassMeans", "ClassMeansConfig", "class_means"]
+__all__ = ["ClassMeans", "ClassMeansConfig", "check_vectors", "class_means"]
 
 
 class ClassMeansConfig(Config):
@@ -79,13 +80,7 @@ def class_means(config: ClassMeansConfig) -> ClassMeans:
     """
     cache = open_cache(config.cache)
     group = cache.tap(config.feature)
-    if group.encoding.layout != "vector":
-        raise UsageError(
-            "class means need one vector for each image",
-            where=f"{cache.url}, features {config.feature}",
-            got=group.encoding.layout,
-            hint="cache pre_logits, or the mean of a layer (reduce: mean)",
-        )
+    check_vectors(group.encoding, f"{cache.url}, features {config.feature}")
     rows = _labeled_rows(config, cache)
     view = shared_view(cache, [], [config.feature])
     vectors_ND = group.encoding.decode(stored_rows(cache, group, view, rows))
@@ -108,6 +103,21 @@ def class_means(config: ClassMeansConfig) -> ClassMeans:
         channels=means_CD.shape[1],
         cache=config.cache,
     )
+
+
+def check_vectors(encoding: FeatureEncoding, where: str) -> None:
+    """Check that a layer is cached as one vector for each image.
+
+    Raises:
+        UsageError: It is cached as maps or tokens.
+    """
+    if encoding.layout != "vector":
+        raise UsageError(
+            "class means need one vector for each image",
+            where=where,
+            got=encoding.layout,
+            hint="cache pre_logits, or the mean of a layer (reduce: mean)",
+        )
 
 
 def unit_means(

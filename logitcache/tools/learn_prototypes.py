@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.groups import FeatureGroup
     from logitcache.cache.read.reader import Cache
+    from logitcache.encoding.features import FeatureEncoding
     from logitcache.tools.soft_clustering import Tokens
 
-__all__ = ["LearnPrototypesConfig", "Prototypes", "learn_prototypes"]
+__all__ = ["LearnPrototypesConfig", "Prototypes", "check_positions", "learn_prototypes"]
 
 _SEEDING_TOKENS = 16384
 _UNFINISHED = ".unfinished"
@@ -234,17 +235,25 @@ def _group(config: LearnPrototypesConfig, cache: Cache, teacher: str) -> Feature
             got=", ".join(taps),
         )
     group = cache.tap(f"{teacher}/{config.tap or taps[0]}")
-    if group.encoding.layout == "vector" or group.encoding.reduction == "energy":
+    check_positions(group.encoding, f"{cache.url}, features {teacher}/{group.tap}")
+    return group
+
+
+def check_positions(encoding: FeatureEncoding, where: str) -> None:
+    """Check that a layer is cached with its channels at several positions.
+
+    Raises:
+        UsageError: It is cached as a vector, or as its energy.
+    """
+    is_vector = encoding.layout == "vector"
+    if is_vector or encoding.reduction == "energy":
         raise UsageError(
             "prototypes are learned of the channels at every position",
-            where=f"{cache.url}, features {teacher}/{group.tap}",
+            where=where,
             expected="maps or tokens",
-            got=f"a {group.encoding.layout}"
-            if group.encoding.layout == "vector"
-            else "the energy of the channels",
+            got="a vector" if is_vector else "the energy of the channels",
             hint="precompute this layer without reduce, or choose another one",
         )
-    return group
 
 
 def _start(config: LearnPrototypesConfig, layer: _Layer) -> State:

@@ -29,7 +29,7 @@ from logitcache.networks.weight_layers import FEWEST_BITS, MOST_BITS, weight_lay
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LayerBits", "PickBitsConfig", "clustering_errors", "pick_bits"]
+__all__ = ["LayerBits", "PickBitsConfig", "check_trained", "clustering_errors", "pick_bits"]
 
 BITS = tuple(range(FEWEST_BITS, MOST_BITS + 1))
 _STEPS = 100
@@ -84,13 +84,7 @@ def pick_bits(config: PickBitsConfig) -> LayerBits:
         UsageError: The network has no weights of its own, or no convolution or linear layer.
         NetworkError: The weights do not fit, cannot be read, or cannot be downloaded.
     """
-    if not config.network.is_trained:
-        raise UsageError(
-            "bits are chosen from trained weights, and the network has new ones",
-            where="pick_bits.network",
-            got=config.network.model,
-            hint="give weights, or the folder of an exported network",
-        )
+    check_trained(config.network)
     layers = weight_layers(build_network(config.network))
     if not layers:
         raise UsageError(
@@ -119,6 +113,21 @@ def pick_bits(config: PickBitsConfig) -> LayerBits:
     )
     write_file(Path(config.out), yaml.safe_dump(chosen.to_json(), sort_keys=False))
     return chosen
+
+
+def check_trained(network: NetworkConfig) -> None:
+    """Check that a network has weights of its own.
+
+    Raises:
+        UsageError: Its weights would be random.
+    """
+    if not network.is_trained:
+        raise UsageError(
+            "bits are chosen from trained weights, and the network has new ones",
+            where="pick_bits.network",
+            got=network.model,
+            hint="give weights, or the folder of an exported network",
+        )
 
 
 def clustering_errors(weights_N: NDArray[np.float64]) -> dict[int, float]:

@@ -38,8 +38,17 @@ if TYPE_CHECKING:
 
     from logitcache.cache.format.groups import FeatureGroup
     from logitcache.cache.read.reader import Cache
+    from logitcache.encoding.features import FeatureEncoding
 
-__all__ = ["HintPoints", "PickHintsConfig", "cka_distances", "medoids", "pick_hints"]
+__all__ = [
+    "HintPoints",
+    "PickHintsConfig",
+    "check_candidate",
+    "check_count",
+    "cka_distances",
+    "medoids",
+    "pick_hints",
+]
 
 _MOST_SETS = 2_000_000  # a second for 50 layers
 _SETS_AT_ONCE = 4096
@@ -163,20 +172,7 @@ def medoids(distances_LL: NDArray[np.float64], count: int) -> list[int]:
         UsageError: There are fewer than k things, or too many sets of k.
     """
     things = len(distances_LL)
-    if count > things:
-        raise UsageError(
-            "there are fewer layers than hint points",
-            where="pick_hints.count",
-            expected=f"at most {things}",
-            got=count,
-        )
-    if math.comb(things, count) > _MOST_SETS:
-        raise UsageError(
-            f"there are more than {_MOST_SETS} sets of hint points to try",
-            where="pick_hints",
-            got=f"{count} of {things} layers",
-            hint="give fewer candidates (taps), or a smaller count",
-        )
+    check_count(count, things)
     best, least = [0], math.inf
     sets = itertools.combinations(range(things), count)
     while some := list(itertools.islice(sets, _SETS_AT_ONCE)):
@@ -187,6 +183,43 @@ def medoids(distances_LL: NDArray[np.float64], count: int) -> list[int]:
     return best
 
 
+def check_count(count: int, layers: int) -> None:
+    """Check that a number of hint points can be chosen among some layers.
+
+    Raises:
+        UsageError: There are fewer layers, or too many sets of them.
+    """
+    if count > layers:
+        raise UsageError(
+            "there are fewer layers than hint points",
+            where="pick_hints.count",
+            expected=f"at most {layers}",
+            got=count,
+            hint="reduce the count, or cache more layers",
+        )
+    if math.comb(layers, count) > _MOST_SETS:
+        raise UsageError(
+            f"there are more than {_MOST_SETS} sets of hint points to try",
+            where="pick_hints",
+            got=f"{count} of {layers} layers",
+            hint="give fewer candidates (taps), or a smaller count",
+        )
+
+
+def check_candidate(encoding: FeatureEncoding, where: str) -> None:
+    """Check that a layer is cached with its channels.
+
+    Raises:
+        UsageError: It is cached as its energy.
+    """
+    if encoding.reduction == "energy":
+        raise UsageError(
+            "layers are compared by their channels, but only an energy was cached",
+            where=where,
+            hint="precompute this layer with reduce: mean, or leave it out of taps",
+        )
+
+
 def _candidates(config: PickHintsConfig, cache: Cache, teacher: str) -> list[str]:
     """Return the candidate layers."""
     own = [group.tap for group in cache.features.values() if group.teacher == teacher]
@@ -195,12 +228,7 @@ def _candidates(config: PickHintsConfig, cache: Cache, teacher: str) -> list[str
         if names.count(name) > 1:
             raise UsageError(f"the layer {name!r} is given twice", where="pick_hints.taps")
         group = cache.tap(f"{teacher}/{name}")
-        if group.encoding.reduction == "energy":
-            raise UsageError(
-                "layers are compared by their channels, but only an energy was cached",
-                where=f"{cache.url}, features {teacher}/{name}",
-                hint="precompute this layer with reduce: mean, or leave it out of taps",
-            )
+        check_candidate(group.encoding, f"{cache.url}, features {teacher}/{name}")
     return names
 
 

@@ -367,6 +367,10 @@ class TrainConfig(Config):
                     f"{term.name} compares the images of a batch, so a batch cannot be divided: "
                     "remove accumulate"
                 )
+            if self.batch_size == 1 and term.term.needs_whole_batch:
+                raise ValueError(
+                    f"{term.name} compares the images of a batch: batch_size has to be 2 or more"
+                )
             if self.compile and term.term.needs.taps:
                 raise ValueError(
                     f"{term.name} captures activations of the student, which a compiled network "

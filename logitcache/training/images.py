@@ -14,7 +14,7 @@ from logitcache.targets.images.image_rows import ImageRows, number_rows
 from logitcache.targets.selection import cached_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,7 +61,7 @@ def training_images(
     """
     data = ImageSets.of(config, data, None).data
     if config.cache is None:
-        return _with_labels(number_rows(open_source(data)), config), None
+        return _labeled(number_rows(open_source(data)), config), None
     vectors = config.student.head_on
     rows, targets = cached_targets(
         config.cache,
@@ -85,7 +85,36 @@ def training_images(
     )
     if config.sampler is not None:
         targets = with_sampler(targets, config.sampler, config.cache)
-    return _with_labels(rows, config), targets
+    return _labeled(rows, config), targets
+
+
+def _labeled(rows: ImageRows, config: TrainConfig) -> ImageRows:
+    """Return images with the labels that are used, after a check that terms have any.
+
+    Raises:
+        UsageError: A term is zero without labels, and there are none; or no image is of its parts.
+    """
+    for term in config.terms:
+        parts = rows.checked_parts(term.term.parts or ())
+        if term.term.needs_labels and not _has_labels(rows, parts):
+            of_parts = f" of the parts {', '.join(parts)}" if parts else ""
+            raise UsageError(
+                f"the term {term.name} learns from labels, and no image{of_parts} has one",
+                where=rows.source.description,
+                expected="images with labels: class folders, or a table with a column of labels",
+                got=f"{len(rows)} images",
+                hint="remove the term, or give images with labels",
+            )
+    return _with_labels(rows, config)
+
+
+def _has_labels(rows: ImageRows, parts: Sequence[str]) -> bool:
+    """Return whether any image of some parts has a label; of all images without parts."""
+    for positions in rows.parts():
+        labeled = positions[rows.is_labeled(positions)]
+        if any(rows.in_part(labeled, name).any() for name in parts) if parts else len(labeled):
+            return True
+    return False
 
 
 def _with_labels(rows: ImageRows, config: TrainConfig) -> ImageRows:

@@ -217,6 +217,38 @@ def test_files_of_earlier_stages_do_not_have_to_exist() -> None:
         outline(whole, data_set={"images": 100, "classes": 10})
 
 
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"pick_hints": {"taps": ["blocks.1", "blocks.7"]}}, "lack what this stage reads"),
+        ({"pick_hints": {"taps": ["blocks.1", "pre_logits"]}}, "fewer layers than hint points"),
+        ({"pick_hints": {"taps": ["blocks.0", "blocks.1"]}}, "only an energy was cached"),
+        ({"class_means": {"feature": "vit/blocks.1"}}, "one vector for each image"),
+        ({"class_means": {"feature": "vit/pre_logit"}}, "lack what this stage reads"),
+        ({"learn_prototypes": {"tap": "pre_logits"}}, "the channels at every position"),
+        ({"fit_weights": {"teachers": ["vit", "cnn"]}}, "lack what this stage reads"),
+        ({"pick_bits": {"network": {"model": "resnet10t"}}}, "the network has new ones"),
+        ({"train": {"student": {"head_on": "vit/pre_logit"}}}, "lack the vectors"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_tool_would_refuse_is_an_error(stage: dict[str, Any], message: str) -> None:
+    """Before anything is computed, with what the cache would have; and what to do next."""
+    whole = stages()[:2]
+    layers = {"blocks.0": {"reduce": "energy"}, "blocks.1": {}, "pre_logits": {}}
+    whole[1]["precompute"]["teachers"]["vit"]["features"] = layers
+    ((kind, settings),) = stage.items()
+    if kind == "train":
+        student = {"model": "stage:vit", **settings["student"]}
+        settings = {"student": student, "steps": 1, "objectives": ["label"]}
+    if kind != "pick_bits":
+        settings = {"cache": "stage:cache", **settings}
+    with pytest.raises(UsageError, match=message) as caught:
+        outline([*whole, {"name": "made", kind: settings}], data_set={"images": 9, "classes": 3})
+    assert "stages.made" in str(caught.value.where)
+    assert caught.value.hint
+
+
 def test_networks_of_stages_pass_through_surgeries() -> None:
     whole = [*stages()[:2]]
     student = {"model": "stage:vit", "surgery": {"depth": 2, "lora": {"rank": 2}}}

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from logitcache.errors import NetworkError
 from logitcache.networks.adapter import Adapter, AdapterHead, TableClassifier, adapted
 from logitcache.networks.build import NetworkConfig, build_network, input_spec
 from logitcache.training.export.export import export_network
@@ -73,10 +74,25 @@ def test_a_network_with_an_adapter_is_exported_and_loaded_by_timm(
         assert torch.equal(again(images), network(images))
         vectors = again.forward_head(again.forward_features(images), pre_logits=True)
         assert torch.equal(again.get_classifier()(vectors), network(images))
+    assert again.state_dict().keys() == network.state_dict().keys()
+    again.reset_classifier(3)
+    with torch.no_grad():
+        assert again(images).shape == (2, 3), "without an adapter, as any network of timm"
     assert again.pretrained_cfg["label_names"] == list("abcde")
     assert input_spec(again).size == 32
 
 
 def test_a_network_without_an_adapter_stays_the_same() -> None:
-    network = build_network(NetworkConfig(model="resnet10t"), 5)
+    network: Any = build_network(NetworkConfig(model="resnet10t"), 5)
     assert adapted(network) is network
+    cfg: Any = network.pretrained_cfg
+    assert cfg["architecture"] == "resnet10t"
+
+
+@pytest.mark.parametrize(
+    "name", ["local-dir:/somewhere", "hf-hub:some/where", "adapted_classifier"]
+)
+def test_arguments_of_an_export_name_no_other_place(name: str) -> None:
+    config = NetworkConfig(model="adapted_classifier", kwargs={"trunk": name})
+    with pytest.raises(NetworkError, match="is not a model of timm"):
+        build_network(config, 5)

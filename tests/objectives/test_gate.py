@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from logitcache.batch import Outputs, TargetBatch
 from logitcache.errors import UsageError
+from logitcache.networks.build import NetworkConfig
 from logitcache.objectives import gate as gate_module
+from logitcache.objectives.combine import ObjectiveConfig, build_objective
 from logitcache.objectives.gate import Gate, GateConfig
+from logitcache.students.fake_quant import FakeQuantConfig, fake_quantize
 from tests.objectives import feature_reference as reference
 from tests.objectives.features import maps, noise, outputs_of, targets_of, tokens, vector
 from tests.objectives.test_match import first
@@ -194,3 +198,92 @@ def test_without_fit_the_error_describes_what_is_missing() -> None:
     gate = Gate(GateConfig.parse({"teacher": "t", "tap": "a"}, "gate"))
     with pytest.raises(UsageError, match="call fit"):
         gate(outputs_of(a=maps(student["a"])), targets_of(**teacher))
+
+
+class Small(torch.nn.Module):
+    """A network of images of 8 x 8 gray values with two convolutions and four classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self._layer(1, 8, 1)
+        self.two = self._layer(8, 16, 2)
+        self.classifier = torch.nn.Linear(16, 4)
+
+    @staticmethod
+    def _layer(channels: int, wanted: int, stride: int) -> torch.nn.Sequential:
+        convolution = torch.nn.Conv2d(channels, wanted, 3, stride, padding=1, bias=False)
+        return torch.nn.Sequential(convolution, torch.nn.BatchNorm2d(wanted), torch.nn.ReLU())
+
+    def get_classifier(self) -> torch.nn.Module:
+        return self.classifier
+
+    def forward(self, images: Tensor) -> Outputs:
+        one = self.one(images)
+        two = self.two(one)
+        return Outputs(self.classifier(two.mean((2, 3))), {"one": maps(one), "two": maps(two)})
+
+
+def shapes_in_noise(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return images with the 3 x 3 shape of their class at any place, and the classes."""
+    shapes = 1.5 * torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(0))
+    classes = torch.randint(0, 4, (count,), generator=generator)
+    images = 0.8 * torch.randn(count, 1, 8, 8, generator=generator)
+    for image, label in zip(images, classes.tolist(), strict=True):
+        row, column = torch.randint(0, 6, (2,), generator=generator).tolist()
+        image[0, row : row + 3, column : column + 3] += shapes[label]
+    return images, classes
+
+
+def fitted(
+    network: torch.nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    terms: list[object],
+    steps: int,
+    teacher: torch.nn.Module | None = None,
+) -> torch.nn.Module:
+    """Train a network with some terms, labels of which may be -1, and return it."""
+    loss = build_objective([ObjectiveConfig.model_validate(term) for term in terms])
+    generator = torch.Generator().manual_seed(0)
+
+    def targets(rows: Tensor) -> TargetBatch:
+        with torch.no_grad():
+            held = {} if teacher is None else teacher(images[rows]).features
+        features = {f"t/{tap}": features for tap, features in held.items()}
+        return TargetBatch(rows, labels[rows], {}, features=features)
+
+    loss.fit(network.eval()(images[:1]), targets(torch.arange(1)))
+    network.train()
+    optimizer = torch.optim.Adam([*network.parameters(), *loss.parameters()], lr=0.01)
+    for _ in range(steps):
+        rows = torch.randint(0, len(images), (64,), generator=generator)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss(network(images[rows]), targets(rows)))
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_few_labels_four_bits_with_gates_are_better_than_four_bits_alone(seed: int) -> None:
+    """Eight labels of 800 images; the student is the rounded copy of its teacher, as in GHOST."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(10 + seed)
+    images, classes = shapes_in_noise(800, generator)
+    others, theirs = shapes_in_noise(1000, generator)
+    teacher = fitted(Small(), images, classes, ["label"], 200)
+    pairs = [{"teacher": "t", "tap": "one"}, {"teacher": "t", "tap": "two"}]
+    gates: dict[str, object] = {"gate": {"weight": 400, "width": 16, "pairs": pairs}}
+
+    def accuracy(shown: int, terms: list[object]) -> float:
+        """Return that of a copy in four bits that is trained with the first images."""
+        copy = Small()
+        copy.load_state_dict(teacher.state_dict())
+        config = FakeQuantConfig(bits=4, activations=4, rescale=False)
+        copy = fake_quantize(copy, config, NetworkConfig(model="-"))  # type: ignore[assignment]
+        few = torch.where(torch.arange(shown) < 8, classes[:shown], -1)
+        torch.manual_seed(seed)
+        student = fitted(copy, images[:shown], few, terms, 60, teacher)
+        with torch.no_grad():
+            return float((student(others).logits.argmax(1) == theirs).double().mean())
+
+    assert accuracy(800, ["label", gates]) > accuracy(8, ["label"]) + 0.05

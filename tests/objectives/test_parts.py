@@ -13,7 +13,7 @@ from logitcache.errors import UsageError
 from logitcache.objectives.combine import ObjectiveConfig, build_objective
 from logitcache.objectives.gap import GapConfig
 from tests.objectives import feature_reference as reference
-from tests.objectives.features import noise
+from tests.objectives.features import noise, vector
 
 LABELS = [0, 2, -1, 1, 2, 0, -1]
 A = [True, True, True, False, False, False, False]
@@ -69,6 +69,21 @@ def test_a_batch_without_a_row_of_a_part_has_no_loss() -> None:
     assert found.item() == 0
     with pytest.raises(UsageError, match="the batch has no part 'c'"):
         loss({"soft": {"parts": ["c"]}})
+
+
+def test_a_loss_without_rows_depends_on_what_it_depends_on_with_rows() -> None:
+    """Processes wait for each other's gradients of the same parameters in every step."""
+    pair = {"teacher": "t", "tap": "x", "projector": "linear", "parts": ["a"]}
+    loss = build_objective([ObjectiveConfig.model_validate({"match": pair})])
+    values = noise(7, 4, seed=2).float().requires_grad_()
+    outputs = Outputs(Z, {"x": vector(values)})
+    held = {"t/x": vector(noise(7, 5, seed=3).float())}
+    loss.fit(outputs.take(torch.arange(1)), targets(features=held).take(torch.arange(1)))
+    nothing = torch.zeros(7, dtype=torch.bool)
+    for rows in (torch.tensor(A), nothing):
+        found = loss(outputs, targets(features=held, parts={"a": rows}))
+        gradients = torch.autograd.grad(found, [values, *loss.parameters()])
+        assert any(gradient.any() for gradient in gradients) == bool(rows.any())
 
 
 @pytest.mark.parametrize("above", [0.0, 0.6, 0.9])

@@ -1,4 +1,4 @@
-"""``python -m tests.reliability kills|real|cluster|train|transfer|… FOLDER``: one JSON document.
+"""``python -m tests.reliability kills|real|train|systems|transfer|… FOLDER``: one JSON document.
 
 What ``docs/measurements/reliability.md`` quotes.
 """
@@ -18,6 +18,7 @@ _KILLS = {
     "process-1": ("namespace", "kill_process_1"),
     "train": ("runs", "kill_trainings"),
     "run": ("runs", "kill_pipelines"),
+    "systems": ("systems", "kill_systems"),
     "transfer": ("transfers", "kill_transfers"),
 }
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability")
     parser.add_argument("what", choices=sorted([*_KILLS, "verification", "digests"]))
     parser.add_argument("folder", type=Path, help="an empty folder to work in")
-    parser.add_argument("--count", type=int, default=50, help="how many kills")
+    parser.add_argument("--count", type=int, default=50, help="how many kills (of each system)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["kill_pipelines", "kill_trainings"]
+__all__ = ["kill_and_compare", "kill_pipelines", "kill_trainings", "outcome"]
 
 _OUT = "run"
 _CLOCKED = {"seconds", "data_wait", "images_per_second", "out"}
@@ -45,7 +45,7 @@ _TRAIN = {
 
 def kill_trainings(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Kill a training ``count`` times, each time in a folder of its own."""
-    return _kill(folder, count, seed, _train, lambda out: _run_of(out))
+    return kill_and_compare(folder, _images(folder), count, seed, _train, outcome)
 
 
 def kill_pipelines(folder: Path, count: int, seed: int) -> dict[str, Any]:
@@ -55,24 +55,38 @@ def kill_pipelines(folder: Path, count: int, seed: int) -> dict[str, Any]:
         out = out / _OUT
         cache = {n: c for n, c in snapshot(out / "cache").items() if not n.endswith(".partial")}
         return {
-            **{f"teacher, {n}": value for n, value in _run_of(out / "teacher").items()},
-            **{f"student, {n}": value for n, value in _run_of(out / "student").items()},
+            **{f"teacher, {n}": value for n, value in outcome(out / "teacher").items()},
+            **{f"student, {n}": value for n, value in outcome(out / "student").items()},
             "cache": cache,
             "verify": verify(out / "cache").faults,
         }
 
-    return _kill(folder, count, seed, _run_pipeline, found)
+    return kill_and_compare(folder, _images(folder), count, seed, _run_pipeline, found)
 
 
-def _kill(
+def _images(folder: Path) -> Path:
+    return write_images(folder / "images", 6)
+
+
+def kill_and_compare(
     folder: Path,
+    given: Path,
     count: int,
     seed: int,
     work: Callable[[Path, Path], object],
     found: Callable[[Path], dict[str, Any]],
 ) -> dict[str, Any]:
-    images = write_images(folder / "images", 6)
-    status, log = _in_a_child(work, folder / "whole", images, None)
+    """Kill something ``count`` times at random moments, and resume it.
+
+    Args:
+        folder: Folder for the output of every run.
+        given: What the runs are given, such as a folder of images.
+        count: How many kills.
+        seed: Random seed of the moments.
+        work: Called in a process of its own with an output folder and what is given; resumes.
+        found: Returns what came of a run by its output folder, to compare.
+    """
+    status, log = _in_a_child(work, folder / "whole", given, None)
     assert status == 0, "the uninterrupted run failed"
     expected = found(folder / "whole")
     moments: list[str] = log["moments"]
@@ -80,12 +94,12 @@ def _kill(
     failures: list[list[Any]] = []
     for kill_at in _drawn(moments, count, seed):
         out = folder / f"killed-{kill_at}"
-        status, died = _in_a_child(work, out, images, kill_at)
+        status, died = _in_a_child(work, out, given, kill_at)
         if status != -signal.SIGKILL:
             failures.append([kill_at, "not killed", status])
             continue
         kinds[died["kind"]] += 1
-        status, _ = _in_a_child(work, out, images, None)
+        status, _ = _in_a_child(work, out, given, None)
         if status != 0:
             failures.append([kill_at, died["kind"], "not resumed"])
             continue
@@ -114,7 +128,7 @@ def _drawn(moments: list[str], count: int, seed: int) -> list[int]:
     return sorted(drawn | set(generator.sample(rest, count - len(drawn))))
 
 
-def _run_of(out: Path) -> dict[str, Any]:
+def outcome(out: Path) -> dict[str, Any]:
     """Return what came of a training, without what depends on clocks."""
     result = json.loads((out / "result.json").read_text())
     events = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
@@ -129,7 +143,7 @@ def _run_of(out: Path) -> dict[str, Any]:
 
 
 def _in_a_child(
-    work: Callable[[Path, Path], object], out: Path, images: Path, kill_at: int | None
+    work: Callable[[Path, Path], object], out: Path, given: Path, kill_at: int | None
 ) -> tuple[int, dict[str, Any]]:
     """Run something in a process of its own, and return its exit code and what it noted."""
     context = multiprocessing.get_context("forkserver")
@@ -138,7 +152,7 @@ def _in_a_child(
     )
     log = out.with_name(f"{out.name}.log")
     log.unlink(missing_ok=True)
-    child = context.Process(target=_child, args=(work, out, images, kill_at, log))
+    child = context.Process(target=_child, args=(work, out, given, kill_at, log))
     child.start()
     child.join()
     assert child.exitcode is not None
@@ -146,14 +160,14 @@ def _in_a_child(
 
 
 def _child(
-    work: Callable[[Path, Path], object], out: Path, images: Path, kill_at: int | None, log: Path
+    work: Callable[[Path, Path], object], out: Path, given: Path, kill_at: int | None, log: Path
 ) -> None:
     import torch
 
     torch.set_num_threads(1)
     moments = FileMoments(log, kill_at)
     moments.install()
-    work(out, images)
+    work(out, given)
     moments.note()
 
 

@@ -123,6 +123,18 @@ def test_a_stopped_generation_continues_to_the_same_weights(root: Path, tmp_path
     assert all(torch.equal(v, expected[name]) for name, v in weights(tmp_path / "cut").items())
 
 
+@pytest.mark.parametrize("term", [{"label": {}}, {"split": {}}, {"label": {"head": "fc"}}])
+def test_a_term_on_labels_of_images_without_any_is_refused(
+    root: Path, tmp_path: Path, term: dict[str, dict[str, Any]]
+) -> None:
+    """Of a part without labels, and not where another part has them."""
+    ((name, options),) = term.items()
+    terms = [{name: {**options, "parts": ["target"]}}, OBJECTIVES[1]]
+    with pytest.raises(UsageError, match=rf"{name} learns from labels, and no image of the parts"):
+        train_student(config(root, tmp_path / "run", objectives=terms))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_a_part_without_images_is_named(root: Path, tmp_path: Path) -> None:
     objectives = [{"label": {"parts": ["sourec"]}}]
     with pytest.raises(UsageError, match=r"no image belongs to a part 'sourec'"):

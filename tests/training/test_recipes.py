@@ -156,6 +156,20 @@ def test_a_relation_of_the_images_of_a_batch_is_not_computed_in_parts(tmp_path: 
     TrainConfig.parse({**values, "objectives": [{"relation": tokens}]}, "train")
 
 
+@pytest.mark.parametrize("fields", [{"accumulate": 2}, {"batch_size": 1}])
+def test_a_share_by_the_alignment_of_a_batch_needs_the_batch(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """A single image has no alignment, so all would be the teacher's; a fixed share needs none."""
+    values = {"out": str(tmp_path), "data": "x", "cache": "c", "student": VIT, "epochs": 1}
+    match = {"teacher": "cnn", "tap": "layer1", "student": "blocks.0"}
+    prior = {**match, "projector": "prior"}
+    with pytest.raises(UsageError, match="match compares the images of a batch"):
+        TrainConfig.parse({**values, **fields, "objectives": [{"match": prior}]}, "train")
+    fixed = {**match, "projector": {"kind": "prior", "ratio": 0.5}}
+    TrainConfig.parse({**values, **fields, "objectives": [{"match": fixed}]}, "train")
+
+
 def test_channels_last_changes_the_memory_format_alone(images: Path, tmp_path: Path) -> None:
     for name, on in (("a", False), ("b", True)):
         train_student(config(tmp_path / name, images, student=CNN, channels_last=on, epochs=1))
