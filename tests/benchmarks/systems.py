@@ -2,8 +2,9 @@
 
 Every pipeline runs as it is written, with more steps, horizontal flips and smaller crops. Teachers
 learn from 10 000 of the training images, and are trained once per seed for all systems; students
-see 2500 of those and their labels (few-shot ones choose among all). Whatever is done is not
-repeated, so a command can be given again to go on or to print::
+see 2500 of those and their labels (few-shot ones choose among 10 000), or as many of another folder
+that no teacher saw (``--students``). Whatever is done is not repeated, so a command can be given
+again to go on or to print::
 
     python -m tests.benchmarks.systems table rkd --train cifar10/train --val cifar10/val
     python -m tests.benchmarks.systems live vitkd ...
@@ -12,8 +13,8 @@ repeated, so a command can be given again to go on or to print::
 
 ``table``: the student compared with labels alone, plain soft targets and shuffled ones. ``live``:
 cached less live, from the same views and from fresh ones, with 1, 4 and 16 views in the cache.
-``heads``: LIB-KD's heads, and its teachers one by one. ``shares``: WeCoLoRA with 1 and 10 % of the
-images.
+``heads``: LIB-KD's heads, its teachers one by one, and one teacher for both stems. ``shares``:
+WeCoLoRA with 1 and 10 % of the images.
 """
 
 from __future__ import annotations
@@ -72,14 +73,16 @@ class Place:
     """Where images are and runs go.
 
     Attributes:
-        train: Folder of the images to learn from.
+        train: Folder of the images that teachers learn from.
         val: Folder of the images to evaluate on.
         out: Folder of all runs.
+        students: Folder of the images that students learn from.
     """
 
     train: str
     val: str
     out: Path
+    students: str
 
     def pipeline(
         self,
@@ -107,7 +110,7 @@ class Place:
     def _on_cifar(self, values: dict[str, Any], images: int) -> dict[str, Any]:
         """Return the values of a file with other images, views and steps."""
         values = copy.deepcopy(values)
-        values["data"] = {"name": self.train, "limit": images}
+        values["data"] = {"name": self.students, "limit": images}
         values["val"] = {"name": self.val}
         values["train"] |= {"threads": 1, "device": "cpu"}
         for stage in values["stages"]:
@@ -286,6 +289,12 @@ def heads(place: Place, system: str, seeds: Sequence[int]) -> list[str]:
             by_head.setdefault(f"{teacher} alone, mean of its heads", []).append(
                 top1(alone.out / "student")
             )
+        change = partial(_for_both, teacher="cnn")
+        same = place.pipeline(system, seed, variant="-cnn-for-both", change=change)
+        run(place, same, seed, ["student"])
+        by_head.setdefault("cnn for both stems, mean of all heads", []).append(
+            top1(same.out / "student")
+        )
     return [f"| {system} | {name} | {mean_and_seeds(v)} |" for name, v in by_head.items()]
 
 
@@ -305,6 +314,18 @@ def _only(values: dict[str, Any], teacher: str) -> None:
                 for term in own["objectives"]
                 if term.get("soft", {}).get("teachers", {teacher: 1.0}) == {teacher: 1.0}
             ]
+
+
+def _for_both(values: dict[str, Any], teacher: str) -> None:
+    """Leave one teacher, from which all stems, tokens and heads learn."""
+    for stage in values["stages"]:
+        if "precompute" in stage:
+            teachers = stage["precompute"]["teachers"]
+            stage["precompute"]["teachers"] = {teacher: teachers[teacher]}
+        if stage["name"] == "student":
+            for term in stage["train"]["objectives"]:
+                if "soft" in term:
+                    term["soft"]["teachers"] = {teacher: 1.0}
 
 
 def shares(place: Place, system: str, seeds: Sequence[int]) -> list[str]:
@@ -357,13 +378,15 @@ def main() -> None:
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("system", help="name of a pipeline")
     parser.add_argument("--train", required=True, help="image folder to learn from")
+    parser.add_argument("--students", help="image folder of students (that to learn from)")
     parser.add_argument("--val", required=True, help="image folder to evaluate on")
     parser.add_argument("--out", type=Path, default=Path("runs/systems"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    place = Place(arguments.train, arguments.val, arguments.out)
+    students = arguments.students or arguments.train
+    place = Place(arguments.train, arguments.val, arguments.out, students)
     lines = EXPERIMENTS[arguments.experiment](place, arguments.system, arguments.seeds)
     print(HEADERS[arguments.experiment], *lines, sep="\n")
 
