@@ -119,6 +119,9 @@ class Place:
                 own["views"] |= VIEWS
             if stage["name"] in TEACHERS:
                 own["data"] = {"name": self.train, "limit": TEACHER_IMAGES}
+                # batches and learning rate of all networks: theirs are for a few seconds on digits
+                own.pop("batch_size", None)
+                own.pop("optimizer", None)
             if "steps" in own:
                 own["steps"] = _steps(stage["name"])
             for field in ("labels", "seen"):

@@ -41,15 +41,6 @@ SYSTEMS = [
 ]
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd", "mae": "dmae"}
 """Stages that several systems share, and a pipeline that has each."""
-TEACHER_STEPS = {
-    "cnn": 160,
-    "rednet": 80,
-    "vit": 160,
-    "mae": 120,
-    "branched": 60,
-    "assistant": 60,
-}
-"""Enough for a student to learn from them; the pipelines themselves train longer."""
 
 CHANCE = 0.1
 OTHER_SCALE = {
@@ -81,9 +72,8 @@ COMPARED = [
 
 def load(name: str, out: Path) -> Pipeline:
     (whole,) = load_pipelines(name, out=str(out), seeds=1, sets=[])
-    steps = {**TEACHER_STEPS, **dict.fromkeys(COMPARED, 5)}
-    names = [stage.name for stage in whole.stages if stage.name in steps]
-    sets = ["data=digits", *(f"stages.{name}.train.steps={steps[name]}" for name in names)]
+    compared = [stage.name for stage in whole.stages if stage.name in COMPARED]
+    sets = ["data=digits", *(f"stages.{name}.train.steps=5" for name in compared)]
     (pipeline,) = load_pipelines(name, out=str(out), seeds=1, sets=sets)
     return pipeline
 
