@@ -271,7 +271,7 @@ def test_a_system_learns_from_its_cache(
     shuffled = read_result(pipeline.out / "shuffled")
     assert shuffled is not None
     assert shuffled.evaluation is not None
-    assert shuffled.evaluation.loss != pytest.approx(result.evaluation.loss, rel=1e-3)
+    assert shuffled.evaluation.loss != pytest.approx(result.evaluation.loss, rel=1e-4)
     mine, theirs = (weights(pipeline.out / name) for name in (student, "shuffled"))
     assert any(not torch.allclose(mine[name], theirs[name], rtol=1e-2) for name in mine)
     check_first_step(system, gradients(pipeline.out / student, monkeypatch))
