@@ -61,6 +61,7 @@ TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd"}
 TEACHER_IMAGES, IMAGES, DIGITS = 10_000, 2500, 1347
 FEW_SHOT = {"wecolora"}
 TEACHER_STEPS, STEPS, PROBE_STEPS = 2000, 500, 300
+BATCH_SIZE = 64
 VIEWS = {"scale": [0.5, 1.0], "hflip": 0.5}
 CACHED_VIEWS = 4
 LIVE_VIEWS = (1, CACHED_VIEWS, 16)
@@ -112,14 +113,14 @@ class Place:
         values = copy.deepcopy(values)
         values["data"] = {"name": self.students, "limit": images}
         values["val"] = {"name": self.val}
-        values["train"] |= {"threads": 1, "device": "cpu"}
+        values["train"] |= {"threads": 1, "device": "cpu", "batch_size": BATCH_SIZE}
         for stage in values["stages"]:
             own = stage.get("train") or stage.get("precompute") or stage["fit_weights"]
             if "views" in own:
                 own["views"] |= VIEWS
             if stage["name"] in TEACHERS:
                 own["data"] = {"name": self.train, "limit": TEACHER_IMAGES}
-                # batches and learning rate of all networks: theirs are for a few seconds on digits
+                # those of all networks: a teacher's own ones are for a few seconds on digits
                 own.pop("batch_size", None)
                 own.pop("optimizer", None)
             if "steps" in own:
