@@ -18,7 +18,6 @@ from logitcache.check.row_index import index_difference
 from logitcache.config import Config
 from logitcache.data.readers import DataConfig
 from logitcache.errors import UsageError, ViewDrift
-from logitcache.targets.images.fingerprint_check import check_fingerprints
 from logitcache.targets.images.image_source import contains_images, images_of
 
 if TYPE_CHECKING:
@@ -183,6 +182,9 @@ def verify(
     found = CacheReport(report, images, audits)
     if quick or not found.ok:
         return found
+    # not above: it imports PyTorch, and bytes are verified without it
+    from logitcache.targets.images.fingerprint_check import check_fingerprints
+
     try:
         return CacheReport(report, images, audits, check_fingerprints(opened, source))
     except ViewDrift as drift:

@@ -34,7 +34,10 @@ from logitcache.errors import Interrupted, LogitcacheError, StorageError, UsageE
 
 __all__ = ["app", "main"]
 
-_HEAVY = {"demo", "plan", "precompute", "train", "timm-train", "run", "evaluate", "repair"}
+_HEAVY = {
+    *("demo", "evaluate", "plan", "precompute", "repair", "report", "run", "timm-train", "tools"),
+    *("train", "views"),
+}
 """Commands that import PyTorch before they print anything."""
 
 app = Commands(

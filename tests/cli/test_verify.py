@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +44,11 @@ def precomputed(
     where = ["--cache", root / "cache", "--data", root / "images", "--teacher", teacher]
     sizes = ["--views", 1, "--set", "views.eval=true", "--unit-rows", 16, "--batch-size", 8]
     return logitcache("precompute", *where, *sizes, *more)
+
+
+def test_bytes_are_verified_without_pytorch() -> None:
+    script = "import sys; sys.modules['torch'] = None; from logitcache.cli.app import main; main()"
+    subprocess.run([sys.executable, "-c", script, "verify", "demo:digits"], check=True)
 
 
 def test_a_sample_says_what_it_would_find(

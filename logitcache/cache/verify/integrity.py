@@ -24,7 +24,7 @@ from logitcache.cache.format.shards import (
 from logitcache.cache.read.diagnose import Cause, Fault, check_header, diagnose
 from logitcache.cache.read.exclusions import withdrawal_faults
 from logitcache.cache.store.open import locate
-from logitcache.cache.verify.inventory import Expected, expected_views
+from logitcache.cache.verify.inventory import Expected, View, expected_views
 from logitcache.cache.verify.orphans import Orphans, find_orphans
 from logitcache.cache.verify.restore import recovered_manifest
 from logitcache.cache.verify.row_index import index_faults
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.format.placement import Placement
     from logitcache.cache.store.base import Location
-    from logitcache.cache.verify.inventory import View
 
 __all__ = ["VerifyProgress", "VerifyReport", "verify"]
 
@@ -131,8 +130,12 @@ def verify(
     checker = _Checker(location, expected, quick=quick, on_progress=on_progress)
     wanted = threads or max(location.in_flight, available_processors())
     with ThreadPoolExecutor(wanted) as pool:
-        for view in expected.views:
-            checker.check(view, pool)
+        sizes = [0] * len(expected.views)
+        if on_progress is not None:  # all are added up first, so that the total does not grow
+            sizes = [*pool.map(View.sealed_bytes, expected.views)]
+        checker.total = sum(sizes)
+        for view, size in zip(expected.views, sizes, strict=True):
+            checker.check(view, pool, size)
     known = {fault.key for fault in expected.faults}
     return VerifyReport(
         url=str(location),
@@ -197,13 +200,13 @@ class _Checker:
     _elsewhere: dict[str, dict[str, str]] = field(default_factory=dict)
     _buffers: threading.local = field(default_factory=threading.local)
 
-    def check(self, view: View, pool: ThreadPoolExecutor) -> None:
-        """Check every object of one view."""
+    def check(self, view: View, pool: ThreadPoolExecutor, counted: int) -> None:
+        """Check every object of one view, of which so many bytes are part of the total already."""
         commits, faults = view.read()
         self.faults += faults
         self.units += len(commits)
         tasks = [(view, commit, path) for commit in commits for path in commit.arrays]
-        self.total += sum(commit.arrays[path].bytes for _, commit, path in tasks)
+        self.total += sum(commit.arrays[path].bytes for _, commit, path in tasks) - counted
         self.named |= {commit.arrays[path].key for _, commit, path in tasks}
         # threads examine the objects; counts and faults change in this one alone, in order
         for (_, commit, path), found in zip(tasks, pool.map(self._examine, tasks), strict=True):

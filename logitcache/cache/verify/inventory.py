@@ -84,6 +84,15 @@ class View:
         """Id of the view."""
         return self.placement.view
 
+    def sealed_bytes(self) -> int:
+        """Return the bytes of all units of the ledger; 0 if there is none that can be read."""
+        try:
+            ledger = None if self.ledger is None else parse_ledger(self.location, self.ledger)
+        except CacheDamaged:
+            ledger = None
+        commits = [] if ledger is None else ledger.commits.values()
+        return sum(array.bytes for commit in commits for array in commit.arrays.values())
+
     def read(self) -> tuple[list[Commit], list[Fault]]:
         """Return the valid commits, by unit, and the faults of their documents."""
         faults: list[Fault] = []
