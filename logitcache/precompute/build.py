@@ -38,6 +38,7 @@ from logitcache.precompute.run.summary import (
 )
 from logitcache.precompute.sample.batch_size import choose_batch, memory_explained
 from logitcache.teachers.ensemble import Ensemble
+from logitcache.teachers.forward_clock import ForwardClock, ForwardTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,7 @@ class Summary:
         computed: Number of images processed by this run, counted once per view; images that are
             read first, to find those that can be mixed, count once more.
         seconds: Duration of the computation, without planning and sealing.
+        forward: Time of the forward passes of each teacher; empty where workers computed them.
         accuracy: Accuracy of each teacher on the labeled images, by view; empty without labels.
         sizes: Sizes of each teacher's outputs, and of each ``<teacher>/features/<tap>``.
         image_bytes: Bytes of the images, or of their views, in the cache; None without any.
@@ -76,6 +78,7 @@ class Summary:
     views: int
     computed: int
     seconds: float
+    forward: dict[str, ForwardTime]
     accuracy: dict[str, dict[str, float]]
     sizes: dict[str, Size]
     image_bytes: int | None
@@ -147,6 +150,7 @@ def build_cache(
                 check_storage(plan)
         if on_progress is not None:
             on_progress(Progress(0, plan.images, notices=tuple(early), work=plan.work))
+        ensemble.clock = ForwardClock(device)  # without the forward passes of samples before
         started = time.monotonic()
         own = None if data is None else images
         shown = _compute(config, own, plan, ensemble, claims, on_progress, should_stop)
@@ -155,7 +159,7 @@ def build_cache(
         plan.writer.refresh()  # another run may have declared teachers or views since then
         keep_fingerprints(plan, min(ensemble.sizes))
         state_facts(location, config.card)
-        summary = _seal(plan, shown, seconds)
+        summary = _seal(plan, shown, seconds, ensemble.clock.times)
         claims.sweep()
         return summary
 
@@ -215,7 +219,7 @@ def _image_bytes(writer: CacheWriter) -> int | None:
     return image_bytes(writer.location) if writer.manifest.images else None
 
 
-def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
+def _seal(plan: Plan, shown: int, seconds: float, forward: dict[str, ForwardTime]) -> Summary:
     writer = plan.writer
     missing = writer.missing()
     if missing:
@@ -235,6 +239,7 @@ def _seal(plan: Plan, shown: int, seconds: float) -> Summary:
         views=len(plan.views),
         computed=shown,
         seconds=seconds,
+        forward=forward,
         accuracy=accuracy,
         sizes={
             name: size_of(writer, group, images - unreadable)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from logitcache.teachers.forward_clock import ForwardClock
 from logitcache.teachers.member import KeptTap, Member, on_device
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class Ensemble:
         device: Device of all teachers.
         precision: Floating-point type of all forward passes.
         class_names: Names of the classes of the data in order; empty without labels.
+
+    Attributes:
+        members: The teachers by name.
+        clock: Clock of all forward passes; replaced where another sum begins.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Ensemble:
         }
         self._taps: dict[str, Tap] = {}
         self._device = device
+        self.clock = ForwardClock(device)
 
     @property
     def sizes(self) -> list[int]:
@@ -126,12 +132,13 @@ class Ensemble:
                 moved[side] = on_device(pixels[side], self._device)
             images = moved[side]
             step = batches[names[0]]
-            parts = [
-                self._started(
-                    teacher, images, slice(start, start + step), taps, kept_patches, shown
-                )
-                for start in range(0, len(images), step)
-            ]
+            with self.clock.measure(teacher, len(images)):
+                parts = [
+                    self._started(
+                        teacher, images, slice(start, start + step), taps, kept_patches, shown
+                    )
+                    for start in range(0, len(images), step)
+                ]
             outputs |= {name: partial(_joined, [part[name] for part in parts]) for name in names}
         return outputs
 

@@ -152,12 +152,15 @@ class StageTime:
         seconds: Its duration.
         data_wait: Share of it that was spent waiting for batches; None where nothing waits.
         outputs: Number of images times views that it computed outputs for.
+        forward_seconds: Seconds of the forward passes of all teachers per image and view; None
+            where they were not measured.
     """
 
     origin: Origin
     seconds: float
     data_wait: float | None
     outputs: int = 0
+    forward_seconds: float | None = None
 
 
 @dataclass

@@ -162,7 +162,8 @@ def _read_child(
         _read(child, contents, levels)
         seconds, computed = result.get("seconds"), result.get("computed")
         if isinstance(seconds, int | float) and isinstance(computed, int):
-            contents.times.append(StageTime(child, float(seconds), None, computed))
+            forward = _forward_seconds(result.get("forward"))
+            contents.times.append(StageTime(child, float(seconds), None, computed, forward))
     elif "set_images" in result:  # a network whose folder was removed
         found = parse_result(result, Path(f"{child.path}{DONE}"))
         contents.runs.append(Run(child, stage or {}, (), found))
@@ -170,6 +171,15 @@ def _read_child(
             contents.times.append(StageTime(child, found.seconds, found.data_wait))
     elif levels > 0 and Path(child.path).is_dir() and _has_contents(Path(child.path)):
         _read_folder(child, contents, levels - 1)
+
+
+def _forward_seconds(forward: object) -> float | None:
+    """Return the seconds of all teachers per image and view; None in results without them."""
+    try:
+        each = [time["seconds"] / time["images"] for time in forward.values()]  # type: ignore[attr-defined]  # results of other versions have another type or none
+        return float(sum(each)) if each else None
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError):
+        return None
 
 
 def _has_contents(folder: Path) -> bool:

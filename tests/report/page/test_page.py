@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -350,14 +350,38 @@ def test_a_remote_cache_is_reported_and_passwords_are_not_shown(tmp_path: Path) 
     assert len(made.problems) == 1
 
 
+def reported(pipeline: Path, folder: Path, result: dict[str, Any]) -> Element:
+    """Return the report of a pipeline whose cache was computed with a result."""
+    shutil.copytree(pipeline, folder)
+    marker = folder / "seed-0" / "cache.done.json"
+    marker.write_text(json.dumps({"digest": "", "result": {"sizes": {}, **result}}))
+    return Page(make_report([str(folder)]).text).root
+
+
+def test_break_even_has_the_time_of_the_forward_passes(pipeline: Path, tmp_path: Path) -> None:
+    """Two teachers of 0.01 and 0.03 s an image, of a stage of 0.1 s for an image and view."""
+    forward = {"red": {"seconds": 1.2e6, "images": 40}, "blue": {"seconds": 8e5, "images": 80}}
+    result = {"computed": 72, "seconds": 7.2e6, "forward": forward}
+    page = reported(pipeline, tmp_path / "runs", result)
+    row = next(r for r in page.all("tr") if "100000000.00 ms" in r.text)
+    assert row.children[3].text == "40000000.00 ms"
+    assert [cell.text for cell in row.children[5:]] == ["6", "6"]  # 2 * 100 / 40, and a little
+    assert "were not measured" not in page.text
+
+
+@pytest.mark.parametrize(
+    "forward", [None, [], {}, {"red": 3.0}, {"red": {"seconds": 1.0, "images": 0}}]
+)
+def test_forward_times_that_cannot_be_used_are_none(
+    forward: object, pipeline: Path, tmp_path: Path
+) -> None:
+    result = {"computed": 72, "seconds": 7.2e6, "forward": forward}
+    assert "were not measured" in reported(pipeline, tmp_path / "runs", result).text
+
+
 def test_break_even_is_that_of_the_plan(pipeline: Path, tmp_path: Path) -> None:
     """A cache of two views costs two forward passes, and reading it a little more than nothing."""
-    folder = tmp_path / "runs"
-    shutil.copytree(pipeline, folder)
-    result = {"computed": 72, "seconds": 7.2e6, "sizes": {}}
-    marker = folder / "seed-0" / "cache.done.json"
-    marker.write_text(json.dumps({"digest": "", "result": result}))
-    page = Page(make_report([str(folder)]).text).root
+    page = reported(pipeline, tmp_path / "runs", {"computed": 72, "seconds": 7.2e6})
     row = next(r for r in page.all("tr") if "100000000.00 ms" in r.text)
     epochs = [cell.text for cell in row.children[4:]]
     expected = [math.floor(2 / share) + 1 for share in (1, 0.75, 0.5, 0.25)]
