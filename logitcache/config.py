@@ -104,7 +104,9 @@ def or_file_with(field: str) -> BeforeValidator:
         except OSError as error:
             raise ValueError(f"the file {value} cannot be read: {error.strerror}") from None
         except ValueError as error:
-            raise ValueError(f"{value} is no YAML file: {' '.join(str(error).split())}") from None
+            raise ValueError(
+                f"{value} is not a YAML file: {' '.join(str(error).split())}"
+            ) from None
         found = values.get(field) if isinstance(values, Mapping) else None
         if isinstance(found, Mapping):
             return found

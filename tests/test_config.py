@@ -61,7 +61,7 @@ def test_values_that_cannot_be_are_refused(change: dict[str, object], message: s
     ("content", "said"),
     [
         (None, "cannot be read: No such file"),
-        ("bits: [", "is no YAML file"),
+        ("bits: [", "is not a YAML file"),
         ("errors: {fc: 1}", "has no mapping 'bits'"),
         ("bits: 4", "has no mapping 'bits'"),
         ("bits: {fc: 30}", "less than or equal to 8"),

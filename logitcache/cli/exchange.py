@@ -62,7 +62,7 @@ def import_command(
         str | None,
         typer.Option(
             metavar="logits|log_probs|probabilities",
-            help="What the numbers of an .npy file are; other formats tell.",
+            help="What the numbers of an .npy file are; other formats state it.",
         ),
     ] = None,
     keys: Annotated[
@@ -82,7 +82,10 @@ def import_command(
         ),
     ] = None,
     num_classes: Annotated[
-        int | None, typer.Option(help="Number of classes, if neither outputs nor images tell.")
+        int | None,
+        typer.Option(
+            help="Number of classes, if it follows neither from the outputs nor from the images."
+        ),
     ] = None,
     subset: Annotated[
         bool | None, typer.Option("--subset", help="Leave out images without outputs.")

@@ -38,7 +38,7 @@ __all__ = [
     "print_verify",
 ]
 
-_MOST_FAULTS, _MOST_LITTER = 50, 5
+_MOST_FAULTS, _MOST_ORPHANS = 50, 5
 
 
 def print_precompute(summary: Summary) -> None:
@@ -239,10 +239,10 @@ def print_verify(report: VerifyReport) -> None:
     if report.revision_sha256:
         console.print(f"sha256 of the revision: {report.revision_sha256}")
     _print_faults(console, report.faults)
-    for litter in report.litter[:_MOST_LITTER]:
-        console.print(f"orphaned file: {litter.key}: {litter.why}")
-    if len(report.litter) > _MOST_LITTER:
-        console.print(f"… and {len(report.litter) - _MOST_LITTER} more orphaned files")
+    for orphan in report.orphans[:_MOST_ORPHANS]:
+        console.print(f"orphaned file: {orphan.key}: {orphan.why}")
+    if len(report.orphans) > _MOST_ORPHANS:
+        console.print(f"… and {len(report.orphans) - _MOST_ORPHANS} more orphaned files")
     state = f"{len(report.faults)} faults; run logitcache repair" if report.faults else "ok"
     console.print(f"bytes: {state}")
 

@@ -140,7 +140,7 @@ def _check_needs(config: TrainConfig, needs: Needs, cache: CacheShape | None, wh
     for name in needs.parts:
         if joined is not None and name not in joined:
             raise UsageError(
-                f"no image belongs to a part {name!r}",
+                f"no image is in a part {name!r}",
                 where=f"{where}.objectives",
                 hint=nearest(name, joined),
             )

@@ -86,7 +86,7 @@ def open_npy(path: Path, settings: ReadSettings) -> OutputFile:
     """
     if settings.values is None:
         raise UsageError(
-            "an .npy file does not tell what its numbers are",
+            "an .npy file does not state what its numbers are",
             where=path,
             expected=f"--values {' or '.join(VALUES)}",
         )

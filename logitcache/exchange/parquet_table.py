@@ -56,7 +56,7 @@ def open_parquet(path: Path, settings: ReadSettings) -> OutputFile:
     present = [name for name in VALUES if name in table.column_names]
     if len(present) != 1 or "key" not in table.column_names or not table.num_rows:
         raise DataError(
-            "the table has not the columns of outputs",
+            "the table lacks columns of outputs",
             where=path,
             expected=f"rows with the columns key, one of {', '.join(VALUES)}, perhaps class_ids "
             "and view",

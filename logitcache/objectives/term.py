@@ -190,7 +190,7 @@ class AskingTermConfig(LogitsTermConfig):
         return self
 
     @property
-    def asked(self) -> tuple[str, ...] | None:
+    def used_teachers(self) -> tuple[str, ...] | None:
         """Names of the teachers whose output is used, sorted; None for all teachers."""
         if self.teachers is None:
             return () if self.logits else None
@@ -200,7 +200,7 @@ class AskingTermConfig(LogitsTermConfig):
     def needs(self) -> Needs:
         """Required targets and student layers: the head, and the logits of the teachers."""
         layers = tuple(sorted(f"{name}/{tap}" for name, tap in self.logits.items()))
-        return super().needs | Needs(teachers=self.asked, features=layers)
+        return super().needs | Needs(teachers=self.used_teachers, features=layers)
 
 
 class PairConfig(Config):

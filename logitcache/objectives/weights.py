@@ -32,7 +32,11 @@ def logits_of_teachers(config: AskingTermConfig, targets: TargetBatch) -> Mappin
     if not config.logits:
         return targets.teachers
     return {
-        **{name: targets.teachers[name] for name in config.asked or () if name in targets.teachers},
+        **{
+            name: targets.teachers[name]
+            for name in config.used_teachers or ()
+            if name in targets.teachers
+        },
         **{name: _vector_logits(targets, name, tap) for name, tap in config.logits.items()},
     }
 

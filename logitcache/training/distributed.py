@@ -241,6 +241,6 @@ def _rank_loss_as_error() -> Iterator[None]:
         raise RankLost(
             "another process of this training has ended, or cannot be reached",
             got=str(error).split("\n")[0][:300],
-            hint="the message of that process tells the cause; continue with --resume, on any "
+            hint="the message of that process has the cause; continue with --resume, on any "
             "number of processes",
         ) from error

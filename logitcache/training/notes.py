@@ -92,7 +92,7 @@ def temperature_notes(targets: Targets | None, terms: Sequence[ObjectiveConfig])
         note
         for term in terms
         if term.soft is not None  # other terms accept sparse targets at T = 1 only
-        for note in targets.reader.lossy_notes(term.soft.temperature, term.soft.asked)
+        for note in targets.reader.lossy_notes(term.soft.temperature, term.soft.used_teachers)
     ]
     for note in dict.fromkeys(notes):
         _LOG.warning("%s", visible(note))

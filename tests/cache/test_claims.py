@@ -429,7 +429,7 @@ def test_claims_are_described_by_what_is_known_of_their_process(
     write_claim(tmp_path, "far", claim_of_this_machine(host="another", pid=7))
     write_claim(tmp_path, "trial-7", b"")
     manifest: Any = type("Manifest", (), {"revision": None})
-    found = {litter.key: litter.why for litter in find_orphans(locate(tmp_path), manifest, set())}
+    found = {orphan.key: orphan.why for orphan in find_orphans(locate(tmp_path), manifest, set())}
     assert found["claims/dead.json"] == (
         "the claim of a run that was killed (process 7 on container); "
         "the next precompute removes it"

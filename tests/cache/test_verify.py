@@ -81,7 +81,7 @@ def test_an_intact_cache_gives_no_alarm(cache: Path, quick: bool) -> None:
     seen: list[VerifyProgress] = []
     report = verify(cache, quick=quick, on_progress=seen.append)
     assert report.ok, report.faults
-    assert report.litter == ()
+    assert report.orphans == ()
     assert (report.revision, report.units) == (1, 3 + 3 * 3)
     named = sum(p.stat().st_size for p in cache.rglob("c/**/*") if p.is_file())
     assert report.bytes == named == seen[-1].done
@@ -100,7 +100,7 @@ def test_a_fault_is_found_and_named(cache: Path, name: str) -> None:
     assert all(damage.place in fault.place + fault.key for fault in report.faults), places
     keys = {fault.key for fault in report.faults}
     assert len(keys) == (5 if name == "a commit without its shards" else 1), keys
-    assert report.litter == (), "damage is no litter"
+    assert report.orphans == (), "a damaged file is not an orphan"
 
 
 SEEN_BY_SIZES = {"missing object", "empty object", "truncated", "zeros of the same size"}
@@ -180,7 +180,7 @@ def test_growth_since_the_seal_is_no_damage(cache: Path) -> None:
     codes.write_bytes(b"a shard under way")
     report = verify(cache)
     assert report.ok
-    assert [(x.key, "without a commit" in x.why) for x in report.litter] == [
+    assert [(x.key, "without a commit" in x.why) for x in report.orphans] == [
         ("teachers/a/codes/c/2/1/0", True)
     ]
 
@@ -225,7 +225,7 @@ def test_a_commit_must_describe_its_own_unit(
     assert (fault.cause, fault.unit) == (Cause.COMMIT, 1)
 
 
-def test_litter_is_told_from_damage(cache: Path) -> None:
+def test_orphans_are_not_damage(cache: Path) -> None:
     for key in (
         "teachers/a/codes/c/0/1/0.host_1_ab.partial",
         "claims/v0-1.json",
@@ -237,7 +237,7 @@ def test_litter_is_told_from_damage(cache: Path) -> None:
         (cache / key).write_bytes(b"{}")
     report = verify(cache)
     assert report.ok
-    assert {litter.key: litter.why.split()[-1] for litter in report.litter} == {
+    assert {orphan.key: orphan.why.split()[-1] for orphan in report.orphans} == {
         "teachers/a/codes/c/0/1/0.host_1_ab.partial": "progress",
         "claims/v0-1.json": "process)",
         "revisions/2.json": "interrupted",

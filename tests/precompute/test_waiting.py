@@ -61,11 +61,11 @@ def test_a_run_that_was_killed_as_process_1_of_a_container_resumes_at_once(
     assert summary.computed == 36
     assert not any(waits)
     leave_claims(cache, views)
-    assert {litter.why.partition(" (")[0] for litter in verify(cache).litter} == {
+    assert {orphan.why.partition(" (")[0] for orphan in verify(cache).orphans} == {
         "the claim of a run that was killed"
     }
     assert build_cache(requested).computed == 0
-    assert verify(cache).litter == ()
+    assert verify(cache).orphans == ()
     assert not (cache / "claims").exists()
 
 
@@ -79,7 +79,7 @@ def test_a_run_that_was_killed_while_it_wrote_the_first_file_resumes(
     host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:40]
     (cache / f"zarr.json.{host}_{child.pid}_ab.partial").write_bytes(b"{")
     assert build_cache(config(cache, few, teachers)).computed == 36
-    assert verify(cache).litter == ()
+    assert verify(cache).orphans == ()
 
 
 def test_a_run_says_for_whom_it_waits_and_goes_on_when_the_claim_is_stale(

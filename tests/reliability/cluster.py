@@ -78,8 +78,8 @@ def _problems(cache: Path, whole: Path, expected: dict[str, bytes]) -> list[str]
     if not same_arrays(open_cache(cache), open_cache(whole)):
         found.append("arrays differ")
     got = {name: content for name, content in snapshot(cache).items() if "claims/" not in name}
-    litter = [name for name in got if name.endswith(".partial")]
-    if {name: content for name, content in got.items() if name not in litter} != expected:
+    partial = [name for name in got if name.endswith(".partial")]
+    if {name: content for name, content in got.items() if name not in partial} != expected:
         found.append("bytes differ")
     if not verify(cache).ok:
         found.append("verify finds faults")

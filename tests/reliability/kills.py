@@ -117,8 +117,8 @@ def _problems(
         names = sorted(n for n in got.keys() | expected.keys() if got.get(n) != expected.get(n))
         found.append(f"differs: {names[:5]}")
     report = verify(path)
-    if not report.ok or report.litter:
-        found.append(f"verify: {report.faults[:3]} {report.litter[:3]}")
+    if not report.ok or report.orphans:
+        found.append(f"verify: {report.faults[:3]} {report.orphans[:3]}")
     if not same_arrays(open_cache(path), open_cache(whole)):
         found.append("arrays differ")
     return found

@@ -89,7 +89,7 @@ def test_a_cache_is_written_verified_described_and_read(url: str) -> None:
     sparse = {"a": ENCODINGS["a"]}
     samples = make_cache(locate(url, write=True), sparse, ROWS, (3,))
     report = verify(url)
-    assert (report.ok, report.litter, report.objects) == (True, (), 18 + 3 * 5)
+    assert (report.ok, report.orphans, report.objects) == (True, (), 18 + 3 * 5)
     assert verify(url, quick=True).ok
     found = describe(url)
     assert (found.complete, found.images, found.unreadable, found.url) == (True, ROWS, 1, url)

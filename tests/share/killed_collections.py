@@ -108,8 +108,8 @@ def _attempt(path: Path, generator: random.Random, ended: Counter[str]) -> list[
     if not any(name.startswith("late/") for name in found):
         failures.append("the added teacher was lost")
     report = verify(path)
-    if not report.ok or report.litter:
-        failures.append(f"verify: {report.faults[:3]} {report.litter[:3]}")
+    if not report.ok or report.orphans:
+        failures.append(f"verify: {report.faults[:3]} {report.orphans[:3]}")
     return failures
 
 

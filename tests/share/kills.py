@@ -102,7 +102,7 @@ def kill_command(command: str, folder: Path, count: int, seed: int) -> dict[str,
         found = files_of(out)
         differing = [n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)]
         report = verify(out) if status == 0 else None
-        if status or differing or report is None or not report.ok or report.litter:
+        if status or differing or report is None or not report.ok or report.orphans:
             failures.append([kill_at, moments[kill_at], status, sorted(differing)[:5]])
     if files_of(sources) != before:
         failures.append(["the sources have changed"])

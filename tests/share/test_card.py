@@ -70,7 +70,7 @@ def test_a_card_says_what_is_stored_and_what_is_stated(cache: Path) -> None:
     assert data["task_categories"] == ["image-classification"]
     assert data["logitcache"]["teachers"].keys() == {"a", "b"}
     assert verify(cache).ok
-    assert not verify(cache).litter
+    assert not verify(cache).orphans
 
 
 def test_a_license_without_an_identifier_is_other_with_a_name(cache: Path) -> None:

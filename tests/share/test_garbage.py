@@ -61,7 +61,7 @@ def test_what_was_dropped_is_listed_and_then_removed(dropped: Path) -> None:
     assert content_of(open_cache(dropped)) == content
     report = verify(dropped)
     assert report.ok, report.faults
-    assert [orphan.key for orphan in report.litter] == ["by-hand.txt"]
+    assert [orphan.key for orphan in report.orphans] == ["by-hand.txt"]
     assert not collect_garbage(dropped).objects
 
 

@@ -44,7 +44,7 @@ def assert_computed(path: Path, part: Part, folder: Path) -> None:
     assert computed_files(path) == computed_files(folder / "computed")
     report = verify(path)
     assert report.ok, report.faults
-    assert not report.litter
+    assert not report.orphans
     ours, theirs = (open_cache(p).manifest for p in (path, folder / "computed"))
     assert ours.data.fingerprint == theirs.data.fingerprint
     assert ours.teachers == theirs.teachers

@@ -100,7 +100,7 @@ def test_a_student_is_trained_from_a_signed_cache(
 ) -> None:
     train_student(training(trainable, tmp_path / "run", images, keys[1]))
     assert verify(trainable / "cache").ok
-    assert not verify(trainable / "cache").litter
+    assert not verify(trainable / "cache").orphans
 
 
 def test_there_are_forty_kinds_of_tampering() -> None:

@@ -61,7 +61,7 @@ def assert_computed(path: Path, part: Part, folder: Path) -> None:
     assert computed_files(path) == computed_files(folder / "computed")
     report = verify(path)
     assert report.ok, report.faults
-    assert not report.litter
+    assert not report.orphans
     ours, theirs = (open_cache(p).manifest.to_json() for p in (path, folder / "computed"))
     for manifest in (ours, theirs):
         for field in ("derived_from", "revision"):

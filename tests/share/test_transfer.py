@@ -167,7 +167,7 @@ def test_a_part_is_a_valid_cache(
     names = {f"{t}/{view}" for t in teachers or ("a", "b") for view in order}
     assert same_contents(contents(path), {n: whole[n] for n in names})
     assert verify(path).ok
-    assert not verify(path).litter
+    assert not verify(path).orphans
     shards = {key for key in files(path) if "/c/" in key}
     assert all(files(path)[key] == files(grown)[key] for key in shards)
     again = pull(grown, path, views=views, teachers=teachers)

@@ -102,7 +102,7 @@ def test_unlabeled_images_give_features_alone(built: Path) -> None:
     arrays = {str(p.relative_to(built).parent) for p in built.glob("teachers/**/zarr.json")}
     assert not arrays & {"teachers/vit/logp", "teachers/vit/class_ids"}
     report = verify(str(built))
-    assert (report.ok, report.litter) == (True, ())
+    assert (report.ok, report.orphans) == (True, ())
 
 
 def test_the_features_are_what_the_network_computes(built: Path, headless: dict[str, Any]) -> None:

@@ -137,5 +137,5 @@ def test_a_term_on_labels_of_images_without_any_is_refused(
 
 def test_a_part_without_images_is_named(root: Path, tmp_path: Path) -> None:
     objectives = [{"label": {"parts": ["sourec"]}}]
-    with pytest.raises(UsageError, match=r"no image belongs to a part 'sourec'"):
+    with pytest.raises(UsageError, match=r"no image is in a part 'sourec'"):
         train_student(config(root, tmp_path / "run", objectives=objectives))

@@ -25,7 +25,7 @@ from logitcache.cache.read.diagnose import Cause, Fault, check_header, diagnose
 from logitcache.cache.read.exclusions import withdrawal_faults
 from logitcache.cache.store.open import locate
 from logitcache.cache.verify.inventory import Expected, View, expected_views
-from logitcache.cache.verify.orphans import Orphans, find_orphans
+from logitcache.cache.verify.orphans import Orphan, find_orphans
 from logitcache.cache.verify.restore import recovered_manifest
 from logitcache.cache.verify.row_index import index_faults
 from logitcache.errors import CacheDamaged, CacheError, StorageError, UnsupportedFormat
@@ -68,7 +68,7 @@ class VerifyReport:
         bytes: Total size of the shards.
         seconds: Duration.
         faults: Damage, in the order of groups, views and units.
-        litter: Orphans, files that no document lists.
+        orphans: Files that no document lists.
     """
 
     url: str
@@ -80,7 +80,7 @@ class VerifyReport:
     bytes: int = 0
     seconds: float = 0.0
     faults: tuple[Fault, ...] = ()
-    litter: tuple[Orphans, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -93,7 +93,7 @@ class VerifyReport:
             **asdict(self),
             "ok": self.ok,
             "faults": [fault.to_json() for fault in self.faults],
-            "litter": [asdict(orphan) for orphan in self.litter],
+            "orphans": [asdict(orphan) for orphan in self.orphans],
         }
 
 
@@ -154,7 +154,7 @@ def verify(
             *index_faults(location, manifest),
             *checker.faults,
         ),
-        litter=tuple(find_orphans(location, manifest, checker.named)),
+        orphans=tuple(find_orphans(location, manifest, checker.named)),
     )
 
 

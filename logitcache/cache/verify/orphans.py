@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from logitcache.cache.format.manifest import Manifest
     from logitcache.cache.store.base import Location
 
-__all__ = ["Orphans", "find_orphans"]
+__all__ = ["Orphan", "find_orphans"]
 
 _NUMBERED = re.compile(r"(?:revisions/|ledger/.*\.)(\d{1,18})(?:\.copies)?\.json")
 _KEPT = {"commits", "withdrawn", "probes", SIGNATURES, *CARD_DOCUMENTS, INDEX}
 
 
 @dataclass(frozen=True)
-class Orphans:
+class Orphan:
     """A file that is not part of the cache, and its probable origin."""
 
     key: str
@@ -34,7 +34,7 @@ class Orphans:
 
 def find_orphans(
     location: Location, manifest: Manifest, named: Collection[str]
-) -> Iterator[Orphans]:
+) -> Iterator[Orphan]:
     """Yield files in the folder of a cache that are not part of it.
 
     Args:
@@ -46,7 +46,7 @@ def find_orphans(
     for key in sorted(location.keys()):
         why = _why(location, key, current, named)
         if why is not None:
-            yield Orphans(key, why)
+            yield Orphan(key, why)
 
 
 def _why(location: Location, key: str, current: int, named: Collection[str]) -> str | None:

@@ -68,7 +68,7 @@ def as_source(data: object) -> Source:
             return adapter(data)
     if isinstance(data, dict) or not hasattr(data, "__getitem__"):
         raise UsageError(
-            "this object is no image set",
+            "this object is not an image set",
             got=type(data).__name__,
             expected="a name, a DataConfig, a Source, or a map-style data set",
             hint="of a data set with several splits, pass one: dataset['train']"

@@ -290,7 +290,7 @@ def _column_labels(
         unknown = sorted({int(n) for n in flat if n is not None and not -1 <= n < len(names)})
         if unknown:
             raise DataError(
-                f"labels of the column {column!r} are no classes of it",
+                f"labels of the column {column!r} are not among its classes",
                 where=where,
                 expected=f"numbers from 0 to {len(names) - 1}: {first_of(names)}",
                 got=first_of([str(number) for number in unknown]),

@@ -246,7 +246,7 @@ class DatasetSource:
             pixels = pixels[..., 0]
         if pixels is None or pixels.dtype != np.uint8 or pixels.shape[2:] not in {(), (3,)}:
             raise DataError(
-                "an item of the data set is no image",
+                "an item of the data set is not an image",
                 where=f"{self.description}, index {index}",
                 expected=_EXPECTED,
                 got=type(image).__name__

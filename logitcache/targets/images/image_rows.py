@@ -197,7 +197,7 @@ class ImageRows:
         for name in names:
             if not any(key.startswith(f"{name}/") for key in self.source.keys):
                 raise UsageError(
-                    f"no image belongs to a part {name!r}",
+                    f"no image is in a part {name!r}",
                     where=self.source.description,
                     expected=f"keys that begin with {name}/",
                     got=f"for example {self.source.keys[0]}",

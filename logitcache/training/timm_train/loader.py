@@ -329,7 +329,7 @@ def _folder_of(dataset: Any) -> str:
     root = getattr(getattr(dataset, "reader", None), "root", None)
     if root is None:
         raise UsageError(
-            "the training set of the script is no folder",
+            "the training set of the script is not a folder",
             where="--dataset",
             expected="a folder or a tar file in --data-dir",
             got=type(getattr(dataset, "reader", dataset)).__name__,
@@ -357,7 +357,7 @@ def _check_classes(found: Loader, dataset: Any) -> None:
             "timm's script needs a label of every image",
             where=rows.source.description,
             got=f"{len(rows) - rows.labeled} of {len(rows)} images without a label",
-            hint="use logitcache train, whose objectives may do without labels",
+            hint="use logitcache train, some of whose objectives need no labels",
         )
     numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
     if not numbers:
