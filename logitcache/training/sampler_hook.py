@@ -1,4 +1,4 @@
-"""The sampler of views of a run as a hook: what the student knows goes into its scores.
+"""The sampler of views of a run as a hook: outputs of the student become its scores.
 
 Shapes: B rows of a batch, C classes.
 """
