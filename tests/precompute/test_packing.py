@@ -250,7 +250,8 @@ def test_a_view_and_a_teacher_are_added_without_the_originals(
 ) -> None:
     summary = build_cache(packed(copy, None, teachers, views={"count": 3}))
     assert summary.computed == 60 * 3
-    assert all(60 * 3 <= time.images < 60 * 3 + 3 * 256 for time in summary.forward.values())
+    assert min(time.images for time in summary.forward.values()) >= 60  # the view that was added
+    assert max(time.images for time in summary.forward.values()) >= 60 * 3  # the teacher
     assert 0 < sum(time.seconds for time in summary.forward.values()) < summary.seconds
     build_cache(packed(tmp_path / "whole", images, teachers, views={"count": 3}))
     assert files(copy, "teachers") == files(tmp_path / "whole", "teachers")
