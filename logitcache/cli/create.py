@@ -347,7 +347,7 @@ def train(
     if as_json:
         print_json(result.to_json())
     else:
-        print_train(result)
+        print_train(result, parsed.model_dump(mode="json"))
 
 
 @create_app.command("timm-train", rich_help_panel=_PANEL)

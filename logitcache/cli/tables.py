@@ -11,6 +11,7 @@ from logitcache.cli.layout import new_console as _console
 from logitcache.cli.layout import new_table as _table
 from logitcache.cli.layout import percent_text as _percent
 from logitcache.cli.layout import print_line as _line
+from logitcache.report.trained_on import reads_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,8 +71,8 @@ def print_precompute(summary: Summary) -> None:
         console.print(f"note: {note}")
 
 
-def print_train(result: TrainResult) -> None:
-    """Print the result of a training run."""
+def print_train(result: TrainResult, settings: Mapping[str, Any]) -> None:
+    """Print the result of a training run with these settings."""
     evaluation = result.evaluation
     score = evaluation.score_name if evaluation else "top-1"
     table = _table(
@@ -80,7 +81,7 @@ def print_train(result: TrainResult) -> None:
     table.add_row(
         result.out,
         str(result.set_images),
-        str(result.labeled),
+        str(result.labeled if reads_labels(settings) else 0),
         str(result.steps),
         _percent(evaluation.score if evaluation else None),
         f"{evaluation.loss:.3f}" if evaluation else "-",

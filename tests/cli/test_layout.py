@@ -7,6 +7,9 @@ import io
 import pytest
 
 from logitcache.cli.layout import PlainConsole, new_table
+from logitcache.cli.tables import print_train
+from logitcache.training.config import TrainConfig
+from logitcache.training.run.result import TrainResult
 
 NETWORK = "from-both (vit_tiny_patch16_224)"
 WORDS = ("from-both", "(vit_tiny_patch16_224)", "cache", "teachers,", "shuffled", "95.8 %")
@@ -42,3 +45,18 @@ def test_a_table_that_fits_is_not_changed() -> None:
     (row,) = (line for line in printed(120) if "from-both" in line)
     assert f" {NETWORK} " in row
     assert " cache of all teachers, shuffled " in row
+
+
+@pytest.mark.parametrize(
+    ("objectives", "used"), [("soft", "0"), ([{"soft": {}}, {"label": {}}], "60"), (None, "60")]
+)
+def test_labels_are_used_by_objectives_that_read_them(
+    objectives: object, used: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = {} if objectives is None else {"cache": "c"}
+    settings = {"out": "o", "data": "d", "student": {"model": "m"}, "epochs": 1, **cache}
+    config = TrainConfig.parse({**settings, "objectives": objectives or "label"}, "train")
+    result = TrainResult("o", None, 4, 60, 60, 60, 100, 1.0, 0.0)
+    print_train(result, config.model_dump(mode="json"))
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("│ o "))
+    assert [cell.strip() for cell in row.split("│")[2:4]] == ["60", used]
