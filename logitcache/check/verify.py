@@ -123,8 +123,8 @@ def verify(
         signed_by: File with the public key that has to have signed the current revision.
         device: Device of the teachers.
         threads: Number of threads; all processors by default.
-        on_progress: Called with the phase (``verify``, in bytes; ``images``; ``audit``, in rows),
-            the finished amount, and the total.
+        on_progress: Called with the phase (``verify``, in bytes; ``images``; ``audit``, in rows;
+            ``view fingerprints``, without an amount), the finished amount, and the total.
 
     Raises:
         UsageError: Teachers without images, an unknown teacher or view, or another revision.
@@ -182,6 +182,7 @@ def verify(
     found = CacheReport(report, images, audits)
     if quick or not found.ok:
         return found
+    progress("view fingerprints", 0, 0)
     # not above: it imports PyTorch, and bytes are verified without it
     from logitcache.targets.images.fingerprint_check import check_fingerprints
 

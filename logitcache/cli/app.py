@@ -5,7 +5,9 @@ Results go to stdout, progress and errors to stderr.
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import logging
 import os
 import sys
@@ -103,13 +105,15 @@ def _of_all_commands(
 
 def _announce(command: str) -> None:
     """Print on a terminal what takes the first seconds of a command."""
-    heavy = command in _HEAVY or (command == "verify" and "--data" in sys.argv)
+    heavy = command in _HEAVY or (command == "verify" and "--teachers" in sys.argv)
     if heavy and sys.stderr.isatty() and not {"-h", "--help"} & set(sys.argv):
         echo(f"{command}: loading PyTorch", err=True)
 
 
 def main() -> None:
     """Run the command line and leave with the exit code of what happened."""
+    # the collections at the end of the interpreter visit all objects of PyTorch, for a second
+    atexit.register(gc.freeze)
     # commands print the notes themselves, so the package's log is silenced; damaged files are not
     # in any result, so the warnings about them alone still reach stderr
     logging.getLogger("logitcache").addHandler(logging.NullHandler())

@@ -33,7 +33,10 @@ __all__ = [
 # Columns of output to a file or a pipe; wider than any table.
 _UNBROKEN = 10_000
 
-_RIGHT = {"accuracy", "stored", "dense float32", "ratio", "top-1", "mAP", "steps", "images"}
+_RIGHT = {
+    *("accuracy", "data wait", "dense float32", "float32", "images", "images/s", "loss", "mAP"),
+    *("ratio", "steps", "stored", "top-1"),
+}
 
 
 def new_table(first: str, *others: str) -> Table:

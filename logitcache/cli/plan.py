@@ -19,6 +19,7 @@ from logitcache.cli.options import gather, print_json, with_teacher_options
 from logitcache.pipeline.settings import merged, read_yaml
 from logitcache.precompute.config import PrecomputeConfig
 from logitcache.precompute.estimate.estimate import estimate_cache
+from logitcache.report.quantities import seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,14 +149,14 @@ def _print_views(console: Console, found: Estimate) -> None:
     console.print("whole cache with the chosen encodings, by number of views")
     table = new_table("views", "bytes", "files")
     for device in found.devices:
-        table.add_column(f"minutes, {device}", justify="right")
+        table.add_column(f"time, {device}", justify="right")
         table.add_column(f"break-even (student epochs), {device}", justify="right")
     for row in found.by_views:
         cells = [
             cell
             for device in found.devices
             for cell in (
-                f"{row.minutes[device]:.3g}",
+                seconds_text(60 * row.minutes[device]),
                 str(row.break_even_epochs[device] or "never"),
             )
         ]

@@ -279,11 +279,14 @@ class PhaseLines:
         self._stack.close()
 
     def show(self, phase: str, done: int, total: int) -> None:
-        """Show the progress of a phase; the line of the previous phase ends."""
+        """Show the progress of a phase, or its name alone if it has no number of steps.
+
+        The line of the previous phase ends.
+        """
         if self._line is None or phase != self._phase:
             self._stack.close()
             self._phase, self._line = phase, self._stack.enter_context(ProgressLine(phase))
         if phase == "verify":
             self._line.bytes(done, total)
-        else:
+        elif total:
             self._line.count(done, total)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 
 import pytest
 
 from logitcache.cli import app
 from logitcache.cli.layout import PlainConsole
-from logitcache.cli.progress import ProgressLine
+from logitcache.cli.progress import PhaseLines, ProgressLine
 from logitcache.training.run.progress import TrainProgress
 
 TITLE = "[6/8] from-rednet"
@@ -110,13 +111,36 @@ def test_an_evaluation_belongs_to_the_epoch_that_it_follows(
     assert f"train: epoch {shown}/4, evaluating: 64/450" in pipe.getvalue()
 
 
-def test_verify_announces_what_it_needs_for_images_alone(
+def test_verify_announces_what_it_needs_for_teachers_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = use_terminal(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["logitcache", "verify", "cache"])
     app._announce("verify")
     assert terminal.getvalue() == ""
-    monkeypatch.setattr(sys, "argv", ["logitcache", "verify", "cache", "--data", "photos"])
+    monkeypatch.setattr(sys, "argv", ["logitcache", "verify", "cache", "--teachers", "a=b"])
     app._announce("verify")
     assert terminal.getvalue() == "verify: loading PyTorch\n"
+
+
+def test_a_phase_without_steps_has_its_name_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with PhaseLines() as lines:
+        lines.show("images", 4, 8)
+        lines.show("view fingerprints", 0, 0)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "images: starting"
+    assert shown[1].startswith("images: 4/8, ")
+    assert shown[2:] == ["view fingerprints: starting"]
+
+
+def test_the_end_of_the_interpreter_visits_no_object() -> None:
+    """Collecting what PyTorch has made takes a second, and the process ends anyway."""
+    script = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "from logitcache.cli.app import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script, "--version"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True"

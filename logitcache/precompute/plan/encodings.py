@@ -65,8 +65,8 @@ def choice_note(name: str, choice: Choice) -> str:
         for temperature in choice.fidelity.losses
     )
     return (
-        f"teacher {name}: {stored}; {choice.row_bytes:.1f} bytes per row and view, a KL divergence "
-        f"of {lost} on {choice.fidelity.rows} rows of a sample"
+        f"teacher {name}: {stored}; {choice.row_bytes:.1f} bytes per row and view without lse and "
+        f"label, a KL divergence of {lost} on {choice.fidelity.rows} rows of a sample"
     )
 
 
