@@ -44,7 +44,7 @@ def test_a_cache_is_verified_with_its_images_teachers_and_views(values: dict[str
     assert [audit.ok for audit in report.audits] == [True, True]
     assert report.fingerprints is not None
     assert report.drift is None
-    assert set(phases) == {"verify", "images", "audit"}
+    assert set(phases) == {"verify", "images", "audit", "view fingerprints"}
     document = report.to_json()
     assert document["ok"] is True
     assert document["probes"]["checked"] > 0

@@ -115,7 +115,10 @@ class Plan:
         views = {item.view_id for item in self.items if item.units}
         shown = sum(self.images_of(item) for item in self.items if item.units)
         read = self.images - shown
-        words = [f"{shown} images to run the teachers on, in {len(views)} views"] if shown else []
+        words = []
+        if shown:
+            where = "one view" if len(views) == 1 else f"{len(views)} views"
+            words.append(f"{shown} images to run the teachers on, in {where}")
         if read:
             words.append(f"{read} images to read first, to find those that can be mixed")
         return "; ".join(words)
