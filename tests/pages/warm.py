@@ -28,7 +28,13 @@ from typing import Any, Self
 
 __all__ = ["WarmPython"]
 
-MODULES = ("torch", "timm", "logitcache.cli.app", "logitcache.cli.run", "logitcache.training.loop")
+MODULES = (
+    *("torch", "timm", "logitcache.cli.app", "logitcache.cli.run", "logitcache.training.loop"),
+    # what most commands of the pages import after that, for half a second each
+    *("logitcache.check.verify", "logitcache.cli.plan", "logitcache.cli.tables"),
+    *("logitcache.precompute.build", "logitcache.report.page.report", "logitcache.share.transfer"),
+    *("cryptography.hazmat.primitives.asymmetric.ed25519", "s3fs"),
+)
 
 _CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
