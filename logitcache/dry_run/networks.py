@@ -101,11 +101,22 @@ def forward_flops(network: nn.Module, row: Tensor) -> int:
     Args:
         network: A network on the device ``meta``.
         row: Its input, on this device: see :func:`image_shape`.
+
+    Raises:
+        UsageError: The network cannot be run with its arguments.
     """
     training = network.training
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        network.eval()(row)
+    try:
+        with counter, torch.no_grad():
+            network.eval()(row)
+    except (AssertionError, IndexError, RuntimeError) as error:
+        raise UsageError(
+            "the network cannot be run on an image",
+            expected="arguments with which each layer takes what the one before it returns",
+            got=str(error).partition("\n")[0][:200] or type(error).__name__,
+            hint="check its arguments (kwargs) and the size of its input",
+        ) from error
     network.train(training)
     return int(counter.get_total_flops())
 

@@ -108,7 +108,7 @@ class Earlier:
         images: Image sets that stages would write, by what ``stage:NAME`` refers to.
         caches: Caches, by what ``stage:NAME`` refers to.
         results: Stand-ins for results of stages, by name of the stage.
-        files: Files that terms of the loss read, which stages would have written.
+        files: Files that terms of the loss and surgeries read, which stages would have written.
     """
 
     data_set: DataSetConfig | None = None

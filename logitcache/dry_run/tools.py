@@ -43,6 +43,7 @@ def outline_means(
     known = earlier.cache(config.cache, f"stages.{stage.name}").features
     _check_cached([config.feature], known, where)
     check_vectors(known[config.feature], where)
+    earlier.files.add(output)
     return StageOutline(stage.name, stage.kind)
 
 

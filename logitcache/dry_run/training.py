@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,7 +32,7 @@ from logitcache.training.optimization.target_form import TargetForm, own_views
 from logitcache.training.optimization.trainable_student import TrainableStudent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from logitcache.batch import Features, TeacherLogits
     from logitcache.dry_run.outline import CacheShape, Earlier, ImageCount
@@ -58,6 +59,7 @@ def outline_training(
     cache = None if config.cache is None else earlier.cache(config.cache, where)
     images = _training_images(config, cache, earlier)
     needs = build_objective(config.terms).needs
+    _check_files(config.student.surgery.reads, earlier, where)
     _check_needs(config, needs, cache, where)
     classes = _classes(config, cache, images)
     network = student_shape(config.student, earlier.networks, classes)
@@ -108,6 +110,14 @@ def _training_images(config: TrainConfig, cache: CacheShape | None, earlier: Ear
     else:
         images = earlier.count(config.data)
     count = config.labels.count
+    if count is not None and count > images.images:
+        raise UsageError(
+            "labels.count is larger than the number of images",
+            where="labels.count",
+            expected=f"at most {images.images}",
+            got=count,
+            hint="reduce labels.count, or remove it to use all labels",
+        )
     if config.labels.images == "all" or count is None:
         return images
     return replace(images, images=min(images.images, count))
@@ -143,6 +153,19 @@ def _check_needs(config: TrainConfig, needs: Needs, cache: CacheShape | None, wh
                 f"no image is in a part {name!r}",
                 where=f"{where}.objectives",
                 hint=nearest(name, joined),
+            )
+
+
+def _check_files(files: Sequence[str], earlier: Earlier, where: str) -> None:
+    """Refuse files of surgeries that neither exist nor are written by an earlier stage."""
+    for file in files:
+        if file not in earlier.files and not Path(file).expanduser().is_file():
+            raise UsageError(
+                "a file that the student is changed with does not exist",
+                where=f"{where}.student.surgery",
+                expected="an existing file, or stage:NAME of an earlier stage",
+                got=file,
+                hint="write it first, or correct its name",
             )
 
 

@@ -43,6 +43,11 @@ class AdapterConfig(Config):
     table: str | None = None
     scale: float = Field(default=100.0, gt=0)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Files that the surgery reads: the class table."""
+        return () if self.table is None else (self.table,)
+
     def width(self, channels: int) -> int:
         """Return the number of channels of the hidden layer, for vectors of so many channels."""
         found = self.hidden

@@ -124,6 +124,13 @@ class SurgeryConfig(_OneField):
         return {name: value for name, value in settings.items() if value is not None}
 
     @property
+    def reads(self) -> list[str]:
+        """Files that the surgeries read, such as those of earlier stages."""
+        return [
+            file for settings in self.chosen.values() for file in getattr(settings, "reads", ())
+        ]
+
+    @property
     def notes(self) -> list[str]:
         """What a user of the exported network has to know."""
         found = (SURGERIES[name].note(settings) for name, settings in self.chosen.items())

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
 
-__all__ = ["SeenConfig", "shared_view", "stored_rows"]
+__all__ = [
+    "SeenConfig",
+    "feature_teacher",
+    "labeled_rows",
+    "sampled_rows",
+    "shared_view",
+    "stored_rows",
+]
 
 
 class SeenConfig(Config):
@@ -33,6 +40,23 @@ class SeenConfig(Config):
 
     count: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0, lt=2**64)]
+
+    def among(self, cache: Cache, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the places of these images among the labeled rows of a cache.
+
+        Raises:
+            UsageError: There are fewer labeled rows.
+        """
+        if self.count > len(rows):
+            raise UsageError(
+                "a training run cannot have used more labels than there are",
+                where=cache.url,
+                expected=f"a count of at most {len(rows)}",
+                got=self.count,
+                hint="give labels.count of that run",
+            )
+        hashes = cache.samples.hashes[rows]
+        return chosen(self.seed, hashes, self.count, purpose=Purpose.LABELLED_ROWS)
 
 
 def shared_view(cache: Cache, teachers: Sequence[str], features: Sequence[str] = ()) -> str:
@@ -90,6 +114,28 @@ def feature_teacher(cache: Cache, name: str | None, where: str) -> str:
             hint=nearest(found, names),
         )
     return found
+
+
+def labeled_rows(cache: Cache, what: str) -> NDArray[np.int64]:
+    """Return the readable rows with a label, ascending.
+
+    Args:
+        cache: The cache.
+        what: What they are needed for, for messages.
+
+    Raises:
+        UsageError: Images have sets of labels, or none has a label.
+    """
+    samples = cache.samples
+    labeled = samples.readable[samples.labels[samples.readable] >= 0]
+    if samples.label_sets is not None or not len(labeled):
+        raise UsageError(
+            f"{what} need images with one label each",
+            where=cache.url,
+            got="images with label sets" if samples.label_sets is not None else "no labels",
+            hint="precompute images with labels",
+        )
+    return labeled
 
 
 def sampled_rows(cache: Cache, most: int, seed: int) -> NDArray[np.int64]:

@@ -18,15 +18,13 @@ from safetensors.numpy import save
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.config import Config
-from logitcache.draws import Purpose, chosen
 from logitcache.errors import UsageError, first_of
 from logitcache.files import write_file
-from logitcache.tools.cached_rows import SeenConfig, shared_view, stored_rows
+from logitcache.tools.cached_rows import SeenConfig, labeled_rows, shared_view, stored_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from logitcache.cache.read.reader import Cache
     from logitcache.encoding.features import FeatureEncoding
 
 __all__ = ["ClassMeans", "ClassMeansConfig", "check_vectors", "class_means"]
@@ -81,7 +79,9 @@ def class_means(config: ClassMeansConfig) -> ClassMeans:
     cache = open_cache(config.cache)
     group = cache.tap(config.feature)
     check_vectors(group.encoding, f"{cache.url}, features {config.feature}")
-    rows = _labeled_rows(config, cache)
+    rows = labeled_rows(cache, "class means")
+    if config.labels is not None:
+        rows = np.sort(rows[config.labels.among(cache, rows)])
     view = shared_view(cache, [], [config.feature])
     vectors_ND = group.encoding.decode(stored_rows(cache, group, view, rows))
     labels_N = cache.samples.labels[rows]
@@ -140,25 +140,3 @@ def _unit(vectors_ND: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     found: NDArray[np.float64] = vectors_ND / np.maximum(lengths_N1, np.finfo(np.float32).tiny)
     return found
-
-
-def _labeled_rows(config: ClassMeansConfig, cache: Cache) -> NDArray[np.int64]:
-    """Return the rows whose labels are used, ascending."""
-    samples = cache.samples
-    labeled = samples.readable[samples.labels[samples.readable] >= 0]
-    if samples.label_sets is not None or not len(labeled):
-        raise UsageError(
-            "class means need images with one label each",
-            where=cache.url,
-            got="images with label sets" if samples.label_sets is not None else "no labels",
-            hint="precompute images with labels",
-        )
-    if config.labels is not None:
-        drawn = chosen(
-            config.labels.seed,
-            samples.hashes[labeled],
-            config.labels.count,
-            purpose=Purpose.LABELLED_ROWS,
-        )
-        labeled = np.sort(labeled[drawn])
-    return labeled

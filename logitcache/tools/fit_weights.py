@@ -23,7 +23,7 @@ from logitcache.config import Config
 from logitcache.draws import Purpose, chosen
 from logitcache.errors import UsageError, first_of
 from logitcache.files import write_file
-from logitcache.tools.cached_rows import SeenConfig, shared_view, stored_rows
+from logitcache.tools.cached_rows import SeenConfig, labeled_rows, shared_view, stored_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,31 +179,17 @@ def _teachers(config: FitWeightsConfig, cache: Cache) -> list[str]:
 
 def _rows(config: FitWeightsConfig, cache: Cache) -> NDArray[np.int64]:
     """Return the labeled rows to fit the weights on, ascending."""
-    samples = cache.samples
-    if samples.label_sets is not None:
-        raise UsageError(
-            "weights of teachers are fitted by one label per image, but these have label sets",
-            where=cache.url,
-            expected="images with one class each",
-            hint="set the weights of the teachers in the objective",
-        )
-    readable = samples.readable
-    labeled = readable[samples.labels[readable] >= 0]
+    labeled = labeled_rows(cache, "weights of teachers")
     if config.seen is not None:
-        seen = chosen(
-            config.seen.seed,
-            samples.hashes[labeled],
-            config.seen.count,
-            purpose=Purpose.LABELLED_ROWS,
-        )
-        labeled = np.delete(labeled, seen)
+        labeled = np.delete(labeled, config.seen.among(cache, labeled))
     if not len(labeled):
         raise UsageError(
             "no labeled image is left to fit weights on",
             where=cache.url,
             hint="precompute images with labels that the teachers were not trained on",
         )
-    drawn = chosen(config.seed, samples.hashes[labeled], config.rows, purpose=Purpose.LABELLED_ROWS)
+    hashes = cache.samples.hashes[labeled]
+    drawn = chosen(config.seed, hashes, config.rows, purpose=Purpose.LABELLED_ROWS)
     return np.sort(labeled[drawn])
 
 

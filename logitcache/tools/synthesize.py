@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from torch.nn import functional
 
 from logitcache.config import Config
@@ -62,7 +62,7 @@ class SynthesizeConfig(Config):
     count: Annotated[int, Field(ge=1)] | None = None
     warp: Annotated[float, Field(ge=0, le=1)] = 0.0
     mix: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    tone: tuple[float, float] = (0.0, 1.0)
+    tone: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from logitcache.targets.selection import Targets
     from logitcache.training.config import TrainConfig
 
-__all__ = ["ImageSets", "training_images"]
+__all__ = ["ImageSets", "check_labels", "training_images"]
 
 _BUCKET_BITS = 16
 _BUCKET_SHIFT = np.uint64(64 - _BUCKET_BITS)
@@ -61,7 +61,7 @@ def training_images(
     """
     data = ImageSets.of(config, data, None).data
     if config.cache is None:
-        return _labeled(number_rows(open_source(data)), config), None
+        return _with_labels(number_rows(open_source(data)), config), None
     vectors = config.student.head_on
     rows, targets = cached_targets(
         config.cache,
@@ -85,11 +85,15 @@ def training_images(
     )
     if config.sampler is not None:
         targets = with_sampler(targets, config.sampler, config.cache)
-    return _labeled(rows, config), targets
+    return _with_labels(rows, config), targets
 
 
-def _labeled(rows: ImageRows, config: TrainConfig) -> ImageRows:
-    """Return images with the labels that are used, after a check that terms have any.
+def check_labels(config: TrainConfig, rows: ImageRows) -> None:
+    """Check that terms that learn from labels have any.
+
+    Args:
+        config: Configuration of the run.
+        rows: The training images, with the labels that are used.
 
     Raises:
         UsageError: A term is zero without labels, and there are none; or no image is of its parts.
@@ -105,7 +109,6 @@ def _labeled(rows: ImageRows, config: TrainConfig) -> ImageRows:
                 got=f"{len(rows)} images",
                 hint="remove the term, or give images with labels",
             )
-    return _with_labels(rows, config)
 
 
 def _has_labels(rows: ImageRows, parts: Sequence[str]) -> bool:

@@ -35,7 +35,7 @@ from logitcache.training.export.card import write_card
 from logitcache.training.export.export import export_network
 from logitcache.training.export.onnx import check_onnx_installed, export_onnx
 from logitcache.training.hooks import Hooks, Step
-from logitcache.training.images import ImageSets, training_images
+from logitcache.training.images import ImageSets, check_labels, training_images
 from logitcache.training.notes import class_notes, log_schedule, student_notes, temperature_notes
 from logitcache.training.optimization.finite_loss import FiniteLoss
 from logitcache.training.optimization.gradient import BatchGradient
@@ -168,6 +168,7 @@ class _Run:
         teachers = targets.reader.num_classes if targets else None
         logits, validated = self._objective.needs.student_logits, images.val is not None
         classes = class_count(config, rows, teachers, logits_needed=logits, validated=validated)
+        check_labels(config, rows)
         self._class_names = class_names(config, rows, classes)
         network = build_student(config.student, classes)
         network = self._network = completed(network, config.student, self._class_names)

@@ -80,6 +80,12 @@ def test_some_of_the_labels_are_those_of_a_training_run(cache: str, tmp_path: Pa
     assert not (tmp_path / "u.safetensors").exists()
 
 
+def test_more_labels_than_there_are_are_refused(cache: str, tmp_path: Path) -> None:
+    labels = {"count": 10**6, "seed": 1}
+    with pytest.raises(UsageError, match=r"more labels than there are[\s\S]*at most \d+"):
+        class_means(config(cache, tmp_path / "t.safetensors", labels=labels))
+
+
 def test_maps_are_refused(cache: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one vector for each image"):
         class_means(config(cache, tmp_path / "t.safetensors", feature="red/layer1"))

@@ -78,6 +78,11 @@ def test_mixtures_are_between_two_images_of_their_class(tmp_path: Path) -> None:
     assert all(len(np.unique(pixels)) == 1 for pixels in found.values()), "no border is added"
 
 
+def test_a_tone_is_finite(photos: str) -> None:
+    with pytest.raises(UsageError, match=r"finite number[\s\S]*tone"):
+        SynthesizeConfig.parse({"data": photos, "out": "o", "tone": [0, float("nan")]}, "")
+
+
 def test_a_tone_inverts_and_its_inverse_restores(photos: str, tmp_path: Path) -> None:
     low = made(photos, tmp_path / "low", tone=[0.8, 0.2])
     back = made(str(tmp_path / "low"), tmp_path / "back", tone=[4 / 3, -1 / 3])
