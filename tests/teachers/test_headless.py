@@ -355,7 +355,7 @@ def test_a_student_without_classes_is_not_validated(
     [
         (["soft"], "no teacher of this cache has logits"),
         ([{"soft": {"teachers": {"vit": 1.0}}}], "teacher 'vit' has no logits"),
-        (["label"], "learns from labels, and no image has one"),
+        (["label"], "the number of classes is not known"),
     ],
 )
 def test_objectives_on_logits_are_refused(
