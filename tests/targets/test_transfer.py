@@ -72,6 +72,17 @@ def test_images_are_normalized_on_the_stream_of_the_copy(device: Device) -> None
     assert device.recorded == [(2, 3, 4, 4)]
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (1, 3, 8, 8), (5, 3, 224, 224), (300, 3, 32, 32)])
+def test_images_on_the_processor_have_the_bits_of_three_operations(shape: tuple[int, ...]) -> None:
+    """Whatever their size and number: they are normalized a few at a time."""
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    mean, std = ((255.0 * torch.tensor(values)).view(-1, 1, 1) for values in (MEAN, STD))
+    expected = (torch.from_numpy(pixels).float() - mean) / std
+    images = Transfer(torch.device("cpu"), MEAN, STD).images(pixels)
+    pixels[:] = 0
+    assert torch.equal(images, expected)
+
+
 def test_every_tensor_of_the_targets_is_kept_for_the_step(device: Device) -> None:
     given = targets()
     moved = Transfer(torch.device("cpu"), MEAN, STD).targets(given)
