@@ -20,6 +20,7 @@ _KILLS = {
     "run": ("runs", "kill_pipelines"),
     "systems": ("systems", "kill_systems"),
     "transfer": ("transfers", "kill_transfers"),
+    "hub": ("hub_pushes", "kill_hub_pushes"),
 }
 
 

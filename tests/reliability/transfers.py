@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -20,6 +21,7 @@ from tests.remote.buckets import CREDENTIALS
 from tests.share.growing import build, contents, grow, in_a_child, same_contents, written
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 __all__ = ["kill_transfers"]
@@ -39,7 +41,8 @@ def kill_transfers(folder: Path, count: int, seed: int) -> dict[str, Any]:
     os.environ.update({"AWS_ENDPOINT_URL": address, **CREDENTIALS})
     boto3.client("s3", endpoint_url=address).create_bucket(Bucket=_BUCKET)
     young, grown = build(folder / "young"), grow(build(folder / "grown"))
-    draw, failures, moments = random.Random(seed), [], []
+    draw, failures = random.Random(seed), []
+    moments, reads = [], []
     for number in range(count):
         distant, update = number % 2 == 1, number // 2 % 2 == 1
         place = f"s3://{_BUCKET}/{number}" if distant else str(folder / f"copy-{number}")
@@ -47,24 +50,52 @@ def kill_transfers(folder: Path, count: int, seed: int) -> dict[str, Any]:
         if update:
             push(young, place)
         logs = folder / f"{number}-first.log", folder / f"{number}-second.log"
-        if in_a_child(lambda place=place: push(grown, place), logs[0], moments[-1]):  # type: ignore[misc]
+        reader = _Reader(place, [young] if update else [], grown)
+        work = partial(push, grown, place)
+        if in_a_child(work, logs[0], moments[-1], reader.read):
             failures.append([number, place, "not killed"])
-        expected = contents(young) if update else None
-        try:
-            seen: Any = contents(place)
-        except CacheError:
-            seen = None
-        old = (
-            seen == expected if expected is None or seen is None else same_contents(seen, expected)
-        )
-        new = seen is not None and same_contents(seen, contents(grown))
-        if not (old or new):
-            failures.append([number, place, "a reader finds neither revision"])
-        in_a_child(lambda place=place: push(grown, place), logs[1])  # type: ignore[misc]
+        reader.read()  # what the kill has left
+        failures += [[number, place, what] for what in dict.fromkeys(reader.wrong)]
+        reads.append(reader.count)
+        in_a_child(work, logs[1], meanwhile=reader.read)
         twice = set(written(logs[0])) & set(written(logs[1])) - {MARKER}
         if twice:
             failures.append([number, place, f"written twice: {sorted(twice)[:3]}"])
         if not same_contents(contents(place), contents(grown)) or not verify(place).ok:
             failures.append([number, place, "the copy differs"])
     server.stop()
-    return {"kills": count, "in_a_bucket": count // 2, "moments": moments, "failures": failures}
+    return {
+        "kills": count,
+        "in_a_bucket": count // 2,
+        "moments": moments,
+        "reads": reads,
+        "failures": failures,
+    }
+
+
+class _Reader:
+    """Reader of a copy while it is written.
+
+    Args:
+        place: The copy.
+        before: Revisions that it has had; without one, there may be no cache.
+        after: The revision that it is to have.
+    """
+
+    def __init__(self, place: str, before: Sequence[Path], after: Path) -> None:
+        self._place, self._has_been = place, bool(before)
+        self._allowed = [contents(path) for path in (*before, after)]
+        self.count = 0
+        self.wrong: list[str] = []
+
+    def read(self) -> None:
+        """Read everything once."""
+        self.count += 1
+        try:
+            seen = contents(self._place)
+        except CacheError:
+            if self._has_been:
+                self.wrong.append("a reader finds no cache")
+            return
+        if not any(same_contents(seen, allowed) for allowed in self._allowed):
+            self.wrong.append("a reader finds neither revision")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,13 +98,19 @@ def watch_writes(patch: pytest.MonkeyPatch, watch: Callable[[Any, str, bool], No
         patch.setattr(kind, "write", writing)
 
 
-def in_a_child(work: Callable[[], object], log: Path, kill_at: int | None = None) -> bool:
+def in_a_child(
+    work: Callable[[], object],
+    log: Path,
+    kill_at: int | None = None,
+    meanwhile: Callable[[], object] = lambda: time.sleep(0.002),
+) -> bool:
     """Run a function in a fork that is killed at a moment: before or after one of its writes.
 
     Args:
         work: The function.
         log: File that receives the keys of the writes that were finished, one a line.
         kill_at: Number of the moment; None to let it finish.
+        meanwhile: Called again and again while the function runs.
 
     Returns:
         Whether it has finished.
@@ -117,7 +124,10 @@ def in_a_child(work: Callable[[], object], log: Path, kill_at: int | None = None
             status = 0
         finally:
             os._exit(status)
-    _, status = os.waitpid(child, 0)
+    ended = status = 0
+    while not ended:
+        meanwhile()
+        ended, status = os.waitpid(child, os.WNOHANG)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child has failed"
     return not os.WIFSIGNALED(status)
 

@@ -13,11 +13,16 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE = 2000
-"""Bytes from which a file is stored by git LFS."""
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pytest
+
+_LARGE = 2000
 
 
 @dataclass
@@ -51,6 +56,8 @@ class FakeHub:
         uploads: sha256 of every content that was uploaded, in order.
         fail_after: Number of commits after which every request fails; None to never fail.
         delay: Seconds before each response.
+        least_large: Bytes from which a file is stored by git LFS.
+        watch: Called with the user agent of each request before it is answered.
     """
 
     def __init__(self) -> None:
@@ -59,6 +66,8 @@ class FakeHub:
         self.uploads: list[str] = []
         self.fail_after: int | None = None
         self.delay = 0.0
+        self.least_large = _LARGE
+        self.watch: Callable[[str], None] = lambda _: None
         self._lock = threading.Lock()
         hub = self
 
@@ -108,6 +117,30 @@ class FakeHub:
             return found.head
 
 
+def use_hub(patch: pytest.MonkeyPatch, hub: FakeHub | str) -> None:
+    """Make all clients of this process use a hub, given as a server or by its URL."""
+    url = hub if isinstance(hub, str) else hub.url
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    patch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
+    patch.setenv("HF_TOKEN", "hf_x")
+    patch.setenv("LOGITCACHE_RETRY_SECONDS", "0.2")
+    # the client waits for a server that fails, as it does on the real one
+    patch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+
+
+def write_state(files: dict[str, bytes], folder: Path) -> Path:
+    """Write the files of a state of a repository that are in its folder ``v1``."""
+    for path, content in files.items():
+        if path.startswith("v1/"):
+            target = folder / path.removeprefix("v1/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    return folder
+
+
 class _Handler(BaseHTTPRequestHandler):
     server_hub: FakeHub
 
@@ -124,6 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
 
     def do_PUT(self) -> None:
+        self.server_hub.watch(str(self.headers.get("User-Agent")))
         content = self.rfile.read(int(self.headers["Content-Length"]))
         digest = hashlib.sha256(content).hexdigest()
         assert self.path == f"/lfs/{digest}"
@@ -136,6 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes) -> None:
         hub, parts = self.server_hub, urlsplit(self.path)
+        hub.watch(str(self.headers.get("User-Agent")))
         time.sleep(hub.delay)
         path, query = unquote(parts.path), parse_qs(parts.query)
         if hub.is_down:
@@ -181,7 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
             modes = [
                 {
                     "path": one["path"],
-                    "uploadMode": "lfs" if one["size"] >= LARGE else "regular",
+                    "uploadMode": "lfs"
+                    if one["size"] >= self.server_hub.least_large
+                    else "regular",
                     "shouldIgnore": False,
                 }
                 for one in json.loads(body)["files"]
@@ -202,6 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._json([entry for one in wanted for entry in self._entries(found, one)])
         else:
             self._send(b"unknown", 404)
+
+    def _mode(self, one: dict[str, Any]) -> dict[str, Any]:
+        large = one["size"] >= self.server_hub.least_large
+        mode = "lfs" if large else "regular"
+        return {"path": one["path"], "uploadMode": mode, "shouldIgnore": False}
 
     def _tree(self, found: Repository, folder: str, *, recursive: bool) -> None:
         below = f"{folder}/" if folder else ""

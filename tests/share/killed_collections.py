@@ -63,22 +63,27 @@ def content_of(cache: Cache) -> dict[str, bytes]:
 
 
 def kill_collections(folder: Path, count: int, seed: int) -> dict[str, Any]:
-    """Collect garbage ``count`` times, each time killed at a random moment, and then to the end.
+    """Collect garbage until ``count`` collections were killed, and each of them again to the end.
 
     Returns:
-        Numbers of kills and of refused collections, and what was lost.
+        Numbers of collections that were killed, complete and refused, and what was lost.
     """
     build(folder / "cache", Part([keys_of(40)], list(VIEWS), taps=["a"]))
     drop_from_cache(folder / "cache", teachers=["sparse"])
     drop_from_cache(folder / "cache", views=["0"])
     age(folder / "cache")
     generator, ended, failures = random.Random(seed), Counter[str](), []
-    for number in range(count):
+    while ended["killed"] < count:
+        number = ended.total()
         path = folder / f"cache-{number}"
         shutil.copytree(folder / "cache", path)  # with the times of the files
         failures += [[number, what] for what in _attempt(path, generator, ended)]
         shutil.rmtree(path)
-    return {"collections": count, "ended": dict(sorted(ended.items())), "failures": failures}
+    return {
+        "collections": ended.total(),
+        "ended": dict(sorted(ended.items())),
+        "failures": failures,
+    }
 
 
 def _attempt(path: Path, generator: random.Random, ended: Counter[str]) -> list[str]:
@@ -148,7 +153,7 @@ def add_teacher(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.share.killed_collections")
     parser.add_argument("folder", type=Path, help="an empty folder to work in")
-    parser.add_argument("--count", type=int, default=100, help="how many collections")
+    parser.add_argument("--count", type=int, default=100, help="how many kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     found = kill_collections(arguments.folder, arguments.count, arguments.seed)

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,11 +15,13 @@ from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.drop import drop_from_cache
 from logitcache.errors import CacheError, StorageError, UsageError
 from logitcache.share.transfer import pull, push
+from tests.reliability.hub_pushes import kill_hub_pushes
 from tests.share.caches import files_of
-from tests.share.hub_server import FakeHub
+from tests.share.hub_server import FakeHub, use_hub, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 NAME, URL = "team/photos", "hf://datasets/team/photos/v1"
 MARKER = "transfer.json"
@@ -43,26 +40,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """Return a hub that all clients of this process use."""
     with FakeHub() as found:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
-        template = found.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_x")
-        monkeypatch.setenv("LOGITCACHE_RETRY_SECONDS", "0.2")
-        # the client waits for a server that fails, as it does on the real one
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+        use_hub(monkeypatch, found)
         yield found
-
-
-def written(files: dict[str, bytes], folder: Path) -> Path:
-    """Write the cache of a state of a repository."""
-    for path, content in files.items():
-        if path.startswith("v1/"):
-            target = folder / path.removeprefix("v1/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-    return folder
 
 
 def test_a_pushed_cache_equals_its_source(cache: Path, hub: FakeHub, tmp_path: Path) -> None:
@@ -92,7 +71,7 @@ def test_a_reader_of_any_commit_finds_the_old_revision_or_the_new_one(
     push(tmp_path / "grown", URL)
     seen = []
     for number, state in enumerate(hub.repositories[NAME].states):
-        folder = written(state, tmp_path / str(number))
+        folder = write_state(state, tmp_path / str(number))
         if not (folder / "zarr.json").exists():
             continue
         report = verify(folder)
@@ -120,43 +99,12 @@ def test_a_push_that_fails_anywhere_is_continued_and_sends_nothing_twice(
     assert f"v1/{MARKER}" not in hub.repositories[NAME].files
 
 
-def test_a_killed_push_is_continued_and_sends_nothing_twice(cache: Path, hub: FakeHub) -> None:
-    """SIGKILL at three moments; what the hub has is not sent again."""
-    script = (
-        "import sys, logitcache.cache.store.hub as hub\n"
-        "from logitcache.share.transfer import push\n"
-        "hub._MOST_OBJECTS = 6\n"
-        "print('ready', flush=True)\n"
-        "push(*sys.argv[1:])\n"
-    )
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    for commits in (1, 2, 3):
-        hub.delay = 0.01
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(cache), URL],
-            env=environment,
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        while hub.commits < commits and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        process.stdout.close()
-        assert "v1/zarr.json" not in hub.repositories[NAME].files
-    hub.delay = 0.0
-    push(cache, URL)
-    assert verify(URL).ok
-    twice = len(hub.uploads) - len(set(hub.uploads))
-    assert twice <= 3, "at most the object that was on its way when a process was killed"
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL")
+def test_killed_pushes_are_continued_and_readers_find_the_old_revision_or_the_new_one(
+    tmp_path: Path,
+) -> None:
+    """``python -m tests.reliability hub`` kills more."""
+    assert kill_hub_pushes(tmp_path, 2, seed=4)["failures"] == []
 
 
 def test_a_repository_that_changes_meanwhile_is_refused(
