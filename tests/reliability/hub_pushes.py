@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,24 +60,26 @@ def kill_hub_pushes(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Kill ``count`` pushes, each to a repository of its own; return what came of it."""
     young, grown = build(folder / "young"), grow(build(folder / "grown"))
     draw, failures, moments = random.Random(seed), [], []
-    requests_of = {"first": 0, "update": 0}  # of a push that is not killed
-    with pytest.MonkeyPatch.context() as patch:
-        for number in range(-2, count):  # the first two are counted
-            kind = ("first", "update")[number % 2]
-            with FakeHub() as hub:
-                hub.least_large = 100
-                use_hub(patch, hub)
-                before = [young] if kind == "update" else []
-                for path in before:
-                    push(path, _URL)
-                kill_at = None if number < 0 else draw.randrange(requests_of[kind])
-                requests, found = _attempt(hub, grown, before, kill_at)
-                found += _wrong_states(hub, folder / "state", [young, grown])
-            failures += [[number, kill_at, what] for what in found]
-            if kill_at is None:
-                requests_of[kind] = requests
-            else:
-                moments.append(kill_at)
+    requests_of: dict[str, int] = {}  # by kind, of a push that is not killed
+
+    def push_once(kind: str, kill_at: int | None) -> int:
+        before = [young] if kind == "update" else []
+        with pytest.MonkeyPatch.context() as patch, FakeHub() as hub:
+            hub.least_large = 100
+            use_hub(patch, hub)
+            for path in before:
+                push(path, _URL)
+            requests, wrong = _attempt(hub, grown, before, kill_at)
+            wrong += _wrong_states(hub, folder / "state", [young, grown])
+        failures.extend([kind, kill_at, what] for what in wrong)
+        return requests
+
+    for number in range(count):
+        kind = ("first", "update")[number % 2]
+        if kind not in requests_of:
+            requests_of[kind] = push_once(kind, None)
+        moments.append(draw.randrange(requests_of[kind]))
+        push_once(kind, moments[-1])
     return {"kills": count, "requests": requests_of, "moments": moments, "failures": failures}
 
 
@@ -96,6 +99,7 @@ def _attempt(
             wrong.append("a reader finds no cache")
         if seen is not None and not any(same_contents(seen, one) for one in allowed):
             wrong.append("a reader finds neither revision")
+        time.sleep(0.02)  # for the server, which is in this process, too
     child.join()
     if child.exitcode != (0 if kill_at is None else -signal.SIGKILL):
         wrong.append(f"the push ended with {child.exitcode}")

@@ -100,11 +100,9 @@ def test_a_push_that_fails_anywhere_is_continued_and_sends_nothing_twice(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL")
-def test_killed_pushes_are_continued_and_readers_find_the_old_revision_or_the_new_one(
-    tmp_path: Path,
-) -> None:
-    """``python -m tests.reliability hub`` kills more."""
-    assert kill_hub_pushes(tmp_path, 2, seed=4)["failures"] == []
+def test_a_killed_push_is_continued_and_sends_nothing_twice(tmp_path: Path) -> None:
+    """``python -m tests.reliability hub`` kills more, and updates as well."""
+    assert kill_hub_pushes(tmp_path, 1, seed=4)["failures"] == []
 
 
 def test_a_repository_that_changes_meanwhile_is_refused(
