@@ -59,7 +59,9 @@ class _Requests:
 def kill_hub_pushes(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Kill ``count`` pushes, each to a repository of its own; return what came of it."""
     young, grown = build(folder / "young"), grow(build(folder / "grown"))
-    draw, failures, moments = random.Random(seed), [], []
+    draw = random.Random(seed)
+    failures: list[list[Any]] = []
+    moments: list[int] = []
     requests_of: dict[str, int] = {}  # by kind, of a push that is not killed
 
     def push_once(kind: str, kill_at: int | None) -> int:
