@@ -7,6 +7,7 @@ is trained for three epochs with a checkpoint after each.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -51,8 +52,11 @@ def _student(system: str, folder: Path) -> Path:
     from logitcache.pipeline.settings import find_pipeline, read_yaml
     from tests.end_to_end.test_systems import STUDENT, run
 
-    sets = [f"data={{name: digits, limit: {_IMAGES}}}", "precompute.min_accuracy=0"]
-    for stage in read_yaml(find_pipeline(system))["stages"]:
+    path = find_pipeline(system)
+    labels = re.findall(r"labels: (?:&\S+ )?(?:\{count: )?(\d+)", path.read_text())
+    images = max(map(int, labels), default=0) + _IMAGES  # more than those whose labels are used
+    sets = [f"data={{name: digits, limit: {images}}}", "precompute.min_accuracy=0"]
+    for stage in read_yaml(path)["stages"]:
         inner = [f"{stage['name']}.stages.{each['name']}" for each in stage.get("stages", ())]
         trained = [stage["name"]] if "train" in stage else inner
         sets += [f"stages.{name}.train.steps={_STEPS}" for name in trained if "cache" not in name]
