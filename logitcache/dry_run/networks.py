@@ -105,19 +105,9 @@ def forward_flops(network: nn.Module, row: Tensor) -> int:
     Raises:
         UsageError: The network cannot be run with its arguments.
     """
-    training = network.training
     counter = FlopCounterMode(display=False)
-    try:
-        with counter, torch.no_grad():
-            network.eval()(row)
-    except (AssertionError, IndexError, RuntimeError) as error:
-        raise UsageError(
-            "the network cannot be run on an image",
-            expected="arguments with which each layer takes what the one before it returns",
-            got=str(error).partition("\n")[0][:200] or type(error).__name__,
-            hint="check its arguments (kwargs) and the size of its input",
-        ) from error
-    network.train(training)
+    with evaluating(network), counter:
+        network(row)
     return int(counter.get_total_flops())
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from logitcache.errors import UsageError, nearest
 from logitcache.networks.attention import ATTENTION_TAPS, attention_tap
 from logitcache.networks.branches import Branch
+from logitcache.networks.forward import evaluating, one_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -296,15 +297,8 @@ def _shapes(
     network: nn.Module, sites: dict[str, _Site], size: int, example: Tensor | None = None
 ) -> tuple[dict[str, TapShape], Mapping[str, int]]:
     """Return the layouts and shapes of taps, and how often a forward pass calls their modules."""
-    first = next(network.parameters())
-    image = first.new_zeros(1, 3, size, size) if example is None else example.to(first)
-    training = network.training
-    network.eval()  # batch norm cannot learn from a batch of one
-    try:
-        with torch.no_grad():
-            _, caught, calls = _run(network, sites, image)
-    finally:
-        network.train(training)
+    with evaluating(network):
+        _, caught, calls = _run(network, sites, one_row(network, size, example))
     shapes = {t: _shape_of(network, t, sites[t], values[0]) for t, values in caught.items()}
     return shapes, calls
 

@@ -310,13 +310,17 @@ class TrainableStudent(nn.Module):
 def _tapped(
     network: nn.Module, taps: Sequence[str], size: int, example: Tensor | None
 ) -> TappedNetwork | None:
-    """Return the network with the layers of the objective; None if it needs none."""
-    if not taps:
-        return None
+    """Return the network with the layers of the objective; None if it needs none.
+
+    Either way it is run once, so that arguments that do not fit are found before the first step.
+    """
     try:
+        if not taps:
+            check_forward(network, size, example)
+            return None
         return TappedNetwork(network, taps, size=size, example=example)
     except UsageError as error:
-        error.where = error.where or "objectives, layers of the student"
+        error.where = error.where or ("objectives, layers of the student" if taps else "student")
         raise
 
 
