@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from logitcache.errors import UsageError
 from logitcache.networks.build import build_network, input_spec, num_classes_of
 from logitcache.networks.forms import FORMS, form_of
+from logitcache.networks.forward import evaluating
 from logitcache.students.build import converted
 from logitcache.students.surgery import SURGERIES
 

@@ -59,7 +59,6 @@ def outline_training(
     cache = None if config.cache is None else earlier.cache(config.cache, where)
     images = _training_images(config, cache, earlier)
     needs = build_objective(config.terms).needs
-    _check_files(config.student.surgery.reads, earlier, where)
     _check_needs(config, needs, cache, where)
     classes = _classes(config, cache, images)
     network = student_shape(config.student, earlier.networks, classes)
@@ -94,6 +93,7 @@ def outline_training(
         flops=forward_flops(part, row) * share_of_patches(views) * passes,
         notes=(
             *(() if config.data is None else uncounted(images, config.data)),
+            *_missing_files(config.student.surgery.reads, earlier),
             *(
                 f"{term.name} is not fitted to shapes: its file comes from a stage"
                 for term in unread
@@ -156,17 +156,13 @@ def _check_needs(config: TrainConfig, needs: Needs, cache: CacheShape | None, wh
             )
 
 
-def _check_files(files: Sequence[str], earlier: Earlier, where: str) -> None:
-    """Refuse files of surgeries that neither exist nor are written by an earlier stage."""
-    for file in files:
-        if file not in earlier.files and not Path(file).expanduser().is_file():
-            raise UsageError(
-                "a file that the student is changed with does not exist",
-                where=f"{where}.student.surgery",
-                expected="an existing file, or stage:NAME of an earlier stage",
-                got=file,
-                hint="write it first, or correct its name",
-            )
+def _missing_files(files: Sequence[str], earlier: Earlier) -> list[str]:
+    """Return a note on each file of a surgery that neither exists nor is written by a stage."""
+    return [
+        f"{file} does not exist here: the run needs it"
+        for file in files
+        if file not in earlier.files and not Path(file).expanduser().is_file()
+    ]
 
 
 def _check_vectors(name: str, features: Mapping[str, Features], where: str) -> None:

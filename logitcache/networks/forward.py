@@ -36,8 +36,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
         raise UsageError(
             "the network cannot be run on an image",
             expected="arguments with which each layer takes what the one before it returns",

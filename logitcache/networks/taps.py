@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import torch
 from torch import Tensor, nn
 
 from logitcache.errors import UsageError, nearest

@@ -235,7 +235,6 @@ def test_files_of_earlier_stages_do_not_have_to_exist() -> None:
         ({"fit_weights": {"teachers": ["vit", "cnn"]}}, "lack what this stage reads"),
         ({"pick_bits": {"network": {"model": "resnet10t"}}}, "the network has new ones"),
         ({"train": {"student": {"head_on": "vit/pre_logit"}}}, "lack the vectors"),
-        ({"train": {"student": {"surgery": {"adapter": {"table": "no.npz"}}}}}, "does not exist"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -254,6 +253,14 @@ def test_what_a_tool_would_refuse_is_an_error(stage: dict[str, Any], message: st
         outline([*whole, {"name": "made", kind: settings}], data_set={"images": 9, "classes": 3})
     assert "stages.made" in str(caught.value.where)
     assert caught.value.hint
+
+
+def test_a_missing_class_table_is_a_note() -> None:
+    student = {"model": "stage:vit", "surgery": {"adapter": {"table": "no.npz"}}}
+    train = {"student": student, "cache": "stage:cache", "steps": 1, "objectives": ["label"]}
+    whole = [*stages()[:2], {"name": "student", "train": train}]
+    found = outline(whole, data_set={"images": 9, "classes": 3})
+    assert "no.npz does not exist here: the run needs it" in found["student"].notes
 
 
 def test_networks_of_stages_pass_through_surgeries() -> None:

@@ -120,3 +120,20 @@ def test_a_student_that_cannot_drop_patches_is_refused() -> None:
         check(form, "label", network=cnn)
     with pytest.raises(UsageError, match="patches of another grid"):
         check(replace(form, grids=(4,)), "label")
+
+
+@pytest.mark.parametrize(
+    ("term", "where"),
+    [
+        ("label", "student"),
+        ({"match": {"teacher": "t", "tap": "tokens", "student": "layer1"}}, "objectives"),
+    ],
+)
+def test_a_network_that_cannot_be_run_is_refused(term: object, where: str) -> None:
+    # timm builds it: that layers do not fit is found when it is run
+    network = timm.create_model("resnet10t", num_classes=CLASSES)
+    network.conv1 = nn.Conv2d(3, 5, 1)
+    with pytest.raises(UsageError, match="cannot be run on an image") as caught:
+        check(FORM, term, network=network)
+    assert str(caught.value.where).startswith(where)
+    assert network.training, "its mode is restored"

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from logitcache.batch import PIXELS, Features, Outputs, TargetBatch
 from logitcache.errors import UsageError, first_of
 from logitcache.networks.branches import branches_of
+from logitcache.networks.forward import check_forward
 from logitcache.networks.patch_drop import check_patch_drop, run_on_patches
 from logitcache.networks.taps import TappedNetwork
 from logitcache.students.vector_head import check_same_network, vector_head
