@@ -58,7 +58,9 @@ def kill_transfers(folder: Path, count: int, seed: int) -> dict[str, Any]:
         failures += [[number, place, what] for what in dict.fromkeys(reader.wrong)]
         reads.append(reader.count)
         in_a_child(work, logs[1], meanwhile=reader.read)
-        twice = set(written(logs[0])) & set(written(logs[1])) - {MARKER}
+        # a lock is written again for as long as it is held
+        again = set(written(logs[0])) & set(written(logs[1])) - {MARKER}
+        twice = [key for key in again if not key.startswith("claims/")]
         if twice:
             failures.append([number, place, f"written twice: {sorted(twice)[:3]}"])
         if not same_contents(contents(place), contents(grown)) or not verify(place).ok:
