@@ -307,7 +307,7 @@ def test_a_data_set_that_is_no_folder_needs_data(setting: Setting) -> None:
     served = CacheForTimm(
         cache, CachedTeacher(cache), data=None, views=(), on_report=lambda line: None
     )
-    with pytest.raises(UsageError, match=r"no folder[\s\S]*--data IMAGES"):
+    with pytest.raises(UsageError, match=r"not a folder[\s\S]*--data IMAGES"):
         served.loader(
             SimpleNamespace(), 8, 8, mean=(0, 0, 0), std=(1, 1, 1), device=torch.device("cpu")
         )
