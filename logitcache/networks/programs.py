@@ -182,8 +182,7 @@ def build_torchscript(
     path = _path(config)
     try:
         with _quiet():
-            # PyTorch has no types for it
-            program = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            program = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]  # PyTorch has no types for it
     except Exception as error:  # torch raises errors of many types for other files
         raise _unreadable(path, "torch.jit.save", error) from error
     program.eval()

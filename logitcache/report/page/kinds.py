@@ -175,10 +175,12 @@ def _read_child(
 
 def _forward_seconds(forward: object) -> float | None:
     """Return the seconds of all teachers per image and view; None in results without them."""
+    if not isinstance(forward, dict):  # results of other versions have another type or none
+        return None
     try:
-        each = [time["seconds"] / time["images"] for time in forward.values()]  # type: ignore[attr-defined]  # results of other versions have another type or none
+        each = [time["seconds"] / time["images"] for time in forward.values()]
         return float(sum(each)) if each else None
-    except (AttributeError, KeyError, TypeError, ZeroDivisionError):
+    except (KeyError, TypeError, ZeroDivisionError):
         return None
 
 
