@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Purpose", "chosen", "permutation", "unit_floats", "words"]
 
-_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
+_MULTIPLIERS = np.array([0xD2E7470EE14C6C93, 0xCA5A826395121157], np.uint64).reshape(2, 1, 1)
+_MULTIPLIERS_HIGH, _MULTIPLIERS_LOW = _MULTIPLIERS >> _32, _MULTIPLIERS & _LOW_32
+_WEYL = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], np.uint64).reshape(2, 1, 1)
 
 
 class Purpose(IntEnum):
@@ -132,24 +133,28 @@ def chosen(
 def _philox(
     counter: NDArray[np.uint64], key: tuple[np.uint64, NDArray[np.uint64]]
 ) -> NDArray[np.uint64]:
-    """Apply Philox4x64-10 to counters (4, ...)."""
+    """Apply Philox4x64-10 to counters (4, ...).
+
+    Words 0 and 2 of a counter are multiplied in the same way, as are the two words of the key
+    incremented, so both are kept in one array: a batch is small, and calls of numpy are what costs.
+    """
     # sums of uint64 arrays wrap around modulo 2^64, as the definition requires
-    x0, x1, x2, x3 = counter
-    k0 = np.broadcast_to(key[0], x0.shape).copy()
-    k1 = key[1].copy()
+    even, odd = counter[0::2], counter[1::2]
+    keys = np.stack(np.broadcast_arrays(key[0], key[1]))
     for _ in range(_ROUNDS):
-        high0, low0 = _multiply(x0, _MULTIPLIERS[0])
-        high1, low1 = _multiply(x2, _MULTIPLIERS[1])
-        x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
-        k0 += np.uint64(_WEYL[0])
-        k1 += np.uint64(_WEYL[1])
-    return np.stack([x0, x1, x2, x3])
+        high, low = _multiply(even)
+        even, odd = high[::-1] ^ odd ^ keys, low[::-1]
+        keys += _WEYL
+    return np.stack([even[0], odd[0], even[1], odd[1]])
 
 
-def _multiply(a: NDArray[np.uint64], b: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return the high and the low word of the 128-bit product, by 32-bit halves."""
+def _multiply(a: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the high and the low words of 128-bit products with the multipliers, (2, N, blocks).
+
+    A product is computed by 32-bit halves.
+    """
     a_high, a_low = a >> _32, a & _LOW_32
-    b_high, b_low = np.uint64(b >> 32), np.uint64(b & 0xFFFFFFFF)
-    cross = a_high * b_low + ((a_low * b_low) >> _32)
-    cross_low = (cross & _LOW_32) + a_low * b_high
-    return a_high * b_high + (cross >> _32) + (cross_low >> _32), a * np.uint64(b)
+    cross = a_high * _MULTIPLIERS_LOW + ((a_low * _MULTIPLIERS_LOW) >> _32)
+    cross_low = (cross & _LOW_32) + a_low * _MULTIPLIERS_HIGH
+    high = a_high * _MULTIPLIERS_HIGH + (cross >> _32) + (cross_low >> _32)
+    return high, a * _MULTIPLIERS
