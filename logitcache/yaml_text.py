@@ -42,9 +42,9 @@ def load_yaml(text: str) -> Any:
     """Read YAML.
 
     Raises:
-        ValueError: It is not valid YAML, or too large or too deeply nested with its aliases
-            expanded; the message names the line. All errors of PyYAML's constructors are
-            converted.
+        ValueError: It is not valid YAML, a mapping has a key twice, or it is too large or too
+            deeply nested with its aliases expanded; the message names the line. All errors of
+            PyYAML's constructors are converted.
     """
     try:
         return _BoundedLoader(text).get_single_data()
@@ -93,6 +93,7 @@ class _BoundedLoader(yaml.SafeLoader):
             return 1
         parts = node.value
         if isinstance(node, yaml.MappingNode):
+            _check_unique(node)
             parts = [part for pair in parts for part in pair]
         count = 1 + sum(self._values[part] for part in parts)
         if count > _MOST_VALUES:
@@ -100,5 +101,15 @@ class _BoundedLoader(yaml.SafeLoader):
         return count
 
 
-def _refused(why: str, event: Any) -> ComposerError:
-    return ComposerError(None, None, why, event.start_mark)
+def _check_unique(node: yaml.MappingNode) -> None:
+    """Refuse a mapping with a key twice, of which PyYAML keeps the last without a message."""
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                raise _refused(f"the key {key.value!r} is given twice", key)
+            seen.add((key.tag, key.value))
+
+
+def _refused(why: str, place: Any) -> ComposerError:
+    return ComposerError(None, None, why, place.start_mark)

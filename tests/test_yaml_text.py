@@ -38,6 +38,8 @@ HOSTILE = {
     "deep lines": ("\n".join(f"{' ' * n}a:" for n in range(200)), "more than 64 levels.* line 64"),
     "a number of base 60": ("a: 1" + ":1" * 30_000, "number of more than 400 characters.* line 1"),
     "a long number": ("a: " + "1" * 5000, "number of more than 400 characters"),
+    "a key twice": ("a: 1\nb: {c: 1}\na: 2", "the key 'a' is given twice.* line 3"),
+    "a key twice in braces": ("a: {steps: 1, lr: 2, steps: 3}", "the key 'steps' is given twice"),
     "a control character": ("a: b\x1b[2J", "special characters are not allowed"),
     "a long file": ("#" * (2**21 + 1), "longer than 2097152 bytes"),
 }
