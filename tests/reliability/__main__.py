@@ -21,6 +21,8 @@ _KILLS = {
     "systems": ("systems", "kill_systems"),
     "transfer": ("transfers", "kill_transfers"),
     "hub": ("hub_pushes", "kill_hub_pushes"),
+    "pull": ("pulls", "kill_pulls"),
+    "hub-pull": ("pulls", "kill_hub_pulls"),
 }
 
 

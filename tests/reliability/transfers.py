@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["kill_transfers"]
+__all__ = ["Reader", "kill_transfers"]
 
 _BUCKET = "transfers"
 _LEAST_MOMENTS = 120  # of an update; a first copy has more
@@ -50,7 +50,7 @@ def kill_transfers(folder: Path, count: int, seed: int) -> dict[str, Any]:
         if update:
             push(young, place)
         logs = folder / f"{number}-first.log", folder / f"{number}-second.log"
-        reader = _Reader(place, [young] if update else [], grown)
+        reader = Reader(place, [young] if update else [], grown)
         work = partial(push, grown, place)
         if in_a_child(work, logs[0], moments[-1], reader.read):
             failures.append([number, place, "not killed"])
@@ -75,7 +75,7 @@ def kill_transfers(folder: Path, count: int, seed: int) -> dict[str, Any]:
     }
 
 
-class _Reader:
+class Reader:
     """Reader of a copy while it is written.
 
     Args:

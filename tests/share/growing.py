@@ -119,7 +119,7 @@ def in_a_child(
     if child == 0:
         status = 1
         try:
-            _note_and_die(log, kill_at)
+            note_and_die(log, kill_at)
             work()
             status = 0
         finally:
@@ -132,7 +132,8 @@ def in_a_child(
     return not os.WIFSIGNALED(status)
 
 
-def _note_and_die(log: Path, kill_at: int | None) -> None:
+def note_and_die(log: Path, kill_at: int | None) -> None:
+    """Note all writes of this process from now on, and kill it at one of the moments."""
     moments = 0
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 

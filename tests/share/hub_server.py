@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -55,9 +56,9 @@ class FakeHub:
         large: Contents of git LFS by sha256.
         uploads: sha256 of every content that was uploaded, in order.
         fail_after: Number of commits after which every request fails; None to never fail.
-        delay: Seconds before each response.
         least_large: Bytes from which a file is stored by git LFS.
         watch: Called with the user agent of each request before it is answered.
+        watch_path: Called with the method and the path of each request before it is answered.
     """
 
     def __init__(self) -> None:
@@ -65,9 +66,9 @@ class FakeHub:
         self.large: dict[str, bytes] = {}
         self.uploads: list[str] = []
         self.fail_after: int | None = None
-        self.delay = 0.0
         self.least_large = _LARGE
         self.watch: Callable[[str], None] = lambda _: None
+        self.watch_path: Callable[[str, str], None] = lambda method, path: None
         self._lock = threading.Lock()
         hub = self
 
@@ -128,7 +129,8 @@ def use_hub(patch: pytest.MonkeyPatch, hub: FakeHub | str) -> None:
     patch.setenv("HF_TOKEN", "hf_x")
     patch.setenv("LOGITCACHE_RETRY_SECONDS", "0.2")
     # the client waits for a server that fails, as it does on the real one
-    patch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    no_waiting = SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
+    patch.setattr("huggingface_hub.utils._http.time", no_waiting)
 
 
 def write_state(files: dict[str, bytes], folder: Path) -> Path:
@@ -171,8 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bytes) -> None:
         hub, parts = self.server_hub, urlsplit(self.path)
         hub.watch(str(self.headers.get("User-Agent")))
-        time.sleep(hub.delay)
         path, query = unquote(parts.path), parse_qs(parts.query)
+        hub.watch_path(self.command, path)
         if hub.is_down:
             self._send(b"down", 503, {"Retry-After": "0"})
         elif path == "/api/repos/create":
