@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["Answer", "Behavior", "FaultyServer", "Request", "from_folder", "from_upstream"]
+__all__ = [
+    "Answer",
+    "Behavior",
+    "FaultyServer",
+    "QuietServer",
+    "Request",
+    "from_folder",
+    "from_upstream",
+]
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"}
@@ -127,9 +135,11 @@ def from_upstream(address: tuple[str, int]) -> Callable[[Any, Behavior], Answer]
     return answer
 
 
-class _Server(ThreadingHTTPServer):
+class QuietServer(ThreadingHTTPServer):
+    """A server of many threads that prints nothing of clients that are gone."""
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that are gone: those of a body without an end always are."""
+        """Print other errors alone: a client closes the connection of an endless body."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -155,7 +165,7 @@ class FaultyServer:
         self._lock = threading.Lock()
         self._streamed = threading.Condition(self._lock)
         self._streams = 0
-        self._server = _Server(("127.0.0.1", 0), _handler(self, backend))
+        self._server = QuietServer(("127.0.0.1", 0), _handler(self, backend))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 

@@ -11,11 +11,13 @@ import pytest
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.store.hub import HubLocation
 from logitcache.cache.store.open import locate_receiver
+from logitcache.cache.store.remote import RemoteLocation
 from logitcache.cache.verify.integrity import verify
 from logitcache.cache.write.drop import drop_from_cache
 from logitcache.errors import CacheError, StorageError, UsageError
 from logitcache.share.transfer import pull, push
 from tests.reliability.hub_pushes import kill_hub_pushes
+from tests.reliability.pulls import kill_hub_pulls
 from tests.share.caches import files_of
 from tests.share.hub_server import FakeHub, use_hub, write_state
 
@@ -103,6 +105,14 @@ def test_a_push_that_fails_anywhere_is_continued_and_sends_nothing_twice(
 def test_a_killed_push_is_continued_and_sends_nothing_twice(tmp_path: Path) -> None:
     """``python -m tests.reliability hub`` kills more, and updates as well."""
     assert kill_hub_pushes(tmp_path, 1, seed=4)["failures"] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL")
+def test_a_killed_pull_is_continued_and_requests_nothing_twice(tmp_path: Path) -> None:
+    """``python -m tests.reliability pull`` and ``hub-pull`` kill more, and updates as well."""
+    found = kill_hub_pulls(tmp_path, 2, seed=4)
+    assert found["failures"] == []
+    assert found["most_shards_requested_twice"] <= RemoteLocation.in_flight
 
 
 def test_a_repository_that_changes_meanwhile_is_refused(
