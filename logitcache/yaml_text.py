@@ -48,10 +48,21 @@ def load_yaml(text: str) -> Any:
     """
     try:
         return _BoundedLoader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(_described(error)) from None
     except (yaml.YAMLError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError("the document is nested too deeply") from None
+
+
+def _described(error: yaml.MarkedYAMLError) -> str:
+    """Return what is wrong and where, in one line."""
+    found = [error.problem or error.context or "not YAML"]
+    mark = error.problem_mark or error.context_mark
+    if mark is not None:
+        found.append(f"line {mark.line + 1}, column {mark.column + 1}")
+    return ", ".join(found)
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
