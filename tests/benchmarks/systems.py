@@ -56,7 +56,9 @@ if TYPE_CHECKING:
     Correct = NDArray[np.bool_]
 
 TEACHERS = {"cnn": "nkd", "rednet": "nfd", "vit": "vitkd"}
-"""Stages that train a teacher, and the pipeline whose words for it count."""
+"""Stages that train a shared teacher, and the pipeline whose settings of it count."""
+TEACH = {*TEACHERS, "pvt"}
+"""Stages that train a teacher."""
 
 TEACHER_IMAGES, IMAGES, DIGITS = 10_000, 2500, 1347
 FEW_SHOT = {"wecolora"}
@@ -115,10 +117,10 @@ class Place:
         values["val"] = {"name": self.val}
         values["train"] |= {"threads": 1, "device": "cpu", "batch_size": BATCH_SIZE}
         for stage in values["stages"]:
-            own = stage.get("train") or stage.get("precompute") or stage["fit_weights"]
+            own = next(settings for kind, settings in stage.items() if kind != "name")
             if "views" in own:
                 own["views"] |= VIEWS
-            if stage["name"] in TEACHERS:
+            if stage["name"] in TEACH:
                 own["data"] = {"name": self.train, "limit": TEACHER_IMAGES}
                 # those of all networks: a teacher's own ones are for a few seconds on digits
                 own.pop("batch_size", None)
@@ -132,7 +134,7 @@ class Place:
 
 
 def _steps(stage: str) -> int:
-    if stage in TEACHERS:
+    if stage in TEACH:
         return TEACHER_STEPS
     return PROBE_STEPS if stage.startswith("probe") else STEPS
 
