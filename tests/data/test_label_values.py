@@ -261,6 +261,13 @@ def test_a_list_next_to_another_value_is_refused(folder: Path) -> None:
         open_source(str(folder / "t.jsonl"))
 
 
+def test_a_line_with_a_field_twice_is_refused(folder: Path) -> None:
+    lines = [f'{{"path": "{NAMES[0]}", "label": "a"}}', '{"path": "x", "label": "a", "label": "b"}']
+    (folder / "t.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"line 2[\s\S]*'label' is given 2 times"):
+        open_source(str(folder / "t.jsonl"))
+
+
 def test_a_separator_is_refused_where_no_labels_are_read(folder: Path) -> None:
     with pytest.raises(UsageError, match="label_separator can only be set for"):
         DataConfig(name=str(folder), label_separator=";")

@@ -145,6 +145,7 @@ def test_a_folder_inside_of_the_shards(tmp_path: Path) -> None:
         ([{"0.jpg": JPEG, "0.json": b'{"label": [1, [2]]}'}], "label: a value of type list"),
         ([{"0.jpg": JPEG, "0.json": b'{"label": true}'}], "a value of type bool"),
         ([{"0.jpg": JPEG, "0.json": b'{"label": 1, "class": 2}'}], r"not clear[\s\S]*label_column"),
+        ([{"0.jpg": JPEG, "0.json": b'{"label": 1, "label": 2}'}], "'label' is given 2 times"),
         ([{"0.jpg": JPEG, "0.json": b"[" * 100_000}], "label of the shards"),
         ([{"0.jpg": JPEG, "0.json": b" " * (2 << 20)}], "label of the shards"),
         ([{"../0.jpg": JPEG}], "leads out of the root"),

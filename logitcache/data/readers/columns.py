@@ -1,15 +1,29 @@
-"""Columns of tables and data sets: which one has the paths, the classes and the splits."""
+"""Columns of tables and data sets: which one has the paths, the classes and the splits.
+
+The fields of a JSON object are the columns of a row.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from logitcache.errors import UsageError, first_of, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["IMAGES", "LABELS", "PATHS", "SPLIT", "Column", "find_column", "without_label_notes"]
+__all__ = [
+    "IMAGES",
+    "LABELS",
+    "PATHS",
+    "SPLIT",
+    "Column",
+    "find_column",
+    "parse_fields",
+    "without_label_notes",
+]
 
 
 class Column(NamedTuple):
@@ -71,6 +85,30 @@ def find_column(
             hint=f"name it: --set data.{column.kind}_column=NAME",
         )
     return found[0] if found else None
+
+
+def parse_fields(text: str | bytes) -> dict[str, Any]:
+    """Parse a JSON object as the fields of one row.
+
+    Raises:
+        ValueError: It is not valid JSON, no object, nested too deeply, or has a field twice, of
+            which Python's parser would keep the last without a message.
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(found, dict):
+        raise ValueError(f"JSON of type {type(found).__name__}")  # noqa: TRY004  # callers catch one kind
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (name, count), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the field {name!r} is given {count} times")
+    return found
 
 
 def without_label_notes(unused: Sequence[str], what: str) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from logitcache.data.readers.columns import parse_fields
 from logitcache.data.readers.table import Columns, Row, Table, find_columns, open_rows
 from logitcache.errors import DataError
 
@@ -35,7 +35,10 @@ def _read(path: Path, config: ReaderConfig) -> Table:
                 if not line.strip():
                     continue
                 where = f"{path}, line {number}"
-                values = _object(line, where)
+                try:
+                    values = parse_fields(line)
+                except ValueError as error:
+                    raise _unreadable(where, error) from None
                 if columns is None:
                     columns = find_columns(list(values), config, path)
                 name = _text(values, columns.header[columns.path], where)
@@ -49,16 +52,6 @@ def _read(path: Path, config: ReaderConfig) -> Table:
     if columns is None:
         return Table(rows, [], [])
     return Table(rows, columns.label_names, columns.unused)
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(where, error) from None
-    if not isinstance(values, dict):
-        raise _unreadable(where, f"JSON of type {type(values).__name__}")
-    return values
 
 
 def _text(values: dict[str, Any], column: str, where: str) -> str:

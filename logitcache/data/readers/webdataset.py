@@ -6,7 +6,6 @@ the number of shards does not matter.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from logitcache.data.image_files import (
     scan_members,
 )
 from logitcache.data.listing import Listing, counted, left_out_text, list_found, name_found
-from logitcache.data.readers.columns import LABELS, find_column
+from logitcache.data.readers.columns import LABELS, find_column, parse_fields
 from logitcache.data.readers.files import ListedSource
 from logitcache.data.readers.label_values import LabelValues, column_names
 from logitcache.data.readers.shards import find_shards
@@ -235,11 +234,9 @@ def _json_labels(
 ) -> tuple[Label, ...] | None:
     """Return fields of a JSON document; None if it has no such field."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        document = parse_fields(content)
+    except ValueError as error:
         raise _bad_label(where, error) from None
-    if not isinstance(document, dict):
-        raise _bad_label(where, f"JSON of type {type(document).__name__}")
     if any(column is not None and column not in document for column in columns):
         return None
     fields = list(document)
