@@ -116,7 +116,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "precompute.environment",
         *_VERIFY,
     },
-    "tools": {"data", "draws", "label_sets", "networks", *_READ},
+    "tools": {
+        "data",
+        "draws",
+        "label_sets",
+        "networks",
+        "objectives.prototypes.table",
+        *_READ,
+    },
     "testing": {"batch", "data", "encoding", "objectives", "cache.store"},
     "pipeline": {"yaml_text"},
     "dry_run": {

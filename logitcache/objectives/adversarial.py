@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from logitcache.errors import UsageError
-from logitcache.objectives.alignment import Pair, aligned, cached_features
+from logitcache.objectives.alignment import Pair, cached_features, pair_of
+from logitcache.objectives.fitted import created, try_on
 from logitcache.objectives.projector import (
     PROJECTORS,
     ProjectorConfig,
@@ -105,24 +106,18 @@ class Adversarial(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, 1),
         )
-        self.eval()  # batch norm cannot learn from one row
-        self(outputs, targets)  # raises the errors that only the comparison itself can find
-        self.train()
+        try_on(self, outputs, targets)
 
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
-        if self.projector is None or self.discriminator is None:
-            raise UsageError(
-                "the discriminator of this objective has not been created yet",
-                where=self._where,
-                hint="call fit(outputs, targets) before the optimizer is built",
-            )
+        projector = created(self.projector, "projector", self._where)
+        discriminator = created(self.discriminator, "discriminator", self._where)
         pair = self._pair(outputs, targets)
-        ((projected_BNE, counts),) = projected(self.config.projector, self.projector, [pair])
+        ((projected_BNE, counts),) = projected(self.config.projector, projector, [pair])
         # the value is exactly that of the student, and the gradient is its negative
         reversed_BNE = 2.0 * projected_BNE.detach() - projected_BNE
-        theirs_BN = self.discriminator(pair.teacher)[..., 0]
-        ours_BN = self.discriminator(reversed_BNE)[..., 0]
+        theirs_BN = discriminator(pair.teacher)[..., 0]
+        ours_BN = discriminator(reversed_BNE)[..., 0]
         weights_BN = counts.expand(len(ours_BN), -1)
         each_BN = functional.softplus(-theirs_BN) + functional.softplus(ours_BN)
         return (each_BN * weights_BN).sum() / weights_BN.sum()
@@ -140,9 +135,4 @@ class Adversarial(nn.Module):
 
     def _pair(self, outputs: Outputs, targets: TargetBatch) -> Pair:
         prefix = self.config.prefix and not PROJECTORS[self.config.projector.kind].whole_maps
-        return aligned(
-            outputs.tap(self.config.held),
-            cached_features(targets, self.config.features),
-            prefix=prefix,
-            where=self._where,
-        )
+        return pair_of(self.config, outputs, targets, prefix=prefix, where=self._where)

@@ -21,7 +21,8 @@ from logitcache.errors import UsageError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from logitcache.batch import Features, TargetBatch
+    from logitcache.batch import Features, Outputs, TargetBatch
+    from logitcache.objectives.term import PairConfig
 
 __all__ = [
     "Pair",
@@ -35,6 +36,7 @@ __all__ = [
     "energy_of",
     "flattened",
     "on_own_grids",
+    "pair_of",
     "unfit",
     "wide",
 ]
@@ -128,6 +130,14 @@ def aligned(student: Features, teacher: Features, *, prefix: bool, where: str) -
     patches = _on_grid(student_patches, student, teacher, where)
     own, other = (student_prefix, patches), (teacher_prefix, teacher_patches)
     return _with_prefix(own, other, prefix, teacher.grid, teacher.positions)
+
+
+def pair_of(
+    config: PairConfig, outputs: Outputs, targets: TargetBatch, *, prefix: bool, where: str
+) -> Pair:
+    """Return the activations of a pair of layers in a batch; see :func:`aligned`."""
+    teacher = cached_features(targets, config.features)
+    return aligned(outputs.tap(config.held), teacher, prefix=prefix, where=where)
 
 
 def _with_prefix(

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from logitcache.errors import UsageError
 from logitcache.objectives.alignment import (
     aligned,
     as_vectors,
@@ -21,6 +20,7 @@ from logitcache.objectives.alignment import (
     unfit,
     wide,
 )
+from logitcache.objectives.fitted import created, try_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,9 +59,7 @@ class EnergyObjective(nn.Module, ABC):
             UsageError: The shapes do not fit each other, or only a part of a layer was cached.
         """
         self.create(*self._layers(outputs, targets))
-        self.eval()  # batch norm cannot learn from one row
-        self(outputs, targets)  # raises the errors that only the comparison itself can find
-        self.train()
+        try_on(self, outputs, targets)
 
     @abstractmethod
     def create(self, students: list[Features], teachers: list[Features]) -> None:
@@ -75,12 +73,7 @@ class EnergyObjective(nn.Module, ABC):
         Raises:
             UsageError: There are no queries and keys yet.
         """
-        if not len(self.queries):
-            raise UsageError(
-                "the queries and keys of this objective have not been created yet",
-                where=self._where,
-                hint="call fit(outputs, targets) before the optimizer is built",
-            )
+        created(len(self.queries) or None, "list of queries and keys", self._where)
         return self._layers(outputs, targets)
 
     def _layers(
@@ -110,8 +103,6 @@ def energy_differences(student: Features, teacher: Features, where: str) -> Tens
     Raises:
         UsageError: The maps cannot be compared.
     """
-    if student.layout == "vector":
-        raise unfit(student, teacher, where, "choose a student layer with maps or tokens")
     pair = aligned(student, energy_of(teacher), prefix=False, where=where)
     maps = (functional.normalize(side[..., 0], dim=1) for side in (pair.student, pair.teacher))
     ours_BP, theirs_BP = maps

@@ -29,6 +29,7 @@ from logitcache.objectives.alignment import (
     on_own_grids,
 )
 from logitcache.objectives.distance import Metric, Normalize, Reduction, difference, standardized
+from logitcache.objectives.fitted import created, try_on
 from logitcache.objectives.projector import (
     PROJECTORS,
     ProjectorConfig,
@@ -138,23 +139,16 @@ class Match(nn.Module):
             self._check(cached_features(targets, pair.features), pair)
         pairs = self._pairs(outputs, targets)
         self.projector = build_projector(self.config.projector, pairs, self._where)
-        self.eval()  # batch norm cannot learn from one row
-        self(outputs, targets)  # raises the errors that only the comparison itself can find
-        self.train()
+        try_on(self, outputs, targets)
 
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
-        if self.projector is None:
-            raise UsageError(
-                "the projector of this objective has not been created yet",
-                where=self._where,
-                hint="call fit(outputs, targets) before the optimizer is built",
-            )
+        projector = created(self.projector, "projector", self._where)
         pairs = self._pairs(outputs, targets)
         losses = [
             self._loss(student, counts, pair, standardized=teacher.standardized)
             for (student, counts), pair, teacher in zip(
-                projected(self.config.projector, self.projector, pairs),
+                projected(self.config.projector, projector, pairs),
                 pairs,
                 self._teachers(targets),
                 strict=True,

@@ -15,8 +15,9 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from logitcache.errors import UsageError
-from logitcache.objectives.alignment import Pair, aligned, as_map, cached_features
+from logitcache.objectives.alignment import Pair, as_map, pair_of
 from logitcache.objectives.auxiliary_classifier import AuxiliaryClassifierLoss
+from logitcache.objectives.fitted import created, try_on
 from logitcache.objectives.fused_head import FusedHead
 from logitcache.objectives.term import LogitsTermConfig, Needs, PairConfig, as_pairs
 
@@ -111,9 +112,7 @@ class Fuse(nn.Module):
             scales=self.config.scales,
             attention=self.config.attention,
         )
-        self.eval()  # batch norm cannot learn from one row
-        self(outputs, targets)  # raises the errors that only the comparison itself can find
-        self.train()
+        try_on(self, outputs, targets)
 
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
@@ -121,13 +120,8 @@ class Fuse(nn.Module):
 
     def logits(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the logits of the fused classifier, (B, C)."""
-        if self.fused is None:
-            raise UsageError(
-                "the classifier of this objective has not been created yet",
-                where=self._where,
-                hint="call fit(outputs, targets) before the optimizer is built",
-            )
-        logits_BC: Tensor = self.fused(self._maps(self._pairs(outputs, targets)))
+        fused = created(self.fused, "classifier", self._where)
+        logits_BC: Tensor = fused(self._maps(self._pairs(outputs, targets)))
         return logits_BC
 
     @property
@@ -136,12 +130,7 @@ class Fuse(nn.Module):
 
     def _pairs(self, outputs: Outputs, targets: TargetBatch) -> list[Pair]:
         return [
-            aligned(
-                outputs.tap(pair.held),
-                cached_features(targets, pair.features),
-                prefix=False,
-                where=self._where,
-            )
+            pair_of(pair, outputs, targets, prefix=False, where=self._where)
             for pair in self.config.pairs
         ]
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from logitcache.batch import PIXELS
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import wide
+from logitcache.objectives.fitted import created
 from logitcache.objectives.prior import transformer_blocks
 from logitcache.objectives.term import Needs, TermConfig
 
@@ -130,12 +131,10 @@ class Reconstruct(nn.Module):
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
         tokens = outputs.tap(self.config.student)
-        if self.decoder is None or PIXELS not in targets.features:
+        created(self.decoder, "decoder", self._where)
+        if PIXELS not in targets.features:
             raise UsageError(
-                "the decoder of this objective has not been created, or the batch has no pixels",
-                where=self._where,
-                hint="call fit(outputs, targets) before the optimizer is built, and set "
-                "pixels=True in the loader",
+                "the batch has no pixels", where=self._where, hint="set pixels=True in the loader"
             )
         if tokens.positions is None:
             raise UsageError(

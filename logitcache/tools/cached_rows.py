@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,21 +13,52 @@ from logitcache.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
     from logitcache.cache.format.group import RowGroup
+    from logitcache.cache.format.groups import FeatureGroup
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.arrays import Encoded
+    from logitcache.encoding.features import FeatureEncoding
 
 __all__ = [
+    "SampleConfig",
     "SeenConfig",
+    "cached_positions",
+    "check_layer",
     "feature_teacher",
     "labeled_rows",
     "sampled_rows",
     "shared_view",
     "stored_rows",
 ]
+
+
+Form = Literal["vectors", "positions", "energy"]
+"""What is cached of a layer: one vector, channels at several positions, or their energy alone."""
+
+_HOW = {
+    "vectors": "cache a vector, such as pre_logits, or the mean of a layer (reduce: mean)",
+    "positions": "cache the whole layer, without reduce",
+}
+
+
+class SampleConfig(Config):
+    """Settings of a tool that reads a sample of a cache and writes a file.
+
+    Attributes:
+        cache: Folder or URL of the cache.
+        out: File to write the result to.
+        rows: Maximum number of images; more are sampled at random.
+        seed: Random seed of that sample.
+    """
+
+    cache: str
+    out: str
+    rows: Annotated[int, Field(ge=1)] = 10000
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class SeenConfig(Config):
@@ -170,3 +201,49 @@ def stored_rows(cache: Cache, group: RowGroup, view: str, rows: NDArray[np.int64
     slots = np.searchsorted(units, rows // group.unit_rows)
     places = slots * group.unit_rows + rows % group.unit_rows
     return {name: array[places] for name, array in read.items()}
+
+
+def check_layer(
+    encoding: FeatureEncoding, accepted: AbstractSet[Form], need: str, where: str
+) -> None:
+    """Check that a layer is cached in a form that a tool can read.
+
+    Args:
+        encoding: Encoding of the layer.
+        accepted: Forms that the tool can read.
+        need: Why, the first line of the message.
+        where: The layer, for messages.
+
+    Raises:
+        UsageError: It is cached in another form.
+    """
+    form: Form = "vectors" if encoding.layout == "vector" else "positions"
+    form = "energy" if encoding.reduction == "energy" else form
+    if form not in accepted:
+        raise UsageError(
+            need,
+            where=where,
+            expected=" or ".join(sorted(accepted)),
+            got={"vectors": "a vector", "energy": "the energy of the channels"}.get(form, form),
+            hint="; or ".join(_HOW[each] for each in sorted(accepted)) + "; or choose another one",
+        )
+
+
+def cached_positions(
+    cache: Cache, group: FeatureGroup, view: str, rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return a layer of some rows at every position, without prefix tokens, (N, P, D).
+
+    Args:
+        cache: The cache.
+        group: The layer; a vector is one position.
+        view: The view.
+        rows: Row numbers (N,).
+    """
+    encoding = group.encoding
+    values: NDArray[np.float32] = encoding.decode(stored_rows(cache, group, view, rows))
+    if encoding.layout == "NCHW":
+        values = np.moveaxis(values, 1, 3)
+    elif encoding.layout == "NLC":
+        values = values[:, encoding.prefix_tokens :]
+    return values.reshape(len(values), -1, values.shape[-1])

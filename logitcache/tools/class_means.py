@@ -8,19 +8,28 @@ Shapes: N rows, D channels, C classes.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import torch
 from pydantic import Field
 from safetensors.numpy import save
+from torch.nn import functional
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.config import Config
 from logitcache.errors import UsageError, first_of
 from logitcache.files import write_file
-from logitcache.tools.cached_rows import SeenConfig, labeled_rows, shared_view, stored_rows
+from logitcache.tools.cached_rows import (
+    SeenConfig,
+    cached_positions,
+    check_layer,
+    labeled_rows,
+    shared_view,
+)
+from logitcache.tools.result import ToolResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
     from logitcache.encoding.features import FeatureEncoding
 
 __all__ = ["ClassMeans", "ClassMeansConfig", "check_vectors", "class_means"]
+
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 class ClassMeansConfig(Config):
@@ -47,7 +58,7 @@ class ClassMeansConfig(Config):
 
 
 @dataclass(frozen=True)
-class ClassMeans:
+class ClassMeans(ToolResult):
     """A table of class means.
 
     Attributes:
@@ -61,10 +72,6 @@ class ClassMeans:
     classes: dict[str, int]
     channels: int
     cache: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the description of the table as JSON values."""
-        return asdict(self)
 
 
 def class_means(config: ClassMeansConfig) -> ClassMeans:
@@ -83,7 +90,7 @@ def class_means(config: ClassMeansConfig) -> ClassMeans:
     if config.labels is not None:
         rows = np.sort(rows[config.labels.among(cache, rows)])
     view = shared_view(cache, [], [config.feature])
-    vectors_ND = group.encoding.decode(stored_rows(cache, group, view, rows))
+    vectors_ND = cached_positions(cache, group, view, rows)[:, 0]
     labels_N = cache.samples.labels[rows]
     counts_C = np.bincount(labels_N, minlength=len(cache.class_names))
     lacking = [name for name, n in zip(cache.class_names, counts_C, strict=True) if n == 0]
@@ -111,13 +118,7 @@ def check_vectors(encoding: FeatureEncoding, where: str) -> None:
     Raises:
         UsageError: It is cached as maps or tokens.
     """
-    if encoding.layout != "vector":
-        raise UsageError(
-            "class means need one vector for each image",
-            where=where,
-            got=encoding.layout,
-            hint="cache pre_logits, or the mean of a layer (reduce: mean)",
-        )
+    check_layer(encoding, {"vectors"}, "class means need one vector for each image", where)
 
 
 def unit_means(
@@ -130,13 +131,8 @@ def unit_means(
         labels_N: Their classes, each of which occurs.
         classes: Number of classes C.
     """
-    units_ND = _unit(vectors_ND.astype(np.float64))
-    sums_CD = np.zeros((classes, vectors_ND.shape[1]))
-    np.add.at(sums_CD, labels_N, units_ND)
-    return _unit(sums_CD).astype(np.float32)
-
-
-def _unit(vectors_ND: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    found: NDArray[np.float64] = vectors_ND / np.maximum(lengths_N1, np.finfo(np.float32).tiny)
-    return found
+    units_ND = functional.normalize(torch.from_numpy(vectors_ND).double(), eps=_TINY)
+    sums_CD = units_ND.new_zeros(classes, vectors_ND.shape[1])
+    sums_CD.index_add_(0, torch.from_numpy(labels_N), units_ND)
+    means_CD: NDArray[np.float32] = functional.normalize(sums_CD, eps=_TINY).float().numpy()
+    return means_CD

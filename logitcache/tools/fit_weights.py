@@ -10,20 +10,23 @@ Shapes: N rows, C classes, M teachers.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 from pydantic import Field
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.config import Config
 from logitcache.draws import Purpose, chosen
 from logitcache.errors import UsageError, first_of
-from logitcache.files import write_file
-from logitcache.tools.cached_rows import SeenConfig, labeled_rows, shared_view, stored_rows
+from logitcache.tools.cached_rows import (
+    SampleConfig,
+    SeenConfig,
+    labeled_rows,
+    shared_view,
+    stored_rows,
+)
+from logitcache.tools.result import ToolResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +40,7 @@ _TIE = 1e-6  # weight of the log-likelihood relative to the error rate
 _GENERATIONS = 200
 
 
-class FitWeightsConfig(Config):
+class FitWeightsConfig(SampleConfig):
     """Settings of fitted weights: cache, teachers and images.
 
     Attributes:
@@ -45,20 +48,15 @@ class FitWeightsConfig(Config):
         out: YAML file to write the weights to.
         teachers: Names of the teachers; all by default.
         seen: Images that the teachers were trained on, which are left out; none by default.
-        rows: Maximum number of images; more are sampled at random.
-        seed: Random seed of that sample and of the search.
+        seed: Random seed of the sample and of the search.
     """
 
-    cache: str
-    out: str
     teachers: list[str] | None = Field(default=None, min_length=1)
     seen: SeenConfig | None = None
-    rows: Annotated[int, Field(ge=1)] = 10000
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 @dataclass(frozen=True)
-class FittedWeights:
+class FittedWeights(ToolResult):
     """Weights of teachers and the accuracy of their mixture.
 
     Attributes:
@@ -76,10 +74,6 @@ class FittedWeights:
     single: dict[str, float]
     rows: int
     cache: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the weights as JSON values."""
-        return asdict(self)
 
 
 def fit_weights(config: FitWeightsConfig) -> FittedWeights:
@@ -114,7 +108,7 @@ def fit_weights(config: FitWeightsConfig) -> FittedWeights:
         rows=len(rows),
         cache=config.cache,
     )
-    write_file(Path(config.out), yaml.safe_dump(fitted.to_json(), sort_keys=False))
+    fitted.write(config.out)
     return fitted
 
 

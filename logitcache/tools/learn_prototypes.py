@@ -4,7 +4,7 @@ After Li et al., "Prototype-guided Cross-task Knowledge Distillation for Large-s
 (ProC-KD), 2022, of which only the abstract was available; see
 :mod:`logitcache.tools.soft_clustering`.
 
-Shapes: N rows, M tokens, K prototypes, E channels.
+Shapes: N rows, P positions, M tokens, K prototypes, E channels.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.torch import save
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.config import Config
 from logitcache.errors import Interrupted, UsageError
-from logitcache.files import warn_damaged, write_file
+from logitcache.files import read_json, write_file
+from logitcache.objectives.prototypes.table import PrototypeTable
 from logitcache.tools.cached_rows import (
+    SampleConfig,
+    cached_positions,
+    check_layer,
     feature_teacher,
     sampled_rows,
     shared_view,
-    stored_rows,
 )
+from logitcache.tools.result import ToolResult
 from logitcache.tools.soft_clustering import State, improved, spread_centers
 
 if TYPE_CHECKING:
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
     from logitcache.cache.format.groups import FeatureGroup
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.features import FeatureEncoding
-    from logitcache.tools.soft_clustering import Tokens
 
 __all__ = ["LearnPrototypesConfig", "Prototypes", "check_positions", "learn_prototypes"]
 
@@ -47,12 +49,13 @@ _SEEDING_TOKENS = 16384
 _UNFINISHED = ".unfinished"
 
 
-class LearnPrototypesConfig(Config):
+class LearnPrototypesConfig(SampleConfig):
     """Settings of prototypes: cache, layer and their number.
 
     Attributes:
         cache: Folder or URL of a cache with whole maps or tokens of the layer.
         out: File to write the prototypes to, ``.safetensors``.
+        seed: Random seed of the sample and of the start.
         teacher: Name of the teacher; that of the cache if it has features of one only.
         tap: The layer; that of the teacher if only one was cached.
         count: Number of prototypes.
@@ -60,23 +63,17 @@ class LearnPrototypesConfig(Config):
             ``out``, and a run with the same settings continues from there.
         sharpness: Sharpness of the assignment, in units of one over the mean squared distance of a
             token from its nearest prototype at the start.
-        rows: Maximum number of images; more are sampled at random.
-        seed: Random seed of that sample and of the start.
     """
 
-    cache: str
-    out: str
     teacher: str | None = None
     tap: str | None = None
     count: Annotated[int, Field(ge=2)] = 64
     passes: Annotated[int, Field(ge=1)] = 10
     sharpness: float = Field(default=5.0, gt=0)
-    rows: Annotated[int, Field(ge=1)] = 10000
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 @dataclass(frozen=True)
-class Prototypes:
+class Prototypes(ToolResult):
     """What was learned, without the prototypes themselves.
 
     Attributes:
@@ -104,77 +101,6 @@ class Prototypes:
     file: str
     cache: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the description as JSON values."""
-        return asdict(self)
-
-
-class _Layer:
-    """Tokens of a sample of images at one layer of a cache, read one unit at a time.
-
-    Attributes:
-        group: The layer.
-        rows: Rows of the images, ascending.
-        count: Number of tokens.
-    """
-
-    def __init__(self, cache: Cache, group: FeatureGroup, config: LearnPrototypesConfig) -> None:
-        self._cache, self.group = cache, group
-        self._view = shared_view(cache, [], [f"{group.teacher}/{group.tap}"])
-        self.rows = sampled_rows(cache, config.rows, config.seed)
-        self.count = len(self.rows) * self.tokens_per_row
-
-    @property
-    def tokens_per_row(self) -> int:
-        """Number of tokens of an image, without prefix tokens."""
-        encoding = self.group.encoding
-        if encoding.layout == "NCHW":
-            return encoding.shape[1] * encoding.shape[2]
-        return encoding.shape[0] - encoding.prefix_tokens
-
-    def tokens(self, rows: NDArray[np.int64]) -> Tokens:
-        """Return the tokens of some rows, (M, E)."""
-        encoding = self.group.encoding
-        stored = stored_rows(self._cache, self.group, self._view, rows)
-        values: Tokens = encoding.decode(stored)
-        if encoding.layout == "NCHW":
-            values = np.moveaxis(values, 1, 3)
-        else:
-            values = values[:, encoding.prefix_tokens :]
-        return values.reshape(-1, values.shape[-1])
-
-    def batches(
-        self,
-        done: int,
-        passes: int,
-        on_progress: Callable[[int, int], None] | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> Iterator[Tokens]:
-        """Return all tokens, one unit at a time.
-
-        Args:
-            done: Number of passes that are done.
-            passes: Number of all passes.
-            on_progress: Called after every unit, see :func:`learn_prototypes`.
-            should_stop: Called before every unit.
-
-        Raises:
-            Interrupted: The run was stopped.
-        """
-        unit_N = self.rows // self.group.unit_rows
-        seen = done * len(self.rows)
-        for rows in np.split(self.rows, np.flatnonzero(np.diff(unit_N)) + 1):
-            if should_stop is not None and should_stop():
-                raise Interrupted(
-                    f"stopped in pass {done + 1} of {passes}; those before it are kept",
-                    kept=done > 0,
-                    hint="run the same command again",
-                )
-            yield self.tokens(rows)
-            seen += len(rows)
-            if on_progress is not None:
-                on_progress(seen, passes * len(self.rows))
-
 
 def learn_prototypes(
     config: LearnPrototypesConfig,
@@ -191,41 +117,113 @@ def learn_prototypes(
         config: Settings.
         on_progress: Called after every unit with the number of images so far, and that of all
             passes together.
-        should_stop: Called after every unit; whether to stop. All passes that ended are kept.
+        should_stop: Called before every unit; whether to stop. All passes that ended are kept.
 
     Raises:
         UsageError: A teacher or layer is unknown, it has no positions, or there are fewer tokens
             than prototypes.
         Interrupted: The run was stopped.
     """
-    cache = open_cache(config.cache)
-    teacher = feature_teacher(cache, config.teacher, "learn_prototypes.teacher")
-    layer = _Layer(cache, _group(config, cache, teacher), config)
+    layer = _Layer(open_cache(config.cache), config)
     saved = Path(f"{config.out}{_UNFINISHED}")
-    settings = _settings(config, cache.revision_sha256)
-    state = _read(saved, settings, config.passes) or _start(config, layer)
+    # all that the state after a pass depends on
+    settings = config.model_dump(mode="json", exclude={"out", "passes"})
+    settings["revision"] = layer.cache.revision_sha256
+    state = _saved_state(saved, settings, config.passes) or _start(config, layer)
     while state.passes < config.passes:
-        batches = layer.batches(state.passes, config.passes, on_progress, should_stop)
-        state = improved(batches, state)
-        write_file(saved, _as_bytes(state, settings))
-    _write_result(Path(config.out), state, f"{teacher}/{layer.group.tap}")
+        state = improved(
+            layer.batches(state.passes, config.passes, on_progress, should_stop), state
+        )
+        values = {**asdict(state), "centers": state.centers.tolist()}
+        write_file(saved, json.dumps({"settings": settings, "state": values}))
+    table = PrototypeTable.of(state.centers, state.scale).float()
+    # a single entry: safetensors writes several in an order of chance
+    notes = {"features": f"{layer.group.teacher}/{layer.group.tap}"}
+    write_file(Path(config.out), save(table.state_dict(), metadata=notes))
     saved.unlink(missing_ok=True)
     return Prototypes(
-        teacher=teacher,
+        teacher=layer.group.teacher,
         tap=layer.group.tap,
         count=config.count,
-        channels=state.centers.shape[1],
+        channels=table.channels,
         passes=state.passes,
         explained=round(state.explained, 6),
         images=len(layer.rows),
-        tokens=layer.count,
+        tokens=layer.tokens_per_row * len(layer.rows),
         file=config.out,
         cache=config.cache,
     )
 
 
-def _group(config: LearnPrototypesConfig, cache: Cache, teacher: str) -> FeatureGroup:
+def check_positions(encoding: FeatureEncoding, where: str) -> None:
+    """Check that a layer is cached with its channels at several positions.
+
+    Raises:
+        UsageError: It is cached as a vector, or as its energy.
+    """
+    need = "prototypes are learned of the channels at every position"
+    check_layer(encoding, {"positions"}, need, where)
+
+
+class _Layer:
+    """Tokens of a sample of images at one layer of a cache, read one unit at a time.
+
+    Attributes:
+        cache: The cache.
+        group: The layer.
+        rows: Rows of the images, ascending.
+    """
+
+    def __init__(self, cache: Cache, config: LearnPrototypesConfig) -> None:
+        self.cache, self.group = cache, _group(config, cache)
+        self._view = shared_view(cache, [], [f"{self.group.teacher}/{self.group.tap}"])
+        self.rows = sampled_rows(cache, config.rows, config.seed)
+
+    @property
+    def tokens_per_row(self) -> int:
+        """Number of tokens of an image, without prefix tokens."""
+        encoding = self.group.encoding
+        return encoding.patches if encoding.kept is None else encoding.kept
+
+    def tokens(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the tokens of some rows, (M, E)."""
+        values_NPE = cached_positions(self.cache, self.group, self._view, rows)
+        return values_NPE.reshape(-1, values_NPE.shape[2])
+
+    def batches(
+        self,
+        done: int,
+        passes: int,
+        on_progress: Callable[[int, int], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Return all tokens, one unit at a time; see :func:`learn_prototypes`.
+
+        Args:
+            done: Number of passes that are done.
+            passes: Number of all passes.
+            on_progress: Called after every unit.
+            should_stop: Called before every unit.
+
+        Raises:
+            Interrupted: The run was stopped.
+        """
+        ends = np.flatnonzero(np.diff(self.rows // self.group.unit_rows)) + 1
+        for end, rows in zip([*ends, len(self.rows)], np.split(self.rows, ends), strict=True):
+            if should_stop is not None and should_stop():
+                raise Interrupted(
+                    f"stopped in pass {done + 1} of {passes}; those before it are kept",
+                    kept=done > 0,
+                    hint="run the same command again",
+                )
+            yield self.tokens(rows)
+            if on_progress is not None:
+                on_progress(done * len(self.rows) + int(end), passes * len(self.rows))
+
+
+def _group(config: LearnPrototypesConfig, cache: Cache) -> FeatureGroup:
     """Return the group of the layer."""
+    teacher = feature_teacher(cache, config.teacher, "learn_prototypes.teacher")
     taps = [group.tap for group in cache.features.values() if group.teacher == teacher]
     if config.tap is None and len(taps) > 1:
         raise UsageError(
@@ -237,23 +235,6 @@ def _group(config: LearnPrototypesConfig, cache: Cache, teacher: str) -> Feature
     group = cache.tap(f"{teacher}/{config.tap or taps[0]}")
     check_positions(group.encoding, f"{cache.url}, features {teacher}/{group.tap}")
     return group
-
-
-def check_positions(encoding: FeatureEncoding, where: str) -> None:
-    """Check that a layer is cached with its channels at several positions.
-
-    Raises:
-        UsageError: It is cached as a vector, or as its energy.
-    """
-    is_vector = encoding.layout == "vector"
-    if is_vector or encoding.reduction == "energy":
-        raise UsageError(
-            "prototypes are learned of the channels at every position",
-            where=where,
-            expected="maps or tokens",
-            got="a vector" if is_vector else "the energy of the channels",
-            hint="precompute this layer without reduce, or choose another one",
-        )
 
 
 def _start(config: LearnPrototypesConfig, layer: _Layer) -> State:
@@ -268,48 +249,14 @@ def _start(config: LearnPrototypesConfig, layer: _Layer) -> State:
             got=config.count,
         )
     centers_KE, distance = spread_centers(tokens_ME, config.count, config.seed)
-    return State(centers_KE, config.sharpness / distance if distance > 0 else config.sharpness)
+    scale = config.sharpness / distance if distance > 0 else config.sharpness
+    return State(torch.from_numpy(centers_KE), scale)
 
 
-def _settings(config: LearnPrototypesConfig, revision: str) -> str:
-    """Return all that the state after a pass depends on."""
-    values = config.model_dump(mode="json", exclude={"out", "passes"})
-    return json.dumps({**values, "revision": revision}, sort_keys=True)
-
-
-def _as_bytes(state: State, settings: str) -> bytes:
-    """Return a state as the content of a file."""
-    numbers = {"scale": state.scale, "passes": state.passes, "explained": state.explained}
-    notes = {"settings": settings, "state": json.dumps(numbers)}
-    return save({"centers": state.centers}, metadata=notes)
-
-
-def _read(path: Path, settings: str, passes: int) -> State | None:
-    """Return the state of an interrupted run with the same settings, None without one.
-
-    A damaged file counts as missing: its passes are done again.
-    """
-    if not path.exists():
+def _saved_state(path: Path, settings: dict[str, object], passes: int) -> State | None:
+    """Return the state of an interrupted run with the same settings, None without one."""
+    found = read_json(path)  # of a damaged file nothing is used: its passes are done again
+    if found is None or found.get("settings") != settings or found["state"]["passes"] > passes:
         return None
-    try:
-        with safe_open(path, "numpy") as file:
-            notes, centers_KE = file.metadata() or {}, file.get_tensor("centers")
-    except SafetensorError as error:
-        warn_damaged(path, str(error))
-        return None
-    if notes.get("settings") != settings:
-        return None
-    state = State(centers_KE, **json.loads(notes["state"]))
-    return state if state.passes <= passes else None
-
-
-def _write_result(path: Path, state: State, feature: str) -> None:
-    """Write the prototypes and the linear layer of the assignment."""
-    tensors = {
-        "centers": state.centers,
-        "weight": 2 * state.scale * state.centers,
-        "bias": -state.scale * np.square(state.centers).sum(1),
-    }
-    content = {name: np.ascontiguousarray(t, dtype=np.float32) for name, t in tensors.items()}
-    # a single entry: safetensors writes several in an order of chance
-    write_file(path, save(content, metadata={"features": feature}))
+    values = found["state"]
+    return State(**{**values, "centers": torch.tensor(values["centers"], dtype=torch.float64)})

@@ -12,19 +12,17 @@ Shapes: N weights, k clusters.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import yaml
 from pydantic import Field
 
 from logitcache.config import Config
 from logitcache.errors import UsageError
-from logitcache.files import write_file
 from logitcache.networks.build import NetworkConfig, build_network
 from logitcache.networks.weight_layers import FEWEST_BITS, MOST_BITS, weight_layers
+from logitcache.tools.result import ToolResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +51,7 @@ class PickBitsConfig(Config):
 
 
 @dataclass(frozen=True)
-class LayerBits:
+class LayerBits(ToolResult):
     """Number of bits of the weights of each layer.
 
     Attributes:
@@ -71,10 +69,6 @@ class LayerBits:
     weights: int
     threshold: float
     model: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON values."""
-        return asdict(self)
 
 
 def pick_bits(config: PickBitsConfig) -> LayerBits:
@@ -111,7 +105,7 @@ def pick_bits(config: PickBitsConfig) -> LayerBits:
         threshold=config.threshold,
         model=config.network.model,
     )
-    write_file(Path(config.out), yaml.safe_dump(chosen.to_json(), sort_keys=False))
+    chosen.write(config.out)
     return chosen
 
 

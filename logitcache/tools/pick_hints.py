@@ -14,29 +14,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import yaml
 from pydantic import Field
 
 from logitcache.cache.read.reader import open_cache
-from logitcache.config import Config
 from logitcache.errors import UsageError
-from logitcache.files import write_file
 from logitcache.tools.cached_rows import (
+    SampleConfig,
+    cached_positions,
+    check_layer,
     feature_teacher,
     sampled_rows,
     shared_view,
-    stored_rows,
 )
+from logitcache.tools.result import ToolResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from logitcache.cache.format.groups import FeatureGroup
     from logitcache.cache.read.reader import Cache
     from logitcache.encoding.features import FeatureEncoding
 
@@ -55,7 +53,7 @@ _SETS_AT_ONCE = 4096
 _FEWEST_ROWS = 2  # the alignment of a single row is not defined
 
 
-class PickHintsConfig(Config):
+class PickHintsConfig(SampleConfig):
     """Settings of hint points: cache, candidate layers and their number.
 
     Attributes:
@@ -67,20 +65,16 @@ class PickHintsConfig(Config):
         count: Number of hint points.
         rows: Maximum number of images; more are sampled at random. All layers of so many images
             are in memory at once, four bytes for each channel.
-        seed: Random seed of that sample.
     """
 
-    cache: str
-    out: str
     teacher: str | None = None
     taps: list[str] | None = Field(default=None, min_length=1)
     count: Annotated[int, Field(ge=1)] = 3
     rows: Annotated[int, Field(ge=_FEWEST_ROWS)] = 10000
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 @dataclass(frozen=True)
-class HintPoints:
+class HintPoints(ToolResult):
     """Chosen layers, and the groups that they are the centers of.
 
     Attributes:
@@ -99,10 +93,6 @@ class HintPoints:
     rows: int
     cache: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the hint points as JSON values."""
-        return asdict(self)
-
 
 def pick_hints(config: PickHintsConfig) -> HintPoints:
     """Choose hint points among the cached layers of a teacher and write them to a file.
@@ -117,7 +107,9 @@ def pick_hints(config: PickHintsConfig) -> HintPoints:
     features = [f"{teacher}/{tap}" for tap in names]
     view = shared_view(cache, [], features)
     rows = _rows(config, cache)
-    distances_LL = cka_distances([_means(cache, cache.tap(f), view, rows) for f in features])
+    distances_LL = cka_distances(
+        [cached_positions(cache, cache.tap(f), view, rows).mean(1) for f in features]
+    )
     centers = medoids(distances_LL, config.count)
     nearest_L = distances_LL[:, centers].argmin(1)
     found = HintPoints(
@@ -131,7 +123,7 @@ def pick_hints(config: PickHintsConfig) -> HintPoints:
         rows=len(rows),
         cache=config.cache,
     )
-    write_file(Path(config.out), yaml.safe_dump(found.to_json(), sort_keys=False))
+    found.write(config.out)
     return found
 
 
@@ -212,12 +204,8 @@ def check_candidate(encoding: FeatureEncoding, where: str) -> None:
     Raises:
         UsageError: It is cached as its energy.
     """
-    if encoding.reduction == "energy":
-        raise UsageError(
-            "layers are compared by their channels, but only an energy was cached",
-            where=where,
-            hint="precompute this layer with reduce: mean, or leave it out of taps",
-        )
+    need = "layers are compared by their channels, but only an energy was cached"
+    check_layer(encoding, {"vectors", "positions"}, need, where)
 
 
 def _candidates(config: PickHintsConfig, cache: Cache, teacher: str) -> list[str]:
@@ -240,16 +228,3 @@ def _rows(config: PickHintsConfig, cache: Cache) -> NDArray[np.int64]:
             "layers cannot be compared on fewer than two images", where=cache.url, got=len(rows)
         )
     return rows
-
-
-def _means(
-    cache: Cache, group: FeatureGroup, view: str, rows: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Return the mean over positions of a layer, without prefix tokens, (N, C)."""
-    encoding = group.encoding
-    values: NDArray[np.float32] = encoding.decode(stored_rows(cache, group, view, rows))
-    if encoding.layout == "NCHW":
-        values = values.mean((2, 3))
-    elif encoding.layout == "NLC":
-        values = values[:, encoding.prefix_tokens :].mean(1)
-    return values

@@ -10,9 +10,9 @@ Shapes: H, W height and width of an image.
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from logitcache.draws import Purpose, unit_floats, words
 from logitcache.errors import DataError, UsageError
 from logitcache.files import PARTIAL, make_folder
 from logitcache.label_sets import label_sets_of
+from logitcache.tools.result import ToolResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class SynthesizeConfig(Config):
 
 
 @dataclass(frozen=True)
-class SyntheticImages:
+class SyntheticImages(ToolResult):
     """A folder of synthetic images.
 
     Attributes:
@@ -82,10 +83,6 @@ class SyntheticImages:
     images: int
     made_from: int
     data: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the description of the images as JSON values."""
-        return asdict(self)
 
 
 def synthesize(config: SynthesizeConfig, *, replace: bool = False) -> SyntheticImages:

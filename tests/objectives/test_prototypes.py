@@ -307,13 +307,12 @@ def test_few_labels_of_other_classes_are_learned_better_with_prototypes(tmp_path
     seen, _ = tokens_of_classes(known, centers, generator)
     given = seen.flatten(0, 1).numpy()
     start, distance = spread_centers(given, 8, seed=0)
-    state = State(start, 5 / distance)
+    state = State(torch.from_numpy(start), 5 / distance)
     for _ in range(5):
         state = improved(iter([given]), state)
     file = tmp_path / "prototypes.safetensors"
-    table = torch.from_numpy(state.centers).float()
-    bias = -state.scale * table.square().sum(1)
-    save_file({"centers": table, "weight": 2 * state.scale * table, "bias": bias}, file)
+    table = PrototypeTable.of(state.centers, state.scale).float()
+    save_file(table.state_dict(), file)
     gains = [
         accuracy_with_few_labels(str(file), centers, seed, prototypes=True)
         - accuracy_with_few_labels(str(file), centers, seed, prototypes=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from logitcache.cache.read.reader import open_cache
@@ -66,7 +67,7 @@ def test_a_pass_reads_every_token_of_every_image(cache: Path, tmp_path: Path) ->
     before, after = (load_file(file) for file in files)
     scale = float(-before["bias"][0] / np.square(before["centers"][0]).sum())
     np.testing.assert_allclose(before["weight"], 2 * scale * before["centers"], rtol=1e-5)
-    state = improved(iter([tokens]), State(before["centers"].astype(np.float64), scale))
+    state = improved(iter([tokens]), State(torch.from_numpy(before["centers"]).double(), scale))
     np.testing.assert_allclose(after["centers"], state.centers, rtol=1e-3, atol=1e-4)
     assert found[1].explained == pytest.approx(state.explained, abs=1e-4)
     assert found[1].explained > found[0].explained > 0

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from logitcache.tools.soft_clustering import State, assignments, improved, spread_centers
+from logitcache.objectives.prototypes.table import PrototypeTable
+from logitcache.tools.soft_clustering import State, improved, spread_centers
 
 
 def tokens(count: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -23,10 +25,11 @@ def shares_by_loops(p: list[float], centers: list[list[float]], scale: float) ->
 
 
 def test_a_pass_is_the_double_loop_however_the_tokens_are_divided() -> None:
-    given, state = tokens(20), State(tokens(4, seed=1).astype(np.float64), 0.7)
+    given, state = tokens(20), State(torch.from_numpy(tokens(4, seed=1)).double(), 0.7)
     centers = state.centers.tolist()
     shares = [shares_by_loops(p, centers, 0.7) for p in given.tolist()]
-    np.testing.assert_allclose(assignments(given.astype(np.float64), state), shares, rtol=1e-10)
+    log_shares = PrototypeTable.of(state.centers, 0.7).log_shares(torch.from_numpy(given).double())
+    np.testing.assert_allclose(log_shares.exp(), shares, rtol=1e-10)
     wanted, distance = [], 0.0
     for k in range(4):
         weight = math.fsum(a[k] for a in shares)
@@ -51,10 +54,10 @@ def test_a_pass_is_the_double_loop_however_the_tokens_are_divided() -> None:
 def test_no_pass_increases_the_free_energy() -> None:
     given = tokens(300, channels=4, seed=2)
     centers, distance = spread_centers(given, 6, seed=0)
-    state = State(centers, 5 / distance)
+    state = State(torch.from_numpy(centers), 5 / distance)
     energies = []
     for _ in range(12):
-        squares = np.square(given[:, None] - state.centers[None]).sum(2)
+        squares = np.square(given[:, None] - state.centers.numpy()[None]).sum(2)
         energies.append(-np.log(np.exp(-state.scale * squares).sum(1)).mean() / state.scale)
         state = improved(iter([given]), state)
     assert np.diff(energies).max() <= 1e-12
@@ -66,21 +69,21 @@ def test_planted_clusters_are_found() -> None:
     planted = 20 * np.eye(5, dtype=np.float32)
     given = (planted[:, None] + tokens(5 * 40, 5, seed=3).reshape(5, 40, 5)).reshape(-1, 5)
     centers, distance = spread_centers(given, 5, seed=0)
-    state = State(centers, 5 / distance)
+    state = State(torch.from_numpy(centers), 5 / distance)
     for _ in range(5):
         state = improved(iter([given]), state)
     means = given.reshape(5, 40, 5).mean(1)
-    nearest = np.square(state.centers[:, None] - means[None]).sum(2)
+    nearest = np.square(state.centers.numpy()[:, None] - means[None]).sum(2)
     assert sorted(nearest.argmin(1).tolist()) == list(range(5))
     assert nearest.min(1).max() < 0.01
     assert state.explained > 0.9
 
 
 def test_a_prototype_without_tokens_stays_where_it_is() -> None:
-    far = np.array([[0.0, 0.0], [1e3, 0.0]])
+    far = torch.tensor([[0.0, 0.0], [1e3, 0.0]], dtype=torch.float64)
     found = improved(iter([tokens(10, 2, seed=4)]), State(far, 1.0))
     assert found.centers[1].tolist() == [1e3, 0.0]
-    assert np.isfinite(found.centers).all()
+    assert found.centers.isfinite().all()
 
 
 def test_equal_tokens_are_a_start_too() -> None:

@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from logitcache.errors import UsageError
-from logitcache.objectives.alignment import Pair, aligned, cached_features
+from logitcache.objectives.alignment import Pair, pair_of
+from logitcache.objectives.fitted import created
 from logitcache.objectives.prototypes.table import PrototypeTable, read_prototypes
 from logitcache.objectives.term import Needs, PairConfig, TermConfig
 
@@ -26,28 +27,18 @@ if TYPE_CHECKING:
 __all__ = ["Assign", "AssignConfig"]
 
 
-class AssignConfig(TermConfig):
+class AssignConfig(TermConfig, PairConfig):
     """Feature distillation by assignment to prototypes.
 
     Attributes:
         weight: Weight of this term in the sum.
-        teacher: Name of the teacher.
         tap: Name of the teacher layer in the cache, that of the prototypes.
-        student: Name of the student layer; the same as ``tap`` by default.
         file: File of ``learn_prototypes``.
         temperature: Temperature of the teacher's assignment.
     """
 
-    teacher: str
-    tap: str
-    student: str | None = None
     file: str
     temperature: float = Field(default=1.0, gt=0)
-
-    @property
-    def pair(self) -> PairConfig:
-        """The pair of layers."""
-        return PairConfig(teacher=self.teacher, tap=self.tap, student=self.student)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -57,7 +48,7 @@ class AssignConfig(TermConfig):
     @property
     def needs(self) -> Needs:
         """Required targets and layers: one layer of the teacher and one of the student."""
-        return PairConfig.needs_of([self.pair])
+        return PairConfig.needs_of([self])
 
 
 class Assign(nn.Module):
@@ -104,22 +95,16 @@ class Assign(nn.Module):
 
     def forward(self, outputs: Outputs, targets: TargetBatch) -> Tensor:
         """Return the loss, a scalar."""
-        if self.table is None or self.align is None:
-            raise UsageError(
-                "the prototypes of this objective have not been read yet",
-                where=self._where,
-                hint="call fit(outputs, targets) before the optimizer is built",
-            )
+        table = created(self.table, "table of prototypes", self._where)
+        align = created(self.align, "linear layer", self._where)
         pair = self._pair(outputs, targets)
-        wanted_BnK = self.table.log_shares(pair.teacher, self.config.temperature)
-        found_BnK = self.table.log_shares(self.align(pair.picked(pair.student)))
+        wanted_BnK = table.log_shares(pair.teacher, self.config.temperature)
+        found_BnK = table.log_shares(align(pair.picked(pair.student)))
         return (wanted_BnK.exp() * (wanted_BnK - found_BnK)).sum(2).mean()
 
     @property
     def _where(self) -> str:
-        return f"objectives.assign of {self.config.pair.features}"
+        return f"objectives.assign of {self.config.features}"
 
     def _pair(self, outputs: Outputs, targets: TargetBatch) -> Pair:
-        pair = self.config.pair
-        teacher = cached_features(targets, pair.features)
-        return aligned(outputs.tap(pair.held), teacher, prefix=False, where=self._where)
+        return pair_of(self.config, outputs, targets, prefix=False, where=self._where)

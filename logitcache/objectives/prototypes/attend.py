@@ -11,15 +11,16 @@ prototypes, W width of the attention.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional
 
 from logitcache.errors import UsageError
 from logitcache.objectives.alignment import as_patches
 from logitcache.objectives.auxiliary_classifier import AuxiliaryClassifierLoss
+from logitcache.objectives.fitted import created
 from logitcache.objectives.prototypes.table import PrototypeTable, read_prototypes
 from logitcache.objectives.term import LogitsTermConfig, Needs
 
@@ -88,9 +89,10 @@ class PrototypeAttention(nn.Module):
         """Return enhanced features (B, P, D)."""
         added_BKE = self.table.descriptors(self.align(features_BPD)) / features_BPD.shape[1]
         memory_BKE = self.norm(self.table.centers + added_BKE)
-        scores_BPK = self.query(features_BPD) @ self.key(memory_BKE).transpose(1, 2)
-        shares_BPK = (scores_BPK / math.sqrt(self.query.out_features)).softmax(2)
-        enhanced_BPD: Tensor = features_BPD + self.out(shares_BPK @ self.value(memory_BKE))
+        mixed_BPW = functional.scaled_dot_product_attention(
+            self.query(features_BPD), self.key(memory_BKE), self.value(memory_BKE)
+        )
+        enhanced_BPD: Tensor = features_BPD + self.out(mixed_BPW)
         return enhanced_BPD
 
 
@@ -133,14 +135,9 @@ class Attend(nn.Module):
 
     def logits(self, outputs: Outputs) -> Tensor:
         """Return the logits of the classifier of enhanced features, (B, C)."""
-        if self.attention is None or self.classifier is None:
-            raise UsageError(
-                "the attention of this objective has not been created yet",
-                where=self._where,
-                hint="call fit(outputs, targets) before the optimizer is built",
-            )
-        enhanced_BPD: Tensor = self.attention(self._features(outputs))
-        logits_BC: Tensor = self.classifier(enhanced_BPD.mean(1))
+        attention = created(self.attention, "attention", self._where)
+        classifier = created(self.classifier, "classifier", self._where)
+        logits_BC: Tensor = classifier(attention(self._features(outputs)).mean(1))
         return logits_BC
 
     @property

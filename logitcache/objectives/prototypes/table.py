@@ -27,32 +27,39 @@ class PrototypeTable(nn.Module):
         bias: Biases b of the assignment, (K,).
     """
 
-    centers: Tensor
-    weight: Tensor
-    bias: Tensor
-
     def __init__(self, centers: Tensor, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.register_buffer("centers", centers)
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+        self.centers = nn.Buffer(centers)
+        self.weight, self.bias = nn.Buffer(weight), nn.Buffer(bias)
+
+    @classmethod
+    def of(cls, centers: Tensor, scale: float) -> PrototypeTable:
+        """Return the table of an assignment by distance, a_jk = softmax over k of -s |p_j - c_k|^2.
+
+        It is that of NetVLAD (Arandjelović et al., CVPR 2016): w_k = 2 s c_k and b_k = -s |c_k|^2.
+
+        Args:
+            centers: The prototypes c, (K, E).
+            scale: Sharpness s, one over squared units of the features.
+        """
+        return cls(centers, 2 * scale * centers, -scale * centers.square().sum(1))
 
     @property
     def channels(self) -> int:
         """E."""
         return self.centers.shape[1]
 
-    def log_shares(self, features_BPE: Tensor, temperature: float = 1.0) -> Tensor:
+    def log_shares(self, features_E: Tensor, temperature: float = 1.0) -> Tensor:
         """Return log a of the assignment, a_jk = softmax over k of (w_k . p_j + b_k) / T.
 
         Args:
-            features_BPE: Features p.
+            features_E: Features p, (..., E).
             temperature: T.
 
         Returns:
-            (B, P, K).
+            (..., K).
         """
-        return ((features_BPE @ self.weight.T + self.bias) / temperature).log_softmax(2)
+        return ((features_E @ self.weight.T + self.bias) / temperature).log_softmax(-1)
 
     def descriptors(self, features_BPE: Tensor) -> Tensor:
         """Return V_k = sum over j of a_jk (p_j - c_k), (B, K, E), which sums up the features.
