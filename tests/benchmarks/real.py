@@ -102,10 +102,16 @@ def shared_stages(pipeline: Pipeline) -> list[str]:
     return [stage.name for stage in pipeline.stages if stage.name in referred]
 
 
-def run(pipeline: Pipeline, first: Pipeline) -> None:
-    """Run the stages of one seed; those that all seeds share are run in the folder of the first."""
+def run(pipeline: Pipeline, first: Pipeline, only: Sequence[str] = ()) -> None:
+    """Run the stages of one seed; those that all seeds share are run in the folder of the first.
+
+    Args:
+        pipeline: That of the seed.
+        first: That of the first seed.
+        only: Students to train; all by default.
+    """
     shared = shared_stages(first)
-    own = [stage.name for stage in pipeline.stages if stage.name not in shared]
+    own = [s.name for s in pipeline.stages if s.name not in shared and (not only or s.name in only)]
     with StopRequest() as stop:
         first.run(stage_runner(stop), shared)
         link(pipeline, first, shared)
@@ -189,6 +195,7 @@ def main() -> None:
     parser.add_argument("--weights", default="efficientnet-lite0-57934424.pth")
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="of run: students")
     arguments = parser.parse_args()
     if arguments.action == "split":
         split(arguments.images, arguments.labeled, arguments.pool)
@@ -202,7 +209,7 @@ def main() -> None:
     ]
     if arguments.action == "run":
         for pipeline in pipelines:
-            run(pipeline, pipelines[0])
+            run(pipeline, pipelines[0], arguments.only)
     if arguments.action == "live":
         for pipeline in pipelines:
             link(pipeline, pipelines[0], shared_stages(pipelines[0]))
