@@ -7,6 +7,7 @@ bytes, so that they hide no other warning.
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +30,8 @@ _WITHOUT_LENGTH = {0x01, 0xD8, *range(0xD0, 0xD8)}
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what ends a scan
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _ABOUT_HEADER = re.compile(r"Adobe color transform|ICC|extraneous bytes before marker 0x(?!d)")
+_START_OF_SCAN = bytes((0xFF, _SOS))
+_SHORT_HEADER = 4096  # bytes of a header that is kept, so that all of those kept are below 1 MB
 _COEFFICIENTS = 64
 _READ_AHEAD = 8  # bytes that libjpeg-turbo has in its bit buffer and does not report
 _TRANSFORM_AT = 11  # of the color transform in an Adobe segment, after its length
@@ -49,6 +52,7 @@ class JpegHeader(NamedTuple):
         xmp: Content of its XMP segment; empty without one.
         has_stray_bytes: Whether there are bytes between segments that belong to none.
         scan: Offset of the first scan; the length of the file if there is none.
+        is_progressive: Whether coefficients are in several scans.
     """
 
     segments: tuple[_Segment, ...]
@@ -56,10 +60,23 @@ class JpegHeader(NamedTuple):
     xmp: bytes
     has_stray_bytes: bool
     scan: int
+    is_progressive: bool
 
 
 def read_header(encoded: bytes) -> JpegHeader:
-    """Read the segments of a JPEG file up to its first scan."""
+    """Read the segments of a JPEG file up to its first scan.
+
+    Files of one encoder and size have the same header, which is read once.
+    """
+    scan = encoded.find(_START_OF_SCAN)
+    if 0 < scan < _SHORT_HEADER:
+        header = _kept_header(encoded[: scan + 4])
+        if header.scan == scan:  # otherwise these bytes are inside of a segment
+            return header
+    return _parsed_header(encoded)
+
+
+def _parsed_header(encoded: bytes) -> JpegHeader:
     segments: list[_Segment] = []
     exif: list[bytes] = []
     xmp, stray, at, end = b"", False, 2, len(encoded)
@@ -71,7 +88,8 @@ def read_header(encoded: bytes) -> JpegHeader:
         stray = stray or at > begin
         marker = encoded[at + 1]
         if marker in {_SOS, _EOI}:
-            return JpegHeader(tuple(segments), tuple(exif), xmp, stray, at)
+            end = at
+            break
         if marker == _FILL:  # any number of fill bytes may precede a marker
             at += 1
             continue
@@ -89,7 +107,11 @@ def read_header(encoded: bytes) -> JpegHeader:
                 xmp = body[len(_XMP_HEADER) :]
         segments.append(_Segment(marker, at, after))
         at = after
-    return JpegHeader(tuple(segments), tuple(exif), xmp, stray, end)
+    progressive = any(segment.marker in _PROGRESSIVE for segment in segments)
+    return JpegHeader(tuple(segments), tuple(exif), xmp, stray, end, progressive)
+
+
+_kept_header = functools.lru_cache(maxsize=256)(_parsed_header)
 
 
 def decode_strictly(encoded: bytes, header: JpegHeader, colorspace: str) -> NDArray[np.uint8]:
@@ -177,7 +199,7 @@ def _check_scans(encoded: bytes, header: JpegHeader) -> None:
     Raises:
         ValueError: Scans are missing.
     """
-    if not any(segment.marker in _PROGRESSIVE for segment in header.segments):
+    if not header.is_progressive:
         return
     sent: dict[int, set[int]] = {component: set() for component in _components(encoded, header)}
     at = header.scan

@@ -116,8 +116,7 @@ class Loader:
         # a generator, so the epoch starts with the first next()
         epoch, first = self._next
         self._next, self._position = (epoch + 1, 0), (epoch, first)
-        last = self.batches_of(epoch)
-        batches = self.epoch(epoch, first_batch=first, followed=True)
+        last, batches = self.batches_of(epoch), self.epoch(epoch, first_batch=first, followed=True)
         for batch, shown in enumerate(batches, first + 1):
             # set before the batch is yielded: a state saved while it is used counts it as done
             self._position = (epoch, batch) if batch < last else (epoch + 1, 0)
@@ -221,7 +220,7 @@ class Loader:
         for rendered in self._rendering().batches(requests):
             pixels = rendered.pixels[size]
             shown = self._without(rendered) if rendered.failures else None
-            # converted at once: the renderer may use its memory again for the next view
+            # converted at once: child processes may use their memory again for the next view
             view = entered.rendered(waiting[0])[len(images)]
             images[view] = self._transfer.images(pixels if shown is None else pixels[shown])
             if len(images) < len(entered.rendered(waiting[0])):
@@ -275,6 +274,7 @@ class Loader:
                 workers=self.settings.workers,
                 table=self.rows.table,
                 image_memory=self.settings.image_memory,
+                values=self._transfer.values,
             )
         return self._renderer
 

@@ -5,11 +5,13 @@ Shapes: B batch, S side of the images.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from logitcache.views.pixel_values import Levels, Normalized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from logitcache.batch import TargetBatch
+    from logitcache.views.pixel_values import PixelValues
 
 __all__ = ["Transfer"]
 
@@ -27,9 +30,10 @@ _Moved = TypeVar("_Moved", Tensor, "TargetBatch")
 class Transfer:
     """Copies batches to a device and normalizes the images there.
 
-    Pixels travel as bytes, a quarter of their size as floats. To a CUDA device they are copied from
-    pinned memory on a stream of their own: the process does not wait for the copy, and the copy
-    does not wait for the training step that is running.
+    Pixels travel as bytes, a quarter of their size as floats; for the processor they are normalized
+    where they are rendered. To a CUDA device they are copied from pinned memory on a stream of
+    their own: the process does not wait for the copy, and the copy does not wait for the training
+    step that is running.
 
     Args:
         device: Device of the batches.
@@ -44,15 +48,25 @@ class Transfer:
         self._mean_C11, self._std_C11 = (
             (255.0 * torch.tensor(values)).view(-1, 1, 1).to(device) for values in (mean, std)
         )
+        self._normalized = Normalized(mean, std)
         self._stream = _stream_of(device)
+        self._is_processor = self._stream is None and device.type == "cpu"
 
-    def images(self, pixels_B3SS: NDArray[np.uint8]) -> Tensor:
+    @property
+    def values(self) -> PixelValues:
+        """The values that are rendered: floats for the processor, bytes for other devices."""
+        return self._normalized if self._is_processor else Levels()
+
+    def images(self, pixels_B3SS: NDArray[Any]) -> Tensor:
         """Return normalized images, float32 (B, 3, S, S), on the device.
 
         Args:
-            pixels_B3SS: The images; its memory may be overwritten afterwards.
+            pixels_B3SS: The images, as :attr:`values`, or uint8, whose memory may be overwritten
+                afterwards.
         """
-        if self._stream is None and self._device.type == "cpu":
+        if pixels_B3SS.dtype == self._normalized.dtype:
+            return torch.from_numpy(pixels_B3SS)
+        if self._is_processor:
             return self._on_processor(pixels_B3SS)
 
         def normalized(pixels: Tensor) -> Tensor:
@@ -68,9 +82,8 @@ class Transfer:
         images_B3SS = np.empty(pixels_B3SS.shape, np.float32)
         step = max(1, _CACHED_BYTES // max(1, images_B3SS[:1].nbytes))
         for start in range(0, len(pixels_B3SS), step):
-            some = torch.from_numpy(images_B3SS[start : start + step])
-            some.copy_(torch.from_numpy(pixels_B3SS[start : start + step]))
-            some.sub_(self._mean_C11).div_(self._std_C11)
+            some = slice(start, start + step)
+            self._normalized.write(pixels_B3SS[some], images_B3SS[some])
         return torch.from_numpy(images_B3SS)
 
     def targets(self, targets: TargetBatch) -> TargetBatch:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
@@ -175,12 +176,17 @@ def _resized_center(
 
 
 def _resize(image_CHW: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
-    image_1CHW = image_CHW[None]
-    # torch resizes contiguous images to 1 x 1 with an internal error, and without AVX2 kernels to a
-    # width of 1 with wrong pixels
-    if width == 1:
-        image_1CHW = image_1CHW.contiguous(memory_format=torch.channels_last)
+    """Resize an image; the memory of the result is (height, width, C)."""
+    if image_CHW.shape[1:] == (height, width):
+        return image_CHW
+    # in the order that decoders write, of which torch makes no copy with four channels before, and
+    # none with three afterwards; it resizes images in its own order to 1 x 1 with an internal
+    # error, and without AVX2 kernels to a width of 1 with wrong pixels
+    image_HWC = np.ascontiguousarray(image_CHW.permute(1, 2, 0).numpy())
     out = functional.interpolate(
-        image_1CHW, size=(height, width), mode=interpolation, antialias=True
+        torch.from_numpy(image_HWC)[None].permute(0, 3, 1, 2),
+        size=(height, width),
+        mode=interpolation,
+        antialias=True,
     )
     return out[0]

@@ -1,4 +1,4 @@
-"""Views of whole batches, rendered by threads into contiguous uint8 arrays.
+"""Views of whole batches, rendered by threads into contiguous arrays.
 
 Threads, not processes: decoding and resizing release the interpreter lock, a dask worker may not
 start child processes, and there is no global state that threads share.
@@ -11,7 +11,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from PIL import Image
 from logitcache.data.decode import DECODING, decode
 from logitcache.errors import UnreadableImage
 from logitcache.views.algorithm import parameters, view_floats
+from logitcache.views.batch_memory import BatchMemory
 from logitcache.views.color import COLOR_STEPS
 from logitcache.views.erase import PAINT_STEPS
 from logitcache.views.geometry import (
@@ -36,6 +37,7 @@ from logitcache.views.geometry import (
 from logitcache.views.mix import mix_squares
 from logitcache.views.operations import CentralCrop, SquashCrop
 from logitcache.views.parameters import Box
+from logitcache.views.pixel_values import Levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.views.parameters import Crop, Parameters, Step
+    from logitcache.views.pixel_values import PixelValues
     from logitcache.views.spec import Interpolation, View
 
     Read = Callable[[int], bytes | NDArray[np.uint8]]
@@ -116,14 +119,17 @@ class RenderedBatch:
 
     Attributes:
         request: The request.
-        pixels: Pixels by side S, uint8 (B, 3, S, S); zeros where no image could be read.
+        pixels: Pixels by side S, (B, 3, S, S), uint8 unless other values are wanted; zeros where no
+            image could be read.
         failures: Errors of images that could not be read, by position in the batch; ``where`` is
             the index of the image.
+        values: Values of the pixels.
     """
 
     request: BatchRequest
-    pixels: dict[int, NDArray[np.uint8]]
+    pixels: dict[int, NDArray[Any]]
     failures: dict[int, UnreadableImage] = field(default_factory=dict)
+    values: PixelValues = field(default_factory=Levels)
 
 
 def render(
@@ -201,7 +207,8 @@ def _as_tensor(now: Tensor | Image.Image) -> Tensor:
 class ViewRenderer:
     """Renderer with threads, which decodes each image once per batch for all sizes.
 
-    The pixels depend on the request alone, not on the number of threads or the order.
+    The pixels depend on the request alone, not on the number of threads or the order. Their memory
+    is used again once nothing refers to it any more.
 
     Args:
         read: Thread-safe function from an index of a request to the stored image.
@@ -211,6 +218,7 @@ class ViewRenderer:
         on_odd: Called with the index of an image whose pixels are probably not the intended ones,
             and a note about it.
         image_memory: Bytes of decoded images that are kept for later requests.
+        values: Values of the pixels; levels from 0 to 255 by default.
     """
 
     def __init__(
@@ -222,10 +230,13 @@ class ViewRenderer:
         table: int = DECODING,
         on_odd: Callable[[int, str], None] | None = None,
         image_memory: int = 0,
+        values: PixelValues | None = None,
     ) -> None:
         self._decode = DecodedImages(Decoder(read, table, on_odd), image_memory)
         self._sizes = tuple(sorted(set(sizes)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
+        self._memory, self._values = BatchMemory(), values or Levels()
+        self._beginning = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -236,6 +247,7 @@ class ViewRenderer:
     def close(self) -> None:
         """Stop the threads; unfinished batches are dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._memory.close()
 
     def forget_images(self) -> None:
         """Release the decoded images: later indices stand for other ones."""
@@ -252,14 +264,20 @@ class ViewRenderer:
             yield _finish(*pending.popleft())
 
     def _start(self, request: BatchRequest) -> tuple[RenderedBatch, list[Future[None]]]:
-        batch = empty_batch(request, self._sizes)
-        drawn = Drawn(request)
+        sizes = _checked_sizes(request, self._sizes)
+        batch, drawn = RenderedBatch(request, {}, values=self._values), Drawn(request)
         starts = range(0, len(request.indices), _IMAGES_PER_TASK)
-        tasks = [
-            self._pool.submit(fill, batch, drawn, self._decode, start, start + _IMAGES_PER_TASK)
-            for start in starts
-        ]
+        tasks = [self._pool.submit(self._fill, batch, sizes, drawn, start) for start in starts]
+        if not tasks:
+            _allocate(batch, sizes, self._memory.empty)
         return batch, tasks
+
+    def _fill(self, batch: RenderedBatch, sizes: Sequence[int], drawn: Drawn, start: int) -> None:
+        """Render some images of a batch, whose memory is taken when its first images are."""
+        with self._beginning:
+            if not batch.pixels:
+                _allocate(batch, sizes, self._memory.empty)
+        fill(batch, drawn, self._decode, start, start + _IMAGES_PER_TASK)
 
 
 class Decoder:
@@ -321,12 +339,25 @@ class DecodedImages:
 
 
 def empty_batch(request: BatchRequest, sizes: Sequence[int]) -> RenderedBatch:
-    """Return a batch to be filled: zeros at every size of the request, or else at these sizes."""
+    """Return a batch to be filled: at every size of the request, or else at these sizes."""
+    batch = RenderedBatch(request, {})
+    _allocate(batch, _checked_sizes(request, sizes), np.empty)
+    return batch
+
+
+def _checked_sizes(request: BatchRequest, sizes: Sequence[int]) -> Sequence[int]:
     sizes = request.sizes or sizes
     request.view.check_sizes(sizes)
-    count = len(request.indices)
-    pixels = {size: np.zeros((count, 3, size, size), dtype=np.uint8) for size in sizes}
-    return RenderedBatch(request, pixels)
+    return sizes
+
+
+def _allocate(
+    batch: RenderedBatch,
+    sizes: Sequence[int],
+    empty: Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]],
+) -> None:
+    count, dtype = len(batch.request.indices), batch.values.dtype
+    batch.pixels = {size: empty((count, 3, size, size), dtype) for size in sizes}
 
 
 class Drawn:
@@ -345,12 +376,14 @@ def fill(batch: RenderedBatch, drawn: Drawn, decode: Decode, start: int, stop: i
     """Render some neighboring images of a batch; a pair among them is decoded once."""
     pictures = _Pictures(batch, decode)
     for position in range(start, min(stop, len(batch.request.indices))):
-        if batch.request.indices[position] == _PADDING:
-            continue
         try:
-            _fill_one(batch, drawn, pictures, position)
+            if batch.request.indices[position] != _PADDING:
+                _fill_one(batch, drawn, pictures, position)
+                continue
         except UnreadableImage as error:
             batch.failures[position] = error
+        for pixels in batch.pixels.values():
+            pixels[position] = 0
 
 
 def _fill_one(batch: RenderedBatch, drawn: Drawn, pictures: _Pictures, position: int) -> None:
@@ -365,7 +398,8 @@ def _fill_one(batch: RenderedBatch, drawn: Drawn, pictures: _Pictures, position:
     for size, pixels in batch.pixels.items():
         interpolation = request.view.interpolation
         out = finish(own[size], how, interpolation, other.get(size))
-        pixels[position] = out.numpy()  # rows of one task alone, so threads need no lock
+        # rows of one task alone, so threads need no lock
+        batch.values.write(out.numpy(), pixels[position])
 
 
 class _Pictures:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logitcache.errors import UnreadableImage
+    from logitcache.views.pixel_values import PixelValues
     from logitcache.views.render import BatchRequest, Read
 
     Filled = tuple[dict[int, Tensor], dict[int, UnreadableImage]] | LogitcacheError
@@ -182,6 +183,7 @@ def make_renderer(
     workers: int,
     table: int,
     image_memory: int = 0,
+    values: PixelValues | None = None,
 ) -> ViewRenderer | WorkerRenderer:
     """Return a renderer with child processes if any are requested, with threads otherwise.
 
@@ -192,6 +194,7 @@ def make_renderer(
         workers: Number of child processes.
         table: Version of the table that images are decoded by.
         image_memory: Bytes of decoded images that threads keep for later requests.
+        values: Values of the pixels that threads render; child processes return levels.
     """
     if workers:
         return WorkerRenderer(read, sizes, workers=workers, table=table)
@@ -201,6 +204,7 @@ def make_renderer(
         threads=threads or available_processors(),
         table=table,
         image_memory=image_memory,
+        values=values,
     )
 
 

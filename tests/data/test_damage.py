@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from logitcache.data import jpeg
 from logitcache.data.decode import decode
 from logitcache.data.png import check_png
 from logitcache.errors import UnreadableImage
@@ -260,3 +261,23 @@ def test_orientation_counts_wherever_it_is(where: str) -> None:
     }[where]
     upright = decode(PNGS["RGB"] if where == "png" else plain)
     assert torch.equal(decode(content), torch.rot90(upright, -1, (1, 2)))
+
+
+def test_a_header_is_that_of_the_whole_file_whatever_is_kept() -> None:
+    """The marker of a scan may be inside of a segment, be cut off, or be missing."""
+    plain = jpeg_of("baseline")
+    thumbnail = app1(b"Exif\x00\x00" + jpeg_of("progressive")[:900])
+    files = {
+        "plain": plain,
+        "with a thumbnail": plain[:2] + thumbnail + plain[2:],
+        "with stray bytes": plain[:2] + b"\xff\xda\x00" + plain[2:],
+        "after the end": plain[:2] + b"\xff\xd9" + plain[2:],
+        "progressive": jpeg_of("progressive"),
+        "exif": jpeg_of("exif"),
+    }
+    for name, encoded in files.items():
+        scan = encoded.find(b"\xff\xda")
+        for end in (len(encoded), scan, scan + 1, scan + 2, scan + 3, scan + 4, scan + 5, 20, 4):
+            part = encoded[:end]
+            expected = jpeg._parsed_header(part)
+            assert jpeg.read_header(part) == jpeg.read_header(part) == expected, (name, end)

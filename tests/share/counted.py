@@ -32,6 +32,11 @@ class CountedLocation(LocalLocation):
         self._count(key, None if content is None else len(content))
         return content
 
+    def read_part(self, key: str, start: int, stop: int) -> bytes | None:
+        part = super().read_part(key, start, stop)
+        self._count(key, None if part is None else len(part))
+        return part
+
     def digest(self, key: str, *, most: int) -> tuple[int, str] | None:
         found = super().digest(key, most=most)
         self._count(key, None if found is None else found[0])

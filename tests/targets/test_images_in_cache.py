@@ -17,6 +17,7 @@ from logitcache.cache.read.cached_images import CachedImages
 from logitcache.cache.read.reader import open_cache
 from logitcache.cache.verify.integrity import verify
 from logitcache.errors import CacheDamaged, DataMismatch, StorageError, UsageError
+from logitcache.files import write_file
 from logitcache.precompute.build import build_cache
 from logitcache.share.transfer import pull
 from logitcache.targets.cached_dataset import CachedDataset
@@ -204,3 +205,17 @@ def test_an_image_with_another_digest_is_refused_every_time(cache: Path, tmp_pat
     shard.write_bytes(content)
     with pytest.raises(CacheDamaged, match="not the one that was committed"):
         source.read(0)
+
+
+def test_a_repaired_shard_is_read_by_those_who_had_the_damaged_one_open(
+    cache: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cache, tmp_path / "c")
+    shard = tmp_path / "c" / "images" / "content" / "c" / "0" / "0"
+    good = shard.read_bytes()
+    write_file(shard, bytes(len(good)))
+    source = CachedImages(open_cache(tmp_path / "c"))
+    with pytest.raises(CacheDamaged, match="not the one that was committed"):
+        source.read(0)
+    write_file(shard, good)
+    assert source.read(0) == CachedImages(open_cache(cache)).read(0)

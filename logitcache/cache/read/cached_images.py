@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -110,17 +109,17 @@ class CachedImages(CachedRows):
             CacheDamaged: The bytes are not those that were committed.
         """
         row = int(self._rows[index])
-        image = self._images.read(row)
+        expected = self._cache.samples.digests[row].tobytes()
+        image, digest = self._images.checked(row, expected)
         if not image:
             raise UnreadableImage(
                 "the image could not be decoded when the cache was computed", where=self.keys[index]
             )
-        digest = hashlib.blake2b(image, digest_size=16).digest()
-        if digest != self._cache.samples.digests[row].tobytes():
+        if digest != expected:
             raise CacheDamaged(
                 "an image in the cache is not the one that was committed",
                 where=f"{self._cache.url}, {self.keys[index]}",
-                expected=f"digest {self._cache.samples.digests[row].tobytes().hex()}",
+                expected=f"digest {expected.hex()}",
                 got=f"digest {digest.hex()}",
                 hint="logitcache verify lists all damage; logitcache repair fixes it",
             )

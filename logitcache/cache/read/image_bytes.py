@@ -8,6 +8,7 @@ exist.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ class ImageBytes:
         self._copies = (
             None if copies is None else _Copies(location, placement, self._content, copies)
         )
+        self._path = placement.path(self._content)
         self._ends: dict[int, NDArray[np.int64]] = {}
         self._digests: dict[int, NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
@@ -83,8 +85,25 @@ class ImageBytes:
         kept = copies if copies is not None and size <= copies.most_bytes else None
         return cls(location, placement, ledger.commits.__getitem__, kept, folder)
 
-    def read(self, row: int) -> bytes:
+    def checked(self, row: int, digest: bytes) -> tuple[bytes, bytes]:
+        """Return the bytes of an image, and their digest, which the caller compares.
+
+        Where it is not the expected one, they are read once more: a file that was kept open may
+        have been replaced.
+        """
+        image = self.read(row)
+        found = _digest(image)
+        if found != digest and image:
+            image = self.read(row, afresh=True)
+            found = _digest(image)
+        return image, found
+
+    def read(self, row: int, *, afresh: bool = False) -> bytes:
         """Return the bytes of an image; empty for a row without one.
+
+        Args:
+            row: Row of the image.
+            afresh: Whether files that were kept open are not used.
 
         Raises:
             CacheDamaged: The shard is missing or too short.
@@ -96,8 +115,8 @@ class ImageBytes:
         start, stop = shard_range(begin, end)
         commit = self._commit_of(unit)
         part = None if self._copies is None else self._copies.read(commit, start, stop)
-        if part is None and stop <= commit.arrays[self._placement.path(self._content)].bytes:
-            part = self._received(commit, start, stop)
+        if part is None and stop <= commit.arrays[self._path].bytes:
+            part = self._received(commit, start, stop, afresh=afresh)
         if part is None or len(part) != stop - start:
             raise CacheDamaged(
                 "the bytes of an image are not in its shard",
@@ -114,11 +133,12 @@ class ImageBytes:
         digest: bytes = self._array(unit, "source_digest")[offset].tobytes()
         return digest
 
-    def _received(self, commit: Commit, start: int, stop: int) -> bytes | None:
+    def _received(self, commit: Commit, start: int, stop: int, *, afresh: bool) -> bytes | None:
         """Return a part of a shard; where a server sends no parts, that of its copy."""
-        key = self._placement.shard_key(self._content, commit.unit)
+        key = commit.arrays[self._path].key
+        read = self._location.read if afresh else self._location.read_part
         try:
-            return self._location.read(key, start, stop)
+            return read(key, start, stop)
         except StorageError:
             whole = None if self._copies is None else self._copies.copy(commit)
             if whole is None:
@@ -131,6 +151,9 @@ class ImageBytes:
         Raises:
             CacheDamaged: The array is not the one that was committed, or impossible.
         """
+        known = self._ends.get(unit)
+        if known is not None:
+            return known
         with self._lock:
             if unit not in self._ends:
                 end = self._array(unit, "end")
@@ -144,15 +167,22 @@ class ImageBytes:
     def digest(self, row: int) -> bytes:
         """Return the digest that an array next to the images has for one of them."""
         unit, offset = divmod(row, self._placement.unit_rows)
-        with self._lock:
-            if unit not in self._digests:
-                self._digests[unit] = self._array(unit, "digest")
-            found: bytes = self._digests[unit][offset].tobytes()
+        digests = self._digests.get(unit)
+        if digests is None:
+            with self._lock:
+                if unit not in self._digests:
+                    self._digests[unit] = self._array(unit, "digest")
+                digests = self._digests[unit]
+        found: bytes = digests[offset].tobytes()
         return found
 
     def _array(self, unit: int, name: str) -> NDArray[Any]:
         name = f"{self._folder}{name}"
         return self._objects.read(self._placement, [self._commit_of(unit)], [name])[name]
+
+
+def _digest(image: bytes) -> bytes:
+    return hashlib.blake2b(image, digest_size=16).digest()
 
 
 class _Copies:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +47,10 @@ class StoredSquares:
         Raises:
             CacheDamaged: They are not those that were committed.
         """
-        squares = self._of(view_id)
-        square = squares.read(row)
-        if not square:
-            return b""
-        digest, expected = hashlib.blake2b(square, digest_size=16).digest(), squares.digest(row)
-        if digest != expected:
+        squares = self._views.get(view_id) or self._of(view_id)
+        expected = squares.digest(row)
+        square, digest = squares.checked(row, expected)
+        if square and digest != expected:
             raise CacheDamaged(
                 "a rendered view in the cache is not the one that was committed",
                 where=f"{self._where}, {SQUARES}/{view_id}, row {row}",

@@ -55,6 +55,14 @@ class Location(Protocol):
         """
         ...
 
+    def read_part(self, key: str, start: int, stop: int) -> bytes | None:
+        """Return a part of an object, for many small reads of few objects; None if there is none.
+
+        The object may be kept open, so the part may be that of one that has since been replaced: a
+        caller that compares it reads once more by :meth:`read` where it is not as expected.
+        """
+        ...
+
     def size(self, key: str) -> int | None:
         """Return the bytes of an object, None if there is none."""
         ...

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from logitcache.cache.store.base import MAX_DOCUMENT_BYTES
+from logitcache.cache.store.open_files import OpenFiles
 from logitcache.cache.store.temporary import is_abandoned, is_temporary, temporary_name
 from logitcache.errors import CacheDamaged, StorageError
 from logitcache.files import PARTIAL, make_folder, write_file
@@ -43,6 +44,7 @@ class LocalLocation:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._folders: set[str] = set()  # checked not to be links when they were first used
+        self._open = OpenFiles(self.path)
 
     def __str__(self) -> str:
         return str(self.root)
@@ -81,6 +83,11 @@ class LocalLocation:
                 return file.read(max(0, last - first))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
+
+    def read_part(self, key: str, start: int, stop: int) -> bytes | None:
+        """Return a part of an object, perhaps of one that has since been replaced."""
+        part = self._open.read(key, start, stop)
+        return self.read(key, start, stop) if part is None else part
 
     def size(self, key: str) -> int | None:
         """Return the bytes of an object, None if there is none."""

@@ -148,6 +148,10 @@ class RemoteLocation:
         receive(files, self._path(key), Receiver(f"{self}/{key}", most, pieces.append, part))
         return b"".join(pieces)
 
+    def read_part(self, key: str, start: int, stop: int) -> bytes | None:
+        """Return a part of an object; None if there is none."""
+        return self.read(key, start, stop)
+
     def size(self, key: str) -> int | None:
         """Return the bytes of an object, None if there is none."""
         path = self._path(key)
