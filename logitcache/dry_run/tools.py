@@ -95,7 +95,8 @@ def outline_bits(
     if config.network.model not in earlier.networks:
         check_trained(config.network)
     network = network_shape(config.network, earlier.networks)
-    earlier.results[stage.name] = {"bits": dict.fromkeys(weight_layers(network), MOST_BITS)}
+    layers = weight_layers(network, f"stages.{stage.name}.network")
+    earlier.results[stage.name] = {"bits": dict.fromkeys(layers, MOST_BITS)}
     note = f"the bits are known after the run; assumed here: {MOST_BITS} for every layer"
     return StageOutline(stage.name, stage.kind, what=shown(network), notes=(note,))
 

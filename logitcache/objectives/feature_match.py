@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,7 +37,7 @@ from logitcache.objectives.projector import (
     check_channels,
     projected,
 )
-from logitcache.objectives.term import Needs, PairConfig, TermConfig, as_pairs
+from logitcache.objectives.term import PairConfig, PairsTermConfig
 
 if TYPE_CHECKING:
     from logitcache.batch import Features, Outputs, TargetBatch
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["Match", "MatchConfig"]
 
 
-class MatchConfig(TermConfig):
+class MatchConfig(PairsTermConfig):
     """Loss between activations of a student layer and those of a teacher.
 
     Attributes:
@@ -63,7 +63,6 @@ class MatchConfig(TermConfig):
         levels: Sides of the grids to which both are averaged and compared again, largest first.
     """
 
-    pairs: list[PairConfig] = Field(min_length=1)
     metric: Metric = "l2"
     reduction: Reduction = "mean"
     normalize: Normalize = "none"
@@ -81,19 +80,9 @@ class MatchConfig(TermConfig):
         return whole or PROJECTORS[self.projector.kind].whole_maps
 
     @property
-    def needs(self) -> Needs:
-        """Required targets and layers: those of all pairs."""
-        return PairConfig.needs_of(self.pairs)
-
-    @property
     def needs_whole_batch(self) -> bool:
         """Whether the projector compares the rows of a batch."""
         return PROJECTORS[self.projector.kind].compares_rows(self.projector)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_one(cls, value: object) -> object:
-        return as_pairs(value)
 
 
 class Match(nn.Module):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from logitcache.errors import UsageError
@@ -19,7 +19,7 @@ from logitcache.objectives.alignment import Pair, as_map, pair_of
 from logitcache.objectives.auxiliary_classifier import AuxiliaryClassifierLoss
 from logitcache.objectives.fitted import created, try_on
 from logitcache.objectives.fused_head import FusedHead
-from logitcache.objectives.term import LogitsTermConfig, Needs, PairConfig, as_pairs
+from logitcache.objectives.term import LogitsTermConfig, PairsTermConfig
 
 if TYPE_CHECKING:
     from logitcache.batch import Outputs, TargetBatch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Fuse", "FuseConfig"]
 
 
-class FuseConfig(LogitsTermConfig):
+class FuseConfig(PairsTermConfig, LogitsTermConfig):
     """Distillation from a classifier over the features of student and teachers together.
 
     Attributes:
@@ -41,21 +41,10 @@ class FuseConfig(LogitsTermConfig):
         width: Number of channels of the fusion; by default that of the first student layer.
     """
 
-    pairs: list[PairConfig] = Field(min_length=1)
     temperature: float = Field(default=3.0, gt=0)
     scales: PositiveInt = 4
     attention: bool = True
     width: PositiveInt | None = None
-
-    @property
-    def needs(self) -> Needs:
-        """Required targets and layers: the head, and those of all pairs."""
-        return super().needs | PairConfig.needs_of(self.pairs)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_one(cls, value: object) -> object:
-        return as_pairs(value)
 
 
 class Fuse(nn.Module):

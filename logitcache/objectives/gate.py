@@ -15,7 +15,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from logitcache.objectives.alignment import as_vectors
@@ -25,7 +25,7 @@ from logitcache.objectives.energy import (
     energy_differences,
     projected_means,
 )
-from logitcache.objectives.term import Needs, PairConfig, TermConfig, as_pairs
+from logitcache.objectives.term import PairsTermConfig
 
 if TYPE_CHECKING:
     from logitcache.batch import Features, Outputs, TargetBatch
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Gate", "GateConfig"]
 
 
-class GateConfig(TermConfig):
+class GateConfig(PairsTermConfig):
     """Feature distillation with a learned gate for each pair of layers.
 
     Attributes:
@@ -43,18 +43,7 @@ class GateConfig(TermConfig):
         width: Number of channels of queries and keys.
     """
 
-    pairs: list[PairConfig] = Field(min_length=1)
     width: PositiveInt = 128
-
-    @property
-    def needs(self) -> Needs:
-        """Required targets and layers: those of all pairs."""
-        return PairConfig.needs_of(self.pairs)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_one(cls, value: object) -> object:
-        return as_pairs(value)
 
 
 class Gate(EnergyObjective):

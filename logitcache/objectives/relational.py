@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch.nn import functional
 
 from logitcache.config import Config, Former
@@ -26,7 +26,7 @@ from logitcache.objectives.alignment import (
 )
 from logitcache.objectives.distance import Reduction
 from logitcache.objectives.similarity import angle, cka, distance, gram
-from logitcache.objectives.term import Needs, PairConfig, TermConfig, as_pairs
+from logitcache.objectives.term import PairsTermConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ class SidesConfig(Config):
         return self.student if self.student == self.teacher else plain(self)
 
 
-class RelationConfig(TermConfig):
+class RelationConfig(PairsTermConfig):
     """Settings of relational distillation.
 
     Attributes:
@@ -79,7 +79,6 @@ class RelationConfig(TermConfig):
             number.
     """
 
-    pairs: list[PairConfig] = Field(min_length=1)
     form: Literal["gram", "distance", "angle", "cka"]
     over: Literal["batch", "tokens", "channels", "taps"] = "batch"
     normalize: SidesConfig = SidesConfig()
@@ -88,19 +87,9 @@ class RelationConfig(TermConfig):
     prefix: bool = True
 
     @property
-    def needs(self) -> Needs:
-        """Required targets and layers: those of all pairs."""
-        return PairConfig.needs_of(self.pairs)
-
-    @property
     def needs_whole_batch(self) -> bool:
         """Whether rows are compared with each other."""
         return self.over == "batch"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_one(cls, value: object) -> object:
-        return as_pairs(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

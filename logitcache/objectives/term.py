@@ -18,6 +18,7 @@ __all__ = [
     "LogitsTermConfig",
     "Needs",
     "PairConfig",
+    "PairsTermConfig",
     "TermConfig",
     "Weight",
     "as_pairs",
@@ -248,6 +249,27 @@ class PairConfig(Config):
             taps=tuple(sorted({pair.held for pair in pairs})),
             pixels=any(pair.against == "pixels" for pair in pairs),
         )
+
+
+class PairsTermConfig(TermConfig):
+    """Base class of the configurations of terms on pairs of layers.
+
+    Attributes:
+        pairs: Pairs of teacher and student layers. A single pair may be written without this key,
+            as teacher, tap and student, or against and student.
+    """
+
+    pairs: list[PairConfig] = Field(min_length=1)
+
+    @property
+    def needs(self) -> Needs:
+        """Required targets and layers: those of all pairs."""
+        return super().needs | PairConfig.needs_of(self.pairs)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one(cls, value: object) -> object:
+        return as_pairs(value)
 
 
 def as_pairs(value: object) -> object:

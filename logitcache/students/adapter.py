@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
-from torch import nn
 
 from logitcache.config import Config
 from logitcache.errors import UsageError
 from logitcache.networks.adapter import Adapter, AdapterHead, TableClassifier
-from logitcache.networks.build import classifier_of
 from logitcache.students.class_table import read_class_table
+from logitcache.students.training_layer import linear_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import nn
 
     from logitcache.networks.build import NetworkConfig
 
@@ -63,7 +64,7 @@ def add_adapter(network: nn.Module, config: AdapterConfig, _: NetworkConfig) -> 
         UsageError: The network has no linear classifier.
     """
     network.requires_grad_(False)
-    name, linear = _classifier(network)
+    name, linear = linear_classifier(network, "an adapter", "student.surgery.adapter")
     width = config.width(linear.in_features)
     head = AdapterHead(
         Adapter(linear.in_features, width, config.share), linear.requires_grad_(True)
@@ -105,17 +106,3 @@ def set_class_table(
     network.set_submodule(cfg["classifier"], TableClassifier(table.vectors[rows], config.scale))
     cfg["label_names"] = None if names is None else list(names)
     return network
-
-
-def _classifier(network: nn.Module) -> tuple[str, nn.Linear]:
-    """Return the name and the module of the classifier."""
-    found = classifier_of(network)
-    for name, module in network.named_modules():
-        if module is found and isinstance(module, nn.Linear):
-            return name, module
-    raise UsageError(
-        "an adapter needs a network whose classifier is one linear layer",
-        where="student.surgery.adapter",
-        got=type(found).__name__,
-        hint="choose another network",
-    )

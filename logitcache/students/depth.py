@@ -19,7 +19,7 @@ from logitcache.networks.build import build_network, num_classes_of
 if TYPE_CHECKING:
     from logitcache.networks.build import NetworkConfig
 
-__all__ = ["DepthConfig", "keep_blocks"]
+__all__ = ["DepthConfig", "blocks_of", "keep_blocks"]
 
 _BLOCKS = "blocks"
 
@@ -69,6 +69,27 @@ class DepthConfig(Config):
         return kept
 
 
+def blocks_of(network: nn.Module, where: str) -> nn.Sequential:
+    """Return the blocks of a vision transformer.
+
+    Args:
+        network: The network.
+        where: The option, for messages.
+
+    Raises:
+        UsageError: It has no sequence of blocks.
+    """
+    blocks = getattr(network, _BLOCKS, None)
+    if not isinstance(blocks, nn.Sequential):
+        raise UsageError(
+            "this surgery needs a network with a sequence of blocks",
+            where=where,
+            got=type(network).__name__,
+            hint="choose a vision transformer of timm",
+        )
+    return blocks
+
+
 def keep_blocks(network: nn.Module, depth: DepthConfig, config: NetworkConfig) -> nn.Module:
     """Return a network of the same architecture with fewer blocks and their weights.
 
@@ -80,20 +101,11 @@ def keep_blocks(network: nn.Module, depth: DepthConfig, config: NetworkConfig) -
     Raises:
         UsageError: The network has no blocks, or too few.
     """
-    blocks = getattr(network, _BLOCKS, None)
-    if not isinstance(blocks, nn.Sequential):
-        raise UsageError(
-            "depth pruning needs a network with a sequence of blocks",
-            where="student.surgery.depth",
-            got=config.model,
-            hint="choose a vision transformer of timm",
-        )
-    kept = depth.kept(len(blocks))
+    kept = depth.kept(len(blocks_of(network, "student.surgery.depth")))
     # the network knows arguments that timm derived from the weights, such as the image size
     kwargs = {**get_model_args(network), **config.kwargs, "depth": len(kept)}
     fewer = config.model_copy(update={"kwargs": kwargs})
-    classes = num_classes_of(network)
-    shallow = build_network(fewer, classes, untrained=True)
+    shallow = build_network(fewer, num_classes_of(network), untrained=True)
     new = {f"{_BLOCKS}.{old}.": f"{_BLOCKS}.{index}." for index, old in enumerate(kept)}
     state = {}
     for name, tensor in network.state_dict().items():

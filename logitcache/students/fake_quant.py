@@ -19,6 +19,7 @@ from torch.func import functional_call
 from logitcache.config import Config, or_file_with
 from logitcache.errors import UsageError, nearest
 from logitcache.networks.weight_layers import FEWEST_BITS, MOST_BITS, weight_layers
+from logitcache.students.training_layer import TrainingLayer
 
 if TYPE_CHECKING:
     from logitcache.networks.build import NetworkConfig
@@ -27,7 +28,6 @@ __all__ = [
     "FakeQuantConfig",
     "FakeQuantized",
     "fake_quantize",
-    "quantize",
     "quantized_note",
     "quantized_weight",
     "rounded",
@@ -61,7 +61,7 @@ class FakeQuantConfig(Config):
         return {"bits": value} if isinstance(value, int | str) else value
 
 
-class FakeQuantized(nn.Module):
+class FakeQuantized(TrainingLayer):
     """A convolution or linear layer whose weights, and possibly inputs, are rounded.
 
     Args:
@@ -138,17 +138,9 @@ def fake_quantize(network: nn.Module, config: FakeQuantConfig, _: NetworkConfig)
     Raises:
         UsageError: There are no layers to quantize, or none of a given name.
     """
-    layers = weight_layers(network)
-    chosen = config.bits
-    if not isinstance(chosen, dict):
-        chosen = dict.fromkeys(layers, chosen)
-    if not chosen:
-        raise UsageError(
-            "the network has no convolution or linear layer to quantize",
-            where="student.surgery.fake_quant",
-            got=type(network).__name__,
-        )
-    first = next(iter(layers), None)
+    layers = weight_layers(network, "student.surgery.fake_quant")
+    chosen = config.bits if isinstance(config.bits, dict) else dict.fromkeys(layers, config.bits)
+    first = next(iter(layers))
     for name, bits in chosen.items():
         if name not in layers:
             raise UsageError(
@@ -157,17 +149,9 @@ def fake_quantize(network: nn.Module, config: FakeQuantConfig, _: NetworkConfig)
                 expected="a convolution or linear layer that is not the classifier",
                 hint=nearest(name, layers),
             )
-        activations = None if name == first else config.activations
-        quantized = FakeQuantized(layers[name], bits, activations, rescale=config.rescale)
+        inputs = None if name == first else config.activations
+        quantized = FakeQuantized(layers[name], bits, inputs, rescale=config.rescale)
         network.set_submodule(name, quantized)
-    return network
-
-
-def quantize(network: nn.Module) -> nn.Module:
-    """Replace layers with rounded weights by plain ones that have these, in place; return it."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, FakeQuantized):
-            network.set_submodule(name, module.plain())
     return network
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import model_validator
 from torch import nn
 
 from logitcache.config import Config
 from logitcache.errors import UsageError
 from logitcache.networks.build import classifier_of, num_classes_of
+from logitcache.students.training_layer import TrainingLayer, linear_classifier, linear_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from logitcache.networks.build import NetworkConfig
 
-__all__ = ["NormalizedLinear", "ProbeConfig", "add_probe", "fold_probe"]
+__all__ = ["NormalizedLinear", "ProbeConfig", "add_probe"]
 
 _INITIAL_STD = 0.01
 
@@ -44,7 +44,7 @@ class ProbeConfig(Config):
         return {} if value is True else value
 
 
-class NormalizedLinear(nn.Module):
+class NormalizedLinear(TrainingLayer):
     """Batch norm without learned parameters, then a linear layer.
 
     Args:
@@ -61,7 +61,7 @@ class NormalizedLinear(nn.Module):
         logits_BC: Tensor = self.linear(self.norm(features_BD))
         return logits_BC
 
-    def folded(self) -> nn.Linear:
+    def plain(self) -> nn.Linear:
         """Return a linear layer with the same output in evaluation mode.
 
         With running mean m and variance v: W' = W / sqrt(v + eps), b' = b - W' m.
@@ -69,12 +69,8 @@ class NormalizedLinear(nn.Module):
         mean_D, variance_D = self.norm.running_mean, self.norm.running_var
         assert mean_D is not None
         assert variance_D is not None
-        with torch.no_grad():
-            weight_CD = self.linear.weight / (variance_D + self.norm.eps).sqrt()
-            folded = nn.Linear(self.linear.in_features, self.linear.out_features)
-            folded.weight.copy_(weight_CD)
-            folded.bias.copy_(self.linear.bias - weight_CD @ mean_D)
-        return folded.to(self.linear.weight.device)
+        weight_CD = self.linear.weight / (variance_D + self.norm.eps).sqrt()
+        return linear_of(weight_CD, self.linear.bias - weight_CD @ mean_D)
 
 
 def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.Module:
@@ -102,21 +98,7 @@ def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.M
         nn.init.trunc_normal_(classifier.weight, std=_INITIAL_STD)
         nn.init.zeros_(classifier.bias)
     if config.normalize:
-        name = next(name for name, module in network.named_modules() if module is classifier)
-        if not isinstance(classifier, nn.Linear):
-            raise UsageError(
-                "the normalized probe needs a classifier that is a linear layer",
-                where="student.surgery.probe.normalize",
-                expected="torch.nn.Linear",
-                got=f"{name}: {type(classifier).__name__}",
-            )
-        network.set_submodule(name, NormalizedLinear(classifier))
-    return network
-
-
-def fold_probe(network: nn.Module) -> nn.Module:
-    """Fold the batch norm of a probe into its linear layer, in place, and return the network."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, NormalizedLinear):
-            network.set_submodule(name, module.folded())
+        where = "student.surgery.probe.normalize"
+        name, linear = linear_classifier(network, "the normalized probe", where)
+        network.set_submodule(name, NormalizedLinear(linear))
     return network

@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA) of linear layers, and the merging of updates into their weights.
+"""Low-rank adaptation (LoRA) of linear layers, whose updates are merged into their weights.
 
 Source: WeCoLoRA (see ``depth.py``), section 3.2: its "enhanced" LoRA updates queries, keys, values,
 the projection after attention and both layers of the MLP, without a scale; the original LoRA (Hu et
@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from logitcache.config import Config
 from logitcache.errors import UsageError
+from logitcache.students.depth import blocks_of
+from logitcache.students.training_layer import TrainingLayer, linear_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from logitcache.networks.build import NetworkConfig
 
-__all__ = ["LoraConfig", "LoraLinear", "add_lora", "merge_lora"]
+__all__ = ["LoraConfig", "LoraLinear", "add_lora"]
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 
@@ -44,7 +46,7 @@ class LoraConfig(Config):
     targets: list[Target] = Field(default=[*_QKV, *_OTHERS], min_length=1)
 
 
-class LoraLinear(nn.Module):
+class LoraLinear(TrainingLayer):
     """A frozen linear layer with low-rank updates of slices of its outputs.
 
     ::
@@ -80,17 +82,10 @@ class LoraLinear(nn.Module):
         out: Tensor = self.base(x_BND) + self._placed(update)
         return out
 
-    def merged(self) -> nn.Linear:
-        """Return a linear layer with the same output."""
-        weight = self.base.weight + self._placed((self.lora_b @ self.lora_a).permute(2, 0, 1)).T
-        plain = nn.Linear(
-            self.base.in_features, self.base.out_features, bias=self.base.bias is not None
-        )
-        with torch.no_grad():
-            plain.weight.copy_(weight)
-            if self.base.bias is not None:
-                plain.bias.copy_(self.base.bias)
-        return plain.to(weight.device)
+    def plain(self) -> nn.Linear:
+        """Return a linear layer with the same output: the updates are merged into its weight."""
+        updates_DE = self._placed((self.lora_b @ self.lora_a).permute(2, 0, 1))
+        return linear_of(self.base.weight + updates_DE.T, self.base.bias)
 
     def _placed(self, updates: Tensor) -> Tensor:
         """Return updates (..., s, E / S) as (..., E), with zeros in slices without an update."""
@@ -109,39 +104,17 @@ def add_lora(network: nn.Module, config: LoraConfig, _: NetworkConfig) -> nn.Mod
     """
     network.requires_grad_(False)
     updated = [index for index, name in enumerate(_QKV) if name in config.targets]
-    others = [path for name, path in _OTHERS.items() if name in config.targets]
-    blocks = getattr(network, "blocks", None)
-    if not isinstance(blocks, nn.Sequential):
-        raise _no_layer("blocks")
-    for block in blocks:
-        if updated:
-            _replace(block, "attn.qkv", config.rank, len(_QKV), updated)
-        for path in others:
-            _replace(block, path, config.rank, 1, [0])
+    layers = {"attn.qkv": (len(_QKV), updated)} if updated else {}
+    layers |= {path: (1, [0]) for name, path in _OTHERS.items() if name in config.targets}
+    for block in blocks_of(network, "student.surgery.lora"):
+        modules = dict(block.named_modules())
+        for path, (slices, parts) in layers.items():
+            layer = modules.get(path)
+            if not isinstance(layer, nn.Linear):
+                raise UsageError(
+                    f"the network has no linear layer {path} to update",
+                    where="student.surgery.lora",
+                    hint="choose a vision transformer of timm, or other targets",
+                )
+            block.set_submodule(path, LoraLinear(layer, config.rank, slices, parts))
     return network
-
-
-def merge_lora(network: nn.Module) -> nn.Module:
-    """Replace layers with updates by linear layers, in place, and return the network."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, LoraLinear):
-            network.set_submodule(name, module.merged())
-    return network
-
-
-def _replace(block: nn.Module, path: str, rank: int, slices: int, updated: list[int]) -> None:
-    try:
-        layer = block.get_submodule(path)
-    except AttributeError:
-        raise _no_layer(path) from None
-    if not isinstance(layer, nn.Linear):
-        raise _no_layer(path)
-    block.set_submodule(path, LoraLinear(layer, rank, slices, updated))
-
-
-def _no_layer(path: str) -> UsageError:
-    return UsageError(
-        f"the network has no linear layer {path} to update",
-        where="student.surgery.lora",
-        hint="choose a vision transformer of timm, or other targets",
-    )

@@ -14,14 +14,10 @@ from logitcache.networks.branches import remove_branches
 from logitcache.students.adapter import AdapterConfig, add_adapter, set_class_table
 from logitcache.students.branches import BranchesConfig, prepare_branches
 from logitcache.students.depth import DepthConfig, keep_blocks
-from logitcache.students.fake_quant import (
-    FakeQuantConfig,
-    fake_quantize,
-    quantize,
-    quantized_note,
-)
-from logitcache.students.linear_probe import ProbeConfig, add_probe, fold_probe
-from logitcache.students.lora import LoraConfig, add_lora, merge_lora
+from logitcache.students.fake_quant import FakeQuantConfig, fake_quantize, quantized_note
+from logitcache.students.linear_probe import ProbeConfig, add_probe
+from logitcache.students.lora import LoraConfig, add_lora
+from logitcache.students.training_layer import plain_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,11 +60,11 @@ class Surgery:
 
 SURGERIES: dict[str, Surgery] = {
     "depth": Surgery(DepthConfig, keep_blocks),
-    "lora": Surgery(LoraConfig, add_lora, merge_lora),
-    "probe": Surgery(ProbeConfig, add_probe, fold_probe, classifier_only=True),
+    "lora": Surgery(LoraConfig, add_lora, plain_network),
+    "probe": Surgery(ProbeConfig, add_probe, plain_network, classifier_only=True),
     "adapter": Surgery(AdapterConfig, add_adapter, adapted, set_class_table, classifier_only=True),
     "branches": Surgery(BranchesConfig, prepare_branches, remove_branches),
-    "fake_quant": Surgery(FakeQuantConfig, fake_quantize, quantize, note=quantized_note),
+    "fake_quant": Surgery(FakeQuantConfig, fake_quantize, plain_network, note=quantized_note),
 }
 """Surgeries by name, in the order of preparation; conversion is in reverse order."""
 

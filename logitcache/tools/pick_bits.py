@@ -79,28 +79,18 @@ def pick_bits(config: PickBitsConfig) -> LayerBits:
         NetworkError: The weights do not fit, cannot be read, or cannot be downloaded.
     """
     check_trained(config.network)
-    layers = weight_layers(build_network(config.network))
-    if not layers:
-        raise UsageError(
-            "the network has no convolution or linear layer",
-            where="pick_bits.network",
-            got=config.network.model,
-        )
-    bits: dict[str, int] = {}
-    errors: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for name, layer in layers.items():
-        weights_N = layer.weight.detach().flatten().double().numpy()
-        found = clustering_errors(weights_N)
-        enough = (n for n in BITS if found[n] < config.threshold)
-        bits[name] = next(enough, MOST_BITS)
-        errors[name] = float(f"{found[bits[name]]:.4g}")
-        counts[name] = len(weights_N)
-    total = sum(counts.values())
+    layers = weight_layers(build_network(config.network), "pick_bits.network")
+    weights = {name: layer.weight.detach().flatten() for name, layer in layers.items()}
+    found = {name: clustering_errors(w.double().numpy()) for name, w in weights.items()}
+    bits = {
+        name: next((n for n in BITS if errors[n] < config.threshold), MOST_BITS)
+        for name, errors in found.items()
+    }
+    total = sum(map(len, weights.values()))
     chosen = LayerBits(
         bits=bits,
-        errors=errors,
-        mean_bits=round(sum(bits[name] * counts[name] for name in bits) / total, 4),
+        errors={name: float(f"{found[name][n]:.4g}") for name, n in bits.items()},
+        mean_bits=round(sum(n * len(weights[name]) for name, n in bits.items()) / total, 4),
         weights=total,
         threshold=config.threshold,
         model=config.network.model,
@@ -131,27 +121,26 @@ def clustering_errors(weights_N: NDArray[np.float64]) -> dict[int, float]:
         weights_N: The numbers.
     """
     sorted_N = np.sort(weights_N)
-    sums = np.concatenate([[0.0], np.cumsum(sorted_N)])
-    squares = np.concatenate([[0.0], np.cumsum(sorted_N**2)])
-    return {n: _error(sorted_N, sums, squares, 2**n) for n in BITS}
+    moments = np.stack([np.ones_like(sorted_N), sorted_N, sorted_N**2]).cumsum(1)
+    moments_3N = np.concatenate([np.zeros((3, 1)), moments], 1)
+    return {n: _error(sorted_N, moments_3N, 2**n) for n in BITS}
 
 
-def _error(
-    sorted_N: NDArray[np.float64],
-    sums: NDArray[np.float64],
-    squares: NDArray[np.float64],
-    clusters: int,
-) -> float:
-    """Return the mean squared distance from the centers that k-means finds."""
+def _error(sorted_N: NDArray[np.float64], moments_3N: NDArray[np.float64], clusters: int) -> float:
+    """Return the mean squared distance from the centers that k-means finds.
+
+    Args:
+        sorted_N: The numbers, ascending.
+        moments_3N: Count, sum and sum of squares of the first numbers, of none to all.
+        clusters: Number of clusters k.
+    """
     centers_k = _start(sorted_N, clusters)
     error = np.inf
     for _ in range(_STEPS):
         limits = np.searchsorted(sorted_N, (centers_k[1:] + centers_k[:-1]) / 2)
-        limits = np.concatenate([[0], limits, [len(sorted_N)]])
-        counts_k = np.diff(limits)
-        sums_k = np.diff(sums[limits])
-        within_k = np.diff(squares[limits]) - sums_k**2 / np.maximum(counts_k, 1)
+        counts_k, sums_k, squares_k = np.diff(moments_3N[:, [0, *limits, len(sorted_N)]])
         centers_k = sums_k / np.maximum(counts_k, 1)
+        within_k = squares_k - sums_k * centers_k
         before, error = error, max(0.0, float(within_k.sum())) / len(sorted_N)
         empty = np.flatnonzero(counts_k == 0)
         if before - error <= _CHANGE * error and (not len(empty) or error == 0):

@@ -92,7 +92,7 @@ def test_an_update_is_added_to_the_slices_that_are_named() -> None:
         v + x @ layer.lora_a[1].T @ layer.lora_b[1].T,
     ]
     torch.testing.assert_close(layer(x), torch.cat(expected, -1))
-    torch.testing.assert_close(F.linear(x, layer.merged().double().weight, base.bias), layer(x))
+    torch.testing.assert_close(F.linear(x, layer.plain().double().weight, base.bias), layer(x))
 
 
 def test_only_updates_learn(teacher: str) -> None:
@@ -179,7 +179,8 @@ def test_statistics_of_frozen_norms_stay() -> None:
     ("model", "surgery", "message"),
     [
         ("resnet10t", {"depth": 2}, "needs a network with a sequence of blocks"),
-        ("resnet10t", {"lora": {}}, "no linear layer"),
+        ("resnet10t", {"lora": {}}, "needs a network with a sequence of blocks"),
+        ("mixer_s32_224", {"lora": {}}, "no linear layer attn.qkv to update"),
         ("vit", {"depth": [0, 6]}, "no block 6"),
         ("vit", {"depth": [3, 1]}, "ascending"),
         ("vit", {"depth": {}}, "either every or blocks"),
