@@ -221,7 +221,7 @@ class Loader:
             pixels = rendered.pixels[size]
             shown = self._without(rendered) if rendered.failures else None
             # converted at once: child processes may use their memory again for the next view
-            view = entered.rendered(waiting[0])[len(images)]
+            view, _ = entered.rendered(waiting[0])[len(images)]
             images[view] = self._transfer.images(pixels if shown is None else pixels[shown])
             if len(images) < len(entered.rendered(waiting[0])):
                 continue

@@ -9,11 +9,12 @@ Shapes: N rows of the cache, B rows, V views.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 
 from logitcache.config import Config, key_of
 from logitcache.draws import Purpose, unit_floats, words
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from logitcache.views.spec import View
 
-__all__ = ["SAMPLERS", "SamplerConfig", "ScoredRows", "ViewSampler", "ViewScores"]
+__all__ = ["SAMPLERS", "SamplerConfig", "ViewSampler", "ViewScores"]
 
 SamplerName = Annotated[str, key_of(lambda: SAMPLERS)]
 """A name of a sampler, checked against :data:`SAMPLERS`."""
@@ -48,21 +49,6 @@ class SamplerConfig(Config):
     original: int = Field(default=0, ge=0)
 
 
-class ScoredRows(NamedTuple):
-    """Rows that a view is chosen for.
-
-    Attributes:
-        rows: Row numbers of the cache, int64 (B,).
-        hashes: Hashes of the keys of the rows, uint64 (B,).
-        teacher: Log-probability of each row's label by the teachers in each view, float64 (B, V); 0
-            without a label.
-    """
-
-    rows: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
-    teacher: NDArray[np.float64]
-
-
 class ViewSampler(Protocol):
     """A choice of one of several views for every row, which may depend on the student.
 
@@ -76,13 +62,23 @@ class ViewSampler(Protocol):
 
     views: tuple[View, ...]
 
-    def choose(self, seed: int, epoch: int, scored: ScoredRows) -> NDArray[np.int64]:
+    def choose(
+        self,
+        seed: int,
+        epoch: int,
+        rows_B: NDArray[np.int64],
+        hashes_B: NDArray[np.uint64],
+        teacher_BV: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
         """Return the number of a view for each row, int64 (B,).
 
         Args:
             seed: Random seed.
             epoch: Index of the epoch, from 0.
-            scored: The rows.
+            rows_B: Row numbers of the cache.
+            hashes_B: Hashes of the keys of the rows.
+            teacher_BV: Log-probabilities of each row's label by the teachers in each view; 0
+                without a label.
         """
         ...
 
@@ -106,12 +102,12 @@ class ViewSampler(Protocol):
         """Return the state as tensors."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
         """Restore a state."""
         ...
 
 
-class ViewScores:
+class ViewScores(nn.Module):
     """A random view of each row that the teachers get right and the student wrong.
 
     ::
@@ -123,6 +119,8 @@ class ViewScores:
     last shown row i in this view. Of views that it was not shown, p_s is taken to be 0, so that
     they are tried. Rows without a label get any view.
 
+    The student's part of the scores is in two buffers (N, V): that in use, and the latest one.
+
     p_s of an epoch is used from the next multiple of ``refresh`` epochs on, so within an epoch all
     scores are constant.
 
@@ -133,16 +131,24 @@ class ViewScores:
     """
 
     def __init__(self, config: SamplerConfig, views: tuple[View, ...], rows: int) -> None:
+        super().__init__()
         self.config = config
         self.views = views
-        self._used_NV = np.zeros((rows, len(views)), dtype=np.float32)
-        self._latest_NV = self._used_NV.copy()
+        self.used = nn.Buffer(torch.zeros(rows, len(views)))
+        self.latest = nn.Buffer(torch.zeros(rows, len(views)))
 
-    def choose(self, seed: int, epoch: int, scored: ScoredRows) -> NDArray[np.int64]:
+    def choose(
+        self,
+        seed: int,
+        epoch: int,
+        rows_B: NDArray[np.int64],
+        hashes_B: NDArray[np.uint64],
+        teacher_BV: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
         """Return the number of a view for each row; see :class:`ViewSampler`."""
-        scores_BV = (scored.teacher + self._used_NV[scored.rows]) / self.config.tau
+        scores_BV = (teacher_BV + self.used.numpy()[rows_B]) / self.config.tau
         weights_BV = np.exp(scores_BV - scores_BV.max(axis=1, keepdims=True))
-        drawn = words(seed, scored.hashes, draw=epoch, purpose=Purpose.VIEW_CHOICE, count=1)
+        drawn = words(seed, hashes_B, draw=epoch, purpose=Purpose.VIEW_CHOICE, count=1)
         floats_B1 = unit_floats(drawn)
         upto_BV = weights_BV.cumsum(axis=1)
         # the first view whose cumulated weight is above the float times the sum
@@ -153,34 +159,12 @@ class ViewScores:
         self, rows_B: NDArray[np.int64], views_B: NDArray[np.int64], wrong_B: NDArray[np.float32]
     ) -> None:
         """Take the log of one minus the student's probabilities; see :class:`ViewSampler`."""
-        self._latest_NV[rows_B, views_B] = wrong_B
+        self.latest.numpy()[rows_B, views_B] = wrong_B
 
     def end_epoch(self, epoch: int) -> None:
         """Use the student's latest probabilities, every ``refresh`` epochs."""
         if (epoch + 1) % self.config.refresh == 0:
-            self._used_NV = self._latest_NV.copy()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the student's part of the scores: that in use, and the latest one."""
-        return {
-            "used": torch.from_numpy(self._used_NV.copy()),
-            "latest": torch.from_numpy(self._latest_NV.copy()),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state.
-
-        Raises:
-            ValueError: It is that of other rows or views.
-        """
-        for name in ("used", "latest"):
-            if tuple(state[name].shape) != self._used_NV.shape:
-                raise ValueError(
-                    f"scores of {tuple(state[name].shape)} rows and views instead of "
-                    f"{self._used_NV.shape}"
-                )
-        self._used_NV = state["used"].numpy().copy()
-        self._latest_NV = state["latest"].numpy().copy()
+            self.used.copy_(self.latest)
 
 
 SAMPLERS: dict[str, Callable[[SamplerConfig, tuple[View, ...], int], ViewSampler]] = {

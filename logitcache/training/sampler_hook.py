@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -66,7 +65,5 @@ class SamplerHook:
         columns = zip(*self._waiting, strict=True)
         own = [torch.cat(column).cpu().numpy() for column in columns]
         self._waiting = []
-        for found in self._ranks.gather(own):
-            if found:
-                rows, views, wrong = found
-                self._sampler.note(rows, views, wrong.astype(np.float32))
+        for found in filter(None, self._ranks.gather(own)):
+            self._sampler.note(*found)

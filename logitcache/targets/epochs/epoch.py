@@ -115,29 +115,30 @@ class Epoch:
         """Return a batch with the views of its rows, if they are chosen row by row."""
         return parts
 
-    def rendered(self, parts: list[Part]) -> tuple[View, ...]:
-        """Return the views that are rendered for a batch, in the order of their requests."""
-        del parts  # the same for all
-        return self.group.rendered(pixels=self.settings.pixels)
+    def rendered(self, parts: list[Part]) -> list[tuple[View, list[Part]]]:
+        """Return the views that are rendered for a batch, and the rows that each shows.
+
+        They are in the order of their requests.
+        """
+        return [(view, parts) for view in self.group.rendered(pixels=self.settings.pixels)]
 
     def requests(self, parts: list[Part], size: int) -> list[BatchRequest]:
         """Return one request per rendered view for the images of a batch at a size in pixels."""
-        hashes_of, pairs = self._rows.hashes_of, self._pairs
-        positions = self._rows.positions(rows_of(parts))
-        partners = None if pairs is None else pairs.positions_of(positions)
-        return [
-            self._rows.shown(
-                BatchRequest(
-                    view,
-                    positions,
-                    hashes_of(positions),
-                    partners=partners,
-                    partner_hashes=None if partners is None else hashes_of(partners),
-                    sizes=(size,),
-                )
+        return [self._request(view, rows_of(own), size) for view, own in self.rendered(parts)]
+
+    def _request(self, view: View, rows_B: NDArray[np.int64], size: int) -> BatchRequest:
+        hashes_of, positions = self._rows.hashes_of, self._rows.positions(rows_B)
+        partners = None if self._pairs is None else self._pairs.positions_of(positions)
+        return self._rows.shown(
+            BatchRequest(
+                view,
+                positions,
+                hashes_of(positions),
+                partners=partners,
+                partner_hashes=None if partners is None else hashes_of(partners),
+                sizes=(size,),
             )
-            for view in self.rendered(parts)
-        ]
+        )
 
     def target_batch(self, parts: list[Part]) -> TargetBatch:
         """Return the labels and cached outputs of a batch, on the CPU."""
@@ -219,13 +220,17 @@ class Epoch:
             targets: Targets of the batch, on the same device.
         """
         shown = tuple(self.group.shown.values())
-        batch = _concatenated(images[view] for view in shown)
+        batch = pixels = _concatenated(images[view] for view in shown)
+        if self.settings.pixels and shown != self.group.targets:  # else the memory is shared
+            pixels = _concatenated(images[view] for view in self.group.targets)
+        return batch, self._with_pixels(targets, pixels)
+
+    def _with_pixels(self, targets: TargetBatch, pixels: Tensor) -> TargetBatch:
+        """Return targets with the images of their views, if these are needed."""
         if not self.settings.pixels:
-            return batch, targets
-        same = shown == self.group.targets  # then the memory is shared
-        pixels = batch if same else _concatenated(images[view] for view in self.group.targets)
+            return targets
         own = Features(pixels, "NCHW", grid=pixels.shape[-1])
-        return batch, replace(targets, features={**targets.features, PIXELS: own})
+        return replace(targets, features={**targets.features, PIXELS: own})
 
     def _whole_batches(self, at_last: Callable[[], None] | None) -> Iterator[list[Part]]:
         """Cut the windows into batches; a batch may consist of parts of several windows."""

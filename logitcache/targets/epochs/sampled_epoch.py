@@ -9,29 +9,27 @@ Shapes: B rows of a batch, C classes, V views to choose from.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from logitcache.batch import PIXELS, Features, SparseLogits, TargetBatch
+from logitcache.batch import SparseLogits, TargetBatch
 from logitcache.errors import UsageError
 from logitcache.targets.epochs.epoch import Epoch, Part, chosen_rows, rows_of
 from logitcache.targets.reader import concatenate
 from logitcache.targets.view_group import BASE, ViewGroup
-from logitcache.targets.view_scores import SAMPLERS, ScoredRows
-from logitcache.views.render import BatchRequest
+from logitcache.targets.view_scores import SAMPLERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from logitcache.batch import TeacherLogits
     from logitcache.targets.selection import Targets
-    from logitcache.targets.view_scores import SamplerConfig, ViewSampler
+    from logitcache.targets.view_scores import SamplerConfig
     from logitcache.views.spec import View
 
 __all__ = ["CHOSEN", "epoch_kind", "label_log_probs", "original_and_others", "with_sampler"]
@@ -52,12 +50,11 @@ def with_sampler(targets: Targets, config: SamplerConfig, where: str) -> Targets
         UsageError: There is no view to choose, or one mixes images or drops patches.
     """
     original, others = original_and_others(list(targets.views.values()), config, where)
-    sampler = SAMPLERS[config.kind](config, tuple(others), targets.reader.rows_end)
     return replace(
         targets,
         views={original.id: original},
         window_rows=max(1, targets.window_rows // (1 + len(others))),
-        sampler=sampler,
+        sampler=SAMPLERS[config.kind](config, tuple(others), targets.reader.rows_end),
     )
 
 
@@ -94,11 +91,9 @@ def original_and_others(
     return views[number], views[:number] + views[number + 1 :]
 
 
-def epoch_kind(targets: Targets | None) -> Callable[..., Epoch]:
+def epoch_kind(targets: Targets | None) -> type[Epoch]:
     """Return the class of the epochs of some targets."""
-    if targets is None or targets.sampler is None:
-        return Epoch
-    return partial(SampledEpoch, sampler=targets.sampler)
+    return Epoch if targets is None or targets.sampler is None else SampledEpoch
 
 
 class SampledEpoch(Epoch):
@@ -106,65 +101,41 @@ class SampledEpoch(Epoch):
 
     Args:
         arguments: Arguments of :class:`.Epoch`, by position.
-        sampler: The sampler.
         group: Group of the original view alone.
+        targets: Cached targets, with a sampler.
         options: Further arguments of :class:`.Epoch`.
     """
 
-    def __init__(
-        self, *arguments: Any, sampler: ViewSampler, group: ViewGroup, **options: Any
-    ) -> None:
-        self._sampler = sampler
-        self._original = group.targets[0]
+    def __init__(self, *arguments: Any, group: ViewGroup, targets: Targets, **options: Any) -> None:
+        assert targets.sampler is not None
+        self._sampler, self._original = targets.sampler, group.targets[0]
         # the views in the order in which their targets are read
-        both = ViewGroup({BASE: self._original}, (*sampler.views, self._original))
-        super().__init__(*arguments, group=both, **options)
+        both = ViewGroup({BASE: self._original}, (*self._sampler.views, self._original))
+        super().__init__(*arguments, group=both, targets=targets, **options)
 
     def with_views(self, parts: list[Part]) -> list[Part]:
         """Choose a view for every row of a batch."""
         return [replace(part, chosen=self._chosen(part)) for part in parts]
 
-    def rendered(self, parts: list[Part]) -> tuple[View, ...]:
-        """Return the views that are rendered for a batch: those chosen, and the original last."""
-        numbers = np.unique(_chosen_of(parts)).tolist()
-        return (*(self._sampler.views[number] for number in numbers), self._original)
-
-    def requests(self, parts: list[Part], size: int) -> list[BatchRequest]:
-        """Return a request for each chosen view, of its rows, and one for the original view."""
-        positions_B = self._rows.positions(rows_of(parts))
-        numbers = np.unique(_chosen_of(parts)).tolist()
-        masks = [_chosen_of(parts) == number for number in numbers]
-        masks.append(np.ones(len(positions_B), dtype=np.bool_))
-        shown, hashes_of = self._rows.shown, self._rows.hashes_of
-        return [
-            shown(
-                BatchRequest(view, positions_B[mask], hashes_of(positions_B[mask]), sizes=(size,))
-            )
-            for view, mask in zip(self.rendered(parts), masks, strict=True)
-        ]
+    def rendered(self, parts: list[Part]) -> list[tuple[View, list[Part]]]:
+        """Return the chosen views and their rows, and the original view last."""
+        numbers_B = _chosen_of(parts)
+        numbers = np.unique(numbers_B).tolist()
+        chosen = [(self._sampler.views[n], chosen_rows(parts, numbers_B == n)) for n in numbers]
+        return [*chosen, (self._original, parts)]
 
     def target_batch(self, parts: list[Part]) -> TargetBatch:
         """Return the labels and cached outputs of a batch, on the CPU."""
-        rows_B, chosen_B = rows_of(parts), _chosen_of(parts)
-        decoded, order = [], []
-        for number in np.unique(chosen_B).tolist():
-            mask = chosen_B == number
-            decoded.append(self._decoded(chosen_rows(parts, mask), number))
-            order.append(np.flatnonzero(mask))
-        original = self._decoded(parts, len(self._sampler.views))
-        self._compare(rows_B, original)
-        by_view_B, every_B = np.concatenate(order), np.arange(len(rows_B))
-        joined = self._batch_of(
-            rows_B, np.concatenate([by_view_B, every_B]), concatenate([*decoded, original])
-        )
-        # from the order of views to that of the batch
+        rows_B, numbers_B = rows_of(parts), _chosen_of(parts)
+        read = [self._decoded(own, self.group.read.index(v)) for v, own in self.rendered(parts)]
+        self._compare(rows_B, read[-1])
+        # teachers' outputs are view by view, so that rows are ordered by the numbers of their views
+        by_view_B, every_B = np.argsort(numbers_B, kind="stable"), np.arange(len(rows_B))
+        order = np.concatenate([by_view_B, every_B])
+        chosen = torch.from_numpy(np.concatenate([numbers_B[by_view_B], np.full(len(rows_B), -1)]))
+        joined = self._batch_of(rows_B, order, concatenate(read), chosen=chosen)
         back = np.concatenate([np.argsort(by_view_B), len(rows_B) + every_B])
-        numbers = np.concatenate([chosen_B, np.full(len(rows_B), -1)])
-        return replace(
-            joined.take(torch.from_numpy(back)),
-            views=(CHOSEN, BASE),
-            chosen=torch.from_numpy(numbers),
-        )
+        return replace(joined.take(torch.from_numpy(back)), views=(CHOSEN, BASE))
 
     def batch(
         self, images: Mapping[View, Tensor], targets: TargetBatch
@@ -172,27 +143,19 @@ class SampledEpoch(Epoch):
         """Return the images that the student is shown, and targets with pixels if needed."""
         original = images[self._original]
         assert targets.chosen is not None
-        numbers_B = targets.chosen[: len(original)]
-        chosen = torch.empty_like(original)
-        for number, view in enumerate(self._sampler.views):
-            if view in images:
-                chosen[numbers_B == number] = images[view]
-        batch = torch.cat([chosen, original])
-        if not self.settings.pixels:
-            return batch, targets
-        own = Features(batch, "NCHW", grid=batch.shape[-1])
-        return batch, replace(targets, features={**targets.features, PIXELS: own})
+        by_view = torch.cat([images[view] for view in self._sampler.views if view in images])
+        back_B = targets.chosen[: len(original)].argsort(stable=True).argsort()
+        batch = torch.cat([by_view[back_B], original])
+        return batch, self._with_pixels(targets, batch)
 
     def _chosen(self, part: Part) -> NDArray[np.int64]:
         """Return the number of the view of each row of a part."""
         positions_B = self._rows.positions(part.rows)
         labels_B = torch.from_numpy(self._rows.labels_of(positions_B))
-        views = range(len(self._sampler.views))
-        found = [part.windows[number].gather(part.rows).teachers for number in views]
-        teacher_VB = [_mean_log_probs(teachers, labels_B) for teachers in found]
-        hashes_B = self._rows.hashes_of(positions_B)
-        scored = ScoredRows(part.rows, hashes_B, np.stack(teacher_VB, axis=1))
-        return self._sampler.choose(self.settings.seed, self.number, scored)
+        hashes_B, seed = self._rows.hashes_of(positions_B), self.settings.seed
+        found = [window.gather(part.rows) for window in part.windows[: len(self._sampler.views)]]
+        teacher_BV = torch.stack([_mean_log_probs(f.teachers, labels_B) for f in found], 1).numpy()
+        return self._sampler.choose(seed, self.number, part.rows, hashes_B, teacher_BV)
 
 
 def label_log_probs(teacher: TeacherLogits, labels_B: Tensor) -> Tensor:
@@ -211,14 +174,12 @@ def label_log_probs(teacher: TeacherLogits, labels_B: Tensor) -> Tensor:
     return torch.where(stored_BK.any(1), own_B, even_B).double()
 
 
-def _mean_log_probs(teachers: Mapping[str, TeacherLogits], labels_B: Tensor) -> NDArray[np.float64]:
-    """Return the mean over teachers of the log-probability of labels, 0 without a label."""
-    if not teachers:
-        return np.zeros(len(labels_B))
-    every = torch.stack([label_log_probs(teacher, labels_B) for teacher in teachers.values()])
-    mean_B = every.mean(0).clamp(min=-100.0)  # finite, also for a probability of 0
-    found: NDArray[np.float64] = torch.where(labels_B >= 0, mean_B, 0.0).numpy()
-    return found
+def _mean_log_probs(teachers: Mapping[str, TeacherLogits], labels_B: Tensor) -> Tensor:
+    """Return the mean over teachers of the log-probability of labels, 0 without any of them."""
+    every = [label_log_probs(teacher, labels_B) for teacher in teachers.values()]
+    mean_B = torch.stack(every or [torch.zeros(len(labels_B), dtype=torch.float64)]).mean(0)
+    # finite, also for a probability of 0
+    return torch.where(labels_B >= 0, mean_B.clamp(min=-100.0), 0.0)
 
 
 def _chosen_of(parts: list[Part]) -> NDArray[np.int64]:
