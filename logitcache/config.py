@@ -184,7 +184,9 @@ class Config(BaseModel, metaclass=_CheckedClass):
         UsageError: An unknown key (the nearest known one is offered) or an unusable value.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
     former: ClassVar[Former] = Former()
 
     @model_validator(mode="before")

@@ -100,6 +100,9 @@ class LogitcacheError(Exception):
         self.hint = hint or self.default_hint
         super().__init__(self.render())
 
+    def __str__(self) -> str:
+        return self.render()  # with a place that was added since
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Make an error picklable: a field of another type may not be, and becomes a string."""
         parts = {"where": self.where, "expected": self.expected, "got": self.got}

@@ -186,7 +186,7 @@ def _views(config: TrainConfig, cache: CacheShape | None, where: str) -> list[Vi
     if cache is None:
         return own_views(config)
     by_id = {view.id: view for view in cache.views}
-    chosen = choose_views(list(by_id), config.use_views) if config.use_views else list(by_id)
+    chosen = choose_views(list(by_id), config.use_views, "use_views")
     views = whole_groups({i: by_id[i] for i in chosen}, config.show, list(by_id), where)
     if config.sampler is not None:
         original_and_others(list(views.values()), config.sampler, where)

@@ -221,7 +221,8 @@ def _unknown(network: nn.Module, tap: str, modules: dict[str, nn.Module]) -> NoR
         )
     raise UsageError(
         f"the network has no module {tap!r} to take features from",
-        hint=f"{nearest(tap, modules.keys())} Usual taps are " + ", ".join(suggested_taps(network)),
+        expected="a module, such as " + ", ".join(suggested_taps(network)),
+        hint=nearest(tap, modules.keys()),
     )
 
 

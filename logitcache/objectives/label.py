@@ -224,6 +224,14 @@ def _joint_labels(targets: TargetBatch, outputs: int, classes: int | None) -> Te
             got="mixed images or label sets" if fits else f"{outputs} outputs",
             hint=f"give the head {views} times the classes (branches: {{classes: x{views}}})",
         )
+    if views == 1:
+        raise UsageError(
+            "joint labels are pairs of a class and a view, but a batch has one view",
+            where="objectives.label.joint",
+            expected="several views of each image, such as show: [base, rot90(1)]",
+            got=", ".join(targets.views) or "one view",
+            hint="set show, or remove joint",
+        )
     number_B = torch.arange(len(targets), device=targets.labels.device) // (len(targets) // views)
     return torch.where(targets.labels >= 0, targets.labels * views + number_B, -1)
 

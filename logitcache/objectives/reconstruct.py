@@ -62,8 +62,8 @@ class ReconstructConfig(TermConfig):
 
     @property
     def needs(self) -> Needs:
-        """Required targets and layers: the images, and one layer of the student."""
-        return Needs(taps=(self.student,), pixels=True)
+        """Required targets and layers: the images without some patches, and a student layer."""
+        return Needs(taps=(self.student,), pixels=True, dropped_patches=True)
 
 
 class Reconstruct(nn.Module):

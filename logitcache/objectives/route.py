@@ -55,8 +55,9 @@ class RouteConfig(TermConfig):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for names in (self.taps, self.held):
-            if len(set(names)) < len(names):
-                raise ValueError("a layer is given twice")
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"the layer {twice} is given twice")
         if self.keep is not None and self.keep > len(self.taps):
             raise ValueError(f"keep is {self.keep}, but there are {len(self.taps)} layers to keep")
         return self

@@ -36,6 +36,7 @@ class Needs:
         student_logits: Whether the output of the student's classifier is required.
         pixels: Whether the images of the target views are required, as targets.
         parts: Parts of a joined image set whose rows have to be known.
+        dropped_patches: Whether views have to drop patches.
     """
 
     teachers: tuple[str, ...] | None = ()
@@ -44,6 +45,7 @@ class Needs:
     student_logits: bool = False
     pixels: bool = False
     parts: tuple[str, ...] = ()
+    dropped_patches: bool = False
 
     @property
     def asks_teachers(self) -> bool:
@@ -63,6 +65,7 @@ class Needs:
             self.student_logits or other.student_logits,
             self.pixels or other.pixels,
             _both(self.parts, other.parts),
+            self.dropped_patches or other.dropped_patches,
         )
 
 
@@ -188,6 +191,17 @@ class AskingTermConfig(LogitsTermConfig):
         unknown = sorted(self.logits.keys() - (self.teachers or self.logits).keys())
         if unknown:
             raise ValueError(f"logits of {unknown[0]!r}, which is not among the teachers")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_of_a_mean(self) -> Self:
+        weights = self.teachers or {}
+        lowest, highest = min(weights.values(), default=1.0), max(weights.values(), default=1.0)
+        if lowest < 0 or highest <= 0:
+            given = ", ".join(f"{name}: {weight:g}" for name, weight in weights.items())
+            raise ValueError(
+                f"weights of teachers are 0 or more, and one is above 0; these are {given}"
+            )
         return self
 
     @property

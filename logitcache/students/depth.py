@@ -60,6 +60,13 @@ class DepthConfig(Config):
             UsageError: The network does not have one of the blocks.
         """
         kept = list(range(0, depth, self.every)) if self.every else self.blocks or []
+        if (self.every or 0) > depth:
+            raise UsageError(
+                f"of {depth} blocks, every {self.every} would keep the first one alone",
+                where="student.surgery.depth.every",
+                expected=f"1 to {depth}",
+                hint="give blocks: [0] to keep a single block",
+            )
         if kept[-1] >= depth:
             raise UsageError(
                 f"the network has no block {kept[-1]}",

@@ -217,7 +217,7 @@ def whole_groups(
 
 def _chosen(cache: Cache, complete: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """Return the ids of views that the user names; all of them have to be complete."""
-    found = choose_views(list(cache.views), wanted)
+    found = choose_views(list(cache.views), wanted, f"{cache.url}, use_views")
     lacking = [view_id for view_id in found if view_id not in complete]
     if lacking:
         raise UsageError(

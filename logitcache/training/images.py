@@ -98,6 +98,14 @@ def check_labels(config: TrainConfig, rows: ImageRows) -> None:
     Raises:
         UsageError: A term is zero without labels, and there are none; or no image is of its parts.
     """
+    if config.sampler is not None and not _has_labels(rows, ()):
+        raise UsageError(
+            "a sampler chooses views by the probability of an image's label, and no image has one",
+            where="sampler",
+            expected="images with labels: class folders, or a table with a column of labels",
+            got=f"{len(rows)} images of {rows.source.description}",
+            hint="remove the sampler, or give images with labels",
+        )
     for term in config.terms:
         parts = rows.checked_parts(term.term.parts or ())
         if term.term.needs_labels and not _has_labels(rows, parts):

@@ -103,11 +103,11 @@ def train_student(
     Raises:
         LogitcacheError: See :mod:`logitcache.errors`.
     """
-    asks_teachers = any(term.term.needs.asks_teachers for term in config.terms)
-    if config.cache is None and answer is None and asks_teachers:
+    asking = [term.name for term in config.terms if term.term.needs.asks_teachers]
+    if config.cache is None and answer is None and asking:
         raise UsageError(
             "the objectives need outputs of teachers, but there is no cache",
-            where="objectives",
+            where=f"objectives: {', '.join(asking)}",
             hint="give a cache, or use the objective label",
         )
     ranks = DistributedContext(config.device, config.precision)

@@ -16,7 +16,9 @@ _SHORTEST = 4  # characters of the beginning of an id
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
-def choose_views(view_ids: Sequence[str], wanted: Sequence[str]) -> list[str]:
+def choose_views(
+    view_ids: Sequence[str], wanted: Sequence[str], where: str | None = None
+) -> list[str]:
     """Return the ids of some views, each once, in the order in which they are requested.
 
     Args:
@@ -24,6 +26,7 @@ def choose_views(view_ids: Sequence[str], wanted: Sequence[str]) -> list[str]:
         wanted: Ids, beginnings of ids of at least four characters, numbers from 0, or ranges of
             numbers with both ends as ``2-5``; one text may name several, separated by commas. All
             views if empty.
+        where: The option and the cache, for messages.
 
     Raises:
         UsageError: There is no such view, or several ids begin with the text.
@@ -32,11 +35,11 @@ def choose_views(view_ids: Sequence[str], wanted: Sequence[str]) -> list[str]:
         return list(view_ids)
     found: dict[str, None] = {}
     for name in (part.strip() for text in wanted for part in text.split(",")):
-        found |= dict.fromkeys(_views_of(view_ids, name))
+        found |= dict.fromkeys(_views_of(view_ids, name, where))
     return list(found)
 
 
-def _views_of(view_ids: Sequence[str], name: str) -> Sequence[str]:
+def _views_of(view_ids: Sequence[str], name: str, where: str | None) -> Sequence[str]:
     """Return the views that one name stands for; an id comes before a number that looks like it."""
     if name in view_ids:
         return [name]
@@ -51,6 +54,7 @@ def _views_of(view_ids: Sequence[str], name: str) -> Sequence[str]:
     if len(name) >= _SHORTEST and longer:
         raise UsageError(
             f"{len(longer)} views begin with {name!r}",
+            where=where,
             got=", ".join(longer[:3]),
             hint="give more characters of the id",
         )
@@ -58,6 +62,7 @@ def _views_of(view_ids: Sequence[str], name: str) -> Sequence[str]:
     last_number = f"numbers up to {len(view_ids) - 1}, " if numbers is not None else ""
     raise UsageError(
         f"no view {name!r}",
+        where=where,
         expected=f"{last_number}ids, or at least {_SHORTEST} characters of an id",
         hint=nearest(name, names),
     )

@@ -115,9 +115,17 @@ class TrainableStudent(nn.Module):
             size: Side of the images in pixels.
 
         Raises:
-            UsageError: A term needs other logits or other targets, or the network cannot drop
-                patches.
+            UsageError: A term needs other logits, other targets or views that drop patches, or the
+                network cannot drop patches.
         """
+        if self.objective.needs.dropped_patches and not form.grids:
+            raise UsageError(
+                "there are no dropped patches to reconstruct",
+                where="objectives.reconstruct",
+                expected="views that drop patches",
+                got=f"views of all patches: {', '.join(form.views)}",
+                hint="set views.patch_drop_rate, in precompute or, without a cache, in train",
+            )
         self._grids = form.grids
         self._check_patches(size)
         rows = len(form.views)
