@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import torch
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from logitcache.cache.read.reader import open_cache
 from logitcache.errors import Interrupted, UsageError
-from logitcache.files import read_json, write_file
+from logitcache.files import warn_damaged, write_file
 from logitcache.objectives.prototypes.table import PrototypeTable
 from logitcache.tools.cached_rows import (
     SampleConfig,
@@ -134,8 +135,9 @@ def learn_prototypes(
         state = improved(
             layer.batches(state.passes, config.passes, on_progress, should_stop), state
         )
-        values = {**asdict(state), "centers": state.centers.tolist()}
-        write_file(saved, json.dumps({"settings": settings, "state": values}))
+        numbers = {**asdict(state), "centers": None}
+        notes = {"unfinished": json.dumps({"settings": settings, "state": numbers})}
+        write_file(saved, save({"centers": state.centers}, metadata=notes))
     table = PrototypeTable.of(state.centers, state.scale).float()
     # a single entry: safetensors writes several in an order of chance
     notes = {"features": f"{layer.group.teacher}/{layer.group.tap}"}
@@ -254,9 +256,20 @@ def _start(config: LearnPrototypesConfig, layer: _Layer) -> State:
 
 
 def _saved_state(path: Path, settings: dict[str, object], passes: int) -> State | None:
-    """Return the state of an interrupted run with the same settings, None without one."""
-    found = read_json(path)  # of a damaged file nothing is used: its passes are done again
-    if found is None or found.get("settings") != settings or found["state"]["passes"] > passes:
+    """Return the state of an interrupted run with the same settings, None without one.
+
+    Nothing of a damaged file is used: its passes are done again.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {})["unfinished"])
+            centers_KE = file.get_tensor("centers")
+    except (SafetensorError, KeyError, ValueError) as error:
+        warn_damaged(path, str(error))
         return None
     values = found["state"]
-    return State(**{**values, "centers": torch.tensor(values["centers"], dtype=torch.float64)})
+    if found["settings"] != settings or values["passes"] > passes:
+        return None
+    return State(**{**values, "centers": centers_KE})
