@@ -137,7 +137,8 @@ def decode(
 def _from_pixels(pixels: NDArray[np.uint8]) -> Tensor:
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    # numpy's transpose keeps the interpreter lock, which threads wait for
+    return torch.from_numpy(pixels.transpose(2, 0, 1))
 
 
 def _decode_by_table_1(encoded: bytes, on_odd: Callable[[str], None]) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Source", "left_out_of", "notes_of"]
+__all__ = ["Source", "is_compared_with", "left_out_of", "notes_of"]
 
 
 class Source(Protocol):
@@ -19,9 +19,10 @@ class Source(Protocol):
     Contract: everything is fixed at construction; :meth:`read` is thread-safe, returns the same
     value for the same index every time and never another image's; instances can be pickled.
 
-    Three more attributes are optional: ``label_sets``, the :class:`.LabelSets` of images that may
+    Four more attributes are optional: ``label_sets``, the :class:`.LabelSets` of images that may
     have several classes, whose ``labels`` are all -1; ``left_out``, the numbers of files that are
-    not among the images, by reason; and ``notes`` for the user about the classes.
+    not among the images, by reason; ``notes`` for the user about the classes; and
+    ``compared_with``, the cache with whose digests :meth:`read` compares every image.
     """
 
     @property
@@ -57,6 +58,11 @@ class Source(Protocol):
 def left_out_of(source: Source) -> dict[str, int]:
     """Return the numbers of files that a source does not list, by reason; empty if not known."""
     return dict(getattr(source, "left_out", {}))
+
+
+def is_compared_with(source: Source, cache: object) -> bool:
+    """Return whether a source itself compares every image with its digest in an open cache."""
+    return getattr(source, "compared_with", None) is cache
 
 
 def notes_of(source: Source) -> list[str]:

@@ -7,6 +7,7 @@ All of it is computed by operations that IEEE 754 rounds correctly and by litera
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from logitcache.draws import Purpose, unit_floats, words
@@ -161,7 +162,7 @@ def _resized_crop_box(
 ) -> Box:
     """Draw a box of random area and aspect, as timm and torchvision do."""
     scale, ratio = operation.scale, operation.ratio
-    low, high = log2(ratio[0]), log2(ratio[1])
+    low, high = _logarithms(ratio)
     for attempt in range(_ATTEMPTS):
         u_area, u_aspect, u_top, u_left = floats[4 * attempt : 4 * attempt + 4]
         area = height * width * (scale[0] + u_area * (scale[1] - scale[0]))
@@ -173,6 +174,11 @@ def _resized_crop_box(
             left = math.floor(u_left * (width - box_width + 1))
             return Box(top, left, box_height, box_width)
     return _largest_central_box(height, width, ratio)
+
+
+@lru_cache(maxsize=64)
+def _logarithms(ratio: tuple[float, float]) -> tuple[float, float]:
+    return log2(ratio[0]), log2(ratio[1])
 
 
 def _largest_central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:

@@ -50,7 +50,9 @@ Matrix = tuple[float, float, float, float, float, float]
 def crop_box(image_CHW: Tensor, box: Box, size: int, interpolation: Interpolation) -> Tensor:
     """Cut a box out of the image and resize it to a square: uint8 (C, S, S)."""
     bottom, right = box.top + box.height, box.left + box.width
-    return _resize(image_CHW[:, box.top : bottom, box.left : right], size, size, interpolation)
+    if (box.height, box.width) != image_CHW.shape[1:]:
+        image_CHW = image_CHW[:, box.top : bottom, box.left : right]
+    return _resize(image_CHW, size, size, interpolation)
 
 
 def crop_center(

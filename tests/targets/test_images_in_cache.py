@@ -21,6 +21,7 @@ from logitcache.files import write_file
 from logitcache.precompute.build import build_cache
 from logitcache.share.transfer import pull
 from logitcache.targets.cached_dataset import CachedDataset
+from logitcache.targets.images.image_rows import CheckedReader, match_rows
 from logitcache.targets.loader import loader
 from logitcache.training.config import TrainConfig
 from logitcache.training.loop import train_student
@@ -219,3 +220,16 @@ def test_a_repaired_shard_is_read_by_those_who_had_the_damaged_one_open(
         source.read(0)
     write_file(shard, good)
     assert source.read(0) == CachedImages(open_cache(cache)).read(0)
+
+
+def test_digests_of_images_in_the_cache_itself_are_compared_once(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But images of another cache, given as data, are compared with the digests of this one."""
+    shutil.copytree(cache, tmp_path / "c")
+    own, other = open_cache(cache), open_cache(tmp_path / "c")
+    assert match_rows(own, CachedImages(own)).digests is None
+    rows = match_rows(own, CachedImages(other))
+    monkeypatch.setattr(rows.source, "read", lambda index: b"another image")
+    with pytest.raises(DataMismatch, match="not the one that the teachers were given"):
+        CheckedReader(rows)(0)

@@ -98,6 +98,7 @@ class CachedImages(CachedRows):
                 "precompute --images packed stores them in a new cache",
             )
         super().__init__(cache)
+        self.compared_with = cache
         self._images = images
         self.description = f"images in {cache.url}"
 

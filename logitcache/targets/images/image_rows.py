@@ -18,6 +18,7 @@ from logitcache.data.decode import DECODING
 from logitcache.data.identity import row_order
 from logitcache.data.join import ImageJoin, NamedKeys, check_content
 from logitcache.data.lookup import key_hashes, position_dtype
+from logitcache.data.source import is_compared_with
 from logitcache.errors import DataMismatch, UnreadableImage, UsageError
 from logitcache.label_sets import label_sets_of
 from logitcache.targets.classes.label_targets import CachedLabelSets
@@ -52,7 +53,8 @@ class ImageRows:
         source: The images.
         numbers: Row number of each image.
         indices: Index of each image in the source, int32 or int64 (N,).
-        digests: Content digest by row, compared when an image is first read; None without a cache.
+        digests: Content digest by row, compared when an image is first read; None without a cache,
+            or if the source compares them.
         visible: Which labels are not hidden, bool (N,); None if no label is hidden.
         complete: Whether no image that may be mixed into another is missing.
         class_names: Names of the classes, in the order of the labels' numbers.
@@ -330,7 +332,7 @@ class _Match:
             row_ids_of(self._rows[: self.found]),
             self._indices[: self.found],
             None
-            if self._counterparts
+            if self._counterparts or is_compared_with(self._source, cache)
             else UnitCache(partial(cache.sample_unit, "digest"), cache.unit_rows),
             complete=not self.missing.count and not self.withdrawn,
             class_names=cache.class_names or self._source.class_names,
