@@ -99,3 +99,13 @@ def test_what_is_too_long_is_refused_by_name() -> None:
     assert error.where == 7
     assert "300000 x 1" in str(error)
     assert "crop_mode" in str(error)
+
+
+@pytest.mark.parametrize("mode", INTERPOLATIONS)
+def test_whole_images_are_resized_to_a_width_of_one_as_windows_are(mode: Interpolation) -> None:
+    """Whatever kernels torch has: without AVX2 it is wrong for images in another order."""
+    for height, width in ((3, 4), (9, 10), (5, 1), (36, 40)):
+        # in the order that decoders write
+        image = picture(height, width).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        expected = resized_window(image, (4, 1), (0, 0), (4, 1), mode)
+        assert torch.equal(geometry._resize(image, 4, 1, mode), expected)
