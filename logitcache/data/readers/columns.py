@@ -98,9 +98,11 @@ def parse_fields(text: str | bytes) -> dict[str, Any]:
         found = json.loads(text, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError(str(error)) from None
-    if not isinstance(found, dict):
-        raise ValueError(f"JSON of type {type(found).__name__}")  # noqa: TRY004  # callers catch one kind
-    return found
+    match found:
+        case dict():
+            return found
+        case _:
+            raise ValueError(f"JSON of type {type(found).__name__}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
