@@ -7,7 +7,7 @@ is folded into the classifier for export. The initialization is that of their co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import model_validator
 from torch import nn
@@ -81,7 +81,8 @@ def add_probe(network: nn.Module, config: ProbeConfig, _: NetworkConfig) -> nn.M
     Raises:
         UsageError: The network has several classifiers, or one that cannot be normalized.
     """
-    reset: Callable[[int], None] = network.reset_classifier  # type: ignore[assignment]  # a method of timm
+    # a method of timm's networks, where PyTorch knows modules and tensors
+    reset = cast("Callable[[int], None]", network.reset_classifier)
     network.requires_grad_(False)
     if isinstance(classifier_of(network), nn.Module):
         reset(num_classes_of(network))

@@ -36,13 +36,9 @@ class UnitCache:
         self._units: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> tuple[Callable[[int], NDArray[Any]], int, int]:
-        return self._read, self._unit_rows, self.keep
-
-    def __setstate__(self, state: tuple[Callable[[int], NDArray[Any]], int, int]) -> None:
-        read, unit_rows, keep = state
-        self.__init__(read, unit_rows)  # type: ignore[misc]  # makes a new lock
-        self.keep = keep
+    def __reduce__(self) -> tuple[Any, ...]:
+        # built again, so with a lock of its own
+        return type(self), (self._read, self._unit_rows), {"keep": self.keep}
 
     def at(self, row: int) -> NDArray[Any]:
         """Return the value of one row."""
